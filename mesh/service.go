@@ -1,0 +1,149 @@
+package mesh
+
+import "net/netip"
+
+// Protocol is what a port speaks, as declared (features.md B.19 "protocol selection").
+type Protocol string
+
+// The protocols ports are declared with. Auto means nothing was declared: sniff.
+const (
+	Auto    Protocol = ""
+	HTTP    Protocol = "http"
+	HTTP2   Protocol = "http2"
+	GRPC    Protocol = "grpc"
+	GRPCWeb Protocol = "grpc-web"
+	HTTPS   Protocol = "https"
+	TLS     Protocol = "tls"
+	TCP     Protocol = "tcp"
+	Mongo   Protocol = "mongo"
+	MySQL   Protocol = "mysql"
+	Redis   Protocol = "redis"
+	UDP     Protocol = "udp"
+)
+
+// IsHTTP reports whether routes by host, path and header apply in the clear.
+func (p Protocol) IsHTTP() bool {
+	switch p {
+	case HTTP, HTTP2, GRPC, GRPCWeb:
+		return true
+	}
+	return false
+}
+
+// IsTLS reports whether the application itself speaks TLS on the port.
+func (p Protocol) IsTLS() bool { return p == HTTPS || p == TLS }
+
+// Resolution says where a service's endpoints come from.
+type Resolution uint8
+
+// Resolutions of ServiceEntry; Kubernetes Services are Static or, headless, Passthrough.
+const (
+	Static Resolution = iota // the EndpointSet
+	DNS                      // names in the EndpointSet, resolved by the proxy
+	DNSRoundRobin
+	Passthrough // the address the client dialled (resolution NONE, headless services)
+)
+
+// Service is something that can be called by name.
+type Service struct {
+	Ref       Ref
+	Hostname  string // FQDN; "reviews.default.svc.cluster.local", "api.example.com", "*.example.com"
+	Name      string // short name: "reviews"; for a ServiceEntry its host
+	Namespace string
+	// Addresses are the virtual addresses clients dial; empty for headless services.
+	Addresses []netip.Addr
+	// Index is a small number, unique among services and stable over restarts, from
+	// which per-caller virtual addresses are made (local mode, env capture).
+	Index           uint32
+	Ports           []Port
+	Selector        Labels // nil: endpoints are listed, not selected
+	External        bool   // outside the mesh (ServiceEntry MESH_EXTERNAL): no mTLS
+	Resolution      Resolution
+	ServiceAccounts []string // SPIFFE IDs expected in addition to those of the endpoints (subjectAltNames)
+	Visible         Visibility
+	Labels          Labels
+}
+
+// Key is the service's key in the Snapshot.
+func (s *Service) Key() Key { return NewKey(s.Namespace, s.Hostname) }
+
+// Port returns the service port with the given number, or nil.
+func (s *Service) Port(number uint16) *Port {
+	for i := range s.Ports {
+		if s.Ports[i].Number == number {
+			return &s.Ports[i]
+		}
+	}
+	return nil
+}
+
+// Port is one port of a service.
+type Port struct {
+	Number   uint16
+	Name     string
+	Protocol Protocol
+	// Target is the workload's port, or TargetName the name of one; Target 0 and
+	// TargetName "" mean the same number.
+	Target     uint16
+	TargetName string
+}
+
+// EndpointSet is who serves a service now.
+type EndpointSet struct {
+	// Ports maps a service port number to the endpoints behind it.
+	Ports map[uint16][]Endpoint
+}
+
+// Endpoint is one address that serves one service port.
+type Endpoint struct {
+	Addr     netip.AddrPort // invalid if Host is set
+	Host     string         // a DNS name (Resolution DNS) with Port
+	Port     uint16
+	Workload *Workload // nil if it is only an address
+	Labels   Labels    // for subsets; the workload's unless given
+	Identity string    // SPIFFE ID expected from it, "" if unknown
+	TLS      bool      // its proxy speaks mesh mTLS (security.istio.io/tlsMode=istio)
+	Weight   uint32    // 0 means 1
+	Locality Locality
+	Health   Health
+}
+
+// Locality is region/zone/subzone.
+type Locality struct{ Region, Zone, SubZone string }
+
+// Health says whether an endpoint takes new requests.
+type Health uint8
+
+// Healths of endpoints. Draining endpoints finish what they have.
+const (
+	Healthy Health = iota
+	Unhealthy
+	Draining
+)
+
+// Workload is one running instance: a pod, a local process, a virtual machine.
+type Workload struct {
+	Ref            Ref
+	Name           string // pod name: "reviews-v1-0"
+	Namespace      string
+	Owner          string // the Deployment: "reviews-v1"; labels source_workload, destination_workload
+	OwnerKind      string // "Deployment"
+	Addresses      []netip.Addr
+	Labels         Labels
+	Annotations    map[string]string
+	ServiceAccount string
+	Ports          map[string]uint16 // named container ports
+	Proxied        bool              // has a sidecar: speaks mesh mTLS
+	Health         Health
+	Locality       Locality
+	// AdminAddr is where its proxy's admin interface is reached ("unix:///…"), "" if none.
+	AdminAddr string
+}
+
+// Key is the workload's key in the Snapshot.
+func (w *Workload) Key() Key { return NewKey(w.Namespace, w.Name) }
+
+// SPIFFE is the workload's identity in trust domain td.
+func (w *Workload) SPIFFE(td string) string {
+	return "spiffe://" + td + "/ns/" + w.Namespace + "/sa/" + w.ServiceAccount
+}

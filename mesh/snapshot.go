@@ -1,0 +1,99 @@
+// Package mesh is the plan: one immutable Snapshot of what the operator asked for and
+// what is really there, in Weir's own words.
+//
+// Lowered objects enter (from config/istio and its siblings, and from registry),
+// translate reads them. It is pure data: no clients, no look-ups elsewhere, no Envoy,
+// Istio or Kubernetes types, so that every input language meets every output here.
+// A Snapshot and everything reachable from it is never modified after it was
+// published: any number of goroutines may read it. Objects that did not change keep
+// their address from one Snapshot to the next, so pointer equality means "unchanged";
+// the reverse need not hold.
+package mesh
+
+import (
+	"strings"
+
+	"github.com/weirmesh/weir/internal/persist"
+)
+
+// Key names an object inside its kind: "namespace/name", for services
+// "namespace/hostname".
+type Key string
+
+// NewKey joins namespace and name.
+func NewKey(namespace, name string) Key { return Key(namespace + "/" + name) }
+
+// Split gives namespace and name back.
+func (k Key) Split() (namespace, name string) {
+	namespace, name, _ = strings.Cut(string(k), "/")
+	return namespace, name
+}
+
+// Ref says where something came from: enough to tell a person which object and line.
+type Ref struct {
+	Kind, Namespace, Name string // "VirtualService", "default", "reviews"
+	File                  string // as the user named it; empty if not from a file
+	Line                  int    // 1-based line where the object begins
+	Created               int64  // creation order: "the oldest wins" needs it (Unix seconds, then Key)
+}
+
+// Snapshot is the whole plan at one moment.
+type Snapshot struct {
+	// Version grows by one with every published Snapshot of one control plane process.
+	Version  uint64
+	Settings *Settings
+
+	Services  persist.Map[Key, *Service]
+	Endpoints persist.Map[Key, *EndpointSet] // same keys as Services
+	Workloads persist.Map[Key, *Workload]    // "namespace/name" of pod or WorkloadEntry
+
+	VirtualServices  persist.Map[Key, *VirtualService]
+	DestinationRules persist.Map[Key, *DestinationRule]
+	Gateways         persist.Map[Key, *Gateway]
+	PeerAuths        persist.Map[Key, *PeerAuthentication]
+}
+
+// Settings are mesh-wide (Istio's MeshConfig, as far as enforced).
+type Settings struct {
+	TrustDomain        string   // "cluster.local"
+	TrustDomainAliases []string // also accepted in peers' certificates
+	ClusterID          string   // "Kubernetes" unless told otherwise, as Istio's label source_cluster
+	DomainSuffix       string   // "cluster.local": host names are <svc>.<ns>.svc.<suffix>
+	RootNamespace      string   // "istio-system": mesh-wide policy lives there
+	RegistryOnly       bool     // outboundTrafficPolicy REGISTRY_ONLY; false is ALLOW_ANY
+	AccessLog          bool     // access log on standard output in Istio's default format
+	DefaultRetries     RetryPolicy
+}
+
+// Visibility is exportTo. The zero value is "everywhere".
+type Visibility struct {
+	Limited    bool     // false: all namespaces
+	Namespaces []string // when limited: exactly these (own namespace resolved by name); empty means nowhere
+}
+
+// VisibleTo reports whether namespace ns may use the object.
+func (v Visibility) VisibleTo(ns string) bool {
+	if !v.Limited {
+		return true
+	}
+	for _, n := range v.Namespaces {
+		if n == ns {
+			return true
+		}
+	}
+	return false
+}
+
+// Labels are a workload's labels.
+type Labels map[string]string
+
+// Selects reports whether a selector (every pair must be present) selects l.
+// The empty selector selects everything.
+func (selector Labels) Selects(l Labels) bool {
+	for k, v := range selector {
+		if got, ok := l[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
