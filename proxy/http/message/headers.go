@@ -1,0 +1,185 @@
+package message
+
+import "unsafe"
+
+// Field is one header field. Name is lower-case; ID is OtherHeader for names
+// not in the table. Several fields may have one name, in the order they came.
+type Field struct {
+	Name  []byte
+	Value []byte
+	ID    ID
+}
+
+// Headers is the field section of a message, or its trailers, in order. The
+// zero value is empty and ready.
+type Headers struct {
+	fields []Field
+	seen   [2]uint64 // bit i: a field with ID i was added since Reset; makes the usual miss cost nothing
+}
+
+// keepFields bounds the field list kept from one exchange to the next: 64 fields are 3.5 KiB.
+const keepFields = 64
+
+// Reset removes all fields and keeps the memory.
+func (h *Headers) Reset() {
+	if cap(h.fields) > keepFields {
+		h.fields = nil
+	}
+	h.fields = h.fields[:0]
+	h.seen = [2]uint64{}
+}
+
+// Len is the number of fields.
+func (h *Headers) Len() int { return len(h.fields) }
+
+// Fields are all fields in order. The slice is valid until the next change; values may be replaced in place, names not.
+func (h *Headers) Fields() []Field { return h.fields }
+
+func (h *Headers) may(id ID) bool { return h.seen[id>>6]&(1<<(id&63)) != 0 }
+
+// Has reports whether a field with this ID is there.
+func (h *Headers) Has(id ID) bool { return h.may(id) && h.find(id, "") >= 0 }
+
+// Get returns the first value of a well-known header, nil when there is none.
+// An empty value is not nil.
+func (h *Headers) Get(id ID) []byte {
+	if !h.may(id) {
+		return nil
+	}
+	if i := h.find(id, ""); i >= 0 {
+		return h.fields[i].Value
+	}
+	return nil
+}
+
+// GetName is Get for any lower-case name.
+func (h *Headers) GetName(name string) []byte {
+	id := IDOf(name)
+	if !h.may(id) {
+		return nil
+	}
+	if i := h.find(id, name); i >= 0 {
+		return h.fields[i].Value
+	}
+	return nil
+}
+
+// Joined returns all values of a name joined by a comma, as one list
+// (RFC 9110 section 5.3). A single value is returned as it is; several are
+// joined in scratch's memory.
+func (h *Headers) Joined(name string, scratch []byte) (value []byte, ok bool) {
+	id := IDOf(name)
+	if !h.may(id) {
+		return nil, false
+	}
+	joined := false
+	for i := range h.fields {
+		f := &h.fields[i]
+		switch {
+		case !f.is(id, name):
+		case !ok:
+			value, ok = f.Value, true
+		case !joined:
+			value, joined = append(append(append(scratch[:0], value...), ','), f.Value...), true
+		default:
+			value = append(append(value, ','), f.Value...)
+		}
+	}
+	return value, ok
+}
+
+// Set replaces all fields of a well-known header by one.
+func (h *Headers) Set(id ID, value []byte) {
+	if h.may(id) {
+		if i := h.find(id, ""); i >= 0 {
+			h.fields[i].Value = value
+			h.removeFrom(i+1, id, "")
+			return
+		}
+	}
+	h.Add(id, value)
+}
+
+// SetName is Set for any lower-case name.
+func (h *Headers) SetName(name, value []byte) {
+	id := IDOf(name)
+	if id != OtherHeader {
+		h.Set(id, value)
+		return
+	}
+	if h.may(id) {
+		s := unsafe.String(unsafe.SliceData(name), len(name)) // compared, not kept
+		if i := h.find(id, s); i >= 0 {
+			h.fields[i].Value = value
+			h.removeFrom(i+1, id, s)
+			return
+		}
+	}
+	h.add(id, name, value)
+}
+
+// Add appends a field of a well-known header.
+func (h *Headers) Add(id ID, value []byte) { h.add(id, nameBytes[id], value) }
+
+// AddName is Add for any lower-case name.
+func (h *Headers) AddName(name, value []byte) { h.add(IDOf(name), name, value) }
+
+func (h *Headers) add(id ID, name, value []byte) {
+	h.fields = append(h.fields, Field{Name: name, Value: value, ID: id})
+	h.seen[id>>6] |= 1 << (id & 63)
+}
+
+// Remove removes all fields of a well-known header.
+func (h *Headers) Remove(id ID) {
+	if h.may(id) {
+		h.removeFrom(0, id, "")
+		h.seen[id>>6] &^= 1 << (id & 63)
+	}
+}
+
+// RemoveName is Remove for any lower-case name.
+func (h *Headers) RemoveName(name string) {
+	if id := IDOf(name); id != OtherHeader {
+		h.Remove(id)
+	} else if h.may(id) {
+		h.removeFrom(0, id, name)
+	}
+}
+
+// RemoveFunc removes the fields for which del answers true.
+func (h *Headers) RemoveFunc(del func(*Field) bool) {
+	kept := h.fields[:0]
+	for i := range h.fields {
+		if f := &h.fields[i]; !del(f) {
+			kept = append(kept, *f)
+		}
+	}
+	h.fields = kept
+}
+
+func (f *Field) is(id ID, name string) bool {
+	return f.ID == id && (id != OtherHeader || string(f.Name) == name)
+}
+
+func (h *Headers) find(id ID, name string) int {
+	for i := range h.fields {
+		if h.fields[i].is(id, name) {
+			return i
+		}
+	}
+	return -1
+}
+
+func (h *Headers) removeFrom(start int, id ID, name string) {
+	kept := h.fields[:start]
+	for i := start; i < len(h.fields); i++ {
+		if !h.fields[i].is(id, name) {
+			if len(kept) != i {
+				kept = append(kept, h.fields[i])
+			} else {
+				kept = kept[:i+1]
+			}
+		}
+	}
+	h.fields = kept
+}
