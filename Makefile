@@ -1,0 +1,54 @@
+# Weir. `make help` lists what can be done.
+
+GO        ?= go
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS   := -s -w -X main.version=$(VERSION)
+GOLANGCI  := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+BINARIES  := weir weir-control weir-proxy weir-sample
+FUZZTIME  ?= 10s
+BENCH     ?= ../shared/bench
+
+.DEFAULT_GOAL := help
+export CGO_ENABLED = 0
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/weir, bin/weir-control, bin/weir-proxy, bin/weir-sample (static)
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
+
+.PHONY: up
+up: build ## build, then run the bookinfo demo at http://127.0.0.1:8080/productpage
+	bin/weir up --demo bookinfo
+
+.PHONY: test
+test: ## the tests: no root, no network, no cluster
+	$(GO) test ./...
+
+.PHONY: race
+race: ## the tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+.PHONY: root-test
+root-test: ## tests that need root or user namespaces: capture, namespaces, weir up
+	WEIR_KERNEL_TESTS=require $(GO) test -count=1 ./capture/... ./local/... ./test/...
+
+.PHONY: lint
+lint: ## golangci-lint with .golangci.yml, and vet for darwin
+	CGO_ENABLED=0 $(GOLANGCI) run ./...
+	GOOS=darwin $(GO) vet ./cmd/...
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (10s)
+	@./test/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: build ## CPU per request beside nginx and HAProxy (needs ../shared/bench)
+	@./test/bench.sh $(BENCH)
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
