@@ -1,0 +1,174 @@
+// Package cluster is where requests are sent: clusters, their endpoints, limits and
+// the choice among endpoints (lb).
+//
+// proxy/state makes Clusters from xDS; routes name them by dense ID; workers read
+// them. A Cluster is immutable: a change makes a new one that shares Endpoints and
+// Limits with the old. Endpoint and Limits hold the few numbers that must be exact
+// across workers, as atomics; everything else may be read by any worker at any time.
+package cluster
+
+import (
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// ID is a cluster's dense number in one proxy process: stable from one State to the
+// next while the name is in use, so that routes and per-worker pools are slices.
+type ID int32
+
+// NoCluster is the ID of nothing.
+const NoCluster ID = -1
+
+// Kind says where endpoints come from.
+type Kind uint8
+
+// Kinds of clusters (Envoy's discovery types).
+const (
+	Static      Kind = iota // listed in the cluster (STATIC) or sent by EDS
+	StrictDNS               // every address of the names
+	LogicalDNS              // the first address of the name, at connect time
+	OriginalDst             // the address the client dialled
+)
+
+// Policy names a load-balancing algorithm.
+type Policy uint8
+
+// Policies of lb_policy.
+const (
+	RoundRobin Policy = iota
+	LeastRequest
+	Random
+	Provided // the cluster decides: OriginalDst
+)
+
+// Cluster is one upstream service (or subset of one), as configured.
+type Cluster struct {
+	ID        ID
+	Name      string
+	Kind      Kind
+	Policy    Policy
+	Endpoints []*Endpoint // those that may be chosen: healthy ones, or all in panic
+	// Names to resolve for the DNS kinds.
+	Names []Name
+
+	ConnectTimeout        time.Duration // 0 was replaced by 10 s
+	IdleTimeout           time.Duration // of a pooled connection; 0: 1 h
+	MaxConnectionDuration time.Duration // 0: none
+	MaxRequestsPerConn    uint32        // 0: no limit
+	Keepalive             Keepalive
+	HTTP2                 bool // speak HTTP/2 upstream
+	UseDownstreamProtocol bool
+	// Transports holds the cluster's transport_socket_matches in order, the default
+	// last (empty Labels); Endpoint.Transport is the one chosen for an endpoint.
+	Transports []TransportMatch
+	// Bind is the local address of connections; invalid: the kernel chooses.
+	Bind netip.Addr
+	// Inbound clusters dial the workload's own application.
+	Inbound bool
+	// LocalAddress, for OriginalDst clusters that must reach the application on a
+	// fixed address whatever was dialled; invalid: what was dialled.
+	LocalAddress netip.Addr
+
+	Limits *Limits
+	// Service is what the cluster stands for in metrics and logs.
+	Service Service
+	// Version is the xDS version it came with.
+	Version string
+
+	// Made by Seal: whether weights differ, their sum, and the step of weighted round
+	// robin through it.
+	Weighted    bool
+	TotalWeight uint32
+	Stride      uint32
+	cumulative  []uint32
+}
+
+// Name is a DNS name and port of a StrictDNS or LogicalDNS cluster.
+type Name struct {
+	Host   string
+	Port   uint16
+	Weight uint32
+}
+
+// Keepalive is TCP keep-alive; zero fields are the kernel's defaults.
+type Keepalive struct {
+	On             bool
+	Time, Interval time.Duration
+	Probes         uint32
+}
+
+// Service names the service behind a cluster, for destination_service labels.
+type Service struct{ Host, Name, Namespace string }
+
+// TransportMatch secures connections to endpoints whose metadata matches.
+type TransportMatch struct {
+	Name      string
+	Labels    map[string]string // of envoy.transport_socket_match; empty matches all
+	Transport *Transport        // nil: raw_buffer
+}
+
+// Transport is an UpstreamTlsContext: how connections are secured.
+type Transport struct {
+	SNI  string
+	ALPN []string
+	// Istio says the ALPN is replaced by HTTP protocols (istio-http/1.1, istio,
+	// http/1.1) when the connection carries HTTP (filter istio.alpn).
+	Istio bool
+	// CertName and CAName are SDS names: "default" and "ROOTCA" are the proxy's own
+	// identity. "" with files inline in Cert and CA.
+	CertName, CAName       string
+	CertPEM, KeyPEM        []byte
+	CAPEM                  []byte
+	SANs                   []SAN
+	SkipVerify             bool
+	MinVersion, MaxVersion uint16 // as in crypto/tls; 0: default
+}
+
+// SAN is one accepted subject alternative name of the server.
+type SAN struct {
+	Exact, Prefix, Suffix string // one of them
+}
+
+// Endpoint is one address. Its address in memory and ID stay the same from one
+// Cluster to the next while Key is unchanged, so pools and counts survive.
+type Endpoint struct {
+	ID   int32 // dense in one proxy process
+	Key  string
+	Addr netip.AddrPort
+	Path string // a Unix socket instead of Addr
+	// Host is the name it was resolved from, "" otherwise.
+	Host      string
+	Weight    uint32
+	Transport *Transport // nil: plaintext
+	Workload  Workload
+	Limits    *Limits // of its cluster
+
+	// Active counts requests (or TCP connections) in flight, over all workers.
+	Active atomic.Int32
+	// Gone is set when the endpoint left its cluster: idle connections are closed,
+	// busy ones finish.
+	Gone atomic.Bool
+}
+
+// Workload is what endpoint metadata says about who listens there, for labels.
+type Workload struct{ Name, Namespace, Service, Revision, Cluster string }
+
+// Limits are a cluster's circuit breakers with what is in use, exact over workers.
+// A Limits survives while the cluster's name does; maxima change in place.
+type Limits struct {
+	MaxConnections, MaxPending, MaxRequests, MaxRetries atomic.Uint32
+	Connections, Pending, Requests, Retries             atomic.Int32
+}
+
+// Unlimited is Envoy's and Istio's "no limit": 2^32-1.
+const Unlimited = ^uint32(0)
+
+// Acquire takes one of n unless max are in use.
+func Acquire(n *atomic.Int32, max *atomic.Uint32) bool {
+	if uint32(n.Add(1)) > max.Load() {
+		n.Add(-1)
+		return false
+	}
+	return true
+}

@@ -1,0 +1,107 @@
+// Package lb chooses an endpoint among those of a cluster.
+//
+// A cluster and a worker's random source enter, an endpoint leaves. Each worker has
+// its own Picker, so that round robin needs no atomic; LeastRequest compares counts
+// that are shared between workers.
+package lb
+
+import (
+	"github.com/weirmesh/weir/proxy/cluster"
+)
+
+// Picker is one worker's memory of one cluster: where round robin stands.
+// The zero value begins at a random place.
+type Picker struct {
+	next    uint32
+	started bool
+}
+
+// Pick chooses an endpoint, or nil if there is none to choose. rnd is a fresh random
+// number. Endpoints in tried are avoided while another one is left: up to attempts
+// further draws, as Envoy's host_selection_retry_max_attempts.
+func (p *Picker) Pick(c *cluster.Cluster, rnd uint64, tried []*cluster.Endpoint, attempts int) *cluster.Endpoint {
+	eps := c.Endpoints
+	switch len(eps) {
+	case 0:
+		return nil
+	case 1:
+		return eps[0]
+	}
+	e := p.draw(c, rnd)
+	for i := 0; i < attempts && contains(tried, e); i++ {
+		rnd = mix(rnd)
+		e = p.draw(c, rnd)
+	}
+	if contains(tried, e) {
+		// Draws may keep hitting the same endpoint with few of them: look once in order.
+		for i := range eps {
+			if f := eps[(int(uint32(rnd))+i)%len(eps)]; !contains(tried, f) {
+				return f
+			}
+		}
+	}
+	return e
+}
+
+func (p *Picker) draw(c *cluster.Cluster, rnd uint64) *cluster.Endpoint {
+	eps := c.Endpoints
+	n := uint64(len(eps))
+	switch c.Policy {
+	case cluster.LeastRequest:
+		if c.Weighted {
+			return leastWeighted(c, rnd)
+		}
+		// Power of two choices, as Envoy's choice_count 2: two draws may coincide.
+		a, b := eps[reduce(uint32(rnd), n)], eps[reduce(uint32(rnd>>32), n)]
+		if b.Active.Load() < a.Active.Load() {
+			return b
+		}
+		return a
+	case cluster.Random:
+		if c.Weighted {
+			return c.Pick(uint32(reduce(uint32(rnd), uint64(c.TotalWeight))))
+		}
+		return eps[reduce(uint32(rnd), n)]
+	default: // RoundRobin
+		if !p.started {
+			p.started, p.next = true, uint32(rnd)
+		}
+		p.next++
+		if c.Weighted {
+			// A full cycle visits each endpoint as often as its weight says; the stride
+			// spreads the visits of a heavy endpoint over the cycle.
+			return c.Pick(uint32(uint64(p.next) * uint64(c.Stride) % uint64(c.TotalWeight)))
+		}
+		return eps[uint64(p.next)%n]
+	}
+}
+
+// leastWeighted compares load per weight of two weighted draws.
+func leastWeighted(c *cluster.Cluster, rnd uint64) *cluster.Endpoint {
+	a := c.Pick(uint32(reduce(uint32(rnd), uint64(c.TotalWeight))))
+	b := c.Pick(uint32(reduce(uint32(rnd>>32), uint64(c.TotalWeight))))
+	if b.Active.Load() < a.Active.Load() {
+		return b
+	}
+	return a
+}
+
+func contains(eps []*cluster.Endpoint, e *cluster.Endpoint) bool {
+	for _, x := range eps {
+		if x == e {
+			return true
+		}
+	}
+	return false
+}
+
+// reduce maps r to [0, n) without division.
+func reduce(r uint32, n uint64) uint64 { return uint64(r) * n >> 32 }
+
+// mix makes a further random number of one (splitmix64's finaliser).
+func mix(z uint64) uint64 {
+	z += 0x9e3779b97f4a7c15
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9
+	z = (z ^ (z >> 27)) * 0x94d049bb133111eb
+	return z ^ (z >> 31)
+}

@@ -1,0 +1,317 @@
+// Package route decides where a request goes: virtual hosts by authority, then the
+// first entry whose match holds.
+//
+// proxy/state builds Tables from RouteConfiguration; an exchange calls Match with its
+// parsed request and gets an Entry. A Table is immutable and shared by all workers;
+// Match allocates nothing. Clusters are named by dense ID, so that a Table stays the
+// same when clusters change.
+package route
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+)
+
+// Table is one RouteConfiguration.
+type Table struct {
+	Name    string
+	Version string
+
+	exact    map[string]*VirtualHost // authority as written in domains, lower case
+	suffixes []wildcard              // "*.example.com", longest first
+	prefixes []wildcard              // "example.*", longest first
+	any      *VirtualHost            // "*"
+	// IgnorePort drops ":port" of the authority before looking up (ignore_port_in_host_matching).
+	ignorePort bool
+}
+
+type wildcard struct {
+	part string
+	host *VirtualHost
+}
+
+// VirtualHost is a set of domains with its routes.
+type VirtualHost struct {
+	Name    string
+	Domains []string
+	Entries []*Entry
+	// AttemptCount adds x-envoy-attempt-count to requests.
+	AttemptCount bool
+}
+
+// Source is the object an Entry was made from, for decision records.
+type Source struct {
+	Config string // "/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews"
+	File   string
+	Line   int
+}
+
+// Entry is one route. Exactly one of Forward, Redirect and Direct is set.
+type Entry struct {
+	Name   string
+	Source Source
+	Host   *VirtualHost
+
+	When When
+
+	Forward  *Forward
+	Redirect *Redirect
+	Direct   *Direct
+
+	// Headers are the operations of route and virtual host, most specific first, as
+	// Envoy applies them; those of a weighted cluster come before.
+	Headers []Headers
+	// Fault injected on this route, nil none.
+	Fault *Fault
+}
+
+// Forward sends the request to a cluster.
+type Forward struct {
+	Clusters []Weighted
+	Total    uint32 // sum of weights
+
+	Timeout time.Duration // 0: none
+	Idle    time.Duration // stream idle timeout of the route; 0: that of the connection manager
+	Retry   *Retry        // nil: no retries
+
+	// At most one of the three path changes is set.
+	PrefixRewrite string // replaces the matched prefix (or the whole exact path)
+	RegexRewrite  *regexp.Regexp
+	Substitution  string // for RegexRewrite, in Go's form: ${1}
+	HostRewrite   string // "" keeps the authority
+}
+
+// Weighted is one target of a Forward.
+type Weighted struct {
+	Cluster cluster.ID
+	Name    string
+	Weight  uint32
+	Headers *Headers
+}
+
+// Headers are header operations. Names are lower case.
+type Headers struct {
+	RequestSet, RequestAdd, RequestAddIfAbsent    []HeaderValue
+	RequestRemove                                 []string
+	ResponseSet, ResponseAdd, ResponseAddIfAbsent []HeaderValue
+	ResponseRemove                                []string
+}
+
+// HeaderValue is a header with its value, possibly with %OPERATORS%.
+type HeaderValue struct {
+	Name  string
+	Value Format
+}
+
+// Redirect answers with a location.
+type Redirect struct {
+	Scheme, Host, Path, PrefixRewrite string // "" keeps the request's
+	RegexRewrite                      *regexp.Regexp
+	Substitution                      string
+	Port                              uint16 // 0: none added
+	StripQuery                        bool
+	Status                            int
+}
+
+// Direct answers from the proxy.
+type Direct struct {
+	Status int
+	Body   []byte
+}
+
+// Fault is delay and abort, as HTTPFault.
+type Fault struct {
+	Delay       time.Duration
+	DelayPer1M  uint32 // of 1,000,000 requests
+	AbortStatus int    // 0: none
+	AbortGRPC   int    // grpc-status, -1: none
+	AbortPer1M  uint32
+	HeaderDelay bool // x-envoy-fault-delay-request may ask
+	HeaderAbort bool
+}
+
+// RetryOn is a set of conditions.
+type RetryOn uint32
+
+// Conditions of retry_on.
+const (
+	On5xx RetryOn = 1 << iota
+	OnGatewayError
+	OnReset
+	OnResetBeforeRequest
+	OnConnectFailure
+	OnEnvoyRateLimited
+	OnRetriable4xx
+	OnRefusedStream
+	OnRetriableStatusCodes
+	OnRetriableHeaders
+	OnHTTP3PostConnectFailure
+	OnCancelled // gRPC conditions
+	OnDeadlineExceeded
+	OnInternal
+	OnResourceExhausted
+	OnUnavailable
+)
+
+var retryOnNames = map[string]RetryOn{
+	"5xx": On5xx, "gateway-error": OnGatewayError, "reset": OnReset, "reset-before-request": OnResetBeforeRequest,
+	"connect-failure": OnConnectFailure, "envoy-ratelimited": OnEnvoyRateLimited, "retriable-4xx": OnRetriable4xx,
+	"refused-stream": OnRefusedStream, "retriable-status-codes": OnRetriableStatusCodes,
+	"retriable-headers": OnRetriableHeaders, "http3-post-connect-failure": OnHTTP3PostConnectFailure,
+	"cancelled": OnCancelled, "deadline-exceeded": OnDeadlineExceeded, "internal": OnInternal,
+	"resource-exhausted": OnResourceExhausted, "unavailable": OnUnavailable,
+}
+
+// ParseRetryOn reads Envoy's comma list. Unknown words are returned; a number (Istio
+// allows status codes in retryOn) is returned in codes.
+func ParseRetryOn(list string) (on RetryOn, codes []int, unknown []string) {
+	for _, w := range splitList(list) {
+		if c, ok := retryOnNames[w]; ok {
+			on |= c
+		} else if code, ok := statusCode(w); ok {
+			codes = append(codes, code)
+			on |= OnRetriableStatusCodes
+		} else {
+			unknown = append(unknown, w)
+		}
+	}
+	return on, codes, unknown
+}
+
+// Retry says what is tried again.
+type Retry struct {
+	On            RetryOn
+	StatusCodes   []int
+	Attempts      uint32 // further tries after the first
+	PerTryTimeout time.Duration
+	PerTryIdle    time.Duration
+	OtherHosts    bool // envoy.retry_host_predicates.previous_hosts
+	HostAttempts  int  // host_selection_retry_max_attempts
+	BackoffBase   time.Duration
+	BackoffMax    time.Duration
+}
+
+// Retriable reports whether a response status is retried, given its grpc-status (-1
+// none).
+func (r *Retry) Retriable(status, grpcStatus int) bool {
+	switch {
+	case r.On&On5xx != 0 && status >= 500,
+		r.On&OnGatewayError != 0 && status >= 502 && status <= 504,
+		r.On&OnRetriable4xx != 0 && status == 409:
+		return true
+	}
+	if r.On&OnRetriableStatusCodes != 0 {
+		for _, c := range r.StatusCodes {
+			if c == status {
+				return true
+			}
+		}
+	}
+	switch grpcStatus {
+	case 1:
+		return r.On&OnCancelled != 0
+	case 4:
+		return r.On&OnDeadlineExceeded != 0
+	case 8:
+		return r.On&OnResourceExhausted != 0
+	case 13:
+		return r.On&OnInternal != 0
+	case 14:
+		return r.On&OnUnavailable != 0
+	}
+	return false
+}
+
+// Choose picks a weighted cluster with a random number.
+func (f *Forward) Choose(rnd uint64) *Weighted {
+	if len(f.Clusters) == 1 {
+		return &f.Clusters[0]
+	}
+	at := uint32(rnd % uint64(max(f.Total, 1)))
+	for i := range f.Clusters {
+		w := &f.Clusters[i]
+		if at < w.Weight {
+			return w
+		}
+		at -= w.Weight
+	}
+	return &f.Clusters[len(f.Clusters)-1]
+}
+
+// New makes a table. Domains are indexed as Envoy orders them; a domain in two virtual
+// hosts is an error that names both.
+func New(name, version string, ignorePort bool, hosts []*VirtualHost) (*Table, error) {
+	t := &Table{Name: name, Version: version, exact: map[string]*VirtualHost{}, ignorePort: ignorePort}
+	for _, vh := range hosts {
+		for _, e := range vh.Entries {
+			e.Host = vh
+		}
+		for _, domain := range vh.Domains {
+			if err := t.index(strings.ToLower(domain), vh); err != nil {
+				return nil, fmt.Errorf("route configuration %q: %w", name, err)
+			}
+		}
+	}
+	longest := func(a, b wildcard) int { return len(b.part) - len(a.part) }
+	slices.SortStableFunc(t.suffixes, longest)
+	slices.SortStableFunc(t.prefixes, longest)
+	return t, nil
+}
+
+func (t *Table) index(domain string, vh *VirtualHost) error {
+	taken := func(by *VirtualHost) error {
+		return fmt.Errorf("domain %q is in virtual hosts %q and %q", domain, by.Name, vh.Name)
+	}
+	add := func(list *[]wildcard, part string) error {
+		for _, w := range *list {
+			if w.part == part {
+				return taken(w.host)
+			}
+		}
+		*list = append(*list, wildcard{part, vh})
+		return nil
+	}
+	switch {
+	case domain == "*":
+		if t.any != nil {
+			return taken(t.any)
+		}
+		t.any = vh
+	case strings.HasPrefix(domain, "*"):
+		return add(&t.suffixes, domain[1:])
+	case strings.HasSuffix(domain, "*"):
+		return add(&t.prefixes, domain[:len(domain)-1])
+	default:
+		if by, ok := t.exact[domain]; ok {
+			return taken(by)
+		}
+		t.exact[domain] = vh
+	}
+	return nil
+}
+
+// Hosts yields the distinct virtual hosts, for the configuration dump.
+func (t *Table) Hosts() []*VirtualHost {
+	seen := map[*VirtualHost]bool{}
+	var out []*VirtualHost
+	add := func(vh *VirtualHost) {
+		if vh != nil && !seen[vh] {
+			seen[vh] = true
+			out = append(out, vh)
+		}
+	}
+	for _, d := range slices.Sorted(maps.Keys(t.exact)) {
+		add(t.exact[d])
+	}
+	for _, w := range slices.Concat(t.suffixes, t.prefixes) {
+		add(w.host)
+	}
+	add(t.any)
+	return out
+}
