@@ -40,7 +40,7 @@ func (f *forge) authorityWith(template x509.Certificate) *forge {
 	if f.cert == nil {
 		signer = forge{cert: &template, key: sub.key}
 	}
-	sub.cert = f.sign(template, sub.key, signer.cert, signer.key)
+	sub.cert = f.sign(template, sub.key.Public(), signer.cert, signer.key)
 	return sub
 }
 
@@ -53,13 +53,13 @@ func (f *forge) newKey() crypto.Signer {
 	return key
 }
 
-func (f *forge) sign(template x509.Certificate, key crypto.Signer, parent *x509.Certificate, parentKey crypto.Signer) *x509.Certificate {
+func (f *forge) sign(template x509.Certificate, key crypto.PublicKey, parent *x509.Certificate, parentKey crypto.Signer) *x509.Certificate {
 	f.t.Helper()
 	var err error
 	if template.SerialNumber, err = rand.Int(rand.Reader, big.NewInt(1<<60)); err != nil {
 		f.t.Fatal(err)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, parent, key.Public(), parentKey)
+	der, err := x509.CreateCertificate(rand.Reader, &template, parent, key, parentKey)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func (f *forge) leaf(id string, from, until time.Time, spoil func(*x509.Certific
 		spoil(&template)
 	}
 	key := f.newKey()
-	return f.sign(template, key, f.cert, f.key), key
+	return f.sign(template, key.Public(), f.cert, f.key), key
 }
 
 func (f *forge) bundle() *Bundle {

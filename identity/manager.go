@@ -1,0 +1,281 @@
+package identity
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// A request takes a handshake and a signature, 10 ms; what takes longer than
+	// this is not coming.
+	signTimeout = 10 * time.Second
+
+	// wakeEvery is how late a jump of the clock may be noticed. Timers stand
+	// still while a laptop sleeps and do not follow a clock that is set, so a
+	// long one is cut into pieces.
+	wakeEvery = 30 * time.Second
+)
+
+// Signer turns a certificate request into a certificate.
+type Signer interface {
+	// Sign sends csr (PEM, PKCS #10) and returns a PEM chain: the leaf first, then
+	// intermediates, then the root or roots of its trust bundle (as Istio's
+	// CreateCertificate). A ttl of zero leaves the life to the signer, which may
+	// also shorten it. Sign is not called concurrently by one Manager.
+	Sign(ctx context.Context, csr []byte, ttl time.Duration) (chain []byte, err error)
+}
+
+// Options of a Manager. ID, Signer and Log are required.
+type Options struct {
+	// ID is asked for and demanded of the answer.
+	ID     ID
+	Signer Signer
+	// TTL is the life to ask for; zero leaves it to the signer.
+	TTL time.Duration
+	// Bootstrap are the roots that vouch for the control plane before the first
+	// answer, and beside those of later answers. Peers are not judged by them.
+	Bootstrap *Bundle
+	// Restored is material of an earlier run, used at once if it is of ID.
+	Restored *Material
+	Log      *slog.Logger
+}
+
+// Manager keeps a workload's Material good: it makes a key, has it signed, renews
+// at half life, retries until it succeeds, and keeps what it has until it holds
+// something better. All methods are safe for concurrent use; Run runs once.
+type Manager struct {
+	o       Options
+	current atomic.Pointer[published]
+
+	mu       sync.Mutex
+	rotation rotation
+	answered *Bundle // roots that came with the certificate held
+	extra    *Bundle // roots given by SetRoots
+	status   Status
+}
+
+// published is one state of the world and the signal that it is over.
+type published struct {
+	material *Material
+	changed  chan struct{}
+}
+
+// Status is what an operator wants to know of an identity.
+type Status struct {
+	ID         ID        `json:"id"`
+	ValidFrom  time.Time `json:"validFrom,omitzero"` // zero: no certificate yet
+	ValidUntil time.Time `json:"validUntil,omitzero"`
+	Serial     string    `json:"serial,omitempty"` // hexadecimal, as openssl writes it
+	// NextAttempt is when the next request is due; the past while it is under way.
+	NextAttempt time.Time `json:"nextAttempt,omitzero"`
+	LastSuccess time.Time `json:"lastSuccess,omitzero"`
+	// Failures counts attempts since the last success, LastError is the newest.
+	Failures    int       `json:"failures,omitempty"`
+	LastError   string    `json:"lastError,omitempty"`
+	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
+}
+
+// NewManager makes a manager that holds o.Restored or nothing; Run does the rest.
+func NewManager(o Options) (*Manager, error) {
+	if err := o.ID.Validate(); err != nil {
+		return nil, fmt.Errorf("workload identity: %w", err)
+	}
+	if o.Signer == nil || o.Log == nil {
+		return nil, errors.New("workload identity: a signer and a logger are required")
+	}
+	m := &Manager{o: o, rotation: rotation{rand: mathrand.Float64}}
+	m.status.ID = o.ID
+	m.current.Store(&published{changed: make(chan struct{})})
+	if r := o.Restored; r != nil && r.ID() != o.ID {
+		o.Log.Warn("stored certificate is somebody else's and is left alone", "id", o.ID, "stored", r.ID())
+	} else if r != nil {
+		m.answered = r.Bundle()
+		m.rotation.hold(r.NotBefore(), r.NotAfter())
+		m.publish(r)
+		m.status.NextAttempt = m.rotation.due
+	}
+	return m, nil
+}
+
+// Current returns the material held, or nil before the first. It may have expired
+// if the authority has been away for long: see Material.Usable.
+func (m *Manager) Current() *Material { return m.current.Load().material }
+
+// Watch returns the material held and a channel that is closed once it has been
+// replaced. Nothing is missed between two calls, and only the newest matters.
+func (m *Manager) Watch() (held *Material, changed <-chan struct{}) {
+	p := m.current.Load()
+	return p.material, p.changed
+}
+
+// Certificate makes a Manager a Source.
+func (m *Manager) Certificate() *tls.Certificate {
+	if held := m.Current(); held != nil {
+		return held.Certificate()
+	}
+	return nil
+}
+
+// Bundle makes a Manager a Source for connections to the control plane: its
+// roots include Options.Bootstrap. Peers are judged by Current().Bundle().
+func (m *Manager) Bundle() *Bundle {
+	if held := m.Current(); held != nil {
+		return held.Bundle().Union(m.o.Bootstrap)
+	}
+	return m.o.Bootstrap
+}
+
+// SetRoots replaces the roots that are trusted beside those that came with the
+// certificate (a federated mesh's, or a new root before anything is signed by it).
+// Nil takes them away.
+func (m *Manager) SetRoots(extra *Bundle) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.extra = extra
+	if held := m.Current(); held != nil {
+		if b := m.answered.Union(extra); !b.Equal(held.Bundle()) {
+			m.publish(held.withBundle(b))
+		}
+	}
+}
+
+// Status is a copy of the present state.
+func (m *Manager) Status() Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.status
+}
+
+// Run obtains and renews until ctx ends; it returns nil.
+func (m *Manager) Run(ctx context.Context) error {
+	for {
+		m.mu.Lock()
+		wait := m.rotation.wait(wallClock())
+		m.mu.Unlock()
+		if wait > 0 {
+			timer := time.NewTimer(min(wait, wakeEvery))
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+				return nil
+			}
+			continue
+		}
+		next, err := m.obtain(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		m.settle(next, err)
+	}
+}
+
+// obtain makes a key and has it signed. It changes nothing.
+func (m *Manager) obtain(ctx context.Context) (*Material, error) {
+	ctx, cancel := context.WithTimeout(ctx, signTimeout)
+	defer cancel()
+	key, err := NewKey()
+	if err != nil {
+		return nil, err
+	}
+	// The name in the request is for other authorities; ours goes by who asks.
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{URIs: []*url.URL{m.o.ID.URL()}}, key)
+	if err != nil {
+		return nil, fmt.Errorf("making a certificate request: %w", err)
+	}
+	csr := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+	answer, err := m.o.Signer.Sign(ctx, csr, m.o.TTL)
+	if err != nil {
+		return nil, err
+	}
+	chain, roots, err := splitAnswer(answer)
+	if err != nil {
+		return nil, fmt.Errorf("the authority's answer: %w", err)
+	}
+	next, err := NewMaterial(key, chain, roots)
+	if err != nil {
+		return nil, fmt.Errorf("the authority's answer: %w", err)
+	}
+	if next.ID() != m.o.ID {
+		return nil, fmt.Errorf("the authority's answer: a certificate for %s, where %s was asked for", next.ID(), m.o.ID)
+	}
+	return next, nil
+}
+
+// settle takes note of what an attempt gave.
+func (m *Manager) settle(next *Material, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := wallClock()
+	if err == nil {
+		use, good := m.rotation.signed(now, next.NotBefore(), next.NotAfter())
+		if use {
+			m.answered = next.Bundle()
+			m.publish(next.withBundle(m.answered.Union(m.extra)))
+		}
+		if good {
+			m.status.Failures, m.status.LastError, m.status.LastErrorAt = 0, "", time.Time{}
+			m.status.LastSuccess, m.status.NextAttempt = now, m.rotation.due
+			m.o.Log.Info("certificate obtained", "id", m.o.ID, "valid_until", next.NotAfter(), "renewal", m.rotation.due)
+			return
+		}
+		err = fmt.Errorf("the authority's answer: a certificate valid from %s until %s, while it is %s here: the clocks of the two machines differ",
+			next.NotBefore().UTC().Format(time.RFC3339), next.NotAfter().UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	} else {
+		m.rotation.failed(now)
+	}
+	m.status.Failures, m.status.LastError, m.status.LastErrorAt = m.rotation.failures, err.Error(), now
+	m.status.NextAttempt = m.rotation.due
+	level := slog.LevelWarn
+	if m.rotation.failures <= 3 {
+		level = slog.LevelDebug // the first second: a control plane that starts beside us
+	}
+	m.o.Log.Log(context.Background(), level, "no new certificate", "id", m.o.ID, "err", err,
+		"held_until", m.status.ValidUntil, "next_attempt", m.rotation.due)
+}
+
+// publish is called under mu, or before m is shared.
+func (m *Manager) publish(held *Material) {
+	m.status.ValidFrom, m.status.ValidUntil = held.NotBefore(), held.NotAfter()
+	m.status.Serial = fmt.Sprintf("%x", held.Leaf().SerialNumber)
+	old := m.current.Swap(&published{material: held, changed: make(chan struct{})})
+	close(old.changed)
+}
+
+// splitAnswer divides what a signer sends into what peers are shown and what they
+// are judged by. Roots stand at the end and sign themselves; if the last
+// certificate does not, it is trusted directly (Istio: "the root cert is the last
+// element").
+func splitAnswer(text []byte) (chain []*x509.Certificate, roots *Bundle, err error) {
+	certs, err := ParseCertificates(text)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(certs) < 2 {
+		return nil, nil, errors.New("one certificate, want at least a leaf and a root")
+	}
+	n := len(certs)
+	for n > 1 && selfSigned(certs[n-1]) {
+		n--
+	}
+	if n == len(certs) {
+		n--
+	}
+	roots, err = NewBundle(certs[n:]...)
+	return certs[:n], roots, err
+}
+
+// wallClock is the time without its monotonic part, which stands still while a
+// machine sleeps and would hide that a clock was set.
+func wallClock() time.Time { return time.Now().Round(0) }
