@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,12 +16,26 @@ import (
 
 // authority is a Signer whose answers a test controls.
 type authority struct {
+	mu    sync.Mutex
 	forge *forge
 	away  error         // what it answers instead, if not nil
 	spoil func(*answer) // changes what it is about to answer
 	hang  bool          // answers nothing until the caller gives up
-	asked []time.Time   // when
+	asked int
 	csrs  []*x509.CertificateRequest
+}
+
+// set changes the authority while a manager may be asking.
+func (a *authority) set(change func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	change()
+}
+
+func (a *authority) times() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.asked
 }
 
 type answer struct {
@@ -30,11 +45,16 @@ type answer struct {
 }
 
 func (a *authority) Sign(ctx context.Context, csr []byte, ttl time.Duration) ([]byte, error) {
-	a.asked = append(a.asked, time.Now())
-	if a.hang {
+	a.mu.Lock()
+	a.asked++
+	hang := a.hang
+	a.mu.Unlock()
+	if hang {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.away != nil {
 		return nil, a.away
 	}
@@ -129,15 +149,15 @@ func TestManagerSurvivesAnOutage(t *testing.T) {
 		a := newAuthority(t)
 		m := run(t, Options{Signer: a})
 		first := m.Current()
-		a.away = errors.New("connection refused by 127.0.0.1:15012")
+		a.set(func() { a.away = errors.New("connection refused by 127.0.0.1:15012") })
 
 		time.Sleep(23 * time.Hour)
 		if s := m.Status(); m.Current() != first || s.Failures < 10 || !strings.Contains(s.LastError, "connection refused") || s.LastErrorAt.IsZero() {
 			t.Errorf("an hour before its end: %+v", s)
 		}
-		last := len(a.asked)
+		last := a.times()
 		time.Sleep(time.Hour)
-		if n := len(a.asked) - last; n < 20 || n > 400 {
+		if n := a.times() - last; n < 20 || n > 400 {
 			t.Errorf("asked %d times in the last hour", n)
 		}
 		time.Sleep(time.Hour)
@@ -145,7 +165,7 @@ func TestManagerSurvivesAnOutage(t *testing.T) {
 			t.Error("an expired certificate is not kept")
 		}
 		_, changed := m.Watch()
-		a.away = nil
+		a.set(func() { a.away = nil })
 		back := time.Now()
 		<-changed
 		if d := time.Since(back); d > retryBare*5/4 {
@@ -195,7 +215,7 @@ func TestManagerRefusesBadAnswers(t *testing.T) {
 				a := newAuthority(t)
 				m := run(t, Options{Signer: a})
 				first := m.Current()
-				c.spoil(a)
+				a.set(func() { c.spoil(a) })
 				time.Sleep(20 * time.Hour)
 				if m.Current() != first {
 					t.Errorf("the good certificate was replaced by %+v", m.Current())
@@ -203,7 +223,7 @@ func TestManagerRefusesBadAnswers(t *testing.T) {
 				if s := m.Status(); !strings.Contains(s.LastError, c.err) || s.Failures < 10 {
 					t.Errorf("status %+v does not say %q", s, c.err)
 				}
-				a.hang, a.spoil = false, nil
+				a.set(func() { a.hang, a.spoil = false, nil })
 				time.Sleep(10 * time.Minute)
 				if s := m.Status(); m.Current() == first || s.Failures != 0 {
 					t.Errorf("no recovery: %+v", s)
@@ -220,10 +240,10 @@ func TestManagerRestored(t *testing.T) {
 		a := newAuthority(t)
 		a.away = errors.New("away")
 		now := time.Now()
-		stored := a.forge.material(cart, now.Add(-10*time.Hour), now.Add(14*time.Hour))
+		stored := a.forge.material(cart, now.Add(-8*time.Hour), now.Add(16*time.Hour))
 		m := run(t, Options{Signer: a, Restored: stored})
-		if held, _ := m.Watch(); held != stored || len(a.asked) != 0 {
-			t.Errorf("restored %+v, asked %d times", held, len(a.asked))
+		if held, _ := m.Watch(); held != stored || a.times() != 0 {
+			t.Errorf("restored %+v, asked %d times", held, a.times())
 		}
 		if s := m.Status(); !s.ValidUntil.Equal(stored.NotAfter()) || s.NextAttempt.Before(now) {
 			t.Errorf("status %+v", s)
@@ -265,9 +285,11 @@ func TestManagerRoots(t *testing.T) {
 		}
 
 		// The root rotates: the authority announces the next one, then signs by it.
-		a.spoil = func(s *answer) {
-			s.chain = func(l []byte) []byte { return append(l, EncodeCertificates(a.forge.cert, next.forge.cert)...) }
-		}
+		a.set(func() {
+			a.spoil = func(s *answer) {
+				s.chain = func(l []byte) []byte { return append(l, EncodeCertificates(a.forge.cert, next.forge.cert)...) }
+			}
+		})
 		<-changed
 		both := old.Union(next.forge.bundle()).Union(federated)
 		if held := m.Current(); !held.Bundle().Equal(both) || len(held.Chain()) != 1 {
@@ -277,7 +299,7 @@ func TestManagerRoots(t *testing.T) {
 		m.SetRoots(nil)
 		<-changed
 		_, changed = m.Watch()
-		a.forge, a.spoil = next.forge, nil
+		a.set(func() { a.forge, a.spoil = next.forge, nil })
 		<-changed
 		if held := m.Current(); !held.Bundle().Equal(next.forge.bundle()) {
 			t.Errorf("after the rotation: %d roots", len(held.Bundle().Roots()))

@@ -100,6 +100,14 @@ func ParseMaterial(key redact.Bytes, chain, roots []byte) (*Material, error) {
 	return NewMaterial(k, certs, bundle)
 }
 
+// String names the certificate, for logs; the key stays out of it.
+func (m *Material) String() string {
+	if m == nil {
+		return "no certificate"
+	}
+	return describe(m.Leaf())
+}
+
 // ID is the identity that the certificate proves.
 func (m *Material) ID() ID { return m.id }
 
