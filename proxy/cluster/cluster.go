@@ -49,6 +49,7 @@ type Cluster struct {
 	Kind      Kind
 	Policy    Policy
 	Endpoints []*Endpoint // those that may be chosen: healthy ones, or all in panic
+	Weights   []uint32    // of Endpoints, same order; nil: all alike; 0 means 1
 	// Names to resolve for the DNS kinds.
 	Names []Name
 
@@ -138,12 +139,13 @@ type Endpoint struct {
 	Addr netip.AddrPort
 	Path string // a Unix socket instead of Addr
 	// Host is the name it was resolved from, "" otherwise.
-	Host      string
-	Weight    uint32
-	Transport *Transport // nil: plaintext
-	Workload  Workload
-	Limits    *Limits // of its cluster
+	Host     string
+	Workload Workload
+	Limits   *Limits // of its cluster
 
+	// Transport secures new connections; nil is plaintext. It is replaced in place when
+	// only the names accepted from the server change: connections stay.
+	Transport atomic.Pointer[Transport]
 	// Active counts requests (or TCP connections) in flight, over all workers.
 	Active atomic.Int32
 	// Gone is set when the endpoint left its cluster: idle connections are closed,

@@ -6,8 +6,8 @@ import "sort"
 // the Cluster is published.
 func (c *Cluster) Seal() {
 	c.Weighted, c.TotalWeight, c.cumulative = false, 0, nil
-	for _, e := range c.Endpoints {
-		if e.Weight > 1 {
+	for _, w := range c.Weights {
+		if w > 1 {
 			c.Weighted = true
 		}
 	}
@@ -15,8 +15,8 @@ func (c *Cluster) Seal() {
 		return
 	}
 	c.cumulative = make([]uint32, len(c.Endpoints))
-	for i, e := range c.Endpoints {
-		c.TotalWeight += max(e.Weight, 1)
+	for i := range c.Endpoints {
+		c.TotalWeight += max(c.Weights[i], 1)
 		c.cumulative[i] = c.TotalWeight
 	}
 	c.Stride = stride(c.TotalWeight)

@@ -11,9 +11,10 @@ import (
 
 func makeCluster(policy cluster.Policy, weights ...uint32) *cluster.Cluster {
 	c := &cluster.Cluster{Policy: policy}
-	for i, w := range weights {
-		c.Endpoints = append(c.Endpoints, &cluster.Endpoint{ID: int32(i), Weight: w})
+	for i := range weights {
+		c.Endpoints = append(c.Endpoints, &cluster.Endpoint{ID: int32(i)})
 	}
+	c.Weights = weights
 	c.Seal()
 	return c
 }
