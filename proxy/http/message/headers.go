@@ -115,18 +115,19 @@ func (h *Headers) SetName(name, value []byte) {
 			return
 		}
 	}
-	h.add(id, name, value)
+	h.Append(Field{name, value, id})
 }
 
 // Add appends a field of a well-known header.
-func (h *Headers) Add(id ID, value []byte) { h.add(id, nameBytes[id], value) }
+func (h *Headers) Add(id ID, value []byte) { h.Append(Field{nameBytes[id], value, id}) }
 
 // AddName is Add for any lower-case name.
-func (h *Headers) AddName(name, value []byte) { h.add(IDOf(name), name, value) }
+func (h *Headers) AddName(name, value []byte) { h.Append(Field{name, value, IDOf(name)}) }
 
-func (h *Headers) add(id ID, name, value []byte) {
-	h.fields = append(h.fields, Field{Name: name, Value: value, ID: id})
-	h.seen[id>>6] |= 1 << (id & 63)
+// Append adds a field whose ID is that of its name: for codecs, which know both.
+func (h *Headers) Append(f Field) {
+	h.fields = append(h.fields, f)
+	h.seen[f.ID>>6] |= 1 << (f.ID & 63)
 }
 
 // Remove removes all fields of a well-known header.

@@ -55,6 +55,7 @@ type Request struct {
 	ContentLength int64
 	NoBody        bool
 	Upgrade       []byte // the protocol asked for (RFC 9110 section 7.8), nil without
+	Continue      bool   // the client waits for 100 before it sends the body (RFC 9110 section 10.1.1)
 	Headers       Headers
 }
 

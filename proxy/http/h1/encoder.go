@@ -1,0 +1,212 @@
+package h1
+
+import (
+	"strconv"
+
+	"github.com/weirmesh/weir/proxy/http/message"
+)
+
+type framing uint8
+
+const (
+	noBody framing = iota
+	byLength
+	byChunks
+	byClose // until the connection ends: a response to an HTTP/1.0 client, or the raw bytes after 101
+)
+
+// Encoder writes the messages of one direction of one connection. It appends to
+// the slice it is given. The zero value is ready.
+type Encoder struct {
+	left int64
+	mode framing
+}
+
+// Request appends the head of q. Hop-by-hop fields a configuration may have added are left out. final announces that
+// the connection is closed after the response.
+func (e *Encoder) Request(dst []byte, q *message.Request, final bool) []byte {
+	dst = reserve(dst, len(q.RawMethod)+len(q.Path)+2*len(q.Authority)+64, &q.Headers)
+	target := q.Path
+	if q.Method == message.CONNECT {
+		target = q.Authority
+	}
+	dst = append(dst, q.RawMethod...)
+	dst = append(dst, ' ')
+	dst = append(dst, target...)
+	dst = append(dst, " HTTP/1.1\r\nhost: "...)
+	dst = append(dst, q.Authority...)
+	dst = append(dst, '\r', '\n')
+	dst = appendFields(dst, &q.Headers)
+	if q.Continue {
+		dst = append(dst, "expect: 100-continue\r\n"...)
+	}
+	switch {
+	case q.Upgrade != nil:
+		dst = appendUpgrade(dst, q.Upgrade)
+	case final:
+		dst = append(dst, "connection: close\r\n"...)
+	}
+	e.mode, e.left = noBody, 0
+	switch {
+	case q.ContentLength != message.Unknown:
+		dst = appendLength(dst, q.ContentLength)
+		e.mode, e.left = byLength, q.ContentLength
+	case !q.NoBody:
+		dst = append(dst, "transfer-encoding: chunked\r\n"...)
+		e.mode = byChunks
+	}
+	return append(dst, '\r', '\n')
+}
+
+// Response appends the head of p, the answer to q. keep says that another request may follow on the connection. After a
+// head with a status below 200 other than 101 another head follows.
+func (e *Encoder) Response(dst []byte, p *message.Response, q *message.Request, keep bool) []byte {
+	dst = reserve(dst, 128, &p.Headers)
+	dst = appendStatusLine(dst, p.Status)
+	dst = appendFields(dst, &p.Headers)
+	e.mode, e.left = noBody, 0
+	switch {
+	case p.Status == 101:
+		dst = appendUpgrade(dst, p.Upgrade)
+		e.mode = byClose
+	case p.Status < 200 || p.Status == 204:
+	case p.NoBody && p.ContentLength != message.Unknown:
+		dst = appendLength(dst, p.ContentLength)
+	case p.NoBody:
+		if p.Status != 304 && q.Method != message.HEAD {
+			dst = appendLength(dst, 0)
+		}
+	case p.ContentLength != message.Unknown:
+		dst = appendLength(dst, p.ContentLength)
+		e.mode, e.left = byLength, p.ContentLength
+	case q.Protocol == message.HTTP10:
+		e.mode, keep = byClose, false
+	default:
+		dst = append(dst, "transfer-encoding: chunked\r\n"...)
+		e.mode = byChunks
+	}
+	switch {
+	case p.Status < 200:
+	case !keep:
+		dst = append(dst, "connection: close\r\n"...)
+	case q.Protocol == message.HTTP10:
+		dst = append(dst, "connection: keep-alive\r\n"...)
+	}
+	return append(dst, '\r', '\n')
+}
+
+// Prefix appends what precedes n > 0 bytes of body and reports whether so many may follow. Where the bytes themselves
+// go is the caller's choice, so that large ones need no copy; behind them comes Suffix.
+func (e *Encoder) Prefix(dst []byte, n int) (_ []byte, ok bool) {
+	switch e.mode {
+	case byLength:
+		if int64(n) > e.left {
+			return dst, false
+		}
+		e.left -= int64(n)
+	case byChunks:
+		dst = strconv.AppendUint(dst, uint64(n), 16)
+		dst = append(dst, '\r', '\n')
+	case noBody:
+		return dst, false
+	}
+	return dst, true
+}
+
+// Suffix appends what follows the bytes announced by Prefix.
+func (e *Encoder) Suffix(dst []byte) []byte {
+	if e.mode == byChunks {
+		dst = append(dst, '\r', '\n')
+	}
+	return dst
+}
+
+// End appends what follows the body; trailers may be nil. complete is false when
+// fewer bytes were written than announced, or when only closing the connection
+// tells the peer about the end: then it must be closed.
+func (e *Encoder) End(dst []byte, trailers *message.Headers) (_ []byte, complete bool) {
+	complete = e.left == 0 && e.mode != byClose
+	if e.mode == byChunks {
+		dst = append(dst, '0', '\r', '\n')
+		if trailers != nil {
+			dst = appendFields(reserve(dst, 2, trailers), trailers)
+		}
+		dst = append(dst, '\r', '\n')
+	}
+	e.mode, e.left = noBody, 0
+	return dst, complete
+}
+
+// reserve makes room once for all fields, so that the appends after it never move what is written.
+func reserve(dst []byte, n int, h *message.Headers) []byte {
+	for i := range h.Fields() {
+		f := &h.Fields()[i]
+		n += len(f.Name) + len(f.Value) + 4
+	}
+	if cap(dst)-len(dst) >= n {
+		return dst
+	}
+	return append(make([]byte, 0, max(2*cap(dst), len(dst)+n)), dst...)
+}
+
+func appendFields(dst []byte, h *message.Headers) []byte {
+	all := h.Fields()
+	for i := range all {
+		f := &all[i]
+		switch f.ID {
+		case message.Host, message.ContentLength, message.TransferEncoding, message.Connection,
+			message.KeepAlive, message.ProxyConnection, message.TE, message.Upgrade, message.Expect:
+			continue
+		}
+		dst = append(dst, f.Name...)
+		dst = append(dst, ':', ' ')
+		dst = append(dst, f.Value...)
+		dst = append(dst, '\r', '\n')
+	}
+	return dst
+}
+
+func appendLength(dst []byte, n int64) []byte {
+	dst = append(dst, "content-length: "...)
+	dst = strconv.AppendInt(dst, n, 10)
+	return append(dst, '\r', '\n')
+}
+
+func appendUpgrade(dst, protocol []byte) []byte {
+	dst = append(dst, "connection: upgrade\r\nupgrade: "...)
+	dst = append(dst, protocol...)
+	return append(dst, '\r', '\n')
+}
+
+func appendStatusLine(dst []byte, status int) []byte {
+	dst = append(dst, "HTTP/1.1 "...)
+	dst = append(dst, byte('0'+status/100%10), byte('0'+status/10%10), byte('0'+status%10), ' ')
+	dst = append(dst, StatusText(status)...)
+	return append(dst, '\r', '\n')
+}
+
+// StatusText is the reason phrase of a status code (RFC 9110 section 15), "Unknown" for unregistered ones.
+func StatusText(status int) string {
+	if uint(status) < uint(len(statusText)) && statusText[status] != "" {
+		return statusText[status]
+	}
+	return "Unknown"
+}
+
+var statusText = [512]string{
+	100: "Continue", 101: "Switching Protocols", 102: "Processing", 103: "Early Hints",
+	200: "OK", 201: "Created", 202: "Accepted", 203: "Non-Authoritative Information", 204: "No Content",
+	205: "Reset Content", 206: "Partial Content", 207: "Multi-Status", 208: "Already Reported", 226: "IM Used",
+	300: "Multiple Choices", 301: "Moved Permanently", 302: "Found", 303: "See Other", 304: "Not Modified",
+	305: "Use Proxy", 307: "Temporary Redirect", 308: "Permanent Redirect",
+	400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden", 404: "Not Found",
+	405: "Method Not Allowed", 406: "Not Acceptable", 407: "Proxy Authentication Required", 408: "Request Timeout",
+	409: "Conflict", 410: "Gone", 411: "Length Required", 412: "Precondition Failed", 413: "Content Too Large",
+	414: "URI Too Long", 415: "Unsupported Media Type", 416: "Range Not Satisfiable", 417: "Expectation Failed",
+	418: "I'm a teapot", 421: "Misdirected Request", 422: "Unprocessable Content", 423: "Locked", 424: "Failed Dependency",
+	425: "Too Early", 426: "Upgrade Required", 428: "Precondition Required", 429: "Too Many Requests",
+	431: "Request Header Fields Too Large", 451: "Unavailable For Legal Reasons",
+	500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
+	504: "Gateway Timeout", 505: "HTTP Version Not Supported", 506: "Variant Also Negotiates", 507: "Insufficient Storage",
+	508: "Loop Detected", 510: "Not Extended", 511: "Network Authentication Required",
+}
