@@ -1,0 +1,365 @@
+// Package conn is one connection: a socket on a loop, its output and kept input,
+// back-pressure, half-close and the ways it can end.
+//
+// What enters: bytes and events of the peer, through the loop; Write, Close and
+// the like from the owner. What leaves: calls to the owner's Handler. All of it
+// happens on the loop's thread; a Conn has no lock and must not be touched from
+// another goroutine.
+//
+// No method of Conn calls the Handler: every callback comes from the loop, so an
+// owner is never re-entered while it is in the middle of something.
+//
+// An idle connection owns no buffer. Reading uses the loop's scratch buffer; only
+// bytes that the handler did not use, and bytes that the peer did not take yet,
+// are held, in buffers of the loop's pool.
+package conn
+
+import (
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/loop"
+)
+
+// HighWater and LowWater bound the output kept for a peer that reads slowly. The
+// owner stops producing when Buffered exceeds HighWater and goes on at Drained.
+// 256 KiB is more than a bandwidth-delay product of 1 Gbit/s × 2 ms; a quarter
+// of it is still enough to keep the peer busy while the source starts again.
+const (
+	HighWater = 256 << 10
+	LowWater  = 64 << 10
+)
+
+const (
+	// readsPerTurn bounds what one connection may read (4 × 64 KiB) before others
+	// get their turn.
+	readsPerTurn = 4
+	// directWrite is the size from which a write goes to the kernel at once instead
+	// of through the output buffer: copying 16 KiB costs about what a call does.
+	directWrite = 16 << 10
+	// Linger is how long Close waits for an accepted connection's peer to finish.
+	// Closing a socket with unread input sends RST, which can destroy the last
+	// response on its way (RFC 9112, section 9.6).
+	Linger = time.Second
+	// flushLimit is how long Close goes on offering output to a peer that takes none.
+	flushLimit = 10 * time.Second
+)
+
+// Handler is the owner of a connection.
+type Handler interface {
+	// Open: the connection can be used; dialled ones are connected, and where TLS
+	// is used the handshake is done. Writing is allowed before, too. Called once.
+	Open(c *Conn)
+	// Data shows input and returns how much of it was used. b is valid during the
+	// call only. What is not used is kept, at most loop.ScratchSize bytes of it,
+	// and shown again with more behind it, or at Kick or Resume. Once that much is
+	// kept, nothing is read until a call of Kick or Resume gets some of it used.
+	Data(c *Conn, b []byte) (used int)
+	// EOF: the peer will send no more (FIN, or close_notify), and everything was
+	// shown. Kept bytes can still be asked for by Kick. Writing goes on; the
+	// connection closes by itself once CloseWrite is done too. Called at most once.
+	EOF(c *Conn)
+	// Drained: Buffered fell to LowWater or less after having been above HighWater.
+	Drained(c *Conn)
+	// Closed is the last call, exactly once for every connection, whoever ended it.
+	// The socket is closed and Buffered is zero.
+	Closed(c *Conn, why Why)
+}
+
+// Info is what is known about a connection. It belongs to the Conn.
+type Info struct {
+	Local, Remote netip.AddrPort // invalid where the socket is a Unix one
+	// Original is where the client wanted to connect, before capture redirected it.
+	Original netip.AddrPort
+}
+
+// Conn is one connection.
+type Conn struct {
+	l     *loop.Loop
+	h     Handler
+	fd    int
+	token loop.Token
+	state state
+
+	in     []byte // input shown and not used
+	out    []byte // output not yet sent, from outOff on
+	outOff int
+
+	timer loop.Timer    // connect timeout, later the limits of Close
+	work  loop.TurnNode // Open, showing kept input, reading on, Closed
+	flush loop.TurnNode
+	dial  *dialing // until connected
+
+	why      Why
+	received uint64
+	sent     uint64
+	info     Info
+}
+
+type state uint16
+
+const (
+	connecting state = 1 << iota
+	open             // Open was called
+	paused
+	unread     // the kernel may hold input we stopped reading
+	hungUp     // the end of input is near: read until it shows
+	eof        // the peer half-closed
+	eofShown   // the handler knows
+	kick       // show the kept bytes
+	blocked    // the kernel takes no output until the next Writable
+	high       // Buffered was above HighWater; Drained is owed
+	closeWrite // half-close once the output is flushed
+	finSent
+	closing // Close was called: flush, linger, then end
+	dead    // the socket is closed; Closed is owed or was called
+	told    // Closed was called
+	dialled // we are the client
+)
+
+func (c *Conn) is(s state) bool { return c.state&s != 0 }
+
+// Accept makes a connection of an accepted socket, which it owns from now on.
+// h.Open is called at the end of this turn. TCP_NODELAY and keepalive are
+// inherited from the listening socket and not set here.
+func Accept(l *loop.Loop, fd int, info Info, h Handler) *Conn {
+	c := newConn(l, h)
+	c.info = info
+	c.adopt(fd)
+	l.AtTurnEnd(&c.work)
+	return c
+}
+
+func newConn(l *loop.Loop, h Handler) *Conn {
+	c := &Conn{l: l, h: h, fd: -1}
+	c.work.Do = c.doWork
+	c.flush.Do = c.doFlush
+	c.timer.Fire = c.expired
+	return c
+}
+
+func (c *Conn) adopt(fd int) {
+	c.fd = fd
+	token, err := c.l.Register(fd, (*ready)(c))
+	if err != nil {
+		c.fail(Why{Kind: SocketFailed, Err: err})
+		return
+	}
+	c.token = token
+}
+
+// Loop is the loop the connection lives on.
+func (c *Conn) Loop() *loop.Loop { return c.l }
+
+// Info describes the connection; the caller may fill in what it learns.
+func (c *Conn) Info() *Info { return &c.info }
+
+// SetHandler gives the connection to another owner, which is called from now on
+// and gets no Open for a connection that is open already. Kick shows it what is kept.
+func (c *Conn) SetHandler(h Handler) { c.h = h }
+
+// Received is the number of bytes read from the peer so far.
+func (c *Conn) Received() uint64 { return c.received }
+
+// Sent is the number of bytes the kernel took for the peer so far.
+func (c *Conn) Sent() uint64 { return c.sent }
+
+// Kept is the number of input bytes shown and not used.
+func (c *Conn) Kept() int { return len(c.in) }
+
+// Ended reports that the connection is closed or closing, locally or by an error:
+// nothing written from now on can arrive.
+func (c *Conn) Ended() bool { return c.is(closing | dead) }
+
+// ready keeps Ready out of Conn's method set: only the loop may call it.
+type ready Conn
+
+func (r *ready) Ready(ev loop.Events) { (*Conn)(r).onEvents(ev) }
+
+func (c *Conn) onEvents(ev loop.Events) {
+	if ev&(loop.Panicked|loop.Ending) != 0 {
+		k := LoopEnded
+		if ev&loop.Panicked != 0 {
+			k = Panicked
+		}
+		c.fail(Why{Kind: k})
+		if c.is(told) {
+			return
+		}
+		c.tellClosed() // now: the turn may not come to an end for us
+		return
+	}
+	if c.is(dead) {
+		return
+	}
+	if c.is(connecting) {
+		c.connectResult(ev)
+		return
+	}
+	if ev&loop.Writable != 0 && c.is(blocked) {
+		c.state &^= blocked
+		c.l.AtFlush(&c.flush)
+	}
+	if ev&(loop.HangUp|loop.Error) != 0 {
+		c.state |= hungUp
+	}
+	if ev&(loop.Readable|loop.HangUp|loop.Error) != 0 {
+		c.state |= unread
+		if ev&loop.Error != 0 && c.is(paused) {
+			// Nobody reads, so nobody would learn of the reset.
+			if e := c.l.Poller().SocketError(c.fd); e != 0 {
+				c.fail(whyOf(e))
+				return
+			}
+		}
+		c.read()
+	}
+}
+
+// read takes input from the kernel until there is none, the handler pauses, or
+// the turn's share is used up.
+func (c *Conn) read() {
+	for range readsPerTurn {
+		if !c.wantsInput() {
+			return
+		}
+		scratch := c.l.Scratch()
+		kept := copy(scratch, c.in)
+		if kept == len(scratch) {
+			return // full: only Kick or Resume can make room
+		}
+		n, e := c.l.Poller().Read(c.fd, scratch[kept:])
+		if e != 0 {
+			switch e {
+			case syscall.EAGAIN:
+				c.state &^= unread
+			case syscall.EINTR:
+				continue
+			default:
+				c.fail(whyOf(e))
+			}
+			return
+		}
+		if n == 0 {
+			c.state = c.state&^(unread|hungUp) | eof
+			c.atEOF()
+			return
+		}
+		c.received += uint64(n)
+		// A short read emptied the socket; what comes later is a new event. Not so
+		// when the end was announced: it shows as a read of 0.
+		short := kept+n < len(scratch) && !c.is(hungUp)
+		if short {
+			c.state &^= unread
+		}
+		if c.is(closing) {
+			continue // lingering: discard
+		}
+		c.show(scratch[:kept+n])
+		if short {
+			return
+		}
+	}
+	if c.is(unread) {
+		c.l.NextTurn(&c.work)
+	}
+}
+
+// wantsInput: somebody looks at input, and the kernel may have some.
+func (c *Conn) wantsInput() bool {
+	if c.state&(unread|eof|dead) != unread {
+		return false
+	}
+	if c.is(closing) {
+		return true
+	}
+	return c.state&(paused|open) == open
+}
+
+// show offers b, the kept bytes and more, and keeps what is left.
+func (c *Conn) show(b []byte) {
+	used := c.h.Data(c, b)
+	if c.state&(dead|closing) != 0 {
+		return
+	}
+	rest := b[used:]
+	pool := c.l.Buffers()
+	if len(rest) == 0 {
+		if c.in != nil {
+			pool.Put(c.in)
+			c.in = nil
+		}
+		return
+	}
+	if cap(c.in) < len(rest) {
+		pool.Put(c.in)
+		c.in = pool.Get(len(rest))
+	}
+	// b may be c.in itself: copying down is what append does to overlapping slices.
+	c.in = append(c.in[:0], rest...)
+}
+
+func (c *Conn) atEOF() {
+	if c.is(closing) {
+		c.tryEnd()
+		return
+	}
+	if c.state&(eof|eofShown|paused|open|dead) != eof|open {
+		return
+	}
+	c.state |= eofShown
+	c.h.EOF(c)
+	c.tryEnd()
+}
+
+// doWork runs at a turn's end or in the next turn, for whatever could not be done
+// where it was asked for.
+func (c *Conn) doWork() {
+	c.l.Blame((*ready)(c))
+	if c.is(dead) {
+		if !c.is(told) {
+			c.tellClosed()
+		}
+		return
+	}
+	if c.is(connecting) {
+		return
+	}
+	if !c.is(open) && !c.is(closing) {
+		c.state |= open
+		c.h.Open(c)
+	}
+	if c.is(kick) && !c.is(paused) && !c.is(closing|dead) {
+		c.state &^= kick
+		if len(c.in) > 0 {
+			c.show(c.in)
+		}
+	}
+	c.read()
+	if c.is(eof) {
+		c.atEOF()
+	}
+}
+
+// Pause stops reading: no Data and no EOF until Resume. Resets are still noticed.
+func (c *Conn) Pause() { c.state |= paused }
+
+// Paused reports whether reading is stopped.
+func (c *Conn) Paused() bool { return c.is(paused) }
+
+// Resume goes on reading, at the end of this turn: first the kept bytes are shown.
+func (c *Conn) Resume() {
+	if c.is(paused) {
+		c.state &^= paused
+		c.Kick()
+	}
+}
+
+// Kick shows the kept bytes again, at the end of this turn.
+func (c *Conn) Kick() {
+	if !c.is(dead) {
+		c.state |= kick
+		c.l.AtTurnEnd(&c.work)
+	}
+}

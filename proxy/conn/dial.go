@@ -1,0 +1,184 @@
+package conn
+
+import (
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/loop"
+)
+
+// Target says where to connect and how.
+type Target struct {
+	Addr loop.Addr
+	// Timeout of the connection attempt; 0 is 10 s.
+	Timeout time.Duration
+	// Socket makes the socket; nil takes it from the loop's own kernel and namespace.
+	Socket SocketSource
+	// Bind is the local address, where valid; port 0 lets the kernel choose.
+	Bind netip.AddrPort
+	// Transparent lets Bind be an address that is not local (TPROXY), and Mark is
+	// the packet mark of such a connection, 0 for none. Both need privileges.
+	Transparent bool
+	Mark        uint32
+	Keepalive   Keepalive
+}
+
+// Keepalive asks the kernel to probe a silent peer. The zero value does not.
+// Zero fields of one that is On leave the kernel's default (2 h, 75 s, 9 on Linux).
+type Keepalive struct {
+	On             bool
+	Idle, Interval time.Duration
+	Count          int
+}
+
+// SocketSource makes unconnected, non-blocking, close-on-exec stream sockets, for
+// a proxy whose outbound connections begin in another network namespace. It must
+// never make the loop wait: Take answers at once, from sockets made ahead of demand.
+type SocketSource interface {
+	// Take returns a socket, or EAGAIN when none is ready. Loop threads call it.
+	Take(f loop.Family) (fd int, errno syscall.Errno)
+	// Order asks for one socket after EAGAIN. done is called once, later, from any
+	// goroutine, with a descriptor that is done's to close, or an error.
+	Order(f loop.Family, done func(fd int, err error))
+}
+
+// dialing is what only a connection that is not connected yet needs.
+type dialing struct {
+	Target
+}
+
+// dialTimeout is Istio's default (meshConfig.connectTimeout), for a Target that
+// does not say.
+const dialTimeout = 10 * time.Second
+
+// Dial begins to connect. h hears Open or Closed, never during this call; what
+// is written before Open is sent then.
+func Dial(l *loop.Loop, t Target, h Handler) *Conn {
+	c := newConn(l, h)
+	c.state = connecting | dialled
+	c.info.Remote = t.Addr.AddrPort
+	c.dial = &dialing{Target: t}
+	timeout := t.Timeout
+	if timeout <= 0 {
+		timeout = dialTimeout
+	}
+	l.Arm(&c.timer, l.Now()+int64(timeout))
+	if t.Socket == nil {
+		fd, e := l.Poller().Socket(t.Addr.Family())
+		c.connect(fd, e, nil)
+		return c
+	}
+	fd, e := t.Socket.Take(t.Addr.Family())
+	if e == syscall.EAGAIN {
+		t.Socket.Order(t.Addr.Family(), func(fd int, err error) {
+			if !l.Post(func() { c.ordered(fd, err) }) && err == nil {
+				l.Poller().Close(fd)
+			}
+		})
+		return c
+	}
+	c.connect(fd, e, nil)
+	return c
+}
+
+// ordered gets the socket that a SocketSource had to make first.
+func (c *Conn) ordered(fd int, err error) {
+	c.l.Blame((*ready)(c))
+	if c.is(dead) {
+		if err == nil {
+			c.l.Poller().Close(fd)
+		}
+		return
+	}
+	c.connect(fd, 0, err)
+}
+
+func (c *Conn) connect(fd int, e syscall.Errno, err error) {
+	if e != 0 || err != nil {
+		c.fail(Why{Kind: SocketFailed, Errno: e, Err: err})
+		return
+	}
+	p, d := c.l.Poller(), c.dial
+	c.fd = fd
+	if d.Addr.Path == "" {
+		p.Set(fd, loop.NoDelay, 1)
+		keepAlive(p, fd, d.Keepalive)
+	}
+	if d.Mark != 0 {
+		e = p.Set(fd, loop.Mark, int(d.Mark))
+	}
+	if d.Transparent && e == 0 {
+		e = p.Set(fd, loop.Transparent, 1)
+	}
+	if d.Bind.IsValid() && e == 0 {
+		e = p.Bind(fd, loop.TCP(d.Bind))
+	}
+	if e != 0 {
+		c.fail(Why{Kind: SocketFailed, Errno: e})
+		return
+	}
+	switch e := p.Connect(fd, d.Addr); e {
+	case 0, syscall.EINPROGRESS, syscall.EINTR:
+		// A socket that is connected at once reports Writable too.
+		c.adopt(fd)
+	case syscall.EADDRNOTAVAIL, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS:
+		c.fail(Why{Kind: SocketFailed, Errno: e})
+	default:
+		c.fail(connectError(e))
+	}
+}
+
+// keepAlive sets keepalive on a socket; on a listening one, for all it accepts.
+func keepAlive(p loop.Poller, fd int, k Keepalive) {
+	if !k.On {
+		return
+	}
+	p.Set(fd, loop.Keepalive, 1)
+	if k.Idle > 0 {
+		p.Set(fd, loop.KeepIdle, int(k.Idle/time.Second))
+	}
+	if k.Interval > 0 {
+		p.Set(fd, loop.KeepInterval, int(k.Interval/time.Second))
+	}
+	if k.Count > 0 {
+		p.Set(fd, loop.KeepCount, k.Count)
+	}
+}
+
+func connectError(e syscall.Errno) Why {
+	switch e {
+	case syscall.ECONNREFUSED, syscall.ENOENT: // ENOENT: no such Unix socket
+		return Why{Kind: ConnectRefused, Errno: e}
+	case syscall.ETIMEDOUT:
+		return Why{Kind: ConnectTimeout, Errno: e}
+	}
+	return Why{Kind: ConnectFailed, Errno: e}
+}
+
+// connectResult is the first event of a socket that was connecting.
+func (c *Conn) connectResult(ev loop.Events) {
+	if ev&(loop.Writable|loop.Error|loop.HangUp) == 0 {
+		return
+	}
+	if e := c.l.Poller().SocketError(c.fd); e != 0 {
+		c.fail(connectError(e))
+		return
+	}
+	if ev&loop.Writable == 0 {
+		return
+	}
+	c.timer.Stop()
+	c.dial = nil
+	c.info.Local = c.l.Poller().Local(c.fd).AddrPort
+	c.state &^= connecting
+	// Input may have come with the same event.
+	c.state |= unread
+	if ev&(loop.HangUp|loop.Error) != 0 {
+		c.state |= hungUp
+	}
+	if len(c.out) > 0 || c.is(closeWrite) {
+		c.l.AtFlush(&c.flush)
+	}
+	c.doWork()
+}

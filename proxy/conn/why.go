@@ -1,0 +1,83 @@
+package conn
+
+import (
+	"fmt"
+	"syscall"
+)
+
+// Why says how a connection ended. Errno or Err, where there is one, is the cause
+// in the words of the system or of TLS.
+type Why struct {
+	Kind  Kind
+	Errno syscall.Errno
+	Err   error
+}
+
+// Kind is the closed set of ways in which a connection ends.
+type Kind uint8
+
+const (
+	ClosedHere     Kind = iota // Close was called
+	ResetHere                  // Reset was called
+	Finished                   // both sides half-closed
+	ResetByPeer                // RST, or writing to a peer that is gone
+	ConnectRefused             // nobody listens there
+	ConnectFailed              // unreachable, no route, no permission, …
+	ConnectTimeout             // no answer within Target.Timeout
+	SocketFailed               // no socket to be had: descriptors or ports used up, bind failed, …
+	FlushTimeout               // after Close, the peer did not take the rest of the output
+	Failed                     // another error while reading or writing
+	Panicked                   // a callback for this connection panicked
+	LoopEnded                  // the worker stopped
+)
+
+var kinds = [...]string{
+	ClosedHere:     "closed by the proxy",
+	ResetHere:      "reset by the proxy",
+	Finished:       "finished by both sides",
+	ResetByPeer:    "reset by the peer",
+	ConnectRefused: "connection refused",
+	ConnectFailed:  "connecting failed",
+	ConnectTimeout: "connecting timed out",
+	SocketFailed:   "no socket could be made",
+	FlushTimeout:   "the peer did not take the rest of the output in time",
+	Failed:         "failed",
+	Panicked:       "a callback panicked",
+	LoopEnded:      "the worker stopped",
+}
+
+func (k Kind) String() string {
+	if int(k) < len(kinds) {
+		return kinds[k]
+	}
+	return fmt.Sprintf("Kind(%d)", k)
+}
+
+// BeforeOpen reports that the connection never became usable: nothing can have
+// reached the peer's application, so the work may be tried elsewhere.
+func (k Kind) BeforeOpen() bool {
+	switch k {
+	case ConnectRefused, ConnectFailed, ConnectTimeout, SocketFailed:
+		return true
+	}
+	return false
+}
+
+// String is the kind, and the cause where there is one.
+func (w Why) String() string {
+	switch {
+	case w.Err != nil:
+		return w.Kind.String() + ": " + w.Err.Error()
+	case w.Errno != 0:
+		return w.Kind.String() + ": " + w.Errno.Error()
+	}
+	return w.Kind.String()
+}
+
+func whyOf(e syscall.Errno) Why {
+	k := Failed
+	if e == syscall.ECONNRESET || e == syscall.EPIPE {
+		k = ResetByPeer
+	}
+	return Why{Kind: k, Errno: e}
+}
