@@ -1,0 +1,35 @@
+package resource
+
+import "github.com/weirmesh/weir/internal/persist"
+
+// Set holds the resources of one type by name. Being persistent, a set that differs in a
+// few resources from another is cheap to make and cheap to compare with it (Diff with
+// Same), and a set that many clients share is held once.
+type Set = persist.Map[string, *Resource]
+
+// View is everything one client may hold, as of one version of the configuration. Views
+// and the map in them are never changed after they were handed on.
+type View struct {
+	// Version counts configurations. It grows; two Views of one client with the same
+	// Version have the same content.
+	Version uint64
+	// Sets are the resources by type URL. A type that is missing has no resources.
+	Sets map[string]Set
+}
+
+// NewView sorts resources into a View. Of two with the same type and name the last stays.
+func NewView(version uint64, resources ...*Resource) *View {
+	v := &View{Version: version, Sets: map[string]Set{}}
+	for _, r := range resources {
+		v.Sets[r.typeURL] = v.Sets[r.typeURL].Set(r.name, r)
+	}
+	return v
+}
+
+// Set is the set of one type. A nil View is empty.
+func (v *View) Set(typeURL string) Set {
+	if v == nil {
+		return Set{}
+	}
+	return v.Sets[typeURL]
+}
