@@ -1,0 +1,204 @@
+package observe
+
+import (
+	"math"
+	"slices"
+	"time"
+)
+
+// Reporter is the side that reports.
+type Reporter uint8
+
+// Sides.
+const (
+	Source Reporter = iota
+	Destination
+)
+
+func (r Reporter) String() string {
+	if r == Source {
+		return "source"
+	}
+	return "destination"
+}
+
+// Security is connection_security_policy.
+type Security uint8
+
+// Security as Istio's labels have it: the client side does not know.
+const (
+	SecurityUnknown Security = iota
+	SecurityNone
+	SecurityMutualTLS
+)
+
+func (s Security) String() string {
+	switch s {
+	case SecurityNone:
+		return "none"
+	case SecurityMutualTLS:
+		return "mutual_tls"
+	}
+	return "unknown"
+}
+
+// Service is the destination service of the labels.
+type Service struct{ Host, Name, Namespace string }
+
+// Labels identify one series of Istio's standard metrics. It is comparable and is the
+// key of the workers' maps: everything in it is a small number, an interned pointer or a
+// string that configuration owns.
+type Labels struct {
+	Reporter                       Reporter
+	Source, Destination            *Peer // nil: unknown
+	SourcePrincipal, DestPrincipal string
+	Service                        Service
+	Protocol                       string // http, grpc, tcp
+	Security                       Security
+	Status                         uint16 // 0 for TCP
+	GRPCStatus                     int8   // -1 none
+	Flags                          string // "-" when none
+}
+
+// buckets are Istio's histogram bounds for milliseconds and bytes alike.
+var buckets = [...]float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000}
+
+// Histogram counts observations in Istio's buckets.
+type Histogram struct {
+	counts [len(buckets) + 1]uint64
+	sum    float64
+}
+
+// Observe adds v.
+func (h *Histogram) Observe(v float64) {
+	i, _ := slices.BinarySearch(buckets[:], v) // first bound >= v: le is inclusive
+	h.counts[i]++
+	h.sum += v
+}
+
+func (h *Histogram) add(o *Histogram) {
+	for i, n := range o.counts {
+		h.counts[i] += n
+	}
+	h.sum += o.sum
+}
+
+// HTTPSeries are the metrics of requests with equal Labels.
+type HTTPSeries struct {
+	Requests                              uint64
+	Duration, RequestBytes, ResponseBytes Histogram
+}
+
+// TCPSeries are the metrics of connections with equal Labels.
+type TCPSeries struct{ Opened, Closed, Sent, Received uint64 }
+
+// maxSeries bounds the series of one worker. Labels are made of workloads that have
+// certificates, configured names, status codes and flags, so only a hostile peer that
+// invents metadata gets there; what is over is counted together as unknown.
+const maxSeries = 20_000
+
+// Worker holds one worker's numbers. Only that worker touches it; Collect copies it on
+// the worker's own thread.
+type Worker struct {
+	http map[Labels]*HTTPSeries
+	tcp  map[Labels]*TCPSeries
+	// Overflow counts requests whose series found no room.
+	Overflow uint64
+
+	lastKey Labels
+	last    *HTTPSeries
+}
+
+// NewWorker makes a worker's set of numbers.
+func NewWorker() *Worker {
+	return &Worker{http: map[Labels]*HTTPSeries{}, tcp: map[Labels]*TCPSeries{}}
+}
+
+// HTTP returns the series of l, making it at first sight.
+func (w *Worker) HTTP(l *Labels) *HTTPSeries {
+	if w.last != nil && w.lastKey == *l {
+		return w.last
+	}
+	s, ok := w.http[*l]
+	if !ok {
+		key := *l
+		if len(w.http) >= maxSeries {
+			w.Overflow++
+			key.Source, key.SourcePrincipal = nil, ""
+			if s, ok = w.http[key]; ok {
+				return s
+			}
+		}
+		s = &HTTPSeries{}
+		w.http[key] = s
+	}
+	w.lastKey, w.last = *l, s
+	return s
+}
+
+// Request counts one finished request.
+func (w *Worker) Request(l *Labels, took time.Duration, requestBytes, responseBytes int64) {
+	s := w.HTTP(l)
+	s.Requests++
+	s.Duration.Observe(math.Trunc(float64(took)/float64(time.Microsecond)) / 1000)
+	s.RequestBytes.Observe(float64(requestBytes))
+	s.ResponseBytes.Observe(float64(responseBytes))
+}
+
+// TCP returns the series of l, making it at first sight. A connection keeps it.
+func (w *Worker) TCP(l *Labels) *TCPSeries {
+	s, ok := w.tcp[*l]
+	if !ok {
+		if len(w.tcp) >= maxSeries {
+			w.Overflow++
+			key := *l
+			key.Source, key.SourcePrincipal = nil, ""
+			l = &key
+			if s, ok = w.tcp[*l]; ok {
+				return s
+			}
+		}
+		s = &TCPSeries{}
+		w.tcp[*l] = s
+	}
+	return s
+}
+
+// Totals is the sum of several workers.
+type Totals struct {
+	HTTP     map[Labels]*HTTPSeries
+	TCP      map[Labels]*TCPSeries
+	Overflow uint64
+}
+
+// NewTotals makes an empty sum.
+func NewTotals() *Totals {
+	return &Totals{HTTP: map[Labels]*HTTPSeries{}, TCP: map[Labels]*TCPSeries{}}
+}
+
+// Add adds a worker's numbers. It must run on that worker.
+func (t *Totals) Add(w *Worker) {
+	for l, s := range w.http {
+		sum := t.HTTP[l]
+		if sum == nil {
+			sum = &HTTPSeries{}
+			t.HTTP[l] = sum
+		}
+		sum.Requests += s.Requests
+		sum.Duration.add(&s.Duration)
+		sum.RequestBytes.add(&s.RequestBytes)
+		sum.ResponseBytes.add(&s.ResponseBytes)
+	}
+	for l, s := range w.tcp {
+		sum := t.TCP[l]
+		if sum == nil {
+			sum = &TCPSeries{}
+			t.TCP[l] = sum
+		}
+		sum.Opened += s.Opened
+		sum.Closed += s.Closed
+		sum.Sent += s.Sent
+		sum.Received += s.Received
+	}
+	t.Overflow += w.Overflow
+}

@@ -1,0 +1,253 @@
+package observe
+
+import (
+	"bytes"
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/weirmesh/weir/proxy/http/message"
+)
+
+var reviews = &Node{ID: "sidecar~10.244.0.3~reviews-v1-0.default~default.svc.cluster.local", Name: "reviews-v1-0", Namespace: "default",
+	Workload: "reviews-v1", Owner: "kubernetes://apis/apps/v1/namespaces/default/deployments/reviews-v1", Cluster: "Kubernetes",
+	MeshID: "cluster.local", ServiceAccount: "bookinfo-reviews", Labels: map[string]string{"app": "reviews", "version": "v1"}}
+
+// What one proxy says of its workload is what the other one understands.
+func TestMetadataRoundTrip(t *testing.T) {
+	header, err := reviews.Header()
+	if err != nil {
+		t.Fatal(err)
+	}
+	peers := NewPeers()
+	got := peers.FromHeader([]byte(reviews.ID), []byte(header))
+	if d := cmp.Diff(reviews.Peer(), got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if again := peers.FromHeader([]byte(reviews.ID), []byte(header)); again != got {
+		t.Error("the same metadata must be the same Peer: it is a map key")
+	}
+	tcp := peers.FromStruct(reviews.ID, reviews.Metadata())
+	if d := cmp.Diff(reviews.Peer(), tcp); d != "" {
+		t.Errorf("TCP exchange (-want +got):\n%s", d)
+	}
+}
+
+// Metadata that is not sound makes the peer unknown and harms nothing.
+func TestUnsoundMetadata(t *testing.T) {
+	peers := NewPeers()
+	for _, bad := range []string{"", "%%%", "aGVsbG8gd29ybGQ", "////", strings.Repeat("A", maxPeerMetadata+4)} {
+		if p := peers.FromHeader([]byte("x"), []byte(bad)); p != nil {
+			t.Errorf("%.20q gave %+v", bad, p)
+		}
+	}
+}
+
+func FuzzPeerFromHeader(f *testing.F) {
+	h, _ := reviews.Header()
+	f.Add([]byte(reviews.ID), []byte(h))
+	f.Add([]byte(""), []byte("AAAA"))
+	peers := NewPeers()
+	f.Fuzz(func(_ *testing.T, id, metadata []byte) { peers.FromHeader(id, metadata) })
+}
+
+func TestCanonicalNames(t *testing.T) {
+	for _, c := range []struct {
+		labels           map[string]string
+		service, version string
+	}{
+		{nil, "w", "latest"},
+		{map[string]string{"app": "a", "version": "1"}, "a", "1"},
+		{map[string]string{"app": "a", "app.kubernetes.io/name": "n", "app.kubernetes.io/version": "2", "version": "1"}, "n", "2"},
+		{map[string]string{"service.istio.io/canonical-name": "c", "app": "a", "service.istio.io/canonical-revision": "3"}, "c", "3"},
+	} {
+		if s, r := CanonicalService(c.labels, "w"), CanonicalRevision(c.labels); s != c.service || r != c.version {
+			t.Errorf("%v: %s %s, want %s %s", c.labels, s, r, c.service, c.version)
+		}
+	}
+}
+
+var (
+	reviewsPeer     = reviews.Peer()
+	productpagePeer = &Peer{Workload: "productpage-v1", Namespace: "default", App: "productpage", Version: "v1",
+		CanonicalService: "productpage", CanonicalRevision: "v1", Cluster: "Kubernetes"}
+)
+
+func labels() *Labels {
+	return &Labels{Reporter: Destination, Source: productpagePeer, Destination: reviewsPeer,
+		SourcePrincipal: "spiffe://cluster.local/ns/default/sa/bookinfo-productpage", DestPrincipal: "spiffe://cluster.local/ns/default/sa/bookinfo-reviews",
+		Service:  Service{"reviews.default.svc.cluster.local", "reviews", "default"},
+		Protocol: "http", Security: SecurityMutualTLS, Status: 200, GRPCStatus: -1}
+}
+
+// The text parses as Prometheus text, and has Istio's names to the byte.
+func TestPrometheus(t *testing.T) {
+	w, w2 := NewWorker(), NewWorker()
+	w.Request(labels(), 3*time.Millisecond, 0, 100)
+	w.Request(labels(), 7*time.Millisecond, 0, 100)
+	w2.Request(labels(), 2*time.Second, 10, 5000)
+	l := labels()
+	l.Protocol, l.Status = "tcp", 0
+	s := w.TCP(l)
+	s.Opened++
+	s.Sent += 11
+	evil := labels()
+	evil.Source = &Peer{Workload: "a\"b\\c\nd\xff"}
+	evil.Flags, evil.Status = "UF,URX", 503
+	w.Request(evil, 0, 0, 0)
+	total := NewTotals()
+	total.Add(w)
+	total.Add(w2)
+	var out bytes.Buffer
+	if err := total.WritePrometheus(&out); err != nil {
+		t.Fatal(err)
+	}
+	want := `istio_requests_total{reporter="destination",source_workload="productpage-v1",source_canonical_service="productpage",source_canonical_revision="v1",source_workload_namespace="default",source_principal="spiffe://cluster.local/ns/default/sa/bookinfo-productpage",source_app="productpage",source_version="v1",source_cluster="Kubernetes",destination_workload="reviews-v1",destination_workload_namespace="default",destination_principal="spiffe://cluster.local/ns/default/sa/bookinfo-reviews",destination_app="reviews",destination_version="v1",destination_service="reviews.default.svc.cluster.local",destination_canonical_service="reviews",destination_canonical_revision="v1",destination_service_name="reviews",destination_service_namespace="default",destination_cluster="Kubernetes",request_protocol="http",response_code="200",grpc_response_status="",response_flags="-",connection_security_policy="mutual_tls"} 3` + "\n"
+	if !strings.Contains(out.String(), want) {
+		t.Errorf("missing\n%s", want)
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(out.Bytes()))
+	if err != nil {
+		t.Fatalf("not Prometheus text: %v\n%s", err, out.String())
+	}
+	var duration []uint64
+	for _, m := range families["istio_request_duration_milliseconds"].GetMetric() {
+		if m.GetHistogram().GetSampleCount() != 3 {
+			continue
+		}
+		for _, b := range m.GetHistogram().GetBucket() {
+			duration = append(duration, b.GetCumulativeCount())
+		}
+		if sum := m.GetHistogram().GetSampleSum(); sum != 2010 {
+			t.Errorf("sum %v, want 2010", sum)
+		}
+	}
+	if d := cmp.Diff([]uint64{0, 0, 1, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3}, duration); d != "" {
+		t.Errorf("duration buckets of 3, 7 and 2000 ms (-want +got):\n%s", d)
+	}
+	if got := families["istio_tcp_sent_bytes_total"].GetMetric()[0].GetCounter().GetValue(); got != 11 {
+		t.Errorf("tcp sent %v, want 11", got)
+	}
+}
+
+// A peer that invents metadata cannot fill the memory.
+func TestSeriesAreBounded(t *testing.T) {
+	w := NewWorker()
+	for i := range maxSeries + 100 {
+		l := labels()
+		l.Source = &Peer{Workload: string(rune('a' + i%26))}
+		w.Request(l, 0, 0, 0)
+	}
+	if len(w.http) > maxSeries+1 || w.Overflow != 100 {
+		t.Errorf("%d series, %d over", len(w.http), w.Overflow)
+	}
+}
+
+func TestCountingDoesNotAllocate(t *testing.T) {
+	w := NewWorker()
+	a, b := labels(), labels()
+	b.Status = 404
+	if n := testing.AllocsPerRun(1000, func() { w.Request(a, 1e6, 1, 2); w.Request(b, 1e6, 1, 2) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkRequest(b *testing.B) {
+	w := NewWorker()
+	l, m := labels(), labels()
+	m.Status = 404
+	for b.Loop() {
+		w.Request(l, 1234567, 100, 2000)
+		w.Request(m, 1234567, 100, 2000)
+	}
+}
+
+func record() *Record {
+	q := &message.Request{}
+	q.Reset()
+	q.SetMethod([]byte("GET"))
+	q.Authority, q.Path = []byte("reviews:9080"), []byte("/reviews/0")
+	q.Headers.Add(message.UserAgent, []byte("curl/8"))
+	q.Headers.Add(message.XRequestID, []byte("9f9a8e2e-0000-4000-8000-000000000001"))
+	return &Record{Start: time.Date(2026, 11, 20, 1, 2, 3, 4e6, time.UTC), Duration: 12 * time.Millisecond, Request: q,
+		ServiceTime: []byte("11"), Status: 200, Flags: "-", Details: "via_upstream", Sent: 295,
+		UpstreamHost: netip.MustParseAddrPort("10.244.0.3:9080"), UpstreamCluster: "outbound|9080||reviews.default.svc.cluster.local",
+		UpstreamLocal: netip.MustParseAddrPort("10.244.0.2:40000"), DownstreamLocal: netip.MustParseAddrPort("10.96.0.7:9080"),
+		DownstreamRemote: netip.MustParseAddrPort("10.244.0.2:50000"), RouteName: "default"}
+}
+
+// Istio's default format, to the byte.
+func TestAccessLogLine(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*Record)
+		want   string
+	}{
+		{"a request", func(*Record) {},
+			`[2026-11-20T01:02:03.004Z] "GET /reviews/0 HTTP/1.1" 200 - via_upstream - "-" 0 295 12 11 "-" "curl/8" "9f9a8e2e-0000-4000-8000-000000000001" "reviews:9080" "10.244.0.3:9080" outbound|9080||reviews.default.svc.cluster.local 10.244.0.2:40000 10.96.0.7:9080 10.244.0.2:50000 - default`},
+		{"a connection", func(r *Record) {
+			r.Request, r.Status, r.Details, r.ServiceTime, r.Flags = nil, 0, "", nil, "UF,URX"
+			r.UpstreamHost = netip.AddrPort{}
+		}, `[2026-11-20T01:02:03.004Z] "- - -" 0 UF,URX - - "-" 0 295 12 - "-" "-" "-" "-" "-" outbound|9080||reviews.default.svc.cluster.local 10.244.0.2:40000 10.96.0.7:9080 10.244.0.2:50000 - default`},
+		{"what a peer sends cannot forge a line", func(r *Record) {
+			r.Request.Path = []byte("/\"\n[2026]")
+		}, `[2026-11-20T01:02:03.004Z] "GET /\"\x0a[2026] HTTP/1.1" 200 - via_upstream - "-" 0 295 12 11 "-" "curl/8" "9f9a8e2e-0000-4000-8000-000000000001" "reviews:9080" "10.244.0.3:9080" outbound|9080||reviews.default.svc.cluster.local 10.244.0.2:40000 10.96.0.7:9080 10.244.0.2:50000 - default`},
+	} {
+		r := record()
+		c.change(r)
+		if d := cmp.Diff(c.want+"\n", string(r.AppendText(nil))); d != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, d)
+		}
+	}
+}
+
+type blocked struct{ release chan struct{} }
+
+func (b blocked) Write(p []byte) (int, error) { <-b.release; return len(p), nil }
+
+// Lines come out whole and in order; a reader that blocks costs lines, never a worker.
+func TestLog(t *testing.T) {
+	l := NewLog()
+	r := record()
+	var out bytes.Buffer
+	for range 300 {
+		l.Write(r)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := l.Run(ctx, &out); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(out.String(), string(r.AppendText(nil))); n != 300 {
+		t.Errorf("%d whole lines, want 300", n)
+	}
+
+	ctx, cancel = context.WithCancel(context.Background())
+	release := make(chan struct{})
+	done := make(chan error)
+	go func() { done <- l.Run(ctx, blocked{release}) }()
+	for l.Dropped.Load() == 0 {
+		l.Write(r) // ends: the bound is 4 MiB
+	}
+	close(release)
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func BenchmarkAccessLogLine(b *testing.B) {
+	r := record()
+	buf := make([]byte, 0, 1024)
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = r.AppendText(buf[:0])
+	}
+}
