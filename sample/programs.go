@@ -1,0 +1,163 @@
+package sample
+
+import (
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/weirmesh/weir/sample/bookinfo"
+	"github.com/weirmesh/weir/sample/echo"
+	"github.com/weirmesh/weir/sample/helloworld"
+	"github.com/weirmesh/weir/sample/httpbin"
+)
+
+// Programs returns the table, in the order of the help.
+func Programs() []Program {
+	bookinfoPort := []int{bookinfo.Port}
+	return []Program{
+		{"bookinfo-productpage", "the book store's web page and JSON API", "", bookinfoPort, productpage},
+		{"bookinfo-details", "details of the book, v1 from memory, v2 from Google Books", "--version v1", bookinfoPort, details},
+		{"bookinfo-reviews", "reviews of the book, v1 without stars, v2 black, v3 red", "--version v3", bookinfoPort, reviews},
+		{"bookinfo-ratings", "stars for the reviews, v1 from memory, v2 with a database", "--version v1", bookinfoPort, ratings},
+		{"helloworld", "says its version and host name at /hello", "--version v2", []int{helloworld.Port}, hello},
+		{"httpbin", "answers requests in every way HTTP knows", "--port 8000", []int{httpbin.Port}, bin},
+		{"tcp-echo", "sends lines back with a prefix", "--port 9000,9001,9002 --prefix one", []int{9000}, tcpEcho},
+		{"sleep", "does nothing but live, for `weir exec`", "", nil, sleep},
+	}
+}
+
+// version declares --version. The images of the originals carry their version in
+// $SERVICE_VERSION.
+func version(fs *flag.FlagSet, env Environment, versions string) *string {
+	return fs.String("version", cmp.Or(env.Getenv("SERVICE_VERSION"), "v1"), "`version` to be: "+versions)
+}
+
+func productpage(_ *flag.FlagSet, env Environment) func() (service, error) {
+	return func() (service, error) {
+		flood := 0
+		if s := env.Getenv("FLOOD_FACTOR"); s != "" {
+			n, err := strconv.Atoi(s)
+			if err != nil || n < 0 || n > 1000 {
+				return nil, fmt.Errorf("$FLOOD_FACTOR is %q, want a number from 0 to 1000", s)
+			}
+			flood = n
+		}
+		return web(bookinfo.Productpage(bookinfo.ProductpageOptions{
+			Details: backend(env, "details"), Reviews: backend(env, "reviews"), Ratings: backend(env, "ratings"),
+			Flood: flood, Pod: env.Host, Log: env.Log,
+		}), env.Log), nil
+	}
+}
+
+func details(fs *flag.FlagSet, env Environment) func() (service, error) {
+	v := version(fs, env, "v1 or v2")
+	return func() (service, error) {
+		return web(bookinfo.Details(bookinfo.DetailsOptions{
+			External:  cmp.Or(env.Getenv("ENABLE_EXTERNAL_BOOK_SERVICE"), strconv.FormatBool(*v == "v2")) == "true",
+			PlainText: env.Getenv("DO_NOT_ENCRYPT") == "true",
+			Log:       env.Log,
+		}), env.Log), nil
+	}
+}
+
+func reviews(fs *flag.FlagSet, env Environment) func() (service, error) {
+	v := version(fs, env, "v1, v2 or v3")
+	return func() (service, error) {
+		enabled, color := "true", "black"
+		switch *v {
+		case "v1":
+			enabled = "false"
+		case "v3":
+			color = "red"
+		}
+		o := bookinfo.ReviewsOptions{
+			Version: *v, Ratings: backend(env, "ratings"),
+			Pod: env.Host, Cluster: env.Getenv("CLUSTER_NAME"), Log: env.Log,
+		}
+		if cmp.Or(env.Getenv("ENABLE_RATINGS"), enabled) == "true" {
+			o.Stars = cmp.Or(env.Getenv("STAR_COLOR"), color)
+		}
+		return web(bookinfo.Reviews(o), env.Log), nil
+	}
+}
+
+func ratings(fs *flag.FlagSet, env Environment) func() (service, error) {
+	v := version(fs, env, "v1, v2, v-faulty, v-delayed, v-unavailable or v-unhealthy")
+	return func() (service, error) {
+		o := bookinfo.RatingsOptions{Version: *v, Log: env.Log}
+		if *v == "v2" {
+			var err error
+			if o.Database, err = database(env); err != nil {
+				return nil, err
+			}
+		}
+		return web(bookinfo.Ratings(o), env.Log), nil
+	}
+}
+
+// database returns the check of the database that the original's variables name.
+func database(env Environment) (func(context.Context) error, error) {
+	if env.Getenv("DB_TYPE") == "mysql" {
+		return bookinfo.MySQL(net.JoinHostPort(cmp.Or(env.Getenv("MYSQL_DB_HOST"), "mysqldb"), cmp.Or(env.Getenv("MYSQL_DB_PORT"), "3306"))), nil
+	}
+	mongo := cmp.Or(env.Getenv("MONGO_DB_URL"), "mongodb://mongodb:27017/test")
+	u, err := url.Parse(mongo)
+	if err != nil || u.Scheme != "mongodb" || u.Hostname() == "" {
+		return nil, fmt.Errorf("$MONGO_DB_URL is %q, want mongodb://HOST:PORT/DATABASE", mongo)
+	}
+	return bookinfo.MongoDB(net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "27017"))), nil
+}
+
+func hello(fs *flag.FlagSet, env Environment) func() (service, error) {
+	v := version(fs, env, "any text")
+	return func() (service, error) {
+		return web(helloworld.Handler(*v, env.Host), env.Log), nil
+	}
+}
+
+func bin(_ *flag.FlagSet, env Environment) func() (service, error) {
+	return func() (service, error) {
+		return web(httpbin.Handler(env.Host), env.Log), nil
+	}
+}
+
+func tcpEcho(fs *flag.FlagSet, _ Environment) func() (service, error) {
+	prefix := fs.String("prefix", "hello", "`word` before each line")
+	return func() (service, error) {
+		return each(func(ctx context.Context, ln net.Listener) error {
+			return echo.ServeTCP(ctx, ln, echo.TCP{Prefix: *prefix + " "})
+		}), nil
+	}
+}
+
+func sleep(*flag.FlagSet, Environment) func() (service, error) {
+	return func() (service, error) {
+		return func(ctx context.Context, _ []net.Listener, _ time.Duration) error {
+			<-ctx.Done()
+			return nil
+		}, nil
+	}
+}
+
+// backend says where a bookinfo service is. The original's variables name it; the
+// address that the mesh publishes for a workload without a network namespace
+// (recognised by BIND_ADDRESS) is dialled, because names do not resolve there.
+func backend(env Environment, service string) bookinfo.Backend {
+	variable := func(suffix string) string { return env.Getenv(strings.ToUpper(service) + suffix) }
+	name := cmp.Or(variable("_HOSTNAME"), service)
+	if domain := env.Getenv("SERVICES_DOMAIN"); domain != "" {
+		name += "." + domain
+	}
+	wellKnown := strconv.Itoa(bookinfo.Port)
+	port := cmp.Or(variable("_SERVICE_PORT"), wellKnown)
+	if host := variable("_SERVICE_HOST"); host != "" && env.Getenv("BIND_ADDRESS") != "" && variable("_HOSTNAME") == "" {
+		return bookinfo.Backend{Authority: net.JoinHostPort(name, wellKnown), Address: net.JoinHostPort(host, port)}
+	}
+	return bookinfo.Backend{Authority: net.JoinHostPort(name, port)}
+}
