@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/url"
 
 	"github.com/weirmesh/weir/internal/redact"
 )
@@ -70,4 +71,14 @@ func EncodeKey(key crypto.Signer) (redact.Bytes, error) {
 		return redact.Bytes{}, fmt.Errorf("encoding a private key: %w", err)
 	}
 	return redact.New(pem.EncodeToMemory(&pem.Block{Type: keyPKCS8, Bytes: der})), nil
+}
+
+// NewRequest makes a certificate request (PEM, PKCS #10) for id by key. Our own
+// authority goes by who asks, not by the name in the request; others want it.
+func NewRequest(key crypto.Signer, id ID) ([]byte, error) {
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{URIs: []*url.URL{id.URL()}}, key)
+	if err != nil {
+		return nil, fmt.Errorf("making a certificate request: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
 }

@@ -2,15 +2,12 @@ package identity
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,13 +24,23 @@ const (
 	wakeEvery = 30 * time.Second
 )
 
-// Signer turns a certificate request into a certificate.
+// Signer turns a request into a certificate.
 type Signer interface {
-	// Sign sends csr (PEM, PKCS #10) and returns a PEM chain: the leaf first, then
-	// intermediates, then the root or roots of its trust bundle (as Istio's
-	// CreateCertificate). A ttl of zero leaves the life to the signer, which may
-	// also shorten it. Sign is not called concurrently by one Manager.
-	Sign(ctx context.Context, csr []byte, ttl time.Duration) (chain []byte, err error)
+	// Sign returns a PEM chain: the leaf first, then intermediates, then the root
+	// or roots to trust (as Istio's CreateCertificate answers). It gives up when
+	// ctx ends. A Manager calls it from one goroutine.
+	Sign(ctx context.Context, req Request) (chain []byte, err error)
+}
+
+// Request asks a Signer for a certificate.
+type Request struct {
+	CSR []byte // PEM, PKCS #10
+	// TTL is the life wanted; zero leaves it to the signer, which may also shorten
+	// it.
+	TTL time.Duration
+	// As is what the asker holds at present, for a signer that is reached over
+	// TLS.
+	As Source
 }
 
 // Options of a Manager. ID, Signer and Log are required.
@@ -189,13 +196,11 @@ func (m *Manager) obtain(ctx context.Context) (*Material, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The name in the request is for other authorities; ours goes by who asks.
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{URIs: []*url.URL{m.o.ID.URL()}}, key)
+	csr, err := NewRequest(key, m.o.ID)
 	if err != nil {
-		return nil, fmt.Errorf("making a certificate request: %w", err)
+		return nil, err
 	}
-	csr := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
-	answer, err := m.o.Signer.Sign(ctx, csr, m.o.TTL)
+	answer, err := m.o.Signer.Sign(ctx, Request{CSR: csr, TTL: m.o.TTL, As: m})
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ type answer struct {
 	chain       func(leaf []byte) []byte
 }
 
-func (a *authority) Sign(ctx context.Context, csr []byte, ttl time.Duration) ([]byte, error) {
+func (a *authority) Sign(ctx context.Context, r Request) ([]byte, error) {
 	a.mu.Lock()
 	a.asked++
 	hang := a.hang
@@ -58,17 +58,14 @@ func (a *authority) Sign(ctx context.Context, csr []byte, ttl time.Duration) ([]
 	if a.away != nil {
 		return nil, a.away
 	}
-	block, _ := pem.Decode(csr)
+	block, _ := pem.Decode(r.CSR)
 	req, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
 		return nil, err
 	}
 	a.csrs = append(a.csrs, req)
-	if ttl == 0 {
-		ttl = 24 * time.Hour
-	}
 	ans := answer{
-		id: req.URIs[0].String(), from: time.Now().Add(-2 * time.Minute), until: time.Now().Add(ttl),
+		id: req.URIs[0].String(), from: time.Now().Add(-2 * time.Minute), until: time.Now().Add(24 * time.Hour),
 		chain: func(leaf []byte) []byte { return append(leaf, EncodeCertificates(a.forge.cert)...) },
 	}
 	if a.spoil != nil {

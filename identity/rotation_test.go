@@ -89,18 +89,19 @@ func (r *rotation) describe(now time.Time) string {
 	return s + "ask now"
 }
 
-// Ten years with an authority that is away 40 % of the time, for up to three days
-// on end, and a machine that sleeps for up to 72 hours and whose clock is set
-// back now and then: awake and with the authority there, a workload waits for its
-// certificate no longer than one retry takes.
+// Ten years (of five machines, two years each) with an authority that
+// is away 40 % of the time, for up to three days on end, and a machine that sleeps
+// for up to 72 hours and whose clock is set back now and then: awake and with the
+// authority there, a workload waits for its certificate no longer than one retry
+// takes.
 func TestTenYears(t *testing.T) {
-	for seed := range uint64(2) {
+	for seed := range uint64(5) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		between := func(lo, hi time.Duration) time.Duration { return lo + time.Duration(rnd.Int64N(int64(hi-lo))) }
 		r := &rotation{rand: rnd.Float64}
 		var (
 			now           = noon
-			end           = now.AddDate(10, 0, 0)
+			end           = now.AddDate(2, 0, 0)
 			away          = false
 			turns         = now.Add(between(time.Hour, 107*time.Hour)) // when the authority goes or comes
 			sleeps        = now.Add(between(time.Hour, 200*time.Hour))
@@ -145,8 +146,8 @@ func TestTenYears(t *testing.T) {
 			t.Errorf("seed %d: awake, with the authority there, and without a certificate for %s; want at most %s", seed, longest, most)
 		}
 		// Awake two thirds of the time, and one for each twelve hours of the 60 %.
-		if obtained < 2000 || obtained > 8000 {
-			t.Errorf("seed %d: %d certificates in ten years; the simulation does not do what it says", seed, obtained)
+		if obtained < 400 || obtained > 1600 {
+			t.Errorf("seed %d: %d certificates in two years; the simulation does not do what it says", seed, obtained)
 		}
 	}
 }

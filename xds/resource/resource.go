@@ -21,9 +21,9 @@ import (
 type Resource struct {
 	name, typeURL, version string
 	// wire holds the resource as one field of envoy.service.discovery.v3.DeltaDiscoveryResponse;
-	// any and body are offsets into it, see encode.
-	wire      []byte
-	any, body int
+	// anyAt and bodyAt are offsets into it, see encode.
+	wire          []byte
+	anyAt, bodyAt int
 }
 
 // New marshals m deterministically. The type URL is that of m.
@@ -86,7 +86,7 @@ func (r *Resource) TypeURL() string { return r.typeURL }
 func (r *Resource) Version() string { return r.version }
 
 // Body is the marshalled message. The caller must not change it.
-func (r *Resource) Body() []byte { return r.wire[r.body:] }
+func (r *Resource) Body() []byte { return r.wire[r.bodyAt:] }
 
 // Any is the resource as an Any that shares the body; the caller must not change that.
 func (r *Resource) Any() *anypb.Any {
@@ -107,7 +107,7 @@ func (r *Resource) DeltaField() []byte { return r.wire }
 
 // SotwField is the resource encoded as one element of the field `resources` of
 // DiscoveryResponse, ready to be appended to one. The caller must not change it.
-func (r *Resource) SotwField() []byte { return r.wire[r.any:] }
+func (r *Resource) SotwField() []byte { return r.wire[r.anyAt:] }
 
 func (r *Resource) String() string {
 	return fmt.Sprintf("%s %q", Short(r.typeURL), r.name)
@@ -149,13 +149,13 @@ func (r *Resource) encode(body []byte) {
 	b = protowire.AppendVarint(b, uint64(resSize))
 	b = appendString(b, fieldResourceName, r.name)
 	b = appendString(b, fieldResourceVersion, r.version)
-	r.any = len(b)
+	r.anyAt = len(b)
 	b = protowire.AppendTag(b, fieldResourceBody, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(anySize))
 	b = appendString(b, fieldAnyTypeURL, r.typeURL)
 	b = protowire.AppendTag(b, fieldAnyValue, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(len(body)))
-	r.body = len(b)
+	r.bodyAt = len(b)
 	r.wire = append(b, body...)
 }
 

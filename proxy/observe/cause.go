@@ -1,0 +1,170 @@
+package observe
+
+// Cause is why the proxy itself answered a request, or ended a connection
+// early: a closed set. Every local reply has one, so that there is no
+// unexplained 503.
+type Cause uint8
+
+// Causes. The names follow Envoy's response flags where there is one.
+const (
+	NoCause Cause = iota // the upstream answered
+
+	// Routing.
+	RouteNotFound
+	ClusterNotFound
+	NoHealthyUpstream
+	DirectResponse
+	FilterChainNotFound
+
+	// The upstream failed before, or (without a reply) after, its response began.
+	UpstreamOverflow
+	UpstreamConnectFailed
+	UpstreamConnectTimeout
+	UpstreamNoSocket
+	UpstreamTLSFailed
+	UpstreamTerminated
+	UpstreamReset
+	UpstreamProtocolError
+	UpstreamTimeout
+	UpstreamPerTryTimeout
+	UpstreamPerTryIdleTimeout
+	MaxDurationReached
+
+	// The client.
+	DownstreamProtocolError
+	MissingHost
+	PathNormalizationFailed
+	UpgradeRefused
+	ConnectRefused
+	InvalidHeaders
+	RequestHeaderTimeout
+	RequestTimeout
+	StreamIdleTimeout
+	StreamIdleTimeoutUpstream
+	DownstreamDisconnected
+	ConnectionDurationReached
+
+	// The configuration.
+	FaultAbort
+
+	// The proxy.
+	Overloaded
+	InternalError
+
+	numCauses
+)
+
+type causeInfo struct {
+	flag     Flags
+	details  string // RESPONSE_CODE_DETAILS
+	status   int    // 0: no reply can be made, or the reply says
+	body     string // what the client reads, word for word as Envoy's where it has such a reply
+	sentence string
+	remedy   string
+}
+
+const resetText = "upstream connect error or disconnect/reset before headers. reset reason: "
+
+var causes = [numCauses]causeInfo{
+	NoCause: {0, "via_upstream", 0, "", "the upstream answered", ""},
+	RouteNotFound: {NoRouteFound, "route_not_found", 404, "",
+		"no route matches the request's host, path and headers",
+		"compare the request's Host and path with the hosts and matches of the VirtualServices and Gateways of this listener"},
+	ClusterNotFound: {NoClusterFound, "cluster_not_found", 503, "",
+		"the route names a destination that does not exist",
+		"check host, port and subset of the route's destination: is there a Service with that port, and a DestinationRule with that subset?"},
+	NoHealthyUpstream: {NoHealthyUpstreamFlag, "no_healthy_upstream", 503, "no healthy upstream",
+		"the destination has no endpoint that may be used",
+		"check that workloads run, are ready and match the service's selector and the subset's labels; look for endpoints ejected by outlierDetection"},
+	DirectResponse: {0, "direct_response", 0, "",
+		"the route answers by itself: a redirect or a fixed response", ""},
+	FilterChainNotFound: {NoRouteFound, "filter_chain_not_found", 0, "",
+		"no filter chain of the listener accepts the connection",
+		"a client without mesh TLS on a STRICT port? an SNI or port no Gateway server has?"},
+
+	UpstreamOverflow: {UpstreamOverflowFlag, "upstream_reset_before_response_started{overflow}", 503, resetText + "overflow",
+		"a circuit breaker of the destination is open: too many connections, or pending or active requests",
+		"raise connectionPool in the DestinationRule, or give the destination more replicas"},
+	UpstreamConnectFailed: {UpstreamConnectionFailure, "upstream_reset_before_response_started{remote_connection_failure}", 503, resetText + "remote connection failure",
+		"no connection to the endpoint could be made",
+		"is the application listening on the service's targetPort, and reachable from here?"},
+	UpstreamConnectTimeout: {UpstreamConnectionFailure, "upstream_reset_before_response_started{connection_timeout}", 503, resetText + "connection timeout",
+		"the endpoint did not accept a connection in time",
+		"is the endpoint's address still in use and not filtered? see connectionPool.tcp.connectTimeout"},
+	UpstreamNoSocket: {UpstreamConnectionFailure, "upstream_reset_before_response_started{local_connection_failure}", 503, resetText + "local connection failure",
+		"this machine could not make a socket for the connection: descriptors or local ports are used up, or the bind address is not local",
+		"raise the limit of open files, or lower the number of connections"},
+	UpstreamTLSFailed: {UpstreamConnectionFailure, "upstream_reset_before_response_started{remote_connection_failure}", 503, resetText + "remote connection failure",
+		"the endpoint accepted the connection, and the TLS handshake failed",
+		"do both sides agree on TLS? compare the DestinationRule's tls mode with the destination's PeerAuthentication, and the names in its certificate"},
+	UpstreamTerminated: {UpstreamConnectionTermination, "upstream_reset_before_response_started{connection_termination}", 503, resetText + "connection termination",
+		"the endpoint closed the connection instead of answering",
+		"did the application crash, or close an idle connection just then? its keep-alive timeout should be longer than idleTimeout in the DestinationRule"},
+	UpstreamReset: {UpstreamRemoteReset, "upstream_reset_before_response_started{remote_reset}", 503, resetText + "remote reset",
+		"the endpoint reset the request",
+		"look into the application's log of that moment"},
+	UpstreamProtocolError: {UpstreamProtocolErrorFlag, "upstream_reset_before_response_started{protocol_error}", 502, resetText + "protocol error",
+		"the endpoint's answer is not valid HTTP",
+		"does the port really speak HTTP? check the service port's name or appProtocol"},
+	UpstreamTimeout: {UpstreamRequestTimeout, "response_timeout", 504, "upstream request timeout",
+		"the destination did not answer within the route's timeout",
+		"raise http.timeout in the VirtualService, or find out why the destination is slow"},
+	UpstreamPerTryTimeout: {UpstreamRequestTimeout, "upstream_per_try_timeout", 504, "upstream request timeout",
+		"the destination did not answer any attempt within retries.perTryTimeout",
+		"raise retries.perTryTimeout in the VirtualService, or find out why the destination is slow"},
+	UpstreamPerTryIdleTimeout: {UpstreamRequestTimeout, "upstream_per_try_idle_timeout", 504, "upstream request timeout",
+		"the destination was silent for longer than the retry policy's idle timeout", ""},
+	MaxDurationReached: {UpstreamMaxStreamDurationReached, "max_duration_timeout", 504, "upstream max stream duration reached",
+		"the exchange lasted longer than max_stream_duration", ""},
+
+	DownstreamProtocolError: {DownstreamProtocolErrorFlag, "http1.codec_error", 400, "Bad Request",
+		"the client's request is not valid HTTP, or ambiguous", "the details name what was wrong"},
+	MissingHost: {DownstreamProtocolErrorFlag, "missing_host_header", 400, "",
+		"the request has no Host", "HTTP/1.1 clients must send Host"},
+	PathNormalizationFailed: {DownstreamProtocolErrorFlag, "path_normalization_failed", 400, "",
+		"the path has an incomplete percent escape or an escaped NUL", "repair the client's URL"},
+	UpgradeRefused: {0, "upgrade_failed", 403, "",
+		"the client asked for a protocol upgrade that is not allowed here", "only websocket is"},
+	ConnectRefused: {0, "connect_not_supported", 405, "",
+		"the client sent CONNECT, which this listener does not serve", "clients inside the mesh need no HTTP proxy settings"},
+	InvalidHeaders: {InvalidEnvoyRequestHeaders, "request_headers_failed_strict_check", 400, "",
+		"an x-envoy header of the request has an invalid value", "remove or repair it"},
+	RequestHeaderTimeout: {0, "request_header_timeout", 408, "request header timeout",
+		"the client did not send its request head in time", ""},
+	RequestTimeout: {0, "request_overall_timeout", 408, "request timeout",
+		"the client did not send its whole request in time", ""},
+	StreamIdleTimeout: {StreamIdleTimeoutFlag, "stream_idle_timeout", 408, "stream timeout",
+		"nothing was transferred for the stream idle timeout, and the request was not complete", ""},
+	StreamIdleTimeoutUpstream: {StreamIdleTimeoutFlag, "stream_idle_timeout", 504, "stream timeout",
+		"nothing was transferred for the stream idle timeout after the request was complete", ""},
+	DownstreamDisconnected: {DownstreamConnectionTermination, "downstream_remote_disconnect", 0, "",
+		"the client closed the connection before the response was complete", ""},
+	ConnectionDurationReached: {DurationTimeout, "duration_timeout", 0, "",
+		"the connection reached its maximum duration", ""},
+
+	FaultAbort: {FaultInjected, "fault_filter_abort", 0, "fault filter abort",
+		"a fault was injected on purpose", "see http.fault of the VirtualService"},
+
+	Overloaded: {OverloadManagerTerminated, "overload", 503, "envoy overloaded",
+		"the proxy refuses work to stay within its limits", "give the proxy more resources, or find who sends so much"},
+	InternalError: {LocalReset, "internal_error", 500, "",
+		"a bug in the proxy ended this exchange", "please report it with the log around this moment"},
+}
+
+// Flag is the response flag of the cause, 0 for none.
+func (c Cause) Flag() Flags { return causes[c].flag }
+
+// Details is the RESPONSE_CODE_DETAILS of a reply with this cause.
+func (c Cause) Details() string { return causes[c].details }
+
+// Status is the HTTP status of the reply; 0 when none can be made or when the reply itself decides (FaultAbort, DirectResponse).
+func (c Cause) Status() int { return causes[c].status }
+
+// Body is the text of the reply.
+func (c Cause) Body() string { return causes[c].body }
+
+// Sentence explains the cause to an operator.
+func (c Cause) Sentence() string { return causes[c].sentence }
+
+// Remedy says what to look at, "" where there is nothing to say.
+func (c Cause) Remedy() string { return causes[c].remedy }

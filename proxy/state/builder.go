@@ -1,0 +1,401 @@
+package state
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/weirmesh/weir/api/nds"
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/route"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// Update is what one xDS response says about one type.
+type Update struct {
+	TypeURL string
+	Set     []Resource
+	Removed []string
+}
+
+// Resource is one named resource as received. The Builder does not keep Body.
+type Resource struct {
+	Name, Version string
+	Body          *anypb.Any
+}
+
+// Options are a Builder's collaborators.
+type Options struct {
+	// MaxResources bounds the resources of each type; 0 means DefaultMaxResources.
+	MaxResources int
+}
+
+// DefaultMaxResources is ten times the largest mesh Weir is measured with (5,000
+// services with four subsets each).
+const DefaultMaxResources = 250_000
+
+// Builder makes States. It belongs to one goroutine.
+type Builder struct {
+	opts Options
+	cur  *State
+
+	ids       map[string]cluster.ID // every cluster name ever mentioned
+	limitsOf  map[string]*cluster.Limits
+	nextEP    int32
+	freeEP    []int32
+	specs     map[string]*clusterSpec
+	endpoints map[string][]endpointSpec   // by EDS name
+	resolved  map[string][]netip.AddrPort // by cluster name, DNS kinds
+	gone      []*cluster.Endpoint
+}
+
+// NewBuilder starts from an empty State.
+func NewBuilder(o Options) *Builder {
+	if o.MaxResources == 0 {
+		o.MaxResources = DefaultMaxResources
+	}
+	return &Builder{opts: o, cur: &State{byName: map[string]cluster.ID{}, tables: map[string]*route.Table{}, listeners: map[string]*Listener{}, names: nil},
+		ids: map[string]cluster.ID{}, limitsOf: map[string]*cluster.Limits{}, specs: map[string]*clusterSpec{},
+		endpoints: map[string][]endpointSpec{}, resolved: map[string][]netip.AddrPort{}}
+}
+
+// State is the newest State.
+func (b *Builder) State() *State { return b.cur }
+
+// Apply builds the State in which u holds and returns it, with the endpoints that left
+// (the caller marks them Gone once the State is live, and gives their numbers back by
+// Release when no worker uses them). After an error nothing has changed.
+func (b *Builder) Apply(u Update) (*State, []*cluster.Endpoint, error) {
+	next := *b.cur
+	next.Generation++
+	b.gone = nil
+	var err error
+	switch u.TypeURL {
+	case resource.ClusterType:
+		err = b.applyClusters(&next, u)
+	case resource.EndpointType:
+		err = b.applyEndpoints(&next, u)
+	case resource.RouteType:
+		err = b.applyRoutes(&next, u)
+	case resource.ListenerType:
+		err = b.applyListeners(&next, u)
+	case resource.NameTableType:
+		err = b.applyNames(&next, u)
+	default:
+		err = fmt.Errorf("type %s is not one this proxy asks for", u.TypeURL)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	b.cur = &next
+	return &next, b.gone, nil
+}
+
+// Release gives the number of an endpoint back for reuse.
+func (b *Builder) Release(e *cluster.Endpoint) { b.freeEP = append(b.freeEP, e.ID) }
+
+func (b *Builder) clusterID(name string) cluster.ID {
+	id, ok := b.ids[name]
+	if !ok {
+		id = cluster.ID(len(b.ids))
+		b.ids[name] = id
+	}
+	return id
+}
+
+func (b *Builder) limits(name string) *cluster.Limits {
+	l, ok := b.limitsOf[name]
+	if !ok {
+		l = &cluster.Limits{}
+		b.limitsOf[name] = l
+	}
+	return l
+}
+
+func (b *Builder) endpointID() int32 {
+	if n := len(b.freeEP); n > 0 {
+		id := b.freeEP[n-1]
+		b.freeEP = b.freeEP[:n-1]
+		return id
+	}
+	b.nextEP++
+	return b.nextEP - 1
+}
+
+// decodeAll unpacks the resources of an update into fresh messages, refusing the whole
+// update if one of them is wrong, as an xDS response is accepted or rejected as a whole.
+func decodeAll[M interface {
+	*T
+	proto.Message
+}, T, D any](u Update, decode func(name, version string, m M) (D, error)) (map[string]D, error) {
+	out := make(map[string]D, len(u.Set))
+	var errs []string
+	for _, r := range u.Set {
+		m := M(new(T))
+		d, err := func() (d D, err error) {
+			if err := r.Body.UnmarshalTo(m); err != nil {
+				return d, fmt.Errorf("resource %q: decoding %s: %w", r.Name, u.TypeURL, err)
+			}
+			return decode(r.Name, r.Version, m)
+		}()
+		if err != nil {
+			errs = append(errs, err.Error())
+			continue
+		}
+		out[r.Name] = d
+	}
+	if len(errs) > 0 {
+		const most = 5 // a NACK is for a person to read
+		if len(errs) > most {
+			errs = append(errs[:most], fmt.Sprintf("and %d more", len(errs)-most))
+		}
+		return nil, fmt.Errorf("%s", strings.Join(errs, "; "))
+	}
+	return out, nil
+}
+
+func (b *Builder) room(have, add int, what string) error {
+	if have+add > b.opts.MaxResources {
+		return fmt.Errorf("%d %s, at most %d", have+add, what, b.opts.MaxResources)
+	}
+	return nil
+}
+
+func (b *Builder) applyClusters(next *State, u Update) error {
+	if err := b.room(len(b.specs), len(u.Set), "clusters"); err != nil {
+		return err
+	}
+	specs, err := decodeAll(u, func(_, version string, m *clusterv3.Cluster) (*clusterSpec, error) {
+		s, err := decodeCluster(m)
+		if err == nil {
+			s.Version = version
+			if s.static != nil && s.Kind == cluster.Static {
+				_, err = decodeEndpoints(withName(s.static, s.Name))
+			}
+		}
+		return s, err
+	})
+	if err != nil {
+		return err
+	}
+	next.clusters, next.byName = slices.Clone(next.clusters), maps.Clone(next.byName)
+	for _, name := range u.Removed {
+		if id, ok := next.byName[name]; ok {
+			b.gone = append(b.gone, next.clusters[id].Endpoints...)
+			next.clusters[id] = nil
+			delete(next.byName, name)
+			delete(b.specs, name)
+			delete(b.resolved, name)
+			// Limits stay while requests hold them; a cluster that comes back starts afresh.
+			delete(b.limitsOf, name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(specs)) {
+		b.specs[name] = specs[name]
+		b.publish(next, specs[name])
+	}
+	return nil
+}
+
+// publish puts the Cluster of a spec, with the endpoints known now, into next.
+func (b *Builder) publish(next *State, s *clusterSpec) {
+	id := b.clusterID(s.Name)
+	for int(id) >= len(next.clusters) {
+		next.clusters = append(next.clusters, nil)
+	}
+	next.clusters[id] = b.assemble(s, b.endpointsOf(s), next.clusters[id])
+	next.byName[s.Name] = id
+}
+
+func (b *Builder) endpointsOf(s *clusterSpec) []endpointSpec {
+	switch {
+	case s.edsName != "":
+		return b.endpoints[s.edsName]
+	case s.Kind == cluster.Static && s.static != nil:
+		eps, _ := decodeEndpoints(withName(s.static, s.Name)) // was checked when the cluster came
+		return eps
+	case s.Kind == cluster.StrictDNS, s.Kind == cluster.LogicalDNS:
+		var eps []endpointSpec
+		for _, a := range b.resolved[s.Name] {
+			eps = append(eps, endpointSpec{addr: a, healthy: true})
+		}
+		return eps
+	}
+	return nil
+}
+
+func withName(la *endpointv3.ClusterLoadAssignment, name string) *endpointv3.ClusterLoadAssignment {
+	if la.GetClusterName() == "" {
+		la.ClusterName = name
+	}
+	return la
+}
+
+func (b *Builder) applyEndpoints(next *State, u Update) error {
+	if err := b.room(len(b.endpoints), len(u.Set), "load assignments"); err != nil {
+		return err
+	}
+	sets, err := decodeAll(u, func(_, _ string, m *endpointv3.ClusterLoadAssignment) ([]endpointSpec, error) {
+		return decodeEndpoints(m)
+	})
+	if err != nil {
+		return err
+	}
+	touched := map[string]bool{}
+	for name, eps := range sets {
+		b.endpoints[name] = eps
+		touched[name] = true
+	}
+	for _, name := range u.Removed {
+		delete(b.endpoints, name)
+		touched[name] = true
+	}
+	next.clusters = slices.Clone(next.clusters)
+	for _, s := range b.specs {
+		if s.edsName != "" && touched[s.edsName] {
+			b.publish(next, s)
+		}
+	}
+	return nil
+}
+
+// Resolved says to what addresses the names of a DNS cluster resolve now. It is an
+// update like any other, made by the proxy's resolver.
+func (b *Builder) Resolved(name string, addrs []netip.AddrPort) (*State, []*cluster.Endpoint) {
+	b.gone = nil
+	s, ok := b.specs[name]
+	if !ok || slices.Equal(b.resolved[name], addrs) {
+		return b.cur, nil
+	}
+	b.resolved[name] = addrs
+	next := *b.cur
+	next.Generation++
+	next.clusters = slices.Clone(next.clusters)
+	b.publish(&next, s)
+	b.cur = &next
+	return &next, b.gone
+}
+
+func (b *Builder) applyRoutes(next *State, u Update) error {
+	if err := b.room(len(next.tables), len(u.Set), "route configurations"); err != nil {
+		return err
+	}
+	tables, err := decodeAll(u, func(_, version string, m *routev3.RouteConfiguration) (*route.Table, error) {
+		return decodeRoutes(m, version, b.clusterID)
+	})
+	if err != nil {
+		return err
+	}
+	next.tables = merged(next.tables, tables, u.Removed)
+	return nil
+}
+
+func (b *Builder) applyListeners(next *State, u Update) error {
+	if err := b.room(len(next.listeners), len(u.Set), "listeners"); err != nil {
+		return err
+	}
+	ls, err := decodeAll(u, func(_, version string, m *listenerv3.Listener) (*Listener, error) {
+		return b.decodeListener(m, version)
+	})
+	if err != nil {
+		return err
+	}
+	next.listeners = merged(next.listeners, ls, u.Removed)
+	return nil
+}
+
+func (b *Builder) applyNames(next *State, u Update) error {
+	tables, err := decodeAll(u, func(_, version string, m *nds.NameTable) (*Names, error) { return decodeNames(m, version) })
+	if err != nil {
+		return err
+	}
+	if len(u.Removed) > 0 {
+		next.names = nil
+	}
+	for _, t := range tables {
+		next.names = t
+	}
+	return nil
+}
+
+func decodeNames(m *nds.NameTable, version string) (*Names, error) {
+	n := &Names{Version: version, Table: make(map[string][]netip.Addr, len(m.GetTable()))}
+	for host, info := range m.GetTable() {
+		var addrs []netip.Addr
+		for _, s := range info.GetIps() {
+			a, err := netip.ParseAddr(s)
+			if err != nil {
+				return nil, fmt.Errorf("name table: host %q: %w", host, err)
+			}
+			addrs = append(addrs, a)
+		}
+		n.Table[strings.ToLower(host)] = addrs
+		for _, alt := range info.GetAltHosts() {
+			n.Table[strings.ToLower(alt)] = addrs
+		}
+	}
+	return n, nil
+}
+
+func merged[V any](old, set map[string]V, removed []string) map[string]V {
+	m := maps.Clone(old)
+	for _, name := range removed {
+		delete(m, name)
+	}
+	maps.Copy(m, set)
+	return m
+}
+
+// Wanted lists the names to subscribe to, sorted: load assignments of EDS clusters and
+// tables of RDS listeners.
+func (b *Builder) Wanted() (eds, rds []string) {
+	for _, s := range b.specs {
+		if s.edsName != "" {
+			eds = append(eds, s.edsName)
+		}
+	}
+	for _, l := range b.cur.listeners {
+		rds = append(rds, l.Routes...)
+	}
+	slices.Sort(eds)
+	slices.Sort(rds)
+	return slices.Compact(eds), slices.Compact(rds)
+}
+
+// Missing lists what was asked for and has not come: while it is not empty the proxy is
+// not ready.
+func (b *Builder) Missing() []string {
+	var out []string
+	eds, rds := b.Wanted()
+	for _, n := range eds {
+		if _, ok := b.endpoints[n]; !ok {
+			out = append(out, "endpoints "+n)
+		}
+	}
+	for _, n := range rds {
+		if b.cur.tables[n] == nil {
+			out = append(out, "routes "+n)
+		}
+	}
+	return out
+}
+
+// DNSNames lists the clusters whose names the proxy must resolve.
+func (b *Builder) DNSNames() map[string][]cluster.Name {
+	out := map[string][]cluster.Name{}
+	for name, s := range b.specs {
+		if len(s.Names) > 0 {
+			out[name] = s.Names
+		}
+	}
+	return out
+}

@@ -1,0 +1,367 @@
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/route"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// parse reads messages of one type from prototext.
+func update(t *testing.T, typeURL string, texts ...string) Update {
+	t.Helper()
+	u := Update{TypeURL: typeURL}
+	for _, text := range texts {
+		var m proto.Message
+		switch typeURL {
+		case resource.ClusterType:
+			m = &clusterv3.Cluster{}
+		case resource.EndpointType:
+			m = &endpointv3.ClusterLoadAssignment{}
+		case resource.RouteType:
+			m = &routev3.RouteConfiguration{}
+		case resource.ListenerType:
+			m = &listenerv3.Listener{}
+		}
+		if err := prototext.Unmarshal([]byte(text), m); err != nil {
+			t.Fatalf("%v in\n%s", err, text)
+		}
+		a, err := anypb.New(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := ""
+		switch m := m.(type) {
+		case interface{ GetName() string }:
+			name = m.GetName()
+		case *endpointv3.ClusterLoadAssignment:
+			name = m.GetClusterName()
+		}
+		u.Set = append(u.Set, Resource{Name: name, Version: resource.Version(a.GetValue()), Body: a})
+	}
+	return u
+}
+
+const reviewsCluster = `
+name: "outbound|9080||reviews.default.svc.cluster.local"
+type: EDS
+eds_cluster_config { eds_config { ads {} resource_api_version: V3 } service_name: "outbound|9080||reviews.default.svc.cluster.local" }
+connect_timeout { seconds: 10 }
+lb_policy: LEAST_REQUEST
+circuit_breakers { thresholds { max_connections { value: 100 } max_pending_requests { value: 4294967295 } max_requests { value: 4294967295 } max_retries { value: 4294967295 } } }
+transport_socket_matches {
+  name: "tlsMode-istio"
+  match { fields { key: "tlsMode" value { string_value: "istio" } } }
+  transport_socket {
+    name: "envoy.transport_sockets.tls"
+    typed_config {
+      [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext] {
+        common_tls_context {
+          alpn_protocols: "istio-peer-exchange" alpn_protocols: "istio"
+          tls_params { tls_minimum_protocol_version: TLSv1_2 tls_maximum_protocol_version: TLSv1_3 }
+          tls_certificate_sds_secret_configs { name: "default" sds_config { ads {} } }
+          combined_validation_context {
+            default_validation_context { match_typed_subject_alt_names { san_type: URI matcher { exact: "spiffe://cluster.local/ns/default/sa/bookinfo-reviews" } } }
+            validation_context_sds_secret_config { name: "ROOTCA" sds_config { ads {} } }
+          }
+        }
+        sni: "outbound_.9080_._.reviews.default.svc.cluster.local"
+      }
+    }
+  }
+}
+transport_socket_matches { name: "tlsMode-disabled" match {} transport_socket { name: "envoy.transport_sockets.raw_buffer"
+  typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer] {} } } }
+metadata { filter_metadata { key: "istio" value { fields { key: "services" value { list_value { values { struct_value {
+  fields { key: "host" value { string_value: "reviews.default.svc.cluster.local" } }
+  fields { key: "name" value { string_value: "reviews" } }
+  fields { key: "namespace" value { string_value: "default" } } } } } } } } } }`
+
+func reviewsEndpoints(eps ...string) string {
+	s := `cluster_name: "outbound|9080||reviews.default.svc.cluster.local" endpoints {`
+	for _, e := range eps {
+		addr, mode, _ := strings.Cut(e, " ")
+		ap := netip.MustParseAddrPort(addr)
+		s += fmt.Sprintf(`lb_endpoints { endpoint { address { socket_address { address: %q port_value: %d } } } health_status: HEALTHY load_balancing_weight { value: 1 }
+  metadata { filter_metadata { key: "envoy.transport_socket_match" value { fields { key: "tlsMode" value { string_value: %q } } } }
+    filter_metadata { key: "istio" value { fields { key: "workload" value { string_value: "reviews-v1;default;reviews;v1;Kubernetes" } } } } } }`, ap.Addr(), ap.Port(), mode)
+	}
+	return s + "}"
+}
+
+func apply(t *testing.T, b *Builder, u Update) (*State, []*cluster.Endpoint) {
+	t.Helper()
+	s, gone, err := b.Apply(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, gone
+}
+
+// A service arrives, gets endpoints, loses one: the other keeps its identity, the lost
+// one is reported, the cluster keeps its number.
+func TestEndpointsSurviveUpdates(t *testing.T) {
+	const name = "outbound|9080||reviews.default.svc.cluster.local"
+	b := NewBuilder(Options{})
+	s1, _ := apply(t, b, update(t, resource.ClusterType, reviewsCluster))
+	if got := b.Missing(); !slices.Equal(got, []string{"endpoints " + name}) {
+		t.Errorf("missing %v", got)
+	}
+	s2, _ := apply(t, b, update(t, resource.EndpointType, reviewsEndpoints("10.0.0.1:9080 istio", "10.0.0.2:9080 disabled")))
+	if got := b.Missing(); len(got) != 0 {
+		t.Errorf("missing %v", got)
+	}
+	c1, c2 := s1.ClusterNamed(name), s2.ClusterNamed(name)
+	if len(c1.Endpoints) != 0 || len(c2.Endpoints) != 2 || c1.ID != c2.ID || c1.Limits != c2.Limits {
+		t.Fatalf("before %+v, after %+v", c1, c2)
+	}
+	want := cluster.Service{Host: "reviews.default.svc.cluster.local", Name: "reviews", Namespace: "default"}
+	if c2.Service != want || c2.Limits.MaxConnections.Load() != 100 || c2.Policy != cluster.LeastRequest {
+		t.Errorf("cluster %+v", c2)
+	}
+	mtls := c2.Endpoints[0].Transport.Load()
+	if mtls == nil || mtls.SNI != "outbound_.9080_._.reviews.default.svc.cluster.local" || mtls.CertName != "default" || mtls.CAName != "ROOTCA" || !mtls.Istio ||
+		len(mtls.SANs) != 1 || mtls.SANs[0].Exact != "spiffe://cluster.local/ns/default/sa/bookinfo-reviews" {
+		t.Errorf("endpoint with tlsMode istio: %+v", mtls)
+	}
+	if tr := c2.Endpoints[1].Transport.Load(); tr != nil {
+		t.Errorf("endpoint without a sidecar is plaintext, got %+v", tr)
+	}
+	if w := c2.Endpoints[0].Workload; w != (cluster.Workload{Name: "reviews-v1", Namespace: "default", Service: "reviews", Revision: "v1", Cluster: "Kubernetes"}) {
+		t.Errorf("workload %+v", w)
+	}
+
+	s3, gone := apply(t, b, update(t, resource.EndpointType, reviewsEndpoints("10.0.0.2:9080 disabled", "10.0.0.3:9080 istio")))
+	c3 := s3.ClusterNamed(name)
+	if c3.Endpoints[0] != c2.Endpoints[1] {
+		t.Error("an unchanged endpoint must stay the same object")
+	}
+	if len(gone) != 1 || gone[0] != c2.Endpoints[0] {
+		t.Errorf("gone %v", gone)
+	}
+	if len(c2.Endpoints) != 2 || c2.Endpoints[0].Addr.Port() != 9080 {
+		t.Error("an older State must not change")
+	}
+	// The accepted names change: connections stay.
+	grown := strings.Replace(reviewsCluster, "match_typed_subject_alt_names {", `match_typed_subject_alt_names { san_type: URI matcher { exact: "spiffe://cluster.local/ns/default/sa/new" } } match_typed_subject_alt_names {`, 1)
+	s4, gone := apply(t, b, update(t, resource.ClusterType, grown))
+	if c4 := s4.ClusterNamed(name); c4.Endpoints[1] != c3.Endpoints[1] || len(gone) != 0 || len(c4.Endpoints[1].Transport.Load().SANs) != 2 {
+		t.Error("a further accepted name must keep the endpoint and be used for new connections")
+	}
+	// The cluster goes.
+	s5, gone := apply(t, b, Update{TypeURL: resource.ClusterType, Removed: []string{name}})
+	if s5.ClusterNamed(name) != nil || s5.Cluster(c3.ID) != nil || len(gone) != 2 {
+		t.Error("a removed cluster is gone with its endpoints")
+	}
+}
+
+// Numbers of endpoints that left are used again once they were released.
+func TestEndpointNumbersAreReused(t *testing.T) {
+	b := NewBuilder(Options{})
+	apply(t, b, update(t, resource.ClusterType, reviewsCluster))
+	for i := range 100 {
+		_, gone := apply(t, b, update(t, resource.EndpointType, reviewsEndpoints(fmt.Sprintf("10.0.1.%d:9080 istio", i))))
+		for _, e := range gone {
+			b.Release(e)
+		}
+	}
+	if b.nextEP > 2 {
+		t.Errorf("%d numbers used for one endpoint at a time", b.nextEP)
+	}
+}
+
+const routes9080 = `
+name: "9080"
+virtual_hosts {
+  name: "reviews.default.svc.cluster.local:9080"
+  domains: "reviews.default.svc.cluster.local" domains: "reviews" domains: "reviews:9080"
+  routes {
+    name: "jason"
+    match { prefix: "/" case_sensitive { value: true } headers { name: "end-user" string_match { exact: "jason" } } }
+    route { cluster: "outbound|9080|v2|reviews.default.svc.cluster.local" timeout {} retry_policy { retry_on: "connect-failure,refused-stream,unavailable,cancelled,503"
+      num_retries { value: 2 } retry_host_predicate { name: "envoy.retry_host_predicates.previous_hosts" typed_config {
+        [type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate] {} } } host_selection_retry_max_attempts: 5 } max_grpc_timeout {} }
+    metadata { filter_metadata { key: "istio" value { fields { key: "config" value { string_value: "/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews" } } } }
+      filter_metadata { key: "weir" value { fields { key: "file" value { string_value: "vs.yaml" } } fields { key: "line" value { number_value: 7 } } } } }
+    typed_per_filter_config { key: "envoy.filters.http.fault" value { [type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault] {
+      delay { percentage { numerator: 500000 denominator: MILLION } fixed_delay { seconds: 7 } } abort { http_status: 500 percentage { numerator: 100 } } } } }
+  }
+  routes {
+    match { prefix: "/" }
+    route { weighted_clusters { clusters { name: "a" weight { value: 50 } request_headers_to_add { header { key: "X-A" value: "%REQ(x-b)%" } append_action: OVERWRITE_IF_EXISTS_OR_ADD } }
+      clusters { name: "b" weight { value: 50 } } } prefix_rewrite: "/x" }
+  }
+  routes { match { path: "/old" } redirect { path_redirect: "/new" response_code: FOUND } }
+  routes { match { safe_regex { regex: "/a.*" } } direct_response { status: 503 body { inline_string: "closed" } } }
+}
+virtual_hosts { name: "allow_any" domains: "*" routes { match { prefix: "/" } route { cluster: "PassthroughCluster" timeout {} } } }`
+
+func TestRoutes(t *testing.T) {
+	b := NewBuilder(Options{})
+	s, _ := apply(t, b, update(t, resource.RouteType, routes9080))
+	table := s.Table("9080")
+	vh := table.Host([]byte("reviews:9080"))
+	if vh == nil || len(vh.Entries) != 4 || table.Host([]byte("other")).Name != "allow_any" {
+		t.Fatalf("virtual hosts: %+v", vh)
+	}
+	jason := vh.Entries[0]
+	if jason.Name != "jason" || jason.Source != (route.Source{Config: "/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews", File: "vs.yaml", Line: 7}) {
+		t.Errorf("source %+v", jason.Source)
+	}
+	r := jason.Forward.Retry
+	if jason.Forward.Timeout != 0 || r.Attempts != 2 || !r.OtherHosts || r.HostAttempts != 5 || !slices.Equal(r.StatusCodes, []int{503}) {
+		t.Errorf("forward %+v retry %+v", jason.Forward, r)
+	}
+	if f := jason.Fault; f.Delay.Seconds() != 7 || f.DelayPer1M != 500_000 || f.AbortStatus != 500 || f.AbortPer1M != 1_000_000 {
+		t.Errorf("fault %+v", f)
+	}
+	split := vh.Entries[1].Forward
+	if split.Total != 100 || split.Timeout.Seconds() != 15 || split.Clusters[0].Headers.RequestSet[0].Value.Parts[0].Op != route.OpReq || split.PrefixRewrite != "/x" {
+		t.Errorf("split %+v", split)
+	}
+	if vh.Entries[2].Redirect.Status != 302 || string(vh.Entries[3].Direct.Body) != "closed" {
+		t.Error("redirect and direct response")
+	}
+	// A cluster that comes later is found by the number the table already has.
+	if s.Cluster(split.Clusters[0].Cluster) != nil {
+		t.Error("cluster a does not exist yet")
+	}
+	s, _ = apply(t, b, update(t, resource.ClusterType, `name: "a" type: STATIC load_assignment { endpoints { lb_endpoints { endpoint { address { socket_address { address: "::1" port_value: 1 } } } } } }`))
+	if c := s.Cluster(split.Clusters[0].Cluster); c == nil || c.Name != "a" || len(c.Endpoints) != 1 {
+		t.Errorf("cluster a: %+v", c)
+	}
+}
+
+// What the proxy cannot do it refuses, naming resource and field; the old State stays.
+func TestRefused(t *testing.T) {
+	for _, c := range []struct{ name, typeURL, text, want string }{
+		{"an unknown cluster type", resource.ClusterType, `name: "x" cluster_type { name: "custom" }`, "cluster x.cluster_type: field is not supported"},
+		{"consistent hashing", resource.ClusterType, `name: "x" lb_policy: RING_HASH`, "cluster x.lb_policy: RING_HASH is not supported"},
+		{"no name", resource.ClusterType, `type: STATIC`, "cluster: name is empty"},
+		{"TLS 1.0", resource.ClusterType, `name: "x" transport_socket { name: "tls" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext] {
+			common_tls_context { tls_params { tls_minimum_protocol_version: TLSv1_0 } } } } }`,
+			"cluster x.transport_socket.tls_params: TLSv1_0 is too old to be safe; use TLSv1_2 or TLSv1_3"},
+		{"names without a CA", resource.ClusterType, `name: "x" transport_socket { name: "tls" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext] {
+			common_tls_context { validation_context { match_typed_subject_alt_names { matcher { exact: "a" } } } } } } }`,
+			"cluster x.transport_socket.validation_context: names are to be checked but no CA says whose certificates count"},
+		{"an unknown transport socket", resource.ClusterType, `name: "x" transport_socket { name: "quic" }`, `cluster x.transport_socket: transport socket "quic" is not supported`},
+		{"a host name in EDS", resource.EndpointType, `cluster_name: "x" endpoints { lb_endpoints { endpoint { address { socket_address { address: "a.b" port_value: 1 } } } } }`,
+			`load assignment x.endpoints[0].lb_endpoints[0].endpoint.address: "a.b" is not an IP address (names need a DNS cluster)`},
+		{"a mirror policy", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "a" request_mirror_policies { cluster: "b" } } } }`,
+			"route configuration r.virtual_hosts[0].routes[0].route.request_mirror_policies: field is not supported"},
+		{"a bad regex", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { safe_regex { regex: "(" } } route { cluster: "a" } } }`,
+			"route configuration r virtual host v.routes[0].match.safe_regex: error parsing regexp: missing closing ): `^(?:()$`"},
+		{"no action", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } } }`,
+			"route configuration r virtual host v.routes[0]: has no action"},
+		{"one domain twice", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "a" } virtual_hosts { name: "w" domains: "A" }`,
+			`route configuration "r": domain "a" is in virtual hosts "v" and "w"`},
+		{"an unknown operator", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "a" }
+			request_headers_to_add { header { key: "a" value: "%NOPE%" } } } }`,
+			`route configuration r virtual host v.routes[0].request_headers_to_add[0].header.value: value "%NOPE%": operator %NOPE% is not supported in header values`},
+		{"a per-route filter nobody has", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "a" }
+			typed_per_filter_config { key: "envoy.filters.http.rbac" value { [type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC] {} } } } }`,
+			"route configuration r virtual host v.routes[0].typed_per_filter_config[envoy.filters.http.rbac]: not supported"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := NewBuilder(Options{})
+			before := b.State()
+			_, _, err := b.Apply(update(t, c.typeURL, c.text))
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if d := cmp.Diff(c.want, strings.ReplaceAll(err.Error(), "\u00a0", " ")); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
+			if b.State() != before {
+				t.Error("a refused update must change nothing")
+			}
+		})
+	}
+}
+
+// Resolved addresses replace each other; unchanged ones change nothing.
+func TestResolved(t *testing.T) {
+	b := NewBuilder(Options{})
+	apply(t, b, update(t, resource.ClusterType, `name: "outbound|443||api.example.com" type: STRICT_DNS
+		load_assignment { endpoints { lb_endpoints { endpoint { address { socket_address { address: "api.example.com" port_value: 443 } } } } } }`))
+	names := b.DNSNames()
+	if d := cmp.Diff(map[string][]cluster.Name{"outbound|443||api.example.com": {{Host: "api.example.com", Port: 443}}}, names); d != "" {
+		t.Error(d)
+	}
+	addrs := []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:443"), netip.MustParseAddrPort("192.0.2.2:443")}
+	s, _ := b.Resolved("outbound|443||api.example.com", addrs)
+	if n := len(s.ClusterNamed("outbound|443||api.example.com").Endpoints); n != 2 {
+		t.Errorf("%d endpoints", n)
+	}
+	if again, gone := b.Resolved("outbound|443||api.example.com", addrs); again != s || gone != nil {
+		t.Error("nothing changed, so nothing must")
+	}
+	if _, gone := b.Resolved("outbound|443||api.example.com", addrs[1:]); len(gone) != 1 {
+		t.Errorf("gone %v", gone)
+	}
+}
+
+func FuzzApplyRoutes(f *testing.F) {
+	m := &routev3.RouteConfiguration{}
+	if err := prototext.Unmarshal([]byte(routes9080), m); err != nil {
+		f.Fatal(err)
+	}
+	raw, _ := proto.Marshal(m)
+	f.Add(raw)
+	f.Fuzz(func(_ *testing.T, raw []byte) {
+		b := NewBuilder(Options{})
+		_, _, _ = b.Apply(Update{TypeURL: resource.RouteType, Set: []Resource{{Name: "r", Body: &anypb.Any{TypeUrl: resource.RouteType, Value: raw}}}})
+	})
+}
+
+func FuzzApplyClusters(f *testing.F) {
+	m := &clusterv3.Cluster{}
+	if err := prototext.Unmarshal([]byte(reviewsCluster), m); err != nil {
+		f.Fatal(err)
+	}
+	raw, _ := proto.Marshal(m)
+	f.Add(raw)
+	f.Fuzz(func(_ *testing.T, raw []byte) {
+		b := NewBuilder(Options{})
+		_, _, _ = b.Apply(Update{TypeURL: resource.ClusterType, Set: []Resource{{Name: "c", Body: &anypb.Any{TypeUrl: resource.ClusterType, Value: raw}}}})
+	})
+}
+
+func BenchmarkOneEndpointOf5000Clusters(b *testing.B) {
+	bl := NewBuilder(Options{})
+	u := Update{TypeURL: resource.ClusterType}
+	for i := range 5000 {
+		a, _ := anypb.New(&clusterv3.Cluster{Name: fmt.Sprintf("outbound|80||s%d", i), ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}})
+		u.Set = append(u.Set, Resource{Name: fmt.Sprintf("outbound|80||s%d", i), Body: a})
+	}
+	if _, _, err := bl.Apply(u); err != nil {
+		b.Fatal(err)
+	}
+	a, _ := anypb.New(&endpointv3.ClusterLoadAssignment{ClusterName: "outbound|80||s7"})
+	one := Update{TypeURL: resource.EndpointType, Set: []Resource{{Name: "outbound|80||s7", Body: a}}}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := bl.Apply(one); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,376 @@
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+)
+
+// httpOptionsKey is where Cluster.typed_extension_protocol_options holds HTTP options.
+const httpOptionsKey = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+const (
+	defaultConnectTimeout = 10 * time.Second // Istio's connectTimeout; Envoy's own is 5 s
+	defaultIdleTimeout    = time.Hour        // Envoy's common_http_protocol_options.idle_timeout
+)
+
+// clusterSpec is a decoded Cluster before its endpoints are known.
+type clusterSpec struct {
+	cluster.Cluster        // without ID, Endpoints and Limits
+	edsName         string // "" unless endpoints come by EDS
+	static          *endpointv3.ClusterLoadAssignment
+	limits          limitValues
+}
+
+type limitValues struct{ connections, pending, requests, retries uint32 }
+
+func decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
+	path := "cluster " + c.GetName()
+	if c.GetName() == "" {
+		return nil, fmt.Errorf("cluster: name is empty")
+	}
+	if err := check(c, path); err != nil {
+		return nil, err
+	}
+	s := &clusterSpec{}
+	s.Name = c.GetName()
+	s.ConnectTimeout = orDefault(c.GetConnectTimeout(), defaultConnectTimeout)
+	s.IdleTimeout = defaultIdleTimeout
+	s.Inbound = strings.HasPrefix(s.Name, "inbound|") || s.Name == "InboundPassthroughCluster"
+
+	switch c.GetType() {
+	case clusterv3.Cluster_STATIC:
+		s.Kind = cluster.Static
+	case clusterv3.Cluster_EDS:
+		s.Kind = cluster.Static
+		s.edsName = c.GetEdsClusterConfig().GetServiceName()
+		if s.edsName == "" {
+			s.edsName = s.Name
+		}
+	case clusterv3.Cluster_STRICT_DNS:
+		s.Kind = cluster.StrictDNS
+	case clusterv3.Cluster_LOGICAL_DNS:
+		s.Kind = cluster.LogicalDNS
+	case clusterv3.Cluster_ORIGINAL_DST:
+		s.Kind = cluster.OriginalDst
+	default:
+		return nil, fmt.Errorf("%s.type: %v is not supported", path, c.GetType())
+	}
+	switch c.GetLbPolicy() {
+	case clusterv3.Cluster_ROUND_ROBIN:
+		s.Policy = cluster.RoundRobin
+	case clusterv3.Cluster_LEAST_REQUEST:
+		s.Policy = cluster.LeastRequest
+	case clusterv3.Cluster_RANDOM:
+		s.Policy = cluster.Random
+	case clusterv3.Cluster_CLUSTER_PROVIDED:
+		s.Policy = cluster.Provided
+	default:
+		return nil, fmt.Errorf("%s.lb_policy: %v is not supported", path, c.GetLbPolicy())
+	}
+	if s.Kind != cluster.OriginalDst && s.Policy == cluster.Provided {
+		return nil, fmt.Errorf("%s.lb_policy: CLUSTER_PROVIDED needs type ORIGINAL_DST", path)
+	}
+	if la := c.GetLoadAssignment(); la != nil {
+		if s.edsName != "" {
+			return nil, fmt.Errorf("%s.load_assignment: an EDS cluster gets its endpoints by EDS", path)
+		}
+		s.static = la
+		if err := s.decodeNames(la, path); err != nil {
+			return nil, err
+		}
+	}
+	if b := c.GetUpstreamBindConfig().GetSourceAddress(); b.GetAddress() != "" {
+		ip, err := netip.ParseAddr(b.GetAddress())
+		if err != nil {
+			return nil, fmt.Errorf("%s.upstream_bind_config.source_address: %w", path, err)
+		}
+		s.Bind = ip
+	}
+	if k := c.GetUpstreamConnectionOptions().GetTcpKeepalive(); k != nil {
+		s.Keepalive = cluster.Keepalive{On: true, Probes: k.GetKeepaliveProbes().GetValue(),
+			Time:     time.Duration(k.GetKeepaliveTime().GetValue()) * time.Second,
+			Interval: time.Duration(k.GetKeepaliveInterval().GetValue()) * time.Second}
+	}
+	s.decodeLimits(c)
+	s.decodeService(c.GetMetadata())
+	if err := s.decodeProtocol(c, path); err != nil {
+		return nil, err
+	}
+	return s, s.decodeTransports(c, path)
+}
+
+func (s *clusterSpec) decodeLimits(c *clusterv3.Cluster) {
+	// Envoy's defaults where nothing is said (1024 of each, 3 retries) protect an edge
+	// proxy; Istio always says "no limit", and that is our default too.
+	s.limits = limitValues{cluster.Unlimited, cluster.Unlimited, cluster.Unlimited, cluster.Unlimited}
+	for _, t := range c.GetCircuitBreakers().GetThresholds() {
+		if t.GetPriority() != corev3.RoutingPriority_DEFAULT {
+			continue
+		}
+		set := func(dst *uint32, v interface{ GetValue() uint32 }, given bool) {
+			if given {
+				*dst = v.GetValue()
+			}
+		}
+		set(&s.limits.connections, t.GetMaxConnections(), t.MaxConnections != nil)
+		set(&s.limits.pending, t.GetMaxPendingRequests(), t.MaxPendingRequests != nil)
+		set(&s.limits.requests, t.GetMaxRequests(), t.MaxRequests != nil)
+		set(&s.limits.retries, t.GetMaxRetries(), t.MaxRetries != nil)
+	}
+}
+
+// decodeService reads metadata istio.services, and else takes the host of Istio's name
+// "outbound|port|subset|host".
+func (s *clusterSpec) decodeService(m *corev3.Metadata) {
+	svcs := m.GetFilterMetadata()["istio"].GetFields()["services"].GetListValue().GetValues()
+	if len(svcs) > 0 {
+		f := svcs[0].GetStructValue().GetFields()
+		s.Service = cluster.Service{Host: f["host"].GetStringValue(), Name: f["name"].GetStringValue(), Namespace: f["namespace"].GetStringValue()}
+		return
+	}
+	if parts := strings.Split(s.Name, "|"); len(parts) == 4 && parts[3] != "" {
+		s.Service = cluster.Service{Host: parts[3], Name: parts[3]}
+	}
+}
+
+func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
+	if c.GetHttp2ProtocolOptions() != nil { //nolint:staticcheck // deprecated in xDS, still sent
+		s.HTTP2 = true
+	}
+	common := func(o *corev3.HttpProtocolOptions) {
+		if o == nil {
+			return
+		}
+		if o.IdleTimeout != nil {
+			s.IdleTimeout = o.GetIdleTimeout().AsDuration()
+		}
+		s.MaxConnectionDuration = o.GetMaxConnectionDuration().AsDuration()
+		s.MaxRequestsPerConn = o.GetMaxRequestsPerConnection().GetValue()
+	}
+	common(c.GetCommonHttpProtocolOptions()) //nolint:staticcheck // deprecated in xDS, still sent
+	for key, a := range c.GetTypedExtensionProtocolOptions() {
+		at := path + ".typed_extension_protocol_options[" + key + "]"
+		if key != httpOptionsKey {
+			return fmt.Errorf("%s: not supported", at)
+		}
+		o := &upstreamsv3.HttpProtocolOptions{}
+		if err := unpack(a, o, at); err != nil {
+			return err
+		}
+		common(o.GetCommonHttpProtocolOptions())
+		switch {
+		case o.GetExplicitHttpConfig().GetHttp3ProtocolOptions() != nil:
+			return fmt.Errorf("%s.explicit_http_config.http3_protocol_options: field is not supported", at)
+		case o.GetExplicitHttpConfig().GetHttp2ProtocolOptions() != nil:
+			s.HTTP2 = true
+		case o.GetUseDownstreamProtocolConfig() != nil:
+			s.UseDownstreamProtocol = true
+		}
+	}
+	return nil
+}
+
+func (s *clusterSpec) decodeTransports(c *clusterv3.Cluster, path string) error {
+	for i, m := range c.GetTransportSocketMatches() {
+		at := fmt.Sprintf("%s.transport_socket_matches[%d]", path, i)
+		t, err := decodeUpstreamTransport(m.GetTransportSocket(), at)
+		if err != nil {
+			return err
+		}
+		match := cluster.TransportMatch{Name: m.GetName(), Transport: t}
+		for k, v := range m.GetMatch().GetFields() {
+			if match.Labels == nil {
+				match.Labels = map[string]string{}
+			}
+			match.Labels[k] = v.GetStringValue()
+		}
+		s.Transports = append(s.Transports, match)
+	}
+	if c.GetTransportSocket() != nil {
+		t, err := decodeUpstreamTransport(c.GetTransportSocket(), path+".transport_socket")
+		if err != nil {
+			return err
+		}
+		s.Transports = append(s.Transports, cluster.TransportMatch{Transport: t})
+	}
+	return nil
+}
+
+// transportFor is the transport of an endpoint with the given
+// envoy.transport_socket_match metadata.
+func (s *clusterSpec) transportFor(labels *structpb.Struct) *cluster.Transport {
+next:
+	for i := range s.Transports {
+		for k, v := range s.Transports[i].Labels {
+			if got, ok := labels.GetFields()[k]; !ok || got.GetStringValue() != v {
+				continue next
+			}
+		}
+		return s.Transports[i].Transport
+	}
+	return nil
+}
+
+func (s *clusterSpec) decodeNames(la *endpointv3.ClusterLoadAssignment, path string) error {
+	if s.Kind != cluster.StrictDNS && s.Kind != cluster.LogicalDNS {
+		return nil
+	}
+	for _, group := range la.GetEndpoints() {
+		for _, e := range group.GetLbEndpoints() {
+			a := e.GetEndpoint().GetAddress().GetSocketAddress()
+			if a.GetAddress() == "" || a.GetPortValue() == 0 {
+				return fmt.Errorf("%s.load_assignment: a DNS cluster needs endpoints with host name and port", path)
+			}
+			s.Names = append(s.Names, cluster.Name{Host: a.GetAddress(), Port: uint16(a.GetPortValue()), Weight: e.GetLoadBalancingWeight().GetValue()})
+		}
+	}
+	if s.Kind == cluster.LogicalDNS && len(s.Names) != 1 {
+		return fmt.Errorf("%s.load_assignment: LOGICAL_DNS has exactly one endpoint, this one has %d", path, len(s.Names))
+	}
+	return nil
+}
+
+// endpointSpec is one decoded endpoint.
+type endpointSpec struct {
+	addr     netip.AddrPort
+	pipe     string
+	weight   uint32
+	match    *structpb.Struct // envoy.transport_socket_match
+	workload string           // istio.workload
+	healthy  bool
+}
+
+// key identifies an endpoint inside its cluster: while it is the same, connections to
+// it are worth keeping.
+func (e *endpointSpec) key() string {
+	k := e.pipe
+	if k == "" {
+		k = e.addr.String()
+	}
+	return k + "|" + e.match.GetFields()["tlsMode"].GetStringValue() + "|" + e.workload
+}
+
+func decodeEndpoints(la *endpointv3.ClusterLoadAssignment) ([]endpointSpec, error) {
+	path := "load assignment " + la.GetClusterName()
+	if err := check(la, path); err != nil {
+		return nil, err
+	}
+	var out []endpointSpec
+	for i, group := range la.GetEndpoints() {
+		for j, e := range group.GetLbEndpoints() {
+			at := fmt.Sprintf("%s.endpoints[%d].lb_endpoints[%d]", path, i, j)
+			spec := endpointSpec{weight: e.GetLoadBalancingWeight().GetValue()}
+			switch e.GetHealthStatus() {
+			case corev3.HealthStatus_UNKNOWN, corev3.HealthStatus_HEALTHY, corev3.HealthStatus_DEGRADED:
+				spec.healthy = true
+			case corev3.HealthStatus_DRAINING, corev3.HealthStatus_UNHEALTHY, corev3.HealthStatus_TIMEOUT:
+			}
+			switch a := e.GetEndpoint().GetAddress(); {
+			case a.GetPipe() != nil:
+				spec.pipe = a.GetPipe().GetPath()
+			case a.GetSocketAddress() != nil:
+				ap, err := socketAddr(a.GetSocketAddress())
+				if err != nil {
+					return nil, fmt.Errorf("%s.endpoint.address: %w", at, err)
+				}
+				spec.addr = ap
+			default:
+				return nil, fmt.Errorf("%s.endpoint.address: is missing", at)
+			}
+			m := e.GetMetadata().GetFilterMetadata()
+			spec.match = m["envoy.transport_socket_match"]
+			spec.workload = m["istio"].GetFields()["workload"].GetStringValue()
+			out = append(out, spec)
+		}
+	}
+	return out, nil
+}
+
+// parseWorkload reads Istio's endpoint metadata "name;namespace;service;revision;cluster".
+func parseWorkload(s string) cluster.Workload {
+	f := append(strings.Split(s, ";"), "", "", "", "", "")
+	return cluster.Workload{Name: f[0], Namespace: f[1], Service: f[2], Revision: f[3], Cluster: f[4]}
+}
+
+func socketAddr(a *corev3.SocketAddress) (netip.AddrPort, error) {
+	ip, err := netip.ParseAddr(a.GetAddress())
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is not an IP address (names need a DNS cluster)", a.GetAddress())
+	}
+	if a.GetPortValue() > 65535 {
+		return netip.AddrPort{}, fmt.Errorf("port %d is out of range", a.GetPortValue())
+	}
+	return netip.AddrPortFrom(ip, uint16(a.GetPortValue())), nil
+}
+
+func orDefault(d *durationpb.Duration, def time.Duration) time.Duration {
+	if d == nil || d.AsDuration() == 0 {
+		return def
+	}
+	return d.AsDuration()
+}
+
+// assemble makes the Cluster of a spec with the given endpoints, carrying over what
+// prev has in common with it.
+func (b *Builder) assemble(s *clusterSpec, eps []endpointSpec, prev *cluster.Cluster) *cluster.Cluster {
+	c := s.Cluster
+	c.ID = b.clusterID(s.Name)
+	c.Limits = b.limits(s.Name)
+	c.Limits.MaxConnections.Store(s.limits.connections)
+	c.Limits.MaxPending.Store(s.limits.pending)
+	c.Limits.MaxRequests.Store(s.limits.requests)
+	c.Limits.MaxRetries.Store(s.limits.retries)
+	old := map[string]*cluster.Endpoint{}
+	if prev != nil {
+		for _, e := range prev.Endpoints {
+			old[e.Key] = e
+		}
+	}
+	c.Endpoints, c.Weights = nil, nil
+	for i := range eps {
+		e := &eps[i]
+		if !e.healthy {
+			continue
+		}
+		t := s.transportFor(e.match)
+		key := e.key() + "|" + transportKey(t)
+		ep, kept := old[key]
+		if kept {
+			delete(old, key)
+		} else {
+			ep = &cluster.Endpoint{ID: b.endpointID(), Key: key, Addr: e.addr, Path: e.pipe, Workload: parseWorkload(e.workload), Limits: c.Limits}
+		}
+		ep.Transport.Store(t)
+		c.Endpoints = append(c.Endpoints, ep)
+		c.Weights = append(c.Weights, e.weight)
+	}
+	for _, e := range old {
+		b.gone = append(b.gone, e)
+	}
+	c.Seal()
+	return &c
+}
+
+// transportKey is equal for transports whose connections are interchangeable. The names
+// accepted from the server are left out: a connection made under a former list was
+// right when it was made, and lists change whenever a workload with a further service
+// account joins.
+func transportKey(t *cluster.Transport) string {
+	if t == nil {
+		return ""
+	}
+	return strings.Join([]string{t.SNI, strings.Join(t.ALPN, ","), t.CertName, t.CAName, string(t.CertPEM), string(t.CAPEM),
+		strconv.FormatBool(t.SkipVerify), strconv.Itoa(int(t.MinVersion)), strconv.Itoa(int(t.MaxVersion))}, "|")
+}

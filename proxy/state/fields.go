@@ -1,0 +1,284 @@
+package state
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// known says what the proxy does with the fields of one message.
+type known struct {
+	acts  []string          // honoured
+	inert map[string]string // left alone, with the reason
+	// all means: every field is honoured (messages without choices of ours).
+	all bool
+}
+
+func acts(fields string) known { return known{acts: strings.Fields(fields)} }
+
+func (k known) but(field, reason string) known {
+	m := maps.Clone(k.inert)
+	if m == nil {
+		m = map[string]string{}
+	}
+	m[field] = reason
+	return known{k.acts, m, k.all}
+}
+
+var everything = known{all: true}
+
+const (
+	onlyEnvoy   = "names or tunes an Envoy part that does not exist here"
+	statsNames  = "Envoy's own statistics; Istio's metrics do not depend on it"
+	controlInfo = "information for people and control planes"
+	later       = "arrives with a later part of the data plane; harmless when absent"
+)
+
+// fields is the list of everything the proxy understands of xDS.
+var fields = map[protoreflect.FullName]known{
+	"envoy.config.core.v3.Address":                  acts("socket_address pipe"),
+	"envoy.config.core.v3.Pipe":                     acts("path"),
+	"envoy.config.core.v3.SocketAddress":            acts("protocol address port_value ipv4_compat"),
+	"envoy.config.core.v3.CidrRange":                everything,
+	"envoy.config.core.v3.Metadata":                 acts("filter_metadata").but("typed_filter_metadata", controlInfo),
+	"envoy.config.core.v3.ConfigSource":             acts("ads self resource_api_version api_config_source initial_fetch_timeout"),
+	"envoy.config.core.v3.AggregatedConfigSource":   everything,
+	"envoy.config.core.v3.SelfConfigSource":         everything,
+	"envoy.config.core.v3.ApiConfigSource":          everything,
+	"envoy.config.core.v3.GrpcService":              everything,
+	"envoy.config.core.v3.TransportSocket":          acts("name typed_config"),
+	"envoy.config.core.v3.TypedExtensionConfig":     acts("name typed_config"),
+	"envoy.config.core.v3.Locality":                 everything,
+	"envoy.config.core.v3.BindConfig":               acts("source_address"),
+	"envoy.config.core.v3.DataSource":               acts("filename inline_bytes inline_string"),
+	"envoy.config.core.v3.TcpKeepalive":             acts("keepalive_probes keepalive_time keepalive_interval"),
+	"envoy.config.core.v3.HeaderValueOption":        acts("header append append_action keep_empty_value"),
+	"envoy.config.core.v3.HeaderValue":              acts("key value"),
+	"envoy.config.core.v3.RuntimeFractionalPercent": acts("default_value").but("runtime_key", "there is no runtime layer; the default value holds"),
+	"envoy.config.core.v3.HttpProtocolOptions": acts("idle_timeout max_connection_duration max_requests_per_connection").
+		but("max_headers_count", later).but("max_stream_duration", later).but("headers_with_underscores_action", later),
+	"envoy.config.core.v3.Http1ProtocolOptions": acts("").but("accept_http_10", "HTTP/1.0 is always accepted").but("default_host_for_http_10", later).
+		but("header_key_format", later).but("allow_absolute_url", "absolute-form is always accepted").but("enable_trailers", "trailers are always passed"),
+	"envoy.config.core.v3.Http2ProtocolOptions":        everything,
+	"envoy.config.core.v3.UpstreamHttpProtocolOptions": everything,
+	"envoy.type.v3.FractionalPercent":                  everything,
+	"envoy.type.v3.Int64Range":                         everything,
+	"envoy.type.v3.Percent":                            everything,
+	"envoy.type.matcher.v3.StringMatcher":              acts("exact prefix suffix contains safe_regex ignore_case"),
+	"envoy.type.matcher.v3.RegexMatcher":               acts("regex").but("google_re2", "RE2 is the only engine"),
+	"envoy.type.matcher.v3.RegexMatchAndSubstitute":    everything,
+	"google.protobuf.Duration":                         everything,
+	"google.protobuf.Struct":                           everything,
+	"google.protobuf.UInt32Value":                      everything,
+	"google.protobuf.UInt64Value":                      everything,
+	"google.protobuf.BoolValue":                        everything,
+	"google.protobuf.StringValue":                      everything,
+	"google.protobuf.DoubleValue":                      everything,
+	"google.protobuf.Any":                              everything,
+
+	// Clusters and endpoints.
+	"envoy.config.cluster.v3.Cluster": acts("name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers"+
+		" typed_extension_protocol_options common_http_protocol_options http2_protocol_options http_protocol_options protocol_selection"+
+		" transport_socket transport_socket_matches metadata upstream_bind_config upstream_connection_options max_requests_per_connection"+
+		" dns_lookup_family original_dst_lb_config").
+		but("alt_stat_name", statsNames).but("filters", later).but("dns_refresh_rate", later).but("respect_dns_ttl", later).but("dns_jitter", later).
+		but("common_lb_config", later).but("per_connection_buffer_limit_bytes", "buffers have their own watermarks").
+		but("cleanup_interval", "an original-destination endpoint goes with its last connection").
+		but("outlier_detection", later).but("least_request_lb_config", "two choices, as the default").
+		but("round_robin_lb_config", later).but("load_balancing_policy", "lb_policy is read").but("track_cluster_stats", statsNames).
+		but("wait_for_warm_on_init", onlyEnvoy).but("ignore_health_on_host_removal", "removed endpoints leave at once").
+		but("close_connections_on_host_health_failure", later).but("connection_pool_per_downstream_connection", later).
+		but("dns_failure_refresh_rate", later).but("preconnect_policy", later),
+	"envoy.config.cluster.v3.Cluster.EdsClusterConfig":     acts("eds_config service_name"),
+	"envoy.config.cluster.v3.Cluster.TransportSocketMatch": acts("name match transport_socket"),
+	"envoy.config.cluster.v3.Cluster.OriginalDstLbConfig":  acts("upstream_port_override").but("use_http_header", later),
+	"envoy.config.cluster.v3.UpstreamConnectionOptions":    acts("tcp_keepalive").but("set_local_interface_name_on_upstream_connections", onlyEnvoy),
+	"envoy.config.cluster.v3.CircuitBreakers":              acts("thresholds").but("per_host_thresholds", later),
+	"envoy.config.cluster.v3.CircuitBreakers.Thresholds": acts("priority max_connections max_pending_requests max_requests max_retries").
+		but("retry_budget", later).but("track_remaining", statsNames).but("max_connection_pools", onlyEnvoy),
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": acts("common_http_protocol_options explicit_http_config use_downstream_protocol_config auto_config").
+		but("http_filters", later).but("upstream_http_protocol_options", later).but("header_validation_config", onlyEnvoy),
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig":      everything,
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig": everything,
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig":          everything,
+	"envoy.config.endpoint.v3.ClusterLoadAssignment":                                 acts("cluster_name endpoints").but("policy", later).but("named_endpoints", onlyEnvoy),
+	"envoy.config.endpoint.v3.LocalityLbEndpoints": acts("lb_endpoints").but("locality", later).but("load_balancing_weight", later).
+		but("priority", later).but("proximity", later).but("metadata", controlInfo),
+	"envoy.config.endpoint.v3.LbEndpoint": acts("endpoint health_status metadata load_balancing_weight"),
+	"envoy.config.endpoint.v3.Endpoint":   acts("address").but("hostname", controlInfo).but("health_check_config", later).but("additional_addresses", later),
+
+	// TLS.
+	"envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext": acts("common_tls_context sni").but("allow_renegotiation", "TLS 1.3 has none").
+		but("max_session_keys", "no resumption between sidecars").but("auto_host_sni", later).but("auto_sni_san_validation", later),
+	"envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext": acts("common_tls_context require_client_certificate").
+		but("require_sni", later).but("session_ticket_keys", "no tickets between sidecars").but("disable_stateless_session_resumption", later).
+		but("session_timeout", later).but("full_scan_certs_on_sni_mismatch", later).but("prefer_client_ciphers", later),
+	"envoy.extensions.transport_sockets.tls.v3.CommonTlsContext": acts("tls_params tls_certificates tls_certificate_sds_secret_configs validation_context"+
+		" validation_context_sds_secret_config combined_validation_context alpn_protocols").but("key_log", "keys are never logged"),
+	"envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.CombinedCertificateValidationContext": acts("default_validation_context validation_context_sds_secret_config"),
+	"envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig":                                       acts("name sds_config"),
+	"envoy.extensions.transport_sockets.tls.v3.TlsParameters": acts("tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites").
+		but("ecdh_curves", "Go's choice of curves").but("signature_algorithms", "Go's choice"),
+	"envoy.extensions.transport_sockets.tls.v3.TlsCertificate": acts("certificate_chain private_key"),
+	"envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext": acts("trusted_ca match_typed_subject_alt_names match_subject_alt_names").
+		but("trust_chain_verification", later),
+	"envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher": acts("san_type matcher"),
+	"envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer":      everything,
+	"envoy.extensions.transport_sockets.tls.v3.Secret":                acts("name tls_certificate validation_context"),
+
+	// Routes.
+	"envoy.config.route.v3.RouteConfiguration": acts("name virtual_hosts ignore_port_in_host_matching request_headers_to_add request_headers_to_remove"+
+		" response_headers_to_add response_headers_to_remove").
+		but("validate_clusters", "a missing cluster answers 503 with its cause").but("max_direct_response_body_size_bytes", later).
+		but("most_specific_header_mutations_wins", later),
+	"envoy.config.route.v3.VirtualHost": acts("name domains routes include_request_attempt_count request_headers_to_add request_headers_to_remove"+
+		" response_headers_to_add response_headers_to_remove typed_per_filter_config").
+		but("metadata", controlInfo).but("include_attempt_count_in_response", later),
+	"envoy.config.route.v3.Route": acts("name match route redirect direct_response metadata typed_per_filter_config request_headers_to_add"+
+		" request_headers_to_remove response_headers_to_add response_headers_to_remove").
+		but("decorator", "spans are named by a later part").but("tracing", later).but("stat_prefix", statsNames),
+	"envoy.config.route.v3.RouteMatch": acts("prefix path safe_regex path_separated_prefix case_sensitive runtime_fraction headers query_parameters").
+		but("grpc", later),
+	"envoy.config.route.v3.HeaderMatcher": acts("name exact_match safe_regex_match range_match present_match prefix_match suffix_match contains_match" +
+		" string_match invert_match treat_missing_header_as_empty"),
+	"envoy.config.route.v3.QueryParameterMatcher": acts("name string_match present_match"),
+	"envoy.config.route.v3.RouteAction": acts("cluster weighted_clusters prefix_rewrite regex_rewrite host_rewrite_literal timeout idle_timeout retry_policy"+
+		" cluster_not_found_response_code").
+		but("max_stream_duration", later).but("max_grpc_timeout", later).but("priority", later).but("hash_policy", later).but("metadata_match", later).
+		but("upgrade_configs", later).but("auto_host_rewrite", later).but("append_x_forwarded_host", later).but("flush_timeout", later),
+	"envoy.config.route.v3.WeightedCluster":               acts("clusters total_weight").but("runtime_key_prefix", "there is no runtime layer"),
+	"envoy.config.route.v3.WeightedCluster.ClusterWeight": acts("name weight request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove"),
+	"envoy.config.route.v3.RetryPolicy": acts("retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate host_selection_retry_max_attempts"+
+		" retriable_status_codes retry_back_off").but("retry_priority", "locality is a later part"),
+	"envoy.config.route.v3.RetryPolicy.RetryBackOff":                       everything,
+	"envoy.config.route.v3.RetryPolicy.RetryHostPredicate":                 acts("name typed_config"),
+	"envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate": everything,
+	"envoy.config.route.v3.RedirectAction":                                 acts("https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite regex_rewrite response_code strip_query"),
+	"envoy.config.route.v3.DirectResponseAction":                           acts("status body"),
+	"envoy.extensions.filters.http.fault.v3.HTTPFault": acts("delay abort").but("upstream_cluster", later).but("max_active_faults", later).
+		but("delay_percent_runtime", onlyEnvoy).but("abort_percent_runtime", onlyEnvoy),
+	"envoy.extensions.filters.common.fault.v3.FaultDelay":             everything,
+	"envoy.extensions.filters.http.fault.v3.FaultAbort":               everything,
+	"envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay": everything,
+	"envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort":   everything,
+
+	// Listeners.
+	"envoy.config.listener.v3.Listener": acts("name address additional_addresses filter_chains default_filter_chain use_original_dst listener_filters"+
+		" listener_filters_timeout continue_on_listener_filters_timeout traffic_direction bind_to_port enable_reuse_port access_log").
+		but("stat_prefix", statsNames).but("metadata", controlInfo).but("per_connection_buffer_limit_bytes", "buffers have their own watermarks").
+		but("connection_balance_config", "workers balance on their own").but("tcp_backlog_size", later).but("max_connections_to_accept_per_socket_event", onlyEnvoy).
+		but("transparent", later).but("freebind", later).but("drain_type", "drain follows removal and shutdown alike").but("socket_options", later).
+		but("ignore_global_conn_limit", onlyEnvoy).but("deprecated_v1", "bind_to_port is read"),
+	"envoy.config.listener.v3.AdditionalAddress":                        acts("address"),
+	"envoy.config.listener.v3.ListenerFilter":                           acts("name typed_config").but("filter_disabled", later),
+	"envoy.config.listener.v3.FilterChain":                              acts("filter_chain_match filters transport_socket name transport_socket_connect_timeout").but("metadata", controlInfo),
+	"envoy.config.listener.v3.FilterChainMatch":                         acts("destination_port prefix_ranges source_prefix_ranges source_ports server_names transport_protocol application_protocols"),
+	"envoy.config.listener.v3.Filter":                                   acts("name typed_config"),
+	"envoy.extensions.filters.listener.original_dst.v3.OriginalDst":     everything,
+	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector":   everything,
+	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector": everything,
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy": acts("cluster weighted_clusters idle_timeout access_log max_connect_attempts stat_prefix").
+		but("max_downstream_connection_duration", later).but("hash_policy", later).but("access_log_options", later),
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster":               everything,
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight": everything,
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": acts("stat_prefix route_config rds http_filters access_log"+
+		" use_remote_address upgrade_configs stream_idle_timeout request_timeout request_headers_timeout normalize_path merge_slashes"+
+		" forward_client_cert_details set_current_client_cert_details server_name server_header_transformation xff_num_trusted_hops"+
+		" generate_request_id codec_type common_http_protocol_options max_request_headers_kb skip_xff_append via drain_timeout preserve_external_request_id").
+		but("http_protocol_options", later).but("http2_protocol_options", later).but("path_with_escaped_slashes_action", "KEEP_UNCHANGED is what is done").
+		but("tracing", "spans are a later part").but("represent_ipv4_remote_address_as_ipv4_mapped_ipv6", onlyEnvoy).but("access_log_options", later).
+		but("request_id_extension", "x-request-id is a UUID").but("proxy_100_continue", "100-continue is passed through").but("scheme_header_transformation", later).
+		but("internal_address_config", later).but("strip_trailing_host_dot", later).but("delayed_close_timeout", "closing lingers with a limit of its own").
+		but("early_header_mutation_extensions", later).but("proxy_status_config", later),
+	"envoy.extensions.filters.network.http_connection_manager.v3.Rds":                                               acts("config_source route_config_name"),
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":                                        acts("name typed_config is_optional disabled"),
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig":               acts("upgrade_type enabled").but("filters", later),
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails": everything,
+	"envoy.extensions.filters.http.router.v3.Router":                                                                acts("suppress_envoy_headers").but("start_child_span", later).but("dynamic_stats", statsNames).but("upstream_log", later),
+	"envoy.config.accesslog.v3.AccessLog":                                                                           acts("name typed_config filter"),
+	"envoy.config.accesslog.v3.AccessLogFilter":                                                                     acts("response_flag_filter"),
+	"envoy.config.accesslog.v3.ResponseFlagFilter":                                                                  everything,
+	"envoy.extensions.access_loggers.file.v3.FileAccessLog":                                                         acts("path log_format format"),
+	"envoy.config.core.v3.SubstitutionFormatString":                                                                 acts("text_format_source text_format json_format").but("omit_empty_values", later).but("formatters", later),
+}
+
+// check refuses the first field of m, or of a message inside it, that the table does
+// not know. path is how m is called in the error: "Cluster outbound|80||x".
+func check(m proto.Message, path string) error { return checkMessage(m.ProtoReflect(), path) }
+
+func checkMessage(m protoreflect.Message, path string) error {
+	name := m.Descriptor().FullName()
+	k, ok := fields[name]
+	if !ok {
+		return fmt.Errorf("%s: message %s is not supported", path, name)
+	}
+	if k.all {
+		return nil
+	}
+	if unknown := m.GetUnknown(); len(unknown) > 0 {
+		return fmt.Errorf("%s: %d bytes of fields newer than this proxy", path, len(unknown))
+	}
+	var err error
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		field := string(fd.Name())
+		at := path + "." + field
+		if _, inert := k.inert[field]; inert {
+			return true
+		}
+		if !slices.Contains(k.acts, field) {
+			err = fmt.Errorf("%s: field is not supported", at)
+			return false
+		}
+		err = checkValue(fd, v, at)
+		return err == nil
+	})
+	return err
+}
+
+func checkValue(fd protoreflect.FieldDescriptor, v protoreflect.Value, at string) error {
+	switch {
+	case fd.IsMap():
+		if fd.MapValue().Kind() != protoreflect.MessageKind {
+			return nil
+		}
+		var err error
+		v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+			err = checkAny(v.Message(), fmt.Sprintf("%s[%s]", at, k.String()))
+			return err == nil
+		})
+		return err
+	case fd.IsList():
+		if fd.Kind() != protoreflect.MessageKind {
+			return nil
+		}
+		for i := range v.List().Len() {
+			if err := checkAny(v.List().Get(i).Message(), fmt.Sprintf("%s[%d]", at, i)); err != nil {
+				return err
+			}
+		}
+	case fd.Kind() == protoreflect.MessageKind:
+		return checkAny(v.Message(), at)
+	}
+	return nil
+}
+
+// checkAny leaves typed_config alone: whoever unpacks it checks it.
+func checkAny(m protoreflect.Message, at string) error {
+	if _, ok := m.Interface().(*anypb.Any); ok {
+		return nil
+	}
+	return checkMessage(m, at)
+}
+
+// unpack decodes an Any into m and checks its fields.
+func unpack(a *anypb.Any, m proto.Message, path string) error {
+	if err := a.UnmarshalTo(m); err != nil {
+		return fmt.Errorf("%s: decoding %s: %w", path, a.GetTypeUrl(), err)
+	}
+	return check(m, path)
+}

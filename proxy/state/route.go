@@ -1,0 +1,497 @@
+package state
+
+import (
+	"fmt"
+	"math"
+	"regexp"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	faultcommonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/fault/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/route"
+)
+
+const (
+	faultFilter = "envoy.filters.http.fault"
+	always1M    = 1_000_000
+
+	defaultRouteTimeout = 15 * time.Second      // RouteAction.timeout
+	defaultBackoffBase  = 25 * time.Millisecond // RetryBackOff.base_interval as Envoy's default
+	// Istio's host_selection_retry_max_attempts when it is not said.
+	defaultHostAttempts = 1
+)
+
+// decodeRoutes makes the table of a RouteConfiguration. ids gives clusters their
+// numbers, whether they exist or not.
+func decodeRoutes(rc *routev3.RouteConfiguration, version string, ids func(name string) cluster.ID) (*route.Table, error) {
+	path := "route configuration " + rc.GetName()
+	if err := check(rc, path); err != nil {
+		return nil, err
+	}
+	common, err := headerOps(rc, path)
+	if err != nil {
+		return nil, err
+	}
+	var hosts []*route.VirtualHost
+	for i, v := range rc.GetVirtualHosts() {
+		at := fmt.Sprintf("%s.virtual_hosts[%d]", path, i)
+		if v.GetName() != "" {
+			at = fmt.Sprintf("%s virtual host %s", path, v.GetName())
+		}
+		if len(v.GetDomains()) == 0 {
+			return nil, fmt.Errorf("%s.domains: is empty", at)
+		}
+		vh := &route.VirtualHost{Name: v.GetName(), Domains: v.GetDomains(), AttemptCount: v.GetIncludeRequestAttemptCount()}
+		hostOps, err := headerOps(v, at)
+		if err != nil {
+			return nil, err
+		}
+		hostFault, err := perFilterFault(v.GetTypedPerFilterConfig(), at)
+		if err != nil {
+			return nil, err
+		}
+		for j, r := range v.GetRoutes() {
+			e, err := decodeRoute(r, fmt.Sprintf("%s.routes[%d]", at, j), ids)
+			if err != nil {
+				return nil, err
+			}
+			e.Headers = appendOps(e.Headers, hostOps, common)
+			if e.Fault == nil {
+				e.Fault = hostFault
+			}
+			vh.Entries = append(vh.Entries, e)
+		}
+		hosts = append(hosts, vh)
+	}
+	return route.New(rc.GetName(), version, rc.GetIgnorePortInHostMatching(), hosts)
+}
+
+func appendOps(to []route.Headers, ops ...*route.Headers) []route.Headers {
+	for _, o := range ops {
+		if o != nil {
+			to = append(to, *o)
+		}
+	}
+	return to
+}
+
+func decodeRoute(r *routev3.Route, path string, ids func(string) cluster.ID) (*route.Entry, error) {
+	e := &route.Entry{Name: r.GetName(), Source: routeSource(r.GetMetadata())}
+	var err error
+	if e.When, err = decodeMatch(r.GetMatch(), path+".match"); err != nil {
+		return nil, err
+	}
+	ops, err := headerOps(r, path)
+	if err != nil {
+		return nil, err
+	}
+	e.Headers = appendOps(nil, ops)
+	if e.Fault, err = perFilterFault(r.GetTypedPerFilterConfig(), path); err != nil {
+		return nil, err
+	}
+	switch {
+	case r.GetRoute() != nil:
+		e.Forward, err = decodeForward(r.GetRoute(), path+".route", ids)
+	case r.GetRedirect() != nil:
+		e.Redirect, err = decodeRedirect(r.GetRedirect(), path+".redirect")
+	case r.GetDirectResponse() != nil:
+		e.Direct, err = decodeDirect(r.GetDirectResponse(), path+".direct_response")
+	default:
+		err = fmt.Errorf("%s: has no action", path)
+	}
+	return e, err
+}
+
+// routeSource reads which object a route came from: Istio's metadata, and ours with
+// file and line.
+func routeSource(m *corev3.Metadata) route.Source {
+	f := m.GetFilterMetadata()
+	weir := f["weir"].GetFields()
+	return route.Source{
+		Config: f["istio"].GetFields()["config"].GetStringValue(),
+		File:   weir["file"].GetStringValue(),
+		Line:   int(weir["line"].GetNumberValue()),
+	}
+}
+
+func decodeMatch(m *routev3.RouteMatch, path string) (route.When, error) {
+	w := route.When{IgnoreCase: m.GetCaseSensitive() != nil && !m.GetCaseSensitive().GetValue(), Per1M: always1M}
+	switch p := m.GetPathSpecifier().(type) {
+	case *routev3.RouteMatch_Prefix:
+		w.Kind, w.Path = route.PathPrefix, p.Prefix
+	case *routev3.RouteMatch_Path:
+		w.Kind, w.Path = route.PathExact, p.Path
+	case *routev3.RouteMatch_PathSeparatedPrefix:
+		w.Kind, w.Path = route.PathSeparatedPrefix, p.PathSeparatedPrefix
+	case *routev3.RouteMatch_SafeRegex:
+		re, err := wholeRegex(p.SafeRegex.GetRegex(), path+".safe_regex")
+		if err != nil {
+			return w, err
+		}
+		w.Kind, w.Regex = route.PathRegex, re
+	default:
+		return w, fmt.Errorf("%s: has no path, prefix or regex", path)
+	}
+	if m.GetRuntimeFraction() != nil {
+		w.Per1M = perMillion(m.GetRuntimeFraction().GetDefaultValue())
+	}
+	for i, h := range m.GetHeaders() {
+		v, err := decodeHeaderMatch(h, fmt.Sprintf("%s.headers[%d]", path, i))
+		if err != nil {
+			return w, err
+		}
+		w.Headers = append(w.Headers, v)
+	}
+	for i, q := range m.GetQueryParameters() {
+		at := fmt.Sprintf("%s.query_parameters[%d]", path, i)
+		v := route.ValueMatch{Name: q.GetName()}
+		if v.Name == "" {
+			return w, fmt.Errorf("%s.name: is empty", at)
+		}
+		if q.GetStringMatch() != nil {
+			if err := stringMatch(&v, q.GetStringMatch(), at+".string_match"); err != nil {
+				return w, err
+			}
+		} else if !q.GetPresentMatch() {
+			return w, fmt.Errorf("%s: has neither string_match nor present_match", at)
+		}
+		w.Query = append(w.Query, v)
+	}
+	return w, nil
+}
+
+func decodeHeaderMatch(h *routev3.HeaderMatcher, path string) (route.ValueMatch, error) {
+	v := route.ValueMatch{Name: strings.ToLower(h.GetName()), Invert: h.GetInvertMatch(), MissingAsEmpty: h.GetTreatMissingHeaderAsEmpty()}
+	if v.Name == "" {
+		return v, fmt.Errorf("%s.name: is empty", path)
+	}
+	v.ID = message.IDOf(v.Name)
+	var err error
+	switch m := h.GetHeaderMatchSpecifier().(type) {
+	case nil:
+		v.Kind = route.ValuePresent
+	case *routev3.HeaderMatcher_PresentMatch:
+		v.Kind = route.ValuePresent
+		if !m.PresentMatch {
+			v.Invert = !v.Invert
+		}
+	case *routev3.HeaderMatcher_StringMatch:
+		err = stringMatch(&v, m.StringMatch, path+".string_match")
+	case *routev3.HeaderMatcher_RangeMatch:
+		v.Kind, v.Low, v.High = route.ValueRange, m.RangeMatch.GetStart(), m.RangeMatch.GetEnd()
+	// The older spellings, which Istio still sends.
+	case *routev3.HeaderMatcher_ExactMatch:
+		v.Kind, v.Value = route.ValueExact, m.ExactMatch
+	case *routev3.HeaderMatcher_PrefixMatch:
+		v.Kind, v.Value = route.ValuePrefix, m.PrefixMatch
+	case *routev3.HeaderMatcher_SuffixMatch:
+		v.Kind, v.Value = route.ValueSuffix, m.SuffixMatch
+	case *routev3.HeaderMatcher_ContainsMatch:
+		v.Kind, v.Value = route.ValueContains, m.ContainsMatch
+	case *routev3.HeaderMatcher_SafeRegexMatch:
+		v.Kind = route.ValueRegex
+		v.Regex, err = wholeRegex(m.SafeRegexMatch.GetRegex(), path+".safe_regex_match")
+	}
+	return v, err
+}
+
+func stringMatch(v *route.ValueMatch, m *matcherv3.StringMatcher, path string) error {
+	v.IgnoreCase = m.GetIgnoreCase()
+	var err error
+	switch p := m.GetMatchPattern().(type) {
+	case *matcherv3.StringMatcher_Exact:
+		v.Kind, v.Value = route.ValueExact, p.Exact
+	case *matcherv3.StringMatcher_Prefix:
+		v.Kind, v.Value = route.ValuePrefix, p.Prefix
+	case *matcherv3.StringMatcher_Suffix:
+		v.Kind, v.Value = route.ValueSuffix, p.Suffix
+	case *matcherv3.StringMatcher_Contains:
+		v.Kind, v.Value = route.ValueContains, p.Contains
+	case *matcherv3.StringMatcher_SafeRegex:
+		v.Kind = route.ValueRegex
+		v.Regex, err = wholeRegex(p.SafeRegex.GetRegex(), path+".safe_regex")
+	default:
+		err = fmt.Errorf("%s: has no pattern", path)
+	}
+	return err
+}
+
+// wholeRegex compiles a regular expression that must match all of its input, as
+// Envoy's safe_regex does.
+func wholeRegex(s, path string) (*regexp.Regexp, error) {
+	re, err := regexp.Compile("^(?:" + s + ")$")
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return re, nil
+}
+
+func perMillion(p *typev3.FractionalPercent) uint32 {
+	n := uint64(p.GetNumerator())
+	switch p.GetDenominator() {
+	case typev3.FractionalPercent_HUNDRED:
+		n *= 10_000
+	case typev3.FractionalPercent_TEN_THOUSAND:
+		n *= 100
+	case typev3.FractionalPercent_MILLION:
+	}
+	return uint32(min(n, always1M))
+}
+
+func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster.ID) (*route.Forward, error) {
+	f := &route.Forward{PrefixRewrite: a.GetPrefixRewrite(), HostRewrite: a.GetHostRewriteLiteral()}
+	switch s := a.GetClusterSpecifier().(type) {
+	case *routev3.RouteAction_Cluster:
+		f.Clusters = []route.Weighted{{Cluster: ids(s.Cluster), Name: s.Cluster, Weight: 1}}
+	case *routev3.RouteAction_WeightedClusters:
+		for i, w := range s.WeightedClusters.GetClusters() {
+			ops, err := headerOps(w, fmt.Sprintf("%s.weighted_clusters.clusters[%d]", path, i))
+			if err != nil {
+				return nil, err
+			}
+			f.Clusters = append(f.Clusters, route.Weighted{Cluster: ids(w.GetName()), Name: w.GetName(), Weight: w.GetWeight().GetValue(), Headers: ops})
+		}
+	}
+	if len(f.Clusters) == 0 {
+		return nil, fmt.Errorf("%s: names no cluster", path)
+	}
+	total := uint64(0)
+	for _, w := range f.Clusters {
+		total += uint64(w.Weight)
+	}
+	if total == 0 || total > math.MaxUint32 {
+		return nil, fmt.Errorf("%s.weighted_clusters: weights sum to %d, must be 1 to 2^32-1", path, total)
+	}
+	f.Total = uint32(total)
+	if f.Timeout = defaultRouteTimeout; a.GetTimeout() != nil {
+		f.Timeout = a.GetTimeout().AsDuration()
+	}
+	f.Idle = a.GetIdleTimeout().AsDuration()
+	if r := a.GetRegexRewrite(); r != nil {
+		re, err := regexp.Compile(r.GetPattern().GetRegex())
+		if err != nil {
+			return nil, fmt.Errorf("%s.regex_rewrite.pattern: %w", path, err)
+		}
+		f.RegexRewrite, f.Substitution = re, goSubstitution(r.GetSubstitution())
+	}
+	var err error
+	f.Retry, err = decodeRetry(a.GetRetryPolicy(), path+".retry_policy")
+	return f, err
+}
+
+// goSubstitution turns RE2's \1 into Go's ${1}.
+func goSubstitution(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\\' && i+1 < len(s) && s[i+1] >= '0' && s[i+1] <= '9':
+			i++
+			fmt.Fprintf(&b, "${%c}", s[i])
+		case c == '\\' && i+1 < len(s) && s[i+1] == '\\':
+			i++
+			b.WriteByte('\\')
+		case c == '$':
+			b.WriteString("$$")
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+func decodeRetry(p *routev3.RetryPolicy, path string) (*route.Retry, error) {
+	if p == nil {
+		return nil, nil
+	}
+	on, codes, unknown := route.ParseRetryOn(p.GetRetryOn())
+	if len(unknown) > 0 {
+		return nil, fmt.Errorf("%s.retry_on: unknown condition %q", path, unknown[0])
+	}
+	r := &route.Retry{On: on, StatusCodes: codes, Attempts: 1, PerTryTimeout: p.GetPerTryTimeout().AsDuration(),
+		PerTryIdle: p.GetPerTryIdleTimeout().AsDuration(), HostAttempts: defaultHostAttempts, BackoffBase: defaultBackoffBase}
+	if p.GetNumRetries() != nil {
+		r.Attempts = p.GetNumRetries().GetValue()
+	}
+	if n := p.GetHostSelectionRetryMaxAttempts(); n > 0 {
+		r.HostAttempts = int(min(n, 100)) // each is one draw: more than 100 would only burn time
+	}
+	for _, c := range p.GetRetriableStatusCodes() {
+		r.StatusCodes = append(r.StatusCodes, int(c))
+	}
+	for i, h := range p.GetRetryHostPredicate() {
+		if h.GetName() != "envoy.retry_host_predicates.previous_hosts" {
+			return nil, fmt.Errorf("%s.retry_host_predicate[%d]: %s is not supported", path, i, h.GetName())
+		}
+		r.OtherHosts = true
+	}
+	if b := p.GetRetryBackOff(); b != nil {
+		r.BackoffBase = orDefault(b.GetBaseInterval(), defaultBackoffBase)
+		r.BackoffMax = b.GetMaxInterval().AsDuration()
+	}
+	if r.BackoffMax == 0 {
+		r.BackoffMax = 10 * r.BackoffBase // RetryBackOff.max_interval's default
+	}
+	if r.Attempts == 0 || r.On == 0 {
+		return nil, nil
+	}
+	return r, nil
+}
+
+func decodeRedirect(d *routev3.RedirectAction, path string) (*route.Redirect, error) {
+	r := &route.Redirect{Scheme: d.GetSchemeRedirect(), Host: d.GetHostRedirect(), Path: d.GetPathRedirect(), PrefixRewrite: d.GetPrefixRewrite(),
+		Port: uint16(d.GetPortRedirect()), StripQuery: d.GetStripQuery()}
+	if d.GetPortRedirect() > 65535 {
+		return nil, fmt.Errorf("%s.port_redirect: %d is out of range", path, d.GetPortRedirect())
+	}
+	if d.GetHttpsRedirect() {
+		r.Scheme = "https"
+	}
+	if x := d.GetRegexRewrite(); x != nil {
+		re, err := regexp.Compile(x.GetPattern().GetRegex())
+		if err != nil {
+			return nil, fmt.Errorf("%s.regex_rewrite.pattern: %w", path, err)
+		}
+		r.RegexRewrite, r.Substitution = re, goSubstitution(x.GetSubstitution())
+	}
+	switch d.GetResponseCode() {
+	case routev3.RedirectAction_MOVED_PERMANENTLY:
+		r.Status = 301
+	case routev3.RedirectAction_FOUND:
+		r.Status = 302
+	case routev3.RedirectAction_SEE_OTHER:
+		r.Status = 303
+	case routev3.RedirectAction_TEMPORARY_REDIRECT:
+		r.Status = 307
+	case routev3.RedirectAction_PERMANENT_REDIRECT:
+		r.Status = 308
+	default:
+		return nil, fmt.Errorf("%s.response_code: %v is not supported", path, d.GetResponseCode())
+	}
+	return r, nil
+}
+
+func decodeDirect(d *routev3.DirectResponseAction, path string) (*route.Direct, error) {
+	if d.GetStatus() < 200 || d.GetStatus() > 599 {
+		return nil, fmt.Errorf("%s.status: %d is not a final HTTP status", path, d.GetStatus())
+	}
+	body, err := dataSource(d.GetBody(), path+".body")
+	return &route.Direct{Status: int(d.GetStatus()), Body: body}, err
+}
+
+// mutations is what RouteConfiguration, VirtualHost, Route and ClusterWeight share.
+type mutations interface {
+	GetRequestHeadersToAdd() []*corev3.HeaderValueOption
+	GetRequestHeadersToRemove() []string
+	GetResponseHeadersToAdd() []*corev3.HeaderValueOption
+	GetResponseHeadersToRemove() []string
+}
+
+// headerOps decodes header mutations; nil when there are none.
+func headerOps(m mutations, path string) (*route.Headers, error) {
+	h := &route.Headers{}
+	add := func(list []*corev3.HeaderValueOption, field string, set, add, absent *[]route.HeaderValue) error {
+		for i, o := range list {
+			at := fmt.Sprintf("%s.%s[%d]", path, field, i)
+			name := strings.ToLower(o.GetHeader().GetKey())
+			if name == "" || strings.HasPrefix(name, ":") || name == "host" {
+				return fmt.Errorf("%s.header.key: %q cannot be changed this way", at, o.GetHeader().GetKey())
+			}
+			value, err := route.ParseFormat(o.GetHeader().GetValue())
+			if err != nil {
+				return fmt.Errorf("%s.header.value: %w", at, err)
+			}
+			to := add
+			switch {
+			case o.GetAppend() != nil && !o.GetAppend().GetValue(): //nolint:staticcheck // deprecated in xDS, still sent
+				to = set
+			case o.GetAppendAction() == corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD:
+				to = set
+			case o.GetAppendAction() == corev3.HeaderValueOption_ADD_IF_ABSENT:
+				to = absent
+			case o.GetAppendAction() == corev3.HeaderValueOption_OVERWRITE_IF_EXISTS:
+				return fmt.Errorf("%s.append_action: OVERWRITE_IF_EXISTS is not supported", at)
+			}
+			*to = append(*to, route.HeaderValue{Name: name, Value: value})
+		}
+		return nil
+	}
+	if err := add(m.GetRequestHeadersToAdd(), "request_headers_to_add", &h.RequestSet, &h.RequestAdd, &h.RequestAddIfAbsent); err != nil {
+		return nil, err
+	}
+	if err := add(m.GetResponseHeadersToAdd(), "response_headers_to_add", &h.ResponseSet, &h.ResponseAdd, &h.ResponseAddIfAbsent); err != nil {
+		return nil, err
+	}
+	for _, n := range m.GetRequestHeadersToRemove() {
+		h.RequestRemove = append(h.RequestRemove, strings.ToLower(n))
+	}
+	for _, n := range m.GetResponseHeadersToRemove() {
+		h.ResponseRemove = append(h.ResponseRemove, strings.ToLower(n))
+	}
+	if len(h.RequestSet)+len(h.RequestAdd)+len(h.RequestAddIfAbsent)+len(h.RequestRemove)+
+		len(h.ResponseSet)+len(h.ResponseAdd)+len(h.ResponseAddIfAbsent)+len(h.ResponseRemove) == 0 {
+		return nil, nil
+	}
+	return h, nil
+}
+
+// perFilterFault reads the fault of a typed_per_filter_config; other filters have no
+// per-route configuration here and are refused.
+func perFilterFault(m map[string]*anypb.Any, path string) (*route.Fault, error) {
+	var out *route.Fault
+	for name, a := range m {
+		at := path + ".typed_per_filter_config[" + name + "]"
+		if name != faultFilter {
+			return nil, fmt.Errorf("%s: not supported", at)
+		}
+		f := &faultv3.HTTPFault{}
+		if err := unpack(a, f, at); err != nil {
+			return nil, err
+		}
+		var err error
+		if out, err = decodeFault(f, at); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func decodeFault(f *faultv3.HTTPFault, path string) (*route.Fault, error) {
+	out := &route.Fault{AbortGRPC: -1}
+	if d := f.GetDelay(); d != nil {
+		out.DelayPer1M = perMillion(d.GetPercentage())
+		switch s := d.GetFaultDelaySecifier().(type) {
+		case *faultcommonv3.FaultDelay_FixedDelay:
+			out.Delay = s.FixedDelay.AsDuration()
+		case *faultcommonv3.FaultDelay_HeaderDelay_:
+			out.HeaderDelay = true
+		default:
+			return nil, fmt.Errorf("%s.delay: has no fixed_delay", path)
+		}
+	}
+	if a := f.GetAbort(); a != nil {
+		out.AbortPer1M = perMillion(a.GetPercentage())
+		switch s := a.GetErrorType().(type) {
+		case *faultv3.FaultAbort_HttpStatus:
+			out.AbortStatus = int(s.HttpStatus)
+			if out.AbortStatus < 200 || out.AbortStatus > 599 {
+				return nil, fmt.Errorf("%s.abort.http_status: %d is not a final HTTP status", path, s.HttpStatus)
+			}
+		case *faultv3.FaultAbort_GrpcStatus:
+			out.AbortStatus, out.AbortGRPC = 200, int(s.GrpcStatus)
+		case *faultv3.FaultAbort_HeaderAbort_:
+			out.HeaderAbort = true
+		default:
+			return nil, fmt.Errorf("%s.abort: has no status", path)
+		}
+	}
+	return out, nil
+}

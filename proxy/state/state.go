@@ -1,0 +1,88 @@
+package state
+
+import (
+	"iter"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/route"
+)
+
+// State is everything the proxy decides by, at one moment. Exchanges and connections
+// run to their end on the State they began with.
+type State struct {
+	// Generation grows by one with every State of a Builder.
+	Generation uint64
+
+	clusters  []*cluster.Cluster // by cluster.ID; nil where the name is only mentioned
+	byName    map[string]cluster.ID
+	tables    map[string]*route.Table
+	listeners map[string]*Listener
+	names     *Names
+}
+
+// Cluster returns the cluster of an ID, or nil if there is none now (cause NC).
+func (s *State) Cluster(id cluster.ID) *cluster.Cluster {
+	if id < 0 || int(id) >= len(s.clusters) {
+		return nil
+	}
+	return s.clusters[id]
+}
+
+// ClusterNamed is Cluster by name, for what is not on the request path.
+func (s *State) ClusterNamed(name string) *cluster.Cluster {
+	id, ok := s.byName[name]
+	if !ok {
+		return nil
+	}
+	return s.Cluster(id)
+}
+
+// Table returns a route table by the name of its RouteConfiguration, or nil.
+func (s *State) Table(name string) *route.Table { return s.tables[name] }
+
+// Tables yields the route tables in order of name.
+func (s *State) Tables() iter.Seq[*route.Table] { return sorted(s.tables) }
+
+// Clusters yields the clusters in order of name.
+func (s *State) Clusters() iter.Seq[*cluster.Cluster] {
+	return func(yield func(*cluster.Cluster) bool) {
+		for _, n := range slices.Sorted(maps.Keys(s.byName)) {
+			if c := s.Cluster(s.byName[n]); c != nil && !yield(c) {
+				return
+			}
+		}
+	}
+}
+
+// Listeners yields the listeners in order of name.
+func (s *State) Listeners() iter.Seq[*Listener] { return sorted(s.listeners) }
+
+// Names is the mesh's DNS table, nil if none was sent.
+func (s *State) Names() *Names { return s.names }
+
+func sorted[V any](m map[string]V) iter.Seq[V] {
+	return func(yield func(V) bool) {
+		for _, k := range slices.Sorted(maps.Keys(m)) {
+			if !yield(m[k]) {
+				return
+			}
+		}
+	}
+}
+
+// Listener is one listener with what it needs to run.
+type Listener struct {
+	Name    string
+	Version string
+	// Routes are the route tables its chains use by RDS; it goes live when they exist.
+	Routes []string
+}
+
+// Names maps lower-case host names to addresses.
+type Names struct {
+	Version string
+	Table   map[string][]netip.Addr
+}

@@ -1,0 +1,204 @@
+package state
+
+import (
+	"crypto/tls"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+)
+
+const (
+	typePrefix       = "type.googleapis.com/"
+	upstreamTLSURL   = typePrefix + "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+	downstreamTLSURL = typePrefix + "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+	rawBufferURL     = typePrefix + "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
+)
+
+// istioALPN is what a client offers towards a mesh sidecar.
+const istioALPN = "istio"
+
+// decodeUpstreamTransport returns nil for plaintext.
+func decodeUpstreamTransport(s *corev3.TransportSocket, path string) (*cluster.Transport, error) {
+	if err := check(s, path); err != nil {
+		return nil, err
+	}
+	switch s.GetTypedConfig().GetTypeUrl() {
+	case rawBufferURL:
+		return nil, unpack(s.GetTypedConfig(), &rawbufferv3.RawBuffer{}, path)
+	case "":
+		if s.GetName() == "raw_buffer" || s.GetName() == "envoy.transport_sockets.raw_buffer" {
+			return nil, nil
+		}
+	case upstreamTLSURL:
+		u := &tlsv3.UpstreamTlsContext{}
+		if err := unpack(s.GetTypedConfig(), u, path); err != nil {
+			return nil, err
+		}
+		t := &cluster.Transport{SNI: u.GetSni()}
+		c := u.GetCommonTlsContext()
+		t.ALPN = c.GetAlpnProtocols()
+		t.Istio = slices.Contains(t.ALPN, istioALPN)
+		var err error
+		if t.MinVersion, t.MaxVersion, err = tlsVersions(c.GetTlsParams(), path+".tls_params"); err != nil {
+			return nil, err
+		}
+		if t.CertName, t.CertPEM, t.KeyPEM, err = decodeCertificate(c, path); err != nil {
+			return nil, err
+		}
+		v, name := validation(c)
+		t.CAName = name
+		if v != nil {
+			if t.CAPEM, err = dataSource(v.GetTrustedCa(), path+".trusted_ca"); err != nil {
+				return nil, err
+			}
+			if t.SANs, err = decodeSANs(v, path); err != nil {
+				return nil, err
+			}
+		}
+		t.SkipVerify = t.CAName == "" && len(t.CAPEM) == 0
+		if t.SkipVerify && len(t.SANs) > 0 {
+			return nil, fmt.Errorf("%s.validation_context: names are to be checked but no CA says whose certificates count", path)
+		}
+		return t, nil
+	}
+	return nil, fmt.Errorf("%s: transport socket %q is not supported", path, s.GetName())
+}
+
+// validation returns the inline validation context and the SDS name, of whichever form
+// is used.
+func validation(c *tlsv3.CommonTlsContext) (*tlsv3.CertificateValidationContext, string) {
+	if v := c.GetCombinedValidationContext(); v != nil {
+		return v.GetDefaultValidationContext(), v.GetValidationContextSdsSecretConfig().GetName()
+	}
+	return c.GetValidationContext(), c.GetValidationContextSdsSecretConfig().GetName()
+}
+
+func decodeCertificate(c *tlsv3.CommonTlsContext, path string) (sds string, cert, key []byte, err error) {
+	switch n := len(c.GetTlsCertificateSdsSecretConfigs()) + len(c.GetTlsCertificates()); {
+	case n == 0:
+		return "", nil, nil, nil
+	case n > 1:
+		return "", nil, nil, fmt.Errorf("%s: %d certificates, only one is supported", path, n)
+	}
+	for _, s := range c.GetTlsCertificateSdsSecretConfigs() {
+		return s.GetName(), nil, nil, nil
+	}
+	crt := c.GetTlsCertificates()[0]
+	if cert, err = dataSource(crt.GetCertificateChain(), path+".certificate_chain"); err != nil {
+		return "", nil, nil, err
+	}
+	key, err = dataSource(crt.GetPrivateKey(), path+".private_key")
+	return "", cert, key, err
+}
+
+func decodeSANs(v *tlsv3.CertificateValidationContext, path string) ([]cluster.SAN, error) {
+	var out []cluster.SAN
+	add := func(m *matcherv3.StringMatcher) error {
+		switch p := m.GetMatchPattern().(type) {
+		case *matcherv3.StringMatcher_Exact:
+			out = append(out, cluster.SAN{Exact: p.Exact})
+		case *matcherv3.StringMatcher_Prefix:
+			out = append(out, cluster.SAN{Prefix: p.Prefix})
+		case *matcherv3.StringMatcher_Suffix:
+			out = append(out, cluster.SAN{Suffix: p.Suffix})
+		default:
+			return fmt.Errorf("%s.match_typed_subject_alt_names: only exact, prefix and suffix are supported", path)
+		}
+		return nil
+	}
+	for _, m := range v.GetMatchTypedSubjectAltNames() {
+		if err := add(m.GetMatcher()); err != nil {
+			return nil, err
+		}
+	}
+	for _, m := range v.GetMatchSubjectAltNames() { //nolint:staticcheck // deprecated in xDS, still sent
+		if err := add(m); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func tlsVersions(p *tlsv3.TlsParameters, path string) (lowest, highest uint16, err error) {
+	one := func(v tlsv3.TlsParameters_TlsProtocol) (uint16, error) {
+		switch v {
+		case tlsv3.TlsParameters_TLS_AUTO:
+			return 0, nil
+		case tlsv3.TlsParameters_TLSv1_2:
+			return tls.VersionTLS12, nil
+		case tlsv3.TlsParameters_TLSv1_3:
+			return tls.VersionTLS13, nil
+		default:
+			return 0, fmt.Errorf("%s: %v is too old to be safe; use TLSv1_2 or TLSv1_3", path, v)
+		}
+	}
+	if lowest, err = one(p.GetTlsMinimumProtocolVersion()); err != nil {
+		return 0, 0, err
+	}
+	highest, err = one(p.GetTlsMaximumProtocolVersion())
+	return lowest, highest, err
+}
+
+// cipherSuites turns Envoy's (OpenSSL's) names into Go's numbers. TLS 1.3 suites are
+// not configurable in Go.
+func cipherSuites(names []string, path string) ([]uint16, error) {
+	var out []uint16
+	for _, n := range names {
+		id, ok := openSSLSuites[strings.TrimSpace(n)]
+		if !ok {
+			return nil, fmt.Errorf("%s.cipher_suites: %q is not supported", path, n)
+		}
+		out = append(out, id)
+	}
+	return out, nil
+}
+
+var openSSLSuites = map[string]uint16{
+	"ECDHE-ECDSA-AES128-GCM-SHA256": tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+	"ECDHE-RSA-AES128-GCM-SHA256":   tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+	"ECDHE-ECDSA-AES256-GCM-SHA384": tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+	"ECDHE-RSA-AES256-GCM-SHA384":   tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+	"ECDHE-ECDSA-CHACHA20-POLY1305": tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+	"ECDHE-RSA-CHACHA20-POLY1305":   tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+	"ECDHE-ECDSA-AES128-SHA":        tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA,
+	"ECDHE-RSA-AES128-SHA":          tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA,
+	"ECDHE-ECDSA-AES256-SHA":        tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA,
+	"ECDHE-RSA-AES256-SHA":          tls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA,
+	"AES128-GCM-SHA256":             tls.TLS_RSA_WITH_AES_128_GCM_SHA256,
+	"AES256-GCM-SHA384":             tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
+	"AES128-SHA":                    tls.TLS_RSA_WITH_AES_128_CBC_SHA,
+	"AES256-SHA":                    tls.TLS_RSA_WITH_AES_256_CBC_SHA,
+}
+
+// maxDataSource bounds a file named by configuration: certificates and bodies are small.
+const maxDataSource = 1 << 20
+
+func dataSource(d *corev3.DataSource, path string) ([]byte, error) {
+	switch s := d.GetSpecifier().(type) {
+	case nil:
+		return nil, nil
+	case *corev3.DataSource_InlineBytes:
+		return s.InlineBytes, nil
+	case *corev3.DataSource_InlineString:
+		return []byte(s.InlineString), nil
+	case *corev3.DataSource_Filename:
+		b, err := os.ReadFile(s.Filename)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		if len(b) > maxDataSource {
+			return nil, fmt.Errorf("%s: %s has %d bytes, at most %d", path, s.Filename, len(b), maxDataSource)
+		}
+		return b, nil
+	default:
+		return nil, fmt.Errorf("%s: only filename, inline_bytes and inline_string are supported", path)
+	}
+}
