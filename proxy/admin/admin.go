@@ -1,0 +1,168 @@
+// Package admin is the proxy's window for operators: readiness, metrics, what
+// configuration is live, drain and shutdown, over HTTP.
+//
+// HTTP requests enter on listeners the caller opened (a Unix socket, 127.0.0.1:15000,
+// the health port 15021); what the proxy says about itself through Proxy leaves. It
+// runs on goroutines, apart from the workers, so that a busy or stuck data path can
+// still be looked at. Only read-only paths are served on health listeners.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+)
+
+// Proxy is what the admin interface shows and does. Implementations are safe for
+// concurrent use.
+type Proxy interface {
+	// Ready is nil when the certificate is held and configuration is live; otherwise it
+	// says what is missing.
+	Ready() error
+	// Stats writes metrics in the Prometheus text format.
+	Stats(ctx context.Context, w io.Writer) error
+	// Info answers /server_info, Dump /config_dump, Certs /certs, Clusters /clusters and
+	// Listeners /listeners, as values for JSON.
+	Info() any
+	Dump() any
+	Certs() any
+	Clusters() any
+	Listeners() any
+	// Drain stops accepting new work on kept connections; Quit ends the proxy.
+	Drain()
+	Quit()
+}
+
+// Options are a Server's collaborators.
+type Options struct {
+	Proxy Proxy
+	// Level is changed by POST /logging?level=debug.
+	Level *slog.LevelVar
+	Log   *slog.Logger
+}
+
+// Serve answers on l until ctx ends, with everything there is. The socket must be
+// reachable by the operator only (a Unix socket of the owner, or loopback).
+func Serve(ctx context.Context, l net.Listener, o Options) error {
+	mux := http.NewServeMux()
+	health(mux, o.Proxy)
+	mux.HandleFunc("GET /{$}", index)
+	for path, value := range map[string]func() any{
+		"/server_info": o.Proxy.Info, "/config_dump": o.Proxy.Dump, "/certs": o.Proxy.Certs,
+		"/clusters": o.Proxy.Clusters, "/listeners": o.Proxy.Listeners,
+	} {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, value()) })
+	}
+	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, _ *http.Request) { o.Proxy.Drain(); say(w, "draining") })
+	mux.HandleFunc("POST /quitquitquit", func(w http.ResponseWriter, _ *http.Request) { say(w, "bye"); o.Proxy.Quit() })
+	mux.HandleFunc("GET /logging", func(w http.ResponseWriter, _ *http.Request) { say(w, o.Level.Level().String()) })
+	mux.HandleFunc("POST /logging", func(w http.ResponseWriter, r *http.Request) {
+		if err := o.Level.UnmarshalText([]byte(r.FormValue("level"))); err != nil {
+			http.Error(w, "level must be debug, info, warn or error: POST /logging?level=debug", http.StatusBadRequest)
+			return
+		}
+		say(w, o.Level.Level().String())
+	})
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return serve(ctx, l, mux, o.Log)
+}
+
+// ServeHealth answers on l with readiness and metrics only: for ports that others reach
+// (15021, 15020, 15090).
+func ServeHealth(ctx context.Context, l net.Listener, o Options) error {
+	mux := http.NewServeMux()
+	health(mux, o.Proxy)
+	return serve(ctx, l, mux, o.Log)
+}
+
+func health(mux *http.ServeMux, p Proxy) {
+	mux.HandleFunc("GET /healthz/ready", func(w http.ResponseWriter, _ *http.Request) {
+		if err := p.Ready(); err != nil {
+			http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		say(w, "ready")
+	})
+	mux.HandleFunc("GET /stats/prometheus", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		if err := p.Stats(r.Context(), w); err != nil && r.Context().Err() == nil {
+			// The head is out: breaking the connection tells the scraper that the answer is not whole.
+			panic(http.ErrAbortHandler)
+		}
+	})
+}
+
+const (
+	headerTimeout = 5 * time.Second
+	idleTimeout   = 60 * time.Second
+	closeTimeout  = time.Second
+)
+
+func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	srv := &http.Server{Handler: localOnly(h), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	stopped := make(chan struct{})
+	defer context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		if srv.Shutdown(short) != nil {
+			_ = srv.Close()
+		}
+	})()
+	err := srv.Serve(l)
+	if errors.Is(err, http.ErrServerClosed) {
+		<-stopped
+		return nil
+	}
+	return fmt.Errorf("serving admin on %s: %w", l.Addr(), err)
+}
+
+// localOnly refuses requests a web page sent from a browser on the same machine: they
+// carry an Origin.
+func localOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Origin") != "" {
+			http.Error(w, "requests from web pages are refused", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+func index(w http.ResponseWriter, _ *http.Request) {
+	say(w, `GET  /healthz/ready       200 when certificate and configuration are there
+GET  /stats/prometheus    metrics
+GET  /server_info         version, node, workers, generation
+GET  /config_dump         live listeners, routes, clusters, endpoints
+GET  /clusters            clusters with endpoints and what is in use
+GET  /listeners           listeners
+GET  /certs               certificate, validity, next renewal
+GET  /logging             log level; POST ?level=debug changes it
+POST /drain               answer with connection: close, take no new connections
+POST /quitquitquit        end the proxy
+GET  /debug/pprof/        profiles`)
+}
+
+func say(w http.ResponseWriter, s string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.WriteString(w, s+"\n")
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	if err := e.Encode(v); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
