@@ -1,0 +1,105 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/weirmesh/weir/ca/token"
+	"github.com/weirmesh/weir/identity"
+)
+
+// Caller is who asks, as proven.
+type Caller struct {
+	ID       identity.ID
+	Workload string // the one workload, where the proof names it
+	Proof    string // what proved it, for the log
+}
+
+// ErrAbsent is what an Authenticator answers if a request has no credential of the
+// kind it knows.
+var ErrAbsent = errors.New("no such credential")
+
+// Authenticator finds out who calls, from the credentials of a gRPC request. Its
+// errors are told to the caller. It is safe for concurrent use.
+type Authenticator interface {
+	Authenticate(ctx context.Context) (Caller, error)
+}
+
+func authenticate(ctx context.Context, chain []Authenticator) (Caller, error) {
+	var refused []error
+	for _, a := range chain {
+		caller, err := a.Authenticate(ctx)
+		if err == nil {
+			return caller, nil
+		}
+		if !errors.Is(err, ErrAbsent) {
+			refused = append(refused, err)
+		}
+	}
+	if len(refused) == 0 {
+		return Caller{}, errors.New("no credential: send a bearer token for audience " + token.Audience + " or a client certificate of this mesh")
+	}
+	return Caller{}, errors.Join(refused...)
+}
+
+// Tokens knows callers by the bearer tokens of a key.
+type Tokens struct{ Key *token.Key }
+
+// Authenticate reads the authorization header.
+func (t Tokens) Authenticate(ctx context.Context) (Caller, error) {
+	text, ok := bearer(ctx)
+	if !ok || !token.Is(text) { // another kind of token is another authenticator's
+		return Caller{}, ErrAbsent
+	}
+	c, err := t.Key.Verify(text, token.Audience, time.Now())
+	if err != nil {
+		return Caller{}, fmt.Errorf("bearer token: %w", err)
+	}
+	return Caller{c.ID, c.Workload, "bearer token"}, nil
+}
+
+func bearer(ctx context.Context) (string, bool) {
+	for _, v := range metadata.ValueFromIncomingContext(ctx, "authorization") {
+		const scheme = "bearer " // case-insensitive: RFC 9110 section 11.1
+		if len(v) >= len(scheme) && strings.EqualFold(v[:len(scheme)], scheme) {
+			return strings.TrimSpace(v[len(scheme):]), true
+		}
+	}
+	return "", false
+}
+
+// Certificates knows callers by the client certificate of their TLS connection,
+// which is how a workload renews. The certificate is judged anew for each request:
+// a connection may live longer than what it was made with.
+type Certificates struct {
+	Bundle *identity.Bundle
+	Accept identity.Accept
+}
+
+// Authenticate judges the client certificate.
+func (c Certificates) Authenticate(ctx context.Context) (Caller, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return Caller{}, ErrAbsent
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.PeerCertificates) == 0 {
+		return Caller{}, ErrAbsent
+	}
+	var raw [][]byte
+	for _, cert := range info.State.PeerCertificates {
+		raw = append(raw, cert.Raw)
+	}
+	id, err := identity.VerifyPeer(raw, c.Bundle, time.Now(), identity.Client, c.Accept)
+	if err != nil {
+		return Caller{}, fmt.Errorf("client certificate: %w", err)
+	}
+	return Caller{ID: id, Proof: "client certificate"}, nil
+}

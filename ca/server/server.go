@@ -1,0 +1,146 @@
+// Package server offers a certificate authority over the network: the gRPC service
+// istio.v1.auth.IstioCertificateService of Istio's control plane (istio.io/api
+// security/v1alpha1), which Istio's agents and ztunnel speak too.
+//
+// In: certificate requests with a credential. Out: certificates for the identity
+// the credential proves, whatever the request says; refusals with a gRPC status
+// and a sentence; counters. A Server is safe for concurrent use. The control plane
+// registers it on the port that has identity.ServerTLS.
+package server
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	securityv1alpha1 "istio.io/api/security/v1alpha1"
+
+	"github.com/weirmesh/weir/ca"
+)
+
+// Options of a Server. All but Authorize are required.
+type Options struct {
+	Authority *ca.Authority
+	// Authenticators are asked in this order; the first that knows the caller
+	// decides who it is.
+	Authenticators []Authenticator
+	// TrustDomains whose identities are certified: the mesh's own and its aliases.
+	TrustDomains []string
+	// Authorize may refuse an authenticated caller, with an error that it may
+	// read: a service account that is gone, for instance. Nil: nobody is refused.
+	Authorize func(context.Context, Caller) error
+	Log       *slog.Logger
+}
+
+// Server is an IstioCertificateServiceServer.
+type Server struct {
+	securityv1alpha1.UnimplementedIstioCertificateServiceServer
+	o     Options
+	limit limiter
+	count counters
+}
+
+// New makes a server.
+func New(o Options) (*Server, error) {
+	if o.Authority == nil || len(o.Authenticators) == 0 || len(o.TrustDomains) == 0 || o.Log == nil {
+		return nil, errors.New("certificate server: an authority, an authenticator, a trust domain and a logger are required")
+	}
+	return &Server{o: o}, nil
+}
+
+// Register adds the service to a gRPC server. Messages of 64 KiB are enough for
+// it.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	securityv1alpha1.RegisterIstioCertificateServiceServer(r, s)
+}
+
+// CreateCertificate certifies the key of a request as that of the caller.
+func (s *Server) CreateCertificate(ctx context.Context, req *securityv1alpha1.IstioCertificateRequest) (*securityv1alpha1.IstioCertificateResponse, error) {
+	s.count.requests.Add(1)
+	host := peerHost(ctx)
+
+	caller, err := authenticate(ctx, s.o.Authenticators)
+	if err != nil {
+		s.count.unauthenticated.Add(1)
+		if s.limit.allow(time.Now(), callerKey{host: host}) { // strangers do not fill the log
+			s.o.Log.Warn("certificate request refused", "peer", host, "err", err)
+		}
+		return nil, status.Error(codes.Unauthenticated, err.Error())
+	}
+	issued, err := s.issue(ctx, caller, host, req)
+	if err != nil {
+		s.o.Log.Warn("certificate request refused", "id", caller.ID, "workload", caller.Workload, "peer", host, "err", err)
+		return nil, err
+	}
+	s.count.issued.Add(1)
+	s.o.Log.Info("certificate issued", "id", caller.ID, "workload", caller.Workload, "peer", host, "by", caller.Proof,
+		"serial", fmt.Sprintf("%x", issued.Leaf.SerialNumber), "valid_until", issued.Leaf.NotAfter)
+	return &securityv1alpha1.IstioCertificateResponse{CertChain: issued.Chain}, nil
+}
+
+// issue returns only errors with a gRPC status.
+func (s *Server) issue(ctx context.Context, caller Caller, host string, req *securityv1alpha1.IstioCertificateRequest) (*ca.Issued, error) {
+	if !s.limit.allow(time.Now(), callerKey{caller.ID, host}) {
+		s.count.limited.Add(1)
+		return nil, status.Errorf(codes.ResourceExhausted, "%s asks from %s more often than %d times a second: is a proxy in a loop?", caller.ID, host, limitRate)
+	}
+	if !slices.Contains(s.o.TrustDomains, caller.ID.TrustDomain) {
+		s.count.identity.Add(1)
+		return nil, status.Errorf(codes.PermissionDenied, "%s is not of this mesh: its trust domain is %s", caller.ID, strings.Join(s.o.TrustDomains, " or "))
+	}
+	// A wish that is not met must not look as if it were.
+	wishes := req.GetMetadata().GetFields()
+	if as := wishes["ImpersonatedIdentity"].GetStringValue(); as != "" && as != caller.ID.String() {
+		s.count.identity.Add(1)
+		return nil, status.Errorf(codes.PermissionDenied, "%s asks for the identity of another workload; this authority lets nobody do so", caller.ID)
+	}
+	if signer := wishes["CertSigner"].GetStringValue(); signer != "" {
+		return nil, status.Error(codes.InvalidArgument, "a signer of its own (CertSigner) is asked for; this authority has one signer for all: leave it out")
+	}
+	if s.o.Authorize != nil {
+		if err := s.o.Authorize(ctx, caller); err != nil {
+			s.count.identity.Add(1)
+			return nil, status.Errorf(codes.PermissionDenied, "%s gets no certificate: %v", caller.ID, err)
+		}
+	}
+	const century = 100 * 365 * 24 * 3600 // seconds; more than any authority grants, and a time.Duration holds it
+	ttl := time.Duration(min(req.GetValidityDuration(), century)) * time.Second
+	issued, err := s.o.Authority.Sign([]byte(req.GetCsr()), ca.Grant{ID: caller.ID, TTL: max(ttl, 0)})
+	if err == nil {
+		return issued, nil
+	}
+	if _, ok := errors.AsType[*ca.RequestError](err); ok {
+		s.count.malformed.Add(1)
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if errors.Is(err, ca.ErrEnded) {
+		s.count.ended.Add(1)
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	s.count.failed.Add(1)
+	return nil, status.Error(codes.Internal, err.Error())
+}
+
+// peerHost is the caller's address without its port, which changes with each
+// connection.
+func peerHost(ctx context.Context) string {
+	p, ok := peer.FromContext(ctx)
+	if !ok || p.Addr == nil {
+		return "unknown"
+	}
+	host, _, err := net.SplitHostPort(p.Addr.String())
+	if err != nil {
+		return cmp.Or(p.Addr.String(), "unknown")
+	}
+	return host
+}
