@@ -86,6 +86,11 @@ func (b *Bundle) Equal(o *Bundle) bool {
 	return slices.EqualFunc(b.roots, o.roots, (*x509.Certificate).Equal)
 }
 
+// meets reports whether some root is in both.
+func (b *Bundle) meets(o *Bundle) bool {
+	return slices.ContainsFunc(b.roots, func(r *x509.Certificate) bool { return slices.ContainsFunc(o.roots, r.Equal) })
+}
+
 // ParseCertificates reads one or more PEM certificates. Text between blocks is
 // allowed, as openssl writes it; another kind of block or a damaged one is not.
 func ParseCertificates(text []byte) ([]*x509.Certificate, error) {

@@ -109,6 +109,9 @@ func NewManager(o Options) (*Manager, error) {
 	} else if r != nil {
 		m.answered = r.Bundle()
 		m.rotation.hold(r.NotBefore(), r.NotAfter())
+		if o.Bootstrap != nil && !o.Bootstrap.meets(r.Bundle()) {
+			m.rotation.due = time.Time{} // the mesh has a new authority: ask now, and hold on meanwhile
+		}
 		m.publish(r)
 		m.status.NextAttempt = m.rotation.due
 	}

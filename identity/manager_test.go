@@ -246,6 +246,15 @@ func TestManagerRestored(t *testing.T) {
 			t.Errorf("status %+v", s)
 		}
 
+		m = run(t, Options{Signer: a, Restored: stored, Bootstrap: a.forge.bundle()})
+		if m.Current() != stored || a.times() != 0 {
+			t.Error("asked though the authority is the same")
+		}
+		m = run(t, Options{Signer: a, Restored: stored, Bootstrap: newAuthority(t).forge.bundle()})
+		if m.Current() != stored || a.times() == 0 {
+			t.Error("did not hold on to the certificate, or not ask at once, when the mesh had a new authority")
+		}
+
 		other := run(t, Options{ID: mustParse(t, istiod), Signer: a, Restored: stored})
 		if other.Current() != nil || other.Certificate() != nil {
 			t.Errorf("started with the certificate of %s", other.Current().ID())

@@ -77,7 +77,11 @@ func (s *Server) CreateCertificate(ctx context.Context, req *securityv1alpha1.Is
 		}
 		return nil, status.Error(codes.Unauthenticated, err.Error())
 	}
-	issued, err := s.issue(ctx, caller, host, req)
+	if !s.limit.allow(time.Now(), callerKey{caller.ID, host}) { // counted, and not logged: that would be the next flood
+		s.count.limited.Add(1)
+		return nil, status.Errorf(codes.ResourceExhausted, "%s asks from %s more often than %d times a second: is a proxy in a loop?", caller.ID, host, limitRate)
+	}
+	issued, err := s.issue(ctx, caller, req)
 	if err != nil {
 		s.o.Log.Warn("certificate request refused", "id", caller.ID, "workload", caller.Workload, "peer", host, "err", err)
 		return nil, err
@@ -89,11 +93,7 @@ func (s *Server) CreateCertificate(ctx context.Context, req *securityv1alpha1.Is
 }
 
 // issue returns only errors with a gRPC status.
-func (s *Server) issue(ctx context.Context, caller Caller, host string, req *securityv1alpha1.IstioCertificateRequest) (*ca.Issued, error) {
-	if !s.limit.allow(time.Now(), callerKey{caller.ID, host}) {
-		s.count.limited.Add(1)
-		return nil, status.Errorf(codes.ResourceExhausted, "%s asks from %s more often than %d times a second: is a proxy in a loop?", caller.ID, host, limitRate)
-	}
+func (s *Server) issue(ctx context.Context, caller Caller, req *securityv1alpha1.IstioCertificateRequest) (*ca.Issued, error) {
 	if !slices.Contains(s.o.TrustDomains, caller.ID.TrustDomain) {
 		s.count.identity.Add(1)
 		return nil, status.Errorf(codes.PermissionDenied, "%s is not of this mesh: its trust domain is %s", caller.ID, strings.Join(s.o.TrustDomains, " or "))

@@ -87,7 +87,8 @@ func (c *Client) sign(ctx context.Context, req identity.Request) ([]byte, error)
 	conn, err := grpc.NewClient(c.o.Address, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(req.As, c.o.Servers))),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
-		grpc.WithDisableServiceConfig(), // no retries hidden in DNS: the caller's are paced
+		grpc.WithDisableServiceConfig(), // no retries told by DNS: the caller's are paced
+		grpc.WithNoProxy(),              // an HTTPS_PROXY is meant for applications
 	}, c.o.Dial...)...)
 	if err != nil {
 		return nil, err
