@@ -1,0 +1,180 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+
+	"github.com/weirmesh/weir/proxy/state"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// settle is how long after a change the file is written: a burst of updates is one
+// write, and what a crash may lose is a second old.
+const settle = time.Second
+
+// order of types when a state is applied: what is used before what uses it.
+func order(typeURL string) int {
+	i := slices.Index([]string{resource.ClusterType, resource.EndpointType, resource.ListenerType, resource.RouteType}, typeURL)
+	if i < 0 {
+		return 100
+	}
+	return i
+}
+
+// Keeper gathers changes and writes them down.
+type Keeper struct {
+	dir string
+	b   Binding
+	log *slog.Logger
+
+	mu       sync.Mutex
+	fresh    bool // the old file must not be built on
+	material []byte
+	changes  map[string]map[string]*discoveryv3.Resource // type → name → nil: removed
+	wake     chan struct{}
+}
+
+// NewKeeper makes a Keeper for dir. continues says that the process began with the
+// state that is in dir, so that changes are on top of it; otherwise the file begins anew.
+func NewKeeper(dir string, b Binding, continues bool, log *slog.Logger) *Keeper {
+	return &Keeper{dir: dir, b: b, fresh: !continues, log: log, changes: map[string]map[string]*discoveryv3.Resource{}, wake: make(chan struct{}, 1)}
+}
+
+// Changed notes an accepted update.
+func (k *Keeper) Changed(u state.Update) {
+	k.mu.Lock()
+	m := k.changes[u.TypeURL]
+	if m == nil {
+		m = map[string]*discoveryv3.Resource{}
+		k.changes[u.TypeURL] = m
+	}
+	for _, r := range u.Set {
+		m[r.Name] = &discoveryv3.Resource{Name: r.Name, Version: r.Version, Resource: r.Body}
+	}
+	for _, name := range u.Removed {
+		m[name] = nil
+	}
+	k.mu.Unlock()
+	k.poke()
+}
+
+// Material notes the key and certificate to begin with next time.
+func (k *Keeper) Material(marshalled []byte) {
+	k.mu.Lock()
+	k.material = marshalled
+	k.mu.Unlock()
+	k.poke()
+}
+
+func (k *Keeper) poke() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run writes changes down until ctx ends, and once more then. An error to write is
+// logged and tried again with the next change: the proxy goes on without.
+func (k *Keeper) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			k.save()
+			return nil
+		case <-k.wake:
+		}
+		t := time.NewTimer(settle)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			k.save()
+			return nil
+		case <-t.C:
+			k.save()
+		}
+	}
+}
+
+func (k *Keeper) save() {
+	k.mu.Lock()
+	changes, material, fresh := k.changes, k.material, k.fresh
+	k.changes, k.material = map[string]map[string]*discoveryv3.Resource{}, nil
+	k.mu.Unlock()
+	if len(changes) == 0 && material == nil {
+		return
+	}
+	err := k.merge(changes, material, fresh)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err == nil {
+		k.fresh = false
+		return
+	}
+	k.log.Warn("keeping the last good state", "dir", k.dir, "err", err)
+	// Put the changes back under those that came meanwhile.
+	for typeURL, m := range changes {
+		maps.Copy(m, k.changes[typeURL])
+		k.changes[typeURL] = m
+	}
+	if k.material == nil {
+		k.material = material
+	}
+}
+
+// merge writes the old file's contents with the changes on top.
+func (k *Keeper) merge(changes map[string]map[string]*discoveryv3.Resource, material []byte, fresh bool) error {
+	h := &Header{}
+	var old []*discoveryv3.DeltaDiscoveryResponse
+	if !fresh {
+		var err error
+		if h, old, err = read(filepath.Join(k.dir, fileName)); err != nil {
+			if errors.Is(err, ErrNone) {
+				err = errors.New("the file vanished")
+			}
+			return fmt.Errorf("building on what was kept: %w", err)
+		}
+	}
+	byType := map[string]map[string]*discoveryv3.Resource{}
+	for _, r := range old {
+		m := map[string]*discoveryv3.Resource{}
+		for _, x := range r.GetResources() {
+			m[x.GetName()] = x
+		}
+		byType[r.GetTypeUrl()] = m
+	}
+	for typeURL, m := range changes {
+		to := byType[typeURL]
+		if to == nil {
+			to = map[string]*discoveryv3.Resource{}
+			byType[typeURL] = to
+		}
+		for name, r := range m {
+			if r == nil {
+				delete(to, name)
+			} else {
+				to[name] = r
+			}
+		}
+	}
+	var types []*discoveryv3.DeltaDiscoveryResponse
+	for _, typeURL := range slices.Sorted(maps.Keys(byType)) {
+		r := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: typeURL}
+		for _, name := range slices.Sorted(maps.Keys(byType[typeURL])) {
+			r.Resources = append(r.Resources, byType[typeURL][name])
+		}
+		types = append(types, r)
+	}
+	if material == nil {
+		material = h.Material
+	}
+	return write(k.dir, &Header{Binding: k.b, Saved: time.Now().UTC(), Material: material}, types)
+}
