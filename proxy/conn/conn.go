@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/tls"
 )
 
 // HighWater and LowWater bound the output kept for a peer that reads slowly. The
@@ -72,6 +73,8 @@ type Info struct {
 	Local, Remote netip.AddrPort // invalid where the socket is a Unix one
 	// Original is where the client wanted to connect, before capture redirected it.
 	Original netip.AddrPort
+	// TLS is what the handshake established; nil on a plaintext connection.
+	TLS *tls.Peer
 }
 
 // Conn is one connection.
@@ -90,6 +93,7 @@ type Conn struct {
 	work  loop.TurnNode // Open, showing kept input, reading on, Closed
 	flush loop.TurnNode
 	dial  *dialing // until connected
+	tls   *secured // nil: plaintext
 
 	why      Why
 	received uint64
@@ -97,11 +101,12 @@ type Conn struct {
 	info     Info
 }
 
-type state uint16
+type state uint32
 
 const (
-	connecting state = 1 << iota
-	open             // Open was called
+	connecting  state = 1 << iota
+	handshaking       // the socket is connected, TLS is not
+	open              // Open was called
 	paused
 	unread     // the kernel may hold input we stopped reading
 	hungUp     // the end of input is near: read until it shows
@@ -159,10 +164,21 @@ func (c *Conn) Info() *Info { return &c.info }
 // and gets no Open for a connection that is open already. Kick shows it what is kept.
 func (c *Conn) SetHandler(h Handler) { c.h = h }
 
-// Received is the number of bytes read from the peer so far.
+// HandOver gives the connection to another owner as if it were new: at the end of
+// the turn h hears Open, then Data with what is kept.
+func (c *Conn) HandOver(h Handler) {
+	c.h = h
+	if !c.is(dead | closing) {
+		c.state &^= open | paused | eofShown
+		c.Kick()
+	}
+}
+
+// Received is the number of bytes read from the peer so far; with TLS, of plaintext.
 func (c *Conn) Received() uint64 { return c.received }
 
-// Sent is the number of bytes the kernel took for the peer so far.
+// Sent is the number of bytes the kernel took for the peer so far; with TLS, of
+// plaintext that was sealed.
 func (c *Conn) Sent() uint64 { return c.sent }
 
 // Kept is the number of input bytes shown and not used.
@@ -213,6 +229,10 @@ func (c *Conn) onEvents(ev loop.Events) {
 				return
 			}
 		}
+		if c.is(handshaking) {
+			c.feed()
+			return
+		}
 		c.read()
 	}
 }
@@ -229,40 +249,49 @@ func (c *Conn) read() {
 		if kept == len(scratch) {
 			return // full: only Kick or Resume can make room
 		}
-		n, e := c.l.Poller().Read(c.fd, scratch[kept:])
-		if e != 0 {
-			switch e {
-			case syscall.EAGAIN:
-				c.state &^= unread
-			case syscall.EINTR:
-				continue
-			default:
-				c.fail(whyOf(e))
-			}
-			return
+		var n int
+		if c.tls != nil && !c.is(closing) {
+			n = c.fillTLS(scratch[kept:])
+		} else {
+			n = c.fill(scratch[kept:])
 		}
-		if n == 0 {
-			c.state = c.state&^(unread|hungUp) | eof
-			c.atEOF()
+		if c.is(dead) {
 			return
 		}
 		c.received += uint64(n)
-		// A short read emptied the socket; what comes later is a new event. Not so
-		// when the end was announced: it shows as a read of 0.
-		short := kept+n < len(scratch) && !c.is(hungUp)
-		if short {
-			c.state &^= unread
+		if n > 0 && !c.is(closing) { // closing: lingering, discard
+			c.show(scratch[:kept+n])
 		}
-		if c.is(closing) {
-			continue // lingering: discard
-		}
-		c.show(scratch[:kept+n])
-		if short {
+		if c.is(eof) {
+			c.atEOF()
 			return
 		}
 	}
 	if c.is(unread) {
 		c.l.NextTurn(&c.work)
+	}
+}
+
+// fill reads from the socket. It clears unread when the kernel has no more, sets
+// eof at the end, and ends the connection on errors.
+func (c *Conn) fill(dst []byte) int {
+	for {
+		n, e := c.l.Poller().Read(c.fd, dst)
+		switch {
+		case e == syscall.EINTR:
+			continue
+		case e == syscall.EAGAIN:
+			c.state &^= unread
+		case e != 0:
+			c.fail(whyOf(e))
+		case n == 0:
+			c.state = c.state&^(unread|hungUp) | eof
+		case n < len(dst) && !c.is(hungUp):
+			// A short read emptied the socket; what comes later is a new event. Not so
+			// when the end was announced: it shows as a read of 0.
+			c.state &^= unread
+		}
+		return n
 	}
 }
 
@@ -324,6 +353,11 @@ func (c *Conn) doWork() {
 		return
 	}
 	if c.is(connecting) {
+		return
+	}
+	if c.is(handshaking) {
+		c.feedKept()
+		c.feed()
 		return
 	}
 	if !c.is(open) && !c.is(closing) {

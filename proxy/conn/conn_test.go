@@ -24,6 +24,7 @@ var addr = netip.MustParseAddrPort("127.0.0.1:9080")
 type owner struct {
 	c       *conn.Conn
 	log     []string
+	why     conn.Why
 	onData  func(c *conn.Conn, b []byte) int
 	onEOF   func(c *conn.Conn)
 	onDrain func(c *conn.Conn)
@@ -62,7 +63,7 @@ func (o *owner) Drained(c *conn.Conn) {
 	}
 }
 
-func (o *owner) Closed(c *conn.Conn, why conn.Why) { o.say("closed: %v", why) }
+func (o *owner) Closed(c *conn.Conn, why conn.Why) { o.why = why; o.say("closed: %v", why) }
 
 func (o *owner) take() string {
 	s := strings.Join(o.log, "; ")

@@ -6,12 +6,15 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/tls"
 )
 
 // Target says where to connect and how.
 type Target struct {
 	Addr loop.Addr
-	// Timeout of the connection attempt; 0 is 10 s.
+	// TLS secures the connection; nil does not.
+	TLS *tls.Client
+	// Timeout of the connection attempt, TLS handshake included; 0 is 10 s.
 	Timeout time.Duration
 	// Socket makes the socket; nil takes it from the loop's own kernel and namespace.
 	Socket SocketSource
@@ -168,7 +171,7 @@ func (c *Conn) connectResult(ev loop.Events) {
 	if ev&loop.Writable == 0 {
 		return
 	}
-	c.timer.Stop()
+	secure := c.dial.TLS
 	c.dial = nil
 	c.info.Local = c.l.Poller().Local(c.fd).AddrPort
 	c.state &^= connecting
@@ -177,6 +180,12 @@ func (c *Conn) connectResult(ev loop.Events) {
 	if ev&(loop.HangUp|loop.Error) != 0 {
 		c.state |= hungUp
 	}
+	if secure != nil {
+		c.secure(secure.Session)
+		c.startHandshake()
+		return
+	}
+	c.timer.Stop()
 	if len(c.out) > 0 || c.is(closeWrite) {
 		c.l.AtFlush(&c.flush)
 	}

@@ -17,33 +17,39 @@ type Why struct {
 type Kind uint8
 
 const (
-	ClosedHere     Kind = iota // Close was called
-	ResetHere                  // Reset was called
-	Finished                   // both sides half-closed
-	ResetByPeer                // RST, or writing to a peer that is gone
-	ConnectRefused             // nobody listens there
-	ConnectFailed              // unreachable, no route, no permission, …
-	ConnectTimeout             // no answer within Target.Timeout
-	SocketFailed               // no socket to be had: descriptors or ports used up, bind failed, …
-	FlushTimeout               // after Close, the peer did not take the rest of the output
-	Failed                     // another error while reading or writing
-	Panicked                   // a callback for this connection panicked
-	LoopEnded                  // the worker stopped
+	ClosedHere       Kind = iota // Close was called
+	ResetHere                    // Reset was called
+	Finished                     // both sides half-closed
+	ResetByPeer                  // RST, or writing to a peer that is gone
+	ConnectRefused               // nobody listens there
+	ConnectFailed                // unreachable, no route, no permission, …
+	ConnectTimeout               // no answer within Target.Timeout
+	SocketFailed                 // no socket to be had: descriptors or ports used up, bind failed, …
+	HandshakeFailed              // TLS: Err is a *tls.Error
+	HandshakeTimeout             // TLS: not done in time
+	RecordFailed                 // TLS: a record could not be opened, or the peer sent an alert; Err is a *tls.Error
+	FlushTimeout                 // after Close, the peer did not take the rest of the output
+	Failed                       // another error while reading or writing
+	Panicked                     // a callback for this connection panicked
+	LoopEnded                    // the worker stopped
 )
 
 var kinds = [...]string{
-	ClosedHere:     "closed by the proxy",
-	ResetHere:      "reset by the proxy",
-	Finished:       "finished by both sides",
-	ResetByPeer:    "reset by the peer",
-	ConnectRefused: "connection refused",
-	ConnectFailed:  "connecting failed",
-	ConnectTimeout: "connecting timed out",
-	SocketFailed:   "no socket could be made",
-	FlushTimeout:   "the peer did not take the rest of the output in time",
-	Failed:         "failed",
-	Panicked:       "a callback panicked",
-	LoopEnded:      "the worker stopped",
+	ClosedHere:       "closed by the proxy",
+	ResetHere:        "reset by the proxy",
+	Finished:         "finished by both sides",
+	ResetByPeer:      "reset by the peer",
+	ConnectRefused:   "connection refused",
+	ConnectFailed:    "connecting failed",
+	ConnectTimeout:   "connecting timed out",
+	SocketFailed:     "no socket could be made",
+	HandshakeFailed:  "TLS handshake failed",
+	HandshakeTimeout: "the TLS handshake timed out",
+	RecordFailed:     "TLS failed",
+	FlushTimeout:     "the peer did not take the rest of the output in time",
+	Failed:           "failed",
+	Panicked:         "a callback panicked",
+	LoopEnded:        "the worker stopped",
 }
 
 func (k Kind) String() string {
@@ -57,7 +63,7 @@ func (k Kind) String() string {
 // reached the peer's application, so the work may be tried elsewhere.
 func (k Kind) BeforeOpen() bool {
 	switch k {
-	case ConnectRefused, ConnectFailed, ConnectTimeout, SocketFailed:
+	case ConnectRefused, ConnectFailed, ConnectTimeout, SocketFailed, HandshakeFailed, HandshakeTimeout:
 		return true
 	}
 	return false

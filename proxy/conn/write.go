@@ -14,7 +14,7 @@ func (c *Conn) Write(b []byte) {
 	if c.state&(dead|closing|closeWrite) != 0 || len(b) == 0 {
 		return
 	}
-	if len(b) >= directWrite && c.state&(connecting|blocked) == 0 {
+	if len(b) >= directWrite && c.state&(connecting|handshaking|blocked) == 0 {
 		if b = c.send(b); len(b) == 0 {
 			return
 		}
@@ -61,13 +61,20 @@ func (c *Conn) SetOut(b []byte) {
 	if c.Buffered() > HighWater {
 		c.state |= high
 	}
-	if c.state&(connecting|blocked) == 0 {
+	if c.state&(connecting|handshaking|blocked) == 0 {
 		c.l.AtFlush(&c.flush)
 	}
 }
 
-// Buffered is the number of bytes the kernel has not taken yet.
-func (c *Conn) Buffered() int { return len(c.out) - c.outOff }
+// Buffered is the number of bytes the kernel has not taken yet; with TLS, records
+// that wait to be sent included.
+func (c *Conn) Buffered() int {
+	n := len(c.out) - c.outOff
+	if c.tls != nil {
+		n += c.tls.unsent()
+	}
+	return n
+}
 
 // CloseWrite half-closes: what was written is sent, then the end is announced.
 // Reading goes on.
@@ -81,14 +88,17 @@ func (c *Conn) CloseWrite() {
 // Close ends the connection in order: what was written is sent, and an accepted
 // connection then waits, at most Linger, for its peer to finish. No callback
 // but Closed comes after it.
-func (c *Conn) Close() {
+func (c *Conn) Close() { c.end(Why{Kind: ClosedHere}) }
+
+func (c *Conn) end(why Why) {
 	if c.is(dead | closing) {
 		return
 	}
-	if c.is(connecting) {
-		c.fail(Why{Kind: ClosedHere})
+	if c.is(connecting | handshaking) {
+		c.fail(why)
 		return
 	}
+	c.why = why
 	c.state |= closing
 	c.dropInput()
 	c.l.Arm(&c.timer, c.l.Now()+int64(flushLimit))
@@ -112,11 +122,11 @@ func (c *Conn) doFlush() {
 	if c.is(dead | connecting) {
 		return
 	}
-	if !c.is(blocked) && len(c.out) > 0 {
+	if !c.is(blocked) {
 		c.send(nil)
-		if c.is(dead) {
-			return
-		}
+	}
+	if c.is(dead | handshaking) {
+		return
 	}
 	if c.is(high) && c.Buffered() <= LowWater {
 		c.state &^= high
@@ -131,6 +141,9 @@ func (c *Conn) doFlush() {
 		return
 	}
 	if c.state&(closeWrite|closing) != 0 && !c.is(finSent) {
+		if c.tls != nil && !c.tls.sealEnd(c) {
+			return // close_notify waits for the socket, or failed
+		}
 		c.state |= finSent
 		if !c.is(closing) || !c.is(dialled|eof) {
 			if e := c.l.Poller().Shutdown(c.fd, syscall.SHUT_WR); e != 0 && e != syscall.ENOTCONN {
@@ -152,7 +165,7 @@ func (c *Conn) tryEnd() {
 	switch {
 	case c.is(dead) || !c.is(finSent) || c.Buffered() > 0:
 	case c.is(closing) && c.is(dialled|eof):
-		c.fail(Why{Kind: ClosedHere})
+		c.fail(c.why)
 	case c.is(closeWrite) && c.is(eofShown):
 		c.fail(Why{Kind: Finished})
 	}
@@ -161,6 +174,9 @@ func (c *Conn) tryEnd() {
 // send offers the collected output and b behind it to the kernel, and returns
 // what is left of b. The collected part keeps its rest itself.
 func (c *Conn) send(b []byte) []byte {
+	if c.tls != nil {
+		return c.sendTLS(b)
+	}
 	p := c.l.Poller()
 	for {
 		head := c.out[c.outOff:]
@@ -222,8 +238,10 @@ func (c *Conn) expired() {
 	case c.is(dead):
 	case c.is(connecting):
 		c.fail(Why{Kind: ConnectTimeout})
+	case c.is(handshaking):
+		c.fail(Why{Kind: HandshakeTimeout})
 	case c.is(finSent):
-		c.fail(Why{Kind: ClosedHere})
+		c.fail(c.why)
 	default:
 		// The peer takes nothing: RST tells it that the rest is lost.
 		c.l.Poller().Set(c.fd, loop.ResetOnClose, 1)
@@ -236,7 +254,10 @@ func (c *Conn) fail(why Why) {
 	if c.is(dead) {
 		return
 	}
-	c.state = c.state&^(connecting|paused|kick) | dead
+	if c.tls != nil {
+		c.tls.abandon(c)
+	}
+	c.state = c.state&^(connecting|handshaking|paused|kick) | dead
 	c.why = why
 	if c.fd >= 0 {
 		if c.token != 0 {

@@ -96,10 +96,11 @@ type Loop struct {
 	end     turnList // run at the end of this turn
 	flushes turnList // run after end is empty
 	scratch []byte
+	records []byte // made when the first record is read
 	pool    Pool
 	rng     mrand.PCG
 	blame   Handler
-	gave    bool
+	gave    atomic.Bool
 	worked  bool // something was called in this turn
 	panics  atomic.Uint64
 	turns   uint64
@@ -191,10 +192,10 @@ func (l *Loop) turn(timeout int64) {
 	} else if at, ok := l.timers.next(); ok && timeout != 0 {
 		timeout = max(at-l.poller.Now(), 0)
 	}
-	if l.gave {
+	if l.gave.Load() {
 		// The goroutine we started may sit in this processor's queue, and a raw
 		// wait would keep it there.
-		l.gave = false
+		l.gave.Store(false)
 		runtime.Gosched()
 	}
 	l.readyN = l.poller.Wait(l.events[:], timeout, l.census != nil && l.census.raw.Load())
@@ -341,7 +342,7 @@ func (l *Loop) Post(fn func()) bool {
 // handshake). The loop yields to it before it waits again. fn returns its
 // result by Post.
 func (l *Loop) Go(fn func()) {
-	l.gave = true
+	l.gave.Store(true)
 	l.away.Add(1)
 	go func() {
 		defer l.away.Add(-1)
@@ -351,12 +352,12 @@ func (l *Loop) Go(fn func()) {
 
 // Park and Unpark bracket a wait, inside fn of Go, for something only the loop
 // can bring; a stepped loop is not quiescent while an unparked goroutine is away.
-// Who ends the wait calls Unpark, before it wakes the goroutine.
+// Who ends the wait calls Unpark, before it wakes the goroutine. Any goroutine.
 func (l *Loop) Park() { l.away.Add(-1) }
 
 // Unpark is described at Park.
 func (l *Loop) Unpark() {
-	l.gave = true
+	l.gave.Store(true)
 	l.away.Add(1)
 }
 
@@ -384,6 +385,15 @@ func (l *Loop) Rand() uint64 { return l.rng.Uint64() }
 // Scratch is the loop's read buffer, ScratchSize bytes. What is in it is
 // overwritten by the next read of any connection of this loop.
 func (l *Loop) Scratch() []byte { return l.scratch }
+
+// Records is a second buffer of ScratchSize, for what has to be decrypted into
+// Scratch; the same rule holds for it.
+func (l *Loop) Records() []byte {
+	if l.records == nil {
+		l.records = make([]byte, ScratchSize)
+	}
+	return l.records
+}
 
 // Buffers is the loop's pool of byte buffers.
 func (l *Loop) Buffers() *Pool { return &l.pool }

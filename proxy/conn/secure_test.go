@@ -1,0 +1,404 @@
+package conn_test
+
+import (
+	"bytes"
+	"context"
+	stdtls "crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/loop/mem"
+	"github.com/weirmesh/weir/proxy/tls"
+	"github.com/weirmesh/weir/proxy/tls/tlstest"
+)
+
+// sides are the two ends of mutual TLS within a mesh.
+type sides struct {
+	server *tls.Server
+	client *tls.Client
+}
+
+func mesh(t testing.TB, expected tls.Names, gate *tls.Gate) sides {
+	t.Helper()
+	ca := tlstest.New(t)
+	reviews, ratings := ca.Workload("default", "reviews"), ca.Workload("default", "ratings")
+	s, err := tls.NewServer(tls.ServerOptions{
+		Identity: ratings, Clients: tls.RequireClientCert, Trust: tls.Trust{Mesh: ratings},
+		ALPN: []string{"istio-http/1.1", "istio"}, Gate: gate,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := tls.NewClient(tls.ClientOptions{
+		SNI: "outbound_.9080_._.ratings.default.svc.cluster.local", ALPN: []string{"istio-http/1.1", "istio", "http/1.1"},
+		Identity: reviews, Trust: tls.Trust{Mesh: reviews, Names: expected}, Gate: gate,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sides{s, c}
+}
+
+var ratingsID = tls.Names{{Exact: "spiffe://cluster.local/ns/default/sa/ratings"}}
+
+// tlsPair connects two loops' ends over the network in memory: a dialled one, and
+// one accepted in plaintext and secured.
+func tlsPair(t testing.TB, n *mem.Net, s sides) (l *loop.Loop, client, server *owner) {
+	t.Helper()
+	l = n.Loop(loop.Options{})
+	sl := n.Loop(loop.Options{})
+	p := sl.Poller()
+	fd, _ := p.Socket(loop.IPv4)
+	p.Bind(fd, loop.TCP(addr))
+	p.Listen(fd, 10)
+	client, server = &owner{}, &owner{}
+	client.c = conn.Dial(l, conn.Target{Addr: loop.TCP(addr), TLS: s.client}, client)
+	nfd, remote, e := p.Accept(fd)
+	if e != 0 {
+		t.Fatal(e)
+	}
+	p.Close(fd)
+	sniffer := &owner{onData: func(c *conn.Conn, b []byte) int {
+		if len(b) > 0 && b[0] == 22 {
+			c.StartTLS(s.server, server)
+		}
+		return 0
+	}}
+	server.c = conn.Accept(sl, nfd, conn.Info{Remote: remote.AddrPort}, sniffer)
+	return l, client, server
+}
+
+func TestTLS(t *testing.T) {
+	for _, segment := range []int{0, 1, 700} {
+		t.Run(fmt.Sprint("segments of ", segment), func(t *testing.T) {
+			n := mem.New()
+			n.SegmentSize = segment
+			_, client, server := tlsPair(t, n, mesh(t, ratingsID, tls.NewGate(1, 0)))
+			client.c.Write([]byte("written before the connection was open"))
+			n.Step()
+			client.want(t, "open")
+			got := server.take()
+			if segment != 1 {
+				if want := `open; data "written before the connection was open"`; got != want {
+					t.Errorf("server heard %q, want %q", got, want)
+				}
+			} else if !strings.HasPrefix(got, "open; data") {
+				t.Errorf("server heard %q", got)
+			}
+			cp, sp := client.c.Info().TLS, server.c.Info().TLS
+			if cp.ID.ServiceAccount != "ratings" || sp.ID.ServiceAccount != "reviews" {
+				t.Errorf("identities %v, %v", cp.ID, sp.ID)
+			}
+			if sp.ALPN != "istio-http/1.1" || cp.ALPN != sp.ALPN || sp.Version != tls.TLS13 || sp.SNI != "outbound_.9080_._.ratings.default.svc.cluster.local" {
+				t.Errorf("peer %+v", sp)
+			}
+			if sp.URI != sp.ID.String() || !sp.Presented || sp.Hash == [32]byte{} || sp.Local != ratingsID[0].Exact {
+				t.Errorf("certificate of the peer: %+v", sp)
+			}
+
+			// Half-close both ways: close_notify, then FIN.
+			server.c.Write([]byte("bye"))
+			server.c.CloseWrite()
+			n.Step()
+			client.want(t, `data "bye"; eof`)
+			client.onData, server.onData = nil, nil
+			client.c.Write([]byte("farewell"))
+			client.c.CloseWrite()
+			n.Step()
+			client.want(t, "closed: finished by both sides")
+			server.want(t, `data "farewell"; eof; closed: finished by both sides`)
+			if n.Sockets() != 0 || sp.Truncated || cp.Truncated {
+				t.Errorf("%d sockets left; truncated %v %v", n.Sockets(), sp.Truncated, cp.Truncated)
+			}
+		})
+	}
+}
+
+// Bulk data in both directions with small buffers, pauses and mixed ways of
+// writing arrives whole; what is held stays near the watermark.
+func TestTLSBulk(t *testing.T) {
+	n := mem.New()
+	n.Buffer = 20_000
+	l, client, server := tlsPair(t, n, mesh(t, ratingsID, nil))
+	var sent, got bytes.Buffer
+	server.onData = func(c *conn.Conn, b []byte) int {
+		used := len(b)
+		if l.Rand()%3 == 0 {
+			used = int(l.Rand() % uint64(len(b)+1)) // keep some
+			c.Kick()
+		}
+		if l.Rand()%4 == 0 {
+			c.Pause()
+		}
+		got.Write(b[:used])
+		return used
+	}
+	n.Step()
+	client.want(t, "open")
+	for i := range 300 {
+		b := bytes.Repeat([]byte{byte(i)}, int(l.Rand()%60_000))
+		sent.Write(b)
+		if i%3 == 0 {
+			client.c.SetOut(l.Buffers().Append(client.c.Out(), b))
+		} else {
+			client.c.Write(b)
+		}
+		n.Step()
+		if client.c.Buffered() > conn.HighWater {
+			server.c.Resume()
+			for client.c.Buffered() > conn.LowWater {
+				server.c.Resume()
+				n.Step()
+			}
+		}
+	}
+	client.c.CloseWrite()
+	for range 10_000 {
+		server.c.Resume()
+		server.c.Kick()
+		n.Step()
+		if got.Len() == sent.Len() {
+			break
+		}
+	}
+	if !bytes.Equal(sent.Bytes(), got.Bytes()) {
+		t.Fatalf("sent %d bytes, received %d, or others", sent.Len(), got.Len())
+	}
+	if client.c.Sent() != uint64(sent.Len()) || server.c.Received() != uint64(sent.Len()) {
+		t.Errorf("counted %d sent, %d received of %d", client.c.Sent(), server.c.Received(), sent.Len())
+	}
+}
+
+// Each side learns why a handshake failed, in a sentence with the identities.
+func TestTLSFailures(t *testing.T) {
+	good := mesh(t, ratingsID, nil)
+	other := mesh(t, ratingsID, nil)
+	none, err := tls.NewClient(tls.ClientOptions{Trust: tls.Trust{SkipVerify: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name                   string
+		s                      sides
+		client, server         tls.Reason
+		clientText, serverText string
+	}{
+		{"the server is somebody else", mesh(t, tls.Names{{Exact: "spiffe://cluster.local/ns/default/sa/details"}}, nil),
+			tls.PeerRefused, tls.RefusedByPeer, "presented spiffe://cluster.local/ns/default/sa/ratings, expected spiffe://cluster.local/ns/default/sa/details", "bad certificate"},
+		{"another mesh", sides{good.server, other.client}, tls.PeerRefused, tls.RefusedByPeer, "none of the 1 trusted roots", ""},
+		{"no client certificate", sides{good.server, none}, tls.RefusedByPeer, tls.PeerRefused, "", "sent no certificate"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := mem.New()
+			_, client, server := tlsPair(t, n, tc.s)
+			client.c.Write([]byte("secret"))
+			for n.Step(); n.Next(); {
+			}
+			check := func(who string, o *owner, reason tls.Reason, text string) {
+				e, ok := errors.AsType[*tls.Error](o.why.Err)
+				if !ok || e.Reason != reason || !strings.Contains(e.Error(), text) {
+					t.Errorf("%s: %v (%v), want %v with %q", who, o.why, o.why.Kind, reason, text)
+				}
+			}
+			// In TLS 1.3 a client is done before the server has judged it.
+			if o := client; tc.client == tls.RefusedByPeer {
+				if o.why.Kind != conn.RecordFailed {
+					t.Errorf("client: %v", o.why)
+				}
+			} else if o.why.Kind != conn.HandshakeFailed || !o.why.Kind.BeforeOpen() {
+				t.Errorf("client: %v", o.why)
+			}
+			check("client", client, tc.client, tc.clientText)
+			check("server", server, tc.server, tc.serverText)
+			if strings.Contains(strings.Join(server.log, ";"), "open") {
+				t.Errorf("server heard %q", server.log)
+			}
+			if n.Sockets() != 0 {
+				t.Errorf("%d sockets left", n.Sockets())
+			}
+		})
+	}
+}
+
+// A peer that speaks plaintext, falls silent or hangs up during the handshake.
+func TestTLSDisturbed(t *testing.T) {
+	s := mesh(t, ratingsID, nil)
+	for _, tc := range []struct {
+		name, sends string
+		hangUp      bool
+		want        string
+		after       time.Duration
+	}{
+		{"plaintext", "HTTP/1.1 400 Bad Request\r\n\r\n", false, "closed: TLS handshake failed: the peer does not speak TLS here: one side is configured for mutual TLS, the other for plaintext", 0},
+		{"silence", "", false, "closed: the TLS handshake timed out", 10 * time.Second},
+		{"half a record", "\x16\x03\x01\x02\x00abc", false, "closed: the TLS handshake timed out", 10 * time.Second},
+		{"the end", "", true, "closed: TLS handshake failed: the peer closed the connection during the TLS handshake, without a reason", 0},
+	} {
+		t.Run("server: "+tc.name, func(t *testing.T) {
+			n := mem.New()
+			l := n.Loop(loop.Options{})
+			ln, _ := n.Listen(addr)
+			o := &owner{}
+			conn.Dial(l, conn.Target{Addr: loop.TCP(addr), TLS: s.client}, o)
+			n.Step()
+			p := ln.Accept()
+			p.Send([]byte(tc.sends))
+			if tc.hangUp {
+				p.Recv()
+				p.Close()
+			}
+			for n.Step(); n.Next(); {
+			}
+			o.want(t, tc.want)
+			if n.Elapsed() != tc.after || l.Away() != 0 {
+				t.Errorf("after %v, %d goroutines", n.Elapsed(), l.Away())
+			}
+		})
+		t.Run("client: "+tc.name, func(t *testing.T) {
+			n := mem.New()
+			l := n.Loop(loop.Options{})
+			o := &owner{}
+			p := accept(t, n, l, o)
+			o.c.StartTLS(s.server, o)
+			p.Send([]byte(tc.sends))
+			if tc.hangUp {
+				p.Close()
+			}
+			n.Step()
+			p.Close() // so that Close need not linger
+			for n.Step(); n.Next(); {
+			}
+			if tc.after == 0 {
+				o.want(t, tc.want)
+			} else if got := o.take(); !strings.HasPrefix(got, "closed: TLS handshake failed") {
+				t.Error(got)
+			}
+			if l.Away() != 0 {
+				t.Errorf("%d goroutines", l.Away())
+			}
+		})
+	}
+}
+
+// A process under a flood of handshakes refuses more than its gate lets in, and
+// the others get through one after the other.
+func TestTLSGate(t *testing.T) {
+	gate := tls.NewGate(1, 3)
+	s := mesh(t, ratingsID, gate)
+	n := mem.New()
+	l := n.Loop(loop.Options{})
+	ln, _ := n.Listen(addr)
+	var owners []*owner
+	for range 5 {
+		o := &owner{}
+		owners = append(owners, o)
+		conn.Dial(l, conn.Target{Addr: loop.TCP(addr), TLS: s.client}, o)
+	}
+	n.Step()
+	refused := 0
+	for _, o := range owners {
+		if strings.Contains(o.take(), "too many TLS handshakes") {
+			refused++
+		}
+	}
+	if refused != 2 {
+		t.Errorf("%d refused, want 2", refused)
+	}
+	for p := ln.Accept(); p != nil; p = ln.Accept() {
+		p.Close()
+	}
+	for n.Step(); n.Next(); {
+	}
+	if !gate.Begin() || !gate.Begin() || !gate.Begin() || gate.Begin() {
+		t.Error("the gate does not count three free places")
+	}
+}
+
+// Mutual TLS against crypto/tls on the kernel's sockets, key updates included.
+func TestKernelTLS(t *testing.T) {
+	ca := tlstest.New(t)
+	w := ca.Workload("default", "ratings")
+	server, err := tls.NewServer(tls.ServerOptions{Identity: w, Clients: tls.RequireClientCert, Trust: tls.Trust{Mesh: w}, ALPN: []string{"istio"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := kernelLoop(t)
+	a := listen(t, l, netip.MustParseAddrPort("127.0.0.1:0"), func() conn.Handler { return starter{server} })
+	config := identity.ClientTLS(ca.Workload("default", "reviews"), identity.OneOf{w.ID()})
+	config.NextProtos = []string{"istio"}
+	d := &stdtls.Dialer{Config: config}
+	c, err := d.DialContext(context.Background(), "tcp", a.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	want := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	go func() {
+		c.Write(want)
+		c.(*stdtls.Conn).CloseWrite()
+	}()
+	got, err := io.ReadAll(c)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("echo of %d bytes: %d, %v", len(want), len(got), err)
+	}
+	// A plaintext client is told that this is TLS.
+	p, err := net.Dial("tcp", a.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	p.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
+	if b, _ := io.ReadAll(p); len(b) > 0 && b[0] != 21 {
+		t.Errorf("a plaintext client was answered %q", b)
+	}
+}
+
+// starter secures a connection as soon as something arrives, and echoes.
+type starter struct{ s *tls.Server }
+
+func (starter) Open(*conn.Conn)             {}
+func (starter) EOF(*conn.Conn)              {}
+func (starter) Drained(*conn.Conn)          {}
+func (starter) Closed(*conn.Conn, conn.Why) {}
+func (s starter) Data(c *conn.Conn, b []byte) int {
+	c.StartTLS(s.s, echo{})
+	return 0
+}
+
+func TestTLSEchoAllocations(t *testing.T) {
+	n := mem.New()
+	n.Buffer = 1 << 20
+	_, client, server := tlsPair(t, n, mesh(t, ratingsID, nil))
+	n.Step()
+	server.c.SetHandler(echo{})
+	for _, size := range []int{1, 1000, 15_000, 100_000} {
+		msg := make([]byte, size)
+		got := 0
+		client.onData = func(_ *conn.Conn, b []byte) int { got += len(b); return len(b) }
+		round := func() {
+			got = 0
+			client.c.Write(msg)
+			n.Step()
+			if got != size {
+				t.Fatalf("echoed %d of %d", got, size)
+			}
+		}
+		round()
+		// crypto/tls allocates a 24-byte reader for each record it reads (as of Go 1.26).
+		records := 2 * ((size-1)/tls.MaxPlaintext + 1)
+		if a := testing.AllocsPerRun(100, round); a > float64(2*records) {
+			t.Errorf("%v allocations to echo %d bytes, %d records", a, size, records)
+		} else {
+			t.Logf("%v allocations to echo %d bytes, %d records", a, size, records)
+		}
+	}
+}

@@ -1,0 +1,242 @@
+// Package tls secures connections: contexts made of identity material or of
+// certificates from files and secrets, and Session, which shakes hands on a
+// goroutine and afterwards turns records into bytes and back on a loop, in memory.
+//
+// What enters: certificates and what is expected of peers (ServerOptions,
+// ClientOptions), ciphertext. What leaves: plaintext, a Peer who was verified, or an
+// Error with a reason. Contexts are immutable and shared by all workers: a change
+// makes a new one and leaves existing connections alone. A Session belongs to one
+// connection. proxy/conn moves its bytes; nothing here touches a socket.
+//
+// Sessions are never resumed between sidecars: a ticket would outlive a
+// replaced certificate, a changed list of accepted names and the bundle that it
+// was judged by, and pools make handshakes rare. Servers for clients outside the
+// mesh may hand out tickets (ServerOptions.Tickets).
+package tls
+
+import (
+	stdtls "crypto/tls"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/weirmesh/weir/identity"
+)
+
+// Versions, as in crypto/tls.
+const (
+	TLS12 = stdtls.VersionTLS12
+	TLS13 = stdtls.VersionTLS13
+)
+
+// HandshakeTimeout bounds a server's handshake, from the first byte on: enough for
+// several round trips to the far side of the world and a retransmission.
+const HandshakeTimeout = 10 * time.Second
+
+// ClientAuth is what a server wants of its clients.
+type ClientAuth uint8
+
+const (
+	NoClientCert       ClientAuth = iota
+	OptionalClientCert            // verified if shown
+	RequireClientCert
+)
+
+// ServerOptions describe a DownstreamTlsContext.
+type ServerOptions struct {
+	// Identity is the mesh's own: its certificate of the moment is shown. Otherwise
+	// Certificates are, the first that fits the client's SNI, else the first.
+	Identity     identity.Source
+	Certificates []*stdtls.Certificate
+
+	Clients ClientAuth
+	// Trust judges client certificates; needed unless Clients is NoClientCert.
+	Trust Trust
+
+	// ALPN in order of preference. A client that offers only others is served
+	// without ALPN, as Envoy does.
+	ALPN []string
+	// MinVersion and MaxVersion default to TLS 1.3; a gateway allows 1.2.
+	MinVersion, MaxVersion uint16
+	CipherSuites           []uint16 // of TLS 1.2; nil: crypto/tls's
+	Curves                 []stdtls.CurveID
+	Tickets                bool
+	Gate                   *Gate // nil: no limit
+}
+
+// ClientOptions describe an UpstreamTlsContext.
+type ClientOptions struct {
+	// SNI is sent as it is; the mesh's names (outbound_.80_._.host) are no host names.
+	SNI  string
+	ALPN []string
+	// Identity's certificate is shown to servers that ask; nil shows Certificate,
+	// or none.
+	Identity    identity.Source
+	Certificate *stdtls.Certificate
+	Trust       Trust
+	// MinVersion defaults to TLS 1.3 where Trust is the mesh, else 1.2.
+	MinVersion, MaxVersion uint16
+	CipherSuites           []uint16
+	Curves                 []stdtls.CurveID
+	Gate                   *Gate
+}
+
+// defaultCurves are Envoy's. crypto/tls would put X25519MLKEM768 first (as of Go
+// 1.26), which makes a handshake about a quarter dearer; it can be asked for.
+var defaultCurves = []stdtls.CurveID{stdtls.X25519, stdtls.CurveP256}
+
+// Server is an immutable context for accepted connections.
+type Server struct {
+	config *stdtls.Config
+	trust  Trust
+	gate   *Gate
+}
+
+// Client is an immutable context for dialled connections.
+type Client struct {
+	config *stdtls.Config
+	trust  Trust
+	gate   *Gate
+}
+
+// NewServer checks o and makes a context of it.
+func NewServer(o ServerOptions) (*Server, error) {
+	if o.Identity == nil && len(o.Certificates) == 0 {
+		return nil, errors.New("tls server: neither an identity nor a certificate to show")
+	}
+	if o.Clients != NoClientCert {
+		if err := o.Trust.resolve(); err != nil {
+			return nil, fmt.Errorf("tls server: %w", err)
+		}
+	}
+	if err := versions(&o.MinVersion, &o.MaxVersion, TLS13); err != nil {
+		return nil, err
+	}
+	s := &Server{trust: o.Trust, gate: o.Gate}
+	mesh := o.Trust.Mesh != nil
+	c := &stdtls.Config{
+		MinVersion: o.MinVersion, MaxVersion: o.MaxVersion, CipherSuites: o.CipherSuites,
+		CurvePreferences:       curves(o.Curves),
+		NextProtos:             slices.Clone(o.ALPN),
+		SessionTicketsDisabled: !o.Tickets || mesh,
+		// Small first records help a browser on a slow link; within the mesh they are
+		// only more records.
+		DynamicRecordSizingDisabled: mesh,
+	}
+	if o.Identity != nil {
+		c.GetCertificate = func(*stdtls.ClientHelloInfo) (*stdtls.Certificate, error) {
+			if cert := o.Identity.Certificate(); cert != nil {
+				return cert, nil
+			}
+			return nil, errNoCertificate
+		}
+	} else {
+		for _, cert := range o.Certificates {
+			c.Certificates = append(c.Certificates, *cert)
+		}
+	}
+	if o.Clients != NoClientCert {
+		// The chain is judged in VerifyConnection, in the goroutine of the handshake.
+		c.ClientAuth = stdtls.RequestClientCert
+		if o.Trust.Roots != nil {
+			c.ClientCAs = o.Trust.Roots // named to the client, so that it can choose
+		}
+		required := o.Clients == RequireClientCert
+		c.VerifyConnection = func(st stdtls.ConnectionState) error {
+			if len(st.PeerCertificates) == 0 && !required {
+				return nil
+			}
+			_, err := o.Trust.verify(st.PeerCertificates, identity.Client)
+			return err
+		}
+	}
+	if len(c.NextProtos) > 0 {
+		without := c.Clone()
+		without.NextProtos = nil
+		c.GetConfigForClient = func(h *stdtls.ClientHelloInfo) (*stdtls.Config, error) {
+			for _, p := range h.SupportedProtos {
+				if slices.Contains(c.NextProtos, p) {
+					return nil, nil
+				}
+			}
+			return without, nil
+		}
+	}
+	s.config = c
+	return s, nil
+}
+
+// NewClient checks o and makes a context of it.
+func NewClient(o ClientOptions) (*Client, error) {
+	if err := o.Trust.resolve(); err != nil {
+		return nil, fmt.Errorf("tls client: %w", err)
+	}
+	lowest := uint16(TLS12)
+	if o.Trust.Mesh != nil {
+		lowest = TLS13
+	}
+	if err := versions(&o.MinVersion, &o.MaxVersion, lowest); err != nil {
+		return nil, err
+	}
+	c := &stdtls.Config{
+		ServerName: o.SNI, NextProtos: slices.Clone(o.ALPN),
+		MinVersion: o.MinVersion, MaxVersion: o.MaxVersion, CipherSuites: o.CipherSuites,
+		CurvePreferences:            curves(o.Curves),
+		DynamicRecordSizingDisabled: true, // a proxy is never on the slow side of a last mile
+		// crypto/tls knows host names; VerifyConnection judges instead, always.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(st stdtls.ConnectionState) error {
+			_, err := o.Trust.verify(st.PeerCertificates, identity.Server)
+			return err
+		},
+	}
+	switch {
+	case o.Identity != nil:
+		c.GetClientCertificate = func(*stdtls.CertificateRequestInfo) (*stdtls.Certificate, error) {
+			if cert := o.Identity.Certificate(); cert != nil {
+				return cert, nil
+			}
+			return nil, errNoCertificate
+		}
+	case o.Certificate != nil:
+		c.GetClientCertificate = func(*stdtls.CertificateRequestInfo) (*stdtls.Certificate, error) {
+			return o.Certificate, nil
+		}
+	}
+	return &Client{config: c, trust: o.Trust, gate: o.Gate}, nil
+}
+
+// With is the same context with another SNI and other protocols: HTTP through the
+// mesh offers istio-http/1.1 where TCP offers istio-peer-exchange. Keep the result;
+// it costs an allocation.
+func (c *Client) With(sni string, alpn []string) *Client {
+	d := *c
+	d.config = c.config.Clone()
+	d.config.ServerName, d.config.NextProtos = sni, slices.Clone(alpn)
+	return &d
+}
+
+// SNI and ALPN are what the context sends.
+func (c *Client) SNI() string    { return c.config.ServerName }
+func (c *Client) ALPN() []string { return slices.Clone(c.config.NextProtos) }
+
+func versions(lo, hi *uint16, fallback uint16) error {
+	if *hi == 0 {
+		*hi = TLS13
+	}
+	if *lo == 0 {
+		*lo = min(fallback, *hi)
+	}
+	if *lo < TLS12 || *hi > TLS13 || *lo > *hi {
+		return fmt.Errorf("tls: versions %s to %s: want 1.2 or 1.3, the lower one first", stdtls.VersionName(*lo), stdtls.VersionName(*hi))
+	}
+	return nil
+}
+
+func curves(c []stdtls.CurveID) []stdtls.CurveID {
+	if len(c) == 0 {
+		return defaultCurves
+	}
+	return c
+}

@@ -1,0 +1,242 @@
+package tls
+
+import (
+	stdtls "crypto/tls"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/proxy/tls/tlstest"
+)
+
+// meet shakes hands between two configurations and returns what each side got.
+func meet(server, client *stdtls.Config) (st stdtls.ConnectionState, serverErr, clientErr error) {
+	a, b := net.Pipe()
+	done := make(chan error, 1)
+	s := stdtls.Server(a, server)
+	go func() {
+		err := s.Handshake()
+		done <- err
+		if err != nil {
+			a.Close()
+		}
+	}()
+	c := stdtls.Client(b, client)
+	clientErr = c.Handshake()
+	if clientErr == nil {
+		// A TLS 1.3 client learns the server's verdict with its first read.
+		go c.Read(make([]byte, 1))
+	} else {
+		b.Close()
+	}
+	serverErr = <-done
+	st = s.ConnectionState()
+	a.Close()
+	b.Close()
+	return st, serverErr, clientErr
+}
+
+func server(t *testing.T, o ServerOptions) *Server {
+	t.Helper()
+	s, err := NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func client(t *testing.T, o ClientOptions) *Client {
+	t.Helper()
+	c, err := NewClient(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// A gateway chooses the certificate by SNI, and serves clients whose protocols it
+// does not know without any.
+func TestGatewayServer(t *testing.T) {
+	ca := tlstest.New(t)
+	shop, blog := ca.Server("shop.example"), ca.Server("blog.example", "*.blog.example")
+	s := server(t, ServerOptions{Certificates: []*stdtls.Certificate{shop, blog}, ALPN: []string{"h2", "http/1.1"}, MinVersion: TLS12})
+	for _, tc := range []struct {
+		sni, name string
+		alpn      []string
+		want      string
+		version   uint16
+	}{
+		{"shop.example", "shop.example", []string{"http/1.1", "h2"}, "h2", TLS13},
+		{"blog.example", "blog.example", []string{"http/1.1"}, "http/1.1", TLS12},
+		{"x.blog.example", "x.blog.example", nil, "", TLS13},
+		{"unknown.example", "shop.example", []string{"acme"}, "", TLS13},
+	} {
+		c := client(t, ClientOptions{SNI: tc.sni, ALPN: tc.alpn, MinVersion: tc.version, MaxVersion: tc.version,
+			Trust: Trust{Roots: ca.Pool(), Names: Names{{Exact: tc.name}}}})
+		st, serr, cerr := meet(s.config, c.config)
+		if serr != nil || cerr != nil {
+			t.Errorf("%s: %v, %v", tc.sni, serr, cerr)
+			continue
+		}
+		if st.NegotiatedProtocol != tc.want || st.Version != tc.version || st.ServerName != tc.sni {
+			t.Errorf("%s: protocol %q, version %x, name %q", tc.sni, st.NegotiatedProtocol, st.Version, st.ServerName)
+		}
+	}
+}
+
+// The reasons are read off errors of crypto/tls, some by their text: this holds the
+// texts of the Go version in use.
+func TestReasons(t *testing.T) {
+	ca, stranger := tlstest.New(t), tlstest.New(t)
+	w := ca.Workload("default", "ratings")
+	cert := ca.Server("shop.example")
+	anybody := Trust{SkipVerify: true}
+	plain := ServerOptions{Certificates: []*stdtls.Certificate{cert}}
+	for _, tc := range []struct {
+		name             string
+		server           ServerOptions
+		client           ClientOptions
+		sreason, creason Reason
+	}{
+		{"versions", plain, ClientOptions{Trust: anybody, MinVersion: TLS12, MaxVersion: TLS12}, NoSharedVersion, RefusedByPeer},
+		{"curves", ServerOptions{Certificates: plain.Certificates, Curves: []stdtls.CurveID{stdtls.CurveP384}},
+			ClientOptions{Trust: anybody, Curves: []stdtls.CurveID{stdtls.X25519}}, NoSharedParameters, RefusedByPeer},
+		{"suites", ServerOptions{Certificates: plain.Certificates, MinVersion: TLS12, MaxVersion: TLS12, CipherSuites: []uint16{stdtls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}},
+			ClientOptions{Trust: anybody, MaxVersion: TLS12, CipherSuites: []uint16{stdtls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384}}, NoSharedParameters, RefusedByPeer},
+		{"unknown authority", plain, ClientOptions{Trust: Trust{Roots: stranger.Pool()}}, RefusedByPeer, PeerRefused},
+		{"wrong name", plain, ClientOptions{Trust: Trust{Roots: ca.Pool(), Names: Names{{Exact: "blog.example"}}}}, RefusedByPeer, PeerRefused},
+		{"no identity yet", ServerOptions{Identity: nobody{}}, ClientOptions{Trust: anybody}, NoCertificate, RefusedByPeer},
+		{"not of the mesh", plain, ClientOptions{Identity: w, Trust: Trust{Mesh: w}}, RefusedByPeer, PeerRefused},
+		{"no client certificate", ServerOptions{Certificates: plain.Certificates, MinVersion: TLS12, Clients: RequireClientCert, Trust: Trust{Roots: ca.Pool()}},
+			ClientOptions{Trust: anybody, MaxVersion: TLS12}, PeerRefused, RefusedByPeer},
+	} {
+		_, serr, cerr := meet(server(t, tc.server).config, client(t, tc.client).config)
+		for who, err := range map[string]error{"server": serr, "client": cerr} {
+			want := tc.sreason
+			if who == "client" {
+				want = tc.creason
+			}
+			if err == nil {
+				t.Errorf("%s: %s: no error", tc.name, who)
+				continue
+			}
+			e := classify(err).(*Error)
+			if e.Reason != want {
+				t.Errorf("%s: %s: %v (%v), want %v", tc.name, who, e.Reason, err, want)
+			}
+			if e.Reason == RefusedByPeer && (e.Alert == "" || strings.Contains(e.Alert, "tls:")) {
+				t.Errorf("%s: %s: alert %q", tc.name, who, e.Alert)
+			}
+		}
+	}
+}
+
+// A proxy that has no certificate yet.
+type nobody struct{}
+
+func (nobody) Certificate() *stdtls.Certificate { return nil }
+func (nobody) Bundle() *identity.Bundle         { return nil }
+
+func TestOptionsAreChecked(t *testing.T) {
+	ca := tlstest.New(t)
+	cert := []*stdtls.Certificate{ca.Server("a")}
+	for name, o := range map[string]ServerOptions{
+		"nothing to show":                      {},
+		"nothing to judge by":                  {Certificates: cert, Clients: RequireClientCert},
+		"nothing to judge by, even optionally": {Certificates: cert, Clients: OptionalClientCert},
+		"old version":                          {Certificates: cert, MinVersion: stdtls.VersionTLS11},
+		"versions the wrong way":               {Certificates: cert, MinVersion: TLS13, MaxVersion: TLS12},
+	} {
+		if _, err := NewServer(o); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if _, err := NewClient(ClientOptions{SNI: "a"}); err == nil {
+		t.Error("a client that judges nobody was made without saying so")
+	}
+	w := ca.Workload("default", "x")
+	c := client(t, ClientOptions{Trust: Trust{Mesh: w}, Identity: w, SNI: "a", ALPN: []string{"istio"}})
+	d := c.With("b", []string{"istio-http/1.1"})
+	if c.SNI() != "a" || d.SNI() != "b" || c.ALPN()[0] != "istio" || d.ALPN()[0] != "istio-http/1.1" || d.config.MinVersion != TLS13 {
+		t.Errorf("%v %v, %v %v", c.SNI(), c.ALPN(), d.SNI(), d.ALPN())
+	}
+}
+
+func TestNames(t *testing.T) {
+	ca := tlstest.New(t)
+	cert := ca.Server("shop.example", "*.cdn.example").Leaf
+	for _, tc := range []struct {
+		names Names
+		want  bool
+	}{
+		{Names{{Exact: "shop.example"}}, true},
+		{Names{{Exact: "example"}}, false},
+		{Names{{Exact: "a.cdn.example"}}, true},
+		{Names{{Exact: "a.b.cdn.example"}}, false},
+		{Names{{Exact: "cdn.example"}}, false},
+		{Names{{Prefix: "shop."}}, true},
+		{Names{{Suffix: ".example"}}, true},
+		{Names{{Contains: "op.ex"}}, true},
+		{Names{{Exact: "x"}, {Suffix: "p.example"}}, true},
+		{Names{{}}, false},
+	} {
+		if got := tc.names.matchCertificate(cert); got != tc.want {
+			t.Errorf("%v: %v", tc.names, got)
+		}
+	}
+	id, _ := identity.New("cluster.local", "default", "ratings")
+	if !(Names{}).Accepts(id) || !(Names{{Suffix: "/sa/ratings"}}).Accepts(id) || (Names{{Exact: "x"}}).Accepts(id) {
+		t.Error("names of identities")
+	}
+	if s := (Names{{Exact: "a"}, {Prefix: "b"}, {Suffix: "c"}, {Contains: "d"}, {Exact: "e"}, {Exact: "f"}}).String(); s != "one of a, b*, *c, *d*, e and 1 more" {
+		t.Error(s)
+	}
+}
+
+// The gate never lets more compute than it should, and loses nobody.
+func TestGate(t *testing.T) {
+	g := NewGate(2, 0)
+	inside, started := 0, 0
+	start := func() { inside++; started++ }
+	for range 5 {
+		if g.Enter(start) {
+			start()
+		}
+	}
+	if inside != 2 {
+		t.Errorf("%d inside, want 2", inside)
+	}
+	for range 5 {
+		inside--
+		g.Leave()
+		if inside > 2 {
+			t.Errorf("%d inside", inside)
+		}
+	}
+	if started != 5 || inside != 0 || !g.Enter(start) {
+		t.Errorf("%d started, %d inside", started, inside)
+	}
+}
+
+func FuzzRecordLength(f *testing.F) {
+	f.Add([]byte{22, 3, 1, 2, 0, 1})
+	f.Add([]byte("GET / HTTP/1.1\r\n"))
+	f.Add([]byte{0x80, 0x2e, 1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n := RecordLength(b)
+		if n > MaxRecord || n > 0 && n < RecordHeader || n == 0 && len(b) >= RecordHeader {
+			t.Errorf("%x: %d", b, n)
+		}
+	})
+}
+
+func TestErrorsAreSentences(t *testing.T) {
+	for r := PeerRefused; r <= Violation; r++ {
+		e := &Error{Reason: r, Err: errors.New("cause"), Alert: "bad certificate"}
+		if e.Error() == "" || e.Reason.String() == "" || strings.HasPrefix(e.Reason.String(), "reason_") {
+			t.Errorf("%d: %q, %q", r, e.Error(), e.Reason)
+		}
+	}
+}

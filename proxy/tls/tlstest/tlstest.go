@@ -1,0 +1,116 @@
+// Package tlstest makes certificates for tests of the data plane: an Authority
+// signs identities of the mesh and ordinary server certificates. Nothing but tests
+// may import it.
+package tlstest
+
+import (
+	"crypto"
+	"crypto/rand"
+	stdtls "crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/weirmesh/weir/identity"
+)
+
+// Authority is a self-signed root.
+type Authority struct {
+	t    testing.TB
+	Cert *x509.Certificate
+	key  crypto.Signer
+}
+
+// New makes an authority. Failing to is the end of the test.
+func New(t testing.TB) *Authority {
+	t.Helper()
+	a := &Authority{t: t}
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.key = key
+	template := &x509.Certificate{
+		SerialNumber: serial(t), Subject: pkix.Name{CommonName: "test root"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	a.Cert = a.sign(template, template, key.Public())
+	return a
+}
+
+// Bundle trusts the authority.
+func (a *Authority) Bundle() *identity.Bundle {
+	b, err := identity.NewBundle(a.Cert)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return b
+}
+
+// Pool trusts the authority, for ordinary TLS.
+func (a *Authority) Pool() *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(a.Cert)
+	return p
+}
+
+// Workload makes the identity spiffe://cluster.local/ns/<namespace>/sa/<account>.
+func (a *Authority) Workload(namespace, account string) *identity.Material {
+	a.t.Helper()
+	id, err := identity.New("cluster.local", namespace, account)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cert := a.leaf(&x509.Certificate{URIs: []*url.URL{id.URL()}})
+	m, err := identity.NewMaterial(cert.PrivateKey.(crypto.Signer), []*x509.Certificate{cert.Leaf}, a.Bundle())
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return m
+}
+
+// Server makes an ordinary certificate for host names, usable by clients too.
+func (a *Authority) Server(names ...string) *stdtls.Certificate {
+	a.t.Helper()
+	return a.leaf(&x509.Certificate{DNSNames: names, Subject: pkix.Name{CommonName: names[0]}})
+}
+
+func (a *Authority) leaf(template *x509.Certificate) *stdtls.Certificate {
+	a.t.Helper()
+	key, err := identity.NewKey()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	template.SerialNumber = serial(a.t)
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Minute), time.Now().Add(time.Hour)
+	template.BasicConstraintsValid = true
+	template.KeyUsage = x509.KeyUsageDigitalSignature
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	leaf := a.sign(template, a.Cert, key.Public())
+	return &stdtls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+}
+
+func (a *Authority) sign(template, parent *x509.Certificate, pub crypto.PublicKey) *x509.Certificate {
+	a.t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, pub, a.key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return c
+}
+
+func serial(t testing.TB) *big.Int {
+	n, err := rand.Int(rand.Reader, big.NewInt(1<<60))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
