@@ -1,0 +1,477 @@
+package server
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// machine decides what one stream is sent. It is pure: requests and Views go in, responses
+// come out; it has no connection, clock or goroutine, and is not safe for concurrent use.
+//
+// A View is driven to the client in a round of phases, which make before they break:
+//
+//	clusters    additions and changes of clusters
+//	routes      then of listeners, routes and virtual hosts
+//	unroute     then removals of those
+//	uncluster   then removals of clusters, endpoints, secrets and extensions
+//
+// A phase begins when everything sent in the one before is ACKed or NACKed; `routes` waits
+// in addition until the endpoints of the clusters just sent are answered, because Envoy
+// uses a cluster only then. (Deletions go from what refers to what is referred to. That is
+// not the order of additions backwards: a route must never outlive its cluster.)
+// Views that are published during a round merge: only the latest gets the next round.
+//
+// Endpoints, secrets and all types not named above are free: additions and changes take
+// part in no phase and go out at once from the latest View.
+//
+// Of each type at most one response is unanswered; what changes meanwhile merges into the
+// next. So a slow client costs memory in proportion to what is subscribed, not to what happens.
+type machine struct {
+	sotw        bool // state of the world instead of delta
+	noncePrefix string
+	limits      limits
+
+	target *resource.View // being driven to the client by this round; nil before the first
+	latest *resource.View // the newest published
+	phase  phase
+	subs   []*subscription // in the order in which they are sent
+	names  int             // names subscribed to, all types
+
+	// warming are the clusters sent in this round whose endpoints are on their way.
+	warming map[string]struct{}
+	// replaced are the clusters that changed while their endpoints were not subscribed to:
+	// those are sent again even to a client that says it has them.
+	replaced map[string]struct{}
+
+	nonces  uint64
+	round   uint64 // Version of the last View whose round is done
+	settled uint64 // Version of the last View of which everything is answered
+	active  uint64 // the same, and nothing was rejected; see Client.Active
+	out     []*response
+	nacks   []rejection // for the log, until taken
+}
+
+// limits is what a peer may make the machine hold.
+type limits struct {
+	types int // subscriptions by type
+	names int // names subscribed to, and versions claimed, all types together
+}
+
+type phase uint8
+
+const (
+	phaseClusters phase = iota
+	phaseRoutes
+	phaseUnroute
+	phaseUncluster
+	phaseDone
+)
+
+func (p phase) String() string {
+	return [...]string{"clusters", "routes", "unroute", "uncluster", "done"}[p]
+}
+
+// response is an effect of a step: something to send.
+type response struct {
+	typeURL   string
+	nonce     string
+	version   uint64
+	resources []*resource.Resource
+	removed   []string // delta only
+}
+
+type rejection struct {
+	typeURL string
+	nack    *NACK
+}
+
+func newMachine(sotw bool, noncePrefix string, l limits) *machine {
+	return &machine{
+		sotw: sotw, noncePrefix: noncePrefix, limits: l,
+		warming: map[string]struct{}{}, replaced: map[string]struct{}{},
+	}
+}
+
+// publish makes v the View that the client should hold.
+func (m *machine) publish(v *resource.View) []*response {
+	old := m.latest
+	m.latest = v
+	for _, s := range m.subs {
+		if !s.sequenced {
+			s.retarget(old.Set(s.typeURL), v.Set(s.typeURL))
+		}
+	}
+	if m.target == nil {
+		m.nextRound()
+	}
+	return m.advance()
+}
+
+// deltaRequest takes a request of DeltaAggregatedResources. An error ends the stream.
+func (m *machine) deltaRequest(r *discoveryv3.DeltaDiscoveryRequest, now time.Time) ([]*response, error) {
+	s, isNew, err := m.subscription(r.GetTypeUrl())
+	if err != nil {
+		return nil, err
+	}
+	// A stale nonce says nothing, but the subscriptions that come with it count
+	// (xDS protocol, "Incremental xDS").
+	if s.flight != nil && r.GetResponseNonce() == s.flight.nonce {
+		m.answered(s, r.GetErrorDetail(), now)
+	}
+	var known map[string]string
+	if isNew {
+		if known = r.GetInitialResourceVersions(); len(known) > m.limits.names {
+			return nil, m.tooManyNames()
+		}
+	}
+	if isNew && !s.namedOnly && len(r.GetResourceNamesSubscribe()) == 0 && len(r.GetResourceNamesUnsubscribe()) == 0 {
+		s.subscribeAll(m.base(s), known)
+	}
+	for _, n := range r.GetResourceNamesSubscribe() {
+		if n == "*" {
+			s.subscribeAll(m.base(s), known)
+		} else {
+			m.subscribe(s, n, known[n])
+		}
+	}
+	for _, n := range r.GetResourceNamesUnsubscribe() {
+		if n == "*" {
+			s.unsubscribeAll()
+		} else {
+			m.unsubscribe(s, n)
+		}
+	}
+	if m.names > m.limits.names {
+		return nil, m.tooManyNames()
+	}
+	s.greet = s.greet || isNew && s.interested()
+	return m.advance(), nil
+}
+
+// sotwRequest takes a request of StreamAggregatedResources. An error ends the stream.
+func (m *machine) sotwRequest(r *discoveryv3.DiscoveryRequest, now time.Time) ([]*response, error) {
+	s, isNew, err := m.subscription(r.GetTypeUrl())
+	if err != nil {
+		return nil, err
+	}
+	// The nonce of a first request can only stem from another stream. Later ones with an
+	// old nonce were written before our last response was read, and that one's answer
+	// repeats the names.
+	nonce := r.GetResponseNonce()
+	if nonce != "" && s.nonce != "" && nonce != s.nonce {
+		return nil, nil
+	}
+	if s.flight != nil && nonce == s.flight.nonce {
+		m.answered(s, r.GetErrorDetail(), now)
+	}
+	names := r.GetResourceNames()
+	if len(names) > m.limits.names {
+		return nil, m.tooManyNames()
+	}
+	s.named = s.named || len(names) > 0
+	all := slices.Contains(names, "*") || !s.named && !s.namedOnly
+	switch {
+	case all && !s.wildcard:
+		s.subscribeAll(m.base(s), nil)
+	case !all && s.wildcard:
+		s.unsubscribeAll()
+	}
+	wanted := make(map[string]struct{}, len(names))
+	for _, n := range names {
+		if n != "*" {
+			wanted[n] = struct{}{}
+		}
+	}
+	for n := range s.names {
+		if _, ok := wanted[n]; !ok {
+			m.unsubscribe(s, n)
+		}
+	}
+	for n := range wanted {
+		if _, ok := s.names[n]; !ok {
+			m.subscribe(s, n, "")
+		}
+	}
+	if m.names > m.limits.names {
+		return nil, m.tooManyNames()
+	}
+	s.greet = s.greet || isNew && s.interested()
+	return m.advance(), nil
+}
+
+func (m *machine) tooManyNames() error {
+	return status.Errorf(codes.ResourceExhausted, "more than %d resource names on one stream", m.limits.names)
+}
+
+// find returns the subscription of a type, or nil.
+func (m *machine) find(typeURL string) *subscription {
+	for _, s := range m.subs {
+		if s.typeURL == typeURL {
+			return s
+		}
+	}
+	return nil
+}
+
+func (m *machine) subscription(typeURL string) (s *subscription, isNew bool, err error) {
+	if s := m.find(typeURL); s != nil {
+		return s, false, nil
+	}
+	switch {
+	case typeURL == "":
+		return nil, false, status.Error(codes.InvalidArgument, "the request has no type_url")
+	case len(m.subs) >= m.limits.types:
+		return nil, false, status.Errorf(codes.ResourceExhausted, "more than %d resource types on one stream", m.limits.types)
+	}
+	s = newSubscription(typeURL)
+	at, _ := slices.BinarySearchFunc(m.subs, s, func(a, b *subscription) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.typeURL, b.typeURL))
+	})
+	m.subs = slices.Insert(m.subs, at, s)
+	s.settled = m.settled
+	if s.sequenced {
+		// Listeners that are subscribed to right after the clusters wait for those.
+		m.phase = min(m.phase, s.update)
+	}
+	return s, true, nil
+}
+
+// base is what the client should hold of a type, were everything sent.
+func (m *machine) base(s *subscription) resource.Set {
+	if s.sequenced {
+		return m.target.Set(s.typeURL)
+	}
+	return m.latest.Set(s.typeURL)
+}
+
+func (m *machine) subscribe(s *subscription, name, known string) {
+	if s.subscribe(m.base(s), name, known) {
+		m.names++
+	}
+	if s.typeURL == resource.EndpointType {
+		if _, ok := m.replaced[name]; ok {
+			delete(m.replaced, name)
+			s.force(name)
+		}
+	}
+}
+
+func (m *machine) unsubscribe(s *subscription, name string) {
+	if s.unsubscribe(name, m.sotw) {
+		m.names--
+	}
+}
+
+// answered takes the ACK or NACK of what is in flight.
+func (m *machine) answered(s *subscription, nack *rpcstatus.Status, now time.Time) {
+	f := s.flight
+	s.flight = nil
+	if nack == nil {
+		s.acked = f.version
+		for _, n := range f.names {
+			delete(s.nacked, n)
+		}
+		if m.isWhole(s) {
+			clear(s.nacked)
+		}
+	} else {
+		s.rejected(f, nack.GetMessage(), now, m.isWhole(s))
+		m.nacks = append(m.nacks, rejection{s.typeURL, s.lastNACK})
+	}
+	switch s.typeURL {
+	case resource.EndpointType:
+		// Whatever of it is dirty by now is a later change; to wait for that as well
+		// would keep routes waiting for as long as endpoints come and go.
+		for _, n := range f.names {
+			delete(m.warming, n)
+		}
+	case resource.ClusterType:
+		if eds := m.find(resource.EndpointType); eds != nil && nack == nil && m.phase == phaseClusters {
+			for _, n := range f.names {
+				m.warming[n] = struct{}{} // as long as blocked agrees
+			}
+		}
+	}
+}
+
+// advance sends what may be sent and moves from phase to phase and round to round as far
+// as it gets.
+func (m *machine) advance() []*response {
+	if m.latest == nil || len(m.subs) == 0 {
+		return nil // nothing is in effect where nothing was asked for
+	}
+	for {
+		for _, s := range m.subs {
+			m.send(s)
+		}
+		if m.blocked() {
+			break
+		}
+		if m.phase < phaseDone {
+			m.phase++
+			continue
+		}
+		m.round = m.target.Version
+		if m.target == m.latest {
+			break
+		}
+		m.nextRound()
+	}
+	m.settle()
+	out := m.out
+	m.out = nil
+	return out
+}
+
+// blocked reports whether the phase must wait for an answer.
+func (m *machine) blocked() bool {
+	if m.phase == phaseClusters && len(m.warming) > 0 {
+		eds := m.find(resource.EndpointType)
+		maps.DeleteFunc(m.warming, func(n string, _ struct{}) bool { return !eds.coming(m.base(eds), n) })
+		if len(m.warming) > 0 {
+			return true
+		}
+	}
+	for _, s := range m.subs {
+		if s.sequenced && s.flight != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *machine) nextRound() {
+	old := m.target
+	m.target, m.phase = m.latest, phaseClusters
+	for _, s := range m.subs {
+		if s.sequenced {
+			s.retarget(old.Set(s.typeURL), m.target.Set(s.typeURL))
+		}
+	}
+	clear(m.warming)
+}
+
+// settle computes up to which View everything is answered, and everything is in effect.
+// Removals of free types do not count: nothing refers to what is removed.
+func (m *machine) settle() {
+	settled := m.round
+	for _, s := range m.subs {
+		if s.flight == nil {
+			s.settled = m.latest.Version
+		}
+		if !s.sequenced {
+			settled = min(settled, s.settled)
+		}
+	}
+	m.settled = max(m.settled, settled)
+	if !m.rejects() {
+		m.active = max(m.active, m.settled)
+	}
+}
+
+// rejects reports whether the client refuses something that it should hold.
+func (m *machine) rejects() bool {
+	return slices.ContainsFunc(m.subs, func(s *subscription) bool { return len(s.nacked) > 0 })
+}
+
+// isWhole reports whether responses of this type hold all resources, changed or not: in
+// state of the world that is how listeners and clusters, and wildcards, lose resources.
+func (m *machine) isWhole(s *subscription) bool {
+	return m.sotw && (s.whole || s.wildcard)
+}
+
+// send sends what is due and allowed of one type, if nothing of it is in flight.
+func (m *machine) send(s *subscription) {
+	if s.flight != nil || m.phase < s.update {
+		return
+	}
+	base := m.base(s)
+	target := m.target.Set(s.typeURL)
+	var resources []*resource.Resource
+	var removed, names []string
+	var kept []*resource.Resource // to be removed later than now
+	for n, h := range s.dirty {
+		r := base.At(n)
+		switch {
+		case r != nil:
+			resources = append(resources, r)
+			if h.version != "" {
+				m.replacing(s, n)
+			}
+		case h.version == "" || m.phase >= s.removal && !target.Has(n):
+			// The client has nothing to lose, or nothing refers to it any more.
+			removed = append(removed, n)
+			if s.typeURL == resource.ClusterType {
+				delete(m.replaced, n)
+			}
+		default:
+			if h.res != nil {
+				kept = append(kept, h.res)
+			}
+			continue
+		}
+		names = append(names, n)
+	}
+	for _, n := range names {
+		delete(s.dirty, n)
+	}
+	if len(names) == 0 {
+		names, resources, removed = s.nextRetry(base)
+		for _, r := range resources {
+			m.replacing(s, r.Name())
+		}
+	}
+	switch {
+	case m.isWhole(s) && (len(names) > 0 || s.greet):
+		resources, removed = s.all(base, kept), nil
+	case m.sotw:
+		// There is no way to say that one of these is missing or gone; the client
+		// notices by what refers to it.
+		for _, n := range removed {
+			delete(s.nacked, n)
+		}
+		if removed = nil; len(resources) == 0 {
+			return
+		}
+	case len(names) == 0 && !s.greet:
+		return
+	}
+	s.greet = false
+	slices.SortFunc(resources, func(a, b *resource.Resource) int { return cmp.Compare(a.Name(), b.Name()) })
+	slices.Sort(removed)
+	slices.Sort(names)
+
+	m.nonces++
+	s.nonce = m.noncePrefix + strconv.FormatUint(m.nonces, 10)
+	version := m.latest.Version
+	if s.sequenced {
+		version = m.target.Version
+	}
+	s.sent = version
+	s.flight = &flight{nonce: s.nonce, version: version, names: names}
+	m.out = append(m.out, &response{typeURL: s.typeURL, nonce: s.nonce, version: version, resources: resources, removed: removed})
+}
+
+// replacing is called for a resource that takes the place of one that the client holds.
+// Of a changed cluster Envoy makes a new one, which is not used before a load assignment
+// has come, changed or not: so that is sent again.
+func (m *machine) replacing(s *subscription, name string) {
+	if s.typeURL != resource.ClusterType || !m.latest.Set(resource.EndpointType).Has(name) {
+		return
+	}
+	if eds := m.find(resource.EndpointType); eds != nil && eds.subscribed(name) {
+		eds.force(name)
+	} else {
+		m.replaced[name] = struct{}{}
+	}
+}

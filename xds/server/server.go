@@ -1,0 +1,183 @@
+// Package server is the sending end of the xDS corridor: an aggregated discovery service
+// (xDS v3, delta and state of the world) over gRPC.
+//
+// Views enter, one Feed per connected node; responses leave to each stream's subscriptions,
+// in an order that makes before it breaks, and receipts of what is in effect where come
+// back (Clients, WaitActive). What a stream is sent is decided by a pure machine
+// (machine.go has the rules); Server is the gRPC edge around one machine per stream. Every
+// exported method may be called from any goroutine.
+//
+// Assemble it like this, the options being part of the bargain:
+//
+//	s := server.New(server.Options{...})
+//	g := grpc.NewServer(append(s.GRPCOptions(), creds)...)
+//	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, s)
+//	go s.Run(ctx) // when ctx ends the streams end, so that g.GracefulStop returns at once
+package server
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// Source says what a node should hold.
+type Source interface {
+	// Connect is called once per stream, with the node it introduced itself as, after
+	// Authorize agreed. The Feed may be shared by streams. ctx ends with the stream. An
+	// error ends the stream; a gRPC status error keeps its code.
+	Connect(ctx context.Context, node *corev3.Node, peer Peer) (*Feed, error)
+}
+
+// Peer is who is at the other end of the connection.
+type Peer struct {
+	Addr string
+	// ID is the SPIFFE ID in the peer's verified certificate, "" without mTLS.
+	ID string
+}
+
+// Options are what a Server needs. Source, Authorize and Log are required.
+type Options struct {
+	Source Source
+	// Authorize says whether the peer may be the node it claims to be: its SPIFFE ID
+	// must be that of the node's namespace and service account. The text of the error is
+	// shown to the peer, with code PermissionDenied. Nil refuses everybody.
+	Authorize func(peer Peer, node *corev3.Node) error
+	// Identifier is put into control_plane.identifier of every response.
+	Identifier string
+	Log        *slog.Logger
+
+	MaxStreams      int // open streams; 0: 20,000
+	MaxNames        int // resource names a stream may subscribe to; 0: 200,000
+	MaxRequestBytes int // of one request; 0: 16 MiB, which is 200,000 names of 80 bytes
+}
+
+const (
+	maxTypes     = 64 // per stream; xDS and Istio together have about fifteen
+	firstRequest = 15 * time.Second
+)
+
+// Server is an aggregated discovery service.
+type Server struct {
+	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+	opts Options
+
+	mu       sync.Mutex
+	sessions map[*session]struct{}
+	streams  int // sessions and those that have not introduced themselves
+	stopped  bool
+	idle     chan struct{} // closed when stopped and no stream is left
+	stop     chan struct{} // closed when Run ends
+}
+
+// New makes a Server. It serves from when it is registered; Run is what ends it.
+func New(o Options) *Server {
+	o.MaxStreams = cmp.Or(o.MaxStreams, 20_000)
+	o.MaxNames = cmp.Or(o.MaxNames, 200_000)
+	o.MaxRequestBytes = cmp.Or(o.MaxRequestBytes, 16<<20)
+	return &Server{
+		opts: o, sessions: map[*session]struct{}{},
+		idle: make(chan struct{}), stop: make(chan struct{}),
+	}
+}
+
+// GRPCOptions are the options that the gRPC server must be made with. Other services may
+// live on it.
+func (s *Server) GRPCOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.MaxRecvMsgSize(s.opts.MaxRequestBytes),
+		// A proxy that pings every 30 s is welcome, whatever the network does to the
+		// intervals; twice as often is an abuse.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 15 * time.Second, PermitWithoutStream: true}),
+		// A proxy that vanished without a word is noticed within 50 s.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
+		// gRPC's own buffers would be most of what an idle proxy costs.
+		grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(4 << 10),
+	}
+}
+
+// Run waits until ctx ends, then ends all streams and returns when they are gone.
+func (s *Server) Run(ctx context.Context) error {
+	<-ctx.Done()
+	s.mu.Lock()
+	if !s.stopped {
+		s.stopped = true
+		close(s.stop)
+		if s.streams == 0 {
+			close(s.idle)
+		}
+	}
+	s.mu.Unlock()
+	<-s.idle
+	return nil
+}
+
+// enter counts a stream in, if it may come.
+func (s *Server) enter() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.stopped:
+		return errStopping
+	case s.streams >= s.opts.MaxStreams:
+		return status.Errorf(codes.ResourceExhausted, "the control plane serves %d streams already, which is its limit", s.streams)
+	}
+	s.streams++
+	return nil
+}
+
+func (s *Server) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams--
+	if s.stopped && s.streams == 0 {
+		close(s.idle)
+	}
+}
+
+var errStopping = status.Error(codes.Unavailable, "the control plane is stopping")
+
+// Feed carries the Views of one node, of which only the latest matters. The zero value has
+// none yet.
+type Feed struct {
+	mu      sync.Mutex
+	view    *resource.View
+	changed chan struct{}
+}
+
+// Publish makes v the latest View. It never waits. Publish a View even if nothing in it
+// changed but its Version: that is how a version becomes active on nodes it does not
+// touch, and it costs no message.
+func (f *Feed) Publish(v *resource.View) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.view = v
+	if f.changed != nil {
+		close(f.changed)
+		f.changed = nil
+	}
+}
+
+// View is the latest View, nil before the first, and a channel that is closed when there
+// is a newer one.
+func (f *Feed) View() (*resource.View, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.changed == nil {
+		f.changed = make(chan struct{})
+	}
+	return f.view, f.changed
+}

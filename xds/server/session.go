@@ -1,0 +1,239 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// session is one stream whose client introduced itself.
+type session struct {
+	server *Server
+	stream grpc.ServerStream
+	node   *corev3.Node
+	peer   Peer
+	since  time.Time
+	cp     *corev3.ControlPlane
+
+	mu          sync.Mutex
+	m           *machine
+	bytes       uint64
+	behindSince time.Time
+	gone        bool
+	changed     chan struct{} // closed at the next change, if somebody waits for it
+}
+
+// DeltaAggregatedResources serves one delta stream. It is called by gRPC.
+func (s *Server) DeltaAggregatedResources(stream grpc.BidiStreamingServer[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]) error {
+	return serve(s, stream, stream.Recv, false, (*machine).deltaRequest)
+}
+
+// StreamAggregatedResources serves one state-of-the-world stream. It is called by gRPC.
+func (s *Server) StreamAggregatedResources(stream grpc.BidiStreamingServer[discoveryv3.DiscoveryRequest, discoveryv3.DiscoveryResponse]) error {
+	return serve(s, stream, stream.Recv, true, (*machine).sotwRequest)
+}
+
+type request interface{ GetNode() *corev3.Node }
+
+func serve[R request](s *Server, stream grpc.ServerStream, recv func() (R, error), sotw bool,
+	step func(*machine, R, time.Time) ([]*response, error),
+) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+
+	requests := make(chan R)
+	ended := make(chan error, 1)
+	go func() { // ends with the stream, which ends with this function
+		for {
+			r, err := recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case requests <- r:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+
+	tooLate := time.NewTimer(firstRequest)
+	defer tooLate.Stop()
+	var first R
+	select {
+	case first = <-requests:
+	case err := <-ended:
+		return endOf(err)
+	case <-s.stop:
+		return errStopping
+	case <-tooLate.C:
+		return status.Errorf(codes.DeadlineExceeded, "no request came within %v", firstRequest)
+	}
+	se, feed, err := s.introduce(ctx, stream, first.GetNode(), sotw)
+	if err != nil {
+		return err
+	}
+	log := s.opts.Log.With("node", se.node.GetId())
+	log.Debug("xds stream opened", "peer", se.peer.Addr, "sotw", sotw)
+	defer func() {
+		se.leave()
+		log.Debug("xds stream ended", "after", time.Since(se.since))
+	}()
+
+	view, changed := feed.View()
+	if view != nil {
+		if err := se.do(log, func(m *machine, _ time.Time) ([]*response, error) { return m.publish(view), nil }); err != nil {
+			return err
+		}
+	}
+	request := func(r R) error {
+		return se.do(log, func(m *machine, now time.Time) ([]*response, error) { return step(m, r, now) })
+	}
+	if err := request(first); err != nil {
+		return err
+	}
+	for {
+		select {
+		case r := <-requests:
+			err = request(r)
+		case <-changed:
+			view, changed = feed.View()
+			err = se.do(log, func(m *machine, _ time.Time) ([]*response, error) { return m.publish(view), nil })
+		case err := <-ended:
+			return endOf(err)
+		case <-s.stop:
+			return errStopping
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// endOf is what a stream ends with when its client stops sending.
+func endOf(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// introduce checks who is there and finds the Feed for it.
+func (s *Server) introduce(ctx context.Context, stream grpc.ServerStream, node *corev3.Node, sotw bool) (*session, *Feed, error) {
+	if node.GetId() == "" {
+		return nil, nil, status.Error(codes.InvalidArgument, "the first request on a stream must carry the node with its id")
+	}
+	p := peerOf(stream.Context())
+	if s.opts.Authorize == nil {
+		return nil, nil, status.Error(codes.PermissionDenied, "this control plane has no rule by which it could admit a node")
+	}
+	if err := s.opts.Authorize(p, node); err != nil {
+		s.opts.Log.Warn("xds stream refused", "node", node.GetId(), "peer", p.Addr, "id", p.ID, "err", err)
+		return nil, nil, status.Error(codes.PermissionDenied, err.Error())
+	}
+	feed, err := s.opts.Source.Connect(ctx, node, p)
+	if err != nil {
+		if _, ok := status.FromError(err); !ok {
+			err = status.Error(codes.Unavailable, err.Error())
+		}
+		return nil, nil, err
+	}
+	se := &session{
+		server: s, stream: stream, node: node, peer: p, since: time.Now(),
+		cp: &corev3.ControlPlane{Identifier: s.opts.Identifier},
+		// Nonces of another stream must not pass for this one's.
+		m: newMachine(sotw, rand.Text()[:8]+"-", limits{types: maxTypes, names: s.opts.MaxNames}),
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions[se] = struct{}{}
+	return se, feed, nil
+}
+
+func (se *session) leave() {
+	se.server.mu.Lock()
+	delete(se.server.sessions, se)
+	se.server.mu.Unlock()
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	se.gone = true
+	se.notify()
+}
+
+// do takes one step of the machine and sends what comes of it.
+func (se *session) do(log *slog.Logger, step func(*machine, time.Time) ([]*response, error)) error {
+	se.mu.Lock()
+	now := time.Now()
+	out, err := step(se.m, now)
+	nacks := se.m.nacks
+	se.m.nacks = nil
+	switch upToDate := se.m.latest == nil || se.m.active == se.m.latest.Version; {
+	case upToDate:
+		se.behindSince = time.Time{}
+	case se.behindSince.IsZero():
+		se.behindSince = now
+	}
+	se.notify()
+	se.mu.Unlock()
+	for _, n := range nacks {
+		log.Warn("configuration rejected", "type", resource.Short(n.typeURL), "names", n.nack.Names, "version", n.nack.Version, "err", n.nack.Message)
+	}
+	if err != nil {
+		return err
+	}
+	for _, r := range out {
+		f, err := encode(r, se.m.sotw, se.cp)
+		if err != nil {
+			return status.Errorf(codes.Internal, "marshalling a response: %v", err)
+		}
+		var size uint64
+		for _, b := range f {
+			size += uint64(b.Len())
+		}
+		if err := se.stream.SendMsg(f); err != nil {
+			return err
+		}
+		se.mu.Lock()
+		se.bytes += size
+		se.mu.Unlock()
+	}
+	return nil
+}
+
+// notify wakes who waits for a change. se.mu is held.
+func (se *session) notify() {
+	if se.changed != nil {
+		close(se.changed)
+		se.changed = nil
+	}
+}
+
+func peerOf(ctx context.Context) Peer {
+	var p Peer
+	if gp, ok := peer.FromContext(ctx); ok {
+		p.Addr = gp.Addr.String()
+		if t, ok := gp.AuthInfo.(credentials.TLSInfo); ok && t.SPIFFEID != nil {
+			p.ID = t.SPIFFEID.String()
+		}
+	}
+	return p
+}

@@ -1,0 +1,324 @@
+package server
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// subscription is the state of one type on one stream.
+//
+// What the client holds is not stored: it is what it should hold, filtered by what it
+// subscribed to, except for the names in dirty. So an idle client costs its names.
+type subscription struct {
+	typeURL string
+	class
+
+	wildcard bool
+	named    bool // names were given once: an empty list no longer means everything
+	names    map[string]struct{}
+	dirty    map[string]held
+	greet    bool // the first request is answered even if there is nothing to say
+	nonce    string
+	flight   *flight
+	retry    [][]string // parts of a rejected response, to be tried by themselves
+	retries  int
+
+	sent, acked uint64 // View versions of the last response sent and ACKed
+	settled     uint64 // View version up to which everything was answered
+	nacked      map[string]struct{}
+	lastNACK    *NACK
+}
+
+// held is what the client holds of a dirty name.
+type held struct {
+	version string             // "" for nothing, or it does not matter
+	res     *resource.Resource // nil if only the version is known
+	forced  bool               // send it even if it has it
+}
+
+// flight is a response that is not answered yet.
+type flight struct {
+	nonce   string
+	version uint64
+	names   []string // what it changed
+}
+
+// class is how a type is treated, see machine.
+type class struct {
+	rank            int  // place in the order of sending
+	sequenced       bool // takes part in the phases
+	update, removal phase
+	whole           bool // in state of the world a response holds all
+	namedOnly       bool // an empty first request subscribes to nothing
+}
+
+// classOf is the one table of types. Whole and namedOnly follow the xDS protocol, "How the
+// client specifies what resources to return"; for types it does not name, no names means
+// all of them, as Istio has it.
+func classOf(typeURL string) class {
+	switch typeURL {
+	case resource.ClusterType:
+		return class{rank: 0, sequenced: true, update: phaseClusters, removal: phaseUncluster, whole: true}
+	case resource.EndpointType:
+		return class{rank: 1, removal: phaseUncluster, namedOnly: true}
+	case resource.ListenerType:
+		return class{rank: 2, sequenced: true, update: phaseRoutes, removal: phaseUnroute, whole: true}
+	case resource.RouteType:
+		return class{rank: 3, sequenced: true, update: phaseRoutes, removal: phaseUnroute, namedOnly: true}
+	case resource.ScopedRouteType:
+		return class{rank: 4, sequenced: true, update: phaseRoutes, removal: phaseUnroute}
+	case resource.VirtualHostType:
+		return class{rank: 5, sequenced: true, update: phaseRoutes, removal: phaseUnroute, namedOnly: true}
+	case resource.SecretType, resource.ExtensionConfigType:
+		return class{rank: 6, removal: phaseUncluster, namedOnly: true}
+	}
+	return class{rank: 7}
+}
+
+func newSubscription(typeURL string) *subscription {
+	return &subscription{
+		typeURL: typeURL, class: classOf(typeURL),
+		names: map[string]struct{}{}, dirty: map[string]held{}, nacked: map[string]struct{}{},
+	}
+}
+
+func (s *subscription) subscribed(name string) bool {
+	if s.wildcard {
+		return true
+	}
+	_, ok := s.names[name]
+	return ok
+}
+
+func (s *subscription) interested() bool { return s.wildcard || len(s.names) > 0 }
+
+// coming reports whether an addition or change of name, or that there is none, is yet to
+// be sent or answered. (A removal may have to wait, so nothing may wait for it.)
+func (s *subscription) coming(base resource.Set, name string) bool {
+	if !s.subscribed(name) {
+		return false
+	}
+	if h, ok := s.dirty[name]; ok && (h.version == "" || base.Has(name)) {
+		return true
+	}
+	if s.flight != nil {
+		if _, ok := slices.BinarySearch(s.flight.names, name); ok {
+			return true
+		}
+	}
+	return slices.ContainsFunc(s.retry, func(batch []string) bool { return slices.Contains(batch, name) })
+}
+
+// retarget notes what differs between the set the client should hold so far and the one
+// it should hold from now on.
+func (s *subscription) retarget(old, base resource.Set) {
+	if old.Same(base) {
+		return
+	}
+	for n := range base.Diff(old, resource.Same) {
+		if !s.subscribed(n) {
+			continue
+		}
+		h, ok := s.dirty[n]
+		if !ok {
+			h.res = old.At(n)
+			h.version = versionOf(h.res)
+		}
+		s.touch(base, n, h)
+	}
+}
+
+// touch makes name dirty, or clean if the client holds what it should.
+func (s *subscription) touch(base resource.Set, name string, h held) {
+	if !h.forced && h.version == versionOf(base.At(name)) {
+		delete(s.dirty, name)
+		return
+	}
+	s.dirty[name] = h
+}
+
+// force has name sent even if the client holds it.
+func (s *subscription) force(name string) {
+	h, ok := s.dirty[name]
+	if !ok {
+		h.version = unknownVersion
+	}
+	h.forced = true
+	s.dirty[name] = h
+}
+
+// unknownVersion stands for some version that the client holds.
+const unknownVersion = "?"
+
+// subscribeAll subscribes to every name there is. known are versions that the client holds.
+func (s *subscription) subscribeAll(base resource.Set, known map[string]string) {
+	if s.wildcard {
+		return
+	}
+	for n, v := range known {
+		if !s.subscribed(n) {
+			s.touch(base, n, held{version: v})
+		}
+	}
+	for n := range base.All() {
+		if known[n] == "" && !s.subscribed(n) {
+			s.dirty[n] = held{}
+		}
+	}
+	s.wildcard = true
+}
+
+// subscribe reports whether the name was new. known is the version that the client
+// holds; without one the resource is sent even if it has been before, because the client
+// may have forgotten it (xDS protocol, "Subscribing to Resources").
+func (s *subscription) subscribe(base resource.Set, name, known string) bool {
+	_, had := s.names[name]
+	s.named = true
+	s.names[name] = struct{}{}
+	h := s.dirty[name]
+	if known != "" {
+		h.version = known
+	} else {
+		h.forced = true
+	}
+	s.touch(base, name, h)
+	return !had
+}
+
+// unsubscribe reports whether the name was subscribed to.
+func (s *subscription) unsubscribe(name string, sotw bool) bool {
+	if _, had := s.names[name]; !had {
+		return false
+	}
+	delete(s.names, name)
+	switch {
+	case !s.wildcard:
+		delete(s.dirty, name)
+		delete(s.nacked, name)
+	case !sotw:
+		// The client does not know whether the wildcard includes it
+		// (xDS protocol, "Unsubscribing from Resources").
+		s.dirty[name] = held{forced: true}
+	}
+	return true
+}
+
+func (s *subscription) unsubscribeAll() {
+	s.wildcard, s.named = false, true
+	for n := range s.dirty {
+		if !s.subscribed(n) {
+			delete(s.dirty, n)
+		}
+	}
+	for n := range s.nacked {
+		if !s.subscribed(n) {
+			delete(s.nacked, n)
+		}
+	}
+}
+
+// all is everything the client may hold, with the resources it keeps a little longer.
+func (s *subscription) all(base resource.Set, kept []*resource.Resource) []*resource.Resource {
+	out := make([]*resource.Resource, 0, base.Len()+len(kept))
+	for n, r := range base.All() {
+		if s.subscribed(n) {
+			out = append(out, r)
+		}
+	}
+	return append(out, kept...)
+}
+
+// maxRetries bounds the responses by which the bad resources of one type are looked for:
+// eight bad ones among a thousand (2·8·log2 1000) are found.
+const maxRetries = 160
+
+// rejected takes a NACK. The client may have rejected all for one bad resource, so a
+// response with several is tried again in parts: what the message names one by one and
+// the rest together, or halves if it names nothing. What is rejected alone is bad, and is
+// not sent again before it changes.
+func (s *subscription) rejected(f *flight, message string, now time.Time, whole bool) {
+	s.lastNACK = &NACK{Names: f.names, Version: f.version, Message: message, Time: now}
+	var named, rest []string
+	for _, n := range f.names {
+		if mentions(message, n) {
+			named = append(named, n)
+		} else {
+			rest = append(rest, n)
+		}
+	}
+	if len(named) > 0 {
+		s.lastNACK.Names = named
+	}
+	s.retries++
+	switch {
+	case whole || len(f.names) <= 1 || s.retries > maxRetries:
+		for _, n := range s.lastNACK.Names {
+			if s.subscribed(n) {
+				s.nacked[n] = struct{}{}
+			}
+		}
+	case len(named) == 0 || len(named) > maxRetries/4:
+		half := len(f.names) / 2
+		s.retry = append(s.retry, f.names[:half], f.names[half:])
+	default:
+		if len(rest) > 0 {
+			s.retry = append(s.retry, rest)
+		}
+		for i := range named {
+			s.retry = append(s.retry, named[i:i+1])
+		}
+	}
+}
+
+// nextRetry is the next part of a rejected response, as far as it is still wanted.
+func (s *subscription) nextRetry(base resource.Set) (names []string, resources []*resource.Resource, removed []string) {
+	for len(s.retry) > 0 && len(names) == 0 {
+		for _, n := range s.retry[0] {
+			if _, dirty := s.dirty[n]; dirty || !s.subscribed(n) {
+				continue
+			}
+			names = append(names, n)
+			if r := base.At(n); r != nil {
+				resources = append(resources, r)
+			} else {
+				removed = append(removed, n)
+			}
+		}
+		s.retry = s.retry[1:]
+	}
+	if len(s.retry) == 0 && len(names) == 0 {
+		s.retry, s.retries = nil, 0
+	}
+	return names, resources, removed
+}
+
+// mentions reports whether name stands in text by itself, not as a part of a longer name.
+func mentions(text, name string) bool {
+	if name == "" {
+		return false
+	}
+	inName := func(b byte) bool {
+		return b >= '0' && b <= '9' || b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= 0x80 || b == '|' || b == '_' || b == '-' || b == '/'
+	}
+	for from := 0; ; {
+		i := strings.Index(text[from:], name)
+		if i < 0 {
+			return false
+		}
+		start, end := from+i, from+i+len(name)
+		if (start == 0 || !inName(text[start-1])) && (end == len(text) || !inName(text[end])) {
+			return true
+		}
+		from = start + 1
+	}
+}
+
+func versionOf(r *resource.Resource) string {
+	if r == nil {
+		return ""
+	}
+	return r.Version()
+}
