@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"github.com/weirmesh/weir/proxy/tls"
 )
 
 // ID is a cluster's dense number in one proxy process: stable from one State to the
@@ -111,6 +113,10 @@ type TransportMatch struct {
 
 // Transport is an UpstreamTlsContext: how connections are secured.
 type Transport struct {
+	// TCP and HTTP are the contexts to dial with: mesh peers are offered other
+	// protocols (ALPN) for HTTP than for TCP. proxy/state makes them.
+	TCP, HTTP *tls.Client
+
 	SNI  string
 	ALPN []string
 	// Istio says the ALPN is replaced by HTTP protocols (istio-http/1.1, istio,

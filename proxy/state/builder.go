@@ -15,8 +15,10 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/weirmesh/weir/api/nds"
+	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/route"
+	"github.com/weirmesh/weir/proxy/tls"
 	"github.com/weirmesh/weir/xds/resource"
 )
 
@@ -35,6 +37,11 @@ type Resource struct {
 
 // Options are a Builder's collaborators.
 type Options struct {
+	// Identity is the proxy's own key, certificate and trust bundle; nil for a proxy
+	// without, which then refuses configuration that needs them.
+	Identity identity.Source
+	// Gate limits handshakes under way.
+	Gate *tls.Gate
 	// MaxResources bounds the resources of each type; 0 means DefaultMaxResources.
 	MaxResources int
 }
@@ -56,6 +63,8 @@ type Builder struct {
 	endpoints map[string][]endpointSpec   // by EDS name
 	resolved  map[string][]netip.AddrPort // by cluster name, DNS kinds
 	gone      []*cluster.Endpoint
+
+	skippedFilters []string
 }
 
 // NewBuilder starts from an empty State.
@@ -175,7 +184,7 @@ func (b *Builder) applyClusters(next *State, u Update) error {
 		return err
 	}
 	specs, err := decodeAll(u, func(_, version string, m *clusterv3.Cluster) (*clusterSpec, error) {
-		s, err := decodeCluster(m)
+		s, err := b.decodeCluster(m)
 		if err == nil {
 			s.Version = version
 			if s.static != nil && s.Kind == cluster.Static {

@@ -1,6 +1,7 @@
 package state
 
 import (
+	stdtls "crypto/tls"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -21,12 +22,21 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/route"
 	"github.com/weirmesh/weir/xds/resource"
 )
 
-// parse reads messages of one type from prototext.
+// nobody is an identity that has no certificate yet.
+type nobody struct{}
+
+func (nobody) Certificate() *stdtls.Certificate { return nil }
+func (nobody) Bundle() *identity.Bundle         { return nil }
+
+func newBuilder() *Builder { return NewBuilder(Options{Identity: nobody{}}) }
+
+// update reads messages of one type from prototext.
 func update(t *testing.T, typeURL string, texts ...string) Update {
 	t.Helper()
 	u := Update{TypeURL: typeURL}
@@ -121,7 +131,7 @@ func apply(t *testing.T, b *Builder, u Update) (*State, []*cluster.Endpoint) {
 // one is reported, the cluster keeps its number.
 func TestEndpointsSurviveUpdates(t *testing.T) {
 	const name = "outbound|9080||reviews.default.svc.cluster.local"
-	b := NewBuilder(Options{})
+	b := newBuilder()
 	s1, _ := apply(t, b, update(t, resource.ClusterType, reviewsCluster))
 	if got := b.Missing(); !slices.Equal(got, []string{"endpoints " + name}) {
 		t.Errorf("missing %v", got)
@@ -142,6 +152,9 @@ func TestEndpointsSurviveUpdates(t *testing.T) {
 	if mtls == nil || mtls.SNI != "outbound_.9080_._.reviews.default.svc.cluster.local" || mtls.CertName != "default" || mtls.CAName != "ROOTCA" || !mtls.Istio ||
 		len(mtls.SANs) != 1 || mtls.SANs[0].Exact != "spiffe://cluster.local/ns/default/sa/bookinfo-reviews" {
 		t.Errorf("endpoint with tlsMode istio: %+v", mtls)
+	}
+	if tcp, http := mtls.TCP.ALPN(), mtls.HTTP.ALPN(); !slices.Equal(tcp, []string{"istio-peer-exchange", "istio"}) || !slices.Equal(http, []string{"istio-http/1.1", "istio", "http/1.1"}) {
+		t.Errorf("ALPN for TCP %v, for HTTP %v", tcp, http)
 	}
 	if tr := c2.Endpoints[1].Transport.Load(); tr != nil {
 		t.Errorf("endpoint without a sidecar is plaintext, got %+v", tr)
@@ -176,7 +189,7 @@ func TestEndpointsSurviveUpdates(t *testing.T) {
 
 // Numbers of endpoints that left are used again once they were released.
 func TestEndpointNumbersAreReused(t *testing.T) {
-	b := NewBuilder(Options{})
+	b := newBuilder()
 	apply(t, b, update(t, resource.ClusterType, reviewsCluster))
 	for i := range 100 {
 		_, gone := apply(t, b, update(t, resource.EndpointType, reviewsEndpoints(fmt.Sprintf("10.0.1.%d:9080 istio", i))))
@@ -216,7 +229,7 @@ virtual_hosts {
 virtual_hosts { name: "allow_any" domains: "*" routes { match { prefix: "/" } route { cluster: "PassthroughCluster" timeout {} } } }`
 
 func TestRoutes(t *testing.T) {
-	b := NewBuilder(Options{})
+	b := newBuilder()
 	s, _ := apply(t, b, update(t, resource.RouteType, routes9080))
 	table := s.Table("9080")
 	vh := table.Host([]byte("reviews:9080"))
@@ -282,7 +295,7 @@ func TestRefused(t *testing.T) {
 			"route configuration r virtual host v.routes[0].typed_per_filter_config[envoy.filters.http.rbac]: not supported"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b := NewBuilder(Options{})
+			b := newBuilder()
 			before := b.State()
 			_, _, err := b.Apply(update(t, c.typeURL, c.text))
 			if err == nil {
@@ -300,7 +313,7 @@ func TestRefused(t *testing.T) {
 
 // Resolved addresses replace each other; unchanged ones change nothing.
 func TestResolved(t *testing.T) {
-	b := NewBuilder(Options{})
+	b := newBuilder()
 	apply(t, b, update(t, resource.ClusterType, `name: "outbound|443||api.example.com" type: STRICT_DNS
 		load_assignment { endpoints { lb_endpoints { endpoint { address { socket_address { address: "api.example.com" port_value: 443 } } } } } }`))
 	names := b.DNSNames()
@@ -328,7 +341,7 @@ func FuzzApplyRoutes(f *testing.F) {
 	raw, _ := proto.Marshal(m)
 	f.Add(raw)
 	f.Fuzz(func(_ *testing.T, raw []byte) {
-		b := NewBuilder(Options{})
+		b := newBuilder()
 		_, _, _ = b.Apply(Update{TypeURL: resource.RouteType, Set: []Resource{{Name: "r", Body: &anypb.Any{TypeUrl: resource.RouteType, Value: raw}}}})
 	})
 }
@@ -341,13 +354,13 @@ func FuzzApplyClusters(f *testing.F) {
 	raw, _ := proto.Marshal(m)
 	f.Add(raw)
 	f.Fuzz(func(_ *testing.T, raw []byte) {
-		b := NewBuilder(Options{})
+		b := newBuilder()
 		_, _, _ = b.Apply(Update{TypeURL: resource.ClusterType, Set: []Resource{{Name: "c", Body: &anypb.Any{TypeUrl: resource.ClusterType, Value: raw}}}})
 	})
 }
 
 func BenchmarkOneEndpointOf5000Clusters(b *testing.B) {
-	bl := NewBuilder(Options{})
+	bl := newBuilder()
 	u := Update{TypeURL: resource.ClusterType}
 	for i := range 5000 {
 		a, _ := anypb.New(&clusterv3.Cluster{Name: fmt.Sprintf("outbound|80||s%d", i), ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}})

@@ -35,7 +35,7 @@ type clusterSpec struct {
 
 type limitValues struct{ connections, pending, requests, retries uint32 }
 
-func decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
+func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 	path := "cluster " + c.GetName()
 	if c.GetName() == "" {
 		return nil, fmt.Errorf("cluster: name is empty")
@@ -108,7 +108,7 @@ func decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 	if err := s.decodeProtocol(c, path); err != nil {
 		return nil, err
 	}
-	return s, s.decodeTransports(c, path)
+	return s, b.decodeTransports(s, c, path)
 }
 
 func (s *clusterSpec) decodeLimits(c *clusterv3.Cluster) {
@@ -182,10 +182,10 @@ func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
 	return nil
 }
 
-func (s *clusterSpec) decodeTransports(c *clusterv3.Cluster, path string) error {
+func (b *Builder) decodeTransports(s *clusterSpec, c *clusterv3.Cluster, path string) error {
 	for i, m := range c.GetTransportSocketMatches() {
 		at := fmt.Sprintf("%s.transport_socket_matches[%d]", path, i)
-		t, err := decodeUpstreamTransport(m.GetTransportSocket(), at)
+		t, err := b.decodeUpstreamTransport(m.GetTransportSocket(), at)
 		if err != nil {
 			return err
 		}
@@ -199,7 +199,7 @@ func (s *clusterSpec) decodeTransports(c *clusterv3.Cluster, path string) error 
 		s.Transports = append(s.Transports, match)
 	}
 	if c.GetTransportSocket() != nil {
-		t, err := decodeUpstreamTransport(c.GetTransportSocket(), path+".transport_socket")
+		t, err := b.decodeUpstreamTransport(c.GetTransportSocket(), path+".transport_socket")
 		if err != nil {
 			return err
 		}

@@ -1,7 +1,8 @@
 package state
 
 import (
-	"crypto/tls"
+	stdtls "crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"os"
 	"slices"
@@ -12,7 +13,9 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
+	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/tls"
 )
 
 const (
@@ -26,7 +29,7 @@ const (
 const istioALPN = "istio"
 
 // decodeUpstreamTransport returns nil for plaintext.
-func decodeUpstreamTransport(s *corev3.TransportSocket, path string) (*cluster.Transport, error) {
+func (b *Builder) decodeUpstreamTransport(s *corev3.TransportSocket, path string) (*cluster.Transport, error) {
 	if err := check(s, path); err != nil {
 		return nil, err
 	}
@@ -67,9 +70,82 @@ func decodeUpstreamTransport(s *corev3.TransportSocket, path string) (*cluster.T
 		if t.SkipVerify && len(t.SANs) > 0 {
 			return nil, fmt.Errorf("%s.validation_context: names are to be checked but no CA says whose certificates count", path)
 		}
-		return t, nil
+		return t, b.clients(t, path)
 	}
 	return nil, fmt.Errorf("%s: transport socket %q is not supported", path, s.GetName())
+}
+
+// The names under which a proxy's own identity is asked for, as Istio's agent serves
+// them.
+const (
+	ownCertificate = "default"
+	ownRoots       = "ROOTCA"
+)
+
+// meshHTTP is what Istio's clients offer a sidecar for HTTP/1.1 (filter istio.alpn).
+var meshHTTP = []string{"istio-http/1.1", istioALPN, "http/1.1"}
+
+// clients makes the contexts of a transport.
+func (b *Builder) clients(t *cluster.Transport, path string) error {
+	o := tls.ClientOptions{SNI: t.SNI, ALPN: t.ALPN, MinVersion: t.MinVersion, MaxVersion: t.MaxVersion, Gate: b.opts.Gate}
+	var err error
+	if o.Identity, o.Certificate, err = b.certificate(t.CertName, t.CertPEM, t.KeyPEM, path); err != nil {
+		return err
+	}
+	if o.Trust, err = b.trust(t.CAName, t.CAPEM, t.SANs, path); err != nil {
+		return err
+	}
+	o.Trust.SkipVerify = t.SkipVerify
+	if t.TCP, err = tls.NewClient(o); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	t.HTTP = t.TCP
+	if t.Istio {
+		t.HTTP = t.TCP.With(t.SNI, meshHTTP)
+	}
+	return nil
+}
+
+// certificate is what to show: the proxy's own, or one from configuration.
+func (b *Builder) certificate(sds string, cert, key []byte, path string) (identity.Source, *stdtls.Certificate, error) {
+	switch {
+	case sds == ownCertificate:
+		if b.opts.Identity == nil {
+			return nil, nil, fmt.Errorf("%s: asks for the workload's certificate, and this proxy runs without an identity", path)
+		}
+		return b.opts.Identity, nil, nil
+	case sds != "":
+		return nil, nil, fmt.Errorf("%s: secret %q: only the workload's own certificate (%q) comes by SDS", path, sds, ownCertificate)
+	case len(cert) == 0:
+		return nil, nil, nil
+	}
+	c, err := stdtls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: certificate and key: %w", path, err)
+	}
+	return nil, &c, nil
+}
+
+func (b *Builder) trust(sds string, ca []byte, sans []cluster.SAN, path string) (tls.Trust, error) {
+	t := tls.Trust{}
+	for _, s := range sans {
+		t.Names = append(t.Names, tls.Name{Exact: s.Exact, Prefix: s.Prefix, Suffix: s.Suffix})
+	}
+	switch {
+	case sds == ownRoots:
+		if b.opts.Identity == nil {
+			return t, fmt.Errorf("%s: asks for the mesh's roots, and this proxy runs without an identity", path)
+		}
+		t.Mesh = b.opts.Identity
+	case sds != "":
+		return t, fmt.Errorf("%s: secret %q: only the mesh's roots (%q) come by SDS", path, sds, ownRoots)
+	case len(ca) > 0:
+		t.Roots = x509.NewCertPool()
+		if !t.Roots.AppendCertsFromPEM(ca) {
+			return t, fmt.Errorf("%s.trusted_ca: holds no certificate in PEM", path)
+		}
+	}
+	return t, nil
 }
 
 // validation returns the inline validation context and the SDS name, of whichever form
@@ -133,9 +209,9 @@ func tlsVersions(p *tlsv3.TlsParameters, path string) (lowest, highest uint16, e
 		case tlsv3.TlsParameters_TLS_AUTO:
 			return 0, nil
 		case tlsv3.TlsParameters_TLSv1_2:
-			return tls.VersionTLS12, nil
+			return tls.TLS12, nil
 		case tlsv3.TlsParameters_TLSv1_3:
-			return tls.VersionTLS13, nil
+			return tls.TLS13, nil
 		default:
 			return 0, fmt.Errorf("%s: %v is too old to be safe; use TLSv1_2 or TLSv1_3", path, v)
 		}
@@ -162,20 +238,20 @@ func cipherSuites(names []string, path string) ([]uint16, error) {
 }
 
 var openSSLSuites = map[string]uint16{
-	"ECDHE-ECDSA-AES128-GCM-SHA256": tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-	"ECDHE-RSA-AES128-GCM-SHA256":   tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-	"ECDHE-ECDSA-AES256-GCM-SHA384": tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-	"ECDHE-RSA-AES256-GCM-SHA384":   tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-	"ECDHE-ECDSA-CHACHA20-POLY1305": tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-	"ECDHE-RSA-CHACHA20-POLY1305":   tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-	"ECDHE-ECDSA-AES128-SHA":        tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA,
-	"ECDHE-RSA-AES128-SHA":          tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA,
-	"ECDHE-ECDSA-AES256-SHA":        tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA,
-	"ECDHE-RSA-AES256-SHA":          tls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA,
-	"AES128-GCM-SHA256":             tls.TLS_RSA_WITH_AES_128_GCM_SHA256,
-	"AES256-GCM-SHA384":             tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
-	"AES128-SHA":                    tls.TLS_RSA_WITH_AES_128_CBC_SHA,
-	"AES256-SHA":                    tls.TLS_RSA_WITH_AES_256_CBC_SHA,
+	"ECDHE-ECDSA-AES128-GCM-SHA256": stdtls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+	"ECDHE-RSA-AES128-GCM-SHA256":   stdtls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+	"ECDHE-ECDSA-AES256-GCM-SHA384": stdtls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+	"ECDHE-RSA-AES256-GCM-SHA384":   stdtls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+	"ECDHE-ECDSA-CHACHA20-POLY1305": stdtls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+	"ECDHE-RSA-CHACHA20-POLY1305":   stdtls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+	"ECDHE-ECDSA-AES128-SHA":        stdtls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA,
+	"ECDHE-RSA-AES128-SHA":          stdtls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA,
+	"ECDHE-ECDSA-AES256-SHA":        stdtls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA,
+	"ECDHE-RSA-AES256-SHA":          stdtls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA,
+	"AES128-GCM-SHA256":             stdtls.TLS_RSA_WITH_AES_128_GCM_SHA256,
+	"AES256-GCM-SHA384":             stdtls.TLS_RSA_WITH_AES_256_GCM_SHA384,
+	"AES128-SHA":                    stdtls.TLS_RSA_WITH_AES_128_CBC_SHA,
+	"AES256-SHA":                    stdtls.TLS_RSA_WITH_AES_256_CBC_SHA,
 }
 
 // maxDataSource bounds a file named by configuration: certificates and bodies are small.
