@@ -43,7 +43,7 @@ func TestByImage(t *testing.T) {
 		{image: "curlimages/curl", args: "-s http://helloworld:5000/hello", want: "curl -s http://helloworld:5000/hello"},
 		{image: "curlimages/curl", command: "sh -c", args: "date", want: "sh -c date"},
 		{image: "governmentpaas/curl-ssl", want: "weir-sample sleep"},
-		{image: "ghcr.io/weirmesh/weir-sample:1", args: "sleep", want: "weir-sample sleep"},
+		{image: "ghcr.io/weirmesh/weir-sample:1", args: "echo --port 80", want: "weir-sample echo --port 80"},
 		{image: "istio/examples-bookinfo-reviews-v1", command: "sh -c", args: "exit 1", want: "sh -c exit 1"},
 
 		{image: "registry.istio.io/release/examples-bookinfo-mongodb:1.20.3"},

@@ -101,14 +101,23 @@ func (p Program) run(ctx context.Context, env Environment, args []string) error 
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", p.Name, err)
 	}
-	lns, err := server.Listen(ctx, env.Getenv("BIND_ADDRESS"), ports...)
+	lns, err := listen(ctx, env, p.Name, ports)
 	if err != nil {
-		return fmt.Errorf("starting %s: %w", p.Name, err)
-	}
-	for _, ln := range lns {
-		env.Log.Info("listening", "sample", p.Name, "address", ln.Addr().String())
+		return err
 	}
 	return serve(ctx, lns, drain)
+}
+
+// listen opens the ports where the environment says, and logs them.
+func listen(ctx context.Context, env Environment, name string, ports []int) ([]net.Listener, error) {
+	lns, err := server.Listen(ctx, env.Getenv("BIND_ADDRESS"), ports...)
+	if err != nil {
+		return nil, fmt.Errorf("starting %s: %w", name, err)
+	}
+	for _, ln := range lns {
+		env.Log.Info("listening", "sample", name, "address", ln.Addr().String())
+	}
+	return lns, nil
 }
 
 // web makes a service of a handler.

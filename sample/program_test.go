@@ -48,12 +48,13 @@ func TestPrograms(t *testing.T) {
 		{argv: "helloworld --version v3", vars: map[string]string{"SERVICE_VERSION": "v2"}, path: "/hello", want: "Hello version: v3, instance: pod-1\n"},
 		{argv: "helloworld", path: "/health", want: "Helloworld is healthy"},
 		{argv: "httpbin", path: "/hostname", want: "{\n  \"hostname\": \"pod-1\"\n}"},
+		{argv: "echo --version v9 --tcp-port 0", path: "/?format=text", want: "GET /?format=text HTTP/1.1\n"},
 		{argv: "tcp-echo --prefix one"},
 		{argv: "sleep"},
 	} {
 		t.Run(c.argv, func(t *testing.T) {
 			env := environment(c.vars)
-			listening := make(addresses, 1)
+			listening := make(addresses, 2)
 			env.Log = slog.New(slog.NewTextHandler(listening, nil))
 			vars := env.Getenv
 			env.Getenv = func(name string) string {
@@ -85,7 +86,7 @@ func TestPrograms(t *testing.T) {
 				body, _ := io.ReadAll(res.Body)
 				res.Body.Close()
 				transport.CloseIdleConnections()
-				if res.StatusCode != 200 || !strings.HasPrefix(string(body), c.want) {
+				if res.StatusCode != http.StatusOK || !strings.HasPrefix(string(body), c.want) {
 					t.Errorf("%d %s, want %s", res.StatusCode, body, c.want)
 				}
 			}

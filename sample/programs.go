@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/weirmesh/weir/sample/echo"
 	"github.com/weirmesh/weir/sample/helloworld"
 	"github.com/weirmesh/weir/sample/httpbin"
+	"github.com/weirmesh/weir/sample/server"
 )
 
 // Programs returns the table, in the order of the help.
@@ -28,6 +30,7 @@ func Programs() []Program {
 		{"helloworld", "says its version and host name at /hello", "--version v2", []int{helloworld.Port}, hello},
 		{"httpbin", "answers requests in every way HTTP knows", "--port 8000", []int{httpbin.Port}, bin},
 		{"tcp-echo", "sends lines back with a prefix", "--port 9000,9001,9002 --prefix one", []int{9000}, tcpEcho},
+		{"echo", "reports the request, misbehaves on request; HTTP/1.1 and TCP", "--port 8080,8081 --tcp-port 9000 --version v2", []int{8080}, echoing},
 		{"sleep", "does nothing but live, for `weir exec`", "", nil, sleep},
 	}
 }
@@ -127,12 +130,49 @@ func bin(_ *flag.FlagSet, env Environment) func() (service, error) {
 	}
 }
 
+// tcpFlags declares what a TCP echo can be told.
+func tcpFlags(fs *flag.FlagSet, prefix string) func() echo.TCP {
+	o := echo.TCP{Finish: server.FinishTimeout}
+	fs.StringVar(&prefix, "prefix", prefix, "TCP: `word` before each line")
+	fs.StringVar(&o.Banner, "banner", "", "TCP: `text` to send before anything is received")
+	fs.Int64Var(&o.CloseAfter, "close-after", 0, "TCP: `bytes` after which the connection is closed")
+	fs.Int64Var(&o.ResetAfter, "reset-after", 0, "TCP: `bytes` after which the connection is reset")
+	return func() echo.TCP {
+		if prefix != "" {
+			o.Prefix = prefix + " "
+		}
+		return o
+	}
+}
+
 func tcpEcho(fs *flag.FlagSet, _ Environment) func() (service, error) {
-	prefix := fs.String("prefix", "hello", "`word` before each line")
+	o := tcpFlags(fs, "hello")
 	return func() (service, error) {
-		return each(func(ctx context.Context, ln net.Listener) error {
-			return echo.ServeTCP(ctx, ln, echo.TCP{Prefix: *prefix + " "})
-		}), nil
+		return each(func(ctx context.Context, ln net.Listener) error { return echo.ServeTCP(ctx, ln, o()) }), nil
+	}
+}
+
+func echoing(fs *flag.FlagSet, env Environment) func() (service, error) {
+	v := version(fs, env, "any text")
+	o := tcpFlags(fs, "")
+	var tcpPorts []int
+	fs.Func("tcp-port", "TCP: `ports` to listen on, comma-separated", func(s string) (err error) {
+		tcpPorts, err = parsePorts(s)
+		return err
+	})
+	return func() (service, error) {
+		return func(ctx context.Context, lns []net.Listener, drain time.Duration) error {
+			tcp, err := listen(ctx, env, "echo", tcpPorts)
+			if err != nil {
+				return err
+			}
+			return each(func(ctx context.Context, ln net.Listener) error {
+				if slices.Contains(tcp, ln) {
+					return echo.ServeTCP(ctx, ln, o())
+				}
+				return echo.ServeHTTP(ctx, ln, echo.HTTP{Version: *v, Hostname: env.Host, Finish: server.FinishTimeout})
+			})(ctx, slices.Concat(lns, tcp), drain)
+		}, nil
 	}
 }
 

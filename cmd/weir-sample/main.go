@@ -1,5 +1,5 @@
 // Command weir-sample runs the sample programs of Weir: bookinfo, helloworld,
-// httpbin, tcp-echo and sleep.
+// httpbin, tcp-echo, echo and sleep.
 //
 // Its arguments name a sample and its flags (`weir-sample help`); the environment
 // is read here and nowhere else. SIGTERM and SIGINT end it: requests in flight

@@ -397,7 +397,7 @@ func TestStatic(t *testing.T) {
 	page := store(network{}, "v1")
 	body := do(page, "GET", "/productpage", "").Body.String() + do(page, "GET", "/", "").Body.String()
 	found := 0
-	for _, quoted := range strings.Split(body, `"`) {
+	for quoted := range strings.SplitSeq(body, `"`) {
 		if !strings.HasPrefix(quoted, "static/") {
 			continue
 		}

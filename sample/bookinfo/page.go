@@ -32,14 +32,13 @@ const contentSecurity = "default-src 'none'; style-src 'self'; img-src 'self'; f
 
 // view is what the product page shows.
 type view struct {
-	User        string
-	Pod         string
-	Product     product
-	Description template.HTML
-	Details     *details // nil: unavailable, and Sorry.Details is shown
-	Reviews     *shown   // nil: unavailable, and Sorry.Reviews is shown
-	Sorry       struct{ Details, Reviews string }
-	Calls       struct{ Details, Reviews call }
+	User    string
+	Pod     string
+	Product product
+	Details *details // nil: unavailable, and Sorry.Details is shown
+	Reviews *shown   // nil: unavailable, and Sorry.Reviews is shown
+	Sorry   struct{ Details, Reviews string }
+	Calls   struct{ Details, Reviews call }
 }
 
 // shown are the reviews and what they reveal of how they came about.
@@ -84,7 +83,7 @@ func show(in reviews) *shown {
 // page answers 200 whatever the back ends do; the sections say what is missing.
 func (p *productpage) page(w http.ResponseWriter, r *http.Request) {
 	book := theBook()
-	v := view{User: signedIn(r), Pod: p.Pod, Product: book, Description: template.HTML(book.DescriptionHTML)}
+	v := view{User: signedIn(r), Pod: p.Pod, Product: book}
 	v.Sorry.Details, v.Sorry.Reviews = noDetails, noReviews
 
 	v.Calls.Details = p.details(r, book.ID)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"html/template"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -43,9 +44,9 @@ type ProductpageOptions struct {
 }
 
 type product struct {
-	ID              int    `json:"id"`
-	Title           string `json:"title"`
-	DescriptionHTML string `json:"descriptionHtml"`
+	ID              int           `json:"id"`
+	Title           string        `json:"title"`
+	DescriptionHTML template.HTML `json:"descriptionHtml"`
 }
 
 // theBook is the only product; every id shows it.
@@ -189,13 +190,18 @@ func (p *productpage) login(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "username must be 1 to 64 bytes of printable text", http.StatusBadRequest)
 		return
 	}
-	http.SetCookie(w, &http.Cookie{Name: userCookie, Value: url.QueryEscape(name), Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
+	setUser(w, url.QueryEscape(name), 0)
 	back(w)
 }
 
 func (p *productpage) logout(w http.ResponseWriter, _ *http.Request) {
-	http.SetCookie(w, &http.Cookie{Name: userCookie, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteLaxMode})
+	setUser(w, "", -1)
 	back(w)
+}
+
+func setUser(w http.ResponseWriter, value string, maxAge int) {
+	//nolint:gosec // not Secure: the sample is served over plain HTTP
+	http.SetCookie(w, &http.Cookie{Name: userCookie, Value: value, Path: "/", MaxAge: maxAge, HttpOnly: true, SameSite: http.SameSiteLaxMode})
 }
 
 // back redirects to the product page. The location is relative, so that it holds

@@ -18,14 +18,9 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
-
-// finishTimeout bounds how long an exchange may go on after its server's context
-// has ended: less than the 30 s after which Kubernetes kills.
-const finishTimeout = 25 * time.Second
 
 // lingerTimeout is how long a closed connection waits for its peer's end.
 const lingerTimeout = 5 * time.Second
@@ -33,46 +28,47 @@ const lingerTimeout = 5 * time.Second
 // acceptRetry is the pause after running out of descriptors, as in net/http.
 const acceptRetry = 50 * time.Millisecond
 
-// serve accepts until ctx ends, then waits for the connections. handle is told
-// the connection's number, from 1, and closes it. It owns ln.
-func serve(ctx context.Context, ln net.Listener, handle func(ctx context.Context, conn net.Conn, number uint64)) error {
-	defer context.AfterFunc(ctx, func() { ln.Close() })()
+// serve accepts until stop ends, then waits for the connections. handle serves one
+// connection, which it is given with its number, from 1. When stop ends it should
+// come to an end; at the end of life, finish later, the connection is closed under
+// it. serve owns ln.
+func serve(stop context.Context, ln net.Listener, finish time.Duration, handle func(stop, life context.Context, conn net.Conn, number uint64)) error {
+	life, cut := context.WithCancel(context.WithoutCancel(stop))
+	defer cut()
+	defer context.AfterFunc(stop, func() {
+		ln.Close()
+		select {
+		case <-time.After(finish):
+			cut()
+		case <-life.Done():
+		}
+	})()
 	defer ln.Close()
-	var (
-		connections sync.WaitGroup
-		number      atomic.Uint64
-	)
+
+	var connections sync.WaitGroup
 	defer connections.Wait()
-	for {
+	for number := uint64(1); ; number++ {
 		conn, err := ln.Accept()
 		switch {
-		case ctx.Err() != nil:
+		case stop.Err() != nil:
 			if err == nil {
 				conn.Close()
 			}
 			return nil
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 			select {
-			case <-ctx.Done():
+			case <-stop.Done():
 			case <-time.After(acceptRetry):
 			}
 			continue
 		case err != nil:
+			cut()
 			return fmt.Errorf("accepting on %s: %w", ln.Addr(), err)
 		}
-		n := number.Add(1)
 		connections.Go(func() {
 			defer conn.Close()
-			var cut atomic.Pointer[time.Timer]
-			defer context.AfterFunc(ctx, func() {
-				cut.Store(time.AfterFunc(finishTimeout, func() { conn.Close() }))
-			})()
-			defer func() {
-				if t := cut.Load(); t != nil {
-					t.Stop()
-				}
-			}()
-			handle(ctx, conn, n)
+			defer context.AfterFunc(life, func() { conn.Close() })()
+			handle(stop, life, conn, number)
 		})
 	}
 }

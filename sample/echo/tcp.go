@@ -24,13 +24,17 @@ type TCP struct {
 
 	// ResetAfter does so with RST, and sends none of the received bytes back.
 	ResetAfter int64
+
+	// Finish is how long connections may go on after the server's context has
+	// ended, if they are busy sending; 0 cuts them.
+	Finish time.Duration
 }
 
 // ServeTCP echoes on ln, which it owns, until ctx ends; connections that are open
 // then are closed after the bytes already read are sent back.
 func ServeTCP(ctx context.Context, ln net.Listener, o TCP) error {
-	return serve(ctx, ln, func(ctx context.Context, conn net.Conn, _ uint64) {
-		defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
+	return serve(ctx, ln, o.Finish, func(stop, _ context.Context, conn net.Conn, _ uint64) {
+		defer context.AfterFunc(stop, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
 		o.echo(conn)
 	})
 }

@@ -28,9 +28,9 @@ const (
 	// races with a close.
 	idleTimeout = 75 * time.Minute
 
-	// finishTimeout is how long requests in flight may take after the drain: the
+	// FinishTimeout is how long what is in flight may take after the drain: the
 	// longest a bookinfo call waits is 10 s, Kubernetes kills after 30 s.
-	finishTimeout = 25 * time.Second
+	FinishTimeout = 25 * time.Second
 )
 
 // Listen opens one TCP listener per port on address, "" meaning every IPv4 and
@@ -91,7 +91,7 @@ func HTTP(ctx context.Context, lns []net.Listener, handler http.Handler, drain t
 		return err
 	case <-time.After(drain):
 	}
-	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), FinishTimeout)
 	defer cancel()
 	if err := srv.Shutdown(finish); err != nil {
 		srv.Close()
