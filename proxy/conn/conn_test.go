@@ -177,7 +177,7 @@ func TestHalfClose(t *testing.T) {
 	n.Step()
 	o.want(t, "closed: finished by both sides")
 	recv(t, peer, "", io.EOF)
-	if got := n.Sockets(); got != 1 {
+	if got := n.Open(); got != 1 {
 		t.Errorf("%d sockets, want the peer's only", got)
 	}
 }
@@ -384,8 +384,8 @@ func TestWriteToAGonePeer(t *testing.T) {
 	o.want(t, "")
 	n.Step()
 	o.want(t, "closed: reset by the peer: connection reset by peer")
-	if n.Sockets() != 0 || l.Registered() != 0 {
-		t.Errorf("%d sockets, %d registrations left", n.Sockets(), l.Registered())
+	if n.Open() != 0 || l.Registered() != 0 {
+		t.Errorf("%d sockets, %d registrations left", n.Open(), l.Registered())
 	}
 }
 
@@ -463,12 +463,12 @@ func TestSocketSource(t *testing.T) {
 	o = &owner{}
 	c = conn.Dial(l, conn.Target{Addr: loop.TCP(addr), Socket: src}, o)
 	c.Close()
-	before := n.Sockets()
+	before := n.Open()
 	fd, _ = l.Poller().Socket(loop.IPv4)
 	src.done(fd, nil)
 	n.Step()
 	o.want(t, "closed: closed by the proxy")
-	if n.Sockets() != before {
+	if n.Open() != before {
 		t.Error("the socket that came too late was not closed")
 	}
 }
@@ -504,8 +504,8 @@ func TestPanicClosesTheConnection(t *testing.T) {
 	peer.Send([]byte("x"))
 	n.Step()
 	o.want(t, "closed: a callback panicked")
-	if n.Sockets() != 1 || l.Panics() != 1 {
-		t.Errorf("%d sockets, %d panics", n.Sockets(), l.Panics())
+	if n.Open() != 1 || l.Panics() != 1 {
+		t.Errorf("%d sockets, %d panics", n.Open(), l.Panics())
 	}
 }
 
@@ -514,7 +514,7 @@ func TestEndOfLoop(t *testing.T) {
 	accept(t, n, l, o)
 	l.End()
 	o.want(t, "closed: the worker stopped")
-	if n.Sockets() != 1 {
+	if n.Open() != 1 {
 		t.Error("socket left open")
 	}
 }

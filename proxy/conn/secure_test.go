@@ -116,8 +116,8 @@ func TestTLS(t *testing.T) {
 			n.Step()
 			client.want(t, "closed: finished by both sides")
 			server.want(t, `data "farewell"; eof; closed: finished by both sides`)
-			if n.Sockets() != 0 || sp.Truncated || cp.Truncated {
-				t.Errorf("%d sockets left; truncated %v %v", n.Sockets(), sp.Truncated, cp.Truncated)
+			if n.Open() != 0 || sp.Truncated || cp.Truncated {
+				t.Errorf("%d sockets left; truncated %v %v", n.Open(), sp.Truncated, cp.Truncated)
 			}
 		})
 	}
@@ -222,8 +222,8 @@ func TestTLSFailures(t *testing.T) {
 			if strings.Contains(strings.Join(server.log, ";"), "open") {
 				t.Errorf("server heard %q", server.log)
 			}
-			if n.Sockets() != 0 {
-				t.Errorf("%d sockets left", n.Sockets())
+			if n.Open() != 0 {
+				t.Errorf("%d sockets left", n.Open())
 			}
 		})
 	}

@@ -11,9 +11,6 @@ import (
 // Poller is the kernel as a loop sees it: readiness, the clocks, and sockets.
 // Implementations: epoll (Linux), kqueue (Darwin), and loop/mem (in memory, with
 // virtual time). Only Wake may be called from another goroutine.
-//
-// Sockets are non-blocking stream sockets, closed on exec; results are counts
-// and errnos (0: no error), because errors are part of the ordinary path here.
 type Poller interface {
 	// Add registers fd, edge-triggered, for everything. A descriptor that is
 	// already ready is reported too.
@@ -33,6 +30,13 @@ type Poller interface {
 	// End releases what the poller itself holds.
 	End()
 
+	Sockets
+}
+
+// Sockets are the socket calls. All are on non-blocking stream sockets, closed on
+// exec; results are counts and errnos (0: no error), because errors are part of the
+// ordinary path here. One value serves one goroutine; a descriptor serves any.
+type Sockets interface {
 	Socket(f Family) (fd int, errno syscall.Errno)
 	Set(fd int, o Option, value int) syscall.Errno
 	Bind(fd int, a Addr) syscall.Errno

@@ -22,6 +22,9 @@ func errnoOf(err error) syscall.Errno {
 	return syscall.EINVAL
 }
 
+// Kernel is the kernel's sockets without a poller, for who makes sockets off the loops.
+func Kernel() Sockets { return sockets{} }
+
 func (sockets) Socket(f Family) (int, syscall.Errno) {
 	domain := [...]int{IPv4: unix.AF_INET, IPv6: unix.AF_INET6, Unix: unix.AF_UNIX}[f]
 	// Darwin has no SOCK_CLOEXEC; the lock keeps a fork from slipping between.

@@ -18,6 +18,9 @@ type sockets struct {
 	msg unix.Msghdr
 }
 
+// Kernel is the kernel's sockets without a poller, for who makes sockets off the loops.
+func Kernel() Sockets { return &sockets{} }
+
 func (*sockets) Socket(f Family) (int, syscall.Errno) {
 	fd, _, e := syscall.RawSyscall(syscall.SYS_SOCKET, domain(f), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	return int(fd), e

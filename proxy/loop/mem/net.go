@@ -33,7 +33,7 @@ type Net struct {
 
 	now       int64
 	socks     []*sock // by descriptor
-	listening map[loop.Addr]*sock
+	listening map[loop.Addr]*group
 	silent    map[loop.Addr]bool
 	loops     []*member
 	port      uint16
@@ -50,6 +50,21 @@ type member struct {
 	p *poller
 }
 
+// group is the sockets that listen on one address (SO_REUSEPORT). The kernel hashes
+// connections over them; here they take turns.
+type group struct {
+	socks []*sock
+	next  int
+}
+
+func (g *group) take() *sock {
+	if g == nil {
+		return nil
+	}
+	g.next++
+	return g.socks[g.next%len(g.socks)]
+}
+
 // start is the clock of a new Net; not zero, because Now never is.
 const start = int64(time.Second)
 
@@ -62,7 +77,7 @@ const firstFD = 1000
 // New makes an empty network.
 func New() *Net {
 	n := &Net{Buffer: 64 << 10, now: start, port: 40000,
-		listening: map[loop.Addr]*sock{}, silent: map[loop.Addr]bool{}}
+		listening: map[loop.Addr]*group{}, silent: map[loop.Addr]bool{}}
 	n.wake = sync.NewCond(&n.mu)
 	return n
 }
@@ -167,8 +182,12 @@ func (n *Net) Advance(d time.Duration) {
 // Silence makes connections to a get no answer at all (true), or lifts that.
 func (n *Net) Silence(a netip.AddrPort, silent bool) { n.silent[loop.TCP(a)] = silent }
 
-// Sockets is the number of open sockets, for leak checks.
-func (n *Net) Sockets() int { return n.open }
+// Open is the number of open sockets, for leak checks.
+func (n *Net) Open() int { return n.open }
+
+// Sockets are the socket calls of the network without a loop, for what makes
+// listening sockets beside the loops.
+func (n *Net) Sockets() loop.Sockets { return &poller{n: n} }
 
 func (n *Net) newSock(f loop.Family) *sock {
 	n.open++
@@ -212,15 +231,15 @@ func (n *Net) ephemeral(like loop.Addr) loop.Addr {
 
 // listener finds who listens for a: the exact address, then a wildcard.
 func (n *Net) listener(a loop.Addr) *sock {
-	if s := n.listening[a]; s != nil || a.Path != "" {
-		return s
+	if g := n.listening[a]; g != nil || a.Path != "" {
+		return g.take()
 	}
 	if a.Addr().Is4() {
 		if s := n.listening[loop.TCP(netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()))]; s != nil {
-			return s
+			return s.take()
 		}
 	}
-	return n.listening[loop.TCP(netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port()))]
+	return n.listening[loop.TCP(netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port()))].take()
 }
 
 // connect joins a to a listener's queue, or says why not.

@@ -141,10 +141,9 @@ func (s *sock) close() {
 		s.p = nil
 	}
 	if s.listens {
-		for a, l := range n.listening {
-			if l == s {
-				delete(n.listening, a)
-			}
+		g := n.listening[s.local]
+		if g.socks = slices.DeleteFunc(g.socks, func(x *sock) bool { return x == s }); len(g.socks) == 0 {
+			delete(n.listening, s.local)
 		}
 		for _, q := range s.queue {
 			q.abort = true
@@ -267,11 +266,15 @@ func (s *sock) listen(backlog int) syscall.Errno {
 	if s.local.Path == "" && s.local.Port() == 0 {
 		s.local = loop.TCP(netip.AddrPortFrom(s.local.Addr(), n.ephemeral(s.local).Port()))
 	}
-	if n.listening[s.local] != nil {
+	g := n.listening[s.local]
+	if g == nil {
+		g = &group{}
+		n.listening[s.local] = g
+	} else if s.options[loop.ReusePort] == 0 || g.socks[0].options[loop.ReusePort] == 0 {
 		return syscall.EADDRINUSE
 	}
+	g.socks = append(g.socks, s)
 	s.listens, s.backlog = true, backlog
-	n.listening[s.local] = s
 	return 0
 }
 
