@@ -75,7 +75,13 @@ type Info struct {
 	Original netip.AddrPort
 	// TLS is what the handshake established; nil on a plaintext connection.
 	TLS *tls.Peer
+	// Holder, where set, is told once when the socket of the connection is closed: whoever
+	// counts connections.
+	Holder Holder
 }
+
+// Holder counts open connections.
+type Holder interface{ Release() }
 
 // Conn is one connection.
 type Conn struct {

@@ -106,7 +106,7 @@ func (c *Conn) connect(fd int, e syscall.Errno, err error) {
 	c.fd = fd
 	if d.Addr.Path == "" {
 		p.Set(fd, loop.NoDelay, 1)
-		keepAlive(p, fd, d.Keepalive)
+		d.Keepalive.Set(p, fd)
 	}
 	if d.Mark != 0 {
 		e = p.Set(fd, loop.Mark, int(d.Mark))
@@ -132,8 +132,8 @@ func (c *Conn) connect(fd int, e syscall.Errno, err error) {
 	}
 }
 
-// keepAlive sets keepalive on a socket; on a listening one, for all it accepts.
-func keepAlive(p loop.Poller, fd int, k Keepalive) {
+// Set applies k to a socket; on a listening one, to all it accepts.
+func (k Keepalive) Set(p loop.Sockets, fd int) {
 	if !k.On {
 		return
 	}

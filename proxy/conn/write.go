@@ -267,6 +267,9 @@ func (c *Conn) fail(why Why) {
 		}
 		c.fd = -1
 	}
+	if c.info.Holder != nil {
+		c.info.Holder.Release()
+	}
 	c.dial = nil
 	c.timer.Stop()
 	c.dropInput()

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/weirmesh/weir/proxy/conn"
@@ -65,6 +66,7 @@ type Config struct {
 	Keepalive      conn.Keepalive
 
 	match *matcher
+	count *atomic.Int64 // open connections, the Group's, by Name
 }
 
 // Chain is one filter chain.

@@ -1,0 +1,391 @@
+package listener
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/loop"
+)
+
+// acceptsPerTurn bounds a turn under a flood of connections: an accept with what
+// follows takes about 5 µs.
+const acceptsPerTurn = 16
+
+// retryAfter is how long a worker without descriptors waits before it accepts again:
+// connections stay in the queue meanwhile, and the ones that end make room.
+const retryAfter = 50 * time.Millisecond
+
+// Options of an Acceptor.
+type Options struct {
+	Log *slog.Logger
+	// Serve makes the owner of a connection whose chain was chosen. The connection opens
+	// for it afterwards, with TLS after the handshake. nil refuses it.
+	Serve func(c *conn.Conn, a Arrival) conn.Handler
+	// Refused, where set, hears of connections that were closed without a chain.
+	Refused func(info *conn.Info, c *Config, why Refusal)
+}
+
+// Refusal is why a connection got no chain: a closed set.
+type Refusal uint8
+
+const (
+	Looping        Refusal = iota // it came to the capture port directly; serving it would call ourselves
+	NoChain                       // no filter chain matches it
+	TooMany                       // MaxConnections of its listener are open
+	InspectTimeout                // it said nothing within InspectTimeout
+	refusals
+)
+
+var refusalNames = [refusals]string{
+	Looping:        "the connection was made to the capture port itself",
+	NoChain:        "no filter chain matches",
+	TooMany:        "too many connections to this listener",
+	InspectTimeout: "the client said nothing to choose a filter chain by",
+}
+
+func (r Refusal) String() string { return refusalNames[r] }
+
+// Stats count what one acceptor did.
+type Stats struct {
+	Accepted  uint64
+	Moved     uint64 // of them, given to another worker
+	Exhausted uint64 // times that accepting failed for want of descriptors or memory
+	Refused   [refusals]uint64
+}
+
+// Acceptor is the listening of one worker. It belongs to the worker's loop.
+type Acceptor struct {
+	l       *loop.Loop
+	o       Options
+	group   *Group
+	table   *Table
+	sockets map[loop.Addr]*socket
+	open    atomic.Int64
+	stats   Stats
+	tallies map[*atomic.Int64]*held
+	hello   hello
+	scratch []byte // for hellos in several records
+}
+
+// NewAcceptor makes an acceptor for a loop; it accepts nothing until its Group applies a Table.
+func NewAcceptor(l *loop.Loop, o Options) *Acceptor {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Acceptor{l: l, o: o, sockets: map[loop.Addr]*socket{}, tallies: map[*atomic.Int64]*held{}}
+}
+
+// Stats are the counts so far; on the loop.
+func (a *Acceptor) Stats() Stats { return a.stats }
+
+// Open is the number of connections accepted here that did not end yet. Any goroutine.
+func (a *Acceptor) Open() int64 { return a.open.Load() }
+
+// Table is what the acceptor uses now; on the loop.
+func (a *Acceptor) Table() *Table { return a.table }
+
+// apply changes to t, on the loop.
+func (a *Acceptor) apply(t *Table, fresh map[loop.Addr]int) {
+	a.table = t
+	clear(a.tallies)
+	owner := map[loop.Addr]*Config{}
+	for _, c := range t.Configs {
+		for _, b := range c.Binds {
+			owner[b] = c
+		}
+	}
+	for at, s := range a.sockets {
+		if c := owner[at]; c != nil {
+			s.config, s.table = c, t
+			continue
+		}
+		// Its last connections are served by what it was.
+		delete(a.sockets, at)
+		s.closing = true
+		s.accept()
+	}
+	for at, fd := range fresh {
+		s := &socket{a: a, fd: fd, at: a.l.Poller().Local(fd), config: owner[at], table: t}
+		s.more.Do, s.retry.Fire = s.accept, s.accept
+		token, err := a.l.Register(fd, s)
+		if err != nil {
+			a.o.Log.Error("cannot listen", "listener", s.config.Name, "err", err)
+			a.l.Poller().Close(fd)
+			continue
+		}
+		s.token = token
+		a.sockets[at] = s
+	}
+}
+
+// socket is a listening socket of one worker.
+type socket struct {
+	a       *Acceptor
+	fd      int
+	token   loop.Token
+	at      loop.Addr
+	config  *Config
+	table   *Table
+	more    loop.TurnNode
+	retry   loop.Timer
+	closing bool // close when the queue is empty
+	closed  bool
+}
+
+// Ready is described at loop.Handler.
+func (s *socket) Ready(ev loop.Events) {
+	switch {
+	case ev&loop.Ending != 0:
+		s.close()
+	case ev&loop.Panicked != 0:
+		// Accepting for one connection went wrong; the others are served.
+		s.a.l.NextTurn(&s.more)
+	default:
+		s.accept()
+	}
+}
+
+func (s *socket) close() {
+	if !s.closed {
+		s.closed = true
+		s.retry.Stop()
+		s.a.l.Close(s.token, s.fd)
+	}
+}
+
+func (s *socket) accept() {
+	if s.closed {
+		return
+	}
+	a := s.a
+	a.l.Blame(s)
+	for range acceptsPerTurn {
+		fd, remote, e := a.l.Poller().Accept(s.fd)
+		switch e {
+		case 0:
+			a.stats.Accepted++
+			if w := a.group.idler(a); w != a {
+				at, config, table := s.at, s.config, s.table
+				if w.l.Post(func() { w.arrive(fd, remote, at, config, table) }) {
+					a.stats.Moved++
+					continue
+				}
+			}
+			a.arrive(fd, remote, s.at, s.config, s.table)
+		case syscall.EAGAIN:
+			if s.closing {
+				s.close()
+			}
+			return
+		case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
+			if a.stats.Exhausted++; !s.retry.Armed() {
+				a.o.Log.Warn("cannot accept connections; they wait", "listener", s.config.Name, "err", e,
+					"remedy", "raise the limit of open files (ulimit -n), or limit connections")
+			}
+			a.l.Arm(&s.retry, a.l.Now()+int64(retryAfter))
+			return
+		case syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK, syscall.EOPNOTSUPP:
+			a.o.Log.Error("listening socket is broken", "listener", s.config.Name, "err", e)
+			s.close()
+			return
+		default:
+			// Linux reports errors of the connection in the queue here (accept(2)); the
+			// next one may be good.
+		}
+	}
+	a.l.NextTurn(&s.more)
+}
+
+// arrive finds out where a connection was going, and its listener and chain.
+func (a *Acceptor) arrive(fd int, remote, at loop.Addr, config *Config, table *Table) {
+	p := a.l.Poller()
+	info := conn.Info{Local: at.AddrPort, Remote: remote.AddrPort}
+	if at.Path == "" && (at.Addr().IsUnspecified() || config.Transparent) {
+		info.Local = p.Local(fd).AddrPort
+	}
+	if config.UseOriginalDst {
+		if !a.recover(fd, &info, at) {
+			a.refuse(fd, &info, config, Looping)
+			return
+		}
+		if config.HandOff {
+			config = table.ForDestination(info.Original, config)
+		}
+	}
+	dst := info.Local
+	if info.Original.IsValid() {
+		dst = info.Original
+	}
+	count := config.count
+	if n := count.Add(1); config.MaxConnections > 0 && n > int64(config.MaxConnections) {
+		count.Add(-1)
+		a.refuse(fd, &info, config, TooMany)
+		return
+	}
+	a.open.Add(1)
+	info.Holder = a.tally(count)
+
+	names, level := config.match.forDestination(dst)
+	on := connection{dst: dst, src: info.Remote, direct: info.Remote.Addr(), transport: RawBuffer}
+	inspectTLS := config.InspectTLS && names != nil && level.needTLS
+	inspectHTTP := config.InspectHTTP && names != nil && level.needHTTP
+	if !inspectTLS && !inspectHTTP {
+		a.choose(conn.Accept(a.l, fd, info, refused{}), config, table, names, &on)
+		return
+	}
+	x := &inspection{a: a, config: config, table: table, names: names, on: on, tls: inspectTLS, http: inspectHTTP}
+	c := conn.Accept(a.l, fd, info, x)
+	if config.InspectTimeout > 0 {
+		x.timer.Fire = func() { x.expired(c) }
+		a.l.Arm(&x.timer, a.l.Now()+int64(config.InspectTimeout))
+	}
+}
+
+// choose gives the connection to its chain.
+func (a *Acceptor) choose(c *conn.Conn, config *Config, table *Table, names *byName, on *connection) {
+	chain := config.Default
+	if names != nil {
+		if ch := names.find(on); ch != nil {
+			chain = ch
+		}
+	}
+	if chain == nil {
+		a.refused(c.Info(), config, NoChain)
+		c.Reset()
+		return
+	}
+	h := a.o.Serve(c, Arrival{table, config, chain})
+	switch {
+	case h == nil:
+		c.Reset()
+	case chain.TLS != nil:
+		c.StartTLS(chain.TLS, h)
+	default:
+		c.HandOver(h)
+	}
+}
+
+// refused owns a connection that has no owner.
+type refused struct{}
+
+func (refused) Open(*conn.Conn)                 {}
+func (refused) Data(_ *conn.Conn, b []byte) int { return len(b) }
+func (refused) EOF(*conn.Conn)                  {}
+func (refused) Drained(*conn.Conn)              {}
+func (refused) Closed(*conn.Conn, conn.Why)     {}
+
+// recover finds the original destination; false refuses the connection.
+func (a *Acceptor) recover(fd int, info *conn.Info, at loop.Addr) bool {
+	if info.Local.Port() != at.Port() {
+		info.Original = info.Local // TPROXY leaves the destination in place
+		return true
+	}
+	dst, e := a.l.Poller().OriginalDst(fd)
+	if e != 0 {
+		// Nothing was redirected, and nothing tracks connections: it came here directly.
+		dst = info.Local
+	}
+	info.Original = dst
+	return dst != info.Local
+}
+
+func (a *Acceptor) tally(listener *atomic.Int64) *held {
+	h := a.tallies[listener]
+	if h == nil {
+		h = &held{worker: &a.open, listener: listener}
+		a.tallies[listener] = h
+	}
+	return h
+}
+
+// refuse closes a connection that never became one.
+func (a *Acceptor) refuse(fd int, info *conn.Info, c *Config, why Refusal) {
+	a.l.Poller().Set(fd, loop.ResetOnClose, 1)
+	a.l.Poller().Close(fd)
+	a.refused(info, c, why)
+}
+
+func (a *Acceptor) refused(info *conn.Info, c *Config, why Refusal) {
+	a.stats.Refused[why]++
+	if a.o.Refused != nil {
+		a.o.Refused(info, c, why)
+	}
+}
+
+// inspection owns a connection until its chain is chosen.
+type inspection struct {
+	a         *Acceptor
+	config    *Config
+	table     *Table
+	names     *byName
+	on        connection
+	tls, http bool // still to be looked for
+	timer     loop.Timer
+}
+
+func (x *inspection) Open(*conn.Conn)             {}
+func (x *inspection) Drained(*conn.Conn)          {}
+func (x *inspection) Closed(*conn.Conn, conn.Why) { x.timer.Stop() }
+
+// Data looks and uses nothing: what was seen belongs to the chain.
+func (x *inspection) Data(c *conn.Conn, b []byte) int {
+	if x.look(b) {
+		x.done(c)
+	}
+	return 0
+}
+
+// EOF: a client that has nothing to say, to a server that perhaps has.
+func (x *inspection) EOF(c *conn.Conn) { x.done(c) }
+
+func (x *inspection) done(c *conn.Conn) {
+	x.timer.Stop()
+	x.a.choose(c, x.config, x.table, x.names, &x.on)
+}
+
+func (x *inspection) expired(c *conn.Conn) {
+	if x.config.ContinueOnTimeout {
+		x.done(c)
+		return
+	}
+	x.a.refused(c.Info(), x.config, InspectTimeout)
+	c.Reset()
+}
+
+// look reports whether everything that matters is known.
+func (x *inspection) look(b []byte) bool {
+	if x.tls {
+		a := x.a
+		if a.scratch == nil {
+			a.scratch = make([]byte, maxHello)
+		}
+		switch err := parseHello(b, a.scratch, &a.hello); err {
+		case errShort:
+			return false
+		case nil:
+			x.on.transport = TLS
+			x.on.sni = strings.ToLower(string(a.hello.sni))
+			for _, p := range a.hello.alpn {
+				x.on.alpn = append(x.on.alpn, bytes.Clone(p))
+			}
+			return true
+		}
+		// Something else, or so damaged that no server would answer it.
+		x.tls = false
+	}
+	if x.http {
+		proto, err := sniffHTTP(b)
+		if err == errShort {
+			return false
+		}
+		if proto != "" {
+			x.on.alpn = [][]byte{[]byte(proto)}
+		}
+	}
+	return true
+}

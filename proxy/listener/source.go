@@ -1,0 +1,125 @@
+package listener
+
+import (
+	"fmt"
+	"syscall"
+
+	"github.com/weirmesh/weir/internal/sockbroker"
+	"github.com/weirmesh/weir/proxy/loop"
+)
+
+// ListenSource opens listening sockets. It may wait: loops do not call it.
+type ListenSource interface {
+	// Listen returns n sockets that listen on a; several share it by SO_REUSEPORT, one
+	// for each worker. They are the caller's to close. With port 0 all get the same port.
+	Listen(a loop.Addr, n int, o SocketOptions) (fds []int, err error)
+}
+
+// SocketOptions are what must be set before a socket is bound.
+type SocketOptions struct {
+	Transparent bool
+}
+
+// backlog of listening sockets; the kernel lowers it to net.core.somaxconn, whose
+// default is this since Linux 5.4.
+const backlog = 4096
+
+// Sockets is the ListenSource that makes sockets itself, of the kernel (loop.Kernel)
+// or of a network in memory.
+type Sockets struct{ loop.Sockets }
+
+// Listen is described at ListenSource.
+func (s Sockets) Listen(a loop.Addr, n int, o SocketOptions) (fds []int, err error) {
+	defer func() {
+		if err != nil {
+			for _, fd := range fds {
+				s.Close(fd)
+			}
+			fds = nil
+		}
+	}()
+	for range n {
+		fd, e := s.Socket(a.Family())
+		if e != 0 {
+			return fds, fmt.Errorf("making a socket for %v: %w", a, e)
+		}
+		fds = append(fds, fd)
+		if e := s.listen(fd, a, n > 1, o); e != 0 {
+			return fds, fmt.Errorf("listening on %v: %w%s", a, e, hint(e))
+		}
+		if a.Path == "" && a.Port() == 0 {
+			a = s.Local(fd)
+		}
+	}
+	return fds, nil
+}
+
+func (s Sockets) listen(fd int, a loop.Addr, shared bool, o SocketOptions) syscall.Errno {
+	type setting struct {
+		option loop.Option
+		on     bool
+	}
+	for _, x := range []setting{
+		{loop.ReuseAddr, a.Path == ""},
+		{loop.ReusePort, shared},
+		{loop.V6Only, a.Family() == loop.IPv6}, // the IPv4 wildcard is a socket of its own
+		{loop.Transparent, o.Transparent},
+	} {
+		if x.on {
+			if e := s.Set(fd, x.option, 1); e != 0 {
+				return e
+			}
+		}
+	}
+	if e := s.Bind(fd, a); e != 0 {
+		return e
+	}
+	return s.Sockets.Listen(fd, backlog)
+}
+
+func hint(e syscall.Errno) string {
+	switch e {
+	case syscall.EADDRINUSE:
+		return ": another program, or another listener, has this port"
+	case syscall.EACCES, syscall.EPERM:
+		return ": ports below 1024 and transparent sockets need privileges (NET_BIND_SERVICE, NET_ADMIN)"
+	case syscall.EADDRNOTAVAIL:
+		return ": this machine does not have the address"
+	}
+	return ""
+}
+
+// Broker is the ListenSource of a proxy whose listeners live in another network
+// namespace.
+type Broker struct{ Client *sockbroker.Client }
+
+// Listen is described at ListenSource. The broker sets no option that needs privileges.
+func (b Broker) Listen(a loop.Addr, n int, o SocketOptions) ([]int, error) {
+	if a.Path != "" || o.Transparent {
+		return nil, fmt.Errorf("listening on %v: a socket broker makes plain TCP sockets only", a)
+	}
+	fds, err := b.Client.Listen(a.AddrPort, n, n > 1)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %v: %w", a, err)
+	}
+	return fds, nil
+}
+
+// Inherited is the ListenSource that first gives away descriptors it was started
+// with, each once, and then asks Next. It is called by one goroutine at a time.
+type Inherited struct {
+	Descriptors map[loop.Addr][]int // listening already, non-blocking
+	Next        ListenSource
+}
+
+// Listen is described at ListenSource.
+func (i Inherited) Listen(a loop.Addr, n int, o SocketOptions) ([]int, error) {
+	if fds := i.Descriptors[a]; len(fds) >= n {
+		delete(i.Descriptors, a)
+		for _, fd := range fds[n:] {
+			loop.Kernel().Close(fd)
+		}
+		return fds[:n], nil
+	}
+	return i.Next.Listen(a, n, o)
+}
