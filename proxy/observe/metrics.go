@@ -89,8 +89,22 @@ type HTTPSeries struct {
 	Duration, RequestBytes, ResponseBytes Histogram
 }
 
+func (s *HTTPSeries) add(o *HTTPSeries) {
+	s.Requests += o.Requests
+	s.Duration.add(&o.Duration)
+	s.RequestBytes.add(&o.RequestBytes)
+	s.ResponseBytes.add(&o.ResponseBytes)
+}
+
 // TCPSeries are the metrics of connections with equal Labels.
 type TCPSeries struct{ Opened, Closed, Sent, Received uint64 }
+
+func (s *TCPSeries) add(o *TCPSeries) {
+	s.Opened += o.Opened
+	s.Closed += o.Closed
+	s.Sent += o.Sent
+	s.Received += o.Received
+}
 
 // maxSeries bounds the series of one worker. Labels are made of workloads that have
 // certificates, configured names, status codes and flags, so only a hostile peer that
@@ -184,10 +198,7 @@ func (t *Totals) Add(w *Worker) {
 			sum = &HTTPSeries{}
 			t.HTTP[l] = sum
 		}
-		sum.Requests += s.Requests
-		sum.Duration.add(&s.Duration)
-		sum.RequestBytes.add(&s.RequestBytes)
-		sum.ResponseBytes.add(&s.ResponseBytes)
+		sum.add(s)
 	}
 	for l, s := range w.tcp {
 		sum := t.TCP[l]
@@ -195,10 +206,7 @@ func (t *Totals) Add(w *Worker) {
 			sum = &TCPSeries{}
 			t.TCP[l] = sum
 		}
-		sum.Opened += s.Opened
-		sum.Closed += s.Closed
-		sum.Sent += s.Sent
-		sum.Received += s.Received
+		sum.add(s)
 	}
 	t.Overflow += w.Overflow
 }

@@ -91,7 +91,11 @@ func TestPrometheus(t *testing.T) {
 	w, w2 := NewWorker(), NewWorker()
 	w.Request(labels(), 3*time.Millisecond, 0, 100)
 	w.Request(labels(), 7*time.Millisecond, 0, 100)
-	w2.Request(labels(), 2*time.Second, 10, 5000)
+	replica := labels() // another instance of the same workload: no series of its own
+	source := *replica.Source
+	source.ID = "sidecar~10.0.0.99~productpage-v1-1.default~default.svc.cluster.local"
+	replica.Source = &source
+	w2.Request(replica, 2*time.Second, 10, 5000)
 	l := labels()
 	l.Protocol, l.Status = "tcp", 0
 	s := w.TCP(l)

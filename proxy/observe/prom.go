@@ -63,10 +63,23 @@ type entry[S any] struct {
 	series *S
 }
 
-func sortedSeries[S any](m map[Labels]*S) []entry[S] {
-	out := make([]entry[S], 0, len(m))
+// sortedSeries adds up series that differ only in what is no label: replicas of one
+// workload are different Peers.
+func sortedSeries[S any, P interface {
+	*S
+	add(*S)
+}](m map[Labels]*S) []entry[S] {
+	byText := make(map[string]*S, len(m))
 	for l, s := range m {
-		out = append(out, entry[S]{l.text(), s})
+		text := l.text()
+		if byText[text] == nil {
+			byText[text] = new(S)
+		}
+		P(byText[text]).add(s)
+	}
+	out := make([]entry[S], 0, len(byText))
+	for text, s := range byText {
+		out = append(out, entry[S]{text, s})
 	}
 	slices.SortFunc(out, func(a, b entry[S]) int { return cmp.Compare(a.labels, b.labels) })
 	return out
