@@ -174,6 +174,9 @@ func (d *Decoder) EOF() Event {
 	return d.fail(Truncated)
 }
 
+// Tunnel makes the decoder pass all further bytes as Data: a request's side after its 101.
+func (d *Decoder) Tunnel() { d.state = untilClose }
+
 func (d *Decoder) end() Event {
 	d.state = done
 	return End

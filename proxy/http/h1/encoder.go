@@ -25,7 +25,6 @@ type Encoder struct {
 // Request appends the head of q. Hop-by-hop fields a configuration may have added are left out. final announces that
 // the connection is closed after the response.
 func (e *Encoder) Request(dst []byte, q *message.Request, final bool) []byte {
-	dst = reserve(dst, len(q.RawMethod)+len(q.Path)+2*len(q.Authority)+64, &q.Headers)
 	target := q.Path
 	if q.Method == message.CONNECT {
 		target = q.Authority
@@ -61,7 +60,6 @@ func (e *Encoder) Request(dst []byte, q *message.Request, final bool) []byte {
 // Response appends the head of p, the answer to q. keep says that another request may follow on the connection. After a
 // head with a status below 200 other than 101 another head follows.
 func (e *Encoder) Response(dst []byte, p *message.Response, q *message.Request, keep bool) []byte {
-	dst = reserve(dst, 128, &p.Headers)
 	dst = appendStatusLine(dst, p.Status)
 	dst = appendFields(dst, &p.Headers)
 	e.mode, e.left = noBody, 0
@@ -129,7 +127,7 @@ func (e *Encoder) End(dst []byte, trailers *message.Headers) (_ []byte, complete
 	if e.mode == byChunks {
 		dst = append(dst, '0', '\r', '\n')
 		if trailers != nil {
-			dst = appendFields(reserve(dst, 2, trailers), trailers)
+			dst = appendFields(dst, trailers)
 		}
 		dst = append(dst, '\r', '\n')
 	}
@@ -137,16 +135,34 @@ func (e *Encoder) End(dst []byte, trailers *message.Headers) (_ []byte, complete
 	return dst, complete
 }
 
-// reserve makes room once for all fields, so that the appends after it never move what is written.
-func reserve(dst []byte, n int, h *message.Headers) []byte {
-	for i := range h.Fields() {
-		f := &h.Fields()[i]
-		n += len(f.Name) + len(f.Value) + 4
+// Tunnel makes the encoder pass bytes as they are, until the connection ends: a request's side after its 101.
+func (e *Encoder) Tunnel() { e.mode, e.left = byClose, 0 }
+
+// Chunked reports that the body being written has chunks, so that its parts have a Prefix and a Suffix.
+func (e *Encoder) Chunked() bool { return e.mode == byChunks }
+
+// UntilClose reports that the end of the connection will end the body being written.
+func (e *Encoder) UntilClose() bool { return e.mode == byClose }
+
+// TrailersRoom is how many bytes End adds at most.
+func TrailersRoom(trailers *message.Headers) int { return 8 + fieldsRoom(trailers) }
+
+// RequestRoom is how many bytes the head of q takes at most.
+func RequestRoom(q *message.Request) int {
+	return 160 + len(q.RawMethod) + len(q.Path) + 2*len(q.Authority) + len(q.Upgrade) + fieldsRoom(&q.Headers)
+}
+
+// ResponseRoom is how many bytes the head of p takes at most.
+func ResponseRoom(p *message.Response) int {
+	return 192 + len(p.Upgrade) + fieldsRoom(&p.Headers)
+}
+
+func fieldsRoom(h *message.Headers) (n int) {
+	all := h.Fields()
+	for i := range all {
+		n += len(all[i].Name) + len(all[i].Value) + len(": \r\n")
 	}
-	if cap(dst)-len(dst) >= n {
-		return dst
-	}
-	return append(make([]byte, 0, max(2*cap(dst), len(dst)+n)), dst...)
+	return n
 }
 
 func appendFields(dst []byte, h *message.Headers) []byte {

@@ -88,6 +88,9 @@ func FuzzRequest(f *testing.F) {
 		}
 		var e Encoder
 		wire := e.Request(nil, &p.req, false)
+		if len(wire) > RequestRoom(&p.req) {
+			t.Fatalf("%d bytes of head, announced %d", len(wire), RequestRoom(&p.req))
+		}
 		if len(p.body) > 0 {
 			var ok bool
 			if wire, ok = e.Prefix(wire, len(p.body)); !ok {
@@ -190,6 +193,9 @@ func FuzzResponse(f *testing.F) {
 		}
 		var e Encoder
 		wire := e.Response(nil, &p.resp, asked, true)
+		if len(wire) > ResponseRoom(&p.resp) {
+			t.Fatalf("%d bytes of head, announced %d", len(wire), ResponseRoom(&p.resp))
+		}
 		if len(p.body) > 0 {
 			var ok bool
 			if wire, ok = e.Prefix(wire, len(p.body)); !ok {
