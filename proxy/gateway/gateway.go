@@ -1,0 +1,30 @@
+// Package gateway lists the stages of requests that enter the mesh. It holds
+// nothing; proxy/state calls it for every HTTP connection manager of a gateway.
+package gateway
+
+import (
+	"github.com/weirmesh/weir/proxy/filter/fault"
+	"github.com/weirmesh/weir/proxy/filter/peermetadata"
+	"github.com/weirmesh/weir/proxy/http"
+	"github.com/weirmesh/weir/proxy/route"
+)
+
+// Options are the filters that are configured.
+type Options struct {
+	Metadata *peermetadata.Node // nil: no metadata exchange
+	Fault    *route.Fault       // nil: none
+}
+
+// Stages are the steps of a request, in order; its response takes them backwards. The access log and the metrics come
+// after all of them (http.Observer).
+func Stages(o Options) []http.Stage {
+	var s []http.Stage
+	s = append(s, http.Canonical()) // one form of the path; CONNECT and unknown upgrades end here
+	s = append(s, http.Identify())  // strangers' x-envoy headers off, x-forwarded-for, XFCC, request ID
+	s = append(s, http.Match())     // route and cluster
+	if o.Metadata != nil {
+		s = append(s, o.Metadata.Client()) // tell who calls, learn who answers
+	}
+	s = append(s, fault.Stages(o.Fault)...) // delay, abort
+	return append(s, http.Router())         // headers, rewrite, timeouts, retries, endpoint, connection
+}

@@ -1,0 +1,158 @@
+package http_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/filter/peermetadata"
+	"github.com/weirmesh/weir/proxy/http"
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/inbound"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/loop/mem"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/outbound"
+	"github.com/weirmesh/weir/proxy/route"
+)
+
+// path is a client, a proxy with everything on, and an upstream that answers.
+type path struct {
+	net              *mem.Net
+	worker           *http.Worker
+	client, upstream *mem.Peer
+	request          []byte
+	response         []byte
+	buf              []byte
+}
+
+func newPath(t testing.TB, direction http.Direction, request, response string) *path {
+	p := &path{net: mem.New(), buf: make([]byte, 256<<10), request: []byte(request), response: []byte(response)}
+	l := p.net.Loop(loop.Options{})
+	self := &observe.Node{ID: "sidecar~10.0.0.1~productpage-v1-0.default~default.svc.cluster.local", Name: "productpage-v1-0", Namespace: "default",
+		Workload: "productpage-v1", Owner: "kubernetes://apis/apps/v1/namespaces/default/deployments/productpage-v1",
+		Labels: map[string]string{"app": "productpage", "version": "v1"}}
+	node, err := peermetadata.New(self, observe.NewPeers())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stages := outbound.Stages(outbound.Options{Metadata: node})
+	if direction == http.Inbound {
+		stages = inbound.Stages(inbound.Options{Metadata: node})
+	}
+	p.worker = http.NewWorker(http.Options{Loop: l, Observer: &http.Report{Self: self.Peer(), Numbers: observe.NewWorker(), Log: observe.NewLog()}})
+	cfg := &http.Config{Direction: direction, ServerName: []byte("istio-envoy"), Stages: stages, TableName: "9080", Log: true,
+		Path: message.PathOptions{Normalize: true}}
+	limits := &cluster.Limits{}
+	for _, m := range []interface{ Store(uint32) }{&limits.MaxConnections, &limits.MaxPending, &limits.MaxRequests, &limits.MaxRetries} {
+		m.Store(cluster.Unlimited)
+	}
+	at := netip.MustParseAddrPort("10.2.0.1:9080")
+	c := &cluster.Cluster{Name: "outbound|9080||reviews.default.svc.cluster.local", Limits: limits,
+		Service:   cluster.Service{Host: "reviews.default.svc.cluster.local", Name: "reviews", Namespace: "default"},
+		Endpoints: []*cluster.Endpoint{{Addr: at, Limits: limits, Workload: cluster.Workload{Name: "reviews-v1", Namespace: "default"}}}}
+	c.Seal()
+	retry := &route.Retry{On: route.OnConnectFailure | route.OnRefusedStream | route.OnUnavailable | route.OnCancelled | route.OnRetriableStatusCodes, StatusCodes: []int{503}, Attempts: 2, HostAttempts: 5, OtherHosts: true}
+	table, err := route.New("9080", "1", false, []*route.VirtualHost{{Name: "reviews", Domains: []string{"reviews:9080", "reviews"}, AttemptCount: true,
+		Entries: []*route.Entry{{Name: "default", When: route.When{Path: "/", Per1M: 1_000_000}, Forward: &route.Forward{Clusters: []route.Weighted{{Name: c.Name, Weight: 1}}, Total: 1, Retry: retry}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.worker.SetState(&state{clusters: []*cluster.Cluster{c}, table: table})
+	listen(t, l, front, func(c *conn.Conn) { p.worker.Serve(c, cfg) })
+	ln, err := p.net.Listen(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.client, err = p.net.Dial(front); err != nil {
+		t.Fatal(err)
+	}
+	p.client.Send(p.request)
+	p.net.Step()
+	p.upstream = ln.Accept()
+	p.answer(t)
+	return p
+}
+
+func (p *path) answer(t testing.TB) {
+	if p.upstream.Take(p.buf) == 0 {
+		t.Fatal("nothing reached the upstream")
+	}
+	p.upstream.Send(p.response)
+	p.net.Step()
+	n := p.client.Take(p.buf)
+	if !bytes.HasPrefix(p.buf[:n], []byte("HTTP/1.1 200 OK\r\n")) {
+		t.Fatalf("the client got %q", p.buf[:n])
+	}
+}
+
+func (p *path) exchange(t testing.TB) {
+	p.client.Send(p.request)
+	p.net.Step()
+	p.answer(t)
+}
+
+const getRequest = "GET /reviews/0?x=y HTTP/1.1\r\nHost: reviews:9080\r\nUser-Agent: python-requests/2.31\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nend-user: jason\r\n\r\n"
+
+func okResponse(n int) string {
+	return fmt.Sprintf("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: gunicorn\r\ncontent-length: %d\r\n\r\n%s", n, bytes.Repeat([]byte{'x'}, n))
+}
+
+// peerRequest comes from a sidecar, with its metadata.
+func peerRequest(t testing.TB) string {
+	n := &observe.Node{ID: "sidecar~10.0.0.2~a-0.default~default.svc.cluster.local", Name: "a-0", Namespace: "default", Workload: "a", Labels: map[string]string{"app": "a"}}
+	h, err := n.Header()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "GET /reviews/0 HTTP/1.1\r\nhost: reviews:9080\r\nx-request-id: 0c7cd0b4-3f21-4d2b-9a55-5f0b7cfe5e21\r\nx-forwarded-proto: http\r\nx-envoy-attempt-count: 1\r\n" +
+		"x-envoy-peer-metadata-id: " + n.ID + "\r\nx-envoy-peer-metadata: " + h + "\r\n\r\n"
+}
+
+func paths(t testing.TB) map[string]func() *path {
+	return map[string]func() *path{
+		"GET": func() *path { return newPath(t, http.Outbound, getRequest, okResponse(1024)) },
+		"POST": func() *path {
+			return newPath(t, http.Outbound, "POST /reviews HTTP/1.1\r\nHost: reviews:9080\r\nContent-Length: 1000\r\n\r\n"+string(bytes.Repeat([]byte{'x'}, 1000)), okResponse(10))
+		},
+		"chunked": func() *path {
+			return newPath(t, http.Outbound, "POST /reviews HTTP/1.1\r\nHost: reviews:9080\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n",
+				"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n")
+		},
+		"60KB": func() *path { return newPath(t, http.Outbound, getRequest, okResponse(60<<10)) },
+		"inbound": func() *path {
+			return newPath(t, http.Inbound, peerRequest(t), okResponse(1024))
+		},
+	}
+}
+
+// A proxied request leaves no garbage, whatever is on: metrics, access log, metadata exchange, retry policy, routing.
+func TestExchangeAllocatesNothing(t *testing.T) {
+	for name, start := range paths(t) {
+		t.Run(name, func(t *testing.T) {
+			p := start()
+			for range 50 {
+				p.exchange(t) // buffers and lists grow to their working size
+			}
+			if n := testing.AllocsPerRun(500, func() { p.exchange(t) }); n != 0 {
+				t.Errorf("%v allocations per exchange, want 0", n)
+			}
+		})
+	}
+}
+
+// BenchmarkExchange is the user code of a whole proxied request, with a network in memory instead of the kernel.
+func BenchmarkExchange(b *testing.B) {
+	for name, start := range paths(b) {
+		b.Run(name, func(b *testing.B) {
+			p := start()
+			b.ReportAllocs()
+			for b.Loop() {
+				p.exchange(b)
+			}
+		})
+	}
+}

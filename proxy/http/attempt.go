@@ -1,0 +1,335 @@
+package http
+
+import (
+	"bytes"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/cluster/pool"
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/route"
+)
+
+// attempt chooses an endpoint and gets a connection to it.
+func (x *Exchange) attempt() {
+	c := x.Cluster
+	if !cluster.Acquire(&c.Limits.Requests, &c.Limits.MaxRequests) {
+		x.Reply(observe.UpstreamOverflow)
+		return
+	}
+	x.limits = c.Limits
+	e := x.choose()
+	if e == nil {
+		x.Reply(observe.NoHealthyUpstream)
+		return
+	}
+	x.Endpoint = e
+	x.Attempts++
+	if x.Host != nil && x.Host.AttemptCount {
+		n := strconv.AppendInt(x.arena.Open(4), int64(x.Attempts), 10)
+		x.Request.Headers.Set(message.XEnvoyAttemptCount, x.arena.Close(n))
+	}
+	e.Active.Add(1)
+	x.flags |= attemptOpen
+	isFresh := x.is(fresh)
+	x.flags &^= fresh
+	if x.perTry > 0 {
+		x.w.loop.Arm(&x.try, x.w.loop.Now()+int64(x.perTry))
+	}
+	m, result := x.w.pool.Get(c, e, &x.waiter, isFresh)
+	switch result {
+	case pool.Lent:
+		m.(*client).serve(x)
+	case pool.Overflow:
+		x.Reply(observe.UpstreamOverflow)
+	case pool.Waiting:
+	}
+}
+
+// choose picks the endpoint of this attempt, nil if there is none.
+func (x *Exchange) choose() *cluster.Endpoint {
+	c := x.Cluster
+	if c.Kind == cluster.OriginalDst {
+		addr := x.Conn.Original
+		if !addr.IsValid() {
+			addr = x.Conn.Local
+		}
+		if c.LocalAddress.IsValid() {
+			addr = netip.AddrPortFrom(c.LocalAddress, addr.Port())
+		}
+		if !addr.IsValid() {
+			return nil
+		}
+		return x.w.pool.OriginalDst(c, addr)
+	}
+	var avoid []*cluster.Endpoint
+	draws := 0
+	if x.retry != nil && x.retry.OtherHosts {
+		avoid, draws = x.tried, x.retry.HostAttempts
+	}
+	e := x.w.picker(c.ID).Pick(c, x.w.loop.Rand(), avoid, draws)
+	if e == nil || !e.Gone.Load() {
+		return e
+	}
+	// The endpoint left while this exchange waited. Endpoints change faster than routes: choose among those of now.
+	if now := x.w.state.Cluster(c.ID); now != nil && now != c {
+		x.Cluster = now
+		e = x.w.picker(c.ID).Pick(now, x.w.loop.Rand(), avoid, draws)
+	}
+	return e
+}
+
+// Connected is called by the pool: the attempt has its connection.
+func (x *Exchange) Connected(m pool.Member) { m.(*client).serve(x) }
+
+// NotConnected is called by the pool: the attempt has none.
+func (x *Exchange) NotConnected(why conn.Why) {
+	c, text := causeOf(why)
+	x.upstreamFailed(c, text, true, true, false)
+}
+
+// endAttempt forgets the attempt under way, if there is one.
+func (x *Exchange) endAttempt() {
+	x.waiter.Cancel()
+	x.wait.Stop()
+	x.try.Stop()
+	x.flags &^= backingOff
+	if up := x.up; up != nil {
+		x.up = nil
+		up.cancel(x)
+	}
+	if x.limits != nil {
+		x.limits.Requests.Add(-1)
+		x.limits = nil
+	}
+	if x.is(attemptOpen) {
+		x.flags &^= attemptOpen
+		x.Endpoint.Active.Add(-1)
+	}
+	x.endRetry()
+}
+
+func (x *Exchange) endRetry() {
+	if x.is(retrying) {
+		x.flags &^= retrying
+		x.Cluster.Limits.Retries.Add(-1)
+	}
+}
+
+// armTimeout starts the route's timeout: when the request is complete and routed (RouteAction.timeout).
+func (x *Exchange) armTimeout() {
+	if x.total > 0 && x.is(requestDone) && !x.timeout.Armed() {
+		x.w.loop.Arm(&x.timeout, x.w.loop.Now()+int64(x.total))
+	}
+}
+
+func (x *Exchange) onTimeout() { x.timedOut(observe.UpstreamTimeout) }
+
+func (x *Exchange) onTry() {
+	x.Failure = ""
+	if x.mayRetry() && x.retry.On&(route.On5xx|route.OnGatewayError|route.OnReset) != 0 && x.again() {
+		return
+	}
+	x.timedOut(observe.UpstreamPerTryTimeout)
+}
+
+func (x *Exchange) timedOut(c observe.Cause) {
+	x.Failure = ""
+	x.Reply(c)
+}
+
+// mayRetry reports whether another attempt is possible at all.
+func (x *Exchange) mayRetry() bool {
+	return x.retry != nil && x.is(keepBody) && x.flags&(headSent|tunnelling) == 0
+}
+
+// retryFailure begins another attempt after a failure, if the policy says so.
+func (x *Exchange) retryFailure(c observe.Cause, untouched bool) bool {
+	if !x.mayRetry() {
+		return false
+	}
+	// An upstream that does not answer counts as a 5xx and as a gateway error, as in Envoy.
+	on := route.On5xx | route.OnGatewayError | route.OnReset
+	switch c {
+	case observe.UpstreamConnectFailed, observe.UpstreamConnectTimeout, observe.UpstreamNoSocket, observe.UpstreamTLSFailed:
+		on |= route.OnConnectFailure | route.OnResetBeforeRequest
+	case observe.UpstreamTerminated, observe.UpstreamReset:
+		if untouched {
+			on |= route.OnResetBeforeRequest
+		}
+	case observe.UpstreamProtocolError:
+	default:
+		return false
+	}
+	return x.retry.On&on != 0 && x.again()
+}
+
+// retryResponse begins another attempt instead of passing a response on, if the policy says so.
+func (x *Exchange) retryResponse() bool {
+	if !x.mayRetry() {
+		return false
+	}
+	p := &x.Response
+	return x.retry.Retriable(p.Status, int(x.grpcStatusOf())) && x.again()
+}
+
+// again ends this attempt and arranges for the next one, unless the number of retries or their limit is used up.
+func (x *Exchange) again() bool {
+	if x.retries == 0 {
+		x.Flags |= observe.UpstreamRetryLimitExceeded
+		return false
+	}
+	l := x.Cluster.Limits
+	if !cluster.Acquire(&l.Retries, &l.MaxRetries) {
+		x.Flags |= observe.UpstreamOverflowFlag
+		return false
+	}
+	x.endAttempt()
+	x.flags |= retrying | backingOff
+	x.retries--
+	x.tried = append(x.tried, x.Endpoint)
+	x.Response.Reset()
+	x.ResponseTrailers.Reset()
+	x.Failure = ""
+	n := len(x.tried)
+	// Fully jittered exponential back-off, as Envoy's: 0 to base × (2^n - 1), at most the maximum.
+	limit := x.retry.BackoffMax
+	if n < 20 {
+		limit = min(limit, x.retry.BackoffBase*(1<<n-1))
+	}
+	var d time.Duration
+	if limit > 0 {
+		d = time.Duration(x.w.loop.Rand() % uint64(limit))
+	}
+	x.w.loop.Arm(&x.wait, x.w.loop.Now()+int64(d))
+	return true
+}
+
+// policy sets retries and timeouts from the route and from what the request may ask for by x-envoy headers, which end here.
+func (x *Exchange) policy(f *route.Forward) {
+	x.total = f.Timeout
+	if f.Retry != nil {
+		x.retry = f.Retry
+		x.retries = f.Retry.Attempts
+		x.perTry = f.Retry.PerTryTimeout
+	}
+	h := &x.Request.Headers
+	if v := h.Get(message.XEnvoyUpstreamRQTimeoutMS); v != nil {
+		if n, ok := parseUint(v, maxMillis); ok {
+			x.total = time.Duration(n) * time.Millisecond
+		}
+		h.Remove(message.XEnvoyUpstreamRQTimeoutMS)
+	}
+	if v := h.Get(message.XEnvoyUpstreamRQPerTryTimeoutMS); v != nil {
+		if n, ok := parseUint(v, maxMillis); ok {
+			x.perTry = time.Duration(n) * time.Millisecond
+		}
+		h.Remove(message.XEnvoyUpstreamRQPerTryTimeoutMS)
+	}
+	if x.total > 0 && x.perTry >= x.total {
+		x.perTry = 0 // the whole ends first
+	}
+	x.askedRetries(h)
+	if f.Idle > 0 {
+		x.idleFor = int64(f.Idle)
+		x.w.loop.Arm(&x.idle, x.w.loop.Now()+x.idleFor)
+	}
+	expected := x.total
+	if x.perTry > 0 {
+		expected = x.perTry
+	}
+	if expected > 0 {
+		n := strconv.AppendInt(x.arena.Open(12), int64(expected/time.Millisecond), 10)
+		h.Set(message.XEnvoyExpectedRQTimeoutMS, x.arena.Close(n))
+	}
+}
+
+// maxMillis bounds timeouts that a request may ask for: 24 days.
+const maxMillis = 1<<31 - 1
+
+// askedRetries adds what the request asks for to the route's policy.
+func (x *Exchange) askedRetries(h *message.Headers) {
+	if !h.Has(message.XEnvoyRetryOn) && !h.Has(message.XEnvoyRetryGRPCOn) && !h.Has(message.XEnvoyRetriableStatusCodes) && !h.Has(message.XEnvoyMaxRetries) {
+		return
+	}
+	asked, _, _ := route.ParseRetryOn(string(h.Get(message.XEnvoyRetryOn)) + "," + string(h.Get(message.XEnvoyRetryGRPCOn)))
+	own := route.Retry{HostAttempts: 1, BackoffBase: 25 * time.Millisecond, BackoffMax: 250 * time.Millisecond}
+	if x.retry != nil {
+		own = *x.retry
+	} else if asked != 0 {
+		x.retries = 1
+	}
+	own.On |= asked
+	own.StatusCodes = slices.Clone(own.StatusCodes)
+	for f := range bytes.SplitSeq(h.Get(message.XEnvoyRetriableStatusCodes), []byte{','}) {
+		if n, ok := parseUint(bytes.TrimSpace(f), 599); ok {
+			own.StatusCodes = append(own.StatusCodes, int(n))
+		}
+	}
+	if n, ok := parseUint(h.Get(message.XEnvoyMaxRetries), 100); ok {
+		x.retries = uint32(n)
+	}
+	if own.On != 0 {
+		x.retry = &own
+	}
+	h.Remove(message.XEnvoyRetryOn)
+	h.Remove(message.XEnvoyRetryGRPCOn)
+	h.Remove(message.XEnvoyRetriableStatusCodes)
+	h.Remove(message.XEnvoyMaxRetries)
+}
+
+// parseUint reads a decimal number up to limit.
+func parseUint(b []byte, limit uint64) (uint64, bool) {
+	if len(b) == 0 || len(b) > 18 {
+		return 0, false
+	}
+	var n uint64
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	return n, n <= limit
+}
+
+// causeOf says what the end of an upstream connection means for the exchange on it.
+func causeOf(why conn.Why) (c observe.Cause, transport string) {
+	if why.Err != nil {
+		transport = why.Err.Error()
+	} else if why.Errno != 0 {
+		transport = why.Errno.Error()
+	}
+	switch why.Kind {
+	case conn.ConnectRefused, conn.ConnectFailed:
+		return observe.UpstreamConnectFailed, transport
+	case conn.ConnectTimeout:
+		return observe.UpstreamConnectTimeout, transport
+	case conn.SocketFailed:
+		return observe.UpstreamNoSocket, transport
+	case conn.HandshakeFailed, conn.HandshakeTimeout:
+		return observe.UpstreamTLSFailed, transport
+	case conn.Panicked, conn.LoopEnded:
+		return observe.InternalError, transport
+	}
+	return observe.UpstreamTerminated, transport
+}
+
+// withTransport adds a transport failure reason to details as Envoy does: {reason|transport_failure_reason}.
+func withTransport(details, transport string) string {
+	return strings.TrimSuffix(details, "}") + "|" + underscored.Replace(transport) + "}"
+}
+
+// underscored keeps details one word.
+var underscored = strings.NewReplacer(" ", "_", "\t", "_", "\n", "_", "\r", "_")
+
+// afterStart is the details of a cause that struck when the response had begun.
+func afterStart(c observe.Cause) string {
+	return strings.Replace(c.Details(), "before_response_started", "after_response_started", 1)
+}

@@ -1,0 +1,113 @@
+package http
+
+import (
+	"time"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/http/h1"
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/route"
+)
+
+// Direction says on which side of a workload a listener is.
+type Direction uint8
+
+// Directions.
+const (
+	Outbound Direction = iota
+	Inbound
+	Gateway
+)
+
+// State is what an exchange needs of the proxy's state. proxy/state implements it; it is immutable.
+type State interface {
+	Cluster(id cluster.ID) *cluster.Cluster
+	Table(name string) *route.Table
+}
+
+// Config is one HTTP connection manager. It is immutable. Fields name the
+// HttpConnectionManager field they come from; durations of zero mean none unless
+// a default is named.
+type Config struct {
+	StatPrefix string
+	Direction  Direction
+
+	Table     *route.Table // route_config
+	TableName string       // rds.route_config_name, if Table is nil
+
+	// Stages are the filters in order, the router last. See proxy/inbound, outbound, gateway.
+	Stages []Stage
+
+	ServerName []byte // server_name
+	ServerMode ServerMode
+
+	Path   message.PathOptions // normalize_path, merge_slashes
+	Limits h1.Limits           // max_request_headers_kb, common_http_protocol_options.max_headers_count
+
+	// Edge says that clients are not trusted with x-envoy headers, and that the connection tells their address
+	// (use_remote_address).
+	Edge bool
+	// SkipXFF does not append the client's address to x-forwarded-for at the edge (skip_xff_append).
+	SkipXFF bool
+	// TrustedHops is how many proxies in front are trusted to have appended to x-forwarded-for (xff_num_trusted_hops).
+	TrustedHops int
+	// KeepRequestID trusts an edge client's x-request-id (preserve_external_request_id).
+	KeepRequestID bool
+	// NoRequestID makes none (generate_request_id false).
+	NoRequestID bool
+	// AnswerRequestID puts it into responses (always_set_request_id_in_response).
+	AnswerRequestID bool
+
+	ClientCert ClientCert     // forward_client_cert_details
+	CertParts  ClientCertPart // set_current_client_cert_details
+
+	Upgrades []string // upgrade_configs that are enabled, lower case
+
+	HeaderTimeout  time.Duration // request_headers_timeout; 0: DefaultHeaderTimeout, negative: none
+	RequestTimeout time.Duration // request_timeout
+	StreamIdle     time.Duration // stream_idle_timeout
+	StreamMax      time.Duration // common_http_protocol_options.max_stream_duration
+	IdleTimeout    time.Duration // common_http_protocol_options.idle_timeout; 0: 1 h
+	MaxRequests    uint32        // common_http_protocol_options.max_requests_per_connection
+
+	// Log writes an access log line for every exchange.
+	Log bool
+}
+
+// DefaultHeaderTimeout bounds how long a client may take for a request head, where nothing is configured: a client
+// that sends a byte now and then must not hold a connection for ever.
+const DefaultHeaderTimeout = time.Minute
+
+const defaultConnIdle = time.Hour // Envoy's idle timeout of downstream connections
+
+// ServerMode is server_header_transformation.
+type ServerMode uint8
+
+// Modes.
+const (
+	ServerOverwrite ServerMode = iota
+	ServerIfAbsent
+	ServerPassThrough
+)
+
+// ClientCert is forward_client_cert_details: what becomes of x-forwarded-client-cert.
+type ClientCert uint8
+
+// Modes. Where the client has no verified certificate, the last three behave as Envoy's do on a connection without mTLS.
+const (
+	CertSanitize          ClientCert = iota // remove it
+	CertForwardOnly                         // pass it on if the connection is mTLS
+	CertAppendForward                       // append this client's certificate if the connection is mTLS
+	CertSanitizeSet                         // replace it by this client's certificate
+	CertAlwaysForwardOnly                   // pass it on always
+)
+
+// ClientCertPart is a set of what an element of x-forwarded-client-cert tells besides By and Hash.
+type ClientCertPart uint8
+
+// Parts.
+const (
+	CertSubject ClientCertPart = 1 << iota
+	CertURI
+	CertDNS
+)

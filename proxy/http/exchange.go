@@ -1,0 +1,422 @@
+package http
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/cluster/pool"
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/http/h1"
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/route"
+	"github.com/weirmesh/weir/proxy/tls"
+)
+
+// Stage is one step on the way of a request. Stages run in the order of the list;
+// the response passes those that the request passed, in the opposite order. A
+// Stage is shared by all exchanges of a Config.
+type Stage struct {
+	Name string
+	// Request sees the request head; nil: nothing to do.
+	Request func(x *Exchange) Verdict
+	// Response sees the response head, of the upstream or of a local reply; nil: nothing to do.
+	Response func(x *Exchange)
+}
+
+// Verdict is what a stage answers.
+type Verdict uint8
+
+const (
+	Continue Verdict = iota
+	Hold             // the stage arranged for the exchange to go on later, by HoldFor or a Ticket
+	Replied          // the stage called Reply
+)
+
+// downstream is the side a request came from: a client connection, later also a stream of one.
+type downstream interface {
+	writeInterim(x *Exchange)        // a head with a status below 200, from x.Response
+	writeHead(x *Exchange)           // from x.Response
+	writeData(x *Exchange, b []byte) // b is sent or copied
+	writeEnd(x *Exchange)
+	abort(x *Exchange)   // the response cannot be completed, and the client must notice
+	done(x *Exchange)    // the exchange is over: recycle it, when its request is read
+	askBody(x *Exchange) // 100 Continue
+	tunnel(x *Exchange)  // after a 101: request bytes are data from now on
+	endTunnel(x *Exchange)
+	pause(x *Exchange) // the request body
+	resume(x *Exchange)
+	full() bool
+	remembers() *Memory
+}
+
+// upstream is where an attempt went: a pooled connection, later also a stream of one.
+type upstream interface {
+	writeData(x *Exchange, b []byte)
+	writeEnd(x *Exchange)
+	tunnel(x *Exchange)
+	cancel(x *Exchange) // forget x and end what it began
+	pause(x *Exchange)  // the response body
+	resume(x *Exchange)
+	full() bool
+	remembers() *Memory
+}
+
+// Exchange is one request and its response. Stages and the Observer may read all
+// exported fields and change the messages; the rest is said by methods.
+type Exchange struct {
+	Request          message.Request
+	RequestTrailers  message.Headers
+	Response         message.Response
+	ResponseTrailers message.Headers
+
+	Config *Config
+	Conn   *conn.Info // of the client's connection
+	// Remote is the client's address, from x-forwarded-for where that is trusted.
+	Remote netip.AddrPort
+	// Peer is what the other side of the mesh says about itself: the client on inbound, the server on outbound; nil: nothing.
+	Peer *observe.Peer
+
+	Host     *route.VirtualHost
+	Route    *route.Entry
+	Target   *route.Weighted
+	Cluster  *cluster.Cluster
+	Endpoint *cluster.Endpoint // of the last attempt
+	// UpstreamLocal is the proxy's address on the last upstream connection, UpstreamTLS its security.
+	UpstreamLocal netip.AddrPort
+	UpstreamTLS   *tls.Peer
+	// OriginalPath is the path before it was rewritten; nil: it was not.
+	OriginalPath []byte
+
+	Cause    observe.Cause
+	Flags    observe.Flags
+	Details  string // RESPONSE_CODE_DETAILS
+	Failure  string // UPSTREAM_TRANSPORT_FAILURE_REASON
+	Attempts int
+
+	// Bytes of bodies.
+	Received, Sent uint64
+	// Moments of the loop's clock; 0: did not happen.
+	Began, RequestEnded, UpstreamBegan, ResponseBegan, Ended int64
+
+	w      *Worker
+	gen    uint32 // counts recyclings, so that a late Ticket does nothing
+	state  State
+	origin *origin
+	down   downstream
+	up     upstream // of the attempt under way, once connected
+	arena  message.Arena
+	dec    h1.Decoder // of the request
+	rdec   h1.Decoder // of the response
+
+	stage    int    // the next one
+	redirect []byte // location of a redirect
+	flags    exchangeFlags
+
+	body []byte // of the request: not sent yet, or kept for another attempt
+
+	retry   *route.Retry // the policy in force; nil: none
+	retries uint32       // left
+	tried   []*cluster.Endpoint
+	perTry  time.Duration
+	total   time.Duration // the timeout of the whole
+	waiter  pool.Waiter
+	limits  *cluster.Limits // where this attempt counts as a request; nil: nowhere
+
+	timeout loop.Timer // of the route
+	try     loop.Timer // of the attempt
+	wait    loop.Timer // a stage's hold, or the back-off before a retry
+	idle    loop.Timer // stream idle
+	maximum loop.Timer // stream duration
+	touched int64      // last activity, for idle
+	idleFor int64
+}
+
+type exchangeFlags uint16
+
+const (
+	begun       exchangeFlags = 1 << iota // the Observer heard Begin
+	requestDone                           // the request was read to its end
+	headSent                              // of the response
+	responded                             // the response is complete or given up
+	keepBody                              // body holds all of the request body so far
+	pausedDown                            // the client's body waits for us
+	pausedUp                              // the upstream's body waits for us
+	replayed                              // a dead idle connection was replaced already
+	fresh                                 // the next attempt needs a new connection
+	attemptOpen                           // the attempt counts as active on its endpoint
+	retrying                              // the attempt counts against max_retries
+	tunnelling                            // after a 101
+	backingOff                            // wait is the back-off
+	upstreamEOF                           // of a tunnel
+	clientEOF
+)
+
+func (x *Exchange) is(f exchangeFlags) bool { return x.flags&f != 0 }
+
+// reset makes x as new, and keeps its memory.
+func (x *Exchange) reset() {
+	x.Request.Reset()
+	x.RequestTrailers.Reset()
+	x.Response.Reset()
+	x.ResponseTrailers.Reset()
+	x.arena.Reset()
+	x.Config, x.Conn, x.Peer, x.UpstreamTLS = nil, nil, nil, nil
+	x.Remote, x.UpstreamLocal = netip.AddrPort{}, netip.AddrPort{}
+	x.Host, x.Route, x.Target, x.Cluster, x.Endpoint = nil, nil, nil, nil, nil
+	x.OriginalPath = nil
+	x.Cause, x.Flags, x.Details, x.Failure, x.Attempts = observe.NoCause, 0, "", "", 0
+	x.Received, x.Sent = 0, 0
+	x.Began, x.RequestEnded, x.UpstreamBegan, x.ResponseBegan, x.Ended = 0, 0, 0, 0, 0
+	x.state, x.origin, x.down, x.up = nil, nil, nil, nil
+	x.stage, x.flags = 0, keepBody
+	x.retry, x.retries, x.perTry, x.total = nil, 0, 0, 0
+	x.redirect = nil
+	clear(x.tried)
+	x.tried = x.tried[:0]
+	x.idleFor = 0
+}
+
+// Worker is the worker the exchange runs on.
+func (x *Exchange) Worker() *Worker { return x.w }
+
+// Arena is memory that lasts as long as the exchange.
+func (x *Exchange) Arena() *message.Arena { return &x.arena }
+
+// Start is when the request head was complete.
+func (x *Exchange) Start() time.Time {
+	return x.w.loop.Wall().Add(time.Duration(x.Began - x.w.loop.Now()))
+}
+
+// DownstreamMemory is the memory of the client's connection, UpstreamMemory that of the attempt's; nil: there is none.
+func (x *Exchange) DownstreamMemory() *Memory { return x.down.remembers() }
+
+// UpstreamMemory is described at DownstreamMemory.
+func (x *Exchange) UpstreamMemory() *Memory {
+	if x.up == nil {
+		return nil
+	}
+	return x.up.remembers()
+}
+
+// Flag adds response flags.
+func (x *Exchange) Flag(f observe.Flags) { x.Flags |= f }
+
+// Duration is the time from the request head to the end, so far or in all.
+func (x *Exchange) Duration() time.Duration {
+	end := x.Ended
+	if end == 0 {
+		end = x.w.loop.Now()
+	}
+	return time.Duration(end - x.Began)
+}
+
+// begin starts the stages: the request head is complete.
+func (x *Exchange) begin() {
+	now := x.w.loop.Now()
+	x.Began, x.touched = now, now
+	x.flags |= begun
+	if o := x.w.o.Observer; o != nil {
+		o.Begin(x)
+	}
+	if d := x.Config.StreamIdle; d > 0 {
+		x.idleFor = int64(d)
+		x.w.loop.Arm(&x.idle, now+x.idleFor)
+	}
+	if d := x.Config.StreamMax; d > 0 {
+		x.w.loop.Arm(&x.maximum, now+int64(d))
+	}
+	x.run()
+}
+
+// run goes on with the next stage.
+func (x *Exchange) run() {
+	for stages := x.Config.Stages; x.stage < len(stages); {
+		s := &stages[x.stage]
+		x.stage++
+		if s.Request != nil && s.Request(x) != Continue {
+			return
+		}
+	}
+	// The router is the last stage and never answers Continue.
+	x.Reply(observe.InternalError)
+}
+
+// HoldFor lets the exchange go on with the next stage after d. The stage answers Hold.
+func (x *Exchange) HoldFor(d time.Duration) Verdict {
+	x.w.loop.Arm(&x.wait, x.w.loop.Now()+int64(d))
+	return Hold
+}
+
+// Ticket lets a held exchange go on, from any goroutine. If the exchange has
+// ended meanwhile, it does nothing.
+type Ticket struct {
+	x   *Exchange
+	gen uint32
+}
+
+// Ticket makes the ticket of a stage that is about to answer Hold.
+func (x *Exchange) Ticket() Ticket { return Ticket{x, x.gen} }
+
+// Resume calls then on the exchange's worker. With Continue the next stage
+// follows; Hold waits for another Resume.
+func (t Ticket) Resume(then func(x *Exchange) Verdict) {
+	t.x.w.loop.Post(func() {
+		if t.x.gen == t.gen && !t.x.is(responded) && then(t.x) == Continue {
+			t.x.run()
+		}
+	})
+}
+
+func (x *Exchange) onWait() {
+	if x.is(backingOff) {
+		x.flags &^= backingOff
+		x.attempt()
+		return
+	}
+	x.run()
+}
+
+// Reply answers the request locally for a cause. A stage returns its result.
+func (x *Exchange) Reply(c observe.Cause) Verdict {
+	return x.ReplyWith(c, c.Status(), x.arena.CopyString(c.Body()))
+}
+
+// ReplyWith is Reply with another status and body than the cause's own, for causes that leave them open. body must stay
+// unchanged as long as the exchange. A gRPC client gets the status as one of gRPC's.
+func (x *Exchange) ReplyWith(c observe.Cause, status int, body []byte) Verdict {
+	if isGRPC(&x.Request) && status != 200 {
+		return x.ReplyGRPC(c, grpcStatus(status), body)
+	}
+	if !x.replies(c) {
+		return Replied
+	}
+	p := &x.Response
+	p.Status = status
+	if len(body) > 0 {
+		p.Headers.Add(message.ContentType, textPlain)
+	}
+	p.ContentLength = int64(len(body))
+	p.NoBody = len(body) == 0 || x.Request.Method == message.HEAD
+	if status < 200 || status == 204 || status == 304 {
+		p.ContentLength, p.NoBody = message.Unknown, true
+	}
+	x.startResponse()
+	if !p.NoBody {
+		x.write(body)
+	}
+	x.endResponse()
+	return Replied
+}
+
+// ReplyGRPC replies with a gRPC status (and HTTP status 200, as gRPC has it).
+func (x *Exchange) ReplyGRPC(c observe.Cause, status int, text []byte) Verdict {
+	if !x.replies(c) {
+		return Replied
+	}
+	x.grpcHead(status, text)
+	x.startResponse()
+	x.endResponse()
+	return Replied
+}
+
+// replies ends what is under way for a local reply, and reports whether one can still be made.
+func (x *Exchange) replies(c observe.Cause) bool {
+	x.endAttempt()
+	x.Cause = c
+	x.Flags |= c.Flag()
+	if x.Details == "" {
+		x.Details = c.Details()
+	}
+	switch {
+	case x.is(responded):
+		return false
+	case x.is(headSent):
+		x.giveUp()
+		return false
+	}
+	x.Response.Reset()
+	x.ResponseTrailers.Reset()
+	return true
+}
+
+var textPlain = []byte("text/plain")
+
+// startResponse lets the response head pass the stages and sends it.
+func (x *Exchange) startResponse() {
+	x.ResponseBegan = x.w.loop.Now()
+	for i := x.stage - 1; i >= 0; i-- {
+		if s := &x.Config.Stages[i]; s.Response != nil {
+			s.Response(x)
+		}
+	}
+	sign(x)
+	x.flags |= headSent
+	x.dropBody()
+	x.down.writeHead(x)
+}
+
+// endResponse ends a response that is complete.
+func (x *Exchange) endResponse() {
+	x.down.writeEnd(x)
+	x.complete()
+}
+
+// giveUp ends a response that cannot be completed.
+func (x *Exchange) giveUp() {
+	x.down.abort(x)
+	x.complete()
+}
+
+// clientGone ends an exchange whose client went away.
+func (x *Exchange) clientGone(c observe.Cause) {
+	if x.is(responded) {
+		return
+	}
+	x.endAttempt()
+	x.Cause, x.Details = c, c.Details()
+	x.Flags |= c.Flag()
+	if !x.is(headSent) {
+		x.Response.Reset()
+	}
+	x.complete()
+}
+
+// complete ends the exchange: nothing is written for it any more.
+func (x *Exchange) complete() {
+	x.flags |= responded
+	x.endAttempt()
+	x.timeout.Stop()
+	x.idle.Stop()
+	x.maximum.Stop()
+	x.dropBody()
+	x.Ended = x.w.loop.Now()
+	if x.Details == "" {
+		x.Details = x.Cause.Details()
+	}
+	if x.is(begun) {
+		if o := x.w.o.Observer; o != nil {
+			o.End(x)
+		}
+	}
+	x.down.done(x)
+}
+
+// touch notes activity, for the stream idle timeout.
+func (x *Exchange) touch() { x.touched = x.w.loop.Now() }
+
+func (x *Exchange) onIdle() {
+	if left := x.touched + x.idleFor - x.w.loop.Now(); left > 0 {
+		x.w.loop.Arm(&x.idle, x.w.loop.Now()+left)
+		return
+	}
+	if x.is(requestDone) {
+		x.Reply(observe.StreamIdleTimeoutUpstream)
+	} else {
+		x.Reply(observe.StreamIdleTimeout)
+	}
+}
+
+func (x *Exchange) onMaximum() { x.Reply(observe.MaxDurationReached) }

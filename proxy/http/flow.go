@@ -1,0 +1,212 @@
+package http
+
+import (
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/observe"
+)
+
+// replayLimit is how much of a request body is kept for another attempt, or
+// while there is no connection to send it on. Envoy's per_connection_buffer_limit
+// is 1 MiB; 64 KiB holds nearly every request that is worth repeating, and a
+// worker with 1,000 waiting exchanges in 64 MB.
+const replayLimit = 64 << 10
+
+// requestData takes bytes of the request body from the downstream.
+func (x *Exchange) requestData(b []byte) {
+	x.Received += uint64(len(b))
+	x.touch()
+	switch {
+	case x.is(responded):
+		return
+	case x.up != nil:
+		x.up.writeData(x, b)
+		if x.is(keepBody) {
+			x.keep(b)
+		}
+		if x.up != nil && x.up.full() && !x.is(pausedDown) {
+			x.flags |= pausedDown
+			x.down.pause(x)
+		}
+	default:
+		x.body = x.w.loop.Buffers().Append(x.body, b)
+		if len(x.body) > replayLimit && !x.is(pausedDown) {
+			x.flags |= pausedDown
+			x.down.pause(x)
+		}
+	}
+}
+
+// keep remembers bytes that were sent, as long as all of them fit.
+func (x *Exchange) keep(b []byte) {
+	if len(x.body)+len(b) > replayLimit {
+		x.dropBody()
+		return
+	}
+	x.body = x.w.loop.Buffers().Append(x.body, b)
+}
+
+// dropBody gives up repeating the request.
+func (x *Exchange) dropBody() {
+	x.flags &^= keepBody
+	if x.body != nil {
+		x.w.loop.Buffers().Put(x.body)
+		x.body = nil
+	}
+}
+
+// requestEnd tells that the request is complete; its trailers are in place.
+func (x *Exchange) requestEnd() {
+	x.flags |= requestDone
+	x.RequestEnded = x.w.loop.Now()
+	x.touch()
+	if x.is(responded) {
+		return
+	}
+	x.armTimeout()
+	if x.up != nil {
+		x.up.writeEnd(x)
+	}
+}
+
+// unpauseDown lets the request body flow again.
+func (x *Exchange) unpauseDown() {
+	if x.is(pausedDown) {
+		x.flags &^= pausedDown
+		x.down.resume(x)
+	}
+}
+
+// upstreamDrained: the upstream takes bytes again.
+func (x *Exchange) upstreamDrained() { x.unpauseDown() }
+
+// downstreamDrained: the client takes bytes again.
+func (x *Exchange) downstreamDrained() {
+	if x.is(pausedUp) {
+		x.flags &^= pausedUp
+		if x.up != nil {
+			x.up.resume(x)
+		}
+	}
+}
+
+// responseHead takes a response head from the upstream, in x.Response. It reports whether the attempt goes on.
+func (x *Exchange) responseHead() bool {
+	x.touch()
+	p := &x.Response
+	switch {
+	case p.Status == 101:
+		x.try.Stop()
+		x.finishHead()
+		x.flags |= tunnelling
+		x.timeout.Stop() // a tunnel is not a response that is late
+		x.up.tunnel(x)
+		x.down.tunnel(x)
+		return true
+	case p.Status < 200:
+		// 100 was asked for and answered by us; others are the client's business (RFC 9110 section 15.2).
+		if p.Status != 100 && x.Request.Protocol != message.HTTP10 {
+			x.down.writeInterim(x)
+		}
+		return true
+	}
+	x.try.Stop()
+	if x.retryResponse() {
+		return false
+	}
+	x.finishHead()
+	return true
+}
+
+// finishHead makes the upstream's head ours and sends it.
+func (x *Exchange) finishHead() {
+	x.Cause = observe.NoCause
+	if x.Details == "" {
+		x.Details = observe.NoCause.Details()
+	}
+	x.startResponse()
+}
+
+// responseData takes bytes of the response body from the upstream.
+func (x *Exchange) responseData(b []byte) {
+	x.touch()
+	x.write(b)
+	if x.down.full() && !x.is(pausedUp) && x.up != nil {
+		x.flags |= pausedUp
+		x.up.pause(x)
+	}
+}
+
+func (x *Exchange) write(b []byte) {
+	x.Sent += uint64(len(b))
+	x.down.writeData(x, b)
+}
+
+// responseEnd: the upstream's response is complete, and its connection is not x's any more.
+func (x *Exchange) responseEnd() {
+	x.up = nil
+	x.endResponse()
+}
+
+// upstreamFailed ends an attempt that failed; its connection is not x's any more. transport says what TLS or the kernel
+// said. untouched means that no byte of the request left the proxy, silent that none of a response came.
+func (x *Exchange) upstreamFailed(c observe.Cause, transport string, untouched, silent, reused bool) {
+	x.up = nil
+	x.Failure = transport
+	if x.is(headSent) {
+		x.endAttempt()
+		x.Cause = c
+		x.Flags |= c.Flag()
+		x.Details = afterStart(c)
+		x.giveUp()
+		return
+	}
+	// The peer closed an idle connection just when we used it. Nothing of the request was processed if nothing left
+	// here; else the peer may have begun, and only what is harmless twice is sent again (RFC 9112 section 9.3.1).
+	if c == observe.UpstreamTerminated && reused && silent && x.is(keepBody) && !x.is(replayed) &&
+		(untouched || x.Request.Method.Idempotent()) {
+		x.endAttempt()
+		x.flags |= replayed | fresh
+		x.attempt()
+		return
+	}
+	if x.retryFailure(c, untouched) {
+		return
+	}
+	x.endAttempt()
+	x.fail(c)
+}
+
+// fail answers for an upstream that failed.
+func (x *Exchange) fail(c observe.Cause) {
+	if x.Failure == "" {
+		x.Reply(c)
+		return
+	}
+	x.Details = withTransport(c.Details(), x.Failure)
+	x.ReplyWith(c, c.Status(), []byte(c.Body()+", transport failure reason: "+x.Failure))
+}
+
+// clientTunnelEnd: the client of a tunnel half-closed.
+func (x *Exchange) clientTunnelEnd() {
+	x.flags |= clientEOF
+	if x.is(upstreamEOF) {
+		x.endTunnel()
+		return
+	}
+	x.up.writeEnd(x)
+}
+
+// upstreamTunnelEnd: the upstream of a tunnel half-closed.
+func (x *Exchange) upstreamTunnelEnd() {
+	x.flags |= upstreamEOF
+	if x.is(clientEOF) {
+		x.endTunnel()
+		return
+	}
+	x.down.endTunnel(x)
+}
+
+func (x *Exchange) endTunnel() {
+	x.down.endTunnel(x)
+	x.complete()
+}

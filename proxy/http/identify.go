@@ -1,0 +1,237 @@
+package http
+
+import (
+	"bytes"
+	"encoding/hex"
+	"net/netip"
+	"strconv"
+
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/tls"
+)
+
+// Canonical refuses what is not served here and gives the path the one form that everything after it sees.
+func Canonical() Stage {
+	return Stage{Name: "canonical", Request: func(x *Exchange) Verdict {
+		q := &x.Request
+		if q.Method == message.CONNECT {
+			return x.Reply(observe.ConnectRefused)
+		}
+		if q.Upgrade != nil && !x.Config.allows(q.Upgrade) {
+			return x.Reply(observe.UpgradeRefused)
+		}
+		path, ok := message.CanonicalPath(q.Path, x.Config.Path, &x.arena)
+		if !ok {
+			return x.Reply(observe.PathNormalizationFailed)
+		}
+		q.Path = path
+		return Continue
+	}}
+}
+
+func (c *Config) allows(upgrade []byte) bool {
+	for _, u := range c.Upgrades {
+		if len(u) == len(upgrade) && bytes.EqualFold(upgrade, []byte(u)) {
+			return true
+		}
+	}
+	return false
+}
+
+// Identify settles what the request says about its client and itself: address, scheme, certificate, request ID.
+func Identify() Stage {
+	return Stage{Name: "identify", Request: identify}
+}
+
+var (
+	schemeHTTP  = []byte("http")
+	schemeHTTPS = []byte("https")
+)
+
+// strangers are the headers that steer this proxy and that a client outside the mesh must not set.
+var strangers = [...]message.ID{
+	message.XEnvoyDecoratorOperation, message.XEnvoyRetriableStatusCodes, message.XEnvoyRetriableHeaderNames,
+	message.XEnvoyRetryOn, message.XEnvoyRetryGRPCOn, message.XEnvoyMaxRetries, message.XEnvoyUpstreamAltStatName,
+	message.XEnvoyUpstreamRQTimeoutMS, message.XEnvoyUpstreamRQPerTryTimeoutMS, message.XEnvoyUpstreamRQTimeoutAltResponse,
+	message.XEnvoyExpectedRQTimeoutMS, message.XEnvoyInternal, message.XEnvoyOriginalPath, message.XEnvoyOriginalHost,
+	message.XEnvoyAttemptCount, message.XEnvoyIsTimeoutRetry, message.XEnvoyExternalAddress,
+	message.XEnvoyPeerMetadata, message.XEnvoyPeerMetadataID,
+}
+
+func identify(x *Exchange) Verdict {
+	h, c := &x.Request.Headers, x.Config
+	x.Remote = x.Conn.Remote
+	scheme := schemeHTTP
+	if x.Conn.TLS != nil {
+		scheme = schemeHTTPS
+	}
+	h.Remove(message.XEnvoyDecoratorOperation)
+	if c.Edge {
+		for _, id := range strangers {
+			h.Remove(id)
+		}
+		x.edgeAddress(h)
+		if c.TrustedHops == 0 {
+			h.Set(message.XForwardedProto, scheme)
+		}
+	} else if v := h.Get(message.XForwardedFor); v != nil {
+		if a, ok := addressFromRight(v, c.TrustedHops); ok {
+			x.Remote = a
+		}
+	}
+	if v := h.Get(message.XForwardedProto); v == nil {
+		h.Add(message.XForwardedProto, scheme)
+	} else if string(v) == "http" || string(v) == "https" {
+		scheme = v
+	}
+	x.Request.Scheme = scheme
+	x.clientCert(h)
+	if !c.NoRequestID && (h.Get(message.XRequestID) == nil || c.Edge && !c.KeepRequestID) {
+		h.Set(message.XRequestID, x.newRequestID())
+	}
+	return Continue
+}
+
+// edgeAddress appends the client's address to x-forwarded-for, and finds the trusted one.
+func (x *Exchange) edgeAddress(h *message.Headers) {
+	c := x.Config
+	old := h.Get(message.XForwardedFor)
+	if c.TrustedHops > 0 && old != nil {
+		if a, ok := addressFromRight(old, c.TrustedHops-1); ok {
+			x.Remote = a
+		}
+	}
+	if !x.Conn.Remote.IsValid() {
+		return
+	}
+	if !c.SkipXFF {
+		list, _ := h.Joined("x-forwarded-for", nil)
+		b := x.arena.Open(len(list) + 48)
+		if len(list) > 0 {
+			b = append(append(b, list...), ',')
+		}
+		b = x.Conn.Remote.Addr().Unmap().AppendTo(b)
+		h.Set(message.XForwardedFor, x.arena.Close(b))
+	}
+	b := x.Remote.Addr().Unmap().AppendTo(x.arena.Open(48))
+	h.Set(message.XEnvoyExternalAddress, x.arena.Close(b))
+}
+
+// addressFromRight parses the element of x-forwarded-for that has so many others to its right.
+func addressFromRight(list []byte, skip int) (netip.AddrPort, bool) {
+	for ; ; skip-- {
+		i := bytes.LastIndexByte(list, ',')
+		if skip == 0 {
+			s := bytes.TrimSpace(list[i+1:])
+			if len(s) > 64 { // longer than any address with a zone
+				return netip.AddrPort{}, false
+			}
+			if a, err := netip.ParseAddr(string(s)); err == nil {
+				return netip.AddrPortFrom(a, 0), true
+			}
+			a, err := netip.ParseAddrPort(string(s))
+			return a, err == nil
+		}
+		if i < 0 {
+			return netip.AddrPort{}, false
+		}
+		list = list[:i]
+	}
+}
+
+// clientCert applies forward_client_cert_details.
+func (x *Exchange) clientCert(h *message.Headers) {
+	mode := x.Config.ClientCert
+	if mode == CertAlwaysForwardOnly {
+		return
+	}
+	peer := x.Conn.TLS
+	if mode == CertSanitize || peer == nil || !peer.Presented {
+		h.Remove(message.XForwardedClientCert)
+		return
+	}
+	if mode == CertForwardOnly {
+		return
+	}
+	if x.origin.xfcc == nil {
+		x.origin.xfcc = certElement(peer, x.Config.CertParts)
+	}
+	own := x.origin.xfcc
+	if old, ok := h.Joined("x-forwarded-client-cert", nil); ok && mode == CertAppendForward && len(old) > 0 {
+		b := append(x.arena.Open(len(old)+1+len(own)), old...)
+		h.Set(message.XForwardedClientCert, x.arena.Close(append(append(b, ','), own...)))
+		return
+	}
+	h.Set(message.XForwardedClientCert, own)
+}
+
+// certElement makes the element of x-forwarded-client-cert that describes a client.
+func certElement(peer *tls.Peer, parts ClientCertPart) (b []byte) {
+	add := func(key, value string) {
+		if len(b) > 0 {
+			b = append(b, ';')
+		}
+		b = append(append(append(b, key...), '='), value...)
+	}
+	if peer.Local != "" {
+		add("By", peer.Local)
+	}
+	add("Hash", hex.EncodeToString(peer.Hash[:]))
+	if parts&CertSubject != 0 {
+		add("Subject", strconv.Quote(peer.Subject))
+	}
+	if parts&CertURI != 0 {
+		add("URI", peer.URI)
+	}
+	if parts&CertDNS != 0 {
+		for _, d := range peer.DNS {
+			add("DNS", d)
+		}
+	}
+	return b
+}
+
+const lowerHex = "0123456789abcdef"
+
+// newRequestID makes a UUID version 4 (RFC 9562). It identifies, it is not a secret.
+func (x *Exchange) newRequestID() []byte {
+	hi, lo := x.w.loop.Rand(), x.w.loop.Rand()
+	hi = hi&^0xf000 | 0x4000
+	lo = lo&^(3<<62) | 2<<62
+	b := x.arena.Open(36)
+	for i := range 16 {
+		if i == 8 || i == 12 {
+			b = append(b, '-')
+		}
+		b = append(b, lowerHex[hi>>60])
+		hi <<= 4
+	}
+	b = append(b, '-')
+	for i := range 16 {
+		if i == 4 {
+			b = append(b, '-')
+		}
+		b = append(b, lowerHex[lo>>60])
+		lo <<= 4
+	}
+	return x.arena.Close(b)
+}
+
+// sign gives every response its server, date and request ID.
+func sign(x *Exchange) {
+	h, c := &x.Response.Headers, x.Config
+	h.Remove(message.XEnvoyDecoratorOperation)
+	switch {
+	case c.ServerMode == ServerOverwrite, c.ServerMode == ServerIfAbsent && !h.Has(message.Server):
+		h.Set(message.Server, c.ServerName)
+	}
+	if !h.Has(message.Date) {
+		h.Add(message.Date, x.arena.Copy(x.w.httpDate()))
+	}
+	if c.AnswerRequestID {
+		if id := x.Request.Headers.Get(message.XRequestID); id != nil {
+			h.Set(message.XRequestID, id)
+		}
+	}
+}

@@ -1,0 +1,104 @@
+package http
+
+import (
+	"time"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/observe"
+)
+
+// Report is the Observer of a worker that counts exchanges in Istio's metrics and
+// writes the access log.
+type Report struct {
+	Self    *observe.Peer
+	Numbers *observe.Worker // this worker's
+	Log     *observe.Log    // nil: no access log
+
+	record    observe.Record
+	workloads map[cluster.Workload]*observe.Peer
+}
+
+// maxWorkloads bounds the peers made of endpoint metadata; it begins anew when it is full.
+const maxWorkloads = 4096
+
+// Begin has nothing to count: Istio's metrics are of finished requests.
+func (r *Report) Begin(*Exchange) {}
+
+// End counts the exchange and logs it.
+func (r *Report) End(x *Exchange) {
+	took := x.Duration()
+	flags := x.Flags.String()
+	l := observe.Labels{Protocol: "http", Status: uint16(x.Response.Status), GRPCStatus: -1, Flags: flags}
+	if isGRPC(&x.Request) {
+		l.Protocol = "grpc"
+		l.GRPCStatus = x.grpcStatusOf()
+	}
+	if c := x.Cluster; c != nil {
+		l.Service = observe.Service(c.Service)
+	} else if x.Target != nil {
+		l.Service = observe.Service{Host: x.Target.Name, Name: x.Target.Name}
+	}
+	if x.Config.Direction == Inbound {
+		l.Reporter, l.Source, l.Destination, l.Security = observe.Destination, x.Peer, r.Self, observe.SecurityNone
+		if t := x.Conn.TLS; t != nil && t.Presented {
+			l.Security, l.SourcePrincipal, l.DestPrincipal = observe.SecurityMutualTLS, t.URI, t.Local
+		}
+	} else {
+		l.Reporter, l.Source, l.Destination, l.Security = observe.Source, r.Self, x.Peer, observe.SecurityUnknown
+		if x.Peer == nil && x.Endpoint != nil {
+			l.Destination = r.workload(x.Endpoint)
+		}
+		if t := x.UpstreamTLS; t != nil {
+			l.SourcePrincipal, l.DestPrincipal = t.Local, t.URI
+		}
+	}
+	r.Numbers.Request(&l, took, int64(x.Received), int64(x.Sent))
+	if r.Log != nil && x.Config.Log {
+		r.write(x, took, flags)
+	}
+}
+
+// workload is the peer that an endpoint's metadata describes, for servers that did not introduce themselves.
+func (r *Report) workload(e *cluster.Endpoint) *observe.Peer {
+	if e.Workload == (cluster.Workload{}) {
+		return nil
+	}
+	if p := r.workloads[e.Workload]; p != nil {
+		return p
+	}
+	if r.workloads == nil || len(r.workloads) >= maxWorkloads {
+		r.workloads = map[cluster.Workload]*observe.Peer{}
+	}
+	w := e.Workload
+	p := &observe.Peer{Workload: w.Name, Namespace: w.Namespace, CanonicalService: w.Service, CanonicalRevision: w.Revision, Cluster: w.Cluster}
+	r.workloads[w] = p
+	return p
+}
+
+func (r *Report) write(x *Exchange, took time.Duration, flags string) {
+	rec := &r.record
+	*rec = observe.Record{
+		Start: x.Start(), Duration: took,
+		Request: &x.Request, OriginalPath: x.OriginalPath,
+		ServiceTime: x.Response.Headers.Get(message.XEnvoyUpstreamServiceTime),
+		Status:      x.Response.Status, Flags: flags, Details: x.Details, UpstreamFailure: x.Failure,
+		Received: int64(x.Received), Sent: int64(x.Sent),
+		UpstreamLocal:   x.UpstreamLocal,
+		DownstreamLocal: x.Conn.Local, DownstreamRemote: x.Remote,
+	}
+	if x.Endpoint != nil {
+		rec.UpstreamHost = x.Endpoint.Addr
+	}
+	if x.Target != nil {
+		rec.UpstreamCluster = x.Target.Name
+	}
+	if x.Route != nil {
+		rec.RouteName = x.Route.Name
+	}
+	if x.Conn.TLS != nil {
+		rec.ServerName = x.Conn.TLS.SNI
+	}
+	r.Log.Write(rec)
+	*rec = observe.Record{} // refers to nothing of the exchange any more
+}

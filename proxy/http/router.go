@@ -1,0 +1,156 @@
+package http
+
+import (
+	"strconv"
+
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/route"
+)
+
+// Match finds the route of the request, and its cluster. A request without one gets its reply from the router, so that
+// the filters between see every request.
+func Match() Stage {
+	return Stage{Name: "route", Request: func(x *Exchange) Verdict {
+		t := x.Config.Table
+		if t == nil {
+			t = x.state.Table(x.Config.TableName)
+		}
+		if t != nil {
+			x.Host, x.Route = t.Match(&x.Request, x.w.loop.Rand())
+		}
+		if x.Route != nil && x.Route.Forward != nil {
+			x.Target = x.Route.Forward.Choose(x.w.loop.Rand())
+			x.Cluster = x.state.Cluster(x.Target.Cluster)
+		}
+		return Continue
+	}}
+}
+
+// Router answers or forwards the request as its route says. It is the last stage.
+func Router() Stage {
+	return Stage{Name: "router", Request: forward, Response: finalize}
+}
+
+func forward(x *Exchange) Verdict {
+	e := x.Route
+	switch {
+	case e == nil:
+		return x.Reply(observe.RouteNotFound)
+	case e.Redirect != nil:
+		location := x.arena.Close(e.AppendLocation(x.arena.Open(256), &x.Request))
+		x.Response.Reset()
+		x.redirect = location
+		return x.ReplyWith(observe.DirectResponse, e.Redirect.Status, nil)
+	case e.Direct != nil:
+		return x.ReplyWith(observe.DirectResponse, e.Direct.Status, e.Direct.Body)
+	}
+	f := e.Forward
+	if x.Cluster == nil {
+		return x.Reply(observe.ClusterNotFound)
+	}
+	x.policy(f)
+	if x.Target.Headers != nil {
+		x.requestHeaders(x.Target.Headers)
+	}
+	for i := range e.Headers {
+		x.requestHeaders(&e.Headers[i])
+	}
+	if f.PrefixRewrite != "" || f.RegexRewrite != nil {
+		q := &x.Request
+		x.OriginalPath = q.Path
+		q.Path = x.arena.Close(e.AppendRewritten(x.arena.Open(len(q.Path)+len(f.PrefixRewrite)), q.Path))
+		q.Headers.Set(message.XEnvoyOriginalPath, x.OriginalPath)
+	}
+	if f.HostRewrite != "" {
+		x.Request.Authority = x.arena.CopyString(f.HostRewrite)
+	}
+	x.armTimeout()
+	if x.Request.Continue {
+		// We want the body, and ask for it ourselves: an upstream that refuses will say so by its status.
+		x.Request.Continue = false
+		x.down.askBody(x)
+	}
+	x.attempt()
+	return Hold
+}
+
+// finalize is the router's part of the way back: what route and attempt add to a response.
+func finalize(x *Exchange) {
+	h := &x.Response.Headers
+	switch x.Cause {
+	case observe.NoCause:
+		since := x.RequestEnded
+		if since == 0 {
+			since = x.Began // the response came before the request was complete
+		}
+		ms := strconv.AppendInt(x.arena.Open(12), millis(x.w.loop.Now()-since), 10)
+		h.Set(message.XEnvoyUpstreamServiceTime, x.arena.Close(ms))
+	case observe.DirectResponse:
+		if x.redirect != nil {
+			h.Set(message.Location, x.redirect)
+		}
+	case observe.UpstreamOverflow:
+		h.Set(message.XEnvoyOverloaded, valueTrue)
+	}
+	if x.Target != nil && x.Target.Headers != nil {
+		x.responseHeaders(x.Target.Headers)
+	}
+	if x.Route != nil {
+		for i := range x.Route.Headers {
+			x.responseHeaders(&x.Route.Headers[i])
+		}
+	}
+}
+
+var valueTrue = []byte("true")
+
+// requestHeaders applies one level of header operations: removals first, as Envoy does.
+func (x *Exchange) requestHeaders(ops *route.Headers) {
+	h := &x.Request.Headers
+	for _, name := range ops.RequestRemove {
+		h.RemoveName(name)
+	}
+	for i := range ops.RequestAdd {
+		v := &ops.RequestAdd[i]
+		h.AddName(x.arena.CopyString(v.Name), x.format(&v.Value))
+	}
+	for i := range ops.RequestAddIfAbsent {
+		if v := &ops.RequestAddIfAbsent[i]; h.GetName(v.Name) == nil {
+			h.AddName(x.arena.CopyString(v.Name), x.format(&v.Value))
+		}
+	}
+	for i := range ops.RequestSet {
+		v := &ops.RequestSet[i]
+		switch value := x.format(&v.Value); v.Name {
+		case ":authority", "host":
+			x.Request.Authority = value
+		case ":path":
+			x.Request.Path = value
+		case ":method":
+			x.Request.SetMethod(value)
+		default:
+			h.SetName(x.arena.CopyString(v.Name), value)
+		}
+	}
+}
+
+func (x *Exchange) responseHeaders(ops *route.Headers) {
+	h := &x.Response.Headers
+	for _, name := range ops.ResponseRemove {
+		h.RemoveName(name)
+	}
+	for i := range ops.ResponseAdd {
+		v := &ops.ResponseAdd[i]
+		h.AddName(x.arena.CopyString(v.Name), x.format(&v.Value))
+	}
+	for i := range ops.ResponseAddIfAbsent {
+		if v := &ops.ResponseAddIfAbsent[i]; h.GetName(v.Name) == nil {
+			h.AddName(x.arena.CopyString(v.Name), x.format(&v.Value))
+		}
+	}
+	for i := range ops.ResponseSet {
+		v := &ops.ResponseSet[i]
+		h.SetName(x.arena.CopyString(v.Name), x.format(&v.Value))
+	}
+}

@@ -1,0 +1,341 @@
+package http
+
+import (
+	"time"
+
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/http/h1"
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/observe"
+)
+
+// discardLimit is how much of a request body is read and thrown away after an early response, to keep the connection.
+const discardLimit = 64 << 10
+
+// server is a client's HTTP/1.1 connection. Between requests it holds nothing but itself.
+type server struct {
+	w   *Worker
+	c   *conn.Conn
+	cfg *Config
+	origin
+	x    *Exchange // being read or answered
+	enc  h1.Encoder
+	keep bool // another request may follow the one being answered
+	busy bool // Data is under way
+
+	served    uint32
+	timer     loop.Timer
+	idleSince int64
+	deadline  int64 // of the request head, or of the whole request; 0: none
+
+	next, prev *server
+}
+
+// origin is what requests of one client connection have in common and is worth keeping from one to the next.
+type origin struct {
+	xfcc   []byte // the client's element of x-forwarded-client-cert
+	memory Memory
+}
+
+// Memory is what the peer metadata filter remembers of a connection, client's or upstream's.
+type Memory struct {
+	Hash uint64 // of the last metadata
+	Peer *observe.Peer
+}
+
+// Serve makes an HTTP/1.1 server of an accepted connection: it becomes the connection's handler. If the connection is
+// open already, input kept by the handler before is shown to it.
+func (w *Worker) Serve(c *conn.Conn, cfg *Config) {
+	s := &server{w: w, c: c, cfg: cfg, next: w.servers}
+	if w.servers != nil {
+		w.servers.prev = s
+	}
+	w.servers = s
+	s.timer.Fire = s.expired
+	s.idleSince = w.loop.Now()
+	w.loop.Arm(&s.timer, s.idleSince+int64(s.idleTimeout()))
+	c.SetHandler(s)
+	c.Kick()
+}
+
+func (s *server) idleTimeout() time.Duration {
+	if s.cfg.IdleTimeout > 0 {
+		return s.cfg.IdleTimeout
+	}
+	return defaultConnIdle
+}
+
+func (s *server) Open(*conn.Conn) {}
+
+// Data reads requests, one after the other: the next one when the one before is answered.
+func (s *server) Data(c *conn.Conn, b []byte) (used int) {
+	s.busy = true
+	for !c.Ended() && !c.Paused() {
+		x := s.x
+		if x == nil {
+			if used == len(b) {
+				break
+			}
+			x = s.accept()
+		} else if x.is(requestDone) && !x.is(tunnelling) {
+			break
+		}
+		n, data, ev := x.dec.Step(b[used:])
+		used += n
+		if ev == h1.More {
+			s.await(x)
+			break
+		}
+		switch ev {
+		case h1.Head:
+			s.deadline = 0
+			s.head(x)
+		case h1.Data:
+			x.requestData(data)
+		case h1.End:
+			s.deadline = 0
+			x.requestEnd()
+			if x.is(responded) && s.x == x {
+				s.done(x)
+			}
+		case h1.Failed:
+			s.refuse(x)
+		}
+	}
+	s.busy = false
+	return used
+}
+
+func (s *server) accept() *Exchange {
+	x := s.w.newExchange()
+	x.Config, x.Conn = s.cfg, s.c.Info()
+	x.state, x.down, x.origin = s.w.state, s, &s.origin
+	x.dec.StartRequest(&x.Request, &x.RequestTrailers, &x.arena, s.cfg.Limits)
+	s.x = x
+	return x
+}
+
+func (s *server) head(x *Exchange) {
+	if x.Request.NoBody {
+		x.dec.Step(nil) // End
+		x.flags |= requestDone
+		x.RequestEnded = s.w.loop.Now()
+	} else if t := s.cfg.RequestTimeout; t > 0 {
+		s.limit(t)
+	}
+	x.begin()
+}
+
+// await bounds the wait for the rest of a request head.
+func (s *server) await(x *Exchange) {
+	if x.is(begun) || s.deadline != 0 {
+		return
+	}
+	t := s.cfg.HeaderTimeout
+	if t == 0 {
+		t = DefaultHeaderTimeout
+	}
+	if t > 0 {
+		s.limit(t)
+	}
+}
+
+func (s *server) limit(t time.Duration) {
+	s.deadline = s.w.loop.Now() + int64(t)
+	s.w.loop.Arm(&s.timer, s.deadline)
+}
+
+// expired serves three purposes, whichever is due: idle connection, slow head, slow request. Arming it anew for every
+// request would cost more than looking again now and then.
+func (s *server) expired() {
+	now := s.w.loop.Now()
+	switch x := s.x; {
+	case x == nil:
+		if due := s.idleSince + int64(s.idleTimeout()); now < due {
+			s.w.loop.Arm(&s.timer, due)
+			return
+		}
+		s.c.Close()
+		return
+	case s.deadline != 0 && now >= s.deadline && !x.is(begun):
+		s.answer(x, observe.RequestHeaderTimeout, "", observe.RequestHeaderTimeout.Status())
+		return
+	case s.deadline != 0 && now >= s.deadline && !x.is(responded):
+		x.Reply(observe.RequestTimeout)
+		return
+	case s.deadline != 0 && now >= s.deadline: // discarding
+		s.c.Close()
+		return
+	}
+	s.w.loop.Arm(&s.timer, now+int64(s.idleTimeout()))
+}
+
+// refuse answers what is not a valid request.
+func (s *server) refuse(x *Exchange) {
+	r := x.dec.Reason()
+	if x.is(begun) { // the body is broken
+		s.keep = false
+		switch {
+		case x.is(responded):
+			s.c.Close()
+		default:
+			x.Details = "http1." + r.String()
+			x.ReplyWith(observe.DownstreamProtocolError, r.Status(), x.arena.CopyString(observe.DownstreamProtocolError.Body()))
+		}
+		return
+	}
+	if r == h1.MissingHost {
+		s.answer(x, observe.MissingHost, "", r.Status())
+		return
+	}
+	s.answer(x, observe.DownstreamProtocolError, "http1."+r.String(), r.Status())
+}
+
+// answer replies to a request whose head could not be read.
+func (s *server) answer(x *Exchange, c observe.Cause, details string, status int) {
+	x.Began = s.w.loop.Now()
+	x.flags |= begun
+	x.Remote = x.Conn.Remote
+	x.Details = details
+	if o := s.w.o.Observer; o != nil {
+		o.Begin(x)
+	}
+	x.ReplyWith(c, status, x.arena.CopyString(c.Body()))
+}
+
+// EOF: a client that closes its side is taken to be gone, as Envoy does: work for it ends.
+func (s *server) EOF(c *conn.Conn) {
+	x := s.x
+	switch {
+	case x == nil:
+		c.Close()
+	case x.is(tunnelling):
+		x.clientTunnelEnd()
+	default:
+		s.gone(observe.DownstreamDisconnected)
+		c.Close()
+	}
+}
+
+// gone ends the exchange of a client that went away.
+func (s *server) gone(c observe.Cause) {
+	x := s.x
+	if x == nil {
+		return
+	}
+	s.x = nil
+	if x.is(begun) && !x.is(responded) {
+		x.clientGone(c) // done finds that the exchange is not ours any more
+	}
+	s.w.recycle(x)
+}
+
+func (s *server) Drained(*conn.Conn) {
+	if s.x != nil {
+		s.x.downstreamDrained()
+	}
+}
+
+func (s *server) Closed(_ *conn.Conn, why conn.Why) {
+	c := observe.DownstreamDisconnected
+	if why.Kind == conn.Panicked {
+		c = observe.InternalError
+	}
+	s.gone(c)
+	s.timer.Stop()
+	if s.prev != nil {
+		s.prev.next = s.next
+	} else if s.w.servers == s {
+		s.w.servers = s.next
+	}
+	if s.next != nil {
+		s.next.prev = s.prev
+	}
+	s.next, s.prev = nil, nil
+}
+
+// The downstream of an exchange.
+
+func (s *server) writeInterim(x *Exchange) {
+	out := s.w.room(s.c.Out(), h1.ResponseRoom(&x.Response))
+	s.c.SetOut(s.enc.Response(out, &x.Response, &x.Request, true))
+}
+
+func (s *server) askBody(*Exchange) {
+	s.c.Write(continueHead)
+}
+
+var continueHead = []byte("HTTP/1.1 100 Continue\r\n\r\n")
+
+func (s *server) writeHead(x *Exchange) {
+	s.keep = x.dec.KeepAlive() && !s.w.drain && x.Response.Status != 101 &&
+		(s.cfg.MaxRequests == 0 || s.served+1 < s.cfg.MaxRequests) &&
+		// A local reply while the client still sends: can the rest be read and thrown away?
+		(x.is(requestDone) || x.up != nil || s.discardable(x))
+	out := s.w.room(s.c.Out(), h1.ResponseRoom(&x.Response))
+	s.c.SetOut(s.enc.Response(out, &x.Response, &x.Request, s.keep))
+}
+
+// discardable reports whether the rest of the request is known to be small and on its way.
+func (s *server) discardable(x *Exchange) bool {
+	q := &x.Request
+	return q.ContentLength != message.Unknown && q.ContentLength-int64(x.Received) <= discardLimit && !q.Continue
+}
+
+func (s *server) writeData(_ *Exchange, b []byte) { s.w.writeBody(s.c, &s.enc, b) }
+
+func (s *server) writeEnd(x *Exchange) {
+	if !s.w.writeEnd(s.c, &s.enc, &x.ResponseTrailers) {
+		s.keep = false
+	}
+}
+
+func (s *server) abort(*Exchange) {
+	s.keep = false
+	if s.enc.UntilClose() {
+		s.c.Reset() // an orderly end would look like the end of the response
+	} else {
+		s.c.Close()
+	}
+}
+
+func (s *server) remembers() *Memory { return &s.memory }
+
+func (s *server) tunnel(x *Exchange) {
+	x.dec.Tunnel()
+	s.c.Kick()
+}
+
+func (s *server) endTunnel(*Exchange) { s.c.CloseWrite() }
+
+func (s *server) pause(*Exchange)  { s.c.Pause() }
+func (s *server) resume(*Exchange) { s.c.Resume() }
+func (s *server) full() bool       { return s.c.Buffered() > conn.HighWater }
+
+// done is called when the exchange is over, and again when the rest of its request was read.
+func (s *server) done(x *Exchange) {
+	if s.x != x {
+		return // the client is gone
+	}
+	if !s.c.Ended() && s.keep && !x.is(requestDone) {
+		if s.discardable(x) {
+			x.unpauseDown()
+			s.limit(DefaultHeaderTimeout)
+			return
+		}
+		s.keep = false
+	}
+	s.x = nil
+	s.w.recycle(x)
+	if !s.keep {
+		s.c.Close()
+		return
+	}
+	s.served++
+	s.deadline = 0
+	s.idleSince = s.w.loop.Now()
+	if !s.busy && s.c.Kept() > 0 {
+		s.c.Kick()
+	}
+}

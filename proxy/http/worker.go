@@ -1,0 +1,156 @@
+package http
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/cluster/lb"
+	"github.com/weirmesh/weir/proxy/cluster/pool"
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/loop"
+)
+
+// Observer hears of every exchange. Nothing of it may be kept.
+type Observer interface {
+	// Begin comes when the request head was read and its stages have not begun.
+	Begin(x *Exchange)
+	// End comes once for every Begin, when the response is complete or given up.
+	End(x *Exchange)
+}
+
+// Options are a Worker's collaborators.
+type Options struct {
+	Loop     *loop.Loop
+	Group    *pool.Group // shared by all workers
+	Observer Observer    // nil: none
+	// Socket is where the sockets of connections to a cluster come from; nil, or a nil source: the loop's own kernel.
+	Socket func(c *cluster.Cluster) conn.SocketSource
+	// Hostname is for %HOSTNAME%.
+	Hostname string
+}
+
+// Worker is the HTTP side of one loop.
+type Worker struct {
+	o       Options
+	loop    *loop.Loop
+	pool    *pool.Pool
+	state   State
+	pickers []lb.Picker // by cluster.ID
+	free    []*Exchange
+	servers *server // open client connections
+	active  int     // exchanges
+	drain   bool
+
+	date   []byte // the Date header of the second dateOf
+	dateOf int64
+}
+
+// keepExchanges bounds the recycled exchanges: with their usual arenas and field lists 128 are about 1 MB.
+const keepExchanges = 128
+
+// NewWorker makes the HTTP side of a loop, on which all further calls must happen.
+func NewWorker(o Options) *Worker {
+	w := &Worker{o: o, loop: o.Loop}
+	w.pool = pool.New(pool.Options{Loop: o.Loop, Group: o.Group, Target: w.target, New: w.newClient})
+	return w
+}
+
+// target says how to reach an endpoint with HTTP.
+func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint) conn.Target {
+	t := conn.Target{Addr: loop.Addr{AddrPort: e.Addr, Path: e.Path}, Timeout: c.ConnectTimeout,
+		Keepalive: conn.Keepalive{On: c.Keepalive.On, Idle: c.Keepalive.Time, Interval: c.Keepalive.Interval, Count: int(c.Keepalive.Probes)}}
+	if tr := e.Transport.Load(); tr != nil {
+		t.TLS = tr.HTTP
+	}
+	if c.Bind.IsValid() {
+		t.Bind = netip.AddrPortFrom(c.Bind, 0)
+	}
+	if w.o.Socket != nil {
+		t.Socket = w.o.Socket(c)
+	}
+	return t
+}
+
+// SetState makes s the state that new exchanges begin with.
+func (w *Worker) SetState(s State) { w.state = s }
+
+// Pool gives access to the upstream connections.
+func (w *Worker) Pool() *pool.Pool { return w.pool }
+
+// Loop is the worker's loop.
+func (w *Worker) Loop() *loop.Loop { return w.loop }
+
+// Active is the number of exchanges under way.
+func (w *Worker) Active() int { return w.active }
+
+// Drain asks clients to go: responses say connection: close from now on, and idle upstream connections are closed.
+func (w *Worker) Drain() {
+	w.drain = true
+	w.pool.Drain()
+}
+
+// CloseIdle closes the client connections that wait for a request.
+func (w *Worker) CloseIdle() {
+	for s := w.servers; s != nil; s = s.next {
+		if s.x == nil {
+			s.c.Close()
+		}
+	}
+}
+
+func (w *Worker) picker(id cluster.ID) *lb.Picker {
+	for int(id) >= len(w.pickers) {
+		w.pickers = append(w.pickers, lb.Picker{})
+	}
+	return &w.pickers[id]
+}
+
+func (w *Worker) newExchange() *Exchange {
+	w.active++
+	if n := len(w.free); n > 0 {
+		x := w.free[n-1]
+		w.free = w.free[:n-1]
+		return x
+	}
+	x := &Exchange{w: w}
+	x.waiter.Client = x
+	x.timeout.Fire = x.onTimeout
+	x.try.Fire = x.onTry
+	x.wait.Fire = x.onWait
+	x.idle.Fire = x.onIdle
+	x.maximum.Fire = x.onMaximum
+	x.reset()
+	return x
+}
+
+func (w *Worker) recycle(x *Exchange) {
+	w.active--
+	x.gen++
+	x.reset()
+	if len(w.free) < keepExchanges {
+		w.free = append(w.free, x)
+	}
+}
+
+// httpDate returns the Date of this second, valid for this turn (copy it into an arena).
+func (w *Worker) httpDate() []byte {
+	now := w.loop.Wall()
+	if sec := now.Unix(); sec != w.dateOf || w.date == nil {
+		w.dateOf = sec
+		w.date = now.UTC().AppendFormat(w.date[:0], "Mon, 02 Jan 2006 15:04:05 GMT")
+	}
+	return w.date
+}
+
+// room makes sure that n more bytes fit into an output buffer of a connection, without garbage.
+func (w *Worker) room(out []byte, n int) []byte {
+	if cap(out)-len(out) >= n {
+		return out
+	}
+	grown := append(w.loop.Buffers().Get(len(out)+n), out...)
+	w.loop.Buffers().Put(out)
+	return grown
+}
+
+func millis(ns int64) int64 { return ns / int64(time.Millisecond) }

@@ -1,0 +1,31 @@
+// Package inbound lists the stages of requests that reach a workload. It holds
+// nothing; proxy/state calls it for every HTTP connection manager of an inbound
+// listener.
+package inbound
+
+import (
+	"github.com/weirmesh/weir/proxy/filter/fault"
+	"github.com/weirmesh/weir/proxy/filter/peermetadata"
+	"github.com/weirmesh/weir/proxy/http"
+	"github.com/weirmesh/weir/proxy/route"
+)
+
+// Options are the filters that are configured.
+type Options struct {
+	Metadata *peermetadata.Node // nil: no metadata exchange
+	Fault    *route.Fault       // nil: none
+}
+
+// Stages are the steps of a request, in order; its response takes them backwards. The access log and the metrics come
+// after all of them (http.Observer).
+func Stages(o Options) []http.Stage {
+	var s []http.Stage
+	s = append(s, http.Canonical()) // one form of the path; CONNECT and unknown upgrades end here
+	s = append(s, http.Identify())  // who calls (XFCC, x-forwarded-for), request ID
+	if o.Metadata != nil {
+		s = append(s, o.Metadata.Server()) // learn who calls, answer in kind
+	}
+	s = append(s, http.Match())             // route and cluster
+	s = append(s, fault.Stages(o.Fault)...) // delay, abort
+	return append(s, http.Router())         // headers, timeouts, retries, the application's address, connection
+}
