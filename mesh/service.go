@@ -52,6 +52,9 @@ type Service struct {
 	Namespace string
 	// Addresses are the virtual addresses clients dial; empty for headless services.
 	Addresses []netip.Addr
+	// Prefixes are blocks of addresses that belong to the service, too (ServiceEntry
+	// with CIDR addresses).
+	Prefixes []netip.Prefix
 	// Index is a small number, unique among services and stable over restarts, from
 	// which per-caller virtual addresses are made (local mode, env capture).
 	Index           uint32
@@ -129,6 +132,7 @@ type Workload struct {
 	Owner          string // the Deployment: "reviews-v1"; labels source_workload, destination_workload
 	OwnerKind      string // "Deployment"
 	Addresses      []netip.Addr
+	Host           string // DNS name of a workload without Addresses (WorkloadEntry)
 	Labels         Labels
 	Annotations    map[string]string
 	ServiceAccount string
@@ -136,6 +140,7 @@ type Workload struct {
 	Proxied        bool              // has a sidecar: speaks mesh mTLS
 	Health         Health
 	Locality       Locality
+	Weight         uint32 // share of load among its like; 0 means 1
 	// AdminAddr is where its proxy's admin interface is reached ("unix:///…"), "" if none.
 	AdminAddr string
 }

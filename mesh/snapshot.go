@@ -31,10 +31,12 @@ func (k Key) Split() (namespace, name string) {
 
 // Ref says where something came from: enough to tell a person which object and line.
 type Ref struct {
-	Kind, Namespace, Name string // "VirtualService", "default", "reviews"
-	File                  string // as the user named it; empty if not from a file
-	Line                  int    // 1-based line where the object begins
-	Created               int64  // creation order: "the oldest wins" needs it (Unix seconds, then Key)
+	Kind      string `json:"kind,omitempty"` // "VirtualService"
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	File      string `json:"file,omitempty"` // as the user named it; empty if not from a file
+	Line      int    `json:"line,omitempty"` // 1-based line where the object begins
+	Created   int64  `json:"-"`              // creation order: "the oldest wins" needs it (Unix seconds, then Key)
 }
 
 // Snapshot is the whole plan at one moment.
