@@ -1,0 +1,119 @@
+package config
+
+import "slices"
+
+// Code names a sort of finding. IST codes are Istio's, used where the meaning is the
+// same, so that scripts and habits carry over; WEIR codes are ours.
+type Code string
+
+// The codes. What each means is in the table below.
+const (
+	Deprecated              Code = "IST0002"
+	ReferenceNotFound       Code = "IST0101"
+	SchemaError             Code = "IST0106"
+	ConflictingMeshHosts    Code = "IST0109"
+	PortSelectorRequired    Code = "IST0112"
+	DeploymentManyServices  Code = "IST0116"
+	PortNameConvention      Code = "IST0118"
+	NoMatchingWorkloads     Code = "IST0127"
+	NoServerVerification    Code = "IST0128"
+	NoServerVerificationPt  Code = "IST0129"
+	UnreachableRule         Code = "IST0130"
+	IneffectiveMatch        Code = "IST0131"
+	HostNotInGateway        Code = "IST0132"
+	SchemaWarning           Code = "IST0133"
+	AddressesRequired       Code = "IST0134"
+	DeploymentPortConflict  Code = "IST0137"
+	ConflictingGateways     Code = "IST0145"
+	InvalidCredential       Code = "IST0161"
+	GatewayPortNotOnService Code = "IST0162"
+	SubsetSelectsNothing    Code = "IST0173"
+	UnknownRuleHost         Code = "IST0174"
+
+	Unreadable             Code = "WEIR0001"
+	SyntaxError            Code = "WEIR0002"
+	LimitExceeded          Code = "WEIR0003"
+	NotAnObject            Code = "WEIR0004"
+	Duplicate              Code = "WEIR0005"
+	BadMetadata            Code = "WEIR0006"
+	UnknownKind            Code = "WEIR0007"
+	KindNotEnforced        Code = "WEIR0008"
+	KindNotUsed            Code = "WEIR0009"
+	FieldNotEnforced       Code = "WEIR0010"
+	FieldNotEnforcedUnsafe Code = "WEIR0011"
+	LastGoodServed         Code = "WEIR0012"
+
+	ServiceWithoutEndpoints Code = "WEIR0101"
+	DefaultServiceAccount   Code = "WEIR0102"
+	ContradictingTLS        Code = "WEIR0103"
+	AddressTaken            Code = "WEIR0104"
+	HostDefinedTwice        Code = "WEIR0105"
+	RuleIgnored             Code = "WEIR0106"
+	AddressesExhausted      Code = "WEIR0107"
+)
+
+// CodeInfo explains a code.
+type CodeInfo struct {
+	Code        Code
+	Severity    Severity
+	Title       string // Istio's name of the message for its codes
+	Explanation string // for the documentation and `weir analyze --explain`
+}
+
+// Codes lists every code, in order.
+func Codes() []CodeInfo { return slices.Clone(codes) }
+
+// Explain finds the entry of a code.
+func Explain(c Code) (CodeInfo, bool) {
+	for i := range codes {
+		if codes[i].Code == c {
+			return codes[i], true
+		}
+	}
+	return CodeInfo{}, false
+}
+
+var codes = []CodeInfo{
+	{Deprecated, Warning, "Deprecated", "The field still works but will be removed from Istio's API; the hint names its successor."},
+	{ReferenceNotFound, Error, "ReferencedResourceNotFound", "The object names a host, subset, gateway, selector, Secret, ConfigMap or ServiceAccount that does not exist. Requests that depend on it fail."},
+	{SchemaError, Error, "SchemaValidationError", "A field is unknown, has the wrong type, or its value is not allowed. The object is quarantined: its last good version stays in force."},
+	{ConflictingMeshHosts, Error, "ConflictingMeshGatewayVirtualServiceHosts", "Several VirtualServices define the same host for sidecars. Only the oldest one is used; the others are ignored for that host."},
+	{PortSelectorRequired, Error, "VirtualServiceDestinationPortSelectorRequired", "The destination service has several ports, so destination.port.number must say which one."},
+	{DeploymentManyServices, Warning, "DeploymentAssociatedToMultipleServices", "Services that select the same Deployment use one port with different protocols; only one of them can be right."},
+	{PortNameConvention, Info, "PortNameIsNotUnderNamingConvention", "The port neither has appProtocol nor a name that begins with a protocol, so its protocol is detected on every connection. Name it <protocol>[-suffix] or set appProtocol."},
+	{NoMatchingWorkloads, Warning, "NoMatchingWorkloadsFound", "The selector of a policy matches no workload: the policy protects nothing."},
+	{NoServerVerification, Warning, "NoServerCertificateVerificationDestinationLevel", "TLS to the host is encrypted but the server's certificate is not verified, because no CA certificates are given."},
+	{NoServerVerificationPt, Warning, "NoServerCertificateVerificationPortLevel", "TLS to a port of the host is encrypted but the server's certificate is not verified, because no CA certificates are given."},
+	{UnreachableRule, Warning, "VirtualServiceUnreachableRule", "An earlier rule matches everything this rule matches, so it is never used."},
+	{IneffectiveMatch, Info, "VirtualServiceIneffectiveMatch", "A match of a rule repeats an earlier one; it has no effect."},
+	{HostNotInGateway, Warning, "VirtualServiceHostNotFoundInGateway", "The VirtualService is bound to a Gateway that does not accept its host."},
+	{SchemaWarning, Warning, "SchemaWarning", "The object is valid, but probably does not do what was meant."},
+	{AddressesRequired, Warning, "ServiceEntryAddressesRequired", "A TCP port of a ServiceEntry without addresses receives the traffic of every address on that port."},
+	{DeploymentPortConflict, Warning, "DeploymentConflictingPorts", "Two Services map the same service port number to different target ports of one Deployment."},
+	{ConflictingGateways, Error, "ConflictingGateways", "Two Gateways for the same proxies open one port with overlapping hosts; only the oldest is used."},
+	{InvalidCredential, Error, "InvalidGatewayCredential", "The Secret a Gateway names does not hold a usable certificate and key."},
+	{GatewayPortNotOnService, Warning, "GatewayPortNotDefinedOnService", "The Gateway opens a port that the Service of the gateway proxies does not offer: it cannot be reached through the Service."},
+	{SubsetSelectsNothing, Error, "DestinationRuleSubsetNotSelectPods", "No endpoint of the host has the labels of the subset. Requests routed to it fail."},
+	{UnknownRuleHost, Warning, "UnknownDestinationRuleHost", "The DestinationRule's host is not known, so the rule has no effect."},
+
+	{Unreadable, Error, "FileUnreadable", "A file or folder cannot be read. What it said before stays in force."},
+	{SyntaxError, Error, "SyntaxError", "A document is not well-formed YAML or JSON. The objects the file defined before and that cannot be found in it now stay in force as they were."},
+	{LimitExceeded, Error, "LimitExceeded", "A file or document is larger, deeper or expands to more than the stated limit. It is refused as a whole."},
+	{NotAnObject, Error, "NotAnObject", "The document is not a Kubernetes-style object: it needs apiVersion, kind and metadata.name."},
+	{Duplicate, Error, "DuplicateObject", "The same object is defined twice. The first one, in the order the files were named, is used."},
+	{BadMetadata, Error, "InvalidMetadata", "Name, namespace, labels or annotations of the object are not allowed by Kubernetes."},
+	{UnknownKind, Error, "UnknownKind", "The kind, or this apiVersion of it, does not exist in an API group that Weir knows. The object is not used."},
+	{KindNotEnforced, Error, "KindNotEnforced", "The object asks for something this version does not enforce. It has no effect; do not rely on it."},
+	{KindNotUsed, Info, "KindNotUsed", "The object is not part of the mesh's configuration and is left alone."},
+	{FieldNotEnforced, Warning, "FieldNotEnforced", "The field is understood but has no effect in this version. The rest of the object is in force."},
+	{FieldNotEnforcedUnsafe, Error, "UnsafeFieldNotEnforced", "The field is not enforced in this version, and ignoring it would weaken security or send traffic elsewhere. The object is quarantined."},
+	{LastGoodServed, Error, "LastGoodServed", "The file that defined the object cannot be read completely; the object stays in force as it was until the file is repaired."},
+
+	{ServiceWithoutEndpoints, Warning, "ServiceWithoutEndpoints", "Nothing serves the Service: no workload has the labels of its selector, or none has the port. Requests to it fail."},
+	{DefaultServiceAccount, Info, "DefaultServiceAccount", "The Deployment runs as the service account 'default' and so shares its identity with every other such workload in the namespace."},
+	{ContradictingTLS, Error, "ContradictingTLS", "Clients are told to speak one thing (DestinationRule) and servers to accept only another (PeerAuthentication). Requests fail."},
+	{AddressTaken, Error, "AddressTaken", "The virtual address a Service asks for belongs to another Service. It gets another one."},
+	{HostDefinedTwice, Warning, "HostDefinedTwice", "Two objects in one namespace define the same host name. The oldest one is used."},
+	{RuleIgnored, Warning, "RuleIgnored", "Another object of the same kind and scope is older and wins; this one has no effect there."},
+	{AddressesExhausted, Error, "AddressesExhausted", "Every virtual address of the range is in use. The Service cannot be called until another one is deleted."},
+}

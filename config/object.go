@@ -1,0 +1,260 @@
+package config
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/mesh"
+)
+
+// ID is what makes two documents the same object; the version of the API does not.
+type ID struct{ Group, Kind, Namespace, Name string }
+
+// String is "group/Kind/namespace/name" and orders IDs.
+func (id ID) String() string {
+	return id.Group + "/" + id.Kind + "/" + id.Namespace + "/" + id.Name
+}
+
+// ParseID is the reverse of String.
+func ParseID(s string) (ID, error) {
+	p := strings.Split(s, "/")
+	if len(p) != 4 {
+		return ID{}, fmt.Errorf("%q is not group/Kind/namespace/name", s)
+	}
+	return ID{p[0], p[1], p[2], p[3]}, nil
+}
+
+// Compare orders IDs.
+func (id ID) Compare(o ID) int {
+	return cmp.Or(cmp.Compare(id.Group, o.Group), cmp.Compare(id.Kind, o.Kind), cmp.Compare(id.Namespace, o.Namespace), cmp.Compare(id.Name, o.Name))
+}
+
+// Object is one object as a source read it.
+type Object struct {
+	ID         ID
+	Ref        mesh.Ref
+	APIVersion string
+	// Hash names the content: comments, layout and place do not change it.
+	Hash string
+	// Place names content and position: what was lowered from an Object with the same
+	// Place is still right, lines included.
+	Place string
+
+	root *document.Value
+	text document.Part // its own document; no text for an entry of a list
+}
+
+// NewObject identifies a document. text is the document's own text, empty if root is
+// part of a larger one. The findings say why there is no object.
+func NewObject(root *document.Value, text document.Part, file, defaultNamespace string) (*Object, []Finding) {
+	at := mesh.Ref{File: file, Line: root.Line}
+	fail := func(code Code, line int, message, hint string) (*Object, []Finding) {
+		return nil, []Finding{New(code, at, "", line, message, hint)}
+	}
+	if root.Kind != document.Map {
+		return fail(NotAnObject, root.Line, "the document is "+root.Kind.String()+", not an object", "an object begins with apiVersion and kind")
+	}
+	if len(root.Fields) > 0 {
+		at.Line = root.Fields[0].Line
+	}
+	apiVersion, kind := root.Get("apiVersion").String(), root.Get("kind").String()
+	for _, f := range []struct{ name, value string }{{"apiVersion", apiVersion}, {"kind", kind}} {
+		if f.value == "" {
+			hint := "add " + f.name
+			for _, have := range root.Fields {
+				if document.Suggest(have.Name, []string{f.name}) != "" && have.Name != f.name {
+					hint = "write " + f.name + " instead of " + have.Name
+				}
+			}
+			return fail(NotAnObject, root.LineOf(f.name), "the document has no "+f.name, hint)
+		}
+	}
+	group, _ := splitAPIVersion(apiVersion)
+	o := &Object{ID: ID{Group: group, Kind: kind}, APIVersion: apiVersion, root: root, text: text}
+	at.Kind = kind
+	meta := root.Get("metadata")
+	o.ID.Name = meta.Get("name").String()
+	o.ID.Namespace = meta.Get("namespace").String()
+	at.Name, at.Namespace = o.ID.Name, o.ID.Namespace
+	var out []Finding
+	bad := func(path, message, hint string) {
+		out = append(out, New(BadMetadata, at, path, root.LineOf(path), message, hint))
+	}
+	if g := meta.Get("generateName"); g != nil {
+		bad("metadata.generateName", "a name would be made up on every reading", "give metadata.name")
+	}
+	switch name := meta.Get("name"); {
+	case name != nil && name.Kind != document.String && name.Kind != document.Null:
+		bad("metadata.name", "must be a string, is "+name.Kind.String(), fmt.Sprintf("quote it: %q", name.Text))
+	case o.ID.Name == "" && meta.Get("generateName") == nil:
+		bad("metadata.name", "the object has no name", "add metadata.name")
+	case o.ID.Name != "":
+		if why := nameProblem(apiVersion, kind, o.ID.Name); why != "" {
+			bad("metadata.name", fmt.Sprintf("%q is not a valid name", o.ID.Name), why)
+		}
+	}
+	ns := meta.Get("namespace")
+	switch {
+	case slices.Contains(clusterScoped, kind):
+		o.ID.Namespace = ""
+	case ns != nil && ns.Kind != document.String && ns.Kind != document.Null:
+		bad("metadata.namespace", "must be a string, is "+ns.Kind.String(), fmt.Sprintf("quote it: %q", ns.Text))
+	case o.ID.Namespace == "":
+		o.ID.Namespace = defaultNamespace
+	case len(validation.IsDNS1123Label(o.ID.Namespace)) > 0:
+		bad("metadata.namespace", fmt.Sprintf("%q is not a valid namespace", o.ID.Namespace), labelRule)
+	}
+	if len(out) > 0 {
+		return nil, out
+	}
+	at.Namespace = o.ID.Namespace
+	o.Ref = at
+	o.Ref.Created = created(meta.Get("creationTimestamp").String())
+	content, place := sha256.New(), sha256.New()
+	fmt.Fprintf(content, "%s\x00", o.ID)
+	fmt.Fprintf(place, "%s\x00%s\x00", o.ID, file)
+	root.Digest(content, false)
+	root.Digest(place, true)
+	o.Hash = hex.EncodeToString(content.Sum(nil)[:8])
+	o.Place = hex.EncodeToString(place.Sum(nil)[:16])
+	return o, nil
+}
+
+const labelRule = "use at most 63 lower-case letters, digits and '-', beginning and ending with a letter or digit"
+
+// nameProblem says what is wrong with the name of an object, as the API server would.
+func nameProblem(apiVersion, kind, name string) string {
+	if strings.ContainsAny(name, "/%") || name == "." || name == ".." {
+		return "a name is one path segment: no '/' and no '%'"
+	}
+	if use, _, _ := Classify(apiVersion, kind); use == NotUsed {
+		return "" // each kind has its own rule, and none is our business
+	}
+	switch {
+	case kind == "Service":
+		if len(validation.IsDNS1035Label(name)) > 0 {
+			return labelRule + "; it begins with a letter"
+		}
+	case kind == "Namespace" || kind == "Gateway":
+		if len(validation.IsDNS1123Label(name)) > 0 {
+			return labelRule
+		}
+	case len(validation.IsDNS1123Subdomain(name)) > 0:
+		return "use at most 253 lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit"
+	}
+	return ""
+}
+
+func created(timestamp string) int64 {
+	t, err := time.Parse(time.RFC3339, timestamp)
+	if err != nil {
+		return 0
+	}
+	return t.Unix()
+}
+
+// Root is the object's document. It is parsed again when it was dropped by Compact, so
+// keep it only as long as needed.
+func (o *Object) Root() *document.Value {
+	if o.root != nil {
+		return o.root
+	}
+	root, err := document.Parse(o.text)
+	if err != nil || root == nil {
+		panic(fmt.Sprintf("config: %v was parsed before and cannot be parsed again: %v", o.ID, err))
+	}
+	return root
+}
+
+// LineOf is the line of a field, or of the nearest one above it.
+func (o *Object) LineOf(path string) int {
+	if path == "" {
+		return o.Ref.Line
+	}
+	return o.Root().LineOf(path)
+}
+
+// Compact is the object without its parsed document, which is several times the size of
+// its text.
+func (o *Object) Compact() *Object {
+	if o.root == nil || o.text.Text == "" {
+		return o
+	}
+	c := *o
+	c.root = nil
+	return &c
+}
+
+// Text is the object as it was written, comments included; an entry of a list is given
+// as JSON.
+func (o *Object) Text() string {
+	if o.text.Text != "" {
+		return o.text.Text
+	}
+	var b bytes.Buffer
+	if err := json.Indent(&b, o.root.AppendJSON(nil), "", "  "); err != nil {
+		panic(err) // AppendJSON writes JSON
+	}
+	return b.String()
+}
+
+// saved is the form of an Object in a file of ours.
+type saved struct {
+	File      string `json:"file"`
+	Line      int    `json:"line"`
+	Namespace string `json:"namespace"`
+	Text      string `json:"text"`
+}
+
+// MarshalJSON keeps the object's text and place.
+func (o *Object) MarshalJSON() ([]byte, error) {
+	s := saved{File: o.Ref.File, Line: o.text.Line, Namespace: o.ID.Namespace, Text: o.Text()}
+	if o.text.Text == "" {
+		s.Line = o.Ref.Line
+	}
+	return json.Marshal(s)
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (o *Object) UnmarshalJSON(data []byte) error {
+	var s saved
+	if err := json.Unmarshal(data, &s); err != nil {
+		return err
+	}
+	part := document.Part{Text: s.Text, Line: s.Line}
+	root, err := document.Parse(part)
+	if err != nil {
+		return err
+	}
+	if root == nil {
+		return fmt.Errorf("no object in it")
+	}
+	n, findings := NewObject(root, part, s.File, s.Namespace)
+	if n == nil {
+		return fmt.Errorf("%v", findings)
+	}
+	*o = *n
+	return nil
+}
+
+// Unit is everything one place (a file) says now: what sources publish, always whole.
+type Unit struct {
+	Name     string // unique; for a file its path as the user named it
+	Rank     int    // of two Units that define one object the lower (Rank, Name) wins
+	Objects  []*Object
+	Findings []Finding
+	// Incomplete: something in it could not be read. What it defined before and does
+	// not now may still be meant.
+	Incomplete bool
+	Gone       bool
+}
