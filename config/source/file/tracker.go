@@ -1,0 +1,170 @@
+package file
+
+import (
+	"crypto/sha256"
+	"errors"
+	"io/fs"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/mesh"
+)
+
+// How long a file must stay as it is before it is believed. A writer that truncates and
+// writes again, or moves a file away and another one in, shows states in between that
+// were never meant; nearly always it is done within a millisecond. A content that takes
+// objects away or breaks them is doubted longer than one that does not.
+const (
+	settleGood  = 8 * time.Millisecond
+	settleWorse = 40 * time.Millisecond
+)
+
+// tracker decides which change of a file is published when. It has no clock and reads
+// files through a function.
+type tracker struct {
+	namespace string
+	read      func(path string) ([]byte, error)
+	files     map[string]*tracked
+	opaque    map[string]config.Unit // folders that cannot be read
+}
+
+type tracked struct {
+	rank  int
+	stamp stamp             // of what was seen last
+	sum   [sha256.Size]byte // of the content in unit
+	unit  config.Unit       // published last
+	known bool              // unit was published
+
+	candidate *config.Unit // differs from unit, waits to be believed
+	candSum   [sha256.Size]byte
+	since     time.Time // candidate is what the file says since then
+}
+
+// step takes what is there now and returns the units to publish, and after how long to
+// look again (0: when something happens). Files in touched are read even if their
+// stamp did not change: two writes within the clock tick of the file system look alike.
+// At the beginning everything is believed at once.
+func (t *tracker) step(now time.Time, l *listing, touched map[string]bool, first bool) (out []config.Unit, again time.Duration) {
+	for _, path := range slices.Sorted(maps.Keys(l.files)) {
+		e := l.files[path]
+		f := t.files[path]
+		if f == nil {
+			f = &tracked{}
+			t.files[path] = f
+		} else if f.stamp == e.stamp && f.rank == e.rank && !touched[path] {
+			continue
+		}
+		f.stamp, f.rank = e.stamp, e.rank
+		t.look(f, path, now)
+	}
+	opaque := map[string]config.Unit{}
+	for _, p := range l.opaque {
+		u := unreadable(p.path, p.err)
+		if old, ok := t.opaque[p.path]; !ok || old.Findings[0] != u.Findings[0] {
+			out = append(out, u)
+		}
+		opaque[p.path] = u
+	}
+	for _, path := range slices.Sorted(maps.Keys(t.opaque)) {
+		if _, ok := opaque[path]; !ok {
+			out = append(out, config.Unit{Name: path, Gone: true})
+		}
+	}
+	t.opaque = opaque
+	for path, f := range t.files {
+		if _, ok := l.files[path]; ok || l.hides(path) {
+			continue
+		}
+		if f.candidate == nil || !f.candidate.Gone {
+			f.candidate, f.since = &config.Unit{Name: path, Gone: true}, now
+			f.stamp = stamp{}
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(t.files)) {
+		f := t.files[path]
+		if f.candidate == nil {
+			continue
+		}
+		wait := settleGood
+		if f.worse() {
+			wait = settleWorse
+		}
+		if left := f.since.Add(wait).Sub(now); left > 0 && !first {
+			if again == 0 || left < again {
+				again = left
+			}
+			continue
+		}
+		if f.candidate.Gone {
+			delete(t.files, path)
+			if f.known {
+				out = append(out, *f.candidate)
+			}
+			continue
+		}
+		f.unit, f.sum, f.known, f.candidate = *f.candidate, f.candSum, true, nil
+		out = append(out, f.unit)
+		f.unit.Objects = compacted(f.unit.Objects)
+	}
+	return out, again
+}
+
+// compacted keeps what worse needs without the parsed documents.
+func compacted(objects []*config.Object) []*config.Object {
+	out := make([]*config.Object, len(objects))
+	for i, o := range objects {
+		out[i] = o.Compact()
+	}
+	return out
+}
+
+// look reads a file and makes a candidate of what differs from the published unit.
+func (t *tracker) look(f *tracked, path string, now time.Time) {
+	data, err := t.read(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return // the next listing will not have it
+	}
+	if err != nil {
+		u := unreadable(path, err)
+		u.Rank = f.rank
+		f.candidate, f.candSum, f.since = &u, [sha256.Size]byte{}, now
+		return
+	}
+	sum := sha256.Sum256(data)
+	switch {
+	case f.known && sum == f.sum && f.unit.Rank == f.rank:
+		f.candidate = nil
+	case f.candidate != nil && sum == f.candSum && !f.candidate.Gone:
+		f.candidate.Rank = f.rank
+	default:
+		u := Parse(path, data, t.namespace)
+		u.Rank = f.rank
+		f.candidate, f.candSum, f.since = &u, sum, now
+	}
+}
+
+// worse reports whether the candidate has more problems or fewer objects than what it
+// would replace.
+func (f *tracked) worse() bool {
+	c := f.candidate
+	if c.Gone || c.Incomplete || f.known && len(c.Objects) < len(f.unit.Objects) {
+		return true
+	}
+	return !f.known && len(c.Objects) == 0
+}
+
+func unreadable(path string, err error) config.Unit {
+	var pe *fs.PathError
+	msg := err.Error()
+	if errors.As(err, &pe) {
+		msg = pe.Err.Error()
+	}
+	hint := ""
+	if errors.Is(err, fs.ErrPermission) {
+		hint = "make it readable: chmod +r " + path
+	}
+	return config.Unit{Name: path, Incomplete: true, Findings: []config.Finding{
+		config.New(config.Unreadable, mesh.Ref{File: path}, "", 0, "cannot be read: "+msg, hint)}}
+}
