@@ -1,0 +1,171 @@
+package istio
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
+
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/mesh"
+)
+
+// protocols are the names of Istio's port.protocol, in any case.
+var protocols = map[string]mesh.Protocol{
+	"http": mesh.HTTP, "http2": mesh.HTTP2, "grpc": mesh.GRPC, "grpc-web": mesh.GRPCWeb, "https": mesh.HTTPS, "tls": mesh.TLS, "tcp": mesh.TCP,
+	"mongo": mesh.Mongo, "mysql": mesh.MySQL, "redis": mesh.Redis, "udp": mesh.UDP,
+}
+
+func (l *lowerer) protocol(path, name string) mesh.Protocol {
+	p, ok := protocols[strings.ToLower(name)]
+	if !ok {
+		names := []string{"HTTP", "HTTPS", "HTTP2", "GRPC", "GRPC-WEB", "TLS", "TCP", "MONGO", "MYSQL", "REDIS"}
+		hint := "use " + strings.Join(names, ", ")
+		if s := document.Suggest(strings.ToUpper(name), names); s != "" && name != "" {
+			hint = "did you mean " + s + "?"
+		}
+		message := fmt.Sprintf("%q is not a protocol", name)
+		if name == "" {
+			message = "is missing"
+		}
+		l.Invalid(path, message, hint)
+	}
+	return p
+}
+
+func (l *lowerer) gateway(spec *networkingv1alpha3.Gateway) *mesh.Gateway {
+	gw := &mesh.Gateway{Ref: l.o.Ref, Selector: l.selector("spec.selector", spec.Selector)}
+	if len(spec.Servers) == 0 {
+		l.Invalid("spec.servers", "is missing", "a Gateway needs at least one server: port and hosts")
+	}
+	names, portNames := map[string]int{}, map[string]int{}
+	for i, s := range spec.Servers {
+		at := document.Index("spec.servers", i)
+		gw.Servers = append(gw.Servers, l.server(at, s))
+		if first, ok := names[s.Name]; ok && s.Name != "" {
+			l.Invalid(at+".name", fmt.Sprintf("%q is also the name of %s", s.Name, document.Index("servers", first)), "rename one of the two")
+		}
+		names[s.Name] = i
+		name := s.GetPort().GetName()
+		if first, ok := portNames[name]; ok && name != "" {
+			l.Invalid(at+".port.name", fmt.Sprintf("%q is also the port name of %s", name, document.Index("servers", first)), "rename one of the two")
+		}
+		portNames[name] = i
+	}
+	return gw
+}
+
+func (l *lowerer) server(path string, s *networkingv1alpha3.Server) mesh.Server {
+	out := mesh.Server{Name: s.Name, Bind: s.Bind}
+	if s.Bind != "" {
+		if _, err := netip.ParseAddr(s.Bind); err != nil {
+			l.Invalid(path+".bind", fmt.Sprintf("%q is not an IP address", s.Bind), "Unix sockets are not supported by this version; leave it out to listen on all addresses")
+		}
+	}
+	if s.Port == nil {
+		l.Invalid(path+".port", "is missing", "give number, name and protocol")
+	} else {
+		out.Port = l.port(path+".port.number", s.Port.Number, false)
+		out.PortName = s.Port.Name
+		out.Protocol = l.protocol(path+".port.protocol", s.Port.Protocol)
+		if s.Port.Name == "" {
+			l.Invalid(path+".port.name", "is missing", "name the port, for example http")
+		}
+		if out.Protocol == mesh.UDP {
+			l.Invalid(path+".port.protocol", "a gateway does not serve UDP", "")
+		}
+	}
+	if len(s.Hosts) == 0 {
+		l.Invalid(path+".hosts", "is missing", `name the hosts, or "*" for all`)
+	}
+	for i, h := range s.Hosts {
+		at := document.Index(path+".hosts", i)
+		if gh, ok := l.gatewayHost(at, h); ok {
+			if slices.Contains(out.Hosts, gh) {
+				l.Add(config.SchemaWarning, at, fmt.Sprintf("%q is named twice", h), "remove one of the two")
+				continue
+			}
+			out.Hosts = append(out.Hosts, gh)
+		}
+	}
+	switch {
+	case out.Protocol.IsTLS() && s.Tls == nil:
+		l.Invalid(path+".tls", "is missing: the protocol is "+s.Port.GetProtocol(), "add tls.mode and a certificate, or use protocol HTTP or TCP")
+	case s.Tls != nil && !out.Protocol.IsTLS() && out.Protocol != "" && !out.Protocol.IsHTTP():
+		l.Invalid(path+".tls", "is given, but the protocol is "+s.Port.GetProtocol(), "use protocol TLS")
+	case s.Tls != nil && out.Protocol.IsHTTP() && (s.Tls.Mode != networkingv1alpha3.ServerTLSSettings_PASSTHROUGH || s.Tls.ServerCertificate+s.Tls.PrivateKey+s.Tls.CaCertificates+s.Tls.CredentialName != ""):
+		l.Invalid(path+".tls", "is given, but the protocol is "+s.Port.GetProtocol()+", where only httpsRedirect has a meaning", "use protocol HTTPS")
+	}
+	out.TLS = l.serverTLS(path+".tls", s.Tls, out.Protocol)
+	return out
+}
+
+// gatewayHost reads "host", "namespace/host", "./host" and "*/host".
+func (l *lowerer) gatewayHost(path, h string) (mesh.GatewayHost, bool) {
+	ns, host, ok := strings.Cut(h, "/")
+	if !ok {
+		ns, host = "*", h
+	}
+	switch {
+	case ns == ".":
+		ns = l.ns
+	case ns != "*":
+		l.name(path, "namespace", ns)
+	}
+	if _, err := netip.ParseAddr(host); err != nil {
+		if host != "*" && !strings.Contains(host, ".") {
+			l.Invalid(path, fmt.Sprintf("%q is a short name", host), `a gateway needs complete host names: "bookinfo.example.com", "*.example.com" or "*"`)
+			return mesh.GatewayHost{}, false
+		}
+		if !l.host(path, host, true, true) {
+			return mesh.GatewayHost{}, false
+		}
+	}
+	return mesh.GatewayHost{Namespace: ns, Host: strings.ToLower(strings.TrimSuffix(host, "."))}, true
+}
+
+func (l *lowerer) serverTLS(path string, t *networkingv1alpha3.ServerTLSSettings, p mesh.Protocol) *mesh.ServerTLS {
+	if t == nil {
+		return nil
+	}
+	out := &mesh.ServerTLS{
+		Mode: t.Mode.String(), HTTPSRedirect: t.HttpsRedirect, Certificate: t.ServerCertificate, PrivateKey: t.PrivateKey, CACertificates: t.CaCertificates,
+		CredentialName: t.CredentialName, CipherSuites: t.CipherSuites, SANs: t.SubjectAltNames,
+		MinVersion: tlsVersion(t.MinProtocolVersion), MaxVersion: tlsVersion(t.MaxProtocolVersion),
+	}
+	files := []field{{"serverCertificate", t.ServerCertificate}, {"privateKey", t.PrivateKey}, {"caCertificates", t.CaCertificates}}
+	credential := field{"credentialName", t.CredentialName}
+	switch t.Mode {
+	case networkingv1alpha3.ServerTLSSettings_ISTIO_MUTUAL:
+		l.noneOf(path, "ISTIO_MUTUAL uses the mesh's own certificates", append(files, credential)...)
+	case networkingv1alpha3.ServerTLSSettings_PASSTHROUGH, networkingv1alpha3.ServerTLSSettings_AUTO_PASSTHROUGH:
+		if !p.IsHTTP() {
+			l.noneOf(path, t.Mode.String()+" does not open the connection", append(files, credential)...)
+		}
+	case networkingv1alpha3.ServerTLSSettings_SIMPLE:
+		if t.CredentialName == "" {
+			l.allOf(path, "SIMPLE", files[:2]...)
+		}
+	default: // MUTUAL, OPTIONAL_MUTUAL
+		if t.CredentialName == "" {
+			l.allOf(path, t.Mode.String(), files...)
+		}
+	}
+	if t.HttpsRedirect && p.IsTLS() {
+		l.Add(config.SchemaWarning, path+".httpsRedirect", "has no effect on a TLS port", "set it on the HTTP port")
+	}
+	if t.MaxProtocolVersion != networkingv1alpha3.ServerTLSSettings_TLS_AUTO && t.MinProtocolVersion > t.MaxProtocolVersion {
+		l.Invalid(path+".minProtocolVersion", "is above maxProtocolVersion", "")
+	}
+	return out
+}
+
+func tlsVersion(v networkingv1alpha3.ServerTLSSettings_TLSProtocol) string {
+	if v == networkingv1alpha3.ServerTLSSettings_TLS_AUTO {
+		return ""
+	}
+	return v.String()
+}
