@@ -1,0 +1,106 @@
+// Package kube understands the objects of Kubernetes that a mesh is made of: it decodes
+// them strictly, checks what the API server would refuse and lowers Services and Pods
+// into the plan's words.
+//
+// One config.Object enters Lower; its lowered form and all findings about it leave. Lower
+// is pure, and any number of goroutines may call it. There is no Kubernetes client here.
+package kube
+
+import (
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/internal/redact"
+)
+
+// Options are what lowering an object depends on besides the object.
+type Options struct {
+	DomainSuffix string // "cluster.local"
+}
+
+// Secret is a v1 Secret whose values do not print themselves.
+type Secret struct {
+	Namespace, Name string
+	Type            corev1.SecretType
+	Data            map[string]redact.Bytes
+}
+
+// Lower returns []*registry.Service (of a Service), *mesh.Workload (of a Pod, nil if it
+// has no address), *appsv1.Deployment, *corev1.ServiceAccount, *corev1.Namespace,
+// *corev1.ConfigMap or *Secret, or nil if there is an error among the findings.
+func Lower(o *config.Object, opts Options) (any, []config.Finding) {
+	l := &lowerer{Report: config.NewReport(o), o: o, suffix: opts.DomainSuffix}
+	var out any
+	switch o.ID.Kind {
+	case "Service":
+		s := decode(l, &corev1.Service{})
+		out = l.service(s)
+	case "Pod":
+		if w := l.pod(decode(l, &corev1.Pod{})); w != nil {
+			out = w
+		}
+	case "Deployment":
+		d := decode(l, &appsv1.Deployment{})
+		l.deployment(d)
+		out = d
+	case "ServiceAccount":
+		out = decode(l, &corev1.ServiceAccount{})
+	case "Namespace":
+		out = decode(l, &corev1.Namespace{})
+	case "ConfigMap":
+		c := decode(l, &corev1.ConfigMap{})
+		for k := range c.BinaryData {
+			if _, ok := c.Data[k]; ok {
+				l.Invalid(document.Key("binaryData", k), fmt.Sprintf("%q is a key of data, too", k), "rename one of the two")
+			}
+		}
+		out = c
+	case "Secret":
+		out = l.secret()
+	default:
+		l.Add(config.KindNotUsed, "kind", o.ID.Kind+" is not used", "")
+	}
+	if l.Failed() {
+		return nil, l.Findings
+	}
+	return out, l.Findings
+}
+
+type lowerer struct {
+	*config.Report
+	o      *config.Object
+	suffix string
+}
+
+func decode[T metav1.Object](l *lowerer, to T) T {
+	document.Struct(l.Root(), "", to, l.Problem)
+	to.SetNamespace(l.o.ID.Namespace)
+	l.Meta(&metav1.ObjectMeta{Labels: to.GetLabels(), Annotations: to.GetAnnotations()}, "metadata")
+	return to
+}
+
+func (l *lowerer) secret() *Secret {
+	s := decode(l, &corev1.Secret{})
+	out := &Secret{Namespace: s.Namespace, Name: s.Name, Type: s.Type, Data: make(map[string]redact.Bytes, len(s.Data)+len(s.StringData))}
+	for k, v := range s.Data {
+		out.Data[k] = redact.New(v)
+	}
+	for k, v := range s.StringData { // as the API server: stringData wins
+		out.Data[k] = redact.New([]byte(v))
+	}
+	return out
+}
+
+// number checks a port number.
+func (l *lowerer) number(path string, n int32) uint16 {
+	if n < 1 || n > 65535 {
+		l.Invalid(path, fmt.Sprintf("port %d does not exist", n), "a port is a number from 1 to 65535")
+		return 0
+	}
+	return uint16(n)
+}
