@@ -1,0 +1,193 @@
+package analyze
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/mesh"
+)
+
+// destinationRules checks whom rules are for, and certificates that nobody checks.
+func (a *analysis) destinationRules() {
+	for r := range a.Snapshot.DestinationRules.Values() {
+		if !strings.HasPrefix(r.Host, "*") {
+			if s, _ := a.service(r.Host, r.Ref.Namespace); s == nil {
+				a.add(config.UnknownRuleHost, r.Ref, "spec.host", fmt.Sprintf("service %s does not exist", a.short(r.Host)), a.hostHint(r.Host, r.Ref.Namespace))
+			}
+		}
+		const hint = "remove insecureSkipVerify; without caCertificates the system's are used"
+		if r.Policy.TLS != nil && r.Policy.TLS.SkipVerify {
+			a.add(config.NoServerVerification, r.Ref, "spec.trafficPolicy.tls.insecureSkipVerify", "the server's certificate is not verified", hint)
+		}
+		for port, p := range r.PortPolicies {
+			if p.TLS != nil && p.TLS.SkipVerify {
+				a.add(config.NoServerVerificationPt, r.Ref, "spec.trafficPolicy.portLevelSettings", fmt.Sprintf("the server's certificate is not verified on port %d", port), hint)
+			}
+		}
+	}
+}
+
+// services checks that something serves each service, and how ports are named.
+func (a *analysis) services() {
+	for s := range a.Snapshot.Services.Values() {
+		if s.Selector != nil {
+			a.serviceWorkloads(s)
+		}
+		if s.Ref.Kind != "Service" {
+			continue
+		}
+		for i, p := range s.Ports {
+			if p.Protocol == mesh.Auto {
+				at := document.Index("spec.ports", i)
+				name := fmt.Sprintf("port %d is named %q", p.Number, p.Name)
+				if p.Name == "" {
+					name = fmt.Sprintf("port %d has no name", p.Number)
+				}
+				a.add(config.PortNameConvention, s.Ref, at, name+", so that its protocol is detected on each connection", "name it after its protocol, for example http-"+orWeb(p.Name)+", or set appProtocol")
+			}
+		}
+	}
+}
+
+func orWeb(name string) string {
+	if name == "" {
+		return "web"
+	}
+	return name
+}
+
+func (a *analysis) serviceWorkloads(s *mesh.Service) {
+	path := "spec.selector"
+	if s.Ref.Kind == "ServiceEntry" {
+		path = "spec.workloadSelector"
+	}
+	picked := a.selected(s.Namespace, s.Selector)
+	if len(picked) == 0 {
+		a.add(config.ServiceWithoutEndpoints, s.Ref, path, fmt.Sprintf("no workload has the labels %s", pairs(s.Selector)), "correct the selector, or deploy the workload into namespace "+s.Namespace)
+		return
+	}
+	for i, p := range s.Ports {
+		if p.TargetName == "" {
+			continue
+		}
+		if !slices.ContainsFunc(picked, func(in *instance) bool { _, ok := in.ports[p.TargetName]; return ok || in.entry }) {
+			a.add(config.ServiceWithoutEndpoints, s.Ref, document.Index("spec.ports", i)+".targetPort", fmt.Sprintf("no container port of the workloads is named %s", p.TargetName),
+				"name the container's port, or give its number")
+		}
+	}
+}
+
+func pairs(l mesh.Labels) string {
+	var out []string
+	for k, v := range l {
+		out = append(out, k+"="+v)
+	}
+	slices.Sort(out)
+	return strings.Join(out, ",")
+}
+
+const template = "spec.template.spec"
+
+// deployments checks what Deployments refer to.
+func (a *analysis) deployments() {
+	for _, d := range a.Deployments {
+		name := d.Spec.Template.Spec.ServiceAccountName
+		switch {
+		case name == "" || name == "default":
+			a.add(config.DefaultServiceAccount, d.Ref, template, "runs as service account default, and so has one identity with all others that do", "give it a ServiceAccount of its own (serviceAccountName)")
+		case !a.Accounts[mesh.NewKey(d.Namespace, name)]:
+			a.add(config.ReferenceNotFound, d.Ref, template+".serviceAccountName", fmt.Sprintf("ServiceAccount %s/%s does not exist", d.Namespace, name), "apply it: apiVersion v1, kind ServiceAccount")
+		}
+		for i, c := range d.Spec.Template.Spec.Containers {
+			a.environment(d, document.Index(template+".containers", i), c)
+		}
+	}
+}
+
+func (a *analysis) environment(d Deployment, path string, c corev1.Container) {
+	missing := func(at, kind, name, key string, optional *bool) {
+		if optional != nil && *optional {
+			return
+		}
+		if key != "" {
+			a.add(config.ReferenceNotFound, d.Ref, at, fmt.Sprintf("%s %s/%s has no key %q", kind, d.Namespace, name, key), "add the key")
+			return
+		}
+		a.add(config.ReferenceNotFound, d.Ref, at, fmt.Sprintf("%s %s/%s does not exist", kind, d.Namespace, name), "apply it, or mark the reference as optional")
+	}
+	for i, e := range c.Env {
+		if e.ValueFrom == nil {
+			continue
+		}
+		at := document.Index(path+".env", i) + ".valueFrom"
+		if r := e.ValueFrom.ConfigMapKeyRef; r != nil {
+			if m := a.ConfigMaps[mesh.NewKey(d.Namespace, r.Name)]; m == nil {
+				missing(at, "ConfigMap", r.Name, "", r.Optional)
+			} else if _, ok := m.Data[r.Key]; !ok {
+				missing(at, "ConfigMap", r.Name, r.Key, r.Optional)
+			}
+		}
+		if r := e.ValueFrom.SecretKeyRef; r != nil {
+			if s := a.Secrets[mesh.NewKey(d.Namespace, r.Name)]; s == nil {
+				missing(at, "Secret", r.Name, "", r.Optional)
+			} else if _, ok := s.Data[r.Key]; !ok {
+				missing(at, "Secret", r.Name, r.Key, r.Optional)
+			}
+		}
+	}
+	for i, e := range c.EnvFrom {
+		at := document.Index(path+".envFrom", i)
+		if r := e.ConfigMapRef; r != nil && a.ConfigMaps[mesh.NewKey(d.Namespace, r.Name)] == nil {
+			missing(at, "ConfigMap", r.Name, "", r.Optional)
+		}
+		if r := e.SecretRef; r != nil && a.Secrets[mesh.NewKey(d.Namespace, r.Name)] == nil {
+			missing(at, "Secret", r.Name, "", r.Optional)
+		}
+	}
+}
+
+// sharedDeployments finds Services that disagree about one Deployment.
+func (a *analysis) sharedDeployments() {
+	type use struct {
+		s *mesh.Service
+		p mesh.Port
+	}
+	type place struct {
+		d *Deployment
+		n uint16
+	}
+	byTarget, byNumber := map[place]use{}, map[place]use{}
+	for s := range a.Snapshot.Services.Values() {
+		if s.Selector == nil || s.Ref.Kind != "Service" {
+			continue
+		}
+		for _, in := range a.selected(s.Namespace, s.Selector) {
+			if in.deployed == nil {
+				continue
+			}
+			for _, p := range s.Ports {
+				target := p.Target
+				if p.TargetName != "" {
+					target = in.ports[p.TargetName]
+				} else if target == 0 {
+					target = p.Number
+				}
+				if o, ok := byTarget[place{in.deployed, target}]; ok && o.s != s && o.p.Protocol != p.Protocol {
+					a.add(config.DeploymentManyServices, in.deployed.Ref, "", fmt.Sprintf("Services %s and %s declare different protocols for its port %d", o.s.Name, s.Name, target), "declare the same in both")
+				} else if !ok {
+					byTarget[place{in.deployed, target}] = use{s, p}
+				}
+				if o, ok := byNumber[place{in.deployed, p.Number}]; ok && o.s != s && o.p.Target != p.Target && o.p.TargetName == "" && p.TargetName == "" {
+					a.add(config.DeploymentPortConflict, in.deployed.Ref, "", fmt.Sprintf("Services %s and %s map port %d to different ports of it", o.s.Name, s.Name, p.Number), "use different port numbers")
+				} else if !ok {
+					byNumber[place{in.deployed, p.Number}] = use{s, p}
+				}
+			}
+		}
+	}
+}
