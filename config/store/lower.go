@@ -1,0 +1,78 @@
+package store
+
+import (
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/istio"
+	"github.com/weirmesh/weir/config/kube"
+	"github.com/weirmesh/weir/mesh"
+)
+
+// State is what became of an object.
+type State string
+
+// States of objects.
+const (
+	Compiled    State = "compiled"    // in force as written
+	Quarantined State = "quarantined" // not in force; its last good version is, if there was one
+	Unenforced  State = "unenforced"  // understood, but this version does not do what it asks
+	Ignored     State = "ignored"     // not the mesh's business
+)
+
+// Lower lowers one object of any kind: into mesh or registry values or objects of
+// Kubernetes, as istio.Lower and kube.Lower say. It is pure.
+func Lower(o *config.Object, settings *mesh.Settings) (any, State, []config.Finding) {
+	use, problem, hint := config.Classify(o.APIVersion, o.ID.Kind)
+	switch {
+	case problem != "":
+		return nil, Quarantined, []config.Finding{config.New(config.UnknownKind, o.Ref, "kind", o.Ref.Line, problem, hint)}
+	case use == config.NotEnforced:
+		message, hint := notEnforced(o.ID)
+		return nil, Unenforced, []config.Finding{config.New(config.KindNotEnforced, o.Ref, "", o.Ref.Line, message, hint)}
+	case use == config.NotUsed:
+		message, hint := notUsed(o.ID)
+		return nil, Ignored, []config.Finding{config.New(config.KindNotUsed, o.Ref, "", o.Ref.Line, message, hint)}
+	}
+	var out any
+	var findings []config.Finding
+	if o.ID.Group == "" || o.ID.Group == "apps" {
+		out, findings = kube.Lower(o, kube.Options{DomainSuffix: settings.DomainSuffix})
+	} else {
+		out, findings = istio.Lower(o, istio.Options{DomainSuffix: settings.DomainSuffix})
+	}
+	switch {
+	case config.Errors(findings) > 0:
+		return nil, Quarantined, findings
+	case out == nil:
+		return nil, Ignored, findings
+	}
+	return out, Compiled, findings
+}
+
+// notEnforced says what the operator must not rely on.
+func notEnforced(id config.ID) (message, hint string) {
+	switch id.Kind {
+	case "AuthorizationPolicy":
+		return "AuthorizationPolicy is not enforced in this version: no request is refused by it", "with PeerAuthentication STRICT only workloads of the mesh can call; do not rely on this policy"
+	case "RequestAuthentication":
+		return "RequestAuthentication is not enforced in this version: tokens are not checked", "check tokens in the application"
+	case "Sidecar":
+		return "Sidecar is not enforced in this version: workloads see every service", "use exportTo to limit visibility"
+	case "EnvoyFilter", "WasmPlugin", "TrafficExtension":
+		return id.Kind + " is not enforced in this version: it changes no proxy", ""
+	case "Telemetry":
+		return "Telemetry is not enforced in this version: metrics and logs stay as they are", ""
+	}
+	return id.Kind + " is not enforced in this version", ""
+}
+
+func notUsed(id config.ID) (message, hint string) {
+	switch id.Kind {
+	case "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "Job", "CronJob":
+		return id.Kind + " is not run locally", "only Deployments are; join any program with: weir run --as " + id.Namespace + "/" + id.Name + " -- COMMAND"
+	case "Ingress":
+		return "Ingress is not used", "write a Gateway and a VirtualService"
+	case "NetworkPolicy":
+		return "NetworkPolicy is not applied by the mesh", ""
+	}
+	return id.Kind + " is not part of the mesh's configuration", ""
+}

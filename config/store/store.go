@@ -1,0 +1,406 @@
+// Package store is the one writer of the plan: it turns what sources say into
+// mesh.Snapshots.
+//
+// config.Units enter (Step, or Run from sources); Updates leave: the Snapshot, the state
+// of every object, all findings. Only what changed is lowered, and what did not change
+// is shared with the Snapshot before. An object with errors is quarantined: its last
+// good version stays in force, also across restarts, because last good versions are
+// kept in the state folder. Which order units arrive in does not matter.
+//
+// Step, Analyze and Save are for one goroutine; Run is that goroutine. An Update is
+// immutable and may be read by any number.
+package store
+
+import (
+	"cmp"
+	"fmt"
+	"iter"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/analyze"
+	"github.com/weirmesh/weir/internal/persist"
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/registry"
+	registryfile "github.com/weirmesh/weir/registry/file"
+)
+
+// Options of a Store.
+type Options struct {
+	Settings mesh.Settings
+	// State is the folder that keeps lastgood/ and registry/; empty keeps nothing.
+	State  string
+	Ranges registry.Ranges
+	// Assume are workloads that will run whatever the files say (the ingress gateway of
+	// the laptop mesh): selectors that pick them pick something.
+	Assume []*mesh.Workload
+	// Publish takes every Update, from Run's goroutine and in order. It must not block
+	// for long: configuration waits for it.
+	Publish func(*Update)
+	Log     *slog.Logger
+}
+
+// Update is everything that is known at one moment.
+type Update struct {
+	Snapshot *mesh.Snapshot
+	Objects  persist.Map[string, *Object] // by config.ID.String()
+	Findings []config.Finding             // of files, objects and across objects; sorted
+	// Analyzed says that the findings across objects belong to this Snapshot. They
+	// follow in an Update of their own, so that the change itself does not wait.
+	Analyzed bool
+}
+
+// Object is one object and what became of it.
+type Object struct {
+	ID config.ID
+	// Raw is what its file says now; nil if the file cannot be read as far as that.
+	Raw *config.Object
+	// Serving is the version in force and Lowered what it was lowered to; nil if none.
+	Serving *config.Object
+	Lowered any
+	State   State
+	// Findings about Raw, and about other definitions of the same object.
+	Findings []config.Finding
+}
+
+// LastGood reports whether an older version than the written one is in force.
+func (o *Object) LastGood() bool { return o.Serving != nil && o.State == Quarantined }
+
+// Ref is where the object stands: as written, or if it cannot be read, as it was.
+func (o *Object) Ref() mesh.Ref {
+	if o.Raw != nil {
+		return o.Raw.Ref
+	}
+	return o.Serving.Ref
+}
+
+// Lowered yields the objects in force whose lowered form is a T, such as
+// *appsv1.Deployment, in order of their IDs.
+func Lowered[T any](u *Update) iter.Seq2[*Object, T] {
+	return func(yield func(*Object, T) bool) {
+		for o := range u.Objects.Values() {
+			if v, ok := o.Lowered.(T); ok && !yield(o, v) {
+				return
+			}
+		}
+	}
+}
+
+// Store is the writer.
+type Store struct {
+	o   Options
+	log *slog.Logger
+
+	units      map[string]config.Unit
+	incomplete map[string]bool // names of units, and of folders that could not be read
+	claims     map[config.ID][]claim
+	held       map[config.ID]bool // in force although no unit says so any more
+	saved      map[config.ID]*config.Object
+	noted      map[config.ID]bool // objects with findings
+	unitNotes  map[string]bool    // units with findings
+
+	objects  persist.Map[string, *Object]
+	registry *registry.Registry
+	next     mesh.Snapshot  // being built
+	snapshot *mesh.Snapshot // published last
+	analysis []config.Finding
+	// analysis is about these.
+	analyzed        *mesh.Snapshot
+	analyzedObjects persist.Map[string, *Object]
+
+	disk  *lastGood
+	alloc uint64 // version of the allocations saved
+}
+
+// claim is a unit's word about an object.
+type claim struct {
+	unit  string
+	rank  int
+	order int // inside the unit
+	o     *config.Object
+}
+
+// New makes a Store with what the state folder kept.
+func New(o Options) (*Store, error) {
+	s := &Store{o: o, log: o.Log, units: map[string]config.Unit{}, incomplete: map[string]bool{}, claims: map[config.ID][]claim{},
+		held: map[config.ID]bool{}, noted: map[config.ID]bool{}, unitNotes: map[string]bool{}}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	settings := o.Settings
+	s.next.Settings = &settings
+	var given map[mesh.Key]registry.Allocation
+	if o.State != "" {
+		var err error
+		if given, err = registryfile.Load(filepath.Join(o.State, "registry")); err != nil {
+			// Services get new addresses; refusing to start would be worse.
+			s.log.Error("virtual addresses of services are lost", "err", err)
+		}
+		if s.disk, s.saved, err = openLastGood(filepath.Join(o.State, "lastgood"), s.log); err != nil {
+			return nil, fmt.Errorf("opening the state folder: %w", err)
+		}
+	}
+	s.registry = registry.New(settings.TrustDomain, o.Ranges, given)
+	s.alloc = s.registry.Generation()
+	return s, nil
+}
+
+// Step applies what units say now and returns the new state. The first Step has all
+// units there are: what it does not name is gone.
+func (s *Store) Step(units ...config.Unit) *Update {
+	affected := map[config.ID]bool{}
+	for _, u := range units {
+		s.take(u, affected)
+	}
+	for id := range s.held {
+		affected[id] = true
+	}
+	for id := range s.saved { // empty after the first Step
+		affected[id] = true
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(affected), config.ID.Compare) {
+		s.resolve(id)
+	}
+	s.saved = nil
+	s.assemble()
+	return s.update()
+}
+
+// take replaces the word of one unit.
+func (s *Store) take(u config.Unit, affected map[config.ID]bool) {
+	for _, o := range s.units[u.Name].Objects {
+		affected[o.ID] = true
+		s.claims[o.ID] = slices.DeleteFunc(s.claims[o.ID], func(c claim) bool { return c.unit == u.Name })
+	}
+	delete(s.units, u.Name)
+	delete(s.incomplete, u.Name)
+	delete(s.unitNotes, u.Name)
+	if u.Gone {
+		return
+	}
+	compact := make([]*config.Object, len(u.Objects))
+	for i, o := range u.Objects {
+		affected[o.ID] = true
+		c := claim{u.Name, u.Rank, i, o}
+		at, _ := slices.BinarySearchFunc(s.claims[o.ID], c, func(a, b claim) int {
+			return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.unit, b.unit), cmp.Compare(a.order, b.order))
+		})
+		s.claims[o.ID] = slices.Insert(s.claims[o.ID], at, c)
+		compact[i] = o.Compact()
+	}
+	u.Objects = compact
+	s.units[u.Name] = u
+	if u.Incomplete {
+		s.incomplete[u.Name] = true
+	}
+	if len(u.Findings) > 0 {
+		s.unitNotes[u.Name] = true
+	}
+}
+
+// resolve decides anew which version of an object is in force.
+func (s *Store) resolve(id config.ID) {
+	key := id.String()
+	old := s.objects.At(key)
+	var next *Object
+	if claims := s.claims[id]; len(claims) > 0 {
+		next = s.judge(id, claims, old)
+		for i := range claims {
+			claims[i].o = claims[i].o.Compact()
+		}
+	} else {
+		delete(s.claims, id)
+		next = s.hold(id, old)
+	}
+	delete(s.held, id)
+	delete(s.noted, id)
+	var lowered, before any
+	if old != nil {
+		before = old.Lowered
+	}
+	if next == nil {
+		s.objects = s.objects.Delete(key)
+	} else {
+		lowered = next.Lowered
+		s.objects = s.objects.Set(key, next)
+		if next.Raw == nil {
+			s.held[id] = true
+		}
+		if len(next.Findings) > 0 {
+			s.noted[id] = true
+		}
+	}
+	if old == nil || next == nil || old.Serving != next.Serving {
+		s.disk.note(id, next)
+	}
+	if !identical(before, lowered) {
+		s.set(id, lowered)
+	}
+}
+
+// judge lowers the first claim on an object and keeps what is in force if it fails.
+func (s *Store) judge(id config.ID, claims []claim, old *Object) *Object {
+	first := claims[0].o
+	next := &Object{ID: id}
+	if old != nil && old.Raw != nil && old.Raw.Place == first.Place {
+		*next = *old
+		next.Findings = slices.DeleteFunc(slices.Clone(old.Findings), func(f config.Finding) bool { return f.Code == config.Duplicate })
+	} else {
+		next.Lowered, next.State, next.Findings = Lower(first, s.next.Settings)
+		next.Raw = first.Compact()
+		switch next.State {
+		case Compiled:
+			next.Serving = next.Raw
+		case Quarantined:
+			next.Serving, next.Lowered = s.lastGood(id, old)
+		}
+	}
+	for _, c := range claims[1:] {
+		next.Findings = append(next.Findings, config.New(config.Duplicate, c.o.Ref, "", c.o.Ref.Line,
+			fmt.Sprintf("%s %s is already defined at %s:%d, which is used", id.Kind, strings.TrimPrefix(id.Namespace+"/"+id.Name, "/"), first.Ref.File, first.Ref.Line),
+			"remove one of the two, or rename it"))
+	}
+	if old != nil && next.Raw == old.Raw && slices.Equal(next.Findings, old.Findings) {
+		return old
+	}
+	return next
+}
+
+// lastGood is the version in force until now, in this process or the one before.
+func (s *Store) lastGood(id config.ID, old *Object) (*config.Object, any) {
+	if old != nil {
+		return old.Serving, old.Lowered
+	}
+	if o := s.saved[id]; o != nil {
+		if lowered, state, _ := Lower(o, s.next.Settings); state == Compiled {
+			return o.Compact(), lowered
+		}
+	}
+	return nil, nil
+}
+
+// hold keeps an object that no unit names any more, if the place it stood in cannot be
+// read completely; otherwise it is gone.
+func (s *Store) hold(id config.ID, old *Object) *Object {
+	serving, lowered := s.lastGood(id, old)
+	if serving == nil || !s.unread(serving.Ref.File) {
+		return nil
+	}
+	return &Object{ID: id, Serving: serving, Lowered: lowered, State: Quarantined, Findings: []config.Finding{
+		config.New(config.LastGoodServed, serving.Ref, "", serving.Ref.Line, "cannot be found, because its file cannot be read completely; it stays in force as it was", "repair the file")}}
+}
+
+// unread reports whether file, or a folder above it, could not be read completely.
+func (s *Store) unread(file string) bool {
+	if s.incomplete[file] {
+		return true
+	}
+	for name := range s.incomplete {
+		if strings.HasPrefix(file, name+string(filepath.Separator)) {
+			return true
+		}
+	}
+	return false
+}
+
+// assemble makes a Snapshot of what changed.
+func (s *Store) assemble() {
+	r := s.registry.Flush()
+	s.next.Services, s.next.Endpoints, s.next.Workloads = r.Services, r.Endpoints, r.Workloads
+	n, old := &s.next, s.snapshot
+	if old != nil && n.Services.Same(old.Services) && n.Endpoints.Same(old.Endpoints) && n.Workloads.Same(old.Workloads) &&
+		n.VirtualServices.Same(old.VirtualServices) && n.DestinationRules.Same(old.DestinationRules) && n.Gateways.Same(old.Gateways) && n.PeerAuths.Same(old.PeerAuths) {
+		return
+	}
+	s.next.Version++
+	published := s.next
+	s.snapshot = &published
+}
+
+func (s *Store) update() *Update {
+	var fs []config.Finding
+	for name := range s.unitNotes {
+		fs = append(fs, s.units[name].Findings...)
+	}
+	for id := range s.noted {
+		fs = append(fs, s.objects.At(id.String()).Findings...)
+	}
+	for _, p := range s.registry.Problems() {
+		fs = append(fs, problemFindings(p)...)
+	}
+	fs = append(fs, s.analysis...)
+	return &Update{Snapshot: s.snapshot, Objects: s.objects, Findings: config.Tidy(fs), Analyzed: s.analyzed == s.snapshot && s.analyzedObjects.Same(s.objects)}
+}
+
+func problemFindings(p registry.Problem) []config.Finding {
+	var out []config.Finding
+	ref := p.Service.Ref
+	if p.TakenBy != "" {
+		_, host := p.TakenBy.Split()
+		out = append(out, config.New(config.AddressTaken, ref, "", ref.Line, "the virtual address it asks for belongs to "+host+"; it got another one", "change or remove clusterIP"))
+	}
+	if p.Exhausted {
+		out = append(out, config.New(config.AddressesExhausted, ref, "", ref.Line, "no virtual address is left", "delete services that are not needed, or give a larger range"))
+	}
+	for _, shadowed := range p.Shadowed {
+		out = append(out, config.New(config.HostDefinedTwice, shadowed, "", shadowed.Line,
+			fmt.Sprintf("host %s is defined by %s %s/%s, which is older and used", p.Service.Hostname, ref.Kind, ref.Namespace, ref.Name), "keep one of the two"))
+	}
+	return out
+}
+
+// Analyze looks across objects and returns the state with what was found.
+func (s *Store) Analyze() *Update {
+	if s.analyzed != s.snapshot || !s.analyzedObjects.Same(s.objects) {
+		s.analysis = analyze.Run(s.input())
+		s.analyzed, s.analyzedObjects = s.snapshot, s.objects
+	}
+	return s.update()
+}
+
+// identical compares lowered forms by address; slices of services never are.
+func identical(a, b any) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	if _, ok := a.([]*registry.Service); ok {
+		return false
+	}
+	if _, ok := b.([]*registry.Service); ok {
+		return false
+	}
+	return a == b
+}
+
+// set brings a lowered object, or its absence, into the plan.
+func (s *Store) set(id config.ID, lowered any) {
+	k := mesh.NewKey(id.Namespace, id.Name)
+	switch id.Group + "/" + id.Kind {
+	case "networking.istio.io/VirtualService":
+		put(&s.next.VirtualServices, k, lowered)
+	case "networking.istio.io/DestinationRule":
+		put(&s.next.DestinationRules, k, lowered)
+	case "networking.istio.io/Gateway":
+		put(&s.next.Gateways, k, lowered)
+	case "security.istio.io/PeerAuthentication":
+		put(&s.next.PeerAuths, k, lowered)
+	case "/Service", "networking.istio.io/ServiceEntry":
+		services, _ := lowered.([]*registry.Service)
+		s.registry.SetService(id.String(), services)
+	case "/Pod", "networking.istio.io/WorkloadEntry":
+		w, _ := lowered.(*mesh.Workload)
+		s.registry.SetWorkload(id.String(), w)
+	}
+}
+
+func put[T any](m *persist.Map[mesh.Key, T], k mesh.Key, lowered any) {
+	if v, ok := lowered.(T); ok {
+		*m = m.Set(k, v)
+	} else {
+		*m = m.Delete(k)
+	}
+}
