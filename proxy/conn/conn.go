@@ -43,7 +43,7 @@ const (
 	// Closing a socket with unread input sends RST, which can destroy the last
 	// response on its way (RFC 9112, section 9.6).
 	Linger = time.Second
-	// flushLimit is how long Close goes on offering output to a peer that takes none.
+	// flushLimit is how long Close goes on offering output to a peer that takes nothing.
 	flushLimit = 10 * time.Second
 )
 

@@ -123,7 +123,11 @@ func (c *Conn) doFlush() {
 		return
 	}
 	if !c.is(blocked) {
+		before := c.Buffered()
 		c.send(nil)
+		if c.is(closing) && c.Buffered() < before {
+			c.l.Arm(&c.timer, c.l.Now()+int64(flushLimit))
+		}
 	}
 	if c.is(dead | handshaking) {
 		return

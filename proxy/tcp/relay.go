@@ -1,0 +1,353 @@
+package tcp
+
+import (
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/observe"
+)
+
+// Relay is one accepted connection and the one it is relayed to. The exported fields
+// are for the Observer to read.
+type Relay struct {
+	Start    int64 // loop time
+	Cluster  *cluster.Cluster
+	Endpoint *cluster.Endpoint
+	// Received and Sent count payload bytes from and to the downstream peer, without metadata.
+	Received, Sent uint64
+	// Source and Destination are what the two peers told of themselves, nil if they did not.
+	Source, Destination *observe.Peer
+	// Cause is why the proxy ended the relay; NoCause if one of the peers did.
+	Cause observe.Cause
+	// Failure is the last failure of the upstream connection in words.
+	Failure string
+	// Upstream describes the connection to the endpoint once it is open.
+	Upstream conn.Info
+
+	w        *Worker
+	config   *Config
+	state    State
+	down, up *conn.Conn // up is nil while there is none
+	next     *Relay
+	prev     *Relay
+	idle     loop.Timer
+	report   loop.Timer
+	limit    loop.Timer
+	moved    int64 // when bytes moved last
+	attempts int   // left
+	tried    []*cluster.Endpoint
+	limits   *cluster.Limits // whose Connections we hold
+	flags    flags
+}
+
+type flags uint8
+
+const (
+	expectDown flags = 1 << iota // the downstream peer's metadata comes first
+	expectUp
+	upOpen
+	downEnded // Closed was called
+	ended
+)
+
+func (r *Relay) is(f flags) bool { return r.flags&f != 0 }
+
+// Downstream describes the accepted connection.
+func (r *Relay) Downstream() *conn.Info { return r.down.Info() }
+
+// Config is what the relay runs by.
+func (r *Relay) Config() *Config { return r.config }
+
+// Settled reports that no metadata is awaited any more: labels will not change.
+func (r *Relay) Settled() bool { return r.is(upOpen) && !r.is(expectDown|expectUp) }
+
+// downstream and upstream are the two faces of a Relay to its connections.
+type (
+	downstream Relay
+	upstream   Relay
+)
+
+// The accepted connection.
+
+func (d *downstream) Open(c *conn.Conn) {
+	r := (*Relay)(d)
+	w := r.w
+	if r.config.Exchange && exchanges(c) {
+		// At once, not with the first byte: a client that waits for the server to speak gets
+		// ours before it.
+		r.flags |= expectDown
+		c.Write(w.o.Metadata)
+	}
+	r.moved = w.l.Now()
+	if r.idleTimeout() > 0 {
+		w.l.Arm(&r.idle, r.moved+int64(r.idleTimeout()))
+	}
+	if r.config.MaxDuration > 0 {
+		w.l.Arm(&r.limit, r.Start+int64(r.config.MaxDuration))
+	}
+	r.Cluster = r.state.Cluster(r.config.choose(w.l.Rand()))
+	if r.Cluster == nil {
+		r.fail(observe.ClusterNotFound)
+		return
+	}
+	// Nobody can take the bytes yet. A reset is noticed nevertheless.
+	c.Pause()
+	r.connect()
+}
+
+func (d *downstream) Data(c *conn.Conn, b []byte) int {
+	r := (*Relay)(d)
+	used := 0
+	if r.is(expectDown) {
+		n, peer, err := r.w.readFrame(b)
+		switch {
+		case err == errShort:
+			return 0
+		case err != nil:
+			r.fail(observe.DownstreamProtocolError)
+			return 0
+		}
+		r.flags &^= expectDown
+		r.Source = peer
+		r.settled()
+		used = n
+		if b = b[n:]; len(b) == 0 {
+			return used
+		}
+	}
+	if r.up == nil {
+		return used
+	}
+	r.Received += uint64(len(b))
+	r.touch()
+	r.up.Write(b)
+	if r.up.Buffered() > conn.HighWater {
+		c.Pause()
+	}
+	return used + len(b)
+}
+
+func (d *downstream) EOF(*conn.Conn) {
+	if d.up != nil {
+		d.up.CloseWrite()
+	}
+}
+
+func (d *downstream) Drained(*conn.Conn) {
+	if d.up != nil {
+		d.up.Resume()
+	}
+}
+
+func (d *downstream) Closed(_ *conn.Conn, why conn.Why) {
+	r := (*Relay)(d)
+	r.flags |= downEnded
+	if r.up == nil {
+		r.end()
+		return
+	}
+	switch why.Kind {
+	case conn.Finished, conn.ClosedHere:
+		r.up.Close() // flushes, and does not wait for ever
+	default:
+		r.up.Reset()
+	}
+}
+
+// The connection to the endpoint.
+
+func (r *Relay) connect() {
+	e := r.w.endpoint(r.Cluster, r.down.Info(), r.tried)
+	if e == nil {
+		if r.Cause == observe.NoCause {
+			r.Cause = observe.NoHealthyUpstream
+		}
+		r.fail(r.Cause)
+		return
+	}
+	if e.Limits != nil {
+		if !cluster.Acquire(&e.Limits.Connections, &e.Limits.MaxConnections) {
+			r.fail(observe.UpstreamOverflow)
+			return
+		}
+		r.limits = e.Limits
+	}
+	e.Active.Add(1)
+	r.Endpoint = e
+	r.attempts--
+	r.up = conn.Dial(r.w.l, r.w.target(r.Cluster, e), (*upstream)(r))
+}
+
+func (u *upstream) Open(c *conn.Conn) {
+	r := (*Relay)(u)
+	r.flags |= upOpen
+	r.Cause, r.Failure = observe.NoCause, ""
+	r.Upstream = *c.Info()
+	if r.config.Exchange && exchanges(c) {
+		r.flags |= expectUp
+		c.Write(r.w.o.Metadata)
+	}
+	r.settled()
+	r.touch()
+	r.down.Resume()
+}
+
+func (u *upstream) Data(c *conn.Conn, b []byte) int {
+	r := (*Relay)(u)
+	used := 0
+	if r.is(expectUp) {
+		n, peer, err := r.w.readFrame(b)
+		switch {
+		case err == errShort:
+			return 0
+		case err != nil:
+			r.fail(observe.UpstreamProtocolError)
+			return 0
+		}
+		r.flags &^= expectUp
+		r.Destination = peer
+		r.settled()
+		used = n
+		if b = b[n:]; len(b) == 0 {
+			return used
+		}
+	}
+	r.Sent += uint64(len(b))
+	r.touch()
+	r.down.Write(b)
+	if r.down.Buffered() > conn.HighWater {
+		c.Pause()
+	}
+	return used + len(b)
+}
+
+func (u *upstream) EOF(*conn.Conn)     { u.down.CloseWrite() }
+func (u *upstream) Drained(*conn.Conn) { u.down.Resume() }
+
+func (u *upstream) Closed(c *conn.Conn, why conn.Why) {
+	r := (*Relay)(u)
+	r.release()
+	r.up = nil
+	if r.is(downEnded) {
+		r.end()
+		return
+	}
+	if !r.is(upOpen) && why.Kind.BeforeOpen() {
+		r.Cause, r.Failure = causeOf(why), why.String()
+		r.tried = append(r.tried, r.Endpoint)
+		if r.attempts > 0 {
+			r.connect()
+			return
+		}
+		r.fail(r.Cause)
+		return
+	}
+	switch why.Kind {
+	case conn.Finished, conn.ClosedHere:
+		r.down.Close()
+	case conn.ResetHere: // by fail
+	default:
+		r.Failure = why.String()
+		if r.down.Buffered() > 0 {
+			r.down.Close() // what the endpoint said before is still to be delivered
+		} else {
+			r.down.Reset()
+		}
+	}
+}
+
+func causeOf(why conn.Why) observe.Cause {
+	switch why.Kind {
+	case conn.ConnectTimeout:
+		return observe.UpstreamConnectTimeout
+	case conn.SocketFailed:
+		return observe.UpstreamNoSocket
+	case conn.HandshakeFailed, conn.HandshakeTimeout:
+		return observe.UpstreamTLSFailed
+	}
+	return observe.UpstreamConnectFailed
+}
+
+// fail ends the relay for a reason of our own, so that the client learns it failed: by
+// RST, where an orderly end would look like an empty answer.
+func (r *Relay) fail(why observe.Cause) {
+	r.Cause = why
+	r.down.Reset()
+	if r.up != nil {
+		r.up.Reset()
+	}
+}
+
+// release gives back what the upstream connection counted for.
+func (r *Relay) release() {
+	if r.Endpoint != nil && r.up != nil {
+		r.Endpoint.Active.Add(-1)
+	}
+	if r.limits != nil {
+		r.limits.Connections.Add(-1)
+		r.limits = nil
+	}
+}
+
+// end is the last thing: both connections are closed.
+func (r *Relay) end() {
+	if r.is(ended) {
+		return
+	}
+	r.flags |= ended
+	r.idle.Stop()
+	r.report.Stop()
+	r.limit.Stop()
+	w := r.w
+	w.active--
+	if r.prev != nil {
+		r.prev.next = r.next
+	} else {
+		w.relays = r.next
+	}
+	if r.next != nil {
+		r.next.prev = r.prev
+	}
+	if w.o.Observer != nil {
+		w.o.Observer.End(r)
+	}
+}
+
+func (r *Relay) settled() {
+	if r.Settled() && r.w.o.Observer != nil {
+		r.w.o.Observer.Progress(r)
+	}
+}
+
+// touch notes that bytes moved. The timers are looked after when they fire, not for every byte.
+func (r *Relay) touch() {
+	l := r.w.l
+	r.moved = l.Now()
+	if !r.report.Armed() && r.w.o.Observer != nil {
+		l.Arm(&r.report, r.moved+int64(reportEvery))
+	}
+}
+
+func (r *Relay) onReport() {
+	if r.is(upOpen) {
+		r.w.o.Observer.Progress(r)
+	}
+}
+
+func (r *Relay) onIdle() {
+	l := r.w.l
+	if at := r.moved + int64(r.idleTimeout()); at > l.Now() {
+		l.Arm(&r.idle, at)
+		return
+	}
+	r.fail(observe.StreamIdleTimeout)
+}
+
+func (r *Relay) onLimit() { r.fail(observe.ConnectionDurationReached) }
+
+func (r *Relay) idleTimeout() int64 {
+	if r.config.IdleTimeout == 0 {
+		return int64(defaultIdle)
+	}
+	return int64(r.config.IdleTimeout)
+}

@@ -1,0 +1,191 @@
+// Package tcp relays connections: each accepted one to an endpoint of a cluster, byte
+// for byte, with half-close and back-pressure.
+//
+// What enters: an open connection with its Config (a decoded TcpProxy, immutable) and
+// the State it came under. What leaves: a connection to the chosen endpoint, the bytes of both
+// directions, and calls to the Observer. Between two proxies of the mesh that agree
+// on it (ALPN istio-peer-exchange), each direction begins with the sender's workload
+// metadata. A Worker belongs to its loop and so do its Relays.
+package tcp
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/cluster/lb"
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/observe"
+)
+
+// Config is one TCP proxy with the filters in front of it. It is immutable. Fields name the
+// TcpProxy field they come from.
+type Config struct {
+	StatPrefix string
+	// Clusters are chosen by weight (cluster, weighted_clusters). One with weight 0 is
+	// chosen only if all have it.
+	Clusters []Weighted
+
+	IdleTimeout        time.Duration // idle_timeout; 0: 1 h, negative: none
+	MaxDuration        time.Duration // max_downstream_connection_duration; 0: none
+	MaxConnectAttempts int           // max_connect_attempts; 0: 1
+
+	// Exchange exchanges workload metadata with peers that agreed to it by ALPN (the
+	// filter istio.metadata_exchange).
+	Exchange bool
+	// Log writes an access log line for every connection.
+	Log bool
+}
+
+// Weighted is a cluster and its share.
+type Weighted struct {
+	Cluster cluster.ID
+	Weight  uint32
+}
+
+const (
+	defaultIdle = time.Hour // Envoy's
+	// reportEvery is how often a relay that moves bytes tells the Observer, Istio's
+	// default reporting interval for TCP.
+	reportEvery = 5 * time.Second
+)
+
+// State is what a relay needs of the proxy's state. proxy/state implements it; it is immutable.
+type State interface {
+	Cluster(id cluster.ID) *cluster.Cluster
+}
+
+// Observer hears of every relay, on the loop.
+type Observer interface {
+	// Begin comes when the connection was accepted and nothing else is known.
+	Begin(r *Relay)
+	// Progress comes at most every 5 s while bytes move, and once as soon as the peers'
+	// metadata is settled.
+	Progress(r *Relay)
+	// End comes once for every Begin; r is not to be kept.
+	End(r *Relay)
+}
+
+// Options are a Worker's collaborators.
+type Options struct {
+	Loop     *loop.Loop
+	Observer Observer // nil: none
+	// Socket is where the sockets of connections to a cluster come from; nil, or a nil
+	// source: the loop's own kernel.
+	Socket func(c *cluster.Cluster) conn.SocketSource
+	// Metadata is what peers are told about this workload, as made by Frame; nil: nothing.
+	Metadata []byte
+	// Peers interns what peers tell; nil: it is read and forgotten.
+	Peers *observe.Peers
+}
+
+// Worker is the TCP side of one loop.
+type Worker struct {
+	o       Options
+	l       *loop.Loop
+	pickers []lb.Picker // by cluster.ID
+	relays  *Relay
+	active  int
+}
+
+// NewWorker makes the TCP side of a loop, on which all further calls must happen.
+func NewWorker(o Options) *Worker { return &Worker{o: o, l: o.Loop} }
+
+// Active is the number of connections being relayed.
+func (w *Worker) Active() int { return w.active }
+
+// CloseAll ends all relays in order: what was received is delivered first.
+func (w *Worker) CloseAll() {
+	for r := w.relays; r != nil; r = r.next {
+		r.down.Close()
+		if r.up != nil {
+			r.up.Close()
+		}
+	}
+}
+
+// Serve makes the owner of an accepted connection that is about to open.
+func (w *Worker) Serve(c *conn.Conn, config *Config, s State) conn.Handler {
+	r := &Relay{w: w, config: config, state: s, down: c, Start: w.l.Now(), attempts: config.MaxConnectAttempts}
+	r.idle.Fire, r.report.Fire, r.limit.Fire = r.onIdle, r.onReport, r.onLimit
+	w.active++
+	if r.next = w.relays; r.next != nil {
+		r.next.prev = r
+	}
+	w.relays = r
+	if w.o.Observer != nil {
+		w.o.Observer.Begin(r)
+	}
+	return (*downstream)(r)
+}
+
+func (w *Worker) picker(id cluster.ID) *lb.Picker {
+	for int(id) >= len(w.pickers) {
+		w.pickers = append(w.pickers, lb.Picker{})
+	}
+	return &w.pickers[id]
+}
+
+// choose picks a cluster by weight.
+func (c *Config) choose(random uint64) cluster.ID {
+	switch len(c.Clusters) {
+	case 0:
+		return cluster.NoCluster
+	case 1:
+		return c.Clusters[0].Cluster
+	}
+	total := uint64(0)
+	for _, x := range c.Clusters {
+		total += uint64(x.Weight)
+	}
+	if total == 0 {
+		return c.Clusters[random%uint64(len(c.Clusters))].Cluster
+	}
+	at := random % total
+	for _, x := range c.Clusters {
+		if at < uint64(x.Weight) {
+			return x.Cluster
+		}
+		at -= uint64(x.Weight)
+	}
+	return cluster.NoCluster // not reached: at < total
+}
+
+// endpoint chooses where a connection of cluster c goes, nil if nowhere.
+func (w *Worker) endpoint(c *cluster.Cluster, info *conn.Info, tried []*cluster.Endpoint) *cluster.Endpoint {
+	if c.Kind != cluster.OriginalDst {
+		return w.picker(c.ID).Pick(c, w.l.Rand(), tried, 2*len(c.Endpoints))
+	}
+	addr := info.Original
+	if !addr.IsValid() {
+		addr = info.Local
+	}
+	if c.LocalAddress.IsValid() {
+		addr = netip.AddrPortFrom(c.LocalAddress, addr.Port())
+	}
+	if !addr.IsValid() || len(tried) > 0 {
+		return nil
+	}
+	e := &cluster.Endpoint{ID: -1, Addr: addr, Limits: c.Limits}
+	if n := len(c.Transports); n > 0 {
+		e.Transport.Store(c.Transports[n-1].Transport) // the default is the last
+	}
+	return e
+}
+
+// target says how to reach an endpoint.
+func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint) conn.Target {
+	t := conn.Target{Addr: loop.Addr{AddrPort: e.Addr, Path: e.Path}, Timeout: c.ConnectTimeout,
+		Keepalive: conn.Keepalive{On: c.Keepalive.On, Idle: c.Keepalive.Time, Interval: c.Keepalive.Interval, Count: int(c.Keepalive.Probes)}}
+	if tr := e.Transport.Load(); tr != nil {
+		t.TLS = tr.TCP
+	}
+	if c.Bind.IsValid() && c.Bind.Is4() == e.Addr.Addr().Unmap().Is4() {
+		t.Bind = netip.AddrPortFrom(c.Bind, 0)
+	}
+	if w.o.Socket != nil {
+		t.Socket = w.o.Socket(c)
+	}
+	return t
+}
