@@ -128,6 +128,10 @@ type ApplyResult struct {
 	Findings []Finding `json:"findings,omitempty"`
 	Refused  bool      `json:"refused,omitempty"`
 	DryRun   bool      `json:"dryRun,omitempty"`
+	// Mesh is the version of the configuration in which the change is in force: what to
+	// wait for. 0 if it was not in force yet when this was answered (the answer waits a
+	// moment for it), and for a dry run.
+	Mesh uint64 `json:"mesh,omitempty"`
 }
 
 // Applied says what became of one document.

@@ -1,0 +1,226 @@
+// Package client speaks the HTTP API of a control plane (package api/v1), and finds the
+// control plane of a laptop mesh by its state folder.
+//
+// The command line and the runtime behind `weir up` call it. A Client is safe for
+// concurrent use; every call ends with its context, and after 10 s unless it waits for
+// something by its nature. What the control plane refuses comes back as *Error.
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/internal/redact"
+)
+
+const (
+	dialTimeout = 2 * time.Second
+	// callTimeout covers reading the configuration of a large mesh on a busy machine.
+	callTimeout = 10 * time.Second
+	// waitMargin is added to a wait's own timeout, so that the answer says what is
+	// missing rather than nothing.
+	waitMargin = 2 * time.Second
+	// maxAnswer is twice the 64 MiB that may be applied at once.
+	maxAnswer = 128 << 20
+	// noNamespace stands for the namespace of objects that have none in a path.
+	noNamespace = "-"
+)
+
+// Client is one control plane's.
+type Client struct {
+	address string
+	token   redact.String
+	http    http.Client
+}
+
+// New makes a client of the API at address (host:port). Reads need no token.
+func New(address string, token redact.String) *Client {
+	return &Client{address: address, token: token, http: http.Client{Transport: &http.Transport{
+		DialContext:     (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		IdleConnTimeout: time.Minute,
+	}}}
+}
+
+// Address is where the API is.
+func (c *Client) Address() string { return c.address }
+
+// Error is an answer that is not a success.
+type Error struct {
+	Status  int // HTTP status
+	Message string
+	Hint    string
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Status asks for everything `weir status` shows.
+func (c *Client) Status(ctx context.Context) (*apiv1.Status, error) {
+	return get[*apiv1.Status](ctx, c, "/api/v1/status")
+}
+
+// Workloads asks for what is running.
+func (c *Client) Workloads(ctx context.Context) ([]apiv1.Workload, error) {
+	return get[[]apiv1.Workload](ctx, c, "/api/v1/workloads")
+}
+
+// Services asks for services and their endpoints.
+func (c *Client) Services(ctx context.Context) ([]apiv1.Service, error) {
+	return get[[]apiv1.Service](ctx, c, "/api/v1/services")
+}
+
+// Proxies asks for the connected proxies.
+func (c *Client) Proxies(ctx context.Context) ([]apiv1.Proxy, error) {
+	return get[[]apiv1.Proxy](ctx, c, "/api/v1/proxies")
+}
+
+// Objects asks for objects with their receipts; empty arguments from the right on ask
+// for all there are. A name without a namespace is that of an object that has none. An
+// object that is named and missing is an *Error with status 404.
+func (c *Client) Objects(ctx context.Context, kind, namespace, name string) ([]apiv1.Object, error) {
+	return get[[]apiv1.Object](ctx, c, objectPath(kind, namespace, name))
+}
+
+// Raw is Objects as YAML, as it was written.
+func (c *Client) Raw(ctx context.Context, kind, namespace, name string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return c.call(ctx, http.MethodGet, objectPath(kind, namespace, name)+"?raw", nil)
+}
+
+// Apply sends YAML documents. Documents that were refused are no error of the call: the
+// result says so.
+func (c *Client) Apply(ctx context.Context, documents []byte, dryRun bool) (*apiv1.ApplyResult, error) {
+	path := "/api/v1/objects"
+	if dryRun {
+		path += "?dry-run=true"
+	}
+	return c.change(ctx, http.MethodPost, path, documents)
+}
+
+// Delete removes an object that was applied.
+func (c *Client) Delete(ctx context.Context, kind, namespace, name string) (*apiv1.ApplyResult, error) {
+	return c.change(ctx, http.MethodDelete, objectPath(kind, namespace, name), nil)
+}
+
+// WaitActive returns when every connected proxy is on a version of the configuration or
+// a newer one; after timeout with an *Error of status 504 that says which are not.
+func (c *Client) WaitActive(ctx context.Context, version uint64, timeout time.Duration) error {
+	return c.wait(ctx, url.Values{"version": {strconv.FormatUint(version, 10)}}, timeout)
+}
+
+// WaitWorkload is WaitActive for the first version in which a workload has a health:
+// healthy, unhealthy, draining or gone.
+func (c *Client) WaitWorkload(ctx context.Context, namespace, name, health string, timeout time.Duration) error {
+	return c.wait(ctx, url.Values{"workload": {namespace + "/" + name}, "health": {health}}, timeout)
+}
+
+func (c *Client) wait(ctx context.Context, q url.Values, timeout time.Duration) error {
+	q.Set("timeout", timeout.String())
+	ctx, cancel := context.WithTimeout(ctx, timeout+waitMargin)
+	defer cancel()
+	_, err := c.call(ctx, http.MethodGet, "/api/v1/wait?"+q.Encode(), nil)
+	return err
+}
+
+func objectPath(kind, namespace, name string) string {
+	if namespace == "" && name != "" {
+		namespace = noNamespace
+	}
+	path := "/api/v1/objects"
+	for _, p := range []string{kind, namespace, name} {
+		if p == "" {
+			break
+		}
+		path += "/" + url.PathEscape(p)
+	}
+	return path
+}
+
+func get[T any](ctx context.Context, c *Client, path string) (T, error) {
+	var v T
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	data, err := c.call(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return v, err
+	}
+	return v, c.decode(data, &v)
+}
+
+func (c *Client) change(ctx context.Context, method, path string, body []byte) (*apiv1.ApplyResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	data, err := c.call(ctx, method, path, body)
+	if e := (*Error)(nil); errors.As(err, &e) && e.Status == http.StatusUnprocessableEntity {
+		err = nil // the answer has the details
+	}
+	if err != nil {
+		return nil, err
+	}
+	var r apiv1.ApplyResult
+	return &r, c.decode(data, &r)
+}
+
+// call returns the body of the answer, also beside an *Error.
+func (c *Client) call(ctx context.Context, method, path string, body []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.address+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/yaml")
+	}
+	if method != http.MethodGet && !c.token.IsZero() {
+		req.Header.Set("Authorization", "Bearer "+c.token.Reveal())
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var u *url.Error // it repeats method and address
+		if errors.As(err, &u) {
+			err = u.Err
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil, fmt.Errorf("the control plane at %s does not answer in time: %w", c.address, err)
+		}
+		return nil, fmt.Errorf("asking the control plane at %s: %w", c.address, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading the control plane's answer: %w", err)
+	case len(data) > maxAnswer:
+		return nil, fmt.Errorf("the control plane's answer has more than %d MiB", maxAnswer>>20)
+	case resp.StatusCode != http.StatusOK:
+		return data, failure(resp.StatusCode, data)
+	}
+	return data, nil
+}
+
+func (c *Client) decode(data []byte, v any) error {
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%s does not answer like a control plane: %w", c.address, err)
+	}
+	return nil
+}
+
+func failure(status int, body []byte) *Error {
+	var e apiv1.Error
+	if json.Unmarshal(body, &e) != nil || e.Error == "" {
+		const shown = 200
+		text := strings.TrimSpace(string(body[:min(len(body), shown)]))
+		e.Error = strings.TrimSuffix(fmt.Sprintf("the control plane answers %d %s: %s", status, http.StatusText(status), text), ": ")
+	}
+	return &Error{status, e.Error, e.Hint}
+}
