@@ -1,6 +1,10 @@
 package resource
 
-import "strings"
+import (
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
 
 const typePrefix = "type.googleapis.com/"
 
@@ -43,4 +47,48 @@ func Short(typeURL string) string {
 		return "PCDS"
 	}
 	return typeURL[strings.LastIndexAny(typeURL, "./")+1:]
+}
+
+// EmptyMeansAll reports whether a subscription that never gave a name is one to everything
+// there is. The xDS protocol ("How the client specifies what resources to return") has this
+// for listeners and clusters; Istio has it for every type that is not referred to by name.
+func EmptyMeansAll(typeURL string) bool {
+	switch typeURL {
+	case EndpointType, RouteType, VirtualHostType, SecretType, ExtensionConfigType:
+		return false
+	}
+	return true
+}
+
+// NameOf finds the name in a marshalled resource, which state of the world does not send
+// beside it. In all types that have names that is a string with field number 1 (Cluster.name,
+// ClusterLoadAssignment.cluster_name, …); the others have one resource, named "".
+func NameOf(typeURL string, body []byte) (string, error) {
+	switch typeURL {
+	case ClusterType, EndpointType, ListenerType, RouteType, ScopedRouteType, VirtualHostType, SecretType, ExtensionConfigType:
+	default:
+		return "", nil
+	}
+	var name string
+	for len(body) > 0 {
+		num, typ, n := protowire.ConsumeTag(body)
+		if n < 0 {
+			return "", protowire.ParseError(n)
+		}
+		body = body[n:]
+		if num == 1 && typ == protowire.BytesType {
+			v, n := protowire.ConsumeBytes(body)
+			if n < 0 {
+				return "", protowire.ParseError(n)
+			}
+			name = string(v) // the last one counts, should there be several
+			body = body[n:]
+			continue
+		}
+		if n = protowire.ConsumeFieldValue(num, typ, body); n < 0 {
+			return "", protowire.ParseError(n)
+		}
+		body = body[n:]
+	}
+	return name, nil
 }

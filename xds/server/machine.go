@@ -134,7 +134,7 @@ func (m *machine) deltaRequest(r *discoveryv3.DeltaDiscoveryRequest, now time.Ti
 			return nil, m.tooManyNames()
 		}
 	}
-	if isNew && !s.namedOnly && len(r.GetResourceNamesSubscribe()) == 0 && len(r.GetResourceNamesUnsubscribe()) == 0 {
+	if isNew && resource.EmptyMeansAll(s.typeURL) && len(r.GetResourceNamesSubscribe()) == 0 && len(r.GetResourceNamesUnsubscribe()) == 0 {
 		s.subscribeAll(m.base(s), known)
 	}
 	for _, n := range r.GetResourceNamesSubscribe() {
@@ -179,7 +179,7 @@ func (m *machine) sotwRequest(r *discoveryv3.DiscoveryRequest, now time.Time) ([
 		return nil, m.tooManyNames()
 	}
 	s.named = s.named || len(names) > 0
-	all := slices.Contains(names, "*") || !s.named && !s.namedOnly
+	all := slices.Contains(names, "*") || !s.named && resource.EmptyMeansAll(s.typeURL)
 	switch {
 	case all && !s.wildcard:
 		s.subscribeAll(m.base(s), nil)

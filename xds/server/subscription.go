@@ -52,28 +52,25 @@ type class struct {
 	sequenced       bool // takes part in the phases
 	update, removal phase
 	whole           bool // in state of the world a response holds all
-	namedOnly       bool // an empty first request subscribes to nothing
 }
 
-// classOf is the one table of types. Whole and namedOnly follow the xDS protocol, "How the
-// client specifies what resources to return"; for types it does not name, no names means
-// all of them, as Istio has it.
+// classOf is the one table of types.
 func classOf(typeURL string) class {
 	switch typeURL {
 	case resource.ClusterType:
 		return class{rank: 0, sequenced: true, update: phaseClusters, removal: phaseUncluster, whole: true}
 	case resource.EndpointType:
-		return class{rank: 1, removal: phaseUncluster, namedOnly: true}
+		return class{rank: 1, removal: phaseUncluster}
 	case resource.ListenerType:
 		return class{rank: 2, sequenced: true, update: phaseRoutes, removal: phaseUnroute, whole: true}
 	case resource.RouteType:
-		return class{rank: 3, sequenced: true, update: phaseRoutes, removal: phaseUnroute, namedOnly: true}
+		return class{rank: 3, sequenced: true, update: phaseRoutes, removal: phaseUnroute}
 	case resource.ScopedRouteType:
 		return class{rank: 4, sequenced: true, update: phaseRoutes, removal: phaseUnroute}
 	case resource.VirtualHostType:
-		return class{rank: 5, sequenced: true, update: phaseRoutes, removal: phaseUnroute, namedOnly: true}
+		return class{rank: 5, sequenced: true, update: phaseRoutes, removal: phaseUnroute}
 	case resource.SecretType, resource.ExtensionConfigType:
-		return class{rank: 6, removal: phaseUncluster, namedOnly: true}
+		return class{rank: 6, removal: phaseUncluster}
 	}
 	return class{rank: 7}
 }

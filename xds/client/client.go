@@ -1,0 +1,333 @@
+// Package client is the receiving end of the xDS corridor: it subscribes at a control
+// plane by delta (or state-of-the-world) ADS, xDS v3, and keeps what it was told.
+//
+// Subscriptions enter, Updates leave to one function, whose verdict is the ACK or NACK:
+// nothing is ACKed before it was built and checked. What is wanted and the versions of what
+// is held survive the stream: a control plane that comes back sends only the difference.
+// The protocol is a pure machine (machine.go); Client is the gRPC edge around it. Apply is
+// called from the goroutine of Run only; every method may be called from any goroutine,
+// Apply included.
+package client
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/weirmesh/weir/internal/backoff"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// Resource is one named resource as received.
+type Resource struct {
+	Name, Version string
+	Body          *anypb.Any
+}
+
+// Update is what one response says about one type.
+type Update struct {
+	TypeURL string
+	Version string // the server's, of its whole configuration; for people
+	Set     []Resource
+	Removed []string // or asked for by name and not there
+}
+
+// Conn is a connection to a control plane; *grpc.ClientConn is one.
+type Conn interface {
+	grpc.ClientConnInterface
+	io.Closer
+}
+
+// Options are what a Client needs. Dial, Node, Apply and Log are required.
+type Options struct {
+	// Dial makes a connection, which the Client closes when its stream has ended; every
+	// attempt has its own. It need not wait until the connection is there. Use
+	// DialOptions with it.
+	Dial func(ctx context.Context) (Conn, error)
+	// Node is called once per stream.
+	Node func() *corev3.Node
+	// Apply makes updates effective, in their order: everything that has arrived so far,
+	// at most one per type. An error leaves what was before and refuses them; of several
+	// each is then tried alone, so that one does not condemn the others (and Apply must
+	// bear being told again what it has accepted). Subscriptions that Apply changes are
+	// sent before the ACK, as servers that wait with routes for endpoints expect.
+	Apply func(ctx context.Context, updates []Update) error
+	Log   *slog.Logger
+
+	// SotW speaks state of the world instead of delta.
+	SotW bool
+	// Held are versions by type and name of resources that are in effect already, from a
+	// saved state. What the server has in the same version is not sent again.
+	Held map[string]map[string]string
+
+	// MinBackoff and MaxBackoff bound the wait between attempts; 0: 100 ms and 10 s. The
+	// first retry is at once.
+	MinBackoff, MaxBackoff time.Duration
+}
+
+// Client is a subscriber at one control plane.
+type Client struct {
+	opts Options
+	wake chan struct{} // subscriptions changed
+
+	mu      sync.Mutex
+	m       machine
+	state   State // without Types
+	nacks   map[string]NACK
+	changed chan struct{}
+}
+
+// New makes a Client. It does nothing before Run.
+func New(o Options) *Client {
+	o.MinBackoff = cmp.Or(o.MinBackoff, 100*time.Millisecond)
+	o.MaxBackoff = cmp.Or(o.MaxBackoff, 10*time.Second)
+	c := &Client{
+		opts: o, wake: make(chan struct{}, 1), nacks: map[string]NACK{},
+		m: machine{sotw: o.SotW, restored: o.Held},
+	}
+	c.state.Since = time.Now()
+	return c
+}
+
+// DialOptions are the options for connections to a control plane: keepalive that notices
+// a vanished one within 45 s, and responses as large as a mesh of 5,000 services is (47 MB)
+// five times over.
+func DialOptions() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 15 * time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(256 << 20)),
+		// Attempts are spaced by the Client.
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: grpcbackoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithSharedWriteBuffer(true),
+	}
+}
+
+// Subscribe asks for resources by name, or with no names for all of a type. It counts from
+// now on over all streams.
+func (c *Client) Subscribe(typeURL string, names ...string) {
+	c.change(func() { c.m.subscribe(typeURL, names...) })
+}
+
+// Unsubscribe ends what Subscribe with the same arguments began. There is no Removed for
+// what is dropped by this.
+func (c *Client) Unsubscribe(typeURL string, names ...string) {
+	c.change(func() { c.m.unsubscribe(typeURL, names...) })
+}
+
+func (c *Client) change(f func()) {
+	c.mu.Lock()
+	f()
+	c.notify()
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps a stream open until ctx ends.
+func (c *Client) Run(ctx context.Context) error {
+	wait := backoff.Backoff{Min: c.opts.MinBackoff, Max: c.opts.MaxBackoff}
+	for {
+		start := time.Now()
+		err := c.session(ctx)
+		if ctx.Err() != nil {
+			c.disconnected(nil)
+			return nil
+		}
+		c.disconnected(err)
+		// A server that takes streams only to end them is not given more of them for it.
+		if time.Since(start) > c.opts.MaxBackoff {
+			wait.Reset()
+		}
+		if wait.Wait(ctx) != nil {
+			return nil
+		}
+	}
+}
+
+func (c *Client) disconnected(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m.disconnect()
+	was := c.state.Connected
+	if was {
+		c.state.Connected, c.state.Since = false, time.Now()
+	}
+	if err != nil {
+		if was || c.state.LastError == nil || c.state.LastError.Error() != err.Error() {
+			c.opts.Log.Warn("no stream to the control plane", "err", err)
+		}
+		c.state.LastError = err
+	}
+	c.notify()
+}
+
+// maxBatch is how many responses are applied together at most, and read ahead. A server
+// that keeps one response per type in flight never fills it.
+const maxBatch = 16
+
+// session is one stream, until it ends.
+func (c *Client) session(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conn, err := c.opts.Dial(ctx)
+	if err != nil {
+		return fmt.Errorf("connecting: %w", err)
+	}
+	defer conn.Close()
+	st, err := c.open(ctx, conn)
+	if err != nil {
+		return fmt.Errorf("opening the stream: %w", err)
+	}
+
+	// This goroutine always reads, so a server that is writing can go on and then read
+	// what we write.
+	responses := make(chan response, maxBatch)
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			r, err := st.recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case responses <- r:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+
+	c.mu.Lock()
+	first := c.m.connect()
+	c.mu.Unlock()
+	if err := send(st, first); err != nil {
+		return err
+	}
+	for {
+		select {
+		case r := <-responses:
+			batch := []response{r}
+			for more := true; more && len(batch) < maxBatch; {
+				select {
+				case r := <-responses:
+					batch = append(batch, r)
+				default:
+					more = false
+				}
+			}
+			err = c.apply(ctx, st, batch)
+		case <-c.wake:
+			err = c.flush(st)
+		case err = <-ended:
+			if errors.Is(err, io.EOF) {
+				err = errors.New("the control plane ended the stream")
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// flush sends changed subscriptions.
+func (c *Client) flush(st *stream) error {
+	c.mu.Lock()
+	out := c.m.pending()
+	c.mu.Unlock()
+	return send(st, out)
+}
+
+// apply applies and answers responses, in runs that have no type twice.
+func (c *Client) apply(ctx context.Context, st *stream, batch []response) error {
+	for len(batch) > 0 {
+		n := 1
+		for n < len(batch) && !hasType(batch[:n], batch[n].GetTypeUrl()) {
+			n++
+		}
+		if err := c.applyRun(ctx, st, batch[:n]); err != nil {
+			return err
+		}
+		batch = batch[n:]
+	}
+	return nil
+}
+
+func hasType(rs []response, typeURL string) bool {
+	for _, r := range rs {
+		if r.GetTypeUrl() == typeURL {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Client) applyRun(ctx context.Context, st *stream, run []response) error {
+	c.mu.Lock()
+	if !c.state.Connected {
+		c.state.Connected, c.state.Since = true, time.Now()
+		c.opts.Log.Info("configuration stream open", "controlPlane", run[0].GetControlPlane().GetIdentifier())
+	}
+	c.state.ControlPlane = run[0].GetControlPlane().GetIdentifier()
+	all := make([]*received, len(run))
+	for i, r := range run {
+		all[i] = st.read(&c.m, r)
+	}
+	c.mu.Unlock()
+
+	var updates []Update
+	for _, r := range all {
+		if r.problem == nil && !r.empty() {
+			updates = append(updates, r.Update)
+		}
+	}
+	var err error
+	if len(updates) > 0 {
+		err = c.opts.Apply(ctx, updates)
+	}
+	for _, r := range all {
+		switch {
+		case err == nil || r.problem != nil || r.empty():
+		case len(updates) == 1:
+			r.problem = err
+		default:
+			r.problem = c.opts.Apply(ctx, []Update{r.Update})
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err() // what Apply said then is no verdict
+	}
+
+	c.mu.Lock()
+	out := c.m.pending()
+	for _, r := range all {
+		nack := ""
+		if r.problem != nil {
+			nack = cmp.Or(r.problem.Error(), "rejected")
+			c.nacks[r.TypeURL] = NACK{Version: r.Version, Message: nack, Time: time.Now()}
+			c.opts.Log.Warn("configuration rejected", "type", resource.Short(r.TypeURL), "version", r.Version, "err", r.problem)
+		} else {
+			c.m.accepted(r)
+		}
+		out = append(out, c.m.answer(r.TypeURL, r.nonce, nack))
+	}
+	c.notify()
+	c.mu.Unlock()
+	return send(st, out)
+}
