@@ -135,11 +135,11 @@ func (m *machine) deltaRequest(r *discoveryv3.DeltaDiscoveryRequest, now time.Ti
 		}
 	}
 	if isNew && resource.EmptyMeansAll(s.typeURL) && len(r.GetResourceNamesSubscribe()) == 0 && len(r.GetResourceNamesUnsubscribe()) == 0 {
-		s.subscribeAll(m.base(s), known)
+		m.subscribeAll(s, known)
 	}
 	for _, n := range r.GetResourceNamesSubscribe() {
 		if n == "*" {
-			s.subscribeAll(m.base(s), known)
+			m.subscribeAll(s, known)
 		} else {
 			m.subscribe(s, n, known[n])
 		}
@@ -164,14 +164,10 @@ func (m *machine) sotwRequest(r *discoveryv3.DiscoveryRequest, now time.Time) ([
 	if err != nil {
 		return nil, err
 	}
-	// The nonce of a first request can only stem from another stream. Later ones with an
-	// old nonce were written before our last response was read, and that one's answer
-	// repeats the names.
-	nonce := r.GetResponseNonce()
-	if nonce != "" && s.nonce != "" && nonce != s.nonce {
-		return nil, nil
-	}
-	if s.flight != nil && nonce == s.flight.nonce {
+	// A stale nonce was sent before our last response was read. It says nothing, but the
+	// names count: the answer that comes repeats them, and does not show that one of them
+	// was left and taken up again.
+	if s.flight != nil && r.GetResponseNonce() == s.flight.nonce {
 		m.answered(s, r.GetErrorDetail(), now)
 	}
 	names := r.GetResourceNames()
@@ -182,7 +178,7 @@ func (m *machine) sotwRequest(r *discoveryv3.DiscoveryRequest, now time.Time) ([
 	all := slices.Contains(names, "*") || !s.named && resource.EmptyMeansAll(s.typeURL)
 	switch {
 	case all && !s.wildcard:
-		s.subscribeAll(m.base(s), nil)
+		m.subscribeAll(s, nil)
 	case !all && s.wildcard:
 		s.unsubscribeAll()
 	}
@@ -238,7 +234,6 @@ func (m *machine) subscription(typeURL string) (s *subscription, isNew bool, err
 		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.typeURL, b.typeURL))
 	})
 	m.subs = slices.Insert(m.subs, at, s)
-	s.settled = m.settled
 	if s.sequenced {
 		// Listeners that are subscribed to right after the clusters wait for those.
 		m.phase = min(m.phase, s.update)
@@ -254,10 +249,23 @@ func (m *machine) base(s *subscription) resource.Set {
 	return m.latest.Set(s.typeURL)
 }
 
+func (m *machine) subscribeAll(s *subscription, known map[string]string) {
+	s.subscribeAll(m.base(s), known)
+	m.owe(s)
+}
+
+// owe notes that more is owed of s than its View's changes, so that nothing counts as
+// answered because it was before that.
+func (m *machine) owe(s *subscription) {
+	s.owing = true
+	s.settled = min(s.settled, m.settled)
+}
+
 func (m *machine) subscribe(s *subscription, name, known string) {
 	if s.subscribe(m.base(s), name, known) {
 		m.names++
 	}
+	m.owe(s)
 	if s.typeURL == resource.EndpointType {
 		if _, ok := m.replaced[name]; ok {
 			delete(m.replaced, name)
@@ -287,6 +295,9 @@ func (m *machine) answered(s *subscription, nack *rpcstatus.Status, now time.Tim
 	} else {
 		s.rejected(f, nack.GetMessage(), now, m.isWhole(s))
 		m.nacks = append(m.nacks, rejection{s.typeURL, s.lastNACK})
+	}
+	if !f.partial && !s.owing && len(s.retry) == 0 {
+		s.settled = max(s.settled, f.version)
 	}
 	switch s.typeURL {
 	case resource.EndpointType:
@@ -337,7 +348,7 @@ func (m *machine) advance() []*response {
 func (m *machine) blocked() bool {
 	if m.phase == phaseClusters && len(m.warming) > 0 {
 		eds := m.find(resource.EndpointType)
-		maps.DeleteFunc(m.warming, func(n string, _ struct{}) bool { return !eds.coming(m.base(eds), n) })
+		maps.DeleteFunc(m.warming, func(n string, _ struct{}) bool { return !eds.coming(n, m.latest, m.target) })
 		if len(m.warming) > 0 {
 			return true
 		}
@@ -396,81 +407,98 @@ func (m *machine) send(s *subscription) {
 		return
 	}
 	base := m.base(s)
+	d := m.due(s, base)
+	if len(d.names) == 0 {
+		d.names, d.resources, d.removed = s.nextRetry(base)
+		d.partial = len(d.names) > 0
+		for _, r := range d.resources {
+			m.replacing(s, r.Name())
+		}
+	}
+	switch greet := s.greet && (!m.sotw || m.isWhole(s)); {
+	case len(d.names) == 0 && !greet:
+		return
+	case m.isWhole(s):
+		d.resources, d.removed = s.all(base, d.kept), nil
+	}
+	slices.SortFunc(d.resources, func(a, b *resource.Resource) int { return cmp.Compare(a.Name(), b.Name()) })
+	slices.Sort(d.removed)
+	slices.Sort(d.names)
+
+	m.nonces++
+	nonce := m.noncePrefix + strconv.FormatUint(m.nonces, 10)
+	version := m.latest.Version
+	if s.sequenced {
+		version = m.target.Version
+	}
+	s.greet, s.sent, s.owing = false, version, s.owing && d.partial
+	s.flight = &flight{nonce: nonce, version: version, names: d.names, partial: d.partial}
+	m.out = append(m.out, &response{typeURL: s.typeURL, nonce: nonce, version: version, resources: d.resources, removed: d.removed})
+}
+
+// due is the content of a response.
+type due struct {
+	names     []string // what it changes
+	resources []*resource.Resource
+	removed   []string
+	kept      []*resource.Resource // to be removed, but not yet
+	partial   bool                 // part of a rejected response
+}
+
+// due takes from dirty what may be sent now.
+func (m *machine) due(s *subscription, base resource.Set) (d due) {
 	target := m.target.Set(s.typeURL)
-	var resources []*resource.Resource
-	var removed, names []string
-	var kept []*resource.Resource // to be removed later than now
 	for n, h := range s.dirty {
 		r := base.At(n)
+		last := r == nil && (h.version == "" || h.forced) && target.Has(n)
+		if last {
+			// Gone from the newest View, but the round in progress still has what
+			// refers to it.
+			r = target.At(n)
+		}
 		switch {
 		case r != nil:
-			resources = append(resources, r)
+			d.resources = append(d.resources, r)
 			if h.version != "" {
 				m.replacing(s, n)
 			}
 		case h.version == "" || m.phase >= s.removal && !target.Has(n):
 			// The client has nothing to lose, or nothing refers to it any more.
-			removed = append(removed, n)
 			if s.typeURL == resource.ClusterType {
 				delete(m.replaced, n)
 			}
+			if m.sotw && !m.isWhole(s) {
+				// There is no way to say that it is missing or gone; the client
+				// notices by what refers to it.
+				delete(s.nacked, n)
+				delete(s.dirty, n)
+				continue
+			}
+			d.removed = append(d.removed, n)
 		default:
 			if h.res != nil {
-				kept = append(kept, h.res)
+				d.kept = append(d.kept, h.res)
 			}
 			continue
 		}
-		names = append(names, n)
-	}
-	for _, n := range names {
-		delete(s.dirty, n)
-	}
-	if len(names) == 0 {
-		names, resources, removed = s.nextRetry(base)
-		for _, r := range resources {
-			m.replacing(s, r.Name())
+		d.names = append(d.names, n)
+		if delete(s.dirty, n); last {
+			s.dirty[n] = held{version: r.Version(), res: r}
 		}
 	}
-	switch {
-	case m.isWhole(s) && (len(names) > 0 || s.greet):
-		resources, removed = s.all(base, kept), nil
-	case m.sotw:
-		// There is no way to say that one of these is missing or gone; the client
-		// notices by what refers to it.
-		for _, n := range removed {
-			delete(s.nacked, n)
-		}
-		if removed = nil; len(resources) == 0 {
-			return
-		}
-	case len(names) == 0 && !s.greet:
-		return
-	}
-	s.greet = false
-	slices.SortFunc(resources, func(a, b *resource.Resource) int { return cmp.Compare(a.Name(), b.Name()) })
-	slices.Sort(removed)
-	slices.Sort(names)
-
-	m.nonces++
-	s.nonce = m.noncePrefix + strconv.FormatUint(m.nonces, 10)
-	version := m.latest.Version
-	if s.sequenced {
-		version = m.target.Version
-	}
-	s.sent = version
-	s.flight = &flight{nonce: s.nonce, version: version, names: names}
-	m.out = append(m.out, &response{typeURL: s.typeURL, nonce: s.nonce, version: version, resources: resources, removed: removed})
+	return d
 }
 
 // replacing is called for a resource that takes the place of one that the client holds.
 // Of a changed cluster Envoy makes a new one, which is not used before a load assignment
 // has come, changed or not: so that is sent again.
 func (m *machine) replacing(s *subscription, name string) {
-	if s.typeURL != resource.ClusterType || !m.latest.Set(resource.EndpointType).Has(name) {
+	if s.typeURL != resource.ClusterType || !m.latest.Set(resource.EndpointType).Has(name) && !m.target.Set(resource.EndpointType).Has(name) {
 		return
 	}
 	if eds := m.find(resource.EndpointType); eds != nil && eds.subscribed(name) {
 		eds.force(name)
+		m.owe(eds)
 	} else {
 		m.replaced[name] = struct{}{}
 	}

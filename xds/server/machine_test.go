@@ -17,7 +17,7 @@ import (
 	"github.com/weirmesh/weir/xds/resource"
 )
 
-// The transcripts in testdata are conversations with one machine. They know
+// The transcripts in testdata/machine are conversations with one machine. They know
 //
 //	stream delta|sotw [names=N]   a client connects (N limits its names); the View stays
 //	view N                        lines "CDS a=1 b=2": a View with Version N is published
@@ -31,7 +31,7 @@ import (
 // If a test fails, run go test ./xds/server -rewrite and look at the difference. Only
 // commit the changes if you understand what caused them and if they are desired.
 func TestMachine(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/machine", func(t *testing.T, path string) {
 		c := &conversation{t: t, limits: limits{types: 5, names: 100}}
 		datadriven.RunTest(t, path, c.run)
 	})

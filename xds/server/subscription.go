@@ -21,13 +21,13 @@ type subscription struct {
 	names    map[string]struct{}
 	dirty    map[string]held
 	greet    bool // the first request is answered even if there is nothing to say
-	nonce    string
 	flight   *flight
 	retry    [][]string // parts of a rejected response, to be tried by themselves
 	retries  int
 
 	sent, acked uint64 // View versions of the last response sent and ACKed
-	settled     uint64 // View version up to which everything was answered
+	settled     uint64 // View version up to which everything was answered, unless owing
+	owing       bool   // something was subscribed to since the last response
 	nacked      map[string]struct{}
 	lastNACK    *NACK
 }
@@ -44,6 +44,7 @@ type flight struct {
 	nonce   string
 	version uint64
 	names   []string // what it changed
+	partial bool     // one of retry: it does not hold all that is dirty
 }
 
 // class is how a type is treated, see machine.
@@ -94,11 +95,11 @@ func (s *subscription) interested() bool { return s.wildcard || len(s.names) > 0
 
 // coming reports whether an addition or change of name, or that there is none, is yet to
 // be sent or answered. (A removal may have to wait, so nothing may wait for it.)
-func (s *subscription) coming(base resource.Set, name string) bool {
+func (s *subscription) coming(name string, latest, target *resource.View) bool {
 	if !s.subscribed(name) {
 		return false
 	}
-	if h, ok := s.dirty[name]; ok && (h.version == "" || base.Has(name)) {
+	if h, ok := s.dirty[name]; ok && (h.version == "" || latest.Set(s.typeURL).Has(name) || h.forced && target.Set(s.typeURL).Has(name)) {
 		return true
 	}
 	if s.flight != nil {

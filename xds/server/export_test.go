@@ -1,0 +1,4 @@
+package server
+
+// NewCodec is the codec that GRPCOptions installs.
+var NewCodec = newCodec
