@@ -10,11 +10,12 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-func connect(t *testing.T, s *Server, r Rights) *Client {
+func newClient(t *testing.T, s *Server, r Rights) *Client {
 	t.Helper()
 	f, err := s.Connect(r)
 	if err != nil {
@@ -55,7 +56,7 @@ func listener(t *testing.T, fd int) net.Listener {
 func addrPort(a net.Addr) netip.AddrPort { return a.(*net.TCPAddr).AddrPort() }
 
 func TestSocketsAreFreshAndUsable(t *testing.T) {
-	c := connect(t, newServer(t), 0)
+	c := newClient(t, newServer(t), 0)
 	for _, k := range []struct {
 		kind   Kind
 		family Family
@@ -85,7 +86,7 @@ func TestSocketsAreFreshAndUsable(t *testing.T) {
 }
 
 func TestListen(t *testing.T) {
-	c := connect(t, newServer(t), MayListen)
+	c := newClient(t, newServer(t), MayListen)
 	fds, err := c.Listen(netip.MustParseAddrPort("127.0.0.1:0"), 1, true)
 	if err != nil {
 		t.Fatal(err)
@@ -120,6 +121,93 @@ func TestListen(t *testing.T) {
 	}
 }
 
+func TestNetTypes(t *testing.T) {
+	c := newClient(t, newServer(t), MayListen)
+	for _, ip := range []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()} {
+		l, err := c.Listener(netip.AddrPortFrom(ip, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		p, err := c.PacketConn(addrPort(l.Addr()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		go func() {
+			if a, err := l.Accept(); err == nil {
+				_, _ = io.Copy(a, a)
+				a.Close()
+			}
+		}()
+		go func() {
+			b := make([]byte, 8)
+			if n, from, err := p.ReadFrom(b); err == nil {
+				_, _ = p.WriteTo(b[:n], from)
+			}
+		}()
+		for _, network := range []string{"tcp", "udp"} {
+			conn, err := c.DialContext(t.Context(), network, l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := make([]byte, 4)
+			if _, err := conn.Write([]byte("ping")); err != nil {
+				t.Error(err)
+			}
+			if _, err := io.ReadFull(conn, b); err != nil || string(b) != "ping" {
+				t.Errorf("%s %v: %q, %v", network, ip, b, err)
+			}
+			conn.Close()
+		}
+	}
+}
+
+func TestDialFailures(t *testing.T) {
+	c := newClient(t, newServer(t), MayListen)
+	l, err := c.Listener(netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if _, err := c.DialContext(t.Context(), "tcp", l.Addr().String()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("nobody listens: %v", err)
+	}
+	if _, err := c.DialContext(t.Context(), "tcp", "localhost:80"); err == nil {
+		t.Error("a name was dialled")
+	}
+	if _, err := c.DialContext(t.Context(), "unix", "127.0.0.1:80"); err == nil {
+		t.Error("a Unix socket was dialled")
+	}
+
+	// A listener whose queue is full lets connects hang.
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.AddrPortFrom(netip.AddrFrom4(sa.(*unix.SockaddrInet4).Addr), uint16(sa.(*unix.SockaddrInet4).Port)).String()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	for range 10 {
+		var conn net.Conn
+		if conn, err = c.DialContext(ctx, "tcp", addr); err != nil {
+			break
+		}
+		defer conn.Close()
+	}
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a connect that hangs: %v, want the context's error", err)
+	}
+}
+
 func TestRights(t *testing.T) {
 	s := newServer(t)
 	loopback, elsewhere := netip.MustParseAddrPort("127.0.0.1:0"), netip.MustParseAddrPort("0.0.0.0:0")
@@ -135,12 +223,12 @@ func TestRights(t *testing.T) {
 		}
 	}
 
-	none := connect(t, s, 0)
+	none := newClient(t, s, 0)
 	wantErr("listening without the right", listen(none, loopback), syscall.EACCES)
 	_, err := none.Fork(0)
 	wantErr("forking without the right", err, syscall.EACCES)
 
-	all := connect(t, s, MayListen|MayFork)
+	all := newClient(t, s, MayListen|MayFork)
 	wantErr("listening where it is not allowed", listen(all, elsewhere), syscall.EACCES)
 	wantErr("listening", listen(all, loopback), nil)
 	f, err := all.Fork(0)
@@ -155,7 +243,7 @@ func TestRights(t *testing.T) {
 		closeAll(fds)
 	}
 
-	f, err = connect(t, s, MayFork).Fork(MayFork | MayListen)
+	f, err = newClient(t, s, MayFork).Fork(MayFork | MayListen)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +285,7 @@ func TestNonsenseEndsTheConnection(t *testing.T) {
 
 func TestClientOfAClosedServerFails(t *testing.T) {
 	s := newServer(t)
-	c := connect(t, s, 0)
+	c := newClient(t, s, 0)
 	s.Close()
 	if _, err := c.Sockets(Stream, IPv4, 1); err == nil {
 		t.Error("a socket from a closed server")
@@ -209,7 +297,7 @@ func TestClientOfAClosedServerFails(t *testing.T) {
 
 func TestConnectionsAreBounded(t *testing.T) {
 	s := newServer(t)
-	c := connect(t, s, MayFork)
+	c := newClient(t, s, MayFork)
 	for i := 1; i < maxConnections; i++ {
 		f, err := s.Connect(0)
 		if err != nil {
@@ -232,7 +320,7 @@ func TestServerMakesSocketsWhereItIsTold(t *testing.T) {
 		}
 		return f()
 	}
-	c := connect(t, s, 0)
+	c := newClient(t, s, 0)
 	fds, err := c.Sockets(Stream, IPv4, MaxBatch)
 	closeAll(fds)
 	if err != nil || calls.Load() != 1 {
@@ -245,7 +333,7 @@ func TestServerMakesSocketsWhereItIsTold(t *testing.T) {
 
 func TestPool(t *testing.T) {
 	s := newServer(t)
-	c := connect(t, s, 0)
+	c := newClient(t, s, 0)
 	p := NewPool(c, Stream, IPv4, 4)
 	if _, ok := p.Take(); ok {
 		t.Error("a socket before Run")
@@ -278,7 +366,7 @@ func TestPool(t *testing.T) {
 
 func TestPoolEndsWithTheServer(t *testing.T) {
 	s := newServer(t)
-	p := NewPool(connect(t, s, 0), Stream, IPv4, 2)
+	p := NewPool(newClient(t, s, 0), Stream, IPv4, 2)
 	ran := make(chan error)
 	go func() { ran <- p.Run(context.Background()) }()
 	fd, err := p.Wait(context.Background())

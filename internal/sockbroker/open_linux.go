@@ -62,13 +62,7 @@ func open(r request, mark uint32) (fd int, err error) {
 			return -1, fmt.Errorf("socket option %d of level %d: %w", o.name, o.level, err)
 		}
 	}
-	var sa unix.Sockaddr
-	if ip, port := r.addr.Addr(), int(r.addr.Port()); r.family == IPv4 {
-		sa = &unix.SockaddrInet4{Port: port, Addr: ip.As4()}
-	} else {
-		sa = &unix.SockaddrInet6{Port: port, Addr: ip.As16()}
-	}
-	if err := unix.Bind(fd, sa); err != nil {
+	if err := unix.Bind(fd, sockaddr(r.addr)); err != nil {
 		return -1, fmt.Errorf("bind: %w", err)
 	}
 	if r.kind == Listen {

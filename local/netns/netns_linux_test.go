@@ -225,6 +225,34 @@ func TestKillLeavesNothing(t *testing.T) {
 	})
 }
 
+// The kernel alone does it: a stopped init cannot see the guard close.
+func TestKillLeavesNothingOfAStoppedTree(t *testing.T) {
+	asUsers(t, func(t *testing.T, attr *syscall.SysProcAttr) {
+		p := startTop(t, attr, "stand")
+		p.standing(t)
+		before := tree(t, p.Process.Pid)
+		for pid := range before {
+			if pid != p.Process.Pid {
+				if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := p.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.Wait()
+		if err := before.gone(); err != nil {
+			t.Error(err)
+			for pid := range before {
+				if now, ok := state(pid); ok && now.start == before[pid].start {
+					_ = unix.Kill(pid, unix.SIGKILL)
+				}
+			}
+		}
+	})
+}
+
 // The second guard: init ends when it sees top's end of the guard closed, without a signal.
 func TestInitEndsWithTheGuard(t *testing.T) {
 	asUsers(t, func(t *testing.T, attr *syscall.SysProcAttr) {

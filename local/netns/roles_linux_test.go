@@ -212,32 +212,33 @@ func roleProxy(args []string) error {
 		from, to, _ := strings.Cut(a, "=")
 		dest[from] = to
 	}
-	outbound := func(original netip.AddrPort) (int, error) {
+	outbound := func(original netip.AddrPort) (net.Conn, error) {
 		to, ok := dest[original.String()]
 		if !ok {
-			return -1, fmt.Errorf("nothing is known of %v", original)
+			return nil, fmt.Errorf("nothing is known of %v", original)
 		}
+		ctx := context.Background()
 		if addr, ok := strings.CutPrefix(to, "host "); ok {
-			return dial(host, addr, netip.Addr{})
+			return host.DialContext(ctx, "tcp", addr)
 		}
 		if addr, ok := strings.CutPrefix(to, "pod "); ok {
-			return dial(app, addr, netip.Addr{})
+			return app.DialContext(ctx, "tcp", addr)
 		}
-		return dial(nil, to, netip.Addr{})
+		return net.Dial("tcp", to)
 	}
-	inbound := func(original netip.AddrPort) (int, error) {
+	inbound := func(original netip.AddrPort) (net.Conn, error) {
 		// As sidecars do: to the address that was called, else to the application's own loopback.
 		from, local := capture.Passthrough4, netip.AddrFrom4([4]byte{127, 0, 0, 1})
 		if original.Addr().Is6() {
 			from, local = capture.Passthrough6, netip.IPv6Loopback()
 		}
-		fd, err := dial(app, original.String(), from)
+		c, err := dialFrom(app, from, original)
 		if errors.Is(err, syscall.ECONNREFUSED) {
-			fd, err = dial(app, netip.AddrPortFrom(local, original.Port()).String(), from)
+			return dialFrom(app, from, netip.AddrPortFrom(local, original.Port()))
 		}
-		return fd, err
+		return c, err
 	}
-	for addr, upstream := range map[string]func(netip.AddrPort) (int, error){
+	for addr, upstream := range map[string]func(netip.AddrPort) (net.Conn, error){
 		"0.0.0.0:15001": outbound, "[::]:15001": outbound, "0.0.0.0:15006": inbound, "[::]:15006": inbound,
 	} {
 		fds, err := app.Listen(netip.MustParseAddrPort(addr), 2, true)
@@ -245,7 +246,9 @@ func roleProxy(args []string) error {
 			return err
 		}
 		for _, fd := range fds {
-			l, err := fileListener(fd)
+			f := os.NewFile(uintptr(fd), "listener")
+			l, err := net.FileListener(f)
+			f.Close()
 			if err != nil {
 				return err
 			}
@@ -262,21 +265,12 @@ func roleProxy(args []string) error {
 		_ = w.WriteMsg(r)
 	})
 	for _, addr := range []string{"127.0.0.1:15053", "[::1]:15053"} {
-		fds, err := app.Bind(netip.MustParseAddrPort(addr), 1, false)
-		if err != nil {
-			return err
-		}
-		f := os.NewFile(uintptr(fds[0]), "dns")
-		pc, err := net.FilePacketConn(f)
-		f.Close()
+		pc, err := app.PacketConn(netip.MustParseAddrPort(addr))
 		if err != nil {
 			return err
 		}
 		go func() { _ = (&dns.Server{PacketConn: pc}).ActivateAndServe() }()
-		if fds, err = app.Listen(netip.MustParseAddrPort(addr), 1, false); err != nil {
-			return err
-		}
-		l, err := fileListener(fds[0])
+		l, err := app.Listener(netip.MustParseAddrPort(addr))
 		if err != nil {
 			return err
 		}
@@ -286,53 +280,32 @@ func roleProxy(args []string) error {
 	select {}
 }
 
-func fileListener(fd int) (net.Listener, error) {
-	f := os.NewFile(uintptr(fd), "listener")
+// dialFrom connects one of the pod's sockets bound to an address.
+func dialFrom(app *sockbroker.Client, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
+	fds, err := app.Sockets(sockbroker.Stream, sockbroker.FamilyOf(from), 1)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fds[0]), "upstream")
 	defer f.Close()
-	return net.FileListener(f)
-}
-
-// dial connects a socket of b's namespace, or, without b, of this process's.
-func dial(b *sockbroker.Client, to string, from netip.Addr) (fd int, err error) {
-	addr, err := netip.ParseAddrPort(to)
-	if err != nil {
-		return -1, err
+	fd := int(f.Fd())
+	if err = unix.SetNonblock(fd, false); err != nil {
+		return nil, err
 	}
-	if b != nil {
-		fds, err := b.Sockets(sockbroker.Stream, sockbroker.FamilyOf(addr.Addr()), 1)
-		if err != nil {
-			return -1, err
-		}
-		fd = fds[0]
-		if err := unix.SetNonblock(fd, false); err != nil {
-			return -1, err
-		}
-	} else if fd, err = unix.Socket(map[bool]int{true: unix.AF_INET, false: unix.AF_INET6}[addr.Addr().Is4()], unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
-		return -1, err
-	}
-	if from.IsValid() {
-		err = unix.Bind(fd, sockaddr(netip.AddrPortFrom(from, 0)))
-	}
-	if err == nil {
-		err = unix.Connect(fd, sockaddr(addr))
+	if from.Is4() {
+		err = errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: from.As4()}), unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}))
+	} else {
+		err = errors.Join(unix.Bind(fd, &unix.SockaddrInet6{Addr: from.As16()}), unix.Connect(fd, &unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())}))
 	}
 	if err != nil {
-		unix.Close(fd)
-		return -1, err
+		return nil, err
 	}
-	return fd, nil
-}
-
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
-	}
-	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+	return net.FileConn(f)
 }
 
 // relay passes on what the upstream of a connection's original destination says, with
 // that destination before it.
-func relay(l net.Listener, upstream func(netip.AddrPort) (int, error)) {
+func relay(l net.Listener, upstream func(netip.AddrPort) (net.Conn, error)) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -351,21 +324,20 @@ func relay(l net.Listener, upstream func(netip.AddrPort) (int, error)) {
 				return
 			}
 			fmt.Fprintf(c, "[%v from %v] ", original, c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr())
-			fd, err := upstream(original)
+			u, err := upstream(original)
 			if err != nil {
 				fmt.Fprintln(c, err)
 				return
 			}
-			f := os.NewFile(uintptr(fd), "upstream")
-			defer f.Close()
-			_, _ = io.Copy(c, f)
+			defer u.Close()
+			_, _ = io.Copy(c, u)
 		}()
 	}
 }
 
 // self is a command that runs this binary in a role.
 func self(role string, args ...string) Command {
-	return Command{Argv: append([]string{"/proc/self/exe", role}, args...), Env: []string{"PATH=" + os.Getenv("PATH")}, Stderr: os.Stderr}
+	return Command{Argv: append([]string{"/proc/self/exe", role}, args...), Env: os.Environ(), Stderr: os.Stderr}
 }
 
 // output runs a command to its end.

@@ -201,11 +201,7 @@ func (s *scene) getent() (string, error) {
 }
 
 func (s *scene) ingress() (string, error) {
-	fds, err := s.f.Host.Listen(netip.MustParseAddrPort("127.0.0.1:0"), 1, false)
-	if err != nil {
-		return "", err
-	}
-	l, err := fileListener(fds[0])
+	l, err := s.f.Host.Listener(netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
 		return "", err
 	}
