@@ -39,7 +39,7 @@ func RunInit(o InitOptions, body func(context.Context, *Fabric) error) error {
 	}
 	var out outcome
 	if err != nil {
-		out.Error = err.Error()
+		out = outcome{Error: err.Error(), Denied: denied(err)}
 	}
 	b, err := json.Marshal(out)
 	if err != nil {
@@ -146,9 +146,10 @@ func (f *Fabric) probe() error {
 		return err
 	}
 	defer p.Close()
-	// Everything of a start but the program.
-	if _, err := p.Start(Command{Argv: []string{"/proc/self/no such program"}}); !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("a process in a user namespace of its own: %w", err)
+	// Everything of a start but the program, which does not exist.
+	_, err = p.Start(Command{Argv: []string{"/proc/self/no such program"}})
+	if errno := syscall.Errno(0); errors.As(err, &errno) && errno != unix.ENOENT {
+		return fmt.Errorf("starting a process in a user namespace of its own: %w", errno)
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ type Pod struct {
 
 	calls  chan func()
 	closed chan struct{}
-	close  sync.Once
+	once   sync.Once // of Close
 }
 
 // AddPod makes a pod. Pods can be added at the same time.
@@ -199,7 +199,7 @@ func (f *Fabric) Start(c Command) (*Process, error) {
 // Close kills the pod's processes, whoever started them, and removes the pod. Sockets
 // handed out keep the network namespace alive, unconnected, until they are closed.
 func (p *Pod) Close() {
-	p.close.Do(func() {
+	p.once.Do(func() {
 		// Killed processes may have forked meanwhile; a second is a thousand rounds.
 		for range 1000 {
 			if p.netns == "" || killIn(p.netns) == 0 {

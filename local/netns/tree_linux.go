@@ -39,7 +39,10 @@ type spec struct {
 }
 
 // outcome is the answer to it, from init to top. No further message follows.
-type outcome struct{ Error string }
+type outcome struct {
+	Error  string
+	Denied bool
+}
 
 // Tree is a running namespace tree, seen from the process that started it.
 type Tree struct {
@@ -127,7 +130,10 @@ func start(ctx context.Context, o Options, probe bool) (_ *Tree, err error) {
 		close(t.ended)
 	}()
 	if err := <-startErr; err != nil {
-		return nil, fmt.Errorf("starting a process in new namespaces: %w%s", err, hint(err))
+		if path := (*os.PathError)(nil); errors.As(err, &path) {
+			err = path.Err // the path is this program's own
+		}
+		return nil, fmt.Errorf("starting a process in new namespaces: %w%s", err, hint(denied(err)))
 	}
 	started = true
 	for i, f := range theirs { // so that the guard reads as closed when init is gone
@@ -179,7 +185,7 @@ func (t *Tree) handshake(s spec) error {
 		return fmt.Errorf("report of the new namespaces' first process: %w", err)
 	}
 	if out.Error != "" {
-		return errors.New(out.Error + hint(nil))
+		return errors.New(out.Error + hint(out.Denied))
 	}
 	return nil
 }
@@ -216,30 +222,37 @@ func privileged() bool {
 	return d[0].Effective&need == need
 }
 
-// hint says why namespaces are refused, as far as the kernel's settings tell. The settings
+// denied reports whether err is how the kernel refuses namespaces: ENOSPC is a limit of 0.
+func denied(err error) bool {
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOSPC)
+}
+
+// hint says why namespaces are denied, as far as the kernel's settings tell. The settings
 // explain only; whether it works is found out by trying.
-func hint(err error) string {
-	if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EACCES) {
+func hint(denied bool) string {
+	if !denied {
 		return ""
 	}
-	for _, s := range []struct{ file, refuses string }{
-		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"},
-		{"/proc/sys/kernel/unprivileged_userns_clone", "0"},
-		{"/proc/sys/user/max_user_namespaces", "0"},
+	root := os.Geteuid() == 0
+	for _, s := range []struct {
+		file, denies string
+		root         bool // too
+	}{
+		{"kernel/apparmor_restrict_unprivileged_userns", "1", false},
+		{"kernel/unprivileged_userns_clone", "0", false},
+		{"user/max_user_namespaces", "0", true},
 	} {
-		b, err := os.ReadFile(s.file)
-		if value := strings.TrimSpace(string(b)); err == nil && value == s.refuses {
-			name := strings.ReplaceAll(strings.TrimPrefix(s.file, "/proc/sys/"), "/", ".")
-			if os.Geteuid() != 0 {
-				value += ": try as root"
-			}
-			return fmt.Sprintf(" (%s is %s)", name, value)
+		b, err := os.ReadFile("/proc/sys/" + s.file)
+		if err != nil || strings.TrimSpace(string(b)) != s.denies || root && !s.root {
+			continue
 		}
+		name := strings.ReplaceAll(s.file, "/", ".")
+		if root {
+			return fmt.Sprintf(" (%s is %s)", name, s.denies)
+		}
+		return fmt.Sprintf(" (%s is %s: try as root)", name, s.denies)
 	}
-	if err != nil && os.Geteuid() == 0 {
-		return " (a container's seccomp profile may refuse it)"
-	}
-	return ""
+	return " (a container's seccomp profile can be the reason)"
 }
 
 // socketPair returns top's end as a connection and init's as a file.
