@@ -148,10 +148,13 @@ func (f *Fabric) probe() error {
 	defer p.Close()
 	// Everything of a start but the program, which does not exist.
 	_, err = p.Start(Command{Argv: []string{"/proc/self/no such program"}})
-	if errno := syscall.Errno(0); errors.As(err, &errno) && errno != unix.ENOENT {
-		return fmt.Errorf("starting a process in a user namespace of its own: %w", errno)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
 	}
-	return nil
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
+		err = errno // that program's name would only confuse
+	}
+	return fmt.Errorf("starting a process in a user namespace of its own: %w", err)
 }
 
 // privateMounts cuts the mount namespace off from the host's and gives it the /proc of
