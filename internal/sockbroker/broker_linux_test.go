@@ -87,12 +87,14 @@ func TestSocketsAreFreshAndUsable(t *testing.T) {
 
 func TestListen(t *testing.T) {
 	c := newClient(t, newServer(t), MayListen)
-	fds, err := c.Listen(netip.MustParseAddrPort("127.0.0.1:0"), 1, true)
+	fds, err := c.Listen(netip.MustParseAddrPort("127.0.0.1:0"), 2, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	first := listener(t, fds[0])
-	addr := addrPort(first.Addr())
+	addr := addrPort(listener(t, fds[0]).Addr())
+	if other := addrPort(listener(t, fds[1]).Addr()); other != addr {
+		t.Errorf("port 0 became %v and %v", addr, other)
+	}
 
 	// Three more workers on the same port, and the port of the other family.
 	fds, err = c.Listen(addr, 3, true)

@@ -55,7 +55,8 @@ func (c *Client) Sockets(kind Kind, family Family, n int) ([]int, error) {
 }
 
 // Listen returns n TCP sockets that listen on addr, with SO_REUSEPORT if reusePort is
-// set (n > 1 needs it). An IPv6 socket takes IPv6 connections only.
+// set (n > 1 needs it). Port 0 is one free port for all. An IPv6 socket takes IPv6
+// connections only.
 func (c *Client) Listen(addr netip.AddrPort, n int, reusePort bool) ([]int, error) {
 	return c.bound(Listen, addr, n, reusePort)
 }

@@ -51,12 +51,7 @@ func connect(ctx context.Context, f *os.File, addr netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := f.SetWriteDeadline(deadline); err != nil {
-			return err
-		}
-	}
-	// The end of ctx wakes the wait below.
+	// The end of ctx wakes the wait below, by a deadline in the past.
 	defer context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) })()
 
 	var result error

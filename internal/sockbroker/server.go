@@ -142,6 +142,11 @@ func (s *Server) make(r request, rights Rights) (fds []int, err error) {
 				return err
 			}
 			fds = append(fds, fd)
+			if r.bound() && r.addr.Port() == 0 { // those that follow share the port that was chosen
+				if r.addr, err = localAddr(fd, r.addr.Addr()); err != nil {
+					return err
+				}
+			}
 		}
 		return nil
 	})
@@ -153,6 +158,18 @@ func (s *Server) make(r request, rights Rights) (fds []int, err error) {
 		return nil, err
 	}
 	return fds, nil
+}
+
+// localAddr is ip with the port that fd is bound to.
+func localAddr(fd int, ip netip.Addr) (netip.AddrPort, error) {
+	sa, err := unix.Getsockname(fd)
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(ip, uint16(sa.Port)), nil
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(ip, uint16(sa.Port)), nil
+	}
+	return netip.AddrPort{}, fmt.Errorf("getsockname: %w", err)
 }
 
 func closeAll(fds []int) {
