@@ -315,10 +315,12 @@ func causeOf(why conn.Why) (c observe.Cause, transport string) {
 		return observe.UpstreamNoSocket, transport
 	case conn.HandshakeFailed, conn.HandshakeTimeout:
 		return observe.UpstreamTLSFailed, transport
+	case conn.RecordFailed:
+		return observe.UpstreamTerminated, transport
 	case conn.Panicked, conn.LoopEnded:
 		return observe.InternalError, transport
 	}
-	return observe.UpstreamTerminated, transport
+	return observe.UpstreamTerminated, "" // the cause says it
 }
 
 // withTransport adds a transport failure reason to details as Envoy does: {reason|transport_failure_reason}.

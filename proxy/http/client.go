@@ -112,10 +112,11 @@ func (c *client) EOF(cc *conn.Conn) {
 		cc.Close()
 		return
 	}
-	switch {
-	case x.rdec.EOF() == h1.End && x.is(tunnelling):
+	ev := x.rdec.EOF()
+	switch t := cc.Info().TLS; {
+	case ev == h1.End && x.is(tunnelling):
 		x.upstreamTunnelEnd()
-	case x.rdec.Done():
+	case ev == h1.End && (t == nil || !t.Truncated): // without close_notify it may not be the end (RFC 8446 section 6.1)
 		c.end(x, false)
 	default:
 		c.x = nil
@@ -161,6 +162,11 @@ func (c *client) tunnel(*Exchange) { c.enc.Tunnel() }
 func (c *client) cancel(*Exchange) {
 	c.x = nil
 	c.Discard(true)
+}
+
+func (c *client) finish(*Exchange) {
+	c.x = nil
+	c.Discard(false)
 }
 
 func (c *client) pause(*Exchange)  { c.Conn.Pause() }

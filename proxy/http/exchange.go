@@ -57,7 +57,8 @@ type upstream interface {
 	writeData(x *Exchange, b []byte)
 	writeEnd(x *Exchange)
 	tunnel(x *Exchange)
-	cancel(x *Exchange) // forget x and end what it began
+	cancel(x *Exchange) // forget x and end at once what it began
+	finish(x *Exchange) // forget x, whose tunnel has ended in order
 	pause(x *Exchange)  // the response body
 	resume(x *Exchange)
 	full() bool
@@ -113,6 +114,7 @@ type Exchange struct {
 
 	stage    int    // the next one
 	redirect []byte // location of a redirect
+	routed   int64  // when the router got the request
 	flags    exchangeFlags
 
 	body []byte // of the request: not sent yet, or kept for another attempt
@@ -173,7 +175,7 @@ func (x *Exchange) reset() {
 	x.state, x.origin, x.down, x.up = nil, nil, nil, nil
 	x.stage, x.flags = 0, keepBody
 	x.retry, x.retries, x.perTry, x.total = nil, 0, 0, 0
-	x.redirect = nil
+	x.redirect, x.routed = nil, 0
 	clear(x.tried)
 	x.tried = x.tried[:0]
 	x.idleFor = 0
@@ -327,15 +329,15 @@ func (x *Exchange) replies(c observe.Cause) bool {
 	x.endAttempt()
 	x.Cause = c
 	x.Flags |= c.Flag()
-	if x.Details == "" {
-		x.Details = c.Details()
-	}
 	switch {
 	case x.is(responded):
 		return false
 	case x.is(headSent):
+		x.Details = c.Details()
 		x.giveUp()
 		return false
+	case x.Details == "":
+		x.Details = c.Details()
 	}
 	x.Response.Reset()
 	x.ResponseTrailers.Reset()

@@ -207,6 +207,8 @@ func (x *Exchange) upstreamTunnelEnd() {
 }
 
 func (x *Exchange) endTunnel() {
-	x.down.endTunnel(x)
+	up := x.up
+	x.up = nil
+	up.finish(x)
 	x.complete()
 }

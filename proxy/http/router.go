@@ -49,6 +49,7 @@ func forward(x *Exchange) Verdict {
 	if x.Cluster == nil {
 		return x.Reply(observe.ClusterNotFound)
 	}
+	x.routed = x.w.loop.Now()
 	x.policy(f)
 	if x.Target.Headers != nil {
 		x.requestHeaders(x.Target.Headers)
@@ -80,10 +81,8 @@ func finalize(x *Exchange) {
 	h := &x.Response.Headers
 	switch x.Cause {
 	case observe.NoCause:
-		since := x.RequestEnded
-		if since == 0 {
-			since = x.Began // the response came before the request was complete
-		}
+		// Since the request was complete and here, whichever came later: neither slow clients nor injected delays count.
+		since := max(x.RequestEnded, x.routed)
 		ms := strconv.AppendInt(x.arena.Open(12), millis(x.w.loop.Now()-since), 10)
 		h.Set(message.XEnvoyUpstreamServiceTime, x.arena.Close(ms))
 	case observe.DirectResponse:

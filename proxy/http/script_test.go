@@ -42,7 +42,8 @@ import (
 //	unlisten ADDR               and stops
 //	accept ADDR NAME            the upstream's next connection
 //	send NAME                   (input: bytes)
-//	fill NAME n=N               send N bytes of x
+//	fill NAME n=N               send N bytes of x, as far as they are taken
+//	pump NAME NAME n=N          send N bytes from one to the other, which reads
 //	recv NAME [count]           what has arrived
 //	eof, close, reset NAME
 //	advance D                   time passes
@@ -70,6 +71,7 @@ type script struct {
 	hosts     map[string]*route.VirtualHost
 	listeners map[string]*mem.Listener
 	conns     map[string]*mem.Peer
+	peers     []*mem.Peer // all there ever were
 	log       []string
 	begun     int
 	listener  *listener
@@ -147,7 +149,7 @@ func (s *script) End(x *http.Exchange) {
 
 // end looks for what a script left behind.
 func (s *script) end() {
-	for _, p := range s.conns {
+	for _, p := range s.peers {
 		p.Close()
 	}
 	for _, l := range s.listeners {
@@ -182,6 +184,12 @@ func (s *script) run(d *datadriven.TestData) string {
 	}
 	out := ""
 	switch d.Cmd {
+	case "send", "fill", "eof", "close", "reset":
+		if s.conns[name] == nil {
+			return "no such connection\n"
+		}
+	}
+	switch d.Cmd {
 	case "config":
 		s.configure(d)
 	case "cluster":
@@ -194,6 +202,7 @@ func (s *script) run(d *datadriven.TestData) string {
 			d.Fatalf(s.t, "%v", err)
 		}
 		s.conns[name] = p
+		s.peers = append(s.peers, p)
 	case "listen":
 		l, err := s.net.Listen(netip.MustParseAddrPort(name))
 		if err != nil {
@@ -208,15 +217,21 @@ func (s *script) run(d *datadriven.TestData) string {
 	case "accept":
 		p := s.listeners[name].Accept()
 		if p == nil {
+			delete(s.conns, d.CmdArgs[1].Key)
 			return "nobody\n"
 		}
 		s.conns[d.CmdArgs[1].Key] = p
+		s.peers = append(s.peers, p)
 	case "send":
-		s.send(d, name, wire(s.t, d.Input))
+		out = s.send(name, wire(s.t, d.Input))
 	case "fill":
 		var n int
 		d.ScanArgs(s.t, "n", &n)
 		out = s.fill(d, name, n)
+	case "pump":
+		var n int
+		d.ScanArgs(s.t, "n", &n)
+		return s.pump(d, name, d.CmdArgs[1].Key, n)
 	case "recv":
 		s.net.Step()
 		return s.recv(d, name)
@@ -267,10 +282,11 @@ func (s *script) run(d *datadriven.TestData) string {
 	return out
 }
 
-func (s *script) send(d *datadriven.TestData, name string, b []byte) {
+func (s *script) send(name string, b []byte) string {
 	if n, err := s.conns[name].Send(b); err != nil || n < len(b) {
-		d.Fatalf(s.t, "sent %d of %d: %v", n, len(b), err)
+		return fmt.Sprintf("sent %d of %d: %v\n", n, len(b), err)
 	}
+	return ""
 }
 
 // fill sends n bytes as long as they are taken.
@@ -289,6 +305,23 @@ func (s *script) fill(d *datadriven.TestData, name string, n int) string {
 		}
 	}
 	return ""
+}
+
+// pump sends n bytes while the other end reads.
+func (s *script) pump(d *datadriven.TestData, from, to string, n int) string {
+	chunk := bytes.Repeat([]byte{'x'}, 16<<10)
+	got, sent := 0, 0
+	for range 10 * (n/len(chunk) + 1) {
+		k, err := s.conns[from].Send(chunk[:min(len(chunk), n-sent)])
+		if err != nil {
+			d.Fatalf(s.t, "%v", err)
+		}
+		sent += k
+		s.net.Step()
+		b, _ := s.conns[to].Recv()
+		got += len(b)
+	}
+	return fmt.Sprintf("%d bytes sent, %d received\n", sent, got)
 }
 
 var (

@@ -271,8 +271,8 @@ var continueHead = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 func (s *server) writeHead(x *Exchange) {
 	s.keep = x.dec.KeepAlive() && !s.w.drain && x.Response.Status != 101 &&
 		(s.cfg.MaxRequests == 0 || s.served+1 < s.cfg.MaxRequests) &&
-		// A local reply while the client still sends: can the rest be read and thrown away?
-		(x.is(requestDone) || x.up != nil || s.discardable(x))
+		// A local reply while the client still sends: can the rest be read and thrown away, and will it come?
+		(x.is(requestDone) || x.up != nil || s.discardable(x) && x.Cause != observe.RequestTimeout && x.Cause != observe.StreamIdleTimeout)
 	out := s.w.room(s.c.Out(), h1.ResponseRoom(&x.Response))
 	s.c.SetOut(s.enc.Response(out, &x.Response, &x.Request, s.keep))
 }

@@ -96,14 +96,16 @@ func (it *Item) Release() {
 func (it *Item) settle() {
 	h, p := it.host, it.host.pool
 	switch {
-	case p.draining || h.retired != nil || h.endpoint.Gone.Load() || it.worn():
+	case it.worn():
 		it.drop()
-		h.dialMore() // waiters that counted on it
+		h.dialMore() // for waiters that counted on it
 	case h.head != nil:
 		w := h.head
 		h.take(w)
 		it.lend()
 		w.Client.Connected(it.member)
+	case p.draining || h.retired != nil || h.endpoint.Gone.Load():
+		it.drop()
 	case p.o.Group.wanted(it.limits):
 		it.drop() // somebody waits for the place it takes
 	default:
