@@ -101,6 +101,9 @@ type Conn struct {
 	dial  *dialing // until connected
 	tls   *secured // nil: plaintext
 
+	splice *splice // input goes to another connection
+	source *Conn   // whose splice goes here
+
 	why      Why
 	received uint64
 	sent     uint64
@@ -246,6 +249,10 @@ func (c *Conn) onEvents(ev loop.Events) {
 // read takes input from the kernel until there is none, the handler pauses, or
 // the turn's share is used up.
 func (c *Conn) read() {
+	if c.splice != nil && !c.is(closing) {
+		c.pump()
+		return
+	}
 	for range readsPerTurn {
 		if !c.wantsInput() {
 			return
@@ -271,6 +278,9 @@ func (c *Conn) read() {
 		if c.is(eof) {
 			c.atEOF()
 			return
+		}
+		if c.splice != nil {
+			break // from the next turn on
 		}
 	}
 	if c.is(unread) {

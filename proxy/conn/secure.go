@@ -186,7 +186,9 @@ func (c *Conn) handshaken(err error) {
 	}
 	c.timer.Stop()
 	c.info.TLS = t.s.Peer()
-	t.in = t.s.TakeInput()
+	if in := t.s.TakeInput(); len(in) > 0 {
+		t.in = in
+	}
 	c.state |= unread
 	if len(c.out) > 0 || c.is(closeWrite) {
 		c.l.AtFlush(&c.flush)

@@ -73,6 +73,9 @@ func (c *Conn) Buffered() int {
 	if c.tls != nil {
 		n += c.tls.unsent()
 	}
+	if c.source != nil {
+		n += c.source.splice.held
+	}
 	return n
 }
 
@@ -100,6 +103,9 @@ func (c *Conn) end(why Why) {
 	}
 	c.why = why
 	c.state |= closing
+	if c.splice != nil && c.splice.held == 0 {
+		c.unsplice()
+	}
 	c.dropInput()
 	c.l.Arm(&c.timer, c.l.Now()+int64(flushLimit))
 	c.l.AtFlush(&c.flush)
@@ -139,6 +145,11 @@ func (c *Conn) doFlush() {
 			if c.is(dead) {
 				return
 			}
+		}
+	}
+	if c.source != nil && !c.is(blocked) {
+		if c.source.pump(); c.is(dead) {
+			return
 		}
 	}
 	if c.Buffered() > 0 {
@@ -260,6 +271,10 @@ func (c *Conn) fail(why Why) {
 	}
 	if c.tls != nil {
 		c.tls.abandon(c)
+	}
+	c.unsplice()
+	if c.source != nil {
+		c.source.unsplice()
 	}
 	c.state = c.state&^(connecting|handshaking|paused|kick) | dead
 	c.why = why

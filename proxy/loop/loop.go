@@ -98,6 +98,7 @@ type Loop struct {
 	scratch []byte
 	records []byte // made when the first record is read
 	pool    Pool
+	pipes   pipes
 	rng     mrand.PCG
 	blame   Handler
 	gave    atomic.Bool
@@ -183,6 +184,9 @@ func (l *Loop) End() {
 	l.ended = true
 	l.posted = nil
 	l.mu.Unlock()
+	for _, p := range l.pipes.free {
+		l.PutPipe(p, false)
+	}
 	l.poller.End()
 }
 

@@ -60,6 +60,11 @@ type Sockets interface {
 	// the kernel (nftables REDIRECT) sent it here. Without a rule it fails, or,
 	// once connection tracking is active, returns the local address.
 	OriginalDst(fd int) (netip.AddrPort, syscall.Errno)
+	// Pipe makes a pipe for Splice, which moves up to n bytes from in to out, one of
+	// them a pipe's end, without their passing through the process. Systems without
+	// it say ENOSYS.
+	Pipe() (read, write int, errno syscall.Errno)
+	Splice(in, out, n int) (moved int, errno syscall.Errno)
 }
 
 // Family is an address family.

@@ -1,5 +1,7 @@
 package loop
 
+import "syscall"
+
 // Pool lends byte buffers to the connections and exchanges of one loop. It keeps
 // a bounded number of returned ones (2.3 MB when all classes are full), the
 // garbage collector gets the rest.
@@ -71,4 +73,39 @@ func (p *Pool) AppendString(b []byte, s string) []byte {
 		b = g
 	}
 	return append(b, s...)
+}
+
+// pipes are the loop's pipes for Sockets.Splice. One is needed only while bytes are
+// in it, so a loop has few, however many connections splice.
+type pipes struct {
+	free [][2]int
+	none bool // the system has none
+}
+
+const keepPipes = 8
+
+// GetPipe returns an empty pipe, read end first; false where there is none to be had.
+func (l *Loop) GetPipe() (p [2]int, ok bool) {
+	s := &l.pipes
+	if n := len(s.free); n > 0 {
+		p = s.free[n-1]
+		s.free = s.free[:n-1]
+		return p, true
+	}
+	if s.none {
+		return p, false
+	}
+	r, w, e := l.poller.Pipe()
+	s.none = e == syscall.ENOSYS
+	return [2]int{r, w}, e == 0
+}
+
+// PutPipe takes a pipe back; one that is not empty is closed.
+func (l *Loop) PutPipe(p [2]int, empty bool) {
+	if empty && len(l.pipes.free) < keepPipes {
+		l.pipes.free = append(l.pipes.free, p)
+		return
+	}
+	l.poller.Close(p[0])
+	l.poller.Close(p[1])
 }

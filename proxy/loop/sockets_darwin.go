@@ -169,3 +169,6 @@ func (sockets) Remote(fd int) Addr {
 func (sockets) OriginalDst(int) (netip.AddrPort, syscall.Errno) {
 	return netip.AddrPort{}, syscall.ENOPROTOOPT // no redirect capture on Darwin
 }
+
+func (sockets) Pipe() (int, int, syscall.Errno)           { return -1, -1, syscall.ENOSYS }
+func (sockets) Splice(int, int, int) (int, syscall.Errno) { return 0, syscall.ENOSYS }

@@ -532,6 +532,76 @@ func TestFrame(t *testing.T) {
 	}
 }
 
+// Bulk goes through the kernel; nothing is lost at either change, and half-close,
+// back-pressure, counts and resets are as before.
+func TestSplice(t *testing.T) {
+	n := mem.New()
+	n.Buffer = 1 << 20
+	p := start(t, n, at(entry, nil), to(1), tcp.Options{}, newCluster(1, "db", "10.0.0.9:3306"))
+	b := backend(t, n, "10.0.0.9:3306")
+	c := dial(t, n, entry)
+	n.Step()
+	s := b.Accept()
+	var sent, got bytes.Buffer
+	block := make([]byte, 700_000)
+	spliced := 0
+	for i := range 40 {
+		size := len(block)
+		if i/10%2 == 1 {
+			size = 100 // small for a while: back to reading and writing
+		}
+		for j := range block[:size] {
+			block[j] = byte(p.l.Rand())
+		}
+		k, _ := s.Send(block[:size])
+		sent.Write(block[:k])
+		n.Step()
+		spliced = max(spliced, n.PipesMade())
+		if i%3 != 0 { // a slow reader
+			x, _ := c.RecvUpTo(500_000)
+			got.Write(x)
+		}
+		c.Send([]byte("ack"))
+		n.Step()
+		s.Recv()
+	}
+	s.CloseWrite()
+	for {
+		n.Step()
+		x, err := c.Recv()
+		got.Write(x)
+		if err == io.EOF {
+			break
+		}
+	}
+	if spliced == 0 {
+		t.Error("nothing was spliced")
+	}
+	if !bytes.Equal(sent.Bytes(), got.Bytes()) {
+		t.Errorf("sent %d bytes, received %d, or others", sent.Len(), got.Len())
+	}
+	c.Close()
+	p.want(fmt.Sprintf("via_upstream received 120 sent %d db 10.0.0.9:3306", sent.Len()))
+
+	// An end in the middle of it leaves nothing behind.
+	c = dial(t, n, entry)
+	n.Step()
+	s = b.Accept()
+	for range 5 {
+		s.Send(block)
+		n.Step()
+	}
+	c.Reset()
+	n.Step()
+	if _, err := s.Recv(); !errors.Is(err, syscall.ECONNRESET) {
+		t.Error(err)
+	}
+	p.l.End()
+	if n.Pipes() != 0 {
+		t.Errorf("%d pipes left", n.Pipes())
+	}
+}
+
 func TestRelayDoesNotAllocate(t *testing.T) {
 	n := mem.New()
 	n.Buffer = 1 << 20

@@ -37,8 +37,10 @@ type Net struct {
 	silent    map[loop.Addr]bool
 	loops     []*member
 	port      uint16
-	open      int // sockets
-	numbered  int // of them, those a loop holds
+	open      int             // sockets
+	numbered  int             // of them, those a loop holds
+	pipes     map[int]*[]byte // both ends of each
+	pipesMade int
 
 	mu   sync.Mutex
 	wake *sync.Cond
@@ -72,12 +74,15 @@ const start = int64(time.Second)
 var Epoch = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
 // firstFD keeps descriptors of a Net apart from real ones in messages.
-const firstFD = 1000
+const (
+	firstFD   = 1000
+	firstPipe = 1_000_000
+)
 
 // New makes an empty network.
 func New() *Net {
 	n := &Net{Buffer: 64 << 10, now: start, port: 40000,
-		listening: map[loop.Addr]*group{}, silent: map[loop.Addr]bool{}}
+		listening: map[loop.Addr]*group{}, silent: map[loop.Addr]bool{}, pipes: map[int]*[]byte{}}
 	n.wake = sync.NewCond(&n.mu)
 	return n
 }
@@ -184,6 +189,12 @@ func (n *Net) Silence(a netip.AddrPort, silent bool) { n.silent[loop.TCP(a)] = s
 
 // Open is the number of open sockets, for leak checks.
 func (n *Net) Open() int { return n.open }
+
+// Pipes is the number of open pipes, for leak checks.
+func (n *Net) Pipes() int { return len(n.pipes) / 2 }
+
+// PipesMade is how many pipes were ever made.
+func (n *Net) PipesMade() int { return n.pipesMade }
 
 // Sockets are the socket calls of the network without a loop, for what makes
 // listening sockets beside the loops.

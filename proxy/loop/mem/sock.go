@@ -316,7 +316,42 @@ func (p *poller) Shutdown(fd int, how int) syscall.Errno {
 	return p.n.sock(fd).shutdown()
 }
 
-func (p *poller) Close(fd int) { p.n.sock(fd).close() }
+func (p *poller) Close(fd int) {
+	if fd >= firstPipe {
+		delete(p.n.pipes, fd)
+		return
+	}
+	p.n.sock(fd).close()
+}
+
+// Pipes have an even and an odd descriptor, read end first.
+func (p *poller) Pipe() (int, int, syscall.Errno) {
+	r := firstPipe + 2*p.n.pipesMade
+	p.n.pipesMade++
+	b := new([]byte)
+	p.n.pipes[r], p.n.pipes[r+1] = b, b
+	return r, r + 1, 0
+}
+
+func (p *poller) Splice(in, out, n int) (int, syscall.Errno) {
+	if out >= firstPipe {
+		b := p.n.pipes[out]
+		if cap(*b) == 0 {
+			*b = make([]byte, 0, 64<<10)
+		}
+		room := (*b)[len(*b):cap(*b)]
+		if len(room) == 0 {
+			return 0, syscall.EAGAIN
+		}
+		k, e := p.n.sock(in).read(room[:min(n, len(room))])
+		*b = (*b)[:len(*b)+k]
+		return k, e
+	}
+	b := p.n.pipes[in]
+	k, e := p.n.sock(out).write((*b)[:min(n, len(*b))])
+	*b = (*b)[:copy(*b, (*b)[k:])]
+	return k, e
+}
 
 func (p *poller) SocketError(fd int) syscall.Errno {
 	s := p.n.sock(fd)
