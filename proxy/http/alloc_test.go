@@ -62,7 +62,7 @@ func newPath(t testing.TB, direction http.Direction, request, response string) *
 		t.Fatal(err)
 	}
 	p.worker.SetState(&state{clusters: []*cluster.Cluster{c}, table: table})
-	listen(t, l, front, func(c *conn.Conn) { p.worker.Serve(c, cfg) })
+	listen(t, l, front, func(c *conn.Conn) { c.HandOver(p.worker.Serve(c, cfg)) })
 	ln, err := p.net.Listen(at)
 	if err != nil {
 		t.Fatal(err)

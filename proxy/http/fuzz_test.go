@@ -59,7 +59,7 @@ func FuzzExchange(f *testing.F) {
 		}
 		w.SetState(&state{clusters: []*cluster.Cluster{c}, table: table})
 		cfg := &http.Config{TableName: "t", Stages: outbound.Stages(outbound.Options{}), Upgrades: []string{"websocket"}, StreamIdle: time.Minute}
-		listen(t, l, front, func(c *conn.Conn) { w.Serve(c, cfg) })
+		listen(t, l, front, func(c *conn.Conn) { c.HandOver(w.Serve(c, cfg)) })
 
 		var peers, ups []*mem.Peer
 		dial := func() *mem.Peer {

@@ -96,7 +96,7 @@ func newScript(t *testing.T) *script {
 	s.loop = s.net.Loop(loop.Options{})
 	s.worker = http.NewWorker(http.Options{Loop: s.loop, Observer: s, Hostname: "node"})
 	s.cfg = &http.Config{ServerName: []byte("istio-envoy"), Stages: outbound.Stages(outbound.Options{}), TableName: "80", Log: true}
-	s.listener = listen(t, s.loop, front, func(c *conn.Conn) { s.worker.Serve(c, s.cfg) })
+	s.listener = listen(t, s.loop, front, func(c *conn.Conn) { c.HandOver(s.worker.Serve(c, s.cfg)) })
 	return s
 }
 

@@ -44,9 +44,8 @@ type Memory struct {
 	Peer *observe.Peer
 }
 
-// Serve makes an HTTP/1.1 server of an accepted connection: it becomes the connection's handler. If the connection is
-// open already, input kept by the handler before is shown to it.
-func (w *Worker) Serve(c *conn.Conn, cfg *Config) {
+// Serve makes the HTTP/1.1 server of an accepted connection. The caller hands the connection over to it.
+func (w *Worker) Serve(c *conn.Conn, cfg *Config) conn.Handler {
 	s := &server{w: w, c: c, cfg: cfg, next: w.servers}
 	if w.servers != nil {
 		w.servers.prev = s
@@ -55,8 +54,7 @@ func (w *Worker) Serve(c *conn.Conn, cfg *Config) {
 	s.timer.Fire = s.expired
 	s.idleSince = w.loop.Now()
 	w.loop.Arm(&s.timer, s.idleSince+int64(s.idleTimeout()))
-	c.SetHandler(s)
-	c.Kick()
+	return s
 }
 
 func (s *server) idleTimeout() time.Duration {

@@ -9,6 +9,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/route"
 )
 
 // Observer hears of every exchange. Nothing of it may be kept.
@@ -24,8 +25,8 @@ type Options struct {
 	Loop     *loop.Loop
 	Group    *pool.Group // shared by all workers
 	Observer Observer    // nil: none
-	// Socket is where the sockets of connections to a cluster come from; nil, or a nil source: the loop's own kernel.
-	Socket func(c *cluster.Cluster) conn.SocketSource
+	// Socket is where the sockets of upstream connections come from; nil, or a nil source: the loop's own kernel.
+	Socket func(c *cluster.Cluster, e *cluster.Endpoint) conn.SocketSource
 	// Hostname is for %HOSTNAME%.
 	Hostname string
 }
@@ -51,10 +52,16 @@ const keepExchanges = 128
 
 // NewWorker makes the HTTP side of a loop, on which all further calls must happen.
 func NewWorker(o Options) *Worker {
-	w := &Worker{o: o, loop: o.Loop}
+	w := &Worker{o: o, loop: o.Loop, state: nothing{}}
 	w.pool = pool.New(pool.Options{Loop: o.Loop, Group: o.Group, Target: w.target, New: w.newClient})
 	return w
 }
+
+// nothing is the state before the first one: no routes, no clusters.
+type nothing struct{}
+
+func (nothing) Cluster(cluster.ID) *cluster.Cluster { return nil }
+func (nothing) Table(string) *route.Table           { return nil }
 
 // target says how to reach an endpoint with HTTP.
 func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint) conn.Target {
@@ -67,7 +74,7 @@ func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint) conn.Target {
 		t.Bind = netip.AddrPortFrom(c.Bind, 0)
 	}
 	if w.o.Socket != nil {
-		t.Socket = w.o.Socket(c)
+		t.Socket = w.o.Socket(c, e)
 	}
 	return t
 }
