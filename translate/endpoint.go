@@ -1,0 +1,170 @@
+package translate
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/weirmesh/weir/mesh"
+)
+
+// endpoint is a mesh.Endpoint with what policy makes of it.
+type endpoint struct {
+	*mesh.Endpoint
+	mtls bool // its proxy speaks mesh mTLS and accepts it on this port
+}
+
+// crew is who serves one port of a service, as far as clients must know.
+type crew struct {
+	endpoints []endpoint // sorted by address
+	ids       []string   // SPIFFE IDs, sorted
+	allMTLS   bool       // there are endpoints, and each speaks mTLS
+	demanded  bool       // some endpoint accepts nothing but mTLS
+}
+
+func newCrew(list []mesh.Endpoint, a *authn, trustDomain string) crew {
+	c := crew{allMTLS: len(list) > 0, endpoints: make([]endpoint, 0, len(list))}
+	for i := range list {
+		e := endpoint{Endpoint: &list[i], mtls: list[i].TLS}
+		id := e.Identity
+		if w := e.Workload; w != nil {
+			switch a.of(w.Namespace, w.Labels).on(e.targetPort()) {
+			case mesh.MTLSDisable:
+				e.mtls = false
+			case mesh.MTLSStrict:
+				c.demanded = c.demanded || e.mtls
+			case mesh.MTLSUnset, mesh.MTLSPermissive:
+			}
+			if id == "" && w.ServiceAccount != "" {
+				id = w.SPIFFE(trustDomain)
+			}
+		}
+		c.allMTLS = c.allMTLS && e.mtls
+		if id != "" {
+			c.ids = append(c.ids, id)
+		}
+		c.endpoints = append(c.endpoints, e)
+	}
+	slices.Sort(c.ids)
+	c.ids = slices.Compact(c.ids)
+	slices.SortStableFunc(c.endpoints, compareEndpoints)
+	return c
+}
+
+// sameForClusters reports whether clusters built for one crew fit the other: they know
+// identities and not addresses.
+func (c *crew) sameForClusters(o *crew) bool {
+	return c.allMTLS == o.allMTLS && c.demanded == o.demanded && slices.Equal(c.ids, o.ids)
+}
+
+func (e *endpoint) targetPort() uint16 {
+	if e.Host != "" {
+		return e.Port
+	}
+	return e.Addr.Port()
+}
+
+func compareEndpoints(a, b endpoint) int {
+	return cmp.Or(
+		strings.Compare(a.Host, b.Host),
+		a.Addr.Compare(b.Addr),
+		cmp.Compare(a.Port, b.Port),
+		strings.Compare(a.workload(""), b.workload("")),
+	)
+}
+
+// labelsFor are what subsets select by.
+func (e *endpoint) labelsFor() mesh.Labels {
+	if e.Labels == nil && e.Workload != nil {
+		return e.Workload.Labels
+	}
+	return e.Labels
+}
+
+// workload is Istio's "<name>;<namespace>;<canonical service>;<canonical revision>;<cluster>".
+func (e *endpoint) workload(cluster string) string {
+	w := e.Workload
+	if w == nil {
+		return ""
+	}
+	name := cmp.Or(w.Owner, w.Name)
+	l := w.Labels
+	service := cmp.Or(l["service.istio.io/canonical-name"], l["app.kubernetes.io/name"], l["app"], name)
+	revision := cmp.Or(l["service.istio.io/canonical-revision"], l["app.kubernetes.io/version"], l["version"], "latest")
+	return strings.Join([]string{name, w.Namespace, service, revision, cluster}, ";")
+}
+
+// message is the endpoint as xDS has it; nil if it has no address.
+func (e *endpoint) message(cluster string) *endpointv3.LbEndpoint {
+	var addr *corev3.Address
+	switch {
+	case e.Host != "" && e.Port != 0:
+		addr = socketAddress(e.Host, e.Port)
+	case e.Addr.IsValid() && e.Addr.Port() != 0:
+		addr = socketAddress(e.Addr.Addr().String(), e.Addr.Port())
+	default:
+		return nil
+	}
+	m := map[string]*structpb.Struct{}
+	if e.mtls {
+		m["envoy.transport_socket_match"] = fields(map[string]*structpb.Value{"tlsMode": text("istio")})
+	}
+	if w := e.workload(cluster); w != "" {
+		m["istio"] = fields(map[string]*structpb.Value{"workload": text(w)})
+	}
+	out := &endpointv3.LbEndpoint{
+		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: addr}},
+		HealthStatus:        healthStatus[e.Health],
+		LoadBalancingWeight: u32(max(e.Weight, 1)),
+	}
+	if len(m) > 0 {
+		out.Metadata = &corev3.Metadata{FilterMetadata: m}
+	}
+	return out
+}
+
+var healthStatus = map[mesh.Health]corev3.HealthStatus{
+	mesh.Healthy:   corev3.HealthStatus_HEALTHY,
+	mesh.Unhealthy: corev3.HealthStatus_UNHEALTHY,
+	mesh.Draining:  corev3.HealthStatus_DRAINING,
+}
+
+// assignment is the load assignment of a crew, or of the part of it a subset selects.
+// Localities are in order of name, endpoints in order of address.
+func (c *crew) assignment(name string, subset *mesh.Subset, clusterID string) *endpointv3.ClusterLoadAssignment {
+	byLocality := map[mesh.Locality]*endpointv3.LocalityLbEndpoints{}
+	var order []mesh.Locality
+	for i := range c.endpoints {
+		e := &c.endpoints[i]
+		if subset != nil && !subset.Labels.Selects(e.labelsFor()) {
+			continue
+		}
+		m := e.message(clusterID)
+		if m == nil {
+			continue
+		}
+		group := byLocality[e.Locality]
+		if group == nil {
+			group = &endpointv3.LocalityLbEndpoints{LoadBalancingWeight: u32(0)}
+			if l := e.Locality; l != (mesh.Locality{}) {
+				group.Locality = &corev3.Locality{Region: l.Region, Zone: l.Zone, SubZone: l.SubZone}
+			}
+			byLocality[e.Locality] = group
+			order = append(order, e.Locality)
+		}
+		group.LbEndpoints = append(group.LbEndpoints, m)
+		group.LoadBalancingWeight.Value += m.GetLoadBalancingWeight().GetValue()
+	}
+	slices.SortFunc(order, func(a, b mesh.Locality) int {
+		return cmp.Or(strings.Compare(a.Region, b.Region), strings.Compare(a.Zone, b.Zone), strings.Compare(a.SubZone, b.SubZone))
+	})
+	out := &endpointv3.ClusterLoadAssignment{ClusterName: name}
+	for _, l := range order {
+		out.Endpoints = append(out.Endpoints, byLocality[l])
+	}
+	return out
+}

@@ -1,0 +1,390 @@
+package translate
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// inboundSet is a sidecar's own part. Workloads that serve the same ports of the same
+// services under the same policy share one.
+type inboundSet struct {
+	listeners, clusters []*resource.Resource
+	used                uint64
+}
+
+func (in *inboundSet) addTo(v *resource.View) {
+	for _, r := range in.listeners {
+		v.Sets[resource.ListenerType] = v.Sets[resource.ListenerType].Set(r.Name(), r)
+	}
+	for _, r := range in.clusters {
+		v.Sets[resource.ClusterType] = v.Sets[resource.ClusterType].Set(r.Name(), r)
+	}
+}
+
+// served is one port of a workload that services lead to.
+type served struct {
+	port        uint16 // the workload's
+	servicePort uint16
+	protocol    mesh.Protocol
+	mode        mesh.MTLSMode
+	services    []*mesh.Service // the first one decides
+	app         netip.AddrPort  // env capture: where the application listens
+}
+
+func (p *served) http() bool  { return p.protocol.IsHTTP() }
+func (p *served) sniff() bool { return p.protocol == mesh.Auto }
+
+// inbound returns what n accepts.
+func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
+	ports := c.servedPorts(n, labels)
+	accepts := c.base.authn.of(n.Namespace, labels)
+	for i := range ports {
+		ports[i].mode = accepts.on(ports[i].port)
+	}
+	var key strings.Builder
+	fmt.Fprintf(&key, "%d %s %d %v", c.base.epoch, n.Interception, accepts.mode, n.Inbound)
+	for _, at := range n.Inbound {
+		fmt.Fprintf(&key, " %d", accepts.on(at.Port))
+	}
+	for _, p := range ports {
+		fmt.Fprintf(&key, " %d,%d,%s,%d", p.port, p.servicePort, p.protocol, p.mode)
+		for _, s := range p.services {
+			key.WriteString("," + s.Hostname + "/" + s.Namespace)
+		}
+	}
+	in := c.inbounds[key.String()]
+	if in == nil {
+		in = &inboundSet{}
+		if n.Interception == NoInterception {
+			c.base.boundInbound(in, n, ports, accepts)
+		} else {
+			c.base.capturedInbound(in, n.Interception == TProxy, ports, accepts.mode)
+		}
+		c.inbounds[key.String()] = in
+	}
+	in.used = c.gen
+	return in
+}
+
+// servedPorts are the ports of n's workload that services lead to, in order. Readiness
+// does not matter here: what a workload accepts must not change when its health does.
+func (c *Cache) servedPorts(n *Node, labels mesh.Labels) []served {
+	var out []served
+	c.eachServed(n, labels, func(s *mesh.Service, p *mesh.Port, port uint16) {
+		if i := slices.IndexFunc(out, func(o served) bool { return o.port == port }); i >= 0 {
+			out[i].services = append(out[i].services, s)
+			return
+		}
+		out = append(out, served{port: port, servicePort: p.Number, protocol: p.Protocol, services: []*mesh.Service{s}})
+	})
+	slices.SortFunc(out, func(a, b served) int { return int(a.port) - int(b.port) })
+	return out
+}
+
+// eachServed visits the ports of services that lead to n's workload, because they
+// select it or list it, with the workload's port; the most authoritative service first.
+func (c *Cache) eachServed(n *Node, labels mesh.Labels, visit func(s *mesh.Service, p *mesh.Port, port uint16)) {
+	key := mesh.NewKey(n.Namespace, n.Name)
+	w := c.snap.Workloads.At(key)
+	var services []*mesh.Service
+	for _, s := range c.index.inNamespace[n.Namespace] {
+		if s.Selector.Selects(labels) {
+			services = append(services, s)
+		}
+	}
+	for sk := range c.index.instances[key] {
+		if s := c.snap.Services.At(sk); s != nil && !slices.Contains(services, s) {
+			services = append(services, s)
+		}
+	}
+	slices.SortFunc(services, authority)
+	for _, s := range services {
+		for i := range s.Ports {
+			p := &s.Ports[i]
+			port := target(p)
+			if p.TargetName != "" {
+				port = 0
+				if w != nil {
+					port = w.Ports[p.TargetName]
+				}
+			}
+			if port == 0 || len(s.Selector) == 0 {
+				port = c.endpointPort(s, p, key, port)
+			}
+			if port != 0 && p.Protocol != mesh.UDP {
+				visit(s, p, port)
+			}
+		}
+	}
+}
+
+// endpointPort is the port under which a workload is listed behind a service port.
+func (c *Cache) endpointPort(s *mesh.Service, p *mesh.Port, workload mesh.Key, otherwise uint16) uint16 {
+	if eps := c.snap.Endpoints.At(s.Key()); eps != nil {
+		for i := range eps.Ports[p.Number] {
+			if e := &eps.Ports[p.Number][i]; e.Workload != nil && e.Workload.Key() == workload && e.Addr.IsValid() {
+				return e.Addr.Port()
+			}
+		}
+	}
+	return otherwise
+}
+
+// capturedInbound builds virtualInbound and a cluster per port.
+func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served, rest mesh.MTLSMode) {
+	var k mint
+	l := &listenerv3.Listener{
+		Name:                virtualInbound,
+		Address:             socketAddress(anyV4, inboundPort),
+		AdditionalAddresses: []*listenerv3.AdditionalAddress{{Address: socketAddress(anyV6, inboundPort)}},
+		UseOriginalDst:      wrapperspb.Bool(true),
+		TrafficDirection:    corev3.TrafficDirection_INBOUND,
+		ListenerFilters:     []*listenerv3.ListenerFilter{b.filters.originalDst},
+	}
+	if transparent {
+		l.Transparent = wrapperspb.Bool(true)
+	}
+	l.FilterChains = append(l.FilterChains, &listenerv3.FilterChain{ // it would come back for ever
+		Name:             "virtualInbound-blackhole",
+		FilterChainMatch: &listenerv3.FilterChainMatch{DestinationPort: u32(inboundPort)},
+		Filters:          b.filters.tcpFilters(&k, inbound, nil, share{blackHoleCluster, 1}),
+	})
+	var open, declared []uint16 // ports on which TLS, or HTTP, must not be waited for
+	for i := range ports {
+		p := &ports[i]
+		if p.port == inboundPort {
+			continue
+		}
+		for _, c := range b.inboundChains(&k, p) {
+			c.Name = listenerName(anyV4, p.port)
+			if c.FilterChainMatch == nil {
+				c.FilterChainMatch = &listenerv3.FilterChainMatch{}
+			}
+			c.FilterChainMatch.DestinationPort = u32(uint32(p.port))
+			l.FilterChains = append(l.FilterChains, c)
+		}
+		if p.mode == mesh.MTLSDisable && !p.http() {
+			open = append(open, p.port)
+		}
+		if !p.sniff() {
+			declared = append(declared, p.port)
+		}
+		in.clusters = append(in.clusters, k.resource(inboundClusterName(p.port), inboundCluster(&k, p)))
+	}
+	for _, c := range b.inboundChains(&k, &served{protocol: mesh.Auto, mode: rest}) {
+		c.Name = virtualInbound
+		if isManager(c) {
+			c.Name = "virtualInbound-catchall-http"
+		}
+		l.FilterChains = append(l.FilterChains, c)
+	}
+	l.ListenerFilters = append(l.ListenerFilters, exceptOn(b.filters.tlsInspector, open), exceptOn(b.filters.httpInspector, declared))
+	l.ListenerFiltersTimeout = &durationpb.Duration{}
+	l.ContinueOnListenerFiltersTimeout = true
+	in.listeners = append(in.listeners, k.resource(virtualInbound, l))
+	in.drop()
+}
+
+// boundInbound builds the listeners of env capture.
+func (b *base) boundInbound(in *inboundSet, n *Node, ports []served, accepts acceptance) {
+	var k mint
+	done := map[uint16]bool{}
+	for _, at := range n.Inbound {
+		p := served{port: at.Port, servicePort: at.Port, mode: accepts.on(at.Port)}
+		if i := slices.IndexFunc(ports, func(o served) bool { return o.port == at.Port }); i >= 0 {
+			p = ports[i]
+		}
+		p.app = at.App
+		c := &chainSet{chains: b.inboundChains(&k, &p)}
+		c.seesTLS = p.mode != mesh.MTLSDisable || p.http()
+		c.sniffs = p.sniff()
+		l := &listenerv3.Listener{
+			Name:             at.Bind.String(),
+			Address:          socketAddress(at.Bind.Addr().String(), at.Bind.Port()),
+			TrafficDirection: corev3.TrafficDirection_INBOUND,
+			FilterChains:     c.chains,
+		}
+		b.inspect(l, c)
+		in.listeners = append(in.listeners, k.resource(l.Name, l))
+		if !done[p.port] {
+			done[p.port] = true
+			in.clusters = append(in.clusters, k.resource(inboundClusterName(p.port), inboundCluster(&k, &p)))
+		}
+	}
+	in.drop()
+}
+
+// drop removes what could not be built: ports and addresses out of range make none.
+func (in *inboundSet) drop() {
+	is := func(r *resource.Resource) bool { return r == nil }
+	in.listeners, in.clusters = slices.DeleteFunc(in.listeners, is), slices.DeleteFunc(in.clusters, is)
+}
+
+// exceptOn is a listener filter that does not wait for bytes on connections to certain
+// ports: a client that lets the server speak first would wait for ever.
+func exceptOn(f *listenerv3.ListenerFilter, ports []uint16) *listenerv3.ListenerFilter {
+	if len(ports) == 0 {
+		return f
+	}
+	var among []*listenerv3.ListenerFilterChainMatchPredicate
+	for _, p := range ports {
+		among = append(among, &listenerv3.ListenerFilterChainMatchPredicate{Rule: &listenerv3.ListenerFilterChainMatchPredicate_DestinationPortRange{
+			DestinationPortRange: &typev3.Int32Range{Start: int32(p), End: int32(p) + 1}}})
+	}
+	match := among[0]
+	if len(among) > 1 {
+		match = &listenerv3.ListenerFilterChainMatchPredicate{Rule: &listenerv3.ListenerFilterChainMatchPredicate_OrMatch{
+			OrMatch: &listenerv3.ListenerFilterChainMatchPredicate_MatchSet{Rules: among}}}
+	}
+	return &listenerv3.ListenerFilter{Name: f.Name, ConfigType: f.ConfigType, FilterDisabled: match}
+}
+
+func isManager(c *listenerv3.FilterChain) bool {
+	return c.Filters[len(c.Filters)-1].Name == "envoy.filters.network.http_connection_manager"
+}
+
+// inboundChains are the chains of one workload port: which connections it takes follows
+// from its protocol and its mode. Port 0 is every other port.
+func (b *base) inboundChains(k *mint, p *served) []*listenerv3.FilterChain {
+	const tls, plain = "tls", "raw_buffer"
+	var out []*listenerv3.FilterChain
+	chain := func(transport string, alpn []string, http, terminate bool) {
+		c := &listenerv3.FilterChain{Filters: b.inboundFilters(k, p, http)}
+		if transport != "" || alpn != nil {
+			c.FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: transport, ApplicationProtocols: alpn}
+		}
+		if terminate {
+			c.TransportSocket = meshServer(k, b.settings, http)
+		}
+		out = append(out, c)
+	}
+	http, tcp := true, false
+	switch p.mode {
+	case mesh.MTLSStrict:
+		switch {
+		case p.http():
+			chain(tls, nil, http, true)
+		case p.sniff():
+			chain(tls, alpnMeshHTTP, http, true)
+			chain(tls, nil, tcp, true)
+		default:
+			chain(tls, nil, tcp, true)
+		}
+	case mesh.MTLSDisable:
+		switch {
+		case p.http():
+			chain(plain, nil, http, false)
+			chain(tls, nil, tcp, false)
+		case p.sniff():
+			chain(plain, alpnPlainHTTP, http, false)
+			chain("", nil, tcp, false)
+		default:
+			chain("", nil, tcp, false)
+		}
+	default: // permissive
+		switch {
+		case p.http():
+			chain(tls, alpnMeshAll, http, true)
+			chain(plain, nil, http, false)
+		case p.sniff():
+			chain(tls, alpnMeshHTTP, http, true)
+			chain(tls, alpnMeshTCP, tcp, true)
+			chain(plain, alpnPlainHTTP, http, false)
+			chain(plain, nil, tcp, false)
+		default:
+			chain(tls, alpnMeshAll, tcp, true)
+			chain(plain, nil, tcp, false)
+		}
+		chain(tls, nil, tcp, false) // the application's own TLS
+	}
+	return out
+}
+
+func (b *base) inboundFilters(k *mint, p *served, http bool) []*listenerv3.Filter {
+	cluster := inboundPassthroughCluster
+	if p.port != 0 {
+		cluster = inboundClusterName(p.port)
+	}
+	if !http {
+		return b.filters.tcpFilters(k, inbound, nil, share{cluster, 1})
+	}
+	m := b.filters.httpManager(inbound, "inbound_"+listenerName(anyV4, p.port))
+	m.RouteSpecifier = routeConfig(inboundRoutes(cluster, p))
+	return managerFilter(k, m)
+}
+
+func inboundRoutes(cluster string, p *served) *routev3.RouteConfiguration {
+	to := &routev3.RouteAction{
+		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster},
+		Timeout:          &durationpb.Duration{},
+	}
+	if p.protocol != mesh.GRPC {
+		// The application may close an idle connection at the moment a request is sent.
+		to.RetryPolicy = &routev3.RetryPolicy{RetryOn: "reset-before-request", NumRetries: u32(2)}
+	}
+	return &routev3.RouteConfiguration{
+		Name:             cluster,
+		ValidateClusters: wrapperspb.Bool(false),
+		VirtualHosts: []*routev3.VirtualHost{{
+			Name:    "inbound|http|" + itoa(p.servicePort),
+			Domains: []string{"*"},
+			Routes: []*routev3.Route{{
+				Name:   "default",
+				Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+				Action: &routev3.Route_Route{Route: to},
+			}},
+		}},
+	}
+}
+
+// inboundCluster is the application on one port.
+func inboundCluster(k *mint, p *served) *clusterv3.Cluster {
+	c := &clusterv3.Cluster{
+		Name:            inboundClusterName(p.port),
+		ConnectTimeout:  duration(defaultConnectTimeout),
+		CircuitBreakers: circuitBreakers(nil),
+	}
+	if p.app.IsValid() {
+		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
+		c.LoadAssignment = &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
+				Endpoint: &endpointv3.Endpoint{Address: socketAddress(p.app.Addr().String(), p.app.Port())}}}},
+		}}}
+	} else {
+		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
+		c.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
+	}
+	if p.http() || p.sniff() {
+		c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptionsKey: k.any(&upstreamsv3.HttpProtocolOptions{
+			UpstreamProtocolOptions: &upstreamsv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
+				UseDownstreamProtocolConfig: &upstreamsv3.HttpProtocolOptions_UseDownstreamHttpConfig{
+					HttpProtocolOptions: &corev3.Http1ProtocolOptions{}, Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}},
+		})}
+	}
+	var list []*structpb.Value
+	for _, s := range p.services {
+		list = append(list, serviceMetadata(s))
+	}
+	if len(list) > 0 {
+		c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"istio": fields(map[string]*structpb.Value{
+			"services": structpb.NewListValue(&structpb.ListValue{Values: list})})}}
+	}
+	return c
+}

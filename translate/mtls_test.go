@@ -1,0 +1,127 @@
+package translate_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/weirmesh/weir/mesh"
+)
+
+// Whatever the mTLS mode of clients (DestinationRule) and of servers (PeerAuthentication)
+// and wherever it is written, the two never disagree about a connection by accident:
+// only a client told to speak mTLS to a server told not to take it fails, because it must
+// not fall back to plaintext (pains.md 1.4).
+func TestClientsAndServersAgree(t *testing.T) {
+	const host = "ratings.default.svc.cluster.local"
+	clientModes := []string{"", "DISABLE", "ISTIO_MUTUAL"}
+	serverModes := map[string]mesh.MTLSMode{"unset": mesh.MTLSUnset, "DISABLE": mesh.MTLSDisable, "PERMISSIVE": mesh.MTLSPermissive, "STRICT": mesh.MTLSStrict}
+	policy := func(mode string) mesh.TrafficPolicy {
+		if mode == "" { // a rule that speaks of something else
+			return mesh.TrafficPolicy{LoadBalancer: &mesh.LoadBalancer{Simple: mesh.RoundRobin}}
+		}
+		return mesh.TrafficPolicy{TLS: &mesh.ClientTLS{Mode: mode}}
+	}
+	rules := map[string]func(w *world, mode string){
+		"none": func(*world, string) {},
+		"service": func(w *world, mode string) {
+			w.destinationRule("default", "r", mesh.DestinationRule{Host: host, Policy: policy(mode)})
+		},
+		"port": func(w *world, mode string) {
+			w.destinationRule("default", "r", mesh.DestinationRule{Host: host, PortPolicies: map[uint16]mesh.TrafficPolicy{9080: policy(mode)}})
+		},
+		"wildcard": func(w *world, mode string) {
+			w.destinationRule("default", "r", mesh.DestinationRule{Host: "*.default.svc.cluster.local", Policy: policy(mode)})
+		},
+		"client's namespace": func(w *world, mode string) {
+			w.destinationRule("other", "r", mesh.DestinationRule{Host: host, Policy: policy(mode)})
+		},
+		"root namespace": func(w *world, mode string) {
+			w.destinationRule("istio-system", "r", mesh.DestinationRule{Host: host, Policy: policy(mode)})
+		},
+	}
+	servers := map[string]func(w *world, m mesh.MTLSMode){
+		"workload": func(w *world, m mesh.MTLSMode) {
+			w.peerAuth("default", "p", mesh.PeerAuthentication{Selector: mesh.Labels{"app": "ratings"}, Mode: m})
+		},
+		"workload port": func(w *world, m mesh.MTLSMode) {
+			w.peerAuth("default", "p", mesh.PeerAuthentication{Selector: mesh.Labels{"app": "ratings"}, Ports: map[uint16]mesh.MTLSMode{9080: m}})
+		},
+		"namespace": func(w *world, m mesh.MTLSMode) { w.peerAuth("default", "p", mesh.PeerAuthentication{Mode: m}) },
+		"mesh":      func(w *world, m mesh.MTLSMode) { w.peerAuth("istio-system", "p", mesh.PeerAuthentication{Mode: m}) },
+	}
+	for where, rule := range rules {
+		for _, clientMode := range clientModes {
+			for level, server := range servers {
+				for name, serverMode := range serverModes {
+					w := bookinfo()
+					rule(w, clientMode)
+					server(w, serverMode)
+					got := simulate(t, w.publish()).send(sidecar("other", "client", nil), call{to: "ratings.default:9080"})
+					want := "ok"
+					if clientMode == "ISTIO_MUTUAL" && where != "none" && serverMode == mesh.MTLSDisable {
+						want = "refused"
+					}
+					if ok := strings.HasSuffix(got, " ok"); ok != (want == "ok") {
+						t.Errorf("client %q (%s), server %s (%s): %s, want %s", clientMode, where, name, level, got, want)
+					}
+					if plain := !strings.Contains(got, "mTLS"); plain && serverMode == mesh.MTLSStrict {
+						t.Errorf("client %q (%s), server STRICT (%s): plaintext: %s", clientMode, where, level, got)
+					}
+				}
+			}
+		}
+	}
+}
+
+// A strict server refuses plaintext from outside the mesh, on declared, undeclared and
+// unknown ports; a permissive one takes both; TLS of the application's own passes.
+func TestWhatServersAccept(t *testing.T) {
+	for _, c := range []struct {
+		mode     mesh.MTLSMode
+		protocol mesh.Protocol
+		conn     connection
+		want     string
+	}{
+		{mesh.MTLSStrict, mesh.HTTP, connection{transport: "raw_buffer"}, "none"},
+		{mesh.MTLSStrict, mesh.HTTP, connection{transport: "tls", alpn: []string{"istio-http/1.1"}}, "mTLS HTTP"},
+		{mesh.MTLSStrict, mesh.TCP, connection{transport: "tls", alpn: []string{"istio-peer-exchange", "istio"}}, "mTLS TCP"},
+		{mesh.MTLSStrict, mesh.Auto, connection{transport: "tls", alpn: []string{"istio-http/1.1"}}, "mTLS HTTP"},
+		{mesh.MTLSStrict, mesh.Auto, connection{transport: "tls", alpn: []string{"istio-peer-exchange"}}, "mTLS TCP"},
+		{mesh.MTLSStrict, mesh.Auto, connection{transport: "raw_buffer", alpn: []string{"http/1.1"}}, "none"},
+		{mesh.MTLSPermissive, mesh.HTTP, connection{transport: "raw_buffer"}, "HTTP"},
+		{mesh.MTLSPermissive, mesh.HTTP, connection{transport: "tls", alpn: []string{"h2"}}, "TCP"},
+		{mesh.MTLSPermissive, mesh.HTTPS, connection{transport: "tls"}, "TCP"},
+		{mesh.MTLSPermissive, mesh.HTTPS, connection{transport: "tls", alpn: []string{"istio"}}, "mTLS TCP"},
+		{mesh.MTLSPermissive, mesh.Auto, connection{transport: "raw_buffer", alpn: []string{"http/1.1"}}, "HTTP"},
+		{mesh.MTLSPermissive, mesh.Auto, connection{transport: "raw_buffer"}, "TCP"},
+		{mesh.MTLSDisable, mesh.HTTP, connection{transport: "raw_buffer"}, "HTTP"},
+		{mesh.MTLSDisable, mesh.MySQL, connection{transport: "raw_buffer"}, "TCP"},
+		{mesh.MTLSDisable, mesh.MySQL, connection{transport: "tls", alpn: []string{"istio"}}, "TCP"},
+	} {
+		w := newWorld()
+		w.service("default", "a", mesh.Port{Number: 80, Protocol: c.protocol, Target: 8000}, 1, "v1")
+		w.peerAuth("default", "p", mesh.PeerAuthentication{Mode: c.mode})
+		s := simulate(t, w.publish())
+		l := s.decode(sidecar("default", "a-v1-0", mesh.Labels{"app": "a"})).listeners["virtualInbound"]
+		for _, port := range []uint16{8000, 9999} {
+			if port == 9999 && c.protocol != mesh.Auto {
+				continue // ports nobody declared are sniffed
+			}
+			got := "none"
+			c.conn.dst = addrPort(fmt.Sprintf("10.1.1.1:%d", port))
+			if chain := pick(l, c.conn); chain != nil {
+				got = "TCP"
+				if strings.HasSuffix(chain.GetFilters()[len(chain.GetFilters())-1].GetName(), "http_connection_manager") {
+					got = "HTTP"
+				}
+				if chain.GetTransportSocket() != nil {
+					got = "mTLS " + got
+				}
+			}
+			if got != c.want {
+				t.Errorf("mode %d, protocol %q, port %d, %v: taken as %s, want %s", c.mode, c.protocol, port, c.conn, got, c.want)
+			}
+		}
+	}
+}

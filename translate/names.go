@@ -1,0 +1,111 @@
+package translate
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/weirmesh/weir/mesh"
+)
+
+// Names that other tools read, exact to the byte (features.md B.19).
+const (
+	passthroughCluster        = "PassthroughCluster"
+	blackHoleCluster          = "BlackHoleCluster"
+	inboundPassthroughCluster = "InboundPassthroughCluster"
+
+	virtualOutbound = "virtualOutbound"
+	virtualInbound  = "virtualInbound"
+
+	outboundPort = 15001
+	inboundPort  = 15006
+
+	anyV4 = "0.0.0.0"
+	anyV6 = "::"
+)
+
+func clusterName(port uint16, subset, host string) string {
+	return "outbound|" + itoa(port) + "|" + subset + "|" + host
+}
+
+func inboundClusterName(port uint16) string { return "inbound|" + itoa(port) + "||" }
+
+// sniName is the SNI mesh mTLS connections carry.
+func sniName(port uint16, subset, host string) string {
+	return "outbound_." + itoa(port) + "_." + subset + "_." + host
+}
+
+func itoa(port uint16) string { return strconv.Itoa(int(port)) }
+
+// hostPort writes "host:port", IPv6 addresses in brackets.
+func hostPort(host string, port uint16) string {
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return host + ":" + itoa(port)
+}
+
+// listenerName is "<address>_<port>", as Istio spells it.
+func listenerName(addr string, port uint16) string { return addr + "_" + itoa(port) }
+
+// configPath is how Istio's metadata names the object a resource came from.
+func configPath(kind string, r *mesh.Ref) string {
+	return "/apis/networking.istio.io/v1/namespaces/" + r.Namespace + "/" + kind + "/" + r.Name
+}
+
+// addresses are what clients dial to reach s: its own, or, when it is known by name
+// only, one made from its Index in 240.240.0.0/16 (where Istio allocates too). Headless
+// services have none.
+func addresses(s *mesh.Service) []netip.Addr {
+	if len(s.Addresses) > 0 || s.Resolution == mesh.Passthrough || isWildcard(s.Hostname) || s.Index == 0 || s.Index > 0xffff {
+		return s.Addresses
+	}
+	return []netip.Addr{netip.AddrFrom4([4]byte{240, 240, byte(s.Index >> 8), byte(s.Index)})}
+}
+
+func isWildcard(host string) bool { return strings.HasPrefix(host, "*") }
+
+// wider yields the wildcard patterns that match host, most specific first. A wildcard
+// is wider than itself only by what lies above it: "*.b.c" yields "*.c", then "*".
+func wider(host string, yield func(pattern string) bool) {
+	host = strings.TrimPrefix(host, "*.")
+	for {
+		i := strings.IndexByte(host, '.')
+		if i < 0 {
+			break
+		}
+		host = host[i+1:]
+		if !yield("*." + host) {
+			return
+		}
+	}
+	yield("*")
+}
+
+// covers reports whether pattern (an exact host or a wildcard) matches host, which may
+// itself be a wildcard.
+func covers(pattern, host string) bool {
+	switch {
+	case pattern == host, pattern == "*":
+		return true
+	case !isWildcard(pattern):
+		return false
+	}
+	return strings.HasSuffix(host, pattern[1:]) && len(host) > len(pattern)-1
+}
+
+// older orders objects for "the oldest wins": by creation, then by namespace and name.
+func older(a, b *mesh.Ref) int {
+	switch {
+	case a.Created != b.Created:
+		if a.Created < b.Created {
+			return -1
+		}
+		return 1
+	case a.Namespace != b.Namespace:
+		return strings.Compare(a.Namespace, b.Namespace)
+	case a.Name != b.Name:
+		return strings.Compare(a.Name, b.Name)
+	}
+	return strings.Compare(a.Kind, b.Kind)
+}

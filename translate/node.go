@@ -1,0 +1,200 @@
+package translate
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/weirmesh/weir/mesh"
+)
+
+// NodeType is what kind of proxy asks.
+type NodeType string
+
+// The node types this version serves.
+const (
+	Sidecar NodeType = "sidecar"
+	Router  NodeType = "router"
+)
+
+// Interception is how traffic reaches the proxy.
+type Interception string
+
+// Interceptions. NoInterception with a VirtualNet is env capture.
+const (
+	Redirect       Interception = "REDIRECT"
+	TProxy         Interception = "TPROXY"
+	NoInterception Interception = "NONE"
+)
+
+// Node is one proxy, as far as its configuration depends on it.
+type Node struct {
+	Type           NodeType
+	Namespace      string
+	Name           string // of its workload
+	ServiceAccount string // "" if unknown
+	Labels         mesh.Labels
+	Addresses      []netip.Addr
+	Interception   Interception
+	// VirtualNet is W of the 127.W.0.0/16 in which env capture gives every service an
+	// address of its own; 0 is no env capture.
+	VirtualNet uint8
+	// Inbound are the listeners of env capture, in the order given.
+	Inbound []Inbound
+	// DNS says the proxy answers its workload's DNS and wants the name table.
+	DNS bool
+}
+
+// Inbound is where env capture accepts connections for a workload port.
+type Inbound struct {
+	Bind netip.AddrPort // where callers connect
+	Port uint16         // the workload's port
+	App  netip.AddrPort // where the application listens
+}
+
+// Peer is who the connection proved to be. Empty fields were not proved.
+type Peer struct{ Namespace, ServiceAccount string }
+
+// Limits on what a node may say about itself: far above anything a workload has.
+const (
+	maxNodeLabels  = 512
+	maxNodeInbound = 256
+	maxNodeIPs     = 64
+)
+
+// ParseNode reads what a proxy says about itself and holds it against what it proved.
+// It fails when the two disagree, because configuration (and what it reveals) follows
+// from namespace and service account.
+func ParseNode(n *corev3.Node, peer Peer) (*Node, error) {
+	parts := strings.Split(n.GetId(), "~")
+	if len(parts) != 4 {
+		return nil, fmt.Errorf("node.id: %q is not of the form type~ip~name.namespace~domain", clip(n.GetId()))
+	}
+	out := &Node{Type: NodeType(parts[0])}
+	if out.Type != Sidecar && out.Type != Router {
+		return nil, fmt.Errorf("node.id: node type %q is not served; sidecar and router are", clip(parts[0]))
+	}
+	dot := strings.LastIndexByte(parts[2], '.')
+	if dot <= 0 || dot == len(parts[2])-1 {
+		return nil, fmt.Errorf("node.id: %q is not of the form name.namespace", clip(parts[2]))
+	}
+	out.Name, out.Namespace = parts[2][:dot], parts[2][dot+1:]
+
+	m := n.GetMetadata().GetFields()
+	if ns := m["NAMESPACE"].GetStringValue(); ns != "" && ns != out.Namespace {
+		return nil, fmt.Errorf("node.metadata.NAMESPACE: %q contradicts namespace %q of node.id", clip(ns), clip(out.Namespace))
+	}
+	if peer.Namespace != "" && peer.Namespace != out.Namespace {
+		return nil, fmt.Errorf("node.id: namespace %q, but the certificate is for namespace %q", clip(out.Namespace), peer.Namespace)
+	}
+	out.ServiceAccount = m["SERVICE_ACCOUNT"].GetStringValue()
+	if peer.ServiceAccount != "" {
+		if out.ServiceAccount != "" && out.ServiceAccount != peer.ServiceAccount {
+			return nil, fmt.Errorf("node.metadata.SERVICE_ACCOUNT: %q, but the certificate is for %q", clip(out.ServiceAccount), peer.ServiceAccount)
+		}
+		out.ServiceAccount = peer.ServiceAccount
+	}
+	labels := m["LABELS"].GetStructValue().GetFields()
+	if len(labels) > maxNodeLabels {
+		return nil, fmt.Errorf("node.metadata.LABELS: %d labels, at most %d", len(labels), maxNodeLabels)
+	}
+	out.Labels = mesh.Labels{}
+	for k, v := range labels {
+		out.Labels[k] = v.GetStringValue()
+	}
+	var err error
+	if out.Addresses, err = nodeAddresses(parts[1], m["INSTANCE_IPS"].GetStringValue()); err != nil {
+		return nil, err
+	}
+	if out.Interception, err = interception(m["INTERCEPTION_MODE"].GetStringValue()); err != nil {
+		return nil, err
+	}
+	switch v := m["DNS_CAPTURE"].GetKind().(type) {
+	case *structpb.Value_BoolValue:
+		out.DNS = v.BoolValue
+	case *structpb.Value_StringValue:
+		out.DNS = v.StringValue == "true"
+	}
+	return out, out.readWeir(m["WEIR"].GetStructValue().GetFields())
+}
+
+func nodeAddresses(first, list string) ([]netip.Addr, error) {
+	var out []netip.Addr
+	all := strings.Split(list, ",")
+	if list == "" {
+		all = []string{first}
+	}
+	if len(all) > maxNodeIPs {
+		return nil, fmt.Errorf("node.metadata.INSTANCE_IPS: %d addresses, at most %d", len(all), maxNodeIPs)
+	}
+	for _, s := range all {
+		a, err := netip.ParseAddr(strings.TrimSpace(s))
+		if err != nil {
+			return nil, fmt.Errorf("node address: %q is not an IP address", clip(s))
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+func interception(s string) (Interception, error) {
+	switch i := Interception(s); i {
+	case "":
+		return Redirect, nil // as Istio's default
+	case Redirect, TProxy, NoInterception:
+		return i, nil
+	}
+	return "", fmt.Errorf("node.metadata.INTERCEPTION_MODE: %q is none of REDIRECT, TPROXY, NONE", clip(s))
+}
+
+// readWeir reads node.metadata.WEIR, what only our proxy says.
+func (n *Node) readWeir(m map[string]*structpb.Value) error {
+	if s := m["VIRTUAL_NET"].GetStringValue(); s != "" {
+		w, ok := strings.CutPrefix(s, "127.")
+		v, err := strconv.ParseUint(w, 10, 8)
+		if !ok || err != nil || v == 0 {
+			return fmt.Errorf("node.metadata.WEIR.VIRTUAL_NET: %q is not of the form 127.W with W 1 to 255", clip(s))
+		}
+		n.VirtualNet, n.Interception = uint8(v), NoInterception
+	}
+	list := m["INBOUND"].GetListValue().GetValues()
+	if len(list) > maxNodeInbound {
+		return fmt.Errorf("node.metadata.WEIR.INBOUND: %d entries, at most %d", len(list), maxNodeInbound)
+	}
+	seen := map[netip.AddrPort]bool{}
+	for i, v := range list {
+		f := v.GetStructValue().GetFields()
+		at := fmt.Sprintf("node.metadata.WEIR.INBOUND[%d]", i)
+		bind, err := netip.ParseAddrPort(f["bind"].GetStringValue())
+		if err != nil {
+			return fmt.Errorf("%s.bind: %q is not address:port", at, clip(f["bind"].GetStringValue()))
+		}
+		if seen[bind] {
+			return fmt.Errorf("%s.bind: %s is there twice", at, bind)
+		}
+		seen[bind] = true
+		app, err := netip.ParseAddrPort(f["app"].GetStringValue())
+		if err != nil {
+			return fmt.Errorf("%s.app: %q is not address:port", at, clip(f["app"].GetStringValue()))
+		}
+		port := f["port"].GetNumberValue()
+		if !(port >= 1 && port <= 65535) || port != math.Trunc(port) {
+			return fmt.Errorf("%s.port: %v is not a port number", at, port)
+		}
+		n.Inbound = append(n.Inbound, Inbound{Bind: bind, Port: uint16(port), App: app})
+	}
+	return nil
+}
+
+// clip keeps a peer's text in an error short.
+func clip(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "…"
+	}
+	return s
+}

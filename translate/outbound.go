@@ -1,0 +1,338 @@
+package translate
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// chainSet is the filter chains of one listener.
+type chainSet struct {
+	chains  []*listenerv3.FilterChain
+	last    *listenerv3.FilterChain // default_filter_chain
+	seesTLS bool                    // needs the TLS inspector
+	sniffs  bool                    // needs the HTTP inspector too
+}
+
+// outboundListener makes a listener of outbound chains. Only those of env capture are
+// bound; the others get their connections from virtualOutbound by original destination.
+func (b *base) outboundListener(name, addr string, port uint16, c *chainSet, bound bool) *listenerv3.Listener {
+	l := &listenerv3.Listener{
+		Name:               name,
+		Address:            socketAddress(addr, port),
+		TrafficDirection:   corev3.TrafficDirection_OUTBOUND,
+		FilterChains:       c.chains,
+		DefaultFilterChain: c.last,
+	}
+	if !bound {
+		l.BindToPort = wrapperspb.Bool(false)
+	}
+	b.inspect(l, c)
+	return l
+}
+
+func (b *base) inspect(l *listenerv3.Listener, c *chainSet) {
+	if c.seesTLS || c.sniffs {
+		l.ListenerFilters = append(l.ListenerFilters, b.filters.tlsInspector)
+		// Never guess after a timeout: a slow client is not a TCP client.
+		l.ListenerFiltersTimeout = &durationpb.Duration{}
+		l.ContinueOnListenerFiltersTimeout = true
+	}
+	if c.sniffs {
+		l.ListenerFilters = append(l.ListenerFilters, b.filters.httpInspector)
+	}
+}
+
+// door is what one port of a service contributes to the listeners of a sidecar that
+// captures by redirection.
+type door struct {
+	port     uint16
+	ref      *mesh.Ref
+	own      []*resource.Resource      // listeners on the service's own addresses
+	http     bool                      // wants HTTP on 0.0.0.0_<port>
+	sniffed  bool                      // wants HTTP there if it looks like HTTP
+	shared   []*listenerv3.FilterChain // chains on 0.0.0.0_<port>, by server name
+	plain    *listenerv3.FilterChain   // what else arrives on 0.0.0.0_<port>
+	problems []Problem
+}
+
+// doors builds the contributions of all ports of s.
+func (b *base) doors(s *service, v *virtual, r *rule, a *audience) []*door {
+	var out []*door
+	for i, p := range s.ports {
+		d := &door{port: p.Number, ref: &s.Ref, http: p.Protocol.IsHTTP()}
+		if !d.http {
+			b.open(d, s, i, v, r, a)
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+func (b *base) open(d *door, s *service, i int, v *virtual, r *rule, a *audience) {
+	p := s.ports[i]
+	var k mint
+	at := addresses(s.Service)
+	if len(at) == 0 { // headless: where its pods are
+		for j := range s.crews[i].endpoints {
+			if e := s.crews[i].endpoints[j]; e.Addr.IsValid() {
+				at = append(at, e.Addr.Addr())
+			}
+		}
+		slices.SortFunc(at, netip.Addr.Compare)
+		at = slices.Compact(at)
+	}
+	switch {
+	case len(at) > 0:
+		c := b.chainsFor(&k, s, p, v, r, a)
+		for _, addr := range at {
+			name := listenerName(addr.String(), p.Number)
+			d.own = append(d.own, k.resource(name, b.outboundListener(name, addr.String(), p.Number, c, false)))
+		}
+	case p.Protocol == mesh.Auto:
+		d.sniffed = true
+	default:
+		for _, c := range b.relays(&k, s, p, v, r, a) {
+			if c.FilterChainMatch == nil {
+				d.plain = c
+			} else {
+				d.shared = append(d.shared, c)
+			}
+			k.check(c)
+		}
+	}
+	if k.err != nil {
+		*d = door{port: d.port, ref: d.ref, problems: []Problem{problem(&s.Ref, 0, "port %d has no listener: %v", p.Number, k.err)}}
+	}
+}
+
+// chainsFor are the chains of a listener that serves one port of s only.
+func (b *base) chainsFor(k *mint, s *service, p *mesh.Port, v *virtual, r *rule, a *audience) *chainSet {
+	c := &chainSet{}
+	if p.Protocol.IsHTTP() || p.Protocol == mesh.Auto {
+		chain := b.httpChain(k, hostPort(s.Hostname, p.Number))
+		if p.Protocol == mesh.Auto {
+			c.sniffs = true
+			chain.FilterChainMatch = &listenerv3.FilterChainMatch{ApplicationProtocols: alpnPlainHTTP}
+		}
+		c.chains = append(c.chains, chain)
+		if !c.sniffs {
+			return c
+		}
+	}
+	c.chains = append(c.chains, b.relays(k, s, p, v, r, a)...)
+	c.seesTLS = p.Protocol.IsTLS()
+	return c
+}
+
+func (b *base) httpChain(k *mint, routes string) *listenerv3.FilterChain {
+	m := b.filters.httpManager(outbound, "outbound_"+routes)
+	m.RouteSpecifier = rds(routes)
+	return &listenerv3.FilterChain{Filters: managerFilter(k, m)}
+}
+
+// relays are the TCP chains of a port: those its VirtualService names, then its own
+// cluster. There is at least one, and no two have the same match.
+func (b *base) relays(k *mint, s *service, p *mesh.Port, v *virtual, r *rule, a *audience) []*listenerv3.FilterChain {
+	var idle *durationpb.Duration
+	if pool := r.on(p.Number, nil).Pool; pool != nil {
+		idle = someDuration(pool.TCPIdleTimeout)
+	}
+	out := b.l4Chains(k, v, p, a, idle)
+	own := &listenerv3.FilterChain{Filters: b.filters.tcpFilters(k, outbound, idle, share{clusterName(p.Number, "", s.Hostname), 1})}
+	if p.Protocol.IsTLS() && len(addresses(s.Service)) == 0 {
+		own.FilterChainMatch = matching([]string{s.Hostname}, netip.Prefix{})
+	}
+	return oneNameEach(append(out, own))
+}
+
+// l4Chains are the chains the tls (on ports where TLS passes through) and tcp rules of
+// v make for a port. Proxies take the most specific chain and rules are tried in order,
+// so nothing follows a rule that takes everything.
+func (b *base) l4Chains(k *mint, v *virtual, p *mesh.Port, a *audience, idle *durationpb.Duration) []*listenerv3.FilterChain {
+	var out []*listenerv3.FilterChain
+	if v == nil {
+		return nil
+	}
+	all := false
+	chain := func(line int, m *mesh.L4Match, to []mesh.Destination) {
+		if all || !a.admits(v, m.Gateways, m.SourceLabels, m.SourceNamespace) || m.Port != 0 && m.Port != p.Number {
+			return
+		}
+		subnets := m.DestinationSubnets
+		if len(subnets) == 0 {
+			subnets = []netip.Prefix{{}}
+		}
+		for _, n := range subnets {
+			c := &listenerv3.FilterChain{
+				FilterChainMatch: matching(m.SNIHosts, n),
+				Filters:          b.filters.tcpFilters(k, outbound, idle, shares(v, to, p.Number)...),
+				Metadata:         origin("virtual-service", &v.Ref, line),
+			}
+			out = append(out, c)
+			all = all || c.FilterChainMatch == nil
+		}
+	}
+	if p.Protocol.IsTLS() {
+		for i := range v.TLS {
+			r := &v.TLS[i]
+			for j := range r.Matches {
+				chain(r.Line, &r.Matches[j], r.Route)
+			}
+		}
+	}
+	for i := range v.TCP {
+		r := &v.TCP[i]
+		for j := range r.Matches {
+			chain(r.Line, &r.Matches[j], r.Route)
+		}
+		if len(r.Matches) == 0 {
+			chain(r.Line, &mesh.L4Match{}, r.Route)
+		}
+	}
+	return out
+}
+
+// shares are the targets of a TCP route; nothing to send to is the black hole.
+func shares(v *virtual, to []mesh.Destination, port uint16) []share {
+	var out []share
+	for i := range to {
+		if len(to) == 1 || to[i].Weight > 0 {
+			out = append(out, share{v.cluster(&to[i], port), max(to[i].Weight, 1)})
+		}
+	}
+	if len(out) == 0 {
+		return []share{{blackHoleCluster, 1}}
+	}
+	return out
+}
+
+// matching is a match of server names (none, or "*": any) in a subnet (the zero Prefix:
+// anywhere); nil if everything matches.
+func matching(names []string, subnet netip.Prefix) *listenerv3.FilterChainMatch {
+	m := &listenerv3.FilterChainMatch{}
+	if !slices.Contains(names, "*") {
+		m.ServerNames = slices.Compact(slices.Sorted(slices.Values(names)))
+	}
+	if subnet.IsValid() {
+		m.PrefixRanges = []*corev3.CidrRange{{AddressPrefix: subnet.Addr().String(), PrefixLen: u32(uint32(subnet.Bits()))}}
+	}
+	if len(m.ServerNames) == 0 && len(m.PrefixRanges) == 0 {
+		return nil
+	}
+	return m
+}
+
+// shared builds 0.0.0.0_<port> of what the ports of all services contribute, oldest
+// first; nil if they contribute nothing.
+func (b *base) shared(port uint16, doors []*door) (*resource.Resource, error) {
+	var k mint
+	c := &chainSet{}
+	http, sniff := false, false
+	for _, d := range doors {
+		http, sniff = http || d.http, sniff || d.sniffed
+		c.chains = append(c.chains, d.shared...)
+		if c.last == nil {
+			c.last = d.plain
+		}
+	}
+	c.chains = oneNameEach(c.chains)
+	c.seesTLS = slices.ContainsFunc(c.chains, func(f *listenerv3.FilterChain) bool { return len(f.GetFilterChainMatch().GetServerNames()) > 0 })
+	if !http && !sniff && len(c.chains) == 0 && c.last == nil {
+		return nil, nil
+	}
+	if http || sniff {
+		m := b.filters.httpManager(outbound, "outbound_"+listenerName(anyV4, port))
+		m.RouteSpecifier = rds(itoa(port))
+		chain := &listenerv3.FilterChain{Filters: managerFilter(&k, m)}
+		switch {
+		case !http:
+			c.sniffs = true
+			chain.FilterChainMatch = &listenerv3.FilterChainMatch{ApplicationProtocols: alpnPlainHTTP}
+		case c.seesTLS:
+			chain.FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "raw_buffer"}
+		}
+		c.chains = append(c.chains, chain)
+	}
+	if c.last == nil && (c.seesTLS || c.sniffs) {
+		c.last = b.strangers(&k, "PassthroughFilterChain")
+	}
+	if len(c.chains) == 0 { // a listener has a chain, not only a default one
+		c.chains, c.last = []*listenerv3.FilterChain{c.last}, nil
+	}
+	name := listenerName(anyV4, port)
+	r := k.resource(name, b.outboundListener(name, anyV4, port, c, false))
+	return r, k.err
+}
+
+// oneNameEach leaves every server name (per subnet) to the first chain that has it:
+// a proxy refuses a listener in which two chains match the same. A chain left without
+// names goes.
+func oneNameEach(chains []*listenerv3.FilterChain) []*listenerv3.FilterChain {
+	taken := map[string]bool{}
+	var out []*listenerv3.FilterChain
+	for _, c := range chains {
+		m := c.GetFilterChainMatch()
+		names := m.GetServerNames()
+		if len(names) == 0 {
+			names = []string{""}
+		}
+		subnet := ""
+		for _, r := range m.GetPrefixRanges() {
+			subnet = r.GetAddressPrefix() + "/" + strconv.Itoa(int(r.GetPrefixLen().GetValue()))
+		}
+		free := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return taken[n+" "+subnet] })
+		for _, n := range free {
+			taken[n+" "+subnet] = true
+		}
+		if len(free) == 0 {
+			continue
+		}
+		if len(free) < len(names) {
+			c = &listenerv3.FilterChain{Filters: c.Filters, Metadata: c.Metadata,
+				FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: free, PrefixRanges: m.PrefixRanges}}
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// strangers is the chain for destinations the mesh does not know.
+func (b *base) strangers(k *mint, name string) *listenerv3.FilterChain {
+	to := passthroughCluster
+	if b.settings.RegistryOnly {
+		to = blackHoleCluster
+	}
+	return &listenerv3.FilterChain{Name: name, Filters: b.filters.tcpFilters(k, outbound, nil, share{to, 1})}
+}
+
+// virtualOutbound is where redirected connections arrive.
+func (b *base) virtualOutbound(k *mint, transparent bool) *resource.Resource {
+	l := &listenerv3.Listener{
+		Name:                virtualOutbound,
+		Address:             socketAddress(anyV4, outboundPort),
+		AdditionalAddresses: []*listenerv3.AdditionalAddress{{Address: socketAddress(anyV6, outboundPort)}},
+		UseOriginalDst:      wrapperspb.Bool(true),
+		TrafficDirection:    corev3.TrafficDirection_OUTBOUND,
+		FilterChains: []*listenerv3.FilterChain{
+			{ // a connection to the proxy itself would come back for ever
+				Name:             "virtualOutbound-blackhole",
+				FilterChainMatch: &listenerv3.FilterChainMatch{DestinationPort: u32(outboundPort)},
+				Filters:          b.filters.tcpFilters(k, outbound, nil, share{blackHoleCluster, 1}),
+			},
+			b.strangers(k, "virtualOutbound-catchall-tcp"),
+		},
+	}
+	if transparent {
+		l.Transparent = wrapperspb.Bool(true)
+	}
+	return k.resource(virtualOutbound, l)
+}

@@ -1,0 +1,458 @@
+package translate_test
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
+	"pgregory.net/rapid"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/translate"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// chaos draws meshes whose objects collide as often as possible: few names, few ports,
+// and among the values some that no proxy would accept.
+type chaos struct {
+	*rapid.T
+	clock int64
+}
+
+func one[V any](c *chaos, label string, from ...V) V { return rapid.SampledFrom(from).Draw(c.T, label) }
+
+func (c *chaos) n(label string, most int) int { return rapid.IntRange(0, most).Draw(c.T, label) }
+func (c *chaos) maybe(label string) bool      { return rapid.Bool().Draw(c.T, label) }
+
+func (c *chaos) namespace() string { return one(c, "namespace", "a", "b", "istio-system") }
+
+func (c *chaos) host() string {
+	return one(c, "host", fqdn("x", "a"), fqdn("y", "a"), fqdn("x", "b"), fqdn("z", "istio-system"), "api.example.com", "*.example.com", "www.example.com",
+		"*.a.svc.cluster.local", "*", "10.96.0.1", "bad\xffhost", "")
+}
+
+func (c *chaos) port() uint16 { return one[uint16](c, "port", 0, 80, 443, 3306, 15001, 15006) }
+
+func (c *chaos) protocol() mesh.Protocol {
+	return one(c, "protocol", mesh.Auto, mesh.HTTP, mesh.HTTP2, mesh.GRPC, mesh.TLS, mesh.HTTPS, mesh.TCP, mesh.MySQL, mesh.UDP)
+}
+
+func (c *chaos) ref(kind, ns, name string) mesh.Ref {
+	c.clock++
+	return mesh.Ref{Kind: kind, Namespace: ns, Name: name, Created: int64(c.n("created", 3)), File: "f.yaml", Line: 1}
+}
+
+func (c *chaos) labels(label string) mesh.Labels {
+	return one(c, label, nil, mesh.Labels{}, mesh.Labels{"v": "1"}, mesh.Labels{"v": "2"}, mesh.Labels{"v": "1", "app": "x"})
+}
+
+func (c *chaos) visibility() mesh.Visibility {
+	return one(c, "visible", mesh.Visibility{}, mesh.Visibility{}, mesh.Visibility{Limited: true}, mesh.Visibility{Limited: true, Namespaces: []string{"a"}})
+}
+
+func (c *chaos) service() *mesh.Service {
+	ns := c.namespace()
+	s := &mesh.Service{Namespace: ns, Index: uint32(c.n("index", 3)), Visible: c.visibility(), Selector: c.labels("selector"),
+		Resolution: one(c, "resolution", mesh.Static, mesh.Static, mesh.DNS, mesh.DNSRoundRobin, mesh.Passthrough), External: c.maybe("external")}
+	if c.maybe("kubernetes") {
+		s.Name = one(c, "name", "x", "y")
+		s.Hostname, s.Ref = fqdn(s.Name, ns), c.ref("Service", ns, s.Name)
+	} else {
+		s.Hostname = c.host()
+		s.Name, s.Ref = s.Hostname, c.ref("ServiceEntry", ns, s.Hostname)
+	}
+	if c.maybe("vip") {
+		s.Addresses = []netip.Addr{one(c, "vip", netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("10.96.0.2"), netip.MustParseAddr("fd00::1"))}
+	}
+	for range c.n("ports", 3) {
+		s.Ports = append(s.Ports, mesh.Port{Number: c.port(), Protocol: c.protocol(), Target: c.port(), TargetName: one(c, "target", "", "", "web")})
+	}
+	return s
+}
+
+func (c *chaos) workload(i int) *mesh.Workload {
+	return &mesh.Workload{Name: fmt.Sprintf("w%d", i), Namespace: one(c, "namespace", "a", "b"), Owner: "w", Labels: c.labels("labels"), ServiceAccount: one(c, "account", "", "s1", "s2"),
+		Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}, Ports: map[string]uint16{"web": 8080}, Proxied: c.maybe("proxied")}
+}
+
+func (c *chaos) endpoints(workloads []*mesh.Workload) *mesh.EndpointSet {
+	e := &mesh.EndpointSet{Ports: map[uint16][]mesh.Endpoint{}}
+	for range c.n("endpoints", 4) {
+		p := c.port()
+		ep := mesh.Endpoint{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(c.n("addr", 5))}), c.port()), Labels: c.labels("labels"),
+			TLS: c.maybe("tls"), Weight: one[uint32](c, "weight", 0, 1, 7, 1<<32-1), Health: one(c, "health", mesh.Healthy, mesh.Unhealthy, mesh.Draining),
+			Locality: one(c, "locality", mesh.Locality{}, mesh.Locality{Region: "r"})}
+		switch c.n("kind", 3) {
+		case 0:
+			ep.Workload = one(c, "workload", workloads...)
+		case 1:
+			ep.Host, ep.Port, ep.Addr = one(c, "dns", "db.example.com", "10.9.9.9", ""), p, netip.AddrPort{}
+		}
+		e.Ports[p] = append(e.Ports[p], ep)
+	}
+	return e
+}
+
+func (c *chaos) stringMatch(label string) mesh.StringMatch {
+	return one(c, label, mesh.StringMatch{}, mesh.StringMatch{}, mesh.StringMatch{Kind: mesh.Exact, Value: "/x"}, mesh.StringMatch{Kind: mesh.Prefix, Value: "/"},
+		mesh.StringMatch{Kind: mesh.Prefix}, mesh.StringMatch{Kind: mesh.Regex, Value: "/[a-z]+"}, mesh.StringMatch{Kind: mesh.Regex, Value: "(("}, mesh.StringMatch{Kind: mesh.Present})
+}
+
+func (c *chaos) destinations() []mesh.Destination {
+	var out []mesh.Destination
+	for range c.n("destinations", 3) {
+		out = append(out, mesh.Destination{Host: c.host(), Subset: one(c, "subset", "", "v1", "v2"), Port: c.port(), Weight: uint32(c.n("weight", 2)), Headers: c.headers()})
+	}
+	return out
+}
+
+func (c *chaos) headers() mesh.HeaderOps {
+	h := []mesh.Header{{Name: one(c, "header", "x-a", "host", ":path", "bad header", ""), Value: one(c, "value", "v", "50%", "%REQ(x)%", "a\nb", "")}}
+	return one(c, "ops", mesh.HeaderOps{}, mesh.HeaderOps{}, mesh.HeaderOps{RequestSet: h}, mesh.HeaderOps{ResponseAdd: h, RequestRemove: []string{h[0].Name}})
+}
+
+func (c *chaos) gateways() []string {
+	return one(c, "gateways", []string{mesh.Mesh}, []string{"a/g"}, []string{"a/g", "b/g", mesh.Mesh})
+}
+
+func (c *chaos) virtualService(ns, name string) *mesh.VirtualService {
+	v := &mesh.VirtualService{Ref: c.ref("VirtualService", ns, name), Hosts: []string{c.host()}, Gateways: c.gateways(), Visible: c.visibility()}
+	if c.maybe("more hosts") {
+		v.Hosts = append(v.Hosts, c.host())
+	}
+	for range c.n("http", 3) {
+		r := mesh.HTTPRoute{Timeout: time.Duration(c.n("timeout", 2)) * time.Second, Headers: c.headers()}
+		for range c.n("matches", 2) {
+			r.Matches = append(r.Matches, mesh.HTTPMatch{URI: c.stringMatch("uri"), Method: c.stringMatch("method"), Port: c.port(),
+				SourceLabels: c.labels("source"), SourceNamespace: one(c, "sourceNamespace", "", "", "a"),
+				Headers:  []mesh.HeaderMatch{{Name: one(c, "header", "x", "bad name"), Match: c.stringMatch("header")}},
+				Gateways: one(c, "match gateways", nil, nil, []string{mesh.Mesh}, []string{"b/g"})})
+		}
+		switch c.n("action", 4) {
+		case 0:
+			r.Action.Redirect = &mesh.Redirect{URI: "/r", Code: uint32(one(c, "code", 0, 302, 999)), Port: uint32(c.n("port", 70000))}
+		case 1:
+			r.Action.Direct = &mesh.DirectResponse{Status: uint32(one(c, "status", 0, 200, 99999))}
+		default:
+			r.Action.Destinations = c.destinations()
+		}
+		if c.maybe("extras") {
+			r.Fault = &mesh.Fault{Delay: time.Duration(c.n("delay", 1)), DelayPercent: 200, AbortStatus: uint32(one(c, "abort", 0, 503, 5)), AbortGRPC: "NOPE", AbortPercent: -1}
+			r.Retries = &mesh.RetryPolicy{Attempts: 1, RetryOn: one(c, "retryOn", "", "5xx,503", "nonsense"), Backoff: time.Duration(c.n("backoff", 1))}
+			r.Rewrite = &mesh.Rewrite{URI: "/w", Authority: one(c, "authority", "", "h")}
+			r.CORS = &mesh.CORS{AllowOrigins: []mesh.StringMatch{c.stringMatch("origin")}}
+		}
+		v.HTTP = append(v.HTTP, r)
+	}
+	l4 := func() []mesh.L4Match {
+		var out []mesh.L4Match
+		for range c.n("l4", 2) {
+			out = append(out, mesh.L4Match{SNIHosts: one(c, "sni", nil, []string{"api.example.com"}, []string{"*", "x"}, []string{"api.example.com", "www.example.com"}), Port: c.port(),
+				DestinationSubnets: one(c, "subnets", nil, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), {}}), SourceLabels: c.labels("source")})
+		}
+		return out
+	}
+	for range c.n("tls", 2) {
+		v.TLS = append(v.TLS, mesh.TLSRoute{Matches: l4(), Route: c.destinations()})
+	}
+	for range c.n("tcp", 2) {
+		v.TCP = append(v.TCP, mesh.TCPRoute{Matches: l4(), Route: c.destinations()})
+	}
+	return v
+}
+
+func (c *chaos) policy() mesh.TrafficPolicy {
+	p := mesh.TrafficPolicy{}
+	if c.maybe("tls") {
+		p.TLS = &mesh.ClientTLS{Mode: one(c, "mode", "DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL", "WAT"), CredentialName: one(c, "credential", "", "c")}
+	}
+	if c.maybe("pool") {
+		p.Pool = &mesh.ConnectionPool{ConnectTimeout: time.Duration(c.n("connect", 1)), MaxConnections: 1, H2Upgrade: "UPGRADE", HTTPIdleTimeout: time.Duration(c.n("idle", 1)), Keepalive: true}
+	}
+	if c.maybe("lb") {
+		p.LoadBalancer = &mesh.LoadBalancer{Simple: one(c, "simple", mesh.RoundRobin, mesh.OriginalDst, mesh.Balancing(""))}
+	}
+	if c.maybe("outlier") {
+		five := uint32(5)
+		p.Outlier = &mesh.OutlierDetection{Consecutive5xx: &five, Interval: time.Duration(c.n("interval", 1)), MaxEjectionPercent: 200}
+	}
+	return p
+}
+
+func (c *chaos) destinationRule(ns, name string) *mesh.DestinationRule {
+	r := &mesh.DestinationRule{Ref: c.ref("DestinationRule", ns, name), Host: c.host(), Policy: c.policy(), Visible: c.visibility(), WorkloadSelector: c.labels("selector")}
+	for i := range c.n("subsets", 2) {
+		p := c.policy()
+		r.Subsets = append(r.Subsets, mesh.Subset{Name: fmt.Sprintf("v%d", i+1), Labels: c.labels("subset"), Policy: &p})
+	}
+	if c.maybe("ports") {
+		r.PortPolicies = map[uint16]mesh.TrafficPolicy{80: c.policy()}
+	}
+	return r
+}
+
+func (c *chaos) gateway(ns, name string) *mesh.Gateway {
+	g := &mesh.Gateway{Ref: c.ref("Gateway", ns, name), Selector: c.labels("selector")}
+	for range c.n("servers", 3) {
+		s := mesh.Server{Port: c.port(), PortName: "p", Protocol: c.protocol(), Bind: one(c, "bind", "", "", "10.0.0.1", "unix://x")}
+		for range c.n("hosts", 2) {
+			s.Hosts = append(s.Hosts, mesh.GatewayHost{Namespace: one(c, "ns", "*", "a"), Host: c.host()})
+		}
+		if c.maybe("tls") {
+			s.TLS = &mesh.ServerTLS{Mode: one(c, "mode", "", "SIMPLE", "PASSTHROUGH", "MUTUAL", "ISTIO_MUTUAL", "AUTO_PASSTHROUGH"), HTTPSRedirect: c.maybe("redirect"), CredentialName: one(c, "credential", "", "c")}
+		}
+		g.Servers = append(g.Servers, s)
+	}
+	return g
+}
+
+// step changes one object of the mesh.
+func (c *chaos) step(s *mesh.Snapshot) *mesh.Snapshot {
+	next := *s
+	next.Version++
+	ns, name := c.namespace(), one(c, "object", "g", "h")
+	key := mesh.NewKey(ns, name)
+	gone := c.n("gone", 4) == 0
+	switch kind := c.n("kind of change", 7); kind {
+	case 0:
+		svc := c.service()
+		next.Services = next.Services.Set(svc.Key(), svc)
+		if gone {
+			next.Services = next.Services.Delete(svc.Key())
+		}
+	case 1, 2:
+		keys := slices.Collect(maps.Keys(maps.Collect(next.Services.All())))
+		slices.Sort(keys)
+		workloads := slices.Collect(next.Workloads.Values())
+		if len(keys) == 0 || len(workloads) == 0 {
+			break
+		}
+		k := one(c, "service", keys...)
+		next.Endpoints = next.Endpoints.Set(k, c.endpoints(workloads))
+		if gone {
+			next.Endpoints = next.Endpoints.Delete(k)
+		}
+	case 3:
+		next.VirtualServices = next.VirtualServices.Set(key, c.virtualService(ns, name))
+		if gone {
+			next.VirtualServices = next.VirtualServices.Delete(key)
+		}
+	case 4:
+		next.DestinationRules = next.DestinationRules.Set(key, c.destinationRule(ns, name))
+		if gone {
+			next.DestinationRules = next.DestinationRules.Delete(key)
+		}
+	case 5:
+		next.PeerAuths = next.PeerAuths.Set(key, &mesh.PeerAuthentication{Ref: c.ref("PeerAuthentication", ns, name), Selector: c.labels("selector"),
+			Mode: one(c, "mode", mesh.MTLSUnset, mesh.MTLSDisable, mesh.MTLSPermissive, mesh.MTLSStrict), Ports: map[uint16]mesh.MTLSMode{80: mesh.MTLSDisable}})
+		if gone {
+			next.PeerAuths = next.PeerAuths.Delete(key)
+		}
+	case 6:
+		next.Gateways = next.Gateways.Set(key, c.gateway(ns, name))
+		if gone {
+			next.Gateways = next.Gateways.Delete(key)
+		}
+	case 7:
+		if gone {
+			next.Settings = one(c, "settings", nil, &mesh.Settings{RegistryOnly: true, AccessLog: true, TrustDomainAliases: []string{"old"}})
+			break
+		}
+		w := c.workload(c.n("workload", 5))
+		next.Workloads = next.Workloads.Set(w.Key(), w)
+	}
+	return &next
+}
+
+func chaosNodes() []*translate.Node {
+	w1 := &translate.Node{Type: translate.Sidecar, Namespace: "a", Name: "w1", Labels: mesh.Labels{"v": "1", "app": "x"}, Interception: translate.Redirect, DNS: true}
+	w2 := &translate.Node{Type: translate.Sidecar, Namespace: "b", Name: "w2", Labels: mesh.Labels{"v": "2"}, Interception: translate.TProxy}
+	env := &translate.Node{Type: translate.Sidecar, Namespace: "a", Name: "w3", Labels: mesh.Labels{"v": "1"}, Interception: translate.NoInterception, VirtualNet: 9,
+		Inbound: []translate.Inbound{{Bind: addrPort("127.9.0.1:80"), Port: 80, App: addrPort("127.0.0.1:4000")}, {Bind: addrPort("127.9.0.1:81"), Port: 8080, App: addrPort("127.0.0.1:4001")}}}
+	gw := &translate.Node{Type: translate.Router, Namespace: "istio-system", Name: "gw", Labels: mesh.Labels{"v": "1", "app": "x"}}
+	return []*translate.Node{w1, w2, env, gw}
+}
+
+// A mesh that changes gives at every step what a mesh that has always been so gives;
+// what did not change keeps its address; and nothing leaves that a proxy would refuse.
+func TestIncrementalIsFresh(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		c := &chaos{T: rt}
+		snap := &mesh.Snapshot{}
+		kept := translate.New()
+		before := map[*translate.Node]*resource.View{}
+		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
+			for range rapid.IntRange(1, 6).Draw(rt, "changes") {
+				snap = c.step(snap)
+			}
+			for _, n := range chaosNodes() {
+				if c.n("look", 3) == 0 {
+					continue // scopes must be able to catch up later
+				}
+				got := kept.View(snap, n)
+				want := translate.New().View(snap, n)
+				diffViews(rt, n, want, got)
+				for typ, set := range got.Sets {
+					for name, r := range set.All() {
+						if was := before[n].Set(typ).At(name); was != r && resource.Same(was, r) {
+							rt.Fatalf("%s: %s was built again with equal content", n.Name, r)
+						}
+					}
+				}
+				accepted(rt, got)
+				before[n] = got
+			}
+		}
+	})
+}
+
+func diffViews(t rapid.TB, n *translate.Node, want, got *resource.View) {
+	for _, typ := range slices.Sorted(maps.Keys(want.Sets)) {
+		for name := range got.Set(typ).Diff(want.Set(typ), resource.Same) {
+			t.Fatalf("%s/%s: %s %q differs:\nfresh: %v\nincremental: %v", n.Namespace, n.Name, resource.Short(typ), name, want.Set(typ).At(name), got.Set(typ).At(name))
+		}
+	}
+}
+
+// The order in which objects are known is no input.
+func TestOrderDoesNotMatter(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		c := &chaos{T: rt}
+		snap := &mesh.Snapshot{}
+		for range 25 {
+			snap = c.step(snap)
+		}
+		other := &mesh.Snapshot{Version: snap.Version, Settings: snap.Settings, Workloads: snap.Workloads}
+		vs := rapid.Permutation(slices.Collect(snap.VirtualServices.Values())).Draw(rt, "order")
+		for _, v := range vs {
+			other.VirtualServices = other.VirtualServices.Set(mesh.NewKey(v.Ref.Namespace, v.Ref.Name), v)
+		}
+		kept := translate.New()
+		part := *other
+		for _, n := range chaosNodes() {
+			kept.View(&part, n) // first only part of the mesh
+		}
+		for _, s := range rapid.Permutation(slices.Collect(snap.Services.Values())).Draw(rt, "order") {
+			other.Services = other.Services.Set(s.Key(), s)
+			half := *other
+			kept.View(&half, chaosNodes()[0])
+		}
+		whole := *other
+		other = &whole
+		other.Endpoints, other.DestinationRules, other.Gateways, other.PeerAuths = snap.Endpoints, snap.DestinationRules, snap.Gateways, snap.PeerAuths
+		for _, n := range chaosNodes() {
+			diffViews(rt, n, translate.New().View(snap, n), kept.View(other, n))
+		}
+	})
+}
+
+// accepted checks what a proxy checks before it takes a View.
+func accepted(t rapid.TB, v *resource.View) {
+	for _, typ := range slices.Sorted(maps.Keys(v.Sets)) {
+		for name, r := range v.Sets[typ].All() {
+			m := unmarshal(t, r)
+			valid(t, name, m)
+			switch m := m.(type) {
+			case *clusterv3.Cluster:
+				if m.GetType() == clusterv3.Cluster_EDS && v.Set(resource.EndpointType).At(m.GetEdsClusterConfig().GetServiceName()) == nil {
+					t.Fatalf("cluster %s has no load assignment", name)
+				}
+			case *routev3.RouteConfiguration:
+				seen := map[string]string{}
+				for _, vh := range m.GetVirtualHosts() {
+					for _, d := range vh.GetDomains() {
+						if seen[d] != "" {
+							t.Fatalf("routes %s: domain %q is in virtual hosts %s and %s", name, d, seen[d], vh.GetName())
+						}
+						seen[d] = vh.GetName()
+					}
+				}
+			case *listenerv3.Listener:
+				distinctChains(t, m)
+				valid(t, name, m)
+				for _, f := range append(m.GetFilterChains(), m.GetDefaultFilterChain()) {
+					for _, f := range f.GetFilters() {
+						h := &hcmv3.HttpConnectionManager{}
+						if f.GetTypedConfig().UnmarshalTo(h) == nil && h.GetRds() != nil && v.Set(resource.RouteType).At(h.GetRds().GetRouteConfigName()) == nil {
+							t.Fatalf("listener %s: there are no routes %q", name, h.GetRds().GetRouteConfigName())
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+func distinctChains(t rapid.TB, l *listenerv3.Listener) {
+	seen := map[string]bool{}
+	for _, f := range l.GetFilterChains() {
+		m := proto.CloneOf(f.GetFilterChainMatch())
+		names := m.GetServerNames()
+		if len(names) == 0 {
+			names = []string{""}
+		}
+		for _, n := range names {
+			if m != nil {
+				m.ServerNames = []string{n}
+			}
+			id := n + " " + m.String()
+			id = strings.ReplaceAll(id, "  ", " ")
+			if seen[id] {
+				t.Fatalf("listener %s: two chains match %s", l.GetName(), id)
+			}
+			seen[id] = true
+		}
+	}
+	if len(l.GetFilterChains()) == 0 {
+		t.Fatalf("listener %s has no chain", l.GetName())
+	}
+}
+
+// valid applies protoc-gen-validate to m and to everything packed into it.
+func valid(t rapid.TB, name string, m proto.Message) {
+	if v, ok := m.(interface{ ValidateAll() error }); ok {
+		if err := v.ValidateAll(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	var walk func(protoreflect.Message)
+	walk = func(r protoreflect.Message) {
+		if a, ok := r.Interface().(*anypb.Any); ok {
+			inner, err := a.UnmarshalNew()
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			valid(t, name, inner)
+			return
+		}
+		r.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+			switch {
+			case fd.IsMap():
+				if fd.MapValue().Message() != nil {
+					v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool { walk(v.Message()); return true })
+				}
+			case fd.Message() == nil:
+			case fd.IsList():
+				for i := range v.List().Len() {
+					walk(v.List().Get(i).Message())
+				}
+			default:
+				walk(v.Message())
+			}
+			return true
+		})
+	}
+	walk(m.ProtoReflect())
+}

@@ -1,0 +1,462 @@
+package translate
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/weirmesh/weir/api/nds"
+	"github.com/weirmesh/weir/internal/persist"
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// scopeKey is equal for nodes that see the same services in the same way.
+type scopeKey struct {
+	namespace string
+	selectors string // canonical, those the node's labels satisfy
+	kind      scopeKind
+	net       uint8 // env capture: whose virtual addresses
+}
+
+type scopeKind uint8
+
+const (
+	redirected  scopeKind = iota // traffic arrives by original destination
+	transparent                  // the same, by TPROXY
+	virtualNet                   // env capture
+	gateway
+)
+
+// scope is what one class of viewers sees of the mesh.
+type scope struct {
+	key       scopeKey
+	audience  audience
+	source    string // of the audience, where rules look at it
+	gen, used uint64
+
+	tenants map[string]*tenant // by host
+
+	clusters, assignments, listeners, routes resource.Set
+
+	tables map[uint16]*table
+	doors  map[uint16]map[string]*door // by port and host
+	claims map[string][]claim          // listeners by name
+
+	names   persist.Map[string, []byte]
+	table   resource.Set // the name table
+	tableOf persist.Map[string, []byte]
+}
+
+// tenant is what one host has in a scope.
+type tenant struct {
+	clusters    []*resource.Resource
+	assignments []*resource.Resource
+	hosts       []*vhost
+	tables      []*resource.Resource // routes of one port alone
+	doors       []*door
+	names       []byte
+	problems    []Problem
+}
+
+// claim is a service's wish for a listener name. Two services may have one address.
+type claim struct {
+	ref  *mesh.Ref
+	host string
+	res  *resource.Resource
+}
+
+// scope returns the up-to-date scope of n.
+func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
+	key := scopeKey{namespace: n.Namespace}
+	switch {
+	case n.Type == Router:
+		key.kind = gateway
+	case n.VirtualNet != 0:
+		key.kind, key.net = virtualNet, n.VirtualNet
+	case n.Interception == TProxy:
+		key.kind = transparent
+	}
+	satisfied := map[string]bool{}
+	for id, u := range c.index.selectors {
+		if u.labels.Selects(labels) {
+			satisfied[id] = true
+		}
+	}
+	key.selectors = strings.Join(slices.Sorted(maps.Keys(satisfied)), ";")
+	s := c.scopes[key]
+	if s == nil {
+		s = &scope{key: key, tenants: map[string]*tenant{}, tables: map[uint16]*table{},
+			doors: map[uint16]map[string]*door{}, claims: map[string][]claim{}}
+		s.audience = audience{gateway: mesh.Mesh, namespace: n.Namespace, satisfied: satisfied}
+		s.source = key.namespace + ";" + key.selectors
+		c.scopes[key] = s
+	}
+	s.catchUp(c)
+	return s
+}
+
+// parts are the sets the scope contributes to a View.
+func (s *scope) parts(c *Cache, names bool) [5]resource.Set {
+	out := [5]resource.Set{s.clusters, s.assignments, s.listeners, s.routes}
+	if names {
+		out[4] = s.nameTable()
+	}
+	return out
+}
+
+// touched collects what has to be joined again after hosts changed.
+type touched struct{ tables, doors map[uint16]bool }
+
+// catchUp applies the changes since the scope was last looked at.
+func (s *scope) catchUp(c *Cache) {
+	if s.gen == c.gen {
+		return
+	}
+	hosts := map[string]bool{}
+	everything := s.gen == 0 || c.gen-s.gen > uint64(len(c.log))
+	for g := s.gen + 1; g <= c.gen && !everything; g++ {
+		changed := c.log[g%uint64(len(c.log))]
+		everything = changed.base
+		for h := range changed.hosts {
+			hosts[h] = true
+		}
+	}
+	s.gen = c.gen
+	if everything {
+		for h := range c.index.hosts {
+			hosts[h] = true
+		}
+		for h := range c.index.byHost {
+			hosts[h] = true
+		}
+		for h := range s.tenants {
+			hosts[h] = true
+		}
+		s.standing(c)
+	}
+	t := &touched{map[uint16]bool{}, map[uint16]bool{}}
+	for h := range hosts {
+		s.settle(c, h, t)
+	}
+	if everything { // what strangers get may have changed
+		for p := range s.doors {
+			t.tables[p], t.doors[p] = true, true
+		}
+	}
+	s.join(c, t)
+}
+
+// standing puts what does not depend on services.
+func (s *scope) standing(c *Cache) {
+	var k mint
+	for _, r := range standing(&k, s.key.kind != gateway) {
+		s.clusters = replace(s.clusters, r)
+	}
+	if s.key.kind == redirected || s.key.kind == transparent {
+		s.listeners = replace(s.listeners, c.base.virtualOutbound(&k, s.key.kind == transparent))
+	}
+}
+
+// replace puts r into set unless its equal is there.
+func replace(set resource.Set, r *resource.Resource) resource.Set {
+	if resource.Same(set.At(r.Name()), r) {
+		return set
+	}
+	return set.Set(r.Name(), r)
+}
+
+// settle gives host the place it has now.
+func (s *scope) settle(c *Cache, host string, t *touched) {
+	old, now := s.tenants[host], s.tenant(c, host)
+	if now == nil {
+		delete(s.tenants, host)
+		now = &tenant{}
+	} else {
+		s.tenants[host] = now
+	}
+	if old == nil {
+		old = &tenant{}
+	}
+	s.clusters = exchange(s.clusters, old.clusters, now.clusters)
+	s.assignments = exchange(s.assignments, old.assignments, now.assignments)
+	s.routes = exchange(s.routes, old.tables, now.tables)
+	s.settleHosts(old.hosts, now.hosts, t)
+	s.settleDoors(host, old.doors, now.doors, t)
+	switch {
+	case now.names == nil:
+		s.names = s.names.Delete(host)
+	case string(now.names) != string(s.names.At(host)):
+		s.names = s.names.Set(host, now.names)
+	}
+}
+
+// exchange puts now into set for old.
+func exchange(set resource.Set, old, now []*resource.Resource) resource.Set {
+	for _, r := range old {
+		if !slices.ContainsFunc(now, func(n *resource.Resource) bool { return n.Name() == r.Name() }) {
+			set = set.Delete(r.Name())
+		}
+	}
+	for _, r := range now {
+		if set.At(r.Name()) != r {
+			set = set.Set(r.Name(), r)
+		}
+	}
+	return set
+}
+
+func (s *scope) settleHosts(old, now []*vhost, t *touched) {
+	for _, h := range old {
+		if !slices.Contains(now, h) {
+			s.tables[h.port].drop(h.name)
+			t.tables[h.port] = true
+		}
+	}
+	for _, h := range now {
+		if slices.Contains(old, h) {
+			continue
+		}
+		if s.tables[h.port] == nil {
+			s.tables[h.port] = &table{}
+		}
+		s.tables[h.port].put(h)
+		t.tables[h.port] = true
+	}
+}
+
+func (s *scope) settleDoors(host string, old, now []*door, t *touched) {
+	for _, d := range old {
+		i := slices.IndexFunc(now, func(n *door) bool { return n.port == d.port })
+		if i < 0 || !now[i].sameShared(d) {
+			t.doors[d.port], t.tables[d.port] = true, true
+		}
+		delete(s.doors[d.port], host)
+		for _, r := range d.own {
+			s.claim(r.Name(), host, nil, nil)
+		}
+	}
+	for _, d := range now {
+		if !slices.ContainsFunc(old, d.samePort) {
+			t.doors[d.port], t.tables[d.port] = true, true
+		}
+		if s.doors[d.port] == nil {
+			s.doors[d.port] = map[string]*door{}
+		}
+		s.doors[d.port][host] = d
+		for _, r := range d.own {
+			s.claim(r.Name(), host, d.ref, r)
+		}
+	}
+	for _, d := range slices.Concat(old, now) {
+		for _, r := range d.own {
+			s.grant(r.Name())
+		}
+	}
+}
+
+func (d *door) samePort(o *door) bool { return d.port == o.port }
+
+// sameShared reports whether 0.0.0.0_<port> need not change for the exchange of o by d.
+func (d *door) sameShared(o *door) bool {
+	return d.port == o.port && d.http == o.http && d.sniffed == o.sniffed &&
+		d.plain == nil && o.plain == nil && len(d.shared)+len(o.shared) == 0
+}
+
+// claim replaces host's claim to a listener name; res nil gives it up.
+func (s *scope) claim(name, host string, ref *mesh.Ref, res *resource.Resource) {
+	list := slices.DeleteFunc(slices.Clone(s.claims[name]), func(c claim) bool { return c.host == host })
+	if res != nil {
+		list = insert(list, claim{ref, host, res}, func(a, b claim) int { return cmp.Or(older(a.ref, b.ref), strings.Compare(a.host, b.host)) })
+	}
+	put(s.claims, name, list)
+}
+
+// grant gives a listener name to the oldest service that claims it.
+func (s *scope) grant(name string) {
+	list := s.claims[name]
+	switch {
+	case len(list) == 0:
+		s.listeners = s.listeners.Delete(name)
+	case s.listeners.At(name) != list[0].res:
+		s.listeners = s.listeners.Set(name, list[0].res)
+	}
+}
+
+// join makes the route tables and shared listeners of touched ports.
+func (s *scope) join(c *Cache, t *touched) {
+	if s.key.kind != redirected && s.key.kind != transparent {
+		return
+	}
+	for port := range t.doors {
+		var doors []*door
+		for _, host := range slices.Sorted(maps.Keys(s.doors[port])) {
+			doors = append(doors, s.doors[port][host])
+		}
+		slices.SortStableFunc(doors, func(a, b *door) int { return older(a.ref, b.ref) })
+		name := listenerName(anyV4, port)
+		if r, err := c.base.shared(port, doors); r != nil && err == nil {
+			s.listeners = replace(s.listeners, r)
+		} else {
+			s.listeners = s.listeners.Delete(name)
+		}
+	}
+	rest := c.base.elsewhere()
+	for port := range t.tables {
+		name := itoa(port)
+		wanted := false
+		for _, d := range s.doors[port] {
+			if wanted = d.http || d.sniffed; wanted {
+				break
+			}
+		}
+		tab := s.tables[port]
+		if tab == nil {
+			tab = &table{}
+		}
+		if r, err := tab.join(name, rest, false); wanted && err == nil {
+			s.routes = replace(s.routes, r)
+		} else {
+			s.routes = s.routes.Delete(name)
+		}
+	}
+}
+
+// lonePort is where hosts are served that only a VirtualService knows, as in Istio.
+const lonePort = 80
+
+// tenant builds what host has; nil if the scope does not see it.
+func (s *scope) tenant(c *Cache, host string) *tenant {
+	svc := c.index.service(host, s.key.namespace)
+	v, pattern := c.index.virtualFor(host, s.key.namespace)
+	if svc == nil {
+		if v == nil || pattern != host || s.key.kind == gateway || s.key.kind == virtualNet {
+			return nil
+		}
+		h, problems := c.base.virtualHost(host, nil, lonePort, v, &s.audience)
+		t := &tenant{problems: problems}
+		if h != nil {
+			t.hosts = []*vhost{h}
+			t.doors = []*door{{port: lonePort, ref: &v.Ref, http: true}}
+		}
+		return t
+	}
+	st := c.service(svc)
+	rules := c.index.rulesFor(svc, &s.audience, c.base.settings.RootNamespace)
+	captured := s.key.kind == redirected || s.key.kind == transparent
+	cs := st.clusterSet(c.base, rules, captured)
+	t := &tenant{clusters: cs.clusters, assignments: cs.assignments, problems: cs.problems}
+	if s.key.kind == gateway {
+		return t
+	}
+	hs := st.hostSet(c.base, v, &s.audience, s.source)
+	t.problems = slices.Concat(t.problems, hs.problems)
+	t.names = nameEntries(st, c.base.settings.DomainSuffix)
+	if captured {
+		t.hosts = hs.hosts
+		t.doors = st.doorSet(c.base, v, rules, &s.audience, s.source).doors
+		for _, d := range t.doors {
+			t.problems = append(t.problems, d.problems...)
+		}
+	}
+	for _, h := range hs.hosts {
+		if !captured || st.port(h.port).Protocol == mesh.Auto {
+			t.tables = append(t.tables, h.table())
+		}
+	}
+	if s.key.kind == virtualNet {
+		t.doors = s.bind(c.base, st, v, rules, &t.problems)
+	}
+	return t
+}
+
+// bind makes the listeners of a service on the caller's own virtual addresses.
+func (s *scope) bind(b *base, st *service, v *virtual, rules []*mesh.DestinationRule, problems *[]Problem) []*door {
+	if isWildcard(st.Hostname) {
+		return nil // nothing one could bind stands for all names
+	}
+	if st.Index == 0 || st.Index > 0xffff {
+		*problems = append(*problems, problem(&st.Ref, 0, "has no virtual address: its index %d is not 1 to 65535", st.Index))
+		return nil
+	}
+	addr := netip.AddrFrom4([4]byte{127, s.key.net, byte(st.Index >> 8), byte(st.Index)}).String()
+	var out []*door
+	r := merge(rules)
+	for _, p := range st.ports {
+		var k mint
+		name := listenerName(addr, p.Number)
+		res := k.resource(name, b.outboundListener(name, addr, p.Number, b.chainsFor(&k, st, p, v, r, &s.audience), true))
+		if res == nil {
+			*problems = append(*problems, problem(&st.Ref, 0, "port %d has no listener: %v", p.Number, k.err))
+			continue
+		}
+		if was := s.listeners.At(name); resource.Same(was, res) {
+			res = was
+		}
+		out = append(out, &door{port: p.Number, ref: &st.Ref, own: []*resource.Resource{res}})
+	}
+	return out
+}
+
+// nameTableName is what the one resource of its type is called.
+const nameTableName = "NameTable"
+
+// nameTable joins the names of all hosts.
+func (s *scope) nameTable() resource.Set {
+	if s.table.Len() == 0 || !s.tableOf.Same(s.names) {
+		var b []byte
+		for _, entries := range s.names.All() {
+			b = append(b, entries...)
+		}
+		s.table = replace(s.table, resource.FromBytes(resource.NameTableType, nameTableName, b))
+		s.tableOf = s.names
+	}
+	return s.table
+}
+
+// nameEntries are the marshalled entries of the name table for a service: its host, and
+// for a headless service each pod by name. nil if it has no address.
+func nameEntries(s *service, suffix string) []byte {
+	if isWildcard(s.Hostname) {
+		return nil
+	}
+	info := func(short string, ips ...string) *nds.NameTable_NameInfo {
+		n := &nds.NameTable_NameInfo{Ips: ips, Registry: "External"}
+		if isClusterLocal(s.Service, suffix) {
+			n.Registry, n.Shortname, n.Namespace = "Kubernetes", short, s.Namespace
+		}
+		return n
+	}
+	table := map[string]*nds.NameTable_NameInfo{}
+	var ips []string
+	for _, a := range addresses(s.Service) {
+		ips = append(ips, a.String())
+	}
+	if len(ips) == 0 && len(s.crews) > 0 {
+		seen := map[string]bool{}
+		for _, e := range s.crews[0].endpoints {
+			if !e.Addr.IsValid() || e.Health == mesh.Unhealthy {
+				continue
+			}
+			ip := e.Addr.Addr().String()
+			if !seen[ip] {
+				seen[ip] = true
+				ips = append(ips, ip)
+			}
+			if e.Workload != nil && e.Workload.Name != "" {
+				table[strings.ToLower(e.Workload.Name+"."+s.Hostname)] = info(e.Workload.Name+"."+s.Name, ip)
+			}
+		}
+	}
+	if len(ips) == 0 {
+		return nil
+	}
+	table[strings.ToLower(s.Hostname)] = info(s.Name, ips...)
+	b, err := resource.Marshal(&nds.NameTable{Table: table})
+	if err != nil {
+		return nil // a name that is not text has no place in DNS
+	}
+	return b
+}

@@ -1,0 +1,153 @@
+package translate
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// vhost is a virtual host, marshalled but for its name and domains: which domains it
+// gets depends on what else is in the table.
+type vhost struct {
+	name    string
+	port    uint16
+	domains []string // the first `own` are its own beyond doubt, the rest are short forms and addresses
+	own     int
+	tail    []byte
+
+	lone *resource.Resource // see table
+}
+
+// Field numbers of envoy/config/route/v3/route_components.proto and route.proto.
+const (
+	fieldVirtualHostName    = 1
+	fieldVirtualHostDomains = 2
+	fieldVirtualHosts       = 2 // of RouteConfiguration
+)
+
+// appendTo appends the virtual host as an element of RouteConfiguration.virtual_hosts.
+func (h *vhost) appendTo(b []byte, name string, domains []string) []byte {
+	size := protowire.SizeTag(fieldVirtualHostName) + protowire.SizeBytes(len(name)) + len(h.tail)
+	for _, d := range domains {
+		size += protowire.SizeTag(fieldVirtualHostDomains) + protowire.SizeBytes(len(d))
+	}
+	b = protowire.AppendTag(b, fieldVirtualHosts, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(size))
+	b = protowire.AppendTag(b, fieldVirtualHostName, protowire.BytesType)
+	b = protowire.AppendString(b, name)
+	for _, d := range domains {
+		b = protowire.AppendTag(b, fieldVirtualHostDomains, protowire.BytesType)
+		b = protowire.AppendString(b, d)
+	}
+	return append(b, h.tail...)
+}
+
+func (h *vhost) same(o *vhost) bool {
+	return h.name == o.name && h.port == o.port && h.own == o.own && slices.Equal(h.domains, o.domains) && bytes.Equal(h.tail, o.tail)
+}
+
+// seal marshals a virtual host; own is how many of its domains are beyond doubt.
+func seal(k *mint, m *routev3.VirtualHost, port uint16, own int) *vhost {
+	k.check(m)
+	if !utf8.ValidString(m.Name + strings.Join(m.Domains, "")) {
+		k.fail(fmt.Errorf("host %q is not text", m.Name))
+	}
+	h := &vhost{name: m.Name, port: port, domains: m.Domains, own: own}
+	h.tail = k.marshal(&routev3.VirtualHost{Routes: m.Routes, IncludeRequestAttemptCount: m.IncludeRequestAttemptCount})
+	return h
+}
+
+// domainsOf lists what a host is called on a port.
+func domainsOf(host string, port uint16) []string {
+	switch {
+	case host == "*":
+		return []string{"*"}
+	case strings.Contains(host, ":"): // an IPv6 address
+		return []string{"[" + host + "]", hostPort(host, port)}
+	}
+	return []string{host, hostPort(host, port)}
+}
+
+// serviceDomains lists all names and addresses a service answers to on a port, for a
+// viewer in its own namespace or in another. The first own are the full names.
+func serviceDomains(s *mesh.Service, port uint16, sameNamespace bool, suffix string) (domains []string, own int) {
+	domains = domainsOf(s.Hostname, port)
+	own = len(domains)
+	if isClusterLocal(s, suffix) {
+		short := s.Name + "." + s.Namespace
+		domains = append(domains, domainsOf(short+".svc", port)...)
+		domains = append(domains, domainsOf(short, port)...)
+		if sameNamespace {
+			domains = append(domains, domainsOf(s.Name, port)...)
+		}
+	}
+	for _, a := range addresses(s) {
+		domains = append(domains, domainsOf(a.String(), port)...)
+	}
+	return domains, own
+}
+
+// isClusterLocal reports whether s is a Kubernetes Service by its name: only those have
+// short forms.
+func isClusterLocal(s *mesh.Service, suffix string) bool {
+	return s.Hostname == s.Name+"."+s.Namespace+".svc."+suffix
+}
+
+// base is what all building has in common: it changes with Settings and
+// PeerAuthentications only.
+type base struct {
+	settings *mesh.Settings
+	filters  *filters
+	authn    *authn
+	epoch    uint64 // differs between Settings
+}
+
+// elsewhere serves the hosts nobody knows.
+func (b *base) elsewhere() *vhost {
+	var k mint // constants: they cannot fail
+	return seal(&k, strangersHost(b.settings.RegistryOnly), 0, 1)
+}
+
+// virtualHost builds the virtual host of an outbound service port, or, without service,
+// of a host that only a VirtualService knows.
+func (b *base) virtualHost(host string, s *mesh.Service, port uint16, v *virtual, a *audience) (*vhost, []Problem) {
+	m := &routev3.VirtualHost{Name: hostPort(host, port), IncludeRequestAttemptCount: true}
+	own := 0
+	if s != nil {
+		m.Domains, own = serviceDomains(s, port, s.Namespace == a.namespace, b.settings.DomainSuffix)
+	} else {
+		m.Domains = domainsOf(host, port)
+		own = len(m.Domains)
+	}
+	var problems []Problem
+	if v != nil {
+		rb := &routeBuilder{v: v, port: port, retries: b.settings.DefaultRetries}
+		m.Routes = rb.httpRoutes(a)
+		problems = rb.problems
+		if len(m.Routes) > 0 {
+			h := seal(&rb.mint, m, port, own)
+			if rb.err == nil {
+				return h, problems
+			}
+			problems = append(problems, problem(&v.Ref, 0, "is not in force for %s: %v", m.Name, rb.err))
+		}
+	}
+	if s == nil {
+		return nil, problems
+	}
+	m.Routes = []*routev3.Route{defaultRoute(clusterName(port, "", s.Hostname), b.settings.DefaultRetries)}
+	var k mint
+	h := seal(&k, m, port, own)
+	if k.err != nil {
+		return nil, append(problems, problem(&s.Ref, 0, "has no route on port %d: %v", port, k.err))
+	}
+	return h, problems
+}
