@@ -113,6 +113,19 @@ func Tidy(fs []Finding) []Finding {
 	return slices.Compact(fs)
 }
 
+// Merge joins two tidy lists into one.
+func Merge(a, b []Finding) []Finding {
+	out := make([]Finding, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		if Compare(b[0], a[0]) < 0 {
+			out, b = append(out, b[0]), b[1:]
+		} else {
+			out, a = append(out, a[0]), a[1:]
+		}
+	}
+	return slices.Compact(append(append(out, a...), b...))
+}
+
 // Errors counts the findings that are errors.
 func Errors(fs []Finding) int {
 	n := 0

@@ -4,7 +4,7 @@
 // A Snapshot and the objects behind it enter (Input); findings leave. Nothing here
 // changes what the mesh does. It says the same offline (weir analyze) and in a running
 // mesh, because it asks what the files say will run, not what is healthy just now.
-// Run is pure and may be called by any number of goroutines.
+// What an Analyzer keeps only saves work; it is for one goroutine.
 package analyze
 
 import (
@@ -37,6 +37,16 @@ type Deployment struct {
 	*appsv1.Deployment
 }
 
+// Analyzer remembers where fields stand in objects that did not change since its last
+// run: reading them again is most of the cost. The zero value is ready.
+type Analyzer struct{ facts map[*config.Object]*facts }
+
+// facts are what findings need of an object's text.
+type facts struct {
+	suppressed []string
+	lines      map[string]int
+}
+
 // checks is everything Run does.
 var checks = []func(*analysis){
 	(*analysis).virtualServiceReferences,
@@ -53,11 +63,13 @@ var checks = []func(*analysis){
 }
 
 // Run returns what was found, sorted.
-func Run(in Input) []config.Finding {
+func (z *Analyzer) Run(in Input) []config.Finding {
 	a := newAnalysis(in)
+	a.old = z.facts
 	for _, check := range checks {
 		check(a)
 	}
+	z.facts = a.facts
 	return config.Tidy(a.findings)
 }
 
@@ -68,26 +80,46 @@ const suppress = "galley.istio.io/analyze-suppress"
 func (a *analysis) add(code config.Code, ref mesh.Ref, path, message, hint string) {
 	line := ref.Line
 	if o := a.Object(ref); o != nil {
-		root := o.Root()
-		for _, s := range strings.Split(root.Get("metadata").Get("annotations").Get(suppress).String(), ",") {
-			if s = strings.TrimSpace(s); s == "*" || s == string(code) {
-				return
-			}
+		f := a.factsOf(o)
+		if slices.Contains(f.suppressed, "*") || slices.Contains(f.suppressed, string(code)) {
+			return
 		}
 		if path != "" {
-			line = root.LineOf(path)
+			var ok bool
+			if line, ok = f.lines[path]; !ok {
+				line = o.LineOf(path)
+				f.lines[path] = line
+			}
 		}
 	}
 	a.findings = append(a.findings, config.New(code, ref, path, line, message, hint))
 }
 
+func (a *analysis) factsOf(o *config.Object) *facts {
+	f := a.facts[o]
+	if f != nil {
+		return f
+	}
+	if f = a.old[o]; f == nil {
+		f = &facts{lines: map[string]int{}}
+		for _, s := range strings.Split(o.Root().Get("metadata").Get("annotations").Get(suppress).String(), ",") {
+			f.suppressed = append(f.suppressed, strings.TrimSpace(s))
+		}
+	}
+	a.facts[o] = f
+	return f
+}
+
 type analysis struct {
 	Input
 	findings []config.Finding
+	facts    map[*config.Object]*facts
+	old      map[*config.Object]*facts // of the last run
 
 	hosts     map[string][]*mesh.Service // by host name
 	names     []string                   // of all hosts
 	rules     map[string][]*mesh.DestinationRule
+	wildRules []*mesh.DestinationRule
 	instances []instance
 	labelled  map[pair][]int // instances by label
 }
@@ -105,7 +137,7 @@ type instance struct {
 type pair struct{ namespace, key, value string }
 
 func newAnalysis(in Input) *analysis {
-	a := &analysis{Input: in, hosts: map[string][]*mesh.Service{}, rules: map[string][]*mesh.DestinationRule{}, labelled: map[pair][]int{}}
+	a := &analysis{Input: in, facts: map[*config.Object]*facts{}, hosts: map[string][]*mesh.Service{}, rules: map[string][]*mesh.DestinationRule{}, labelled: map[pair][]int{}}
 	for s := range in.Snapshot.Services.Values() {
 		a.hosts[s.Hostname] = append(a.hosts[s.Hostname], s)
 	}
@@ -115,6 +147,9 @@ func newAnalysis(in Input) *analysis {
 	slices.Sort(a.names)
 	for r := range in.Snapshot.DestinationRules.Values() {
 		a.rules[r.Host] = append(a.rules[r.Host], r)
+		if strings.HasPrefix(r.Host, "*") {
+			a.wildRules = append(a.wildRules, r)
+		}
 	}
 	for w := range in.Snapshot.Workloads.Values() {
 		a.workload(w)

@@ -175,9 +175,9 @@ func (a *analysis) destinationSubset(ref mesh.Ref, path string, s *mesh.Service,
 // rulesFor lists the DestinationRules for a host, the exact ones first.
 func (a *analysis) rulesFor(host string) []*mesh.DestinationRule {
 	out := slices.Clone(a.rules[host])
-	for pattern, rs := range a.rules {
-		if strings.HasPrefix(pattern, "*") && overlaps(pattern, host) {
-			out = append(out, rs...)
+	for _, r := range a.wildRules {
+		if r.Host != host && overlaps(r.Host, host) {
+			out = append(out, r)
 		}
 	}
 	return out

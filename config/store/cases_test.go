@@ -47,6 +47,9 @@ func TestCases(t *testing.T) {
 	if err != nil || len(paths) == 0 {
 		t.Fatal("no cases", err)
 	}
+	// Findings that no document makes: other tests of this package and of
+	// config/source/file and registry do.
+	seen := map[config.Code]bool{config.Unreadable: true, config.LimitExceeded: true, config.LastGoodServed: true, config.AddressesExhausted: true}
 	for _, path := range paths {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".txtar"), func(t *testing.T) {
 			ar, err := txtar.ParseFile(path)
@@ -65,6 +68,9 @@ func TestCases(t *testing.T) {
 			s := newStore(t, "")
 			s.Step(units...)
 			u := s.Analyze()
+			for _, f := range u.Findings {
+				seen[f.Code] = true
+			}
 			changed := false
 			for i := range ar.Files {
 				f := &ar.Files[i]
@@ -93,6 +99,11 @@ func TestCases(t *testing.T) {
 				}
 			}
 		})
+	}
+	for _, c := range config.Codes() {
+		if !seen[c.Code] {
+			t.Errorf("no case shows %s %s", c.Code, c.Title)
+		}
 	}
 }
 

@@ -107,6 +107,7 @@ type Store struct {
 	registry *registry.Registry
 	next     mesh.Snapshot  // being built
 	snapshot *mesh.Snapshot // published last
+	analyzer analyze.Analyzer
 	analysis []config.Finding
 	// analysis is about these.
 	analyzed        *mesh.Snapshot
@@ -332,8 +333,7 @@ func (s *Store) update() *Update {
 	for _, p := range s.registry.Problems() {
 		fs = append(fs, problemFindings(p)...)
 	}
-	fs = append(fs, s.analysis...)
-	return &Update{Snapshot: s.snapshot, Objects: s.objects, Findings: config.Tidy(fs), Analyzed: s.analyzed == s.snapshot && s.analyzedObjects.Same(s.objects)}
+	return &Update{Snapshot: s.snapshot, Objects: s.objects, Findings: config.Merge(config.Tidy(fs), s.analysis), Analyzed: s.analyzed == s.snapshot && s.analyzedObjects.Same(s.objects)}
 }
 
 func problemFindings(p registry.Problem) []config.Finding {
@@ -356,7 +356,7 @@ func problemFindings(p registry.Problem) []config.Finding {
 // Analyze looks across objects and returns the state with what was found.
 func (s *Store) Analyze() *Update {
 	if s.analyzed != s.snapshot || !s.analyzedObjects.Same(s.objects) {
-		s.analysis = analyze.Run(s.input())
+		s.analysis = s.analyzer.Run(s.input())
 		s.analyzed, s.analyzedObjects = s.snapshot, s.objects
 	}
 	return s.update()

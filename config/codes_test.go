@@ -1,0 +1,59 @@
+package config
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/weirmesh/weir/mesh"
+)
+
+// The table is what documentation and command line print.
+func TestCodesAreExplained(t *testing.T) {
+	for i, c := range codes {
+		if c.Title == "" || !strings.HasSuffix(c.Explanation, ".") {
+			t.Errorf("%s has no title or explanation: %+v", c.Code, c)
+		}
+		if i > 0 && c.Code <= codes[i-1].Code {
+			t.Errorf("%s follows %s", c.Code, codes[i-1].Code)
+		}
+	}
+	if _, ok := Explain("WEIR9999"); ok {
+		t.Error("a code that does not exist is explained")
+	}
+}
+
+func TestTidy(t *testing.T) {
+	a := New(SchemaError, mesh.Ref{Kind: "Service", Name: "a", File: "a.yaml", Line: 3}, "spec", 0, "x", "")
+	b := New(Deprecated, mesh.Ref{File: "a.yaml"}, "", 1, "y", "do z")
+	c := New(LastGoodServed, mesh.Ref{File: "b.yaml"}, "", 1, "z", "")
+	got := Tidy([]Finding{c, a, b, a})
+	if !slices.Equal(got, []Finding{b, a, c}) || a.Line != 3 {
+		t.Errorf("%v", got)
+	}
+	if m := Merge([]Finding{b, c}, []Finding{a, c}); !slices.Equal(m, []Finding{b, a, c}) {
+		t.Errorf("merged: %v", m)
+	}
+	data, err := json.Marshal(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"code":"IST0106","severity":"error","object":{"kind":"Service","name":"a","file":"a.yaml","line":3},"fieldPath":"spec","line":3,"message":"x"}`; string(data) != want {
+		t.Errorf("got %s, want %s", data, want)
+	}
+	var back Finding
+	if err := json.Unmarshal(data, &back); err != nil || back != a {
+		t.Errorf("%+v %v", back, err)
+	}
+}
+
+func TestIDs(t *testing.T) {
+	id := ID{"apps", "Deployment", "ns", "web"}
+	if back, err := ParseID(id.String()); back != id || err != nil {
+		t.Error(back, err)
+	}
+	if _, err := ParseID("apps/Deployment"); err == nil {
+		t.Error("half an ID was read")
+	}
+}
