@@ -114,7 +114,7 @@ func start(ctx context.Context, o Options, probe bool) (_ *Tree, err error) {
 	cmd.WaitDelay = cmp.Or(o.Grace, 2*time.Second)
 	cmd.SysProcAttr = s.attributes()
 
-	startErr := make(chan error)
+	startErr, shaken := make(chan error), make(chan struct{})
 	go func() {
 		// The parent death signal comes when this thread ends, not when the process does.
 		runtime.LockOSThread()
@@ -126,6 +126,7 @@ func start(ctx context.Context, o Options, probe bool) (_ *Tree, err error) {
 		if t.err = cmd.Wait(); ctx.Err() != nil && errors.Is(t.err, ctx.Err()) {
 			t.err = nil // ended as asked
 		}
+		<-shaken // init may have ended since its last word, which is not read yet
 		t.close()
 		close(t.ended)
 	}()
@@ -140,7 +141,9 @@ func start(ctx context.Context, o Options, probe bool) (_ *Tree, err error) {
 		f.Close()
 		theirs[i] = nil
 	}
-	if err := t.handshake(s); err != nil {
+	err = t.handshake(s)
+	close(shaken)
+	if err != nil {
 		_ = cmd.Process.Kill()
 		<-t.ended
 		return nil, err
