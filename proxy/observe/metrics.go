@@ -57,7 +57,7 @@ type Labels struct {
 	Security                       Security
 	Status                         uint16 // 0 for TCP
 	GRPCStatus                     int8   // -1 none
-	Flags                          string // "-" when none
+	Flags                          Flags
 }
 
 // buckets are Istio's histogram bounds for milliseconds and bytes alike.

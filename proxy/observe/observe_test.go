@@ -103,7 +103,7 @@ func TestPrometheus(t *testing.T) {
 	s.Sent += 11
 	evil := labels()
 	evil.Source = &Peer{Workload: "a\"b\\c\nd\xff"}
-	evil.Flags, evil.Status = "UF,URX", 503
+	evil.Flags, evil.Status = UpstreamConnectionFailure|UpstreamRetryLimitExceeded, 503
 	w.Request(evil, 0, 0, 0)
 	total := NewTotals()
 	total.Add(w)

@@ -168,11 +168,7 @@ func (l *Labels) text() string {
 		}
 		add("grpc_response_status", grpc)
 	}
-	flags := l.Flags
-	if flags == "" {
-		flags = "-"
-	}
-	add("response_flags", flags)
+	add("response_flags", l.Flags.String())
 	add("connection_security_policy", l.Security.String())
 	return b.String()
 }
