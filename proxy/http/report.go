@@ -28,16 +28,17 @@ func (r *Report) Begin(*Exchange) {}
 // End counts the exchange and logs it.
 func (r *Report) End(x *Exchange) {
 	took := x.Duration()
-	flags := x.Flags.String()
-	l := observe.Labels{Protocol: "http", Status: uint16(x.Response.Status), GRPCStatus: -1, Flags: flags}
+	l := observe.Labels{Protocol: "http", Status: uint16(x.Response.Status), GRPCStatus: -1, Flags: x.Flags}
 	if isGRPC(&x.Request) {
 		l.Protocol = "grpc"
 		l.GRPCStatus = x.grpcStatusOf()
 	}
 	if c := x.Cluster; c != nil {
 		l.Service = observe.Service(c.Service)
-	} else if x.Target != nil {
-		l.Service = observe.Service{Host: x.Target.Name, Name: x.Target.Name}
+	}
+	if l.Service.Host == "" && x.Target != nil {
+		// PassthroughCluster, BlackHoleCluster or one that does not exist: as Istio names them.
+		l.Service.Name = x.Target.Name
 	}
 	if x.Config.Direction == Inbound {
 		l.Reporter, l.Source, l.Destination, l.Security = observe.Destination, x.Peer, r.Self, observe.SecurityNone
@@ -55,7 +56,7 @@ func (r *Report) End(x *Exchange) {
 	}
 	r.Numbers.Request(&l, took, int64(x.Received), int64(x.Sent))
 	if r.Log != nil && x.Config.Log {
-		r.write(x, took, flags)
+		r.write(x, took)
 	}
 }
 
@@ -76,16 +77,19 @@ func (r *Report) workload(e *cluster.Endpoint) *observe.Peer {
 	return p
 }
 
-func (r *Report) write(x *Exchange, took time.Duration, flags string) {
+func (r *Report) write(x *Exchange, took time.Duration) {
 	rec := &r.record
 	*rec = observe.Record{
 		Start: x.Start(), Duration: took,
 		Request: &x.Request, OriginalPath: x.OriginalPath,
 		ServiceTime: x.Response.Headers.Get(message.XEnvoyUpstreamServiceTime),
-		Status:      x.Response.Status, Flags: flags, Details: x.Details, UpstreamFailure: x.Failure,
+		Status:      x.Response.Status, Flags: x.Flags.String(), Details: x.Details, UpstreamFailure: x.Failure,
 		Received: int64(x.Received), Sent: int64(x.Sent),
 		UpstreamLocal:   x.UpstreamLocal,
 		DownstreamLocal: x.Conn.Local, DownstreamRemote: x.Remote,
+	}
+	if x.Conn.Original.IsValid() {
+		rec.DownstreamLocal = x.Conn.Original
 	}
 	if x.Endpoint != nil {
 		rec.UpstreamHost = x.Endpoint.Addr

@@ -70,7 +70,7 @@ func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint) conn.Target {
 	if tr := e.Transport.Load(); tr != nil {
 		t.TLS = tr.HTTP
 	}
-	if c.Bind.IsValid() {
+	if c.Bind.IsValid() && c.Bind.Is4() == e.Addr.Addr().Unmap().Is4() {
 		t.Bind = netip.AddrPortFrom(c.Bind, 0)
 	}
 	if w.o.Socket != nil {

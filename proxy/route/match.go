@@ -19,6 +19,8 @@ const (
 	PathSeparatedPrefix // "/a" matches "/a" and "/a/b", not "/ab"
 )
 
+func (k PathKind) String() string { return [...]string{"prefix", "exact", "regex", "path-prefix"}[k] }
+
 // When is a compiled RouteMatch: it holds when path, all headers and all query
 // parameters match, for Per1M of a million requests.
 type When struct {

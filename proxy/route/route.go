@@ -315,3 +315,11 @@ func (t *Table) Hosts() []*VirtualHost {
 	add(t.any)
 	return out
 }
+
+// Matched says how the entry matches the path, for people.
+func (e *Entry) Matched() (kind PathKind, path string) {
+	if e.When.Regex != nil {
+		return e.When.Kind, e.When.Regex.String()
+	}
+	return e.When.Kind, e.When.Path
+}

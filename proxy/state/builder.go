@@ -17,6 +17,7 @@ import (
 	"github.com/weirmesh/weir/api/nds"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/filter/peermetadata"
 	"github.com/weirmesh/weir/proxy/route"
 	"github.com/weirmesh/weir/proxy/tls"
 	"github.com/weirmesh/weir/xds/resource"
@@ -42,6 +43,8 @@ type Options struct {
 	Identity identity.Source
 	// Gate limits handshakes under way.
 	Gate *tls.Gate
+	// Metadata is what the metadata exchange tells of this workload; nil: no exchange.
+	Metadata *peermetadata.Node
 	// MaxResources bounds the resources of each type; 0 means DefaultMaxResources.
 	MaxResources int
 }
@@ -407,4 +410,19 @@ func (b *Builder) DNSNames() map[string][]cluster.Name {
 		}
 	}
 	return out
+}
+
+// Forget drops resources that are not subscribed to any more: there is no removal for
+// them from the server.
+func (b *Builder) Forget(typeURL string, names []string) {
+	switch typeURL {
+	case resource.EndpointType:
+		for _, n := range names {
+			delete(b.endpoints, n)
+		}
+	case resource.RouteType:
+		next := *b.cur
+		next.tables = merged(next.tables, nil, names)
+		b.cur = &next
+	}
 }

@@ -1,11 +1,317 @@
 package state
 
 import (
+	stdtls "crypto/tls"
 	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+
+	"github.com/weirmesh/weir/proxy/http"
+	"github.com/weirmesh/weir/proxy/listener"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/tcp"
+	"github.com/weirmesh/weir/proxy/tls"
+)
+
+const (
+	originalDstURL   = typePrefix + "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
+	tlsInspectorURL  = typePrefix + "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+	httpInspectorURL = typePrefix + "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
+
+	// defaultInspect is Listener.listener_filters_timeout's default.
+	defaultInspect = 15 * time.Second
 )
 
 func (b *Builder) decodeListener(l *listenerv3.Listener, version string) (*Listener, error) {
-	return nil, fmt.Errorf("listener %s: not yet", l.GetName())
+	path := "listener " + l.GetName()
+	if l.GetName() == "" {
+		return nil, fmt.Errorf("listener: name is empty")
+	}
+	if err := check(l, path); err != nil {
+		return nil, err
+	}
+	c := &listener.Config{Name: l.GetName(), InspectTimeout: defaultInspect, ContinueOnTimeout: l.GetContinueOnListenerFiltersTimeout()}
+	if t := l.GetListenerFiltersTimeout(); t != nil {
+		c.InspectTimeout = t.AsDuration()
+	}
+	dir := http.Gateway
+	switch l.GetTrafficDirection() {
+	case corev3.TrafficDirection_INBOUND:
+		c.Direction, dir = listener.Inbound, http.Inbound
+	case corev3.TrafficDirection_OUTBOUND:
+		c.Direction, dir = listener.Outbound, http.Outbound
+	case corev3.TrafficDirection_UNSPECIFIED:
+	}
+	if l.GetUseOriginalDst().GetValue() {
+		c.UseOriginalDst, c.HandOff = true, true
+	}
+	bind := l.GetBindToPort() == nil || l.GetBindToPort().GetValue()
+	addrs := []*corev3.Address{l.GetAddress()}
+	for _, a := range l.GetAdditionalAddresses() {
+		addrs = append(addrs, a.GetAddress())
+	}
+	for i, a := range addrs {
+		at := path + ".address"
+		if i > 0 {
+			at = fmt.Sprintf("%s.additional_addresses[%d]", path, i-1)
+		}
+		if a.GetSocketAddress() == nil {
+			return nil, fmt.Errorf("%s: only socket addresses are supported", at)
+		}
+		ap, err := socketAddr(a.GetSocketAddress())
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", at, err)
+		}
+		if i == 0 {
+			c.Address = ap
+		}
+		if bind {
+			c.Binds = append(c.Binds, loop.Addr{AddrPort: ap})
+		}
+	}
+	for i, f := range l.GetListenerFilters() {
+		at := fmt.Sprintf("%s.listener_filters[%d] %s", path, i, f.GetName())
+		switch f.GetTypedConfig().GetTypeUrl() {
+		case originalDstURL:
+			c.UseOriginalDst = true
+		case tlsInspectorURL:
+			c.InspectTLS = true
+		case httpInspectorURL:
+			c.InspectHTTP = true
+		default:
+			return nil, fmt.Errorf("%s: listener filter %s is not supported", at, f.GetTypedConfig().GetTypeUrl())
+		}
+	}
+	out := &Listener{Name: c.Name, Version: version, Config: c}
+	for i, fc := range l.GetFilterChains() {
+		at := fmt.Sprintf("%s.filter_chains[%d]", path, i)
+		if fc.GetName() != "" {
+			at = path + " filter chain " + fc.GetName()
+		}
+		chain, err := b.decodeChain(fc, dir, at, out)
+		if err != nil {
+			return nil, err
+		}
+		c.Chains = append(c.Chains, chain)
+	}
+	if d := l.GetDefaultFilterChain(); d != nil {
+		chain, err := b.decodeChain(d, dir, path+".default_filter_chain", out)
+		if err != nil {
+			return nil, err
+		}
+		c.Default = chain
+	}
+	if len(c.Chains) == 0 && c.Default == nil {
+		return nil, fmt.Errorf("%s: has no filter chain", path)
+	}
+	return out, nil
+}
+
+func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, path string, l *Listener) (*listener.Chain, error) {
+	c := &listener.Chain{Name: fc.GetName()}
+	var err error
+	if c.Match, err = decodeChainMatch(fc.GetFilterChainMatch(), path+".filter_chain_match"); err != nil {
+		return nil, err
+	}
+	exchange := false
+	for i, f := range fc.GetFilters() {
+		at := fmt.Sprintf("%s.filters[%d] %s", path, i, f.GetName())
+		if c.Filters != nil {
+			return nil, fmt.Errorf("%s: comes after the filter that ends the chain", at)
+		}
+		url, err := filterType(f.GetTypedConfig(), at)
+		if err != nil {
+			return nil, err
+		}
+		switch url {
+		case hcmURL:
+			m, rds, err := b.decodeManager(f.GetTypedConfig(), dir, at)
+			if err != nil {
+				return nil, err
+			}
+			if rds != "" && !slices.Contains(l.Routes, rds) {
+				l.Routes = append(l.Routes, rds)
+			}
+			c.Filters = m
+		case tcpProxyURL:
+			p, err := b.decodeTCP(f, dir, at)
+			if err != nil {
+				return nil, err
+			}
+			p.Exchange = exchange
+			c.Filters = p
+		case metadataExchangeURL:
+			exchange = true
+		case statsURL: // Istio's standard metrics are always made
+		default:
+			return nil, fmt.Errorf("%s: filter %s is not supported", at, url)
+		}
+	}
+	if c.Filters == nil {
+		return nil, fmt.Errorf("%s: has neither an HTTP connection manager nor a TCP proxy", path)
+	}
+	_, isHTTP := c.Filters.(*http.Config)
+	c.TLS, err = b.decodeDownstreamTransport(fc.GetTransportSocket(), isHTTP, path+".transport_socket")
+	return c, err
+}
+
+func decodeChainMatch(m *listenerv3.FilterChainMatch, path string) (listener.Match, error) {
+	out := listener.Match{DestinationPort: uint16(m.GetDestinationPort().GetValue()), ServerNames: m.GetServerNames(),
+		TransportProtocol: m.GetTransportProtocol(), ApplicationProtocols: m.GetApplicationProtocols()}
+	if p := m.GetDestinationPort().GetValue(); p > 65535 {
+		return out, fmt.Errorf("%s.destination_port: %d is out of range", path, p)
+	}
+	switch out.TransportProtocol {
+	case "", listener.TLS, listener.RawBuffer:
+	default:
+		return out, fmt.Errorf("%s.transport_protocol: %q is not supported", path, out.TransportProtocol)
+	}
+	prefixes := func(list []*corev3.CidrRange, field string) ([]netip.Prefix, error) {
+		var ps []netip.Prefix
+		for i, r := range list {
+			ip, err := netip.ParseAddr(r.GetAddressPrefix())
+			if err != nil {
+				return nil, fmt.Errorf("%s.%s[%d]: %w", path, field, i, err)
+			}
+			p, err := ip.Prefix(int(r.GetPrefixLen().GetValue()))
+			if err != nil {
+				return nil, fmt.Errorf("%s.%s[%d]: %w", path, field, i, err)
+			}
+			ps = append(ps, p)
+		}
+		return ps, nil
+	}
+	var err error
+	if out.DestinationPrefixes, err = prefixes(m.GetPrefixRanges(), "prefix_ranges"); err != nil {
+		return out, err
+	}
+	if out.SourcePrefixes, err = prefixes(m.GetSourcePrefixRanges(), "source_prefix_ranges"); err != nil {
+		return out, err
+	}
+	for _, p := range m.GetSourcePorts() {
+		if p > 65535 {
+			return out, fmt.Errorf("%s.source_ports: %d is out of range", path, p)
+		}
+		out.SourcePorts = append(out.SourcePorts, uint16(p))
+	}
+	return out, nil
+}
+
+func (b *Builder) decodeTCP(f *listenerv3.Filter, dir http.Direction, path string) (*tcp.Config, error) {
+	p := &tcpproxyv3.TcpProxy{}
+	if err := unpack(f.GetTypedConfig(), p, path); err != nil {
+		return nil, err
+	}
+	c := &tcp.Config{StatPrefix: p.GetStatPrefix(), Inbound: dir == http.Inbound, MaxConnectAttempts: 1}
+	if t := p.GetIdleTimeout(); t != nil {
+		if c.IdleTimeout = t.AsDuration(); c.IdleTimeout == 0 {
+			c.IdleTimeout = -1 // none
+		}
+	}
+	if n := p.GetMaxConnectAttempts().GetValue(); n > 0 {
+		c.MaxConnectAttempts = int(min(n, 10))
+	}
+	var err error
+	if c.Log, err = logs(p.GetAccessLog(), path); err != nil {
+		return nil, err
+	}
+	add := func(name string, weight uint32) {
+		c.Clusters = append(c.Clusters, tcp.Weighted{Cluster: b.clusterID(name), Weight: weight})
+	}
+	if name := p.GetCluster(); name != "" {
+		add(name, 1)
+	}
+	for _, w := range p.GetWeightedClusters().GetClusters() {
+		if w.GetMetadataMatch() != nil {
+			return nil, fmt.Errorf("%s.weighted_clusters.metadata_match: field is not supported", path)
+		}
+		add(w.GetName(), w.GetWeight())
+	}
+	if len(c.Clusters) == 0 {
+		return nil, fmt.Errorf("%s: names no cluster", path)
+	}
+	return c, nil
+}
+
+// decodeDownstreamTransport returns nil for plaintext.
+func (b *Builder) decodeDownstreamTransport(s *corev3.TransportSocket, isHTTP bool, path string) (*tls.Server, error) {
+	if s == nil {
+		return nil, nil
+	}
+	if err := check(s, path); err != nil {
+		return nil, err
+	}
+	switch s.GetTypedConfig().GetTypeUrl() {
+	case rawBufferURL:
+		return nil, unpack(s.GetTypedConfig(), &rawbufferv3.RawBuffer{}, path)
+	case downstreamTLSURL:
+	default:
+		return nil, fmt.Errorf("%s: transport socket %q is not supported", path, s.GetName())
+	}
+	d := &tlsv3.DownstreamTlsContext{}
+	if err := unpack(s.GetTypedConfig(), d, path); err != nil {
+		return nil, err
+	}
+	c := d.GetCommonTlsContext()
+	o := tls.ServerOptions{ALPN: serverALPN(c.GetAlpnProtocols(), isHTTP), Gate: b.opts.Gate}
+	var err error
+	if o.MinVersion, o.MaxVersion, err = tlsVersions(c.GetTlsParams(), path+".tls_params"); err != nil {
+		return nil, err
+	}
+	if o.CipherSuites, err = cipherSuites(c.GetTlsParams().GetCipherSuites(), path+".tls_params"); err != nil {
+		return nil, err
+	}
+	name, cert, key, err := decodeCertificate(c, path)
+	if err != nil {
+		return nil, err
+	}
+	var shown *stdtls.Certificate
+	if o.Identity, shown, err = b.certificate(name, cert, key, path); err != nil {
+		return nil, err
+	}
+	if shown != nil {
+		o.Certificates = []*stdtls.Certificate{shown}
+	}
+	v, roots := validation(c)
+	switch {
+	case d.GetRequireClientCertificate().GetValue():
+		o.Clients = tls.RequireClientCert
+	case v.GetTrustedCa() != nil || roots != "":
+		o.Clients = tls.OptionalClientCert
+	}
+	if o.Clients != tls.NoClientCert {
+		ca, err := dataSource(v.GetTrustedCa(), path+".trusted_ca")
+		if err != nil {
+			return nil, err
+		}
+		sans, err := decodeSANs(v, path)
+		if err != nil {
+			return nil, err
+		}
+		if o.Trust, err = b.trust(roots, ca, sans, path); err != nil {
+			return nil, err
+		}
+	}
+	srv, err := tls.NewServer(o)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return srv, nil
+}
+
+// serverALPN leaves out what this version does not speak: HTTP/2 arrives with the next
+// part of the data plane, and until then a client that could is served HTTP/1.1.
+func serverALPN(protocols []string, isHTTP bool) []string {
+	if !isHTTP {
+		return protocols
+	}
+	return slices.DeleteFunc(slices.Clone(protocols), func(p string) bool { return p == "h2" || strings.HasSuffix(p, "-h2") })
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -77,6 +78,7 @@ func sorted[V any](m map[string]V) iter.Seq[V] {
 type Listener struct {
 	Name    string
 	Version string
+	Config  *listener.Config
 	// Routes are the route tables its chains use by RDS; it goes live when they exist.
 	Routes []string
 }

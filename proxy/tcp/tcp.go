@@ -23,6 +23,8 @@ import (
 // TcpProxy field they come from.
 type Config struct {
 	StatPrefix string
+	// Inbound says that the proxy stands on the destination's side.
+	Inbound bool
 	// Clusters are chosen by weight (cluster, weighted_clusters). One with weight 0 is
 	// chosen only if all have it.
 	Clusters []Weighted
@@ -71,9 +73,9 @@ type Observer interface {
 type Options struct {
 	Loop     *loop.Loop
 	Observer Observer // nil: none
-	// Socket is where the sockets of connections to a cluster come from; nil, or a nil
-	// source: the loop's own kernel.
-	Socket func(c *cluster.Cluster) conn.SocketSource
+	// Socket is where the socket of a connection comes from; nil, or a nil source: the
+	// loop's own kernel.
+	Socket func(c *cluster.Cluster, e *cluster.Endpoint) conn.SocketSource
 	// Metadata is what peers are told about this workload, as made by Frame; nil: nothing.
 	Metadata []byte
 	// Peers interns what peers tell; nil: it is read and forgotten.
@@ -185,7 +187,7 @@ func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint) conn.Target {
 		t.Bind = netip.AddrPortFrom(c.Bind, 0)
 	}
 	if w.o.Socket != nil {
-		t.Socket = w.o.Socket(c)
+		t.Socket = w.o.Socket(c, e)
 	}
 	return t
 }

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/identity/istioca"
+	"github.com/weirmesh/weir/internal/redact"
+	"github.com/weirmesh/weir/proxy"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/xds/client"
+)
+
+// meshFlags are the flags of sidecar and gateway.
+type meshFlags struct {
+	name, namespace, account, ip, labels, owner, trustDomain, cluster string
+	xds, caRoot, state, admin, level, capture, virtualNet             string
+	meshCIDRs, resolvers, search, listenMap                           string
+	inbound                                                           list
+	tokenFD, appFD, hostFD, workers                                   int
+	dns, accessLog                                                    bool
+	drain                                                             time.Duration
+}
+
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, ",") }
+func (l *list) Set(s string) error { *l = append(*l, strings.Split(s, ",")...); return nil }
+
+func parseMesh(kind string, args []string) (*meshFlags, error) {
+	m := &meshFlags{}
+	f := flag.NewFlagSet("weir-proxy "+kind, flag.ContinueOnError)
+	f.StringVar(&m.name, "name", "", "name of the workload instance (pod); required")
+	f.StringVar(&m.namespace, "namespace", "default", "its namespace")
+	f.StringVar(&m.account, "service-account", "default", "its service account")
+	f.StringVar(&m.ip, "ip", "", "its addresses, comma-separated; the first is the main one; required")
+	f.StringVar(&m.labels, "labels", "", "its labels: k=v,k=v")
+	f.StringVar(&m.owner, "owner", "", "name of the Deployment it belongs to")
+	f.StringVar(&m.trustDomain, "trust-domain", "cluster.local", "trust domain of the mesh")
+	f.StringVar(&m.cluster, "cluster", "Kubernetes", "name of the cluster, for metrics")
+	f.StringVar(&m.xds, "xds", "", "control plane: host:port or unix:///path; required")
+	f.StringVar(&m.caRoot, "ca-root", "", "file with the roots that vouch for the control plane (PEM); required")
+	f.IntVar(&m.tokenFD, "token-fd", -1, "descriptor of a pipe that holds the token for the first certificate")
+	f.StringVar(&m.state, "state", "", "folder for the last good state; empty keeps none")
+	f.StringVar(&m.admin, "admin", "", "admin interface: unix:///path or host:port")
+	f.StringVar(&m.capture, "capture", "redirect", "how traffic comes in: redirect or none")
+	f.IntVar(&m.appFD, "app-sockets", -1, "descriptor of a socket broker in the workload's network namespace")
+	f.IntVar(&m.hostFD, "host-sockets", -1, "descriptor of a socket broker in the host's network namespace")
+	f.StringVar(&m.meshCIDRs, "mesh-cidrs", "", "addresses reached from where the proxy runs; others go through --host-sockets")
+	f.BoolVar(&m.dns, "dns", false, "answer the workload's DNS on port 15053")
+	f.StringVar(&m.resolvers, "dns-resolvers", "", "resolvers for names outside the mesh: host:port,… (default: /etc/resolv.conf)")
+	f.StringVar(&m.search, "dns-search", "", "search domains of the workload (default: its namespace's)")
+	f.StringVar(&m.virtualNet, "virtual-net", "", "127.W: network of this workload's virtual addresses (env capture)")
+	f.Var(&m.inbound, "inbound", "PORT=BIND->APP: an inbound listener of env capture (repeatable)")
+	f.StringVar(&m.listenMap, "listen-map", "", "ADDR[:PORT]=ADDR[:PORT],…: listen elsewhere than configured")
+	f.IntVar(&m.workers, "workers", 1, "event loops, one thread each")
+	f.BoolVar(&m.accessLog, "access-log", true, "write access log lines where configuration asks for them")
+	f.DurationVar(&m.drain, "drain", 5*time.Second, "how long to go on at the end for requests under way")
+	f.StringVar(&m.level, "log-level", "info", "debug, info, warn or error")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	for flagName, v := range map[string]string{"--name": m.name, "--ip": m.ip, "--xds": m.xds, "--ca-root": m.caRoot} {
+		if v == "" {
+			return nil, fmt.Errorf("%s is missing; weir-proxy %s -h explains it", flagName, kind)
+		}
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	if m.capture != "redirect" && m.capture != "none" {
+		return nil, fmt.Errorf("--capture %q: use redirect or none", m.capture)
+	}
+	return m, nil
+}
+
+// runMesh runs a sidecar or a gateway.
+func runMesh(ctx context.Context, kind string, args []string) error {
+	m, err := parseMesh(kind, args)
+	if err != nil {
+		return err
+	}
+	log, lv, err := newLog(m.level)
+	if err != nil {
+		return err
+	}
+	log = log.With("node", m.namespace+"/"+m.name)
+	proxy.SetThreads(m.workers)
+	o := proxy.Options{Version: version, Workers: m.workers, StateDir: m.state, Log: log, Level: lv, DrainTime: m.drain}
+	if m.accessLog {
+		o.AccessLog = os.Stdout
+	}
+	if o.Node, o.Metadata, err = m.node(kind); err != nil {
+		return err
+	}
+	if o.Control, err = m.control(); err != nil {
+		return err
+	}
+	if err := m.network(ctx, &o); err != nil {
+		return err
+	}
+	p, err := proxy.New(o)
+	if err != nil {
+		return err
+	}
+	return p.Run(ctx)
+}
+
+// node is who we are, in Istio's words.
+func (m *meshFlags) node(kind string) (observe.Node, map[string]any, error) {
+	ips := strings.Split(m.ip, ",")
+	for _, ip := range ips {
+		if _, err := netip.ParseAddr(ip); err != nil {
+			return observe.Node{}, nil, fmt.Errorf("--ip: %w", err)
+		}
+	}
+	labels := map[string]string{}
+	if m.labels != "" {
+		for pair := range strings.SplitSeq(m.labels, ",") {
+			k, v, ok := strings.Cut(pair, "=")
+			if !ok || k == "" {
+				return observe.Node{}, nil, fmt.Errorf("--labels: %q is not of the form key=value", pair)
+			}
+			labels[k] = v
+		}
+	}
+	nodeType := "sidecar"
+	if kind == "gateway" {
+		nodeType = "router"
+	}
+	n := observe.Node{ID: nodeType + "~" + ips[0] + "~" + m.name + "." + m.namespace + "~" + m.namespace + ".svc.cluster.local",
+		Name: m.name, Namespace: m.namespace, Workload: m.owner, Cluster: m.cluster, MeshID: m.trustDomain, ServiceAccount: m.account, Labels: labels}
+	if n.Workload == "" {
+		n.Workload = m.name
+	} else {
+		n.Owner = "kubernetes://apis/apps/v1/namespaces/" + m.namespace + "/deployments/" + m.owner
+	}
+	meta := map[string]any{"INSTANCE_IPS": m.ip, "INTERCEPTION_MODE": strings.ToUpper(m.capture)}
+	if m.dns {
+		meta["DNS_CAPTURE"] = "true"
+	}
+	weir := map[string]any{}
+	if m.virtualNet != "" {
+		weir["VIRTUAL_NET"] = m.virtualNet
+	}
+	var inbound []any
+	for _, s := range m.inbound {
+		port, rest, ok1 := strings.Cut(s, "=")
+		bind, app, ok2 := strings.Cut(rest, "->")
+		p, err := strconv.ParseUint(port, 10, 16)
+		if !ok1 || !ok2 || err != nil {
+			return observe.Node{}, nil, fmt.Errorf("--inbound: %q is not of the form 9080=127.1.0.1:9080->127.0.0.1:41234", s)
+		}
+		inbound = append(inbound, map[string]any{"port": float64(p), "bind": bind, "app": app})
+	}
+	if len(inbound) > 0 {
+		weir["INBOUND"] = inbound
+	}
+	if len(weir) > 0 {
+		meta["WEIR"] = weir
+	}
+	return n, meta, nil
+}
+
+// maxToken bounds what is read from the token pipe.
+const maxToken = 64 << 10
+
+// control is how the control plane is reached and trusted.
+func (m *meshFlags) control() (*proxy.Control, error) {
+	id, err := identity.New(m.trustDomain, m.namespace, m.account)
+	if err != nil {
+		return nil, err
+	}
+	istiod, err := identity.New(m.trustDomain, "istio-system", "istiod")
+	if err != nil {
+		return nil, err
+	}
+	servers := identity.OneOf{istiod}
+	pem, err := os.ReadFile(m.caRoot)
+	if err != nil {
+		return nil, fmt.Errorf("--ca-root: %w", err)
+	}
+	roots, err := identity.ParseBundle(pem)
+	if err != nil {
+		return nil, fmt.Errorf("--ca-root %s: %w", m.caRoot, err)
+	}
+	token := func() (redact.String, error) { return redact.New(""), errors.New("no token was given (--token-fd)") }
+	if m.tokenFD >= 0 {
+		f := os.NewFile(uintptr(m.tokenFD), "token")
+		if f == nil {
+			return nil, fmt.Errorf("--token-fd %d is not a descriptor", m.tokenFD)
+		}
+		b, err := io.ReadAll(io.LimitReader(f, maxToken))
+		_ = f.Close()
+		if err != nil {
+			return nil, fmt.Errorf("--token-fd: %w", err)
+		}
+		held := redact.New(strings.TrimSpace(string(b)))
+		token = func() (redact.String, error) { return held, nil }
+	}
+	first, _, _ := strings.Cut(m.ip, ",")
+	signer, err := istioca.New(istioca.Options{Address: m.xds, Servers: servers, Token: token, WorkloadName: m.name, WorkloadIP: first, ClusterID: m.cluster})
+	if err != nil {
+		return nil, err
+	}
+	return &proxy.Control{TrustDomain: m.trustDomain, ID: id, Signer: signer, Bootstrap: roots,
+		Dial: func(_ context.Context, mgr *identity.Manager) (client.Conn, error) {
+			return grpc.NewClient(m.xds, append(client.DialOptions(), grpc.WithNoProxy(),
+				grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(mgr, servers))))...)
+		}}, nil
+}
+
+// listenAdmin opens the admin interface. A Unix socket is its owner's alone.
+func (m *meshFlags) listenAdmin() ([]net.Listener, error) {
+	if m.admin == "" {
+		return nil, nil
+	}
+	path, ok := strings.CutPrefix(m.admin, "unix://")
+	if !ok {
+		l, err := net.Listen("tcp", m.admin)
+		if err != nil {
+			return nil, fmt.Errorf("--admin: %w", err)
+		}
+		return []net.Listener{l}, nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("--admin: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("--admin: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("--admin: %w", err), l.Close())
+	}
+	return []net.Listener{l}, nil
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"time"
+
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"sigs.k8s.io/yaml"
+
+	"github.com/weirmesh/weir/proxy"
+	"github.com/weirmesh/weir/proxy/observe"
+)
+
+// runStatic runs a proxy from a bootstrap file.
+func runStatic(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("weir-proxy run", flag.ContinueOnError)
+	file := f.String("c", "", "Envoy-style bootstrap, YAML or JSON: static_resources (listeners, clusters), node, admin")
+	workers := f.Int("workers", 0, "event loops, one thread each; 0: one a processor")
+	admin := f.String("admin", "", "address of the admin interface; default: the bootstrap's")
+	drain := f.Duration("drain", 5*time.Second, "how long to go on at the end for requests under way")
+	level := f.String("log-level", "info", "debug, info, warn or error")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if *file == "" {
+		return errors.New("-c is missing: name a bootstrap file")
+	}
+	if f.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	b, err := readBootstrap(*file)
+	if err != nil {
+		return err
+	}
+	log, lv, err := newLog(*level)
+	if err != nil {
+		return err
+	}
+	if *workers <= 0 {
+		*workers = runtime.NumCPU()
+	}
+	proxy.SetThreads(*workers)
+	o := proxy.Options{Version: version, Static: b, Workers: *workers, Log: log, Level: lv, DrainTime: *drain, AccessLog: os.Stdout,
+		Node: observe.Node{ID: b.GetNode().GetId(), Name: b.GetNode().GetId(), Cluster: b.GetNode().GetCluster()}}
+	if *admin == "" {
+		if a := b.GetAdmin().GetAddress().GetSocketAddress(); a != nil {
+			ip, err := netip.ParseAddr(a.GetAddress())
+			if err != nil {
+				return fmt.Errorf("%s: admin.address: %w", *file, err)
+			}
+			*admin = netip.AddrPortFrom(ip, uint16(a.GetPortValue())).String()
+		}
+	}
+	if *admin != "" {
+		l, err := net.Listen("tcp", *admin)
+		if err != nil {
+			return fmt.Errorf("admin interface: %w", err)
+		}
+		o.Admin = []net.Listener{l}
+	}
+	p, err := proxy.New(o)
+	if err != nil {
+		return err
+	}
+	return p.Run(ctx)
+}
+
+// readBootstrap reads what of a bootstrap a proxy alone can have. Other parts are
+// refused, because ignoring them would look like obeying.
+func readBootstrap(file string) (*bootstrapv3.Bootstrap, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	json, err := yaml.YAMLToJSONStrict(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	b := &bootstrapv3.Bootstrap{}
+	if err := protojson.Unmarshal(json, b); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	switch {
+	case b.GetDynamicResources() != nil:
+		return nil, fmt.Errorf("%s: dynamic_resources: `weir-proxy run` is for static configuration; use `weir-proxy sidecar` with --xds", file)
+	case len(b.GetStaticResources().GetSecrets()) > 0:
+		return nil, fmt.Errorf("%s: static_resources.secrets: not supported; give certificates inline or by filename where they are used", file)
+	case len(b.GetStaticResources().GetListeners()) == 0:
+		return nil, fmt.Errorf("%s: static_resources.listeners: is empty, so there is nothing to do", file)
+	}
+	return b, nil
+}

@@ -1,0 +1,372 @@
+// Package proxy is the data plane assembled: workers with their listeners and pools,
+// the state they decide by, the xDS client that changes it, identity, DNS and the admin
+// interface.
+//
+// It is the one place that knows all rooms below it; cmd/weir-proxy and tests start it.
+// New checks everything that can be wrong with Options and restores kept state; Run
+// serves until its context ends. Several Proxies live in one process: nothing here is
+// shared between them. Connections are served on the workers' loops; everything else
+// (configuration, handshakes, DNS, admin) runs on goroutines and reaches a loop by Post.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"time"
+
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/proxy/admin"
+	"github.com/weirmesh/weir/proxy/cluster/pool"
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/dns"
+	"github.com/weirmesh/weir/proxy/listener"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/restore"
+	"github.com/weirmesh/weir/proxy/tcp"
+	"github.com/weirmesh/weir/proxy/tls"
+	"github.com/weirmesh/weir/xds/client"
+)
+
+// Options of a Proxy. A static proxy has Static and no Control.
+type Options struct {
+	Version string
+	// Node is who we are towards the control plane and our peers; Metadata are further
+	// keys of the xDS node's metadata.
+	Node     observe.Node
+	Metadata map[string]any
+
+	Workers int // 0: 1
+	// Census counts the loops of the process; proxies that share one process share it.
+	Census *loop.Census
+
+	// Static is a bootstrap with static listeners and clusters.
+	Static *bootstrapv3.Bootstrap
+	// Control connects to the control plane.
+	Control *Control
+	// StateDir is where the last good state is kept; "" keeps nothing.
+	StateDir string
+
+	// Listen opens listening sockets; nil: of this namespace's kernel.
+	Listen listener.ListenSource
+	// App makes sockets for connections to the application, Host those to addresses
+	// outside Mesh; nil: of this namespace's kernel.
+	App, Host conn.SocketSource
+	Mesh      []netip.Prefix
+
+	Admin  []net.Listener // everything: for the operator only
+	Health []net.Listener // readiness and metrics
+	DNS    *DNS
+
+	AccessLog io.Writer // nil: no access log
+	Log       *slog.Logger
+	Level     *slog.LevelVar
+
+	// DrainTime is how long Run goes on after its context ended, for exchanges under way.
+	DrainTime time.Duration
+}
+
+// Control is the way to the control plane.
+type Control struct {
+	TrustDomain string
+	ID          identity.ID
+	Signer      identity.Signer
+	// Bootstrap are the roots that vouch for the control plane.
+	Bootstrap *identity.Bundle
+	// Dial connects with the identity's TLS.
+	Dial func(ctx context.Context, m *identity.Manager) (client.Conn, error)
+}
+
+// DNS is where the workload's queries come in.
+type DNS struct {
+	Packets   []net.PacketConn
+	Listeners []net.Listener
+	Search    []string
+	Resolvers []string
+	// Dial reaches the resolvers, and resolves names of DNS clusters; nil: net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Proxy is one data plane.
+type Proxy struct {
+	o       Options
+	started time.Time
+	self    *observe.Peer
+	frame   []byte // our metadata for the TCP exchange
+	id      *identity.Manager
+	gate    *tls.Gate
+	peers   *observe.Peers
+	pools   *pool.Group
+	workers []*worker
+	group   *listener.Group
+	state   *publisher
+	xds     *client.Client
+	keeper  *restore.Keeper
+	logs    *observe.Log
+	quit    context.CancelFunc
+	quitCtx context.Context //nolint:containedctx // ended by Quit, joined to Run's
+
+	restored    error // why kept state was not used; nil if it was, or none is kept
+	restoredAge time.Duration
+}
+
+// New makes a Proxy, with kept state in place.
+func New(o Options) (*Proxy, error) {
+	o.Workers = max(o.Workers, 1)
+	if o.Census == nil {
+		o.Census = &loop.Census{}
+	}
+	if o.Listen == nil {
+		o.Listen = listener.Sockets{Sockets: loop.Kernel()}
+	}
+	p := &Proxy{o: o, started: time.Now(), self: o.Node.Peer(), gate: tls.NewGate(0, 0), peers: observe.NewPeers(), pools: &pool.Group{}}
+	p.quitCtx, p.quit = context.WithCancel(context.Background())
+	var err error
+	if p.frame, err = tcp.Frame(&p.o.Node); err != nil {
+		return nil, err
+	}
+	if o.AccessLog != nil {
+		p.logs = observe.NewLog()
+	}
+	if (o.Control == nil) == (o.Static == nil) {
+		return nil, errors.New("a proxy has either a control plane or a static configuration")
+	}
+	var saved *restore.Saved
+	if o.Control != nil {
+		if saved, err = p.openIdentity(); err != nil {
+			return nil, err
+		}
+	}
+	if p.state, err = newPublisher(p); err != nil {
+		return nil, err
+	}
+	for i := range o.Workers {
+		w, err := p.newWorker(i)
+		if err != nil {
+			return nil, err
+		}
+		p.workers = append(p.workers, w)
+	}
+	acceptors := make([]*listener.Acceptor, len(p.workers))
+	for i, w := range p.workers {
+		acceptors[i] = w.accept
+	}
+	p.group = listener.NewGroup(o.Listen, loop.Kernel(), o.Log, acceptors...)
+	if o.Control != nil {
+		p.subscribe(saved)
+	}
+	return p, nil
+}
+
+// openIdentity makes the identity manager, from kept material if there is some.
+func (p *Proxy) openIdentity() (*restore.Saved, error) {
+	c := p.o.Control
+	io := identity.Options{ID: c.ID, Signer: c.Signer, Bootstrap: c.Bootstrap, Log: p.o.Log}
+	var saved *restore.Saved
+	if p.o.StateDir != "" {
+		var err error
+		binding := restore.Binding{TrustDomain: c.TrustDomain, Identity: c.ID.String(), Node: p.o.Node.Name + "." + p.o.Node.Namespace}
+		saved, err = restore.Load(p.o.StateDir, binding, time.Now())
+		switch {
+		case err == nil:
+			p.restoredAge = time.Since(saved.Saved)
+			p.o.Log.Info("continuing with the kept state", "age", p.restoredAge.Round(time.Second))
+		case !errors.Is(err, restore.ErrNone):
+			p.restored = err
+			p.o.Log.Warn("starting empty", "err", err)
+		}
+		if saved != nil && len(saved.Material) > 0 {
+			m, err := identity.Unmarshal(saved.Material)
+			if err != nil {
+				p.o.Log.Warn("kept certificate cannot be used", "err", err)
+			}
+			io.Restored = m
+		}
+		p.keeper = restore.NewKeeper(p.o.StateDir, binding, saved != nil, p.o.Log)
+	}
+	var err error
+	p.id, err = identity.NewManager(io)
+	return saved, err
+}
+
+// NodeProto is the xDS node.
+func (p *Proxy) nodeProto() *corev3.Node {
+	m := p.o.Node.Metadata()
+	m.Fields["ISTIO_VERSION"] = structpb.NewStringValue("1.31.0") // the dialect of configuration we understand
+	for k, v := range p.o.Metadata {
+		x, err := structpb.NewValue(v)
+		if err != nil {
+			p.o.Log.Error("node metadata", "key", k, "err", err)
+			continue
+		}
+		m.Fields[k] = x
+	}
+	return &corev3.Node{Id: p.o.Node.ID, Cluster: p.self.CanonicalService + "." + p.self.Namespace, Metadata: m,
+		UserAgentName: "weir-proxy", UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: p.o.Version}}
+}
+
+// Run serves until ctx ends or Quit is called, then drains. The stages:
+func (p *Proxy) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.quitCtx, cancel)()
+
+	// Workers outlive the rest: they finish what is under way.
+	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLoops()
+	var workers sync.WaitGroup
+	for _, w := range p.workers {
+		workers.Go(func() { w.run(loops) })
+	}
+	var g group
+	g.start(ctx)
+	if p.logs != nil {
+		workers.Go(func() { _ = p.logs.Run(loops, p.o.AccessLog) })
+	}
+	if p.id != nil {
+		g.do("identity", p.id.Run) // who we are
+		g.do("material", p.keepMaterial)
+	}
+	// What to do: kept or static state first, so that traffic need not wait for anybody.
+	if err := p.state.begin(p.o.Static); err != nil {
+		g.fail(err)
+	}
+	if p.xds != nil {
+		g.do("xds", p.xds.Run)
+	}
+	if p.keeper != nil {
+		g.do("kept state", p.keeper.Run)
+	}
+	g.do("dns clusters", p.state.resolve)
+	if d := p.o.DNS; d != nil {
+		g.do("dns", func(ctx context.Context) error {
+			return dns.New(dns.Options{Names: p.state.lookup, Search: d.Search, Resolvers: d.Resolvers, Dial: d.Dial, Log: p.o.Log}).Run(ctx, d.Packets, d.Listeners)
+		})
+	}
+	ao := admin.Options{Proxy: p, Level: p.o.Level, Log: p.o.Log}
+	for _, l := range p.o.Admin {
+		g.do("admin", func(ctx context.Context) error { return admin.Serve(ctx, l, ao) })
+	}
+	for _, l := range p.o.Health {
+		g.do("health", func(ctx context.Context) error { return admin.ServeHealth(ctx, l, ao) })
+	}
+	<-g.ctx.Done()
+	p.drain()
+	err := g.wait()
+	stopLoops()
+	workers.Wait()
+	return err
+}
+
+// drain ends the work of the workers in good order: no new connections, connection:
+// close on responses, and up to DrainTime for exchanges under way.
+func (p *Proxy) drain() {
+	p.Drain()
+	deadline := time.NewTimer(p.o.DrainTime)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for p.active() > 0 {
+		select {
+		case <-deadline.C:
+			p.o.Log.Info("ending with exchanges under way", "active", p.active())
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Drain stops accepting and asks clients to go.
+func (p *Proxy) Drain() {
+	<-p.group.Drain()
+	for _, w := range p.workers {
+		w.loop.Post(func() { w.http.Drain(); w.http.CloseIdle() })
+	}
+}
+
+// Quit ends Run.
+func (p *Proxy) Quit() { p.quit() }
+
+// active is the number of exchanges and relayed connections under way.
+func (p *Proxy) active() int {
+	n := 0
+	p.each(func(w *worker) { n += w.http.Active() + w.tcp.Active() })
+	return n
+}
+
+// each runs f on every worker's loop, one after the other, and waits. Loops that ended
+// are left out.
+func (p *Proxy) each(f func(w *worker)) {
+	for _, w := range p.workers {
+		done := make(chan struct{})
+		if w.loop.Post(func() { f(w); close(done) }) {
+			select {
+			case <-done:
+			case <-w.ended:
+			}
+		}
+	}
+}
+
+// keepMaterial keeps every new certificate with the state.
+func (p *Proxy) keepMaterial(ctx context.Context) error {
+	for {
+		held, changed := p.id.Watch()
+		if held != nil && p.keeper != nil {
+			if m, err := held.Marshal(); err != nil {
+				p.o.Log.Error("keeping the certificate", "err", err)
+			} else {
+				p.keeper.Material(m.Reveal())
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// SetThreads sets GOMAXPROCS for n workers of this process: one thread each and one for
+// everything else, so that a busy worker never keeps a handshake waiting.
+func SetThreads(n int) { runtime.GOMAXPROCS(n + 1) }
+
+// group runs goroutines until one fails or the context ends.
+type group struct {
+	ctx    context.Context //nolint:containedctx // lives as long as Run
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+}
+
+func (g *group) start(ctx context.Context) { g.ctx, g.cancel = context.WithCancelCause(ctx) }
+
+func (g *group) fail(err error) { g.cancel(err) }
+
+func (g *group) do(name string, f func(context.Context) error) {
+	g.wg.Go(func() {
+		if err := f(g.ctx); err != nil && !errors.Is(err, context.Canceled) {
+			g.fail(fmt.Errorf("%s: %w", name, err))
+		}
+	})
+}
+
+func (g *group) wait() error {
+	g.wg.Wait()
+	cause := context.Cause(g.ctx)
+	g.cancel(nil)
+	if cause == nil || errors.Is(cause, context.Canceled) {
+		return nil
+	}
+	return cause
+}

@@ -1,0 +1,381 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/filter/peermetadata"
+	"github.com/weirmesh/weir/proxy/listener"
+	"github.com/weirmesh/weir/proxy/restore"
+	"github.com/weirmesh/weir/proxy/state"
+	"github.com/weirmesh/weir/xds/client"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// publisher owns the Builder and makes its States those of the workers.
+type publisher struct {
+	p *Proxy
+
+	mu      sync.Mutex
+	builder *state.Builder
+	// active are the listeners in use: a listener whose routes have not come yet waits,
+	// and the one before it serves on.
+	active    map[string]*state.Listener
+	table     *listener.Table
+	eds       []string // subscribed to
+	rds       []string
+	saved     *restore.Saved
+	live      bool // workers have a state with listeners applied
+	listenErr error
+
+	names chan struct{} // DNS clusters changed
+}
+
+func newPublisher(p *Proxy) (*publisher, error) {
+	o := state.Options{Gate: p.gate}
+	if p.id != nil {
+		o.Identity = p.id
+	}
+	var err error
+	if o.Metadata, err = peermetadata.New(&p.o.Node, p.peers); err != nil {
+		return nil, err
+	}
+	return &publisher{p: p, builder: state.NewBuilder(o), active: map[string]*state.Listener{}, names: make(chan struct{}, 1)}, nil
+}
+
+// subscribe makes the xDS client, on top of saved state.
+func (p *Proxy) subscribe(saved *restore.Saved) {
+	p.state.saved = saved
+	held := map[string]map[string]string{}
+	if saved != nil {
+		for _, u := range saved.Updates {
+			m := map[string]string{}
+			for _, r := range u.Set {
+				m[r.Name] = r.Version
+			}
+			held[u.TypeURL] = m
+		}
+	}
+	p.xds = client.New(client.Options{Node: p.nodeProto, Log: p.o.Log, Held: held, Apply: p.state.apply,
+		Dial: func(ctx context.Context) (client.Conn, error) {
+			// Without a certificate the control plane would only refuse us.
+			for {
+				held, changed := p.id.Watch()
+				if held != nil {
+					break
+				}
+				select {
+				case <-changed:
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
+			return p.o.Control.Dial(ctx, p.id)
+		}})
+	p.xds.Subscribe(resource.ClusterType)
+	p.xds.Subscribe(resource.ListenerType)
+	if p.o.DNS != nil {
+		p.xds.Subscribe(resource.NameTableType)
+	}
+}
+
+// begin puts kept or static state in force.
+func (s *publisher) begin(static *bootstrapv3.Bootstrap) error {
+	if static != nil {
+		updates, err := staticUpdates(static)
+		if err != nil {
+			return err
+		}
+		for _, u := range updates {
+			if err := s.update(u); err != nil {
+				return err
+			}
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.listenErr // a static proxy that cannot listen is of no use
+	}
+	if s.saved != nil {
+		for _, u := range s.saved.Updates {
+			if err := s.update(u); err != nil {
+				// It was accepted once, by another version of this program.
+				s.p.o.Log.Warn("part of the kept state is not used", "type", resource.Short(u.TypeURL), "err", err)
+			}
+		}
+		s.saved = nil
+	}
+	return nil
+}
+
+// staticUpdates turns the static resources of a bootstrap into updates.
+func staticUpdates(b *bootstrapv3.Bootstrap) ([]state.Update, error) {
+	clusters := state.Update{TypeURL: resource.ClusterType}
+	for _, c := range b.GetStaticResources().GetClusters() {
+		a, err := anypb.New(c)
+		if err != nil {
+			return nil, err
+		}
+		clusters.Set = append(clusters.Set, state.Resource{Name: c.GetName(), Body: a})
+	}
+	listeners := state.Update{TypeURL: resource.ListenerType}
+	for _, l := range b.GetStaticResources().GetListeners() {
+		a, err := anypb.New(l)
+		if err != nil {
+			return nil, err
+		}
+		listeners.Set = append(listeners.Set, state.Resource{Name: l.GetName(), Body: a})
+	}
+	return []state.Update{clusters, listeners}, nil
+}
+
+// apply is client.Options.Apply.
+func (s *publisher) apply(_ context.Context, updates []client.Update) error {
+	var errs []error
+	for _, u := range updates {
+		x := state.Update{TypeURL: u.TypeURL, Removed: u.Removed}
+		for _, r := range u.Set {
+			x.Set = append(x.Set, state.Resource(r))
+		}
+		if err := s.update(x); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if s.p.keeper != nil {
+			s.p.keeper.Changed(x)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// update builds and publishes one update, or changes nothing.
+func (s *publisher) update(u state.Update) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next, gone, err := s.builder.Apply(u)
+	if err != nil {
+		return err
+	}
+	s.publish(next, gone)
+	s.follow()
+	if u.TypeURL == resource.ClusterType {
+		select {
+		case s.names <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
+
+// publish makes next the state of all workers. It is called with the lock held.
+func (s *publisher) publish(next *state.State, gone []*cluster.Endpoint) {
+	for _, w := range s.p.workers {
+		w.loop.Post(func() { w.use(next) })
+	}
+	s.listen(next)
+	s.retire(gone)
+}
+
+// retire lets go of endpoints that left, and gives their numbers back when no worker
+// uses them.
+func (s *publisher) retire(gone []*cluster.Endpoint) {
+	for _, e := range gone {
+		e.Gone.Store(true)
+		left := len(s.p.workers)
+		var mu sync.Mutex
+		unused := func() {
+			mu.Lock()
+			left--
+			last := left == 0
+			mu.Unlock()
+			if last {
+				// From a worker's loop: the lock may be held by somebody who waits for that
+				// loop, so not here.
+				go func() {
+					s.mu.Lock()
+					defer s.mu.Unlock()
+					s.builder.Release(e)
+				}()
+			}
+		}
+		for _, w := range s.p.workers {
+			if !w.loop.Post(func() { w.http.Pool().Retire(e, unused) }) {
+				unused()
+			}
+		}
+	}
+}
+
+// listen applies the listeners of next whose routes are there.
+func (s *publisher) listen(next *state.State) {
+	active := map[string]*state.Listener{}
+	for l := range next.Listeners() {
+		ready := true
+		for _, r := range l.Routes {
+			ready = ready && next.Table(r) != nil
+		}
+		switch old := s.active[l.Name]; {
+		case ready:
+			active[l.Name] = l
+		case old != nil:
+			active[l.Name] = old
+		}
+	}
+	if s.live && maps.Equal(active, s.active) {
+		return
+	}
+	configs := make([]*listener.Config, 0, len(active))
+	for _, name := range slices.Sorted(maps.Keys(active)) {
+		configs = append(configs, active[name].Config)
+	}
+	table, err := listener.NewTable(configs)
+	if err == nil {
+		_, err = s.p.group.Apply(table)
+		s.active, s.table, s.live = active, table, true
+	}
+	if s.listenErr = err; err != nil {
+		s.p.o.Log.Error("listening", "err", err)
+	}
+}
+
+// follow subscribes to what the state asks for by name.
+func (s *publisher) follow() {
+	if s.p.xds == nil {
+		return
+	}
+	eds, rds := s.builder.Wanted()
+	s.eds = s.change(resource.EndpointType, s.eds, eds)
+	s.rds = s.change(resource.RouteType, s.rds, rds)
+}
+
+func (s *publisher) change(typeURL string, old, wanted []string) []string {
+	var add, drop []string
+	for _, n := range wanted {
+		if _, ok := slices.BinarySearch(old, n); !ok {
+			add = append(add, n)
+		}
+	}
+	for _, n := range old {
+		if _, ok := slices.BinarySearch(wanted, n); !ok {
+			drop = append(drop, n)
+		}
+	}
+	if len(add) > 0 {
+		s.p.xds.Subscribe(typeURL, add...)
+	}
+	if len(drop) > 0 {
+		s.p.xds.Unsubscribe(typeURL, drop...)
+		s.builder.Forget(typeURL, drop)
+	}
+	return wanted
+}
+
+// missing says what is not there yet, nil when the state is whole and in use.
+func (s *publisher) missing() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch m := s.builder.Missing(); {
+	case len(m) > 3:
+		return fmt.Errorf("%s and %d more have not come yet", strings.Join(m[:3], ", "), len(m)-3)
+	case len(m) > 0:
+		return fmt.Errorf("%s have not come yet", strings.Join(m, ", "))
+	case s.listenErr != nil:
+		return s.listenErr
+	case !s.live:
+		return errors.New("no listeners yet")
+	}
+	return nil
+}
+
+// current is the newest state.
+func (s *publisher) current() *state.State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.builder.State()
+}
+
+// lookup is dns.Options.Names.
+func (s *publisher) lookup(host string) ([]netip.Addr, bool) {
+	n := s.current().Names()
+	if n == nil {
+		return nil, false
+	}
+	a, ok := n.Table[host]
+	return a, ok
+}
+
+const (
+	// resolveEvery is how often names of DNS clusters are asked for again. Istio's
+	// dnsRefreshRate is 60 s, Envoy's default 5 s; the resolver does not tell us the TTL.
+	resolveEvery   = 10 * time.Second
+	resolveTimeout = 5 * time.Second
+)
+
+// resolve keeps the addresses of DNS clusters up to date. A name that cannot be
+// resolved keeps the addresses it had.
+func (s *publisher) resolve(ctx context.Context) error {
+	r := &net.Resolver{PreferGo: true}
+	if d := s.p.o.DNS; d != nil && len(d.Resolvers) > 0 {
+		r.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			dial := d.Dial
+			if dial == nil {
+				dial = (&net.Dialer{}).DialContext
+			}
+			return dial(ctx, network, d.Resolvers[0])
+		}
+	}
+	t := time.NewTicker(resolveEvery)
+	defer t.Stop()
+	for {
+		s.mu.Lock()
+		names := s.builder.DNSNames()
+		s.mu.Unlock()
+		for _, c := range slices.Sorted(maps.Keys(names)) {
+			s.resolveCluster(ctx, r, c, names[c])
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.names:
+		case <-t.C:
+		}
+	}
+}
+
+func (s *publisher) resolveCluster(ctx context.Context, r *net.Resolver, c string, names []cluster.Name) {
+	var addrs []netip.AddrPort
+	for _, n := range names {
+		if ip, err := netip.ParseAddr(n.Host); err == nil {
+			addrs = append(addrs, netip.AddrPortFrom(ip, n.Port))
+			continue
+		}
+		short, cancel := context.WithTimeout(ctx, resolveTimeout)
+		ips, err := r.LookupNetIP(short, "ip", n.Host)
+		cancel()
+		if err != nil {
+			s.p.o.Log.Warn("resolving a name of a cluster", "cluster", c, "name", n.Host, "err", err)
+			return
+		}
+		for _, ip := range ips {
+			addrs = append(addrs, netip.AddrPortFrom(ip.Unmap(), n.Port))
+		}
+	}
+	slices.SortFunc(addrs, netip.AddrPort.Compare)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.builder.State()
+	if next, gone := s.builder.Resolved(c, addrs); next != before {
+		s.publish(next, gone)
+	}
+}

@@ -1,0 +1,106 @@
+package proxy
+
+import (
+	"time"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/tcp"
+)
+
+// relays counts and logs the relayed connections of one worker, on its loop.
+type relays struct {
+	self    *observe.Peer
+	loop    *loop.Loop
+	numbers *observe.Worker
+	log     *observe.Log // nil: none
+	// reported is what each connection under way has been counted with so far.
+	reported map[*tcp.Relay]*tally
+	record   observe.Record
+}
+
+type tally struct {
+	series         *observe.TCPSeries
+	sent, received uint64
+}
+
+// Begin has nothing to count: who the peers are is not known yet.
+func (o *relays) Begin(*tcp.Relay) {}
+
+// Progress counts the connection as opened as soon as its labels are settled, and then
+// the bytes that moved since the last time.
+func (o *relays) Progress(r *tcp.Relay) {
+	if r.Settled() {
+		o.count(r)
+	}
+}
+
+func (o *relays) count(r *tcp.Relay) *tally {
+	t := o.reported[r]
+	if t == nil {
+		l := o.labels(r)
+		t = &tally{series: o.numbers.TCP(&l)}
+		t.series.Opened++
+		o.reported[r] = t
+	}
+	t.series.Sent += r.Sent - t.sent
+	t.series.Received += r.Received - t.received
+	t.sent, t.received = r.Sent, r.Received
+	return t
+}
+
+// End counts the connection as closed and logs it.
+func (o *relays) End(r *tcp.Relay) {
+	o.count(r).series.Closed++
+	delete(o.reported, r)
+	if o.log == nil || !r.Config().Log {
+		return
+	}
+	down := r.Downstream()
+	rec := &o.record
+	*rec = observe.Record{Start: o.loop.Wall().Add(time.Duration(r.Start - o.loop.Now())), Duration: time.Duration(o.loop.Now() - r.Start),
+		Flags: r.Cause.Flag().String(), Termination: r.Cause.Details(), UpstreamFailure: r.Failure, Received: int64(r.Received), Sent: int64(r.Sent),
+		UpstreamLocal: r.Upstream.Local, DownstreamLocal: down.Local, DownstreamRemote: down.Remote}
+	if r.Cause == observe.NoCause {
+		rec.Termination = ""
+	}
+	if down.Original.IsValid() {
+		rec.DownstreamLocal = down.Original
+	}
+	if r.Endpoint != nil {
+		rec.UpstreamHost = r.Endpoint.Addr
+	}
+	if r.Cluster != nil {
+		rec.UpstreamCluster = r.Cluster.Name
+	}
+	if down.TLS != nil {
+		rec.ServerName = down.TLS.SNI
+	}
+	o.log.Write(rec)
+}
+
+func (o *relays) labels(r *tcp.Relay) observe.Labels {
+	l := observe.Labels{Protocol: "tcp", GRPCStatus: -1, Flags: r.Cause.Flag()}
+	if r.Cluster != nil {
+		if l.Service = observe.Service(r.Cluster.Service); l.Service.Host == "" {
+			l.Service.Name = r.Cluster.Name // PassthroughCluster and its kind, as Istio names them
+		}
+	}
+	if r.Config().Inbound {
+		l.Reporter, l.Source, l.Destination, l.Security = observe.Destination, r.Source, o.self, observe.SecurityNone
+		if t := r.Downstream().TLS; t != nil && t.Presented {
+			l.Security, l.SourcePrincipal, l.DestPrincipal = observe.SecurityMutualTLS, t.URI, t.Local
+		}
+		return l
+	}
+	l.Reporter, l.Source, l.Destination = observe.Source, o.self, r.Destination
+	if l.Destination == nil && r.Endpoint != nil && r.Endpoint.Workload != (cluster.Workload{}) {
+		w := r.Endpoint.Workload
+		l.Destination = &observe.Peer{Workload: w.Name, Namespace: w.Namespace, CanonicalService: w.Service, CanonicalRevision: w.Revision, Cluster: w.Cluster}
+	}
+	if t := r.Upstream.TLS; t != nil {
+		l.SourcePrincipal, l.DestPrincipal = t.Local, t.URI
+	}
+	return l
+}

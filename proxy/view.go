@@ -1,0 +1,231 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// Ready is nil when the certificate is held and configuration is live. It is
+// admin.Proxy, like all that follows.
+func (p *Proxy) Ready() error {
+	if p.id != nil && p.id.Current() == nil {
+		if s := p.id.Status(); s.LastError != "" {
+			return fmt.Errorf("no certificate yet: %s", s.LastError)
+		}
+		return errors.New("no certificate yet")
+	}
+	if p.xds != nil {
+		if s, _ := p.xds.State(); !s.Synced {
+			if s.LastError != nil {
+				return fmt.Errorf("no configuration yet: %w", s.LastError)
+			}
+			return errors.New("no configuration yet")
+		}
+	}
+	return p.state.missing()
+}
+
+// Stats writes the metrics of all workers.
+func (p *Proxy) Stats(_ context.Context, w io.Writer) error {
+	total := observe.NewTotals()
+	p.each(func(w *worker) { total.Add(w.numbers) })
+	if err := total.WritePrometheus(w); err != nil {
+		return err
+	}
+	ready := 0
+	if p.Ready() == nil {
+		ready = 1
+	}
+	_, err := fmt.Fprintf(w, "# HELP istio_build Version of the proxy.\n# TYPE istio_build gauge\nistio_build{component=\"proxy\",tag=%q} 1\n"+
+		"# HELP weir_proxy_ready Whether certificate and configuration are there.\n# TYPE weir_proxy_ready gauge\nweir_proxy_ready %d\n", p.o.Version, ready)
+	if err == nil && p.logs != nil {
+		_, err = fmt.Fprintf(w, "# HELP weir_proxy_log_dropped_total Access log lines that found no room.\n# TYPE weir_proxy_log_dropped_total counter\nweir_proxy_log_dropped_total %d\n", p.logs.Dropped.Load())
+	}
+	return err
+}
+
+// Info answers /server_info.
+func (p *Proxy) Info() any {
+	m := map[string]any{"version": p.o.Version, "node": p.o.Node.ID, "workers": len(p.workers), "started": p.started.UTC().Format(time.RFC3339),
+		"generation": p.state.current().Generation, "active": p.active()}
+	if p.restored != nil {
+		m["keptState"] = "not used: " + p.restored.Error()
+	} else if p.restoredAge > 0 {
+		m["keptState"] = "continued, was " + p.restoredAge.Round(time.Second).String() + " old"
+	}
+	if err := p.Ready(); err != nil {
+		m["notReady"] = err.Error()
+	}
+	if p.xds != nil {
+		s, _ := p.xds.State()
+		x := map[string]any{"connected": s.Connected, "since": s.Since.UTC().Format(time.RFC3339), "controlPlane": s.ControlPlane}
+		if s.LastError != nil {
+			x["lastError"] = s.LastError.Error()
+		}
+		types := map[string]any{}
+		for _, t := range s.Types {
+			e := map[string]any{"held": t.Held, "version": t.Version}
+			if len(t.Waiting) > 0 {
+				e["waiting"] = t.Waiting
+			}
+			if t.LastNACK != nil {
+				e["lastRejected"] = t.LastNACK
+			}
+			types[resource.Short(t.TypeURL)] = e
+		}
+		x["types"] = types
+		m["xds"] = x
+	}
+	return m
+}
+
+// Certs answers /certs.
+func (p *Proxy) Certs() any {
+	if p.id == nil {
+		return map[string]any{}
+	}
+	return p.id.Status()
+}
+
+// Clusters answers /clusters.
+func (p *Proxy) Clusters() any {
+	type endpoint struct {
+		Address  string `json:"address"`
+		TLS      bool   `json:"tls"`
+		Workload string `json:"workload,omitempty"`
+		Active   int32  `json:"active"`
+	}
+	type view struct {
+		Name        string     `json:"name"`
+		Version     string     `json:"version,omitempty"`
+		Service     string     `json:"service,omitempty"`
+		Endpoints   []endpoint `json:"endpoints"`
+		Connections int32      `json:"connections"`
+		Pending     int32      `json:"pending"`
+		Requests    int32      `json:"requests"`
+	}
+	out := []view{}
+	for c := range p.state.current().Clusters() {
+		v := view{Name: c.Name, Version: c.Version, Service: c.Service.Host, Endpoints: []endpoint{},
+			Connections: c.Limits.Connections.Load(), Pending: c.Limits.Pending.Load(), Requests: c.Limits.Requests.Load()}
+		for _, e := range c.Endpoints {
+			v.Endpoints = append(v.Endpoints, endpoint{address(e), e.Transport.Load() != nil, e.Workload.Name, e.Active.Load()})
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func address(e *cluster.Endpoint) string {
+	if e.Path != "" {
+		return "unix://" + e.Path
+	}
+	return e.Addr.String()
+}
+
+// Listeners answers /listeners.
+func (p *Proxy) Listeners() any {
+	type chain struct {
+		Name  string `json:"name,omitempty"`
+		Match any    `json:"match"`
+		TLS   bool   `json:"tls"`
+	}
+	type view struct {
+		Name        string   `json:"name"`
+		Version     string   `json:"version,omitempty"`
+		Direction   string   `json:"direction"`
+		Address     string   `json:"address"`
+		Bound       []string `json:"bound"`
+		Routes      []string `json:"routes,omitempty"`
+		Live        bool     `json:"live"`
+		Connections int64    `json:"connections"`
+		Chains      []chain  `json:"chains"`
+	}
+	p.state.mu.Lock()
+	active := p.state.active
+	p.state.mu.Unlock()
+	out := []view{}
+	for l := range p.state.current().Listeners() {
+		v := view{Name: l.Name, Version: l.Version, Direction: l.Config.Direction.String(), Address: l.Config.Address.String(), Bound: []string{},
+			Routes: l.Routes, Live: active[l.Name] == l, Connections: p.group.Connections(l.Name)}
+		for _, b := range l.Config.Binds {
+			if at, ok := p.group.Local(b); ok {
+				v.Bound = append(v.Bound, at.String())
+			}
+		}
+		for _, c := range l.Config.Chains {
+			v.Chains = append(v.Chains, chain{c.Name, c.Match, c.TLS != nil})
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// Dump answers /config_dump: what is decided by, object by object.
+func (p *Proxy) Dump() any {
+	type entry struct {
+		Name     string   `json:"name,omitempty"`
+		Match    any      `json:"match"`
+		Clusters []string `json:"clusters,omitempty"`
+		Redirect bool     `json:"redirect,omitempty"`
+		Direct   int      `json:"direct,omitempty"`
+		Timeout  string   `json:"timeout,omitempty"`
+		Fault    any      `json:"fault,omitempty"`
+		Object   string   `json:"object,omitempty"`
+		At       string   `json:"at,omitempty"`
+	}
+	type host struct {
+		Name    string   `json:"name"`
+		Domains []string `json:"domains"`
+		Routes  []entry  `json:"routes"`
+	}
+	type table struct {
+		Name    string `json:"name"`
+		Version string `json:"version,omitempty"`
+		Hosts   []host `json:"hosts"`
+	}
+	s := p.state.current()
+	tables := []table{}
+	for t := range s.Tables() {
+		v := table{Name: t.Name, Version: t.Version}
+		for _, vh := range t.Hosts() {
+			h := host{Name: vh.Name, Domains: vh.Domains}
+			for _, e := range vh.Entries {
+				x := entry{Name: e.Name, Object: e.Source.Config, Redirect: e.Redirect != nil}
+				kind, path := e.Matched()
+				x.Match = fmt.Sprintf("%s %s", kind, path)
+				if e.Source.File != "" {
+					x.At = fmt.Sprintf("%s:%d", e.Source.File, e.Source.Line)
+				}
+				if e.Direct != nil {
+					x.Direct = e.Direct.Status
+				}
+				if e.Fault != nil {
+					x.Fault = e.Fault
+				}
+				if f := e.Forward; f != nil {
+					if f.Timeout > 0 {
+						x.Timeout = f.Timeout.String()
+					}
+					for _, w := range f.Clusters {
+						x.Clusters = append(x.Clusters, fmt.Sprintf("%s (%d/%d)", w.Name, w.Weight, f.Total))
+					}
+				}
+				h.Routes = append(h.Routes, x)
+			}
+			v.Hosts = append(v.Hosts, h)
+		}
+		tables = append(tables, v)
+	}
+	p.state.mu.Lock()
+	skipped := p.state.builder.Skipped()
+	p.state.mu.Unlock()
+	return map[string]any{"generation": s.Generation, "listeners": p.Listeners(), "routes": tables, "clusters": p.Clusters(), "skippedOptionalFilters": skipped}
+}

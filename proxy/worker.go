@@ -1,0 +1,92 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/http"
+	"github.com/weirmesh/weir/proxy/listener"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/state"
+	"github.com/weirmesh/weir/proxy/tcp"
+)
+
+// worker is one loop with everything that lives on it.
+type worker struct {
+	loop    *loop.Loop
+	accept  *listener.Acceptor
+	http    *http.Worker
+	tcp     *tcp.Worker
+	numbers *observe.Worker
+	state   *state.State
+	ended   chan struct{}
+	log     *slog.Logger
+}
+
+func (p *Proxy) newWorker(i int) (*worker, error) {
+	poller, err := loop.NewPoller()
+	if err != nil {
+		return nil, fmt.Errorf("worker %d: %w", i, err)
+	}
+	w := &worker{loop: loop.New(poller, loop.Options{Log: p.o.Log, Census: p.o.Census}), numbers: observe.NewWorker(), state: p.state.builder.State(), ended: make(chan struct{}), log: p.o.Log}
+	w.http = http.NewWorker(http.Options{Loop: w.loop, Group: p.pools, Socket: p.socket, Hostname: p.o.Node.Name,
+		Observer: &http.Report{Self: p.self, Numbers: w.numbers, Log: p.logs}})
+	w.tcp = tcp.NewWorker(tcp.Options{Loop: w.loop, Socket: p.socket, Metadata: p.frame, Peers: p.peers,
+		Observer: &relays{self: p.self, loop: w.loop, numbers: w.numbers, log: p.logs, reported: map[*tcp.Relay]*tally{}}})
+	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve})
+	return w, nil
+}
+
+// serve gives a connection to the filters of its chain.
+func (w *worker) serve(c *conn.Conn, a listener.Arrival) conn.Handler {
+	switch f := a.Chain.Filters.(type) {
+	case *http.Config:
+		return w.http.Serve(c, f)
+	case *tcp.Config:
+		return w.tcp.Serve(c, f, w.state)
+	}
+	return nil
+}
+
+// use makes s the state of what begins from now on; on the loop.
+func (w *worker) use(s *state.State) {
+	w.state = s
+	w.http.SetState(s)
+}
+
+func (w *worker) run(ctx context.Context) {
+	defer close(w.ended)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := w.loop.Run(ctx); err != nil {
+		w.log.Error("a worker ended", "err", err)
+	}
+}
+
+// socket says in whose network namespace a connection begins, which is the laptop
+// mesh's business and follows from where it goes; nil is where the proxy runs.
+func (p *Proxy) socket(c *cluster.Cluster, e *cluster.Endpoint) conn.SocketSource {
+	switch {
+	case c.Inbound:
+		return p.o.App
+	case p.o.Host != nil && e.Path == "" && !p.inMesh(e.Addr.Addr()):
+		return p.o.Host
+	}
+	return nil
+}
+
+func (p *Proxy) inMesh(a netip.Addr) bool {
+	a = a.Unmap()
+	for _, m := range p.o.Mesh {
+		if m.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
