@@ -50,6 +50,7 @@ const (
 	HostDefinedTwice        Code = "WEIR0105"
 	RuleIgnored             Code = "WEIR0106"
 	AddressesExhausted      Code = "WEIR0107"
+	SetAside                Code = "WEIR0108"
 )
 
 // CodeInfo explains a code.
@@ -116,4 +117,5 @@ var codes = []CodeInfo{
 	{HostDefinedTwice, Warning, "HostDefinedTwice", "Two objects in one namespace define the same host name. The oldest one is used."},
 	{RuleIgnored, Warning, "RuleIgnored", "Another object of the same kind and scope is older and wins; this one has no effect there."},
 	{AddressesExhausted, Error, "AddressesExhausted", "Every virtual address of the range is in use. The Service cannot be called until another one is deleted."},
+	{SetAside, Warning, "SetAside", "Part of an object could not be brought into the proxies' configuration, or was decided against what was probably meant. The rest of the object is in force."},
 }

@@ -1,0 +1,156 @@
+// Command weir-control is the control plane: it watches configuration, serves xDS and
+// certificates to proxies, and answers the HTTP API.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/weirmesh/weir/control"
+	"github.com/weirmesh/weir/internal/redact"
+	"github.com/weirmesh/weir/mesh"
+)
+
+var version = "dev" // set by the linker
+
+const usage = `weir-control watches configuration and serves it to proxies.
+
+  weir-control --state DIR [-f PATH]... [flags]
+
+Examples:
+  weir-control --state /var/lib/weir -f /etc/weir/mesh
+  weir-control --state ./state -f bookinfo.yaml -f networking/ --http 127.0.0.1:15014
+
+Flags:
+`
+
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, ",") }
+func (l *list) Set(s string) error { *l = append(*l, s); return nil }
+
+func main() {
+	if err := run(os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "weir-control:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	var paths list
+	f := flag.NewFlagSet("weir-control", flag.ContinueOnError)
+	f.Usage = func() {
+		fmt.Fprint(f.Output(), usage)
+		f.PrintDefaults()
+	}
+	f.Var(&paths, "f", "file or folder with configuration, watched (repeatable)")
+	state := f.String("state", "", "folder for what must survive: CA, applied objects, allocations (required)")
+	pods := f.String("pods", "", "folder in which the local runtime writes what is running")
+	httpAddr := f.String("http", "127.0.0.1:15014", "where the HTTP API is served")
+	grpcAddr := f.String("grpc", "127.0.0.1:15012", "where xDS and certificates are served; empty for nowhere")
+	grpcUnix := f.String("grpc-unix", "", "Unix socket on which they are served too")
+	namespace := f.String("namespace", "default", "namespace of objects that name none")
+	trustDomain := f.String("trust-domain", "cluster.local", "trust domain of the mesh's identities")
+	registryOnly := f.Bool("registry-only", false, "refuse calls to addresses that are not in the mesh (outboundTrafficPolicy REGISTRY_ONLY)")
+	accessLog := f.Bool("access-log", false, "have proxies log every request")
+	level := f.String("log-level", "info", "debug, info, warn or error")
+	dieWithParent := f.Bool("die-with-parent", false, "end when standard input ends (for a supervisor)")
+	showVersion := f.Bool("version", false, "print the version and end")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	switch {
+	case *showVersion:
+		fmt.Println("weir-control", version)
+		return nil
+	case f.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q; configuration is given by -f", f.Arg(0))
+	case *state == "":
+		return errors.New("--state is missing: name a folder that survives restarts, for example --state ~/.local/state/weir")
+	}
+	var lv slog.Level
+	if err := lv.UnmarshalText([]byte(*level)); err != nil {
+		return fmt.Errorf("--log-level %q: use debug, info, warn or error", *level)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: lv}))
+
+	// A control plane works in bursts; between them it should hold little.
+	debug.SetGCPercent(50)
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if *dieWithParent {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			var b [64]byte
+			for {
+				if _, err := os.Stdin.Read(b[:]); err != nil {
+					cancel()
+					return
+				}
+			}
+		}()
+	}
+
+	if err := os.MkdirAll(*state, 0o700); err != nil {
+		return fmt.Errorf("--state: %w", err)
+	}
+	token, err := os.ReadFile(filepath.Join(*state, "token"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("reading the API token: %w", err)
+	}
+	o := control.Options{Version: version, State: *state, Paths: paths, Pods: *pods, Namespace: *namespace, TrustDomain: *trustDomain,
+		Token: redact.New(strings.TrimSpace(string(token))), Log: log,
+		Settings: mesh.Settings{ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system", RegistryOnly: *registryOnly, AccessLog: *accessLog,
+			DefaultRetries: mesh.RetryPolicy{Attempts: 2, RetryOn: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes", IgnorePreviousHosts: true}}}
+	if o.HTTP, err = listen("tcp", *httpAddr); err != nil {
+		return err
+	}
+	if o.GRPC, err = listen("tcp", *grpcAddr); err != nil {
+		return err
+	}
+	unix, err := listen("unix", *grpcUnix)
+	if err != nil {
+		return err
+	}
+	o.GRPC = append(o.GRPC, unix...)
+	p, err := control.New(o)
+	if err != nil {
+		return err
+	}
+	return p.Run(ctx)
+}
+
+// listen opens one socket, none for an empty address.
+func listen(network, addr string) ([]net.Listener, error) {
+	if addr == "" {
+		return nil, nil
+	}
+	if network == "unix" {
+		// A socket file that a killed process left behind; the state folder's lock says
+		// that nobody else is using it.
+		if err := os.Remove(addr); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("listening on %s: %w", addr, err)
+		}
+	}
+	l, err := net.Listen(network, addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s is taken by another program; end it, or choose another address", addr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []net.Listener{l}, nil
+}

@@ -1,0 +1,323 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/xds/resource"
+	"github.com/weirmesh/weir/xds/server"
+)
+
+const (
+	headerTimeout = 5 * time.Second
+	idleTimeout   = time.Minute
+	closeTimeout  = time.Second
+	// maxWait bounds GET /api/v1/wait.
+	maxWait = time.Minute
+)
+
+func (p *Plane) serveHTTP(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{Handler: p.guard(p.mux()), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 32 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx }}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		if srv.Shutdown(short) != nil {
+			_ = srv.Close()
+		}
+	})
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	<-stopped
+	return nil
+}
+
+func (p *Plane) mux() *http.ServeMux {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /healthz/live", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, map[string]string{"status": "live"})
+	})
+	m.HandleFunc("GET /healthz/ready", p.handleReady)
+	m.HandleFunc("GET /metrics", p.handleMetrics)
+	m.HandleFunc("GET /api/v1/status", p.known(func(u *store.Update) any { return p.status(u) }))
+	m.HandleFunc("GET /api/v1/workloads", p.known(func(u *store.Update) any { return workloads(u.Snapshot) }))
+	m.HandleFunc("GET /api/v1/services", p.known(func(u *store.Update) any { return services(u.Snapshot) }))
+	m.HandleFunc("GET /api/v1/proxies", p.known(func(*store.Update) any { return p.proxies() }))
+	m.HandleFunc("GET /api/v1/findings", p.known(func(u *store.Update) any { return findings(p.findings(u)) }))
+	m.HandleFunc("GET /api/v1/objects", p.handleObjects)
+	m.HandleFunc("GET /api/v1/objects/{kind}", p.handleObjects)
+	m.HandleFunc("GET /api/v1/objects/{kind}/{namespace}", p.handleObjects)
+	m.HandleFunc("GET /api/v1/objects/{kind}/{namespace}/{name}", p.handleObjects)
+	m.HandleFunc("POST /api/v1/objects", p.handleApply)
+	m.HandleFunc("DELETE /api/v1/objects/{kind}/{namespace}/{name}", p.handleDelete)
+	m.HandleFunc("GET /api/v1/wait", p.handleWait)
+	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		fail(w, http.StatusNotFound, "there is no "+r.Method+" "+r.URL.Path, "GET /api/v1/status is a good start")
+	})
+	return m
+}
+
+func (p *Plane) handleReady(w http.ResponseWriter, _ *http.Request) {
+	switch {
+	case p.self.Current() == nil:
+		fail(w, http.StatusServiceUnavailable, "the serving certificate is not there yet", "")
+	case p.latest.Load() == nil:
+		fail(w, http.StatusServiceUnavailable, "the configuration is not read yet", "")
+	default:
+		answer(w, http.StatusOK, map[string]string{"status": "ready"})
+	}
+}
+
+// known answers from the state of the configuration, once there is one.
+func (p *Plane) known(f func(*store.Update) any) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		u := p.latest.Load()
+		if u == nil {
+			fail(w, http.StatusServiceUnavailable, "the configuration is not read yet", "try again in a moment")
+			return
+		}
+		answer(w, http.StatusOK, f(u))
+	}
+}
+
+func (p *Plane) status(u *store.Update) apiv1.Status {
+	s := apiv1.Status{Version: p.o.Version, Mesh: u.Snapshot.Version, Started: p.started, TrustDomain: p.o.TrustDomain, Watching: p.o.Paths,
+		Workloads: workloads(u.Snapshot), Proxies: p.proxies(), Findings: findings(p.findings(u)), Analyzed: u.Analyzed}
+	s.Counts = apiv1.Counts{Services: u.Snapshot.Services.Len(), Workloads: u.Snapshot.Workloads.Len(), Objects: u.Objects.Len()}
+	for _, f := range p.findings(u) {
+		switch f.Severity {
+		case config.Error:
+			s.Counts.Errors++
+		case config.Warning:
+			s.Counts.Warnings++
+		case config.Info:
+		}
+	}
+	return s
+}
+
+func workloads(s *mesh.Snapshot) []apiv1.Workload {
+	out := []apiv1.Workload{}
+	for w := range s.Workloads.Values() {
+		x := apiv1.Workload{Namespace: w.Namespace, Name: w.Name, Owner: w.Owner, ServiceAccount: w.ServiceAccount,
+			Identity: w.SPIFFE(s.Settings.TrustDomain), Labels: w.Labels, Proxied: w.Proxied, Health: health(w.Health), Addresses: []string{}}
+		for _, a := range w.Addresses {
+			x.Addresses = append(x.Addresses, a.String())
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+func health(h mesh.Health) string {
+	switch h {
+	case mesh.Unhealthy:
+		return "unhealthy"
+	case mesh.Draining:
+		return "draining"
+	}
+	return "healthy"
+}
+
+func services(s *mesh.Snapshot) []apiv1.Service {
+	out := []apiv1.Service{}
+	for key, svc := range s.Services.All() {
+		x := apiv1.Service{Namespace: svc.Namespace, Name: svc.Name, Hostname: svc.Hostname, Index: svc.Index, Ports: []apiv1.ServicePort{}}
+		for _, a := range svc.Addresses {
+			x.Addresses = append(x.Addresses, a.String())
+		}
+		eps := s.Endpoints.At(key)
+		for _, port := range svc.Ports {
+			sp := apiv1.ServicePort{Number: port.Number, Name: port.Name, Protocol: string(port.Protocol), Endpoints: []string{}}
+			if eps != nil {
+				for _, e := range eps.Ports[port.Number] {
+					switch {
+					case e.Health != mesh.Healthy:
+					case e.Host != "":
+						sp.Endpoints = append(sp.Endpoints, net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))))
+					default:
+						sp.Endpoints = append(sp.Endpoints, e.Addr.String())
+					}
+				}
+			}
+			x.Ports = append(x.Ports, sp)
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+func (p *Plane) proxies() []apiv1.Proxy {
+	out := []apiv1.Proxy{}
+	for _, c := range p.xds.Clients() {
+		out = append(out, proxy(c))
+	}
+	return out
+}
+
+func proxy(c server.Client) apiv1.Proxy {
+	x := apiv1.Proxy{Node: c.Node, Name: workloadOf(c.Node), Identity: c.Peer.ID, Connected: c.Since, Latest: c.Latest, Active: c.Active, BytesSent: c.BytesSent}
+	if !c.BehindSince.IsZero() {
+		x.Behind = &c.BehindSince
+	}
+	for _, t := range c.Types {
+		if n := t.LastNACK; n != nil {
+			x.Rejected = append(x.Rejected, apiv1.Rejection{Type: resource.Short(t.TypeURL), Resources: n.Names, Message: n.Message, Time: n.Time, Current: len(t.Rejected) > 0})
+		}
+	}
+	return x
+}
+
+// workloadOf turns "sidecar~10.0.0.1~name.namespace~domain" into "namespace/name".
+func workloadOf(node string) string {
+	parts := strings.Split(node, "~")
+	if len(parts) != 4 {
+		return node
+	}
+	dot := strings.LastIndexByte(parts[2], '.')
+	if dot < 0 {
+		return parts[2]
+	}
+	return parts[2][dot+1:] + "/" + parts[2][:dot]
+}
+
+// findings are those of the configuration and of its translation for the proxies.
+func (p *Plane) findings(u *store.Update) []config.Finding {
+	problems := p.feeds.problems.Load()
+	if problems == nil || len(*problems) == 0 {
+		return u.Findings
+	}
+	all := slices.Clone(u.Findings)
+	for _, x := range *problems {
+		all = append(all, config.New(config.SetAside, x.Ref, "", cmp.Or(x.Line, x.Ref.Line), x.Text, ""))
+	}
+	return config.Tidy(all)
+}
+
+func findings(fs []config.Finding) []apiv1.Finding {
+	out := []apiv1.Finding{}
+	for _, f := range fs {
+		line := f.Line
+		if line == 0 {
+			line = f.Object.Line
+		}
+		out = append(out, apiv1.Finding{Code: string(f.Code), Severity: f.Severity.String(), Kind: f.Object.Kind, Namespace: f.Object.Namespace,
+			Name: f.Object.Name, File: f.Object.File, Line: line, Field: f.FieldPath, Message: f.Message, Hint: f.Hint})
+	}
+	return out
+}
+
+// sameKind compares kinds as people write them: any case, plural or singular.
+func sameKind(kind, asked string) bool {
+	k, a := strings.ToLower(kind), strings.ToLower(asked)
+	return a == k || a == k+"s" || strings.HasSuffix(k, "y") && a == k[:len(k)-1]+"ies" || shortKinds[a] == kind
+}
+
+// shortKinds are kubectl's and Istio's short names.
+var shortKinds = map[string]string{"vs": "VirtualService", "dr": "DestinationRule", "gw": "Gateway", "se": "ServiceEntry", "we": "WorkloadEntry",
+	"pa": "PeerAuthentication", "svc": "Service", "sa": "ServiceAccount", "deploy": "Deployment", "po": "Pod", "cm": "ConfigMap", "ns": "Namespace"}
+
+func (p *Plane) handleObjects(w http.ResponseWriter, r *http.Request) {
+	u := p.latest.Load()
+	if u == nil {
+		fail(w, http.StatusServiceUnavailable, "the configuration is not read yet", "try again in a moment")
+		return
+	}
+	kind, namespace, name := r.PathValue("kind"), r.PathValue("namespace"), r.PathValue("name")
+	clients := p.xds.Clients()
+	out := []apiv1.Object{}
+	var raw []*config.Object
+	for id, o := range u.Objects.All() {
+		if kind != "" && !sameKind(o.ID.Kind, kind) || namespace != "" && o.ID.Namespace != namespace || name != "" && o.ID.Name != name {
+			continue
+		}
+		out = append(out, p.object(id, o, clients))
+		if o.Raw != nil {
+			raw = append(raw, o.Raw)
+		} else if o.Serving != nil {
+			raw = append(raw, o.Serving)
+		}
+	}
+	if name != "" && len(out) == 0 {
+		fail(w, http.StatusNotFound, "there is no "+kind+" "+namespace+"/"+name, "weir get "+kind+" lists those there are")
+		return
+	}
+	if r.URL.Query().Has("raw") {
+		w.Header().Set("Content-Type", "application/yaml")
+		for i, o := range raw {
+			if i > 0 {
+				_, _ = w.Write([]byte("---\n"))
+			}
+			_, _ = io.WriteString(w, o.Text())
+		}
+		return
+	}
+	answer(w, http.StatusOK, out)
+}
+
+func (p *Plane) object(id string, o *store.Object, clients []server.Client) apiv1.Object {
+	ref, rec := o.Ref(), p.receipts.of(id)
+	x := apiv1.Object{Group: o.ID.Group, Kind: o.ID.Kind, Namespace: o.ID.Namespace, Name: o.ID.Name, File: ref.File, Line: ref.Line,
+		State: string(o.State), LastGood: o.LastGood(), Since: rec.since, Mesh: rec.mesh, Proxies: len(clients), Findings: findings(o.Findings)}
+	for _, c := range clients {
+		if c.Active >= rec.mesh {
+			x.Active++
+		}
+	}
+	return x
+}
+
+func (p *Plane) handleWait(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	timeout := 2 * time.Second
+	if t := q.Get("timeout"); t != "" {
+		d, err := time.ParseDuration(t)
+		if err != nil || d <= 0 || d > maxWait {
+			fail(w, http.StatusBadRequest, "timeout "+quote(t)+" is not a duration up to 1m", "for example timeout=2s")
+			return
+		}
+		timeout = d
+	}
+	var version uint64
+	if u := p.latest.Load(); u != nil {
+		version = u.Snapshot.Version
+	}
+	if v := q.Get("version"); v != "" {
+		n, err := strconv.ParseUint(v, 10, 64)
+		if err != nil {
+			fail(w, http.StatusBadRequest, "version "+quote(v)+" is not a number", "")
+			return
+		}
+		version = n
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	defer cancel()
+	if err := p.xds.WaitActive(ctx, version); err != nil {
+		behind := []string{}
+		for _, c := range p.xds.Clients() {
+			if c.Active < version {
+				behind = append(behind, workloadOf(c.Node))
+			}
+		}
+		slices.SortFunc(behind, cmp.Compare[string])
+		fail(w, http.StatusGatewayTimeout, "version "+strconv.FormatUint(version, 10)+" is not active everywhere: "+err.Error(), "behind: "+strings.Join(behind, ", "))
+		return
+	}
+	answer(w, http.StatusOK, map[string]uint64{"version": version})
+}

@@ -1,0 +1,156 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/source/file"
+	"github.com/weirmesh/weir/config/store"
+)
+
+// maxApply bounds one request: what the file source takes as one file.
+const maxApply = 64 << 20
+
+// given is the name that findings show for documents sent over the API.
+const given = "(applied)"
+
+// handleApply takes YAML documents. All of them are written, or none.
+func (p *Plane) handleApply(w http.ResponseWriter, r *http.Request) {
+	u := p.latest.Load()
+	if u == nil {
+		fail(w, http.StatusServiceUnavailable, "the configuration is not read yet", "try again in a moment")
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxApply))
+	if err != nil {
+		fail(w, http.StatusRequestEntityTooLarge, "reading the documents: "+err.Error(), "split them: at most 64 MiB at once")
+		return
+	}
+	p.applying.Lock()
+	defer p.applying.Unlock()
+	result, files := p.plan(u, body)
+	result.DryRun = r.URL.Query().Get("dry-run") == "true"
+	switch {
+	case result.Refused:
+		answer(w, http.StatusUnprocessableEntity, result)
+		return
+	case len(result.Objects) == 0:
+		fail(w, http.StatusBadRequest, "there is no object in what was sent", "send YAML documents with apiVersion and kind")
+		return
+	case result.DryRun:
+		answer(w, http.StatusOK, result)
+		return
+	}
+	for name, text := range files {
+		if err := p.writeApplied(name, text); err != nil {
+			fail(w, http.StatusInternalServerError, "writing "+name+": "+err.Error(), "is the state folder full or read-only?")
+			return
+		}
+	}
+	answer(w, http.StatusOK, result)
+}
+
+// plan says what applying body would do, and with which files.
+func (p *Plane) plan(u *store.Update, body []byte) (apiv1.ApplyResult, map[string][]byte) {
+	unit := file.Parse(given, body, p.o.Namespace)
+	fs := append([]config.Finding(nil), unit.Findings...)
+	files := map[string][]byte{}
+	var result apiv1.ApplyResult
+	seen := map[config.ID]bool{}
+	for _, o := range unit.Objects {
+		a := apiv1.Applied{Kind: o.ID.Kind, Namespace: o.ID.Namespace, Name: o.ID.Name, Action: "created"}
+		_, state, found := store.Lower(o, u.Snapshot.Settings)
+		if seen[o.ID] {
+			found = append(found, config.New(config.Duplicate, o.Ref, "", o.Ref.Line, o.ID.Kind+" "+o.ID.Namespace+"/"+o.ID.Name+" is given twice", "remove one of the two"))
+		}
+		seen[o.ID] = true
+		if old := u.Objects.At(o.ID.String()); old != nil && old.Raw != nil {
+			switch {
+			case !p.applied(old.Ref().File):
+				found = append(found, config.New(config.Duplicate, o.Ref, "", o.Ref.Line,
+					fmt.Sprintf("%s %s/%s stands in %s:%d, which is watched; applying it would not change it", o.ID.Kind, o.ID.Namespace, o.ID.Name, old.Ref().File, old.Ref().Line),
+					"edit that file"))
+			case old.Raw.Hash == o.Hash:
+				a.Action = "unchanged"
+			default:
+				a.Action = "configured"
+			}
+		}
+		fs = append(fs, found...)
+		if config.Errors(found) > 0 || state == store.Quarantined {
+			a.Action = "refused"
+			result.Refused = true
+		}
+		if a.Action != "unchanged" {
+			files[appliedName(o.ID)] = []byte(o.Text())
+		}
+		result.Objects = append(result.Objects, a)
+	}
+	if config.Errors(unit.Findings) > 0 {
+		result.Refused = true
+	}
+	result.Findings = findings(config.Tidy(fs))
+	return result, files
+}
+
+// appliedName is one file an object; names of kinds and objects hold no separators.
+func appliedName(id config.ID) string {
+	return strings.ToLower(id.Kind) + "." + id.Namespace + "." + id.Name + ".yaml"
+}
+
+func (p *Plane) applied(file string) bool {
+	return filepath.Dir(filepath.Clean(file)) == filepath.Clean(p.appliedDir())
+}
+
+// writeApplied replaces a file atomically: the watcher sees the old or the new one.
+func (p *Plane) writeApplied(name string, text []byte) error {
+	f, err := os.CreateTemp(p.appliedDir(), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(f.Name()) }() // gone already when all went well
+	if _, err := f.Write(text); err != nil {
+		_ = f.Close()
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), filepath.Join(p.appliedDir(), name))
+}
+
+func (p *Plane) handleDelete(w http.ResponseWriter, r *http.Request) {
+	kind, namespace, name := r.PathValue("kind"), r.PathValue("namespace"), r.PathValue("name")
+	u := p.latest.Load()
+	if u == nil {
+		fail(w, http.StatusServiceUnavailable, "the configuration is not read yet", "try again in a moment")
+		return
+	}
+	p.applying.Lock()
+	defer p.applying.Unlock()
+	for o := range u.Objects.Values() {
+		if !sameKind(o.ID.Kind, kind) || o.ID.Namespace != namespace || o.ID.Name != name {
+			continue
+		}
+		if ref := o.Ref(); !p.applied(ref.File) {
+			fail(w, http.StatusConflict, fmt.Sprintf("%s %s/%s stands in %s:%d", o.ID.Kind, namespace, name, ref.File, ref.Line), "remove it there; the file is watched")
+			return
+		}
+		err := os.Remove(filepath.Join(p.appliedDir(), appliedName(o.ID)))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			fail(w, http.StatusInternalServerError, "deleting: "+err.Error(), "")
+			return
+		}
+		answer(w, http.StatusOK, apiv1.ApplyResult{Objects: []apiv1.Applied{{Kind: o.ID.Kind, Namespace: namespace, Name: name, Action: "deleted"}}})
+		return
+	}
+	fail(w, http.StatusNotFound, "there is no "+kind+" "+namespace+"/"+name, "weir get "+kind+" lists those there are")
+}

@@ -1,0 +1,226 @@
+// Package control is the control plane assembled: files in, xDS, certificates and an
+// HTTP API out.
+//
+// It is the one place that knows all of config, registry, translate, xds and ca, and
+// must not be imported by any of them; cmd/weir-control and tests start it. New opens
+// the state folder and checks everything that can be wrong with Options; Run serves
+// until its context ends. One Plane is one mesh; several live in one process.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/weirmesh/weir/ca"
+	caserver "github.com/weirmesh/weir/ca/server"
+	"github.com/weirmesh/weir/ca/token"
+	"github.com/weirmesh/weir/config/source/file"
+	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/internal/redact"
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/xds/server"
+)
+
+// Options of a control plane.
+type Options struct {
+	// Version of the program, shown in the API.
+	Version string
+	// State is the folder for what must survive: CA, applied objects, allocations.
+	State string
+	// Paths are the operator's files and folders. Pods is the folder in which the
+	// runtime says what is running; "" for none.
+	Paths []string
+	Pods  string
+	// Namespace is that of objects that name none.
+	Namespace   string
+	TrustDomain string
+	Settings    mesh.Settings // TrustDomain is taken from above
+
+	// GRPC are where xDS and the CA are served, HTTP where the API is. The Plane closes them.
+	GRPC []net.Listener
+	HTTP []net.Listener
+	// Token that writes to the API need; the zero value refuses all writes.
+	Token redact.String
+	Log   *slog.Logger
+}
+
+// appliedDir holds what `weir apply` was given, below State.
+const appliedDir = "applied"
+
+// Plane is one control plane.
+type Plane struct {
+	o       Options
+	started time.Time
+	store   *store.Store
+	files   *file.Source
+	auth    *ca.Authority
+	signer  *caserver.Server
+	self    *identity.Manager
+	xds     *server.Server
+	feeds   *feeds
+
+	latest atomic.Pointer[store.Update]
+	// ready is closed when the first configuration is in force.
+	ready    chan struct{}
+	receipts *receipts
+	applying sync.Mutex // one apply or delete at a time
+}
+
+// New opens the state folder.
+func New(o Options) (*Plane, error) {
+	if o.Namespace == "" {
+		o.Namespace = "default"
+	}
+	if o.TrustDomain == "" {
+		o.TrustDomain = "cluster.local"
+	}
+	o.Settings.TrustDomain = o.TrustDomain
+	p := &Plane{o: o, started: time.Now(), ready: make(chan struct{}), receipts: newReceipts()}
+	if err := os.MkdirAll(p.appliedDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("opening the state folder: %w", err)
+	}
+	var err error
+	if p.auth, err = ca.OpenSelfSigned(filepath.Join(o.State, "ca"), o.TrustDomain, ca.Options{}); err != nil {
+		return nil, fmt.Errorf("opening the certificate authority: %w", err)
+	}
+	key, err := token.OpenKey(filepath.Join(o.State, "ca"))
+	if err != nil {
+		return nil, fmt.Errorf("opening the token key: %w", err)
+	}
+	domains := append([]string{o.TrustDomain}, o.Settings.TrustDomainAliases...)
+	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, TrustDomains: domains, Log: o.Log,
+		Authenticators: []caserver.Authenticator{
+			caserver.Certificates{Bundle: p.auth.Bundle(), Accept: identity.TrustDomains(domains)},
+			caserver.Tokens{Key: key},
+		}}); err != nil {
+		return nil, err
+	}
+	id, err := identity.New(o.TrustDomain, "istio-system", "istiod")
+	if err != nil {
+		return nil, err
+	}
+	if p.self, err = identity.NewManager(identity.Options{ID: id, Log: o.Log,
+		Signer: p.auth.Signer(ca.Grant{ID: id, DNSNames: []string{"istiod.istio-system.svc", "localhost"}})}); err != nil {
+		return nil, err
+	}
+	if p.store, err = store.New(store.Options{Settings: o.Settings, State: o.State, Publish: p.publish, Log: o.Log}); err != nil {
+		return nil, err
+	}
+	paths := append(append([]string(nil), o.Paths...), p.appliedDir())
+	if o.Pods != "" {
+		paths = append(paths, o.Pods)
+	}
+	p.files = file.New(file.Options{Paths: paths, Namespace: o.Namespace, Log: o.Log})
+	p.feeds = newFeeds(o.Log)
+	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Identifier: "weir-control/" + o.Version, Log: o.Log})
+	return p, nil
+}
+
+func (p *Plane) appliedDir() string { return filepath.Join(p.o.State, appliedDir) }
+
+// Run serves until ctx ends. The stages, in the order in which a change passes them:
+func (p *Plane) Run(ctx context.Context) error {
+	var g group
+	g.start(ctx)
+	// Who we are: the serving certificate, renewed by our own CA.
+	g.do("identity", p.self.Run)
+	// What was asked for: files → objects → mesh.Snapshot → publish.
+	g.do("configuration", func(ctx context.Context) error { return p.store.Run(ctx, p.files) })
+	// Snapshot → views of the connected proxies.
+	g.do("translation", p.feeds.run)
+	// Views → streams, receipts back.
+	g.do("xds", p.xds.Run)
+	for _, l := range p.o.GRPC {
+		g.do("grpc "+l.Addr().String(), func(ctx context.Context) error { return p.serveGRPC(ctx, l) })
+	}
+	for _, l := range p.o.HTTP {
+		g.do("http "+l.Addr().String(), func(ctx context.Context) error { return p.serveHTTP(ctx, l) })
+	}
+	return g.wait()
+}
+
+// publish takes every state of the configuration, from the store's goroutine.
+func (p *Plane) publish(u *store.Update) {
+	p.receipts.note(p.latest.Load(), u)
+	first := p.latest.Swap(u) == nil
+	p.feeds.publish(u.Snapshot)
+	if first {
+		close(p.ready)
+	}
+}
+
+func (p *Plane) serveGRPC(ctx context.Context, l net.Listener) error {
+	// A certificate first: a client that connects before would only see a failed handshake.
+	if !p.awaitCertificate(ctx) {
+		return l.Close()
+	}
+	creds := credentials.NewTLS(identity.ServerTLS(p.self, identity.TrustDomains(append([]string{p.o.TrustDomain}, p.o.Settings.TrustDomainAliases...)), false))
+	g := grpc.NewServer(append(p.xds.GRPCOptions(), grpc.Creds(creds))...)
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, p.xds)
+	p.signer.Register(g)
+	stop := context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(time.Second, g.Stop)
+		g.GracefulStop()
+		t.Stop()
+	})
+	defer stop()
+	if err := g.Serve(l); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+func (p *Plane) awaitCertificate(ctx context.Context) bool {
+	for {
+		held, changed := p.self.Watch()
+		if held != nil {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// group runs goroutines until one fails or the context ends.
+type group struct {
+	ctx    context.Context //nolint:containedctx // lives as long as Run
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+}
+
+func (g *group) start(ctx context.Context) { g.ctx, g.cancel = context.WithCancelCause(ctx) }
+
+func (g *group) do(name string, f func(context.Context) error) {
+	g.wg.Go(func() {
+		if err := f(g.ctx); err != nil && !errors.Is(err, context.Canceled) {
+			g.cancel(fmt.Errorf("%s: %w", name, err))
+		}
+	})
+}
+
+// wait returns the first failure, nil if the context ended.
+func (g *group) wait() error {
+	g.wg.Wait()
+	cause := context.Cause(g.ctx)
+	g.cancel(nil)
+	if cause == nil || errors.Is(cause, context.Canceled) {
+		return nil
+	}
+	return cause
+}

@@ -1,0 +1,124 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/translate"
+	"github.com/weirmesh/weir/xds/server"
+)
+
+// feeds keeps the view of every connected proxy up to date. One goroutine (run) owns
+// the translation cache; streams come and go beside it.
+type feeds struct {
+	log  *slog.Logger
+	wake chan struct{}
+	// problems are what translation had to set aside in the newest views.
+	problems atomic.Pointer[[]translate.Problem]
+
+	mu       sync.Mutex
+	snapshot *mesh.Snapshot
+	nodes    map[*feed]struct{}
+}
+
+type feed struct {
+	node *translate.Node
+	out  server.Feed
+	done uint64 // snapshot version last published, 0 none
+}
+
+func newFeeds(log *slog.Logger) *feeds {
+	return &feeds{log: log, wake: make(chan struct{}, 1), nodes: map[*feed]struct{}{}}
+}
+
+// authorize holds the node a proxy claims to be against the identity it proved.
+func authorize(peer server.Peer, node *corev3.Node) error {
+	id, err := identity.Parse(peer.ID)
+	if err != nil {
+		return fmt.Errorf("configuration is only given to workloads of the mesh, with their certificate: %w", err)
+	}
+	_, err = translate.ParseNode(node, translate.Peer{Namespace: id.Namespace, ServiceAccount: id.ServiceAccount})
+	return err
+}
+
+// Connect begins to feed a proxy. It is server.Source.
+func (f *feeds) Connect(ctx context.Context, node *corev3.Node, peer server.Peer) (*server.Feed, error) {
+	id, err := identity.Parse(peer.ID)
+	if err != nil {
+		return nil, err
+	}
+	n, err := translate.ParseNode(node, translate.Peer{Namespace: id.Namespace, ServiceAccount: id.ServiceAccount})
+	if err != nil {
+		return nil, err
+	}
+	x := &feed{node: n}
+	f.mu.Lock()
+	f.nodes[x] = struct{}{}
+	f.mu.Unlock()
+	context.AfterFunc(ctx, func() {
+		f.mu.Lock()
+		delete(f.nodes, x)
+		f.mu.Unlock()
+	})
+	f.poke()
+	return &x.out, nil
+}
+
+func (f *feeds) publish(s *mesh.Snapshot) {
+	f.mu.Lock()
+	f.snapshot = s
+	f.mu.Unlock()
+	f.poke()
+}
+
+func (f *feeds) poke() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run translates the newest snapshot for every proxy that does not have it. Snapshots
+// that come while it works are merged: only the newest is translated.
+func (f *feeds) run(ctx context.Context) error {
+	cache := translate.New()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-f.wake:
+		}
+		snap, due := f.due()
+		if snap == nil {
+			continue
+		}
+		for _, x := range due {
+			x.out.Publish(cache.View(snap, x.node))
+			x.done = snap.Version
+		}
+		problems := cache.Problems()
+		f.problems.Store(&problems)
+	}
+}
+
+func (f *feeds) due() (*mesh.Snapshot, []*feed) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.snapshot == nil {
+		return nil, nil
+	}
+	var out []*feed
+	for x := range f.nodes {
+		if x.done != f.snapshot.Version {
+			out = append(out, x)
+		}
+	}
+	return f.snapshot, out
+}

@@ -1,0 +1,88 @@
+package control
+
+import (
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/internal/redact"
+)
+
+// guard lets requests through that no web page could have made (Host and Origin), and
+// writes only with the token of the state folder.
+func (p *Plane) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if !ownHost(r) {
+			fail(w, http.StatusForbidden, "Host "+quote(r.Host)+" is not this control plane", "call it by 127.0.0.1 or localhost")
+			return
+		}
+		if o := r.Header.Get("Origin"); o != "" && o != "http://"+r.Host {
+			fail(w, http.StatusForbidden, "a web page of "+quote(o)+" may not call the control plane", "")
+			return
+		}
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+			switch {
+			case !ok:
+				fail(w, http.StatusUnauthorized, "changes need the token of the state folder", "send Authorization: Bearer with the content of STATE/token; weir does so by itself")
+				return
+			case p.o.Token.Reveal() == "" || !p.o.Token.Equal(redact.New(given)):
+				fail(w, http.StatusForbidden, "the token is not the one in the state folder", "is another mesh running? compare --state")
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// ownHost reports whether the Host header names this machine: a loopback name or the
+// very address the connection came in on. A name that DNS could point here (rebinding)
+// is refused.
+func ownHost(r *http.Request) bool {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.Trim(host, "[]")
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return false
+	}
+	if ip.IsLoopback() {
+		return true
+	}
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok {
+		return false
+	}
+	ap, err := netip.ParseAddrPort(local.String())
+	return err == nil && ap.Addr().Unmap() == ip.Unmap()
+}
+
+func quote(s string) string {
+	const longest = 100 // the caller chose it
+	if len(s) > longest {
+		s = s[:longest] + "…"
+	}
+	b, _ := json.Marshal(s)
+	return string(b)
+}
+
+func fail(w http.ResponseWriter, status int, message, hint string) {
+	answer(w, status, apiv1.Error{Error: message, Hint: hint})
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	_ = e.Encode(v) // an error here is the client's going away
+}
