@@ -169,6 +169,10 @@ func (c *Conn) Loop() *loop.Loop { return c.l }
 // Info describes the connection; the caller may fill in what it learns.
 func (c *Conn) Info() *Info { return &c.info }
 
+// Blame makes c the culprit should the callback under way panic, for timers and
+// posted functions that work for it (see loop.Blame).
+func (c *Conn) Blame() { c.l.Blame((*ready)(c)) }
+
 // SetHandler gives the connection to another owner, which is called from now on
 // and gets no Open for a connection that is open already. Kick shows it what is kept.
 func (c *Conn) SetHandler(h Handler) { c.h = h }
@@ -361,7 +365,7 @@ func (c *Conn) atEOF() {
 // doWork runs at a turn's end or in the next turn, for whatever could not be done
 // where it was asked for.
 func (c *Conn) doWork() {
-	c.l.Blame((*ready)(c))
+	c.Blame()
 	if c.is(dead) {
 		if !c.is(told) {
 			c.tellClosed()

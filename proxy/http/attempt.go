@@ -129,19 +129,19 @@ func (x *Exchange) armTimeout() {
 	}
 }
 
-func (x *Exchange) onTimeout() { x.timedOut(observe.UpstreamTimeout) }
+func (x *Exchange) onTimeout() {
+	x.down.blame()
+	x.Failure = ""
+	x.Reply(observe.UpstreamTimeout)
+}
 
 func (x *Exchange) onTry() {
+	x.down.blame()
 	x.Failure = ""
 	if x.mayRetry() && x.retry.On&(route.On5xx|route.OnGatewayError|route.OnReset) != 0 && x.again() {
 		return
 	}
-	x.timedOut(observe.UpstreamPerTryTimeout)
-}
-
-func (x *Exchange) timedOut(c observe.Cause) {
-	x.Failure = ""
-	x.Reply(c)
+	x.Reply(observe.UpstreamPerTryTimeout)
 }
 
 // mayRetry reports whether another attempt is possible at all.

@@ -50,6 +50,7 @@ type downstream interface {
 	resume(x *Exchange)
 	full() bool
 	remembers() *Memory
+	blame() // a panic from here on is this side's end, not the worker's
 }
 
 // upstream is where an attempt went: a pooled connection, later also a stream of one.
@@ -266,13 +267,17 @@ func (x *Exchange) Ticket() Ticket { return Ticket{x, x.gen} }
 // follows; Hold waits for another Resume.
 func (t Ticket) Resume(then func(x *Exchange) Verdict) {
 	t.x.w.loop.Post(func() {
-		if t.x.gen == t.gen && !t.x.is(responded) && then(t.x) == Continue {
+		if t.x.gen != t.gen || t.x.is(responded) {
+			return
+		}
+		if t.x.down.blame(); then(t.x) == Continue {
 			t.x.run()
 		}
 	})
 }
 
 func (x *Exchange) onWait() {
+	x.down.blame()
 	if x.is(backingOff) {
 		x.flags &^= backingOff
 		x.attempt()
@@ -410,6 +415,7 @@ func (x *Exchange) complete() {
 func (x *Exchange) touch() { x.touched = x.w.loop.Now() }
 
 func (x *Exchange) onIdle() {
+	x.down.blame()
 	if left := x.touched + x.idleFor - x.w.loop.Now(); left > 0 {
 		x.w.loop.Arm(&x.idle, x.w.loop.Now()+left)
 		return
@@ -421,4 +427,7 @@ func (x *Exchange) onIdle() {
 	}
 }
 
-func (x *Exchange) onMaximum() { x.Reply(observe.MaxDurationReached) }
+func (x *Exchange) onMaximum() {
+	x.down.blame()
+	x.Reply(observe.MaxDurationReached)
+}

@@ -147,6 +147,7 @@ func (s *server) limit(t time.Duration) {
 // expired serves three purposes, whichever is due: idle connection, slow head, slow request. Arming it anew for every
 // request would cost more than looking again now and then.
 func (s *server) expired() {
+	s.c.Blame()
 	now := s.w.loop.Now()
 	switch x := s.x; {
 	case x == nil:
@@ -298,6 +299,7 @@ func (s *server) abort(*Exchange) {
 	}
 }
 
+func (s *server) blame()             { s.c.Blame() }
 func (s *server) remembers() *Memory { return &s.memory }
 
 func (s *server) tunnel(x *Exchange) {

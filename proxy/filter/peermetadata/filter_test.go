@@ -1,0 +1,162 @@
+package peermetadata_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/filter/peermetadata"
+	"github.com/weirmesh/weir/proxy/http"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/loop/mem"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/route"
+)
+
+// proxy is one worker with one listener and one cluster; it remembers the peer of the last exchange.
+type proxy struct {
+	w    *http.Worker
+	peer *observe.Peer
+}
+
+func (p *proxy) Begin(*http.Exchange) {}
+func (p *proxy) End(x *http.Exchange) { p.peer = x.Peer }
+
+type state struct {
+	c *cluster.Cluster
+	t *route.Table
+}
+
+func (s state) Cluster(cluster.ID) *cluster.Cluster { return s.c }
+func (s state) Table(string) *route.Table           { return s.t }
+
+type acceptor struct {
+	l     *loop.Loop
+	fd    int
+	serve func(c *conn.Conn)
+}
+
+func (a *acceptor) Ready(loop.Events) {
+	for {
+		fd, remote, e := a.l.Poller().Accept(a.fd)
+		if e != 0 {
+			return
+		}
+		a.serve(conn.Accept(a.l, fd, conn.Info{Remote: remote.AddrPort}, nil))
+	}
+}
+
+func newProxy(t *testing.T, n *mem.Net, at, to string, c cluster.Cluster, stage func(*peermetadata.Node) http.Stage, name string) *proxy {
+	t.Helper()
+	l := n.Loop(loop.Options{})
+	p := &proxy{}
+	p.w = http.NewWorker(http.Options{Loop: l, Observer: p})
+	c.Limits = &cluster.Limits{}
+	for _, m := range []interface{ Store(uint32) }{&c.Limits.MaxConnections, &c.Limits.MaxPending, &c.Limits.MaxRequests, &c.Limits.MaxRetries} {
+		m.Store(cluster.Unlimited)
+	}
+	c.Endpoints = []*cluster.Endpoint{{Addr: netip.MustParseAddrPort(to), Limits: c.Limits}}
+	c.Seal()
+	table, err := route.New("t", "1", false, []*route.VirtualHost{{Domains: []string{"*"}, Entries: []*route.Entry{{When: route.When{Path: "/", Per1M: 1e6},
+		Forward: &route.Forward{Clusters: []route.Weighted{{Weight: 1}}, Total: 1}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.w.SetState(state{&c, table})
+	node, err := peermetadata.New(&observe.Node{ID: "sidecar~10.0.0.1~" + name + "-0.default~default.svc.cluster.local", Name: name + "-0", Namespace: "default", Workload: name,
+		Labels: map[string]string{"app": name, "version": "v1"}}, observe.NewPeers())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := &http.Config{Table: table, Stages: []http.Stage{http.Match(), stage(node), http.Router()}}
+	a := &acceptor{l: l, serve: func(c *conn.Conn) { c.HandOver(p.w.Serve(c, cfg)) }}
+	a.fd, _ = l.Poller().Socket(loop.IPv4)
+	l.Poller().Bind(a.fd, loop.TCP(netip.MustParseAddrPort(at)))
+	if e := l.Poller().Listen(a.fd, 10); e != 0 {
+		t.Fatal(e)
+	}
+	if _, err := l.Register(a.fd, a); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+var service = cluster.Cluster{Service: cluster.Service{Host: "server.default.svc.cluster.local"}}
+
+// Two sidecars learn each other's names; neither the application nor its caller sees how.
+func TestExchange(t *testing.T) {
+	n := mem.New()
+	caller := newProxy(t, n, "10.0.0.1:80", "10.0.0.2:80", service, (*peermetadata.Node).Client, "client")
+	callee := newProxy(t, n, "10.0.0.2:80", "10.0.0.3:80", cluster.Cluster{}, (*peermetadata.Node).Server, "server")
+	app, err := n.Listen(netip.MustParseAddrPort("10.0.0.3:80"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := n.Dial(netip.MustParseAddrPort("10.0.0.1:80"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var u *mem.Peer
+	for i := range 3 {
+		// An application that forwards headers it does not know must not pass its caller's metadata on as its own.
+		c.Send([]byte("GET / HTTP/1.1\r\nHost: server\r\nx-envoy-peer-metadata: c3Bvb2ZlZA==\r\nx-envoy-peer-metadata-id: spoofed\r\n\r\n"))
+		n.Step()
+		if i == 0 {
+			u = app.Accept()
+		}
+		got, _ := u.Recv()
+		if len(got) == 0 || strings.Contains(string(got), "peer-metadata") {
+			t.Fatalf("the application received %q", got)
+		}
+		u.Send([]byte("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx-envoy-peer-metadata: c3Bvb2ZlZA==\r\n\r\n"))
+		n.Step()
+		if got, _ := c.Recv(); !strings.HasPrefix(string(got), "HTTP/1.1 200") || strings.Contains(string(got), "peer-metadata") {
+			t.Fatalf("the caller received %q", got)
+		}
+		if p := callee.peer; p == nil || p.Workload != "client" || p.App != "client" || p.Version != "v1" {
+			t.Errorf("the server's proxy takes the client for %+v", p)
+		}
+		if p := caller.peer; p == nil || p.Workload != "server" {
+			t.Errorf("the client's proxy takes the server for %+v", p)
+		}
+	}
+}
+
+// What comes from outside the mesh is answered without metadata, and what leaves it carries none.
+func TestStrangers(t *testing.T) {
+	n := mem.New()
+	callee := newProxy(t, n, "10.0.0.2:80", "10.0.0.3:80", cluster.Cluster{}, (*peermetadata.Node).Server, "server")
+	newProxy(t, n, "10.0.0.1:80", "10.0.0.3:80", cluster.Cluster{Kind: cluster.StrictDNS, Service: cluster.Service{Host: "api.example.com"}}, (*peermetadata.Node).Client, "client")
+	app, err := n.Listen(netip.MustParseAddrPort("10.0.0.3:80"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ to, headers string }{
+		{"10.0.0.2:80", ""},
+		{"10.0.0.2:80", "x-envoy-peer-metadata: not base64!\r\nx-envoy-peer-metadata-id: x\r\n"},
+		{"10.0.0.2:80", "x-envoy-peer-metadata-id: x\r\n"},
+		{"10.0.0.2:80", "x-envoy-peer-metadata: " + strings.Repeat("A", 20<<10) + "\r\n"},
+		{"10.0.0.1:80", "x-envoy-peer-metadata: AAAA\r\n"},
+	} {
+		p, err := n.Dial(netip.MustParseAddrPort(c.to))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Send([]byte("GET / HTTP/1.1\r\nHost: server\r\n" + c.headers + "\r\n"))
+		n.Step()
+		u := app.Accept()
+		if got, _ := u.Recv(); strings.Contains(string(got), "peer-metadata") {
+			t.Errorf("%v: the upstream received %q", c, got)
+		}
+		u.Send([]byte("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+		n.Step()
+		if got, _ := p.Recv(); !strings.HasPrefix(string(got), "HTTP/1.1 200") || strings.Contains(string(got), "peer-metadata") {
+			t.Errorf("%v: the client received %q", c, got)
+		}
+		if callee.peer != nil {
+			t.Errorf("%v: a stranger is taken for %+v", c, callee.peer)
+		}
+	}
+}
