@@ -2,6 +2,9 @@ package config
 
 import (
 	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +24,27 @@ func TestCodesAreExplained(t *testing.T) {
 	}
 	if _, ok := Explain("WEIR9999"); ok {
 		t.Error("a code that does not exist is explained")
+	}
+}
+
+var update = flag.Bool("update", false, "rewrite docs/findings.md")
+
+// docs/findings.md is the table.
+func TestFindingsAreDocumented(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("# Findings\n\nWhat `weir analyze`, `weir status` and the API say about configuration. IST codes are Istio's and mean the same there; WEIR codes\nare our own. An *error* about one object keeps that object out of force: its last good version stays. (`go test ./config -update` writes\nthis page.)\n")
+	for _, c := range codes {
+		fmt.Fprintf(&b, "\n## %s %s\n\n*%s.* %s\n", c.Code, c.Title, c.Severity, c.Explanation)
+	}
+	const path = "../docs/findings.md"
+	if *update {
+		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || string(got) != b.String() {
+		t.Errorf("%s is not what the table says: run go test ./config -update (%v)", path, err)
 	}
 }
 

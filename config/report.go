@@ -19,6 +19,16 @@ type Report struct {
 	failed []string // paths that could not be decoded
 }
 
+// maxFindings about one object: a long list of mistakes has one cause. The first error
+// is always kept, because it decides what becomes of the object.
+const maxFindings = 100
+
+func (r *Report) append(f Finding) {
+	if len(r.Findings) < maxFindings || f.Severity == Error && !r.Failed() {
+		r.Findings = append(r.Findings, f)
+	}
+}
+
 // NewReport begins the report on o.
 func NewReport(o *Object) *Report { return &Report{object: o, root: o.Root()} }
 
@@ -33,7 +43,7 @@ func (r *Report) Add(code Code, path, message, hint string) {
 			return
 		}
 	}
-	r.Findings = append(r.Findings, New(code, r.object.Ref, path, r.LineOf(path), message, hint))
+	r.append(New(code, r.object.Ref, path, r.LineOf(path), message, hint))
 }
 
 // Invalid reports a value that is not allowed.
@@ -44,10 +54,10 @@ func (r *Report) Problem(p document.Problem) {
 	code := SchemaError
 	if p.Deprecated {
 		code = Deprecated
-	} else {
+	} else if len(r.failed) < maxFindings {
 		r.failed = append(r.failed, p.Path)
 	}
-	r.Findings = append(r.Findings, New(code, r.object.Ref, p.Path, p.Line, p.Message, p.Hint))
+	r.append(New(code, r.object.Ref, p.Path, p.Line, p.Message, p.Hint))
 }
 
 // LineOf is the line of a field path.

@@ -15,9 +15,10 @@ const (
 	// maxDepth is far above what Kubernetes and Istio objects need (a CRD reaches about
 	// 60) and keeps recursion shallow.
 	maxDepth = 200
-	// maxNodes bounds a document after its aliases are written out. The largest object
-	// an API server stores (1.5 MiB) has about 100,000.
-	maxNodes = 1_000_000
+	// maxNodes bounds a document, maxExpanded what its aliases and merge keys add to it:
+	// the largest object an API server stores (1.5 MiB) has about 100,000 values.
+	maxNodes    = 1_000_000
+	maxExpanded = 100_000
 )
 
 var yamlLine = regexp.MustCompile(`^line (\d+): `)
@@ -109,20 +110,30 @@ func yamlError(err error, text string, first int) error {
 }
 
 type converter struct {
-	offset int
-	done   map[*yaml.Node]*Value // anchored nodes
-	open   map[*yaml.Node]bool   // anchored nodes being converted
-	sizes  map[*Value]int        // of anchored values, written out
-	nodes  int
+	offset   int
+	done     map[*yaml.Node]*Value // anchored nodes
+	open     map[*yaml.Node]bool   // anchored nodes being converted
+	sizes    map[*Value]int        // of anchored values, written out
+	nodes    int                   // values so far, written out
+	expanded int                   // of these by aliases and merges
 }
 
 func (c *converter) fail(n *yaml.Node, message, hint string) error {
 	return &Error{Line: n.Line + c.offset, Message: message, Hint: hint}
 }
 
-func (c *converter) count(n *yaml.Node, more int) error {
-	if c.nodes += more; c.nodes > maxNodes {
-		return &Error{Line: n.Line + c.offset, Limit: true, Message: fmt.Sprintf("more than %d values after aliases are followed", maxNodes),
+// count adds values that are written in the document, expand those that it repeats.
+func (c *converter) count(n *yaml.Node) error {
+	if c.nodes++; c.nodes-c.expanded > maxNodes {
+		return &Error{Line: n.Line + c.offset, Limit: true, Message: fmt.Sprintf("more than %d values", maxNodes), Hint: "split the document"}
+	}
+	return nil
+}
+
+func (c *converter) expand(n *yaml.Node, more int) error {
+	c.nodes += more
+	if c.expanded += more; c.expanded > maxExpanded {
+		return &Error{Line: n.Line + c.offset, Limit: true, Message: fmt.Sprintf("aliases repeat more than %d values", maxExpanded),
 			Hint: "write the repeated parts out, or split the document"}
 	}
 	return nil
@@ -140,10 +151,10 @@ func (c *converter) value(n *yaml.Node, depth int) (*Value, error) {
 		if v == nil {
 			return nil, c.fail(n, "alias *"+n.Value+" has no anchor", "")
 		}
-		return v, c.count(n, c.sizes[v])
+		return v, c.expand(n, c.sizes[v])
 	}
 	before := c.nodes
-	if err := c.count(n, 1); err != nil {
+	if err := c.count(n); err != nil {
 		return nil, err
 	}
 	if n.Anchor != "" {
@@ -244,7 +255,7 @@ func (c *converter) mapping(v *Value, n *yaml.Node, depth int) error {
 				if _, ok := at[f.Name]; ok {
 					continue // a key of the mapping itself wins, then the first merged
 				}
-				if err := c.count(m, 1); err != nil {
+				if err := c.expand(m, 1); err != nil {
 					return err
 				}
 				at[f.Name] = len(v.Fields)

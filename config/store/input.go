@@ -16,6 +16,10 @@ var groups = map[string]string{
 	"ServiceEntry": "networking.istio.io", "WorkloadEntry": "networking.istio.io", "PeerAuthentication": "security.istio.io", "Deployment": "apps",
 }
 
+func idOf(ref mesh.Ref) config.ID {
+	return config.ID{Group: groups[ref.Kind], Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name}
+}
+
 // input is what the findings across objects are about: what is in force.
 func (s *Store) input() analyze.Input {
 	in := analyze.Input{
@@ -36,7 +40,7 @@ func (s *Store) input() analyze.Input {
 		}
 	}
 	in.Object = func(ref mesh.Ref) *config.Object {
-		o := s.objects.At(config.ID{Group: groups[ref.Kind], Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name}.String())
+		o := s.objects.At(idOf(ref).String())
 		if o == nil {
 			return nil
 		}

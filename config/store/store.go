@@ -54,6 +54,9 @@ type Update struct {
 	Analyzed bool
 }
 
+// Object finds the object that a part of the Snapshot stands for.
+func (u *Update) Object(ref mesh.Ref) *Object { return u.Objects.At(idOf(ref).String()) }
+
 // Object is one object and what became of it.
 type Object struct {
 	ID config.ID

@@ -69,6 +69,9 @@ func hidden(name string) bool { return strings.HasPrefix(name, ".") }
 func scan(roots []string, folders map[string]bool) *listing {
 	l := &listing{files: map[string]entry{}, targets: map[string]bool{}}
 	for rank, root := range roots {
+		if root == stdin {
+			continue
+		}
 		l.targets[root] = true
 		info, err := os.Stat(root)
 		switch {

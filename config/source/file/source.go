@@ -46,11 +46,13 @@ type Options struct {
 // Source watches files.
 type Source struct {
 	o       Options
-	stdin   bool
-	paths   []string
+	paths   []string // cleaned
 	folders map[string]bool
 	t       *tracker
 }
+
+// stdin is the path of Options.Stdin.
+const stdin = "-"
 
 // New makes a Source.
 func New(o Options) *Source {
@@ -62,11 +64,10 @@ func New(o Options) *Source {
 	}
 	s := &Source{o: o, folders: map[string]bool{}, t: &tracker{namespace: o.Namespace, read: read, files: map[string]*tracked{}}}
 	for _, p := range o.Paths {
-		if p == "-" {
-			s.stdin = true
-			continue
+		if p != stdin {
+			p = filepath.Clean(p)
 		}
-		s.paths = append(s.paths, filepath.Clean(p))
+		s.paths = append(s.paths, p)
 	}
 	return s
 }
@@ -74,7 +75,18 @@ func New(o Options) *Source {
 // Read reads everything once. The error names a path that does not exist; what is wrong
 // inside files is in the Units.
 func (s *Source) Read() ([]config.Unit, error) {
-	for _, p := range s.paths {
+	var out []config.Unit
+	for rank, p := range s.paths {
+		if p == stdin {
+			data, err := io.ReadAll(io.LimitReader(s.o.Stdin, maxFile+1))
+			if err != nil {
+				return nil, fmt.Errorf("reading standard input: %w", err)
+			}
+			u := Parse(p, data, s.o.Namespace)
+			u.Rank = rank + s.o.Rank
+			out = append(out, u)
+			continue
+		}
 		info, err := os.Stat(p)
 		if err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
@@ -83,14 +95,6 @@ func (s *Source) Read() ([]config.Unit, error) {
 			return nil, err
 		}
 		s.folders[p] = info.IsDir()
-	}
-	var out []config.Unit
-	if s.stdin {
-		data, err := io.ReadAll(io.LimitReader(s.o.Stdin, maxFile+1))
-		if err != nil {
-			return nil, fmt.Errorf("reading standard input: %w", err)
-		}
-		out = append(out, Parse("-", data, s.o.Namespace))
 	}
 	units, _ := s.look(scan(s.paths, s.folders), nil, true)
 	return append(out, units...), nil
