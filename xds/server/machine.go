@@ -7,10 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/weirmesh/weir/xds/resource"
 )
@@ -96,10 +93,7 @@ type rejection struct {
 }
 
 func newMachine(sotw bool, noncePrefix string, l limits) *machine {
-	return &machine{
-		sotw: sotw, noncePrefix: noncePrefix, limits: l,
-		warming: map[string]struct{}{}, replaced: map[string]struct{}{},
-	}
+	return &machine{sotw: sotw, noncePrefix: noncePrefix, limits: l, replaced: map[string]struct{}{}}
 }
 
 // publish makes v the View that the client should hold.
@@ -115,169 +109,6 @@ func (m *machine) publish(v *resource.View) []*response {
 		m.nextRound()
 	}
 	return m.advance()
-}
-
-// deltaRequest takes a request of DeltaAggregatedResources. An error ends the stream.
-func (m *machine) deltaRequest(r *discoveryv3.DeltaDiscoveryRequest, now time.Time) ([]*response, error) {
-	s, isNew, err := m.subscription(r.GetTypeUrl())
-	if err != nil {
-		return nil, err
-	}
-	// A stale nonce says nothing, but the subscriptions that come with it count
-	// (xDS protocol, "Incremental xDS").
-	if s.flight != nil && r.GetResponseNonce() == s.flight.nonce {
-		m.answered(s, r.GetErrorDetail(), now)
-	}
-	var known map[string]string
-	if isNew {
-		if known = r.GetInitialResourceVersions(); len(known) > m.limits.names {
-			return nil, m.tooManyNames()
-		}
-	}
-	if isNew && resource.EmptyMeansAll(s.typeURL) && len(r.GetResourceNamesSubscribe()) == 0 && len(r.GetResourceNamesUnsubscribe()) == 0 {
-		m.subscribeAll(s, known)
-	}
-	for _, n := range r.GetResourceNamesSubscribe() {
-		if n == "*" {
-			m.subscribeAll(s, known)
-		} else {
-			m.subscribe(s, n, known[n])
-		}
-	}
-	for _, n := range r.GetResourceNamesUnsubscribe() {
-		if n == "*" {
-			s.unsubscribeAll()
-		} else {
-			m.unsubscribe(s, n)
-		}
-	}
-	if m.names > m.limits.names {
-		return nil, m.tooManyNames()
-	}
-	s.greet = s.greet || isNew && s.interested()
-	return m.advance(), nil
-}
-
-// sotwRequest takes a request of StreamAggregatedResources. An error ends the stream.
-func (m *machine) sotwRequest(r *discoveryv3.DiscoveryRequest, now time.Time) ([]*response, error) {
-	s, isNew, err := m.subscription(r.GetTypeUrl())
-	if err != nil {
-		return nil, err
-	}
-	// A stale nonce was sent before our last response was read. It says nothing, but the
-	// names count: the answer that comes repeats them, and does not show that one of them
-	// was left and taken up again.
-	if s.flight != nil && r.GetResponseNonce() == s.flight.nonce {
-		m.answered(s, r.GetErrorDetail(), now)
-	}
-	names := r.GetResourceNames()
-	if len(names) > m.limits.names {
-		return nil, m.tooManyNames()
-	}
-	s.named = s.named || len(names) > 0
-	all := slices.Contains(names, "*") || !s.named && resource.EmptyMeansAll(s.typeURL)
-	switch {
-	case all && !s.wildcard:
-		m.subscribeAll(s, nil)
-	case !all && s.wildcard:
-		s.unsubscribeAll()
-	}
-	wanted := make(map[string]struct{}, len(names))
-	for _, n := range names {
-		if n != "*" {
-			wanted[n] = struct{}{}
-		}
-	}
-	for n := range s.names {
-		if _, ok := wanted[n]; !ok {
-			m.unsubscribe(s, n)
-		}
-	}
-	for n := range wanted {
-		if _, ok := s.names[n]; !ok {
-			m.subscribe(s, n, "")
-		}
-	}
-	if m.names > m.limits.names {
-		return nil, m.tooManyNames()
-	}
-	s.greet = s.greet || isNew && s.interested()
-	return m.advance(), nil
-}
-
-func (m *machine) tooManyNames() error {
-	return status.Errorf(codes.ResourceExhausted, "more than %d resource names on one stream", m.limits.names)
-}
-
-// find returns the subscription of a type, or nil.
-func (m *machine) find(typeURL string) *subscription {
-	for _, s := range m.subs {
-		if s.typeURL == typeURL {
-			return s
-		}
-	}
-	return nil
-}
-
-func (m *machine) subscription(typeURL string) (s *subscription, isNew bool, err error) {
-	if s := m.find(typeURL); s != nil {
-		return s, false, nil
-	}
-	switch {
-	case typeURL == "":
-		return nil, false, status.Error(codes.InvalidArgument, "the request has no type_url")
-	case len(m.subs) >= m.limits.types:
-		return nil, false, status.Errorf(codes.ResourceExhausted, "more than %d resource types on one stream", m.limits.types)
-	}
-	s = newSubscription(typeURL)
-	at, _ := slices.BinarySearchFunc(m.subs, s, func(a, b *subscription) int {
-		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.typeURL, b.typeURL))
-	})
-	m.subs = slices.Insert(m.subs, at, s)
-	if s.sequenced {
-		// Listeners that are subscribed to right after the clusters wait for those.
-		m.phase = min(m.phase, s.update)
-	}
-	return s, true, nil
-}
-
-// base is what the client should hold of a type, were everything sent.
-func (m *machine) base(s *subscription) resource.Set {
-	if s.sequenced {
-		return m.target.Set(s.typeURL)
-	}
-	return m.latest.Set(s.typeURL)
-}
-
-func (m *machine) subscribeAll(s *subscription, known map[string]string) {
-	s.subscribeAll(m.base(s), known)
-	m.owe(s)
-}
-
-// owe notes that more is owed of s than its View's changes, so that nothing counts as
-// answered because it was before that.
-func (m *machine) owe(s *subscription) {
-	s.owing = true
-	s.settled = min(s.settled, m.settled)
-}
-
-func (m *machine) subscribe(s *subscription, name, known string) {
-	if s.subscribe(m.base(s), name, known) {
-		m.names++
-	}
-	m.owe(s)
-	if s.typeURL == resource.EndpointType {
-		if _, ok := m.replaced[name]; ok {
-			delete(m.replaced, name)
-			s.force(name)
-		}
-	}
-}
-
-func (m *machine) unsubscribe(s *subscription, name string) {
-	if s.unsubscribe(name, m.sotw) {
-		m.names--
-	}
 }
 
 // answered takes the ACK or NACK of what is in flight.
@@ -308,6 +139,9 @@ func (m *machine) answered(s *subscription, nack *rpcstatus.Status, now time.Tim
 		}
 	case resource.ClusterType:
 		if eds := m.find(resource.EndpointType); eds != nil && nack == nil && m.phase == phaseClusters {
+			if m.warming == nil {
+				m.warming = make(map[string]struct{}, len(f.names))
+			}
 			for _, n := range f.names {
 				m.warming[n] = struct{}{} // as long as blocked agrees
 			}
@@ -352,6 +186,7 @@ func (m *machine) blocked() bool {
 		if len(m.warming) > 0 {
 			return true
 		}
+		m.warming = nil
 	}
 	for _, s := range m.subs {
 		if s.sequenced && s.flight != nil {
@@ -369,7 +204,7 @@ func (m *machine) nextRound() {
 			s.retarget(old.Set(s.typeURL), m.target.Set(s.typeURL))
 		}
 	}
-	clear(m.warming)
+	m.warming = nil
 }
 
 // settle computes up to which View everything is answered, and everything is in effect.
@@ -448,13 +283,14 @@ type due struct {
 // due takes from dirty what may be sent now.
 func (m *machine) due(s *subscription, base resource.Set) (d due) {
 	target := m.target.Set(s.typeURL)
+	var leaving []*resource.Resource
 	for n, h := range s.dirty {
 		r := base.At(n)
-		last := r == nil && (h.version == "" || h.forced) && target.Has(n)
-		if last {
+		if r == nil && (h.version == "" || h.forced) && target.Has(n) {
 			// Gone from the newest View, but the round in progress still has what
 			// refers to it.
 			r = target.At(n)
+			leaving = append(leaving, r)
 		}
 		switch {
 		case r != nil:
@@ -482,10 +318,15 @@ func (m *machine) due(s *subscription, base resource.Set) (d due) {
 			continue
 		}
 		d.names = append(d.names, n)
-		if delete(s.dirty, n); last {
-			s.dirty[n] = held{version: r.Version(), res: r}
-		}
+		delete(s.dirty, n)
 	}
+	if len(s.dirty) == 0 {
+		s.dirty = nil
+	}
+	for _, r := range leaving {
+		s.mark(r.Name(), held{version: r.Version(), res: r})
+	}
+	d.kept = append(d.kept, leaving...)
 	return d
 }
 

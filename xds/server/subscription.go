@@ -19,8 +19,8 @@ type subscription struct {
 	wildcard bool
 	named    bool // names were given once: an empty list no longer means everything
 	names    map[string]struct{}
-	dirty    map[string]held
-	greet    bool // the first request is answered even if there is nothing to say
+	dirty    map[string]held // nil when empty: a map never gives its memory back
+	greet    bool            // the first request is answered even if there is nothing to say
 	flight   *flight
 	retry    [][]string // parts of a rejected response, to be tried by themselves
 	retries  int
@@ -79,7 +79,7 @@ func classOf(typeURL string) class {
 func newSubscription(typeURL string) *subscription {
 	return &subscription{
 		typeURL: typeURL, class: classOf(typeURL),
-		names: map[string]struct{}{}, dirty: map[string]held{}, nacked: map[string]struct{}{},
+		names: map[string]struct{}{}, nacked: map[string]struct{}{},
 	}
 }
 
@@ -135,6 +135,13 @@ func (s *subscription) touch(base resource.Set, name string, h held) {
 		delete(s.dirty, name)
 		return
 	}
+	s.mark(name, h)
+}
+
+func (s *subscription) mark(name string, h held) {
+	if s.dirty == nil {
+		s.dirty = map[string]held{}
+	}
 	s.dirty[name] = h
 }
 
@@ -145,7 +152,7 @@ func (s *subscription) force(name string) {
 		h.version = unknownVersion
 	}
 	h.forced = true
-	s.dirty[name] = h
+	s.mark(name, h)
 }
 
 // unknownVersion stands for some version that the client holds.
@@ -163,7 +170,7 @@ func (s *subscription) subscribeAll(base resource.Set, known map[string]string) 
 	}
 	for n := range base.All() {
 		if known[n] == "" && !s.subscribed(n) {
-			s.dirty[n] = held{}
+			s.mark(n, held{})
 		}
 	}
 	s.wildcard = true
@@ -175,6 +182,9 @@ func (s *subscription) subscribeAll(base resource.Set, known map[string]string) 
 func (s *subscription) subscribe(base resource.Set, name, known string) bool {
 	_, had := s.names[name]
 	s.named = true
+	if r := base.At(name); r != nil && !had {
+		name = r.Name() // the request's own string need not live as long as the stream
+	}
 	s.names[name] = struct{}{}
 	h := s.dirty[name]
 	if known != "" {
@@ -199,7 +209,7 @@ func (s *subscription) unsubscribe(name string, sotw bool) bool {
 	case !sotw:
 		// The client does not know whether the wildcard includes it
 		// (xDS protocol, "Unsubscribing from Resources").
-		s.dirty[name] = held{forced: true}
+		s.mark(name, held{forced: true})
 	}
 	return true
 }
