@@ -110,7 +110,6 @@ func DialOptions() []grpc.DialOption {
 		// Attempts are spaced by the Client.
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: grpcbackoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}),
 		grpc.WithDisableServiceConfig(),
-		grpc.WithSharedWriteBuffer(true),
 	}
 }
 
@@ -144,12 +143,10 @@ func (c *Client) Run(ctx context.Context) error {
 		start := time.Now()
 		err := c.session(ctx)
 		if ctx.Err() != nil {
-			c.disconnected(nil)
-			return nil
+			err = nil
 		}
-		c.disconnected(err)
-		// A server that takes streams only to end them is not given more of them for it.
-		if time.Since(start) > c.opts.MaxBackoff {
+		// A server that answers only to end the stream is not given more of them for it.
+		if c.disconnected(err) && time.Since(start) > time.Second {
 			wait.Reset()
 		}
 		if wait.Wait(ctx) != nil {
@@ -158,12 +155,12 @@ func (c *Client) Run(ctx context.Context) error {
 	}
 }
 
-func (c *Client) disconnected(err error) {
+// disconnected notes the end of a stream and reports whether it had begun.
+func (c *Client) disconnected(err error) (was bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.m.disconnect()
-	was := c.state.Connected
-	if was {
+	if was = c.state.Connected; was {
 		c.state.Connected, c.state.Since = false, time.Now()
 	}
 	if err != nil {
@@ -173,6 +170,7 @@ func (c *Client) disconnected(err error) {
 		c.state.LastError = err
 	}
 	c.notify()
+	return was
 }
 
 // maxBatch is how many responses are applied together at most, and read ahead. A server

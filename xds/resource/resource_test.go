@@ -146,3 +146,49 @@ func TestView(t *testing.T) {
 		t.Error("a nil view is not empty")
 	}
 }
+
+func TestNameOf(t *testing.T) {
+	for want, m := range map[string]proto.Message{
+		"c": &clusterv3.Cluster{Name: "c", AltStatName: "x"},
+		"e": &endpointv3.ClusterLoadAssignment{ClusterName: "e"},
+		"l": &listenerv3.Listener{Name: "l", StatPrefix: "x"},
+		"r": &routev3.RouteConfiguration{Name: "r"},
+		"o": &routev3.ScopedRouteConfiguration{Name: "o", RouteConfigurationName: "x"},
+		"v": &routev3.VirtualHost{Name: "v", Domains: []string{"x"}},
+		"s": &tlsv3.Secret{Name: "s"},
+		"x": &corev3.TypedExtensionConfig{Name: "x", TypedConfig: &anypb.Any{}},
+		"":  &clusterv3.Cluster{},
+	} {
+		r, err := resource.New(want, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := resource.NameOf(r.TypeURL(), r.Body()); got != want || err != nil {
+			t.Errorf("name of %T is %q, %v, want %q", m, got, err, want)
+		}
+	}
+	if got, err := resource.NameOf(resource.NameTableType, []byte("\n\x01x")); got != "" || err != nil {
+		t.Errorf("a name table is named %q, %v", got, err)
+	}
+	for _, b := range []string{"\n", "\n\x05ab", "\xff", "\x12\x05"} {
+		if got, err := resource.NameOf(resource.ClusterType, []byte(b)); err == nil {
+			t.Errorf("the name of %q is %q", b, got)
+		}
+	}
+}
+
+// NameOf finds what the generated code finds.
+func FuzzNameOf(f *testing.F) {
+	f.Add([]byte("\n\x01a\x12\x01b"))
+	f.Add([]byte("\n\x01a\n\x01b"))
+	f.Add([]byte("\x0b\x0c\n\x01b"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s tlsv3.Secret
+		if proto.Unmarshal(b, &s) != nil {
+			return
+		}
+		if got, err := resource.NameOf(resource.SecretType, b); err != nil || got != s.GetName() {
+			t.Errorf("NameOf gives %q, %v; the name is %q", got, err, s.GetName())
+		}
+	})
+}

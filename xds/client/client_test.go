@@ -1,0 +1,298 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/weirmesh/weir/internal/memnet"
+	"github.com/weirmesh/weir/xds/client"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// script is a control plane that says what the test makes it say.
+type script struct {
+	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+	t        *testing.T
+	net      memnet.Network
+	requests chan *discoveryv3.DeltaDiscoveryRequest
+	say      chan *discoveryv3.DeltaDiscoveryResponse // nil ends the stream
+}
+
+func (s *script) DeltaAggregatedResources(stream grpc.BidiStreamingServer[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]) error {
+	go func() {
+		for {
+			r, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			s.requests <- r
+		}
+	}()
+	for {
+		select {
+		case r := <-s.say:
+			if r == nil {
+				return status.Error(codes.Aborted, "enough")
+			}
+			if err := stream.Send(r); err != nil {
+				return err
+			}
+		case <-stream.Context().Done():
+			return nil
+		}
+	}
+}
+
+// newScript serves until the returned function is called.
+func newScript(t *testing.T) (*script, func()) {
+	s := &script{t: t, requests: make(chan *discoveryv3.DeltaDiscoveryRequest, 100), say: make(chan *discoveryv3.DeltaDiscoveryResponse)}
+	l, err := s.net.Listen("control")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer()
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, s)
+	go g.Serve(l)
+	return s, g.Stop
+}
+
+func (s *script) dial(context.Context) (client.Conn, error) {
+	return grpc.NewClient("passthrough:///control", append(client.DialOptions(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, a string) (net.Conn, error) { return s.net.DialContext(ctx, "", a) }),
+	)...)
+}
+
+func (s *script) options(apply func(context.Context, []client.Update) error) client.Options {
+	return client.Options{
+		Dial: s.dial, Node: func() *corev3.Node { return &corev3.Node{Id: "proxy"} },
+		Apply: apply, Log: slog.New(slog.DiscardHandler),
+	}
+}
+
+// heard are the requests since it was last called, in short.
+func (s *script) heard() []string {
+	synctest.Wait()
+	var out []string
+	for len(s.requests) > 0 {
+		r := <-s.requests
+		line := []string{resource.Short(r.GetTypeUrl())}
+		if r.GetNode() != nil {
+			line = append(line, "node="+r.GetNode().GetId())
+		}
+		if n := r.GetResourceNamesSubscribe(); len(n) > 0 {
+			line = append(line, fmt.Sprint("sub=", n))
+		}
+		if n := r.GetResponseNonce(); n != "" {
+			line = append(line, "nonce="+n)
+		}
+		if e := r.GetErrorDetail(); e != nil {
+			line = append(line, fmt.Sprintf("%s: %s", codes.Code(e.GetCode()), e.GetMessage()))
+		}
+		out = append(out, strings.Join(line, " "))
+	}
+	return out
+}
+
+func (s *script) expect(want ...string) {
+	s.t.Helper()
+	if d := cmp.Diff(want, s.heard(), cmpopts.EquateEmpty()); d != "" {
+		s.t.Errorf("requests (-want +got)\n%s", d)
+	}
+}
+
+// pass lets time pass in the bubble.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func response(typeURL, nonce string, names ...string) *discoveryv3.DeltaDiscoveryResponse {
+	r := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: typeURL, Nonce: nonce, SystemVersionInfo: "v" + nonce}
+	for _, n := range names {
+		r.Resources = append(r.Resources, &discoveryv3.Resource{Name: n, Version: "1", Resource: &anypb.Any{TypeUrl: typeURL}})
+	}
+	return r
+}
+
+// What arrived while something was applied is applied together. If that is refused, each
+// is tried alone, and only what is refused then is NACKed. What Apply subscribes to is
+// asked for before the ACK.
+func TestApply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, stop := newScript(t)
+		var c *client.Client
+		var calls []string
+		release := make(chan struct{})
+		c = client.New(s.options(func(_ context.Context, updates []client.Update) error {
+			var call []string
+			bad := false
+			for _, u := range updates {
+				call = append(call, resource.Short(u.TypeURL))
+				for _, r := range u.Set {
+					bad = bad || r.Name == "bad"
+				}
+				if u.TypeURL == resource.ClusterType {
+					c.Subscribe(resource.EndpointType, "a", "bad")
+				}
+			}
+			calls = append(calls, strings.Join(call, "+"))
+			<-release
+			if bad {
+				return errors.New("endpoint bad has no address")
+			}
+			return nil
+		}))
+		c.Subscribe(resource.ClusterType)
+		c.Subscribe(resource.ListenerType)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- c.Run(ctx) }()
+		s.expect("CDS node=proxy", "LDS")
+
+		s.say <- response(resource.ClusterType, "1", "a")
+		s.expect() // Apply is still at it
+		s.say <- response(resource.EndpointType, "2", "a", "bad")
+		s.say <- response(resource.ListenerType, "3", "l")
+		s.say <- response(resource.ClusterType, "4", "b")
+		s.say <- response(resource.ListenerType, "5", "l")
+		s.say <- response("never.asked/For", "6", "x")
+		s.say <- response(resource.ListenerType, "7") // nothing to apply
+		synctest.Wait()
+		close(release)
+		s.expect("EDS sub=[a bad]", "CDS nonce=1",
+			"EDS nonce=2 InvalidArgument: endpoint bad has no address", "LDS nonce=3", "CDS nonce=4",
+			"LDS nonce=5", `For nonce=6 InvalidArgument: resources of type "never.asked/For" were not asked for`,
+			"LDS nonce=7")
+		if d := cmp.Diff([]string{"CDS", "EDS+LDS+CDS", "EDS", "LDS", "CDS", "LDS"}, calls); d != "" {
+			t.Errorf("calls of Apply (-want +got)\n%s", d)
+		}
+		st, _ := c.State()
+		var eds client.TypeState
+		for _, typ := range st.Types {
+			if typ.TypeURL == resource.EndpointType {
+				eds = typ
+			}
+		}
+		want := client.TypeState{
+			TypeURL: resource.EndpointType, Names: 2, Waiting: []string{"a", "bad"},
+			LastNACK: &client.NACK{Version: "v2", Message: "endpoint bad has no address", Time: time.Now()},
+		}
+		if d := cmp.Diff(want, eds); d != "" || st.Synced {
+			t.Errorf("synced %v, state (-want +got)\n%s", st.Synced, d)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run gives %v", err)
+		}
+		stop()
+	})
+}
+
+// The state tells of every change, and keeps the reason of the last outage.
+func TestState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, stop := newScript(t)
+		c := client.New(s.options(func(context.Context, []client.Update) error { return nil }))
+		c.Subscribe(resource.ClusterType)
+		st, changed := c.State()
+		if st.Connected || st.Synced || st.LastError != nil {
+			t.Errorf("before: %+v", st)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go c.Run(ctx)
+		synctest.Wait()
+		if st, _ := c.State(); st.Connected {
+			t.Error("a stream without a response counts as connected")
+		}
+		pass(time.Minute)
+		r := response(resource.ClusterType, "1", "a")
+		r.ControlPlane = &corev3.ControlPlane{Identifier: "weir-1"}
+		s.say <- r
+		<-changed
+		synctest.Wait()
+		st, changed = c.State()
+		if !st.Connected || !st.Synced || !st.Since.Equal(time.Now()) || st.ControlPlane != "weir-1" || st.Types[0].Held != 1 || st.Types[0].Version != "v1" {
+			t.Errorf("connected: %+v", st)
+		}
+		s.say <- nil
+		<-changed
+		st, _ = c.State()
+		if st.Connected || !st.Synced || status.Code(st.LastError) != codes.Aborted {
+			t.Errorf("after the end: %+v", st)
+		}
+		cancel()
+		stop()
+		synctest.Wait()
+	})
+}
+
+// The first retry is at once, then the waits double from 100 ms to 10 s, of which half is
+// random. A stream that worked starts that over.
+func TestReconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, stop := newScript(t)
+		var mu sync.Mutex
+		var attempts []time.Time
+		up := false
+		o := s.options(func(context.Context, []client.Update) error { return nil })
+		o.Dial = func(ctx context.Context) (client.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			attempts = append(attempts, time.Now())
+			if !up {
+				return nil, errors.New("no route")
+			}
+			return s.dial(ctx)
+		}
+		c := client.New(o)
+		c.Subscribe(resource.ClusterType)
+		ctx, cancel := context.WithCancel(t.Context())
+		go c.Run(ctx)
+		pass(time.Minute)
+		mu.Lock()
+		for i, ceiling := range []time.Duration{0, 100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000} {
+			ceiling *= time.Millisecond
+			if d := attempts[i+1].Sub(attempts[i]); d < ceiling/2 || d > ceiling {
+				t.Errorf("wait %d is %v, want %v to %v", i+1, d, ceiling/2, ceiling)
+			}
+		}
+		if st, _ := c.State(); st.LastError == nil || st.LastError.Error() != "connecting: no route" {
+			t.Errorf("state %+v", st)
+		}
+
+		up = true
+		mu.Unlock()
+		pass(10 * time.Second)
+		s.say <- response(resource.ClusterType, "1", "a")
+		pass(10 * time.Second)
+		s.say <- nil
+		synctest.Wait()
+		mu.Lock()
+		if last := attempts[len(attempts)-1]; !last.Equal(time.Now()) {
+			t.Errorf("after a stream that worked the last attempt was %v ago", time.Since(last))
+		}
+		mu.Unlock()
+		cancel()
+		stop()
+		synctest.Wait()
+	})
+}
