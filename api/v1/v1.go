@@ -86,6 +86,9 @@ type Rejection struct {
 	Current   bool      `json:"current"` // it still refuses them as they are
 }
 
+// GivenFile is the File of findings about documents that came in the request.
+const GivenFile = "(applied)"
+
 // Finding is one thing to know about one object or file.
 type Finding struct {
 	Code      string `json:"code"`

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -90,4 +91,32 @@ func Open(state string) (*Client, error) {
 		return nil, err
 	}
 	return New(l.HTTP, token), nil
+}
+
+// Released returns when nobody holds the lock any more, or with ctx.
+func Released(ctx context.Context, state string) error {
+	f, err := os.Open(LockFile(state))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	got := make(chan error, 1)
+	go func() { // outlives ctx by as long as the lock is held
+		defer f.Close()
+		for {
+			err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH)
+			if !errors.Is(err, syscall.EINTR) {
+				got <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-got:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -1,0 +1,169 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/mesh"
+)
+
+func (a *app) analyze() *cobra.Command {
+	var paths []string
+	var namespace string
+	var listCodes bool
+	cmd := &cobra.Command{
+		Use:   "analyze (-f FILE|DIR|-)... [flags]",
+		Short: "check configuration without a mesh",
+		Long: `Check configuration without a mesh: each object by itself, and what the objects
+say about each other. The findings are those that a running mesh reports.
+
+Give everything that belongs together at once: a route to a service whose file
+is not given is a route to nowhere. Exit status 1 if there are errors.
+"weir explain CODE" says more about a finding.`,
+		Example: `  weir analyze -f deploy/
+  weir analyze -f bookinfo.yaml -f networking/ --severity error
+  helm template . | weir analyze -f - -o json
+  weir analyze --list-codes`,
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return []string{"yaml", "yml", "json"}, cobra.ShellCompDirectiveFilterFileExt
+		},
+	}
+	output := outputFlag(cmd)
+	severity := choose(cmd, "severity", "", "least severity of the findings shown", "info", "warning", "error")
+	filesFlag(cmd, &paths)
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "`namespace` of objects that name none")
+	_ = cmd.RegisterFlagCompletionFunc("namespace", cobra.NoFileCompletions)
+	cmd.Flags().BoolVar(&listCodes, "list-codes", false, "list the codes of findings")
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		if listCodes {
+			return a.codes(output.value)
+		}
+		paths = append(paths, args...)
+		if len(paths) == 0 {
+			return usage("`weir analyze -f deploy/`", "weir analyze needs to know what to check")
+		}
+		units, err := a.read(paths, namespace)
+		if err != nil {
+			return err
+		}
+		u, err := analyzed(units)
+		if err != nil {
+			return err
+		}
+		fs := apiFindings(u.Findings)
+		if u.Objects.Len() == 0 && len(fs) == 0 {
+			return hinted("an object has apiVersion and kind; files are named *.yaml, *.yml or *.json", "there is no object in %s", joined(paths))
+		}
+		for i := range fs {
+			if fs[i].File == "-" {
+				fs[i].File = stdinName
+			}
+		}
+		shown := atLeast(severity.value, fs)
+		if output.value != asTable {
+			if err := a.out.emit(output.value, shown); err != nil {
+				return err
+			}
+		} else {
+			a.out.findings(shown)
+			if len(shown) > 0 {
+				a.out.printf("\n")
+			}
+			a.out.printf("%s in %s of %s\n", summary(fs), count(u.Objects.Len(), "object"), count(len(units), "file"))
+		}
+		if errorsIn(fs) > 0 {
+			return silent(exitNo)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// analyzed is what a control plane would make of units.
+func analyzed(units []config.Unit) (*store.Update, error) {
+	s, err := store.New(store.Options{
+		Settings: mesh.Settings{TrustDomain: "cluster.local", ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system"},
+		// `weir up` runs an ingress gateway that stands in no file.
+		Assume: []*mesh.Workload{{Name: "istio-ingressgateway-0", Namespace: "istio-system",
+			Labels: mesh.Labels{"app": "istio-ingressgateway", "istio": "ingressgateway"}}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.Step(units...)
+	return s.Analyze(), nil
+}
+
+func (a *app) explain() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "explain [CODE] [flags]",
+		Short: "say what the code of a finding means",
+		Long:  `Say what the code of a finding means, or list all codes.`,
+		Example: `  weir explain IST0101
+  weir explain`,
+		Args: cobra.MaximumNArgs(1),
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			var out []string
+			for _, c := range config.Codes() {
+				out = append(out, string(c.Code)+"\t"+c.Title)
+			}
+			if len(args) > 0 {
+				out = nil
+			}
+			return out, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	output := outputFlag(cmd)
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return a.codes(output.value)
+		}
+		var words []string
+		for _, c := range config.Codes() {
+			if strings.EqualFold(args[0], string(c.Code)) || strings.EqualFold(args[0], c.Title) {
+				if output.value != asTable {
+					return a.out.emit(output.value, codeInfo(c))
+				}
+				a.out.printf("%s %s (%s)\n\n%s\n", a.out.paint(bold, string(c.Code)), c.Title, a.out.paint(severityColor(c.Severity.String()), c.Severity.String()), c.Explanation)
+				return nil
+			}
+			words = append(words, string(c.Code), c.Title)
+		}
+		if near := document.Suggest(args[0], words); near != "" {
+			return hinted("did you mean "+near+"?", "there is no code %q", args[0])
+		}
+		return hinted("`weir explain` lists them", "there is no code %q", args[0])
+	}
+	return cmd
+}
+
+// code is a code as -o json and yaml show it.
+type code struct {
+	Code        string `json:"code"`
+	Severity    string `json:"severity"`
+	Title       string `json:"title"`
+	Explanation string `json:"explanation"`
+}
+
+func codeInfo(c config.CodeInfo) code {
+	return code{string(c.Code), c.Severity.String(), c.Title, c.Explanation}
+}
+
+func (a *app) codes(format string) error {
+	var list []code
+	t := newTable("CODE", "SEVERITY", "TITLE")
+	for _, c := range config.Codes() {
+		i := codeInfo(c)
+		list = append(list, i)
+		t.add(text(i.Code), cell{i.Severity, severityColor(i.Severity)}, text(i.Title))
+	}
+	if format != asTable {
+		return a.out.emit(format, list)
+	}
+	a.out.print(t)
+	return nil
+}

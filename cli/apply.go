@@ -1,0 +1,195 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/cli/client"
+)
+
+// waitDefault is long for a change, which is live within 300 ms, and short for a person.
+const waitDefault = 2 * time.Second
+
+func (a *app) apply() *cobra.Command {
+	var paths []string
+	var dryRun bool
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "apply -f FILE|DIR|- [flags]",
+		Short: "create or change objects in the running mesh",
+		Long: `Create or change objects in the running mesh, all of them or none.
+
+An object with an error is refused, and nothing is changed then. Otherwise the
+command waits until all connected proxies work with the change, and says how
+long that took. Objects stay until "weir delete", also when the mesh is started
+anew. What stands in a file that "weir up" watches is changed there.`,
+		Example: `  weir apply -f virtual-service-reviews-v3.yaml
+  weir apply -f networking/ --dry-run
+  sed s/v1/v3/ reviews.yaml | weir apply -f -`,
+		Args:              a.noNames("files are given with -f: `weir apply -f %s`"),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	output := outputFlag(cmd)
+	filesFlag(cmd, &paths)
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be done")
+	waitFlag(cmd, &wait)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if len(paths) == 0 {
+			return usage("`weir apply -f reviews.yaml`, a folder, or `-f -` for standard input", "weir apply needs to know what to apply")
+		}
+		c, err := a.mesh()
+		if err != nil {
+			return err
+		}
+		b, err := a.bundle(paths)
+		if err != nil {
+			return err
+		}
+		start := time.Now()
+		r, err := c.Apply(cmd.Context(), b.text, dryRun)
+		if err != nil {
+			return err
+		}
+		b.relocate(r.Findings)
+		return a.finish(cmd.Context(), c, r, start, wait, output.value)
+	}
+	return cmd
+}
+
+func waitFlag(cmd *cobra.Command, wait *time.Duration) {
+	cmd.Flags().DurationVar(wait, "wait", waitDefault, "how long to wait until all proxies work with the change; 0 not to wait")
+	_ = cmd.RegisterFlagCompletionFunc("wait", cobra.NoFileCompletions)
+}
+
+// report is what -o json and yaml show of a change.
+type report struct {
+	*apiv1.ApplyResult
+	Live *live `json:"live,omitempty"`
+}
+
+// live says where a change is in force.
+type live struct {
+	Active  int      `json:"active"`  // proxies that work with it
+	Proxies int      `json:"proxies"` // connected
+	Seconds float64  `json:"seconds"` // since the change was sent
+	Behind  []string `json:"behind,omitempty"`
+}
+
+// finish tells what became of a change and waits until it is live.
+func (a *app) finish(ctx context.Context, c *client.Client, r *apiv1.ApplyResult, start time.Time, wait time.Duration, format string) error {
+	if format == asTable {
+		a.out.applied(r)
+	}
+	var l *live
+	var err error
+	if !r.Refused && !r.DryRun && wait > 0 && len(r.Objects) > 0 {
+		if l, err = waitLive(ctx, c, r.Mesh, start, wait); err != nil {
+			return err
+		}
+	}
+	if format != asTable {
+		if err := a.out.emit(format, report{r, l}); err != nil {
+			return err
+		}
+	}
+	switch {
+	case r.Refused:
+		if format == asTable {
+			a.errs.printf("nothing was changed\n")
+		}
+		return silent(exitNo)
+	case r.DryRun && format == asTable:
+		a.errs.printf("nothing was changed: it was a dry run\n")
+	case l != nil && format == asTable:
+		a.out.live(l)
+	}
+	if l != nil && l.Active < l.Proxies {
+		return silent(exitNo)
+	}
+	return nil
+}
+
+// waitLive waits for a version of the configuration.
+func waitLive(ctx context.Context, c *client.Client, version uint64, start time.Time, timeout time.Duration) (*live, error) {
+	if version == 0 {
+		return nil, hinted("`weir status` shows when it has", "the change is written, but the control plane has not taken it up yet")
+	}
+	err := c.WaitActive(ctx, version, timeout)
+	took := time.Since(start)
+	if e := (*client.Error)(nil); errors.As(err, &e) && e.Status == http.StatusGatewayTimeout {
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	proxies, err := c.Proxies(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := &live{Proxies: len(proxies), Seconds: took.Seconds()}
+	for _, p := range proxies {
+		if p.Active >= version {
+			l.Active++
+			continue
+		}
+		why := p.Name
+		for _, r := range p.Rejected {
+			if r.Current {
+				why += fmt.Sprintf(" (refuses %s %s: %s)", r.Type, strings.Join(r.Resources, ", "), r.Message)
+			}
+		}
+		l.Behind = append(l.Behind, why)
+	}
+	return l, nil
+}
+
+// applied prints a line an object, and what was found.
+func (p *printer) applied(r *apiv1.ApplyResult) {
+	for _, o := range r.Objects {
+		c := green
+		switch {
+		case o.Action == "refused":
+			c = red
+		case r.Refused: // nothing is done by halves
+			o.Action, c = "not applied", dim
+		case o.Action == "unchanged":
+			c = dim
+		}
+		p.printf("%s %s\n", clean(object(o.Kind, o.Namespace, o.Name)), p.paint(c, clean(o.Action)))
+	}
+	if len(r.Findings) > 0 {
+		p.printf("\n")
+		p.findings(r.Findings)
+		p.printf("\n")
+	}
+}
+
+func (p *printer) live(l *live) {
+	took := time.Duration(l.Seconds * float64(time.Second)).Round(time.Millisecond)
+	switch {
+	case l.Proxies == 0:
+		p.printf("in force; no proxy is connected\n")
+	case l.Active == l.Proxies:
+		p.printf("active on %d of %d proxies after %s\n", l.Active, l.Proxies, shortly(took))
+	default:
+		p.printf("%s\n", p.paint(yellow, fmt.Sprintf("active on %d of %d proxies after %s, not yet on:", l.Active, l.Proxies, shortly(took))))
+		for _, b := range l.Behind {
+			p.printf("  %s\n", clean(b))
+		}
+	}
+}
+
+// shortly is a duration with a space before the unit.
+func shortly(d time.Duration) string {
+	if d < time.Second {
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	}
+	return fmt.Sprintf("%.1f s", d.Seconds())
+}

@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"syscall"
+
+	"github.com/weirmesh/weir/cli/client"
+)
+
+const (
+	exitNo    = 1 // the answer is no, or it could not be found out
+	exitUsage = 2
+)
+
+// failure is an error with what to do about it. Without err it is only an exit status:
+// everything was said.
+type failure struct {
+	err  error
+	hint string
+	exit int // 0 is exitNo
+}
+
+func (f *failure) Error() string {
+	if f.err == nil {
+		return fmt.Sprintf("exit status %d", f.exit)
+	}
+	return f.err.Error()
+}
+
+func (f *failure) Unwrap() error { return f.err }
+
+func hinted(hint, format string, args ...any) error {
+	return &failure{err: fmt.Errorf(format, args...), hint: hint}
+}
+
+func usage(hint, format string, args ...any) error {
+	return &failure{err: fmt.Errorf(format, args...), hint: hint, exit: exitUsage}
+}
+
+// silent ends with an exit status and without a word.
+func silent(exit int) error { return &failure{exit: exit} }
+
+// fail tells what went wrong and returns the exit status.
+func (a *app) fail(err error) int {
+	f := a.judge(err)
+	if f.err != nil {
+		a.errs.printf("%s %s\n", a.errs.paint(red, "error:"), clean(f.err.Error()))
+		if f.hint != "" {
+			a.errs.printf(" %s %s\n", a.errs.paint(cyan, "hint:"), clean(f.hint))
+		}
+	}
+	if f.exit == 0 {
+		return exitNo
+	}
+	return f.exit
+}
+
+// judge finds the remedy for errors that come from below.
+func (a *app) judge(err error) *failure {
+	var f *failure
+	var refused *client.Error
+	switch {
+	case errors.As(err, &f):
+		return f
+	case errors.As(err, &refused):
+		f = &failure{err: err, hint: refused.Hint}
+		if refused.Status == http.StatusUnauthorized || refused.Status == http.StatusForbidden {
+			f.hint = "the token in " + a.state + " must be that of the mesh: name its folder with --state"
+		}
+		return f
+	case errors.Is(err, client.ErrNoMesh):
+		return a.noMesh()
+	case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT):
+		held, _ := client.Held(a.state)
+		switch {
+		case held:
+			return &failure{err: err, hint: "the mesh runs; its control plane is starting or was ended: `weir logs weir-control`"}
+		case a.api != "":
+			return &failure{err: err, hint: "is it running there?"}
+		}
+		return a.noMesh()
+	case errors.Is(err, fs.ErrPermission):
+		return &failure{err: err, hint: "was the mesh started by another user (sudo)? Then use this command in the same way"}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &failure{err: err, hint: "`weir logs weir-control` may say why"}
+	}
+	return &failure{err: err}
+}
+
+func (a *app) noMesh() *failure {
+	return &failure{err: fmt.Errorf("%w here (%s)", client.ErrNoMesh, a.state), hint: "start one with `weir up`, or name its folder with --state"}
+}

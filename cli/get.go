@@ -1,0 +1,197 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/cli/client"
+)
+
+func (a *app) get() *cobra.Command {
+	var namespace string
+	var everywhere bool
+	cmd := &cobra.Command{
+		Use:   "get KIND [NAME]... [flags]",
+		Short: "show objects, whether they are in force and where they come from",
+		Long: `Show objects, whether they are in force and where they come from.
+
+STATE is compiled (in force), quarantined (it has errors; its last good version
+stays in force, if there was one), unenforced (this version of Weir does not do
+what it asks for) or ignored (not the mesh's business). ACTIVE counts the
+proxies that work with the version in force, of those connected.
+
+Kinds may be given in any case, in plural or by their short names, several with
+commas, and "all" for every kind. -o raw is the object as it was written.`,
+		Example: `  weir get virtualservices
+  weir get vs,dr -A
+  weir get vs reviews -o raw
+  weir get all -o name`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usage("for example `weir get virtualservices`, or `weir get all`", "weir get needs a kind")
+			}
+			return nil
+		},
+		ValidArgsFunction: a.completeObjects(&namespace, allKinds),
+	}
+	output := outputFlag(cmd, asName, asRaw)
+	a.namespaceFlag(cmd, &namespace)
+	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "in all namespaces")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if namespace == "" {
+			namespace = a.namespace()
+		}
+		ts, err := targets(args, namespace)
+		if err != nil {
+			return err
+		}
+		c, err := a.mesh()
+		if err != nil {
+			return err
+		}
+		objects := []apiv1.Object{}
+		for _, t := range ts {
+			found, err := a.find(cmd.Context(), c, t, everywhere)
+			if err != nil {
+				return err
+			}
+			objects = append(objects, found...)
+		}
+		switch output.value {
+		case asTable:
+			a.objects(objects, everywhere, len(ts) > 1 || ts[0].kind.name == "")
+		case asName:
+			for _, o := range objects {
+				a.out.printf("%s\n", clean(strings.ToLower(o.Kind)+"/"+qualified(o.Namespace, o.Name)))
+			}
+		case asRaw:
+			for i, o := range objects {
+				text, err := c.Raw(cmd.Context(), o.Kind, o.Namespace, o.Name)
+				if err != nil {
+					return err
+				}
+				if i > 0 {
+					a.out.printf("---\n")
+				}
+				a.out.printf("%s\n", strings.TrimRight(string(text), "\n"))
+			}
+		default:
+			return a.out.emit(output.value, objects)
+		}
+		return nil
+	}
+	return cmd
+}
+
+func (a *app) namespaceFlag(cmd *cobra.Command, namespace *string) {
+	cmd.Flags().StringVarP(namespace, "namespace", "n", "", "in this `namespace` (default: that of the mesh, usually \"default\")")
+	_ = cmd.RegisterFlagCompletionFunc("namespace", a.completeNamespaces)
+}
+
+// find asks for the objects of a target. One that is named must exist.
+func (a *app) find(ctx context.Context, c *client.Client, t target, everywhere bool) ([]apiv1.Object, error) {
+	if t.name != "" {
+		return c.Objects(ctx, t.kind.name, t.namespace, t.name)
+	}
+	all, err := c.Objects(ctx, t.kind.name, "", "")
+	if err != nil || everywhere {
+		return all, err
+	}
+	var here []apiv1.Object
+	for _, o := range all {
+		if o.Namespace == t.namespace || o.Namespace == "" {
+			here = append(here, o)
+		}
+	}
+	what := t.kind.plural
+	if what == "" {
+		what = "objects"
+	}
+	switch {
+	case len(here) > 0:
+	case len(all) > 0:
+		a.errs.printf("no %s in namespace %s, but %d in others: add -A\n", what, t.namespace, len(all))
+	case t.kind.name != "" && !t.known:
+		if near := nearKind(t.kind.name); near != "" {
+			return nil, hinted("did you mean "+near+"?", "there is nothing of kind %q", t.kind.name)
+		}
+		var known []string
+		for _, k := range kinds {
+			known = append(known, k.plural)
+		}
+		return nil, hinted("kinds of the mesh: "+joined(known), "there is nothing of kind %q", t.kind.name)
+	default:
+		a.errs.printf("no %s\n", what)
+	}
+	return here, nil
+}
+
+func (a *app) objects(objects []apiv1.Object, everywhere, mixed bool) {
+	if len(objects) == 0 {
+		return
+	}
+	var head []string
+	if everywhere {
+		head = append(head, "NAMESPACE")
+	}
+	if mixed {
+		head = append(head, "KIND")
+	}
+	t := newTable(append(head, "NAME", "STATE", "SINCE", "ACTIVE", "FROM")...)
+	var fs []apiv1.Finding
+	for _, o := range objects {
+		var row []cell
+		if everywhere {
+			row = append(row, text(o.Namespace))
+		}
+		if mixed {
+			row = append(row, text(o.Kind))
+		}
+		state, active := objectState(o)
+		t.add(append(row, text(o.Name), state, text(age(o.Since)), active, text(a.from(o)))...)
+		fs = append(fs, o.Findings...)
+	}
+	a.out.print(t)
+	if fs = atLeast("warning", fs); len(fs) > 0 {
+		a.out.printf("\n")
+		a.out.findings(fs)
+	}
+}
+
+// from says where an object stands: a file and line, or who keeps it.
+func (a *app) from(o apiv1.Object) string {
+	switch filepath.Dir(o.File) {
+	case filepath.Join(a.state, "applied"):
+		return "weir apply"
+	case filepath.Join(a.state, "run", "config"), filepath.Join(a.state, "run", "pods"):
+		return "weir up"
+	}
+	if o.Line == 0 {
+		return o.File
+	}
+	return fmt.Sprintf("%s:%d", o.File, o.Line)
+}
+
+func objectState(o apiv1.Object) (state, active cell) {
+	active = text(fmt.Sprintf("%d/%d", o.Active, o.Proxies))
+	switch o.State {
+	case "compiled":
+		if o.Active < o.Proxies {
+			active.color = yellow
+		}
+		return cell{o.State, green}, active
+	case "quarantined":
+		if o.LastGood {
+			return cell{"quarantined, last good in force", red}, active
+		}
+		return cell{o.State, red}, cell{}
+	case "unenforced":
+		return cell{o.State, red}, cell{}
+	}
+	return cell{o.State, dim}, cell{}
+}

@@ -1,0 +1,105 @@
+package cli
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/weirmesh/weir/config/document"
+)
+
+// kind is a kind of objects and what people call it.
+type kind struct {
+	name    string
+	plural  string
+	short   string // kubectl's and Istio's; "" if there is none
+	cluster bool   // its objects have no namespace
+}
+
+// kinds are those the mesh is made of. Others may be asked for by their full name.
+var kinds = []kind{
+	{name: "VirtualService", plural: "virtualservices", short: "vs"},
+	{name: "DestinationRule", plural: "destinationrules", short: "dr"},
+	{name: "Gateway", plural: "gateways", short: "gw"},
+	{name: "ServiceEntry", plural: "serviceentries", short: "se"},
+	{name: "WorkloadEntry", plural: "workloadentries", short: "we"},
+	{name: "PeerAuthentication", plural: "peerauthentications", short: "pa"},
+	{name: "Service", plural: "services", short: "svc"},
+	{name: "ServiceAccount", plural: "serviceaccounts", short: "sa"},
+	{name: "Deployment", plural: "deployments", short: "deploy"},
+	{name: "Pod", plural: "pods", short: "po"},
+	{name: "ConfigMap", plural: "configmaps", short: "cm"},
+	{name: "Secret", plural: "secrets"},
+	{name: "Namespace", plural: "namespaces", short: "ns", cluster: true},
+}
+
+// allKinds is the word for every kind.
+const allKinds = "all"
+
+// kindOf finds what a person calls a kind. Kinds that are not in the table keep the
+// name they were given; known says which.
+func kindOf(word string) (k kind, known bool) {
+	for _, k := range kinds {
+		if strings.EqualFold(word, k.name) || strings.EqualFold(word, k.plural) || word != "" && strings.EqualFold(word, k.short) {
+			return k, true
+		}
+	}
+	return kind{name: word, plural: word}, false
+}
+
+// nearKind is the kind that an unknown word was probably meant to be, in plural.
+func nearKind(word string) string {
+	var words []string
+	for _, k := range kinds {
+		words = append(words, k.plural)
+	}
+	return document.Suggest(strings.ToLower(word), words)
+}
+
+// target is an object, or objects, that a command line names.
+type target struct {
+	kind      kind
+	known     bool
+	namespace string // "" in all
+	name      string // "" for all of the kind
+}
+
+// targets reads KIND, KIND NAME..., KIND,KIND and KIND/NAME... A name may be
+// NAMESPACE/NAME, as it stands in findings.
+func targets(args []string, namespace string) ([]target, error) {
+	var out []target
+	add := func(word, name string) {
+		t := target{namespace: namespace, name: name}
+		if word != allKinds {
+			t.kind, t.known = kindOf(word)
+		}
+		if ns, rest, ok := strings.Cut(name, "/"); ok {
+			t.namespace, t.name = ns, rest
+		}
+		if t.kind.cluster {
+			t.namespace = ""
+		}
+		out = append(out, t)
+	}
+	if strings.Contains(args[0], "/") {
+		for _, arg := range args {
+			word, name, ok := strings.Cut(arg, "/")
+			if !ok || word == "" || name == "" || strings.HasSuffix(name, "/") {
+				return nil, usage("for example virtualservice/reviews", "%q is not KIND/NAME", arg)
+			}
+			add(word, name)
+		}
+		return out, nil
+	}
+	for word := range strings.SplitSeq(args[0], ",") {
+		if len(args) == 1 {
+			add(word, "")
+		}
+		for _, name := range args[1:] {
+			add(word, name)
+		}
+	}
+	if i := slices.IndexFunc(out, func(t target) bool { return t.kind.name == "" && t.name != "" }); i >= 0 {
+		return nil, usage("name the kind: `weir get virtualservice "+out[i].name+"`", "%q with a name is ambiguous", allKinds)
+	}
+	return out, nil
+}

@@ -1,0 +1,198 @@
+// Package cli is the command line `weir`: one file a command.
+//
+// A command line and its surroundings enter as Options; what was asked for leaves on
+// standard output, everything else on standard error (terminal.go has the rules), and
+// an exit status is returned: 0, 1 if the answer is no, 2 for a command line that makes
+// no sense, and the program's own for `weir exec` and `weir run`. Only cmd/weir and
+// tests call it. Nothing is kept between calls of Main.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/weirmesh/weir/cli/client"
+	"github.com/weirmesh/weir/config/document"
+)
+
+// Options are a command line and its surroundings. The zero value of a field other than
+// the three files is usable.
+type Options struct {
+	Args    []string // without the program's name
+	Version string
+	// State is the state folder unless --state names another.
+	State                 string
+	Stdin, Stdout, Stderr *os.File
+	Environ               []string // for programs of `weir run`
+	// NoColor turns colours off on terminals, too.
+	NoColor bool
+}
+
+// Main runs one command line and returns its exit status.
+func Main(ctx context.Context, o Options) int {
+	a := newApp(o)
+	root := a.root()
+	root.SetArgs(o.Args)
+	if err := root.ExecuteContext(ctx); err != nil {
+		return a.fail(err)
+	}
+	return 0
+}
+
+// app is what the commands of one command line share.
+type app struct {
+	Options
+	state string // --state
+	api   string // --api
+	out   *printer
+	errs  *printer
+}
+
+func newApp(o Options) *app {
+	return &app{Options: o, out: newPrinter(o.Stdout, o.NoColor), errs: newPrinter(o.Stderr, o.NoColor)}
+}
+
+// The groups of commands in `weir help`.
+const (
+	groupRun       = "run"
+	groupConfigure = "configure"
+	groupLook      = "look"
+	groupOther     = "other"
+)
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "weir",
+		Short: "a service mesh on this machine",
+		Long: `Weir is a service mesh. "weir up" runs one on this machine: control plane,
+ingress gateway and your Deployments as local processes, each with a proxy.
+The other commands steer the mesh that runs, and look into it.`,
+		Example: `  weir up --demo bookinfo         # run the demo
+  weir up -f deploy/              # run what the files in a folder describe
+  weir status                     # is everything as it should be?
+  weir apply -f reviews-v3.yaml   # change the routing
+  weir exec productpage-v1 -- curl http://reviews:9080/reviews/0`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			f := &failure{err: fmt.Errorf("there is no command %q", args[0]), hint: "`weir help` lists them", exit: exitUsage}
+			if near := document.Suggest(args[0], names(cmd.Commands())); near != "" {
+				f.hint = "did you mean `weir " + near + "`?"
+			}
+			return f
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if errors.Is(err, pflag.ErrHelp) {
+			return err
+		}
+		return flagFailure(cmd, err)
+	})
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.PersistentFlags().SortFlags = false
+	root.PersistentFlags().StringVar(&a.state, "state", a.State, "`folder` of the mesh: its lock, token, sockets")
+	root.PersistentFlags().StringVar(&a.api, "api", "", "`host:port` of the control plane (default: what the state folder says)")
+	// The default depends on the machine; help and documentation do not.
+	root.PersistentFlags().Lookup("state").DefValue = ""
+	for _, name := range []string{"state", "api"} {
+		if name == "api" {
+			_ = root.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
+		} else {
+			_ = root.MarkPersistentFlagDirname(name)
+		}
+	}
+	root.AddGroup(
+		&cobra.Group{ID: groupRun, Title: "Run a mesh and programs in it:"},
+		&cobra.Group{ID: groupConfigure, Title: "Change it, check configuration:"},
+		&cobra.Group{ID: groupLook, Title: "Look into it:"},
+		&cobra.Group{ID: groupOther, Title: "Other:"},
+	)
+	for _, c := range []struct {
+		group    string
+		commands []*cobra.Command
+	}{
+		{groupRun, []*cobra.Command{a.down()}},
+		{groupConfigure, []*cobra.Command{a.apply(), a.get(), a.delete(), a.analyze(), a.explain()}},
+		{groupLook, []*cobra.Command{a.status(), a.proxy(), a.version()}},
+		{groupOther, []*cobra.Command{a.completion()}},
+	} {
+		for _, cmd := range c.commands {
+			cmd.GroupID = c.group
+			cmd.DisableFlagsInUseLine = true
+			root.AddCommand(cmd)
+		}
+	}
+	root.SetHelpCommandGroupID(groupOther)
+	root.InitDefaultHelpCmd()
+	if help, _, err := root.Find([]string{"help"}); err == nil {
+		help.Short, help.Long = "show the help of a command", "Show the help of a command."
+		help.Example = "  weir help apply"
+	}
+	return root
+}
+
+func names(cmds []*cobra.Command) []string {
+	var out []string
+	for _, c := range cmds {
+		if c.IsAvailableCommand() {
+			out = append(out, c.Name())
+		}
+	}
+	return out
+}
+
+// mesh is the control plane of the running mesh.
+func (a *app) mesh() (*client.Client, error) {
+	if a.api != "" {
+		token, err := client.Token(a.state)
+		if err != nil {
+			return nil, err
+		}
+		return client.New(a.api, token), nil
+	}
+	return client.Open(a.state)
+}
+
+// namespace is the one of objects and workloads that name none.
+func (a *app) namespace() string {
+	if l, err := client.ReadLock(a.state); err == nil && l.Namespace != "" {
+		return l.Namespace
+	}
+	return "default"
+}
+
+// flagFailure says what is wrong with a flag, and which one may have been meant.
+func flagFailure(cmd *cobra.Command, err error) error {
+	f := &failure{err: err, hint: "`" + cmd.CommandPath() + " --help` lists the flags", exit: exitUsage}
+	var missing *pflag.NotExistError
+	if errors.As(err, &missing) {
+		var known []string
+		cmd.Flags().VisitAll(func(fl *pflag.Flag) {
+			if !fl.Hidden {
+				known = append(known, fl.Name)
+			}
+		})
+		slices.Sort(known)
+		word := strings.TrimLeft(missing.GetSpecifiedName(), "-")
+		f.err = fmt.Errorf("%s has no flag --%s", cmd.CommandPath(), word)
+		if missing.GetSpecifiedShortnames() != "" {
+			f.err = fmt.Errorf("%s has no flag -%s", cmd.CommandPath(), word)
+		} else if near := document.Suggest(word, known); near != "" {
+			f.hint = "did you mean --" + near + "?"
+		}
+	}
+	return f
+}

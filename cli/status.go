@@ -1,0 +1,271 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/cli/client"
+)
+
+const (
+	watchInterval = time.Second
+	// A change is on its way for some milliseconds; a proxy that has been behind this
+	// long has a problem.
+	behindTooLong = 2 * time.Second
+)
+
+func (a *app) status() *cobra.Command {
+	var watch, check bool
+	cmd := &cobra.Command{
+		Use:   "status [flags]",
+		Short: "show workloads, proxies and what needs attention",
+		Long: `Show workloads, their proxies and what needs attention.
+
+VERSION is the version of the configuration that a proxy has accepted all of.
+Things that need attention: workloads that are not ready, proxies that are not
+connected, are behind or refuse configuration, and errors in configuration.`,
+		Example: `  weir status
+  weir status --watch
+  weir status --check && echo all is well
+  weir status -o json | jq -r '.proxies[] | select(.behind) | .name'`,
+		Args:              noArguments,
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	output := outputFlag(cmd)
+	severity := choose(cmd, "severity", "", "least severity of the findings shown", "warning", "error", "info")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again whenever something changes")
+	cmd.Flags().BoolVar(&check, "check", false, "exit status 1 if something needs attention")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		show := func(s *apiv1.Status) error {
+			if output.value != asTable {
+				return a.out.emit(output.value, s)
+			}
+			a.out.status(s, severity.value)
+			return nil
+		}
+		ask := func(ctx context.Context) (*apiv1.Status, error) {
+			c, err := a.mesh() // anew: the mesh may be another one now
+			if err != nil {
+				return nil, err
+			}
+			return c.Status(ctx)
+		}
+		if watch {
+			return a.watch(cmd.Context(), ask, show)
+		}
+		s, err := ask(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if err := show(s); err != nil {
+			return err
+		}
+		if check && len(problems(s)) > 0 {
+			return silent(exitNo)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// watch shows the status when it changes, on a terminal every second. A control plane
+// that does not answer may be back soon; a mesh that ended will not.
+func (a *app) watch(ctx context.Context, ask func(context.Context) (*apiv1.Status, error), show func(*apiv1.Status) error) error {
+	var last string
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for first := true; ; first = false {
+		s, err := ask(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			if f := a.judge(err); first || errors.Is(f, client.ErrNoMesh) {
+				return f
+			}
+		}
+		now := key(s, err)
+		switch {
+		case now == last && !a.out.terminal:
+		case err != nil:
+			a.out.clear()
+			a.out.printf("%s\n", a.out.paint(red, clean(err.Error())))
+		default:
+			a.out.clear()
+			if err := show(s); err != nil {
+				return err
+			}
+			if !a.out.terminal {
+				a.out.printf("\n")
+			}
+		}
+		last = now
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// key changes when something does that is worth showing again.
+func key(s *apiv1.Status, err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	c := *s
+	c.Proxies = slices.Clone(s.Proxies)
+	for i := range c.Proxies {
+		c.Proxies[i].BytesSent = 0
+	}
+	data, err := json.Marshal(c)
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
+}
+
+// clear empties a terminal.
+func (p *printer) clear() {
+	if p.terminal {
+		p.printf("\x1b[H\x1b[2J\x1b[3J")
+	}
+}
+
+func (p *printer) status(s *apiv1.Status, severity string) {
+	p.printf("mesh %s, configuration version %d, control plane %s up %s\n", clean(s.TrustDomain), s.Mesh, clean(s.Version), age(s.Started))
+	if len(s.Watching) > 0 {
+		p.printf("watching %s\n", clean(strings.Join(s.Watching, ", ")))
+	}
+	p.printf("%s, %s, %s\n\n", count(s.Counts.Services, "service"), count(s.Counts.Workloads, "workload"), count(s.Counts.Objects, "object"))
+
+	t := newTable("WORKLOAD", "HEALTH", "ADDRESS", "SERVICE ACCOUNT", "PROXY", "VERSION")
+	for _, r := range rows(s) {
+		t.add(r.name, r.health, r.address, r.account, r.proxy, r.version)
+	}
+	if len(t.rows) > 1 {
+		p.print(t)
+		p.printf("\n")
+	}
+	if fs := atLeast(severity, s.Findings); len(fs) > 0 {
+		p.findings(fs)
+		p.printf("\n")
+	}
+	bad := problems(s)
+	switch {
+	case len(bad) > 0:
+		p.printf("%s\n", p.paint(red, needAttention(len(bad))))
+		for _, b := range bad {
+			p.printf("  %s\n", clean(b))
+		}
+	case s.Counts.Warnings > 0:
+		p.printf("%s, apart from %s\n", p.paint(green, "all is well"), count(s.Counts.Warnings, "warning"))
+	default:
+		p.printf("%s\n", p.paint(green, "all is well"))
+	}
+}
+
+func needAttention(n int) string {
+	if n == 1 {
+		return "1 thing needs attention"
+	}
+	return fmt.Sprintf("%d things need attention", n)
+}
+
+type row struct{ name, health, address, account, proxy, version cell }
+
+// rows are the workloads, each with its proxy, and proxies without a known workload.
+func rows(s *apiv1.Status) []row {
+	proxies := map[string]apiv1.Proxy{}
+	for _, p := range s.Proxies {
+		proxies[p.Name] = p
+	}
+	var out []row
+	for _, w := range s.Workloads {
+		name := w.Namespace + "/" + w.Name
+		r := row{name: text(name), health: cell{w.Health, healthColor(w.Health)}, address: text(strings.Join(w.Addresses, ",")), account: text(w.ServiceAccount)}
+		p, connected := proxies[name]
+		delete(proxies, name)
+		switch {
+		case connected:
+			r.proxy, r.version = proxyState(p)
+		case w.Proxied:
+			r.proxy = cell{"not connected", red}
+		default:
+			r.proxy = cell{"none", dim}
+		}
+		out = append(out, r)
+	}
+	for _, p := range s.Proxies {
+		if _, left := proxies[p.Name]; left {
+			r := row{name: text(p.Name)}
+			r.proxy, r.version = proxyState(p)
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func healthColor(health string) color {
+	switch health {
+	case "healthy":
+		return green
+	case "draining":
+		return yellow
+	}
+	return red
+}
+
+func proxyState(p apiv1.Proxy) (state, version cell) {
+	version = text(fmt.Sprint(p.Active))
+	switch {
+	case slices.ContainsFunc(p.Rejected, func(r apiv1.Rejection) bool { return r.Current }):
+		return cell{"refuses configuration", red}, version
+	case p.Behind != nil:
+		return cell{"behind for " + age(*p.Behind), yellow}, version
+	}
+	return cell{"up to date", green}, version
+}
+
+// problems are the things that need attention, a sentence each.
+func problems(s *apiv1.Status) []string {
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	connected := map[string]bool{}
+	for _, p := range s.Proxies {
+		connected[p.Name] = true
+	}
+	for _, w := range s.Workloads {
+		name := w.Namespace + "/" + w.Name
+		if w.Health == "unhealthy" {
+			say("%s is not ready: `weir logs %s` may say why", name, name)
+		}
+		if w.Proxied && !connected[name] && w.Health != "draining" {
+			say("the proxy of %s is not connected: `weir logs %s --proxy` may say why", name, name)
+		}
+	}
+	for _, p := range s.Proxies {
+		refuses := false
+		for _, r := range p.Rejected {
+			if r.Current {
+				refuses = true
+				say("the proxy of %s refuses %s %s: %s", p.Name, r.Type, strings.Join(r.Resources, ", "), r.Message)
+			}
+		}
+		if !refuses && p.Behind != nil && time.Since(*p.Behind) > behindTooLong {
+			say("the proxy of %s is at version %d of %d, behind for %s", p.Name, p.Active, p.Latest, age(*p.Behind))
+		}
+	}
+	if s.Counts.Errors > 0 {
+		say("%s in the configuration", count(s.Counts.Errors, "error"))
+	}
+	return out
+}
