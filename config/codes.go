@@ -51,6 +51,10 @@ const (
 	RuleIgnored             Code = "WEIR0106"
 	AddressesExhausted      Code = "WEIR0107"
 	SetAside                Code = "WEIR0108"
+
+	ImageNotRunnable  Code = "WEIR0201"
+	ValueNotAvailable Code = "WEIR0202"
+	NoLocalEffect     Code = "WEIR0203"
 )
 
 // CodeInfo explains a code.
@@ -118,4 +122,8 @@ var codes = []CodeInfo{
 	{RuleIgnored, Warning, "RuleIgnored", "Another object of the same kind and scope is older and wins; this one has no effect there."},
 	{AddressesExhausted, Error, "AddressesExhausted", "Every virtual address of the range is in use. The Service cannot be called until another one is deleted."},
 	{SetAside, Warning, "SetAside", "Part of an object could not be brought into the proxies' configuration, or was decided against what was probably meant. The rest of the object is in force."},
+
+	{ImageNotRunnable, Error, "ImageNotRunnable", "In local mode containers run as processes. The image is none of the built-in samples and the container has no command, so there is nothing to run. Pods that run stay as they are."},
+	{ValueNotAvailable, Error, "ValueNotAvailable", "In local mode a variable asks for something that only exists in a cluster. Pods that run stay as they are."},
+	{NoLocalEffect, Info, "NoLocalEffect", "In local mode the field has no effect, because containers run as processes of this machine."},
 }

@@ -103,6 +103,9 @@ func (a *analysis) deployments() {
 		case !a.Accounts[mesh.NewKey(d.Namespace, name)]:
 			a.add(config.ReferenceNotFound, d.Ref, template+".serviceAccountName", fmt.Sprintf("ServiceAccount %s/%s does not exist", d.Namespace, name), "apply it: apiVersion v1, kind ServiceAccount")
 		}
+		for i, c := range d.Spec.Template.Spec.InitContainers {
+			a.environment(d, document.Index(template+".initContainers", i), c)
+		}
 		for i, c := range d.Spec.Template.Spec.Containers {
 			a.environment(d, document.Index(template+".containers", i), c)
 		}

@@ -20,14 +20,15 @@ const (
 var colors = [...]int{36, 32, 33, 35, 34, 96, 92, 93, 95, 94}
 
 // Logs gathers the output of many programs: whole lines, each with its source in front,
-// on one writer, and the last lines of each source for later. It is safe for concurrent
-// use.
+// on one writer, and the last lines of each source for later. The source "" is all that
+// was shown. It is safe for concurrent use.
 type Logs struct {
 	mu      sync.Mutex
 	out     io.Writer
 	color   bool
 	width   int
 	sources map[string]*source
+	merged  *source // what is shown, as it is shown without colour
 	order   int
 }
 
@@ -46,7 +47,9 @@ type follower struct{ lost int }
 
 // NewLogs writes to out, in colour if told so.
 func NewLogs(out io.Writer, color bool) *Logs {
-	return &Logs{out: out, color: color, sources: map[string]*source{}}
+	l := &Logs{out: out, color: color, sources: map[string]*source{}}
+	l.merged = l.source("", true)
+	return l
 }
 
 // Source returns the writer for a program's output. quiet sources are kept for
@@ -117,10 +120,12 @@ func (s *source) line(text string) {
 	if s.quiet {
 		return
 	}
+	plain := fmt.Sprintf("%-*s | %s", s.logs.width, s.name, text)
+	s.logs.merged.line(plain)
 	if s.logs.color {
 		_, _ = fmt.Fprintf(s.logs.out, "\x1b[%dm%-*s |\x1b[0m %s\n", s.color, s.logs.width, s.name, text)
 	} else {
-		_, _ = fmt.Fprintf(s.logs.out, "%-*s | %s\n", s.logs.width, s.name, text)
+		_, _ = fmt.Fprintln(s.logs.out, plain)
 	}
 }
 

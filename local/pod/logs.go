@@ -1,0 +1,28 @@
+package pod
+
+import (
+	"io"
+)
+
+// proxyLog is the name of a pod's proxy among its logs.
+const proxyLog = "proxy"
+
+func (p *pod) output(container string, quiet bool) io.Writer {
+	return p.rt.o.Logs.Source(p.source(container), quiet)
+}
+
+// LogSource names the log of a workload's container, of its proxy, or, without
+// a container, of its first one.
+func (r *Runtime) LogSource(namespace, workload, container string, proxy bool) (string, error) {
+	p, err := r.find(namespace, workload)
+	if err != nil {
+		return "", err
+	}
+	switch t := p.template; {
+	case proxy || t.Gateway:
+		container = proxyLog
+	case container == "" && len(t.Containers) > 0:
+		container = t.Containers[0].Name
+	}
+	return p.source(container), nil
+}
