@@ -39,9 +39,7 @@ func (x *Exchange) attempt() {
 	x.flags |= attemptOpen
 	isFresh := x.is(fresh)
 	x.flags &^= fresh
-	if x.perTry > 0 {
-		x.w.loop.Arm(&x.try, x.w.loop.Now()+int64(x.perTry))
-	}
+	x.armTry()
 	m, result := x.w.pool.Get(c, e, &x.waiter, isFresh)
 	switch result {
 	case pool.Lent:
@@ -126,6 +124,13 @@ func (x *Exchange) endRetry() {
 func (x *Exchange) armTimeout() {
 	if x.total > 0 && x.is(requestDone) && !x.timeout.Armed() {
 		x.w.loop.Arm(&x.timeout, x.w.loop.Now()+int64(x.total))
+	}
+}
+
+// armTry starts the timeout of the attempt under way: a client that is slow to send must not look like a slow upstream.
+func (x *Exchange) armTry() {
+	if x.perTry > 0 && x.flags&(requestDone|attemptOpen|headSent) == requestDone|attemptOpen {
+		x.w.loop.Arm(&x.try, x.w.loop.Now()+int64(x.perTry))
 	}
 }
 

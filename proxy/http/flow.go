@@ -63,6 +63,7 @@ func (x *Exchange) requestEnd() {
 		return
 	}
 	x.armTimeout()
+	x.armTry()
 	if x.up != nil {
 		x.up.writeEnd(x)
 	}
@@ -165,6 +166,7 @@ func (x *Exchange) upstreamFailed(c observe.Cause, transport string, untouched, 
 	if c == observe.UpstreamTerminated && reused && silent && x.is(keepBody) && !x.is(replayed) &&
 		(untouched || x.Request.Method.Idempotent()) {
 		x.endAttempt()
+		x.Failure = ""
 		x.flags |= replayed | fresh
 		x.attempt()
 		return

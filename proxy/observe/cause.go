@@ -27,7 +27,6 @@ const (
 	UpstreamProtocolError
 	UpstreamTimeout
 	UpstreamPerTryTimeout
-	UpstreamPerTryIdleTimeout
 	MaxDurationReached
 
 	// The client.
@@ -36,7 +35,6 @@ const (
 	PathNormalizationFailed
 	UpgradeRefused
 	ConnectRefused
-	InvalidHeaders
 	RequestHeaderTimeout
 	RequestTimeout
 	StreamIdleTimeout
@@ -48,7 +46,6 @@ const (
 	FaultAbort
 
 	// The proxy.
-	Overloaded
 	InternalError
 
 	numCauses
@@ -112,8 +109,6 @@ var causes = [numCauses]causeInfo{
 	UpstreamPerTryTimeout: {UpstreamRequestTimeout, "upstream_per_try_timeout", 504, "upstream request timeout",
 		"the destination did not answer any attempt within retries.perTryTimeout",
 		"raise retries.perTryTimeout in the VirtualService, or find out why the destination is slow"},
-	UpstreamPerTryIdleTimeout: {UpstreamRequestTimeout, "upstream_per_try_idle_timeout", 504, "upstream request timeout",
-		"the destination was silent for longer than the retry policy's idle timeout", ""},
 	MaxDurationReached: {UpstreamMaxStreamDurationReached, "max_duration_timeout", 504, "upstream max stream duration reached",
 		"the exchange lasted longer than max_stream_duration", ""},
 
@@ -127,8 +122,6 @@ var causes = [numCauses]causeInfo{
 		"the client asked for a protocol upgrade that is not allowed here", "only websocket is"},
 	ConnectRefused: {0, "connect_not_supported", 405, "",
 		"the client sent CONNECT, which this listener does not serve", "clients inside the mesh need no HTTP proxy settings"},
-	InvalidHeaders: {InvalidEnvoyRequestHeaders, "request_headers_failed_strict_check", 400, "",
-		"an x-envoy header of the request has an invalid value", "remove or repair it"},
 	RequestHeaderTimeout: {0, "request_header_timeout", 408, "request header timeout",
 		"the client did not send its request head in time", ""},
 	RequestTimeout: {0, "request_overall_timeout", 408, "request timeout",
@@ -145,8 +138,6 @@ var causes = [numCauses]causeInfo{
 	FaultAbort: {FaultInjected, "fault_filter_abort", 0, "fault filter abort",
 		"a fault was injected on purpose", "see http.fault of the VirtualService"},
 
-	Overloaded: {OverloadManagerTerminated, "overload", 503, "envoy overloaded",
-		"the proxy refuses work to stay within its limits", "give the proxy more resources, or find who sends so much"},
 	InternalError: {LocalReset, "internal_error", 500, "",
 		"a bug in the proxy ended this exchange", "please report it with the log around this moment"},
 }
