@@ -127,6 +127,7 @@ type Transport struct {
 	CertName, CAName       string
 	CertPEM, KeyPEM        []byte
 	CAPEM                  []byte
+	SystemCA               bool // the operating system's roots
 	SANs                   []SAN
 	SkipVerify             bool
 	MinVersion, MaxVersion uint16 // as in crypto/tls; 0: default

@@ -372,5 +372,5 @@ func transportKey(t *cluster.Transport) string {
 		return ""
 	}
 	return strings.Join([]string{t.SNI, strings.Join(t.ALPN, ","), t.CertName, t.CAName, string(t.CertPEM), string(t.CAPEM),
-		strconv.FormatBool(t.SkipVerify), strconv.Itoa(int(t.MinVersion)), strconv.Itoa(int(t.MaxVersion))}, "|")
+		strconv.FormatBool(t.SkipVerify), strconv.FormatBool(t.SystemCA), strconv.Itoa(int(t.MinVersion)), strconv.Itoa(int(t.MaxVersion))}, "|")
 }

@@ -125,11 +125,12 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.transport_sockets.tls.v3.TlsParameters": acts("tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites").
 		but("ecdh_curves", "Go's choice of curves").but("signature_algorithms", "Go's choice"),
 	"envoy.extensions.transport_sockets.tls.v3.TlsCertificate": acts("certificate_chain private_key"),
-	"envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext": acts("trusted_ca match_typed_subject_alt_names match_subject_alt_names").
+	"envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext": acts("trusted_ca system_root_certs match_typed_subject_alt_names match_subject_alt_names").
 		but("trust_chain_verification", later),
-	"envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher": acts("san_type matcher"),
-	"envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer":      everything,
-	"envoy.extensions.transport_sockets.tls.v3.Secret":                acts("name tls_certificate validation_context"),
+	"envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.SystemRootCerts": everything,
+	"envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher":                        acts("san_type matcher"),
+	"envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer":                             everything,
+	"envoy.extensions.transport_sockets.tls.v3.Secret":                                       acts("name tls_certificate validation_context"),
 
 	// Routes.
 	"envoy.config.route.v3.RouteConfiguration": acts("name virtual_hosts ignore_port_in_host_matching request_headers_to_add request_headers_to_remove"+
@@ -150,7 +151,8 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.route.v3.RouteAction": acts("cluster weighted_clusters prefix_rewrite regex_rewrite host_rewrite_literal timeout idle_timeout retry_policy"+
 		" cluster_not_found_response_code").
 		but("max_stream_duration", later).but("max_grpc_timeout", later).but("priority", later).but("hash_policy", later).but("metadata_match", later).
-		but("upgrade_configs", later).but("auto_host_rewrite", later).but("append_x_forwarded_host", later).but("flush_timeout", later),
+		but("upgrade_configs", later).but("auto_host_rewrite", later).but("append_x_forwarded_host", later).but("flush_timeout", later).
+		but("request_mirror_policies", later),
 	"envoy.config.route.v3.WeightedCluster":               acts("clusters total_weight").but("runtime_key_prefix", "there is no runtime layer"),
 	"envoy.config.route.v3.WeightedCluster.ClusterWeight": acts("name weight request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove"),
 	"envoy.config.route.v3.RetryPolicy": acts("retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate host_selection_retry_max_attempts"+

@@ -44,7 +44,8 @@ var inertFilters = map[string]string{
 	alpnURL:  "the stage that dials offers HTTP protocols to mesh peers by itself",
 	statsURL: "Istio's standard metrics are always made",
 	typePrefix + "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig": "gRPC message counts come with gRPC",
-	typePrefix + "envoy.extensions.filters.http.cors.v3.Cors":               "does nothing without a policy on a route, and such a route is refused",
+	typePrefix + "envoy.extensions.filters.http.cors.v3.Cors":               "the application answers preflight requests itself until a later part",
+	typePrefix + "envoy.extensions.filters.http.cors.v3.CorsPolicy":         "as the filter it configures",
 	typePrefix + "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":        "touches gRPC-Web requests only, which come with gRPC",
 }
 

@@ -449,6 +449,9 @@ func perFilterFault(m map[string]*anypb.Any, path string) (*route.Fault, error) 
 	var out *route.Fault
 	for name, a := range m {
 		at := path + ".typed_per_filter_config[" + name + "]"
+		if _, inert := inertFilters[a.GetTypeUrl()]; inert {
+			continue
+		}
 		if name != faultFilter {
 			return nil, fmt.Errorf("%s: not supported", at)
 		}

@@ -65,8 +65,9 @@ func (b *Builder) decodeUpstreamTransport(s *corev3.TransportSocket, path string
 			if t.SANs, err = decodeSANs(v, path); err != nil {
 				return nil, err
 			}
+			t.SystemCA = v.GetSystemRootCerts() != nil
 		}
-		t.SkipVerify = t.CAName == "" && len(t.CAPEM) == 0
+		t.SkipVerify = t.CAName == "" && len(t.CAPEM) == 0 && !t.SystemCA
 		if t.SkipVerify && len(t.SANs) > 0 {
 			return nil, fmt.Errorf("%s.validation_context: names are to be checked but no CA says whose certificates count", path)
 		}
@@ -95,7 +96,7 @@ func (b *Builder) clients(t *cluster.Transport, path string) error {
 	if o.Trust, err = b.trust(t.CAName, t.CAPEM, t.SANs, path); err != nil {
 		return err
 	}
-	o.Trust.SkipVerify = t.SkipVerify
+	o.Trust.SkipVerify, o.Trust.System = t.SkipVerify, t.SystemCA
 	if t.TCP, err = tls.NewClient(o); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
