@@ -374,7 +374,7 @@ func (c *Cache) edgeTable(e, old *edgeSet, name string, servers []openServer, a 
 // older first, but what takes everything behind all that picks.
 func (c *Cache) fill(eh *edgeHost, host string, a *audience) {
 	port := eh.parts[0].port
-	m := &routev3.VirtualHost{Name: hostPort(host, port), Domains: []string{host}, IncludeRequestAttemptCount: true}
+	m := &routev3.VirtualHost{Name: hostPort(host, port), Domains: []string{strings.ToLower(host)}, IncludeRequestAttemptCount: true}
 	var last *routev3.Route
 	for _, p := range eh.parts {
 		if p.redirect {
@@ -457,7 +457,7 @@ func (b *base) tcpChains(k *mint, s *openServer, bound []*virtual, a *audience) 
 	who := &audience{gateway: s.gatewayName(), namespace: a.namespace, satisfied: a.satisfied}
 	p := &mesh.Port{Number: s.Port, Protocol: mesh.TCP}
 	for _, v := range bound {
-		out = append(out, b.l4Chains(k, v, p, who, nil)...)
+		out = append(out, b.l4Chains(k, v, p, who, nil, nil)...)
 	}
 	return out
 }

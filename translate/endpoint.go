@@ -2,6 +2,7 @@ package translate
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -55,10 +56,16 @@ func newCrew(list []mesh.Endpoint, a *authn, trustDomain string) crew {
 	return c
 }
 
-// sameForClusters reports whether clusters built for one crew fit the other: they know
-// identities and not addresses.
-func (c *crew) sameForClusters(o *crew) bool {
-	return c.allMTLS == o.allMTLS && c.demanded == o.demanded && slices.Equal(c.ids, o.ids)
+// addresses are where the endpoints are, each once, in order.
+func (c *crew) addresses() []netip.Addr {
+	var out []netip.Addr
+	for _, e := range c.endpoints {
+		if e.Addr.IsValid() {
+			out = append(out, e.Addr.Addr())
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
 }
 
 func (e *endpoint) targetPort() uint16 {

@@ -126,7 +126,7 @@ func (x *index) follow(snap *mesh.Snapshot) *change {
 		c.services[key] = true
 		_, host := key.Split()
 		d := dirtyClusters
-		if s := snap.Services.At(key); s != nil && len(addresses(s)) == 0 {
+		if s := snap.Services.At(key); s != nil && len(s.Addresses) == 0 {
 			d |= dirtyDoors
 		}
 		c.mark(host, d)

@@ -1,7 +1,6 @@
 package translate
 
 import (
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -51,16 +50,6 @@ func listenerName(addr string, port uint16) string { return addr + "_" + itoa(po
 // configPath is how Istio's metadata names the object a resource came from.
 func configPath(kind string, r *mesh.Ref) string {
 	return "/apis/networking.istio.io/v1/namespaces/" + r.Namespace + "/" + kind + "/" + r.Name
-}
-
-// addresses are what clients dial to reach s: its own, or, when it is known by name
-// only, one made from its Index in 240.240.0.0/16 (where Istio allocates too). Headless
-// services have none.
-func addresses(s *mesh.Service) []netip.Addr {
-	if len(s.Addresses) > 0 || s.Resolution == mesh.Passthrough || isWildcard(s.Hostname) || s.Index == 0 || s.Index > 0xffff {
-		return s.Addresses
-	}
-	return []netip.Addr{netip.AddrFrom4([4]byte{240, 240, byte(s.Index >> 8), byte(s.Index)})}
 }
 
 func isWildcard(host string) bool { return strings.HasPrefix(host, "*") }

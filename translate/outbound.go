@@ -80,33 +80,28 @@ func (b *base) doors(s *service, v *virtual, r *rule, a *audience) []*door {
 func (b *base) open(d *door, s *service, i int, v *virtual, r *rule, a *audience) {
 	p := s.ports[i]
 	var k mint
-	at := addresses(s.Service)
+	at := s.Addresses
 	if len(at) == 0 { // headless: where its pods are
-		for j := range s.crews[i].endpoints {
-			if e := s.crews[i].endpoints[j]; e.Addr.IsValid() {
-				at = append(at, e.Addr.Addr())
-			}
-		}
-		slices.SortFunc(at, netip.Addr.Compare)
-		at = slices.Compact(at)
+		at = s.crews[i].addresses()
 	}
-	switch {
-	case len(at) > 0:
+	if len(at) > 0 {
 		c := b.chainsFor(&k, s, p, v, r, a)
 		for _, addr := range at {
 			name := listenerName(addr.String(), p.Number)
 			d.own = append(d.own, k.resource(name, b.outboundListener(name, addr.String(), p.Number, c, false)))
 		}
-	case p.Protocol == mesh.Auto:
-		d.sniffed = true
-	default:
-		for _, c := range b.relays(&k, s, p, v, r, a) {
-			if c.FilterChainMatch == nil {
-				d.plain = c
-			} else {
-				d.shared = append(d.shared, c)
+	}
+	if len(at) == 0 || len(s.Prefixes) > 0 {
+		d.sniffed = p.Protocol == mesh.Auto
+		if !d.sniffed || len(s.Prefixes) > 0 {
+			for _, c := range b.relays(&k, s, p, v, r, a, s.Prefixes) {
+				if c.FilterChainMatch == nil {
+					d.plain = c
+				} else {
+					d.shared = append(d.shared, c)
+				}
+				k.check(c)
 			}
-			k.check(c)
 		}
 	}
 	if k.err != nil {
@@ -128,7 +123,7 @@ func (b *base) chainsFor(k *mint, s *service, p *mesh.Port, v *virtual, r *rule,
 			return c
 		}
 	}
-	c.chains = append(c.chains, b.relays(k, s, p, v, r, a)...)
+	c.chains = append(c.chains, b.relays(k, s, p, v, r, a, nil)...)
 	c.seesTLS = p.Protocol.IsTLS()
 	return c
 }
@@ -140,24 +135,38 @@ func (b *base) httpChain(k *mint, routes string) *listenerv3.FilterChain {
 }
 
 // relays are the TCP chains of a port: those its VirtualService names, then its own
-// cluster. There is at least one, and no two have the same match.
-func (b *base) relays(k *mint, s *service, p *mesh.Port, v *virtual, r *rule, a *audience) []*listenerv3.FilterChain {
+// cluster, for what arrives from anywhere or for certain subnets. There is at least
+// one, and no two have the same match.
+func (b *base) relays(k *mint, s *service, p *mesh.Port, v *virtual, r *rule, a *audience, subnets []netip.Prefix) []*listenerv3.FilterChain {
 	var idle *durationpb.Duration
 	if pool := r.on(p.Number, nil).Pool; pool != nil {
 		idle = someDuration(pool.TCPIdleTimeout)
 	}
-	out := b.l4Chains(k, v, p, a, idle)
-	own := &listenerv3.FilterChain{Filters: b.filters.tcpFilters(k, outbound, idle, share{clusterName(p.Number, "", s.Hostname), 1})}
-	if p.Protocol.IsTLS() && len(addresses(s.Service)) == 0 {
-		own.FilterChainMatch = matching([]string{s.Hostname}, netip.Prefix{})
+	out := b.l4Chains(k, v, p, a, idle, subnets)
+	var names []string
+	if p.Protocol.IsTLS() && len(s.Addresses)+len(subnets) == 0 {
+		names = []string{s.Hostname}
 	}
-	return oneNameEach(append(out, own))
+	for _, n := range orAnywhere(subnets) {
+		out = append(out, &listenerv3.FilterChain{
+			FilterChainMatch: matching(names, n),
+			Filters:          b.filters.tcpFilters(k, outbound, idle, share{clusterName(p.Number, "", s.Hostname), 1}),
+		})
+	}
+	return oneNameEach(out)
+}
+
+func orAnywhere(subnets []netip.Prefix) []netip.Prefix {
+	if len(subnets) == 0 {
+		return []netip.Prefix{{}}
+	}
+	return subnets
 }
 
 // l4Chains are the chains the tls (on ports where TLS passes through) and tcp rules of
 // v make for a port. Proxies take the most specific chain and rules are tried in order,
-// so nothing follows a rule that takes everything.
-func (b *base) l4Chains(k *mint, v *virtual, p *mesh.Port, a *audience, idle *durationpb.Duration) []*listenerv3.FilterChain {
+// so nothing follows a rule that takes everything. subnets are where the service is.
+func (b *base) l4Chains(k *mint, v *virtual, p *mesh.Port, a *audience, idle *durationpb.Duration, subnets []netip.Prefix) []*listenerv3.FilterChain {
 	var out []*listenerv3.FilterChain
 	if v == nil {
 		return nil
@@ -167,18 +176,18 @@ func (b *base) l4Chains(k *mint, v *virtual, p *mesh.Port, a *audience, idle *du
 		if all || !a.admits(v, m.Gateways, m.SourceLabels, m.SourceNamespace) || m.Port != 0 && m.Port != p.Number {
 			return
 		}
-		subnets := m.DestinationSubnets
-		if len(subnets) == 0 {
-			subnets = []netip.Prefix{{}}
+		where := subnets
+		if len(m.DestinationSubnets) > 0 {
+			where = m.DestinationSubnets
 		}
-		for _, n := range subnets {
+		for _, n := range orAnywhere(where) {
 			c := &listenerv3.FilterChain{
 				FilterChainMatch: matching(m.SNIHosts, n),
 				Filters:          b.filters.tcpFilters(k, outbound, idle, shares(v, to, p.Number)...),
 				Metadata:         origin("virtual-service", &v.Ref, line),
 			}
 			out = append(out, c)
-			all = all || c.FilterChainMatch == nil
+			all = all || len(c.FilterChainMatch.GetServerNames()) == 0 && len(m.DestinationSubnets) == 0
 		}
 	}
 	if p.Protocol.IsTLS() {
@@ -223,7 +232,7 @@ func matching(names []string, subnet netip.Prefix) *listenerv3.FilterChainMatch 
 		m.ServerNames = slices.Compact(slices.Sorted(slices.Values(names)))
 	}
 	if subnet.IsValid() {
-		m.PrefixRanges = []*corev3.CidrRange{{AddressPrefix: subnet.Addr().String(), PrefixLen: u32(uint32(subnet.Bits()))}}
+		m.PrefixRanges = []*corev3.CidrRange{{AddressPrefix: subnet.Masked().Addr().String(), PrefixLen: u32(uint32(subnet.Bits()))}}
 	}
 	if len(m.ServerNames) == 0 && len(m.PrefixRanges) == 0 {
 		return nil
@@ -262,7 +271,7 @@ func (b *base) shared(port uint16, doors []*door) (*resource.Resource, error) {
 		}
 		c.chains = append(c.chains, chain)
 	}
-	if c.last == nil && (c.seesTLS || c.sniffs) {
+	if c.last == nil && (!http || c.seesTLS) { // otherwise the HTTP chain takes all
 		c.last = b.strangers(&k, "PassthroughFilterChain")
 	}
 	if len(c.chains) == 0 { // a listener has a chain, not only a default one

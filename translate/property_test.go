@@ -76,6 +76,9 @@ func (c *chaos) service() *mesh.Service {
 	if c.maybe("vip") {
 		s.Addresses = []netip.Addr{one(c, "vip", netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("10.96.0.2"), netip.MustParseAddr("fd00::1"))}
 	}
+	if c.maybe("cidr") {
+		s.Prefixes = []netip.Prefix{one(c, "cidr", netip.MustParsePrefix("10.7.0.0/16"), netip.MustParsePrefix("10.0.0.0/8"))}
+	}
 	for range c.n("ports", 3) {
 		s.Ports = append(s.Ports, mesh.Port{Number: c.port(), Protocol: c.protocol(), Target: c.port(), TargetName: one(c, "target", "", "", "web")})
 	}

@@ -431,7 +431,7 @@ func nameEntries(s *service, suffix string) []byte {
 	}
 	table := map[string]*nds.NameTable_NameInfo{}
 	var ips []string
-	for _, a := range addresses(s.Service) {
+	for _, a := range s.Addresses {
 		ips = append(ips, a.String())
 	}
 	if len(ips) == 0 && len(s.crews) > 0 {

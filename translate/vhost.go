@@ -65,8 +65,9 @@ func seal(k *mint, m *routev3.VirtualHost, port uint16, own int) *vhost {
 	return h
 }
 
-// domainsOf lists what a host is called on a port.
+// domainsOf lists what a host is called on a port. Proxies compare without case.
 func domainsOf(host string, port uint16) []string {
+	host = strings.ToLower(host)
 	switch {
 	case host == "*":
 		return []string{"*"}
@@ -89,7 +90,7 @@ func serviceDomains(s *mesh.Service, port uint16, sameNamespace bool, suffix str
 			domains = append(domains, domainsOf(s.Name, port)...)
 		}
 	}
-	for _, a := range addresses(s) {
+	for _, a := range s.Addresses {
 		domains = append(domains, domainsOf(a.String(), port)...)
 	}
 	return domains, own
