@@ -127,11 +127,30 @@ func (x *Exchange) armTimeout() {
 	}
 }
 
-// armTry starts the timeout of the attempt under way: a client that is slow to send must not look like a slow upstream.
+// armTry starts the timeouts of the attempt under way, once the request is complete: a client that is slow to send must
+// not look like a slow upstream.
 func (x *Exchange) armTry() {
-	if x.perTry > 0 && x.flags&(requestDone|attemptOpen|headSent) == requestDone|attemptOpen {
-		x.w.loop.Arm(&x.try, x.w.loop.Now()+int64(x.perTry))
+	if x.perTry == 0 && x.perTryIdle == 0 || x.flags&(requestDone|attemptOpen) != requestDone|attemptOpen {
+		return
 	}
+	x.tryEnds = 0
+	if x.perTry > 0 && !x.is(headSent) {
+		x.tryEnds = x.w.loop.Now() + int64(x.perTry)
+	}
+	x.touch()
+	x.w.loop.Arm(&x.try, x.tryDue())
+}
+
+// tryDue is when the attempt must be looked at next.
+func (x *Exchange) tryDue() int64 {
+	if x.perTryIdle == 0 {
+		return x.tryEnds
+	}
+	idle := x.touched + int64(x.perTryIdle)
+	if x.tryEnds == 0 {
+		return idle
+	}
+	return min(idle, x.tryEnds)
 }
 
 func (x *Exchange) onTimeout() {
@@ -142,11 +161,20 @@ func (x *Exchange) onTimeout() {
 
 func (x *Exchange) onTry() {
 	x.down.blame()
+	now := x.w.loop.Now()
+	c := observe.UpstreamPerTryTimeout
+	if x.tryEnds == 0 || now < x.tryEnds {
+		c = observe.UpstreamPerTryIdleTimeout
+	}
+	if due := x.tryDue(); now < due {
+		x.w.loop.Arm(&x.try, due)
+		return
+	}
 	x.Failure = ""
 	if x.mayRetry() && x.retry.On&(route.On5xx|route.OnGatewayError|route.OnReset) != 0 && x.again() {
 		return
 	}
-	x.Reply(observe.UpstreamPerTryTimeout)
+	x.Reply(c)
 }
 
 // mayRetry reports whether another attempt is possible at all.
@@ -222,7 +250,7 @@ func (x *Exchange) policy(f *route.Forward) {
 	if f.Retry != nil {
 		x.retry = f.Retry
 		x.retries = f.Retry.Attempts
-		x.perTry = f.Retry.PerTryTimeout
+		x.perTry, x.perTryIdle = f.Retry.PerTryTimeout, f.Retry.PerTryIdle
 	}
 	h := &x.Request.Headers
 	if v := h.Get(message.XEnvoyUpstreamRQTimeoutMS); v != nil {

@@ -120,13 +120,14 @@ type Exchange struct {
 
 	body []byte // of the request: not sent yet, or kept for another attempt
 
-	retry   *route.Retry // the policy in force; nil: none
-	retries uint32       // left
-	tried   []*cluster.Endpoint
-	perTry  time.Duration
-	total   time.Duration // the timeout of the whole
-	waiter  pool.Waiter
-	limits  *cluster.Limits // where this attempt counts as a request; nil: nowhere
+	retry              *route.Retry // the policy in force; nil: none
+	retries            uint32       // left
+	tried              []*cluster.Endpoint
+	total              time.Duration // the timeout of the whole; then those of an attempt
+	perTry, perTryIdle time.Duration
+	tryEnds            int64 // when the attempt ends by perTry; 0: it does not
+	waiter             pool.Waiter
+	limits             *cluster.Limits // where this attempt counts as a request; nil: nowhere
 
 	timeout loop.Timer // of the route
 	try     loop.Timer // of the attempt
@@ -175,7 +176,7 @@ func (x *Exchange) reset() {
 	x.Began, x.RequestEnded, x.UpstreamBegan, x.ResponseBegan, x.Ended = 0, 0, 0, 0, 0
 	x.state, x.origin, x.down, x.up = nil, nil, nil, nil
 	x.stage, x.flags = 0, keepBody
-	x.retry, x.retries, x.perTry, x.total = nil, 0, 0, 0
+	x.retry, x.retries, x.total, x.perTry, x.perTryIdle = nil, 0, 0, 0, 0
 	x.redirect, x.routed = nil, 0
 	clear(x.tried)
 	x.tried = x.tried[:0]

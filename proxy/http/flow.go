@@ -115,6 +115,9 @@ func (x *Exchange) responseHead() bool {
 		return false
 	}
 	x.finishHead()
+	if x.perTryIdle > 0 {
+		x.armTry()
+	}
 	return true
 }
 

@@ -34,7 +34,7 @@ import (
 //
 //	config [edge] [websocket] [normalize] [idle=D] [header-timeout=D] [request-timeout=D] [stream-idle=D] [max-requests=N]
 //	cluster name=NAME [endpoints=a:p,…] [max-connections=N] [max-pending=N] [max-requests=N] [max-retries=N] [requests-per-connection=N] [original-dst]
-//	route [host=H] [prefix=P] [path=P] cluster=A[,B] [weights=1,2] [timeout=D] [retry=CONDITIONS] [attempts=N] [per-try=D]
+//	route [host=H] [prefix=P] [path=P] cluster=A[,B] [weights=1,2] [timeout=D] [retry=CONDITIONS] [attempts=N] [per-try=D] [per-try-idle=D]
 //	      [prefix-rewrite=P] [host-rewrite=H] [redirect=PATH] [direct=STATUS] [fault-delay=D] [fault-abort=STATUS] [attempt-count]
 //	      (input lines: "request|response set|add|remove name: value")
 //	connect NAME                a client connects
@@ -534,6 +534,8 @@ func (s *script) addRoute(d *datadriven.TestData) {
 			retry.Attempts = uint32(number(s.t, a))
 		case "per-try":
 			retry.PerTryTimeout = duration(s.t, a)
+		case "per-try-idle":
+			retry.PerTryIdle = duration(s.t, a)
 		case "prefix-rewrite":
 			f.PrefixRewrite = a.Vals[0]
 		case "host-rewrite":

@@ -27,6 +27,7 @@ const (
 	UpstreamProtocolError
 	UpstreamTimeout
 	UpstreamPerTryTimeout
+	UpstreamPerTryIdleTimeout
 	MaxDurationReached
 
 	// The client.
@@ -109,6 +110,8 @@ var causes = [numCauses]causeInfo{
 	UpstreamPerTryTimeout: {UpstreamRequestTimeout, "upstream_per_try_timeout", 504, "upstream request timeout",
 		"the destination did not answer any attempt within retries.perTryTimeout",
 		"raise retries.perTryTimeout in the VirtualService, or find out why the destination is slow"},
+	UpstreamPerTryIdleTimeout: {UpstreamRequestTimeout, "upstream_per_try_idle_timeout", 504, "upstream request timeout",
+		"nothing was transferred for longer than the retry policy's per_try_idle_timeout", ""},
 	MaxDurationReached: {UpstreamMaxStreamDurationReached, "max_duration_timeout", 504, "upstream max stream duration reached",
 		"the exchange lasted longer than max_stream_duration", ""},
 
