@@ -1,11 +1,11 @@
 package config
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -50,12 +50,12 @@ type Object struct {
 	// Place is still right, lines included.
 	Place string
 
-	root *document.Value
-	text document.Part // its own document; no text for an entry of a list
+	root *document.Value // nil: parse text
+	text document.Part
 }
 
-// NewObject identifies a document. text is the document's own text, empty if root is
-// part of a larger one. The findings say why there is no object.
+// NewObject identifies a document, root, whose text is text. The findings say why there
+// is no object.
 func NewObject(root *document.Value, text document.Part, file, defaultNamespace string) (*Object, []Finding) {
 	at := mesh.Ref{File: file, Line: root.Line}
 	fail := func(code Code, line int, message, hint string) (*Object, []Finding) {
@@ -187,7 +187,7 @@ func (o *Object) LineOf(path string) int {
 // Compact is the object without its parsed document, which is several times the size of
 // its text.
 func (o *Object) Compact() *Object {
-	if o.root == nil || o.text.Text == "" {
+	if o.root == nil {
 		return o
 	}
 	c := *o
@@ -195,18 +195,8 @@ func (o *Object) Compact() *Object {
 	return &c
 }
 
-// Text is the object as it was written, comments included; an entry of a list is given
-// as JSON.
-func (o *Object) Text() string {
-	if o.text.Text != "" {
-		return o.text.Text
-	}
-	var b bytes.Buffer
-	if err := json.Indent(&b, o.root.AppendJSON(nil), "", "  "); err != nil {
-		panic(err) // AppendJSON writes JSON
-	}
-	return b.String()
-}
+// Text is the object as it was written, comments included; an entry of a list is JSON.
+func (o *Object) Text() string { return o.text.Text }
 
 // saved is the form of an Object in a file of ours.
 type saved struct {
@@ -218,11 +208,7 @@ type saved struct {
 
 // MarshalJSON keeps the object's text and place.
 func (o *Object) MarshalJSON() ([]byte, error) {
-	s := saved{File: o.Ref.File, Line: o.text.Line, Namespace: o.ID.Namespace, Text: o.Text()}
-	if o.text.Text == "" {
-		s.Line = o.Ref.Line
-	}
-	return json.Marshal(s)
+	return json.Marshal(saved{File: o.Ref.File, Line: o.text.Line, Namespace: o.ID.Namespace, Text: o.text.Text})
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote.
@@ -237,7 +223,7 @@ func (o *Object) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	if root == nil {
-		return fmt.Errorf("no object in it")
+		return errors.New("no object in it")
 	}
 	n, findings := NewObject(root, part, s.File, s.Namespace)
 	if n == nil {

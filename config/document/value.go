@@ -140,6 +140,50 @@ func (v *Value) LineOf(path string) int {
 	return line
 }
 
+// Part renders a part of a document as a document of its own, in JSON, so that every
+// field keeps its line (one that an alias repeats has the line of the alias).
+func (v *Value) Part() Part {
+	p := Part{Line: v.Line}
+	line := v.Line
+	var b []byte
+	to := func(l int) {
+		for ; line < l; line++ {
+			b = append(b, '\n')
+		}
+	}
+	var write func(v *Value)
+	write = func(v *Value) {
+		to(v.Line)
+		switch v.Kind {
+		case List:
+			b = append(b, '[')
+			for i, item := range v.Items {
+				if i > 0 {
+					b = append(b, ',')
+				}
+				write(item)
+			}
+			b = append(b, ']')
+		case Map:
+			b = append(b, '{')
+			for i, f := range v.Fields {
+				if i > 0 {
+					b = append(b, ',')
+				}
+				to(f.Line)
+				b = append(appendString(b, f.Name), ':')
+				write(f.Value)
+			}
+			b = append(b, '}')
+		default:
+			b = v.AppendJSON(b)
+		}
+	}
+	write(v)
+	p.Text = string(b)
+	return p
+}
+
 // integer reads a number as an integer, also 80.0, 0x50, 0o120 and YAML's 0120.
 func (v *Value) integer() (*big.Int, bool) {
 	s := strings.ReplaceAll(v.Text, "_", "")
@@ -218,8 +262,7 @@ func isTrue(text string) bool {
 	return false
 }
 
-// Digest writes what the value says, and with lines also where it says it, relative to
-// nothing: two values with equal digests are the same.
+// Digest writes what the value says, and with lines also where, into a hash.
 func (v *Value) Digest(w hash.Hash, lines bool) {
 	var b []byte
 	var walk func(v *Value)

@@ -122,9 +122,12 @@ func (c *converter) fail(n *yaml.Node, message, hint string) error {
 	return &Error{Line: n.Line + c.offset, Message: message, Hint: hint}
 }
 
+// weight is what a scalar or key costs: long text counts as several values.
+func weight(text string) int { return 1 + len(text)/64 }
+
 // count adds values that are written in the document, expand those that it repeats.
 func (c *converter) count(n *yaml.Node) error {
-	if c.nodes++; c.nodes-c.expanded > maxNodes {
+	if c.nodes += weight(n.Value); c.nodes-c.expanded > maxNodes {
 		return &Error{Line: n.Line + c.offset, Limit: true, Message: fmt.Sprintf("more than %d values", maxNodes), Hint: "split the document"}
 	}
 	return nil
@@ -231,6 +234,9 @@ func (c *converter) mapping(v *Value, n *yaml.Node, depth int) error {
 		if j, ok := at[name]; ok {
 			return c.fail(key, fmt.Sprintf("%q is given twice, first in line %d", name, v.Fields[j].Line), "keep one of the two")
 		}
+		if err := c.count(key); err != nil {
+			return err
+		}
 		child, err := c.value(val, depth+1)
 		if err != nil {
 			return err
@@ -255,7 +261,7 @@ func (c *converter) mapping(v *Value, n *yaml.Node, depth int) error {
 				if _, ok := at[f.Name]; ok {
 					continue // a key of the mapping itself wins, then the first merged
 				}
-				if err := c.expand(m, 1); err != nil {
+				if err := c.expand(m, weight(f.Name)); err != nil {
 					return err
 				}
 				at[f.Name] = len(v.Fields)

@@ -129,6 +129,38 @@ func TestBrokenWhileStopped(t *testing.T) {
 	}
 }
 
+// Entries of lists and JSON documents are kept across restarts like others.
+func TestLastGoodOfListsAndJSON(t *testing.T) {
+	const vs = `{"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": %q},
+ "spec": {"hosts": [%[1]q], "http": [{"route": [{"destination": {"host": %[1]q}}],
+  "timeout": %q}]}}`
+	one, two := fmt.Sprintf(vs, "one", "1s"), fmt.Sprintf(vs, "two", "2s")
+	bad := strings.Replace(two, "2s", "2 s", 1)
+	for _, c := range []struct{ name, before, after string }{
+		{"list.yaml", "apiVersion: v1\nkind: List\nitems:\n- " + one + "\n- " + two + "\n", "apiVersion: v1\nkind: List\nitems:\n- " + one + "\n- " + bad + "\n"},
+		{"two.json", one + two, one + bad},
+		{"flow.yaml", "---\n" + one + "\n---\n" + two, "---\n" + one + "\n---\n" + bad},
+	} {
+		dir := t.TempDir()
+		s := newStore(t, dir)
+		want := s.Step(unit(c.name, c.before)).Snapshot
+		if err := s.Save(); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // the second restart finds what the first one kept
+			s := newStore(t, dir)
+			u := s.Step(unit(c.name, c.after))
+			if diff := cmp.Diff(plan(want), plan(u.Snapshot)); diff != "" || config.Errors(u.Findings) != 1 {
+				t.Errorf("%s: %v (-before +after):\n%s", c.name, u.Findings, diff)
+			}
+			s.Analyze()
+			if err := s.Save(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // What a file defined stays in force while the file cannot be read completely, and goes
 // once it can.
 func TestUnreadableFileHoldsObjects(t *testing.T) {

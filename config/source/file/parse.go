@@ -33,7 +33,7 @@ func Parse(name string, data []byte, namespace string) config.Unit {
 			roots, err := p.json(text)
 			if err == nil || strings.HasSuffix(name, ".json") {
 				for _, root := range roots {
-					p.object(root, document.Part{})
+					p.part(root)
 				}
 				if err != nil {
 					p.error(err)
@@ -103,9 +103,24 @@ func (p *parser) error(err error) {
 	p.refuse(code, max(e.Line, 1), e.Message, e.Hint)
 }
 
+// part takes an object that is only a part of the text.
+func (p *parser) part(root *document.Value) {
+	if isList(root) {
+		p.list(root) // its entries are parts
+		return
+	}
+	part := root.Part()
+	root, err := document.Parse(part)
+	if err != nil || root == nil {
+		p.error(fmt.Errorf("rendering a part of the document: %v", err))
+		return
+	}
+	p.object(root, part)
+}
+
 func (p *parser) object(root *document.Value, part document.Part) {
-	if kind := root.Get("kind").String(); strings.HasSuffix(kind, "List") && root.Get("items") != nil {
-		p.list(root, strings.TrimSuffix(kind, "List"))
+	if isList(root) {
+		p.list(root)
 		return
 	}
 	o, findings := config.NewObject(root, part, p.unit.Name, p.namespace)
@@ -126,15 +141,23 @@ func (p *parser) object(root *document.Value, part document.Part) {
 	p.unit.Objects = append(p.unit.Objects, o)
 }
 
+func isList(root *document.Value) bool {
+	return strings.HasSuffix(root.Get("kind").String(), "List") && root.Get("items") != nil
+}
+
 // list takes the entries of a List (`kubectl get -o yaml`), or of a typed list whose
 // entries may leave out what the list says.
-func (p *parser) list(root *document.Value, kind string) {
-	items := root.Get("items")
+func (p *parser) list(root *document.Value) {
+	kind, items := strings.TrimSuffix(root.Get("kind").String(), "List"), root.Get("items")
 	if items.Kind != document.List && items.Kind != document.Null {
 		p.refuse(config.NotAnObject, items.Line, "items must be a list, is "+items.Kind.String(), `begin each entry with "- "`)
 		return
 	}
 	for _, item := range items.Items {
+		if item.Kind == document.Null {
+			p.refuse(config.NotAnObject, item.Line, "the list entry is empty", `remove the "-", or write an object after it`)
+			continue
+		}
 		if kind != "" && item.Kind == document.Map && item.Get("kind") == nil {
 			head := []document.Field{{Name: "kind", Line: item.Line, Value: &document.Value{Kind: document.String, Line: item.Line, Text: kind}}}
 			if v := root.Get("apiVersion"); v != nil && item.Get("apiVersion") == nil {
@@ -144,6 +167,6 @@ func (p *parser) list(root *document.Value, kind string) {
 			filled.Fields = append(head, item.Fields...)
 			item = &filled
 		}
-		p.object(item, document.Part{})
+		p.part(item)
 	}
 }

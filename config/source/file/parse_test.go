@@ -34,6 +34,7 @@ func TestParseRefuses(t *testing.T) {
 		says string
 	}{
 		"alias bomb":         {laughs, config.LimitExceeded, 9, "aliases repeat more than"},
+		"alias bomb of text": {"a: &a " + strings.Repeat("x", 1<<20) + "\nb: [" + strings.TrimSuffix(strings.Repeat("*a,", 10), ",") + "]\n", config.LimitExceeded, 2, "aliases repeat more than"},
 		"alias to itself":    {"a: &a [*a]\n", config.SyntaxError, 1, "contains itself"},
 		"unknown alias":      {"a: *b\n", config.SyntaxError, 1, "unknown anchor"},
 		"deep":               {deep, config.LimitExceeded, 1, "nested deeper"},
@@ -48,6 +49,7 @@ func TestParseRefuses(t *testing.T) {
 		"tag":                {"a: !secret x\n", config.SyntaxError, 1, "tag !secret"},
 		"merge of a scalar":  {"a: &a 1\nb: {<<: *a}\n", config.SyntaxError, 2, "merges a number"},
 		"number":             {"42\n", config.NotAnObject, 1, "is a number"},
+		"empty entry":        {"apiVersion: v1\nkind: List\nitems:\n-\n", config.NotAnObject, 4, "entry is empty"},
 		"items not a list":   {"apiVersion: v1\nkind: List\nitems: {a: b}\n", config.NotAnObject, 3, "items must be a list"},
 		"document too large": {"a: " + strings.Repeat("x", maxDocument) + "\n", config.LimitExceeded, 1, "8.0 MiB"},
 	} {
