@@ -31,6 +31,11 @@ type Input struct {
 	Object func(mesh.Ref) *config.Object
 }
 
+// LocalGateway is the ingress gateway that the laptop mesh always runs, for Assume.
+func LocalGateway() *mesh.Workload {
+	return &mesh.Workload{Name: "istio-ingressgateway-0", Namespace: "istio-system", Labels: mesh.Labels{"app": "istio-ingressgateway", "istio": "ingressgateway"}}
+}
+
 // Deployment is a Deployment and where it stands.
 type Deployment struct {
 	Ref mesh.Ref

@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/analyze"
 	"github.com/weirmesh/weir/config/source/file"
 	"github.com/weirmesh/weir/config/store"
 	"github.com/weirmesh/weir/mesh"
@@ -27,12 +28,9 @@ func settings() mesh.Settings {
 	return mesh.Settings{TrustDomain: "cluster.local", ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system"}
 }
 
-// gateway is the workload that the laptop mesh always runs.
-var gateway = &mesh.Workload{Name: "istio-ingressgateway-0", Namespace: "istio-system", Labels: mesh.Labels{"app": "istio-ingressgateway", "istio": "ingressgateway"}}
-
 func newStore(t testing.TB, state string) *store.Store {
 	t.Helper()
-	s, err := store.New(store.Options{Settings: settings(), State: state, Assume: []*mesh.Workload{gateway}})
+	s, err := store.New(store.Options{Settings: settings(), State: state, Assume: []*mesh.Workload{analyze.LocalGateway()}})
 	if err != nil {
 		t.Fatal(err)
 	}

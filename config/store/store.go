@@ -365,13 +365,11 @@ func (s *Store) Analyze() *Update {
 	return s.update()
 }
 
-// identical compares lowered forms by address; slices of services never are.
+// identical compares lowered forms by address.
 func identical(a, b any) bool {
-	if a == nil || b == nil {
-		return a == nil && b == nil
-	}
-	if _, ok := a.([]*registry.Service); ok {
-		return false
+	if x, ok := a.([]*registry.Service); ok {
+		y, ok := b.([]*registry.Service)
+		return ok && slices.Equal(x, y)
 	}
 	if _, ok := b.([]*registry.Service); ok {
 		return false
