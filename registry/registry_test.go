@@ -139,7 +139,6 @@ func TestIncrementalIsFull(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		running := registry.New("td", registry.Ranges{}, nil)
 		services, workloads := map[string][]*registry.Service{}, map[string]*mesh.Workload{}
-		var got registry.Result
 		for range rapid.IntRange(1, 20).Draw(t, "events") {
 			id := rapid.SampledFrom([]string{"1", "2", "3"}).Draw(t, "id")
 			gone := rapid.IntRange(0, 3).Draw(t, "gone") == 0
@@ -168,10 +167,10 @@ func TestIncrementalIsFull(t *testing.T) {
 				running.SetWorkload(id, w)
 			}
 			if rapid.Bool().Draw(t, "flush") {
-				got = running.Flush()
+				running.Flush()
 			}
 		}
-		got = running.Flush()
+		got := running.Flush()
 		fresh := registry.New("td", registry.Ranges{}, running.Allocations())
 		for _, id := range slices.Sorted(maps.Keys(services)) {
 			fresh.SetService(id, services[id])

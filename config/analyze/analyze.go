@@ -107,7 +107,7 @@ func (a *analysis) factsOf(o *config.Object) *facts {
 	}
 	if f = a.old[o]; f == nil {
 		f = &facts{lines: map[string]int{}}
-		for _, s := range strings.Split(o.Root().Get("metadata").Get("annotations").Get(suppress).String(), ",") {
+		for s := range strings.SplitSeq(o.Root().Get("metadata").Get("annotations").Get(suppress).String(), ",") {
 			f.suppressed = append(f.suppressed, strings.TrimSpace(s))
 		}
 	}

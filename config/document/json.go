@@ -44,13 +44,11 @@ type jsonParser struct {
 }
 
 func (p *jsonParser) wrap(err error) error {
-	var e *Error
-	if errors.As(err, &e) {
+	if _, ok := errors.AsType[*Error](err); ok {
 		return err
 	}
 	p.advance()
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		off := min(int(syntax.Offset), len(p.text))
 		if off > p.pos {
 			p.line += strings.Count(p.text[p.pos:off], "\n")

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -23,7 +24,7 @@ func (d structDecoder) value(v *Value, path string, to reflect.Value) bool {
 		to.Set(p)
 		return ok
 	}
-	if u, ok := to.Addr().Interface().(json.Unmarshaler); ok {
+	if u, ok := reflect.TypeAssert[json.Unmarshaler](to.Addr()); ok {
 		return d.unmarshal(v, path, u, to.Type())
 	}
 	switch to.Kind() {
@@ -181,12 +182,12 @@ func fieldByTag(to reflect.Value, want string) (reflect.Value, bool) {
 }
 
 func tagNames(t reflect.Type, names []string) []string {
-	for i := range t.NumField() {
-		name, inline, skip := tag(t.Field(i))
+	for field := range t.Fields() {
+		name, inline, skip := tag(field)
 		switch {
 		case skip:
 		case inline:
-			names = tagNames(t.Field(i).Type, names)
+			names = tagNames(field.Type, names)
 		default:
 			names = append(names, name)
 		}
@@ -196,12 +197,12 @@ func tagNames(t reflect.Type, names []string) []string {
 
 // nestedTag finds the struct field one level below that is called want.
 func nestedTag(t reflect.Type, want string) string {
-	for i := range t.NumField() {
-		name, _, skip := tag(t.Field(i))
+	for field := range t.Fields() {
+		name, _, skip := tag(field)
 		if skip || name == "" || name == "status" || name == "metadata" {
 			continue
 		}
-		inner, suffix := t.Field(i).Type, ""
+		inner, suffix := field.Type, ""
 		for inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice {
 			if inner.Kind() == reflect.Slice {
 				suffix = "[]"
@@ -211,10 +212,8 @@ func nestedTag(t reflect.Type, want string) string {
 		if inner.Kind() != reflect.Struct {
 			continue
 		}
-		for _, n := range tagNames(inner, nil) {
-			if n == want {
-				return name + suffix
-			}
+		if slices.Contains(tagNames(inner, nil), want) {
+			return name + suffix
 		}
 	}
 	return ""

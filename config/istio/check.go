@@ -1,6 +1,7 @@
 package istio
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -122,11 +123,9 @@ func (l *lowerer) regex(path, expr string) {
 	if _, err := regexp.Compile(expr); err != nil {
 		message := err.Error()
 		hint := "the syntax is RE2: https://github.com/google/re2/wiki/Syntax"
-		var se *syntax.Error
-		if e, ok := err.(*syntax.Error); ok {
-			se = e
-			message = fmt.Sprintf("%s: %q", se.Code, se.Expr)
-			if se.Code == syntax.ErrInvalidPerlOp {
+		if e, ok := errors.AsType[*syntax.Error](err); ok {
+			message = fmt.Sprintf("%s: %q", e.Code, e.Expr)
+			if e.Code == syntax.ErrInvalidPerlOp {
 				hint = "RE2 has no look-ahead, look-behind or back-references"
 			}
 		}

@@ -106,7 +106,7 @@ func (l *lowerer) retries(path string, r *networkingv1alpha3.HTTPRetry) *mesh.Re
 	}
 	if r.RetryOn != "" {
 		var conds []string
-		for _, c := range strings.Split(r.RetryOn, ",") {
+		for c := range strings.SplitSeq(r.RetryOn, ",") {
 			c = strings.TrimSpace(c)
 			if code, err := strconv.Atoi(c); err == nil && code >= 100 && code <= 599 || slices.Contains(retryConditions, c) {
 				conds = append(conds, c)

@@ -109,10 +109,13 @@ func (p *parser) part(root *document.Value) {
 		p.list(root) // its entries are parts
 		return
 	}
+	if root.Kind == document.Null {
+		return // as in YAML: an empty document
+	}
 	part := root.Part()
 	root, err := document.Parse(part)
-	if err != nil || root == nil {
-		p.error(fmt.Errorf("rendering a part of the document: %v", err))
+	if err != nil {
+		p.error(fmt.Errorf("rendering a part of the document: %w", err))
 		return
 	}
 	p.object(root, part)

@@ -91,7 +91,7 @@ func TestParseAccepts(t *testing.T) {
 			t.Errorf("%s: %+v", name, u)
 		}
 	}
-	for name, text := range map[string]string{"empty": "", "newlines": "\n\n", "comments": "# a\n  # b\n", "separators": "---\n---\n...\n", "null": "null\n", "BOM": "\ufeff"} {
+	for name, text := range map[string]string{"empty": "", "newlines": "\n\n", "comments": "# a\n  # b\n", "separators": "---\n---\n...\n", "null": "null\n", "BOM": "\ufeff", "no text": " "} {
 		if u := Parse("f.yaml", []byte(text), ""); len(u.Objects) != 0 || len(u.Findings) != 0 || u.Incomplete {
 			t.Errorf("%s: %+v", name, u)
 		}
@@ -139,6 +139,9 @@ func TestLines(t *testing.T) {
 	}
 	if got := a.Compact().LineOf("metadata.name"); got != 7 {
 		t.Errorf("after compaction metadata.name is in line %d", got)
+	}
+	if u := Parse("f.json", []byte("null"), ""); len(u.Objects)+len(u.Findings) != 0 {
+		t.Errorf("JSON null: %+v", u)
 	}
 	j := Parse("f.json", []byte("[\n]"), "")
 	if len(j.Findings) != 1 {

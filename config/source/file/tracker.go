@@ -156,9 +156,8 @@ func (f *tracked) worse() bool {
 }
 
 func unreadable(path string, err error) config.Unit {
-	var pe *fs.PathError
 	msg := err.Error()
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		msg = pe.Err.Error()
 	}
 	hint := ""
