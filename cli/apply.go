@@ -175,7 +175,7 @@ func (p *printer) live(l *live) {
 	took := time.Duration(l.Seconds * float64(time.Second)).Round(time.Millisecond)
 	switch {
 	case l.Proxies == 0:
-		p.printf("in force; no proxy is connected\n")
+		p.printf("no proxy is connected\n")
 	case l.Active == l.Proxies:
 		p.printf("active on %d of %d proxies after %s\n", l.Active, l.Proxies, shortly(took))
 	default:

@@ -125,6 +125,9 @@ func workloads(s *mesh.Snapshot) []apiv1.Workload {
 	return out
 }
 
+// gone is the health of a workload that is not there.
+const gone = "gone"
+
 func health(h mesh.Health) string {
 	switch h {
 	case mesh.Unhealthy:
@@ -233,6 +236,20 @@ func sameKind(kind, asked string) bool {
 var shortKinds = map[string]string{"vs": "VirtualService", "dr": "DestinationRule", "gw": "Gateway", "se": "ServiceEntry", "we": "WorkloadEntry",
 	"pa": "PeerAuthentication", "svc": "Service", "sa": "ServiceAccount", "deploy": "Deployment", "po": "Pod", "cm": "ConfigMap", "ns": "Namespace"}
 
+// noNamespace stands for the namespace of objects that have none in a path.
+const noNamespace = "-"
+
+func inNamespace(namespace, asked string) bool {
+	return namespace == asked || namespace == "" && asked == noNamespace
+}
+
+func qualified(namespace, name string) string {
+	if namespace == "" || namespace == noNamespace {
+		return name
+	}
+	return namespace + "/" + name
+}
+
 func (p *Plane) handleObjects(w http.ResponseWriter, r *http.Request) {
 	u := p.latest.Load()
 	if u == nil {
@@ -244,7 +261,7 @@ func (p *Plane) handleObjects(w http.ResponseWriter, r *http.Request) {
 	out := []apiv1.Object{}
 	var raw []*config.Object
 	for id, o := range u.Objects.All() {
-		if kind != "" && !sameKind(o.ID.Kind, kind) || namespace != "" && o.ID.Namespace != namespace || name != "" && o.ID.Name != name {
+		if kind != "" && !sameKind(o.ID.Kind, kind) || namespace != "" && !inNamespace(o.ID.Namespace, namespace) || name != "" && o.ID.Name != name {
 			continue
 		}
 		out = append(out, p.object(id, o, clients))
@@ -255,7 +272,7 @@ func (p *Plane) handleObjects(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if name != "" && len(out) == 0 {
-		fail(w, http.StatusNotFound, "there is no "+kind+" "+namespace+"/"+name, "weir get "+kind+" lists those there are")
+		fail(w, http.StatusNotFound, "there is no "+kind+" "+qualified(namespace, name), "weir get "+kind+" lists those there are")
 		return
 	}
 	if r.URL.Query().Has("raw") {
@@ -294,20 +311,36 @@ func (p *Plane) handleWait(w http.ResponseWriter, r *http.Request) {
 		}
 		timeout = d
 	}
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	defer cancel()
 	var version uint64
-	if u := p.latest.Load(); u != nil {
-		version = u.Snapshot.Version
-	}
-	if v := q.Get("version"); v != "" {
+	switch v, workload, wanted := q.Get("version"), q.Get("workload"), q.Get("health"); {
+	case v != "":
 		n, err := strconv.ParseUint(v, 10, 64)
 		if err != nil {
 			fail(w, http.StatusBadRequest, "version "+quote(v)+" is not a number", "")
 			return
 		}
 		version = n
+	case workload != "":
+		if !slices.Contains([]string{"healthy", "unhealthy", "draining", gone}, wanted) {
+			fail(w, http.StatusBadRequest, "health "+quote(wanted)+" is not known", "healthy, unhealthy, draining or gone")
+			return
+		}
+		u, err := p.await(ctx, func(u *store.Update) bool {
+			x := u.Snapshot.Workloads.At(mesh.Key(workload))
+			return x == nil && wanted == gone || x != nil && health(x.Health) == wanted
+		})
+		if err != nil {
+			fail(w, http.StatusGatewayTimeout, "workload "+quote(workload)+" is not "+wanted, "")
+			return
+		}
+		version = u.Snapshot.Version
+	default:
+		if u := p.latest.Load(); u != nil {
+			version = u.Snapshot.Version
+		}
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), timeout)
-	defer cancel()
 	if err := p.xds.WaitActive(ctx, version); err != nil {
 		behind := []string{}
 		for _, c := range p.xds.Clients() {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/config"
@@ -19,16 +21,12 @@ import (
 // maxApply bounds one request: what the file source takes as one file.
 const maxApply = 64 << 20
 
-// given is the name that findings show for documents sent over the API.
-const given = "(applied)"
+// takeUpTime bounds the wait until what was written is in force: the file source
+// publishes within 40 ms, lowering a large change takes some more.
+const takeUpTime = time.Second
 
 // handleApply takes YAML documents. All of them are written, or none.
 func (p *Plane) handleApply(w http.ResponseWriter, r *http.Request) {
-	u := p.latest.Load()
-	if u == nil {
-		fail(w, http.StatusServiceUnavailable, "the configuration is not read yet", "try again in a moment")
-		return
-	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxApply))
 	if err != nil {
 		fail(w, http.StatusRequestEntityTooLarge, "reading the documents: "+err.Error(), "split them: at most 64 MiB at once")
@@ -36,7 +34,13 @@ func (p *Plane) handleApply(w http.ResponseWriter, r *http.Request) {
 	}
 	p.applying.Lock()
 	defer p.applying.Unlock()
-	result, files := p.plan(u, body)
+	u := p.latest.Load()
+	if u == nil {
+		fail(w, http.StatusServiceUnavailable, "the configuration is not read yet", "try again in a moment")
+		return
+	}
+	unit := file.Parse(apiv1.GivenFile, body, p.o.Namespace)
+	result, files := p.plan(u, unit)
 	result.DryRun = r.URL.Query().Get("dry-run") == "true"
 	switch {
 	case result.Refused:
@@ -55,12 +59,31 @@ func (p *Plane) handleApply(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	result.Mesh = p.takenUp(r.Context(), func(u *store.Update) bool {
+		for _, o := range unit.Objects {
+			if now := u.Objects.At(o.ID.String()); now == nil || now.Raw == nil || now.Raw.Hash != o.Hash {
+				return false
+			}
+		}
+		return true
+	})
 	answer(w, http.StatusOK, result)
 }
 
-// plan says what applying body would do, and with which files.
-func (p *Plane) plan(u *store.Update, body []byte) (apiv1.ApplyResult, map[string][]byte) {
-	unit := file.Parse(given, body, p.o.Namespace)
+// takenUp is the version of the configuration in which a change is in force, 0 if that
+// takes too long.
+func (p *Plane) takenUp(ctx context.Context, ok func(*store.Update) bool) uint64 {
+	ctx, cancel := context.WithTimeout(ctx, takeUpTime)
+	defer cancel()
+	u, err := p.await(ctx, ok)
+	if err != nil {
+		return 0
+	}
+	return u.Snapshot.Version
+}
+
+// plan says what applying a unit would do, and with which files.
+func (p *Plane) plan(u *store.Update, unit config.Unit) (apiv1.ApplyResult, map[string][]byte) {
 	fs := append([]config.Finding(nil), unit.Findings...)
 	files := map[string][]byte{}
 	var result apiv1.ApplyResult
@@ -129,19 +152,19 @@ func (p *Plane) writeApplied(name string, text []byte) error {
 
 func (p *Plane) handleDelete(w http.ResponseWriter, r *http.Request) {
 	kind, namespace, name := r.PathValue("kind"), r.PathValue("namespace"), r.PathValue("name")
+	p.applying.Lock()
+	defer p.applying.Unlock()
 	u := p.latest.Load()
 	if u == nil {
 		fail(w, http.StatusServiceUnavailable, "the configuration is not read yet", "try again in a moment")
 		return
 	}
-	p.applying.Lock()
-	defer p.applying.Unlock()
 	for o := range u.Objects.Values() {
-		if !sameKind(o.ID.Kind, kind) || o.ID.Namespace != namespace || o.ID.Name != name {
+		if !sameKind(o.ID.Kind, kind) || !inNamespace(o.ID.Namespace, namespace) || o.ID.Name != name {
 			continue
 		}
 		if ref := o.Ref(); !p.applied(ref.File) {
-			fail(w, http.StatusConflict, fmt.Sprintf("%s %s/%s stands in %s:%d", o.ID.Kind, namespace, name, ref.File, ref.Line), "remove it there; the file is watched")
+			fail(w, http.StatusConflict, fmt.Sprintf("%s %s stands in %s:%d", o.ID.Kind, qualified(o.ID.Namespace, name), ref.File, ref.Line), "remove it there; the file is watched")
 			return
 		}
 		err := os.Remove(filepath.Join(p.appliedDir(), appliedName(o.ID)))
@@ -149,8 +172,12 @@ func (p *Plane) handleDelete(w http.ResponseWriter, r *http.Request) {
 			fail(w, http.StatusInternalServerError, "deleting: "+err.Error(), "")
 			return
 		}
-		answer(w, http.StatusOK, apiv1.ApplyResult{Objects: []apiv1.Applied{{Kind: o.ID.Kind, Namespace: namespace, Name: name, Action: "deleted"}}})
+		version := p.takenUp(r.Context(), func(u *store.Update) bool {
+			now := u.Objects.At(o.ID.String())
+			return now == nil || !p.applied(now.Ref().File) // another file may define it, too
+		})
+		answer(w, http.StatusOK, apiv1.ApplyResult{Mesh: version, Objects: []apiv1.Applied{{Kind: o.ID.Kind, Namespace: o.ID.Namespace, Name: name, Action: "deleted"}}})
 		return
 	}
-	fail(w, http.StatusNotFound, "there is no "+kind+" "+namespace+"/"+name, "weir get "+kind+" lists those there are")
+	fail(w, http.StatusNotFound, "there is no "+kind+" "+qualified(namespace, name), "weir get "+kind+" lists those there are")
 }

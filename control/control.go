@@ -73,6 +73,8 @@ type Plane struct {
 	feeds   *feeds
 
 	latest atomic.Pointer[store.Update]
+	// changed is closed and made anew with every new latest.
+	changed atomic.Pointer[chan struct{}]
 	// ready is closed when the first configuration is in force.
 	ready    chan struct{}
 	receipts *receipts
@@ -89,6 +91,8 @@ func New(o Options) (*Plane, error) {
 	}
 	o.Settings.TrustDomain = o.TrustDomain
 	p := &Plane{o: o, started: time.Now(), ready: make(chan struct{}), receipts: newReceipts()}
+	changed := make(chan struct{})
+	p.changed.Store(&changed)
 	if err := os.MkdirAll(p.appliedDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("opening the state folder: %w", err)
 	}
@@ -159,6 +163,23 @@ func (p *Plane) publish(u *store.Update) {
 	p.feeds.publish(u.Snapshot)
 	if first {
 		close(p.ready)
+	}
+	next := make(chan struct{})
+	close(*p.changed.Swap(&next))
+}
+
+// await returns the first state of the configuration from now on that is as asked.
+func (p *Plane) await(ctx context.Context, ok func(*store.Update) bool) (*store.Update, error) {
+	for {
+		changed := *p.changed.Load()
+		if u := p.latest.Load(); u != nil && ok(u) {
+			return u, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 }
 

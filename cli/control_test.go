@@ -1,0 +1,126 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weirmesh/weir/cli/client"
+	"github.com/weirmesh/weir/control"
+	"github.com/weirmesh/weir/internal/redact"
+	"github.com/weirmesh/weir/mesh"
+)
+
+const virtualService = `apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews.example.com]
+  http: [{timeout: %s, route: [{destination: {host: reviews}}]}]
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+`
+
+// The commands against a real control plane, without proxies: what is applied is in
+// force when the command returns, and gone when it was deleted.
+func TestControlPlane(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, state := t.TempDir(), t.TempDir()
+	watched := filepath.Join(dir, "services.yaml")
+	write(t, watched, "apiVersion: v1\nkind: Service\nmetadata: {name: reviews}\nspec: {ports: [{name: http, port: 9080}]}\n")
+	p, err := control.New(control.Options{Version: "v1.0.0", State: state, Paths: []string{watched}, HTTP: []net.Listener{l}, Token: redact.New("sesame"),
+		Settings: mesh.Settings{DomainSuffix: "cluster.local", RootNamespace: "istio-system"}, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	write(t, client.LockFile(state), fmt.Sprintf(`{"pid":1,"http":%q}`, l.Addr()))
+	write(t, filepath.Join(state, "token"), "sesame")
+	ready(t, client.New(l.Addr().String(), redact.String{}))
+
+	for _, step := range []struct {
+		write string // vs.yaml before
+		args  string
+		want  string // output and, if not 0, exit status
+	}{
+		{fmt.Sprintf(virtualService, "3s"), "apply -f DIR/vs.yaml", "VirtualService default/reviews created\nNamespace shop created\nno proxy is connected\n"},
+		{"", "get vs", "NAME     STATE     SINCE  ACTIVE  FROM\nreviews  compiled  Ns     0/0     weir apply\n"},
+		{"", "apply -f DIR/vs.yaml", "VirtualService default/reviews unchanged\nNamespace shop unchanged\nno proxy is connected\n"},
+		{fmt.Sprintf(virtualService, "4s"), "apply -f DIR/vs.yaml --dry-run", "VirtualService default/reviews configured\nNamespace shop unchanged\nnothing was changed: it was a dry run\n"},
+		{"", "apply -f DIR/vs.yaml", "VirtualService default/reviews configured\nNamespace shop unchanged\nno proxy is connected\n"},
+		{fmt.Sprintf(virtualService, "soon"), "apply -f DIR/vs.yaml", "VirtualService default/reviews refused\nNamespace shop not applied\n\n" +
+			"DIR/vs.yaml\n     6  error    IST0106   VirtualService default/reviews, spec.http[0].timeout: \"soon\" is not a duration\n" +
+			"                           -> a duration is a number with a unit: \"1.5s\", \"200ms\", \"1h\"\n\nnothing was changed\nexit 1\n"},
+		{"", "get namespaces -o name", "namespace/shop\n"},
+		{"", "delete vs/reviews ns/shop", "VirtualService default/reviews deleted\nNamespace shop deleted\nno proxy is connected\n"},
+		{"", "delete vs reviews", "error: there is no VirtualService default/reviews\n hint: weir get VirtualService lists those there are\nexit 1\n"},
+		{"", "delete svc reviews", "error: Service default/reviews stands in DIR/services.yaml:1\n hint: remove it there; the file is watched\nexit 1\n"},
+		{"", "get all -o name", "service/default/reviews\n"},
+	} {
+		if step.write != "" {
+			write(t, filepath.Join(dir, "vs.yaml"), step.write)
+		}
+		got := strings.ReplaceAll(weir(t, state, strings.Fields(strings.ReplaceAll(step.args, "DIR", dir))...), dir, "DIR")
+		if diff := cmp.Diff(step.want, regexp.MustCompile(` [0-9]s `).ReplaceAllString(got, " Ns ")); diff != "" {
+			t.Errorf("weir %s (-want +got):\n%s", step.args, diff)
+		}
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ready waits until the control plane has read its files.
+func ready(t *testing.T, c *client.Client) {
+	t.Helper()
+	for {
+		if _, err := c.Status(t.Context()); err == nil {
+			return
+		} else if t.Context().Err() != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// weir runs a command line in this process and returns everything it prints.
+func weir(t *testing.T, state string, args ...string) string {
+	t.Helper()
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if exit := Main(t.Context(), Options{Args: args, State: state, Stdin: os.Stdin, Stdout: out, Stderr: out}); exit != 0 {
+		_, _ = fmt.Fprintf(out, "exit %d\n", exit)
+	}
+	text, err := os.ReadFile(out.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
