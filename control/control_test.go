@@ -1,0 +1,294 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/internal/memnet"
+	"github.com/weirmesh/weir/internal/redact"
+	"github.com/weirmesh/weir/mesh"
+)
+
+const reviewsService = `apiVersion: v1
+kind: Service
+metadata: {name: reviews}
+spec:
+  selector: {app: reviews}
+  ports: [{name: http, port: 9080}]
+`
+
+func virtualService(host string) string {
+	return `apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http:
+  - route:
+    - destination: {host: ` + host + `}
+`
+}
+
+// plane runs a control plane over a folder with the Service reviews and returns a way
+// to call its API.
+type plane struct {
+	*Plane
+	state, dir string
+	client     *http.Client
+}
+
+func start(t *testing.T, state string) *plane {
+	t.Helper()
+	dir := filepath.Join(state, "config")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "services.yaml"), []byte(reviewsService), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	network := &memnet.Network{}
+	l, err := network.Listen("127.0.0.1:15014")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := New(Options{Version: "test", State: state, Paths: []string{dir}, HTTP: []net.Listener{l}, Token: redact.New("secret"),
+		Settings: mesh.Settings{DomainSuffix: "cluster.local", RootNamespace: "istio-system"}, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- p.Run(ctx) }()
+	transport := &http.Transport{DialContext: network.DialContext}
+	t.Cleanup(func() {
+		transport.CloseIdleConnections()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	<-p.ready
+	return &plane{p, state, dir, &http.Client{Transport: transport}}
+}
+
+func (p *plane) call(t *testing.T, method, path, body string, header ...string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequest(method, "http://127.0.0.1:15014"+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if method != http.MethodGet {
+		req.Header.Set("Authorization", "Bearer secret")
+	}
+	for _, h := range header {
+		k, v, _ := strings.Cut(h, ": ")
+		req.Header.Set(k, v)
+		if k == "Host" {
+			req.Host = v
+		}
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+func decode[T any](t *testing.T, text string) T {
+	t.Helper()
+	var v T
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	return v
+}
+
+// until waits for the configuration to satisfy ok: the file watcher needs a moment.
+func (p *plane) until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline, tries := t.Context(), 0; !ok(); tries++ {
+		if deadline.Err() != nil || tries > 5000 {
+			t.Fatalf("never: %s", what)
+		}
+		// Each look is a request of its own; that is wait enough.
+		p.call(t, "GET", "/healthz/ready", "")
+	}
+}
+
+func (p *plane) objects(t *testing.T) map[string]string {
+	t.Helper()
+	_, body := p.call(t, "GET", "/api/v1/objects", "")
+	out := map[string]string{}
+	for _, o := range decode[[]apiv1.Object](t, body) {
+		out[o.Kind+"/"+o.Name] = o.State
+	}
+	return out
+}
+
+func TestApplyGetDelete(t *testing.T) {
+	p := start(t, t.TempDir())
+	apply := func(body string) (int, apiv1.ApplyResult) {
+		status, text := p.call(t, "POST", "/api/v1/objects", body)
+		return status, decode[apiv1.ApplyResult](t, text)
+	}
+	status, r := apply(virtualService("reviews"))
+	if status != 200 || len(r.Objects) != 1 || r.Objects[0].Action != "created" {
+		t.Fatalf("%d %+v", status, r)
+	}
+	p.until(t, "the VirtualService is compiled", func() bool { return p.objects(t)["VirtualService/reviews"] == "compiled" })
+	if _, r = apply(virtualService("reviews")); r.Objects[0].Action != "unchanged" {
+		t.Errorf("again: %+v", r.Objects)
+	}
+	if _, r = apply(virtualService("reviews.default.svc.cluster.local")); r.Objects[0].Action != "configured" {
+		t.Errorf("changed: %+v", r.Objects)
+	}
+	if _, text := p.call(t, "GET", "/api/v1/objects/vs/default/reviews?raw", ""); !strings.Contains(text, "kind: VirtualService") {
+		t.Errorf("raw: %s", text)
+	}
+
+	// All or nothing: the good document beside a bad one is not written.
+	status, r = apply(strings.Replace(reviewsService, "reviews", "new", 1) + "---\n" + strings.Replace(virtualService("x"), "route:", "rout:", 1))
+	if status != 422 || !r.Refused || len(r.Findings) == 0 || r.Findings[0].Field != "spec.http[0].rout" {
+		t.Errorf("%d %+v", status, r)
+	}
+	if _, err := os.Stat(filepath.Join(p.appliedDir(), "service.default.new.yaml")); err == nil {
+		t.Error("a refused request wrote something")
+	}
+
+	// What stands in a watched file is changed there.
+	if status, r = apply(strings.Replace(reviewsService, "9080", "9081", 1)); status != 422 || !strings.Contains(r.Findings[0].Message, "stands in") {
+		t.Errorf("%d %+v", status, r)
+	}
+	if status, text := p.call(t, "DELETE", "/api/v1/objects/Service/default/reviews", ""); status != 409 || !strings.Contains(text, "services.yaml:1") {
+		t.Errorf("%d %s", status, text)
+	}
+	if status, text := p.call(t, "DELETE", "/api/v1/objects/virtualservices/default/reviews", ""); status != 200 {
+		t.Errorf("%d %s", status, text)
+	}
+	p.until(t, "the VirtualService is gone", func() bool { _, ok := p.objects(t)["VirtualService/reviews"]; return !ok })
+	if status, _ := p.call(t, "DELETE", "/api/v1/objects/vs/default/reviews", ""); status != 404 {
+		t.Errorf("deleting twice: %d", status)
+	}
+
+	// A dry run says what would happen and writes nothing.
+	if status, text := p.call(t, "POST", "/api/v1/objects?dry-run=true", virtualService("reviews")); status != 200 || !decode[apiv1.ApplyResult](t, text).DryRun {
+		t.Errorf("dry run: %d %s", status, text)
+	}
+	if entries, _ := os.ReadDir(p.appliedDir()); len(entries) != 0 {
+		t.Errorf("left in applied: %v", entries)
+	}
+}
+
+// Nobody but the operator changes the mesh, and no web page reads it.
+func TestGuard(t *testing.T) {
+	p := start(t, t.TempDir())
+	for _, c := range []struct {
+		name, method, path string
+		header             []string
+		want               int
+	}{
+		{"a reader on this machine", "GET", "/api/v1/status", nil, 200},
+		{"by name", "GET", "/api/v1/status", []string{"Host: localhost:15014"}, 200},
+		{"by IPv6 loopback", "GET", "/api/v1/status", []string{"Host: [::1]:15014"}, 200},
+		{"a name that DNS may point here", "GET", "/api/v1/status", []string{"Host: evil.example:15014"}, 403},
+		{"another address", "GET", "/api/v1/status", []string{"Host: 192.0.2.1:15014"}, 403},
+		{"a web page", "GET", "/api/v1/status", []string{"Origin: http://evil.example"}, 403},
+		{"our own web page", "GET", "/api/v1/status", []string{"Origin: http://127.0.0.1:15014"}, 200},
+		{"a writer without a token", "POST", "/api/v1/objects", []string{"Authorization: "}, 401},
+		{"a writer with another token", "POST", "/api/v1/objects", []string{"Authorization: Bearer secre"}, 403},
+		{"nothing to write", "POST", "/api/v1/objects", nil, 400},
+		{"an unknown path", "GET", "/api/v2", nil, 404},
+		{"an unknown object", "GET", "/api/v1/objects/vs/default/none", nil, 404},
+		{"a bad timeout", "GET", "/api/v1/wait?timeout=soon", nil, 400},
+		{"nobody to wait for", "GET", "/api/v1/wait?version=1&timeout=1s", nil, 200},
+	} {
+		status, body := p.call(t, c.method, c.path, "", c.header...)
+		if status != c.want {
+			t.Errorf("%s: %d, want %d: %s", c.name, status, c.want, body)
+		}
+		if status >= 400 && decode[apiv1.Error](t, body).Error == "" {
+			t.Errorf("%s: no error in %s", c.name, body)
+		}
+	}
+}
+
+// A control plane that starts again gives the same addresses and serves the last good
+// version of an object that is broken meanwhile.
+func TestRestart(t *testing.T) {
+	state := t.TempDir()
+	var before string
+	t.Run("first", func(t *testing.T) {
+		p := start(t, state)
+		p.call(t, "POST", "/api/v1/objects", virtualService("reviews"))
+		p.until(t, "compiled", func() bool { return p.objects(t)["VirtualService/reviews"] == "compiled" })
+		_, before = p.call(t, "GET", "/api/v1/services", "")
+	})
+	broken := strings.Replace(virtualService("reviews"), "http:", "htp:", 1)
+	if err := os.WriteFile(filepath.Join(state, appliedDir, "virtualservice.default.reviews.yaml"), []byte(broken), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("second", func(t *testing.T) {
+		p := start(t, state)
+		_, after := p.call(t, "GET", "/api/v1/services", "")
+		if d := cmp.Diff(before, after); d != "" {
+			t.Errorf("services (-before +after):\n%s", d)
+		}
+		_, body := p.call(t, "GET", "/api/v1/objects/vs/default/reviews", "")
+		if o := decode[[]apiv1.Object](t, body)[0]; o.State != "quarantined" || !o.LastGood || len(o.Findings) == 0 {
+			t.Errorf("%+v", o)
+		}
+	})
+}
+
+// Texts of several proxies become one: each metric described once, samples told apart.
+func TestMergeMetrics(t *testing.T) {
+	m := newMerger()
+	m.add([]byte("# HELP up Is it.\n# TYPE up gauge\nup 1\n"), "")
+	for _, p := range []string{"default/a", "default/b"} {
+		m.add([]byte("# HELP reqs Requests.\n# TYPE reqs counter\nreqs{code=\"200\"} 3\n# HELP took Took.\n# TYPE took histogram\ntook_bucket{le=\"1\"} 1\ntook_bucket{le=\"+Inf\"} 2\ntook_sum 3\ntook_count 2\nbare{} 1\n"), p)
+	}
+	var out bytes.Buffer
+	if err := m.write(&out); err != nil {
+		t.Fatal(err)
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int{}
+	for name, f := range families {
+		got[name] = len(f.GetMetric())
+	}
+	if d := cmp.Diff(map[string]int{"up": 1, "reqs": 2, "took": 2, "bare": 2}, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if l := families["reqs"].GetMetric()[0].GetLabel(); len(l) != 2 || l[0].GetName() != "instance" {
+		t.Errorf("labels %v", l)
+	}
+}
+
+func FuzzMerge(f *testing.F) {
+	f.Add([]byte("# TYPE a counter\na{b=\"c\"} 1\n"))
+	f.Add([]byte("{} {\n a\n#"))
+	f.Fuzz(func(_ *testing.T, text []byte) { newMerger().add(text, "x") })
+}
