@@ -110,13 +110,9 @@ func (x *Exchange) endAttempt() {
 		x.flags &^= attemptOpen
 		x.Endpoint.Active.Add(-1)
 	}
-	x.endRetry()
-}
-
-func (x *Exchange) endRetry() {
-	if x.is(retrying) {
-		x.flags &^= retrying
-		x.Cluster.Limits.Retries.Add(-1)
+	if x.retryAt != nil {
+		x.retryAt.Retries.Add(-1)
+		x.retryAt = nil
 	}
 }
 
@@ -224,7 +220,8 @@ func (x *Exchange) again() bool {
 		return false
 	}
 	x.endAttempt()
-	x.flags |= retrying | backingOff
+	x.retryAt = l
+	x.flags |= backingOff
 	x.retries--
 	x.tried = append(x.tried, x.Endpoint)
 	x.Response.Reset()

@@ -128,6 +128,7 @@ type Exchange struct {
 	tryEnds            int64 // when the attempt ends by perTry; 0: it does not
 	waiter             pool.Waiter
 	limits             *cluster.Limits // where this attempt counts as a request; nil: nowhere
+	retryAt            *cluster.Limits // where it counts as a retry; nil: nowhere
 
 	timeout loop.Timer // of the route
 	try     loop.Timer // of the attempt
@@ -151,7 +152,6 @@ const (
 	replayed                              // a dead idle connection was replaced already
 	fresh                                 // the next attempt needs a new connection
 	attemptOpen                           // the attempt counts as active on its endpoint
-	retrying                              // the attempt counts against max_retries
 	tunnelling                            // after a 101
 	backingOff                            // wait is the back-off
 	upstreamEOF                           // of a tunnel

@@ -377,7 +377,7 @@ func (s *script) recv(d *datadriven.TestData, name string) string {
 
 func wire(t *testing.T, text string) []byte {
 	var b []byte
-	for _, line := range strings.Split(text, "\n") {
+	for line := range strings.SplitSeq(text, "\n") {
 		end := "\r\n"
 		if l, ok := strings.CutSuffix(line, `\c`); ok {
 			line, end = l, ""

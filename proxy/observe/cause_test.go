@@ -7,7 +7,7 @@ import (
 
 // Every cause can be explained: a bare 503 is what operators cannot work with.
 func TestCausesExplainThemselves(t *testing.T) {
-	for c := NoCause; c < numCauses; c++ {
+	for c := range numCauses {
 		if c.Details() == "" || c.Sentence() == "" {
 			t.Errorf("cause %d: details %q, sentence %q", c, c.Details(), c.Sentence())
 		}

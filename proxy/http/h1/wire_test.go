@@ -57,7 +57,7 @@ func TestWire(t *testing.T) {
 
 func wireBytes(t *testing.T, text string) []byte {
 	var b []byte
-	for _, line := range strings.Split(text, "\n") {
+	for line := range strings.SplitSeq(text, "\n") {
 		end := "\r\n"
 		if l, ok := strings.CutSuffix(line, `\c`); ok {
 			line, end = l, ""

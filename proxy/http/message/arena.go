@@ -1,5 +1,7 @@
 package message
 
+import "slices"
+
 // chunkSize holds the head of a usual request and response together with what
 // the proxy adds (1 to 2 KiB), so that most exchanges use one chunk.
 const chunkSize = 4 << 10
@@ -30,7 +32,7 @@ func (a *Arena) Close(b []byte) []byte {
 		return b
 	}
 	a.free = b[len(b):]
-	return b[:len(b):len(b)]
+	return slices.Clip(b)
 }
 
 // Copy returns a copy of b.
