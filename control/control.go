@@ -26,6 +26,7 @@ import (
 	"github.com/weirmesh/weir/ca"
 	caserver "github.com/weirmesh/weir/ca/server"
 	"github.com/weirmesh/weir/ca/token"
+	"github.com/weirmesh/weir/config/analyze"
 	"github.com/weirmesh/weir/config/source/file"
 	"github.com/weirmesh/weir/config/store"
 	"github.com/weirmesh/weir/identity"
@@ -44,6 +45,9 @@ type Options struct {
 	// runtime says what is running; "" for none.
 	Paths []string
 	Pods  string
+	// Laptop says that `weir up` runs the mesh: an ingress gateway is going to be there,
+	// even if its Pod is not yet.
+	Laptop bool
 	// Namespace is that of objects that name none.
 	Namespace   string
 	TrustDomain string
@@ -120,11 +124,18 @@ func New(o Options) (*Plane, error) {
 		Signer: p.auth.Signer(ca.Grant{ID: id, DNSNames: []string{"istiod.istio-system.svc", "localhost"}})}); err != nil {
 		return nil, err
 	}
-	if p.store, err = store.New(store.Options{Settings: o.Settings, State: o.State, Publish: p.publish, Log: o.Log}); err != nil {
+	so := store.Options{Settings: o.Settings, State: o.State, Publish: p.publish, Log: o.Log}
+	if o.Laptop {
+		so.Assume = append(so.Assume, analyze.LocalGateway())
+	}
+	if p.store, err = store.New(so); err != nil {
 		return nil, err
 	}
 	paths := append(append([]string(nil), o.Paths...), p.appliedDir())
 	if o.Pods != "" {
+		if err := os.MkdirAll(o.Pods, 0o700); err != nil {
+			return nil, fmt.Errorf("opening the pods folder: %w", err)
+		}
 		paths = append(paths, o.Pods)
 	}
 	p.files = file.New(file.Options{Paths: paths, Namespace: o.Namespace, Log: o.Log})

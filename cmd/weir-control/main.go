@@ -61,6 +61,7 @@ func run(args []string) error {
 	grpcUnix := f.String("grpc-unix", "", "Unix socket on which they are served too")
 	namespace := f.String("namespace", "default", "namespace of objects that name none")
 	trustDomain := f.String("trust-domain", "cluster.local", "trust domain of the mesh's identities")
+	laptop := f.Bool("laptop", false, "the mesh is run by weir up, with an ingress gateway")
 	registryOnly := f.Bool("registry-only", false, "refuse calls to addresses that are not in the mesh (outboundTrafficPolicy REGISTRY_ONLY)")
 	accessLog := f.Bool("access-log", false, "have proxies log every request")
 	level := f.String("log-level", "info", "debug, info, warn or error")
@@ -111,7 +112,7 @@ func run(args []string) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("reading the API token: %w", err)
 	}
-	o := control.Options{Version: version, State: *state, Paths: paths, Pods: *pods, Namespace: *namespace, TrustDomain: *trustDomain,
+	o := control.Options{Version: version, State: *state, Paths: paths, Pods: *pods, Laptop: *laptop, Namespace: *namespace, TrustDomain: *trustDomain,
 		Token: redact.New(strings.TrimSpace(string(token))), Log: log,
 		Settings: mesh.Settings{ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system", RegistryOnly: *registryOnly, AccessLog: *accessLog,
 			DefaultRetries: mesh.RetryPolicy{Attempts: 2, RetryOn: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes", IgnorePreviousHosts: true}}}
