@@ -269,15 +269,22 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return err
 }
 
+// quiet is how long a draining proxy waits at least: a request that was on its way on an
+// idle connection when the drain began must still find somebody who answers.
+const quiet = 300 * time.Millisecond
+
 // drain ends the work of the workers in good order: no new connections, connection:
-// close on responses, and up to DrainTime for exchanges under way.
+// close on responses, and up to DrainTime for exchanges under way. Idle connections are
+// closed at the very end.
 func (p *Proxy) drain() {
 	p.Drain()
+	defer p.each(func(w *worker) { w.http.CloseIdle() })
+	began := time.Now()
 	deadline := time.NewTimer(p.o.DrainTime)
 	defer deadline.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for p.active() > 0 {
+	for p.active() > 0 || time.Since(began) < min(quiet, p.o.DrainTime) {
 		select {
 		case <-deadline.C:
 			p.o.Log.Info("ending with exchanges under way", "active", p.active())
@@ -291,7 +298,7 @@ func (p *Proxy) drain() {
 func (p *Proxy) Drain() {
 	<-p.group.Drain()
 	for _, w := range p.workers {
-		w.loop.Post(func() { w.http.Drain(); w.http.CloseIdle() })
+		w.loop.Post(func() { w.http.Drain() })
 	}
 }
 

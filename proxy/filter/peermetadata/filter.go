@@ -88,8 +88,8 @@ func (n *Node) take(h *message.Headers, m *http.Memory) *observe.Peer {
 	return m.Peer
 }
 
-// inMesh reports whether a cluster's endpoints are workloads of the mesh: not the address a client dialled, and not names
-// that only DNS knows.
+// inMesh reports whether a cluster's endpoints are workloads of the mesh: the control plane says which workload each is.
+// An address a client dialled, a name that only DNS knows, or an address outside the mesh is a stranger's.
 func inMesh(c *cluster.Cluster) bool {
-	return c.Kind == cluster.Static && c.Service.Host != ""
+	return len(c.Endpoints) > 0 && c.Endpoints[0].Workload.Name != ""
 }

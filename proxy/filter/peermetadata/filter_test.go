@@ -57,7 +57,11 @@ func newProxy(t *testing.T, n *mem.Net, at, to string, c cluster.Cluster, stage 
 	for _, m := range []interface{ Store(uint32) }{&c.Limits.MaxConnections, &c.Limits.MaxPending, &c.Limits.MaxRequests, &c.Limits.MaxRetries} {
 		m.Store(cluster.Unlimited)
 	}
-	c.Endpoints = []*cluster.Endpoint{{Addr: netip.MustParseAddrPort(to), Limits: c.Limits}}
+	e := &cluster.Endpoint{Addr: netip.MustParseAddrPort(to), Limits: c.Limits}
+	if c.Name == inTheMesh {
+		e.Workload.Name = "server"
+	}
+	c.Endpoints = []*cluster.Endpoint{e}
 	c.Seal()
 	table, err := route.New("t", "1", false, []*route.VirtualHost{{Domains: []string{"*"}, Entries: []*route.Entry{{When: route.When{Path: "/", Per1M: 1e6},
 		Forward: &route.Forward{Clusters: []route.Weighted{{Weight: 1}}, Total: 1}}}}})
@@ -83,7 +87,10 @@ func newProxy(t *testing.T, n *mem.Net, at, to string, c cluster.Cluster, stage 
 	return p
 }
 
-var service = cluster.Cluster{Service: cluster.Service{Host: "server.default.svc.cluster.local"}}
+// inTheMesh names a cluster of workloads of the mesh.
+const inTheMesh = "mesh"
+
+var service = cluster.Cluster{Name: inTheMesh, Service: cluster.Service{Host: "server.default.svc.cluster.local"}}
 
 // Two sidecars learn each other's names; neither the application nor its caller sees how.
 func TestExchange(t *testing.T) {
@@ -128,7 +135,7 @@ func TestExchange(t *testing.T) {
 func TestStrangers(t *testing.T) {
 	n := mem.New()
 	callee := newProxy(t, n, "10.0.0.2:80", "10.0.0.3:80", cluster.Cluster{}, (*peermetadata.Node).Server, "server")
-	newProxy(t, n, "10.0.0.1:80", "10.0.0.3:80", cluster.Cluster{Kind: cluster.StrictDNS, Service: cluster.Service{Host: "api.example.com"}}, (*peermetadata.Node).Client, "client")
+	newProxy(t, n, "10.0.0.1:80", "10.0.0.3:80", cluster.Cluster{Service: cluster.Service{Host: "api.example.com"}}, (*peermetadata.Node).Client, "client")
 	app, err := n.Listen(netip.MustParseAddrPort("10.0.0.3:80"))
 	if err != nil {
 		t.Fatal(err)
