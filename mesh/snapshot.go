@@ -11,6 +11,7 @@
 package mesh
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/weirmesh/weir/internal/persist"
@@ -78,12 +79,7 @@ func (v Visibility) VisibleTo(ns string) bool {
 	if !v.Limited {
 		return true
 	}
-	for _, n := range v.Namespaces {
-		if n == ns {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(v.Namespaces, ns)
 }
 
 // Labels are a workload's labels.

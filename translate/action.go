@@ -69,7 +69,7 @@ func (b *routeBuilder) forward(r *routev3.Route, rule *mesh.HTTPRoute) (to *rout
 		Timeout: duration(rule.Timeout), // 0: none; xDS's own default is 15 s
 		// Superseded by max_stream_duration in xDS, which counts the time of the
 		// request's body too; Istio sends this one.
-		MaxGrpcTimeout: duration(rule.Timeout), //nolint:staticcheck
+		MaxGrpcTimeout: duration(rule.Timeout),
 		RetryPolicy:    b.retryPolicy(cmp.Or(rule.Retries, &b.retries)),
 	}
 	for _, mirror := range rule.Mirrors {
@@ -239,7 +239,7 @@ func (b *routeBuilder) retryPolicy(p *mesh.RetryPolicy) *routev3.RetryPolicy {
 		PerTryTimeout: someDuration(p.PerTryTimeout),
 	}
 	var on []string
-	for _, c := range strings.Split(cmp.Or(p.RetryOn, defaultRetryOn), ",") {
+	for c := range strings.SplitSeq(cmp.Or(p.RetryOn, defaultRetryOn), ",") {
 		c = strings.TrimSpace(c)
 		if code, err := strconv.ParseUint(c, 10, 16); err == nil && code >= 100 && code < 600 {
 			out.RetriableStatusCodes = append(out.RetriableStatusCodes, uint32(code))

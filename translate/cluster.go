@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"math"
+	"slices"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -289,7 +290,7 @@ func (u *upstream) httpOptions(p *mesh.ConnectionPool) *upstreamsv3.HttpProtocol
 // transport secures the connection. It returns what of the rule was set aside.
 func (u *upstream) transport(k *mint, c *clusterv3.Cluster, t *mesh.ClientTLS) string {
 	sni := sniName(u.port.Number, u.subsetName(), u.svc.Hostname)
-	ids := append(u.crew.ids[:len(u.crew.ids):len(u.crew.ids)], u.svc.ServiceAccounts...)
+	ids := append(slices.Clip(u.crew.ids), u.svc.ServiceAccounts...)
 	meshTLS := func() *corev3.TransportSocket { return meshClient(k, u.settings, sni, ids) }
 	mode, why := "", ""
 	if t != nil {

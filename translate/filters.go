@@ -1,6 +1,8 @@
 package translate
 
 import (
+	"slices"
+
 	xdstypev1 "github.com/cncf/xds/go/udpa/type/v1"
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -211,7 +213,7 @@ func (f *filters) tcpFilters(k *mint, d direction, idle *durationpb.Duration, to
 		}
 		p.ClusterSpecifier = &tcpproxyv3.TcpProxy_WeightedClusters{WeightedClusters: w}
 	}
-	return append(f.tcp[d][:len(f.tcp[d]):len(f.tcp[d])], &listenerv3.Filter{
+	return append(slices.Clip(f.tcp[d]), &listenerv3.Filter{
 		Name:       "envoy.filters.network.tcp_proxy",
 		ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: k.any(p)},
 	})

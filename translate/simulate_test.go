@@ -373,7 +373,7 @@ func matches(t testing.TB, m *routev3.RouteMatch, c call) bool {
 	}
 	for _, q := range m.GetQueryParameters() {
 		found := false
-		for _, kv := range strings.Split(query, "&") {
+		for kv := range strings.SplitSeq(query, "&") {
 			k, v, _ := strings.Cut(kv, "=")
 			found = found || k == q.GetName() && holds(q.GetStringMatch(), v)
 		}
@@ -413,8 +413,8 @@ func (s *simulator) upstream(d *decoded, name string, conn connection, http bool
 		endpoints = append(endpoints, l.GetLbEndpoints()...)
 	}
 	out := name
-	if strings.HasPrefix(out, "outbound|") {
-		out = strings.TrimSuffix(strings.TrimPrefix(out, "outbound|"), ".svc.cluster.local")
+	if after, ok := strings.CutPrefix(out, "outbound|"); ok {
+		out = strings.TrimSuffix(after, ".svc.cluster.local")
 	}
 	var to netip.AddrPort
 	var socket *corev3.TransportSocket

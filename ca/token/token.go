@@ -110,7 +110,7 @@ func (k *Key) Verify(text, audience string, now time.Time) (Claims, error) {
 		return Claims{}, fmt.Errorf("token of %d bytes, at most %d are read", len(text), maxToken)
 	}
 	if !Is(text) {
-		return Claims{}, errors.New("not a token of this mesh: it does not begin with " + prefix)
+		return Claims{}, fmt.Errorf("not a token of this mesh: it does not begin with %q", prefix)
 	}
 	point := strings.LastIndexByte(text, '.')
 	signed := text[:point]

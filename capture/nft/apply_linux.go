@@ -87,7 +87,7 @@ func addChain(c *nftables.Conn, t *nftables.Table, ch capture.Chain) error {
 		Table:    t,
 		Type:     nftables.ChainType(ch.Type),
 		Hooknum:  hook,
-		Priority: nftables.ChainPriorityRef(nftables.ChainPriority(ch.Priority)),
+		Priority: new(nftables.ChainPriority(ch.Priority)),
 		Policy:   &accept,
 	})
 	for _, rule := range ch.Rules {

@@ -212,7 +212,7 @@ func (s *scene) ingress() (string, error) {
 		err = fmt.Errorf("the host got %q", got)
 	}
 	if _, e := s.f.Host.Listen(netip.MustParseAddrPort("0.0.0.0:0"), 1, false); !errors.Is(e, syscall.EACCES) {
-		err = errors.Join(err, fmt.Errorf("listening on an address that is not allowed: %v", e))
+		err = errors.Join(err, fmt.Errorf("listening on an address that is not allowed: %w", e))
 	}
 	return "", err
 }
@@ -257,10 +257,10 @@ func (s *scene) exitStatus() (string, error) {
 		return "", fmt.Errorf("ended with %s", describe(w))
 	}
 	if err := p.Signal(unix.SIGTERM); !errors.Is(err, os.ErrProcessDone) {
-		return "", fmt.Errorf("signalling what has ended: %v", err)
+		return "", fmt.Errorf("signalling what has ended: %w", err)
 	}
 	if _, err := s.front.Start(Command{Argv: []string{"no-such-program"}}); !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("starting nothing: %v", err)
+		return "", fmt.Errorf("starting nothing: %w", err)
 	}
 	return "", nil
 }
@@ -441,7 +441,7 @@ func (s *scene) badPods() (string, error) {
 		cfg := podConfig("bad", 99)
 		c.change(&cfg)
 		if _, e := s.f.AddPod(cfg); e == nil || !strings.Contains(e.Error(), c.want) {
-			err = errors.Join(err, fmt.Errorf("got %v, want %q", e, c.want))
+			err = errors.Join(err, fmt.Errorf("got %w, want %q", e, c.want))
 		}
 	}
 	return "", err

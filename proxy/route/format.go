@@ -127,8 +127,8 @@ func closing(s string) int {
 
 func parseOp(s string) (Part, error) {
 	name, tail := s, ""
-	if i := strings.IndexByte(s, '('); i >= 0 {
-		name, tail = s[:i], s[i+1:]
+	if op, arg, ok := strings.Cut(s, "("); ok {
+		name, tail = op, arg
 	} else if i := strings.LastIndexByte(s, ':'); i >= 0 {
 		name, tail = s[:i], s[i:]
 	}

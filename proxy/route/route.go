@@ -207,10 +207,8 @@ func (r *Retry) Retriable(status, grpcStatus int) bool {
 		return true
 	}
 	if r.On&OnRetriableStatusCodes != 0 {
-		for _, c := range r.StatusCodes {
-			if c == status {
-				return true
-			}
+		if slices.Contains(r.StatusCodes, status) {
+			return true
 		}
 	}
 	switch grpcStatus {

@@ -146,7 +146,7 @@ func (s *clusterSpec) decodeService(m *corev3.Metadata) {
 }
 
 func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
-	if c.GetHttp2ProtocolOptions() != nil { //nolint:staticcheck // deprecated in xDS, still sent
+	if c.GetHttp2ProtocolOptions() != nil {
 		s.HTTP2 = true
 	}
 	common := func(o *corev3.HttpProtocolOptions) {
@@ -159,7 +159,7 @@ func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
 		s.MaxConnectionDuration = o.GetMaxConnectionDuration().AsDuration()
 		s.MaxRequestsPerConn = o.GetMaxRequestsPerConnection().GetValue()
 	}
-	common(c.GetCommonHttpProtocolOptions()) //nolint:staticcheck // deprecated in xDS, still sent
+	common(c.GetCommonHttpProtocolOptions())
 	for key, a := range c.GetTypedExtensionProtocolOptions() {
 		at := path + ".typed_extension_protocol_options[" + key + "]"
 		if key != httpOptionsKey {

@@ -248,10 +248,10 @@ func logs(list []*accesslogv3.AccessLog, path string) (bool, error) {
 		}
 		format := f.GetLogFormat().GetTextFormatSource().GetInlineString()
 		if format == "" {
-			format = f.GetLogFormat().GetTextFormat() //nolint:staticcheck // deprecated in xDS, still sent
+			format = f.GetLogFormat().GetTextFormat()
 		}
 		if format == "" {
-			format = f.GetFormat() //nolint:staticcheck // deprecated in xDS, still sent
+			format = f.GetFormat()
 		}
 		if f.GetLogFormat().GetJsonFormat() != nil || format != "" && strings.TrimSpace(format) != istioLogFormat {
 			return false, fmt.Errorf("%s.log_format: only Istio's default text format is supported", at)

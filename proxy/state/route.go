@@ -411,7 +411,7 @@ func headerOps(m mutations, path string) (*route.Headers, error) {
 			}
 			to := add
 			switch {
-			case o.GetAppend() != nil && !o.GetAppend().GetValue(): //nolint:staticcheck // deprecated in xDS, still sent
+			case o.GetAppend() != nil && !o.GetAppend().GetValue():
 				to = set
 			case o.GetAppendAction() == corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD:
 				to = set

@@ -196,7 +196,7 @@ func decodeSANs(v *tlsv3.CertificateValidationContext, path string) ([]cluster.S
 			return nil, err
 		}
 	}
-	for _, m := range v.GetMatchSubjectAltNames() { //nolint:staticcheck // deprecated in xDS, still sent
+	for _, m := range v.GetMatchSubjectAltNames() {
 		if err := add(m); err != nil {
 			return nil, err
 		}

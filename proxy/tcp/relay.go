@@ -82,7 +82,7 @@ func (d *downstream) Open(c *conn.Conn) {
 	}
 	r.moved = w.l.Now()
 	if r.idleTimeout() > 0 {
-		w.l.Arm(&r.idle, r.moved+int64(r.idleTimeout()))
+		w.l.Arm(&r.idle, r.moved+r.idleTimeout())
 	}
 	if r.config.MaxDuration > 0 {
 		w.l.Arm(&r.limit, r.Start+int64(r.config.MaxDuration))
@@ -367,7 +367,7 @@ func (r *Relay) onReport() {
 
 func (r *Relay) onIdle() {
 	l := r.w.l
-	if at := r.moved + int64(r.idleTimeout()); at > l.Now() {
+	if at := r.moved + r.idleTimeout(); at > l.Now() {
 		l.Arm(&r.idle, at)
 		return
 	}

@@ -217,8 +217,10 @@ func (c *Client) With(sni string, alpn []string) *Client {
 	return &d
 }
 
-// SNI and ALPN are what the context sends.
-func (c *Client) SNI() string    { return c.config.ServerName }
+// SNI is the server name the context sends.
+func (c *Client) SNI() string { return c.config.ServerName }
+
+// ALPN are the protocols the context offers.
 func (c *Client) ALPN() []string { return slices.Clone(c.config.NextProtos) }
 
 func versions(lo, hi *uint16, fallback uint16) error {

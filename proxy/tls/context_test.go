@@ -122,7 +122,11 @@ func TestReasons(t *testing.T) {
 				t.Errorf("%s: %s: no error", tc.name, who)
 				continue
 			}
-			e := classify(err).(*Error)
+			e := func() *Error {
+				target := &Error{}
+				_ = errors.As(classify(err), &target)
+				return target
+			}()
 			if e.Reason != want {
 				t.Errorf("%s: %s: %v (%v), want %v", tc.name, who, e.Reason, err, want)
 			}

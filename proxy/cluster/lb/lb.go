@@ -6,6 +6,8 @@
 package lb
 
 import (
+	"slices"
+
 	"github.com/weirmesh/weir/proxy/cluster"
 )
 
@@ -28,14 +30,14 @@ func (p *Picker) Pick(c *cluster.Cluster, rnd uint64, tried []*cluster.Endpoint,
 		return eps[0]
 	}
 	e := p.draw(c, rnd)
-	for i := 0; i < attempts && contains(tried, e); i++ {
+	for i := 0; i < attempts && slices.Contains(tried, e); i++ {
 		rnd = mix(rnd)
 		e = p.draw(c, rnd)
 	}
-	if contains(tried, e) {
+	if slices.Contains(tried, e) {
 		// Draws may keep hitting the same endpoint with few of them: look once in order.
 		for i := range eps {
-			if f := eps[(int(uint32(rnd))+i)%len(eps)]; !contains(tried, f) {
+			if f := eps[(int(uint32(rnd))+i)%len(eps)]; !slices.Contains(tried, f) {
 				return f
 			}
 		}
@@ -84,15 +86,6 @@ func leastWeighted(c *cluster.Cluster, rnd uint64) *cluster.Endpoint {
 		return b
 	}
 	return a
-}
-
-func contains(eps []*cluster.Endpoint, e *cluster.Endpoint) bool {
-	for _, x := range eps {
-		if x == e {
-			return true
-		}
-	}
-	return false
 }
 
 // reduce maps r to [0, n) without division.

@@ -132,8 +132,10 @@ func (p *Peer) Reset() {
 	p.s.close()
 }
 
-// Local and Remote are the addresses of this end and of the other one.
-func (p *Peer) Local() netip.AddrPort  { return p.s.local.AddrPort }
+// Local is the address of this end.
+func (p *Peer) Local() netip.AddrPort { return p.s.local.AddrPort }
+
+// Remote is the address of the other end.
 func (p *Peer) Remote() netip.AddrPort { return p.s.remote.AddrPort }
 
 func nilErrno(e syscall.Errno) error {
