@@ -41,6 +41,7 @@ type Cache struct {
 	renewed  []*service // by the last change
 	scopes   map[scopeKey]*scope
 	inbounds map[string]*inboundSet
+	own      map[string]*resource.Resource // of inbounds, by version
 	edges    map[string]*edgeSet
 	views    map[viewKey]*view
 
@@ -52,7 +53,7 @@ type Cache struct {
 // New returns an empty Cache.
 func New() *Cache {
 	return &Cache{index: newIndex(), services: map[mesh.Key]*service{}, scopes: map[scopeKey]*scope{},
-		inbounds: map[string]*inboundSet{}, edges: map[string]*edgeSet{}, views: map[viewKey]*view{}}
+		inbounds: map[string]*inboundSet{}, own: map[string]*resource.Resource{}, edges: map[string]*edgeSet{}, views: map[viewKey]*view{}}
 }
 
 // viewKey is equal for nodes that get the same View.
@@ -146,7 +147,7 @@ func (c *Cache) follow(snap *mesh.Snapshot) {
 	if changed.base || c.base == nil {
 		changed.base = true
 		s := settingsOf(snap)
-		c.base = &base{settings: s, filters: newFilters(s.AccessLog), epoch: c.gen}
+		c.base = newBase(s, c.gen)
 	}
 	if changed.base || len(changed.authn) > 0 {
 		b := *c.base
@@ -224,10 +225,13 @@ func (c *Cache) sweep() {
 			delete(c.views, k)
 		}
 	}
+	clear(c.own)
 	for k, in := range c.inbounds {
 		if in.used <= old {
 			delete(c.inbounds, k)
+			continue
 		}
+		in.intern(c.own)
 	}
 	for k, e := range c.edges {
 		if e.used <= old {

@@ -325,33 +325,32 @@ func (u *upstream) transport(k *mint, c *clusterv3.Cluster, t *mesh.ClientTLS) s
 	return why
 }
 
-// standing are the clusters every proxy, or every sidecar, has.
-func standing(k *mint, sidecar bool) []*resource.Resource {
-	originalDst := func(name string) *clusterv3.Cluster {
-		return &clusterv3.Cluster{
-			Name:                 name,
-			ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST},
-			LbPolicy:             clusterv3.Cluster_CLUSTER_PROVIDED,
-			ConnectTimeout:       duration(defaultConnectTimeout),
-			CircuitBreakers:      circuitBreakers(nil),
-			TypedExtensionProtocolOptions: map[string]*anypb.Any{httpOptionsKey: k.any(&upstreamsv3.HttpProtocolOptions{
-				UpstreamProtocolOptions: &upstreamsv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
-					UseDownstreamProtocolConfig: &upstreamsv3.HttpProtocolOptions_UseDownstreamHttpConfig{
-						HttpProtocolOptions: &corev3.Http1ProtocolOptions{}, Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}},
-			})},
-		}
+// passthrough is a cluster that dials the address its client dialled.
+func passthrough(k *mint, name string) *clusterv3.Cluster {
+	return &clusterv3.Cluster{
+		Name:                          name,
+		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST},
+		LbPolicy:                      clusterv3.Cluster_CLUSTER_PROVIDED,
+		ConnectTimeout:                duration(defaultConnectTimeout),
+		CircuitBreakers:               circuitBreakers(nil),
+		TypedExtensionProtocolOptions: clientsProtocol(k),
 	}
-	blackHole := &clusterv3.Cluster{
+}
+
+// clientsProtocol speaks to the server what the client speaks.
+func clientsProtocol(k *mint) map[string]*anypb.Any {
+	return map[string]*anypb.Any{httpOptionsKey: k.any(&upstreamsv3.HttpProtocolOptions{
+		UpstreamProtocolOptions: &upstreamsv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
+			UseDownstreamProtocolConfig: &upstreamsv3.HttpProtocolOptions_UseDownstreamHttpConfig{
+				HttpProtocolOptions: &corev3.Http1ProtocolOptions{}, Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}},
+	})}
+}
+
+// blackHole has no endpoints.
+func blackHole() *clusterv3.Cluster {
+	return &clusterv3.Cluster{
 		Name:                 blackHoleCluster,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		ConnectTimeout:       duration(defaultConnectTimeout),
 	}
-	out := []*resource.Resource{
-		k.resource(passthroughCluster, originalDst(passthroughCluster)),
-		k.resource(blackHoleCluster, blackHole),
-	}
-	if sidecar {
-		out = append(out, k.resource(inboundPassthroughCluster, originalDst(inboundPassthroughCluster)))
-	}
-	return out
 }

@@ -11,9 +11,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
-	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -77,6 +75,7 @@ func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
 		} else {
 			c.base.capturedInbound(in, n.Interception == TProxy, ports, accepts.mode)
 		}
+		in.intern(c.own)
 		c.inbounds[key.String()] = in
 	}
 	in.used = c.gen
@@ -237,6 +236,19 @@ func (in *inboundSet) drop() {
 	in.listeners, in.clusters = slices.DeleteFunc(in.listeners, is), slices.DeleteFunc(in.clusters, is)
 }
 
+// intern replaces resources by their equals in known, and adds the others to it.
+func (in *inboundSet) intern(known map[string]*resource.Resource) {
+	for _, list := range [][]*resource.Resource{in.listeners, in.clusters} {
+		for i, r := range list {
+			if k := known[r.Version()]; k != nil && k.Name() == r.Name() {
+				list[i] = k
+			} else {
+				known[r.Version()] = r
+			}
+		}
+	}
+}
+
 // exceptOn is a listener filter that does not wait for bytes on connections to certain
 // ports: a client that lets the server speak first would wait for ever.
 func exceptOn(f *listenerv3.ListenerFilter, ports []uint16) *listenerv3.ListenerFilter {
@@ -372,11 +384,7 @@ func inboundCluster(k *mint, p *served) *clusterv3.Cluster {
 		c.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
 	}
 	if p.http() || p.sniff() {
-		c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptionsKey: k.any(&upstreamsv3.HttpProtocolOptions{
-			UpstreamProtocolOptions: &upstreamsv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
-				UseDownstreamProtocolConfig: &upstreamsv3.HttpProtocolOptions_UseDownstreamHttpConfig{
-					HttpProtocolOptions: &corev3.Http1ProtocolOptions{}, Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}},
-		})}
+		c.TypedExtensionProtocolOptions = clientsProtocol(k)
 	}
 	var list []*structpb.Value
 	for _, s := range p.services {

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/weirmesh/weir/api/nds"
 	"github.com/weirmesh/weir/internal/persist"
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/xds/resource"
@@ -135,7 +134,7 @@ func (s *scope) catchUp(c *Cache) {
 		for h := range s.tenants {
 			hosts[h] = true
 		}
-		s.standing(c)
+		s.standing(c.base)
 	}
 	t := &touched{map[uint16]bool{}, map[uint16]bool{}}
 	for h := range hosts {
@@ -150,13 +149,17 @@ func (s *scope) catchUp(c *Cache) {
 }
 
 // standing puts what does not depend on services.
-func (s *scope) standing(c *Cache) {
-	var k mint
-	for _, r := range standing(&k, s.key.kind != gateway) {
+func (s *scope) standing(b *base) {
+	for _, r := range b.clusters {
 		s.clusters = replace(s.clusters, r)
 	}
-	if s.key.kind == redirected || s.key.kind == transparent {
-		s.listeners = replace(s.listeners, c.base.virtualOutbound(&k, s.key.kind == transparent))
+	if s.key.kind != gateway {
+		for _, r := range b.inboundClusters {
+			s.clusters = replace(s.clusters, r)
+		}
+	}
+	if r := b.virtualOutbounds[s.key.kind]; r != nil {
+		s.listeners = replace(s.listeners, r)
 	}
 }
 
@@ -303,7 +306,6 @@ func (s *scope) join(c *Cache, t *touched) {
 			s.listeners = s.listeners.Delete(name)
 		}
 	}
-	rest := c.base.elsewhere()
 	for port := range t.tables {
 		name := itoa(port)
 		wanted := false
@@ -316,7 +318,7 @@ func (s *scope) join(c *Cache, t *touched) {
 		if tab == nil {
 			tab = &table{}
 		}
-		if r, err := tab.join(name, rest, false); wanted && err == nil {
+		if r, err := tab.join(name, c.base.elsewhere, false); wanted && err == nil {
 			s.routes = replace(s.routes, r)
 		} else {
 			s.routes = s.routes.Delete(name)
@@ -353,7 +355,7 @@ func (s *scope) tenant(c *Cache, host string) *tenant {
 	}
 	hs := st.hostSet(c.base, v, &s.audience, s.source)
 	t.problems = slices.Concat(t.problems, hs.problems)
-	t.names = nameEntries(st, c.base.settings.DomainSuffix)
+	t.names = st.names
 	if captured {
 		t.hosts = hs.hosts
 		t.doors = st.doorSet(c.base, v, rules, &s.audience, s.source).doors
@@ -398,65 +400,4 @@ func (s *scope) bind(b *base, st *service, v *virtual, rules []*mesh.Destination
 		out = append(out, &door{port: p.Number, ref: &st.Ref, own: []*resource.Resource{res}})
 	}
 	return out
-}
-
-// nameTableName is what the one resource of its type is called.
-const nameTableName = "NameTable"
-
-// nameTable joins the names of all hosts.
-func (s *scope) nameTable() resource.Set {
-	if s.table.Len() == 0 || !s.tableOf.Same(s.names) {
-		var b []byte
-		for _, entries := range s.names.All() {
-			b = append(b, entries...)
-		}
-		s.table = replace(s.table, resource.FromBytes(resource.NameTableType, nameTableName, b))
-		s.tableOf = s.names
-	}
-	return s.table
-}
-
-// nameEntries are the marshalled entries of the name table for a service: its host, and
-// for a headless service each pod by name. nil if it has no address.
-func nameEntries(s *service, suffix string) []byte {
-	if isWildcard(s.Hostname) {
-		return nil
-	}
-	info := func(short string, ips ...string) *nds.NameTable_NameInfo {
-		n := &nds.NameTable_NameInfo{Ips: ips, Registry: "External"}
-		if isClusterLocal(s.Service, suffix) {
-			n.Registry, n.Shortname, n.Namespace = "Kubernetes", short, s.Namespace
-		}
-		return n
-	}
-	table := map[string]*nds.NameTable_NameInfo{}
-	var ips []string
-	for _, a := range s.Addresses {
-		ips = append(ips, a.String())
-	}
-	if len(ips) == 0 && len(s.crews) > 0 {
-		seen := map[string]bool{}
-		for _, e := range s.crews[0].endpoints {
-			if !e.Addr.IsValid() || e.Health == mesh.Unhealthy {
-				continue
-			}
-			ip := e.Addr.Addr().String()
-			if !seen[ip] {
-				seen[ip] = true
-				ips = append(ips, ip)
-			}
-			if e.Workload != nil && e.Workload.Name != "" {
-				table[strings.ToLower(e.Workload.Name+"."+s.Hostname)] = info(e.Workload.Name+"."+s.Name, ip)
-			}
-		}
-	}
-	if len(ips) == 0 {
-		return nil
-	}
-	table[strings.ToLower(s.Hostname)] = info(s.Name, ips...)
-	b, err := resource.Marshal(&nds.NameTable{Table: table})
-	if err != nil {
-		return nil // a name that is not text has no place in DNS
-	}
-	return b
 }

@@ -19,6 +19,7 @@ type service struct {
 	clusters []*clusterSet
 	hosts    []*hostSet
 	doors    []*doorSet
+	names    []byte // entries of the name table
 
 	// prev is what this one replaced. Resources of equal content are taken over from
 	// it, so that only what really changed has a new address.
@@ -65,6 +66,7 @@ func newService(b *base, s *mesh.Service, eps *mesh.EndpointSet) *service {
 		out.ports = append(out.ports, p)
 		out.crews = append(out.crews, newCrew(list, b.authn, b.settings.TrustDomain))
 	}
+	out.names = nameEntries(out, b.settings.DomainSuffix)
 	return out
 }
 

@@ -102,21 +102,6 @@ func isClusterLocal(s *mesh.Service, suffix string) bool {
 	return s.Hostname == s.Name+"."+s.Namespace+".svc."+suffix
 }
 
-// base is what all building has in common: it changes with Settings and
-// PeerAuthentications only.
-type base struct {
-	settings *mesh.Settings
-	filters  *filters
-	authn    *authn
-	epoch    uint64 // differs between Settings
-}
-
-// elsewhere serves the hosts nobody knows.
-func (b *base) elsewhere() *vhost {
-	var k mint // constants: they cannot fail
-	return seal(&k, strangersHost(b.settings.RegistryOnly), 0, 1)
-}
-
 // virtualHost builds the virtual host of an outbound service port, or, without service,
 // of a host that only a VirtualService knows.
 func (b *base) virtualHost(host string, s *mesh.Service, port uint16, v *virtual, a *audience) (*vhost, []Problem) {

@@ -1,0 +1,145 @@
+package translate_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/translate"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// differences lists the resources that differ between two Views, "CDS name".
+func differences(old, now *resource.View) []string {
+	var out []string
+	for typ := range now.Sets {
+		for name := range now.Set(typ).Diff(old.Set(typ), func(a, b *resource.Resource) bool { return a == b }) {
+			out = append(out, resource.Short(typ)+" "+name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// What a client must be sent follows what was edited, and nothing else.
+func TestAnEditTouchesWhatItSays(t *testing.T) {
+	reviews, ratings := fqdn("reviews", "default"), fqdn("ratings", "default")
+	endpoint := func(w *world, host string, change func(*mesh.Endpoint)) {
+		s := w.snap.Services.At(mesh.NewKey("default", host))
+		list := slices.Clone(w.snap.Endpoints.At(s.Key()).Ports[9080])
+		change(&list[0])
+		w.endpoints(s, 9080, list...)
+	}
+	for _, c := range []struct {
+		name string
+		edit func(w *world)
+		want []string // of a sidecar of productpage
+		edge []string // of the gateway
+	}{
+		{"nothing", func(*world) {}, nil, nil},
+		{"an endpoint is not healthy any more", func(w *world) { endpoint(w, ratings, func(e *mesh.Endpoint) { e.Health = mesh.Unhealthy }) },
+			[]string{"EDS outbound|9080||" + ratings}, []string{"EDS outbound|9080||" + ratings}},
+		{"an endpoint of a subset moves",
+			func(w *world) { endpoint(w, reviews, func(e *mesh.Endpoint) { e.Addr = addrPort("10.9.9.9:9080") }) },
+			[]string{"EDS outbound|9080|v1|" + reviews, "EDS outbound|9080||" + reviews},
+			[]string{"EDS outbound|9080|v1|" + reviews, "EDS outbound|9080||" + reviews}},
+		{"a workload with another identity", func(w *world) {
+			endpoint(w, ratings, func(e *mesh.Endpoint) { e.Identity = "spiffe://cluster.local/ns/default/sa/new" })
+		}, []string{"CDS outbound|9080||" + ratings}, []string{"CDS outbound|9080||" + ratings}},
+		{"a VirtualService for the mesh", func(w *world) { w.virtualService("default", "reviews", route(reviews, 10)) }, []string{"RDS 9080"}, nil},
+		{"a VirtualService written again as it was", func(w *world) {
+			v := *w.snap.VirtualServices.At("default/bookinfo")
+			w.snap.VirtualServices = w.snap.VirtualServices.Set("default/bookinfo", &v)
+		}, nil, nil},
+		{"a VirtualService for the gateway", func(w *world) {
+			v := *w.snap.VirtualServices.At("default/bookinfo")
+			v.HTTP = slices.Clone(v.HTTP)
+			v.HTTP[0].Timeout = 1
+			w.snap.VirtualServices = w.snap.VirtualServices.Set("default/bookinfo", &v)
+		}, nil, []string{"RDS http.8080"}},
+		{"a DestinationRule", func(w *world) {
+			w.destinationRule("default", "ratings", mesh.DestinationRule{Host: ratings, Policy: mesh.TrafficPolicy{LoadBalancer: &mesh.LoadBalancer{Simple: mesh.Random}}})
+		}, []string{"CDS outbound|9080||" + ratings}, []string{"CDS outbound|9080||" + ratings}},
+		{"a new service on the same port", func(w *world) { w.service("other", "new", httpPort(9080), 1, "v1") },
+			[]string{"CDS outbound|9080||new.other.svc.cluster.local", "EDS outbound|9080||new.other.svc.cluster.local", "NDS NameTable", "RDS 9080"},
+			[]string{"CDS outbound|9080||new.other.svc.cluster.local", "EDS outbound|9080||new.other.svc.cluster.local"}},
+		{"what productpage accepts", func(w *world) {
+			w.peerAuth("default", "p", mesh.PeerAuthentication{Selector: mesh.Labels{"app": "productpage"}, Mode: mesh.MTLSStrict})
+		}, []string{"LDS virtualInbound"}, nil},
+		{"what ratings refuses", func(w *world) {
+			w.peerAuth("default", "p", mesh.PeerAuthentication{Selector: mesh.Labels{"app": "ratings"}, Mode: mesh.MTLSDisable})
+		}, []string{"EDS outbound|9080||" + ratings}, []string{"EDS outbound|9080||" + ratings}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := bookinfo()
+			cache := translate.New()
+			page, gw := sidecar("default", "productpage-v1-0", nil), ingress()
+			snap := w.publish()
+			oldPage, oldGW := cache.View(snap, page), cache.View(snap, gw)
+			c.edit(w)
+			snap = w.publish()
+			if d := cmp.Diff(c.want, differences(oldPage, cache.View(snap, page))); d != "" {
+				t.Errorf("sidecar (-want +got)\n%s", d)
+			}
+			if d := cmp.Diff(c.edge, differences(oldGW, cache.View(snap, gw))); d != "" {
+				t.Errorf("gateway (-want +got)\n%s", d)
+			}
+			if v := cache.View(snap, page).Version; v != snap.Version {
+				t.Errorf("the View has version %d, want that of the Snapshot, %d", v, snap.Version)
+			}
+		})
+	}
+}
+
+// Replicas are given the very same View; other namespaces share what does not depend on
+// the namespace.
+func TestNodesShare(t *testing.T) {
+	w := bookinfo()
+	w.service("default", "details", httpPort(9080), 3, "v1")
+	cache, snap := translate.New(), w.publish()
+	a, b := cache.View(snap, sidecar("default", "details-v1-0", nil)), cache.View(snap, sidecar("default", "details-v1-2", nil))
+	if a != b {
+		t.Error("two replicas have Views of their own")
+	}
+	other := cache.View(snap, sidecar("other", "client", nil))
+	for _, typ := range []string{resource.ClusterType, resource.EndpointType} {
+		for name, r := range other.Set(typ).All() {
+			if mine := a.Set(typ).At(name); mine != r {
+				t.Errorf("%s was built twice", r)
+			}
+		}
+	}
+	if again := cache.View(snap, sidecar("default", "details-v1-0", nil)); again != a {
+		t.Error("asking again builds again")
+	}
+}
+
+// A scope that was not looked at while hundreds of changes passed catches up with all.
+func TestCatchUp(t *testing.T) {
+	w := bookinfo()
+	cache := translate.New()
+	often, seldom := sidecar("default", "productpage-v1-0", nil), sidecar("other", "x", nil)
+	cache.View(w.publish(), seldom)
+	for i := range 300 {
+		w.virtualService("default", "reviews", route(fqdn("reviews", "default"), uint32(i%100)))
+		w.service("default", "extra", httpPort(uint16(9000+i)), 1, "v1")
+		snap := w.publish()
+		cache.View(snap, often)
+		if i == 30 || i == 64 || i == 65 || i == 299 {
+			if d := differences(translate.New().View(snap, seldom), cache.View(snap, seldom)); !sameContent(translate.New().View(snap, seldom), cache.View(snap, seldom)) {
+				t.Fatalf("after %d changes: %v", i+1, d)
+			}
+		}
+	}
+}
+
+func sameContent(a, b *resource.View) bool {
+	for typ := range a.Sets {
+		for range b.Set(typ).Diff(a.Set(typ), resource.Same) {
+			return false
+		}
+	}
+	return true
+}
