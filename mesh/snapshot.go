@@ -54,6 +54,7 @@ type Snapshot struct {
 	DestinationRules persist.Map[Key, *DestinationRule]
 	Gateways         persist.Map[Key, *Gateway]
 	PeerAuths        persist.Map[Key, *PeerAuthentication]
+	Secrets          persist.Map[Key, *Secret]
 }
 
 // Settings are mesh-wide (Istio's MeshConfig, as far as enforced).

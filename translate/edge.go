@@ -21,6 +21,7 @@ type edgeSet struct {
 	gen, used uint64
 	listeners []*resource.Resource
 	routes    []*resource.Resource
+	secrets   []*resource.Resource
 	hosts     map[string]*edgeHost // virtual hosts by table and name
 	problems  []Problem
 }
@@ -46,6 +47,9 @@ func (e *edgeSet) addTo(v *resource.View) {
 	}
 	for _, r := range e.routes {
 		v.Sets[resource.RouteType] = v.Sets[resource.RouteType].Set(r.Name(), r)
+	}
+	for _, r := range e.secrets {
+		v.Sets[resource.SecretType] = v.Sets[resource.SecretType].Set(r.Name(), r)
 	}
 }
 
@@ -139,6 +143,9 @@ func (c *Cache) buildEdge(old *edgeSet, gateways []*mesh.Gateway, targets map[ui
 			continue
 		}
 		e.listeners = append(e.listeners, kept(r, old.listeners))
+		for i := range o.servers {
+			c.credentials(e, old, &o.servers[i], a.namespace)
+		}
 	}
 	return e
 }

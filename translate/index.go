@@ -131,7 +131,7 @@ func (x *index) follow(snap *mesh.Snapshot) *change {
 		}
 		c.mark(host, d)
 	}
-	if !snap.Gateways.Same(old.Gateways) {
+	if !snap.Gateways.Same(old.Gateways) || !snap.Secrets.Same(old.Secrets) {
 		c.edges = true
 	}
 	for key := range snap.PeerAuths.Diff(old.PeerAuths, same) {

@@ -269,6 +269,10 @@ func (c *chaos) step(s *mesh.Snapshot) *mesh.Snapshot {
 			next.Gateways = next.Gateways.Delete(key)
 		}
 	case 7:
+		if c.maybe("secret") {
+			next.Secrets = next.Secrets.Set("istio-system/c", &mesh.Secret{CA: []byte("junk"), Certificate: []byte(one(c, "pem", "", "junk"))})
+			break
+		}
 		if gone {
 			next.Settings = one(c, "settings", nil, &mesh.Settings{RegistryOnly: true, AccessLog: true, TrustDomainAliases: []string{"old"}})
 			break

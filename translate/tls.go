@@ -157,7 +157,7 @@ func originClient(k *mint, t *mesh.ClientTLS, s *mesh.Service) *corev3.Transport
 	case t.CredentialName != "" && t.CACertificates == "":
 		c.ValidationContextType = &tlsv3.CommonTlsContext_CombinedValidationContext{
 			CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-				DefaultValidationContext: v, ValidationContextSdsSecretConfig: sds(credential(t.CredentialName) + "-cacert")}}
+				DefaultValidationContext: v, ValidationContextSdsSecretConfig: sds(credential(t.CredentialName) + caSuffix)}}
 	case t.CACertificates != "":
 		v.TrustedCa = file(t.CACertificates)
 		c.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: v}
@@ -185,9 +185,6 @@ func anyKind(names []string) []*tlsv3.SubjectAltNameMatcher {
 	}
 	return append(exactNames(tlsv3.SubjectAltNameMatcher_URI, uris), exactNames(tlsv3.SubjectAltNameMatcher_DNS, dns)...)
 }
-
-// credential is the SDS name of a Secret in the proxy's namespace.
-func credential(name string) string { return "kubernetes://" + name }
 
 func certificateFiles(k *mint, chain, key string) []*tlsv3.TlsCertificate {
 	if chain == "" || key == "" {
@@ -223,7 +220,7 @@ func edgeServer(k *mint, t *mesh.ServerTLS, s *mesh.Settings) *corev3.TransportS
 		case t.CredentialName != "":
 			c.ValidationContextType = &tlsv3.CommonTlsContext_CombinedValidationContext{
 				CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-					DefaultValidationContext: v, ValidationContextSdsSecretConfig: sds(credential(t.CredentialName) + "-cacert")}}
+					DefaultValidationContext: v, ValidationContextSdsSecretConfig: sds(credential(t.CredentialName) + caSuffix)}}
 		case t.CACertificates == "":
 			// Without a CA every client certificate would be as good as another.
 			k.fail(errors.New("mode " + t.Mode + " needs caCertificates or credentialName"))

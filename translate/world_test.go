@@ -9,6 +9,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weirmesh/weir/api/nds"
@@ -153,6 +154,8 @@ func unmarshal(t interface{ Fatalf(string, ...any) }, r *resource.Resource) prot
 		m = &listenerv3.Listener{}
 	case resource.RouteType:
 		m = &routev3.RouteConfiguration{}
+	case resource.SecretType:
+		m = &tlsv3.Secret{}
 	case resource.NameTableType:
 		m = &nds.NameTable{}
 	default:

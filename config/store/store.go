@@ -23,6 +23,7 @@ import (
 
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/analyze"
+	"github.com/weirmesh/weir/config/kube"
 	"github.com/weirmesh/weir/internal/persist"
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/registry"
@@ -317,7 +318,8 @@ func (s *Store) assemble() {
 	s.next.Services, s.next.Endpoints, s.next.Workloads = r.Services, r.Endpoints, r.Workloads
 	n, old := &s.next, s.snapshot
 	if old != nil && n.Services.Same(old.Services) && n.Endpoints.Same(old.Endpoints) && n.Workloads.Same(old.Workloads) &&
-		n.VirtualServices.Same(old.VirtualServices) && n.DestinationRules.Same(old.DestinationRules) && n.Gateways.Same(old.Gateways) && n.PeerAuths.Same(old.PeerAuths) {
+		n.VirtualServices.Same(old.VirtualServices) && n.DestinationRules.Same(old.DestinationRules) && n.Gateways.Same(old.Gateways) && n.PeerAuths.Same(old.PeerAuths) &&
+		n.Secrets.Same(old.Secrets) {
 		return
 	}
 	s.next.Version++
@@ -389,6 +391,8 @@ func (s *Store) set(id config.ID, lowered any) {
 		put(&s.next.Gateways, k, lowered)
 	case "security.istio.io/PeerAuthentication":
 		put(&s.next.PeerAuths, k, lowered)
+	case "/Secret":
+		put(&s.next.Secrets, k, credential(id, lowered))
 	case "/Service", "networking.istio.io/ServiceEntry":
 		services, _ := lowered.([]*registry.Service)
 		s.registry.SetService(id.String(), services)
@@ -396,6 +400,32 @@ func (s *Store) set(id config.ID, lowered any) {
 		w, _ := lowered.(*mesh.Workload)
 		s.registry.SetWorkload(id.String(), w)
 	}
+}
+
+// credential is a Secret as Gateways name it; nil if it holds no certificate.
+func credential(id config.ID, lowered any) any {
+	v, ok := lowered.(*kube.Secret)
+	if !ok {
+		return nil
+	}
+	// Both spellings of Istio's credentials.
+	first := func(names ...string) []byte {
+		for _, n := range names {
+			if d := v.Data[n].Reveal(); len(d) > 0 {
+				return d
+			}
+		}
+		return nil
+	}
+	key := first("tls.key", "key")
+	c := &mesh.Secret{
+		Ref:         mesh.Ref{Kind: id.Kind, Namespace: id.Namespace, Name: id.Name},
+		Certificate: first("tls.crt", "cert"), CA: first("ca.crt", "cacert"), Key: func() []byte { return key },
+	}
+	if len(c.Certificate)+len(c.CA) == 0 {
+		return nil
+	}
+	return c
 }
 
 func put[T any](m *persist.Map[mesh.Key, T], k mesh.Key, lowered any) {
