@@ -1,0 +1,73 @@
+package main
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Wrong flags and files are refused with a sentence that names them.
+func TestRefused(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	roots := write("roots.pem", "no certificate")
+	mesh := func(more ...string) []string {
+		return append([]string{"sidecar", "--name", "a-0", "--ip", "10.0.0.1", "--xds", "unix:///x", "--ca-root", roots}, more...)
+	}
+	for _, c := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"nothing", nil, "no command given"},
+		{"an unknown command", []string{"walk"}, `unknown command "walk"`},
+		{"run without a file", []string{"run"}, "-c is missing"},
+		{"a file that is not there", []string{"run", "-c", filepath.Join(dir, "none")}, "no such file"},
+		{"a file that is not YAML", []string{"run", "-c", write("a.yaml", "a: [")}, "a.yaml"},
+		{"an unknown field", []string{"run", "-c", write("b.yaml", "static_resourcez: {}")}, "static_resourcez"},
+		{"nothing to listen on", []string{"run", "-c", write("c.yaml", "static_resources: {}")}, "listeners: is empty"},
+		{"dynamic configuration", []string{"run", "-c", write("d.yaml", "dynamic_resources: {ads_config: {}}")}, "weir-proxy sidecar"},
+		{"static secrets", []string{"run", "-c", write("e.yaml", "static_resources: {secrets: [{name: x}]}")}, "static_resources.secrets"},
+		{"a listener without chains", []string{"run", "-c", write("f.yaml", "static_resources: {listeners: [{name: l, address: {socket_address: {address: 127.0.0.1, port_value: 1}}}]}")}, "listener l: has no filter chain"},
+		{"a loud log", []string{"run", "-c", write("g.yaml", "static_resources: {listeners: [{name: l}]}"), "--log-level", "loud"}, "--log-level"},
+		{"a sidecar without a name", []string{"sidecar"}, "is missing"},
+		{"an address that is none", mesh("--ip", "here"), "--ip"},
+		{"roots that are none", mesh(), "--ca-root"},
+		{"an unknown capture", mesh("--capture", "tproxy"), "--capture"},
+		{"a label without a value", mesh("--labels", "app"), "--labels"},
+		{"an inbound that is none", mesh("--inbound", "9080"), "--inbound"},
+		{"a further argument", mesh("now"), `unexpected argument "now"`},
+	} {
+		if err := run(c.args); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q in it", c.name, err, c.want)
+		}
+	}
+}
+
+// A laptop's gateway listens on loopback only, on the port the user chose.
+func TestListenMap(t *testing.T) {
+	m, err := parseListenMap("0.0.0.0:8080=127.0.0.1:18080,0.0.0.0=127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for from, want := range map[string]string{
+		"0.0.0.0:8080": "127.0.0.1:18080", "0.0.0.0:31400": "127.0.0.1:31400", "10.0.0.1:8080": "10.0.0.1:8080", "[::]:8080": "[::]:8080",
+	} {
+		if got := m.of(netip.MustParseAddrPort(from)).String(); got != want {
+			t.Errorf("%s → %s, want %s", from, got, want)
+		}
+	}
+	for _, bad := range []string{"x", "0.0.0.0:80=x", "0.0.0.0=x", "0.0.0.0"} {
+		if _, err := parseListenMap(bad); err == nil {
+			t.Errorf("%q accepted", bad)
+		}
+	}
+}
