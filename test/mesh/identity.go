@@ -1,0 +1,72 @@
+package mesh
+
+import (
+	"crypto/tls"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/weirmesh/weir/ca/token"
+	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/identity/istioca"
+	"github.com/weirmesh/weir/internal/redact"
+)
+
+// istiod is who the control plane proves to be.
+func istiod() identity.OneOf {
+	return identity.OneOf{{TrustDomain: trustDomain, Namespace: "istio-system", ServiceAccount: "istiod"}}
+}
+
+// target is where the control plane serves xDS and certificates.
+func (m *Mesh) target() string { return "unix://" + m.path("xds.sock") }
+
+// signer asks the control plane for certificates of a service account, with a token as
+// the runtime would have given it.
+func (m *Mesh) signer(namespace, serviceAccount, workload string) (identity.ID, identity.Signer, error) {
+	id, err := identity.New(trustDomain, namespace, serviceAccount)
+	if err != nil {
+		return id, nil, err
+	}
+	given, err := m.keys.Mint(token.Claims{ID: id, Workload: workload, Audience: token.Audience, Expires: time.Now().Add(time.Hour)})
+	if err != nil {
+		return id, nil, err
+	}
+	s, err := istioca.New(istioca.Options{Address: m.target(), Servers: istiod(), WorkloadName: workload, ClusterID: "Kubernetes",
+		Token: func() (redact.String, error) { return given, nil }})
+	return id, s, err
+}
+
+// Certificate has the control plane certify a key of the test's own for a service account.
+func (m *Mesh) Certificate(namespace, serviceAccount string) *tls.Certificate {
+	m.T.Helper()
+	id, signer, err := m.signer(namespace, serviceAccount, "test")
+	if err != nil {
+		m.T.Fatal(err)
+	}
+	roots, err := m.Roots()
+	if err != nil {
+		m.T.Fatal(err)
+	}
+	held, err := identity.NewManager(identity.Options{ID: id, Signer: signer, Bootstrap: roots, Log: m.log})
+	if err != nil {
+		m.T.Fatal(err)
+	}
+	r := start(held.Run)
+	m.Eventually("the test has a certificate for "+id.String(), func() error {
+		if held.Certificate() == nil {
+			return errors.New(held.Status().LastError)
+		}
+		return nil
+	})
+	_ = r.stop()
+	return held.Certificate()
+}
+
+// Roots vouch for the mesh's certificates.
+func (m *Mesh) Roots() (*identity.Bundle, error) {
+	pem, err := os.ReadFile(m.path("state", "ca", "root-cert.pem"))
+	if err != nil {
+		return nil, err
+	}
+	return identity.ParseBundle(pem)
+}
