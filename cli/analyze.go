@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/analyze"
 	"github.com/weirmesh/weir/config/document"
 	"github.com/weirmesh/weir/config/store"
 	"github.com/weirmesh/weir/mesh"
@@ -88,8 +89,7 @@ func analyzed(units []config.Unit) (*store.Update, error) {
 	s, err := store.New(store.Options{
 		Settings: mesh.Settings{TrustDomain: "cluster.local", ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system"},
 		// `weir up` runs an ingress gateway that stands in no file.
-		Assume: []*mesh.Workload{{Name: "istio-ingressgateway-0", Namespace: "istio-system",
-			Labels: mesh.Labels{"app": "istio-ingressgateway", "istio": "ingressgateway"}}},
+		Assume: []*mesh.Workload{analyze.LocalGateway()},
 	})
 	if err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func (a *app) explain() *cobra.Command {
 		Long:  `Say what the code of a finding means, or list all codes.`,
 		Example: `  weir explain IST0101
   weir explain`,
-		Args: cobra.MaximumNArgs(1),
+		Args: atMostOne,
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			var out []string
 			for _, c := range config.Codes() {

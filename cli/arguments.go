@@ -15,6 +15,14 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// atMostOne refuses more.
+func atMostOne(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return usage("`"+cmd.CommandPath()+" --help`", "%s takes one argument, got %q too", cmd.CommandPath(), args[1])
+	}
+	return nil
+}
+
 // noNames refuses arguments of a command that takes files; hint shows where they belong.
 func (a *app) noNames(hint string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {

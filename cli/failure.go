@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/weirmesh/weir/cli/client"
+	"github.com/weirmesh/weir/local/upsock"
 )
 
 const (
@@ -63,6 +64,7 @@ func (a *app) fail(err error) int {
 func (a *app) judge(err error) *failure {
 	var f *failure
 	var refused *client.Error
+	var runtime *upsock.Error
 	switch {
 	case errors.As(err, &f):
 		return f
@@ -72,6 +74,8 @@ func (a *app) judge(err error) *failure {
 			f.hint = "the token in " + a.state + " must be that of the mesh: name its folder with --state"
 		}
 		return f
+	case errors.As(err, &runtime):
+		return &failure{err: err, hint: runtime.Hint}
 	case errors.Is(err, client.ErrNoMesh):
 		return a.noMesh()
 	case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT):

@@ -124,7 +124,7 @@ The other commands steer the mesh that runs, and look into it.`,
 		group    string
 		commands []*cobra.Command
 	}{
-		{groupRun, []*cobra.Command{a.down()}},
+		{groupRun, []*cobra.Command{a.run(), a.exec(), a.logs(), a.down()}},
 		{groupConfigure, []*cobra.Command{a.apply(), a.get(), a.delete(), a.analyze(), a.explain()}},
 		{groupLook, []*cobra.Command{a.status(), a.proxy(), a.version()}},
 		{groupOther, []*cobra.Command{a.completion()}},

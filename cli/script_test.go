@@ -49,19 +49,24 @@ func TestMain(m *testing.M) {
 //	mesh              start both, and write the state folder $STATE
 //	mesh-process      start a process that holds the lock and ends with SIGTERM
 //	kill-mesh         as if killed: nobody answers, the lock is free
+//	await-program     until a program was asked for on up.sock
+//
+// On up.sock a program prints what was asked for to its standard output, then a line of
+// its standard input, and a signal, if its argument is "wait" for one; it ends with 3.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata",
 		UpdateScripts: *update,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("STATE", e.Getenv("WORK")+"/state")
-			e.Values["mesh"] = &standInMesh{}
+			e.Values["mesh"] = &standInMesh{asked: make(chan struct{}, 8)}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"mesh":         startMesh,
-			"mesh-process": startProcess,
-			"kill-mesh":    killMesh,
+			"mesh":          startMesh,
+			"mesh-process":  startProcess,
+			"await-program": func(ts *testscript.TestScript, _ bool, _ []string) { <-ts.Value("mesh").(*standInMesh).asked },
+			"kill-mesh":     killMesh,
 		},
 	})
 }
@@ -84,6 +89,20 @@ func startMesh(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Defer(end)
 	ts.Value("mesh").(*standInMesh).end = end
 
+	ts.Check(os.MkdirAll(filepath.Dir(client.UpSocket(state)), 0o700))
+	up, err := net.ListenUnix("unix", &net.UnixAddr{Name: client.UpSocket(state), Net: "unix"})
+	ts.Check(err)
+	ts.Defer(func() { _ = up.Close() })
+	go func() {
+		for {
+			c, err := up.AcceptUnix()
+			if err != nil {
+				return
+			}
+			go answerUp(ts, c)
+		}
+	}()
+
 	proxies, err := filepath.Glob(ts.MkAbs("proxies/*"))
 	ts.Check(err)
 	for _, p := range proxies {
@@ -98,7 +117,10 @@ func startMesh(ts *testscript.TestScript, _ bool, _ []string) {
 }
 
 // standInMesh is the mesh that a script started.
-type standInMesh struct{ end func() }
+type standInMesh struct {
+	end   func()
+	asked chan struct{} // gets a value with every program
+}
 
 func killMesh(ts *testscript.TestScript, _ bool, _ []string) { ts.Value("mesh").(*standInMesh).end() }
 
