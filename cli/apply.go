@@ -123,7 +123,7 @@ func waitLive(ctx context.Context, c *client.Client, version uint64, start time.
 	}
 	err := c.WaitActive(ctx, version, timeout)
 	took := time.Since(start)
-	if e := (*client.Error)(nil); errors.As(err, &e) && e.Status == http.StatusGatewayTimeout {
+	if e, ok := errors.AsType[*client.Error](err); ok && e.Status == http.StatusGatewayTimeout {
 		err = nil
 	}
 	if err != nil {
@@ -139,13 +139,13 @@ func waitLive(ctx context.Context, c *client.Client, version uint64, start time.
 			l.Active++
 			continue
 		}
-		why := p.Name
+		why := []string{p.Name}
 		for _, r := range p.Rejected {
 			if r.Current {
-				why += fmt.Sprintf(" (refuses %s %s: %s)", r.Type, strings.Join(r.Resources, ", "), r.Message)
+				why = append(why, fmt.Sprintf("(refuses %s %s: %s)", r.Type, joined(r.Resources), r.Message))
 			}
 		}
-		l.Behind = append(l.Behind, why)
+		l.Behind = append(l.Behind, strings.Join(why, " "))
 	}
 	return l, nil
 }

@@ -58,7 +58,7 @@ Objects that stand in a file "weir up" watches are removed there.`,
 		failed := false
 		for _, t := range ts {
 			r, err := c.Delete(cmd.Context(), t.kind.name, t.namespace, t.name)
-			if e := (*client.Error)(nil); errors.As(err, &e) {
+			if e, ok := errors.AsType[*client.Error](err); ok {
 				if e.Status != http.StatusNotFound || !ignoreMissing {
 					failed = true
 					a.fail(err)

@@ -93,10 +93,10 @@ func span(d time.Duration) string {
 
 // count is "1 error", "2 errors", "no errors".
 func count(n int, one string) string {
-	switch {
-	case n == 0:
+	switch n {
+	case 0:
 		return "no " + plural(one)
-	case n == 1:
+	case 1:
 		return "1 " + one
 	}
 	return fmt.Sprintf("%d %s", n, plural(one))

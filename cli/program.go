@@ -39,7 +39,7 @@ func (p *program) flags(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("env", cobra.NoFileCompletions)
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		failed := flagFailure(cmd, err)
-		if f := (*failure)(nil); errors.As(failed, &f) && !strings.HasPrefix(f.hint, "did you mean") {
+		if f, ok := errors.AsType[*failure](failed); ok && !strings.HasPrefix(f.hint, "did you mean") {
 			f.hint = "options of the program come after --"
 		}
 		return failed

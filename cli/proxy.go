@@ -221,8 +221,7 @@ func askProxy(ctx context.Context, socket, method, path string) (*http.Response,
 		return nil, hinted("`weir status` and `weir logs --proxy` may say why", "the proxy does not run")
 	}
 	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
+		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err
 		}
 		return nil, fmt.Errorf("asking the proxy: %w", err)

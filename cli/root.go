@@ -177,8 +177,7 @@ func (a *app) namespace() string {
 // flagFailure says what is wrong with a flag, and which one may have been meant.
 func flagFailure(cmd *cobra.Command, err error) error {
 	f := &failure{err: err, hint: "`" + cmd.CommandPath() + " --help` lists the flags", exit: exitUsage}
-	var missing *pflag.NotExistError
-	if errors.As(err, &missing) {
+	if missing, ok := errors.AsType[*pflag.NotExistError](err); ok {
 		var known []string
 		cmd.Flags().VisitAll(func(fl *pflag.Flag) {
 			if !fl.Hidden {

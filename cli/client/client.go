@@ -137,14 +137,14 @@ func objectPath(kind, namespace, name string) string {
 	if namespace == "" && name != "" {
 		namespace = noNamespace
 	}
-	path := "/api/v1/objects"
+	path := []string{"/api/v1/objects"}
 	for _, p := range []string{kind, namespace, name} {
 		if p == "" {
 			break
 		}
-		path += "/" + url.PathEscape(p)
+		path = append(path, url.PathEscape(p))
 	}
-	return path
+	return strings.Join(path, "/")
 }
 
 func get[T any](ctx context.Context, c *Client, path string) (T, error) {
@@ -162,7 +162,7 @@ func (c *Client) change(ctx context.Context, method, path string, body []byte) (
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	data, err := c.call(ctx, method, path, body)
-	if e := (*Error)(nil); errors.As(err, &e) && e.Status == http.StatusUnprocessableEntity {
+	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusUnprocessableEntity {
 		err = nil // the answer has the details
 	}
 	if err != nil {
@@ -186,8 +186,7 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte) ([]
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		var u *url.Error // it repeats method and address
-		if errors.As(err, &u) {
+		if u, ok := errors.AsType[*url.Error](err); ok { // it repeats method and address
 			err = u.Err
 		}
 		if errors.Is(err, context.DeadlineExceeded) {
