@@ -30,7 +30,9 @@ type Options struct {
 	// State is the state folder unless --state names another.
 	State                 string
 	Stdin, Stdout, Stderr *os.File
-	Environ               []string // for programs of `weir run`
+	Environ               []string // for programs of `weir run` and `weir up`
+	// Binaries is the folder in which weir's other programs are, before PATH.
+	Binaries string
 	// NoColor turns colours off on terminals, too.
 	NoColor bool
 }
@@ -124,7 +126,7 @@ The other commands steer the mesh that runs, and look into it.`,
 		group    string
 		commands []*cobra.Command
 	}{
-		{groupRun, []*cobra.Command{a.run(), a.exec(), a.logs(), a.down()}},
+		{groupRun, []*cobra.Command{a.up(), a.run(), a.exec(), a.logs(), a.down()}},
 		{groupConfigure, []*cobra.Command{a.apply(), a.get(), a.delete(), a.analyze(), a.explain()}},
 		{groupLook, []*cobra.Command{a.status(), a.proxy(), a.version()}},
 		{groupOther, []*cobra.Command{a.completion()}},
@@ -135,6 +137,7 @@ The other commands steer the mesh that runs, and look into it.`,
 			root.AddCommand(cmd)
 		}
 	}
+	root.AddCommand(a.upInit())
 	root.SetHelpCommandGroupID(groupOther)
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {

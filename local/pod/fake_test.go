@@ -42,6 +42,7 @@ type fake struct {
 	next      byte
 	processes []*fakeProcess
 	slow      bool // proxies take no changes
+	deaf      bool // the control plane cannot be asked
 	broken    bool // places cannot be made
 	hung      bool // proxies answer nothing
 }
@@ -73,8 +74,11 @@ func (f *fake) say(text string) { f.log("say: %s", text) }
 
 func (f *fake) settled(ctx context.Context, w mesh.Key, h Health) error {
 	f.mu.Lock()
-	slow := f.slow
+	slow, deaf := f.slow, f.deaf
 	f.mu.Unlock()
+	if deaf {
+		return syscall.ECONNREFUSED
+	}
 	if slow {
 		<-ctx.Done()
 		return ctx.Err()

@@ -48,7 +48,10 @@ type pod struct {
 	done    chan struct{} // run has returned
 	kick    chan struct{} // something to check again
 
-	proxyBad int // failures of the proxy's readiness in a row; watch's own
+	// The goroutine of run has these for itself.
+	proxyBad int                // failures of the proxy's readiness in a row
+	unsettle context.CancelFunc // the pod is not ready any more
+	settling sync.WaitGroup
 
 	mu       sync.Mutex
 	place    Place
@@ -109,6 +112,7 @@ func (p *pod) run(ctx, hard context.Context) {
 		apps.Go(func() { p.keep(appCtx, g) })
 	}
 	p.watch(ctx)
+	p.settling.Wait()
 
 	p.drain(hard, place)
 	endApps()
@@ -283,9 +287,7 @@ func (p *pod) drain(hard context.Context, place Place) {
 		return
 	}
 	if was {
-		ctx, cancel := context.WithTimeout(hard, settleTime)
-		defer cancel()
-		p.rt.settle(ctx, p, Draining)
+		p.rt.settle(hard, p, Draining)
 	}
 	ctx, cancel := context.WithTimeout(hard, drainTime)
 	defer cancel()

@@ -82,22 +82,28 @@ func (p *pod) setReady(ctx context.Context, why string) {
 	}
 	p.mu.Unlock()
 	p.write()
-	if before == ready {
+	switch {
+	case before == ready:
+	case ready:
+		ctx, p.unsettle = context.WithCancel(ctx)
+		p.settling.Go(func() { p.settle(ctx) })
+	default:
+		p.unsettle()
+		p.rt.wakeUp()
+	}
+}
+
+func (p *pod) settle(ctx context.Context) {
+	p.rt.settle(ctx, p, Healthy)
+	p.mu.Lock()
+	if ctx.Err() != nil {
+		p.mu.Unlock()
 		return
 	}
-	if ready {
-		settling, cancel := context.WithTimeout(ctx, settleTime)
-		defer cancel()
-		p.rt.settle(settling, p, Healthy)
-		if ctx.Err() != nil {
-			return
-		}
-		p.mu.Lock()
-		p.settled = true
-		p.mu.Unlock()
-		if p.join != nil {
-			p.join.ready()
-		}
+	p.settled = true
+	p.mu.Unlock()
+	if p.join != nil {
+		p.join.ready()
 	}
 	p.rt.wakeUp()
 }

@@ -3,6 +3,7 @@ package pod
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -30,7 +31,9 @@ type Options struct {
 	Sandbox Sandbox
 	// Dir is the folder of Pod files.
 	Dir string
-	// Settled returns when every proxy knows that the workload has that health, or ctx ends.
+	// Settled returns nil when every proxy knows that the workload has that health, and
+	// context.DeadlineExceeded when one did not learn it in time. Another error means that
+	// nobody could be asked.
 	Settled func(ctx context.Context, workload mesh.Key, h Health) error
 	// Environ is what every program gets beside its own variables.
 	Environ []string
@@ -171,6 +174,9 @@ func (r *Runtime) start(owner, hash string, t *plan.Template, join *Joined) *pod
 	ctx, p.stop = context.WithCancel(context.WithoutCancel(r.ctx))
 	p.stopped = func() bool { return ctx.Err() != nil }
 	r.pods[p.key()] = p
+	for _, c := range t.Containers {
+		p.output(c.Name, false) // the column of names is as wide as the longest
+	}
 	r.running.Go(func() {
 		p.run(ctx, r.ctx)
 		p.stop()
@@ -183,12 +189,45 @@ func (r *Runtime) start(owner, hash string, t *plan.Template, join *Joined) *pod
 	return p
 }
 
-// settle waits until the mesh knows; when it does not say so in time the pod goes on.
+// settle waits until every proxy knows of the pod's health, or one that does not listen
+// had its time. A control plane that cannot be asked is waited for when successors are
+// to take over: nobody would find them. It returns early when ctx ends.
 func (r *Runtime) settle(ctx context.Context, p *pod, h Health) {
-	if err := r.o.Settled(ctx, p.key(), h); err != nil && ctx.Err() == nil {
-		r.o.Log.Warn("cannot ask whether the proxies know of a pod", "pod", p.key(), "health", h, "err", err)
-		<-ctx.Done()
+	for ctx.Err() == nil {
+		once, cancel := context.WithTimeout(ctx, settleTime)
+		err := r.o.Settled(once, p.key(), h)
+		silent := errors.Is(err, context.DeadlineExceeded) || once.Err() != nil
+		cancel()
+		if err == nil || silent || h != Healthy {
+			return
+		}
+		r.o.Log.Debug("cannot ask whether the proxies know of a pod", "pod", p.key(), "health", h, "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(slowestCheck):
+		}
 	}
+}
+
+// Satisfied reports whether everything that the plan asks for, and that can be run, is in
+// service.
+func (r *Runtime) Satisfied() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ready := map[mesh.Key]int{}
+	for _, p := range r.pods {
+		p.mu.Lock()
+		if p.settled && p.join == nil {
+			ready[mesh.NewKey(p.template.Namespace, p.template.Owner+"/"+p.hash)]++
+		}
+		p.mu.Unlock()
+	}
+	for _, g := range r.plan.Groups {
+		if g.Blocked == "" && ready[mesh.NewKey(g.Namespace, g.Name+"/"+g.Hash)] < g.Replicas {
+			return false
+		}
+	}
+	return true
 }
 
 // display is a workload's name as people see it.

@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "rewrite the transcripts: only commit th
 //	                 [ports=N,N] [grace=D] [recreate] [blocked] [gateway]
 //	for D            let time pass
 //	crash PROCESS    end a process with status 1
-//	set WORD         slow, broken or hung (fake), or normal
+//	set WORD         slow, broken, hung or deaf (see fake), or normal
 //	join NAME WORDS  a program of the user's; leave NAME
 //	list             the workloads
 //	shutdown         end the mesh
@@ -53,6 +53,7 @@ func TestTranscripts(t *testing.T) {
 				s := newScript(t, dir)
 				for block := range strings.SplitSeq(strings.TrimSpace(rest), "\n\n") {
 					command, _, _ := strings.Cut(block+"\n", "\n----\n")
+					command = strings.TrimSpace(command)
 					fmt.Fprintf(&got, "\n%s\n----\n", command)
 					if out := s.do(command); out != "" {
 						got.WriteString(out + "\n")
@@ -140,7 +141,7 @@ func (s *script) do(command string) string {
 		synctest.Wait()
 	case "set":
 		s.f.mu.Lock()
-		s.f.slow, s.f.broken, s.f.hung = words[1] == "slow", words[1] == "broken", words[1] == "hung"
+		s.f.slow, s.f.broken, s.f.hung, s.f.deaf = words[1] == "slow", words[1] == "broken", words[1] == "hung", words[1] == "deaf"
 		s.f.mu.Unlock()
 	case "join":
 		j, err := s.r.Join(Join{Name: words[1], Argv: words[2:], Ports: map[string]uint16{"http": 8080}})

@@ -1,0 +1,192 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/local/demo"
+	"github.com/weirmesh/weir/local/up"
+)
+
+// initCommand is how `weir up` starts the first process of a namespace tree.
+const initCommand = "up-init"
+
+func (a *app) up() *cobra.Command {
+	o := up.Options{}
+	var files []string
+	var http, ingress string
+	var noColor bool
+	cmd := &cobra.Command{
+		Use:   "up [flags] [-f PATH]...",
+		Short: "run a mesh and your Deployments on this machine",
+		Long: `Run a mesh on this machine: control plane, ingress gateway, and the containers
+of your Deployments as local processes, each with its own proxy, address and
+identity. It runs until Ctrl-C, and leaves nothing behind.
+
+A container runs by its command, or as a built-in sample by its image. Files and
+folders are watched; "weir apply" works, too. With --capture=netns (the default
+where the kernel permits it, as root or not) programs need no change; with
+--capture=env they must listen on $BIND_ADDRESS:$PORT and call services by
+$RATINGS_SERVICE_HOST and the like.`,
+		Example: `  weir up --demo bookinfo
+  weir up -f bookinfo.yaml -f networking/
+  weir up -f deploy/ --ingress 127.0.0.1:9000 --log-proxies
+  kustomize build . | weir up -f -
+  weir up --demo bookinfo -o json | jq -r '.urls[].url'`,
+		// The paths may be given without -f, too.
+		Args: cobra.ArbitraryArgs,
+	}
+	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file or folder with configuration, - for standard input (repeatable)")
+	cmd.Flags().StringVar(&o.Demo, "demo", "", "run a demo: "+joined(demo.Names()))
+	capture := choose(cmd, "capture", "", "how traffic gets into the proxies", string(up.CaptureAuto), string(up.CaptureNetns), string(up.CaptureEnv))
+	cmd.Flags().StringVar(&http, "http", "127.0.0.1:15014", "`host:port` of the control plane's API")
+	cmd.Flags().StringVar(&ingress, "ingress", "127.0.0.1:8080", "`host:port` of the ingress gateway")
+	cmd.Flags().StringVarP(&o.Namespace, "namespace", "n", "default", "of objects that name none")
+	cmd.Flags().BoolVar(&o.LogProxy, "log-proxies", false, "show what proxies print, access logs included")
+	cmd.Flags().BoolVar(&noColor, "no-color", false, "no colours")
+	output := outputFlag(cmd)
+	_ = cmd.RegisterFlagCompletionFunc("demo", cobra.FixedCompletions(demo.Names(), cobra.ShellCompDirectiveNoFileComp))
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var err error
+		if o.HTTP, err = listenAddress("--http", http); err != nil {
+			return err
+		}
+		if o.Ingress, err = listenAddress("--ingress", ingress); err != nil {
+			return err
+		}
+		if noColor {
+			a.out.color, a.errs.color = false, false
+		}
+		o.State, o.Paths, o.Capture = a.state, slices.Concat(files, args), up.Capture(capture.value)
+		o.Binaries, o.InitArgs, o.Environ, o.Stdin = a.Binaries, []string{initCommand}, a.Environ, a.Stdin
+		o.Logs, o.Color = a.Stdout, a.out.color
+		if output.value != asTable {
+			o.Logs, o.Color = a.Stderr, a.errs.color // standard output is for the report alone
+		}
+		o.Progress = func(s string) { a.errs.printf("%s\n", a.errs.paint(dim, s)) }
+		o.Started = func(r *up.Report) {
+			if output.value == asTable {
+				a.out.mesh(r)
+				return
+			}
+			full := struct {
+				*up.Report
+				Findings []apiv1.Finding `json:"findings"`
+			}{r, apiFindings(r.Findings)}
+			if err := a.out.emit(output.value, full); err != nil {
+				a.errs.printf("the report cannot be written: %v\n", err)
+			}
+		}
+
+		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+		defer stop()
+		// A second Ctrl-C ends everything at once.
+		defer context.AfterFunc(ctx, stop)()
+		return up.Run(ctx, o)
+	}
+	return cmd
+}
+
+// upInit is for `weir up` only.
+func (a *app) upInit() *cobra.Command {
+	return &cobra.Command{
+		Use: initCommand, Hidden: true, Args: noArguments,
+		RunE: func(*cobra.Command, []string) error { return up.RunInit() },
+	}
+}
+
+// listenAddress reads an address of this machine. A host name that is not localhost would
+// be a surprise: who knows where it leads.
+func listenAddress(flag, s string) (netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(s)
+	if err == nil && (host == "localhost" || host == "") {
+		s = net.JoinHostPort("127.0.0.1", port)
+	}
+	addr, err := netip.ParseAddrPort(s)
+	if err != nil || addr.Port() == 0 {
+		return netip.AddrPort{}, usage("for example "+flag+" 127.0.0.1:9000", "%s %q is not an address and port", flag, s)
+	}
+	return addr, nil
+}
+
+// mesh shows what `weir up` started.
+func (p *printer) mesh(r *up.Report) {
+	ready := 0
+	for _, w := range r.Workloads {
+		if w.Ready {
+			ready++
+		}
+	}
+	p.printf("\n%s  %s of %s ready, %s capture (%s)\n\n", p.paint(bold, "The mesh is up."), fmt.Sprint(ready), count(len(r.Workloads), "workload"), r.Capture, clean(r.Why))
+	if len(r.Services) > 0 {
+		t := newTable("SERVICE", "PORTS", "VERSIONS", "WORKLOADS")
+		for _, s := range r.Services {
+			state := text(strings.Join(s.Workloads, " "))
+			switch {
+			case len(s.Workloads) == 0:
+				state = cell{"none", yellow}
+			case s.Ready < len(s.Workloads):
+				state = cell{fmt.Sprintf("%s (%d ready)", state.text, s.Ready), yellow}
+			}
+			name := s.Name
+			if s.Namespace != "default" {
+				name = s.Namespace + "/" + name
+			}
+			ports := make([]string, len(s.Ports))
+			for i, n := range s.Ports {
+				ports[i] = fmt.Sprint(n)
+			}
+			t.add(text(name), text(strings.Join(ports, ",")), text(strings.Join(s.Versions, ",")), state)
+		}
+		p.print(t)
+		p.printf("\n")
+	}
+	for _, w := range r.Workloads {
+		if !w.Ready {
+			p.printf("%s %s: %s\n", p.paint(yellow, "not ready:"), qualified(w.Namespace, w.Name), clean(w.Message))
+		}
+	}
+	line := func(name, value string) { p.printf("%s  %s\n", p.paint(dim, fmt.Sprintf("%-13s", name)), value) }
+	for i, u := range r.URLs {
+		if i == maxURLs {
+			line("", fmt.Sprintf("and %d more", len(r.URLs)-i))
+			break
+		}
+		value := p.paint(bold, clean(u.URL))
+		if u.Host != "" {
+			value += p.paint(dim, clean("  (curl -H 'Host: "+u.Host+"')"))
+		}
+		name := ""
+		if i == 0 {
+			name = "open"
+		}
+		line(name, value)
+	}
+	line("ingress", r.Ingress)
+	line("control plane", r.API)
+	switch {
+	case len(r.Watching) == 0:
+		line("configuration", "none yet: `weir apply -f FILE`, or start again with -f or --demo")
+	default:
+		line("configuration", clean(joined(r.Watching))+p.paint(dim, "  (watched; `weir apply -f FILE` works, too)"))
+	}
+	line("see also", "weir status, weir logs, weir exec WORKLOAD -- COMMAND; Ctrl-C ends the mesh")
+	p.printf("\n")
+	if fs := apiFindings(r.Findings); len(fs) > 0 {
+		p.printf("%s in the configuration:\n", p.paint(severityColor(fs[0].Severity), summary(fs)))
+		p.findings(fs)
+		p.printf("\n")
+	}
+}
+
+// maxURLs keeps the start-up table short.
+const maxURLs = 5

@@ -1,0 +1,165 @@
+package up
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/weirmesh/weir/config/source/file"
+	"github.com/weirmesh/weir/local/demo"
+	"github.com/weirmesh/weir/local/process"
+)
+
+// defaultGRPC is Istio's port for xDS. Local proxies use a Unix socket: if somebody else
+// has it, nobody but remote proxies is missed.
+const defaultGRPC = "127.0.0.1:15012"
+
+// addresses checks that what is to be listened on is free, so that the sentence about
+// it comes first and names the flag.
+func (t *top) addresses(context.Context) error {
+	for _, a := range []struct {
+		addr       netip.AddrPort
+		what, flag string
+	}{{t.o.HTTP, "the control plane's API", "--http"}, {t.o.Ingress, "the ingress gateway", "--ingress"}} {
+		err := free(a.addr.String())
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE):
+			return &Error{fmt.Sprintf("%s, for %s, is taken by another program", a.addr, a.what), fmt.Sprintf("end that program, or choose another address: weir up %s %s", a.flag, netip.AddrPortFrom(a.addr.Addr(), a.addr.Port()+1000))}
+		case errors.Is(err, syscall.EACCES):
+			return &Error{fmt.Sprintf("%s, for %s, needs more privileges", a.addr, a.what), fmt.Sprintf("choose a port above 1023 with %s", a.flag)}
+		case err != nil:
+			return &Error{fmt.Sprintf("%s, for %s, cannot be listened on: %v", a.addr, a.what, err), "choose another address with " + a.flag}
+		}
+	}
+	if t.o.HTTP == t.o.Ingress {
+		return &Error{fmt.Sprintf("--http and --ingress are both %s", t.o.HTTP), "give each its own address"}
+	}
+	if free(defaultGRPC) == nil {
+		t.grpc = defaultGRPC
+	}
+	return nil
+}
+
+func free(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+// maxStdin is what the file source takes of a file.
+const maxStdin = 64 << 20
+
+// files makes run/ anew, with the configuration that is ours.
+func (t *top) files(context.Context) error {
+	// What a mesh that was killed could not end.
+	if n := process.CleanUp(t.layout.Processes()); n > 0 {
+		t.progress("ended %d programs that an earlier mesh left behind", n)
+	}
+	if err := os.RemoveAll(t.layout.Run()); err != nil {
+		return fmt.Errorf("cleaning the run folder: %w", err)
+	}
+	for _, dir := range []string{t.layout.Run(), t.layout.Pods(), t.layout.Config(), t.layout.Applied()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("making the run folder: %w", err)
+		}
+	}
+	if err := makeToken(t.layout.Token()); err != nil {
+		return err
+	}
+	t.starter = process.NewStarter(t.layout.Processes())
+	for _, p := range t.o.Paths {
+		if p == "-" {
+			continue
+		}
+		t.paths, t.named = append(t.paths, p), append(t.named, p)
+	}
+	// The error names what does not exist; what is wrong inside is told by the mesh.
+	if _, err := file.New(file.Options{Paths: t.paths}).Read(); err != nil {
+		return &Error{err.Error(), "-f takes files and folders"}
+	}
+	if t.o.Demo != "" {
+		data, ok := demo.YAML(t.o.Demo)
+		if !ok {
+			return &Error{fmt.Sprintf("there is no demo %q", t.o.Demo), "there are: " + strings.Join(demo.Names(), ", ")}
+		}
+		t.named = append(t.named, "demo "+t.o.Demo)
+		if err := t.ownFile("demo-"+t.o.Demo, data); err != nil {
+			return err
+		}
+	}
+	for _, p := range t.o.Paths {
+		if p != "-" {
+			continue
+		}
+		data, err := io.ReadAll(io.LimitReader(t.o.Stdin, maxStdin))
+		if err != nil {
+			return fmt.Errorf("reading standard input: %w", err)
+		}
+		t.named = append(t.named, "standard input")
+		if err := t.ownFile("stdin", data); err != nil {
+			return err
+		}
+		break
+	}
+	if err := t.ownFile("ingress-gateway", []byte(gatewayYAML)); err != nil {
+		return err
+	}
+	t.paths = append(t.paths, t.layout.Config())
+	return nil
+}
+
+func (t *top) ownFile(name string, data []byte) error {
+	if err := os.WriteFile(filepath.Join(t.layout.Config(), name+".yaml"), data, 0o600); err != nil {
+		return fmt.Errorf("writing configuration of our own: %w", err)
+	}
+	return nil
+}
+
+// makeToken makes the token that writes to the API need, once per state folder.
+func makeToken(path string) error {
+	_, err := os.Stat(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	secret := make([]byte, 32)
+	if _, err := rand.Read(secret); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, []byte(base64.RawURLEncoding.EncodeToString(secret)+"\n"), 0o600); err != nil {
+		return fmt.Errorf("making the API token: %w", err)
+	}
+	return nil
+}
+
+// resolvers are the host's, for names outside the mesh.
+func resolvers(path string) []string {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var out []string
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 2 || fields[0] != "nameserver" {
+			continue
+		}
+		if a, err := netip.ParseAddr(fields[1]); err == nil && a.Zone() == "" {
+			out = append(out, netip.AddrPortFrom(a, 53).String())
+		}
+	}
+	return out
+}
