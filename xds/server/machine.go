@@ -283,14 +283,23 @@ type due struct {
 // due takes from dirty what may be sent now.
 func (m *machine) due(s *subscription, base resource.Set) (d due) {
 	target := m.target.Set(s.typeURL)
-	var leaving []*resource.Resource
-	for n, h := range s.dirty {
-		r := base.At(n)
+	var later map[string]held
+	keep := func(n string, h held) {
+		if later == nil {
+			later = map[string]held{}
+		}
+		later[n] = h
+		if h.res != nil {
+			d.kept = append(d.kept, h.res)
+		}
+	}
+	for n, r := range s.dirtyInOrder(base) {
+		h := s.dirty[n]
 		if r == nil && (h.version == "" || h.forced) && target.Has(n) {
 			// Gone from the newest View, but the round in progress still has what
 			// refers to it.
 			r = target.At(n)
-			leaving = append(leaving, r)
+			keep(n, held{version: r.Version(), res: r})
 		}
 		switch {
 		case r != nil:
@@ -298,35 +307,23 @@ func (m *machine) due(s *subscription, base resource.Set) (d due) {
 			if h.version != "" {
 				m.replacing(s, n)
 			}
-		case h.version == "" || m.phase >= s.removal && !target.Has(n):
-			// The client has nothing to lose, or nothing refers to it any more.
+		case h.version != "" && (m.phase < s.removal || target.Has(n)):
+			keep(n, h) // something may refer to it
+			continue
+		case m.sotw && !m.isWhole(s):
+			// There is no way to say that it is missing or gone; the client notices
+			// by what refers to it.
+			delete(s.nacked, n)
+			continue
+		default:
+			d.removed = append(d.removed, n)
 			if s.typeURL == resource.ClusterType {
 				delete(m.replaced, n)
 			}
-			if m.sotw && !m.isWhole(s) {
-				// There is no way to say that it is missing or gone; the client
-				// notices by what refers to it.
-				delete(s.nacked, n)
-				delete(s.dirty, n)
-				continue
-			}
-			d.removed = append(d.removed, n)
-		default:
-			if h.res != nil {
-				d.kept = append(d.kept, h.res)
-			}
-			continue
 		}
 		d.names = append(d.names, n)
-		delete(s.dirty, n)
 	}
-	if len(s.dirty) == 0 {
-		s.dirty = nil
-	}
-	for _, r := range leaving {
-		s.mark(r.Name(), held{version: r.Version(), res: r})
-	}
-	d.kept = append(d.kept, leaving...)
+	s.dirty = later
 	return d
 }
 

@@ -25,9 +25,12 @@ func (m *machine) deltaRequest(r *discoveryv3.DeltaDiscoveryRequest, now time.Ti
 	}
 	var known map[string]string
 	if isNew {
-		if known = r.GetInitialResourceVersions(); len(known) > m.limits.names {
+		known = r.GetInitialResourceVersions()
+		n := len(r.GetResourceNamesSubscribe())
+		if max(n, len(known)) > m.limits.names {
 			return nil, m.tooManyNames()
 		}
+		s.names, s.dirty = make(map[string]struct{}, n), make(map[string]held, n)
 	}
 	if isNew && resource.EmptyMeansAll(s.typeURL) && len(r.GetResourceNamesSubscribe()) == 0 && len(r.GetResourceNamesUnsubscribe()) == 0 {
 		m.subscribeAll(s, known)

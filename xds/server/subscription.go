@@ -1,6 +1,8 @@
 package server
 
 import (
+	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -125,13 +127,13 @@ func (s *subscription) retarget(old, base resource.Set) {
 			h.res = old.At(n)
 			h.version = versionOf(h.res)
 		}
-		s.touch(base, n, h)
+		s.touch(n, base.At(n), h)
 	}
 }
 
-// touch makes name dirty, or clean if the client holds what it should.
-func (s *subscription) touch(base resource.Set, name string, h held) {
-	if !h.forced && h.version == versionOf(base.At(name)) {
+// touch makes name dirty, or clean if the client holds what it should, which is r.
+func (s *subscription) touch(name string, r *resource.Resource, h held) {
+	if !h.forced && h.version == versionOf(r) {
 		delete(s.dirty, name)
 		return
 	}
@@ -143,6 +145,40 @@ func (s *subscription) mark(name string, h held) {
 		s.dirty = map[string]held{}
 	}
 	s.dirty[name] = h
+}
+
+// dirtyInOrder yields the dirty names with their resources in base: those there are in
+// the order of their names, then those there are not.
+func (s *subscription) dirtyInOrder(base resource.Set) iter.Seq2[string, *resource.Resource] {
+	return func(yield func(string, *resource.Resource) bool) {
+		var missing []string
+		if 8*len(s.dirty) > base.Len() { // walking beats looking up and sorting
+			for n, r := range base.All() {
+				if _, ok := s.dirty[n]; ok && !yield(n, r) {
+					return
+				}
+			}
+			for n := range s.dirty {
+				if !base.Has(n) {
+					missing = append(missing, n)
+				}
+			}
+		} else {
+			for _, n := range slices.Sorted(maps.Keys(s.dirty)) {
+				if r := base.At(n); r == nil {
+					missing = append(missing, n)
+				} else if !yield(n, r) {
+					return
+				}
+			}
+		}
+		slices.Sort(missing)
+		for _, n := range missing {
+			if !yield(n, nil) {
+				return
+			}
+		}
+	}
 }
 
 // force has name sent even if the client holds it.
@@ -165,8 +201,11 @@ func (s *subscription) subscribeAll(base resource.Set, known map[string]string) 
 	}
 	for n, v := range known {
 		if !s.subscribed(n) {
-			s.touch(base, n, held{version: v})
+			s.touch(n, base.At(n), held{version: v})
 		}
+	}
+	if s.dirty == nil {
+		s.dirty = make(map[string]held, base.Len())
 	}
 	for n := range base.All() {
 		if known[n] == "" && !s.subscribed(n) {
@@ -181,10 +220,11 @@ func (s *subscription) subscribeAll(base resource.Set, known map[string]string) 
 // may have forgotten it (xDS protocol, "Subscribing to Resources").
 func (s *subscription) subscribe(base resource.Set, name, known string) bool {
 	_, had := s.names[name]
-	s.named = true
-	if r := base.At(name); r != nil && !had {
+	r := base.At(name)
+	if r != nil {
 		name = r.Name() // the request's own string need not live as long as the stream
 	}
+	s.named = true
 	s.names[name] = struct{}{}
 	h := s.dirty[name]
 	if known != "" {
@@ -192,7 +232,7 @@ func (s *subscription) subscribe(base resource.Set, name, known string) bool {
 	} else {
 		h.forced = true
 	}
-	s.touch(base, name, h)
+	s.touch(name, r, h)
 	return !had
 }
 
