@@ -282,6 +282,10 @@ type due struct {
 
 // due takes from dirty what may be sent now.
 func (m *machine) due(s *subscription, base resource.Set) (d due) {
+	if len(s.dirty) == 0 {
+		s.dirty = nil
+		return d
+	}
 	target := m.target.Set(s.typeURL)
 	var later map[string]held
 	keep := func(n string, h held) {
