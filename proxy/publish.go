@@ -36,6 +36,7 @@ type publisher struct {
 	table     *listener.Table
 	eds       []string // subscribed to
 	rds       []string
+	sds       []string
 	saved     *restore.Saved
 	live      bool // workers have a state with listeners applied
 	listenErr error
@@ -221,7 +222,7 @@ func (s *publisher) retire(gone []*cluster.Endpoint) {
 func (s *publisher) listen(next *state.State) {
 	active := map[string]*state.Listener{}
 	for l := range next.Listeners() {
-		ready := true
+		ready := l.Config != nil
 		for _, r := range l.Routes {
 			ready = ready && next.Table(r) != nil
 		}
@@ -254,9 +255,10 @@ func (s *publisher) follow() {
 	if s.p.xds == nil {
 		return
 	}
-	eds, rds := s.builder.Wanted()
+	eds, rds, sds := s.builder.Wanted()
 	s.eds = s.change(resource.EndpointType, s.eds, eds)
 	s.rds = s.change(resource.RouteType, s.rds, rds)
+	s.sds = s.change(resource.SecretType, s.sds, sds)
 }
 
 func (s *publisher) change(typeURL string, old, wanted []string) []string {

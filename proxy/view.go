@@ -153,6 +153,10 @@ func (p *Proxy) Listeners() any {
 	p.state.mu.Unlock()
 	out := []view{}
 	for l := range p.state.current().Listeners() {
+		if l.Config == nil {
+			out = append(out, view{Name: l.Name, Version: l.Version, Bound: []string{}})
+			continue
+		}
 		v := view{Name: l.Name, Version: l.Version, Direction: l.Config.Direction.String(), Address: l.Config.Address.String(), Bound: []string{},
 			Routes: l.Routes, Live: active[l.Name] == l, Connections: p.group.Connections(l.Name)}
 		for _, b := range l.Config.Binds {

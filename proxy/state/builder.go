@@ -68,6 +68,8 @@ type Builder struct {
 	gone      []*cluster.Endpoint
 
 	skippedFilters []string
+	secrets        map[string]*secret
+	uses           []string // secrets of the listener being decoded
 }
 
 // NewBuilder starts from an empty State.
@@ -76,7 +78,7 @@ func NewBuilder(o Options) *Builder {
 		o.MaxResources = DefaultMaxResources
 	}
 	return &Builder{opts: o, cur: &State{byName: map[string]cluster.ID{}, tables: map[string]*route.Table{}, listeners: map[string]*Listener{}, names: nil},
-		ids: map[string]cluster.ID{}, limitsOf: map[string]*cluster.Limits{}, specs: map[string]*clusterSpec{},
+		ids: map[string]cluster.ID{}, limitsOf: map[string]*cluster.Limits{}, secrets: map[string]*secret{}, specs: map[string]*clusterSpec{},
 		endpoints: map[string][]endpointSpec{}, resolved: map[string][]netip.AddrPort{}}
 }
 
@@ -100,6 +102,8 @@ func (b *Builder) Apply(u Update) (*State, []*cluster.Endpoint, error) {
 		err = b.applyRoutes(&next, u)
 	case resource.ListenerType:
 		err = b.applyListeners(&next, u)
+	case resource.SecretType:
+		err = b.applySecrets(&next, u)
 	case resource.NameTableType:
 		err = b.applyNames(&next, u)
 	default:
@@ -367,9 +371,9 @@ func merged[V any](old, set map[string]V, removed []string) map[string]V {
 	return m
 }
 
-// Wanted lists the names to subscribe to, sorted: load assignments of EDS clusters and
-// tables of RDS listeners.
-func (b *Builder) Wanted() (eds, rds []string) {
+// Wanted lists the names to subscribe to, sorted: load assignments of EDS clusters,
+// tables of RDS listeners, secrets of SDS.
+func (b *Builder) Wanted() (eds, rds, sds []string) {
 	for _, s := range b.specs {
 		if s.edsName != "" {
 			eds = append(eds, s.edsName)
@@ -377,17 +381,20 @@ func (b *Builder) Wanted() (eds, rds []string) {
 	}
 	for _, l := range b.cur.listeners {
 		rds = append(rds, l.Routes...)
+		sds = append(sds, l.Secrets...)
 	}
 	slices.Sort(eds)
 	slices.Sort(rds)
-	return slices.Compact(eds), slices.Compact(rds)
+	slices.Sort(sds)
+	return slices.Compact(eds), slices.Compact(rds), slices.Compact(sds)
 }
 
 // Missing lists what was asked for and has not come: while it is not empty the proxy is
-// not ready.
+// not ready. Secrets do not count: a host whose certificate nobody has made must not keep
+// the other hosts of a gateway from being served.
 func (b *Builder) Missing() []string {
 	var out []string
-	eds, rds := b.Wanted()
+	eds, rds, _ := b.Wanted()
 	for _, n := range eds {
 		if _, ok := b.endpoints[n]; !ok {
 			out = append(out, "endpoints "+n)
@@ -420,6 +427,8 @@ func (b *Builder) Forget(typeURL string, names []string) {
 		for _, n := range names {
 			delete(b.endpoints, n)
 		}
+	case resource.SecretType:
+		b.secrets = merged(b.secrets, nil, names)
 	case resource.RouteType:
 		next := *b.cur
 		next.tables = merged(next.tables, nil, names)

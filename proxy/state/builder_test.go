@@ -1,14 +1,21 @@
 package state
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	stdtls "crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -17,6 +24,7 @@ import (
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
@@ -377,4 +385,79 @@ func BenchmarkOneEndpointOf5000Clusters(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+const httpsListener = `name: "0.0.0.0_8443" address { socket_address { address: "0.0.0.0" port_value: 8443 } }
+listener_filters { name: "tls" typed_config { [type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector] {} } }
+filter_chains { filter_chain_match { server_names: "a.example.com" } transport_socket { name: "tls" typed_config {
+  [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext] { common_tls_context { tls_certificate_sds_secret_configs { name: "kubernetes://a" } } } } }
+  filters { name: "tcp" typed_config { [type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { cluster: "a" } } } }
+filter_chains { filter_chain_match { server_names: "b.example.com" } transport_socket { name: "tls" typed_config {
+  [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext] { common_tls_context { tls_certificate_sds_secret_configs { name: "kubernetes://b" } } } } }
+  filters { name: "tcp" typed_config { [type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { cluster: "b" } } } }`
+
+// A host of a gateway is served as soon as its certificate comes, and does not wait for
+// those of other hosts.
+func TestSecrets(t *testing.T) {
+	b := newBuilder()
+	s, _ := apply(t, b, update(t, resource.ListenerType, httpsListener))
+	chains := func(s *State) int {
+		l := s.listeners["0.0.0.0_8443"]
+		if l.Config == nil {
+			return 0
+		}
+		return len(l.Config.Chains)
+	}
+	if _, _, sds := b.Wanted(); chains(s) != 0 || !slices.Equal(sds, []string{"kubernetes://a", "kubernetes://b"}) {
+		t.Fatalf("%d chains, wanted %v", chains(s), sds)
+	}
+	if m := b.Missing(); len(m) != 0 {
+		t.Errorf("missing %v: a gateway without a certificate is ready for its other hosts", m)
+	}
+	certificate := func(name string) *tlsv3.Secret {
+		cert, key := selfSigned(t)
+		return &tlsv3.Secret{Name: name, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
+			CertificateChain: &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: cert}},
+			PrivateKey:       &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: key}}}}}
+	}
+	give := func(m *tlsv3.Secret) Update {
+		a, err := anypb.New(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Update{TypeURL: resource.SecretType, Set: []Resource{{Name: m.GetName(), Body: a}}}
+	}
+	s, _ = apply(t, b, give(certificate("kubernetes://b")))
+	if chains(s) != 1 {
+		t.Errorf("with b: %d chains", chains(s))
+	}
+	s, _ = apply(t, b, give(certificate("kubernetes://a")))
+	if chains(s) != 2 {
+		t.Errorf("with both: %d chains", chains(s))
+	}
+	old := s.listeners["0.0.0.0_8443"].Config.Chains[0].TLS
+	s, _ = apply(t, b, give(certificate("kubernetes://a")))
+	if s.listeners["0.0.0.0_8443"].Config.Chains[0].TLS == old {
+		t.Error("a new certificate makes a new context")
+	}
+	if _, _, err := b.Apply(give(&tlsv3.Secret{Name: "kubernetes://a"})); err == nil || chains(b.State()) != 2 {
+		t.Errorf("an empty secret must be refused and change nothing: %v", err)
+	}
+}
+
+func selfSigned(t *testing.T) (cert, key []byte) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"a.example.com"}}, &x509.Certificate{}, &k.PublicKey, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
 }

@@ -2,6 +2,7 @@ package state
 
 import (
 	stdtls "crypto/tls"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -30,7 +31,7 @@ const (
 	defaultInspect = 15 * time.Second
 )
 
-func (b *Builder) decodeListener(l *listenerv3.Listener, version string) (*Listener, error) {
+func (b *Builder) decodeWholeListener(l *listenerv3.Listener, version string) (*Listener, error) {
 	path := "listener " + l.GetName()
 	if l.GetName() == "" {
 		return nil, fmt.Errorf("listener: name is empty")
@@ -97,6 +98,9 @@ func (b *Builder) decodeListener(l *listenerv3.Listener, version string) (*Liste
 			at = path + " filter chain " + fc.GetName()
 		}
 		chain, err := b.decodeChain(fc, dir, at, out)
+		if errors.Is(err, errAwaited) {
+			continue // the other chains are served meanwhile
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -108,6 +112,9 @@ func (b *Builder) decodeListener(l *listenerv3.Listener, version string) (*Liste
 			return nil, err
 		}
 		c.Default = chain
+	}
+	if len(c.Chains) == 0 && c.Default == nil && len(b.uses) > 0 {
+		return nil, errAwaited
 	}
 	if len(c.Chains) == 0 && c.Default == nil {
 		return nil, fmt.Errorf("%s: has no filter chain", path)

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/route"
@@ -79,8 +81,11 @@ type Listener struct {
 	Name    string
 	Version string
 	Config  *listener.Config
-	// Routes are the route tables its chains use by RDS; it goes live when they exist.
-	Routes []string
+	// Routes are the route tables its chains use by RDS, Secrets the secrets by SDS; it
+	// goes live when they exist. Config is nil while a secret is awaited.
+	Routes, Secrets []string
+
+	source *listenerv3.Listener // to make it again when a secret changes; nil without
 }
 
 // Names maps lower-case host names to addresses.

@@ -88,6 +88,11 @@ var meshHTTP = []string{"istio-http/1.1", istioALPN, "http/1.1"}
 
 // clients makes the contexts of a transport.
 func (b *Builder) clients(t *cluster.Transport, path string) error {
+	for _, name := range []string{t.CertName, t.CAName} {
+		if name != "" && name != ownCertificate && name != ownRoots {
+			return fmt.Errorf("%s: secret %q: towards endpoints only the workload's own certificate (%q) and the mesh's roots (%q) come by SDS", path, name, ownCertificate, ownRoots)
+		}
+	}
 	o := tls.ClientOptions{SNI: t.SNI, ALPN: t.ALPN, MinVersion: t.MinVersion, MaxVersion: t.MaxVersion, Gate: b.opts.Gate}
 	var err error
 	if o.Identity, o.Certificate, err = b.certificate(t.CertName, t.CertPEM, t.KeyPEM, path); err != nil {
@@ -116,7 +121,14 @@ func (b *Builder) certificate(sds string, cert, key []byte, path string) (identi
 		}
 		return b.opts.Identity, nil, nil
 	case sds != "":
-		return nil, nil, fmt.Errorf("%s: secret %q: only the workload's own certificate (%q) comes by SDS", path, sds, ownCertificate)
+		s, err := b.secretFor(sds, path)
+		if err != nil {
+			return nil, nil, err
+		}
+		if s.certificate == nil {
+			return nil, nil, fmt.Errorf("%s: secret %q holds no certificate", path, sds)
+		}
+		return nil, s.certificate, nil
 	case len(cert) == 0:
 		return nil, nil, nil
 	}
@@ -139,7 +151,14 @@ func (b *Builder) trust(sds string, ca []byte, sans []cluster.SAN, path string) 
 		}
 		t.Mesh = b.opts.Identity
 	case sds != "":
-		return t, fmt.Errorf("%s: secret %q: only the mesh's roots (%q) come by SDS", path, sds, ownRoots)
+		s, err := b.secretFor(sds, path)
+		if err != nil {
+			return t, err
+		}
+		t.Roots = x509.NewCertPool()
+		if !t.Roots.AppendCertsFromPEM(s.roots) {
+			return t, fmt.Errorf("%s: secret %q holds no root certificate in PEM", path, sds)
+		}
 	case len(ca) > 0:
 		t.Roots = x509.NewCertPool()
 		if !t.Roots.AppendCertsFromPEM(ca) {
