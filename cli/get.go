@@ -93,6 +93,15 @@ func (a *app) namespaceFlag(cmd *cobra.Command, namespace *string) {
 	_ = cmd.RegisterFlagCompletionFunc("namespace", a.completeNamespaces)
 }
 
+// inState is a path in the state folder, as the control plane names it.
+func (a *app) inState(path ...string) string {
+	state, err := filepath.Abs(a.state)
+	if err != nil {
+		state = a.state
+	}
+	return filepath.Join(append([]string{state}, path...)...)
+}
+
 // find asks for the objects of a target. One that is named must exist.
 func (a *app) find(ctx context.Context, c *client.Client, t target, everywhere bool) ([]apiv1.Object, error) {
 	if t.name != "" {
@@ -166,9 +175,9 @@ func (a *app) objects(objects []apiv1.Object, everywhere, mixed bool) {
 // from says where an object stands: a file and line, or who keeps it.
 func (a *app) from(o apiv1.Object) string {
 	switch filepath.Dir(o.File) {
-	case filepath.Join(a.state, "applied"):
+	case a.inState("applied"):
 		return "weir apply"
-	case filepath.Join(a.state, "run", "config"), filepath.Join(a.state, "run", "pods"):
+	case a.inState("run", "config"), a.inState("run", "pods"):
 		return "weir up"
 	}
 	if o.Line == 0 {

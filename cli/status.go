@@ -48,6 +48,8 @@ connected, are behind or refuse configuration, and errors in configuration.`,
 			if output.value != asTable {
 				return a.out.emit(output.value, s)
 			}
+			own := a.inState("run", "config") // what `weir up` wrote there was given to it otherwise
+			s.Watching = slices.DeleteFunc(s.Watching, func(path string) bool { return path == own })
 			a.out.status(s, severity.value)
 			return nil
 		}

@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
@@ -189,13 +190,14 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte) ([]
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		if u, ok := errors.AsType[*url.Error](err); ok { // it repeats method and address
+		// What wraps the cause repeats method and address.
+		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err
 		}
-		if errors.Is(err, context.DeadlineExceeded) {
-			return nil, fmt.Errorf("the control plane at %s does not answer in time: %w", c.address, err)
+		if e, ok := errors.AsType[syscall.Errno](err); ok {
+			err = e
 		}
-		return nil, fmt.Errorf("asking the control plane at %s: %w", c.address, err)
+		return nil, fmt.Errorf("the control plane at %s does not answer: %w", c.address, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
