@@ -37,6 +37,7 @@ type publisher struct {
 	eds       []string // subscribed to
 	rds       []string
 	sds       []string
+	saved     *restore.Saved
 	live      bool // workers have a state with listeners applied
 	listenErr error
 
@@ -57,7 +58,17 @@ func newPublisher(p *Proxy) (*publisher, error) {
 
 // subscribe makes the xDS client, on top of saved state.
 func (p *Proxy) subscribe(saved *restore.Saved) {
-	held := p.state.restore(saved)
+	p.state.saved = saved
+	held := map[string]map[string]string{}
+	if saved != nil {
+		for _, u := range saved.Updates {
+			m := map[string]string{}
+			for _, r := range u.Set {
+				m[r.Name] = r.Version
+			}
+			held[u.TypeURL] = m
+		}
+	}
 	p.xds = client.New(client.Options{Node: p.nodeProto, Log: p.o.Log, Held: held, Apply: p.state.apply,
 		Dial: func(ctx context.Context) (client.Conn, error) {
 			// Without a certificate the control plane would only refuse us.
@@ -75,54 +86,38 @@ func (p *Proxy) subscribe(saved *restore.Saved) {
 			return p.o.Control.Dial(ctx, p.id)
 		}})
 	p.xds.Subscribe(resource.ClusterType)
-	p.state.mu.Lock()
-	p.state.follow()
-	p.state.mu.Unlock()
 	p.xds.Subscribe(resource.ListenerType)
 	if p.o.DNS != nil {
 		p.xds.Subscribe(resource.NameTableType)
 	}
 }
 
-// restore puts kept state in force and returns the versions of what is, by type and
-// name: what could not be used must be sent again.
-func (s *publisher) restore(saved *restore.Saved) map[string]map[string]string {
-	held := map[string]map[string]string{}
-	if saved == nil {
-		return held
-	}
-	for _, u := range saved.Updates {
-		if err := s.update(u); err != nil {
-			// It was accepted once, by another version of this program.
-			s.p.o.Log.Warn("part of the kept state is not used", "type", resource.Short(u.TypeURL), "err", err)
-			continue
-		}
-		m := map[string]string{}
-		for _, r := range u.Set {
-			m[r.Name] = r.Version
-		}
-		held[u.TypeURL] = m
-	}
-	return held
-}
-
-// begin puts static state in force.
+// begin puts kept or static state in force.
 func (s *publisher) begin(static *bootstrapv3.Bootstrap) error {
-	if static == nil {
-		return nil
-	}
-	updates, err := staticUpdates(static)
-	if err != nil {
-		return err
-	}
-	for _, u := range updates {
-		if err := s.update(u); err != nil {
+	if static != nil {
+		updates, err := staticUpdates(static)
+		if err != nil {
 			return err
 		}
+		for _, u := range updates {
+			if err := s.update(u); err != nil {
+				return err
+			}
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.listenErr // a static proxy that cannot listen is of no use
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.listenErr // a static proxy that cannot listen is of no use
+	if s.saved != nil {
+		for _, u := range s.saved.Updates {
+			if err := s.update(u); err != nil {
+				// It was accepted once, by another version of this program.
+				s.p.o.Log.Warn("part of the kept state is not used", "type", resource.Short(u.TypeURL), "err", err)
+			}
+		}
+		s.saved = nil
+	}
+	return nil
 }
 
 // staticUpdates turns the static resources of a bootstrap into updates.

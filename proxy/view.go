@@ -48,6 +48,9 @@ func (p *Proxy) Stats(_ context.Context, w io.Writer) error {
 	if err == nil && p.logs != nil {
 		_, err = fmt.Fprintf(w, "# HELP weir_proxy_log_dropped_total Access log lines that found no room.\n# TYPE weir_proxy_log_dropped_total counter\nweir_proxy_log_dropped_total %d\n", p.logs.Dropped.Load())
 	}
+	if err == nil {
+		err = p.writeRefusals(w)
+	}
 	return err
 }
 

@@ -39,7 +39,8 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 		Observer: &http.Report{Self: p.self, Numbers: w.numbers, Log: p.logs}})
 	w.tcp = tcp.NewWorker(tcp.Options{Loop: w.loop, Socket: p.socket, Metadata: p.frame, Peers: p.peers,
 		Observer: &relays{self: p.self, loop: w.loop, numbers: w.numbers, log: p.logs, reported: map[*tcp.Relay]*tally{}}})
-	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve})
+	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve,
+		Refused: (&refusals{loop: w.loop, access: p.logs, log: p.o.Log}).tell})
 	return w, nil
 }
 

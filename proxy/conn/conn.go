@@ -253,7 +253,7 @@ func (c *Conn) onEvents(ev loop.Events) {
 // read takes input from the kernel until there is none, the handler pauses, or
 // the turn's share is used up.
 func (c *Conn) read() {
-	if c.splice != nil && (!c.is(closing) || c.splice.held > 0) {
+	if c.splice != nil && !c.is(closing) {
 		c.pump()
 		return
 	}

@@ -116,7 +116,6 @@ func (c *Conn) pump() {
 		moved += n
 	}
 	if s.held > 0 {
-		c.l.NextTurn(&c.work) // a short write, and the turn's share used up
 		return
 	}
 	if s.have {

@@ -2,6 +2,7 @@ package listener
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -23,14 +24,15 @@ const retryAfter = 50 * time.Millisecond
 // Options of an Acceptor.
 type Options struct {
 	Log *slog.Logger
-	// Serve makes the owner of a connection whose chain was chosen. The connection opens
-	// for it afterwards, with TLS after the handshake. nil refuses it.
+	// Serve makes the owner of a connection whose chain was chosen, with TLS after the
+	// handshake. The connection opens for it afterwards. nil refuses it.
 	Serve func(c *conn.Conn, a Arrival) conn.Handler
-	// Refused, where set, hears of connections that were closed without a chain.
-	Refused func(info *conn.Info, c *Config, why Refusal)
+	// Refused, where set, hears of connections that were never served. err is what
+	// failed, if something did.
+	Refused func(info *conn.Info, c *Config, why Refusal, err error)
 }
 
-// Refusal is why a connection got no chain: a closed set.
+// Refusal is why a connection was not served: a closed set.
 type Refusal uint8
 
 const (
@@ -38,6 +40,7 @@ const (
 	NoChain                       // no filter chain matches it
 	TooMany                       // MaxConnections of its listener are open
 	InspectTimeout                // it said nothing within InspectTimeout
+	Handshake                     // TLS failed
 	refusals
 )
 
@@ -46,7 +49,11 @@ var refusalNames = [refusals]string{
 	NoChain:        "no filter chain matches",
 	TooMany:        "too many connections to this listener",
 	InspectTimeout: "the client said nothing to choose a filter chain by",
+	Handshake:      "the TLS handshake failed",
 }
+
+// Refusals are all reasons there are.
+func Refusals() []Refusal { return []Refusal{Looping, NoChain, TooMany, InspectTimeout, Handshake} }
 
 func (r Refusal) String() string { return refusalNames[r] }
 
@@ -255,19 +262,53 @@ func (a *Acceptor) choose(c *conn.Conn, config *Config, table *Table, names *byN
 		}
 	}
 	if chain == nil {
-		a.refused(c.Info(), config, NoChain)
+		a.refused(c.Info(), config, NoChain, nil)
 		c.Reset()
 		return
 	}
-	h := a.o.Serve(c, Arrival{table, config, chain})
-	switch {
-	case h == nil:
-		c.Reset()
-	case chain.TLS != nil:
-		c.StartTLS(chain.TLS, h)
-	default:
-		c.HandOver(h)
+	arrival := Arrival{table, config, chain}
+	if chain.TLS != nil {
+		c.StartTLS(chain.TLS, &securing{a, arrival})
+		return
 	}
+	if h := a.o.Serve(c, arrival); h != nil {
+		c.HandOver(h)
+		return
+	}
+	c.Reset()
+}
+
+// securing owns a connection during its handshake.
+type securing struct {
+	a       *Acceptor
+	arrival Arrival
+}
+
+func (s *securing) Open(c *conn.Conn) {
+	h := s.a.o.Serve(c, s.arrival)
+	if h == nil {
+		c.Reset()
+		return
+	}
+	c.SetHandler(h)
+	h.Open(c)
+}
+
+func (s *securing) Data(*conn.Conn, []byte) int { return 0 }
+func (s *securing) EOF(*conn.Conn)              {}
+func (s *securing) Drained(*conn.Conn)          {}
+
+func (s *securing) Closed(c *conn.Conn, why conn.Why) {
+	switch why.Kind {
+	case conn.ResetHere, conn.Panicked, conn.LoopEnded: // not the handshake's fault
+		return
+	default:
+	}
+	err := why.Err
+	if err == nil {
+		err = errors.New(why.String())
+	}
+	s.a.refused(c.Info(), s.arrival.Config, Handshake, err)
 }
 
 // refused owns a connection that has no owner.
@@ -307,13 +348,13 @@ func (a *Acceptor) tally(listener *atomic.Int64) *held {
 func (a *Acceptor) refuse(fd int, info *conn.Info, c *Config, why Refusal) {
 	a.l.Poller().Set(fd, loop.ResetOnClose, 1)
 	a.l.Poller().Close(fd)
-	a.refused(info, c, why)
+	a.refused(info, c, why, nil)
 }
 
-func (a *Acceptor) refused(info *conn.Info, c *Config, why Refusal) {
+func (a *Acceptor) refused(info *conn.Info, c *Config, why Refusal, err error) {
 	a.stats.Refused[why]++
 	if a.o.Refused != nil {
-		a.o.Refused(info, c, why)
+		a.o.Refused(info, c, why, err)
 	}
 }
 
@@ -353,7 +394,7 @@ func (x *inspection) expired(c *conn.Conn) {
 		x.done(c)
 		return
 	}
-	x.a.refused(c.Info(), x.config, InspectTimeout)
+	x.a.refused(c.Info(), x.config, InspectTimeout, nil)
 	c.Reset()
 }
 

@@ -39,7 +39,7 @@ func newWorld(t *testing.T, workers int) *world {
 			Serve: func(c *conn.Conn, a listener.Arrival) conn.Handler {
 				return &server{w: w, worker: i, chain: a.Chain.Name, listener: a.Config.Name}
 			},
-			Refused: func(_ *conn.Info, c *listener.Config, why listener.Refusal) {
+			Refused: func(_ *conn.Info, c *listener.Config, why listener.Refusal, _ error) {
 				w.say("refused by %s: %v", c.Name, why)
 			},
 		}))

@@ -15,6 +15,7 @@ const (
 	NoHealthyUpstream
 	DirectResponse
 	FilterChainNotFound
+	DownstreamTLSFailed
 
 	// The upstream failed before, or (without a reply) after, its response began.
 	UpstreamOverflow
@@ -79,6 +80,9 @@ var causes = [numCauses]causeInfo{
 	FilterChainNotFound: {NoRouteFound, "filter_chain_not_found", 0, "",
 		"no filter chain of the listener accepts the connection",
 		"a client without mesh TLS on a STRICT port? an SNI or port no Gateway server has?"},
+	DownstreamTLSFailed: {0, "downstream_tls_failure", 0, "",
+		"the TLS handshake with the client failed",
+		"the details say on whose side: is the client's certificate of this mesh, and valid?"},
 
 	UpstreamOverflow: {UpstreamOverflowFlag, "upstream_reset_before_response_started{overflow}", 503, resetText + "overflow",
 		"a circuit breaker of the destination is open: too many connections, or pending or active requests",

@@ -278,7 +278,8 @@ func (m *Mesh) Config(name, text string) uint64 {
 	return m.Settle()
 }
 
-// Settle waits until everything written is in force on every running proxy.
+// Settle waits until everything written, and everything else the control plane knows, is
+// in force on every running proxy. It returns the version in which the files are.
 func (m *Mesh) Settle() uint64 {
 	m.T.Helper()
 	m.mu.Lock()
@@ -295,7 +296,7 @@ func (m *Mesh) Settle() uint64 {
 			return err
 		})
 	}
-	m.settle(version)
+	m.settle(max(version, m.Status().Mesh))
 	return version
 }
 

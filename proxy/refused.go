@@ -1,0 +1,99 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/http"
+	"github.com/weirmesh/weir/proxy/listener"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/tcp"
+	"github.com/weirmesh/weir/proxy/tls"
+)
+
+// tellEvery is how often a worker says that it refuses connections: strangers do not
+// fill the log.
+const tellEvery = time.Second
+
+// refusals tells of connections that were never served, on the loop of one worker.
+type refusals struct {
+	loop   *loop.Loop
+	access *observe.Log // nil: none
+	log    *slog.Logger
+	told   int64 // when, on the loop's clock; 0: never
+	untold int
+	record observe.Record
+}
+
+// tell is listener.Options.Refused.
+func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusal, err error) {
+	cause := observe.NoCause // counted, and told below
+	switch why {
+	case listener.NoChain:
+		cause = observe.FilterChainNotFound
+	case listener.Handshake:
+		cause = observe.DownstreamTLSFailed
+	case listener.TooMany, listener.Looping, listener.InspectTimeout:
+	}
+	if cause != observe.NoCause && r.access != nil && logs(c) {
+		r.record = observe.Record{Start: r.loop.Wall(), Flags: cause.Flag().String(), Details: cause.Details(), DownstreamLocal: info.Local, DownstreamRemote: info.Remote}
+		if e, ok := errors.AsType[*tls.Error](err); ok {
+			r.record.Details += "{" + e.Reason.String() + "}"
+		}
+		if info.Original.IsValid() {
+			r.record.DownstreamLocal = info.Original
+		}
+		r.access.Write(&r.record)
+	}
+	if now := r.loop.Now(); r.told == 0 || now-r.told >= int64(tellEvery) {
+		a := []any{"listener", c.Name, "peer", info.Remote, "why", why}
+		if err != nil {
+			a = append(a, "err", err)
+		}
+		if r.untold > 0 {
+			a = append(a, "others", r.untold)
+		}
+		r.log.Warn("connection refused", a...)
+		r.told, r.untold = now, 0
+	} else {
+		r.untold++
+	}
+}
+
+// logs reports whether what a listener serves is written to the access log.
+func logs(c *listener.Config) bool {
+	for _, ch := range c.Chains {
+		switch f := ch.Filters.(type) {
+		case *http.Config:
+			return f.Log
+		case *tcp.Config:
+			return f.Log
+		}
+	}
+	return false
+}
+
+// writeRefusals writes how many connections were refused, by reason.
+func (p *Proxy) writeRefusals(out io.Writer) error {
+	total := map[listener.Refusal]uint64{}
+	p.each(func(w *worker) {
+		s := w.accept.Stats()
+		for _, why := range listener.Refusals() {
+			total[why] += s.Refused[why]
+		}
+	})
+	if _, err := fmt.Fprint(out, "# HELP weir_proxy_refused_connections_total Connections that were not served.\n# TYPE weir_proxy_refused_connections_total counter\n"); err != nil {
+		return err
+	}
+	for _, why := range listener.Refusals() {
+		if _, err := fmt.Fprintf(out, "weir_proxy_refused_connections_total{reason=%q} %d\n", why, total[why]); err != nil {
+			return err
+		}
+	}
+	return nil
+}

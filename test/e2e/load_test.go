@@ -1,0 +1,91 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weirmesh/weir/test/mesh"
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+// load is requests that go on until it is stopped.
+type load struct {
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	sent    atomic.Int64
+	mu      sync.Mutex
+	failed  []string
+	begin   time.Time
+	check   func(*mesh.Response) error
+	slowest time.Duration
+}
+
+// startLoad has callers ask for a URL, each with its next request as soon as it has an
+// answer; anything but 200 is a failure.
+func startLoad(w *mesh.Workload, callers int, url string) *load {
+	return startLoadOf(callers, 0, func() *mesh.Response { return w.Get(url) }, func(r *mesh.Response) error {
+		if r.Err != nil || r.Status != http.StatusOK {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+}
+
+// startLoadOf has callers make calls, with a pause of each between two.
+func startLoadOf(callers int, pause time.Duration, call func() *mesh.Response, check func(*mesh.Response) error) *load {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &load{cancel: cancel, begin: time.Now(), check: check}
+	for range callers {
+		l.wg.Go(func() {
+			tick := time.NewTicker(max(pause, 1))
+			defer tick.Stop()
+			for ctx.Err() == nil {
+				r := call()
+				err := l.check(r)
+				l.sent.Add(1)
+				l.mu.Lock()
+				l.slowest = max(l.slowest, r.Took)
+				if err != nil {
+					l.failed = append(l.failed, fmt.Sprintf("after %v: %v", time.Since(l.begin).Round(time.Millisecond), err))
+				}
+				l.mu.Unlock()
+				if pause > 0 {
+					<-tick.C
+				}
+			}
+		})
+	}
+	return l
+}
+
+// await waits for n more answers.
+func (l *load) await(n int64) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for until := l.sent.Load() + n; l.sent.Load() < until; <-tick.C {
+	}
+}
+
+// stop ends the load and fails the test if any request failed.
+func (l *load) stop(t *testing.T) {
+	t.Helper()
+	l.await(10) // of what began last, too
+	l.cancel()
+	l.wg.Wait()
+	took := time.Since(l.begin)
+	t.Logf("%d requests in %v (%.0f/s), the slowest took %v", l.sent.Load(), took.Round(time.Millisecond), float64(l.sent.Load())/took.Seconds(), l.slowest.Round(time.Millisecond))
+	for i, f := range l.failed {
+		if i == 10 {
+			t.Errorf("and %d more", len(l.failed)-10)
+			break
+		}
+		t.Errorf("failed %s", f)
+	}
+}

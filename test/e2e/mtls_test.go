@@ -1,0 +1,417 @@
+package e2e_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weirmesh/weir/ca"
+	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/test/mesh"
+)
+
+const secret = "the-secret-that-must-not-be-seen"
+
+// What passes between two sidecars is TLS 1.3 and nothing else, for HTTP and for TCP, with
+// Istio's names; each side knows who the other is.
+func TestOnlyTLS13WithSPIFFECertificatesIsOnTheWire(t *testing.T) {
+	t.Parallel()
+	pod := echoPod("echo-0", "v1")
+	pod.Tap = true
+	m, client, pods := echoMesh(t, nil, pod)
+	echo := pods[0]
+
+	report := client.Do(http.MethodPost, "http://echo:8080/"+secret, []byte(secret), "x-secret: "+secret).Report(t)
+	if report.Identity != client.ID() || report.Clients[0].By != echo.ID() {
+		t.Errorf("the server was told of %+v", report.Clients)
+	}
+	if got := exchange(t, client, "echo:9000", secret+"\n"); got != secret+"\n" {
+		t.Errorf("TCP answered %q", got)
+	}
+
+	for port, want := range map[uint16][]string{8080: {"istio-http/1.1", "istio", "http/1.1"}, 9000: {"istio-peer-exchange", "istio"}} {
+		flows := echo.Wire(port).Flows()
+		if len(flows) == 0 {
+			t.Fatalf("nothing passed to port %d", port)
+		}
+		for _, f := range flows {
+			hello, version := handshake(t, f)
+			if version != tls.VersionTLS13 {
+				t.Errorf("port %d: the server chose %s", port, tls.VersionName(version))
+			}
+			if sni := fmt.Sprintf("outbound_.%d_._.echo.default.svc.cluster.local", port); hello.ServerName != sni {
+				t.Errorf("port %d: SNI %q, want %q", port, hello.ServerName, sni)
+			}
+			if !slices.Equal(hello.SupportedProtos, want) {
+				t.Errorf("port %d: ALPN %q, want %q", port, hello.SupportedProtos, want)
+			}
+			for _, b := range [][]byte{f.Sent(), f.Received()} {
+				if bytes.Contains(b, []byte(secret)) {
+					t.Errorf("port %d: the secret is on the wire", port)
+				}
+			}
+		}
+	}
+
+	// The certificate is encrypted in TLS 1.3; a peer sees it.
+	c := dialTLS(t, echo, 8080, m.Certificate("default", "client"), "istio-http/1.1")
+	defer c.Close()
+	state := c.ConnectionState()
+	leaf := state.PeerCertificates[0]
+	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != echo.ID() || state.Version != tls.VersionTLS13 {
+		t.Errorf("the server showed %v in %s", leaf.URIs, tls.VersionName(state.Version))
+	}
+	if key := fmt.Sprintf("%v", leaf.PublicKeyAlgorithm); key != "ECDSA" {
+		t.Errorf("the server's key is %s", key)
+	}
+}
+
+func TestPermissiveTakesPlaintextStrictRefusesIt(t *testing.T) {
+	t.Parallel()
+	m, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	echo := pods[0]
+	outside := client.Outside()
+
+	inside := func(what string) {
+		t.Helper()
+		r := client.Get("http://echo:8080/").Report(t)
+		if r.Identity != client.ID() {
+			t.Errorf("%s: the mesh's request came as %q", what, r.Identity)
+		}
+		if got := exchange(t, client, "echo:9000", "hi\n"); got != "hi\n" {
+			t.Errorf("%s: TCP through the mesh answered %q", what, got)
+		}
+	}
+	plain := func(what string, http, tcp bool) {
+		t.Helper()
+		r := mesh.Do(outside, "GET", echo.At(8080), nil)
+		if (r.Err == nil) != http || http && r.Report(t).Identity != "" {
+			t.Errorf("%s: plaintext HTTP got %v", what, r)
+		}
+		got, err := exchangeWith(func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("%s:9000", echo.IP()))
+		}, "hi\n")
+		if (got == "hi\n") != tcp {
+			t.Errorf("%s: plaintext TCP got %q, %v", what, got, err)
+		}
+	}
+	inside("no policy")
+	plain("no policy", true, true)
+
+	m.Config("policy.yaml", peerAuthentication("default", "{mtls: {mode: STRICT}}"))
+	inside("strict")
+	plain("strict", false, false)
+	echo.AccessLog(`"- - -" 0 NR filter_chain_not_found`)
+
+	m.Config("policy.yaml", documents(peerAuthentication("default", "{mtls: {mode: STRICT}}"),
+		peerAuthentication("echo", "{selector: {matchLabels: {app: echo}}, portLevelMtls: {9000: {mode: PERMISSIVE}}}")))
+	inside("port 9000 is permissive")
+	plain("port 9000 is permissive", false, true)
+
+	m.Config("policy.yaml", documents(peerAuthentication("default", "{mtls: {mode: STRICT}}"),
+		peerAuthentication("echo", "{selector: {matchLabels: {app: echo}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {8080: {mode: STRICT}}}")))
+	inside("port 8080 is strict")
+	plain("port 8080 is strict", false, true)
+
+	m.Remove("policy.yaml")
+	plain("the policy is gone", true, true)
+}
+
+func TestDisableIsPlaintextEvenInsideTheMesh(t *testing.T) {
+	t.Parallel()
+	pod := echoPod("echo-0", "v1")
+	pod.Tap = true
+	m, client, pods := echoMesh(t, nil, pod)
+	m.Config("policy.yaml", peerAuthentication("default", "{mtls: {mode: DISABLE}}"))
+	if r := client.Get("http://echo:8080/" + secret).Report(t); r.Identity != "" {
+		t.Errorf("the request came as %q", r.Identity)
+	}
+	flows := pods[0].Wire(8080).Flows()
+	if !bytes.Contains(flows[len(flows)-1].Sent(), []byte("GET /"+secret)) {
+		t.Error("the request is not on the wire in plaintext")
+	}
+	c, err := tls.Dial("tcp", fmt.Sprintf("%s:8080", pods[0].IP()), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"istio"}})
+	if err == nil {
+		c.Close()
+		t.Error("TLS was accepted")
+	}
+}
+
+// A DestinationRule written for other times cannot break a destination that demands TLS.
+func TestMutualTLSCannotContradictItself(t *testing.T) {
+	t.Parallel()
+	m, client, _ := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	m.Config("policy.yaml", peerAuthentication("default", "{mtls: {mode: STRICT}}"))
+	for _, mode := range []string{"DISABLE", "ISTIO_MUTUAL"} {
+		m.Config("rule.yaml", destinationRule("echo", "{host: echo, trafficPolicy: {tls: {mode: "+mode+"}}}"))
+		if r := client.Get("http://echo:8080/").Report(t); r.Identity != client.ID() {
+			t.Errorf("mode %s: the request came as %q", mode, r.Identity)
+		}
+	}
+}
+
+func TestAWorkloadWithoutProxyIsCalledInPlaintextUnlessMutualTLSIsDemanded(t *testing.T) {
+	t.Parallel()
+	pod := echoPod("echo-0", "v1")
+	pod.NoProxy = true
+	m, client, _ := echoMesh(t, nil, pod)
+	if r := client.Get("http://echo:8080/").Report(t); r.Identity != "" {
+		t.Errorf("the request came as %q", r.Identity)
+	}
+	m.Config("rule.yaml", destinationRule("echo", "{host: echo, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}"))
+	r := client.Get("http://echo:8080/", "x-request-id: demanded")
+	if r.Status != http.StatusServiceUnavailable {
+		t.Fatal(r)
+	}
+	line := client.AccessLog("demanded")[0]
+	if !strings.Contains(line, "503 UF") || !strings.Contains(line, "TLS") {
+		t.Errorf("the log does not say why: %s", line)
+	}
+}
+
+// Every change of policy, in whatever order proxies hear of it, is without a failed request.
+func TestFlippingPoliciesUnderLoadFailsNothing(t *testing.T) {
+	t.Parallel()
+	m, client, _ := echoMesh(t, nil, echoPod("echo-0", "v1"), echoPod("echo-1", "v1"))
+	load := startLoad(client, 4, "http://echo:8080/")
+	for i := range 12 {
+		mode := []string{"STRICT", "PERMISSIVE", "DISABLE"}[i%3]
+		m.Config("policy.yaml", peerAuthentication("default", "{mtls: {mode: "+mode+"}}"))
+		if mode == "DISABLE" { // STRICT from here would refuse what is under way in plaintext
+			m.Config("policy.yaml", peerAuthentication("default", "{mtls: {mode: PERMISSIVE}}"))
+		}
+	}
+	load.stop(t)
+}
+
+func TestACertificateOfAnotherAuthorityIsRefusedByName(t *testing.T) {
+	t.Parallel()
+	m, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	echo := pods[0]
+	for name, cert := range map[string]*tls.Certificate{
+		"another mesh's":          foreign(t, "cluster.local"),
+		"another trust domain's":  foreign(t, "other.example"),
+		"no certificate at all":   nil,
+		"a self-made certificate": selfMade(t),
+	} {
+		if err := tryTLS(t, echo, cert); err == nil {
+			t.Errorf("%s was accepted", name)
+		}
+	}
+	lines := echo.AccessLog("downstream_tls_failure{peer_refused}")
+	if len(lines) < 1 {
+		t.Errorf("lines: %q", lines)
+	}
+	if err := tryTLS(t, echo, m.Certificate("default", "anybody")); err != nil {
+		t.Errorf("a certificate of this mesh: %v", err)
+	}
+	_ = client
+}
+
+// A server that is not who the registry says is not talked to.
+func TestAServerWithAnotherIdentityIsNotTalkedTo(t *testing.T) {
+	t.Parallel()
+	pod := echoPod("echo-0", "v1")
+	m := mesh.New(t, nil)
+	m.Config("echo.yaml", echoService)
+	all := m.Workloads(caller("client"), pod)
+	client, echo := all[0], all[1]
+	client.Get("http://echo:8080/").Report(t)
+
+	// The registry now says echo runs as somebody else.
+	echo.ServiceAccount = "impostor"
+	echo.WritePod()
+	m.Eventually("the change is in force", func() error {
+		for _, w := range m.Status().Workloads {
+			if w.Name == "echo-0" && w.ServiceAccount == "impostor" {
+				return nil
+			}
+		}
+		return errors.New("not yet")
+	})
+	m.Settle()
+	r := client.Get("http://echo:8080/", "x-request-id: impostor")
+	if r.Status != http.StatusServiceUnavailable {
+		t.Fatal(r)
+	}
+	line := client.AccessLog("impostor")[0]
+	for _, want := range []string{"503 UF upstream_reset_before_response_started{remote_connection_failure}", "spiffe://cluster.local/ns/default/sa/echo", "sa/impostor"} {
+		if !strings.Contains(line, want) {
+			t.Errorf("the log has no %q: %s", want, line)
+		}
+	}
+}
+
+// exchange sends a line over TCP as a workload's program and returns the answer.
+func exchange(t *testing.T, w *mesh.Workload, target, line string) string {
+	t.Helper()
+	got, err := exchangeWith(func(ctx context.Context) (net.Conn, error) { return w.Dial(ctx, target) }, line)
+	if err != nil {
+		t.Errorf("TCP to %s: %v", target, err)
+	}
+	return got
+}
+
+func exchangeWith(dial func(context.Context) (net.Conn, error), line string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	c, err := dial(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	deadline, _ := ctx.Deadline()
+	c.SetDeadline(deadline)
+	if _, err := io.WriteString(c, line); err != nil {
+		return "", err
+	}
+	return bufio.NewReader(c).ReadString('\n')
+}
+
+// handshake reads what a TLS handshake shows to everybody.
+func handshake(t *testing.T, f *mesh.Flow) (hello tls.ClientHelloInfo, version uint16) {
+	t.Helper()
+	stop := errors.New("seen enough")
+	s := tls.Server(replay{bytes.NewReader(f.Sent())}, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		hello = *h
+		return nil, stop
+	}})
+	if err := s.Handshake(); !errors.Is(err, stop) {
+		t.Fatalf("not a ClientHello: %v", err)
+	}
+	return hello, serverVersion(t, f.Received())
+}
+
+// replay is a connection from which recorded bytes come.
+type replay struct{ *bytes.Reader }
+
+func (replay) Write(p []byte) (int, error)      { return len(p), nil }
+func (replay) Close() error                     { return nil }
+func (replay) LocalAddr() net.Addr              { return &net.TCPAddr{} }
+func (replay) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+func (replay) SetDeadline(time.Time) error      { return nil }
+func (replay) SetReadDeadline(time.Time) error  { return nil }
+func (replay) SetWriteDeadline(time.Time) error { return nil }
+
+// serverVersion checks that b is TLS records only and returns the version that the
+// ServerHello has chosen (RFC 8446, 4.1.3 and 4.2.1: extension supported_versions).
+func serverVersion(t *testing.T, b []byte) uint16 {
+	t.Helper()
+	const recordHandshake, recordChangeCipher, recordData, serverHello, supportedVersions = 22, 20, 23, 2, 43
+	first := b
+	for rest := b; len(rest) > 0; {
+		if len(rest) < 5 || rest[0] != recordHandshake && rest[0] != recordChangeCipher && rest[0] != recordData {
+			t.Fatalf("not a TLS record: % x", rest[:min(len(rest), 16)])
+		}
+		n := 5 + int(binary.BigEndian.Uint16(rest[3:]))
+		rest = rest[min(n, len(rest)):]
+	}
+	if len(first) < 5+4+2+32+1 || first[0] != recordHandshake || first[5] != serverHello {
+		t.Fatalf("not a ServerHello: % x", first[:min(len(first), 16)])
+	}
+	body := first[9:]
+	body = body[2+32:]
+	body = body[1+int(body[0]):] // legacy_session_id_echo
+	body = body[2+1+2:]          // cipher_suite, legacy_compression_method, length of the extensions
+	for len(body) >= 4 {
+		kind, n := binary.BigEndian.Uint16(body), int(binary.BigEndian.Uint16(body[2:]))
+		if kind == supportedVersions {
+			return binary.BigEndian.Uint16(body[4:])
+		}
+		body = body[4+n:]
+	}
+	return tls.VersionTLS12
+}
+
+// dialTLS connects to a workload's proxy as another proxy would.
+func dialTLS(t *testing.T, w *mesh.Workload, port uint16, cert *tls.Certificate, alpn ...string) *tls.Conn {
+	t.Helper()
+	o := &tls.Config{InsecureSkipVerify: true, NextProtos: alpn, MinVersion: tls.VersionTLS12}
+	if cert != nil {
+		o.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
+	}
+	c, err := tls.Dial("tcp", fmt.Sprintf("%s:%d", w.IP(), port), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// tryTLS sends a request with a certificate. A refusal comes, in TLS 1.3, after the
+// client's part of the handshake.
+func tryTLS(t *testing.T, w *mesh.Workload, cert *tls.Certificate) error {
+	t.Helper()
+	c := dialTLS(t, w, 8080, cert, "istio-http/1.1", "istio")
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: echo\r\n\r\n")
+	r, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		return errors.New(r.Status)
+	}
+	return nil
+}
+
+// foreign is a certificate of the right shape from an authority of its own.
+func foreign(t *testing.T, trustDomain string) *tls.Certificate {
+	t.Helper()
+	authority, err := ca.OpenSelfSigned(t.TempDir(), trustDomain, ca.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := identity.ID{TrustDomain: trustDomain, Namespace: "default", ServiceAccount: "client"}
+	m, err := identity.NewManager(identity.Options{ID: id, Signer: authority.Signer(ca.Grant{ID: id}), Log: discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = m.Run(ctx)
+	}()
+	held, changed := m.Watch()
+	for held == nil {
+		<-changed
+		held, changed = m.Watch()
+	}
+	cancel()
+	<-done
+	return m.Certificate()
+}
+
+// selfMade is a certificate that nobody signed but its owner.
+func selfMade(t *testing.T) *tls.Certificate {
+	t.Helper()
+	cert := foreign(t, "cluster.local")
+	return &tls.Certificate{Certificate: [][]byte{selfSign(t, cert)}, PrivateKey: cert.PrivateKey}
+}
+
+func selfSign(t *testing.T, cert *tls.Certificate) []byte {
+	t.Helper()
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(nil, leaf, leaf, leaf.PublicKey, cert.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
