@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/weirmesh/weir/ca"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/test/mesh"
@@ -224,30 +226,14 @@ func TestACertificateOfAnotherAuthorityIsRefusedByName(t *testing.T) {
 func TestAServerWithAnotherIdentityIsNotTalkedTo(t *testing.T) {
 	t.Parallel()
 	pod := echoPod("echo-0", "v1")
-	m := mesh.New(t, nil)
-	m.Config("echo.yaml", echoService)
-	all := m.Workloads(caller("client"), pod)
-	client, echo := all[0], all[1]
-	client.Get("http://echo:8080/").Report(t)
-
-	// The registry now says echo runs as somebody else.
-	echo.ServiceAccount = "impostor"
-	echo.WritePod()
-	m.Eventually("the change is in force", func() error {
-		for _, w := range m.Status().Workloads {
-			if w.Name == "echo-0" && w.ServiceAccount == "impostor" {
-				return nil
-			}
-		}
-		return errors.New("not yet")
-	})
-	m.Settle()
+	pod.Pod = func(p *corev1.Pod) { p.Spec.ServiceAccountName = "somebody" }
+	_, client, _ := echoMesh(t, nil, pod)
 	r := client.Get("http://echo:8080/", "x-request-id: impostor")
 	if r.Status != http.StatusServiceUnavailable {
 		t.Fatal(r)
 	}
 	line := client.AccessLog("impostor")[0]
-	for _, want := range []string{"503 UF upstream_reset_before_response_started{remote_connection_failure}", "spiffe://cluster.local/ns/default/sa/echo", "sa/impostor"} {
+	for _, want := range []string{"503 UF,URX upstream_reset_before_response_started{remote_connection_failure|", "spiffe://cluster.local/ns/default/sa/echo", "sa/somebody"} {
 		if !strings.Contains(line, want) {
 			t.Errorf("the log has no %q: %s", want, line)
 		}
