@@ -18,36 +18,36 @@ func TestByImage(t *testing.T) {
 		args    string
 		want    string // words; "" is refused
 	}{
-		{image: "registry.istio.io/release/examples-bookinfo-productpage-v1:1.20.3", want: "weir-sample bookinfo-productpage"},
-		{image: "registry.istio.io/release/examples-bookinfo-details-v1:1.20.3", want: "weir-sample bookinfo-details --version v1"},
-		{image: "registry.istio.io/release/examples-bookinfo-details-v2:1.20.3", want: "weir-sample bookinfo-details --version v2"},
-		{image: "docker.io/istio/examples-bookinfo-reviews-v3:1.16.2", want: "weir-sample bookinfo-reviews --version v3"},
+		{image: "registry.example/release/examples-bookinfo-productpage-v1:1.20.3", want: "weir-sample bookinfo-productpage"},
+		{image: "registry.example/release/examples-bookinfo-details-v1:1.20.3", want: "weir-sample bookinfo-details --version v1"},
+		{image: "registry.example/release/examples-bookinfo-details-v2:1.20.3", want: "weir-sample bookinfo-details --version v2"},
+		{image: "registry.example/istio/examples-bookinfo-reviews-v3:1.16.2", want: "weir-sample bookinfo-reviews --version v3"},
 		{image: "istio/examples-bookinfo-reviews-v2", want: "weir-sample bookinfo-reviews --version v2"},
 		{image: "examples-bookinfo-reviews-v1:0.2.3", want: "weir-sample bookinfo-reviews --version v1"},
 		{image: "localhost:5000/mirror/istio/examples-bookinfo-ratings-v1@sha256:0123", want: "weir-sample bookinfo-ratings --version v1"},
 		{image: "localhost:5000/examples-bookinfo-ratings-v2:1@sha256:0123", want: "weir-sample bookinfo-ratings --version v2"},
 		{image: "istio/examples-bookinfo-ratings-v-faulty:1.20.3", want: "weir-sample bookinfo-ratings --version v-faulty"},
 		{image: "istio/examples-helloworld-v1", want: "weir-sample helloworld --version v1"},
-		{image: "docker.io/istio/examples-helloworld-v2:1.0", want: "weir-sample helloworld --version v2"},
-		{image: "docker.io/mccutchen/go-httpbin:v2.15.0", want: "weir-sample httpbin --port 8080"},
+		{image: "registry.example/istio/examples-helloworld-v2:1.0", want: "weir-sample helloworld --version v2"},
+		{image: "registry.example/mccutchen/go-httpbin:v2.15.0", want: "weir-sample httpbin --port 8080"},
 		{image: "mccutchen/go-httpbin", args: "-port 9090", want: "weir-sample httpbin --port 9090"},
 		{image: "mccutchen/go-httpbin", command: "/bin/go-httpbin", args: "-host 0.0.0.0 -port=9090", want: "weir-sample httpbin --port 9090"},
-		{image: "docker.io/kong/httpbin", command: "gunicorn -b [::]:8080 httpbin:app -k gevent", want: "weir-sample httpbin --port 8080"},
-		{image: "docker.io/kennethreitz/httpbin", want: "weir-sample httpbin --port 80"},
-		{image: "docker.io/kennethreitz/httpbin", command: "gunicorn", args: "--access-logfile - --bind=0.0.0.0:81 httpbin:app", want: "weir-sample httpbin --port 81"},
-		{image: "docker.io/citizenstig/httpbin", want: "weir-sample httpbin --port 8000"},
+		{image: "registry.example/kong/httpbin", command: "gunicorn -b [::]:8080 httpbin:app -k gevent", want: "weir-sample httpbin --port 8080"},
+		{image: "registry.example/kennethreitz/httpbin", want: "weir-sample httpbin --port 80"},
+		{image: "registry.example/kennethreitz/httpbin", command: "gunicorn", args: "--access-logfile - --bind=0.0.0.0:81 httpbin:app", want: "weir-sample httpbin --port 81"},
+		{image: "registry.example/citizenstig/httpbin", want: "weir-sample httpbin --port 8000"},
 		{image: "istio/tcp-echo-server:1.3", args: "9000,9001,9002 one", want: "weir-sample tcp-echo --port 9000,9001,9002 --prefix one"},
 		{image: "istio/tcp-echo-server:1.3", command: "/usr/local/bin/tcp-echo 9000", args: "two", want: "weir-sample tcp-echo --port 9000 --prefix two"},
-		{image: "docker.io/curlimages/curl:8.16.0", command: "/bin/sleep infinity", want: "/bin/sleep infinity"},
+		{image: "registry.example/curlimages/curl:8.16.0", command: "/bin/sleep infinity", want: "/bin/sleep infinity"},
 		{image: "curlimages/curl", args: "sleep 3650d", want: "weir-sample sleep"},
 		{image: "curlimages/curl", args: "-s http://helloworld:5000/hello", want: "curl -s http://helloworld:5000/hello"},
 		{image: "curlimages/curl", command: "sh -c", args: "date", want: "sh -c date"},
 		{image: "governmentpaas/curl-ssl", want: "weir-sample sleep"},
-		{image: "ghcr.io/weirmesh/weir-sample:1", args: "echo --port 80", want: "weir-sample echo --port 80"},
+		{image: "registry.example/weirmesh/weir-sample:1", args: "echo --port 80", want: "weir-sample echo --port 80"},
 		{image: "istio/examples-bookinfo-reviews-v1", command: "sh -c", args: "exit 1", want: "sh -c exit 1"},
 
-		{image: "registry.istio.io/release/examples-bookinfo-mongodb:1.20.3"},
-		{image: "registry.istio.io/release/examples-bookinfo-mysqldb:1.20.3", args: "--default-authentication-plugin mysql_native_password"},
+		{image: "registry.example/release/examples-bookinfo-mongodb:1.20.3"},
+		{image: "registry.example/release/examples-bookinfo-mysqldb:1.20.3", args: "--default-authentication-plugin mysql_native_password"},
 		{image: "acme/curl"},
 		{image: "acme/httpbin:1"},
 		{image: "my-examples-bookinfo-reviews-v1"},
@@ -104,7 +104,7 @@ func TestPublishedImages(t *testing.T) {
 }
 
 func FuzzByImage(f *testing.F) {
-	f.Add("docker.io/kong/httpbin:1@sha256:0", "gunicorn -b", "-b= --bind")
+	f.Add("registry.example/kong/httpbin:1@sha256:0", "gunicorn -b", "-b= --bind")
 	f.Add("istio/tcp-echo-server", "", "9000 one two")
 	f.Fuzz(func(t *testing.T, image, command, args string) {
 		if argv, ok := ByImage(image, strings.Fields(command), strings.Fields(args)); ok && len(argv) == 0 {
