@@ -33,7 +33,12 @@ anew. What stands in a file that "weir up" watches is changed there.`,
 		Example: `  weir apply -f virtual-service-reviews-v3.yaml
   weir apply -f networking/ --dry-run
   sed s/v1/v3/ reviews.yaml | weir apply -f -`,
-		Args:              a.noNames("files are given with -f: `weir apply -f %s`"),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage("files are given with -f: `weir apply -f "+args[0]+"`", "weir apply takes no arguments, got %q", args[0])
+			}
+			return nil
+		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	output := outputFlag(cmd)
@@ -123,10 +128,9 @@ func waitLive(ctx context.Context, c *client.Client, version uint64, start time.
 	}
 	err := c.WaitActive(ctx, version, timeout)
 	took := time.Since(start)
-	if e, ok := errors.AsType[*client.Error](err); ok && e.Status == http.StatusGatewayTimeout {
-		err = nil
-	}
-	if err != nil {
+	e, ok := errors.AsType[*client.Error](err)
+	late := ok && e.Status == http.StatusGatewayTimeout
+	if err != nil && !late {
 		return nil, err
 	}
 	proxies, err := c.Proxies(ctx)
@@ -135,7 +139,8 @@ func waitLive(ctx context.Context, c *client.Client, version uint64, start time.
 	}
 	l := &live{Proxies: len(proxies), Seconds: took.Seconds()}
 	for _, p := range proxies {
-		if p.Active >= version {
+		// One that came after the wait gets nothing older.
+		if p.Active >= version || !late {
 			l.Active++
 			continue
 		}

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,16 +20,6 @@ func atMostOne(cmd *cobra.Command, args []string) error {
 		return usage("`"+cmd.CommandPath()+" --help`", "%s takes one argument, got %q too", cmd.CommandPath(), args[1])
 	}
 	return nil
-}
-
-// noNames refuses arguments of a command that takes files; hint shows where they belong.
-func (a *app) noNames(hint string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return usage(fmt.Sprintf(hint, args[0]), "%s takes no arguments, got %q", cmd.CommandPath(), args[0])
-		}
-		return nil
-	}
 }
 
 func joined(words []string) string { return strings.Join(words, ", ") }

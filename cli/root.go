@@ -109,13 +109,8 @@ The other commands steer the mesh that runs, and look into it.`,
 	root.PersistentFlags().StringVar(&a.api, "api", "", "`host:port` of the control plane (default: what the state folder says)")
 	// The default depends on the machine; help and documentation do not.
 	root.PersistentFlags().Lookup("state").DefValue = ""
-	for _, name := range []string{"state", "api"} {
-		if name == "api" {
-			_ = root.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
-		} else {
-			_ = root.MarkPersistentFlagDirname(name)
-		}
-	}
+	_ = root.MarkPersistentFlagDirname("state")
+	_ = root.RegisterFlagCompletionFunc("api", cobra.NoFileCompletions)
 	root.AddGroup(
 		&cobra.Group{ID: groupRun, Title: "Run a mesh and programs in it:"},
 		&cobra.Group{ID: groupConfigure, Title: "Change it, check configuration:"},

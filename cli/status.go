@@ -53,14 +53,22 @@ connected, are behind or refuse configuration, and errors in configuration.`,
 			a.out.status(s, severity.value)
 			return nil
 		}
-		ask := func(ctx context.Context) (*apiv1.Status, error) {
-			c, err := a.mesh() // anew: the mesh may be another one now
-			if err != nil {
-				return nil, err
+		var c *client.Client
+		ask := func(ctx context.Context) (s *apiv1.Status, err error) {
+			if c == nil {
+				if c, err = a.mesh(); err != nil {
+					return nil, err
+				}
 			}
-			return c.Status(ctx)
+			if s, err = c.Status(ctx); err != nil {
+				c = nil // the next mesh may be elsewhere
+			}
+			return s, err
 		}
-		if watch {
+		switch {
+		case watch && check:
+			return usage("leave out one of them", "--watch goes on, --check ends with an answer")
+		case watch:
 			return a.watch(cmd.Context(), ask, show)
 		}
 		s, err := ask(cmd.Context())
@@ -138,7 +146,7 @@ func key(s *apiv1.Status, err error) string {
 // clear empties a terminal.
 func (p *printer) clear() {
 	if p.terminal {
-		p.printf("\x1b[H\x1b[2J\x1b[3J")
+		p.printf("\x1b[H\x1b[2J")
 	}
 }
 
