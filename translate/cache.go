@@ -65,7 +65,7 @@ type viewKey struct {
 
 type view struct {
 	*resource.View
-	parts [5]resource.Set // the scope's sets and name table it was made of
+	parts parts // it was made of
 	used  uint64
 }
 
@@ -85,7 +85,7 @@ func (c *Cache) View(snap *mesh.Snapshot, n *Node) *resource.View {
 		key.own, add = in, in.addTo
 	}
 	v := c.views[key]
-	parts := s.parts(c, n.DNS)
+	parts := s.parts(n.DNS)
 	switch {
 	case v == nil || !sameSets(parts, v.parts):
 		v = &view{View: &resource.View{Version: snap.Version, Sets: map[string]resource.Set{
@@ -107,7 +107,7 @@ func (c *Cache) View(snap *mesh.Snapshot, n *Node) *resource.View {
 	return v.View
 }
 
-func sameSets(a, b [5]resource.Set) bool {
+func sameSets(a, b parts) bool {
 	for i := range a {
 		if !a[i].Same(b[i]) {
 			return false
@@ -116,22 +116,16 @@ func sameSets(a, b [5]resource.Set) bool {
 	return true
 }
 
-// defaults stand in for settings nobody gave.
-var defaults = mesh.Settings{
-	TrustDomain: "cluster.local", ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system",
-	DefaultRetries: mesh.RetryPolicy{Attempts: 2, RetryOn: defaultRetryOn, IgnorePreviousHosts: true},
-}
-
+// settingsOf are a Snapshot's settings, with Istio's defaults where none are given.
 func settingsOf(snap *mesh.Snapshot) *mesh.Settings {
-	if snap.Settings == nil {
-		d := defaults
-		return &d
+	s := mesh.Settings{DefaultRetries: mesh.RetryPolicy{Attempts: 2, RetryOn: defaultRetryOn, IgnorePreviousHosts: true}}
+	if snap.Settings != nil {
+		s = *snap.Settings
 	}
-	s := *snap.Settings
-	s.TrustDomain = cmp.Or(s.TrustDomain, defaults.TrustDomain)
-	s.ClusterID = cmp.Or(s.ClusterID, defaults.ClusterID)
-	s.DomainSuffix = cmp.Or(s.DomainSuffix, defaults.DomainSuffix)
-	s.RootNamespace = cmp.Or(s.RootNamespace, defaults.RootNamespace)
+	s.TrustDomain = cmp.Or(s.TrustDomain, "cluster.local")
+	s.ClusterID = cmp.Or(s.ClusterID, "Kubernetes")
+	s.DomainSuffix = cmp.Or(s.DomainSuffix, "cluster.local")
+	s.RootNamespace = cmp.Or(s.RootNamespace, "istio-system")
 	return &s
 }
 

@@ -63,7 +63,7 @@ func runCase(t *testing.T, ar *txtar.Archive) (changed bool) {
 		case f.Name == "include":
 			units = append(units, included(t, string(f.Data))...)
 		case f.Name == "settings":
-			for _, word := range strings.Fields(string(f.Data)) {
+			for word := range strings.FieldsSeq(string(f.Data)) {
 				switch word {
 				case "registryOnly":
 					settings.RegistryOnly = true
@@ -168,7 +168,7 @@ func unit(t testing.TB, name string, data []byte) config.Unit {
 // included reads files of testdata/include: meshes that several cases share.
 func included(t testing.TB, names string) []config.Unit {
 	var out []config.Unit
-	for _, name := range strings.Fields(names) {
+	for name := range strings.FieldsSeq(names) {
 		data, err := os.ReadFile(filepath.Join("testdata", "include", name))
 		if err != nil {
 			t.Fatal(err)
@@ -231,7 +231,7 @@ func parseNode(t testing.TB, s string) *translate.Node {
 // from=NAME.NAMESPACE, host, method, tcp, sni and header:NAME.
 func callAll(t testing.TB, s *simulator, node *translate.Node, lines string) string {
 	var b strings.Builder
-	for _, line := range strings.Split(strings.TrimSpace(lines), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(lines), "\n") {
 		words := strings.Fields(line)
 		if len(words) == 0 {
 			continue

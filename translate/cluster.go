@@ -66,7 +66,8 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 		Metadata:        u.metadata(),
 		ConnectTimeout:  duration(defaultConnectTimeout),
 	}
-	load := u.crew.assignment(c.Name, u.subset, u.settings.ClusterID)
+	resolves := u.svc.Resolution == mesh.DNS || u.svc.Resolution == mesh.DNSRoundRobin
+	load := u.crew.assignment(c.Name, u.subset, u.settings.ClusterID, resolves)
 	if !u.discovery(c, load, policy.LoadBalancer) {
 		return nil, nil
 	}

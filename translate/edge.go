@@ -130,9 +130,9 @@ func (c *Cache) buildEdge(old *edgeSet, gateways []*mesh.Gateway, targets map[ui
 		case familyHTTP:
 			l = c.httpOpening(&k, e, old, o, a)
 		case familyTLS:
-			l = c.tlsOpening(&k, e, old, o, a)
+			l = c.tlsOpening(e, old, o, a)
 		case familyTCP:
-			l = c.tcpOpening(&k, o, a)
+			l = c.tcpOpening(e, o, a)
 		}
 		if l == nil || len(l.FilterChains) == 0 {
 			continue
@@ -217,24 +217,28 @@ func (c *Cache) httpOpening(k *mint, e, old *edgeSet, o *opening, a *audience) *
 	return l
 }
 
-func (c *Cache) tlsOpening(k *mint, e, old *edgeSet, o *opening, a *audience) *listenerv3.Listener {
+func (c *Cache) tlsOpening(e, old *edgeSet, o *opening, a *audience) *listenerv3.Listener {
 	l := o.listener(corev3.TrafficDirection_OUTBOUND)
 	c.base.inspect(l, &chainSet{seesTLS: true})
 	for i := range o.servers {
 		s := &o.servers[i]
-		var part mint
-		chains := c.tlsServer(&part, e, old, o, s, a)
-		if part.err != nil {
-			e.problems = append(e.problems, problem(&s.gateway.Ref, 0, "server on port %d is left out: %v", s.Port, part.err))
-			continue
-		}
-		l.FilterChains = append(l.FilterChains, chains...)
+		var k mint
+		e.admit(l, s, &k, c.tlsServer(&k, e, old, o, s, a))
 	}
 	l.FilterChains = oneNameEach(l.FilterChains)
-	for _, f := range l.FilterChains {
-		k.check(f)
-	}
 	return l
+}
+
+// admit adds the chains of a server to its listener, unless a proxy would refuse them.
+func (e *edgeSet) admit(l *listenerv3.Listener, s *openServer, k *mint, chains []*listenerv3.FilterChain) {
+	for _, f := range chains {
+		k.vet(f)
+	}
+	if k.err != nil {
+		e.problems = append(e.problems, problem(&s.gateway.Ref, 0, "server on port %d is left out: %v", s.Port, k.err))
+		return
+	}
+	l.FilterChains = append(l.FilterChains, chains...)
 }
 
 // tlsServer builds the chains of one server of a TLS port.
@@ -272,16 +276,18 @@ func (c *Cache) tlsServer(k *mint, e, old *edgeSet, o *opening, s *openServer, a
 	m := c.base.filters.httpManager(edge, "outbound_"+listenerName(o.bind, o.port))
 	m.RouteSpecifier = rds(name)
 	chain := &listenerv3.FilterChain{FilterChainMatch: match, Filters: managerFilter(k, m), TransportSocket: socket}
-	if k.check(chain); k.err == nil {
+	if k.vet(chain); k.err == nil {
 		c.edgeTable(e, old, name, []openServer{*s}, a)
 	}
 	return []*listenerv3.FilterChain{chain}
 }
 
-func (c *Cache) tcpOpening(k *mint, o *opening, a *audience) *listenerv3.Listener {
+func (c *Cache) tcpOpening(e *edgeSet, o *opening, a *audience) *listenerv3.Listener {
 	l := o.listener(corev3.TrafficDirection_OUTBOUND)
 	for i := range o.servers {
-		l.FilterChains = append(l.FilterChains, c.base.tcpChains(k, &o.servers[i], c.bound(&o.servers[i], a), a)...)
+		s := &o.servers[i]
+		var k mint
+		e.admit(l, s, &k, c.base.tcpChains(&k, s, c.bound(s, a), a))
 	}
 	l.FilterChains = oneNameEach(l.FilterChains)
 	return l
@@ -372,9 +378,7 @@ func (c *Cache) edgeTable(e, old *edgeSet, name string, servers []openServer, a 
 		var k mint
 		t.put(seal(&k, &routev3.VirtualHost{Name: "blackhole:" + itoa(servers[0].Port), Domains: []string{"*"}}, servers[0].Port, 1))
 	}
-	if r, err := t.join(name, nil, true); err == nil {
-		e.routes = append(e.routes, kept(r, old.routes))
-	}
+	e.routes = append(e.routes, kept(t.join(name, nil, true), old.routes))
 }
 
 // fill builds a virtual host of the routes of all VirtualServices bound to it: the
@@ -390,9 +394,8 @@ func (c *Cache) fill(eh *edgeHost, host string, a *audience) {
 		}
 		rb := &routeBuilder{v: p.v, port: p.port, retries: c.base.settings.DefaultRetries}
 		routes := rb.httpRoutes(&audience{gateway: p.gateway, namespace: a.namespace, satisfied: a.satisfied})
-		rb.marshal(&routev3.VirtualHost{Name: m.Name, Domains: m.Domains, Routes: routes})
 		for _, r := range routes {
-			rb.check(r)
+			rb.vet(r)
 		}
 		eh.problems = append(eh.problems, rb.problems...)
 		if rb.err != nil {

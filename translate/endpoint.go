@@ -75,6 +75,11 @@ func (e *endpoint) targetPort() uint16 {
 	return e.Addr.Port()
 }
 
+func (e *endpoint) isName() bool {
+	_, err := netip.ParseAddr(e.Host)
+	return e.Host != "" && err != nil
+}
+
 func compareEndpoints(a, b endpoint) int {
 	return cmp.Or(
 		strings.Compare(a.Host, b.Host),
@@ -105,6 +110,9 @@ func (e *endpoint) workload(cluster string) string {
 	return strings.Join([]string{name, w.Namespace, service, revision, cluster}, ";")
 }
 
+// maxWeight keeps the sum of 40,000 endpoints within the 32 bits xDS has for it.
+const maxWeight = 100_000
+
 // message is the endpoint as xDS has it; nil if it has no address.
 func (e *endpoint) message(cluster string) *endpointv3.LbEndpoint {
 	var addr *corev3.Address
@@ -126,7 +134,7 @@ func (e *endpoint) message(cluster string) *endpointv3.LbEndpoint {
 	out := &endpointv3.LbEndpoint{
 		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: addr}},
 		HealthStatus:        healthStatus[e.Health],
-		LoadBalancingWeight: u32(max(e.Weight, 1)),
+		LoadBalancingWeight: u32(min(max(e.Weight, 1), maxWeight)),
 	}
 	if len(m) > 0 {
 		out.Metadata = &corev3.Metadata{FilterMetadata: m}
@@ -141,13 +149,14 @@ var healthStatus = map[mesh.Health]corev3.HealthStatus{
 }
 
 // assignment is the load assignment of a crew, or of the part of it a subset selects.
-// Localities are in order of name, endpoints in order of address.
-func (c *crew) assignment(name string, subset *mesh.Subset, clusterID string) *endpointv3.ClusterLoadAssignment {
+// Localities are in order of name, endpoints in order of address. Endpoints that are
+// names need a cluster that resolves them.
+func (c *crew) assignment(name string, subset *mesh.Subset, clusterID string, resolves bool) *endpointv3.ClusterLoadAssignment {
 	byLocality := map[mesh.Locality]*endpointv3.LocalityLbEndpoints{}
 	var order []mesh.Locality
 	for i := range c.endpoints {
 		e := &c.endpoints[i]
-		if subset != nil && !subset.Labels.Selects(e.labelsFor()) {
+		if subset != nil && !subset.Labels.Selects(e.labelsFor()) || !resolves && e.isName() {
 			continue
 		}
 		m := e.message(clusterID)

@@ -48,7 +48,7 @@ func newIndex() *index {
 func canonical(l mesh.Labels) string {
 	var b strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(l)) {
-		b.WriteString(k + "=" + l[k] + ",")
+		b.WriteString(k + "\x00" + l[k] + "\x00")
 	}
 	return b.String()
 }
@@ -205,7 +205,7 @@ func (x *index) swapService(c *change, old, now *mesh.Service) {
 		put(x.inNamespace, old.Namespace, remove(x.inNamespace[old.Namespace], is))
 		c.mark(old.Hostname, dirtyAll)
 	}
-	if now != nil {
+	if now != nil && now.Hostname != "" {
 		put(x.hosts, now.Hostname, insert(x.hosts[now.Hostname], now, authority))
 		if len(now.Selector) > 0 {
 			put(x.inNamespace, now.Namespace, insert(x.inNamespace[now.Namespace], now, authority))

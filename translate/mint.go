@@ -34,6 +34,12 @@ func (k *mint) check(m proto.Message) {
 	}
 }
 
+// vet checks a part that will be marshalled with others, which it must not take down.
+func (k *mint) vet(m proto.Message) {
+	k.check(m)
+	k.marshal(m)
+}
+
 func (k *mint) any(m proto.Message) *anypb.Any {
 	k.check(m)
 	a, err := resource.Any(m)
@@ -43,7 +49,6 @@ func (k *mint) any(m proto.Message) *anypb.Any {
 	return a
 }
 
-// marshal is for parts of a message that was checked as a whole.
 func (k *mint) marshal(m proto.Message) []byte {
 	b, err := resource.Marshal(m)
 	if err != nil {

@@ -100,7 +100,7 @@ func (b *base) open(d *door, s *service, i int, v *virtual, r *rule, a *audience
 				} else {
 					d.shared = append(d.shared, c)
 				}
-				k.check(c)
+				k.vet(c)
 			}
 		}
 	}
@@ -215,7 +215,7 @@ func shares(v *virtual, to []mesh.Destination, port uint16) []share {
 	var out []share
 	for i := range to {
 		if len(to) == 1 || to[i].Weight > 0 {
-			out = append(out, share{v.cluster(&to[i], port), max(to[i].Weight, 1)})
+			out = append(out, share{v.cluster(&to[i], port), min(max(to[i].Weight, 1), maxWeight)})
 		}
 	}
 	if len(out) == 0 {

@@ -62,9 +62,10 @@ func project(t testing.TB, v *resource.View, kind, filter string) string {
 			}
 			switch m := m.(type) {
 			case *clusterv3.Cluster:
-				if kind == "clusters" {
+				switch kind {
+				case "clusters":
 					p.cluster(m)
-				} else if kind == "tls" {
+				case "tls":
 					p.clusterTLS(m)
 				}
 			case *endpointv3.ClusterLoadAssignment:

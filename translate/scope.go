@@ -84,7 +84,7 @@ func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
 			satisfied[id] = true
 		}
 	}
-	key.selectors = strings.Join(slices.Sorted(maps.Keys(satisfied)), ";")
+	key.selectors = strings.Join(slices.Sorted(maps.Keys(satisfied)), "\x00")
 	s := c.scopes[key]
 	if s == nil {
 		s = &scope{key: key, tenants: map[string]*tenant{}, tables: map[uint16]*table{},
@@ -97,9 +97,12 @@ func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
 	return s
 }
 
-// parts are the sets the scope contributes to a View.
-func (s *scope) parts(c *Cache, names bool) [5]resource.Set {
-	out := [5]resource.Set{s.clusters, s.assignments, s.listeners, s.routes}
+// parts are the sets a scope contributes to a View: clusters, load assignments,
+// listeners, routes and, if wanted, the name table.
+type parts [5]resource.Set
+
+func (s *scope) parts(names bool) parts {
+	out := parts{s.clusters, s.assignments, s.listeners, s.routes}
 	if names {
 		out[4] = s.nameTable()
 	}
@@ -314,15 +317,15 @@ func (s *scope) join(c *Cache, t *touched) {
 				break
 			}
 		}
+		if !wanted {
+			s.routes = s.routes.Delete(name)
+			continue
+		}
 		tab := s.tables[port]
 		if tab == nil {
 			tab = &table{}
 		}
-		if r, err := tab.join(name, c.base.elsewhere, false); wanted && err == nil {
-			s.routes = replace(s.routes, r)
-		} else {
-			s.routes = s.routes.Delete(name)
-		}
+		s.routes = replace(s.routes, tab.join(name, c.base.elsewhere, false))
 	}
 }
 

@@ -1,8 +1,6 @@
 package translate
 
 import (
-	"fmt"
-
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -55,8 +53,8 @@ func (t *table) drop(name string) {
 
 // join makes the RouteConfiguration. rest serves the hosts nobody claims; nil: they get
 // a 404.
-func (t *table) join(name string, rest *vhost, ignorePort bool) (*resource.Resource, error) {
-	var k mint
+func (t *table) join(name string, rest *vhost, ignorePort bool) *resource.Resource {
+	var k mint // of name and settings of our own: it cannot fail
 	b := k.marshal(&routev3.RouteConfiguration{
 		Name:                           name,
 		ValidateClusters:               wrapperspb.Bool(false),
@@ -81,10 +79,7 @@ func (t *table) join(name string, rest *vhost, ignorePort bool) (*resource.Resou
 	if rest != nil && t.claims["*"] == 0 {
 		b = rest.appendTo(b, rest.name, rest.domains)
 	}
-	if k.err != nil {
-		return nil, fmt.Errorf("route configuration %q: %w", name, k.err)
-	}
-	return resource.FromBytes(resource.RouteType, name, b), nil
+	return resource.FromBytes(resource.RouteType, name, b)
 }
 
 // decide gives every domain to one virtual host: to one that is fully called so before
