@@ -29,21 +29,12 @@ import (
 type chaos struct {
 	*rapid.T
 	clock int64
-	// ours leaves out what our own proxy does not do yet: credentials by SDS.
-	ours bool
 }
 
 func one[V any](c *chaos, label string, from ...V) V { return rapid.SampledFrom(from).Draw(c.T, label) }
 
 func (c *chaos) n(label string, most int) int { return rapid.IntRange(0, most).Draw(c.T, label) }
 func (c *chaos) maybe(label string) bool      { return rapid.Bool().Draw(c.T, label) }
-
-func (c *chaos) credential() string {
-	if c.ours {
-		return ""
-	}
-	return one(c, "credential", "", "c")
-}
 
 func (c *chaos) namespace() string { return one(c, "namespace", "a", "b", "istio-system") }
 
@@ -188,7 +179,7 @@ func (c *chaos) virtualService(ns, name string) *mesh.VirtualService {
 func (c *chaos) policy() mesh.TrafficPolicy {
 	p := mesh.TrafficPolicy{}
 	if c.maybe("tls") {
-		p.TLS = &mesh.ClientTLS{Mode: one(c, "mode", "DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL", "WAT"), CredentialName: c.credential()}
+		p.TLS = &mesh.ClientTLS{Mode: one(c, "mode", "DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL", "WAT"), CredentialName: one(c, "credential", "", "c")}
 	}
 	if c.maybe("pool") {
 		p.Pool = &mesh.ConnectionPool{ConnectTimeout: time.Duration(c.n("connect", 1)), MaxConnections: 1, H2Upgrade: "UPGRADE", HTTPIdleTimeout: time.Duration(c.n("idle", 1)), Keepalive: true}
@@ -223,7 +214,7 @@ func (c *chaos) gateway(ns, name string) *mesh.Gateway {
 			s.Hosts = append(s.Hosts, mesh.GatewayHost{Namespace: one(c, "ns", "*", "a"), Host: c.host()})
 		}
 		if c.maybe("tls") {
-			s.TLS = &mesh.ServerTLS{Mode: one(c, "mode", "", "SIMPLE", "PASSTHROUGH", "MUTUAL", "ISTIO_MUTUAL", "AUTO_PASSTHROUGH"), HTTPSRedirect: c.maybe("redirect"), CredentialName: c.credential()}
+			s.TLS = &mesh.ServerTLS{Mode: one(c, "mode", "", "SIMPLE", "PASSTHROUGH", "MUTUAL", "ISTIO_MUTUAL", "AUTO_PASSTHROUGH"), HTTPSRedirect: c.maybe("redirect"), CredentialName: one(c, "credential", "", "c")}
 		}
 		g.Servers = append(g.Servers, s)
 	}
@@ -337,7 +328,7 @@ func TestIncrementalIsFresh(t *testing.T) {
 // Whatever the mesh, our own proxy takes what it is sent.
 func TestOurProxyTakesEverything(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		c := &chaos{T: rt, ours: true}
+		c := &chaos{T: rt}
 		snap := &mesh.Snapshot{}
 		for range 30 {
 			snap = c.step(snap)

@@ -138,11 +138,10 @@ func automatic(k *mint, meshTLS *corev3.TransportSocket) []*clusterv3.Cluster_Tr
 // only, the mesh: modes SIMPLE and MUTUAL.
 func originClient(k *mint, t *mesh.ClientTLS, s *mesh.Service) *corev3.TransportSocket {
 	c := &tlsv3.CommonTlsContext{}
-	switch {
-	case t.Mode != "MUTUAL":
-	case t.CredentialName != "":
-		c.TlsCertificateSdsSecretConfigs = []*tlsv3.SdsSecretConfig{sds(credential(t.CredentialName))}
-	default:
+	if t.CredentialName != "" { // secrets go to gateways' listeners only (2026-11)
+		k.fail(errors.New("credentialName is not served here: give clientCertificate, privateKey and caCertificates as files"))
+	}
+	if t.Mode == "MUTUAL" {
 		c.TlsCertificates = certificateFiles(k, t.Certificate, t.PrivateKey)
 	}
 	names := t.SANs
@@ -154,10 +153,6 @@ func originClient(k *mint, t *mesh.ClientTLS, s *mesh.Service) *corev3.Transport
 	case t.SkipVerify:
 		c.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
 			TrustChainVerification: tlsv3.CertificateValidationContext_ACCEPT_UNTRUSTED}}
-	case t.CredentialName != "" && t.CACertificates == "":
-		c.ValidationContextType = &tlsv3.CommonTlsContext_CombinedValidationContext{
-			CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-				DefaultValidationContext: v, ValidationContextSdsSecretConfig: sds(credential(t.CredentialName) + caSuffix)}}
 	case t.CACertificates != "":
 		v.TrustedCa = file(t.CACertificates)
 		c.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: v}
