@@ -402,3 +402,32 @@ func TestTLSEchoAllocations(t *testing.T) {
 		}
 	}
 }
+
+// Both sides of a full handshake, a connection each time.
+func BenchmarkHandshake(b *testing.B) {
+	s := mesh(b, ratingsID, nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		n := mem.New()
+		_, client, server := tlsPair(b, n, s)
+		n.Step()
+		if client.c.Info().TLS == nil || server.c.Info().TLS == nil {
+			b.Fatal("no handshake")
+		}
+	}
+}
+
+func BenchmarkTLSEcho(b *testing.B) {
+	n := mem.New()
+	_, client, server := tlsPair(b, n, mesh(b, ratingsID, nil))
+	n.Step()
+	server.c.SetHandler(echo{})
+	msg := make([]byte, 1024)
+	client.onData = func(_ *conn.Conn, b []byte) int { return len(b) }
+	b.SetBytes(1024)
+	b.ReportAllocs()
+	for b.Loop() {
+		client.c.Write(msg)
+		n.Step()
+	}
+}

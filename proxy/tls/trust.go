@@ -27,6 +27,8 @@ type Trust struct {
 	Names Names
 	// SkipVerify accepts anybody. For simple TLS to a server outside the mesh only.
 	SkipVerify bool
+
+	seen *verified
 }
 
 // resolve checks t and reads the system's roots if they are wanted.
@@ -38,6 +40,7 @@ func (t *Trust) resolve() error {
 		}
 		t.Roots = roots
 	}
+	t.seen = &verified{}
 	if t.Mesh == nil && t.Roots == nil && !t.SkipVerify {
 		return errors.New("nothing is configured to judge the peer's certificate by; say SkipVerify if that is meant")
 	}
@@ -48,11 +51,7 @@ func (t *Trust) resolve() error {
 func (t *Trust) verify(chain []*x509.Certificate, role identity.Role) (identity.ID, error) {
 	switch {
 	case t.Mesh != nil:
-		raw := make([][]byte, len(chain))
-		for i, c := range chain {
-			raw[i] = c.Raw
-		}
-		return identity.VerifyPeer(raw, t.Mesh.Bundle(), time.Now(), role, t.Names)
+		return t.seen.verify(chain, t.Mesh.Bundle(), time.Now(), role, t.Names)
 	case t.SkipVerify:
 		return identity.ID{}, nil
 	case len(chain) == 0:
