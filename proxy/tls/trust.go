@@ -49,16 +49,26 @@ func (t *Trust) resolve() error {
 
 // verify judges a chain. The identity is the proven SPIFFE ID of a mesh peer, zero otherwise.
 func (t *Trust) verify(chain []*x509.Certificate, role identity.Role) (identity.ID, error) {
-	switch {
-	case t.Mesh != nil:
-		return t.seen.verify(chain, t.Mesh.Bundle(), time.Now(), role, t.Names)
-	case t.SkipVerify:
+	return t.verifyAt(chain, role, time.Now())
+}
+
+func (t *Trust) verifyAt(chain []*x509.Certificate, role identity.Role, now time.Time) (identity.ID, error) {
+	if t.Mesh != nil {
+		return t.verifyMesh(chain, role, now)
+	}
+	if t.SkipVerify {
 		return identity.ID{}, nil
-	case len(chain) == 0:
+	}
+	if len(chain) == 0 {
 		return identity.ID{}, errors.New("the peer showed no certificate")
 	}
-	if _, err := chain[0].Verify(options(t.Roots, chain, role)); err != nil {
-		return identity.ID{}, err
+	key := keyOf(chain, role)
+	if _, ok := t.seen.recall(key, nil, now); !ok {
+		chains, err := chain[0].Verify(options(t.Roots, chain, role, now))
+		if err != nil {
+			return identity.ID{}, err
+		}
+		t.seen.remember(key, nil, identity.ID{}, chains[0]...)
 	}
 	if len(t.Names) == 0 || t.Names.matchCertificate(chain[0]) {
 		return identity.ID{}, nil
@@ -66,7 +76,24 @@ func (t *Trust) verify(chain []*x509.Certificate, role identity.Role) (identity.
 	return identity.ID{}, fmt.Errorf("none of the names in the %s's certificate (%s) is %s", role, namesOf(chain[0]), t.Names)
 }
 
-func options(roots *x509.CertPool, chain []*x509.Certificate, role identity.Role) x509.VerifyOptions {
+func (t *Trust) verifyMesh(chain []*x509.Certificate, role identity.Role, now time.Time) (identity.ID, error) {
+	bundle := t.Mesh.Bundle()
+	key := keyOf(chain, role)
+	if id, ok := t.seen.recall(key, bundle, now); ok && t.Names.Accepts(id) {
+		return id, nil
+	}
+	raw := make([][]byte, len(chain))
+	for i, c := range chain {
+		raw[i] = c.Raw
+	}
+	id, err := identity.VerifyPeer(raw, bundle, now, role, t.Names)
+	if err == nil {
+		t.seen.remember(key, bundle, id, append(bundle.Roots(), chain...)...)
+	}
+	return id, err
+}
+
+func options(roots *x509.CertPool, chain []*x509.Certificate, role identity.Role, now time.Time) x509.VerifyOptions {
 	usage := x509.ExtKeyUsageServerAuth
 	if role == identity.Client {
 		usage = x509.ExtKeyUsageClientAuth
@@ -75,7 +102,7 @@ func options(roots *x509.CertPool, chain []*x509.Certificate, role identity.Role
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	return x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{usage}}
+	return x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}}
 }
 
 // Name is one accepted alternative name: exactly one of the fields is set.

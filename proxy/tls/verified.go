@@ -9,17 +9,19 @@ import (
 	"github.com/weirmesh/weir/identity"
 )
 
-// verified remembers certificate chains that identity.VerifyPeer found good, because
-// workloads meet the same few peers over and over and checking the authority's signature
-// is a quarter of a handshake. That a peer holds the key of its certificate is proved in
-// every handshake anew; remembered is only what the same bytes under the same bundle
-// must say again, while every certificate involved is within its time. Who is accepted
-// is asked each time. Refusals are not remembered.
+// verified remembers certificate chains that were found good, because peers are mostly
+// the same few and checking an authority's signature is a quarter of a handshake. That a
+// peer holds the key of its certificate is proved in every handshake anew; remembered is
+// only what the same bytes under the same roots must say again, while every certificate
+// involved is within its time. Whether the peer is expected is asked each time. Refusals
+// are not remembered.
 type verified struct {
 	mu     sync.Mutex
-	bundle *identity.Bundle // by which all of good were judged
-	good   map[[sha256.Size]byte]goodChain
+	bundle *identity.Bundle // by which all of good were judged; nil: the context's own roots
+	good   map[chainKey]goodChain
 }
+
+type chainKey [sha256.Size]byte
 
 type goodChain struct {
 	id          identity.ID
@@ -29,29 +31,29 @@ type goodChain struct {
 // maxVerified bounds the memory: 1024 chains are about 150 KB.
 const maxVerified = 1024
 
-func (v *verified) verify(chain []*x509.Certificate, bundle *identity.Bundle, now time.Time, role identity.Role, accept identity.Accept) (identity.ID, error) {
-	raw := make([][]byte, len(chain))
+func keyOf(chain []*x509.Certificate, role identity.Role) chainKey {
 	h := sha256.New()
 	h.Write([]byte{byte(role)})
-	for i, c := range chain {
-		raw[i] = c.Raw
-		h.Write([]byte{byte(len(c.Raw) >> 16), byte(len(c.Raw) >> 8), byte(len(c.Raw))})
+	for _, c := range chain {
+		n := len(c.Raw)
+		h.Write([]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
 		h.Write(c.Raw)
 	}
-	key := [sha256.Size]byte(h.Sum(nil))
+	return chainKey(h.Sum(nil))
+}
+
+func (v *verified) recall(key chainKey, bundle *identity.Bundle, now time.Time) (identity.ID, bool) {
 	v.mu.Lock()
+	defer v.mu.Unlock()
 	g, ok := v.good[key]
-	ok = ok && v.bundle == bundle
-	v.mu.Unlock()
-	if ok && now.After(g.from) && now.Before(g.until) && accept.Accepts(g.id) {
-		return g.id, nil
-	}
-	id, err := identity.VerifyPeer(raw, bundle, now, role, accept)
-	if err != nil {
-		return id, err
-	}
-	g = goodChain{id: id, from: chain[0].NotBefore, until: chain[0].NotAfter}
-	for _, c := range append(bundle.Roots(), chain...) { // roots that did not count make it only shorter
+	return g.id, ok && v.bundle == bundle && now.After(g.from) && now.Before(g.until)
+}
+
+// remember notes a chain that was verified by the given certificates. Listing some that
+// played no part only makes it forget sooner.
+func (v *verified) remember(key chainKey, bundle *identity.Bundle, id identity.ID, by ...*x509.Certificate) {
+	g := goodChain{id: id, from: by[0].NotBefore, until: by[0].NotAfter}
+	for _, c := range by[1:] {
 		if c.NotBefore.After(g.from) {
 			g.from = c.NotBefore
 		}
@@ -60,10 +62,9 @@ func (v *verified) verify(chain []*x509.Certificate, bundle *identity.Bundle, no
 		}
 	}
 	v.mu.Lock()
-	if v.bundle != bundle || len(v.good) >= maxVerified {
-		v.bundle, v.good = bundle, map[[sha256.Size]byte]goodChain{}
+	defer v.mu.Unlock()
+	if v.good == nil || v.bundle != bundle || len(v.good) >= maxVerified {
+		v.bundle, v.good = bundle, map[chainKey]goodChain{}
 	}
 	v.good[key] = g
-	v.mu.Unlock()
-	return id, nil
 }
