@@ -200,7 +200,7 @@ func takes(t *testing.T, kind string, view *resource.View) {
 	if _, err := listener.NewTable(configs); err != nil {
 		t.Errorf("%s: %v", kind, err)
 	}
-	if len(configs) == 0 {
+	if len(configs) == 0 && kind != "gateway" { // a gateway listens only where a Gateway object says so
 		t.Errorf("%s has no listeners", kind)
 	}
 }
