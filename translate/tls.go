@@ -144,9 +144,18 @@ func originClient(k *mint, t *mesh.ClientTLS, s *mesh.Service) *corev3.Transport
 	if t.Mode == "MUTUAL" {
 		c.TlsCertificates = certificateFiles(k, t.Certificate, t.PrivateKey)
 	}
+	sni := t.SNI
+	if sni == "" && !isWildcard(s.Hostname) {
+		sni = s.Hostname
+	}
 	names := t.SANs
 	if len(names) == 0 {
 		names = s.ServiceAccounts
+	}
+	if len(names) == 0 && sni != "" {
+		// A chain to a root says nothing about whose certificate it is. (Istio checks the
+		// name only where sni is not given.)
+		names = []string{sni}
 	}
 	v := &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: anyKind(names)}
 	switch {
@@ -159,10 +168,6 @@ func originClient(k *mint, t *mesh.ClientTLS, s *mesh.Service) *corev3.Transport
 	default:
 		v.SystemRootCerts = &tlsv3.CertificateValidationContext_SystemRootCerts{}
 		c.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: v}
-	}
-	sni := t.SNI
-	if sni == "" && !isWildcard(s.Hostname) {
-		sni = s.Hostname
 	}
 	return tlsSocket(k, &tlsv3.UpstreamTlsContext{CommonTlsContext: c, Sni: sni})
 }

@@ -92,7 +92,7 @@ func TestBookinfoFilesDoWhatTheyAreKnownFor(t *testing.T) {
 				text = append(text, read(f))
 			}
 			b.Config("networking.yaml", shorter.Replace(strings.Join(text, "\n---\n")))
-			t.Run(c.name+", "+origin, func(t *testing.T) {
+			b.Run(c.name+", "+origin, func(t *testing.T) {
 				c.check(t)
 				b.finds(t, c.finds)
 			})
@@ -108,7 +108,7 @@ func TestFaultsKeepTheirNumbers(t *testing.T) {
 	t.Parallel()
 	b := newBookinfo(t)
 	for origin, read := range b.origins {
-		t.Run(origin, func(t *testing.T) {
+		b.Run(origin, func(t *testing.T) {
 			for file, want := range map[string]string{
 				"virtual-service-ratings-test-delay.yaml": `"Delay":7000000000,"DelayPer1M":1000000,`,
 				"virtual-service-ratings-test-abort.yaml": `"AbortStatus":500,"AbortGRPC":-1,"AbortPer1M":1000000,`,

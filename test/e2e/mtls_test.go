@@ -243,7 +243,7 @@ func TestAServerWithAnotherIdentityIsNotTalkedTo(t *testing.T) {
 // exchange sends a line over TCP as a workload's program and returns the answer.
 func exchange(t *testing.T, w *mesh.Workload, target, line string) string {
 	t.Helper()
-	got, err := exchangeWith(func(ctx context.Context) (net.Conn, error) { return w.Dial(ctx, target) }, line)
+	got, err := exchangeWith(dialer(w, target), line)
 	if err != nil {
 		t.Errorf("TCP to %s: %v", target, err)
 	}

@@ -357,6 +357,16 @@ func (m *Mesh) Findings() []apiv1.Finding {
 	return slices.DeleteFunc(m.Status().Findings, func(f apiv1.Finding) bool { return f.Namespace == markerNamespace })
 }
 
+// Run runs a subtest, for whose duration the mesh fails that one. No two run at once.
+func (m *Mesh) Run(name string, f func(t *testing.T)) {
+	t := m.T.(*testing.T)
+	t.Run(name, func(sub *testing.T) {
+		m.T = sub
+		defer func() { m.T = t }()
+		f(sub)
+	})
+}
+
 // Eventually waits until check returns nil.
 func (m *Mesh) Eventually(what string, check func() error) {
 	m.T.Helper()

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -80,6 +81,28 @@ func Count(series []Series, labels ...string) float64 {
 		}
 	}
 	return total
+}
+
+// Endpoints are those that the proxy knows of a cluster now.
+func (w *Workload) Endpoints(cluster string) []string {
+	w.mesh.T.Helper()
+	var clusters []struct {
+		Name      string
+		Endpoints []struct{ Address string }
+	}
+	r := w.Admin(http.MethodGet, "/clusters")
+	if err := json.Unmarshal(r.Body, &clusters); err != nil {
+		w.mesh.T.Fatalf("clusters of %s: %v: %v", w.Name, r, err)
+	}
+	var out []string
+	for _, c := range clusters {
+		if c.Name == cluster {
+			for _, e := range c.Endpoints {
+				out = append(out, e.Address)
+			}
+		}
+	}
+	return out
 }
 
 // AccessLog waits until the proxy has logged a line with all the given words, and returns
