@@ -43,7 +43,7 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 	if cause != observe.NoCause && r.access != nil && logs(c) {
 		r.record = observe.Record{Start: r.loop.Wall(), Flags: cause.Flag().String(), Details: cause.Details(), DownstreamLocal: info.Local, DownstreamRemote: info.Remote}
 		if e, ok := errors.AsType[*tls.Error](err); ok {
-			r.record.Details += "{" + e.Reason.String() + "}"
+			r.record.Details, r.record.Termination = "", cause.Details()+"{"+e.Reason.String()+"}"
 		}
 		if info.Original.IsValid() {
 			r.record.DownstreamLocal = info.Original
