@@ -77,7 +77,7 @@ func TestTCPIsRelayedAndBothSidesKnowEachOther(t *testing.T) {
 	if got, err := exchangeWith(dialer(client, "echo:9000"), "hello\n"); err == nil {
 		t.Errorf("an unknown subset answered %q", got)
 	}
-	client.AccessLog(`"- - -" 0 NC cluster_not_found`)
+	client.AccessLog(`"- - -" 0 NC - cluster_not_found`)
 }
 
 func TestServersThatSpeakFirstAreNotKeptWaiting(t *testing.T) {
