@@ -12,6 +12,9 @@
 // An idle connection owns no buffer. Reading uses the loop's scratch buffer; only
 // bytes that the handler did not use, and bytes that the peer did not take yet,
 // are held, in buffers of the loop's pool.
+//
+// With TLS (Target.TLS, StartTLS) all of this means plaintext: the handshake runs on a
+// goroutine, records are opened and sealed on the loop.
 package conn
 
 import (

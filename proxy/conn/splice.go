@@ -46,9 +46,6 @@ func (c *Conn) SpliceTo(to *Conn) bool {
 	return true
 }
 
-// Splicing reports whether c's input goes elsewhere by SpliceTo.
-func (c *Conn) Splicing() bool { return c.splice != nil }
-
 // pump moves what is there.
 func (c *Conn) pump() {
 	s, p := c.splice, c.l.Poller()

@@ -55,10 +55,6 @@ func (p *epoll) Add(fd int, t Token) syscall.Errno {
 	return e
 }
 
-func (p *epoll) Remove(fd int) {
-	syscall.RawSyscall6(syscall.SYS_EPOLL_CTL, uintptr(p.ep), unix.EPOLL_CTL_DEL, uintptr(fd), 0, 0, 0)
-}
-
 func (p *epoll) Wait(out []Event, timeout int64, raw bool) int {
 	ms := int64(-1)
 	if timeout >= 0 {

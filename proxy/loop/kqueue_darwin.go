@@ -46,14 +46,6 @@ func (p *kqueue) Add(fd int, t Token) syscall.Errno {
 	return errnoOf(err)
 }
 
-func (p *kqueue) Remove(fd int) {
-	del := [...]unix.Kevent_t{
-		{Ident: uint64(fd), Filter: unix.EVFILT_READ, Flags: unix.EV_DELETE},
-		{Ident: uint64(fd), Filter: unix.EVFILT_WRITE, Flags: unix.EV_DELETE},
-	}
-	unix.Kevent(p.kq, del[:], nil, nil)
-}
-
 func (p *kqueue) Wait(out []Event, timeout int64, _ bool) int {
 	var ts *unix.Timespec
 	if timeout >= 0 {

@@ -5,7 +5,7 @@
 // loop/mem), timers that come due, and functions posted by other goroutines.
 // What leaves: calls to Handlers, Timers and TurnNodes, all on the loop's
 // thread. Everything reachable from a loop belongs to it and is not locked;
-// Post, Go and Wake are the only methods for other goroutines.
+// Post, Park, Unpark, Away and Panics are the only methods for other goroutines.
 //
 // Time passes in turns: wait, posted functions, at most 32 ready descriptors,
 // due timers, then the work put off to the end of the turn (writes are flushed
@@ -403,7 +403,7 @@ func (l *Loop) Records() []byte {
 func (l *Loop) Buffers() *Pool { return &l.pool }
 
 // Register adds a descriptor to the poller and returns its token. The handler
-// hears of it until Remove or Close.
+// hears of it until Close.
 func (l *Loop) Register(fd int, h Handler) (Token, error) {
 	i := l.free
 	if i != 0 {
@@ -423,27 +423,8 @@ func (l *Loop) Register(fd int, h Handler) (Token, error) {
 	return t, nil
 }
 
-// SetHandler replaces the handler of a registration.
-func (l *Loop) SetHandler(t Token, h Handler) {
-	if s := &l.slots[uint32(t)]; s.gen == uint32(t>>32) {
-		s.h = h
-	}
-}
-
-// Remove forgets a registration and leaves the descriptor open, for a handler
-// that gives it away.
-func (l *Loop) Remove(t Token, fd int) {
-	l.forget(t)
-	l.poller.Remove(fd)
-}
-
 // Close forgets a registration and closes its descriptor.
 func (l *Loop) Close(t Token, fd int) {
-	l.forget(t)
-	l.poller.Close(fd)
-}
-
-func (l *Loop) forget(t Token) {
 	i := uint32(t)
 	if s := &l.slots[i]; s.gen == uint32(t>>32) && s.h != nil {
 		s.h = nil
@@ -451,6 +432,7 @@ func (l *Loop) forget(t Token) {
 		s.next, l.free = l.free, i
 		l.live--
 	}
+	l.poller.Close(fd)
 }
 
 // Registered is the number of registered descriptors.

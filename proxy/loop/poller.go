@@ -15,8 +15,6 @@ type Poller interface {
 	// Add registers fd, edge-triggered, for everything. A descriptor that is
 	// already ready is reported too.
 	Add(fd int, t Token) syscall.Errno
-	// Remove forgets fd without closing it. Close forgets it by itself.
-	Remove(fd int)
 	// Wait fills out with events and returns their number: after at most timeout
 	// nanoseconds (negative: no limit; 0: at once), when Wake is called, or
 	// earlier with none. With raw it may block the thread out of the
@@ -91,7 +89,6 @@ const (
 	V6Only                     // IPV6_V6ONLY
 	Mark                       // SO_MARK, a number; Linux, NET_ADMIN
 	Transparent                // IP_TRANSPARENT or IPV6_TRANSPARENT; Linux, NET_ADMIN or NET_RAW
-	NotSentLow                 // TCP_NOTSENT_LOWAT, bytes
 )
 
 // Addr is where a stream socket connects or listens: an IP address and port or,

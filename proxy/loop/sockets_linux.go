@@ -66,8 +66,6 @@ func (s *sockets) Set(fd int, o Option, value int) syscall.Errno {
 			return 0
 		}
 		return e4
-	case NotSentLow:
-		return number(unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT)
 	}
 	return syscall.ENOPROTOOPT
 }

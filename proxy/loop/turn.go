@@ -10,9 +10,6 @@ type TurnNode struct {
 	queued bool
 }
 
-// Queued reports whether the node waits to be called.
-func (n *TurnNode) Queued() bool { return n.queued }
-
 // AtTurnEnd calls n.Do at the end of this turn, in the order of asking. Nodes
 // added meanwhile run in the same turn.
 func (l *Loop) AtTurnEnd(n *TurnNode) { l.end.push(n) }

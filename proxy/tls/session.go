@@ -34,7 +34,6 @@ type Session struct {
 	config *stdtls.Config
 	trust  *Trust
 	gate   *Gate
-	client bool
 	peerIs *Peer
 
 	mu      sync.Mutex // during the handshake
@@ -61,16 +60,13 @@ func (s *Server) Session(h Host) *Session {
 
 // Session begins a session for a dialled connection.
 func (c *Client) Session(h Host) *Session {
-	n := &Session{config: c.config, trust: &c.trust, gate: c.gate, client: true, host: h, wake: make(chan struct{}, 1)}
+	n := &Session{config: c.config, trust: &c.trust, gate: c.gate, host: h, wake: make(chan struct{}, 1)}
 	n.tc = stdtls.Client((*wire)(n), c.config)
 	return n
 }
 
 // Gate is the process's limit that this session counts against, or nil.
 func (s *Session) Gate() *Gate { return s.gate }
-
-// IsClient reports which side we are; a client speaks first.
-func (s *Session) IsClient() bool { return s.client }
 
 // Handshake blocks until the handshake has succeeded or failed; an error is an *Error.
 func (s *Session) Handshake() error {

@@ -202,12 +202,6 @@ func (p *poller) Add(fd int, t loop.Token) syscall.Errno {
 	return 0
 }
 
-func (p *poller) Remove(fd int) {
-	s := p.n.sock(fd)
-	p.ready = slices.DeleteFunc(p.ready, func(x *sock) bool { return x == s })
-	s.p, s.events = nil, 0
-}
-
 // Wait never waits: Net.Step drives the loops.
 func (p *poller) Wait(out []loop.Event, _ int64, _ bool) int {
 	k := min(len(out), len(p.ready))
