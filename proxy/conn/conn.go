@@ -125,6 +125,7 @@ const (
 	eof        // the peer half-closed
 	eofShown   // the handler knows
 	kick       // show the kept bytes
+	showing    // Data is being called
 	blocked    // the kernel takes no output until the next Writable
 	high       // Buffered was above HighWater; Drained is owed
 	closeWrite // half-close once the output is flushed
@@ -256,7 +257,7 @@ func (c *Conn) onEvents(ev loop.Events) {
 // read takes input from the kernel until there is none, the handler pauses, or
 // the turn's share is used up.
 func (c *Conn) read() {
-	if c.splice != nil && !c.is(closing) {
+	if c.splice != nil && (!c.is(closing) || c.splice.held > 0) {
 		c.pump()
 		return
 	}
@@ -331,7 +332,9 @@ func (c *Conn) wantsInput() bool {
 
 // show offers b, the kept bytes and more, and keeps what is left.
 func (c *Conn) show(b []byte) {
+	c.state |= showing
 	used := c.h.Data(c, b)
+	c.state &^= showing
 	if c.state&(dead|closing) != 0 {
 		return
 	}

@@ -24,7 +24,7 @@ func TestIdleMemory(t *testing.T) {
 			if tc.s != nil {
 				*tc.s = mesh(t, ratingsID, nil)
 			}
-			const pairs = 200
+			const pairs = 100
 			p, err := loop.NewPoller()
 			if err != nil {
 				t.Fatal(err)

@@ -3,6 +3,7 @@ package conn
 import (
 	"errors"
 	"io"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/weirmesh/weir/proxy/tls"
@@ -13,8 +14,7 @@ import (
 // hold no more ciphertext than that.
 const sealChunk = 3 * tls.MaxPlaintext
 
-// maxFed bounds what a peer can send while a handshake is not done: what a client
-// may send right behind its part of it, one full read.
+// maxFed bounds what is held for a handshake that has not read it yet: one full read.
 const maxFed = 64 << 10
 
 // secured is the TLS part of a connection.
@@ -24,11 +24,11 @@ type secured struct {
 	in      []byte // ciphertext read and not opened yet
 	out     []byte // ciphertext to send, from off on
 	off     int
-	pending bool // the session holds plaintext that did not fit the last time
-	counted bool // at the gate
-	started bool // the goroutine of the handshake was asked for
-	ended   bool // close_notify was sealed
-	noticed bool // close_notify was received
+	pending bool        // the session holds plaintext that did not fit the last time
+	stalled atomic.Bool // the handshake has input enough; read on when it has read it
+	started bool        // the goroutine of the handshake was asked for
+	ended   bool        // close_notify was sealed
+	noticed bool        // close_notify was received
 }
 
 // StartTLS secures an accepted connection whose first bytes were looked at: what is
@@ -87,6 +87,9 @@ func (c *Conn) feed() {
 
 func (c *Conn) feedHandshake(b []byte) {
 	t := c.tls
+	if t.s.Fed()+len(b) >= maxFed {
+		t.stalled.Store(true) // before the goroutine can see b: it may be done with it at once
+	}
 	c.wakeHandshake(t.s.Feed(b))
 	// A client that is slow to say hello costs no goroutine until it has.
 	if !t.started && t.s.HasRecord() {
@@ -94,7 +97,10 @@ func (c *Conn) feedHandshake(b []byte) {
 	}
 }
 
-var errTooMany = errors.New("too many TLS handshakes are under way")
+var (
+	errTooMany  = errors.New("too many TLS handshakes are under way")
+	errPanicked = errors.New("the TLS library panicked")
+)
 
 func (c *Conn) startHandshake() {
 	t := c.tls
@@ -104,7 +110,6 @@ func (c *Conn) startHandshake() {
 		c.fail(Why{Kind: HandshakeFailed, Err: errTooMany})
 		return
 	}
-	t.counted = true
 	later := func() {
 		if !c.l.Post(c.runHandshake) {
 			gate.Leave()
@@ -124,10 +129,13 @@ func (c *Conn) runHandshake() {
 		return
 	}
 	c.l.Go(func() {
-		err := s.Handshake()
-		c.l.Post(func() { c.handshaken(err) })
-		gate.Leave()
-		gate.End()
+		err := errPanicked
+		defer func() {
+			c.l.Post(func() { c.handshaken(err) })
+			gate.Leave()
+			gate.End()
+		}()
+		err = s.Handshake()
 	})
 }
 
@@ -151,6 +159,13 @@ type host secured
 func (h *host) Output() { h.c.l.Post(h.c.takeOutput) }
 
 func (h *host) Park() {
+	if h.stalled.Swap(false) {
+		h.c.l.Post(func() {
+			if h.c.is(handshaking) {
+				h.c.feed()
+			}
+		})
+	}
 	h.s.Gate().Leave()
 	h.c.l.Park()
 }

@@ -1,6 +1,7 @@
 package conn_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	stdtls "crypto/tls"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -360,6 +362,84 @@ func TestKernelTLS(t *testing.T) {
 	if b, _ := io.ReadAll(p); len(b) > 0 && b[0] != 21 {
 		t.Errorf("a plaintext client was answered %q", b)
 	}
+}
+
+// A client that changes its keys and asks us to change ours.
+func TestKernelKeyUpdate(t *testing.T) {
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip("crypto/tls cannot ask for new keys, and openssl is not installed")
+	}
+	w := tlstest.New(t).Workload("default", "ratings")
+	server, err := tls.NewServer(tls.ServerOptions{Identity: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := kernelLoop(t)
+	a := listen(t, l, netip.MustParseAddrPort("127.0.0.1:0"), func() conn.Handler { return starter{server} })
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, openssl, "s_client", "-connect", a.String(), "-tls1_3", "-msg")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer in.Close()
+	lines := bufio.NewScanner(out)
+	updates := 0
+	await := func(want string) {
+		t.Helper()
+		for lines.Scan() {
+			if strings.HasPrefix(lines.Text(), "<<<") && strings.Contains(lines.Text(), "KeyUpdate") {
+				updates++
+			}
+			if lines.Text() == want {
+				return
+			}
+		}
+		t.Fatalf("openssl never said %q", want)
+	}
+	for _, word := range []string{"one", "two", "three"} {
+		io.WriteString(in, word+"\n")
+		await(word)
+		io.WriteString(in, "K\n")   // a command, if it comes alone: send KeyUpdate and ask for one
+		await("    18 00 00 01 00") // ours, which asks for none
+	}
+	if updates != 3 {
+		t.Errorf("openssl saw %d key updates of ours, want 3", updates)
+	}
+}
+
+// A client whose part of the handshake is longer than what is held for it.
+func TestTLSLongHandshake(t *testing.T) {
+	ca := tlstest.New(t)
+	long := ca.Server("client.example")
+	for len(long.Certificate) < 150 { // 150 × 0.5 KB
+		long.Certificate = append(long.Certificate, ca.Cert.Raw)
+	}
+	server, err := tls.NewServer(tls.ServerOptions{Certificates: []*stdtls.Certificate{ca.Server("a")}, Clients: tls.RequireClientCert, Trust: tls.Trust{Roots: ca.Pool()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := tls.NewClient(tls.ClientOptions{Certificate: long, Trust: tls.Trust{Roots: ca.Pool()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := mem.New()
+	n.Buffer = 1 << 20
+	_, co, so := tlsPair(t, n, sides{server, client})
+	co.c.Write([]byte("hello"))
+	n.Step()
+	co.want(t, "open")
+	so.want(t, `open; data "hello"`)
 }
 
 // starter secures a connection as soon as something arrives, and echoes.

@@ -113,6 +113,7 @@ func (c *Conn) pump() {
 		moved += n
 	}
 	if s.held > 0 {
+		c.l.NextTurn(&c.work) // a short write, and the turn's share used up
 		return
 	}
 	if s.have {

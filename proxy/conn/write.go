@@ -241,7 +241,9 @@ func (c *Conn) releaseOut() {
 
 func (c *Conn) dropInput() {
 	if c.in != nil {
-		c.l.Buffers().Put(c.in)
+		if !c.is(showing) { // else Data may still be looking at it
+			c.l.Buffers().Put(c.in)
+		}
 		c.in = nil
 	}
 }

@@ -344,12 +344,18 @@ func (l *Loop) Post(fn func()) bool {
 
 // Go runs fn on a goroutine of its own, for work too long for a turn (a
 // handshake). The loop yields to it before it waits again. fn returns its
-// result by Post.
+// result by Post. A panic in it is logged and counted, like one in a callback.
 func (l *Loop) Go(fn func()) {
 	l.gave.Store(true)
 	l.away.Add(1)
 	go func() {
 		defer l.away.Add(-1)
+		defer func() {
+			if v := recover(); v != nil {
+				l.panics.Add(1)
+				l.log.Error("goroutine of a loop panicked", "err", fmt.Sprint(v), "stack", string(debug.Stack()))
+			}
+		}()
 		fn()
 	}()
 }

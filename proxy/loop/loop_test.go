@@ -352,6 +352,49 @@ func TestIdleCostsNothing(t *testing.T) {
 	}
 }
 
+// A worker that never rests leaves room for the goroutines beside it, those it
+// started itself included. Measured: below 1 ms; asserted is what is promised.
+func TestSaturatedLoopLeavesRoom(t *testing.T) {
+	if testing.Short() {
+		t.Skip("keeps a processor busy")
+	}
+	l := newLoop(t)
+	run(t, l)
+	var busy loop.TurnNode
+	busy.Do = func() {
+		for begin := time.Now(); time.Since(begin) < 200*time.Microsecond; {
+		}
+		l.NextTurn(&busy)
+	}
+	l.Post(func() { l.NextTurn(&busy) })
+	var took []time.Duration
+	for range 30 {
+		begin := time.Now()
+		done := make(chan struct{})
+		l.Post(func() {
+			l.Go(func() { l.Post(func() { close(done) }) })
+		})
+		<-done
+		took = append(took, time.Since(begin))
+	}
+	slices.Sort(took)
+	t.Logf("there and back: median %v, worst %v", took[len(took)/2], took[len(took)-1])
+	if m := took[len(took)/2]; m > 20*time.Millisecond {
+		t.Errorf("a goroutine of a saturated loop is answered after %v (median)", m)
+	}
+}
+
+// A goroutine that panics is counted and takes nobody with it.
+func TestGoPanics(t *testing.T) {
+	n := mem.New()
+	l := n.Loop(loop.Options{})
+	l.Post(func() { l.Go(func() { panic("a bug") }) })
+	n.Step()
+	if l.Panics() != 1 || l.Away() != 0 {
+		t.Errorf("%d panics, %d goroutines", l.Panics(), l.Away())
+	}
+}
+
 func TestPool(t *testing.T) {
 	var p loop.Pool
 	b := p.Get(10)
