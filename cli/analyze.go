@@ -1,26 +1,33 @@
 package cli
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	appsv1 "k8s.io/api/apps/v1"
 
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/analyze"
 	"github.com/weirmesh/weir/config/document"
 	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/local/plan"
 	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/translate"
 )
 
 func (a *app) analyze() *cobra.Command {
 	var paths []string
 	var namespace string
-	var listCodes bool
+	var listCodes, local bool
 	cmd := &cobra.Command{
 		Use:   "analyze (-f FILE|DIR|-)... [flags]",
 		Short: "check configuration without a mesh",
-		Long: `Check configuration without a mesh: each object by itself, and what the objects
-say about each other. The findings are those that a running mesh reports.
+		Long: `Check configuration without a mesh: each object by itself, what the objects say
+about each other, and what becomes of them in proxies. The findings are those that
+a running mesh reports; with --local also those of "weir up" about Deployments it
+cannot run.
 
 Give everything that belongs together at once: a route to a service whose file
 is not given is a route to nowhere. Exit status 1 if there are errors.
@@ -38,6 +45,7 @@ is not given is a route to nowhere. Exit status 1 if there are errors.
 	filesFlag(cmd, &paths)
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "`namespace` of objects that name none")
 	_ = cmd.RegisterFlagCompletionFunc("namespace", cobra.NoFileCompletions)
+	cmd.Flags().BoolVar(&local, "local", false, "also say which Deployments \"weir up\" cannot run")
 	cmd.Flags().BoolVar(&listCodes, "list-codes", false, "list the codes of findings")
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		if listCodes {
@@ -55,7 +63,7 @@ is not given is a route to nowhere. Exit status 1 if there are errors.
 		if err != nil {
 			return err
 		}
-		fs := apiFindings(u.Findings)
+		fs := apiFindings(found(u, local))
 		if u.Objects.Len() == 0 && len(fs) == 0 {
 			return hinted("an object has apiVersion and kind; files are named *.yaml, *.yml or *.json", "there is no object in %s", joined(paths))
 		}
@@ -96,6 +104,38 @@ func analyzed(units []config.Unit) (*store.Update, error) {
 	}
 	s.Step(units...)
 	return s.Analyze(), nil
+}
+
+// found are the findings of all stages that look at configuration.
+func found(u *store.Update, local bool) []config.Finding {
+	fs := slices.Clone(u.Findings)
+	cache := translate.New()
+	for _, n := range nodes(u) {
+		cache.View(u.Snapshot, n)
+	}
+	for _, p := range cache.Problems() {
+		fs = append(fs, config.New(config.SetAside, p.Ref, "", p.Line, p.Text, ""))
+	}
+	if local {
+		in, _ := plan.From(u, nil)
+		fs = append(fs, plan.Make(in).Findings...)
+	}
+	return config.Tidy(fs)
+}
+
+// nodes are the proxies there would be: the gateway's and one for each Deployment.
+func nodes(u *store.Update) []*translate.Node {
+	node := func(t translate.NodeType, namespace, name, account string, labels mesh.Labels) *translate.Node {
+		return &translate.Node{Type: t, Namespace: namespace, Name: name, ServiceAccount: account, Labels: labels,
+			Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, 1})}, Interception: translate.Redirect, DNS: true}
+	}
+	g := analyze.LocalGateway()
+	out := []*translate.Node{node(translate.Router, g.Namespace, g.Name, g.ServiceAccount, g.Labels)}
+	for _, d := range store.Lowered[*appsv1.Deployment](u) {
+		t := d.Spec.Template
+		out = append(out, node(translate.Sidecar, d.Namespace, d.Name+"-0", t.Spec.ServiceAccountName, t.Labels))
+	}
+	return out
 }
 
 func (a *app) explain() *cobra.Command {

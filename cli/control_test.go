@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/cli/client"
 	"github.com/weirmesh/weir/control"
 	"github.com/weirmesh/weir/internal/redact"
@@ -31,17 +33,15 @@ kind: Namespace
 metadata: {name: shop}
 `
 
-// The commands against a real control plane, without proxies: what is applied is in
-// force when the command returns, and gone when it was deleted.
-func TestControlPlane(t *testing.T) {
+// controlPlane runs a real control plane on a state folder, without proxies.
+func controlPlane(t *testing.T, paths ...string) (state string, c *client.Client) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, state := t.TempDir(), t.TempDir()
-	watched := filepath.Join(dir, "services.yaml")
-	write(t, watched, "apiVersion: v1\nkind: Service\nmetadata: {name: reviews}\nspec: {ports: [{name: http, port: 9080}]}\n")
-	p, err := control.New(control.Options{Version: "v1.0.0", State: state, Paths: []string{watched}, HTTP: []net.Listener{l}, Token: redact.New("sesame"),
+	state = t.TempDir()
+	p, err := control.New(control.Options{Version: "v1.0.0", State: state, Paths: paths, HTTP: []net.Listener{l}, Token: redact.New("sesame"),
 		Settings: mesh.Settings{DomainSuffix: "cluster.local", RootNamespace: "istio-system"}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -49,15 +49,75 @@ func TestControlPlane(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
-	defer func() {
+	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	write(t, client.LockFile(state), fmt.Sprintf(`{"pid":1,"http":%q}`, l.Addr()))
 	write(t, filepath.Join(state, "token"), "sesame")
-	ready(t, client.New(l.Addr().String(), redact.String{}))
+	c, err = client.Open(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state, c
+}
+
+// analyzedStatus waits until the control plane has read and analyzed its files.
+func analyzedStatus(t *testing.T, c *client.Client) *apiv1.Status {
+	t.Helper()
+	for {
+		s, err := c.Status(t.Context())
+		if err == nil && s.Analyzed {
+			return s
+		}
+		if t.Context().Err() != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The same files have the same findings in a mesh and without one.
+func TestSameFindings(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "all.yaml")
+	write(t, path, `apiVersion: v1
+kind: Service
+metadata: {name: reviews}
+spec: {selector: {app: reviews}, ports: [{port: 9080}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec: {hosts: [reviews], http: [{route: [{destination: {host: revews}}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: broken}
+spec: {hosts: 7}
+---
+kind: [
+`)
+	_, c := controlPlane(t, path)
+	want := analyzedStatus(t, c).Findings
+	var got []apiv1.Finding
+	out := weir(t, t.TempDir(), "analyze", "-f", path, "-o", "json")
+	if err := json.Unmarshal([]byte(strings.TrimSuffix(out, "exit 1\n")), &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" || len(got) < 4 {
+		t.Errorf("%d findings (-mesh +analyze):\n%s", len(got), diff)
+	}
+}
+
+// The commands against a real control plane: what is applied is in force when the
+// command returns, and gone when it was deleted.
+func TestControlPlane(t *testing.T) {
+	dir := t.TempDir()
+	watched := filepath.Join(dir, "services.yaml")
+	write(t, watched, "apiVersion: v1\nkind: Service\nmetadata: {name: reviews}\nspec: {ports: [{name: http, port: 9080}]}\n")
+	state, c := controlPlane(t, watched)
+	analyzedStatus(t, c)
 
 	for _, step := range []struct {
 		write string // vs.yaml before
@@ -92,18 +152,6 @@ func write(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// ready waits until the control plane has read its files.
-func ready(t *testing.T, c *client.Client) {
-	t.Helper()
-	for {
-		if _, err := c.Status(t.Context()); err == nil {
-			return
-		} else if t.Context().Err() != nil {
-			t.Fatal(err)
-		}
 	}
 }
 
