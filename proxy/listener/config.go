@@ -131,12 +131,14 @@ func NewTable(configs []*Config) (*Table, error) {
 		t.byDst[i] = map[netip.AddrPort]*Config{}
 	}
 	for _, c := range configs {
-		m, err := compile(c.Chains)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("listener %q: %w", c.Name, err))
-			continue
+		if c.match == nil { // one of an earlier Table is in use by workers and not touched
+			m, err := compile(c.Chains)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("listener %q: %w", c.Name, err))
+				continue
+			}
+			c.match = m
 		}
-		c.match = m
 		for _, b := range c.Binds {
 			if o := bound[b]; o != nil {
 				errs = append(errs, fmt.Errorf("listener %q: address %v is already that of listener %q", c.Name, b, o.Name))
