@@ -52,6 +52,8 @@ type Options struct {
 	Namespace   string
 	TrustDomain string
 	Settings    mesh.Settings // TrustDomain is taken from above
+	// CertTTL is how long workloads' certificates are good; 0: 24 h, as in Istio.
+	CertTTL time.Duration
 
 	// GRPC are where xDS and the CA are served, HTTP where the API is. The Plane closes them.
 	GRPC []net.Listener
@@ -101,7 +103,7 @@ func New(o Options) (*Plane, error) {
 		return nil, fmt.Errorf("opening the state folder: %w", err)
 	}
 	var err error
-	if p.auth, err = ca.OpenSelfSigned(filepath.Join(o.State, "ca"), o.TrustDomain, ca.Options{}); err != nil {
+	if p.auth, err = ca.OpenSelfSigned(filepath.Join(o.State, "ca"), o.TrustDomain, ca.Options{DefaultTTL: o.CertTTL}); err != nil {
 		return nil, fmt.Errorf("opening the certificate authority: %w", err)
 	}
 	key, err := token.OpenKey(filepath.Join(o.State, "ca"))

@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/weirmesh/weir/control"
 	"github.com/weirmesh/weir/internal/redact"
@@ -62,6 +63,7 @@ func run(args []string) error {
 	namespace := f.String("namespace", "default", "namespace of objects that name none")
 	trustDomain := f.String("trust-domain", "cluster.local", "trust domain of the mesh's identities")
 	laptop := f.Bool("laptop", false, "the mesh is run by weir up, with an ingress gateway")
+	certTTL := f.Duration("cert-ttl", 24*time.Hour, "how long workloads' certificates are good; they are renewed at half of it")
 	registryOnly := f.Bool("registry-only", false, "refuse calls to addresses that are not in the mesh (outboundTrafficPolicy REGISTRY_ONLY)")
 	accessLog := f.Bool("access-log", false, "have proxies log every request")
 	level := f.String("log-level", "info", "debug, info, warn or error")
@@ -113,6 +115,7 @@ func run(args []string) error {
 		return fmt.Errorf("reading the API token: %w", err)
 	}
 	o := control.Options{Version: version, State: *state, Paths: paths, Pods: *pods, Laptop: *laptop, Namespace: *namespace, TrustDomain: *trustDomain,
+		CertTTL: *certTTL,
 		Token: redact.New(strings.TrimSpace(string(token))), Log: log,
 		Settings: mesh.Settings{ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system", RegistryOnly: *registryOnly, AccessLog: *accessLog,
 			DefaultRetries: mesh.RetryPolicy{Attempts: 2, RetryOn: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes", IgnorePreviousHosts: true}}}
