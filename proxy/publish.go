@@ -157,6 +157,8 @@ func (s *publisher) apply(_ context.Context, updates []client.Update) error {
 			s.p.keeper.Changed(x)
 		}
 	}
+	// An ACK says that it is in force: every worker has come to it by now.
+	s.p.each(func(*worker) {})
 	return errors.Join(errs...)
 }
 
