@@ -17,6 +17,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"github.com/weirmesh/weir/control"
 	"github.com/weirmesh/weir/test/mesh"
 )
 
@@ -132,9 +133,12 @@ type bookinfo struct {
 	origins         map[string]func(file string) string
 }
 
-func newBookinfo(t *testing.T) *bookinfo {
+func newBookinfo(t *testing.T) *bookinfo { return newBookinfoOf(t, 0, nil) }
+
+// newBookinfoOf has so many replicas of each Deployment; 0: as the Deployments say.
+func newBookinfoOf(t *testing.T, replicas int, change func(*control.Options)) *bookinfo {
 	t.Helper()
-	b := &bookinfo{Mesh: mesh.New(t, nil), pods: map[string]*mesh.Workload{}, origins: map[string]func(string) string{"ours": ours(t)}}
+	b := &bookinfo{Mesh: mesh.New(t, change), pods: map[string]*mesh.Workload{}, origins: map[string]func(string) string{"ours": ours(t)}}
 	if root := published(); root != "" {
 		b.origins["Istio's"] = theirs(t, root)
 	} else {
@@ -147,7 +151,7 @@ func newBookinfo(t *testing.T) *bookinfo {
 	b.Write("ingress.yaml", mesh.IngressGateway)
 	b.Config("bookinfo.yaml", app)
 	client := mesh.Spec{Name: "client-0", Labels: map[string]string{"app": "client"}, ServiceAccount: "client"}
-	for _, w := range b.Workloads(append(b.Pods([]byte(app), 0), mesh.Gateway(), client)...) {
+	for _, w := range b.Workloads(append(b.Pods([]byte(app), replicas), mesh.Gateway(), client)...) {
 		b.pods[w.Name] = w
 		switch w.Name {
 		case "client-0":

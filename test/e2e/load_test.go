@@ -73,6 +73,18 @@ func (l *load) await(n int64) {
 	}
 }
 
+// noneFailed fails the test if any request failed so far.
+func (l *load) noneFailed(t *testing.T, doing string) {
+	t.Helper()
+	l.await(10)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.failed) > 0 {
+		t.Errorf("%s: %d of %d requests failed, the first %s", doing, len(l.failed), l.sent.Load(), l.failed[0])
+		l.failed = nil
+	}
+}
+
 // stop ends the load and fails the test if any request failed.
 func (l *load) stop(t *testing.T) {
 	t.Helper()

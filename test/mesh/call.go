@@ -174,16 +174,25 @@ func Do(c *http.Client, method, url string, body []byte, headers ...string) *Res
 }
 
 // Outside is a client that is not in the mesh: it calls addresses as they are, and
-// "gateway:8080" as the gateway's. It has no cookies and follows no redirects.
+// "gateway" as the gateway. Each request has a connection of its own; it follows no
+// redirects.
 func (w *Workload) Outside() *http.Client {
-	return &http.Client{Timeout: patience, Transport: &http.Transport{
+	c := w.OutsideKept()
+	c.Transport.(*http.Transport).DisableKeepAlives = true
+	return c
+}
+
+// OutsideKept is Outside with connections that are kept.
+func (w *Workload) OutsideKept() *http.Client {
+	t := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true,
 		DialContext: func(ctx context.Context, network, target string) (net.Conn, error) {
-			if _, port, err := net.SplitHostPort(target); err == nil && w.Gateway {
+			if host, port, err := net.SplitHostPort(target); err == nil && host == "gateway" {
 				target = net.JoinHostPort(w.IP().String(), port)
 			}
 			return new(net.Dialer).DialContext(ctx, network, target)
-		}, DisableKeepAlives: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		}}
+	w.mesh.T.Cleanup(t.CloseIdleConnections)
+	return &http.Client{Timeout: patience, Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // At is the URL of a workload's own port, for callers that bypass the mesh.

@@ -278,6 +278,23 @@ func (m *Mesh) Config(name, text string) uint64 {
 	return m.Settle()
 }
 
+// AwaitActive waits until a file that was written is in force on every connected proxy, as
+// `weir apply --wait` does: by asking the control plane to say when.
+func (m *Mesh) AwaitActive(name string) {
+	m.T.Helper()
+	m.mu.Lock()
+	mark := m.markers[name]
+	m.mu.Unlock()
+	var version uint64
+	m.Eventually("the control plane has what was written", func() (err error) {
+		version, err = m.markerVersion(mark)
+		return err
+	})
+	if err := m.API().WaitActive(context.Background(), version, patience); err != nil {
+		m.T.Fatal(err)
+	}
+}
+
 // Settle waits until everything written, and everything else the control plane knows, is
 // in force on every running proxy. It returns the version in which the files are.
 func (m *Mesh) Settle() uint64 {

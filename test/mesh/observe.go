@@ -105,6 +105,16 @@ func (w *Workload) Endpoints(cluster string) []string {
 	return out
 }
 
+// Serial is the serial number of the certificate that the proxy holds.
+func (w *Workload) Serial() (string, error) {
+	var held struct{ Serial string }
+	r := w.Admin(http.MethodGet, "/certs")
+	if err := json.Unmarshal(r.Body, &held); err != nil {
+		return "", fmt.Errorf("certificates of %s: %v: %w", w.Name, r, err)
+	}
+	return held.Serial, nil
+}
+
 // AccessLog waits until the proxy has logged a line with all the given words, and returns
 // every such line.
 func (w *Workload) AccessLog(words ...string) []string {
