@@ -116,7 +116,7 @@ func run(args []string) error {
 	}
 	o := control.Options{Version: version, State: *state, Paths: paths, Pods: *pods, Laptop: *laptop, Namespace: *namespace, TrustDomain: *trustDomain,
 		CertTTL: *certTTL,
-		Token: redact.New(strings.TrimSpace(string(token))), Log: log,
+		Token:   redact.New(strings.TrimSpace(string(token))), Log: log,
 		Settings: mesh.Settings{ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system", RegistryOnly: *registryOnly, AccessLog: *accessLog,
 			DefaultRetries: mesh.RetryPolicy{Attempts: 2, RetryOn: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes", IgnorePreviousHosts: true}}}
 	if o.HTTP, err = listen("tcp", *httpAddr); err != nil {
