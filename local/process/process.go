@@ -110,8 +110,7 @@ func (s *Starter) Start(c Command) (*Process, error) {
 
 // rootCause drops the path that os/exec puts before the reason.
 func rootCause(err error) error {
-	var pe *os.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*os.PathError](err); ok {
 		return pe.Err
 	}
 	return err

@@ -94,7 +94,7 @@ func (l *Loopback) takePort() (uint16, error) {
 			continue
 		}
 		// A program that ignores BIND_ADDRESS must find it free everywhere.
-		ln, err := net.Listen("tcp", ":"+strconv.Itoa(l.lastPort)) //nolint:gosec,noctx // closed at once
+		ln, err := net.Listen("tcp", ":"+strconv.Itoa(l.lastPort)) // closed at once
 		if err != nil {
 			continue
 		}

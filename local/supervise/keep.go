@@ -117,7 +117,7 @@ func Keep(ctx context.Context, p Program) error {
 }
 
 // wait returns when the process ended; stopping says that it was asked to.
-func wait(ctx context.Context, proc Process, grace time.Duration, asked func()) (err error, stopping bool) { //nolint:staticcheck // the error is the process's, not the call's
+func wait(ctx context.Context, proc Process, grace time.Duration, asked func()) (err error, stopping bool) {
 	ended := make(chan error, 1)
 	go func() { ended <- proc.Wait() }()
 	select {

@@ -34,7 +34,7 @@ func Gateway() Spec {
 func (m *Mesh) Pods(text []byte, replicas int) []Spec {
 	m.T.Helper()
 	var out []Spec
-	for _, doc := range bytes.Split(text, []byte("\n---")) {
+	for doc := range bytes.SplitSeq(text, []byte("\n---")) {
 		var d appsv1.Deployment
 		if err := yaml.Unmarshal(doc, &d); err != nil || d.Kind != "Deployment" {
 			continue

@@ -161,7 +161,7 @@ func (m *Mesh) StartControl() {
 	m.Eventually("the control plane is ready", func() error {
 		select {
 		case <-pl.done:
-			return fmt.Errorf("it ended: %v", pl.err)
+			return fmt.Errorf("it ended: %w", pl.err)
 		default:
 		}
 		_, err := m.API().Status(context.Background())

@@ -22,8 +22,10 @@ type Wire struct {
 // Flow is one connection over a Wire.
 type Flow struct{ there, back buffer }
 
-// Sent is what the side that connected sent, Received what it got back.
-func (f *Flow) Sent() []byte     { return []byte(f.there.String()) }
+// Sent is what the side that connected sent.
+func (f *Flow) Sent() []byte { return []byte(f.there.String()) }
+
+// Received is what it got back.
 func (f *Flow) Received() []byte { return []byte(f.back.String()) }
 
 func newWire(from, to netip.AddrPort) (*Wire, error) {
