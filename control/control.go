@@ -9,7 +9,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -31,6 +30,7 @@ import (
 	"github.com/weirmesh/weir/config/store"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/internal/redact"
+	"github.com/weirmesh/weir/internal/runner"
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/xds/server"
 )
@@ -150,23 +150,22 @@ func (p *Plane) appliedDir() string { return filepath.Join(p.o.State, appliedDir
 
 // Run serves until ctx ends. The stages, in the order in which a change passes them:
 func (p *Plane) Run(ctx context.Context) error {
-	var g group
-	g.start(ctx)
+	g := runner.New(ctx)
 	// Who we are: the serving certificate, renewed by our own CA.
-	g.do("identity", p.self.Run)
+	g.Go("identity", p.self.Run)
 	// What was asked for: files → objects → mesh.Snapshot → publish.
-	g.do("configuration", func(ctx context.Context) error { return p.store.Run(ctx, p.files) })
+	g.Go("configuration", func(ctx context.Context) error { return p.store.Run(ctx, p.files) })
 	// Snapshot → views of the connected proxies.
-	g.do("translation", p.feeds.run)
+	g.Go("translation", p.feeds.run)
 	// Views → streams, receipts back.
-	g.do("xds", p.xds.Run)
+	g.Go("xds", p.xds.Run)
 	for _, l := range p.o.GRPC {
-		g.do("grpc "+l.Addr().String(), func(ctx context.Context) error { return p.serveGRPC(ctx, l) })
+		g.Go("grpc "+l.Addr().String(), func(ctx context.Context) error { return p.serveGRPC(ctx, l) })
 	}
 	for _, l := range p.o.HTTP {
-		g.do("http "+l.Addr().String(), func(ctx context.Context) error { return p.serveHTTP(ctx, l) })
+		g.Go("http "+l.Addr().String(), func(ctx context.Context) error { return p.serveHTTP(ctx, l) })
 	}
-	return g.wait()
+	return g.Wait()
 }
 
 // publish takes every state of the configuration, from the store's goroutine.
@@ -229,32 +228,4 @@ func (p *Plane) awaitCertificate(ctx context.Context) bool {
 			return false
 		}
 	}
-}
-
-// group runs goroutines until one fails or the context ends.
-type group struct {
-	ctx    context.Context //nolint:containedctx // lives as long as Run
-	cancel context.CancelCauseFunc
-	wg     sync.WaitGroup
-}
-
-func (g *group) start(ctx context.Context) { g.ctx, g.cancel = context.WithCancelCause(ctx) }
-
-func (g *group) do(name string, f func(context.Context) error) {
-	g.wg.Go(func() {
-		if err := f(g.ctx); err != nil && !errors.Is(err, context.Canceled) {
-			g.cancel(fmt.Errorf("%s: %w", name, err))
-		}
-	})
-}
-
-// wait returns the first failure, nil if the context ended.
-func (g *group) wait() error {
-	g.wg.Wait()
-	cause := context.Cause(g.ctx)
-	g.cancel(nil)
-	if cause == nil || errors.Is(cause, context.Canceled) {
-		return nil
-	}
-	return cause
 }

@@ -12,7 +12,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -26,6 +25,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/internal/runner"
 	"github.com/weirmesh/weir/proxy/admin"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
@@ -229,41 +229,40 @@ func (p *Proxy) Run(ctx context.Context) error {
 	for _, w := range p.workers {
 		workers.Go(func() { w.run(loops) })
 	}
-	var g group
-	g.start(ctx)
+	g := runner.New(ctx)
 	if p.logs != nil {
 		workers.Go(func() { _ = p.logs.Run(loops, p.o.AccessLog) })
 	}
 	if p.id != nil {
-		g.do("identity", p.id.Run) // who we are
-		g.do("material", p.keepMaterial)
+		g.Go("identity", p.id.Run) // who we are
+		g.Go("material", p.keepMaterial)
 	}
 	// What to do: kept or static state first, so that traffic need not wait for anybody.
 	if err := p.state.begin(p.o.Static); err != nil {
-		g.fail(err)
+		g.Fail(err)
 	}
 	if p.xds != nil {
-		g.do("xds", p.xds.Run)
+		g.Go("xds", p.xds.Run)
 	}
 	if p.keeper != nil {
-		g.do("kept state", p.keeper.Run)
+		g.Go("kept state", p.keeper.Run)
 	}
-	g.do("dns clusters", p.state.resolve)
+	g.Go("dns clusters", p.state.resolve)
 	if d := p.o.DNS; d != nil {
-		g.do("dns", func(ctx context.Context) error {
+		g.Go("dns", func(ctx context.Context) error {
 			return dns.New(dns.Options{Names: p.state.lookup, Search: d.Search, Resolvers: d.Resolvers, Dial: d.Dial, Log: p.o.Log}).Run(ctx, d.Packets, d.Listeners)
 		})
 	}
 	ao := admin.Options{Proxy: p, Level: p.o.Level, Log: p.o.Log}
 	for _, l := range p.o.Admin {
-		g.do("admin", func(ctx context.Context) error { return admin.Serve(ctx, l, ao) })
+		g.Go("admin", func(ctx context.Context) error { return admin.Serve(ctx, l, ao) })
 	}
 	for _, l := range p.o.Health {
-		g.do("health", func(ctx context.Context) error { return admin.ServeHealth(ctx, l, ao) })
+		g.Go("health", func(ctx context.Context) error { return admin.ServeHealth(ctx, l, ao) })
 	}
-	<-g.ctx.Done()
+	<-g.Done()
 	p.drain()
-	err := g.wait()
+	err := g.Wait()
 	stopLoops()
 	workers.Wait()
 	return err
@@ -348,32 +347,3 @@ func (p *Proxy) keepMaterial(ctx context.Context) error {
 // SetThreads sets GOMAXPROCS for n workers of this process: one thread each and one for
 // everything else, so that a busy worker never keeps a handshake waiting.
 func SetThreads(n int) { runtime.GOMAXPROCS(n + 1) }
-
-// group runs goroutines until one fails or the context ends.
-type group struct {
-	ctx    context.Context //nolint:containedctx // lives as long as Run
-	cancel context.CancelCauseFunc
-	wg     sync.WaitGroup
-}
-
-func (g *group) start(ctx context.Context) { g.ctx, g.cancel = context.WithCancelCause(ctx) }
-
-func (g *group) fail(err error) { g.cancel(err) }
-
-func (g *group) do(name string, f func(context.Context) error) {
-	g.wg.Go(func() {
-		if err := f(g.ctx); err != nil && !errors.Is(err, context.Canceled) {
-			g.fail(fmt.Errorf("%s: %w", name, err))
-		}
-	})
-}
-
-func (g *group) wait() error {
-	g.wg.Wait()
-	cause := context.Cause(g.ctx)
-	g.cancel(nil)
-	if cause == nil || errors.Is(cause, context.Canceled) {
-		return nil
-	}
-	return cause
-}

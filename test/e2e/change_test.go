@@ -177,7 +177,7 @@ func TestCertificatesAreRenewedUnderConnections(t *testing.T) {
 		return nil
 	})
 	var last string
-	for n := 0; n < 2; n++ {
+	for range 2 {
 		before := serial(t, pods[0])
 		m.Eventually("the certificate is renewed", func() error {
 			if last = serial(t, pods[0]); last == before {
