@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -91,7 +92,12 @@ $RATINGS_SERVICE_HOST and the like.`,
 		defer stop()
 		// A second Ctrl-C ends everything at once.
 		defer context.AfterFunc(ctx, stop)()
-		return up.Run(ctx, o)
+		err = up.Run(ctx, o)
+		var failed *up.Error
+		if errors.As(err, &failed) && failed.Hint != "" {
+			return hinted(failed.Hint, "%s", failed.Message)
+		}
+		return err
 	}
 	return cmd
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -97,7 +98,7 @@ func (r *Runtime) find(namespace, name string) (*pod, error) {
 	if best != nil {
 		return best, nil
 	}
-	return nil, &UserError{fmt.Sprintf("there is no workload %s in namespace %s", name, namespace), fmt.Sprintf("running: %v", names)}
+	return nil, &UserError{fmt.Sprintf("there is no workload %s in namespace %s", name, namespace), "running: " + strings.Join(names, ", ")}
 }
 
 // Exec is a program to run beside a workload's own.

@@ -22,8 +22,9 @@ const (
 	settleTime = time.Second
 	// drainTime bounds asking a proxy to drain; it answers at once.
 	drainTime = time.Second
-	// proxyGrace is how long a proxy may take to end. The application is gone by then.
-	proxyGrace = time.Second
+	// proxyGrace is how long a proxy may take to end: its own 5 s for requests under way
+	// and a margin. Without any it takes one.
+	proxyGrace = 6 * time.Second
 	// hurry replaces the grace periods when the whole mesh ends: together less than the
 	// 2 s after which a person presses Ctrl-C again.
 	hurry      = 700 * time.Millisecond
