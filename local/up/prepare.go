@@ -66,7 +66,7 @@ const maxStdin = 64 << 20
 func (t *top) files(context.Context) error {
 	// What a mesh that was killed could not end.
 	if n := process.CleanUp(t.layout.Processes()); n > 0 {
-		t.progress("ended %d programs that an earlier mesh left behind", n)
+		t.progress("ended %d of an earlier mesh's programs, which were left behind", n)
 	}
 	if err := os.RemoveAll(t.layout.Run()); err != nil {
 		return fmt.Errorf("cleaning the run folder: %w", err)
