@@ -1,0 +1,315 @@
+package sandbox
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weirmesh/weir/ca/token"
+	"github.com/weirmesh/weir/local/netns"
+	"github.com/weirmesh/weir/local/plan"
+	"github.com/weirmesh/weir/local/pod"
+	"github.com/weirmesh/weir/local/process"
+	"github.com/weirmesh/weir/mesh"
+)
+
+func template() *plan.Template {
+	return &plan.Template{
+		Namespace: "shop", Owner: "cart", ServiceAccount: "sa", Labels: map[string]string{"version": "v1", "app": "cart"},
+		Containers: []plan.Container{{Name: "cart", Argv: []string{"./cart"}, Ports: []plan.Port{{Name: "http-web", Number: 80}, {Number: 9090}}}},
+	}
+}
+
+func gateway() *plan.Template {
+	return &plan.Template{Namespace: "istio-system", Owner: "gw", ServiceAccount: "gw", Gateway: true}
+}
+
+// newProxies has the shell command script as its weir-proxy; $@ are the flags.
+func newProxies(t *testing.T, script string) *Proxies {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	program := filepath.Join(dir, "weir-proxy")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	key, err := token.OpenKey(filepath.Join(dir, "ca"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Proxies{
+		Program: program, Layout: Layout(dir), TrustDomain: "cluster.local", Tokens: key,
+		Listen: []Listen{{netip.MustParseAddrPort("0.0.0.0:8080"), netip.MustParseAddrPort("127.0.0.1:18080")}, {netip.MustParseAddrPort("0.0.0.0:0"), netip.MustParseAddrPort("127.0.0.1:0")}},
+	}
+}
+
+func add(t *testing.T, s pod.Sandbox, spec pod.Spec) pod.Place {
+	t.Helper()
+	p, err := s.Add(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// What a proxy is started with, by the letter: it is a contract.
+func TestProxyFlags(t *testing.T) {
+	m := newProxies(t, `for a in "$@"; do case $a in --*) printf '\n%s' "$a";; *) printf ' %s' "$a";; esac; done; printf '\n'; cat <&3 | cut -c1-6`)
+	l := NewLoopback(m, process.NewStarter(""))
+	for _, c := range []struct {
+		t    *plan.Template
+		name string
+		want string
+	}{
+		{template(), "cart-0", ` sidecar
+--name cart-0
+--namespace shop
+--service-account sa
+--ip 127.1.0.1
+--xds unix://DIR/run/xds.sock
+--ca-root DIR/ca/root-cert.pem
+--token-fd 3
+--state DIR/proxies/shop_cart-0
+--admin unix://DIR/run/proxies/shop_cart-0/admin.sock
+--trust-domain cluster.local
+--labels app=cart,version=v1
+--owner cart
+--capture none
+--virtual-net 127.1
+--inbound 80=127.1.0.1:80->127.0.0.1:PORT,9090=127.1.0.1:9090->127.0.0.1:PORT
+weir1.
+`},
+		{gateway(), "gw-0", ` gateway
+--name gw-0
+--namespace istio-system
+--service-account gw
+--ip 127.2.0.1
+--xds unix://DIR/run/xds.sock
+--ca-root DIR/ca/root-cert.pem
+--token-fd 3
+--state DIR/proxies/istio-system_gw-0
+--admin unix://DIR/run/proxies/istio-system_gw-0/admin.sock
+--trust-domain cluster.local
+--owner gw
+--listen-map 0.0.0.0:8080=127.0.0.1:18080,0.0.0.0=127.0.0.1
+--capture none
+weir1.
+`},
+	} {
+		var out bytes.Buffer
+		p := add(t, l, pod.Spec{Name: c.name, Template: c.t, Output: &out})
+		proc, err := p.StartProxy()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := proc.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		got := strings.ReplaceAll(out.String(), string(m.Layout), "DIR")
+		for _, port := range p.(*loopbackPlace).app {
+			got = strings.ReplaceAll(got, fmt.Sprintf("127.0.0.1:%d", port), "127.0.0.1:PORT")
+		}
+		if d := cmp.Diff(c.want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, d)
+		}
+	}
+}
+
+// What a program learns in env capture, and how it is reached.
+func TestLoopbackPlace(t *testing.T) {
+	l := NewLoopback(newProxies(t, ""), process.NewStarter(""))
+	tmpl := template()
+	p := add(t, l, pod.Spec{Name: "cart-0", Template: tmpl})
+	app := p.(*loopbackPlace).app
+	if app[80] == app[9090] || app[80] < firstPort || app[80] > lastPort {
+		t.Errorf("ports %v", app)
+	}
+	want := []string{"BIND_ADDRESS=127.0.0.1", fmt.Sprintf("PORT_80=%d", app[80]), fmt.Sprintf("PORT_HTTP_WEB=%d", app[80]), fmt.Sprintf("PORT_9090=%d", app[9090]), fmt.Sprintf("PORT=%d", app[80])}
+	if d := cmp.Diff(want, p.Variables(tmpl.Containers[0])); d != "" {
+		t.Errorf("variables (-want +got):\n%s", d)
+	}
+	sample := tmpl.Containers[0]
+	sample.Argv = []string{"weir-sample", "tcp-echo"}
+	if got := p.Variables(sample); got[len(got)-1] != fmt.Sprintf("PORT=%d,%d", app[80], app[9090]) {
+		t.Errorf("variables of a sample: %v", got)
+	}
+	if got := p.Variables(plan.Container{}); !slices.Equal(got, []string{"BIND_ADDRESS=127.0.0.1"}) {
+		t.Errorf("without ports: %v", got)
+	}
+
+	for index, want := range map[uint32]string{0: "invalid IP", 256: "127.1.1.0", 0xffff: "127.1.255.255", 0x10000: "invalid IP"} {
+		if got := p.ServiceIP(&mesh.Service{Index: index}); got.String() != want {
+			t.Errorf("service %d at %s, want %s", index, got, want)
+		}
+	}
+	a := p.Annotations()
+	if a["weir.dev/virtual-net"] != "127.1" || a["weir.dev/inbound"] != p.(*loopbackPlace).inbound() || !strings.HasPrefix(a["weir.dev/admin"], "unix:///") {
+		t.Errorf("annotations %v", a)
+	}
+
+	if _, err := p.Dial(t.Context(), 80); err == nil {
+		t.Error("connected to nobody")
+	}
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", app[80]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	c, err := p.Dial(t.Context(), 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if _, err := p.Dial(t.Context(), 81); err == nil {
+		t.Error("connected to a port the workload does not have")
+	}
+	if err := p.ProxyReady(t.Context()); err == nil {
+		t.Error("a proxy that was never started is ready")
+	}
+}
+
+// Networks are given a second time as late as possible, and there is an end to them.
+func TestLoopbackNetworks(t *testing.T) {
+	l := NewLoopback(newProxies(t, ""), process.NewStarter(""))
+	spec := pod.Spec{Name: "a", Template: &plan.Template{Namespace: "d"}}
+	var places []pod.Place
+	for range lastNet {
+		places = append(places, add(t, l, spec))
+	}
+	if first, last := places[0].IP().String(), places[lastNet-1].IP().String(); first != "127.1.0.1" || last != "127.254.0.1" {
+		t.Errorf("from %s to %s", first, last)
+	}
+	if _, err := l.Add(context.Background(), spec); err == nil || !strings.Contains(err.Error(), "room for 254 workloads") {
+		t.Errorf("one too many: %v", err)
+	}
+	places[4].Close()
+	places[2].Close()
+	for _, want := range []string{"127.3.0.1", "127.5.0.1"} {
+		if got := add(t, l, spec).IP().String(); got != want {
+			t.Errorf("after closing: %s, want %s", got, want)
+		}
+	}
+}
+
+// The test binary is also a program that listens where nobody told it to.
+func TestMain(m *testing.M) {
+	if os.Getenv("LISTEN") == "" {
+		os.Exit(m.Run())
+	}
+	for _, a := range []string{"127.0.0.1:0", "127.9.8.7:0"} {
+		ln, err := net.Listen("tcp", a)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(ln.Addr())
+	}
+	_, _ = os.Stdin.Read(make([]byte, 1)) // until the test lets go
+}
+
+// A program that listens elsewhere is found out.
+func TestListening(t *testing.T) {
+	if _, err := os.Stat("/proc/self/net/tcp"); err != nil {
+		t.Skip("needs /proc")
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdin, hold, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, stdout, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	p := add(t, NewLoopback(newProxies(t, ""), process.NewStarter("")), pod.Spec{Name: "a", Template: template()})
+	proc, err := p.Start(pod.Command{Argv: []string{exe}, Env: []string{"LISTEN=yes"}, Stdio: [3]*os.File{stdin, stdout, stdout}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdin.Close()
+	stdout.Close()
+	var want []netip.AddrPort
+	for lines := bufio.NewScanner(read); len(want) < 2 && lines.Scan(); {
+		a, err := netip.ParseAddrPort(lines.Text())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, a)
+	}
+	got := p.Listening(proc.Pid())
+	slices.SortFunc(got, netip.AddrPort.Compare)
+	if !slices.Equal(got, want) {
+		t.Errorf("listens on %v, want %v", got, want)
+	}
+	hold.Close()
+	if err := proc.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLayout(t *testing.T) {
+	l := Layout("/s")
+	if got := l.Admin("default", "a-0"); got != "/s/run/proxies/default_a-0/admin.sock" {
+		t.Error(got)
+	}
+	long := strings.Repeat("n", 63)
+	if a, b := l.Admin(long, long+"-0"), l.Admin(long, long+"-1"); len(a) > maxSocket || a == b || filepath.Base(a) != "admin.sock" {
+		t.Errorf("%s and %s", a, b)
+	}
+	if err := l.Check(); err != nil {
+		t.Error(err)
+	}
+	if err := Layout("/" + strings.Repeat("x", 80)).Check(); err == nil || !strings.Contains(err.Error(), "--state") {
+		t.Errorf("a long one: %v", err)
+	}
+}
+
+// Pods get the addresses of the network one after the other, each again as late as
+// possible.
+func TestPodAddresses(t *testing.T) {
+	n := NewNamespaces(newProxies(t, ""), &netns.Fabric{Network: Network()}, nil)
+	take := func() string {
+		t.Helper()
+		a, err := n.take()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.String()
+	}
+	if a, b := take(), take(); a != "10.244.0.2" || b != "10.244.0.3" {
+		t.Errorf("first %s and %s", a, b)
+	}
+	n.release(netip.MustParseAddr("10.244.0.2"))
+	if a := take(); a != "10.244.0.4" {
+		t.Errorf("an address that was just given back: %s", a)
+	}
+	n.last = netip.MustParseAddr("10.244.255.253")
+	if a, b, c := take(), take(), take(); a != "10.244.255.254" || b != "10.244.0.2" || c != "10.244.0.5" {
+		t.Errorf("at the end: %s, %s, %s", a, b, c)
+	}
+}
+
+func TestLastOfEach(t *testing.T) {
+	got := lastOfEach([]string{"A=1", "B=2", "A=3", "C", "B="})
+	if d := cmp.Diff([]string{"A=3", "B=", "C"}, got); d != "" {
+		t.Error(d)
+	}
+}
