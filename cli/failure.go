@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/weirmesh/weir/cli/client"
+	"github.com/weirmesh/weir/local/up"
 	"github.com/weirmesh/weir/local/upsock"
 )
 
@@ -65,6 +66,7 @@ func (a *app) judge(err error) *failure {
 	var f *failure
 	var refused *client.Error
 	var runtime *upsock.Error
+	var starting *up.Error
 	switch {
 	case errors.As(err, &f):
 		return f
@@ -76,6 +78,8 @@ func (a *app) judge(err error) *failure {
 		return f
 	case errors.As(err, &runtime):
 		return &failure{err: err, hint: runtime.Hint}
+	case errors.As(err, &starting):
+		return &failure{err: err, hint: starting.Hint}
 	case errors.Is(err, client.ErrNoMesh):
 		return a.noMesh()
 	case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT):
