@@ -62,15 +62,20 @@ func free(addr string) error {
 // maxStdin is what the file source takes of a file.
 const maxStdin = 64 << 20
 
-// files makes run/ anew, with the configuration that is ours.
-func (t *top) files(context.Context) error {
-	// What a mesh that was killed could not end.
+// cleanUp ends what a mesh that was killed could not end, and waits for it: it may still
+// hold the addresses.
+func (t *top) cleanUp(context.Context) error {
 	if n := process.CleanUp(t.layout.Processes()); n > 0 {
 		t.progress("ended %d of an earlier mesh's programs, which were left behind", n)
 	}
 	if err := os.RemoveAll(t.layout.Run()); err != nil {
 		return fmt.Errorf("cleaning the run folder: %w", err)
 	}
+	return nil
+}
+
+// files fills run/ with what is ours.
+func (t *top) files(context.Context) error {
 	for _, dir := range []string{t.layout.Run(), t.layout.Pods(), t.layout.Config(), t.layout.Applied()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("making the run folder: %w", err)

@@ -81,8 +81,9 @@ func Run(ctx context.Context, o Options) error {
 	for _, step := range []func(context.Context) error{
 		t.folder,       // make the state folder, take its lock
 		t.programsFind, // weir-control, weir-proxy
+		t.cleanUp,      // what a mesh that was killed left there
 		t.addresses,    // nobody else has them
-		t.files,        // clean run/ and fill it: token, configuration of our own
+		t.files,        // fill run/: token, configuration of our own
 		t.capture,      // namespaces or not
 		t.control,      // start the control plane and wait for it
 		t.inside,       // start the pods
