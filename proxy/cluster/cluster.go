@@ -163,6 +163,10 @@ type Endpoint struct {
 // Workload is what endpoint metadata says about who listens there, for labels.
 type Workload struct{ Name, Namespace, Service, Revision, Cluster string }
 
+// InMesh reports whether the endpoints are workloads of the mesh: the control plane says which workload each is. An
+// address a client dialled, a name that only DNS knows, or an address outside the mesh is a stranger's.
+func (c *Cluster) InMesh() bool { return len(c.Endpoints) > 0 && c.Endpoints[0].Workload.Name != "" }
+
 // Limits are a cluster's circuit breakers with what is in use, exact over workers.
 // A Limits survives while the cluster's name does; maxima change in place.
 type Limits struct {

@@ -185,14 +185,14 @@ func (x *Exchange) retryFailure(c observe.Cause, untouched bool) bool {
 	}
 	// An upstream that does not answer counts as a 5xx and as a gateway error, as in Envoy.
 	on := route.On5xx | route.OnGatewayError | route.OnReset
-	switch c {
-	case observe.UpstreamConnectFailed, observe.UpstreamConnectTimeout, observe.UpstreamNoSocket, observe.UpstreamTLSFailed:
-		on |= route.OnConnectFailure | route.OnResetBeforeRequest
-	case observe.UpstreamTerminated, observe.UpstreamReset:
+	switch {
+	case unreached(c):
+		on = onUnreached
+	case c == observe.UpstreamTerminated, c == observe.UpstreamReset:
 		if untouched {
 			on |= route.OnResetBeforeRequest
 		}
-	case observe.UpstreamProtocolError:
+	case c == observe.UpstreamProtocolError:
 	default:
 		return false
 	}
@@ -205,7 +205,27 @@ func (x *Exchange) retryResponse() bool {
 		return false
 	}
 	p := &x.Response
+	if p.Headers.Has(message.XWeirUndelivered) && x.Cluster.InMesh() && x.retry.On&onUnreached != 0 {
+		return x.again()
+	}
 	return x.retry.Retriable(p.Status, int(x.grpcStatusOf())) && x.again()
+}
+
+// onUnreached are the conditions under which a request is tried again that did not reach an upstream.
+const onUnreached = route.On5xx | route.OnGatewayError | route.OnReset | route.OnConnectFailure | route.OnResetBeforeRequest
+
+// Undelivered reports whether this proxy answers because no connection to the upstream could be made: nothing of the
+// request was processed. Between two proxies of the mesh the answer then says x-weir-undelivered, and counts as a
+// connection that could not be made by the caller itself: seen from there, proxy and application are one upstream. Without
+// it a program that ends fails the requests that were on their way to it until every proxy has heard of its end.
+func (x *Exchange) Undelivered() bool { return unreached(x.Cause) }
+
+func unreached(c observe.Cause) bool {
+	switch c {
+	case observe.UpstreamConnectFailed, observe.UpstreamConnectTimeout, observe.UpstreamNoSocket, observe.UpstreamTLSFailed:
+		return true
+	}
+	return false
 }
 
 // again ends this attempt and arranges for the next one, unless the number of retries or their limit is used up.

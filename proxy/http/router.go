@@ -79,6 +79,7 @@ func forward(x *Exchange) Verdict {
 // finalize is the router's part of the way back: what route and attempt add to a response.
 func finalize(x *Exchange) {
 	h := &x.Response.Headers
+	h.Remove(message.XWeirUndelivered) // ends at every proxy; an application has no say in it
 	switch x.Cause {
 	case observe.NoCause:
 		// Since the request was complete and here, whichever came later: neither slow clients nor injected delays count.

@@ -1,6 +1,8 @@
 // Package peermetadata exchanges workload labels by HTTP header, as Istio's
 // proxies do (filter envoy.filters.http.peer_metadata), so that both sides of a
-// request can name the other in their metrics.
+// request can name the other in their metrics. A server that could not reach its
+// application says so to its peer, which then may ask another one
+// (x-weir-undelivered, see http.Exchange.Undelivered).
 //
 // What enters: requests and responses with x-envoy-peer-metadata and -id. What
 // leaves: the same without them, Exchange.Peer, and our own metadata where the
@@ -12,7 +14,6 @@ import (
 	"fmt"
 	"hash/maphash"
 
-	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -39,7 +40,7 @@ func New(n *observe.Node, peers *observe.Peers) (*Node, error) {
 func (n *Node) Client() http.Stage {
 	return http.Stage{Name: "peer metadata", Request: func(x *http.Exchange) http.Verdict {
 		h := &x.Request.Headers
-		if x.Cluster != nil && inMesh(x.Cluster) {
+		if x.Cluster != nil && x.Cluster.InMesh() {
 			h.Set(message.XEnvoyPeerMetadataID, n.id)
 			h.Set(message.XEnvoyPeerMetadata, n.metadata)
 		} else {
@@ -68,8 +69,13 @@ func (n *Node) Server() http.Stage {
 		}
 		h.Set(message.XEnvoyPeerMetadataID, n.id)
 		h.Set(message.XEnvoyPeerMetadata, n.metadata)
+		if x.Undelivered() {
+			h.Set(message.XWeirUndelivered, yes)
+		}
 	}}
 }
+
+var yes = []byte("1")
 
 // take removes the two headers and returns the peer they describe, nil if they are missing or unsound. A connection
 // nearly always says the same thing again, so what it said last is remembered by its hash.
@@ -86,10 +92,4 @@ func (n *Node) take(h *message.Headers, m *http.Memory) *observe.Peer {
 	h.Remove(message.XEnvoyPeerMetadata)
 	h.Remove(message.XEnvoyPeerMetadataID)
 	return m.Peer
-}
-
-// inMesh reports whether a cluster's endpoints are workloads of the mesh: the control plane says which workload each is.
-// An address a client dialled, a name that only DNS knows, or an address outside the mesh is a stranger's.
-func inMesh(c *cluster.Cluster) bool {
-	return len(c.Endpoints) > 0 && c.Endpoints[0].Workload.Name != ""
 }

@@ -89,6 +89,7 @@ const (
 	XForwardedPort
 	XForwardedProto
 	XRequestID
+	XWeirUndelivered
 	numIDs
 )
 
@@ -182,6 +183,7 @@ var names = [numIDs]string{
 	XForwardedPort:                     "x-forwarded-port",
 	XForwardedProto:                    "x-forwarded-proto",
 	XRequestID:                         "x-request-id",
+	XWeirUndelivered:                   "x-weir-undelivered",
 }
 
 // nameBytes is names for fields. Never changed.
@@ -362,6 +364,8 @@ func IDOf[S ~string | ~[]byte](name S) ID {
 		return XForwardedProto
 	case "x-request-id":
 		return XRequestID
+	case "x-weir-undelivered":
+		return XWeirUndelivered
 	}
 	return OtherHeader
 }
