@@ -34,7 +34,11 @@ race: ## the tests under the race detector (needs a C compiler)
 
 .PHONY: root-test
 root-test: ## tests that need root or user namespaces: capture, namespaces, weir up
-	WEIR_KERNEL_TESTS=require $(GO) test -count=1 ./capture/... ./local/... ./test/...
+	WEIR_KERNEL_TESTS=require $(GO) test -count=1 -short ./capture/... ./local/... ./test/...
+
+.PHONY: acceptance
+acceptance: ## whole meshes, as users run them: minutes, with figures (root, or user namespaces)
+	WEIR_KERNEL_TESTS=require $(GO) test -count=1 -v -timeout 20m ./test/acceptance
 
 .PHONY: lint
 lint: ## golangci-lint with .golangci.yml, and vet for darwin
