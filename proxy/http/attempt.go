@@ -215,10 +215,13 @@ func (x *Exchange) retryResponse() bool {
 const onUnreached = route.On5xx | route.OnGatewayError | route.OnReset | route.OnConnectFailure | route.OnResetBeforeRequest
 
 // Undelivered reports whether this proxy answers because no connection to the upstream could be made: nothing of the
-// request was processed. Between two proxies of the mesh the answer then says x-weir-undelivered, and counts as a
+// request was processed. So it is taken where the upstream closed the connection instead of answering an idempotent
+// request: a program that ends resets what it has not accepted yet, and twice is as good as once. Between two proxies of the mesh the answer then says x-weir-undelivered, and counts as a
 // connection that could not be made by the caller itself: seen from there, proxy and application are one upstream. Without
 // it a program that ends fails the requests that were on their way to it until every proxy has heard of its end.
-func (x *Exchange) Undelivered() bool { return unreached(x.Cause) }
+func (x *Exchange) Undelivered() bool {
+	return unreached(x.Cause) || x.Cause == observe.UpstreamTerminated && x.Request.Method.Idempotent()
+}
 
 func unreached(c observe.Cause) bool {
 	switch c {
