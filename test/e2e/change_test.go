@@ -7,6 +7,8 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,10 +52,8 @@ func TestNothingFailsWhateverHappensToTheMesh(t *testing.T) {
 
 	for _, name := range slices.Sorted(maps.Keys(b.pods)) {
 		if w := b.pods[name]; w.Program != nil {
-			w.SetHealth("draining")
 			w.StopApp()
 			w.StartApp()
-			w.SetHealth("healthy")
 		}
 	}
 	pages.noneFailed(t, "restarting every workload")
@@ -105,6 +105,70 @@ func TestEndpointsComeAndGoUnderLoad(t *testing.T) {
 	if e := client.Endpoints("outbound|8080||echo.default.svc.cluster.local"); len(e) != 2 {
 		t.Errorf("the client's proxy still knows %v", e)
 	}
+}
+
+// A program that ends and starts again, with another one beside it, is not noticed by
+// callers; nobody has to tell the mesh first.
+func TestAProgramThatRestartsIsNotNoticed(t *testing.T) {
+	t.Parallel()
+	_, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"), echoPod("echo-1", "v1"))
+	load := startLoad(client, 4, "http://echo:8080/")
+	for i := range 8 {
+		pods[i%2].StopApp()
+		load.await(20)
+		pods[i%2].StartApp()
+		load.await(20)
+	}
+	load.stop(t)
+}
+
+// What is not harmless twice happens at most once, and if it is answered, once.
+func TestNothingIsDoneTwice(t *testing.T) {
+	t.Parallel()
+	m, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"), echoPod("echo-1", "v1"))
+	var mu sync.Mutex
+	answered := map[string]int{}
+	n := 0
+	load := startLoadOf(4, 0, func() *mesh.Response {
+		mu.Lock()
+		n++
+		id := fmt.Sprintf("once-%d-", n)
+		mu.Unlock()
+		r := client.Do(http.MethodPost, "http://echo:8080/", []byte("do it"), "x-request-id: "+id)
+		mu.Lock()
+		defer mu.Unlock()
+		answered[id] = r.Status
+		return r
+	}, func(r *mesh.Response) error {
+		if r.Status == http.StatusOK || r.Status == http.StatusServiceUnavailable { // a POST under a dying program may fail
+			return nil
+		}
+		return fmt.Errorf("%v", r)
+	})
+	for i := range 6 {
+		pods[i%2].StopApp()
+		load.await(20)
+		pods[i%2].StartApp()
+		load.await(20)
+	}
+	load.stop(t)
+	m.Eventually("every POST that was answered was done once, others at most once", func() error {
+		done := map[string]int{}
+		for _, p := range pods {
+			for _, line := range p.Logged() {
+				if at := strings.Index(line, "once-"); at >= 0 && strings.Contains(line, " 200 - via_upstream") {
+					id, _, _ := strings.Cut(line[at:], `"`)
+					done[id]++
+				}
+			}
+		}
+		for id, status := range answered {
+			if done[id] > 1 || status == http.StatusOK && done[id] != 1 {
+				return fmt.Errorf("%s was answered %d and done %d times", id, status, done[id])
+			}
+		}
+		return nil
+	})
 }
 
 // A proxy that starts while the control plane is away serves with what it knew.

@@ -206,17 +206,24 @@ func TestRequestsAreRoutedAsTheVirtualServiceSays(t *testing.T) {
 		{"/retry/5xx?status=404", 1, 404},
 		{"/retry/5xx?reset=request", 4, 503},
 		{"/retry/code?status=409", 3, 409},
-		// The server's proxy answers for an application that resets.
-		{"/retry/reset?reset=request", 1, 503},
+		// The server's proxy answers for an application that resets, and says that a GET may be
+		// repeated.
+		{"/retry/reset?reset=request", 3, 503},
 		{"/retry/slow?delay=20s", 3, 504},
-		// Istio's default policy does not retry what reached an application.
+		// The default policy is for connection failures.
 		{"/retry/default?status=500", 1, 500},
-		{"/retry/default?reset=request", 1, 503},
+		{"/retry/default?status=503&header=x-weir-undelivered:%20true", 1, 503},
+		{"/retry/default?reset=request", 3, 503},
+		{"POST /retry/default?reset=request", 1, 503},
 	} {
 		m.Run(fmt.Sprintf("%s is tried %d times", c.path, c.attempts), func(t *testing.T) {
-			id := strings.NewReplacer("/", "-", "?", "-", "=", "-").Replace(c.path)
-			r := client.Get("http://echo:8080"+c.path, "x-request-id: id"+id)
-			if r.Status != c.want {
+			id := strings.NewReplacer("/", "-", "?", "-", "=", "-", " ", "-", "%", "-", ":", "-").Replace(c.path)
+			method, path, ok := strings.Cut(c.path, " ")
+			if !ok {
+				method, path = http.MethodGet, c.path
+			}
+			r := client.Do(method, "http://echo:8080"+path, nil, "x-request-id: id"+id)
+			if r.Status != c.want || r.Header.Get("x-weir-undelivered") != "" && strings.Contains(c.path, "header") {
 				t.Errorf("got %v", r)
 			}
 			client.AccessLog("id" + id) // it is over

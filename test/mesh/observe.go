@@ -136,3 +136,6 @@ func (w *Workload) AccessLog(words ...string) []string {
 	})
 	return found
 }
+
+// Logged is every access log line so far.
+func (w *Workload) Logged() []string { return strings.Split(strings.TrimSpace(w.log.String()), "\n") }
