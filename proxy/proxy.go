@@ -65,6 +65,10 @@ type Options struct {
 	App, Host conn.SocketSource
 	Mesh      []netip.Prefix
 
+	// LookupHost finds the addresses of the names of DNS clusters; nil: the resolvers of
+	// DNS, or those of this machine.
+	LookupHost func(ctx context.Context, host string) ([]netip.Addr, error)
+
 	Admin  []net.Listener // everything: for the operator only
 	Health []net.Listener // readiness and metrics
 	DNS    *DNS
@@ -94,7 +98,7 @@ type DNS struct {
 	Listeners []net.Listener
 	Search    []string
 	Resolvers []string
-	// Dial reaches the resolvers, and resolves names of DNS clusters; nil: net.Dialer.
+	// Dial reaches the resolvers; nil: net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 

@@ -324,29 +324,50 @@ const (
 	// dnsRefreshRate is 60 s, Envoy's default 5 s; the resolver does not tell us the TTL.
 	resolveEvery   = 10 * time.Second
 	resolveTimeout = 5 * time.Second
+	resolveAtOnce  = 16
 )
 
 // resolve keeps the addresses of DNS clusters up to date. A name that cannot be
 // resolved keeps the addresses it had.
 func (s *publisher) resolve(ctx context.Context) error {
-	r := &net.Resolver{PreferGo: true}
-	if d := s.p.o.DNS; d != nil && len(d.Resolvers) > 0 {
-		r.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
-			dial := d.Dial
-			if dial == nil {
-				dial = (&net.Dialer{}).DialContext
-			}
-			return dial(ctx, network, d.Resolvers[0])
-		}
+	find := s.p.o.LookupHost
+	if find == nil {
+		find = s.p.o.DNS.lookupHost()
 	}
 	t := time.NewTicker(resolveEvery)
 	defer t.Stop()
+	failing := map[string]bool{} // by cluster: it was said
 	for {
 		s.mu.Lock()
 		names := s.builder.DNSNames()
 		s.mu.Unlock()
-		for _, c := range slices.Sorted(maps.Keys(names)) {
-			s.resolveCluster(ctx, r, c, names[c])
+		// Side by side: a name server that does not answer keeps its own names waiting only.
+		var asking sync.WaitGroup
+		var mu sync.Mutex
+		errs := map[string]error{}
+		places := make(chan struct{}, resolveAtOnce)
+		for c, of := range names {
+			places <- struct{}{}
+			asking.Go(func() {
+				defer func() { <-places }()
+				err := s.resolveCluster(ctx, find, c, of)
+				mu.Lock()
+				defer mu.Unlock()
+				errs[c] = err
+			})
+		}
+		asking.Wait()
+		if ctx.Err() != nil {
+			return nil
+		}
+		for _, c := range slices.Sorted(maps.Keys(errs)) {
+			if errs[c] != nil && !failing[c] {
+				s.p.o.Log.Warn("the name of a cluster cannot be resolved", "cluster", c, "err", errs[c])
+			}
+		}
+		failing = map[string]bool{}
+		for c, err := range errs {
+			failing[c] = err != nil
 		}
 		select {
 		case <-ctx.Done():
@@ -357,7 +378,7 @@ func (s *publisher) resolve(ctx context.Context) error {
 	}
 }
 
-func (s *publisher) resolveCluster(ctx context.Context, r *net.Resolver, c string, names []cluster.Name) {
+func (s *publisher) resolveCluster(ctx context.Context, find func(context.Context, string) ([]netip.Addr, error), c string, names []cluster.Name) error {
 	var addrs []netip.AddrPort
 	for _, n := range names {
 		if ip, err := netip.ParseAddr(n.Host); err == nil {
@@ -365,11 +386,10 @@ func (s *publisher) resolveCluster(ctx context.Context, r *net.Resolver, c strin
 			continue
 		}
 		short, cancel := context.WithTimeout(ctx, resolveTimeout)
-		ips, err := r.LookupNetIP(short, "ip", n.Host)
+		ips, err := find(short, n.Host)
 		cancel()
 		if err != nil {
-			s.p.o.Log.Warn("resolving a name of a cluster", "cluster", c, "name", n.Host, "err", err)
-			return
+			return err
 		}
 		for _, ip := range ips {
 			addrs = append(addrs, netip.AddrPortFrom(ip.Unmap(), n.Port))
@@ -382,4 +402,20 @@ func (s *publisher) resolveCluster(ctx context.Context, r *net.Resolver, c strin
 	if next, gone := s.builder.Resolved(c, addrs); next != before {
 		s.publish(next, gone)
 	}
+	return nil
+}
+
+// lookupHost asks the first resolver of d, or those of this machine.
+func (d *DNS) lookupHost() func(context.Context, string) ([]netip.Addr, error) {
+	r := &net.Resolver{PreferGo: true}
+	if d != nil && len(d.Resolvers) > 0 {
+		dial := d.Dial
+		if dial == nil {
+			dial = new(net.Dialer).DialContext
+		}
+		r.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return dial(ctx, network, d.Resolvers[0])
+		}
+	}
+	return func(ctx context.Context, host string) ([]netip.Addr, error) { return r.LookupNetIP(ctx, "ip", host) }
 }
