@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -131,10 +132,11 @@ func TestExternalServicesAreReachedByAddressAndByName(t *testing.T) {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "plain %s", r.Host) }))
 	defer backend.Close()
 	_, port, _ := net.SplitHostPort(backend.Listener.Addr().String())
-	m, client, _ := echoMesh(t, nil, caller("other"))
+	m, client, _ := echoMesh(t, nil)
+	m.Resolve("far.away", netip.MustParseAddr("127.0.0.1"))
 	m.Config("outside.yaml", documents(
 		serviceEntry("static", "{hosts: [static.example], ports: [{number: 8080, name: http, protocol: HTTP}], resolution: STATIC, endpoints: [{address: 127.0.0.1, ports: {http: "+port+"}}]}"),
-		serviceEntry("named", "{hosts: [named.example], ports: [{number: 8080, name: http, protocol: HTTP}], resolution: DNS, endpoints: [{address: localhost, ports: {http: "+port+"}}]}"),
+		serviceEntry("named", "{hosts: [named.example], ports: [{number: 8080, name: http, protocol: HTTP}], resolution: DNS, endpoints: [{address: far.away, ports: {http: "+port+"}}]}"),
 		serviceEntry("gone", "{hosts: [gone.example], ports: [{number: 8080, name: http, protocol: HTTP}], resolution: DNS, endpoints: [{address: no-such-name.invalid}]}"),
 	))
 	for _, host := range []string{"static.example", "named.example"} {

@@ -188,7 +188,7 @@ func TestRequestsAreRoutedAsTheVirtualServiceSays(t *testing.T) {
 	})
 
 	m.Run("a timeout is a 504 that says so", func(t *testing.T) {
-		r := client.Get("http://echo:8080/timeout?delay=20s", "x-request-id: too-late")
+		r := client.Get("http://echo:8080/timeout?delay=3s", "x-request-id: too-late")
 		if r.Status != http.StatusGatewayTimeout || string(r.Body) != "upstream request timeout" || r.Took > 10*time.Second {
 			t.Errorf("%v after %v", r, r.Took)
 		}
@@ -209,7 +209,7 @@ func TestRequestsAreRoutedAsTheVirtualServiceSays(t *testing.T) {
 		// The server's proxy answers for an application that resets, and says that a GET may be
 		// repeated.
 		{"/retry/reset?reset=request", 3, 503},
-		{"/retry/slow?delay=20s", 3, 504},
+		{"/retry/slow?delay=3s", 3, 504},
 		// The default policy is for connection failures.
 		{"/retry/default?status=500", 1, 500},
 		{"/retry/default?status=503&header=x-weir-undelivered:%20true", 1, 503},

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -64,6 +65,7 @@ type Mesh struct {
 	writes    int               // how often files were written: the newest marker
 	markers   map[string]string // by file: its marker now
 	services  map[string]apiv1.Service
+	names     map[string][]netip.Addr
 }
 
 // plane is a control plane that runs.
@@ -196,6 +198,26 @@ func (m *Mesh) endControl(first func(*plane)) error {
 	p.cancel()
 	<-p.done
 	return p.err
+}
+
+// Resolve gives a name outside the mesh its addresses. Other names do not exist: proxies
+// of a test ask no real resolver.
+func (m *Mesh) Resolve(host string, addrs ...netip.Addr) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.names == nil {
+		m.names = map[string][]netip.Addr{}
+	}
+	m.names[host] = addrs
+}
+
+func (m *Mesh) lookupHost(_ context.Context, host string) ([]netip.Addr, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if a, ok := m.names[host]; ok {
+		return a, nil
+	}
+	return nil, fmt.Errorf("there is no name %q", host)
 }
 
 // API is a client of the control plane that runs now.

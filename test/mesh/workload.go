@@ -442,7 +442,7 @@ func (w *Workload) options() (proxy.Options, error) {
 		n.Owner = "kubernetes://apis/apps/v1/namespaces/" + w.Namespace + "/deployments/" + w.Owner
 	}
 	o := proxy.Options{Version: "test", Node: n, Census: &census, StateDir: w.mesh.path("proxies", w.Namespace+"_"+w.Name),
-		AccessLog: &w.log, Log: log, DrainTime: 2 * time.Second,
+		AccessLog: &w.log, Log: log, DrainTime: 2 * time.Second, LookupHost: w.mesh.lookupHost,
 		Metadata: map[string]any{"INSTANCE_IPS": ip, "INTERCEPTION_MODE": "NONE"}}
 	if w.Gateway {
 		o.Listen = moved{w.IP(), listener.Sockets{Sockets: loop.Kernel()}}
