@@ -259,12 +259,16 @@ func (p *pod) changed(g *program, s supervise.State) {
 	p.mu.Lock()
 	before := g.state
 	g.state = s
+	hint := ""
+	if s.Restarts == 1 && len(g.accepted) == 0 {
+		hint = g.where() // the port it wanted may be another's: the proxies have all that are declared
+	}
 	if s.Phase != supervise.Running && s.Phase != supervise.Stopping {
 		g.process = nil
 	}
 	p.mu.Unlock()
 	if s.Phase == supervise.BackingOff && before.Phase != supervise.BackingOff {
-		p.say("%s%s, started again in %v", p.containerPrefix(g), s.Last, time.Until(s.Retry).Round(time.Millisecond))
+		p.say("%s%s, started again in %v%s", p.containerPrefix(g), s.Last, time.Until(s.Retry).Round(time.Millisecond), hint)
 	}
 	p.wake()
 }

@@ -223,10 +223,16 @@ func (p *pod) complain(g *program, why string) {
 	if len(at) > 0 {
 		text += "; it listens on " + strings.Join(at, ", ")
 	}
-	if i := slices.IndexFunc(g.Env, func(e string) bool { return strings.HasPrefix(e, "PORT=") }); i >= 0 {
-		text += fmt.Sprintf(". Without network namespaces it must listen on $BIND_ADDRESS, port $PORT (here %s): make it read these variables, or use --capture=netns", strings.TrimPrefix(g.Env[i], "PORT="))
+	p.say("%s", text+g.where())
+}
+
+// where says where a program must listen if it has no namespace, "" if it has one.
+func (g *program) where() string {
+	i := slices.IndexFunc(g.Env, func(e string) bool { return strings.HasPrefix(e, "PORT=") })
+	if i < 0 {
+		return ""
 	}
-	p.say("%s", text)
+	return fmt.Sprintf(". Without network namespaces it must listen on $BIND_ADDRESS, port $PORT (here %s): make it read these variables, or use --capture=netns", strings.TrimPrefix(g.Env[i], "PORT="))
 }
 
 // checkProbe asks the readinessProbe when its time has come.

@@ -164,10 +164,11 @@ func (x *Exchange) upstreamFailed(c observe.Cause, transport string, untouched, 
 		x.giveUp()
 		return
 	}
-	// The peer closed an idle connection just when we used it. Nothing of the request was processed if nothing left
-	// here; else the peer may have begun, and only what is harmless twice is sent again (RFC 9112 section 9.3.1).
-	if c == observe.UpstreamTerminated && reused && silent && x.is(keepBody) && !x.is(replayed) &&
-		(untouched || x.Request.Method.Idempotent()) {
+	// The peer closed a connection without a word: an idle one just when we used it, or one that still waited to be
+	// accepted when its program ended. Nothing of the request was processed if nothing left here; else the peer may have
+	// begun, and only what is harmless twice is sent again (RFC 9112 section 9.3.1), once.
+	if c == observe.UpstreamTerminated && silent && x.is(keepBody) && !x.is(replayed) &&
+		(untouched && reused || x.Request.Method.Idempotent()) {
 		x.endAttempt()
 		x.Failure = ""
 		x.flags |= replayed | fresh

@@ -238,7 +238,7 @@ func (m *mesh) live(c *change) error {
 func TestChangesAndRestartsCostNoRequest(t *testing.T) {
 	long(t)
 	const rate, changes = 300, 200
-	m := start(t, options{files: map[string]string{"bookinfo.yaml": bookinfo(t, 2), "subsets.yaml": subsets, "reviews.yaml": makeChange(0).text}})
+	m := start(t, options{args: []string{"--log-proxies"}, files: map[string]string{"bookinfo.yaml": bookinfo(t, 2), "subsets.yaml": subsets, "reviews.yaml": makeChange(0).text}})
 	m.sees()
 	if n := len(m.report.Workloads); n != 13 {
 		t.Fatalf("%d workloads, want 2 a Deployment and the gateway", n)
@@ -255,7 +255,7 @@ func TestChangesAndRestartsCostNoRequest(t *testing.T) {
 		}
 		// What the proxies say about it.
 		n := 0
-		for line := range strings.Lines(m.weir("logs", "--proxy").out) {
+		for line := range strings.Lines(m.logs.String()) {
 			if answered5xx.MatchString(line) && n < maxFailures {
 				n++
 				t.Log(strings.TrimSpace(line))

@@ -133,9 +133,10 @@ type report struct {
 	Ingress   string `json:"ingress"`
 	API       string `json:"api"`
 	Workloads []struct {
-		Name  string `json:"name"`
-		Ready bool   `json:"ready"`
-		IP    string `json:"ip"`
+		Namespace string `json:"namespace"`
+		Name      string `json:"name"`
+		Ready     bool   `json:"ready"`
+		IP        string `json:"ip"`
 	} `json:"workloads"`
 	Findings []apiv1.Finding `json:"findings"`
 }
