@@ -44,6 +44,9 @@ type Node struct {
 	// VirtualNet is W of the 127.W.0.0/16 in which env capture gives every service an
 	// address of its own; 0 is no env capture.
 	VirtualNet uint8
+	// Unprivileged says that the proxy cannot listen on ports below 1024, which only env
+	// capture asks of it: node.metadata.UNPRIVILEGED_POD.
+	Unprivileged bool
 	// Inbound are the listeners of env capture, in the order given.
 	Inbound []Inbound
 	// DNS says the proxy answers its workload's DNS and wants the name table.
@@ -114,6 +117,7 @@ func ParseNode(n *corev3.Node, peer Peer) (*Node, error) {
 	if out.Interception, err = interception(m["INTERCEPTION_MODE"].GetStringValue()); err != nil {
 		return nil, err
 	}
+	out.Unprivileged = m["UNPRIVILEGED_POD"].GetStringValue() == "true"
 	switch v := m["DNS_CAPTURE"].GetKind().(type) {
 	case *structpb.Value_BoolValue:
 		out.DNS = v.BoolValue

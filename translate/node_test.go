@@ -43,9 +43,9 @@ func TestParseNode(t *testing.T) {
 				n.Interception, n.DNS = translate.TProxy, true
 			}},
 		{name: "env capture", id: id,
-			metadata: `{"DNS_CAPTURE": true, "WEIR": {"VIRTUAL_NET": "127.7", "INBOUND": [{"bind": "127.7.0.1:9080", "port": 9080, "app": "127.0.0.1:41234"}]}}`,
+			metadata: `{"DNS_CAPTURE": true, "UNPRIVILEGED_POD": "true", "WEIR": {"VIRTUAL_NET": "127.7", "INBOUND": [{"bind": "127.7.0.1:9080", "port": 9080, "app": "127.0.0.1:41234"}]}}`,
 			want: func(n *translate.Node) {
-				n.DNS, n.VirtualNet, n.Interception = true, 7, translate.NoInterception
+				n.DNS, n.Unprivileged, n.VirtualNet, n.Interception = true, true, 7, translate.NoInterception
 				n.Inbound = []translate.Inbound{{Bind: addrPort("127.7.0.1:9080"), Port: 9080, App: addrPort("127.0.0.1:41234")}}
 			}},
 		{name: "the certificate says who it is", id: id, metadata: "{}", peer: translate.Peer{Namespace: "default", ServiceAccount: "x"}, want: func(n *translate.Node) { n.ServiceAccount = "x" }},

@@ -18,6 +18,8 @@ type scopeKey struct {
 	selectors string // canonical, those the node's labels satisfy
 	kind      scopeKind
 	net       uint8 // env capture: whose virtual addresses
+	// unprivileged: without those on ports below 1024
+	unprivileged bool
 }
 
 type scopeKind uint8
@@ -74,7 +76,7 @@ func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
 	case n.Type == Router:
 		key.kind = gateway
 	case n.VirtualNet != 0:
-		key.kind, key.net = virtualNet, n.VirtualNet
+		key.kind, key.net, key.unprivileged = virtualNet, n.VirtualNet, n.Unprivileged
 	case n.Interception == TProxy:
 		key.kind = transparent
 	}
@@ -377,6 +379,9 @@ func (s *scope) tenant(c *Cache, host string) *tenant {
 	return t
 }
 
+// firstUnprivileged is the first port that anybody may listen on.
+const firstUnprivileged = 1024
+
 // bind makes the listeners of a service on the caller's own virtual addresses.
 func (s *scope) bind(b *base, st *service, v *virtual, rules []*mesh.DestinationRule, problems *[]Problem) []*door {
 	if isWildcard(st.Hostname) {
@@ -390,6 +395,9 @@ func (s *scope) bind(b *base, st *service, v *virtual, rules []*mesh.Destination
 	var out []*door
 	r := merge(rules)
 	for _, p := range st.ports {
+		if s.key.unprivileged && p.Number < firstUnprivileged {
+			continue // weir up says so
+		}
 		var k mint
 		name := listenerName(addr, p.Number)
 		res := k.resource(name, b.outboundListener(name, addr, p.Number, b.chainsFor(&k, st, p, v, r, &s.audience), true))

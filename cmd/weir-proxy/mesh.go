@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -155,6 +156,9 @@ func (m *meshFlags) node(kind string) (observe.Node, map[string]any, error) {
 	weir := map[string]any{}
 	if m.virtualNet != "" {
 		weir["VIRTUAL_NET"] = m.virtualNet
+		if !mayListenLow(m.virtualNet) {
+			meta["UNPRIVILEGED_POD"] = "true" // Istio's name for it
+		}
 	}
 	var inbound []any
 	for _, s := range m.inbound {
@@ -247,4 +251,14 @@ func (m *meshFlags) listenAdmin() ([]net.Listener, error) {
 		return nil, errors.Join(fmt.Errorf("--admin: %w", err), l.Close())
 	}
 	return []net.Listener{l}, nil
+}
+
+// mayListenLow reports, by trying, whether this user may listen on ports below 1024 of a
+// virtual network. No service has an address that ends in 0.1.
+func mayListenLow(network string) bool {
+	l, err := net.Listen("tcp", network+".0.1:1")
+	if err == nil {
+		l.Close()
+	}
+	return !errors.Is(err, fs.ErrPermission)
 }

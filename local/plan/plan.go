@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/document"
 	"github.com/weirmesh/weir/config/kube"
 	"github.com/weirmesh/weir/mesh"
 )
@@ -37,6 +38,9 @@ type Input struct {
 	// must know at its start where the application listens, so a Service that asks for
 	// another port replaces the pods.
 	Loopback bool
+	// HighPorts says that proxies cannot listen on ports below 1024: env capture by an
+	// ordinary user.
+	HighPorts bool
 }
 
 // Deployment is one with the place it comes from.
@@ -126,6 +130,14 @@ func Make(in Input) *Plan {
 		m := &maker{in: &in, d: d}
 		p.Groups = append(p.Groups, m.group())
 		p.Findings = append(p.Findings, m.findings...)
+	}
+	for _, s := range in.Services {
+		for i, port := range s.Ports {
+			if in.HighPorts && port.Number < 1024 {
+				p.Findings = append(p.Findings, config.New(config.NoLocalEffect, s.Ref, document.Index("spec.ports", i)+".port", 0,
+					fmt.Sprintf("workloads cannot call port %d: without network namespaces, ports below 1024 need root", port.Number), "give it a port above 1023, or use --capture=netns"))
+			}
+		}
 	}
 	slices.SortFunc(p.Groups, func(a, b *Group) int { return cmp.Compare(a.Key(), b.Key()) })
 	p.Findings = config.Tidy(p.Findings)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -197,7 +198,10 @@ func (i *inside) plan(ctx context.Context) error {
 				continue
 			}
 		}
-		in.Loopback = i.task.Loopback
+		in.Loopback, in.HighPorts = i.task.Loopback, i.task.Loopback && errors.Is(free("127.0.0.1:1"), fs.ErrPermission)
+		in.Services = slices.DeleteFunc(in.Services, func(s *mesh.Service) bool {
+			return in.HighPorts && s.Ref.Namespace == gatewayNamespace && s.Ref.Name == gatewayName
+		})
 		in.Deployments = slices.DeleteFunc(in.Deployments, func(d plan.Deployment) bool {
 			return d.Object.Namespace == gatewayNamespace && d.Object.Name == gatewayName // ours is built in
 		})
