@@ -328,19 +328,22 @@ func (m *mesh) restartAll(began time.Time) {
 			continue
 		}
 		at := time.Now()
+		// First it is out of service, then back, as far as all proxies know.
+		out := false
 		for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C {
-			p, err := m.application(w.Name)
-			if err == nil && p.pid == old.pid {
-				err = errors.New("its process has not ended")
+			err := m.healthy(w.Name)
+			if err != nil {
+				out = true
 			}
-			if err == nil {
-				err = m.healthy(w.Name)
+			if out && err == nil {
+				var known any
+				err = m.get("wait?workload="+w.Namespace+"/"+w.Name+"&health=healthy&timeout=5s", &known)
 			}
-			if err == nil {
+			if out && err == nil {
 				break
 			}
 			if time.Since(at) > 2*patience {
-				m.t.Errorf("%s did not come back: %v", w.Name, err)
+				m.t.Errorf("%s did not come back: %v (was out of service: %v)", w.Name, err, out)
 				break
 			}
 		}
