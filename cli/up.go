@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/local/demo"
 	"github.com/weirmesh/weir/local/up"
 )
@@ -187,12 +189,36 @@ func (p *printer) mesh(r *up.Report) {
 	}
 	line("see also", "weir status, weir logs, weir exec WORKLOAD -- COMMAND; Ctrl-C ends the mesh")
 	p.printf("\n")
-	if fs := apiFindings(r.Findings); len(fs) > 0 {
-		p.printf("%s in the configuration:\n", p.paint(severityColor(fs[0].Severity), summary(fs)))
-		p.findings(fs)
+	if all := apiFindings(r.Findings); len(all) > 0 {
+		p.printf("%s in the configuration:\n", p.paint(severityColor(all[0].Severity), summary(all)))
+		// Promises that are not kept must be seen, whatever else is wrong.
+		slices.SortStableFunc(all, func(a, b apiv1.Finding) int { return cmp.Compare(urgency(a), urgency(b)) })
+		shown := all[:min(len(all), maxFindings)]
+		p.findings(shown)
+		if n := len(all) - len(shown); n > 0 {
+			p.printf("and %d more: `weir status` shows all\n", n)
+		}
 		p.printf("\n")
 	}
 }
 
-// maxURLs keeps the start-up table short.
-const maxURLs = 5
+// urgency orders findings for those who read only the first.
+func urgency(f apiv1.Finding) int {
+	switch config.Code(f.Code) {
+	case config.KindNotEnforced, config.FieldNotEnforcedUnsafe:
+		return 0
+	case config.ImageNotRunnable, config.ValueNotAvailable:
+		return 1
+	}
+	if f.Severity == config.Error.String() {
+		return 2
+	}
+	return 3
+}
+
+// These keep the start-up table short.
+const (
+	maxURLs     = 5
+	maxWatching = 4
+	maxFindings = 10
+)
