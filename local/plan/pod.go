@@ -213,6 +213,9 @@ func ServiceVariables(services []ServiceAddress) []string {
 	return out
 }
 
+// HostVariable is the name of the variable with a service's address.
+func HostVariable(s *mesh.Service) string { return variableName(s.Name) + "_SERVICE_HOST" }
+
 func variableName(s string) string { return strings.ToUpper(strings.ReplaceAll(s, "-", "_")) }
 
 // InNamespace returns the services of a namespace that have an address, sorted by name;

@@ -119,8 +119,13 @@ func (p *pod) check(ctx context.Context) (why string, again time.Duration) {
 	}
 	if err := p.proxyReady(ctx); err != nil {
 		p.proxyBad++
-		if !p.ready || p.proxyBad >= proxyFailures {
-			return fmt.Sprintf("its proxy is not ready: %v", err), 0
+		why := fmt.Sprintf("its proxy is not ready: %v", err)
+		switch {
+		case !p.ready:
+			return why, 0
+		case p.proxyBad >= proxyFailures:
+			p.say("out of service: %s", why)
+			return why, 0
 		}
 		again = slowestCheck
 	} else {

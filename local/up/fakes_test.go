@@ -106,7 +106,7 @@ func fakeProxy(ctx context.Context, args []string) error {
 	}
 	token, err := io.ReadAll(os.NewFile(uintptr(fd), "token"))
 	if err != nil || !strings.HasPrefix(string(token), "weir1.") {
-		return fmt.Errorf("token %q: %v", token, err)
+		return fmt.Errorf("token %q: %w", token, err)
 	}
 	_ = os.Remove(socket)
 	l, err := net.Listen("unix", socket)

@@ -172,6 +172,7 @@ func (i *inside) poke() {
 // plan applies the newest configuration, once its services have addresses.
 func (i *inside) plan(ctx context.Context) error {
 	var again <-chan time.Time
+	var before *plan.Plan
 	for {
 		select {
 		case <-ctx.Done():
@@ -208,7 +209,24 @@ func (i *inside) plan(ctx context.Context) error {
 		p := plan.Make(in)
 		p.Groups = append(p.Groups, gatewayGroup())
 		i.runtime.Apply(p)
+		if i.task.Loopback && before != nil {
+			i.tellNew(before, p)
+		}
+		before = p
 		i.tell(u, p)
+	}
+}
+
+// tellNew says of new services that without names only programs started later find them.
+func (i *inside) tellNew(before, now *plan.Plan) {
+	known := map[mesh.Key]bool{}
+	for _, s := range before.Services {
+		known[s.Key()] = true
+	}
+	for _, s := range now.Services {
+		if !known[s.Key()] {
+			i.say(fmt.Sprintf("Service %s/%s: workloads that run now learn its address ($%s) when they are started again", s.Namespace, s.Name, plan.HostVariable(s)))
+		}
 	}
 }
 
@@ -274,7 +292,7 @@ func (i *inside) report(ctx context.Context) error {
 	i.mu.Lock()
 	u, findings := i.latest, i.told
 	i.mu.Unlock()
-	r := &Report{Workloads: i.runtime.List(), Findings: findings}
+	r := &Report{Workloads: i.runtime.List(), Findings: append([]config.Finding{}, findings...), URLs: []URL{}, Services: []ServiceReport{}}
 	if u != nil {
 		var list []*mesh.Service
 		for s := range u.Snapshot.Services.Values() {

@@ -47,17 +47,17 @@ type ServiceReport struct {
 // complete adds what top knows.
 func (t *top) complete(r *Report) {
 	r.PID, r.State, r.Capture, r.Why = os.Getpid(), string(t.layout), t.mode, t.why
-	r.API, r.Ingress, r.Watching = "http://"+t.o.HTTP.String(), "http://"+t.o.Ingress.String(), t.named
+	r.API, r.Ingress, r.Watching = "http://"+t.o.HTTP.String(), "http://"+t.o.Ingress.String(), append([]string{}, t.named...)
 }
 
 // services tells who serves what.
 func services(snapshot []*mesh.Service, pods []pod.Info) []ServiceReport {
-	var out []ServiceReport
+	out := []ServiceReport{}
 	for _, s := range snapshot {
 		if s.Namespace == gatewayNamespace && s.Name == gatewayName {
 			continue
 		}
-		r := ServiceReport{Namespace: s.Namespace, Name: s.Name}
+		r := ServiceReport{Namespace: s.Namespace, Name: s.Name, Ports: []uint16{}, Versions: []string{}, Workloads: []string{}}
 		for _, p := range s.Ports {
 			r.Ports = append(r.Ports, p.Number)
 		}
@@ -87,7 +87,7 @@ func services(snapshot []*mesh.Service, pods []pod.Info) []ServiceReport {
 // urls finds what the ingress gateway serves: of each VirtualService bound to it the first
 // path it matches.
 func urls(u *store.Update, ingress netip.AddrPort) []URL {
-	var out []URL
+	out := []URL{}
 	for vs := range u.Snapshot.VirtualServices.Values() {
 		for _, name := range vs.Gateways {
 			gw := u.Snapshot.Gateways.At(mesh.Key(name))
