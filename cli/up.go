@@ -185,7 +185,11 @@ func (p *printer) mesh(r *up.Report) {
 	case len(r.Watching) == 0:
 		line("configuration", "none yet: `weir apply -f FILE`, or start again with -f or --demo")
 	default:
-		line("configuration", clean(joined(r.Watching))+p.paint(dim, "  (watched; `weir apply -f FILE` works, too)"))
+		names := r.Watching
+		if len(names) > maxWatching {
+			names = append(slices.Clone(names[:maxWatching-1]), fmt.Sprintf("%d more", len(names)-maxWatching+1))
+		}
+		line("configuration", clean(joined(names))+p.paint(dim, "  (watched; `weir apply -f FILE` works, too)"))
 	}
 	line("see also", "weir status, weir logs, weir exec WORKLOAD -- COMMAND; Ctrl-C ends the mesh")
 	p.printf("\n")

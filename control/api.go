@@ -3,10 +3,14 @@ package control
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -200,17 +204,32 @@ func workloadOf(node string) string {
 	return parts[2][dot+1:] + "/" + parts[2][:dot]
 }
 
-// findings are those of the configuration and of its translation for the proxies.
+// findings are those of the configuration, of its translation for the proxies, and of
+// the runtime that keeps the workloads of a laptop mesh.
 func (p *Plane) findings(u *store.Update) []config.Finding {
-	problems := p.feeds.problems.Load()
-	if problems == nil || len(*problems) == 0 {
-		return u.Findings
-	}
-	all := slices.Clone(u.Findings)
-	for _, x := range *problems {
-		all = append(all, config.New(config.SetAside, x.Ref, "", cmp.Or(x.Line, x.Ref.Line), x.Text, ""))
+	all := slices.Concat(u.Findings, p.runtimeFindings())
+	if problems := p.feeds.problems.Load(); problems != nil {
+		for _, x := range *problems {
+			all = append(all, config.New(config.SetAside, x.Ref, "", cmp.Or(x.Line, x.Ref.Line), x.Text, ""))
+		}
 	}
 	return config.Tidy(all)
+}
+
+// runtimeFindings reads what the runtime found out, beside the folder of its Pods. There
+// is none without a runtime, and none while it is starting.
+func (p *Plane) runtimeFindings() (out []config.Finding) {
+	if p.o.Pods == "" {
+		return nil
+	}
+	data, err := os.ReadFile(filepath.Join(filepath.Dir(p.o.Pods), "findings.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &out)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p.o.Log.Warn("findings about workloads cannot be read", "err", err)
+	}
+	return out
 }
 
 func findings(fs []config.Finding) []apiv1.Finding {

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/internal/memnet"
 	"github.com/weirmesh/weir/internal/redact"
 	"github.com/weirmesh/weir/mesh"
@@ -53,9 +54,11 @@ type plane struct {
 
 func start(t *testing.T, state string) *plane {
 	t.Helper()
-	dir := filepath.Join(state, "config")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
+	dir, pods := filepath.Join(state, "config"), filepath.Join(state, "run", "pods")
+	for _, d := range []string{dir, pods} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := os.WriteFile(filepath.Join(dir, "services.yaml"), []byte(reviewsService), 0o600); err != nil {
 		t.Fatal(err)
@@ -65,7 +68,7 @@ func start(t *testing.T, state string) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := New(Options{Version: "test", State: state, Paths: []string{dir}, HTTP: []net.Listener{l}, Token: redact.New("secret"),
+	p, err := New(Options{Version: "test", State: state, Paths: []string{dir}, Pods: pods, HTTP: []net.Listener{l}, Token: redact.New("secret"),
 		Settings: mesh.Settings{DomainSuffix: "cluster.local", RootNamespace: "istio-system"}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -257,6 +260,42 @@ func TestRestart(t *testing.T) {
 			t.Errorf("%+v", o)
 		}
 	})
+}
+
+// What the runtime found out about the workloads is among the findings; while it writes
+// nonsense the others are still told.
+func TestRuntimeFindings(t *testing.T) {
+	state := t.TempDir()
+	p := start(t, state)
+	codes := func() (out []string) {
+		_, body := p.call(t, "GET", "/api/v1/findings", "")
+		for _, f := range decode[[]apiv1.Finding](t, body) {
+			out = append(out, f.Code+" "+f.Name)
+		}
+		return out
+	}
+	p.until(t, "analyzed", func() bool { return len(codes()) > 0 })
+	before := codes()
+	file := filepath.Join(state, "run", "findings.json")
+	found, err := json.Marshal([]config.Finding{config.New(config.ImageNotRunnable, mesh.Ref{Kind: "Deployment", Namespace: "default", Name: "db"}, "", 0, "no program", "")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		text string
+		want []string
+	}{
+		{string(found), append([]string{"WEIR0201 db"}, before...)},
+		{"[]", before},
+		{"nonsense", before},
+	} {
+		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(c.want, codes()); d != "" {
+			t.Errorf("with %s (-want +got):\n%s", c.text, d)
+		}
+	}
 }
 
 // Texts of several proxies become one: each metric described once, samples told apart.

@@ -76,6 +76,7 @@ type program struct {
 	accepted map[uint16]bool // ports that took a connection since it was started
 	probe    probeState
 	complain bool // was told that it listens nowhere
+	told     bool // was told where it must listen
 }
 
 func (p *pod) key() mesh.Key { return mesh.NewKey(p.template.Namespace, p.name) }
@@ -259,18 +260,37 @@ func (p *pod) changed(g *program, s supervise.State) {
 	p.mu.Lock()
 	before := g.state
 	g.state = s
-	hint := ""
-	if s.Restarts == 1 && len(g.accepted) == 0 {
-		hint = g.where() // the port it wanted may be another's: the proxies have all that are declared
-	}
 	if s.Phase != supervise.Running && s.Phase != supervise.Stopping {
 		g.process = nil
 	}
 	p.mu.Unlock()
 	if s.Phase == supervise.BackingOff && before.Phase != supervise.BackingOff {
-		p.say("%s%s, started again in %v%s", p.containerPrefix(g), s.Last, time.Until(s.Retry).Round(time.Millisecond), hint)
+		p.say("%s%s, started again in %v%s", p.containerPrefix(g), s.Last, time.Until(s.Retry).Round(time.Millisecond), p.remedy(g))
 	}
 	p.wake()
+}
+
+// remedy is what a program must do that did not listen where it was told to: said once,
+// and not to one that did before.
+func (p *pod) remedy(g *program) string {
+	port := p.assigned(g)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if port == "" || g.told || len(g.accepted) > 0 {
+		return ""
+	}
+	g.told = true
+	return fmt.Sprintf(". Without network namespaces it must listen on $BIND_ADDRESS, port $PORT (here %s), and other ports may be taken: make it read these variables, or use --capture=netns", port)
+}
+
+// assigned is the port that a program must listen on, "" if it may choose.
+func (p *pod) assigned(g *program) string {
+	for _, e := range g.Env {
+		if port, ok := strings.CutPrefix(e, "PORT="); ok && p.rt.o.Assigns {
+			return port
+		}
+	}
+	return ""
 }
 
 func (p *pod) containerPrefix(g *program) string {
@@ -349,6 +369,12 @@ func (p *pod) source(container string) string {
 		return name + "/" + container
 	}
 	return name
+}
+
+// hopeless reports whether the pod has had its chances to become ready: it crashes again
+// and again.
+func (p *pod) hopeless() bool {
+	return !p.ready && slices.ContainsFunc(slices.Concat(p.init, p.programs), func(g *program) bool { return g.state.Restarts >= 2 })
 }
 
 func (p *pod) info() Info {

@@ -29,7 +29,8 @@ const (
 	// comes too late, and to take all pods out would make it worse.
 	proxyFailures = 3
 	// patience is how long a program may take to listen before it is told where it should,
-	// and before the ports on which it does listen are enough.
+	// and before the ports on which it does listen are enough. Ports that no container
+	// declares are waited for as long as a program without ports must live.
 	patience = 10 * time.Second
 	// lived is how long a program without ports must live to count as ready.
 	lived = time.Second
@@ -167,24 +168,38 @@ func (p *pod) checkProgram(ctx context.Context, g *program) (why string, again t
 		}
 		return "", 0
 	}
-	var missing []string
+	var missing, hoped []string // hoped for: only a Service says so
+	declared := 0
 	for _, port := range g.Container.Ports {
-		if !p.accepts(ctx, g, port.Number) {
-			missing = append(missing, strconv.Itoa(int(port.Number)))
+		if !port.Derived {
+			declared++
+		}
+		switch number := strconv.Itoa(int(port.Number)); {
+		case p.accepts(ctx, g, port.Number):
+		case port.Derived:
+			hoped = append(hoped, number)
+		default:
+			missing = append(missing, number)
 		}
 	}
-	if len(missing) == 0 {
+	why = "accepts no connections on port " + strings.Join(slices.Concat(missing, hoped), ", ")
+	switch {
+	case len(missing)+len(hoped) == 0:
 		return "", 0
+	case age < patience && len(missing) > 0:
+		return why, 0
+	case age < lived:
+		return why, lived - age
+	case age < patience:
+		return "", slowestCheck
 	}
-	why = "accepts no connections on port " + strings.Join(missing, ", ")
-	if age < patience {
+	if len(missing) > 0 || p.assigned(g) != "" {
+		p.complain(g, why)
+	}
+	if len(missing) > 0 && len(missing) == declared {
 		return why, 0
 	}
-	p.complain(g, why)
-	if len(missing) < len(g.Container.Ports) {
-		return "", 0 // a port that was declared in vain
-	}
-	return why, 0
+	return "", 0 // what was declared in vain is no reason to serve nothing
 }
 
 // accepts remembers a success until the program is started again: connecting to a program
@@ -228,16 +243,7 @@ func (p *pod) complain(g *program, why string) {
 	if len(at) > 0 {
 		text += "; it listens on " + strings.Join(at, ", ")
 	}
-	p.say("%s", text+g.where())
-}
-
-// where says where a program must listen if it has no namespace, "" if it has one.
-func (g *program) where() string {
-	i := slices.IndexFunc(g.Env, func(e string) bool { return strings.HasPrefix(e, "PORT=") })
-	if i < 0 {
-		return ""
-	}
-	return fmt.Sprintf(". Without network namespaces it must listen on $BIND_ADDRESS, port $PORT (here %s): make it read these variables, or use --capture=netns", strings.TrimPrefix(g.Env[i], "PORT="))
+	p.say("%s%s", text, p.remedy(g))
 }
 
 // checkProbe asks the readinessProbe when its time has come.

@@ -35,6 +35,8 @@ type Options struct {
 	// context.DeadlineExceeded when one did not learn it in time. Another error means that
 	// nobody could be asked.
 	Settled func(ctx context.Context, workload mesh.Key, h Health) error
+	// Assigns says that programs must listen where the place's variables tell them.
+	Assigns bool
 	// Environ is what every program gets beside its own variables.
 	Environ []string
 	// Namespace is not repeated in names shown to people.
@@ -210,14 +212,14 @@ func (r *Runtime) settle(ctx context.Context, p *pod, h Health) {
 }
 
 // Satisfied reports whether everything that the plan asks for, and that can be run, is in
-// service.
+// service, or has failed more than once.
 func (r *Runtime) Satisfied() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ready := map[mesh.Key]int{}
 	for _, p := range r.pods {
 		p.mu.Lock()
-		if p.settled && p.join == nil {
+		if p.join == nil && (p.settled || p.hopeless()) {
 			ready[mesh.NewKey(p.template.Namespace, p.template.Owner+"/"+p.hash)]++
 		}
 		p.mu.Unlock()

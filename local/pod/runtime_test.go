@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite the transcripts: only commit th
 // count from the command. The commands:
 //
 //	apply            the plan, a line a Deployment: NAME replicas=N [argv=WORDS] [init=WORDS]
-//	                 [ports=N,N] [grace=D] [recreate] [blocked] [gateway]
+//	                 [ports=N,N] [derived=N] [grace=D] [recreate] [blocked] [gateway]
 //	for D            let time pass
 //	crash PROCESS    end a process with status 1
 //	set WORD         slow, broken, hung or deaf (see fake), or normal
@@ -207,6 +207,12 @@ func parsePlan(t *testing.T, body string) *plan.Plan {
 					}
 					c.Ports = append(c.Ports, plan.Port{Number: uint16(number)})
 				}
+			case "derived":
+				number, err := strconv.Atoi(value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Ports = append(c.Ports, plan.Port{Number: uint16(number), Derived: true})
 			case "grace":
 				d, err := time.ParseDuration(value)
 				if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -37,7 +38,7 @@ type Loopback struct {
 	programs *process.Starter
 
 	mu       sync.Mutex
-	nets     map[int]bool
+	nets     map[int]net.Listener // taken: what keeps other meshes away
 	lastNet  int
 	ports    map[uint16]bool
 	lastPort int
@@ -45,7 +46,11 @@ type Loopback struct {
 
 // NewLoopback makes one.
 func NewLoopback(p *Proxies, programs *process.Starter) *Loopback {
-	return &Loopback{proxies: p, programs: programs, nets: map[int]bool{}, ports: map[uint16]bool{}}
+	return &Loopback{
+		proxies: p, programs: programs, nets: map[int]net.Listener{}, ports: map[uint16]bool{},
+		// Two meshes that start at the same moment shall not try the same ports.
+		lastPort: firstPort + rand.IntN(lastPort-firstPort),
+	}
 }
 
 // Add makes a place.
@@ -76,13 +81,20 @@ func (l *Loopback) takeNet() (int, error) {
 	defer l.mu.Unlock()
 	for range lastNet - firstNet + 1 {
 		l.lastNet = l.lastNet%lastNet + 1
-		if !l.nets[l.lastNet] {
-			l.nets[l.lastNet] = true
+		if l.nets[l.lastNet] != nil {
+			continue
+		}
+		if claim, err := net.Listen("tcp", claimed(l.lastNet)); err == nil {
+			l.nets[l.lastNet] = claim
 			return l.lastNet, nil
 		}
 	}
 	return 0, fmt.Errorf("without network namespaces there is room for %d workloads; run fewer, or use --capture=netns", lastNet-firstNet+1)
 }
+
+// claimed is an address of a workload's network that no service has: their indexes begin
+// with 256. Whoever listens there has the network, among all meshes of the machine.
+func claimed(w int) string { return fmt.Sprintf("127.%d.0.255:15000", w) }
 
 func (l *Loopback) takePort() (uint16, error) {
 	l.mu.Lock()
@@ -105,10 +117,13 @@ func (l *Loopback) takePort() (uint16, error) {
 	return 0, fmt.Errorf("every port from %d to %d is in use", firstPort, lastPort)
 }
 
-func (l *Loopback) release(net int, ports map[uint16]uint16) {
+func (l *Loopback) release(w int, ports map[uint16]uint16) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.nets, net)
+	if claim := l.nets[w]; claim != nil {
+		claim.Close()
+		delete(l.nets, w)
+	}
 	for _, p := range ports {
 		delete(l.ports, p)
 	}

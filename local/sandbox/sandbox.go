@@ -155,7 +155,8 @@ func (a admin) ask(ctx context.Context, method, path string) error {
 		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s", cmp.Or(strings.TrimSpace(string(body)), resp.Status))
+		reason, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n") // the first of several says enough
+		return fmt.Errorf("%s", cmp.Or(reason, resp.Status))
 	}
 	return nil
 }

@@ -86,7 +86,7 @@ func newInside(t task, sb pod.Sandbox, dial dialer, out io.Writer) *inside {
 	i.logs = supervise.NewLogs(i.out, t.Color)
 	i.log = slog.New(slog.NewTextHandler(i.logs.Source("weir", false), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	i.runtime = pod.New(pod.Options{
-		Sandbox: sb, Dir: t.Layout.Pods(), Settled: i.settled, Environ: t.Environ, Namespace: t.Namespace,
+		Sandbox: sb, Dir: t.Layout.Pods(), Settled: i.settled, Assigns: t.Loopback, Environ: t.Environ, Namespace: t.Namespace,
 		Logs: i.logs, ProxyLogs: t.LogProxy, Say: i.say, Log: i.log,
 	})
 	i.server = &upsock.Server{Runtime: i.runtime, Logs: i.logs}

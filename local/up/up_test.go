@@ -527,7 +527,10 @@ func TestTakeOver(t *testing.T) {
 	var progress []string
 	o.Progress = func(s string) { progress = append(progress, s) }
 	r := start(t, files, o)
-	if !slices.Contains(progress, "ended 1 of an earlier mesh's programs, which were left behind") {
+	// The shell's child alone is left for certain; others may still be dying.
+	if !slices.ContainsFunc(progress, func(s string) bool {
+		return strings.HasSuffix(s, "of an earlier mesh's programs, which were left behind")
+	}) {
 		t.Errorf("progress %q", progress)
 	}
 	if pids := left.processes(); len(pids) > 0 {
