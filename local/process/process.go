@@ -71,8 +71,9 @@ type Process struct {
 }
 
 // outputTail is how long output may still come after a program ended, from something it
-// started that left its group.
-const outputTail = 200 * time.Millisecond
+// started that left its group. It must be enough for what is already in the pipe, on a
+// machine that is busy.
+const outputTail = time.Second
 
 // Start starts c.
 func (s *Starter) Start(c Command) (*Process, error) {
