@@ -70,7 +70,10 @@ spec:
         env: [{name: ACCEPTANCE_PROGRAM, value: %s}]
         ports: [{containerPort: 9080}]
 ---
-apiVersion: networking.istio.io/v1
+`, filepath.Join(m.bin, "program"), role) + relayRoute
+}
+
+const relayRoute = `apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: relay}
 spec:
@@ -79,8 +82,7 @@ spec:
   http:
   - match: [{uri: {prefix: /relay}}]
     route: [{destination: {host: relay, port: {number: 9080}}}]
-`, filepath.Join(m.bin, "program"), role)
-}
+`
 
 // fetch lets the relay ask a URL.
 func (m *mesh) fetch(url string) (int, string, error) {
