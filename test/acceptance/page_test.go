@@ -104,13 +104,3 @@ func samples(t *testing.T) string {
 	t.Skip("Istio's published samples are not at ../shared/fixtures/istio-samples")
 	return ""
 }
-
-// networking reads one of bookinfo's networking files.
-func networking(t *testing.T, name string) string {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join(samples(t), "bookinfo", "networking", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}

@@ -129,11 +129,6 @@ func (m *mesh) application(pod string) (process, error) {
 	return process{}, fmt.Errorf("no process of %s", pod)
 }
 
-// sidecars are the proxies of workloads.
-func (m *mesh) sidecars() []process {
-	return slices.DeleteFunc(m.tree(), func(p process) bool { return p.name() != "weir-proxy" || p.argv[1] != "sidecar" })
-}
-
 // kill sends a signal to a process.
 func (p process) kill(t *testing.T, s syscall.Signal) {
 	t.Helper()
