@@ -199,11 +199,6 @@ func (p *fakePlace) ProxyReady(ctx context.Context) error {
 	return nil
 }
 
-func (p *fakePlace) Drain(context.Context) error {
-	p.f.log("%s: drain", p.spec.Name)
-	return nil
-}
-
 func (p *fakePlace) Start(c Command) (supervise.Process, error) {
 	if slices.Contains(c.Argv, "missing") {
 		return nil, errors.New("no such program")

@@ -20,8 +20,6 @@ const (
 	// A change is live within 300 ms; a proxy that is slower is stuck, and waiting for it
 	// would not help those it serves.
 	settleTime = time.Second
-	// drainTime bounds asking a proxy to drain; it answers at once.
-	drainTime = time.Second
 	// proxyGrace is how long a proxy may take to end: its own 5 s for requests under way
 	// and a margin. Without any it takes one.
 	proxyGrace = 6 * time.Second
@@ -116,7 +114,7 @@ func (p *pod) run(ctx, hard context.Context) {
 	p.watch(ctx)
 	p.settling.Wait()
 
-	p.drain(hard, place)
+	p.withdraw(hard)
 	endApps()
 	apps.Wait()
 }
@@ -300,23 +298,18 @@ func (p *pod) containerPrefix(g *program) string {
 	return g.Container.Name + " "
 }
 
-// drain takes the pod out of service: no new requests come once the proxies know, and
-// those under way are finished by the application.
-func (p *pod) drain(hard context.Context, place Place) {
+// withdraw takes the pod out of service: no new requests come once the proxies know, and
+// those under way are finished by the application. Its proxy goes on as it is until the
+// application is gone, which may call others to the last.
+func (p *pod) withdraw(hard context.Context) {
 	p.mu.Lock()
 	was := p.settled
 	p.ready, p.settled, p.stopping, p.message = false, false, true, "stopping"
 	p.mu.Unlock()
 	p.write()
-	if hard.Err() != nil {
-		return
-	}
-	if was {
+	if was && hard.Err() == nil {
 		p.rt.settle(hard, p, Draining)
 	}
-	ctx, cancel := context.WithTimeout(hard, drainTime)
-	defer cancel()
-	_ = place.Drain(ctx) // a dead proxy has nothing to drain
 }
 
 // killLate kills what has not ended d after it was asked to: the programs, or the proxy

@@ -50,8 +50,6 @@ type Place interface {
 	StartProxy() (supervise.Process, error)
 	// ProxyReady returns nil if the proxy has a certificate and its configuration.
 	ProxyReady(context.Context) error
-	// Drain asks the proxy to take no new connections.
-	Drain(context.Context) error
 
 	Start(Command) (supervise.Process, error)
 	// Dial connects to what a container's program listens on as the given port.

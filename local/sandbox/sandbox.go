@@ -10,7 +10,7 @@ package sandbox
 import (
 	"cmp"
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"maps"
 	"net"
@@ -140,8 +140,9 @@ func newAdmin(path string) admin {
 // maxReason bounds what is read of an answer.
 const maxReason = 512
 
-func (a admin) ask(ctx context.Context, method, path string) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://proxy"+path, nil)
+// ProxyReady asks /healthz/ready.
+func (a admin) ProxyReady(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://proxy/healthz/ready", nil)
 	if err != nil {
 		return err
 	}
@@ -156,15 +157,9 @@ func (a admin) ask(ctx context.Context, method, path string) error {
 	}
 	if resp.StatusCode != http.StatusOK {
 		reason, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n") // the first of several says enough
-		return fmt.Errorf("%s", cmp.Or(reason, resp.Status))
+		return errors.New(cmp.Or(reason, resp.Status))
 	}
 	return nil
 }
-
-func (a admin) ProxyReady(ctx context.Context) error {
-	return a.ask(ctx, http.MethodGet, "/healthz/ready")
-}
-
-func (a admin) Drain(ctx context.Context) error { return a.ask(ctx, http.MethodPost, "/drain") }
 
 func (a admin) close() { a.client.CloseIdleConnections() }

@@ -115,7 +115,6 @@ func fakeProxy(ctx context.Context, args []string) error {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz/ready", func(http.ResponseWriter, *http.Request) {})
-	mux.HandleFunc("POST /drain", func(http.ResponseWriter, *http.Request) { fmt.Println("draining") })
 	srv := &http.Server{Handler: mux}
 	context.AfterFunc(ctx, func() { srv.Close() })
 	if err := srv.Serve(l); ctx.Err() == nil {
