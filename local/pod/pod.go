@@ -121,12 +121,16 @@ func (p *pod) run(ctx, hard context.Context) {
 
 // claim makes the pod's place, however often it takes.
 func (p *pod) claim(ctx context.Context) Place {
+	said := ""
 	for ctx.Err() == nil {
 		place, err := p.rt.o.Sandbox.Add(ctx, Spec{Name: p.name, Template: p.template, Output: p.output(proxyLog, !p.rt.o.ProxyLogs)})
 		if err == nil {
 			return place
 		}
-		p.say("cannot be started: %v", err)
+		if err.Error() != said {
+			said = err.Error()
+			p.say("cannot be started: %s", said)
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(placeRetry):
