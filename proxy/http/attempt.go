@@ -214,11 +214,15 @@ func (x *Exchange) retryResponse() bool {
 // onUnreached are the conditions under which a request is tried again that did not reach an upstream.
 const onUnreached = route.On5xx | route.OnGatewayError | route.OnReset | route.OnConnectFailure | route.OnResetBeforeRequest
 
-// Undelivered reports whether this proxy answers because no connection to the upstream could be made: nothing of the
-// request was processed. So it is taken where the upstream closed the connection instead of answering an idempotent
-// request: a program that ends resets what it has not accepted yet, and twice is as good as once. Between two proxies of the mesh the answer then says x-weir-undelivered, and counts as a
-// connection that could not be made by the caller itself: seen from there, proxy and application are one upstream. Without
-// it a program that ends fails the requests that were on their way to it until every proxy has heard of its end.
+// Undelivered reports whether the request, as far as this proxy knows, had no effect on the upstream, or none that doing
+// it again would add to: no connection to the upstream could be made, so nothing of the request was sent; or the upstream
+// closed the connection instead of answering, and the request is idempotent. The second is what a program does that ends:
+// its kernel accepts connections that the program never will, and resets them. Nobody can say whether such a request was
+// processed, so only one that may be processed twice counts (RFC 9110 section 9.2.2).
+//
+// Between two proxies of the mesh such an answer says x-weir-undelivered, and the caller's proxy takes it for a connection
+// that it could not make itself: seen from there, the server's proxy and application are one upstream. Without it a
+// program that ends fails the requests that are on their way to it until every proxy has heard of its end.
 func (x *Exchange) Undelivered() bool {
 	return unreached(x.Cause) || x.Cause == observe.UpstreamTerminated && x.Request.Method.Idempotent()
 }
