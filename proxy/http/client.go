@@ -13,6 +13,7 @@ type client struct {
 	pool.Item
 	w      *Worker
 	x      *Exchange // whose request it carries
+	dec    h1.Decoder
 	enc    h1.Encoder
 	base   uint64 // what the kernel had taken when the request began
 	silent bool   // nothing of the response has come
@@ -35,7 +36,7 @@ func (c *client) serve(x *Exchange) {
 	c.base, c.silent, c.sent, c.final = c.Conn.Sent(), true, false, c.Last()
 	x.UpstreamLocal, x.UpstreamTLS = c.Conn.Info().Local, c.Conn.Info().TLS
 	x.UpstreamBegan = c.w.loop.Now()
-	x.rdec.StartResponse(&x.Response, &x.ResponseTrailers, &x.arena, x.Config.Limits, &x.Request)
+	c.dec.StartResponse(&x.Response, &x.ResponseTrailers, &x.arena, x.Config.Limits, &x.Request)
 	out := c.w.room(c.Conn.Out(), h1.RequestRoom(&x.Request))
 	c.Conn.SetOut(c.enc.Request(out, &x.Request, c.final))
 	if len(x.body) > 0 {
@@ -61,7 +62,7 @@ func (c *client) Data(cc *conn.Conn, b []byte) (used int) {
 	}
 	c.silent = false
 	for !cc.Paused() {
-		n, data, ev := x.rdec.Step(b[used:])
+		n, data, ev := c.dec.Step(b[used:])
 		used += n
 		switch ev {
 		case h1.More:
@@ -72,7 +73,7 @@ func (c *client) Data(cc *conn.Conn, b []byte) (used int) {
 			}
 			if x.Response.Status < 200 && x.Response.Status != 101 {
 				x.Response.Reset()
-				x.rdec.StartResponse(&x.Response, &x.ResponseTrailers, &x.arena, x.Config.Limits, &x.Request)
+				c.dec.StartResponse(&x.Response, &x.ResponseTrailers, &x.arena, x.Config.Limits, &x.Request)
 			}
 		case h1.Data:
 			x.responseData(data)
@@ -81,11 +82,11 @@ func (c *client) Data(cc *conn.Conn, b []byte) (used int) {
 			}
 		case h1.End:
 			// Bytes behind the response belong to no request: the peer and we disagree.
-			reuse := x.rdec.KeepAlive() && c.sent && !c.final && used == len(b)
+			reuse := c.dec.KeepAlive() && c.sent && !c.final && used == len(b)
 			c.end(x, reuse)
 			return len(b)
 		case h1.Failed:
-			reason := x.rdec.Reason()
+			reason := c.dec.Reason()
 			c.x = nil
 			c.Discard(true)
 			x.upstreamFailed(observe.UpstreamProtocolError, "http1."+reason.String(), false, false, false)
@@ -112,7 +113,7 @@ func (c *client) EOF(cc *conn.Conn) {
 		cc.Close()
 		return
 	}
-	ev := x.rdec.EOF()
+	ev := c.dec.EOF()
 	switch t := cc.Info().TLS; {
 	case ev == h1.End && x.is(tunnelling):
 		x.upstreamTunnelEnd()

@@ -7,7 +7,6 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
-	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -35,7 +34,7 @@ const (
 	Replied          // the stage called Reply
 )
 
-// downstream is the side a request came from: a client connection, later also a stream of one.
+// downstream is the side a request came from: a client connection, or a stream of one.
 type downstream interface {
 	writeInterim(x *Exchange)        // a head with a status below 200, from x.Response
 	writeHead(x *Exchange)           // from x.Response
@@ -53,7 +52,7 @@ type downstream interface {
 	blame() // a panic from here on is this side's end, not the worker's
 }
 
-// upstream is where an attempt went: a pooled connection, later also a stream of one.
+// upstream is where an attempt went: a pooled connection, or a stream of one.
 type upstream interface {
 	writeData(x *Exchange, b []byte)
 	writeEnd(x *Exchange)
@@ -110,8 +109,6 @@ type Exchange struct {
 	down   downstream
 	up     upstream // of the attempt under way, once connected
 	arena  message.Arena
-	dec    h1.Decoder // of the request
-	rdec   h1.Decoder // of the response
 
 	stage    int    // the next one
 	redirect []byte // location of a redirect

@@ -14,8 +14,7 @@ import (
 
 func identified(cfg *Config, info *conn.Info, headers ...string) *Exchange {
 	w := NewWorker(Options{Loop: mem.New().Loop(loop.Options{})})
-	x := w.newExchange()
-	x.Config, x.Conn, x.origin = cfg, info, &origin{}
+	x := w.newExchange(nil, cfg, info, &origin{})
 	for i := 0; i < len(headers); i += 2 {
 		x.Request.Headers.AddName([]byte(headers[i]), []byte(headers[i+1]))
 	}

@@ -19,7 +19,8 @@ type server struct {
 	c   *conn.Conn
 	cfg *Config
 	origin
-	x    *Exchange // being read or answered
+	x    *Exchange   // being read or answered
+	dec  *h1.Decoder // of x
 	enc  h1.Encoder
 	keep bool // another request may follow the one being answered
 	busy bool // Data is under way
@@ -79,7 +80,7 @@ func (s *server) Data(c *conn.Conn, b []byte) (used int) {
 		} else if x.is(requestDone) && !x.is(tunnelling) {
 			break
 		}
-		n, data, ev := x.dec.Step(b[used:])
+		n, data, ev := s.dec.Step(b[used:])
 		used += n
 		if ev == h1.More {
 			s.await(x)
@@ -106,17 +107,16 @@ func (s *server) Data(c *conn.Conn, b []byte) (used int) {
 }
 
 func (s *server) accept() *Exchange {
-	x := s.w.newExchange()
-	x.Config, x.Conn = s.cfg, s.c.Info()
-	x.state, x.down, x.origin = s.w.state, s, &s.origin
-	x.dec.StartRequest(&x.Request, &x.RequestTrailers, &x.arena, s.cfg.Limits)
+	x := s.w.newExchange(s, s.cfg, s.c.Info(), &s.origin)
+	s.dec = s.w.newDecoder()
+	s.dec.StartRequest(&x.Request, &x.RequestTrailers, &x.arena, s.cfg.Limits)
 	s.x = x
 	return x
 }
 
 func (s *server) head(x *Exchange) {
 	if x.Request.NoBody {
-		x.dec.Step(nil) // End
+		s.dec.Step(nil) // End
 		x.flags |= requestDone
 		x.RequestEnded = s.w.loop.Now()
 	} else if t := s.cfg.RequestTimeout; t > 0 {
@@ -172,7 +172,7 @@ func (s *server) expired() {
 
 // refuse answers what is not a valid request.
 func (s *server) refuse(x *Exchange) {
-	r := x.dec.Reason()
+	r := s.dec.Reason()
 	if x.is(begun) { // the body is broken
 		s.keep = false
 		switch {
@@ -227,7 +227,7 @@ func (s *server) gone(c observe.Cause) {
 	if x.is(begun) && !x.is(responded) {
 		x.clientGone(c) // done finds that the exchange is not ours any more
 	}
-	s.w.recycle(x)
+	s.release(x)
 }
 
 func (s *server) Drained(*conn.Conn) {
@@ -268,7 +268,7 @@ func (s *server) askBody(*Exchange) {
 var continueHead = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 
 func (s *server) writeHead(x *Exchange) {
-	s.keep = x.dec.KeepAlive() && !s.w.drain && x.Response.Status != 101 &&
+	s.keep = s.dec.KeepAlive() && !s.w.drain && x.Response.Status != 101 &&
 		(s.cfg.MaxRequests == 0 || s.served+1 < s.cfg.MaxRequests) &&
 		// A local reply while the client still sends: can the rest be read and thrown away, and will it come?
 		(x.is(requestDone) || x.up != nil || s.discardable(x) && x.Cause != observe.RequestTimeout && x.Cause != observe.StreamIdleTimeout)
@@ -303,7 +303,7 @@ func (s *server) blame()             { s.c.Blame() }
 func (s *server) remembers() *Memory { return &s.memory }
 
 func (s *server) tunnel(x *Exchange) {
-	x.dec.Tunnel()
+	s.dec.Tunnel()
 	s.c.Kick()
 }
 
@@ -327,7 +327,7 @@ func (s *server) done(x *Exchange) {
 		s.keep = false
 	}
 	s.x = nil
-	s.w.recycle(x)
+	s.release(x)
 	if !s.keep {
 		s.c.Close()
 		return
@@ -338,4 +338,12 @@ func (s *server) done(x *Exchange) {
 	if !s.busy && s.c.Kept() > 0 {
 		s.c.Kick()
 	}
+}
+
+func (s *server) release(x *Exchange) {
+	if len(s.w.decoders) < keepExchanges {
+		s.w.decoders = append(s.w.decoders, s.dec)
+	}
+	s.dec = nil
+	s.w.recycle(x)
 }

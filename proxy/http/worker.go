@@ -8,6 +8,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster/lb"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/route"
 )
@@ -39,9 +40,11 @@ type Worker struct {
 	state   State
 	pickers []lb.Picker // by cluster.ID
 	free    []*Exchange
-	servers *server // open client connections
-	active  int     // exchanges
-	drain   bool
+	// Decoders of requests that are not in use: an idle client connection needs none.
+	decoders []*h1.Decoder
+	servers  *server // open client connections
+	active   int     // exchanges
+	drain    bool
 
 	date   []byte // the Date header of the second dateOf
 	dateOf int64
@@ -113,13 +116,22 @@ func (w *Worker) picker(id cluster.ID) *lb.Picker {
 	return &w.pickers[id]
 }
 
-func (w *Worker) newExchange() *Exchange {
+// newExchange makes the exchange of a request that is about to be read from down.
+func (w *Worker) newExchange(down downstream, cfg *Config, c *conn.Info, o *origin) *Exchange {
 	w.active++
+	var x *Exchange
 	if n := len(w.free); n > 0 {
-		x := w.free[n-1]
+		x = w.free[n-1]
 		w.free = w.free[:n-1]
-		return x
+	} else {
+		x = w.makeExchange()
 	}
+	x.Config, x.Conn = cfg, c
+	x.state, x.down, x.origin = w.state, down, o
+	return x
+}
+
+func (w *Worker) makeExchange() *Exchange {
 	x := &Exchange{w: w}
 	x.waiter.Client = x
 	x.timeout.Fire = x.onTimeout
@@ -129,6 +141,15 @@ func (w *Worker) newExchange() *Exchange {
 	x.maximum.Fire = x.onMaximum
 	x.reset()
 	return x
+}
+
+func (w *Worker) newDecoder() *h1.Decoder {
+	if n := len(w.decoders); n > 0 {
+		d := w.decoders[n-1]
+		w.decoders = w.decoders[:n-1]
+		return d
+	}
+	return &h1.Decoder{}
 }
 
 func (w *Worker) recycle(x *Exchange) {
