@@ -187,6 +187,9 @@ func (x *Exchange) retryFailure(c observe.Cause, untouched bool) bool {
 	on := route.On5xx | route.OnGatewayError | route.OnReset
 	switch {
 	case unreached(c):
+		if x.Cluster.Inbound && x.Peer != nil {
+			return false // there is one application here; the caller's proxy hears it at once (Undelivered) and knows others
+		}
 		on = onUnreached
 	case c == observe.UpstreamTerminated, c == observe.UpstreamReset:
 		if untouched {

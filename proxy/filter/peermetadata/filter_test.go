@@ -1,9 +1,13 @@
 package peermetadata_test
 
 import (
+	"bufio"
+	"bytes"
+	nethttp "net/http"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
@@ -17,12 +21,14 @@ import (
 
 // proxy is one worker with one listener and one cluster; it remembers the peer of the last exchange.
 type proxy struct {
-	w    *http.Worker
-	peer *observe.Peer
+	w        *http.Worker
+	route    *route.Forward
+	peer     *observe.Peer
+	attempts int
 }
 
 func (p *proxy) Begin(*http.Exchange) {}
-func (p *proxy) End(x *http.Exchange) { p.peer = x.Peer }
+func (p *proxy) End(x *http.Exchange) { p.peer, p.attempts = x.Peer, int(x.Attempts) }
 
 type state struct {
 	c *cluster.Cluster
@@ -63,8 +69,8 @@ func newProxy(t *testing.T, n *mem.Net, at, to string, c cluster.Cluster, stage 
 	}
 	c.Endpoints = []*cluster.Endpoint{e}
 	c.Seal()
-	table, err := route.New("t", "1", false, []*route.VirtualHost{{Domains: []string{"*"}, Entries: []*route.Entry{{When: route.When{Path: "/", Per1M: 1e6},
-		Forward: &route.Forward{Clusters: []route.Weighted{{Weight: 1}}, Total: 1}}}}})
+	p.route = &route.Forward{Clusters: []route.Weighted{{Weight: 1}}, Total: 1}
+	table, err := route.New("t", "1", false, []*route.VirtualHost{{Domains: []string{"*"}, Entries: []*route.Entry{{When: route.When{Path: "/", Per1M: 1e6}, Forward: p.route}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,5 +171,43 @@ func TestStrangers(t *testing.T) {
 		if callee.peer != nil {
 			t.Errorf("%v: a stranger is taken for %+v", c, callee.peer)
 		}
+	}
+}
+
+// A sidecar whose application refuses the connection says so at once to a peer, which may know another one; a stranger
+// can do nothing with that, so for it the application is tried as often as the route says.
+func TestUndelivered(t *testing.T) {
+	const peer = "x-envoy-peer-metadata: ChAKBE5BTUUSCBoGY2xpZW50\r\nx-envoy-peer-metadata-id: client\r\n" // NAME: client
+	for _, c := range []struct {
+		who, headers string
+		attempts     int
+		says         string
+	}{
+		{"a peer", peer, 1, "1"},
+		{"a stranger", "", 3, ""},
+	} {
+		t.Run(c.who, func(t *testing.T) {
+			n := mem.New()
+			callee := newProxy(t, n, "10.0.0.2:80", "10.0.0.3:80", cluster.Cluster{Inbound: true}, (*peermetadata.Node).Server, "server")
+			callee.route.Retry = &route.Retry{On: route.OnResetBeforeRequest, Attempts: 2, BackoffBase: 25 * time.Millisecond, BackoffMax: 250 * time.Millisecond}
+			p, err := n.Dial(netip.MustParseAddrPort("10.0.0.2:80"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Send([]byte("POST / HTTP/1.1\r\nHost: server\r\n" + c.headers + "Content-Length: 2\r\n\r\nhi"))
+			n.Step()
+			if c.attempts > 1 {
+				n.Advance(time.Second)
+			}
+			b, _ := p.Recv()
+			r, err := nethttp.ReadResponse(bufio.NewReader(bytes.NewReader(b)), nil)
+			if err != nil {
+				t.Fatalf("the answer is %q: %v", b, err)
+			}
+			r.Body.Close()
+			if says := r.Header.Get("x-weir-undelivered"); r.StatusCode != 503 || says != c.says || callee.attempts != c.attempts {
+				t.Errorf("answered %d, undelivered %q, after %d attempts; want 503, %q, %d", r.StatusCode, says, callee.attempts, c.says, c.attempts)
+			}
+		})
 	}
 }
