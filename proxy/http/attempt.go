@@ -167,7 +167,7 @@ func (x *Exchange) onTry() {
 		return
 	}
 	x.Failure = ""
-	if x.mayRetry() && x.retry.On&(route.On5xx|route.OnGatewayError|route.OnReset) != 0 && x.again() {
+	if x.mayRetry() && x.retry.On&(route.On5xx|route.OnGatewayError|route.OnReset) != 0 && x.again(false) {
 		return
 	}
 	x.Reply(c)
@@ -199,7 +199,7 @@ func (x *Exchange) retryFailure(c observe.Cause, untouched bool) bool {
 	default:
 		return false
 	}
-	return x.retry.On&on != 0 && x.again()
+	return x.retry.On&on != 0 && x.again(unreached(c))
 }
 
 // retryResponse begins another attempt instead of passing a response on, if the policy says so.
@@ -209,9 +209,9 @@ func (x *Exchange) retryResponse() bool {
 	}
 	p := &x.Response
 	if p.Headers.Has(message.XWeirUndelivered) && x.Cluster.InMesh() && x.retry.On&onUnreached != 0 {
-		return x.again()
+		return x.again(true)
 	}
-	return x.retry.Retriable(p.Status, int(x.grpcStatusOf())) && x.again()
+	return x.retry.Retriable(p.Status, int(x.grpcStatusOf())) && x.again(false)
 }
 
 // onUnreached are the conditions under which a request is tried again that did not reach an upstream.
@@ -238,8 +238,9 @@ func unreached(c observe.Cause) bool {
 	return false
 }
 
-// again ends this attempt and arranges for the next one, unless the number of retries or their limit is used up.
-func (x *Exchange) again() bool {
+// again ends this attempt and arranges for the next one, unless the number of retries or their limit is used up. unreached
+// says that the attempt did not reach its endpoint.
+func (x *Exchange) again(unreached bool) bool {
 	if x.retries == 0 {
 		x.Flags |= observe.UpstreamRetryLimitExceeded
 		return false
@@ -266,6 +267,11 @@ func (x *Exchange) again() bool {
 	var d time.Duration
 	if limit > 0 {
 		d = time.Duration(x.w.loop.Rand() % uint64(limit))
+	}
+	// Back-off spares an upstream that has too much to do. The first endpoint that is not there says nothing about the
+	// others: one of them is asked at once.
+	if n == 1 && unreached && x.retry.Eager && x.retry.OtherHosts && len(x.Cluster.Endpoints) > 1 {
+		d = 0
 	}
 	x.w.loop.Arm(&x.wait, x.w.loop.Now()+int64(d))
 	return true

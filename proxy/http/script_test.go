@@ -509,7 +509,7 @@ func (s *script) addRoute(d *datadriven.TestData) {
 	host := "*"
 	e := &route.Entry{Name: "r", When: route.When{Kind: route.PathPrefix, Path: "/", Per1M: 1_000_000}}
 	f := &route.Forward{}
-	retry := &route.Retry{Attempts: 1, HostAttempts: 3, OtherHosts: true, BackoffBase: 25 * time.Millisecond, BackoffMax: 250 * time.Millisecond}
+	retry := &route.Retry{Attempts: 1, HostAttempts: 3, OtherHosts: true, Eager: true, BackoffBase: 25 * time.Millisecond, BackoffMax: 250 * time.Millisecond}
 	var fault route.Fault
 	fault.AbortGRPC = -1
 	count := false

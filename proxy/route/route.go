@@ -195,6 +195,7 @@ type Retry struct {
 	HostAttempts  int  // host_selection_retry_max_attempts
 	BackoffBase   time.Duration
 	BackoffMax    time.Duration
+	Eager         bool // nobody asked for a back-off: the first retry does not wait if its endpoint was not reached and there is another
 }
 
 // Retriable reports whether a response status is retried, given its grpc-status (-1

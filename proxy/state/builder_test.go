@@ -249,7 +249,7 @@ func TestRoutes(t *testing.T) {
 		t.Errorf("source %+v", jason.Source)
 	}
 	r := jason.Forward.Retry
-	if jason.Forward.Timeout != 0 || r.Attempts != 2 || !r.OtherHosts || r.HostAttempts != 5 || !slices.Equal(r.StatusCodes, []int{503}) {
+	if jason.Forward.Timeout != 0 || r.Attempts != 2 || !r.OtherHosts || !r.Eager || r.HostAttempts != 5 || !slices.Equal(r.StatusCodes, []int{503}) {
 		t.Errorf("forward %+v retry %+v", jason.Forward, r)
 	}
 	if f := jason.Fault; f.Delay.Seconds() != 7 || f.DelayPer1M != 500_000 || f.AbortStatus != 500 || f.AbortPer1M != 1_000_000 {

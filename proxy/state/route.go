@@ -317,7 +317,7 @@ func decodeRetry(p *routev3.RetryPolicy, path string) (*route.Retry, error) {
 		return nil, fmt.Errorf("%s.retry_on: unknown condition %q", path, unknown[0])
 	}
 	r := &route.Retry{On: on, StatusCodes: codes, Attempts: 1, PerTryTimeout: p.GetPerTryTimeout().AsDuration(),
-		PerTryIdle: p.GetPerTryIdleTimeout().AsDuration(), HostAttempts: defaultHostAttempts, BackoffBase: defaultBackoffBase}
+		PerTryIdle: p.GetPerTryIdleTimeout().AsDuration(), HostAttempts: defaultHostAttempts, BackoffBase: defaultBackoffBase, Eager: p.GetRetryBackOff() == nil}
 	if p.GetNumRetries() != nil {
 		r.Attempts = p.GetNumRetries().GetValue()
 	}

@@ -19,8 +19,8 @@ type Picker struct {
 }
 
 // Pick chooses an endpoint, or nil if there is none to choose. rnd is a fresh random
-// number. Endpoints in tried are avoided while another one is left: up to attempts
-// further draws, as Envoy's host_selection_retry_max_attempts.
+// number. Endpoints in tried, in the order of their failures, are avoided while another
+// one is left: up to attempts further draws, as Envoy's host_selection_retry_max_attempts.
 func (p *Picker) Pick(c *cluster.Cluster, rnd uint64, tried []*cluster.Endpoint, attempts int) *cluster.Endpoint {
 	eps := c.Endpoints
 	switch len(eps) {
@@ -34,15 +34,28 @@ func (p *Picker) Pick(c *cluster.Cluster, rnd uint64, tried []*cluster.Endpoint,
 		rnd = mix(rnd)
 		e = p.draw(c, rnd)
 	}
-	if slices.Contains(tried, e) {
-		// Draws may keep hitting the same endpoint with few of them: look once in order.
-		for i := range eps {
-			if f := eps[(int(uint32(rnd))+i)%len(eps)]; !slices.Contains(tried, f) {
-				return f
-			}
+	if !slices.Contains(tried, e) {
+		return e
+	}
+	// Draws may keep hitting the same endpoint with few of them: look once in order. When all have been tried, the one
+	// whose failure is longest ago is the likeliest to be back; least request would prefer one that answers nobody.
+	for i, oldest := 0, len(tried); i < len(eps) && oldest >= 0; i++ {
+		f := eps[(int(uint32(rnd))+i)%len(eps)]
+		if at := lastIndex(tried, f); at < oldest {
+			e, oldest = f, at
 		}
 	}
 	return e
+}
+
+// lastIndex is the last place of e, -1 if there is none.
+func lastIndex(tried []*cluster.Endpoint, e *cluster.Endpoint) int {
+	for i := len(tried) - 1; i >= 0; i-- {
+		if tried[i] == e {
+			return i
+		}
+	}
+	return -1
 }
 
 func (p *Picker) draw(c *cluster.Cluster, rnd uint64) *cluster.Endpoint {

@@ -73,7 +73,7 @@ func TestLeastRequestPrefersTheIdle(t *testing.T) {
 	}
 }
 
-// A retry goes elsewhere as long as there is an elsewhere.
+// A retry goes elsewhere as long as there is an elsewhere, then to whoever failed longest ago.
 func TestRetryAvoidsTried(t *testing.T) {
 	for _, policy := range []cluster.Policy{cluster.RoundRobin, cluster.LeastRequest, cluster.Random} {
 		c := makeCluster(policy, 1, 1, 1)
@@ -87,8 +87,12 @@ func TestRetryAvoidsTried(t *testing.T) {
 				t.Fatalf("policy %v: tried %d, %d, then %d", policy, first.ID, second.ID, third.ID)
 			}
 		}
-		if p.Pick(c, 1, c.Endpoints, 5) == nil {
-			t.Errorf("policy %v: with everything tried there is still an answer", policy)
+		e := c.Endpoints
+		e[1].Active.Store(1) // the others look idle
+		for range 500 {
+			if again := p.Pick(c, r.Uint64(), []*cluster.Endpoint{e[0], e[1], e[2], e[0]}, 5); again != e[1] {
+				t.Fatalf("policy %v: tried 0, 1, 2, 0, then %d", policy, again.ID)
+			}
 		}
 	}
 	if (&Picker{}).Pick(makeCluster(cluster.Random), 1, nil, 0) != nil {
