@@ -44,6 +44,17 @@ const (
 	Provided // the cluster decides: OriginalDst
 )
 
+// Protocol is the HTTP version spoken to endpoints (HttpProtocolOptions.upstream_protocol_options).
+type Protocol uint8
+
+// Protocols.
+const (
+	HTTP1      Protocol = iota // explicit_http_config.http_protocol_options, and the default
+	HTTP2                      // explicit_http_config.http2_protocol_options: without asking the peer
+	Negotiated                 // auto_config: what TLS agrees on by ALPN
+	Downstream                 // use_downstream_protocol_config: what the client speaks
+)
+
 // Cluster is one upstream service (or subset of one), as configured.
 type Cluster struct {
 	ID        ID
@@ -60,8 +71,7 @@ type Cluster struct {
 	MaxConnectionDuration time.Duration // 0: none
 	MaxRequestsPerConn    uint32        // 0: no limit
 	Keepalive             Keepalive
-	HTTP2                 bool // speak HTTP/2 upstream
-	UseDownstreamProtocol bool
+	Protocol              Protocol
 	// Transports holds the cluster's transport_socket_matches in order, the default
 	// last (empty Labels); Endpoint.Transport is the one chosen for an endpoint.
 	Transports []TransportMatch

@@ -40,14 +40,25 @@ func (x *Exchange) attempt() {
 	isFresh := x.is(fresh)
 	x.flags &^= fresh
 	x.armTry()
-	m, result := x.w.pool.Get(c, e, &x.waiter, isFresh)
+	m, result := x.w.pool.Get(c, e, x.speaks(c), &x.waiter, isFresh)
 	switch result {
 	case pool.Lent:
-		m.(*client).serve(x)
+		m.(carrier).serve(x)
 	case pool.Overflow:
 		x.Reply(observe.UpstreamOverflow)
 	case pool.Waiting:
 	}
+}
+
+// speaks is the HTTP version of an attempt.
+func (x *Exchange) speaks(c *cluster.Cluster) cluster.Protocol {
+	if c.Protocol != cluster.Downstream {
+		return c.Protocol
+	}
+	if x.Request.Protocol == message.HTTP2 {
+		return cluster.HTTP2
+	}
+	return cluster.HTTP1
 }
 
 // choose picks the endpoint of this attempt, nil if there is none.
@@ -84,7 +95,7 @@ func (x *Exchange) choose() *cluster.Endpoint {
 }
 
 // Connected is called by the pool: the attempt has its connection.
-func (x *Exchange) Connected(m pool.Member) { m.(*client).serve(x) }
+func (x *Exchange) Connected(m pool.Member) { m.(carrier).serve(x) }
 
 // NotConnected is called by the pool: the attempt has none.
 func (x *Exchange) NotConnected(why conn.Why) {

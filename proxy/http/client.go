@@ -1,6 +1,7 @@
 package http
 
 import (
+	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/h1"
@@ -22,13 +23,19 @@ type client struct {
 	memory Memory
 }
 
-func (w *Worker) newClient() pool.Member { return &client{w: w} }
+// carrier is a Member that carries exchanges.
+type carrier interface {
+	pool.Member
+	serve(x *Exchange) // it was lent for x's request
+}
+
+func (w *Worker) newClient(*cluster.Cluster, cluster.Protocol) (pool.Member, uint32) {
+	return &client{w: w}, 1
+}
 
 func (c *client) Pooled() *pool.Item { return &c.Item }
-
-func (c *client) Open(*conn.Conn) {
-	c.Item.Opened()
-}
+func (c *client) Goodbye()           {}
+func (c *client) Open(*conn.Conn)    { c.Item.Opened(1) }
 
 // serve carries x's request: c was lent for it.
 func (c *client) serve(x *Exchange) {

@@ -67,7 +67,7 @@ func (nothing) Cluster(cluster.ID) *cluster.Cluster { return nil }
 func (nothing) Table(string) *route.Table           { return nil }
 
 // target says how to reach an endpoint with HTTP.
-func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint) conn.Target {
+func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, _ cluster.Protocol) conn.Target {
 	t := conn.Target{Addr: loop.Addr{AddrPort: e.Addr, Path: e.Path}, Timeout: c.ConnectTimeout,
 		Keepalive: conn.Keepalive{On: c.Keepalive.On, Idle: c.Keepalive.Time, Interval: c.Keepalive.Interval, Count: int(c.Keepalive.Probes)}}
 	if tr := e.Transport.Load(); tr != nil {

@@ -147,7 +147,7 @@ func (s *clusterSpec) decodeService(m *corev3.Metadata) {
 
 func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
 	if c.GetHttp2ProtocolOptions() != nil {
-		s.HTTP2 = true
+		s.Protocol = cluster.HTTP2
 	}
 	common := func(o *corev3.HttpProtocolOptions) {
 		if o == nil {
@@ -174,9 +174,9 @@ func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
 		case o.GetExplicitHttpConfig().GetHttp3ProtocolOptions() != nil:
 			return fmt.Errorf("%s.explicit_http_config.http3_protocol_options: field is not supported", at)
 		case o.GetExplicitHttpConfig().GetHttp2ProtocolOptions() != nil:
-			s.HTTP2 = true
+			s.Protocol = cluster.HTTP2
 		case o.GetUseDownstreamProtocolConfig() != nil:
-			s.UseDownstreamProtocol = true
+			s.Protocol = cluster.Downstream
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"slices"
 	"time"
 
 	"github.com/weirmesh/weir/proxy/cluster"
@@ -8,176 +9,82 @@ import (
 	"github.com/weirmesh/weir/proxy/loop"
 )
 
-// host is one endpoint's connections on this worker.
+// host is one endpoint's connections of one protocol on this worker.
 type host struct {
 	pool     *Pool
 	endpoint *cluster.Endpoint
+	protocol cluster.Protocol
 	cluster  *cluster.Cluster // as last seen
 	dynamic  bool
+	next     *host // of the same endpoint, another protocol
 
 	idle       []*Item // the one used last is lent first, so that the others may time out
+	shared     []*Item // carry requests and may take more, or might when one has ended
 	busy       int
 	connecting int
+	promised   uint64 // requests that the connecting ones will take
+	learned    uint32 // how many the last connection could take; 0: there was none
 
 	waiting    int
 	head, tail *Waiter
 
 	sweep   loop.Timer
-	retired func() // set by Retire
-	blocked bool   // is in pool.blocked
+	retired *retirement // set by Retire
+	blocked bool        // is in pool.blocked
 }
 
-func newHost(p *Pool, c *cluster.Cluster, e *cluster.Endpoint) *host {
-	h := &host{pool: p, endpoint: e, cluster: c}
+// retirement is shared by the hosts of an endpoint that left.
+type retirement struct {
+	hosts  int // not empty yet
+	unused func()
+}
+
+func newHost(p *Pool, c *cluster.Cluster, e *cluster.Endpoint, proto cluster.Protocol) *host {
+	h := &host{pool: p, endpoint: e, cluster: c, protocol: proto}
 	h.sweep.Fire = h.expire
 	return h
 }
 
-// Item is the pool's part of a Member.
-type Item struct {
-	Conn     *conn.Conn
-	Endpoint *cluster.Endpoint
-
-	host   *host
-	limits *cluster.Limits
-	member Member
-	state  itemState
-	reused bool
-	served uint32
-	opened int64
-	since  int64 // idle since
-}
-
-type itemState uint8
-
-const (
-	dialling itemState = iota
-	idling
-	lent
-	closing
-	gone
-)
-
-// Reused reports that the connection has served a request before: its peer may have closed it just now.
-func (it *Item) Reused() bool { return it.reused }
-
-// Served is the number of requests that ended on the connection.
-func (it *Item) Served() uint32 { return it.served }
-
-func (it *Item) lend() {
-	it.state = lent
-	it.reused = it.served > 0
-	it.host.busy++
-}
-
-// Opened tells that the connection is ready; the oldest waiter gets it.
-func (it *Item) Opened() {
-	if it.state != dialling {
-		return
-	}
-	h := it.host
-	h.connecting--
-	it.opened = h.pool.o.Loop.Now()
-	it.settle()
-}
-
-// Release gives a lent connection back, ready for another request. It may be lent to the next waiter within the call.
-func (it *Item) Release() {
-	if it.state != lent {
-		return
-	}
-	h := it.host
-	h.busy--
-	it.served++
-	it.settle()
-}
-
-// settle finds the next use of a connection that is ready: a waiter, the idle list, or none.
-func (it *Item) settle() {
-	h, p := it.host, it.host.pool
-	switch {
-	case it.worn():
-		it.drop()
-		h.dialMore() // for waiters that counted on it
-	case h.head != nil:
-		w := h.head
-		h.take(w)
-		it.lend()
-		w.Client.Connected(it.member)
-	case p.draining || h.retired != nil || h.endpoint.Gone.Load():
-		it.drop()
-	case p.o.Group.wanted(it.limits):
-		it.drop() // somebody waits for the place it takes
-	default:
-		it.state = idling
-		it.since = p.o.Loop.Now()
-		h.idle = append(h.idle, it)
-		if !h.sweep.Armed() {
-			p.o.Loop.Arm(&h.sweep, it.since+int64(h.idleTimeout()))
+// find is a connection that takes another request now, nil if there is none.
+func (h *host) find() *Item {
+	for i := len(h.shared) - 1; i >= 0; i-- {
+		it := h.shared[i]
+		if it.active >= it.streams {
+			continue
 		}
+		if !it.worn() {
+			return it
+		}
+		it.Leave() // and is not in the list any more
+		i = min(i, len(h.shared))
 	}
+	if n := len(h.idle); n > 0 && h.idle[n-1].streams > 0 {
+		it := h.idle[n-1]
+		h.idle[n-1] = nil
+		h.idle = h.idle[:n-1]
+		return it
+	}
+	return nil
 }
 
-// worn reports that the connection has served its number of requests or its time.
-func (it *Item) worn() bool {
-	c := it.host.cluster
-	return c.MaxRequestsPerConn > 0 && it.served >= c.MaxRequestsPerConn ||
-		c.MaxConnectionDuration > 0 && it.host.pool.o.Loop.Now() >= it.opened+int64(c.MaxConnectionDuration)
-}
-
-// Last reports that the request about to be sent is the last one the connection may serve.
-func (it *Item) Last() bool {
-	m := it.host.cluster.MaxRequestsPerConn
-	return m > 0 && it.served+1 >= m
-}
-
-func (it *Item) drop() {
-	it.state = closing
-	it.Conn.Close()
-}
-
-// Discard closes a lent connection that cannot be used again. hard resets it, which also tells the peer at once.
-func (it *Item) Discard(hard bool) {
-	if it.state != lent {
+// share puts a connection into the list of those that may take more, or out of it.
+func (h *host) share(it *Item, in bool) {
+	if it.shared == in {
 		return
 	}
-	it.host.busy--
-	it.state = closing
-	if hard {
-		it.Conn.Reset()
+	if it.shared = in; in {
+		h.shared = append(h.shared, it)
 	} else {
-		it.Conn.Close()
+		i := slices.Index(h.shared, it)
+		h.shared = slices.Delete(h.shared, i, i+1)
 	}
 }
 
-// Closed tells that the connection has ended. A borrower learns it by itself, from the call it makes this in.
-func (it *Item) Closed(why conn.Why) {
-	h, was := it.host, it.state
-	if was == gone {
-		return
+// unlist takes a connection out of the idle list.
+func (h *host) unlist(it *Item) {
+	if i := slices.Index(h.idle, it); i >= 0 {
+		h.idle = slices.Delete(h.idle, i, i+1)
 	}
-	it.state = gone
-	it.limits.Connections.Add(-1)
-	switch was {
-	case dialling:
-		h.connecting--
-		if w := h.head; w != nil {
-			h.take(w)
-			w.Client.NotConnected(why)
-		}
-	case idling:
-		for i, x := range h.idle {
-			if x == it {
-				h.idle = append(h.idle[:i], h.idle[i+1:]...)
-				break
-			}
-		}
-	case lent:
-		h.busy--
-	}
-	h.dialMore()
-	h.pool.o.Group.freed(it.limits, h.pool)
-	h.tidy()
 }
 
 func (h *host) idleTimeout() time.Duration {
@@ -206,9 +113,7 @@ func (h *host) closeIdle(keep int) {
 	for _, it := range h.idle[:n] {
 		it.drop()
 	}
-	copy(h.idle, h.idle[n:])
-	clear(h.idle[keep:])
-	h.idle = h.idle[:keep]
+	h.idle = slices.Delete(h.idle, 0, n)
 }
 
 // queue appends w. Its place in max_pending_requests was taken by the caller.
@@ -240,24 +145,28 @@ func (h *host) take(w *Waiter) {
 	h.endpoint.Limits.Pending.Add(-1)
 }
 
-// dialMore dials until as many connections are on their way as requests wait, or the limit is reached.
+// dialMore dials until the connections on their way suffice for the requests that wait, or the limit is reached.
 func (h *host) dialMore() {
 	p, l := h.pool, h.endpoint.Limits
-	for h.connecting < h.waiting {
-		if !cluster.Acquire(&l.Connections, &l.MaxConnections) {
+	for h.promised < uint64(h.waiting) {
+		if !p.place(l) {
 			// Once more after asking to be told: a place may have become free in between.
-			if p.block(h); !cluster.Acquire(&l.Connections, &l.MaxConnections) {
-				if !p.evict(l) {
+			if p.block(h); !p.place(l) {
+				if !p.evict(l, h) {
 					p.o.Group.evictElsewhere(l, p)
 				}
 				return
 			}
 		}
-		m := p.o.New()
+		m, streams := p.o.New(h.cluster, h.protocol)
+		if streams == 0 {
+			streams = max(h.learned, 1)
+		}
 		it := m.Pooled()
-		*it = Item{Endpoint: h.endpoint, host: h, limits: l, member: m}
+		*it = Item{Endpoint: h.endpoint, host: h, limits: l, member: m, streams: streams}
 		h.connecting++
-		it.Conn = conn.Dial(p.o.Loop, p.o.Target(h.cluster, h.endpoint), m)
+		h.promised += uint64(streams)
+		it.Conn = conn.Dial(p.o.Loop, p.o.Target(h.cluster, h.endpoint, h.protocol), m)
 	}
 }
 
@@ -269,16 +178,21 @@ func (h *host) tidy() {
 	p := h.pool
 	switch {
 	case h.dynamic:
-		if key := (dynamicKey{h.cluster.ID, h.endpoint.Addr}); p.dynamic[key] == h {
+		if key := (dynamicKey{h.cluster.ID, h.endpoint.Addr, h.protocol}); p.dynamic[key] == h {
 			delete(p.dynamic, key)
 		}
 	case h.retired != nil:
-		if p.hosts[h.endpoint.ID] == h {
-			p.hosts[h.endpoint.ID] = nil
+		for at := &p.hosts[h.endpoint.ID]; *at != nil; at = &(*at).next {
+			if *at == h {
+				*at = h.next
+				break
+			}
 		}
-		unused := h.retired
+		r := h.retired
 		h.retired = nil
-		unused()
+		if r.hosts--; r.hosts == 0 {
+			r.unused()
+		}
 	default:
 		return
 	}

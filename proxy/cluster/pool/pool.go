@@ -1,13 +1,14 @@
 // Package pool keeps one worker's connections to endpoints: it lends idle ones,
-// dials more within the cluster's limits, and closes what is idle for too long,
-// used often enough, or not wanted any more.
+// or those that carry several requests at once and have room; dials more within
+// the cluster's limits, and closes what is idle for too long, used often enough,
+// or not wanted any more.
 //
 // A request enters by Get with its Waiter; a Member (a connection with the codec
 // on it) is lent at once or later, or a Failure says why there is none. The
 // borrower gives it back by Release, or closes it. A Pool belongs to one worker;
 // pools of one process share a Group, because cluster.Limits hold for all of
 // them together: where a limit makes one worker wait, others give up idle
-// connections.
+// connections, and shared ones after the requests on them.
 package pool
 
 import (
@@ -23,10 +24,12 @@ import (
 const defaultIdle = time.Hour
 
 // Member is the handler of a pooled connection. It embeds an Item and calls
-// Opened, and Closed or Failed, on it when its connection says so.
+// Opened and Closed on it when its connection says so.
 type Member interface {
 	conn.Handler
 	Pooled() *Item
+	// Goodbye: the connection carries nothing and is about to be closed.
+	Goodbye()
 }
 
 // Options are a Pool's collaborators.
@@ -35,9 +38,10 @@ type Options struct {
 	// Group is shared by the pools of all workers; nil means that this is the only one.
 	Group *Group
 	// Target says how to reach an endpoint.
-	Target func(c *cluster.Cluster, e *cluster.Endpoint) conn.Target
-	// New makes the handler of a connection about to be dialled.
-	New func() Member
+	Target func(c *cluster.Cluster, e *cluster.Endpoint, p cluster.Protocol) conn.Target
+	// New makes the handler of a connection about to be dialled. streams is how many requests may wait for it, to be
+	// carried side by side: 1 for HTTP/1.1; 0: as many as the last one to the endpoint could carry.
+	New func(c *cluster.Cluster, p cluster.Protocol) (m Member, streams uint32)
 }
 
 // Pool is one worker's connections.
@@ -46,13 +50,15 @@ type Pool struct {
 	hosts    []*host // by Endpoint.ID
 	dynamic  map[dynamicKey]*host
 	blocked  map[*cluster.Limits][]*host // want to dial and may not
+	granted  *cluster.Limits             // another worker left its place under this limit to us
 	draining bool
 }
 
 // dynamicKey names an endpoint that is in no list: the original destination of a connection.
 type dynamicKey struct {
-	cluster cluster.ID
-	addr    netip.AddrPort
+	cluster  cluster.ID
+	addr     netip.AddrPort
+	protocol cluster.Protocol
 }
 
 // New makes an empty pool.
@@ -101,17 +107,16 @@ func (w *Waiter) Cancel() {
 	}
 }
 
-// Get lends an idle connection to e, or queues w. fresh says that an idle connection will not do, because one was just
-// found dead.
-func (p *Pool) Get(c *cluster.Cluster, e *cluster.Endpoint, w *Waiter, fresh bool) (Member, Result) {
-	h := p.host(c, e)
+// Get lends a connection to e that speaks proto (not Downstream) and has room for a request, or queues w. fresh says
+// that only a new connection will do, because one was just found dead.
+func (p *Pool) Get(c *cluster.Cluster, e *cluster.Endpoint, proto cluster.Protocol, w *Waiter, fresh bool) (Member, Result) {
+	h := p.host(c, e, proto)
 	h.cluster = c
-	if n := len(h.idle); n > 0 && !fresh {
-		it := h.idle[n-1]
-		h.idle[n-1] = nil
-		h.idle = h.idle[:n-1]
-		it.lend()
-		return it.member, Lent
+	if !fresh {
+		if it := h.find(); it != nil {
+			it.lend()
+			return it.member, Lent
+		}
 	}
 	if l := e.Limits; !cluster.Acquire(&l.Pending, &l.MaxPending) {
 		h.tidy()
@@ -125,8 +130,10 @@ func (p *Pool) Get(c *cluster.Cluster, e *cluster.Endpoint, w *Waiter, fresh boo
 // OriginalDst returns the endpoint of cluster c at an address that no list names. It has no ID, and lives as long as
 // connections or requests use it.
 func (p *Pool) OriginalDst(c *cluster.Cluster, addr netip.AddrPort) *cluster.Endpoint {
-	if h := p.dynamic[dynamicKey{c.ID, addr}]; h != nil {
-		return h.endpoint
+	for _, proto := range [...]cluster.Protocol{cluster.HTTP1, cluster.HTTP2, cluster.Negotiated} {
+		if h := p.dynamic[dynamicKey{c.ID, addr, proto}]; h != nil {
+			return h.endpoint
+		}
 	}
 	e := &cluster.Endpoint{ID: -1, Addr: addr, Limits: c.Limits}
 	if len(c.Transports) > 0 {
@@ -137,41 +144,61 @@ func (p *Pool) OriginalDst(c *cluster.Cluster, addr netip.AddrPort) *cluster.End
 
 // host finds or makes the place of an endpoint. An ID may have gone to another endpoint since an exchange chose e: then
 // e is treated like one that is in no list.
-func (p *Pool) host(c *cluster.Cluster, e *cluster.Endpoint) *host {
-	if e.ID >= 0 && int(e.ID) < len(p.hosts) {
-		if h := p.hosts[e.ID]; h != nil && h.endpoint == e {
+func (p *Pool) host(c *cluster.Cluster, e *cluster.Endpoint, proto cluster.Protocol) *host {
+	first := p.first(e)
+	for h := first; h != nil; h = h.next {
+		if h.protocol == proto {
 			return h
 		}
 	}
-	if e.ID >= 0 && !e.Gone.Load() {
+	if first != nil && first.retired == nil || e.ID >= 0 && !e.Gone.Load() {
 		for int(e.ID) >= len(p.hosts) {
 			p.hosts = append(p.hosts, nil)
 		}
-		h := newHost(p, c, e)
+		h := newHost(p, c, e, proto)
+		h.next = first
 		p.hosts[e.ID] = h
 		return h
 	}
-	key := dynamicKey{c.ID, e.Addr}
+	key := dynamicKey{c.ID, e.Addr, proto}
 	h := p.dynamic[key]
 	if h == nil {
-		h = newHost(p, c, e)
+		h = newHost(p, c, e, proto)
 		h.dynamic = true
 		p.dynamic[key] = h
 	}
 	return h
 }
 
+// first is the first host of an endpoint; nil: there is none, or another endpoint has its number now.
+func (p *Pool) first(e *cluster.Endpoint) *host {
+	if e.ID >= 0 && int(e.ID) < len(p.hosts) {
+		if h := p.hosts[e.ID]; h != nil && h.endpoint == e {
+			return h
+		}
+	}
+	return nil
+}
+
 // Retire forgets an endpoint that left its cluster: idle connections are closed, lent ones when they come back. unused is
 // called when nothing of it is left on this worker.
 func (p *Pool) Retire(e *cluster.Endpoint, unused func()) {
-	if e.ID < 0 || int(e.ID) >= len(p.hosts) || p.hosts[e.ID] == nil || p.hosts[e.ID].endpoint != e {
+	h := p.first(e)
+	if h == nil {
 		unused()
 		return
 	}
-	h := p.hosts[e.ID]
-	h.retired = unused
-	h.closeIdle(0)
-	h.tidy()
+	r := &retirement{unused: unused}
+	for at := h; at != nil; at = at.next {
+		at.retired = r
+		r.hosts++
+	}
+	for h != nil {
+		next := h.next
+		h.closeIdle(0)
+		h.tidy()
+		h = next
+	}
 }
 
 // Drain closes idle connections, and lent ones when they come back: the worker is about to stop.
@@ -196,7 +223,7 @@ func (p *Pool) Counts() (n Counts) {
 
 func (p *Pool) each(do func(*host)) {
 	for _, h := range p.hosts {
-		if h != nil {
+		for ; h != nil; h = h.next {
 			do(h)
 		}
 	}
@@ -205,21 +232,29 @@ func (p *Pool) each(do func(*host)) {
 	}
 }
 
-// evict closes one idle connection that counts against l, of any endpoint, and reports whether there was one.
-func (p *Pool) evict(l *cluster.Limits) bool {
-	found := false
+// evict makes a connection that counts against l give its place to others than by, and reports whether it found one: an
+// idle one, which closes now, or else one that carries several requests, which closes after them. by is nil if another
+// worker asks.
+func (p *Pool) evict(l *cluster.Limits, by *host) bool {
+	var idle, shared *Item
 	p.each(func(h *host) {
-		if found {
-			return
+		for _, it := range h.idle {
+			if idle == nil && it.limits == l {
+				idle = it
+			}
 		}
-		for i, it := range h.idle {
-			if it.limits == l {
-				h.idle = append(h.idle[:i], h.idle[i+1:]...)
-				it.drop()
-				found = true
-				return
+		for _, it := range h.shared {
+			if shared == nil && it.limits == l && h != by {
+				shared = it
 			}
 		}
 	})
-	return found
+	switch {
+	case idle != nil:
+		idle.Leave()
+	case shared != nil:
+		shared.yields = true
+		shared.Leave()
+	}
+	return idle != nil || shared != nil
 }

@@ -18,10 +18,23 @@ import (
 )
 
 // member is a connection without a protocol.
-type member struct{ pool.Item }
+type member struct {
+	pool.Item
+	streams uint32 // carried at once; 0: that is agreed on when it opens
+	agreed  uint32
+}
 
-func (m *member) Pooled() *pool.Item                { return &m.Item }
-func (m *member) Open(*conn.Conn)                   { m.Opened() }
+func (m *member) Pooled() *pool.Item { return &m.Item }
+func (m *member) Goodbye()           {}
+func (m *member) Open(c *conn.Conn) {
+	if m.streams == 0 {
+		heir := &member{streams: m.agreed}
+		m.Become(heir)
+		c.SetHandler(heir)
+		m = heir
+	}
+	m.Opened(m.streams)
+}
 func (m *member) Data(_ *conn.Conn, b []byte) int   { return len(b) }
 func (m *member) EOF(c *conn.Conn)                  { c.Close() }
 func (m *member) Drained(*conn.Conn)                {}
@@ -48,11 +61,13 @@ type world struct {
 	net     *mem.Net
 	pools   []*pool.Pool
 	cluster *cluster.Cluster
+	streams uint32 // that new connections carry
+	agreed  uint32 // if that is 0
 	log     []string
 }
 
 func newWorld(t testing.TB, workers, endpoints int) *world {
-	w := &world{net: mem.New()}
+	w := &world{net: mem.New(), streams: 1}
 	l := &cluster.Limits{}
 	for _, m := range []interface{ Store(uint32) }{&l.MaxConnections, &l.MaxPending, &l.MaxRequests, &l.MaxRetries} {
 		m.Store(cluster.Unlimited)
@@ -68,8 +83,12 @@ func newWorld(t testing.TB, workers, endpoints int) *world {
 	g := &pool.Group{}
 	for range workers {
 		lp := w.net.Loop(loop.Options{})
-		w.pools = append(w.pools, pool.New(pool.Options{Loop: lp, Group: g, New: func() pool.Member { return &member{} },
-			Target: func(_ *cluster.Cluster, e *cluster.Endpoint) conn.Target { return conn.Target{Addr: loop.TCP(e.Addr)} }}))
+		w.pools = append(w.pools, pool.New(pool.Options{Loop: lp, Group: g, New: func(*cluster.Cluster, cluster.Protocol) (pool.Member, uint32) {
+			return &member{streams: w.streams, agreed: w.agreed}, w.streams
+		},
+			Target: func(_ *cluster.Cluster, e *cluster.Endpoint, _ cluster.Protocol) conn.Target {
+				return conn.Target{Addr: loop.TCP(e.Addr)}
+			}}))
 	}
 	return w
 }
@@ -77,7 +96,7 @@ func newWorld(t testing.TB, workers, endpoints int) *world {
 func (w *world) get(name string, worker, endpoint int) *client {
 	c := &client{name: name, log: &w.log}
 	c.w.Client = c
-	m, result := w.pools[worker].Get(w.cluster, w.cluster.Endpoints[endpoint], &c.w, false)
+	m, result := w.pools[worker].Get(w.cluster, w.cluster.Endpoints[endpoint], w.cluster.Protocol, &c.w, false)
 	switch result {
 	case pool.Lent:
 		c.m = m.(*member)
@@ -256,6 +275,7 @@ func TestPoolProperty(t *testing.T) {
 		w := newWorld(t, 3, 2)
 		l := w.cluster.Limits
 		most := rapid.IntRange(1, 4).Draw(rt, "max")
+		w.streams = rapid.Uint32Range(1, 3).Draw(rt, "streams")
 		l.MaxConnections.Store(uint32(most))
 		var open []*client
 		check := func() {
@@ -271,7 +291,7 @@ func TestPoolProperty(t *testing.T) {
 			}
 		}
 		for i := range rapid.IntRange(1, 40).Draw(rt, "steps") {
-			switch rapid.IntRange(0, 3).Draw(rt, "op") {
+			switch rapid.IntRange(0, 4).Draw(rt, "op") {
 			case 0, 1:
 				open = append(open, w.get(fmt.Sprint(i), rapid.IntRange(0, 2).Draw(rt, "worker"), rapid.IntRange(0, 1).Draw(rt, "endpoint")))
 			case 2:
@@ -291,6 +311,16 @@ func TestPoolProperty(t *testing.T) {
 						c.w.Cancel()
 					}
 					open = slices.Delete(open, k, k+1)
+				}
+			case 4:
+				if len(open) > 0 {
+					if c := open[rapid.IntRange(0, len(open)-1).Draw(rt, "leave")]; c.m != nil {
+						if rapid.Bool().Draw(rt, "goaway") {
+							c.m.Leave()
+						} else {
+							c.m.SetStreams(rapid.Uint32Range(1, 3).Draw(rt, "settings"))
+						}
+					}
 				}
 			}
 			w.net.Step()
@@ -319,4 +349,134 @@ func TestPoolProperty(t *testing.T) {
 			rt.Fatalf("%d connections, %d pending are left", l.Connections.Load(), l.Pending.Load())
 		}
 	})
+}
+
+// Requests that wait share the connection that is dialled for the first of them, up to what it carries; further ones
+// share it as long as there is room, and then another one is dialled.
+func TestShare(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	w.streams = 3
+	at := w.cluster.Endpoints[0].Addr
+	w.net.Silence(at, true)
+	var cs []*client
+	for i := range 4 {
+		cs = append(cs, w.get(fmt.Sprint(i), 0, 0))
+	}
+	if n := w.pools[0].Counts(); n != (pool.Counts{Connecting: 2, Waiting: 4}) {
+		t.Errorf("while connecting: %+v", n)
+	}
+	w.net.Advance(11 * time.Second)
+	w.want(t, "0 failed: connecting timed out", "1 failed: connecting timed out", "2 failed: connecting timed out", "3 failed: connecting timed out")
+	w.net.Silence(at, false)
+	cs = nil
+	for i := range 4 {
+		cs = append(cs, w.get(fmt.Sprint(i), 0, 0))
+	}
+	w.want(t, "0 connected", "1 lent", "2 lent", "3 connected")
+	if cs[0].m != cs[1].m || cs[0].m != cs[2].m || cs[3].m == cs[0].m {
+		t.Error("the first three should share a connection")
+	}
+	cs[0].m.SetStreams(1)
+	cs[0].m.Release()
+	cs[1].m.Release()
+	if w.get("4", 0, 0).m != cs[3].m {
+		t.Error("a connection took a request beyond what its peer permits now")
+	}
+	cs[3].m.Leave()
+	cs[2].m.Release()
+	if w.get("5", 0, 0).m != cs[0].m {
+		t.Error("a connection that leaves took a request")
+	}
+	cs[3].m.Release()
+	if n := w.pools[0].Counts(); n != (pool.Counts{Busy: 2}) {
+		t.Errorf("%+v", n)
+	}
+	cs[3].m.Release()
+	w.net.Step()
+	if n := w.pools[0].Counts(); n != (pool.Counts{Busy: 1}) {
+		t.Errorf("%+v", n)
+	}
+}
+
+// A shared connection that is never idle does not keep its place for ever: it takes no more requests once somebody waits
+// for the place, and who waited gets it before its own worker does.
+func TestSharedConnectionYields(t *testing.T) {
+	w := newWorld(t, 2, 1)
+	w.streams = 100
+	w.cluster.Limits.MaxConnections.Store(1)
+	a := w.get("a", 0, 0)
+	w.get("b", 0, 0)
+	c := w.get("c", 1, 0)
+	d := w.get("d", 0, 0)
+	w.want(t, "a connected", "b lent")
+	a.m.Release()
+	a.m.Release()
+	w.net.Step()
+	w.want(t, "c connected")
+	if n := w.cluster.Limits.Connections.Load(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+	c.m.Release()
+	w.net.Step()
+	w.want(t, "d connected")
+	d.m.Release()
+	w.net.Advance(2 * time.Hour)
+	if n := w.cluster.Limits.Connections.Load() + w.cluster.Limits.Pending.Load(); n != 0 {
+		t.Errorf("%d left in the limits", n)
+	}
+}
+
+// A client that speaks HTTP/2 and one that speaks HTTP/1.1 get connections of their own to one endpoint, and both are
+// gone when it is retired.
+func TestProtocolsAreKeptApart(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	a := w.get("a", 0, 0)
+	a.m.Release()
+	w.cluster.Protocol, w.streams = cluster.HTTP2, 10
+	b := w.get("b", 0, 0)
+	if a.m == b.m {
+		t.Error("an HTTP/1.1 connection carries HTTP/2")
+	}
+	w.cluster.Protocol = cluster.HTTP1
+	if c := w.get("c", 0, 0); c.m != a.m {
+		t.Error("the HTTP/1.1 connection was not used again")
+	}
+	w.log = nil
+	w.cluster.Endpoints[0].Gone.Store(true)
+	w.pools[0].Retire(w.cluster.Endpoints[0], func() { w.log = append(w.log, "unused") })
+	a.m.Release()
+	w.net.Step()
+	w.want(t)
+	b.m.Release()
+	w.net.Step()
+	w.want(t, "unused")
+}
+
+// Once TLS has agreed on a protocol, another Member takes the place of the one that dialled, and how much it carries
+// says how many connections the next requests need.
+func TestBecome(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	w.streams = 0 // not known
+	w.agreed = 5
+	a, b := w.get("a", 0, 0), w.get("b", 0, 0)
+	w.want(t, "a connected", "b lent")
+	if a.m != b.m || a.m.streams != 5 {
+		t.Error("the connection should have become one of five")
+	}
+	w.net.Silence(w.cluster.Endpoints[0].Addr, true)
+	for range 5 {
+		w.get("", 0, 0)
+	}
+	if n := w.pools[0].Counts(); n != (pool.Counts{Busy: 1, Connecting: 1, Waiting: 2}) {
+		t.Errorf("%+v", n)
+	}
+	w.net.Advance(11 * time.Second)
+	w.cluster.Endpoints[0].Gone.Store(true)
+	for range 5 {
+		a.m.Release()
+	}
+	w.net.Step()
+	if n := w.pools[0].Counts(); n != (pool.Counts{}) {
+		t.Errorf("%+v", n)
+	}
 }
