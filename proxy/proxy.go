@@ -111,6 +111,7 @@ type Proxy struct {
 	id      *identity.Manager
 	gate    *tls.Gate
 	peers   *observe.Peers
+	callers *listener.Peers
 	pools   *pool.Group
 	workers []*worker
 	group   *listener.Group
@@ -134,7 +135,7 @@ func New(o Options) (*Proxy, error) {
 	if o.Listen == nil {
 		o.Listen = listener.Sockets{Sockets: loop.Kernel()}
 	}
-	p := &Proxy{o: o, started: time.Now(), self: o.Node.Peer(), gate: tls.NewGate(0, 0), peers: observe.NewPeers(), pools: &pool.Group{}}
+	p := &Proxy{o: o, started: time.Now(), self: o.Node.Peer(), gate: tls.NewGate(0, 0), peers: observe.NewPeers(), callers: listener.NewPeers(), pools: &pool.Group{}}
 	p.quitCtx, p.quit = context.WithCancel(context.Background())
 	var err error
 	if p.frame, err = tcp.Frame(&p.o.Node); err != nil {
@@ -166,7 +167,7 @@ func New(o Options) (*Proxy, error) {
 	for i, w := range p.workers {
 		acceptors[i] = w.accept
 	}
-	p.group = listener.NewGroup(o.Listen, loop.Kernel(), o.Log, acceptors...)
+	p.group = listener.NewGroup(o.Listen, loop.Kernel(), p.callers, o.Log, acceptors...)
 	if o.Control != nil {
 		p.subscribe(saved)
 	}

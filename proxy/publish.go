@@ -45,7 +45,7 @@ type publisher struct {
 }
 
 func newPublisher(p *Proxy) (*publisher, error) {
-	o := state.Options{Gate: p.gate}
+	o := state.Options{Gate: p.gate, Peers: p.callers}
 	if p.id != nil {
 		o.Identity = p.id
 	}

@@ -39,7 +39,7 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 		Observer: &http.Report{Self: p.self, Numbers: w.numbers, Log: p.logs}})
 	w.tcp = tcp.NewWorker(tcp.Options{Loop: w.loop, Socket: p.socket, Metadata: p.frame, Peers: p.peers,
 		Observer: &relays{self: p.self, loop: w.loop, numbers: w.numbers, log: p.logs, reported: map[*tcp.Relay]*tally{}}})
-	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve,
+	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve, Begin: w.begin,
 		Refused: (&refusals{loop: w.loop, access: p.logs, log: p.o.Log}).tell})
 	return w, nil
 }
@@ -53,6 +53,11 @@ func (w *worker) serve(c *conn.Conn, a listener.Arrival) conn.Handler {
 		return w.tcp.Serve(c, f, w.state)
 	}
 	return nil
+}
+
+// begin connects the application for a client that has said nothing yet.
+func (w *worker) begin(c *conn.Conn, a listener.Arrival, spoke func()) listener.Tentative {
+	return w.tcp.Begin(c, a.Chain.Filters.(*tcp.Config), w.state, spoke)
 }
 
 // use makes s the state of what begins from now on; on the loop.

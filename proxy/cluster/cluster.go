@@ -159,6 +159,8 @@ type Endpoint struct {
 	Host     string
 	Workload Workload
 	Limits   *Limits // of its cluster
+	// Proxied: a workload of the mesh with a proxy, which speaks mesh TLS as a client too.
+	Proxied bool
 
 	// Transport secures new connections; nil is plaintext. It is replaced in place when
 	// only the names accepted from the server change: connections stay.

@@ -71,7 +71,7 @@ func (c *Conn) feed() {
 		case e == syscall.EAGAIN:
 			c.state &^= unread
 		case e != 0:
-			c.fail(whyOf(e))
+			c.fail(Why{Kind: HandshakeFailed, Err: &tls.Error{Reason: tls.Interrupted, Err: e}})
 		case n == 0:
 			// unread stays: the end is looked at again after the handshake.
 			c.wakeHandshake(c.tls.s.FeedEnd())

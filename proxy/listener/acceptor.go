@@ -1,14 +1,13 @@
 package listener
 
 import (
-	"bytes"
 	"errors"
 	"log/slog"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/loop"
 )
@@ -27,6 +26,10 @@ type Options struct {
 	// Serve makes the owner of a connection whose chain was chosen, with TLS after the
 	// handshake. The connection opens for it afterwards. nil refuses it.
 	Serve func(c *conn.Conn, a Arrival) conn.Handler
+	// Begin, where set, begins to serve a connection whose client has said nothing yet by
+	// the chain for clients that never do, so that the application can speak first; see
+	// Tentative. nil: that chain cannot be begun, its clients speak first.
+	Begin func(c *conn.Conn, a Arrival, spoke func()) Tentative
 	// Refused, where set, hears of connections that were never served. err is what
 	// failed, if something did.
 	Refused func(info *conn.Info, c *Config, why Refusal, err error)
@@ -41,6 +44,8 @@ const (
 	TooMany                       // MaxConnections of its listener are open
 	InspectTimeout                // it said nothing within InspectTimeout
 	Handshake                     // TLS failed
+	Crowded                       // too much was held for clients that did not finish their first words
+	Misjudged                     // its ClientHello came after the application had spoken
 	refusals
 )
 
@@ -50,10 +55,14 @@ var refusalNames = [refusals]string{
 	TooMany:        "too many connections to this listener",
 	InspectTimeout: "the client said nothing to choose a filter chain by",
 	Handshake:      "the TLS handshake failed",
+	Crowded:        "it did not finish its first words, and too much is held for others that do not",
+	Misjudged:      "a workload of the mesh began TLS when the application had spoken in plaintext; its next connection is waited for",
 }
 
 // Refusals are all reasons there are.
-func Refusals() []Refusal { return []Refusal{Looping, NoChain, TooMany, InspectTimeout, Handshake} }
+func Refusals() []Refusal {
+	return []Refusal{Looping, NoChain, TooMany, InspectTimeout, Handshake, Crowded, Misjudged}
+}
 
 func (r Refusal) String() string { return refusalNames[r] }
 
@@ -75,8 +84,11 @@ type Acceptor struct {
 	open    atomic.Int64
 	stats   Stats
 	tallies map[*atomic.Int64]*held
-	hello   hello
+	hello   greeting
 	scratch []byte // for hellos in several records
+	// Inspections that keep bytes, and how many; see hold.
+	firstHeld, lastHeld *inspection
+	held                int
 }
 
 // NewAcceptor makes an acceptor for a loop; it accepts nothing until its Group applies a Table.
@@ -245,22 +257,12 @@ func (a *Acceptor) arrive(fd int, remote, at loop.Addr, config *Config, table *T
 		a.choose(conn.Accept(a.l, fd, info, refused{}), config, table, names, &on)
 		return
 	}
-	x := &inspection{a: a, config: config, table: table, names: names, on: on, tls: inspectTLS, http: inspectHTTP}
-	c := conn.Accept(a.l, fd, info, x)
-	if config.InspectTimeout > 0 {
-		x.timer.Fire = func() { x.expired(c) }
-		a.l.Arm(&x.timer, a.l.Now()+int64(config.InspectTimeout))
-	}
+	a.inspect(fd, info, config, table, names, level, &on, inspectTLS, inspectHTTP)
 }
 
 // choose gives the connection to its chain.
 func (a *Acceptor) choose(c *conn.Conn, config *Config, table *Table, names *byName, on *connection) {
-	chain := config.Default
-	if names != nil {
-		if ch := names.find(on); ch != nil {
-			chain = ch
-		}
-	}
+	chain := config.chain(names, on)
 	if chain == nil {
 		a.refused(c.Info(), config, NoChain, nil)
 		c.Reset()
@@ -285,6 +287,9 @@ type securing struct {
 }
 
 func (s *securing) Open(c *conn.Conn) {
+	if info := c.Info(); info.TLS.ID != (identity.ID{}) && s.arrival.Config.Direction == Inbound {
+		s.a.group.peers.vouch(info.Remote.Addr())
+	}
 	h := s.a.o.Serve(c, s.arrival)
 	if h == nil {
 		c.Reset()
@@ -356,77 +361,4 @@ func (a *Acceptor) refused(info *conn.Info, c *Config, why Refusal, err error) {
 	if a.o.Refused != nil {
 		a.o.Refused(info, c, why, err)
 	}
-}
-
-// inspection owns a connection until its chain is chosen.
-type inspection struct {
-	a         *Acceptor
-	config    *Config
-	table     *Table
-	names     *byName
-	on        connection
-	tls, http bool // still to be looked for
-	timer     loop.Timer
-}
-
-func (x *inspection) Open(*conn.Conn)             {}
-func (x *inspection) Drained(*conn.Conn)          {}
-func (x *inspection) Closed(*conn.Conn, conn.Why) { x.timer.Stop() }
-
-// Data looks and uses nothing: what was seen belongs to the chain.
-func (x *inspection) Data(c *conn.Conn, b []byte) int {
-	if x.look(b) {
-		x.done(c)
-	}
-	return 0
-}
-
-// EOF: a client that has nothing to say, to a server that perhaps has.
-func (x *inspection) EOF(c *conn.Conn) { x.done(c) }
-
-func (x *inspection) done(c *conn.Conn) {
-	x.timer.Stop()
-	x.a.choose(c, x.config, x.table, x.names, &x.on)
-}
-
-func (x *inspection) expired(c *conn.Conn) {
-	if x.config.ContinueOnTimeout {
-		x.done(c)
-		return
-	}
-	x.a.refused(c.Info(), x.config, InspectTimeout, nil)
-	c.Reset()
-}
-
-// look reports whether everything that matters is known.
-func (x *inspection) look(b []byte) bool {
-	if x.tls {
-		a := x.a
-		if a.scratch == nil {
-			a.scratch = make([]byte, maxHello)
-		}
-		switch err := parseHello(b, a.scratch, &a.hello); err {
-		case errShort:
-			return false
-		case nil:
-			x.on.transport = TLS
-			x.on.sni = strings.ToLower(string(a.hello.sni))
-			for _, p := range a.hello.alpn {
-				x.on.alpn = append(x.on.alpn, bytes.Clone(p))
-			}
-			return true
-		}
-		// Something else, or so damaged that no server would answer it.
-		x.tls = false
-	}
-	if x.http {
-		proto, err := sniffHTTP(b)
-		if err == errShort {
-			return false
-		}
-		if proto != "" {
-			x.on.alpn = [][]byte{[]byte(proto)}
-		}
-	}
-	return true
 }

@@ -44,7 +44,7 @@ func newWorld(t *testing.T, workers int) *world {
 			},
 		}))
 	}
-	w.group = listener.NewGroup(listener.Sockets{Sockets: w.n.Sockets()}, w.n.Sockets(), slog.New(slog.DiscardHandler), w.workers...)
+	w.group = listener.NewGroup(listener.Sockets{Sockets: w.n.Sockets()}, w.n.Sockets(), nil, slog.New(slog.DiscardHandler), w.workers...)
 	return w
 }
 
@@ -420,7 +420,7 @@ func TestKernelGroup(t *testing.T) {
 		ended = append(ended, done)
 		go func() { done <- l.Run(ctx) }()
 	}
-	group := listener.NewGroup(listener.Sockets{Sockets: loop.Kernel()}, loop.Kernel(), slog.New(slog.DiscardHandler), workers...)
+	group := listener.NewGroup(listener.Sockets{Sockets: loop.Kernel()}, loop.Kernel(), nil, slog.New(slog.DiscardHandler), workers...)
 	table, err := listener.NewTable([]*listener.Config{plain("l", "127.0.0.1:0")})
 	if err != nil {
 		t.Fatal(err)

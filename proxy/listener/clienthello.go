@@ -9,8 +9,11 @@ import (
 // post-quantum key shares one has about 1.7 KB.
 const maxHello = 16 << 10
 
-// hello is what a ClientHello reveals before the handshake.
-type hello struct {
+// handshakeRecord is the first byte of TLS: the record's type (RFC 8446, section 5.1).
+const handshakeRecord = 22
+
+// greeting is what a ClientHello reveals before the handshake.
+type greeting struct {
 	sni  []byte   // host name, "" if not sent
 	alpn [][]byte // in the client's order
 }
@@ -25,7 +28,7 @@ var (
 // connection. It returns errShort until it is complete, errNoTLS as soon as it
 // cannot become one, errBroken for a damaged or too long one. scratch is for a hello
 // in several records; what is returned may point into it or into b. h's alpn is reused.
-func parseHello(b, scratch []byte, h *hello) error {
+func parseHello(b, scratch []byte, h *greeting) error {
 	msg, err := firstMessage(b, scratch)
 	if err != nil {
 		return err
@@ -71,7 +74,7 @@ func parseHello(b, scratch []byte, h *hello) error {
 	return nil
 }
 
-func (h *hello) readServerName(body reader) bool {
+func (h *greeting) readServerName(body reader) bool {
 	list, ok := body.vector(2)
 	if !ok || len(body) != 0 {
 		return false
@@ -101,7 +104,7 @@ func firstMessage(b, scratch []byte) ([]byte, error) {
 			return nil, errShort
 		}
 		// A record: type 22, version 3.x, length. Decide by the first wrong byte.
-		if b[0] != 22 || len(b) > 1 && b[1] != 3 {
+		if b[0] != handshakeRecord || len(b) > 1 && b[1] != 3 {
 			if first {
 				return nil, errNoTLS
 			}

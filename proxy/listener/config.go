@@ -74,6 +74,8 @@ type Chain struct {
 	Name  string
 	Match Match
 	TLS   *tls.Server // nil: plaintext
+	// ServerFirst says that Filters relay bytes to a server that may speak before its client.
+	ServerFirst bool
 	// Filters is what the worker's Serve makes a Handler of: the decoded HTTP
 	// connection manager or TCP proxy.
 	Filters any

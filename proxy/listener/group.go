@@ -20,6 +20,7 @@ type Group struct {
 	sockets loop.Sockets
 	log     *slog.Logger
 	workers []*Acceptor
+	peers   *Peers
 
 	mu     sync.Mutex
 	bound  map[loop.Addr]loop.Addr // as configured → as the kernel says
@@ -27,9 +28,12 @@ type Group struct {
 }
 
 // NewGroup makes a group of the workers' acceptors. sockets are those of the kernel, or
-// of the network in memory that the workers' loops are on.
-func NewGroup(source ListenSource, sockets loop.Sockets, log *slog.Logger, workers ...*Acceptor) *Group {
-	g := &Group{source: source, sockets: sockets, log: log, workers: workers,
+// of the network in memory that the workers' loops are on; peers may be nil.
+func NewGroup(source ListenSource, sockets loop.Sockets, peers *Peers, log *slog.Logger, workers ...*Acceptor) *Group {
+	if peers == nil {
+		peers = NewPeers()
+	}
+	g := &Group{source: source, sockets: sockets, log: log, workers: workers, peers: peers,
 		bound: map[loop.Addr]loop.Addr{}, counts: map[string]*atomic.Int64{}}
 	for _, w := range workers {
 		w.group = g

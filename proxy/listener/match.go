@@ -27,8 +27,8 @@ type matcher struct {
 
 type byPrefix struct {
 	entries []prefixEntry // longest prefix first; the last may be everything
-	// What the chains below depend on.
-	needTLS, needHTTP bool
+	// What the chains below depend on, and whether one of them terminates TLS.
+	needTLS, needHTTP, terminates bool
 }
 
 type prefixEntry struct {
@@ -168,6 +168,7 @@ func (p *byPrefix) finish() {
 				}
 				for _, s := range a.protocols {
 					s.finish()
+					p.terminates = p.terminates || slices.ContainsFunc(s.chains, func(e sourceEntry) bool { return e.chain.TLS != nil })
 				}
 			}
 		}
@@ -216,6 +217,16 @@ func (m *matcher) forDestination(dst netip.AddrPort) (*byName, *byPrefix) {
 		}
 	}
 	return nil, p
+}
+
+// chain is the one for a connection, nil if there is none.
+func (c *Config) chain(names *byName, on *connection) *Chain {
+	if names != nil {
+		if ch := names.find(on); ch != nil {
+			return ch
+		}
+	}
+	return c.Default
 }
 
 // find is the other levels.

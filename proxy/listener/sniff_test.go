@@ -44,7 +44,7 @@ func TestParseHello(t *testing.T) {
 	whole := realHello(t, name, "istio-http/1.1", "istio", "http/1.1")
 	scratch := make([]byte, maxHello)
 	for _, in := range [][]byte{whole, inRecords(whole, 1), inRecords(whole, 7), inRecords(whole, 300)} {
-		var h hello
+		var h greeting
 		for i := range in {
 			if err := parseHello(in[:i], scratch, &h); err != errShort {
 				t.Fatalf("%d of %d bytes: %v", i, len(in), err)
@@ -57,7 +57,7 @@ func TestParseHello(t *testing.T) {
 			t.Errorf("name %q, protocols %q", h.sni, h.alpn)
 		}
 	}
-	var h hello
+	var h greeting
 	if err := parseHello(realHello(t, ""), scratch, &h); err != nil || h.sni != nil || len(h.alpn) != 0 {
 		t.Errorf("%v, %q, %q", err, h.sni, h.alpn)
 	}
@@ -87,7 +87,7 @@ func TestParseHelloRefuses(t *testing.T) {
 		"message cut":      {change(func(b []byte) { b[8] -= 3 }), errBroken},
 		"record after it":  {append(inRecords(whole, 100)[:105], 23, 3, 3, 0, 1, 0), errBroken},
 	} {
-		var h hello
+		var h greeting
 		if err := parseHello(tc.in, make([]byte, maxHello), &h); !errors.Is(err, tc.want) {
 			t.Errorf("%s: %v, want %v", name, err, tc.want)
 		}
@@ -97,7 +97,7 @@ func TestParseHelloRefuses(t *testing.T) {
 func TestParseHelloDoesNotAllocate(t *testing.T) {
 	in := inRecords(realHello(t, "example.com", "h2", "http/1.1"), 100)
 	scratch := make([]byte, maxHello)
-	h := hello{alpn: make([][]byte, 0, 8)}
+	h := greeting{alpn: make([][]byte, 0, 8)}
 	if a := testing.AllocsPerRun(100, func() {
 		if err := parseHello(in, scratch, &h); err != nil {
 			t.Fatal(err)
@@ -138,7 +138,7 @@ func FuzzParseHello(f *testing.F) {
 	f.Add([]byte{22, 3, 1, 0, 5, 1, 0, 0, 1, 0})
 	scratch, scratch2 := make([]byte, maxHello), make([]byte, maxHello)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var h, again hello
+		var h, again greeting
 		err := parseHello(b, scratch, &h)
 		if err == nil && len(h.sni) > 255 {
 			t.Errorf("name of %d bytes", len(h.sni))

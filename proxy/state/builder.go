@@ -45,8 +45,17 @@ type Options struct {
 	Gate *tls.Gate
 	// Metadata is what the metadata exchange tells of this workload; nil: no exchange.
 	Metadata *peermetadata.Node
+	// Peers hears of the addresses of workloads with proxies; nil: nobody wants to know.
+	Peers Peers
 	// MaxResources bounds the resources of each type; 0 means DefaultMaxResources.
 	MaxResources int
+}
+
+// Peers collects the addresses of the mesh's workloads that endpoints name: see
+// listener.Peers.
+type Peers interface {
+	Add(netip.Addr)
+	Remove(netip.Addr)
 }
 
 // DefaultMaxResources is ten times the largest mesh Weir is measured with (5,000
@@ -65,6 +74,7 @@ type Builder struct {
 	specs     map[string]*clusterSpec
 	endpoints map[string][]endpointSpec   // by EDS name
 	resolved  map[string][]netip.AddrPort // by cluster name, DNS kinds
+	came      []*cluster.Endpoint
 	gone      []*cluster.Endpoint
 
 	skippedFilters []string
@@ -91,7 +101,7 @@ func (b *Builder) State() *State { return b.cur }
 func (b *Builder) Apply(u Update) (*State, []*cluster.Endpoint, error) {
 	next := *b.cur
 	next.Generation++
-	b.gone = nil
+	b.came, b.gone = nil, nil
 	var err error
 	switch u.TypeURL {
 	case resource.ClusterType:
@@ -113,7 +123,24 @@ func (b *Builder) Apply(u Update) (*State, []*cluster.Endpoint, error) {
 		return nil, nil, err
 	}
 	b.cur = &next
+	b.tellPeers()
 	return &next, b.gone, nil
+}
+
+func (b *Builder) tellPeers() {
+	if b.opts.Peers == nil {
+		return
+	}
+	for _, e := range b.came {
+		if e.Proxied {
+			b.opts.Peers.Add(e.Addr.Addr())
+		}
+	}
+	for _, e := range b.gone {
+		if e.Proxied {
+			b.opts.Peers.Remove(e.Addr.Addr())
+		}
+	}
 }
 
 // Release gives the number of an endpoint back for reuse.
@@ -287,7 +314,7 @@ func (b *Builder) applyEndpoints(next *State, u Update) error {
 // Resolved says to what addresses the names of a DNS cluster resolve now. It is an
 // update like any other, made by the proxy's resolver.
 func (b *Builder) Resolved(name string, addrs []netip.AddrPort) (*State, []*cluster.Endpoint) {
-	b.gone = nil
+	b.came, b.gone = nil, nil
 	s, ok := b.specs[name]
 	if !ok || slices.Equal(b.resolved[name], addrs) {
 		return b.cur, nil
@@ -298,6 +325,7 @@ func (b *Builder) Resolved(name string, addrs []netip.AddrPort) (*State, []*clus
 	next.clusters = slices.Clone(next.clusters)
 	b.publish(&next, s)
 	b.cur = &next
+	b.tellPeers()
 	return &next, b.gone
 }
 

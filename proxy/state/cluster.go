@@ -350,7 +350,9 @@ func (b *Builder) assemble(s *clusterSpec, eps []endpointSpec, prev *cluster.Clu
 		if kept {
 			delete(old, key)
 		} else {
-			ep = &cluster.Endpoint{ID: b.endpointID(), Key: key, Addr: e.addr, Path: e.pipe, Workload: parseWorkload(e.workload), Limits: c.Limits}
+			ep = &cluster.Endpoint{ID: b.endpointID(), Key: key, Addr: e.addr, Path: e.pipe, Workload: parseWorkload(e.workload), Limits: c.Limits,
+				Proxied: e.pipe == "" && e.match.GetFields()["tlsMode"].GetStringValue() == "istio"}
+			b.came = append(b.came, ep)
 		}
 		ep.Transport.Store(t)
 		c.Endpoints = append(c.Endpoints, ep)

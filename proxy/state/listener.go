@@ -154,7 +154,7 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 				return nil, err
 			}
 			p.Exchange = exchange
-			c.Filters = p
+			c.Filters, c.ServerFirst = p, true
 		case metadataExchangeURL:
 			exchange = true
 		case statsURL: // Istio's standard metrics are always made

@@ -1,10 +1,13 @@
 package tcp
 
 import (
+	"errors"
+
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/tls"
 )
 
 // Relay is one accepted connection and the one it is relayed to. The exported fields
@@ -35,14 +38,16 @@ type Relay struct {
 	limit    loop.Timer
 	moved    int64 // when bytes moved last
 	attempts int   // left
+	again    uint8 // attempts because of misjudged
 	tried    []*cluster.Endpoint
 	limits   *cluster.Limits // whose Connections we hold
+	spoke    func()          // of a tentative relay
 	flags    flags
 	// Full reads in a row, by direction.
 	bulkDown, bulkUp uint8
 }
 
-type flags uint8
+type flags uint16
 
 const (
 	expectDown flags = 1 << iota // the downstream peer's metadata comes first
@@ -50,6 +55,9 @@ const (
 	upOpen
 	downEnded // Closed was called
 	ended
+	tentative // see Begin
+	withdrawn
+	told // the Observer knows of it
 )
 
 func (r *Relay) is(f flags) bool { return r.flags&f != 0 }
@@ -61,7 +69,7 @@ func (r *Relay) Downstream() *conn.Info { return r.down.Info() }
 func (r *Relay) Config() *Config { return r.config }
 
 // Settled reports that no metadata is awaited any more: labels will not change.
-func (r *Relay) Settled() bool { return r.is(upOpen) && !r.is(expectDown|expectUp) }
+func (r *Relay) Settled() bool { return r.is(upOpen) && !r.is(expectDown|expectUp|tentative) }
 
 // downstream and upstream are the two faces of a Relay to its connections.
 type (
@@ -80,6 +88,70 @@ func (d *downstream) Open(c *conn.Conn) {
 		r.flags |= expectDown
 		c.Write(w.o.Metadata)
 	}
+	if r.up != nil { // the service was begun before
+		if r.begun(); !r.is(upOpen) {
+			c.Pause()
+		}
+		return
+	}
+	// Nobody can take the bytes yet. A reset is noticed nevertheless.
+	c.Pause()
+	r.start()
+}
+
+// Begin connects for a client that has said nothing yet, before it is known whether
+// config is what the client wants: the relay is tentative until the connection is handed
+// over to it, and withdrawn without a trace otherwise. It writes nothing to the endpoint,
+// and calls spoke before it passes on what the endpoint said.
+func (w *Worker) Begin(c *conn.Conn, config *Config, s State, spoke func()) Tentative {
+	r := w.relay(c, config, s)
+	r.flags |= tentative
+	r.spoke = spoke
+	r.start()
+	return (*downstream)(r)
+}
+
+// Tentative is a relay that may turn out not to be wanted. Withdraw ends it; the accepted
+// connection goes on without it.
+type Tentative interface {
+	conn.Handler
+	Withdraw()
+}
+
+func (d *downstream) Withdraw() {
+	r := (*Relay)(d)
+	r.flags |= withdrawn | downEnded
+	if r.up == nil {
+		r.end()
+		return
+	}
+	r.up.Close()
+}
+
+// begun makes the relay final.
+func (r *Relay) begun() {
+	r.flags &^= tentative
+	if r.is(told) {
+		return
+	}
+	r.flags |= told
+	if r.w.o.Observer != nil {
+		r.w.o.Observer.Begin(r)
+		r.settled()
+	}
+}
+
+// first is called with whatever the endpoint does first.
+func (r *Relay) first() {
+	if r.is(tentative) {
+		r.flags &^= tentative
+		r.spoke()
+	}
+}
+
+// start connects.
+func (r *Relay) start() {
+	w := r.w
 	r.moved = w.l.Now()
 	if r.idleTimeout() > 0 {
 		w.l.Arm(&r.idle, r.moved+r.idleTimeout())
@@ -87,13 +159,10 @@ func (d *downstream) Open(c *conn.Conn) {
 	if r.config.MaxDuration > 0 {
 		w.l.Arm(&r.limit, r.Start+int64(r.config.MaxDuration))
 	}
-	r.Cluster = r.state.Cluster(r.config.choose(w.l.Rand()))
-	if r.Cluster == nil {
+	if r.Cluster = r.state.Cluster(r.config.choose(w.l.Rand())); r.Cluster == nil {
 		r.fail(observe.ClusterNotFound)
 		return
 	}
-	// Nobody can take the bytes yet. A reset is noticed nevertheless.
-	c.Pause()
 	r.connect()
 }
 
@@ -192,7 +261,9 @@ func (u *upstream) Open(c *conn.Conn) {
 	}
 	r.settled()
 	r.touch()
-	r.down.Resume()
+	if !r.is(tentative) {
+		r.down.Resume()
+	}
 }
 
 func (u *upstream) Data(c *conn.Conn, b []byte) int {
@@ -215,6 +286,7 @@ func (u *upstream) Data(c *conn.Conn, b []byte) int {
 			return used
 		}
 	}
+	r.first()
 	r.Sent += uint64(len(b))
 	r.touch()
 	r.down.Write(b)
@@ -252,7 +324,11 @@ func (u *upstream) Moved(_ *conn.Conn, n int) {
 	(*Relay)(u).touch()
 }
 
-func (u *upstream) EOF(*conn.Conn)     { u.down.CloseWrite() }
+func (u *upstream) EOF(*conn.Conn) {
+	(*Relay)(u).first()
+	u.down.CloseWrite()
+}
+
 func (u *upstream) Drained(*conn.Conn) { u.down.Resume() }
 
 func (u *upstream) Closed(c *conn.Conn, why conn.Why) {
@@ -265,6 +341,10 @@ func (u *upstream) Closed(c *conn.Conn, why conn.Why) {
 	}
 	if !r.is(upOpen) && why.Kind.BeforeOpen() {
 		r.Cause, r.Failure = causeOf(why), why.String()
+		if r.misjudged(why) {
+			r.connect()
+			return
+		}
 		r.tried = append(r.tried, r.Endpoint)
 		if r.attempts > 0 {
 			r.connect()
@@ -285,6 +365,24 @@ func (u *upstream) Closed(c *conn.Conn, why conn.Why) {
 			r.down.Reset()
 		}
 	}
+}
+
+// misjudged reports that the endpoint's proxy took us for a client without TLS, because
+// its application spoke before our ClientHello had arrived; its RST may overtake what
+// the application said. It knows better now, and nothing was passed on, so the same
+// endpoint is asked again; twice, because another of its workers may have accepted the
+// second connection before the first had news.
+func (r *Relay) misjudged(why conn.Why) bool {
+	e, ok := errors.AsType[*tls.Error](why.Err)
+	if !ok || e.Reason != tls.NotTLS && e.Reason != tls.Interrupted || r.again >= 2 {
+		return false
+	}
+	if t := r.Endpoint.Transport.Load(); t == nil || !t.Istio {
+		return false
+	}
+	r.again++
+	r.attempts++
+	return true
 }
 
 func causeOf(why conn.Why) observe.Cause {
@@ -339,7 +437,8 @@ func (r *Relay) end() {
 	if r.next != nil {
 		r.next.prev = r.prev
 	}
-	if w.o.Observer != nil {
+	if w.o.Observer != nil && !r.is(withdrawn) {
+		r.begun()
 		w.o.Observer.End(r)
 	}
 }
@@ -360,7 +459,7 @@ func (r *Relay) touch() {
 }
 
 func (r *Relay) onReport() {
-	if r.is(upOpen) {
+	if r.is(upOpen) && !r.is(tentative) {
 		r.w.o.Observer.Progress(r)
 	}
 }

@@ -109,6 +109,12 @@ func (w *Worker) CloseAll() {
 
 // Serve makes the owner of an accepted connection that is about to open.
 func (w *Worker) Serve(c *conn.Conn, config *Config, s State) conn.Handler {
+	r := w.relay(c, config, s)
+	r.begun()
+	return (*downstream)(r)
+}
+
+func (w *Worker) relay(c *conn.Conn, config *Config, s State) *Relay {
 	r := &Relay{w: w, config: config, state: s, down: c, Start: w.l.Now(), attempts: config.MaxConnectAttempts}
 	r.idle.Fire, r.report.Fire, r.limit.Fire = r.onIdle, r.onReport, r.onLimit
 	w.active++
@@ -116,10 +122,7 @@ func (w *Worker) Serve(c *conn.Conn, config *Config, s State) conn.Handler {
 		r.next.prev = r
 	}
 	w.relays = r
-	if w.o.Observer != nil {
-		w.o.Observer.Begin(r)
-	}
-	return (*downstream)(r)
+	return r
 }
 
 func (w *Worker) picker(id cluster.ID) *lb.Picker {

@@ -99,7 +99,7 @@ func start(t *testing.T, n *mem.Net, lc listener.Config, config *tcp.Config, o t
 	o.Loop, o.Observer = p.l, p
 	p.w = tcp.NewWorker(o)
 	a := listener.NewAcceptor(p.l, listener.Options{Serve: func(c *conn.Conn, _ listener.Arrival) conn.Handler { return p.w.Serve(c, config, p) }})
-	g := listener.NewGroup(listener.Sockets{Sockets: n.Sockets()}, n.Sockets(), slog.New(slog.DiscardHandler), a)
+	g := listener.NewGroup(listener.Sockets{Sockets: n.Sockets()}, n.Sockets(), nil, slog.New(slog.DiscardHandler), a)
 	table, err := listener.NewTable([]*listener.Config{&lc})
 	if err != nil {
 		t.Fatal(err)
@@ -642,7 +642,7 @@ func TestKernelRelay(t *testing.T) {
 	p := &proxy{t: t, clusters: map[cluster.ID]*cluster.Cluster{1: newCluster(1, "app", app.Addr().String())}}
 	w := tcp.NewWorker(tcp.Options{Loop: l})
 	a := listener.NewAcceptor(l, listener.Options{Serve: func(c *conn.Conn, _ listener.Arrival) conn.Handler { return w.Serve(c, to(1), p) }})
-	g := listener.NewGroup(listener.Sockets{Sockets: loop.Kernel()}, loop.Kernel(), slog.New(slog.DiscardHandler), a)
+	g := listener.NewGroup(listener.Sockets{Sockets: loop.Kernel()}, loop.Kernel(), nil, slog.New(slog.DiscardHandler), a)
 	lc := at("127.0.0.1:0", nil)
 	table, err := listener.NewTable([]*listener.Config{&lc})
 	if err != nil {
