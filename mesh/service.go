@@ -30,6 +30,10 @@ func (p Protocol) IsHTTP() bool {
 	return false
 }
 
+// IsHTTP2 reports whether servers of the port speak HTTP/2. Those of a gRPC-Web port speak gRPC: the proxy before them
+// translates.
+func (p Protocol) IsHTTP2() bool { return p == HTTP2 || p == GRPC || p == GRPCWeb }
+
 // IsTLS reports whether the application itself speaks TLS on the port.
 func (p Protocol) IsTLS() bool { return p == HTTPS || p == TLS }
 

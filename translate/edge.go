@@ -212,6 +212,9 @@ func (c *Cache) httpOpening(k *mint, e, old *edgeSet, o *opening, a *audience) *
 	c.edgeTable(e, old, name, o.servers, a)
 	l := o.listener(corev3.TrafficDirection_OUTBOUND)
 	m := c.base.filters.httpManager(edge, "outbound_"+l.Name)
+	if slices.ContainsFunc(o.servers, func(s openServer) bool { return s.Protocol == mesh.GRPCWeb }) {
+		c.base.filters.grpcWeb(m)
+	}
 	m.RouteSpecifier = rds(name)
 	l.FilterChains = []*listenerv3.FilterChain{{Filters: managerFilter(k, m)}}
 	return l
@@ -274,6 +277,9 @@ func (c *Cache) tlsServer(k *mint, e, old *edgeSet, o *opening, s *openServer, a
 	}
 	name := strings.Join([]string{"https", itoa(s.Port), s.PortName, s.gateway.Ref.Name, s.gateway.Ref.Namespace}, ".") + o.suffix()
 	m := c.base.filters.httpManager(edge, "outbound_"+listenerName(o.bind, o.port))
+	if s.Protocol == mesh.GRPCWeb {
+		c.base.filters.grpcWeb(m)
+	}
 	m.RouteSpecifier = rds(name)
 	chain := &listenerv3.FilterChain{FilterChainMatch: match, Filters: managerFilter(k, m), TransportSocket: socket}
 	if k.vet(chain); k.err == nil {

@@ -11,6 +11,7 @@ import (
 	filev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	httpinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
@@ -50,6 +51,7 @@ type filters struct {
 	accessLog []*accesslogv3.AccessLog
 	http      map[direction][]*hcmv3.HttpFilter
 	tcp       map[direction][]*listenerv3.Filter
+	web       *hcmv3.HttpFilter // gRPC-Web
 
 	originalDst, tlsInspector, httpInspector *listenerv3.ListenerFilter
 }
@@ -62,6 +64,7 @@ func newFilters(accessLog bool) *filters {
 		httpInspector: listenerFilter(k.any(&httpinspectorv3.HttpInspector{}), "envoy.filters.listener.http_inspector"),
 		http:          map[direction][]*hcmv3.HttpFilter{},
 		tcp:           map[direction][]*listenerv3.Filter{},
+		web:           &hcmv3.HttpFilter{Name: "envoy.filters.http.grpc_web", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: k.any(&grpcwebv3.GrpcWeb{})}},
 	}
 	if accessLog {
 		f.accessLog = []*accesslogv3.AccessLog{{
@@ -121,6 +124,11 @@ func httpFilters(k *mint, d direction) []*hcmv3.HttpFilter {
 		filter("istio.stats", typedStruct(k, "stats.PluginConfig", stats)),
 		filter("envoy.filters.http.router", k.any(&routerv3.Router{})),
 	)
+}
+
+// grpcWeb makes m translate gRPC-Web requests to gRPC.
+func (f *filters) grpcWeb(m *hcmv3.HttpConnectionManager) {
+	m.HttpFilters = append([]*hcmv3.HttpFilter{f.web}, m.HttpFilters...)
 }
 
 func alpnOverrides() map[string]*structpb.Value {

@@ -338,6 +338,9 @@ func (b *base) inboundFilters(k *mint, p *served, http bool) []*listenerv3.Filte
 		return b.filters.tcpFilters(k, inbound, nil, share{cluster, 1})
 	}
 	m := b.filters.httpManager(inbound, "inbound_"+listenerName(anyV4, p.port))
+	if p.protocol == mesh.GRPCWeb {
+		b.filters.grpcWeb(m)
+	}
 	m.RouteSpecifier = routeConfig(inboundRoutes(cluster, p))
 	return managerFilter(k, m)
 }
@@ -383,7 +386,10 @@ func inboundCluster(k *mint, p *served) *clusterv3.Cluster {
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
 		c.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
 	}
-	if p.http() || p.sniff() {
+	switch {
+	case p.protocol == mesh.GRPCWeb: // whatever the client speaks, the application speaks gRPC
+		c.TypedExtensionProtocolOptions = http2(k)
+	case p.http() || p.sniff():
 		c.TypedExtensionProtocolOptions = clientsProtocol(k)
 	}
 	var list []*structpb.Value

@@ -437,6 +437,9 @@ func (p *printer) chain(c *listenerv3.FilterChain) {
 	}
 	switch f := x.(type) {
 	case *hcmv3.HttpConnectionManager:
+		if slices.ContainsFunc(f.GetHttpFilters(), func(f *hcmv3.HttpFilter) bool { return f.GetName() == "envoy.filters.http.grpc_web" }) {
+			out = append(out, "grpc-web")
+		}
 		if f.GetRds() != nil {
 			out = append(out, "http routes "+f.GetRds().GetRouteConfigName())
 		} else {

@@ -184,6 +184,9 @@ func (c *client) full() bool       { return c.Conn.Buffered() > conn.HighWater }
 // writeBody writes a part of a body with its framing. Without chunks there is nothing to add, and large parts reach the
 // kernel without a copy.
 func (w *Worker) writeBody(c *conn.Conn, e *h1.Encoder, b []byte) {
+	if len(b) == 0 {
+		return // as a chunk it would end the body
+	}
 	if !e.Chunked() {
 		if _, ok := e.Prefix(nil, len(b)); ok {
 			c.Write(b)

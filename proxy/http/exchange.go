@@ -116,6 +116,8 @@ type Exchange struct {
 	flags    exchangeFlags
 
 	body []byte // of the request: not sent yet, or kept for another attempt
+	// what bodies pass on their way; nil: nothing
+	requestBody, responseBody Body
 
 	retry              *route.Retry // the policy in force; nil: none
 	retries            uint32       // left
@@ -153,6 +155,7 @@ const (
 	backingOff                            // wait is the back-off
 	upstreamEOF                           // of a tunnel
 	clientEOF
+	noTrailers // those of the response are not sent
 )
 
 func (x *Exchange) is(f exchangeFlags) bool { return x.flags&f != 0 }
@@ -175,6 +178,7 @@ func (x *Exchange) reset() {
 	x.stage, x.flags = 0, keepBody
 	x.retry, x.retries, x.total, x.perTry, x.perTryIdle = nil, 0, 0, 0, 0
 	x.redirect, x.routed = nil, 0
+	x.requestBody, x.responseBody = nil, nil
 	clear(x.tried)
 	x.tried = x.tried[:0]
 	x.idleFor = 0
@@ -365,6 +369,12 @@ func (x *Exchange) startResponse() {
 
 // endResponse ends a response that is complete.
 func (x *Exchange) endResponse() {
+	if x.responseBody != nil && !x.Response.NoBody {
+		if out := x.responseBody.End(x, x.w.loop.Buffers().Get(0)); len(out) > 0 {
+			x.write(out)
+			x.w.loop.Buffers().Put(out)
+		}
+	}
 	x.down.writeEnd(x)
 	x.complete()
 }

@@ -11,10 +11,50 @@ import (
 // worker with 1,000 waiting exchanges in 64 MB.
 const replayLimit = 64 << 10
 
+// Body rewrites a body on its way, for one exchange: its stage gives it to RewriteRequest or RewriteResponse with the
+// head, and makes the head fit (ContentLength). The calls come in order; b is only valid during the call.
+type Body interface {
+	// Data appends what b becomes to out. It may Reply; what it returns is then dropped.
+	Data(x *Exchange, out, b []byte) []byte
+	// End appends what follows the last byte. The trailers are in place.
+	End(x *Exchange, out []byte) []byte
+}
+
+// RewriteRequest lets the request body pass b.
+func (x *Exchange) RewriteRequest(b Body) { x.requestBody = b }
+
+// RewritesRequest is what the request body passes; nil: nothing.
+func (x *Exchange) RewritesRequest() Body { return x.requestBody }
+
+// RewriteResponse lets the response body pass b.
+func (x *Exchange) RewriteResponse(b Body) { x.responseBody = b }
+
+// WithoutTrailers keeps the response's trailers for the log, and sends none: a Body has written them.
+func (x *Exchange) WithoutTrailers() { x.flags |= noTrailers }
+
+// trailersToSend are those of the response; nil: none.
+func (x *Exchange) trailersToSend() *message.Headers {
+	if x.is(noTrailers) {
+		return nil
+	}
+	return &x.ResponseTrailers
+}
+
 // requestData takes bytes of the request body from the downstream.
 func (x *Exchange) requestData(b []byte) {
 	x.Received += uint64(len(b))
 	x.touch()
+	if x.requestBody == nil || x.is(responded) {
+		x.forward(b)
+		return
+	}
+	out := x.requestBody.Data(x, x.w.loop.Buffers().Get(len(b)), b)
+	x.forward(out)
+	x.w.loop.Buffers().Put(out)
+}
+
+// forward sends bytes of the request body upstream, or keeps them until that is possible.
+func (x *Exchange) forward(b []byte) {
 	switch {
 	case x.is(responded):
 		return
@@ -56,6 +96,13 @@ func (x *Exchange) dropBody() {
 
 // requestEnd tells that the request is complete; its trailers are in place.
 func (x *Exchange) requestEnd() {
+	if x.requestBody != nil && !x.is(responded) {
+		out := x.requestBody.End(x, x.w.loop.Buffers().Get(0))
+		if len(out) > 0 {
+			x.forward(out)
+		}
+		x.w.loop.Buffers().Put(out)
+	}
 	x.flags |= requestDone
 	x.RequestEnded = x.w.loop.Now()
 	x.touch()
@@ -133,7 +180,13 @@ func (x *Exchange) finishHead() {
 // responseData takes bytes of the response body from the upstream.
 func (x *Exchange) responseData(b []byte) {
 	x.touch()
-	x.write(b)
+	if x.responseBody == nil {
+		x.write(b)
+	} else {
+		out := x.responseBody.Data(x, x.w.loop.Buffers().Get(2*len(b)), b)
+		x.write(out)
+		x.w.loop.Buffers().Put(out)
+	}
 	if x.down.full() && !x.is(pausedUp) && x.up != nil {
 		x.flags |= pausedUp
 		x.up.pause(x)

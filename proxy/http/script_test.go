@@ -32,7 +32,7 @@ import (
 // Commands (NAME is a connection; data has CRLF line ends and Go's escapes, \c at
 // the end of a line is no line end):
 //
-//	config [edge] [websocket] [normalize] [idle=D] [header-timeout=D] [request-timeout=D] [stream-idle=D] [max-requests=N]
+//	config [edge] [websocket] [grpc-web] [normalize] [idle=D] [header-timeout=D] [request-timeout=D] [stream-idle=D] [max-requests=N]
 //	cluster name=NAME [endpoints=a:p,…] [max-connections=N] [max-pending=N] [max-requests=N] [max-retries=N] [requests-per-connection=N] [original-dst] [mesh]
 //	route [host=H] [prefix=P] [path=P] cluster=A[,B] [weights=1,2] [timeout=D] [retry=CONDITIONS] [attempts=N] [per-try=D] [per-try-idle=D]
 //	      [prefix-rewrite=P] [host-rewrite=H] [redirect=PATH] [direct=STATUS] [fault-delay=D] [fault-abort=STATUS] [attempt-count]
@@ -397,6 +397,8 @@ func (s *script) configure(d *datadriven.TestData) {
 		switch a.Key {
 		case "edge":
 			c.Edge = true
+		case "grpc-web":
+			c.Stages = outbound.Stages(outbound.Options{GRPCWeb: true})
 		case "websocket":
 			c.Upgrades = []string{"websocket"}
 		case "normalize":

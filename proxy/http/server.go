@@ -285,7 +285,7 @@ func (s *server) discardable(x *Exchange) bool {
 func (s *server) writeData(_ *Exchange, b []byte) { s.w.writeBody(s.c, &s.enc, b) }
 
 func (s *server) writeEnd(x *Exchange) {
-	if !s.w.writeEnd(s.c, &s.enc, &x.ResponseTrailers) {
+	if !s.w.writeEnd(s.c, &s.enc, x.trailersToSend()) {
 		s.keep = false
 	}
 }

@@ -5,6 +5,7 @@ package inbound
 
 import (
 	"github.com/weirmesh/weir/proxy/filter/fault"
+	"github.com/weirmesh/weir/proxy/filter/grpcweb"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/route"
@@ -14,6 +15,7 @@ import (
 type Options struct {
 	Metadata *peermetadata.Node // nil: no metadata exchange
 	Fault    *route.Fault       // nil: none
+	GRPCWeb  bool
 }
 
 // Stages are the steps of a request, in order; its response takes them backwards. The access log and the metrics come
@@ -22,6 +24,9 @@ func Stages(o Options) []http.Stage {
 	var s []http.Stage
 	s = append(s, http.Canonical()) // one form of the path; CONNECT and unknown upgrades end here
 	s = append(s, http.Identify())  // who calls (XFCC, x-forwarded-for), request ID
+	if o.GRPCWeb {
+		s = append(s, grpcweb.Stage()) // gRPC-Web becomes gRPC: what follows sees gRPC only
+	}
 	if o.Metadata != nil {
 		s = append(s, o.Metadata.Server()) // learn who calls, answer in kind
 	}

@@ -5,6 +5,7 @@ package outbound
 
 import (
 	"github.com/weirmesh/weir/proxy/filter/fault"
+	"github.com/weirmesh/weir/proxy/filter/grpcweb"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/route"
@@ -14,6 +15,7 @@ import (
 type Options struct {
 	Metadata *peermetadata.Node // nil: no metadata exchange
 	Fault    *route.Fault       // of the filter, for routes without their own; nil: none
+	GRPCWeb  bool
 }
 
 // Stages are the steps of a request, in order; its response takes them backwards. The access log and the metrics come
@@ -23,7 +25,10 @@ func Stages(o Options) []http.Stage {
 	var s []http.Stage
 	s = append(s, http.Canonical()) // one form of the path; CONNECT and unknown upgrades end here
 	s = append(s, http.Identify())  // scheme, request ID
-	s = append(s, http.Match())     // route and cluster
+	if o.GRPCWeb {
+		s = append(s, grpcweb.Stage()) // gRPC-Web becomes gRPC: what follows sees gRPC only
+	}
+	s = append(s, http.Match()) // route and cluster
 	if o.Metadata != nil {
 		s = append(s, o.Metadata.Client()) // tell who calls, learn who answers
 	}

@@ -164,6 +164,7 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.route.v3.DirectResponseAction":                           acts("status body"),
 	"envoy.extensions.filters.http.fault.v3.HTTPFault": acts("delay abort").but("upstream_cluster", later).but("max_active_faults", later).
 		but("delay_percent_runtime", onlyEnvoy).but("abort_percent_runtime", onlyEnvoy),
+	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":               everything,
 	"envoy.extensions.filters.common.fault.v3.FaultDelay":             everything,
 	"envoy.extensions.filters.http.fault.v3.FaultAbort":               everything,
 	"envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay": everything,

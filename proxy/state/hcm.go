@@ -12,6 +12,7 @@ import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	fileaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -31,6 +32,7 @@ const (
 	tcpProxyURL         = typePrefix + "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 	routerURL           = typePrefix + "envoy.extensions.filters.http.router.v3.Router"
 	faultURL            = typePrefix + "envoy.extensions.filters.http.fault.v3.HTTPFault"
+	grpcWebURL          = typePrefix + "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb"
 	peerMetadataURL     = typePrefix + "io.istio.http.peer_metadata.Config"
 	alpnURL             = typePrefix + "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig"
 	statsURL            = typePrefix + "stats.PluginConfig"
@@ -46,7 +48,6 @@ var inertFilters = map[string]string{
 	typePrefix + "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig": "gRPC message counts come with gRPC",
 	typePrefix + "envoy.extensions.filters.http.cors.v3.Cors":               "the application answers preflight requests itself until a later part",
 	typePrefix + "envoy.extensions.filters.http.cors.v3.CorsPolicy":         "as the filter it configures",
-	typePrefix + "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":        "touches gRPC-Web requests only, which come with gRPC",
 }
 
 // filterType is the type of a filter's configuration, looking into a TypedStruct.
@@ -163,7 +164,7 @@ func certs(c *http.Config, m *hcmv3.HttpConnectionManager) {
 func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManager, path string) error {
 	var peers *peermetadata.Node
 	var fault *route.Fault
-	routed := false
+	grpcWeb, routed := false, false
 	for i, f := range m.GetHttpFilters() {
 		at := fmt.Sprintf("%s.http_filters[%d] %s", path, i, f.GetName())
 		if routed {
@@ -192,6 +193,11 @@ func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManag
 					return err
 				}
 			}
+		case grpcWebURL:
+			if err := unpack(f.GetTypedConfig(), &grpcwebv3.GrpcWeb{}, at); err != nil {
+				return err
+			}
+			grpcWeb = true
 		case peerMetadataURL:
 			peers = b.opts.Metadata
 		default:
@@ -210,11 +216,11 @@ func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManag
 	}
 	switch c.Direction {
 	case http.Inbound:
-		c.Stages = inbound.Stages(inbound.Options{Metadata: peers, Fault: fault})
+		c.Stages = inbound.Stages(inbound.Options{Metadata: peers, Fault: fault, GRPCWeb: grpcWeb})
 	case http.Outbound:
-		c.Stages = outbound.Stages(outbound.Options{Metadata: peers, Fault: fault})
+		c.Stages = outbound.Stages(outbound.Options{Metadata: peers, Fault: fault, GRPCWeb: grpcWeb})
 	case http.Gateway:
-		c.Stages = gateway.Stages(gateway.Options{Metadata: peers, Fault: fault})
+		c.Stages = gateway.Stages(gateway.Options{Metadata: peers, Fault: fault, GRPCWeb: grpcWeb})
 	}
 	return nil
 }

@@ -145,7 +145,12 @@ func (e *Encoder) Chunked() bool { return e.mode == byChunks }
 func (e *Encoder) UntilClose() bool { return e.mode == byClose }
 
 // TrailersRoom is how many bytes End adds at most.
-func TrailersRoom(trailers *message.Headers) int { return 8 + fieldsRoom(trailers) }
+func TrailersRoom(trailers *message.Headers) int {
+	if trailers == nil {
+		return 8
+	}
+	return 8 + fieldsRoom(trailers)
+}
 
 // RequestRoom is how many bytes the head of q takes at most.
 func RequestRoom(q *message.Request) int {
