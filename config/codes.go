@@ -42,6 +42,7 @@ const (
 	FieldNotEnforced       Code = "WEIR0010"
 	FieldNotEnforcedUnsafe Code = "WEIR0011"
 	LastGoodServed         Code = "WEIR0012"
+	FailClosed             Code = "WEIR0013"
 
 	ServiceWithoutEndpoints Code = "WEIR0101"
 	DefaultServiceAccount   Code = "WEIR0102"
@@ -113,6 +114,7 @@ var codes = []CodeInfo{
 	{FieldNotEnforced, Warning, "FieldNotEnforced", "The field is understood but has no effect in this version. The rest of the object is in force."},
 	{FieldNotEnforcedUnsafe, Error, "UnsafeFieldNotEnforced", "The field is not enforced in this version, and ignoring it would weaken security or send traffic elsewhere. The object is quarantined."},
 	{LastGoodServed, Error, "LastGoodServed", "The file that defined the object cannot be read completely; the object stays in force as it was until the file is repaired."},
+	{FailClosed, Error, "FailClosed", "The object has errors, no earlier version of it is in force, and it asks for security, which its errors must not take away. Until it is repaired the host of a DestinationRule is called with the TLS settings it gives, and where those are what cannot be read or given, not at all: requests get a 503 whose cause names the object. The workloads of a PeerAuthentication accept nothing but mesh mTLS, unless it says something else that can be read; so does the whole namespace if its selector cannot be read."},
 
 	{ServiceWithoutEndpoints, Warning, "ServiceWithoutEndpoints", "Nothing serves the Service: no workload has the labels of its selector, or none has the port. Requests to it fail."},
 	{DefaultServiceAccount, Info, "DefaultServiceAccount", "The Deployment runs as the service account 'default' and so shares its identity with every other such workload in the namespace."},

@@ -11,6 +11,11 @@ type DestinationRule struct {
 	Subsets          []Subset
 	Visible          Visibility
 	WorkloadSelector Labels // nil: every client
+	// Refused says that the object has errors and never was in force, and that it asks for
+	// protection. Its TLS blocks count, so that nobody is called with less than it asks
+	// for: a block with the Mode TLSRefused closes what it speaks about. Nothing else of
+	// the object counts: its subsets do not exist.
+	Refused bool
 }
 
 // Subset is a named part of a host's endpoints.
@@ -78,7 +83,7 @@ type OutlierDetection struct {
 
 // ClientTLS is how the connection to the host is secured. nil: automatic mesh mTLS.
 type ClientTLS struct {
-	Mode           string // DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL
+	Mode           string // DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL; TLSRefused in a DestinationRule that is Refused
 	Certificate    string // paths as seen by the proxy
 	PrivateKey     string
 	CACertificates string
@@ -87,6 +92,10 @@ type ClientTLS struct {
 	SNI            string
 	SkipVerify     bool
 }
+
+// TLSRefused is the Mode of a TLS block that cannot be understood or given: no connection
+// is what it asks for.
+const TLSRefused = "REFUSED"
 
 // Gateway configures the edge proxies its selector picks.
 type Gateway struct {
@@ -142,4 +151,8 @@ type PeerAuthentication struct {
 	Selector Labels // nil: the namespace
 	Mode     MTLSMode
 	Ports    map[uint16]MTLSMode // by workload port
+	// Refused says that the object has errors and never was in force, and that it asks for
+	// protection, or may: Mode and Ports hold nothing but MTLSStrict and MTLSUnset, and
+	// hold beside what other objects say.
+	Refused bool
 }

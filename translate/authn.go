@@ -2,6 +2,7 @@ package translate
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/weirmesh/weir/internal/persist"
@@ -13,11 +14,16 @@ import (
 type authn struct {
 	root        string
 	byNamespace map[string][]*mesh.PeerAuthentication // oldest first
+	refused     map[string][]*mesh.PeerAuthentication
 }
 
 func newAuthn(root string, all persist.Map[mesh.Key, *mesh.PeerAuthentication]) *authn {
-	a := &authn{root, map[string][]*mesh.PeerAuthentication{}}
+	a := &authn{root, map[string][]*mesh.PeerAuthentication{}, map[string][]*mesh.PeerAuthentication{}}
 	for p := range all.Values() {
+		if p.Refused {
+			a.refused[p.Ref.Namespace] = append(a.refused[p.Ref.Namespace], p)
+			continue
+		}
 		a.byNamespace[p.Ref.Namespace] = append(a.byNamespace[p.Ref.Namespace], p)
 	}
 	for _, l := range a.byNamespace {
@@ -38,12 +44,25 @@ func (a acceptance) on(port uint16) mesh.MTLSMode {
 
 // of resolves the policies for a workload with the given labels. Of several policies on
 // one level the oldest counts alone, as in Istio; what it leaves unset is inherited.
+// STRICT of a refused one counts beside it.
 func (a *authn) of(namespace string, labels mesh.Labels) acceptance {
 	var out acceptance
-	for _, p := range a.byNamespace[namespace] {
-		if len(p.Selector) > 0 && p.Selector.Selects(labels) {
-			out = acceptance{p.Mode, p.Ports}
-			break
+	selects := func(p *mesh.PeerAuthentication) bool { return len(p.Selector) > 0 && p.Selector.Selects(labels) }
+	if i := slices.IndexFunc(a.byNamespace[namespace], selects); i >= 0 {
+		p := a.byNamespace[namespace][i]
+		out = acceptance{p.Mode, p.Ports}
+	}
+	for _, p := range a.refused[namespace] {
+		switch {
+		case !selects(p), len(p.Ports) == 0 && p.Mode == mesh.MTLSUnset:
+		case p.Mode == mesh.MTLSStrict:
+			return acceptance{mode: mesh.MTLSStrict}
+		default:
+			ports := maps.Clone(p.Ports)
+			for port, mode := range out.ports {
+				ports[port] = max(mode, ports[port])
+			}
+			out.ports = ports
 		}
 	}
 	out.mode = cmp.Or(out.mode, a.whole(namespace), a.whole(a.root), mesh.MTLSPermissive)
@@ -52,6 +71,11 @@ func (a *authn) of(namespace string, labels mesh.Labels) acceptance {
 
 // whole is the mode for everything in a namespace.
 func (a *authn) whole(namespace string) mesh.MTLSMode {
+	for _, p := range a.refused[namespace] {
+		if len(p.Selector) == 0 && p.Mode == mesh.MTLSStrict {
+			return mesh.MTLSStrict
+		}
+	}
 	for _, p := range a.byNamespace[namespace] {
 		if len(p.Selector) == 0 {
 			return p.Mode

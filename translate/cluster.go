@@ -59,11 +59,14 @@ func target(p *mesh.Port) uint16 { return cmp.Or(p.Target, p.Number) }
 // are nil for a service that cannot be reached by this viewer at all.
 func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Resource) {
 	var k mint
-	policy := u.rule.on(u.port.Number, u.subset)
+	policy, closed := u.rule.on(u.port.Number, u.subset)
+	if closed != nil {
+		return k.resource(u.name(), u.closed(closed)), nil
+	}
 	c := &clusterv3.Cluster{
 		Name:            u.name(),
 		CircuitBreakers: circuitBreakers(policy.Pool),
-		Metadata:        u.metadata(),
+		Metadata:        u.metadata(u.rule.ref),
 		ConnectTimeout:  duration(defaultConnectTimeout),
 	}
 	resolves := u.svc.Resolution == mesh.DNS || u.svc.Resolution == mesh.DNSRoundRobin
@@ -92,10 +95,25 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 	return cluster, assignment
 }
 
-func (u *upstream) metadata() *corev3.Metadata {
+// closed is the cluster of what must not be called because of an object: it has no
+// endpoints and says why.
+func (u *upstream) closed(because *mesh.Ref) *clusterv3.Cluster {
+	c := blackHole()
+	c.Name, c.Metadata = u.name(), u.metadata(because)
+	ours := c.Metadata.FilterMetadata["weir"]
+	if ours == nil {
+		ours = fields(map[string]*structpb.Value{})
+		c.Metadata.FilterMetadata["weir"] = ours
+	}
+	ours.Fields["refused"] = text(because.Kind + " " + because.Namespace + "/" + because.Name)
+	return c
+}
+
+// metadata names the service, and rule as the object that speaks about it.
+func (u *upstream) metadata(rule *mesh.Ref) *corev3.Metadata {
 	m := &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{}}
-	if u.rule.ref != nil {
-		m = origin("destination-rule", u.rule.ref, 0)
+	if rule != nil {
+		m = origin("destination-rule", rule, 0)
 	}
 	istio := m.FilterMetadata["istio"]
 	if istio == nil {

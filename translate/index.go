@@ -337,27 +337,34 @@ func (x *index) swapRule(c *change, old, now *mesh.DestinationRule) {
 // rulesFor are the DestinationRules for a service as its client sees them: those of the
 // client's namespace, else of the service's, else of the root namespace; of these those
 // with the most specific host. Rules made for selected clients come before the others.
+// Refused ones that would come before or beside them are in the list, too.
 func (x *index) rulesFor(s *mesh.Service, a *audience, root string) []*mesh.DestinationRule {
-	for i, ns := range []string{a.namespace, s.Namespace, root} {
-		if i > 0 && ns == a.namespace {
+	var found []*mesh.DestinationRule
+	namespaces := []string{a.namespace, s.Namespace, root}
+	for i, ns := range namespaces {
+		if slices.Contains(namespaces[:i], ns) {
 			continue
 		}
-		var found []*mesh.DestinationRule
+		more := true
 		find := func(host string) bool {
-			found = applicable(x.rules[hostIn{ns, host}], a)
-			return len(found) == 0
+			var rules []*mesh.DestinationRule
+			rules, more = applicable(x.rules[hostIn{ns, host}], a)
+			found = append(found, rules...)
+			return more
 		}
 		if find(s.Hostname) {
 			wider(s.Hostname, find)
 		}
-		if len(found) > 0 {
-			return found
+		if !more {
+			break
 		}
 	}
-	return nil
+	return found
 }
 
-func applicable(rules []*mesh.DestinationRule, a *audience) []*mesh.DestinationRule {
+// applicable are the rules of one namespace and host that a client goes by, and whether
+// others may still come after them: there is none in force.
+func applicable(rules []*mesh.DestinationRule, a *audience) (out []*mesh.DestinationRule, more bool) {
 	var all, selected []*mesh.DestinationRule
 	for _, r := range rules {
 		switch {
@@ -368,10 +375,11 @@ func applicable(rules []*mesh.DestinationRule, a *audience) []*mesh.DestinationR
 			selected = append(selected, r)
 		}
 	}
-	if len(selected) > 0 {
-		return selected
+	inForce := func(r *mesh.DestinationRule) bool { return !r.Refused }
+	if slices.ContainsFunc(selected, inForce) {
+		return selected, false
 	}
-	return all
+	return append(selected, all...), !slices.ContainsFunc(all, inForce)
 }
 
 func (x *index) swapEndpoints(key mesh.Key, old, now *mesh.EndpointSet) {

@@ -139,7 +139,7 @@ func (b *base) httpChain(k *mint, routes string) *listenerv3.FilterChain {
 // one, and no two have the same match.
 func (b *base) relays(k *mint, s *service, p *mesh.Port, v *virtual, r *rule, a *audience, subnets []netip.Prefix) []*listenerv3.FilterChain {
 	var idle *durationpb.Duration
-	if pool := r.on(p.Number, nil).Pool; pool != nil {
+	if pool := r.policyOn(p.Number, nil).Pool; pool != nil {
 		idle = someDuration(pool.TCPIdleTimeout)
 	}
 	out := b.l4Chains(k, v, p, a, idle, subnets)

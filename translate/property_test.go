@@ -179,7 +179,7 @@ func (c *chaos) virtualService(ns, name string) *mesh.VirtualService {
 func (c *chaos) policy() mesh.TrafficPolicy {
 	p := mesh.TrafficPolicy{}
 	if c.maybe("tls") {
-		p.TLS = &mesh.ClientTLS{Mode: one(c, "mode", "DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL", "WAT"), CredentialName: one(c, "credential", "", "c")}
+		p.TLS = &mesh.ClientTLS{Mode: one(c, "mode", "DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL", "WAT", mesh.TLSRefused), CredentialName: one(c, "credential", "", "c")}
 	}
 	if c.maybe("pool") {
 		p.Pool = &mesh.ConnectionPool{ConnectTimeout: time.Duration(c.n("connect", 1)), MaxConnections: 1, H2Upgrade: "UPGRADE", HTTPIdleTimeout: time.Duration(c.n("idle", 1)), Keepalive: true}
@@ -195,7 +195,7 @@ func (c *chaos) policy() mesh.TrafficPolicy {
 }
 
 func (c *chaos) destinationRule(ns, name string) *mesh.DestinationRule {
-	r := &mesh.DestinationRule{Ref: c.ref("DestinationRule", ns, name), Host: c.host(), Policy: c.policy(), Visible: c.visibility(), WorkloadSelector: c.labels("selector")}
+	r := &mesh.DestinationRule{Ref: c.ref("DestinationRule", ns, name), Host: c.host(), Policy: c.policy(), Visible: c.visibility(), WorkloadSelector: c.labels("selector"), Refused: c.maybe("refused")}
 	for i := range c.n("subsets", 2) {
 		p := c.policy()
 		r.Subsets = append(r.Subsets, mesh.Subset{Name: fmt.Sprintf("v%d", i+1), Labels: c.labels("subset"), Policy: &p})
@@ -258,8 +258,12 @@ func (c *chaos) step(s *mesh.Snapshot) *mesh.Snapshot {
 			next.DestinationRules = next.DestinationRules.Delete(key)
 		}
 	case 5:
-		next.PeerAuths = next.PeerAuths.Set(key, &mesh.PeerAuthentication{Ref: c.ref("PeerAuthentication", ns, name), Selector: c.labels("selector"),
-			Mode: one(c, "mode", mesh.MTLSUnset, mesh.MTLSDisable, mesh.MTLSPermissive, mesh.MTLSStrict), Ports: map[uint16]mesh.MTLSMode{80: mesh.MTLSDisable}})
+		p := &mesh.PeerAuthentication{Ref: c.ref("PeerAuthentication", ns, name), Selector: c.labels("selector"),
+			Mode: one(c, "mode", mesh.MTLSUnset, mesh.MTLSDisable, mesh.MTLSPermissive, mesh.MTLSStrict), Ports: map[uint16]mesh.MTLSMode{80: mesh.MTLSDisable}}
+		if c.maybe("refused") {
+			p.Refused, p.Mode, p.Ports = true, one(c, "mode", mesh.MTLSUnset, mesh.MTLSStrict), map[uint16]mesh.MTLSMode{80: mesh.MTLSStrict}
+		}
+		next.PeerAuths = next.PeerAuths.Set(key, p)
 		if gone {
 			next.PeerAuths = next.PeerAuths.Delete(key)
 		}

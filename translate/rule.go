@@ -1,6 +1,8 @@
 package translate
 
 import (
+	"slices"
+
 	"github.com/weirmesh/weir/mesh"
 )
 
@@ -10,14 +12,25 @@ type rule struct {
 	policy  mesh.TrafficPolicy
 	ports   map[uint16]mesh.TrafficPolicy
 	subsets []*mesh.Subset
+
+	refused []refusedRule
+}
+
+// refusedRule is a rule that is not in force, read as if it were: nobody is to be called
+// with less protection than it asks for.
+type refusedRule struct {
+	rule
+	lost []*mesh.Subset // those of subsets that no rule in force defines
 }
 
 // merge joins rules for the same host, oldest first: the first traffic policy counts,
 // subsets add up, the first of a name counts.
 func merge(rules []*mesh.DestinationRule) *rule {
 	out := &rule{}
-	seen := map[string]bool{}
 	for _, r := range rules {
+		if r.Refused {
+			continue
+		}
 		if out.ref == nil {
 			out.ref = &r.Ref
 		}
@@ -25,19 +38,71 @@ func merge(rules []*mesh.DestinationRule) *rule {
 			out.policy, out.ports = r.Policy, r.PortPolicies
 		}
 		for i := range r.Subsets {
-			if s := &r.Subsets[i]; !seen[s.Name] {
-				seen[s.Name] = true
+			if s := &r.Subsets[i]; out.subset(s.Name) == nil {
 				out.subsets = append(out.subsets, s)
 			}
 		}
 	}
+	for _, r := range rules {
+		if !r.Refused {
+			continue
+		}
+		x := refusedRule{rule: rule{ref: &r.Ref, policy: r.Policy, ports: r.PortPolicies}}
+		for i := range r.Subsets {
+			s := &r.Subsets[i]
+			x.subsets = append(x.subsets, s)
+			if out.subset(s.Name) == nil && !slices.ContainsFunc(out.refused, func(o refusedRule) bool { return o.subset(s.Name) != nil }) {
+				x.lost = append(x.lost, s)
+			}
+		}
+		out.refused = append(out.refused, x)
+	}
 	return out
 }
 
-// on is the policy for a port and a subset (nil: the whole service). A policy for the
-// port replaces everything, a block it leaves out falls back to the default and not to
-// the level above (portLevelSettings); a subset's policy replaces block by block.
-func (r *rule) on(port uint16, subset *mesh.Subset) mesh.TrafficPolicy {
+func (r *rule) subset(name string) *mesh.Subset {
+	for _, s := range r.subsets {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// named lists the subsets that have a cluster, after nil for the whole service: those
+// that are lost have one so that it can say why it has no endpoints.
+func (r *rule) named() []*mesh.Subset {
+	out := append([]*mesh.Subset{nil}, r.subsets...)
+	for i := range r.refused {
+		out = append(out, r.refused[i].lost...)
+	}
+	return out
+}
+
+// on is the policy for a port and a subset (nil: the whole service), or the object
+// because of which there is to be no connection at all.
+func (r *rule) on(port uint16, subset *mesh.Subset) (mesh.TrafficPolicy, *mesh.Ref) {
+	p := r.policyOn(port, subset)
+	for i := range r.refused {
+		x := &r.refused[i]
+		own := subset
+		if subset != nil {
+			own = x.subset(subset.Name)
+		}
+		switch t := x.policyOn(port, own).TLS; {
+		case slices.Contains(x.lost, subset), t != nil && t.Mode == mesh.TLSRefused:
+			return p, x.ref
+		case t != nil && (p.TLS == nil || p.TLS.Mode == "DISABLE"):
+			p.TLS = t
+		}
+	}
+	return p, nil
+}
+
+// policyOn is what the rule itself says. A policy for the port replaces everything, a
+// block it leaves out falls back to the default and not to the level above
+// (portLevelSettings); a subset's policy replaces block by block.
+func (r *rule) policyOn(port uint16, subset *mesh.Subset) mesh.TrafficPolicy {
 	p := r.policy
 	if byPort, ok := r.ports[port]; ok {
 		p = byPort

@@ -112,11 +112,8 @@ func (s *service) clusterSet(b *base, rules []*mesh.DestinationRule, originalDst
 	}
 	merged := merge(rules)
 	for i, p := range s.ports {
-		for j := -1; j < len(merged.subsets); j++ {
-			u := &upstream{svc: s.Service, port: p, rule: merged, crew: &s.crews[i], settings: b.settings, originalDst: originalDst}
-			if j >= 0 {
-				u.subset = merged.subsets[j]
-			}
+		for _, subset := range merged.named() {
+			u := &upstream{svc: s.Service, port: p, subset: subset, rule: merged, crew: &s.crews[i], settings: b.settings, originalDst: originalDst}
 			cluster, assignment := u.build(&c.problems)
 			keep(&c.clusters, cluster, func(o *clusterSet) []*resource.Resource { return o.clusters })
 			keep(&c.assignments, assignment, func(o *clusterSet) []*resource.Resource { return o.assignments })

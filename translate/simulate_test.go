@@ -422,6 +422,9 @@ func (s *simulator) upstream(d *decoded, name string, conn connection, http bool
 	case c.GetType() == clusterv3.Cluster_ORIGINAL_DST:
 		to, socket = conn.dst, c.GetTransportSocket()
 	case len(endpoints) == 0:
+		if why := c.GetMetadata().GetFilterMetadata()["weir"].GetFields()["refused"].GetStringValue(); why != "" {
+			return out + " 503 UH refused: " + why
+		}
 		return out + " 503 UH"
 	default:
 		at := endpoints[0].GetEndpoint().GetAddress().GetSocketAddress()

@@ -8,6 +8,7 @@
 package analyze
 
 import (
+	"iter"
 	"slices"
 	"strings"
 
@@ -150,7 +151,7 @@ func newAnalysis(in Input) *analysis {
 		a.names = append(a.names, h)
 	}
 	slices.Sort(a.names)
-	for r := range in.Snapshot.DestinationRules.Values() {
+	for r := range a.rulesInForce() {
 		a.rules[r.Host] = append(a.rules[r.Host], r)
 		if strings.HasPrefix(r.Host, "*") {
 			a.wildRules = append(a.wildRules, r)
@@ -179,6 +180,17 @@ func newAnalysis(in Input) *analysis {
 		a.instance(inst)
 	}
 	return a
+}
+
+// rulesInForce leaves out those that are refused: they have a finding that says more.
+func (a *analysis) rulesInForce() iter.Seq[*mesh.DestinationRule] {
+	return func(yield func(*mesh.DestinationRule) bool) {
+		for r := range a.Snapshot.DestinationRules.Values() {
+			if !r.Refused && !yield(r) {
+				return
+			}
+		}
+	}
 }
 
 func (a *analysis) workload(w *mesh.Workload) {

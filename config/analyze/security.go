@@ -28,9 +28,10 @@ func (a *analysis) peerAuthentications() {
 	}
 }
 
-// policies lists PeerAuthentications, the oldest first.
+// policies lists PeerAuthentications in force, the oldest first.
 func (a *analysis) policies() []*mesh.PeerAuthentication {
 	out := slices.Collect(a.Snapshot.PeerAuths.Values())
+	out = slices.DeleteFunc(out, func(p *mesh.PeerAuthentication) bool { return p.Refused })
 	slices.SortStableFunc(out, func(x, y *mesh.PeerAuthentication) int { return cmp.Compare(x.Ref.Created, y.Ref.Created) })
 	return out
 }
@@ -69,7 +70,7 @@ func (a *analysis) mode(policies []*mesh.PeerAuthentication, in *instance, port 
 // contradictingTLS finds DestinationRules that make clients speak what servers refuse.
 func (a *analysis) contradictingTLS() {
 	policies := a.policies()
-	for r := range a.Snapshot.DestinationRules.Values() {
+	for r := range a.rulesInForce() {
 		s, _ := a.service(r.Host, r.Ref.Namespace)
 		if s == nil || s.External || s.Selector == nil {
 			continue

@@ -14,7 +14,7 @@ import (
 
 // destinationRules checks whom rules are for, and certificates that nobody checks.
 func (a *analysis) destinationRules() {
-	for r := range a.Snapshot.DestinationRules.Values() {
+	for r := range a.rulesInForce() {
 		if !strings.HasPrefix(r.Host, "*") {
 			if s, _ := a.service(r.Host, r.Ref.Namespace); s == nil {
 				a.add(config.UnknownRuleHost, r.Ref, "spec.host", fmt.Sprintf("service %s does not exist", a.short(r.Host)), a.hostHint(r.Host, r.Ref.Namespace))

@@ -15,7 +15,7 @@ import (
 
 // lastGood keeps the version in force of every object in a folder, one file each, so
 // that a control plane that starts while an object is broken serves what one that ran
-// on would serve. nil keeps nothing.
+// on would serve. Objects that are Refused are kept, too. nil keeps nothing.
 type lastGood struct {
 	dir     string
 	files   map[config.ID]string         // on disk now
@@ -67,8 +67,10 @@ func fileName(o *config.Object) string {
 func (l *lastGood) note(id config.ID, o *Object) {
 	switch {
 	case l == nil || id.Group == "" && id.Kind == "Pod":
-	case o == nil || o.Serving == nil:
+	case o == nil || o.Lowered == nil:
 		l.pending[id] = nil
+	case o.Serving == nil: // refused, which must last as long as what it protects
+		l.pending[id] = o.Raw
 	default:
 		l.pending[id] = o.Serving
 	}

@@ -48,6 +48,11 @@ func Lower(o *config.Object, settings *mesh.Settings) (any, State, []config.Find
 	return out, Compiled, findings
 }
 
+// refuse is what stays closed while an object with errors has no version in force.
+func refuse(o *config.Object, settings *mesh.Settings) (any, []config.Finding) {
+	return istio.Refuse(o, istio.Options{DomainSuffix: settings.DomainSuffix})
+}
+
 // notEnforced says what the operator must not rely on.
 func notEnforced(id config.ID) (message, hint string) {
 	switch id.Kind {

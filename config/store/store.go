@@ -64,6 +64,7 @@ type Object struct {
 	// Raw is what its file says now; nil if the file cannot be read as far as that.
 	Raw *config.Object
 	// Serving is the version in force and Lowered what it was lowered to; nil if none.
+	// Without a version in force Lowered may be what must stay closed (istio.Refuse).
 	Serving *config.Object
 	Lowered any
 	State   State
@@ -232,14 +233,14 @@ func (s *Store) resolve(id config.ID) {
 	} else {
 		lowered = next.Lowered
 		s.objects = s.objects.Set(key, next)
-		if next.Raw == nil {
+		if len(s.claims[id]) == 0 {
 			s.held[id] = true
 		}
 		if len(next.Findings) > 0 {
 			s.noted[id] = true
 		}
 	}
-	if old == nil || next == nil || old.Serving != next.Serving {
+	if old == nil || next == nil || old.Serving != next.Serving || next.Serving == nil {
 		s.disk.note(id, next)
 	}
 	if !identical(before, lowered) {
@@ -251,7 +252,7 @@ func (s *Store) resolve(id config.ID) {
 func (s *Store) judge(id config.ID, claims []claim, old *Object) *Object {
 	first := claims[0].o
 	next := &Object{ID: id}
-	if old != nil && old.Raw != nil && old.Raw.Place == first.Place {
+	if old != nil && old.Raw != nil && old.Raw.Place == first.Place && !s.held[id] {
 		*next = *old
 		next.Findings = slices.DeleteFunc(slices.Clone(old.Findings), func(f config.Finding) bool { return f.Code == config.Duplicate })
 	} else {
@@ -261,7 +262,11 @@ func (s *Store) judge(id config.ID, claims []claim, old *Object) *Object {
 		case Compiled:
 			next.Serving = next.Raw
 		case Quarantined:
-			next.Serving, next.Lowered = s.lastGood(id, old)
+			if next.Serving, next.Lowered = s.lastGood(id, old); next.Serving == nil {
+				var told []config.Finding
+				next.Lowered, told = refuse(first, s.next.Settings)
+				next.Findings = append(next.Findings, told...)
+			}
 		}
 	}
 	for _, c := range claims[1:] {
@@ -277,7 +282,7 @@ func (s *Store) judge(id config.ID, claims []claim, old *Object) *Object {
 
 // lastGood is the version in force until now, in this process or the one before.
 func (s *Store) lastGood(id config.ID, old *Object) (*config.Object, any) {
-	if old != nil {
+	if old != nil && old.Serving != nil {
 		return old.Serving, old.Lowered
 	}
 	if o := s.saved[id]; o != nil {
@@ -291,12 +296,26 @@ func (s *Store) lastGood(id config.ID, old *Object) (*config.Object, any) {
 // hold keeps an object that no unit names any more, if the place it stood in cannot be
 // read completely; otherwise it is gone.
 func (s *Store) hold(id config.ID, old *Object) *Object {
-	serving, lowered := s.lastGood(id, old)
-	if serving == nil || !s.unread(serving.Ref.File) {
+	held := &Object{ID: id, State: Quarantined}
+	var told []config.Finding
+	last := s.saved[id]
+	if held.Serving, held.Lowered = s.lastGood(id, old); held.Serving != nil {
+		last = held.Serving
+	} else { // perhaps it was refused, and that stays
+		if old != nil {
+			last = old.Raw
+		}
+		if last != nil {
+			held.Raw = last
+			held.Lowered, told = refuse(last, s.next.Settings)
+		}
+	}
+	if held.Lowered == nil || !s.unread(last.Ref.File) {
 		return nil
 	}
-	return &Object{ID: id, Serving: serving, Lowered: lowered, State: Quarantined, Findings: []config.Finding{
-		config.New(config.LastGoodServed, serving.Ref, "", serving.Ref.Line, "cannot be found, because its file cannot be read completely; it stays in force as it was", "repair the file")}}
+	held.Findings = append(told, config.New(config.LastGoodServed, last.Ref, "", last.Ref.Line,
+		"cannot be found, because its file cannot be read completely; it stays in force as it was", "repair the file"))
+	return held
 }
 
 // unread reports whether file, or a folder above it, could not be read completely.

@@ -98,6 +98,58 @@ func TestLastGoodVersionStays(t *testing.T) {
 	}
 }
 
+// What a rule with errors closes stays closed: while its file cannot be read, over a
+// restart, and until it is repaired or removed; and a version that was good comes first.
+func TestRefusedStaysClosed(t *testing.T) {
+	rule := func(policy string) string {
+		return "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: bank}\nspec: {host: bank.example.com, trafficPolicy: {" + policy + "}}\n"
+	}
+	const key = "default/bank"
+	const id = "networking.istio.io/DestinationRule/" + key
+	dir := t.TempDir()
+	refused := func(t *testing.T, u *store.Update, want bool) {
+		t.Helper()
+		r := u.Snapshot.DestinationRules.At(key)
+		if got := r != nil && r.Refused && r.Policy.TLS.Mode == mesh.TLSRefused; got != want {
+			t.Errorf("refused: %v, want %v (%+v)", got, want, r)
+		}
+		told := slices.ContainsFunc(u.Findings, func(f config.Finding) bool { return f.Code == config.FailClosed })
+		if told != want {
+			t.Errorf("findings: %v", u.Findings)
+		}
+		if o := u.Objects.At(id); o != nil && (o.LastGood() || o.Ref().File != "a.yaml") {
+			t.Errorf("object: %+v", o)
+		}
+	}
+	s := newStore(t, dir)
+	bad := unit("a.yaml", rule("tls: {mode: MUTUAL, credentialName: c}"))
+	refused(t, s.Step(bad), true)
+	refused(t, s.Step(unit("a.yaml", rule("tls: {mode: SIMPL}"))), true)
+	refused(t, s.Step(unit("a.yaml", rule("tls: {mode: [}"))), true)
+	if err := s.Save(); err != nil {
+		t.Fatal(err)
+	}
+	s = newStore(t, dir)
+	refused(t, s.Step(unit("a.yaml", rule("tls: {mode: [}"))), true)
+	u := s.Step(bad)
+	refused(t, u, true)
+	if slices.ContainsFunc(u.Findings, func(f config.Finding) bool { return f.Code == config.LastGoodServed }) {
+		t.Errorf("its file can be read again: %v", u.Findings)
+	}
+	refused(t, s.Step(config.Unit{Name: "a.yaml", Gone: true}), false)
+	if err := s.Save(); err != nil {
+		t.Fatal(err)
+	}
+	s = newStore(t, dir)
+	refused(t, s.Step(unit("a.yaml", rule("tls: {mode: [}"))), false)
+	u = s.Step(unit("a.yaml", rule("tls: {mode: SIMPLE}")))
+	refused(t, u, false)
+	good := u.Snapshot
+	if u = s.Step(bad); u.Snapshot != good || !u.Objects.At(id).LastGood() {
+		t.Errorf("a good version is not kept: %+v", u.Objects.At(id))
+	}
+}
+
 // An edit made while nothing runs is judged as if it had been made before.
 func TestBrokenWhileStopped(t *testing.T) {
 	dir := t.TempDir()

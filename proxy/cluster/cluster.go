@@ -83,6 +83,10 @@ type Cluster struct {
 	// fixed address whatever was dialled; invalid: what was dialled.
 	LocalAddress netip.Addr
 
+	// Refused names the object because of which nobody is to be called here; "" for all
+	// other clusters.
+	Refused string
+
 	Limits *Limits
 	// Service is what the cluster stands for in metrics and logs.
 	Service Service

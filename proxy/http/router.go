@@ -2,6 +2,7 @@ package http
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -49,6 +50,9 @@ func forward(x *Exchange) Verdict {
 	if x.Cluster == nil {
 		return x.Reply(observe.ClusterNotFound)
 	}
+	if x.Cluster.Refused != "" {
+		return x.refuse()
+	}
 	x.routed = x.w.loop.Now()
 	x.policy(f)
 	if x.Target.Headers != nil {
@@ -74,6 +78,18 @@ func forward(x *Exchange) Verdict {
 	}
 	x.attempt()
 	return Hold
+}
+
+// refuse answers for a cluster that is not to be called, naming the object that forbids it to the access log, and to
+// clients who are not strangers.
+func (x *Exchange) refuse() Verdict {
+	c := observe.DestinationRefused
+	x.Details = c.Details() + "{" + strings.ReplaceAll(x.Cluster.Refused, " ", ":") + "}"
+	body := c.Body()
+	if !x.Config.Edge {
+		body += " (" + x.Cluster.Refused + ")"
+	}
+	return x.ReplyWith(c, c.Status(), []byte(body))
 }
 
 // finalize is the router's part of the way back: what route and attempt add to a response.

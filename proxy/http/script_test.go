@@ -33,7 +33,7 @@ import (
 // the end of a line is no line end):
 //
 //	config [edge] [websocket] [grpc-web] [normalize] [idle=D] [header-timeout=D] [request-timeout=D] [stream-idle=D] [max-requests=N]
-//	cluster name=NAME [endpoints=a:p,…] [max-connections=N] [max-pending=N] [max-requests=N] [max-retries=N] [requests-per-connection=N] [original-dst] [mesh]
+//	cluster name=NAME [endpoints=a:p,…] [max-connections=N] [max-pending=N] [max-requests=N] [max-retries=N] [requests-per-connection=N] [original-dst] [mesh] [refused=OBJECT]
 //	route [host=H] [prefix=P] [path=P] cluster=A[,B] [weights=1,2] [timeout=D] [retry=CONDITIONS] [attempts=N] [per-try=D] [per-try-idle=D]
 //	      [prefix-rewrite=P] [host-rewrite=H] [redirect=PATH] [direct=STATUS] [fault-delay=D] [fault-abort=STATUS] [attempt-count]
 //	      (input lines: "request|response set|add|remove name: value")
@@ -470,6 +470,8 @@ func (s *script) addCluster(d *datadriven.TestData) {
 		case "original-dst":
 			c.Kind = cluster.OriginalDst
 			c.LocalAddress = netip.MustParseAddr("127.0.0.1")
+		case "refused":
+			c.Refused = strings.Join(a.Vals, " ")
 		case "mesh": // after endpoints
 			for _, e := range c.Endpoints {
 				e.Workload.Name = "pod"

@@ -13,6 +13,7 @@ const (
 	RouteNotFound
 	ClusterNotFound
 	NoHealthyUpstream
+	DestinationRefused
 	DirectResponse
 	FilterChainNotFound
 	DownstreamTLSFailed
@@ -75,6 +76,9 @@ var causes = [numCauses]causeInfo{
 	NoHealthyUpstream: {NoHealthyUpstreamFlag, "no_healthy_upstream", 503, "no healthy upstream",
 		"the destination has no endpoint that may be used",
 		"check that workloads run, are ready and match the service's selector and the subset's labels; look for endpoints ejected by outlierDetection"},
+	DestinationRefused: {NoHealthyUpstreamFlag, "destination_refused", 503, "destination refused: the object that secures it has errors",
+		"the object that says how to secure connections to the destination has errors, and requests would be less protected than it asks for",
+		"the details name the object: repair or remove it; `weir get` and `weir analyze` say what is wrong with it"},
 	DirectResponse: {0, "direct_response", 0, "",
 		"the route answers by itself: a redirect or a fixed response", ""},
 	FilterChainNotFound: {NoRouteFound, "filter_chain_not_found", 0, "",

@@ -273,6 +273,15 @@ func TestRoutes(t *testing.T) {
 }
 
 // What the proxy cannot do it refuses, naming resource and field; the old State stays.
+// A destination that is not to be called says because of which object.
+func TestRefusedDestination(t *testing.T) {
+	b := newBuilder()
+	apply(t, b, update(t, resource.ClusterType, `name: "a" metadata { filter_metadata { key: "weir" value { fields { key: "refused" value { string_value: "DestinationRule shop/a" } } } } }`))
+	if got := b.State().ClusterNamed("a").Refused; got != "DestinationRule shop/a" {
+		t.Errorf("refused because of %q", got)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ name, typeURL, text, want string }{
 		{"an unknown cluster type", resource.ClusterType, `name: "x" cluster_type { name: "custom" }`, "cluster x.cluster_type: field is not supported"},

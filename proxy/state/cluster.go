@@ -105,6 +105,7 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 	}
 	s.decodeLimits(c)
 	s.decodeService(c.GetMetadata())
+	s.Refused = c.GetMetadata().GetFilterMetadata()["weir"].GetFields()["refused"].GetStringValue()
 	if err := s.decodeProtocol(c, path); err != nil {
 		return nil, err
 	}

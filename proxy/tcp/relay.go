@@ -163,6 +163,11 @@ func (r *Relay) start() {
 		r.fail(observe.ClusterNotFound)
 		return
 	}
+	if r.Cluster.Refused != "" {
+		r.Failure = r.Cluster.Refused
+		r.fail(observe.DestinationRefused)
+		return
+	}
 	r.connect()
 }
 

@@ -238,6 +238,11 @@ func TestClientLeaves(t *testing.T) {
 	}
 }
 
+func closed(c *cluster.Cluster) *cluster.Cluster {
+	c.Refused = "DestinationRule shop/db"
+	return c
+}
+
 func TestFailures(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -249,6 +254,7 @@ func TestFailures(t *testing.T) {
 		{"no such cluster", to(7), newCluster(1, "a"), nil, "cluster_not_found received 0 sent 0"},
 		{"no clusters at all", &tcp.Config{}, newCluster(1, "a"), nil, "cluster_not_found received 0 sent 0"},
 		{"no endpoints", to(1), newCluster(1, "a"), nil, "no_healthy_upstream received 0 sent 0 a"},
+		{"not to be called", to(1), closed(newCluster(1, "a", "10.0.0.9:1")), nil, "destination_refused received 0 sent 0 a"},
 		{"refused", to(1), newCluster(1, "a", "10.0.0.9:1"), nil, "connection_failure received 0 sent 0 a"},
 		{"no answer", to(1), newCluster(1, "a", "10.0.0.9:1"), func(n *mem.Net, _ *cluster.Cluster) { n.Silence(netip.MustParseAddrPort("10.0.0.9:1"), true) },
 			"connection_timeout received 0 sent 0 a"},

@@ -19,6 +19,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/ca"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/test/mesh"
@@ -129,6 +130,39 @@ func TestPermissiveTakesPlaintextStrictRefusesIt(t *testing.T) {
 
 	m.Remove("policy.yaml")
 	plain("the policy is gone", true, true)
+}
+
+// Security objects with errors that were never in force open nothing: a client is not let
+// through with less than its DestinationRule asks for, a server not called by whom its
+// PeerAuthentication may refuse. Others go on.
+func TestErrorsDoNotOpenAnything(t *testing.T) {
+	t.Parallel()
+	m, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	m.Config("rule.yaml", destinationRule("echo", "{host: echo, trafficPolicy: {portLevelSettings: [{port: {number: 8080}, tls: {mode: MUTUAL, credentialName: c}}]}}"))
+	r := client.Get("http://echo:8080/")
+	if r.Status != http.StatusServiceUnavailable || !strings.Contains(string(r.Body), "DestinationRule default/echo") {
+		t.Errorf("the destination that cannot be secured: %v", r)
+	}
+	client.AccessLog("503 UH destination_refused{DestinationRule:default/echo}")
+	if got := exchange(t, client, "echo:9000", "hi\n"); got != "hi\n" {
+		t.Errorf("another port: %q", got)
+	}
+	if !slices.ContainsFunc(m.Findings(), func(f apiv1.Finding) bool { return f.Code == "WEIR0013" && f.Name == "echo" }) {
+		t.Errorf("findings: %+v", m.Findings())
+	}
+
+	m.Config("rule.yaml", destinationRule("echo", "{host: echo, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}"))
+	if r := client.Get("http://echo:8080/"); r.Status != http.StatusOK {
+		t.Errorf("after the repair: %v", r)
+	}
+
+	m.Config("policy.yaml", peerAuthentication("default", "{mtls: {mode: strict}}"))
+	if r := client.Get("http://echo:8080/"); r.Status != http.StatusOK {
+		t.Errorf("inside the mesh, with a policy that cannot be read: %v", r)
+	}
+	if r := mesh.Do(client.Outside(), "GET", pods[0].At(8080), nil); r.Err == nil {
+		t.Errorf("plaintext, with a policy that cannot be read: %v", r)
+	}
 }
 
 func TestDisableIsPlaintextEvenInsideTheMesh(t *testing.T) {
