@@ -137,8 +137,23 @@ func (m *Manager) Certificate() *tls.Certificate {
 	return nil
 }
 
+// Peers is the Source for connections between workloads: they are judged by the
+// mesh's roots of the moment alone, those of Options.Bootstrap left out.
+func (m *Manager) Peers() Source { return peers{m} }
+
+type peers struct{ m *Manager }
+
+func (p peers) Certificate() *tls.Certificate { return p.m.Certificate() }
+
+func (p peers) Bundle() *Bundle {
+	if held := p.m.Current(); held != nil {
+		return held.Bundle()
+	}
+	return nil
+}
+
 // Bundle makes a Manager a Source for connections to the control plane: its
-// roots include Options.Bootstrap. Peers are judged by Current().Bundle().
+// roots include Options.Bootstrap.
 func (m *Manager) Bundle() *Bundle {
 	if held := m.Current(); held != nil {
 		return held.Bundle().Union(m.o.Bootstrap)

@@ -73,6 +73,9 @@ type Options struct {
 	Health []net.Listener // readiness and metrics
 	DNS    *DNS
 
+	// StdRecords leaves TLS records to crypto/tls.
+	StdRecords bool
+
 	AccessLog io.Writer // nil: no access log
 	Log       *slog.Logger
 	Level     *slog.LevelVar

@@ -45,9 +45,9 @@ type publisher struct {
 }
 
 func newPublisher(p *Proxy) (*publisher, error) {
-	o := state.Options{Gate: p.gate, Peers: p.callers}
+	o := state.Options{Gate: p.gate, Peers: p.callers, StdRecords: p.o.StdRecords}
 	if p.id != nil {
-		o.Identity = p.id
+		o.Identity = p.id.Peers()
 	}
 	var err error
 	if o.Metadata, err = peermetadata.New(&p.o.Node, p.peers); err != nil {

@@ -30,7 +30,8 @@ Examples:
   weir-proxy sidecar --name reviews-v1-0 --namespace default --service-account reviews \
       --ip 10.0.0.7 --xds istiod.istio-system.svc:15012 --ca-root root-cert.pem --token-fd 3
 
-weir-proxy COMMAND -h lists the flags of a command.
+weir-proxy COMMAND -h lists the flags of a command. WEIR_TLS_RECORDS=crypto/tls in the
+environment leaves TLS records to Go's library.
 `
 
 func main() {
@@ -68,6 +69,18 @@ func run(args []string) error {
 		return nil
 	}
 	return fmt.Errorf("unknown command %q; weir-proxy help lists those there are", args[0])
+}
+
+// stdRecords is a switch for the case that Weir's own TLS records are at fault.
+func stdRecords() (bool, error) {
+	switch v := os.Getenv("WEIR_TLS_RECORDS"); v {
+	case "", "weir":
+		return false, nil
+	case "crypto/tls":
+		return true, nil
+	default:
+		return false, fmt.Errorf("WEIR_TLS_RECORDS=%q: use weir (the default) or crypto/tls", v)
+	}
 }
 
 func newLog(level string) (*slog.Logger, *slog.LevelVar, error) {

@@ -101,6 +101,9 @@ func runMesh(ctx context.Context, kind string, args []string) error {
 	log = log.With("node", m.namespace+"/"+m.name)
 	proxy.SetThreads(m.workers)
 	o := proxy.Options{Version: version, Workers: m.workers, StateDir: m.state, Log: log, Level: lv, DrainTime: m.drain}
+	if o.StdRecords, err = stdRecords(); err != nil {
+		return err
+	}
 	if m.accessLog {
 		o.AccessLog = os.Stdout
 	}

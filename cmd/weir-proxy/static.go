@@ -50,6 +50,9 @@ func runStatic(ctx context.Context, args []string) error {
 	proxy.SetThreads(*workers)
 	o := proxy.Options{Version: version, Static: b, Workers: *workers, Log: log, Level: lv, DrainTime: *drain, AccessLog: os.Stdout,
 		Node: observe.Node{ID: b.GetNode().GetId(), Name: b.GetNode().GetId(), Cluster: b.GetNode().GetCluster()}}
+	if o.StdRecords, err = stdRecords(); err != nil {
+		return err
+	}
 	if *admin == "" {
 		if a := b.GetAdmin().GetAddress().GetSocketAddress(); a != nil {
 			ip, err := netip.ParseAddr(a.GetAddress())

@@ -171,7 +171,7 @@ func (c *Conn) connectResult(ev loop.Events) {
 	if ev&loop.Writable == 0 {
 		return
 	}
-	secure := c.dial.TLS
+	secure, to := c.dial.TLS, tls.Endpoint{Addr: c.dial.Addr.AddrPort, Path: c.dial.Addr.Path}
 	c.dial = nil
 	c.info.Local = c.l.Poller().Local(c.fd).AddrPort
 	c.state &^= connecting
@@ -181,7 +181,7 @@ func (c *Conn) connectResult(ev loop.Events) {
 		c.state |= hungUp
 	}
 	if secure != nil {
-		c.secure(secure.Session)
+		c.secure(func(h tls.Host) *tls.Session { return secure.Session(h, to) })
 		c.startHandshake()
 		return
 	}

@@ -18,7 +18,7 @@ func TestIdleMemory(t *testing.T) {
 		limit float64
 	}{
 		{"plain", nil, 600},
-		{"mutual TLS", new(sides), 12 << 10},
+		{"mutual TLS", new(sides), 5 << 10},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if tc.s != nil {

@@ -29,6 +29,7 @@ type secured struct {
 	started bool        // the goroutine of the handshake was asked for
 	ended   bool        // close_notify was sealed
 	noticed bool        // close_notify was received
+	failed  error       // of Open; final
 }
 
 // StartTLS secures an accepted connection whose first bytes were looked at: what is
@@ -41,7 +42,7 @@ func (c *Conn) StartTLS(s *tls.Server, h Handler) {
 	}
 	c.state &^= open | paused | kick
 	c.l.Arm(&c.timer, c.l.Now()+int64(tls.HandshakeTimeout))
-	c.secure(s.Session)
+	c.secure(func(h tls.Host) *tls.Session { return s.Session(h) })
 	c.l.AtTurnEnd(&c.work)
 }
 
@@ -201,7 +202,7 @@ func (c *Conn) handshaken(err error) {
 	}
 	c.timer.Stop()
 	c.info.TLS = t.s.Peer()
-	if in := t.s.TakeInput(); len(in) > 0 {
+	if in := t.s.Established(); len(in) > 0 {
 		t.in = in
 	}
 	c.state |= unread
@@ -214,7 +215,11 @@ func (c *Conn) handshaken(err error) {
 // fillTLS is fill for records.
 func (c *Conn) fillTLS(dst []byte) (n int) {
 	t := c.tls
-	raw, read := t.in, false
+	if t.failed != nil {
+		c.failRecords()
+		return 0
+	}
+	raw, read, full := t.in, false, false
 	for {
 		for n < len(dst) {
 			size := 0
@@ -224,6 +229,9 @@ func (c *Conn) fillTLS(dst []byte) (n int) {
 				}
 				if size < 0 {
 					size = len(raw) // no record: let the session say so
+				} else if n > 0 && len(dst)-n < size-tls.RecordOverhead {
+					full = true // opened later, it needs no buffer of its own
+					break
 				}
 			}
 			k, pending, err := t.s.Open(dst[n:], raw[:size])
@@ -237,18 +245,20 @@ func (c *Conn) fillTLS(dst []byte) (n int) {
 				return n
 			}
 			if err != nil {
-				t.out = t.s.TakeSealed(t.grab(c, 0)) // the alert
-				if c.flushRecords(); !c.is(dead) {
-					c.fail(Why{Kind: RecordFailed, Err: err})
+				t.failed = err
+				c.state |= unread
+				t.keep(c, nil)
+				if n == 0 {
+					c.failRecords()
 				}
-				return 0
+				return n // what came before is shown first
 			}
 		}
 		if t.s.HasSealed() {
 			c.l.AtFlush(&c.flush)
 		}
-		if n == len(dst) {
-			// Full: the rest is for the next time.
+		if full || n == len(dst) {
+			// The rest is for the next time.
 			c.state |= unread
 			t.keep(c, raw)
 			return n
@@ -272,6 +282,15 @@ func (c *Conn) fillTLS(dst []byte) (n int) {
 			return n
 		}
 		raw, read = buf[:m+k], true
+	}
+}
+
+// failRecords ends the connection after the peer violated the protocol, or sent an alert.
+func (c *Conn) failRecords() {
+	t := c.tls
+	t.out = t.s.TakeSealed(t.grab(c, 0)) // our alert
+	if c.flushRecords(); !c.is(dead) {
+		c.fail(Why{Kind: RecordFailed, Err: t.failed})
 	}
 }
 
@@ -379,6 +398,7 @@ func (t *secured) abandon(c *Conn) {
 	if c.is(handshaking) {
 		c.wakeHandshake(t.s.FeedEnd())
 	}
+	t.s.Forget()
 	t.keep(c, nil)
 	t.release(c)
 }

@@ -43,6 +43,8 @@ type Options struct {
 	Identity identity.Source
 	// Gate limits handshakes under way.
 	Gate *tls.Gate
+	// StdRecords leaves TLS records to crypto/tls.
+	StdRecords bool
 	// Metadata is what the metadata exchange tells of this workload; nil: no exchange.
 	Metadata *peermetadata.Node
 	// Peers hears of the addresses of workloads with proxies; nil: nobody wants to know.

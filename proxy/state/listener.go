@@ -268,7 +268,7 @@ func (b *Builder) decodeDownstreamTransport(s *corev3.TransportSocket, isHTTP bo
 		return nil, err
 	}
 	c := d.GetCommonTlsContext()
-	o := tls.ServerOptions{ALPN: serverALPN(c.GetAlpnProtocols(), isHTTP), Gate: b.opts.Gate}
+	o := tls.ServerOptions{ALPN: serverALPN(c.GetAlpnProtocols(), isHTTP), Gate: b.opts.Gate, StdRecords: b.opts.StdRecords}
 	var err error
 	if o.MinVersion, o.MaxVersion, err = tlsVersions(c.GetTlsParams(), path+".tls_params"); err != nil {
 		return nil, err

@@ -93,7 +93,7 @@ func (b *Builder) clients(t *cluster.Transport, path string) error {
 			return fmt.Errorf("%s: secret %q: towards endpoints only the workload's own certificate (%q) and the mesh's roots (%q) come by SDS", path, name, ownCertificate, ownRoots)
 		}
 	}
-	o := tls.ClientOptions{SNI: t.SNI, ALPN: t.ALPN, MinVersion: t.MinVersion, MaxVersion: t.MaxVersion, Gate: b.opts.Gate}
+	o := tls.ClientOptions{SNI: t.SNI, ALPN: t.ALPN, MinVersion: t.MinVersion, MaxVersion: t.MaxVersion, Gate: b.opts.Gate, StdRecords: b.opts.StdRecords}
 	var err error
 	if o.Identity, o.Certificate, err = b.certificate(t.CertName, t.CertPEM, t.KeyPEM, path); err != nil {
 		return err

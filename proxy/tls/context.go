@@ -1,6 +1,8 @@
 // Package tls secures connections: contexts made of identity material or of
 // certificates from files and secrets, and Session, which shakes hands on a
 // goroutine and afterwards turns records into bytes and back on a loop, in memory.
+// crypto/tls shakes hands; records of TLS 1.3 are Weir's own afterwards (own.go), those
+// of TLS 1.2 stay with crypto/tls (bio.go).
 //
 // What enters: certificates and what is expected of peers (ServerOptions,
 // ClientOptions), ciphertext. What leaves: plaintext, a Peer who was verified, or an
@@ -8,13 +10,13 @@
 // makes a new one and leaves existing connections alone. A Session belongs to one
 // connection. proxy/conn moves its bytes; nothing here touches a socket.
 //
-// Sessions are never resumed between sidecars: a ticket would outlive a
-// replaced certificate, a changed list of accepted names and the bundle that it
-// was judged by, and pools make handshakes rare. Servers for clients outside the
-// mesh may hand out tickets (ServerOptions.Tickets).
+// A resumed session spares certificates and signatures, and is judged like a new one:
+// the peer's certificate, its names and the bundle of the moment are looked at each
+// time (resume.go). Tickets never pass from one context to another.
 package tls
 
 import (
+	"cmp"
 	stdtls "crypto/tls"
 	"errors"
 	"fmt"
@@ -61,8 +63,17 @@ type ServerOptions struct {
 	MinVersion, MaxVersion uint16
 	CipherSuites           []uint16 // of TLS 1.2; nil: crypto/tls's
 	Curves                 []stdtls.CurveID
-	Tickets                bool
-	Gate                   *Gate // nil: no limit
+	// RequireSNI refuses clients that do not say whom they want.
+	RequireSNI bool
+	// Tickets lets clients resume sessions for TicketLifetime, 0: 2 hours, as OpenSSL and
+	// BoringSSL do. They are sealed with TicketKeys, the first one for new tickets; nil: with
+	// keys of the context's own, new every day.
+	Tickets        bool
+	TicketLifetime time.Duration
+	TicketKeys     [][32]byte
+	// StdRecords leaves all records to crypto/tls.
+	StdRecords bool
+	Gate       *Gate // nil: no limit
 }
 
 // ClientOptions describe an UpstreamTlsContext.
@@ -79,25 +90,38 @@ type ClientOptions struct {
 	MinVersion, MaxVersion uint16
 	CipherSuites           []uint16
 	Curves                 []stdtls.CurveID
-	Gate                   *Gate
+	// Sessions is how many resumable sessions are kept for an endpoint; 0: none.
+	Sessions   int
+	StdRecords bool
+	Gate       *Gate
 }
 
 // defaultCurves are Envoy's. crypto/tls would put X25519MLKEM768 first (as of Go
 // 1.26), which makes a handshake about a quarter dearer; it can be asked for.
 var defaultCurves = []stdtls.CurveID{stdtls.X25519, stdtls.CurveP256}
 
+// ticketLifetime is the default of ServerOptions.TicketLifetime.
+const ticketLifetime = 2 * time.Hour
+
 // Server is an immutable context for accepted connections.
 type Server struct {
-	config *stdtls.Config
-	trust  Trust
-	gate   *Gate
+	config     *stdtls.Config
+	trust      Trust
+	gate       *Gate
+	std        bool
+	requireSNI bool
+	lifetime   time.Duration // of tickets
+	roots      judged
 }
 
 // Client is an immutable context for dialled connections.
 type Client struct {
-	config *stdtls.Config
-	trust  Trust
-	gate   *Gate
+	config   *stdtls.Config
+	trust    Trust
+	gate     *Gate
+	std      bool
+	identity identity.Source
+	sessions *sessions // nil: none are kept
 }
 
 // NewServer checks o and makes a context of it.
@@ -113,16 +137,16 @@ func NewServer(o ServerOptions) (*Server, error) {
 	if err := versions(&o.MinVersion, &o.MaxVersion, TLS13); err != nil {
 		return nil, err
 	}
-	s := &Server{trust: o.Trust, gate: o.Gate}
-	mesh := o.Trust.Mesh != nil
+	s := &Server{trust: o.Trust, gate: o.Gate, std: o.StdRecords, requireSNI: o.RequireSNI, lifetime: cmp.Or(o.TicketLifetime, ticketLifetime)}
 	c := &stdtls.Config{
 		MinVersion: o.MinVersion, MaxVersion: o.MaxVersion, CipherSuites: o.CipherSuites,
-		CurvePreferences:       curves(o.Curves),
-		NextProtos:             slices.Clone(o.ALPN),
-		SessionTicketsDisabled: !o.Tickets || mesh,
-		// Small first records help a browser on a slow link; within the mesh they are
-		// only more records.
-		DynamicRecordSizingDisabled: mesh,
+		CurvePreferences:            curves(o.Curves),
+		NextProtos:                  slices.Clone(o.ALPN),
+		SessionTicketsDisabled:      !o.Tickets,
+		DynamicRecordSizingDisabled: true, // as own records
+	}
+	if len(o.TicketKeys) > 0 {
+		c.SetSessionTicketKeys(o.TicketKeys)
 	}
 	if o.Identity != nil {
 		c.GetCertificate = func(*stdtls.ClientHelloInfo) (*stdtls.Certificate, error) {
@@ -132,9 +156,11 @@ func NewServer(o ServerOptions) (*Server, error) {
 			return nil, errNoCertificate
 		}
 	} else {
-		for _, cert := range o.Certificates {
-			c.Certificates = append(c.Certificates, *cert)
+		shelf, err := newShelf(o.Certificates)
+		if err != nil {
+			return nil, fmt.Errorf("tls server: %w", err)
 		}
+		c.GetCertificate = shelf.choose
 	}
 	if o.Clients != NoClientCert {
 		// The chain is judged in VerifyConnection, in the goroutine of the handshake.
@@ -149,18 +175,6 @@ func NewServer(o ServerOptions) (*Server, error) {
 			}
 			_, err := o.Trust.verify(st.PeerCertificates, identity.Client)
 			return err
-		}
-	}
-	if len(c.NextProtos) > 0 {
-		without := c.Clone()
-		without.NextProtos = nil
-		c.GetConfigForClient = func(h *stdtls.ClientHelloInfo) (*stdtls.Config, error) {
-			for _, p := range h.SupportedProtos {
-				if slices.Contains(c.NextProtos, p) {
-					return nil, nil
-				}
-			}
-			return without, nil
 		}
 	}
 	s.config = c
@@ -204,7 +218,11 @@ func NewClient(o ClientOptions) (*Client, error) {
 			return o.Certificate, nil
 		}
 	}
-	return &Client{config: c, trust: o.Trust, gate: o.Gate}, nil
+	client := &Client{config: c, trust: o.Trust, gate: o.Gate, std: o.StdRecords, identity: o.Identity}
+	if o.Sessions > 0 {
+		client.sessions = &sessions{most: min(o.Sessions, maxSessions)}
+	}
+	return client, nil
 }
 
 // With is the same context with another SNI and other protocols: HTTP through the
@@ -214,6 +232,9 @@ func (c *Client) With(sni string, alpn []string) *Client {
 	d := *c
 	d.config = c.config.Clone()
 	d.config.ServerName, d.config.NextProtos = sni, slices.Clone(alpn)
+	if c.sessions != nil {
+		d.sessions = &sessions{most: c.sessions.most}
+	}
 	return &d
 }
 

@@ -3,7 +3,6 @@ package tls
 import (
 	stdtls "crypto/tls"
 	"errors"
-	"net"
 	"strings"
 	"testing"
 
@@ -11,34 +10,7 @@ import (
 	"github.com/weirmesh/weir/proxy/tls/tlstest"
 )
 
-// meet shakes hands between two configurations and returns what each side got.
-func meet(server, client *stdtls.Config) (st stdtls.ConnectionState, serverErr, clientErr error) {
-	a, b := net.Pipe()
-	done := make(chan error, 1)
-	s := stdtls.Server(a, server)
-	go func() {
-		err := s.Handshake()
-		done <- err
-		if err != nil {
-			a.Close()
-		}
-	}()
-	c := stdtls.Client(b, client)
-	clientErr = c.Handshake()
-	if clientErr == nil {
-		// A TLS 1.3 client learns the server's verdict with its first read.
-		go c.Read(make([]byte, 1))
-	} else {
-		b.Close()
-	}
-	serverErr = <-done
-	st = s.ConnectionState()
-	a.Close()
-	b.Close()
-	return st, serverErr, clientErr
-}
-
-func server(t *testing.T, o ServerOptions) *Server {
+func server(t testing.TB, o ServerOptions) *Server {
 	t.Helper()
 	s, err := NewServer(o)
 	if err != nil {
@@ -47,7 +19,7 @@ func server(t *testing.T, o ServerOptions) *Server {
 	return s
 }
 
-func client(t *testing.T, o ClientOptions) *Client {
+func client(t testing.TB, o ClientOptions) *Client {
 	t.Helper()
 	c, err := NewClient(o)
 	if err != nil {
@@ -75,13 +47,13 @@ func TestGatewayServer(t *testing.T) {
 	} {
 		c := client(t, ClientOptions{SNI: tc.sni, ALPN: tc.alpn, MinVersion: tc.version, MaxVersion: tc.version,
 			Trust: Trust{Roots: ca.Pool(), Names: Names{{Exact: tc.name}}}})
-		st, serr, cerr := meet(s.config, c.config)
+		p, serr, cerr := join(s, c)
 		if serr != nil || cerr != nil {
 			t.Errorf("%s: %v, %v", tc.sni, serr, cerr)
 			continue
 		}
-		if st.NegotiatedProtocol != tc.want || st.Version != tc.version || st.ServerName != tc.sni {
-			t.Errorf("%s: protocol %q, version %x, name %q", tc.sni, st.NegotiatedProtocol, st.Version, st.ServerName)
+		if st := p.server.Peer(); st.ALPN != tc.want || st.Version != tc.version || st.SNI != tc.sni {
+			t.Errorf("%s: protocol %q, version %x, name %q", tc.sni, st.ALPN, st.Version, st.SNI)
 		}
 	}
 }
@@ -112,7 +84,7 @@ func TestReasons(t *testing.T) {
 		{"no client certificate", ServerOptions{Certificates: plain.Certificates, MinVersion: TLS12, Clients: RequireClientCert, Trust: Trust{Roots: ca.Pool()}},
 			ClientOptions{Trust: anybody, MaxVersion: TLS12}, PeerRefused, RefusedByPeer},
 	} {
-		_, serr, cerr := meet(server(t, tc.server).config, client(t, tc.client).config)
+		_, serr, cerr := join(server(t, tc.server), client(t, tc.client))
 		for who, err := range map[string]error{"server": serr, "client": cerr} {
 			want := tc.sreason
 			if who == "client" {
@@ -122,11 +94,11 @@ func TestReasons(t *testing.T) {
 				t.Errorf("%s: %s: no error", tc.name, who)
 				continue
 			}
-			e := func() *Error {
-				target := &Error{}
-				_ = errors.As(classify(err), &target)
-				return target
-			}()
+			e, ok := errors.AsType[*Error](err)
+			if !ok {
+				t.Errorf("%s: %s: %T", tc.name, who, err)
+				continue
+			}
 			if e.Reason != want {
 				t.Errorf("%s: %s: %v (%v), want %v", tc.name, who, e.Reason, err, want)
 			}

@@ -44,7 +44,9 @@ type Error struct {
 	// Alert is the peer's reason in the words of the protocol (RFC 8446, section
 	// 6.2) where it sent one: "bad certificate", "unknown certificate authority".
 	Alert string
-	Err   error
+	// Offered says what the peer offered or sent instead, where that is known.
+	Offered string
+	Err     error
 }
 
 func (e *Error) Error() string {
@@ -56,13 +58,20 @@ func (e *Error) Error() string {
 	case NoCertificate:
 		return "there is no certificate yet to show to the peer: the proxy's own identity was not obtained"
 	case NotTLS:
-		return "the peer does not speak TLS here: one side is configured for mutual TLS, the other for plaintext"
+		return "the peer does not speak TLS here" + e.instead() + ": one side is configured for TLS, the other for plaintext"
 	case NoSharedVersion, NoSharedParameters:
-		return "the two sides have no TLS parameters in common: " + e.Err.Error()
+		return "the two sides have no TLS parameters in common: " + e.Err.Error() + e.instead()
 	case Interrupted:
 		return "the peer closed the connection during the TLS handshake, without a reason"
 	}
 	return "the peer violated the TLS protocol: " + e.Err.Error()
+}
+
+func (e *Error) instead() string {
+	if e.Offered == "" {
+		return ""
+	}
+	return " (" + e.Offered + ")"
 }
 
 func (e *Error) Unwrap() error { return e.Err }
@@ -87,7 +96,10 @@ func remedy(alert string) string {
 	return "its log says why"
 }
 
-var errNoCertificate = errors.New("no certificate yet")
+var (
+	errNoCertificate = errors.New("no certificate yet")
+	errNoSNI         = errors.New("the client names no server (SNI), and this one serves by name only")
+)
 
 // classify gives an error of crypto/tls its reason. That package has few types of
 // errors: where a case is told by text, the test holds the text of this Go version.
@@ -105,8 +117,12 @@ func classify(err error) error {
 	case errors.As(err, &op) && op.Op == "remote error":
 		e.Reason = RefusedByPeer
 		e.Alert = strings.TrimPrefix(op.Err.Error(), "tls: ")
+	case errors.Is(err, errNoSNI):
+		e.Reason = NoSharedParameters
 	case is[stdtls.RecordHeaderError](err):
 		e.Reason = NotTLS
+		header, _ := errors.AsType[stdtls.RecordHeaderError](err)
+		e.Offered = fmt.Sprintf("it sent %q", header.RecordHeader[:])
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
 		e.Reason = Interrupted
 	case strings.Contains(text, "unsupported versions"), strings.Contains(text, "unsupported protocol version"),
@@ -124,3 +140,39 @@ func is[E error](err error) bool {
 	_, ok := errors.AsType[E](err)
 	return ok
 }
+
+// explain adds what the peer offered to an error about parameters.
+func (n *handshake) explain(err error) error {
+	e, ok := err.(*Error) //nolint:errorlint // classify makes nothing else
+	if !ok || n.hello == nil {
+		return err
+	}
+	switch e.Reason {
+	case NoSharedVersion:
+		e.Offered = fmt.Sprintf("the client offers %s, this side takes %s to %s", listed(n.hello.SupportedVersions, stdtls.VersionName),
+			stdtls.VersionName(n.config.MinVersion), stdtls.VersionName(n.config.MaxVersion))
+	case NoSharedParameters:
+		e.Offered = fmt.Sprintf("the client offers the cipher suites %s, the curves %s, the signature algorithms %s and the server name %q",
+			listed(n.hello.CipherSuites, stdtls.CipherSuiteName), listed(n.hello.SupportedCurves, stdtls.CurveID.String),
+			listed(n.hello.SignatureSchemes, stdtls.SignatureScheme.String), clip(n.hello.ServerName))
+	}
+	return err
+}
+
+// listed writes the first few of what a peer chose to send.
+func listed[T any](all []T, text func(T) string) string {
+	const most = 12
+	var words []string
+	for _, t := range all[:min(most, len(all))] {
+		words = append(words, text(t))
+	}
+	if more := len(all) - most; more > 0 {
+		words = append(words, fmt.Sprintf("%d more", more))
+	}
+	if len(words) == 0 {
+		return "(none)"
+	}
+	return strings.Join(words, ", ")
+}
+
+func clip(s string) string { return s[:min(len(s), 256)] }

@@ -220,9 +220,12 @@ func namesOf(c *x509.Certificate) string {
 
 // Peer is who the other end of a connection proved to be, and what was agreed.
 type Peer struct {
-	Version uint16 // as in crypto/tls
-	ALPN    string // "" if none was agreed
-	SNI     string // what the client asked for
+	Version uint16         // as in crypto/tls
+	Suite   uint16         // as in crypto/tls
+	Curve   stdtls.CurveID // 0: none, or not known
+	Resumed bool           // certificates are those of an earlier handshake, judged anew
+	ALPN    string         // "" if none was agreed
+	SNI     string         // what the client asked for
 	// ID is the verified SPIFFE identity; zero if there is none, or the peer was not
 	// judged by the mesh's bundle.
 	ID identity.ID
@@ -240,10 +243,9 @@ type Peer struct {
 	Truncated bool
 }
 
-func (s *Session) peer() *Peer {
-	st := s.tc.ConnectionState()
-	p := &Peer{Version: st.Version, ALPN: st.NegotiatedProtocol, SNI: st.ServerName}
-	if c := certificate(s.config); c != nil && c.Leaf != nil && len(c.Leaf.URIs) > 0 {
+func (n *handshake) describe(st *stdtls.ConnectionState) *Peer {
+	p := &Peer{Version: st.Version, Suite: st.CipherSuite, Curve: st.CurveID, Resumed: st.DidResume, ALPN: st.NegotiatedProtocol, SNI: st.ServerName}
+	if c := certificate(n.config, n.hello); c != nil && c.Leaf != nil && len(c.Leaf.URIs) > 0 {
 		p.Local = c.Leaf.URIs[0].String()
 	}
 	if len(st.PeerCertificates) == 0 {
@@ -257,23 +259,21 @@ func (s *Session) peer() *Peer {
 	if len(leaf.URIs) > 0 {
 		p.URI = leaf.URIs[0].String()
 	}
-	if s.trust.Mesh != nil {
+	if n.trust.Mesh != nil {
 		// VerifyConnection has accepted it, or the handshake had failed.
 		p.ID, _ = identity.FromCertificate(leaf)
 	}
 	return p
 }
 
-// certificate is the one a context shows when asked without conditions.
-func certificate(c *stdtls.Config) *stdtls.Certificate {
+// certificate is the one a context shows, to a client that said hello.
+func certificate(c *stdtls.Config, hello *stdtls.ClientHelloInfo) *stdtls.Certificate {
 	var cert *stdtls.Certificate
 	switch {
 	case c.GetCertificate != nil:
-		cert, _ = c.GetCertificate(nil)
+		cert, _ = c.GetCertificate(hello)
 	case c.GetClientCertificate != nil:
 		cert, _ = c.GetClientCertificate(nil)
-	case len(c.Certificates) > 0:
-		cert = &c.Certificates[0]
 	}
 	return cert
 }

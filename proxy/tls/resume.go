@@ -1,0 +1,218 @@
+package tls
+
+import (
+	"bytes"
+	"crypto/sha256"
+	stdtls "crypto/tls"
+	"encoding/binary"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/weirmesh/weir/identity"
+)
+
+// A resumed session skips certificates and signatures, not judgement: VerifyConnection sees
+// the certificates of the first handshake again and asks whether they are good now, by the
+// trust bundle of now. What could make such a session fail where a full handshake would
+// succeed (other roots, another certificate of ours) makes the ticket void instead.
+
+// Endpoint is where a client connects to: tickets of one are not shown to another.
+type Endpoint struct {
+	Addr netip.AddrPort
+	Path string // of a Unix socket
+}
+
+// maxEndpoints and maxSessions bound a client's memory of sessions: 2 KB each.
+const (
+	maxEndpoints = 64
+	maxSessions  = 4
+)
+
+// sessions are the resumable sessions of one client context. Safe for concurrent use.
+type sessions struct {
+	most int // tickets an endpoint
+
+	mu    sync.Mutex
+	under standing
+	of    map[Endpoint][]*stdtls.ClientSessionState
+}
+
+// standing is who we were and whom we believed when a session was made. Both are
+// replaced, never changed.
+type standing struct {
+	cert   *stdtls.Certificate
+	bundle *identity.Bundle
+}
+
+// sessionView shows crypto/tls the sessions with one endpoint, for one handshake and the
+// tickets that come after it. A nil one stands for no resumption.
+type sessionView struct {
+	all   *sessions
+	to    Endpoint
+	under standing
+	taken *stdtls.ClientSessionState
+}
+
+func (s *sessions) view(to Endpoint, under standing) *sessionView {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.under != under {
+		s.under, s.of = under, nil
+	}
+	return &sessionView{all: s, to: to, under: under}
+}
+
+// Get is of stdtls.ClientSessionCache. A ticket is used once, so that nobody on the way
+// can tell that two connections have the same client (RFC 8446, appendix C.4).
+func (v *sessionView) Get(string) (*stdtls.ClientSessionState, bool) {
+	s := v.all
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := s.of[v.to]
+	if len(held) == 0 || s.under != v.under {
+		return nil, false
+	}
+	last := len(held) - 1
+	v.taken = held[last]
+	held[last] = nil
+	s.of[v.to] = held[:last]
+	return v.taken, true
+}
+
+// Put is of stdtls.ClientSessionCache.
+func (v *sessionView) Put(_ string, cs *stdtls.ClientSessionState) {
+	if cs == nil {
+		v.taken = nil // found to be of no use
+		return
+	}
+	s := v.all
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.under != v.under {
+		return
+	}
+	held, known := s.of[v.to]
+	if !known && len(s.of) >= maxEndpoints {
+		for e := range s.of {
+			delete(s.of, e)
+			break
+		}
+	}
+	if s.of == nil {
+		s.of = map[Endpoint][]*stdtls.ClientSessionState{}
+	}
+	if len(held) >= s.most {
+		held = append(held[:0], held[1:]...) // the oldest
+	}
+	s.of[v.to] = append(held, cs)
+}
+
+// done is told of a handshake that succeeded. TLS 1.2 uses its tickets again and again, and
+// servers send a new one only with a full handshake.
+func (v *sessionView) done(st *stdtls.ConnectionState) {
+	if v != nil && v.taken != nil && st.DidResume && st.Version == TLS12 {
+		v.Put("", v.taken)
+	}
+}
+
+// follow lets crypto/tls have the tickets that come after the handshake.
+func (v *sessionView) follow(tc *stdtls.Conn, w *wire) *tickets {
+	if v == nil {
+		return nil
+	}
+	return &tickets{tc: tc, w: w, left: maxTickets}
+}
+
+// tickets passes records with NewSessionTicket on to crypto/tls, which knows what to do with
+// them. It has to see every record from the first on, because it counts them too; so it ends
+// with the first other one. Servers send tickets right after the handshake.
+type tickets struct {
+	tc   *stdtls.Conn
+	w    *wire
+	left int
+}
+
+// maxTickets is how many records of tickets are looked at: OpenSSL sends two.
+const maxTickets = 8
+
+// offer reports whether it wants more.
+func (t *tickets) offer(record []byte) bool {
+	if t == nil || record == nil || t.left == 0 {
+		return false
+	}
+	t.left--
+	t.w.record = record
+	var b [1]byte
+	n, err := t.tc.Read(b[:])
+	t.w.record, t.w.sealed = nil, nil // alerts are for own to send
+	return n == 0 && err == errAgain
+}
+
+// ticketMark begins what is added to a server's tickets: when it was issued, and the sum of
+// the roots by which the client was judged.
+var ticketMark = []byte("weir1")
+
+func (s *Server) mark() []byte {
+	b := binary.BigEndian.AppendUint64(bytes.Clone(ticketMark), uint64(time.Now().Unix()))
+	sum := s.rootsSum()
+	return append(b, sum[:]...)
+}
+
+// rootsSum tells one trust bundle from another.
+func (s *Server) rootsSum() (sum [sha256.Size]byte) {
+	if s.trust.Mesh == nil {
+		return sum // a context's other roots never change, and its ticket keys are its own
+	}
+	bundle := s.trust.Mesh.Bundle()
+	s.roots.Lock()
+	defer s.roots.Unlock()
+	if bundle == nil || s.roots.of != bundle {
+		h := sha256.New()
+		if bundle != nil {
+			for _, c := range bundle.Roots() {
+				h.Write(c.Raw)
+			}
+		}
+		s.roots.of, s.roots.sum = bundle, [sha256.Size]byte(h.Sum(nil))
+	}
+	return s.roots.sum
+}
+
+// judged is the sum of the bundle last seen.
+type judged struct {
+	sync.Mutex
+	of  *identity.Bundle
+	sum [sha256.Size]byte
+}
+
+// wrap makes a ticket, and notes how many records it fills.
+func (s *Server) wrap(k *secrets, cs stdtls.ConnectionState, ss *stdtls.SessionState) ([]byte, error) {
+	ss.Extra = append(ss.Extra, s.mark())
+	ticket, err := s.config.EncryptTicket(cs, ss)
+	if k != nil {
+		// Header, lifetime, age_add, nonce (empty), ticket, extensions (RFC 8446, section 4.6.1).
+		message := 4 + 4 + 4 + 1 + 2 + len(ticket) + 2
+		k.sent += uint64((message-1)/MaxPlaintext + 1)
+	}
+	return ticket, err
+}
+
+// unwrap reads a ticket; nil makes a full handshake of it.
+func (s *Server) unwrap(ticket []byte, cs stdtls.ConnectionState) (*stdtls.SessionState, error) {
+	ss, err := s.config.DecryptTicket(ticket, cs)
+	if err != nil || ss == nil {
+		return nil, err
+	}
+	for _, e := range ss.Extra {
+		b, ok := bytes.CutPrefix(e, ticketMark)
+		if !ok || len(b) != 8+sha256.Size {
+			continue
+		}
+		age := time.Since(time.Unix(int64(binary.BigEndian.Uint64(b)), 0))
+		if sum := s.rootsSum(); age < s.lifetime && bytes.Equal(b[8:], sum[:]) {
+			return ss, nil
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,170 @@
+package tls
+
+import (
+	stdtls "crypto/tls"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/proxy/tls/tlstest"
+)
+
+// changing is an identity.Source that a test changes between handshakes.
+type changing struct {
+	cert   *stdtls.Certificate
+	bundle *identity.Bundle
+}
+
+func (c *changing) Certificate() *stdtls.Certificate { return c.cert }
+func (c *changing) Bundle() *identity.Bundle         { return c.bundle }
+
+// meet makes a connection, lets the tickets arrive, moves some bytes and reports whether
+// it was resumed.
+func meet(t *testing.T, s *Server, c *Client) bool {
+	t.Helper()
+	p := mustJoin(t, s, c)
+	if got, rest, err := read(p.client, p.toClient, 1000); err != nil || len(got)+len(rest) > 0 {
+		t.Fatalf("tickets: %q, %q, %v", got, rest, err)
+	}
+	if got := send(t, p.server, p.client, []byte("hello")); string(got) != "hello" {
+		t.Fatalf("got %q", got)
+	}
+	send(t, p.client, p.server, []byte("hello"))
+	if p.server.Peer().Resumed != p.client.Peer().Resumed {
+		t.Fatal("the sides disagree")
+	}
+	return p.server.Peer().Resumed
+}
+
+// Sessions are resumed however the records are kept, and the identity is known as before.
+func TestResumption(t *testing.T) {
+	ca := tlstest.New(t)
+	w := ca.Workload("default", "ratings")
+	for _, version := range []uint16{TLS12, TLS13} {
+		for _, l := range layers {
+			for _, clients := range []ClientAuth{NoClientCert, RequireClientCert} {
+				t.Run(fmt.Sprintf("%s, %s, clients %d", l.name, stdtls.VersionName(version), clients), func(t *testing.T) {
+					s := server(t, ServerOptions{Identity: w, Clients: clients, Trust: Trust{Mesh: w}, Tickets: true, StdRecords: l.server, MinVersion: TLS12, MaxVersion: version})
+					c := client(t, ClientOptions{Identity: w, Trust: Trust{Mesh: w}, Sessions: 1, StdRecords: l.cli, MinVersion: TLS12})
+					if meet(t, s, c) {
+						t.Error("the first connection was resumed")
+					}
+					for range 3 {
+						if !meet(t, s, c) {
+							t.Error("a later connection was not resumed")
+						}
+					}
+					p := mustJoin(t, s, c)
+					if p.client.Peer().ID != w.ID() || clients == RequireClientCert && (p.server.Peer().ID != w.ID() || !p.server.Peer().Presented) {
+						t.Errorf("peers %+v, %+v", p.client.Peer(), p.server.Peer())
+					}
+				})
+			}
+		}
+	}
+}
+
+// What makes a ticket void: the next handshake is a full one, and succeeds.
+func TestTicketsAreVoid(t *testing.T) {
+	ca, second := tlstest.New(t), tlstest.New(t)
+	both := ca.Bundle().Union(second.Bundle())
+	for _, tc := range []struct {
+		name   string
+		resume bool
+		change func(us, them *changing, s **Server, c **Client, again func() (*Server, *Client))
+	}{
+		{"nothing changes", true, func(*changing, *changing, **Server, **Client, func() (*Server, *Client)) {}},
+		{"the client has another certificate of the same identity", false, func(us, _ *changing, _ **Server, _ **Client, _ func() (*Server, *Client)) {
+			us.cert = ca.Workload("default", "reviews").Certificate()
+		}},
+		{"the client is somebody else", false, func(us, _ *changing, _ **Server, _ **Client, _ func() (*Server, *Client)) {
+			us.cert = ca.Workload("default", "details").Certificate()
+		}},
+		{"the client trusts other roots", false, func(us, _ *changing, _ **Server, _ **Client, _ func() (*Server, *Client)) { us.bundle = both }},
+		{"the server trusts other roots", false, func(_, them *changing, _ **Server, _ **Client, _ func() (*Server, *Client)) { them.bundle = both }},
+		{"the server has another certificate", true, func(_, them *changing, _ **Server, _ **Client, _ func() (*Server, *Client)) {
+			them.cert = ca.Workload("default", "ratings").Certificate()
+		}},
+		{"another context of the server", false, func(_, _ *changing, s **Server, _ **Client, again func() (*Server, *Client)) { *s, _ = again() }},
+		{"another context of the client", false, func(_, _ *changing, _ **Server, c **Client, again func() (*Server, *Client)) { _, *c = again() }},
+		{"another SNI", false, func(_, _ *changing, _ **Server, c **Client, _ func() (*Server, *Client)) { *c = (*c).With("b", nil) }},
+		{"the ticket is too old", false, func(_, _ *changing, s **Server, _ **Client, _ func() (*Server, *Client)) {
+			(*s).lifetime = -time.Second
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			us := &changing{ca.Workload("default", "reviews").Certificate(), ca.Bundle()}
+			them := &changing{ca.Workload("default", "ratings").Certificate(), ca.Bundle()}
+			again := func() (*Server, *Client) {
+				return server(t, ServerOptions{Identity: them, Clients: RequireClientCert, Trust: Trust{Mesh: them}, Tickets: true}),
+					client(t, ClientOptions{Identity: us, Trust: Trust{Mesh: us}, Sessions: 1, SNI: "a"})
+			}
+			s, c := again()
+			meet(t, s, c)
+			if !meet(t, s, c) {
+				t.Fatal("was never resumed")
+			}
+			tc.change(us, them, &s, &c, again)
+			if got := meet(t, s, c); got != tc.resume {
+				t.Errorf("resumed: %v", got)
+			}
+		})
+	}
+}
+
+// Names accepted from a server, and its life, count for resumed sessions too.
+func TestResumedPeersAreJudged(t *testing.T) {
+	ca := tlstest.New(t)
+	w := ca.Workload("default", "ratings")
+	s := server(t, ServerOptions{Identity: w, Clients: RequireClientCert, Trust: Trust{Mesh: w}, Tickets: true})
+	c := client(t, ClientOptions{Identity: w, Trust: Trust{Mesh: w}, Sessions: 2})
+	meet(t, s, c)
+	s.trust.Names = Names{{Exact: "spiffe://cluster.local/ns/default/sa/somebody-else"}}
+	// The server's verdict is in its configuration, which was made with the names before.
+	strict := server(t, ServerOptions{Identity: w, Clients: RequireClientCert, Trust: s.trust, Tickets: true})
+	strict.config.SetSessionTicketKeys([][32]byte{{1}})
+	s.config.SetSessionTicketKeys([][32]byte{{1}})
+	meet(t, s, c)
+	if _, serr, _ := join(strict, c); serr == nil {
+		t.Error("a resumed client with a name that is not accepted was let in")
+	}
+}
+
+// A ticket is used once, for the endpoint that gave it, and memory is bounded.
+func TestSessionCache(t *testing.T) {
+	s := &sessions{most: 2}
+	under := standing{bundle: &identity.Bundle{}}
+	to := func(i int) Endpoint {
+		return Endpoint{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 80)}
+	}
+	tickets := []*stdtls.ClientSessionState{{}, {}, {}}
+	for _, x := range tickets {
+		s.view(to(1), under).Put("", x)
+	}
+	if _, ok := s.view(to(2), under).Get(""); ok {
+		t.Error("another endpoint got a ticket")
+	}
+	for _, want := range []*stdtls.ClientSessionState{tickets[2], tickets[1], nil} {
+		if got, _ := s.view(to(1), under).Get(""); got != want {
+			t.Errorf("got %p, want %p", got, want)
+		}
+	}
+	old := s.view(to(1), under)
+	old.Put("", tickets[0])
+	now := s.view(to(1), standing{})
+	if _, ok := now.Get(""); ok {
+		t.Error("got a ticket of another standing")
+	}
+	old.Put("", tickets[1]) // arrives late
+	if _, ok := now.Get(""); ok {
+		t.Error("got a late ticket of another standing")
+	}
+	for i := range 10 * maxEndpoints {
+		s.view(to(i), standing{}).Put("", tickets[0])
+	}
+	if len(s.of) > maxEndpoints {
+		t.Errorf("%d endpoints are remembered", len(s.of))
+	}
+}
