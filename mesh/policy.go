@@ -32,6 +32,9 @@ type TrafficPolicy struct {
 	Pool         *ConnectionPool
 	Outlier      *OutlierDetection
 	TLS          *ClientTLS
+	// ProxyProtocol is the version of the PROXY protocol (1 or 2) by which servers learn
+	// whose connection it is; 0: they do not.
+	ProxyProtocol uint8
 }
 
 // Balancing names an algorithm.

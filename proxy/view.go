@@ -89,6 +89,11 @@ func (p *Proxy) Info() any {
 	return m
 }
 
+func secured(e *cluster.Endpoint) bool {
+	t := e.Transport.Load()
+	return t != nil && t.TCP != nil
+}
+
 // Certs answers /certs.
 func (p *Proxy) Certs() any {
 	if p.id == nil {
@@ -119,7 +124,7 @@ func (p *Proxy) Clusters() any {
 		v := view{Name: c.Name, Version: c.Version, Service: c.Service.Host, Endpoints: []endpoint{},
 			Connections: c.Limits.Connections.Load(), Pending: c.Limits.Pending.Load(), Requests: c.Limits.Requests.Load()}
 		for _, e := range c.Endpoints {
-			v.Endpoints = append(v.Endpoints, endpoint{address(e), e.Transport.Load() != nil, e.Workload.Name, e.Active.Load()})
+			v.Endpoints = append(v.Endpoints, endpoint{address(e), secured(e), e.Workload.Name, e.Active.Load()})
 		}
 		out = append(out, v)
 	}

@@ -201,7 +201,7 @@ func step(t testing.TB, settings mesh.Settings, units []config.Unit, faultless b
 	return u.Snapshot
 }
 
-// parseNode reads "sidecar|router NAME.NAMESPACE [key=value]…"; keys net, capture,
+// parseNode reads "sidecar|router NAME.NAMESPACE [key=value]…"; keys net, capture, proxy-protocol,
 // inbound=BIND>PORT>APP and label keys.
 func parseNode(t testing.TB, s string) *translate.Node {
 	words := strings.Fields(s)
@@ -219,6 +219,8 @@ func parseNode(t testing.TB, s string) *translate.Node {
 				t.Fatal(err)
 			}
 			n.VirtualNet, n.Interception = uint8(net), translate.NoInterception
+		case "proxy-protocol":
+			n.ProxyProtocol = true
 		case "capture":
 			n.Interception = translate.Interception(v)
 		case "inbound":

@@ -77,7 +77,7 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 	balance(c, policy.LoadBalancer)
 	outlier(c, policy.Outlier)
 	u.connections(&k, c, policy.Pool)
-	if why := u.transport(&k, c, policy.TLS); why != "" {
+	for _, why := range u.transport(&k, c, &policy) {
 		*problems = append(*problems, problem(u.rule.ref, 0, "%s: %s", c.Name, why))
 	}
 	cluster = k.resource(c.Name, c)
@@ -307,18 +307,19 @@ func (u *upstream) httpOptions(p *mesh.ConnectionPool) *upstreamsv3.HttpProtocol
 }
 
 // transport secures the connection. It returns what of the rule was set aside.
-func (u *upstream) transport(k *mint, c *clusterv3.Cluster, t *mesh.ClientTLS) string {
+func (u *upstream) transport(k *mint, c *clusterv3.Cluster, policy *mesh.TrafficPolicy) (why []string) {
+	t := policy.TLS
 	sni := sniName(u.port.Number, u.subsetName(), u.svc.Hostname)
 	ids := append(slices.Clip(u.crew.ids), u.svc.ServiceAccounts...)
 	meshTLS := func() *corev3.TransportSocket { return meshClient(k, u.settings, sni, ids) }
-	mode, why := "", ""
+	mode := ""
 	if t != nil {
 		mode = t.Mode
 	}
 	if mode == "DISABLE" && u.crew.demanded {
 		// It could only fail, and a rule must not talk a client out of encryption that
 		// its servers insist on.
-		mode, why = "", "tls.mode DISABLE is set aside: workloads behind it accept nothing but mTLS (PeerAuthentication STRICT)"
+		mode, why = "", append(why, "tls.mode DISABLE is set aside: workloads behind it accept nothing but mTLS (PeerAuthentication STRICT)")
 	}
 	switch mode {
 	case "":
@@ -340,6 +341,18 @@ func (u *upstream) transport(k *mint, c *clusterv3.Cluster, t *mesh.ClientTLS) s
 		c.TransportSocket = originClient(k, t, u.svc)
 	default:
 		k.fail(errors.New("tls.mode " + mode + " is none of DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL"))
+	}
+	if policy.ProxyProtocol == 0 {
+		return why
+	}
+	if mode == "ISTIO_MUTUAL" || mode == "" && (u.crew.allMTLS || u.crew.demanded) {
+		why = append(why, "proxyProtocol is set aside for workloads with a proxy, which would take the header for the application's first bytes")
+	}
+	if automatic := c.TransportSocketMatches; automatic != nil {
+		plain := automatic[len(automatic)-1]
+		plain.TransportSocket = proxyHeader(k, policy.ProxyProtocol, plain.TransportSocket)
+	} else if mode != "ISTIO_MUTUAL" && (mode != "" || c.TransportSocket == nil) {
+		c.TransportSocket = proxyHeader(k, policy.ProxyProtocol, c.TransportSocket)
 	}
 	return why
 }

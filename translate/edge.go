@@ -99,7 +99,7 @@ func (c *Cache) edge(n *Node, labels mesh.Labels, s *scope) *edgeSet {
 	slices.SortFunc(gateways, func(a, b *mesh.Gateway) int { return older(&a.Ref, &b.Ref) })
 	targets := map[uint16]uint16{} // by service port
 	var key strings.Builder
-	fmt.Fprintf(&key, "%d %s", c.base.epoch, s.source)
+	fmt.Fprintf(&key, "%d %s %t", c.base.epoch, s.source, n.ProxyProtocol)
 	for _, g := range gateways {
 		fmt.Fprintf(&key, " %s/%s", g.Ref.Namespace, g.Ref.Name)
 	}
@@ -111,14 +111,14 @@ func (c *Cache) edge(n *Node, labels mesh.Labels, s *scope) *edgeSet {
 	})
 	e := c.edges[key.String()]
 	if e == nil || e.gen < c.edgeGen {
-		e = c.buildEdge(e, gateways, targets, &s.audience)
+		e = c.buildEdge(e, gateways, targets, n.ProxyProtocol, &s.audience)
 		c.edges[key.String()] = e
 	}
 	e.used = c.gen
 	return e
 }
 
-func (c *Cache) buildEdge(old *edgeSet, gateways []*mesh.Gateway, targets map[uint16]uint16, a *audience) *edgeSet {
+func (c *Cache) buildEdge(old *edgeSet, gateways []*mesh.Gateway, targets map[uint16]uint16, proxyProtocol bool, a *audience) *edgeSet {
 	e := &edgeSet{gen: c.gen, hosts: map[string]*edgeHost{}}
 	if old == nil {
 		old = &edgeSet{}
@@ -136,6 +136,9 @@ func (c *Cache) buildEdge(old *edgeSet, gateways []*mesh.Gateway, targets map[ui
 		}
 		if l == nil || len(l.FilterChains) == 0 {
 			continue
+		}
+		if proxyProtocol {
+			l.ListenerFilters = slices.Insert(l.ListenerFilters, 0, c.base.filters.proxyProtocol)
 		}
 		r := k.resource(l.Name, l)
 		if r == nil {

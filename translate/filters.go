@@ -15,6 +15,7 @@ import (
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	httpinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
+	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
@@ -53,13 +54,14 @@ type filters struct {
 	tcp       map[direction][]*listenerv3.Filter
 	web       *hcmv3.HttpFilter // gRPC-Web
 
-	originalDst, tlsInspector, httpInspector *listenerv3.ListenerFilter
+	originalDst, proxyProtocol, tlsInspector, httpInspector *listenerv3.ListenerFilter
 }
 
 func newFilters(accessLog bool) *filters {
 	var k mint // constants: they cannot fail
 	f := &filters{
 		originalDst:   listenerFilter(k.any(&originaldstv3.OriginalDst{}), "envoy.filters.listener.original_dst"),
+		proxyProtocol: listenerFilter(k.any(&proxyprotocolv3.ProxyProtocol{}), "envoy.filters.listener.proxy_protocol"),
 		tlsInspector:  listenerFilter(k.any(&tlsinspectorv3.TlsInspector{}), "envoy.filters.listener.tls_inspector"),
 		httpInspector: listenerFilter(k.any(&httpinspectorv3.HttpInspector{}), "envoy.filters.listener.http_inspector"),
 		http:          map[direction][]*hcmv3.HttpFilter{},

@@ -49,6 +49,9 @@ type Node struct {
 	Unprivileged bool
 	// Inbound are the listeners of env capture, in the order given.
 	Inbound []Inbound
+	// ProxyProtocol says that connections to a gateway's listeners begin with a header of the
+	// PROXY protocol: gatewayTopology.proxyProtocol of its ProxyConfig.
+	ProxyProtocol bool
 	// DNS says the proxy answers its workload's DNS and wants the name table.
 	DNS bool
 }
@@ -117,6 +120,7 @@ func ParseNode(n *corev3.Node, peer Peer) (*Node, error) {
 	if out.Interception, err = interception(m["INTERCEPTION_MODE"].GetStringValue()); err != nil {
 		return nil, err
 	}
+	_, out.ProxyProtocol = m["PROXY_CONFIG"].GetStructValue().GetFields()["gatewayTopology"].GetStructValue().GetFields()["proxyProtocol"]
 	out.Unprivileged = m["UNPRIVILEGED_POD"].GetStringValue() == "true"
 	switch v := m["DNS_CAPTURE"].GetKind().(type) {
 	case *structpb.Value_BoolValue:

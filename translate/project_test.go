@@ -15,6 +15,7 @@ import (
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -321,6 +322,8 @@ func (p *printer) socket(s *corev3.TransportSocket) string {
 	var out []string
 	var c *tlsv3.CommonTlsContext
 	switch m := m.(type) {
+	case *proxyprotocolv3.ProxyProtocolUpstreamTransport:
+		return fmt.Sprintf("PROXY %v, %s", m.GetConfig().GetVersion(), p.socket(m.GetTransportSocket()))
 	case *tlsv3.UpstreamTlsContext:
 		c = m.GetCommonTlsContext()
 		out = append(out, "sni="+m.GetSni())

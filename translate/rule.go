@@ -105,6 +105,7 @@ func (r *rule) on(port uint16, subset *mesh.Subset) (mesh.TrafficPolicy, *mesh.R
 func (r *rule) policyOn(port uint16, subset *mesh.Subset) mesh.TrafficPolicy {
 	p := r.policy
 	if byPort, ok := r.ports[port]; ok {
+		byPort.ProxyProtocol = p.ProxyProtocol // which ports have no setting for
 		p = byPort
 	}
 	if subset == nil {
@@ -123,8 +124,12 @@ func (r *rule) policyOn(port uint16, subset *mesh.Subset) mesh.TrafficPolicy {
 		if o.TLS != nil {
 			p.TLS = o.TLS
 		}
+		if o.ProxyProtocol != 0 {
+			p.ProxyProtocol = o.ProxyProtocol
+		}
 	}
 	if byPort, ok := subset.PortPolicies[port]; ok {
+		byPort.ProxyProtocol = p.ProxyProtocol
 		p = byPort
 	}
 	return p

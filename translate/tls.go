@@ -7,6 +7,7 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
 	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -120,6 +121,18 @@ func meshServer(k *mint, s *mesh.Settings, http bool) *corev3.TransportSocket {
 func rawSocket(k *mint) *corev3.TransportSocket {
 	return &corev3.TransportSocket{Name: "envoy.transport_sockets.raw_buffer",
 		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: k.any(&rawbufferv3.RawBuffer{})}}
+}
+
+// proxyHeader has connections begin with a header of the PROXY protocol; inner nil is plaintext.
+func proxyHeader(k *mint, version uint8, inner *corev3.TransportSocket) *corev3.TransportSocket {
+	if inner == nil {
+		inner = rawSocket(k)
+	}
+	return &corev3.TransportSocket{Name: "envoy.transport_sockets.upstream_proxy_protocol", ConfigType: &corev3.TransportSocket_TypedConfig{
+		TypedConfig: k.any(&proxyprotocolv3.ProxyProtocolUpstreamTransport{
+			Config:          &corev3.ProxyProtocolConfig{Version: corev3.ProxyProtocolConfig_Version(version - 1)},
+			TransportSocket: inner,
+		})}}
 }
 
 // automatic lets every endpoint be reached the way its own proxy says it can be.

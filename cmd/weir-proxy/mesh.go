@@ -32,7 +32,7 @@ type meshFlags struct {
 	meshCIDRs, resolvers, search, listenMap                           string
 	inbound                                                           list
 	tokenFD, appFD, hostFD, workers                                   int
-	dns, accessLog                                                    bool
+	dns, accessLog, proxyProtocol                                     bool
 	drain                                                             time.Duration
 }
 
@@ -67,6 +67,7 @@ func parseMesh(kind string, args []string) (*meshFlags, error) {
 	f.StringVar(&m.virtualNet, "virtual-net", "", "127.W: network of this workload's virtual addresses (env capture)")
 	f.Var(&m.inbound, "inbound", "PORT=BIND->APP: an inbound listener of env capture (repeatable)")
 	f.StringVar(&m.listenMap, "listen-map", "", "ADDR[:PORT]=ADDR[:PORT],…: listen elsewhere than configured")
+	f.BoolVar(&m.proxyProtocol, "proxy-protocol", false, "a gateway's connections begin with a PROXY protocol header (gatewayTopology.proxyProtocol)")
 	f.IntVar(&m.workers, "workers", 1, "event loops, one thread each")
 	f.BoolVar(&m.accessLog, "access-log", true, "write access log lines where configuration asks for them")
 	f.DurationVar(&m.drain, "drain", 5*time.Second, "how long to go on at the end for requests under way")
@@ -155,6 +156,9 @@ func (m *meshFlags) node(kind string) (observe.Node, map[string]any, error) {
 	meta := map[string]any{"INSTANCE_IPS": m.ip, "INTERCEPTION_MODE": strings.ToUpper(m.capture)}
 	if m.dns {
 		meta["DNS_CAPTURE"] = "true"
+	}
+	if m.proxyProtocol {
+		meta["PROXY_CONFIG"] = map[string]any{"gatewayTopology": map[string]any{"proxyProtocol": map[string]any{}}}
 	}
 	weir := map[string]any{}
 	if m.virtualNet != "" {

@@ -56,6 +56,9 @@ func (l *lowerer) trafficPolicy(path string, p *networkingv1alpha3.TrafficPolicy
 		Outlier:      l.outlier(path+".outlierDetection", p.OutlierDetection),
 		TLS:          l.clientTLS(path+".tls", p.Tls),
 	}
+	if p.ProxyProtocol != nil {
+		out.ProxyProtocol = uint8(p.ProxyProtocol.Version) + 1 // V1 is 0
+	}
 	if len(p.PortLevelSettings) == 0 {
 		return out, nil
 	}

@@ -57,7 +57,6 @@ func policyGaps(prefixes ...string) []gap {
 				gap{p + ".tls.credentialName", true, "give clientCertificate, privateKey and caCertificates as files"},
 				gap{p + ".tls.caCrl", true, "revoked certificates would be accepted"},
 				gap{p + ".tunnel", true, "traffic would bypass the tunnel"},
-				gap{p + ".proxyProtocol", true, "the server would not learn the client's address"},
 				gap{p + ".retryBudget", false, "use connectionPool.http.maxRetries"},
 			)
 		}

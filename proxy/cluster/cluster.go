@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/tls"
 )
 
@@ -125,10 +126,12 @@ type TransportMatch struct {
 	Transport *Transport        // nil: raw_buffer
 }
 
-// Transport is an UpstreamTlsContext: how connections are secured.
+// Transport is a transport socket: how connections begin and are secured.
 type Transport struct {
+	// Proxy is the PROXY protocol header that connections begin with, before TLS.
+	Proxy proxyproto.Version
 	// TCP and HTTP are the contexts to dial with: mesh peers are offered other
-	// protocols (ALPN) for HTTP than for TCP. proxy/state makes them.
+	// protocols (ALPN) for HTTP than for TCP. proxy/state makes them. nil: plaintext.
 	TCP, HTTP *tls.Client
 
 	SNI  string
@@ -169,12 +172,18 @@ type Endpoint struct {
 	// Transport secures new connections; nil is plaintext. It is replaced in place when
 	// only the names accepted from the server change: connections stay.
 	Transport atomic.Pointer[Transport]
+	// Behalf says for which client connections are made, of an endpoint that is to know and
+	// therefore serves one client each; nil of all others.
+	Behalf *Behalf
 	// Active counts requests (or TCP connections) in flight, over all workers.
 	Active atomic.Int32
 	// Gone is set when the endpoint left its cluster: idle connections are closed,
 	// busy ones finish.
 	Gone atomic.Bool
 }
+
+// Behalf is a client and the address it connected to.
+type Behalf struct{ Client, Asked netip.AddrPort }
 
 // Workload is what endpoint metadata says about who listens there, for labels.
 type Workload struct{ Name, Namespace, Service, Revision, Cluster string }

@@ -76,11 +76,22 @@ type Info struct {
 	Local, Remote netip.AddrPort // invalid where the socket is a Unix one
 	// Original is where the client wanted to connect, before capture redirected it.
 	Original netip.AddrPort
+	// Direct is who connected, where a PROXY protocol header said on whose behalf: that is
+	// in Remote then. Invalid otherwise.
+	Direct netip.AddrPort
 	// TLS is what the handshake established; nil on a plaintext connection.
 	TLS *tls.Peer
 	// Holder, where set, is told once when the socket of the connection is closed: whoever
 	// counts connections.
 	Holder Holder
+}
+
+// Asked is the address that the client connected to, as it sees it.
+func (i *Info) Asked() netip.AddrPort {
+	if i.Original.IsValid() {
+		return i.Original
+	}
+	return i.Local
 }
 
 // Holder counts open connections.

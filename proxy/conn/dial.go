@@ -12,6 +12,8 @@ import (
 // Target says where to connect and how.
 type Target struct {
 	Addr loop.Addr
+	// Preface is sent first, in the clear: a PROXY protocol header. It is not counted.
+	Preface []byte
 	// TLS secures the connection; nil does not.
 	TLS *tls.Client
 	// Timeout of the connection attempt, TLS handshake included; 0 is 10 s.
@@ -172,6 +174,16 @@ func (c *Conn) connectResult(ev loop.Events) {
 		return
 	}
 	secure, to := c.dial.TLS, tls.Endpoint{Addr: c.dial.Addr.AddrPort, Path: c.dial.Addr.Path}
+	if p := c.dial.Preface; len(p) > 0 {
+		// A new socket has room for it.
+		if n, e := c.l.Poller().Write(c.fd, p); n < len(p) {
+			if e == 0 {
+				e = syscall.ENOBUFS
+			}
+			c.fail(connectError(e))
+			return
+		}
+	}
 	c.dial = nil
 	c.info.Local = c.l.Poller().Local(c.fd).AddrPort
 	c.state &^= connecting

@@ -13,6 +13,7 @@ import (
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -40,6 +41,9 @@ func (x *Exchange) attempt() {
 	isFresh := x.is(fresh)
 	x.flags &^= fresh
 	x.armTry()
+	if t := e.Transport.Load(); t != nil && t.Proxy != proxyproto.None {
+		e = x.w.pool.OnBehalf(c, e, x.Conn.Remote, x.Conn.Asked())
+	}
 	m, result := x.w.pool.Get(c, e, x.speaks(c), &x.waiter, isFresh)
 	switch result {
 	case pool.Lent:
@@ -65,10 +69,7 @@ func (x *Exchange) speaks(c *cluster.Cluster) cluster.Protocol {
 func (x *Exchange) choose() *cluster.Endpoint {
 	c := x.Cluster
 	if c.Kind == cluster.OriginalDst {
-		addr := x.Conn.Original
-		if !addr.IsValid() {
-			addr = x.Conn.Local
-		}
+		addr := x.Conn.Asked()
 		if c.LocalAddress.IsValid() {
 			addr = netip.AddrPortFrom(c.LocalAddress, addr.Port())
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
 	"github.com/weirmesh/weir/proxy/outbound"
+	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -33,11 +34,11 @@ import (
 // the end of a line is no line end):
 //
 //	config [edge] [websocket] [grpc-web] [normalize] [idle=D] [header-timeout=D] [request-timeout=D] [stream-idle=D] [max-requests=N]
-//	cluster name=NAME [endpoints=a:p,…] [max-connections=N] [max-pending=N] [max-requests=N] [max-retries=N] [requests-per-connection=N] [original-dst] [mesh] [refused=OBJECT]
+//	cluster name=NAME [endpoints=a:p,…] [max-connections=N] [max-pending=N] [max-requests=N] [max-retries=N] [requests-per-connection=N] [original-dst] [mesh] [refused=OBJECT] [proxy-protocol]
 //	route [host=H] [prefix=P] [path=P] cluster=A[,B] [weights=1,2] [timeout=D] [retry=CONDITIONS] [attempts=N] [per-try=D] [per-try-idle=D]
 //	      [prefix-rewrite=P] [host-rewrite=H] [redirect=PATH] [direct=STATUS] [fault-delay=D] [fault-abort=STATUS] [attempt-count]
 //	      (input lines: "request|response set|add|remove name: value")
-//	connect NAME                a client connects
+//	connect NAME [from=ADDR]    a client connects
 //	listen ADDR                 an upstream begins to listen
 //	unlisten ADDR               and stops
 //	accept ADDR NAME            the upstream's next connection
@@ -197,7 +198,9 @@ func (s *script) run(d *datadriven.TestData) string {
 	case "route":
 		s.addRoute(d)
 	case "connect":
-		p, err := s.net.DialFrom(netip.MustParseAddrPort("10.9.0.9:5555"), front, netip.AddrPort{})
+		from := "10.9.0.9:5555"
+		d.MaybeScanArgs(s.t, "from", &from)
+		p, err := s.net.DialFrom(netip.MustParseAddrPort(from), front, netip.AddrPort{})
 		if err != nil {
 			d.Fatalf(s.t, "%v", err)
 		}
@@ -475,6 +478,10 @@ func (s *script) addCluster(d *datadriven.TestData) {
 		case "mesh": // after endpoints
 			for _, e := range c.Endpoints {
 				e.Workload.Name = "pod"
+			}
+		case "proxy-protocol": // after endpoints
+			for _, e := range c.Endpoints {
+				e.Transport.Store(&cluster.Transport{Proxy: proxyproto.V1})
 			}
 		default:
 			d.Fatalf(s.t, "unknown %s", a.Key)

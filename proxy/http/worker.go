@@ -10,6 +10,7 @@ import (
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -72,6 +73,9 @@ func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, _ cluster.Proto
 		Keepalive: conn.Keepalive{On: c.Keepalive.On, Idle: c.Keepalive.Time, Interval: c.Keepalive.Interval, Count: int(c.Keepalive.Probes)}}
 	if tr := e.Transport.Load(); tr != nil {
 		t.TLS = tr.HTTP
+		if b := e.Behalf; b != nil && tr.Proxy != proxyproto.None {
+			t.Preface = proxyproto.Append(nil, tr.Proxy, b.Client, b.Asked)
+		}
 	}
 	if c.Bind.IsValid() && c.Bind.Is4() == e.Addr.Addr().Unmap().Is4() {
 		t.Bind = netip.AddrPortFrom(c.Bind, 0)

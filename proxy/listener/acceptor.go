@@ -3,6 +3,7 @@ package listener
 import (
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -44,6 +45,7 @@ const (
 	TooMany                       // MaxConnections of its listener are open
 	InspectTimeout                // it said nothing within InspectTimeout
 	Handshake                     // TLS failed
+	BadHeader                     // its PROXY protocol header is missing or wrong
 	Crowded                       // too much was held for clients that did not finish their first words
 	Misjudged                     // its ClientHello came after the application had spoken
 	refusals
@@ -55,13 +57,14 @@ var refusalNames = [refusals]string{
 	TooMany:        "too many connections to this listener",
 	InspectTimeout: "the client said nothing to choose a filter chain by",
 	Handshake:      "the TLS handshake failed",
+	BadHeader:      "the PROXY protocol header is missing or wrong",
 	Crowded:        "it did not finish its first words, and too much is held for others that do not",
 	Misjudged:      "a workload of the mesh began TLS when the application had spoken in plaintext; its next connection is waited for",
 }
 
 // Refusals are all reasons there are.
 func Refusals() []Refusal {
-	return []Refusal{Looping, NoChain, TooMany, InspectTimeout, Handshake, Crowded, Misjudged}
+	return []Refusal{Looping, NoChain, TooMany, InspectTimeout, Handshake, BadHeader, Crowded, Misjudged}
 }
 
 func (r Refusal) String() string { return refusalNames[r] }
@@ -86,9 +89,7 @@ type Acceptor struct {
 	tallies map[*atomic.Int64]*held
 	hello   greeting
 	scratch []byte // for hellos in several records
-	// Inspections that keep bytes, and how many; see hold.
-	firstHeld, lastHeld *inspection
-	held                int
+	keeping keeping
 }
 
 // NewAcceptor makes an acceptor for a loop; it accepts nothing until its Group applies a Table.
@@ -236,10 +237,6 @@ func (a *Acceptor) arrive(fd int, remote, at loop.Addr, config *Config, table *T
 			config = table.ForDestination(info.Original, config)
 		}
 	}
-	dst := info.Local
-	if info.Original.IsValid() {
-		dst = info.Original
-	}
 	count := config.count
 	if n := count.Add(1); config.MaxConnections > 0 && n > int64(config.MaxConnections) {
 		count.Add(-1)
@@ -248,23 +245,43 @@ func (a *Acceptor) arrive(fd int, remote, at loop.Addr, config *Config, table *T
 	}
 	a.open.Add(1)
 	info.Holder = a.tally(count)
-
-	names, level := config.match.forDestination(dst)
-	on := connection{dst: dst, src: info.Remote, direct: info.Remote.Addr(), transport: RawBuffer}
-	inspectTLS := config.InspectTLS && names != nil && level.needTLS
-	inspectHTTP := config.InspectHTTP && names != nil && level.needHTTP
-	if !inspectTLS && !inspectHTTP {
-		a.choose(conn.Accept(a.l, fd, info, refused{}), config, table, names, &on)
+	c := conn.Accept(a.l, fd, info, refused{})
+	if config.Proxy != nil {
+		a.readHeader(c, config, table)
 		return
 	}
-	a.inspect(fd, info, config, table, names, level, &on, inspectTLS, inspectHTTP)
+	a.sort(c, config, table)
+}
+
+// sort gives the connection to its chain, or to an inspection where that depends on what
+// the client says.
+func (a *Acceptor) sort(c *conn.Conn, config *Config, table *Table) {
+	info := c.Info()
+	dst := info.Asked()
+	names, level := config.match.forDestination(dst)
+	on := connection{dst: dst, src: info.Remote, direct: direct(info), transport: RawBuffer}
+	tls := config.InspectTLS && names != nil && level.needTLS
+	http := config.InspectHTTP && names != nil && level.needHTTP
+	if !tls && !http {
+		a.choose(c, config, table, names, &on)
+		return
+	}
+	a.inspect(c, config, table, names, level, &on, tls, http)
+}
+
+// direct is the address that connected.
+func direct(info *conn.Info) netip.Addr {
+	if info.Direct.IsValid() {
+		return info.Direct.Addr()
+	}
+	return info.Remote.Addr()
 }
 
 // choose gives the connection to its chain.
 func (a *Acceptor) choose(c *conn.Conn, config *Config, table *Table, names *byName, on *connection) {
 	chain := config.chain(names, on)
 	if chain == nil {
-		a.refused(c.Info(), config, NoChain, nil)
+		a.refused(c.Info(), config, NoChain, errors.New(on.String()))
 		c.Reset()
 		return
 	}
@@ -288,7 +305,7 @@ type securing struct {
 
 func (s *securing) Open(c *conn.Conn) {
 	if info := c.Info(); info.TLS.ID != (identity.ID{}) && s.arrival.Config.Direction == Inbound {
-		s.a.group.peers.vouch(info.Remote.Addr())
+		s.a.group.peers.vouch(direct(info))
 	}
 	h := s.a.o.Serve(c, s.arrival)
 	if h == nil {

@@ -29,17 +29,25 @@ type world struct {
 	n       *mem.Net
 	group   *listener.Group
 	workers []*listener.Acceptor
+	l       *loop.Loop // for connections of the test
 	log     []string
+
+	addresses, errors bool // are told too
 }
 
 func newWorld(t *testing.T, workers int) *world {
 	w := &world{t: t, n: mem.New()}
+	w.l = w.n.Loop(loop.Options{})
 	for i := range workers {
 		w.workers = append(w.workers, listener.NewAcceptor(w.n.Loop(loop.Options{}), listener.Options{
 			Serve: func(c *conn.Conn, a listener.Arrival) conn.Handler {
 				return &server{w: w, worker: i, chain: a.Chain.Name, listener: a.Config.Name}
 			},
-			Refused: func(_ *conn.Info, c *listener.Config, why listener.Refusal, _ error) {
+			Refused: func(_ *conn.Info, c *listener.Config, why listener.Refusal, err error) {
+				if w.errors && err != nil {
+					w.say("refused by %s: %v: %v", c.Name, why, err)
+					return
+				}
 				w.say("refused by %s: %v", c.Name, why)
 			},
 		}))
@@ -103,6 +111,12 @@ func (s *server) Open(c *conn.Conn) {
 	proto := ""
 	if p := c.Info().TLS; p != nil {
 		proto = " over TLS for " + p.SNI
+	}
+	if i := c.Info(); s.w.addresses {
+		proto += fmt.Sprintf(" for %v to %v", i.Remote, i.Local)
+		if i.Direct.IsValid() {
+			proto += fmt.Sprintf(" by %v", i.Direct)
+		}
 	}
 	s.w.say("%s/%s open%s", s.listener, s.chain, proto)
 	c.Write([]byte("hello"))

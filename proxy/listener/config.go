@@ -19,6 +19,7 @@ import (
 
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/tls"
 )
 
@@ -49,6 +50,9 @@ type Config struct {
 	HandOff        bool
 	Transparent    bool // IP_TRANSPARENT: capture by TPROXY
 
+	// Proxy, where set, has a PROXY protocol header read first, whatever the chains are.
+	Proxy *ProxyHeader
+
 	// Inspectors run only if a chain for the connection's destination depends on what
 	// they find, so a port with one chain never waits for a client to speak.
 	InspectTLS, InspectHTTP bool
@@ -67,6 +71,13 @@ type Config struct {
 
 	match *matcher
 	count *atomic.Int64 // open connections, the Group's, by Name
+}
+
+// ProxyHeader is what is wanted of the PROXY protocol headers of a listener.
+type ProxyHeader struct {
+	Optional bool // connections without one are served too
+	// Refused are versions that are not read; with Optional, their bytes belong to the client.
+	Refused []proxyproto.Version
 }
 
 // Chain is one filter chain.

@@ -42,9 +42,7 @@ type inspection struct {
 	guess    Tentative
 	state    looking
 
-	// In the list of those for whom bytes are held.
-	held       int
-	next, prev *inspection
+	kept kept
 }
 
 // looking is how far an inspection has come.
@@ -57,14 +55,14 @@ const (
 	decided
 )
 
-func (a *Acceptor) inspect(fd int, info conn.Info, config *Config, table *Table, names *byName, level *byPrefix, on *connection, tls, http bool) {
-	x := &inspection{a: a, config: config, table: table, names: names, on: *on, tls: tls, http: http}
+func (a *Acceptor) inspect(c *conn.Conn, config *Config, table *Table, names *byName, level *byPrefix, on *connection, tls, http bool) {
+	x := &inspection{a: a, c: c, config: config, table: table, names: names, on: *on, tls: tls, http: http}
 	if chain := config.chain(names, on); chain != nil && chain.ServerFirst && config.Direction == Inbound && a.o.Begin != nil {
 		x.silent, x.secure = chain, tls && level.terminates
 		x.expected = x.secure && a.group.peers.expect(on.direct, on.dst.Port())
 	}
 	x.begin.Do, x.timer.Fire = x.start, x.expired
-	x.c = conn.Accept(a.l, fd, info, x)
+	c.HandOver(x)
 	if x.silent == nil || x.expected {
 		x.arm()
 	}
@@ -97,7 +95,7 @@ func (x *inspection) start() {
 // spoke: the application did, before the client.
 func (x *inspection) spoke() {
 	x.timer.Stop()
-	x.release()
+	x.a.keeping.release(&x.kept)
 	x.state = spoken
 	if x.secure {
 		x.c.HandOver(x) // until the client has shown that it is no workload of the mesh
@@ -114,8 +112,8 @@ func (x *inspection) Drained(c *conn.Conn) {
 
 func (x *inspection) Closed(c *conn.Conn, why conn.Why) {
 	x.timer.Stop()
-	x.release()
-	if x.state == undecided && x.held == 0 && why.Kind == conn.ResetByPeer {
+	x.a.keeping.release(&x.kept)
+	if x.state == undecided && x.kept.n == 0 && why.Kind == conn.ResetByPeer {
 		x.learn(false)
 	}
 	x.state = decided
@@ -142,7 +140,7 @@ func (x *inspection) Data(c *conn.Conn, b []byte) int {
 	if x.look(b) {
 		x.done()
 	} else {
-		x.hold(len(b))
+		x.a.keeping.keep(&x.kept, len(b), x.crowd)
 	}
 	return 0
 }
@@ -161,7 +159,7 @@ func (x *inspection) EOF(c *conn.Conn) {
 // done goes by what is known.
 func (x *inspection) done() {
 	x.timer.Stop()
-	x.release()
+	x.a.keeping.release(&x.kept)
 	x.state = decided
 	x.learn(x.on.transport == TLS)
 	if x.guess != nil && x.config.chain(x.names, &x.on) == x.silent {
@@ -198,9 +196,11 @@ func (x *inspection) expired() {
 	x.refuse(InspectTimeout)
 }
 
+func (x *inspection) crowd() { x.refuse(Crowded) }
+
 func (x *inspection) refuse(why Refusal) {
 	x.timer.Stop()
-	x.release()
+	x.a.keeping.release(&x.kept)
 	if x.state != spoken { // else its owner still has to hear of the end
 		x.state = decided
 		x.withdraw()
@@ -218,7 +218,7 @@ func (x *inspection) witness(c *conn.Conn, b []byte) int {
 		switch x.readHello(b) {
 		case errShort:
 			if len(b) < maxInspected {
-				x.hold(len(b))
+				x.a.keeping.keep(&x.kept, len(b), x.crowd)
 				return 0
 			}
 		case nil:
@@ -229,7 +229,7 @@ func (x *inspection) witness(c *conn.Conn, b []byte) int {
 			}
 		}
 	}
-	x.release()
+	x.a.keeping.release(&x.kept)
 	x.state = decided
 	c.SetHandler(x.guess)
 	return x.guess.Data(c, b)
@@ -280,47 +280,3 @@ func (x *inspection) readHello(b []byte) error {
 // maxInspected bounds what is looked at of one connection: the longest hello, and as
 // much again for the headers of its records.
 const maxInspected = 2 * maxHello
-
-// maxHeld bounds what one worker keeps for clients that do not finish their first words:
-// 2,000 usual ClientHellos without their last byte. Beyond, the one who began first has
-// had the longest time. With InspectTimeout 0 this is the only limit.
-const maxHeld = 4 << 20
-
-// hold counts the kept bytes.
-func (x *inspection) hold(n int) {
-	a := x.a
-	if x.held == 0 {
-		x.prev = a.lastHeld
-		if a.lastHeld != nil {
-			a.lastHeld.next = x
-		} else {
-			a.firstHeld = x
-		}
-		a.lastHeld = x
-	}
-	a.held += n - x.held
-	x.held = n
-	if a.held > maxHeld {
-		a.firstHeld.refuse(Crowded)
-	}
-}
-
-func (x *inspection) release() {
-	if x.held == 0 {
-		return
-	}
-	a := x.a
-	a.held -= x.held
-	x.held = 0
-	if x.prev != nil {
-		x.prev.next = x.next
-	} else {
-		a.firstHeld = x.next
-	}
-	if x.next != nil {
-		x.next.prev = x.prev
-	} else {
-		a.lastHeld = x.prev
-	}
-	x.next, x.prev = nil, nil
-}

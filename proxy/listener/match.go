@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"net/netip"
@@ -11,10 +12,18 @@ import (
 // A connection is what chains are matched against.
 type connection struct {
 	dst, src  netip.AddrPort
-	direct    netip.Addr // src before a PROXY header; the same today
+	direct    netip.Addr // src before a PROXY header
 	sni       string
 	transport string
 	alpn      [][]byte
+}
+
+// String describes the connection to who asks why no chain matches.
+func (c *connection) String() string {
+	if c.transport != TLS {
+		return fmt.Sprintf("plaintext to %v, with %q found", c.dst, bytes.Join(c.alpn, []byte(", ")))
+	}
+	return fmt.Sprintf("TLS to %v for server name %q, offering %q", c.dst, c.sni, bytes.Join(c.alpn, []byte(", ")))
 }
 
 // matcher is the chains of a listener as a tree, one level a criterion. At every

@@ -293,6 +293,10 @@ func TestRefused(t *testing.T) {
 		{"names without a CA", resource.ClusterType, `name: "x" transport_socket { name: "tls" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext] {
 			common_tls_context { validation_context { match_typed_subject_alt_names { matcher { exact: "a" } } } } } } }`,
 			"cluster x.transport_socket.validation_context: names are to be checked but no CA says whose certificates count"},
+		{"two PROXY headers", resource.ClusterType, `name: "x" transport_socket { name: "a" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport] {
+			transport_socket { name: "b" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport] {
+				transport_socket { name: "raw_buffer" } } } } } } }`,
+			"cluster x.transport_socket.transport_socket: a PROXY protocol header inside another"},
 		{"an unknown transport socket", resource.ClusterType, `name: "x" transport_socket { name: "quic" }`, `cluster x.transport_socket: transport socket "quic" is not supported`},
 		{"a host name in EDS", resource.EndpointType, `cluster_name: "x" endpoints { lb_endpoints { endpoint { address { socket_address { address: "a.b" port_value: 1 } } } } }`,
 			`load assignment x.endpoints[0].lb_endpoints[0].endpoint.address: "a.b" is not an IP address (names need a DNS cluster)`},

@@ -374,6 +374,6 @@ func transportKey(t *cluster.Transport) string {
 	if t == nil {
 		return ""
 	}
-	return strings.Join([]string{t.SNI, strings.Join(t.ALPN, ","), t.CertName, t.CAName, string(t.CertPEM), string(t.CAPEM),
+	return strings.Join([]string{strconv.Itoa(int(t.Proxy)), t.SNI, strings.Join(t.ALPN, ","), t.CertName, t.CAName, string(t.CertPEM), string(t.CAPEM),
 		strconv.FormatBool(t.SkipVerify), strconv.FormatBool(t.SystemCA), strconv.Itoa(int(t.MinVersion)), strconv.Itoa(int(t.MaxVersion))}, "|")
 }

@@ -130,7 +130,10 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.SystemRootCerts": everything,
 	"envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher":                        acts("san_type matcher"),
 	"envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer":                             everything,
-	"envoy.extensions.transport_sockets.tls.v3.Secret":                                       acts("name tls_certificate validation_context"),
+	"envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport": acts("config transport_socket").
+		but("allow_unspecified_address", "a client without an address is written as UNKNOWN or LOCAL").but("tlv_as_pool_key", onlyEnvoy),
+	"envoy.config.core.v3.ProxyProtocolConfig":         acts("version").but("pass_through_tlvs", "type-length-values are read over"),
+	"envoy.extensions.transport_sockets.tls.v3.Secret": acts("name tls_certificate validation_context"),
 
 	// Routes.
 	"envoy.config.route.v3.RouteConfiguration": acts("name virtual_hosts ignore_port_in_host_matching request_headers_to_add request_headers_to_remove"+
@@ -177,13 +180,15 @@ var fields = map[protoreflect.FullName]known{
 		but("connection_balance_config", "workers balance on their own").but("tcp_backlog_size", later).but("max_connections_to_accept_per_socket_event", onlyEnvoy).
 		but("transparent", later).but("freebind", later).but("drain_type", "drain follows removal and shutdown alike").but("socket_options", later).
 		but("ignore_global_conn_limit", onlyEnvoy).but("deprecated_v1", "bind_to_port is read"),
-	"envoy.config.listener.v3.AdditionalAddress":                        acts("address"),
-	"envoy.config.listener.v3.ListenerFilter":                           acts("name typed_config").but("filter_disabled", later),
-	"envoy.config.listener.v3.FilterChain":                              acts("filter_chain_match filters transport_socket name transport_socket_connect_timeout").but("metadata", controlInfo),
-	"envoy.config.listener.v3.FilterChainMatch":                         acts("destination_port prefix_ranges source_prefix_ranges source_ports server_names transport_protocol application_protocols"),
-	"envoy.config.listener.v3.Filter":                                   acts("name typed_config"),
-	"envoy.extensions.filters.listener.original_dst.v3.OriginalDst":     everything,
-	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector":   everything,
+	"envoy.config.listener.v3.AdditionalAddress":                      acts("address"),
+	"envoy.config.listener.v3.ListenerFilter":                         acts("name typed_config").but("filter_disabled", later),
+	"envoy.config.listener.v3.FilterChain":                            acts("filter_chain_match filters transport_socket name transport_socket_connect_timeout").but("metadata", controlInfo),
+	"envoy.config.listener.v3.FilterChainMatch":                       acts("destination_port prefix_ranges source_prefix_ranges source_ports server_names transport_protocol application_protocols"),
+	"envoy.config.listener.v3.Filter":                                 acts("name typed_config"),
+	"envoy.extensions.filters.listener.original_dst.v3.OriginalDst":   everything,
+	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector": everything,
+	"envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol": acts("allow_requests_without_proxy_protocol disallowed_versions").
+		but("stat_prefix", statsNames).but("pass_through_tlvs", "type-length-values are read over"),
 	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector": everything,
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy": acts("cluster weighted_clusters idle_timeout access_log max_connect_attempts stat_prefix").
 		but("max_downstream_connection_duration", later).but("hash_policy", later).but("access_log_options", later),

@@ -11,6 +11,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -18,6 +19,7 @@ import (
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/tcp"
 	"github.com/weirmesh/weir/proxy/tls"
 )
@@ -25,6 +27,7 @@ import (
 const (
 	originalDstURL   = typePrefix + "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
 	tlsInspectorURL  = typePrefix + "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+	proxyProtocolURL = typePrefix + "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"
 	httpInspectorURL = typePrefix + "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
 
 	// defaultInspect is Listener.listener_filters_timeout's default.
@@ -87,6 +90,16 @@ func (b *Builder) decodeWholeListener(l *listenerv3.Listener, version string) (*
 			c.InspectTLS = true
 		case httpInspectorURL:
 			c.InspectHTTP = true
+		case proxyProtocolURL:
+			p := &proxyprotocolv3.ProxyProtocol{}
+			if err := unpack(f.GetTypedConfig(), p, at); err != nil {
+				return nil, err
+			}
+			c.Proxy = &listener.ProxyHeader{Optional: p.GetAllowRequestsWithoutProxyProtocol()}
+			for _, v := range p.GetDisallowedVersions() {
+				c.Proxy.Refused = append(c.Proxy.Refused, map[corev3.ProxyProtocolConfig_Version]proxyproto.Version{
+					corev3.ProxyProtocolConfig_V1: proxyproto.V1, corev3.ProxyProtocolConfig_V2: proxyproto.V2}[v])
+			}
 		default:
 			return nil, fmt.Errorf("%s: listener filter %s is not supported", at, f.GetTypedConfig().GetTypeUrl())
 		}

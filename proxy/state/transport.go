@@ -9,12 +9,14 @@ import (
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
 	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/tls"
 )
 
@@ -22,6 +24,7 @@ const (
 	typePrefix       = "type.googleapis.com/"
 	upstreamTLSURL   = typePrefix + "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 	downstreamTLSURL = typePrefix + "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+	upstreamProxyURL = typePrefix + "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport"
 	rawBufferURL     = typePrefix + "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
 )
 
@@ -72,6 +75,26 @@ func (b *Builder) decodeUpstreamTransport(s *corev3.TransportSocket, path string
 			return nil, fmt.Errorf("%s.validation_context: names are to be checked but no CA says whose certificates count", path)
 		}
 		return t, b.clients(t, path)
+	case upstreamProxyURL:
+		p := &proxyprotocolv3.ProxyProtocolUpstreamTransport{}
+		if err := unpack(s.GetTypedConfig(), p, path); err != nil {
+			return nil, err
+		}
+		t, err := b.decodeUpstreamTransport(p.GetTransportSocket(), path+".transport_socket")
+		if err != nil {
+			return nil, err
+		}
+		if t == nil {
+			t = &cluster.Transport{}
+		}
+		if t.Proxy != proxyproto.None {
+			return nil, fmt.Errorf("%s.transport_socket: a PROXY protocol header inside another", path)
+		}
+		t.Proxy = proxyproto.V1
+		if p.GetConfig().GetVersion() == corev3.ProxyProtocolConfig_V2 {
+			t.Proxy = proxyproto.V2
+		}
+		return t, nil
 	}
 	return nil, fmt.Errorf("%s: transport socket %q is not supported", path, s.GetName())
 }

@@ -252,7 +252,7 @@ func (r *Relay) connect() {
 	e.Active.Add(1)
 	r.Endpoint = e
 	r.attempts--
-	r.up = conn.Dial(r.w.l, r.w.target(r.Cluster, e), (*upstream)(r))
+	r.up = conn.Dial(r.w.l, r.w.target(r.Cluster, e, r.down.Info()), (*upstream)(r))
 }
 
 func (u *upstream) Open(c *conn.Conn) {

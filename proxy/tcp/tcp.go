@@ -17,6 +17,7 @@ import (
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/proxyproto"
 )
 
 // Config is one TCP proxy with the filters in front of it. It is immutable. Fields name the
@@ -162,10 +163,7 @@ func (w *Worker) endpoint(c *cluster.Cluster, info *conn.Info, tried []*cluster.
 	if c.Kind != cluster.OriginalDst {
 		return w.picker(c.ID).Pick(c, w.l.Rand(), tried, 2*len(c.Endpoints))
 	}
-	addr := info.Original
-	if !addr.IsValid() {
-		addr = info.Local
-	}
+	addr := info.Asked()
 	if c.LocalAddress.IsValid() {
 		addr = netip.AddrPortFrom(c.LocalAddress, addr.Port())
 	}
@@ -179,12 +177,15 @@ func (w *Worker) endpoint(c *cluster.Cluster, info *conn.Info, tried []*cluster.
 	return e
 }
 
-// target says how to reach an endpoint.
-func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint) conn.Target {
+// target says how to reach an endpoint for a client.
+func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, info *conn.Info) conn.Target {
 	t := conn.Target{Addr: loop.Addr{AddrPort: e.Addr, Path: e.Path}, Timeout: c.ConnectTimeout,
 		Keepalive: conn.Keepalive{On: c.Keepalive.On, Idle: c.Keepalive.Time, Interval: c.Keepalive.Interval, Count: int(c.Keepalive.Probes)}}
 	if tr := e.Transport.Load(); tr != nil {
 		t.TLS = tr.TCP
+		if tr.Proxy != proxyproto.None {
+			t.Preface = proxyproto.Append(nil, tr.Proxy, info.Remote, info.Asked())
+		}
 	}
 	if c.Bind.IsValid() && c.Bind.Is4() == e.Addr.Addr().Unmap().Is4() {
 		t.Bind = netip.AddrPortFrom(c.Bind, 0)

@@ -25,6 +25,7 @@ import (
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/tcp"
 	"github.com/weirmesh/weir/proxy/tls"
 	"github.com/weirmesh/weir/proxy/tls/tlstest"
@@ -360,6 +361,55 @@ func TestOriginalDst(t *testing.T) {
 			t.Errorf("dialled from %s, want %s", got, tc.from)
 		}
 	}
+}
+
+// The endpoint learns whose connection it is, before TLS if there is some.
+func TestProxyProtocol(t *testing.T) {
+	ca := tlstest.New(t)
+	id := ca.Workload("default", "db")
+	server, err := tls.NewServer(tls.ServerOptions{Identity: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := tls.NewClient(tls.ClientOptions{Trust: tls.Trust{Mesh: id}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, original := netip.MustParseAddrPort("10.1.0.1:5000"), netip.MustParseAddrPort("10.96.0.1:3306")
+	n := mem.New()
+	db := newCluster(1, "db", "10.0.0.9:3306")
+	db.Endpoints[0].Transport.Store(&cluster.Transport{Proxy: proxyproto.V1})
+	lc := at(entry, nil)
+	lc.UseOriginalDst = true
+	start(t, n, lc, to(1), tcp.Options{}, db)
+	b := backend(t, n, "10.0.0.9:3306")
+	c, err := n.DialFrom(from, netip.MustParseAddrPort(entry), original)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Step()
+	s := b.Accept()
+	recv(t, s, "PROXY TCP4 10.1.0.1 10.96.0.1 5000 3306\r\n", nil)
+	c.Send([]byte("hi"))
+	n.Step()
+	recv(t, s, "hi", nil)
+
+	// Around TLS, to a proxy that reads it.
+	n = mem.New()
+	db.Endpoints[0].Transport.Store(&cluster.Transport{Proxy: proxyproto.V2, TCP: client})
+	start(t, n, lc, to(1), tcp.Options{}, db)
+	behind := at("10.0.0.9:3306", server)
+	behind.Proxy = &listener.ProxyHeader{}
+	app := newCluster(1, "app", "127.0.0.1:3306")
+	app.Endpoints[0].Transport.Store(&cluster.Transport{Proxy: proxyproto.V1})
+	start(t, n, behind, to(1), tcp.Options{}, app)
+	b = backend(t, n, "127.0.0.1:3306")
+	if c, err = n.DialFrom(from, netip.MustParseAddrPort(entry), original); err != nil {
+		t.Fatal(err)
+	}
+	c.Send([]byte("hi"))
+	n.Step()
+	recv(t, b.Accept(), "PROXY TCP4 10.1.0.1 10.96.0.1 5000 3306\r\nhi", nil)
 }
 
 func TestTimeouts(t *testing.T) {

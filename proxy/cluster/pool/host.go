@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -88,6 +89,9 @@ func (h *host) unlist(it *Item) {
 }
 
 func (h *host) idleTimeout() time.Duration {
+	if h.endpoint.Behalf != nil {
+		return min(ownIdle, cmp.Or(h.cluster.IdleTimeout, defaultIdle))
+	}
 	if h.cluster.IdleTimeout > 0 {
 		return h.cluster.IdleTimeout
 	}
@@ -178,7 +182,7 @@ func (h *host) tidy() {
 	p := h.pool
 	switch {
 	case h.dynamic:
-		if key := (dynamicKey{h.cluster.ID, h.endpoint.Addr, h.protocol}); p.dynamic[key] == h {
+		if key := keyOf(h.cluster, h.endpoint, h.protocol); p.dynamic[key] == h {
 			delete(p.dynamic, key)
 		}
 	case h.retired != nil:

@@ -23,6 +23,10 @@ import (
 // defaultIdle is Envoy's idle timeout of upstream connections, for a cluster that does not say.
 const defaultIdle = time.Hour
 
+// ownIdle is how long a connection on behalf of one client stays open for it: nobody else can use it, and most
+// clients that are silent for so long are gone.
+const ownIdle = time.Minute
+
 // Member is the handler of a pooled connection. It embeds an Item and calls
 // Opened and Closed on it when its connection says so.
 type Member interface {
@@ -58,7 +62,17 @@ type Pool struct {
 type dynamicKey struct {
 	cluster  cluster.ID
 	addr     netip.AddrPort
+	path     string
 	protocol cluster.Protocol
+	behalf   cluster.Behalf
+}
+
+func keyOf(c *cluster.Cluster, e *cluster.Endpoint, proto cluster.Protocol) dynamicKey {
+	k := dynamicKey{cluster: c.ID, addr: e.Addr, path: e.Path, protocol: proto}
+	if e.Behalf != nil {
+		k.behalf = *e.Behalf
+	}
+	return k
 }
 
 // New makes an empty pool.
@@ -130,16 +144,34 @@ func (p *Pool) Get(c *cluster.Cluster, e *cluster.Endpoint, proto cluster.Protoc
 // OriginalDst returns the endpoint of cluster c at an address that no list names. It has no ID, and lives as long as
 // connections or requests use it.
 func (p *Pool) OriginalDst(c *cluster.Cluster, addr netip.AddrPort) *cluster.Endpoint {
-	for _, proto := range [...]cluster.Protocol{cluster.HTTP1, cluster.HTTP2, cluster.Negotiated} {
-		if h := p.dynamic[dynamicKey{c.ID, addr, proto}]; h != nil {
-			return h.endpoint
-		}
+	e := cluster.Endpoint{ID: -1, Addr: addr, Limits: c.Limits}
+	if known := p.known(c, &e); known != nil {
+		return known
 	}
-	e := &cluster.Endpoint{ID: -1, Addr: addr, Limits: c.Limits}
 	if len(c.Transports) > 0 {
 		e.Transport.Store(c.Transports[len(c.Transports)-1].Transport) // the default is the last
 	}
-	return e
+	return &e
+}
+
+// OnBehalf returns e as an endpoint of its own for one client, whose connections nobody else uses. It has no ID, like
+// an original destination.
+func (p *Pool) OnBehalf(c *cluster.Cluster, e *cluster.Endpoint, client, asked netip.AddrPort) *cluster.Endpoint {
+	own := &cluster.Endpoint{ID: -1, Addr: e.Addr, Path: e.Path, Host: e.Host, Workload: e.Workload, Limits: e.Limits, Behalf: &cluster.Behalf{Client: client, Asked: asked}}
+	if known := p.known(c, own); known != nil {
+		own = known
+	}
+	own.Transport.Store(e.Transport.Load())
+	return own
+}
+
+func (p *Pool) known(c *cluster.Cluster, e *cluster.Endpoint) *cluster.Endpoint {
+	for _, proto := range [...]cluster.Protocol{cluster.HTTP1, cluster.HTTP2, cluster.Negotiated} {
+		if h := p.dynamic[keyOf(c, e, proto)]; h != nil {
+			return h.endpoint
+		}
+	}
+	return nil
 }
 
 // host finds or makes the place of an endpoint. An ID may have gone to another endpoint since an exchange chose e: then
@@ -160,7 +192,7 @@ func (p *Pool) host(c *cluster.Cluster, e *cluster.Endpoint, proto cluster.Proto
 		p.hosts[e.ID] = h
 		return h
 	}
-	key := dynamicKey{c.ID, e.Addr, proto}
+	key := keyOf(c, e, proto)
 	h := p.dynamic[key]
 	if h == nil {
 		h = newHost(p, c, e, proto)
