@@ -58,7 +58,7 @@ func (p *jsonParser) wrap(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		msg = "the text ends in the middle of a value"
 	}
-	return &Error{Line: p.line, Message: "JSON: " + msg}
+	return &Error{Line: p.line, Message: "JSON: " + msg, Hint: "correct this line, or what begins before it"}
 }
 
 // advance moves line to what the decoder has read.
@@ -77,7 +77,7 @@ func (p *jsonParser) token() (json.Token, error) {
 // value reads one value. io.EOF means that there is none.
 func (p *jsonParser) value(depth int) (*Value, error) {
 	if depth > maxDepth {
-		return nil, &Error{Line: p.line, Limit: true, Message: fmt.Sprintf("nested deeper than %d levels", maxDepth)}
+		return nil, &Error{Line: p.line, Limit: true, Message: fmt.Sprintf("nested deeper than %d levels", maxDepth), Hint: "write it with fewer levels"}
 	}
 	if p.nodes++; p.nodes > maxNodes {
 		return nil, &Error{Line: p.line, Limit: true, Message: fmt.Sprintf("more than %d values", maxNodes), Hint: "split the document"}
@@ -98,7 +98,7 @@ func (p *jsonParser) value(depth int) (*Value, error) {
 	case json.Number:
 		v.Kind, v.Text, v.Plain = Number, t.String(), true
 		if _, ok := v.float(); !ok {
-			return nil, &Error{Line: p.line, Message: "number " + v.Text + " is out of range"}
+			return nil, &Error{Line: p.line, Message: "number " + v.Text + " is out of range", Hint: "write a number of at most 64 bits"}
 		}
 	case string:
 		v.Kind, v.Text = String, t

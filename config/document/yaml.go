@@ -103,8 +103,14 @@ func yamlError(err error, text string, first int) error {
 		e.Hint = "quote a value that begins with @, ` or %"
 	case strings.Contains(msg, "unknown anchor"):
 		e.Hint = "anchors are known only inside their own document"
+	case strings.Contains(msg, "did not find expected ',' or"):
+		e.Hint = "close the bracket or brace that begins near this line, or separate what is in it by commas"
+	case strings.Contains(msg, "unexpected end of stream"), strings.Contains(msg, "unexpected document indicator"):
+		e.Hint = "close the quotation that begins near this line"
 	case strings.Contains(msg, "exceeded max depth"):
-		e.Limit = true
+		e.Limit, e.Hint = true, "write it with fewer levels"
+	default:
+		e.Hint = "correct this line, or what begins before it"
 	}
 	return e
 }
@@ -144,7 +150,7 @@ func (c *converter) expand(n *yaml.Node, more int) error {
 
 func (c *converter) value(n *yaml.Node, depth int) (*Value, error) {
 	if depth > maxDepth {
-		return nil, &Error{Line: n.Line + c.offset, Limit: true, Message: fmt.Sprintf("nested deeper than %d levels", maxDepth)}
+		return nil, &Error{Line: n.Line + c.offset, Limit: true, Message: fmt.Sprintf("nested deeper than %d levels", maxDepth), Hint: "write it with fewer levels"}
 	}
 	if n.Kind == yaml.AliasNode {
 		if c.open[n.Alias] {
