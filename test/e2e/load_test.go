@@ -85,6 +85,13 @@ func (l *load) noneFailed(t *testing.T, doing string) {
 	}
 }
 
+// forget takes failures so far for what had to be.
+func (l *load) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failed = nil
+}
+
 // stop ends the load and fails the test if any request failed.
 func (l *load) stop(t *testing.T) {
 	t.Helper()
