@@ -35,11 +35,22 @@ func (w *Workload) Metrics() map[string][]Series {
 	if r.Err != nil || r.Status != http.StatusOK {
 		w.mesh.T.Fatalf("metrics of %s: %v", w.Name, r)
 	}
-	return ParseMetrics(w.mesh, r.Body)
+	return w.mesh.parse(r.Body)
 }
 
-// ParseMetrics reads Prometheus' text format.
-func ParseMetrics(m *Mesh, text []byte) map[string][]Series {
+// Metrics are those of the control plane and of all proxies, as the control plane shows
+// them together.
+func (m *Mesh) Metrics() map[string][]Series {
+	m.T.Helper()
+	r := Do(&http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}, http.MethodGet, "http://"+m.API().Address()+"/metrics", nil)
+	if r.Err != nil || r.Status != http.StatusOK {
+		m.T.Fatalf("metrics: %v", r)
+	}
+	return m.parse(r.Body)
+}
+
+// parse reads Prometheus' text format.
+func (m *Mesh) parse(text []byte) map[string][]Series {
 	m.T.Helper()
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(strings.NewReader(string(text)))

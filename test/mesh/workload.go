@@ -143,6 +143,15 @@ func (m *Mesh) Workload(s Spec) *Workload {
 	return m.Workloads(s)[0]
 }
 
+// Launch starts a workload and waits for nothing but its program.
+func (m *Mesh) Launch(s Spec) *Workload {
+	m.T.Helper()
+	w := m.place(s)
+	w.StartApp()
+	w.launch()
+	return w
+}
+
 // place makes room for a workload: addresses, folders, the Pod.
 func (m *Mesh) place(s Spec) *Workload {
 	m.T.Helper()
