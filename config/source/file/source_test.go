@@ -253,12 +253,13 @@ func TestReadSaysWhatIsMissing(t *testing.T) {
 func TestTracker(t *testing.T) {
 	content := map[string]string{}
 	var readErr error
+	vanishes := false
 	tr := &tracker{namespace: "default", files: map[string]*tracked{}, read: func(path string) ([]byte, error) {
 		if readErr != nil {
 			return nil, readErr
 		}
 		text, ok := content[path]
-		if !ok {
+		if !ok || vanishes {
 			return nil, fs.ErrNotExist
 		}
 		return []byte(text), nil
@@ -328,7 +329,14 @@ func TestTracker(t *testing.T) {
 	check("published as incomplete", step(40*time.Millisecond), "[z,?] 0s")
 	delete(content, "f")
 	check("removed", step(0), "[] 40ms")
-	check("for good", step(40*time.Millisecond), "[gone] 0s")
+	check("and again: it was there in between", step(39*time.Millisecond, "f"), "[] 40ms")
+	vanishes = true
+	content["f"] = ""
+	check("listed, but gone when it is read", step(39*time.Millisecond), "[] 40ms")
+	delete(content, "f")
+	vanishes = false
+	check("still", step(39*time.Millisecond), "[] 1ms")
+	check("for good", step(1*time.Millisecond), "[gone] 0s")
 	put(named("new"))
 	delete(content, "f")
 	content["g"] = named("g")

@@ -77,9 +77,9 @@ func (t *tracker) step(now time.Time, l *listing, touched map[string]bool, first
 		if _, ok := l.files[path]; ok || l.hides(path) {
 			continue
 		}
-		if f.candidate == nil || !f.candidate.Gone {
-			f.candidate, f.since = &config.Unit{Name: path, Gone: true}, now
-			f.stamp = stamp{}
+		// Something happened to it since the last look: it was there in between, and is still in its writer's hands.
+		if f.candidate == nil || !f.candidate.Gone || touched[path] {
+			f.vanish(path, now)
 		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(t.files)) {
@@ -123,8 +123,9 @@ func compacted(objects []*config.Object) []*config.Object {
 // look reads a file and makes a candidate of what differs from the published unit.
 func (t *tracker) look(f *tracked, path string, now time.Time) {
 	data, err := t.read(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return // the next listing will not have it
+	if errors.Is(err, fs.ErrNotExist) { // it was there a moment ago
+		f.vanish(path, now)
+		return
 	}
 	if err != nil {
 		u := unreadable(path, err)
@@ -143,6 +144,11 @@ func (t *tracker) look(f *tracked, path string, now time.Time) {
 		u.Rank = f.rank
 		f.candidate, f.candSum, f.since = &u, sum, now
 	}
+}
+
+// vanish makes a candidate of the file's end.
+func (f *tracked) vanish(path string, now time.Time) {
+	f.candidate, f.since, f.stamp = &config.Unit{Name: path, Gone: true}, now, stamp{}
 }
 
 // worse reports whether the candidate has more problems or fewer objects than what it
