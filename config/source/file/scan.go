@@ -18,6 +18,9 @@ type stamp struct {
 	inode uint64
 }
 
+// unknown is the stamp of a file that cannot be looked at.
+var unknown = stamp{size: -1}
+
 func stampOf(info fs.FileInfo) stamp {
 	return stamp{info.Size(), info.ModTime().UnixNano(), inode(info)}
 }
@@ -131,7 +134,11 @@ func (l *listing) walk(dir string, rank int, above map[string]bool) {
 		}
 		info, err := os.Stat(path)
 		switch {
-		case err != nil: // just removed, or a dangling link
+		case errors.Is(err, fs.ErrNotExist): // just removed, or a dangling link
+		case err != nil: // a link that leads in a circle, or to where we may not look: reading it will say so
+			if wanted(e.Name()) {
+				l.files[path] = entry{unknown, rank}
+			}
 		case info.IsDir():
 			l.walk(path, rank, above)
 		case info.Mode().IsRegular() && wanted(e.Name()):

@@ -4,7 +4,8 @@
 // Read is for one look (`weir analyze -f`), Run watches until its context ends. Parse
 // is pure. A change is published as soon as the file is still: some 8 ms after the
 // write, or 40 ms if objects would disappear or break, because editors truncate and
-// move files on the way. A file that cannot be read or parsed yields an Incomplete
+// move files on the way. An object that disappears from one file and appears in another
+// does so at once. A file that cannot be read or parsed yields an Incomplete
 // unit, whose reader keeps what it had. Run calls publish from its own goroutine, one
 // call at a time; a Source is for one goroutine.
 package file

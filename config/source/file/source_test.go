@@ -235,6 +235,17 @@ func TestReadSaysWhatIsMissing(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "none.yaml does not exist") {
 		t.Error(err)
 	}
+	circle := filepath.Join(dir, "circle.yaml")
+	if err := os.Symlink("circle.yaml", circle); err != nil {
+		t.Fatal(err)
+	}
+	units, err := New(Options{Paths: []string{dir}}).Read()
+	if err != nil || len(units) != 1 || !units[0].Incomplete || units[0].Findings[0].Code != config.Unreadable || units[0].Findings[0].Hint == "" {
+		t.Error(units, err)
+	}
+	if err := os.Remove(circle); err != nil {
+		t.Fatal(err)
+	}
 	if os.Geteuid() == 0 {
 		t.Skip("root reads everything: files without permission are not tested")
 	}
@@ -243,7 +254,7 @@ func TestReadSaysWhatIsMissing(t *testing.T) {
 	if err := os.Chmod(path, 0); err != nil {
 		t.Fatal(err)
 	}
-	units, err := New(Options{Paths: []string{dir}}).Read()
+	units, err = New(Options{Paths: []string{dir}}).Read()
 	if err != nil || len(units) != 1 || !units[0].Incomplete || units[0].Findings[0].Code != config.Unreadable {
 		t.Error(units, err)
 	}
@@ -344,4 +355,25 @@ func TestTracker(t *testing.T) {
 	delete(content, "g")
 	check("gone before it was believed", step(1*time.Millisecond), "[] 40ms")
 	check("was never there", step(40*time.Millisecond), "[] 0s")
+
+	// Objects change their files.
+	put(named("a"))
+	content["g"] = named("b")
+	check("two files", step(0), "[] 8ms")
+	check("are there", step(8*time.Millisecond), "[a b] 0s")
+	put(named("b"))
+	check("the first is saved", step(0), "[] 8ms")
+	content["g"] = named("a")
+	check("then the second", step(3*time.Millisecond, "g"), "[] 5ms")
+	check("the first waits", step(5*time.Millisecond), "[] 3ms")
+	check("for it", step(3*time.Millisecond), "[b a] 0s")
+	put(named("c")) // without b
+	for i := range 28 {
+		content["g"] = named("a") + fmt.Sprint("# ", i)
+		if got := step(7*time.Millisecond, "g"); !strings.HasPrefix(got, "[] ") {
+			t.Fatalf("after %d writes: %s", i+1, got)
+		}
+	}
+	content["g"] = named("a") + "# never"
+	check("that is enough", step(11*time.Millisecond, "g"), "[c] 8ms")
 }

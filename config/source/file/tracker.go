@@ -19,6 +19,9 @@ import (
 const (
 	settleGood  = 8 * time.Millisecond
 	settleWorse = 40 * time.Millisecond
+	// A content without an object that was there waits until no other file is in doubt, because that may be where
+	// the object went: both are published at once. A file that never is still holds nothing up for longer than this.
+	settleLoss = 200 * time.Millisecond
 )
 
 // tracker decides which change of a file is published when. It has no clock and reads
@@ -82,6 +85,7 @@ func (t *tracker) step(now time.Time, l *listing, touched map[string]bool, first
 			f.vanish(path, now)
 		}
 	}
+	var due []string
 	for _, path := range slices.Sorted(maps.Keys(t.files)) {
 		f := t.files[path]
 		if f.candidate == nil {
@@ -95,6 +99,13 @@ func (t *tracker) step(now time.Time, l *listing, touched map[string]bool, first
 			if again == 0 || left < again {
 				again = left
 			}
+			continue
+		}
+		due = append(due, path)
+	}
+	for _, path := range due {
+		f := t.files[path]
+		if again > 0 && now.Sub(f.since) < settleLoss && f.loses() {
 			continue
 		}
 		if f.candidate.Gone {
@@ -161,12 +172,25 @@ func (f *tracked) worse() bool {
 	return !f.known && len(c.Objects) == 0
 }
 
+// loses reports whether the candidate lacks an object of what it would replace. One that is
+// incomplete takes nothing away.
+func (f *tracked) loses() bool {
+	if f.candidate.Incomplete {
+		return false
+	}
+	kept := map[config.ID]bool{}
+	for _, o := range f.candidate.Objects {
+		kept[o.ID] = true
+	}
+	return slices.ContainsFunc(f.unit.Objects, func(o *config.Object) bool { return !kept[o.ID] })
+}
+
 func unreadable(path string, err error) config.Unit {
 	msg := err.Error()
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		msg = pe.Err.Error()
 	}
-	hint := ""
+	hint := "let its name lead to a file or folder that can be read, or remove it"
 	if errors.Is(err, fs.ErrPermission) {
 		hint = "make it readable: chmod +r " + path
 	}
