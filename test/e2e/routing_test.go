@@ -67,7 +67,7 @@ spec:
   - {match: [{uri: {prefix: /retry/5xx}}], retries: {attempts: 3, retryOn: 5xx, backoff: 1ms}, route: *v1}
   - {match: [{uri: {prefix: /retry/code}}], retries: {attempts: 2, retryOn: "409,retriable-4xx", backoff: 1ms}, route: *v1}
   - {match: [{uri: {prefix: /retry/reset}}], retries: {attempts: 2, retryOn: "reset", backoff: 1ms}, route: *v1}
-  - {match: [{uri: {prefix: /retry/slow}}], retries: {attempts: 2, retryOn: "gateway-error", perTryTimeout: 0.1s, backoff: 1ms}, route: *v1}
+  - {match: [{uri: {prefix: /retry/slow}}], retries: {attempts: 2, retryOn: "gateway-error", perTryTimeout: 0.5s, backoff: 1ms}, route: *v1}
   - {match: [{uri: {prefix: /retry/default}}], route: *v1}
   - {match: [{uri: {prefix: /abort}}], fault: {abort: {httpStatus: 429, percentage: {value: 25}}}, route: *v1}
   - {match: [{uri: {prefix: /nobody}}], route: [{destination: {host: echo, subset: v9, port: {number: 8080}}}]}
