@@ -56,6 +56,8 @@ $RATINGS_SERVICE_HOST and the like.`,
 	cmd.Flags().StringVarP(&o.Namespace, "namespace", "n", "default", "of objects that name none")
 	cmd.Flags().BoolVar(&o.LogProxy, "log-proxies", false, "show what proxies print, access logs included")
 	cmd.Flags().BoolVar(&noColor, "no-color", false, "no colours")
+	cmd.Flags().BoolVar(&o.OneAddress, "one-address", false, "with --capture=env, use 127.0.0.1 only, as on a Mac")
+	_ = cmd.Flags().MarkHidden("one-address") // to try it where it is not needed
 	output := outputFlag(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("demo", cobra.FixedCompletions(demo.Names(), cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -103,14 +103,14 @@ type EndpointSet struct {
 
 // Endpoint is one address that serves one service port.
 type Endpoint struct {
-	Addr     netip.AddrPort // invalid if Host is set
+	Addr     netip.AddrPort // where it is reached; invalid if Host is set
 	Host     string         // a DNS name (Resolution DNS) with Port
-	Port     uint16
-	Workload *Workload // nil if it is only an address
-	Labels   Labels    // for subsets; the workload's unless given
-	Identity string    // SPIFFE ID expected from it, "" if unknown
-	TLS      bool      // its proxy speaks mesh mTLS (security.istio.io/tlsMode=istio)
-	Weight   uint32    // 0 means 1
+	Port     uint16         // its own; that of Addr unless it is published elsewhere (env capture); 0 is the same
+	Workload *Workload      // nil if it is only an address
+	Labels   Labels         // for subsets; the workload's unless given
+	Identity string         // SPIFFE ID expected from it, "" if unknown
+	TLS      bool           // its proxy speaks mesh mTLS (security.istio.io/tlsMode=istio)
+	Weight   uint32         // 0 means 1
 	Locality Locality
 	Health   Health
 }
@@ -141,10 +141,13 @@ type Workload struct {
 	Annotations    map[string]string
 	ServiceAccount string
 	Ports          map[string]uint16 // named container ports
-	Proxied        bool              // has a sidecar: speaks mesh mTLS
-	Health         Health
-	Locality       Locality
-	Weight         uint32 // share of load among its like; 0 means 1
+	// Published is where ports are reached that are not reached at Addresses under their
+	// own numbers (env capture).
+	Published map[uint16]netip.AddrPort
+	Proxied   bool // has a sidecar: speaks mesh mTLS
+	Health    Health
+	Locality  Locality
+	Weight    uint32 // share of load among its like; 0 means 1
 	// AdminAddr is where its proxy's admin interface is reached ("unix:///…"), "" if none.
 	AdminAddr string
 }

@@ -81,6 +81,10 @@ func (r *Registry) served(s *Service, final *mesh.Service, w *mesh.Workload, por
 		e.Host = w.Host
 		return []mesh.Endpoint{e}
 	}
+	if at, ok := w.Published[number]; ok {
+		e.Addr = at
+		return []mesh.Endpoint{e}
+	}
 	var out []mesh.Endpoint
 	for _, a := range families(w.Addresses, final.Addresses) {
 		e.Addr = netip.AddrPortFrom(a, number)

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -202,7 +203,7 @@ func step(t testing.TB, settings mesh.Settings, units []config.Unit, faultless b
 }
 
 // parseNode reads "sidecar|router NAME.NAMESPACE [key=value]…"; keys net, capture, proxy-protocol,
-// inbound=BIND>PORT>APP and label keys.
+// unprivileged, outbound=SERVICE:PORT>BIND, inbound=BIND>PORT>APP and label keys.
 func parseNode(t testing.TB, s string) *translate.Node {
 	words := strings.Fields(s)
 	if len(words) < 2 {
@@ -223,6 +224,14 @@ func parseNode(t testing.TB, s string) *translate.Node {
 			n.ProxyProtocol = true
 		case "capture":
 			n.Interception = translate.Interception(v)
+		case "outbound":
+			service, bind, _ := strings.Cut(v, ">")
+			if n.Outbound == nil {
+				n.Outbound, n.Interception = map[string]netip.AddrPort{}, translate.NoInterception
+			}
+			n.Outbound[service] = addrPort(bind)
+		case "unprivileged":
+			n.Unprivileged = true
 		case "inbound":
 			f := strings.Split(v, ">")
 			port, err := strconv.ParseUint(f[1], 10, 16)

@@ -68,12 +68,7 @@ func (c *crew) addresses() []netip.Addr {
 	return slices.Compact(out)
 }
 
-func (e *endpoint) targetPort() uint16 {
-	if e.Host != "" {
-		return e.Port
-	}
-	return e.Addr.Port()
-}
+func (e *endpoint) targetPort() uint16 { return cmp.Or(e.Port, e.Addr.Port()) }
 
 func (e *endpoint) isName() bool {
 	_, err := netip.ParseAddr(e.Host)

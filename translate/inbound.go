@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -139,7 +140,7 @@ func (c *Cache) endpointPort(s *mesh.Service, p *mesh.Port, workload mesh.Key, o
 	if eps := c.snap.Endpoints.At(s.Key()); eps != nil {
 		for i := range eps.Ports[p.Number] {
 			if e := &eps.Ports[p.Number][i]; e.Workload != nil && e.Workload.Key() == workload && e.Addr.IsValid() {
-				return e.Addr.Port()
+				return cmp.Or(e.Port, e.Addr.Port())
 			}
 		}
 	}

@@ -25,7 +25,7 @@ const (
 // Interception is how traffic reaches the proxy.
 type Interception string
 
-// Interceptions. NoInterception with a VirtualNet is env capture.
+// Interceptions. NoInterception is env capture.
 const (
 	Redirect       Interception = "REDIRECT"
 	TProxy         Interception = "TPROXY"
@@ -47,6 +47,9 @@ type Node struct {
 	// Unprivileged says that the proxy cannot listen on ports below 1024, which only env
 	// capture asks of it: node.metadata.UNPRIVILEGED_POD.
 	Unprivileged bool
+	// Outbound is where env capture listens for a service's port, by "host:port", instead
+	// of at the address VirtualNet gives.
+	Outbound map[string]netip.AddrPort
 	// Inbound are the listeners of env capture, in the order given.
 	Inbound []Inbound
 	// ProxyProtocol says that connections to a gateway's listeners begin with a header of the
@@ -68,9 +71,10 @@ type Peer struct{ Namespace, ServiceAccount string }
 
 // Limits on what a node may say about itself: far above anything a workload has.
 const (
-	maxNodeLabels  = 512
-	maxNodeInbound = 256
-	maxNodeIPs     = 64
+	maxNodeLabels   = 512
+	maxNodeInbound  = 256
+	maxNodeOutbound = 16 << 10
+	maxNodeIPs      = 64
 )
 
 // ParseNode reads what a proxy says about itself and holds it against what it proved.
@@ -169,6 +173,26 @@ func (n *Node) readWeir(m map[string]*structpb.Value) error {
 			return fmt.Errorf("node.metadata.WEIR.VIRTUAL_NET: %q is not of the form 127.W with W 1 to 255", clip(s))
 		}
 		n.VirtualNet, n.Interception = uint8(v), NoInterception
+	}
+	calls := m["OUTBOUND"].GetListValue().GetValues()
+	if len(calls) > maxNodeOutbound {
+		return fmt.Errorf("node.metadata.WEIR.OUTBOUND: %d entries, at most %d", len(calls), maxNodeOutbound)
+	}
+	for i, v := range calls {
+		f := v.GetStructValue().GetFields()
+		at := fmt.Sprintf("node.metadata.WEIR.OUTBOUND[%d]", i)
+		bind, err := netip.ParseAddrPort(f["bind"].GetStringValue())
+		if err != nil || !bind.Addr().IsLoopback() || bind.Port() == 0 {
+			return fmt.Errorf("%s.bind: %q is not address:port of this machine", at, clip(f["bind"].GetStringValue()))
+		}
+		service := f["service"].GetStringValue()
+		if _, _, ok := strings.Cut(service, ":"); !ok {
+			return fmt.Errorf("%s.service: %q is not host:port", at, clip(service))
+		}
+		if n.Outbound == nil {
+			n.Outbound = map[string]netip.AddrPort{}
+		}
+		n.Outbound[service] = bind
 	}
 	list := m["INBOUND"].GetListValue().GetValues()
 	if len(list) > maxNodeInbound {

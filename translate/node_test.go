@@ -43,8 +43,10 @@ func TestParseNode(t *testing.T) {
 				n.Interception, n.DNS = translate.TProxy, true
 			}},
 		{name: "env capture", id: id,
-			metadata: `{"DNS_CAPTURE": true, "UNPRIVILEGED_POD": "true", "WEIR": {"VIRTUAL_NET": "127.7", "INBOUND": [{"bind": "127.7.0.1:9080", "port": 9080, "app": "127.0.0.1:41234"}]}}`,
+			metadata: `{"DNS_CAPTURE": true, "UNPRIVILEGED_POD": "true", "WEIR": {"VIRTUAL_NET": "127.7", "INBOUND": [{"bind": "127.7.0.1:9080", "port": 9080, "app": "127.0.0.1:41234"}],
+				"OUTBOUND": [{"service": "a.b:80", "bind": "127.7.1.0:10080"}]}}`,
 			want: func(n *translate.Node) {
+				n.Outbound = map[string]netip.AddrPort{"a.b:80": addrPort("127.7.1.0:10080")}
 				n.DNS, n.Unprivileged, n.VirtualNet, n.Interception = true, true, 7, translate.NoInterception
 				n.Inbound = []translate.Inbound{{Bind: addrPort("127.7.0.1:9080"), Port: 9080, App: addrPort("127.0.0.1:41234")}}
 			}},
@@ -60,6 +62,8 @@ func TestParseNode(t *testing.T) {
 		{name: "a foreign net", id: id, metadata: `{"WEIR": {"VIRTUAL_NET": "10.7"}}`, err: "is not of the form 127.W"},
 		{name: "net 0 is the machine's own", id: id, metadata: `{"WEIR": {"VIRTUAL_NET": "127.0"}}`, err: "is not of the form 127.W"},
 		{name: "a port that is none", id: id, metadata: `{"WEIR": {"INBOUND": [{"bind": "127.7.0.1:1", "port": 70000, "app": "127.0.0.1:2"}]}}`, err: "WEIR.INBOUND[0].port: 70000 is not a port number"},
+		{name: "a listener for others", id: id, metadata: `{"WEIR": {"OUTBOUND": [{"service": "a:80", "bind": "0.0.0.0:80"}]}}`, err: "WEIR.OUTBOUND[0].bind: \"0.0.0.0:80\" is not address:port of this machine"},
+		{name: "a service without port", id: id, metadata: `{"WEIR": {"OUTBOUND": [{"service": "a", "bind": "127.0.0.1:80"}]}}`, err: "WEIR.OUTBOUND[0].service: \"a\" is not host:port"},
 		{name: "one bind twice", id: id, metadata: `{"WEIR": {"INBOUND": [{"bind": "127.7.0.1:1", "port": 1, "app": "127.0.0.1:2"}, {"bind": "127.7.0.1:1", "port": 2, "app": "127.0.0.1:2"}]}}`, err: "WEIR.INBOUND[1].bind: 127.7.0.1:1 is there twice"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -17,9 +17,10 @@ type scopeKey struct {
 	namespace string
 	selectors string // canonical, those the node's labels satisfy
 	kind      scopeKind
-	net       uint8 // env capture: whose virtual addresses
+	net       uint8 // env capture: whose virtual addresses; 0: nobody's, only those given
 	// unprivileged: without those on ports below 1024
 	unprivileged bool
+	outbound     string // canonical, env capture: the addresses given
 }
 
 type scopeKind uint8
@@ -36,6 +37,7 @@ type scope struct {
 	key       scopeKey
 	audience  audience
 	source    string // of the audience, where rules look at it
+	outbound  map[string]netip.AddrPort
 	gen, used uint64
 
 	tenants map[string]*tenant // by host
@@ -75,8 +77,9 @@ func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
 	switch {
 	case n.Type == Router:
 		key.kind = gateway
-	case n.VirtualNet != 0:
+	case n.Interception == NoInterception:
 		key.kind, key.net, key.unprivileged = virtualNet, n.VirtualNet, n.Unprivileged
+		key.outbound = given(n.Outbound)
 	case n.Interception == TProxy:
 		key.kind = transparent
 	}
@@ -93,10 +96,20 @@ func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
 			doors: map[uint16]map[string]*door{}, claims: map[string][]claim{}}
 		s.audience = audience{gateway: mesh.Mesh, namespace: n.Namespace, satisfied: satisfied}
 		s.source = key.namespace + ";" + key.selectors
+		s.outbound = n.Outbound
 		c.scopes[key] = s
 	}
 	s.catchUp(c)
 	return s
+}
+
+// given is equal for equal addresses.
+func given(outbound map[string]netip.AddrPort) string {
+	var b strings.Builder
+	for _, service := range slices.Sorted(maps.Keys(outbound)) {
+		b.WriteString(service + "=" + outbound[service].String() + "\x00")
+	}
+	return b.String()
 }
 
 // parts are the sets a scope contributes to a View: clusters, load assignments,
@@ -382,25 +395,31 @@ func (s *scope) tenant(c *Cache, host string) *tenant {
 // firstUnprivileged is the first port that anybody may listen on.
 const firstUnprivileged = 1024
 
-// bind makes the listeners of a service on the caller's own virtual addresses.
+// bind makes the listeners of a service at the addresses the caller calls it at.
 func (s *scope) bind(b *base, st *service, v *virtual, rules []*mesh.DestinationRule, problems *[]Problem) []*door {
 	if isWildcard(st.Hostname) {
 		return nil // nothing one could bind stands for all names
 	}
-	if st.Index == 0 || st.Index > 0xffff {
+	if s.key.net != 0 && (st.Index == 0 || st.Index > 0xffff) {
 		*problems = append(*problems, problem(&st.Ref, 0, "has no virtual address: its index %d is not 1 to 65535", st.Index))
 		return nil
 	}
-	addr := netip.AddrFrom4([4]byte{127, s.key.net, byte(st.Index >> 8), byte(st.Index)}).String()
+	own := netip.AddrFrom4([4]byte{127, s.key.net, byte(st.Index >> 8), byte(st.Index)})
 	var out []*door
 	r := merge(rules)
 	for _, p := range st.ports {
-		if s.key.unprivileged && p.Number < firstUnprivileged {
-			continue // weir up says so
+		at, ok := s.outbound[hostPort(st.Hostname, p.Number)]
+		switch {
+		case ok:
+		case s.key.net == 0, s.key.unprivileged && p.Number < firstUnprivileged:
+			continue // a service that came later than the workload, which does not know where it would be
+		default:
+			at = netip.AddrPortFrom(own, p.Number)
 		}
 		var k mint
-		name := listenerName(addr, p.Number)
-		res := k.resource(name, b.outboundListener(name, addr, p.Number, b.chainsFor(&k, st, p, v, r, &s.audience), true))
+		addr := at.Addr().String()
+		name := listenerName(addr, at.Port())
+		res := k.resource(name, b.outboundListener(name, addr, at.Port(), b.chainsFor(&k, st, p, v, r, &s.audience), true))
 		if res == nil {
 			*problems = append(*problems, problem(&st.Ref, 0, "port %d has no listener: %v", p.Number, k.err))
 			continue

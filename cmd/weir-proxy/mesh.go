@@ -30,7 +30,7 @@ type meshFlags struct {
 	name, namespace, account, ip, labels, owner, trustDomain, cluster string
 	xds, caRoot, state, admin, level, capture, virtualNet             string
 	meshCIDRs, resolvers, search, listenMap                           string
-	inbound                                                           list
+	inbound, outbound                                                 list
 	tokenFD, appFD, hostFD, workers                                   int
 	dns, accessLog, proxyProtocol                                     bool
 	drain                                                             time.Duration
@@ -66,6 +66,7 @@ func parseMesh(kind string, args []string) (*meshFlags, error) {
 	f.StringVar(&m.search, "dns-search", "", "search domains of the workload (default: its namespace's)")
 	f.StringVar(&m.virtualNet, "virtual-net", "", "127.W: network of this workload's virtual addresses (env capture)")
 	f.Var(&m.inbound, "inbound", "PORT=BIND->APP: an inbound listener of env capture (repeatable)")
+	f.Var(&m.outbound, "outbound", "HOST:PORT=BIND: where the workload calls a service's port, instead of its virtual address (env capture; repeatable)")
 	f.StringVar(&m.listenMap, "listen-map", "", "ADDR[:PORT]=ADDR[:PORT],…: listen elsewhere than configured")
 	f.BoolVar(&m.proxyProtocol, "proxy-protocol", false, "a gateway's connections begin with a PROXY protocol header (gatewayTopology.proxyProtocol)")
 	f.IntVar(&m.workers, "workers", 1, "event loops, one thread each")
@@ -179,6 +180,17 @@ func (m *meshFlags) node(kind string) (observe.Node, map[string]any, error) {
 	}
 	if len(inbound) > 0 {
 		weir["INBOUND"] = inbound
+	}
+	var outbound []any
+	for _, s := range m.outbound {
+		service, bind, ok := strings.Cut(s, "=")
+		if !ok {
+			return observe.Node{}, nil, fmt.Errorf("--outbound: %q is not of the form shop.default.svc.cluster.local:80=127.1.1.0:10080", s)
+		}
+		outbound = append(outbound, map[string]any{"service": service, "bind": bind})
+	}
+	if len(outbound) > 0 {
+		weir["OUTBOUND"] = outbound
 	}
 	if len(weir) > 0 {
 		meta["WEIR"] = weir

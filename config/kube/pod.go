@@ -3,6 +3,8 @@ package kube
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -20,6 +22,7 @@ import (
 const (
 	annotationProxied  = "sidecar.istio.io/status"
 	annotationAdmin    = "weir.dev/admin"
+	annotationInbound  = "weir.dev/inbound"
 	labelTLSMode       = "security.istio.io/tlsMode"
 	labelLocality      = "topology.istio.io/locality"
 	labelTemplateHash  = "pod-template-hash"
@@ -56,11 +59,38 @@ func (l *lowerer) pod(p *corev1.Pod) *mesh.Workload {
 		}
 		w.Addresses = append(w.Addresses, addr.Unmap())
 	}
+	l.published(w, p.Annotations[annotationInbound])
 	if len(ips) == 0 {
 		l.Add(config.KindNotUsed, "kind", "a Pod without an address is not part of the mesh, and Pods are not started", "write a Deployment")
 		return nil
 	}
 	return w
+}
+
+// published reads "9080=127.7.0.1:9080->127.0.0.1:41234,…": where the proxy of a workload
+// without a network of its own accepts connections for its ports. Only the machine itself
+// can be named.
+func (l *lowerer) published(w *mesh.Workload, list string) {
+	if list == "" {
+		return
+	}
+	for entry := range strings.SplitSeq(list, ",") {
+		number, rest, ok1 := strings.Cut(entry, "=")
+		bind, _, ok2 := strings.Cut(rest, "->")
+		port, err1 := strconv.ParseUint(number, 10, 16)
+		at, err2 := netip.ParseAddrPort(bind)
+		if !ok1 || !ok2 || err1 != nil || err2 != nil || !at.Addr().IsLoopback() || at.Port() == 0 {
+			l.Add(config.BadMetadata, document.Key("metadata.annotations", annotationInbound), fmt.Sprintf("%q is not of the form PORT=LOOPBACK-ADDRESS:PORT->ADDRESS:PORT", entry), "")
+			continue
+		}
+		if at.Port() == uint16(port) && slices.Contains(w.Addresses, at.Addr()) {
+			continue
+		}
+		if w.Published == nil {
+			w.Published = map[uint16]netip.AddrPort{}
+		}
+		w.Published[uint16(port)] = at
+	}
 }
 
 func namedPorts(containers []corev1.Container) map[string]uint16 {

@@ -38,8 +38,8 @@ type Input struct {
 	// must know at its start where the application listens, so a Service that asks for
 	// another port replaces the pods.
 	Loopback bool
-	// HighPorts says that proxies cannot listen on ports below 1024: env capture by an
-	// ordinary user.
+	// HighPorts says that services are called at other ports than those below 1024: env
+	// capture by an ordinary user.
 	HighPorts bool
 }
 
@@ -135,7 +135,8 @@ func Make(in Input) *Plan {
 		for i, port := range s.Ports {
 			if in.HighPorts && port.Number < 1024 {
 				p.Findings = append(p.Findings, config.New(config.NoLocalEffect, s.Ref, document.Index("spec.ports", i)+".port", 0,
-					fmt.Sprintf("workloads cannot call port %d: without network namespaces, ports below 1024 need root", port.Number), "give it a port above 1023, or use --capture=netns"))
+					fmt.Sprintf("workloads find port %d at another one, because without network namespaces ports below 1024 need root", port.Number),
+					"call $"+HostVariable(s)+":$"+portVariable(s, i)+", or use --capture=netns"))
 			}
 		}
 	}

@@ -111,11 +111,14 @@ func project(p *plan.Plan) string {
 		b.WriteString("\n")
 		full := t.Pod(plan.Instance{
 			Name: g.Name + "-0", IP: netip.MustParseAddr("10.244.0.9"),
-			Services: p.InNamespace(g.Namespace, func(s *mesh.Service) netip.Addr {
-				if len(s.Addresses) == 0 {
-					return netip.Addr{}
+			Services: p.InNamespace(g.Namespace, func(s *mesh.Service) []netip.AddrPort {
+				var out []netip.AddrPort
+				for _, port := range s.Ports {
+					if len(s.Addresses) > 0 {
+						out = append(out, netip.AddrPortFrom(s.Addresses[0], port.Number))
+					}
 				}
-				return s.Addresses[0]
+				return out
 			}),
 		})
 		show := func(what string, programs []plan.Program) {
@@ -218,5 +221,29 @@ func TestPending(t *testing.T) {
 	}
 	if s := in.Services[0]; s.Index != 0 || len(s.Addresses) != 0 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// An ordinary user learns under which variable the port is that cannot be listened on.
+func TestPortsThatNeedRoot(t *testing.T) {
+	web := &mesh.Service{Ref: mesh.Ref{Kind: "Service", Name: "my-web", Namespace: "d"}, Name: "my-web", Namespace: "d",
+		Ports: []mesh.Port{{Number: 80}, {Number: 8080}, {Number: 443, Name: "https-in"}}}
+	var got []string
+	for _, f := range plan.Make(plan.Input{Services: []*mesh.Service{web}, Loopback: true, HighPorts: true}).Findings {
+		got = append(got, f.FieldPath+" "+f.Hint)
+	}
+	want := []string{
+		"spec.ports[0].port call $MY_WEB_SERVICE_HOST:$MY_WEB_SERVICE_PORT, or use --capture=netns",
+		"spec.ports[2].port call $MY_WEB_SERVICE_HOST:$MY_WEB_SERVICE_PORT_HTTPS_IN, or use --capture=netns",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	at := []netip.AddrPort{netip.MustParseAddrPort("127.3.1.0:10080"), netip.MustParseAddrPort("127.3.1.0:8080"), netip.MustParseAddrPort("127.3.1.0:10443")}
+	variables := plan.ServiceVariables([]plan.ServiceAddress{{Service: web, At: at}})
+	for _, v := range []string{"MY_WEB_SERVICE_PORT=10080", "MY_WEB_SERVICE_PORT_HTTPS_IN=10443", "MY_WEB_PORT_443_TCP=tcp://127.3.1.0:10443", "MY_WEB_PORT_8080_TCP_PORT=8080"} {
+		if !slices.Contains(variables, v) {
+			t.Errorf("no %s in %q", v, variables)
+		}
 	}
 }

@@ -15,8 +15,8 @@ import (
 type Instance struct {
 	Name string
 	IP   netip.Addr
-	// Services are the services of the pod's namespace with the address at which this pod
-	// calls each.
+	// Services are the services of the pod's namespace with the addresses at which this
+	// pod calls each.
 	Services []ServiceAddress
 	// Extra variables are set by the place the pod runs in; nothing overrides them.
 	Extra func(c Container) []string
@@ -25,7 +25,7 @@ type Instance struct {
 // ServiceAddress is where a service is called.
 type ServiceAddress struct {
 	Service *mesh.Service
-	IP      netip.Addr
+	At      []netip.AddrPort // parallel to Service.Ports
 }
 
 // Pod is a Template with everything filled in.
@@ -182,32 +182,28 @@ func expand(s string, lookup func(string) (string, bool)) string {
 func ServiceVariables(services []ServiceAddress) []string {
 	var out []string
 	for _, s := range services {
-		if !s.IP.IsValid() {
-			continue
-		}
 		name := variableName(s.Service.Name)
 		add := func(suffix, value string) { out = append(out, name+suffix+"="+value) }
-		first := true
-		for _, p := range s.Service.Ports {
-			port, protocol := strconv.Itoa(int(p.Number)), "tcp"
+		for i, p := range s.Service.Ports {
+			at, protocol := s.At[i], "tcp"
+			host, port := at.Addr().String(), strconv.Itoa(int(at.Port()))
 			if p.Protocol == mesh.UDP {
 				protocol = "udp"
 			}
-			url := fmt.Sprintf("%s://%s", protocol, netip.AddrPortFrom(s.IP, p.Number))
-			if first {
-				add("_SERVICE_HOST", s.IP.String())
+			url := fmt.Sprintf("%s://%s", protocol, at)
+			if i == 0 {
+				add("_SERVICE_HOST", host)
 				add("_SERVICE_PORT", port)
 				add("_PORT", url)
-				first = false
 			}
 			if p.Name != "" {
 				add("_SERVICE_PORT_"+variableName(p.Name), port)
 			}
-			one := "_PORT_" + port + "_" + strings.ToUpper(protocol)
+			one := fmt.Sprintf("_PORT_%d_%s", p.Number, strings.ToUpper(protocol))
 			add(one, url)
 			add(one+"_PROTO", protocol)
 			add(one+"_PORT", port)
-			add(one+"_ADDR", s.IP.String())
+			add(one+"_ADDR", host)
 		}
 	}
 	return out
@@ -216,18 +212,30 @@ func ServiceVariables(services []ServiceAddress) []string {
 // HostVariable is the name of the variable with a service's address.
 func HostVariable(s *mesh.Service) string { return variableName(s.Name) + "_SERVICE_HOST" }
 
+// portVariable is the name of the variable with a port of a service.
+func portVariable(s *mesh.Service, i int) string {
+	switch p := s.Ports[i]; {
+	case p.Name != "":
+		return variableName(s.Name) + "_SERVICE_PORT_" + variableName(p.Name)
+	case i == 0:
+		return variableName(s.Name) + "_SERVICE_PORT"
+	default:
+		return fmt.Sprintf("%s_PORT_%d_TCP_PORT", variableName(s.Name), p.Number)
+	}
+}
+
 func variableName(s string) string { return strings.ToUpper(strings.ReplaceAll(s, "-", "_")) }
 
-// InNamespace returns the services of a namespace that have an address, sorted by name;
-// address says at which one the pod calls a service.
-func (p *Plan) InNamespace(namespace string, address func(*mesh.Service) netip.Addr) []ServiceAddress {
+// InNamespace returns the services of a namespace that can be called, sorted by name; at
+// says where the pod calls each port of one, nil: it cannot.
+func (p *Plan) InNamespace(namespace string, at func(*mesh.Service) []netip.AddrPort) []ServiceAddress {
 	var out []ServiceAddress
 	for _, s := range p.Services {
 		if s.Namespace != namespace {
 			continue
 		}
-		if ip := address(s); ip.IsValid() {
-			out = append(out, ServiceAddress{s, ip})
+		if ports := at(s); ports != nil {
+			out = append(out, ServiceAddress{s, ports})
 		}
 	}
 	slices.SortFunc(out, func(a, b ServiceAddress) int { return cmp.Compare(a.Service.Name, b.Service.Name) })

@@ -170,8 +170,8 @@ func (p *fakePlace) IP() netip.Addr { return p.ip }
 func (p *fakePlace) Annotations() map[string]string {
 	return map[string]string{"weir.dev/admin": "unix:///x"}
 }
-func (p *fakePlace) ServiceIP(*mesh.Service) netip.Addr { return netip.Addr{} }
-func (p *fakePlace) Variables(plan.Container) []string  { return nil }
+func (p *fakePlace) ServiceAt(*mesh.Service) []netip.AddrPort { return nil }
+func (p *fakePlace) Variables(plan.Container) []string        { return nil }
 func (p *fakePlace) Listening(int) []netip.AddrPort {
 	return []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:7777")}
 }

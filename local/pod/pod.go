@@ -38,7 +38,7 @@ type pod struct {
 	ordinal  int
 	hash     string
 	template *plan.Template
-	services func(address func(*mesh.Service) netip.Addr) []plan.ServiceAddress
+	services func(at func(*mesh.Service) []netip.AddrPort) []plan.ServiceAddress
 	join     *Joined // nil: belongs to a group
 	created  time.Time
 
@@ -141,7 +141,7 @@ func (p *pod) claim(ctx context.Context) Place {
 
 // fill gives the pod what depends on its place.
 func (p *pod) fill(place Place) {
-	full := p.template.Pod(plan.Instance{Name: p.name, IP: place.IP(), Services: p.services(place.ServiceIP), Extra: place.Variables})
+	full := p.template.Pod(plan.Instance{Name: p.name, IP: place.IP(), Services: p.services(place.ServiceAt), Extra: place.Variables})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.place = place

@@ -165,10 +165,10 @@ func (r *Runtime) start(owner, hash string, t *plan.Template, join *Joined) *pod
 	p := &pod{
 		rt: r, name: name, ordinal: ordinal, hash: hash, template: t, join: join, created: time.Now(),
 		done: make(chan struct{}), kick: make(chan struct{}, 1),
-		services: func(address func(*mesh.Service) netip.Addr) []plan.ServiceAddress {
+		services: func(at func(*mesh.Service) []netip.AddrPort) []plan.ServiceAddress {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			return r.plan.InNamespace(t.Namespace, address)
+			return r.plan.InNamespace(t.Namespace, at)
 		},
 	}
 	var ctx context.Context

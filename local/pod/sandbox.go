@@ -42,8 +42,9 @@ type Place interface {
 	IP() netip.Addr
 	// Annotations of the Pod say how its proxy is reached.
 	Annotations() map[string]string
-	// ServiceIP is the address at which this pod calls a service, invalid if none.
-	ServiceIP(*mesh.Service) netip.Addr
+	// ServiceAt is where this pod calls each port of a service, nil if it cannot. It is
+	// asked before the proxy is started.
+	ServiceAt(*mesh.Service) []netip.AddrPort
 	// Variables are what a container's program must know of the place.
 	Variables(plan.Container) []string
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -32,10 +34,14 @@ const (
 
 // Loopback makes places without namespaces: env capture. A workload W has 127.W.0.1,
 // calls services at 127.W.<index>, where its own proxy listens, and its programs listen
-// where PORT and BIND_ADDRESS say.
+// where PORT and BIND_ADDRESS say. Ports that the user may not listen on are published
+// under others. Where the machine has no loopback address but 127.0.0.1 (a Mac), that is
+// the address of all, and every port of every workload and of every service it calls is
+// another one.
 type Loopback struct {
 	proxies  *Proxies
 	programs *process.Starter
+	shape    Shape
 
 	mu       sync.Mutex
 	nets     map[int]net.Listener // taken: what keeps other meshes away
@@ -44,10 +50,28 @@ type Loopback struct {
 	lastPort int
 }
 
+// Shape is what an ordinary machine may lack for env capture.
+type Shape struct {
+	OneAddress bool // 127.0.0.1 is the only loopback address
+	HighPorts  bool // nobody may listen on ports below 1024
+}
+
+// ShapeHere finds out by trying.
+func ShapeHere() Shape {
+	try := func(address string) error {
+		l, err := net.Listen("tcp", address)
+		if err == nil {
+			l.Close()
+		}
+		return err
+	}
+	return Shape{OneAddress: try("127.1.0.255:0") != nil, HighPorts: errors.Is(try("127.0.0.1:1"), fs.ErrPermission)}
+}
+
 // NewLoopback makes one.
-func NewLoopback(p *Proxies, programs *process.Starter) *Loopback {
+func NewLoopback(p *Proxies, programs *process.Starter, shape Shape) *Loopback {
 	return &Loopback{
-		proxies: p, programs: programs, nets: map[int]net.Listener{}, ports: map[uint16]bool{},
+		proxies: p, programs: programs, shape: shape, nets: map[int]net.Listener{}, ports: map[uint16]bool{},
 		// Two meshes that start at the same moment shall not try the same ports.
 		lastPort: firstPort + rand.IntN(lastPort-firstPort),
 	}
@@ -55,13 +79,21 @@ func NewLoopback(p *Proxies, programs *process.Starter) *Loopback {
 
 // Add makes a place.
 func (l *Loopback) Add(_ context.Context, s pod.Spec) (pod.Place, error) {
-	p := &loopbackPlace{in: l, spec: s, app: map[uint16]uint16{}}
+	p := &loopbackPlace{in: l, spec: s, app: map[uint16]uint16{}, bind: map[uint16]netip.AddrPort{}, calls: map[string]netip.AddrPort{}}
 	var err error
-	if p.net, err = l.takeNet(); err != nil {
-		return nil, err
+	if !l.shape.OneAddress {
+		if p.net, err = l.takeNet(); err != nil {
+			return nil, err
+		}
+	}
+	declares := func(n uint16) bool {
+		return slices.ContainsFunc(s.Template.Ports(), func(o plan.Port) bool { return o.Number == n })
 	}
 	for _, port := range s.Template.Ports() {
-		if p.app[port.Number], err = l.takePort(); err != nil {
+		if p.app[port.Number], err = p.takePort(); err == nil {
+			p.bind[port.Number], err = p.publish(netip.AddrPortFrom(p.IP(), port.Number), declares)
+		}
+		if err != nil {
 			p.Close()
 			return nil, err
 		}
@@ -117,7 +149,7 @@ func (l *Loopback) takePort() (uint16, error) {
 	return 0, fmt.Errorf("every port from %d to %d is in use", firstPort, lastPort)
 }
 
-func (l *Loopback) release(w int, ports map[uint16]uint16) {
+func (l *Loopback) release(w int, ports []uint16) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if claim := l.nets[w]; claim != nil {
@@ -134,10 +166,13 @@ type loopbackPlace struct {
 	admin
 	in   *Loopback
 	spec pod.Spec
-	net  int
-	app  map[uint16]uint16 // where a port of the workload really is
+	net  int                       // 0: 127.0.0.1 is everybody's
+	app  map[uint16]uint16         // where a port of the workload really is
+	bind map[uint16]netip.AddrPort // where its proxy listens for it
 
 	mu      sync.Mutex
+	ports   []uint16                  // taken
+	calls   map[string]netip.AddrPort // where it calls a service's host:port, if not at the address that follows from its network
 	running []*process.Process
 }
 
@@ -145,28 +180,94 @@ func (p *loopbackPlace) virtualNet() string { return "127." + strconv.Itoa(p.net
 
 func (p *loopbackPlace) IP() netip.Addr { return netip.AddrFrom4([4]byte{127, byte(p.net), 0, 1}) }
 
+func (p *loopbackPlace) takePort() (uint16, error) {
+	n, err := p.in.takePort()
+	if err == nil {
+		p.mu.Lock()
+		p.ports = append(p.ports, n)
+		p.mu.Unlock()
+	}
+	return n, err
+}
+
+// highStep leads from a port that nobody may listen on to one that can be recognized.
+const highStep = 10_000
+
+// publish says where the proxy listens for what should be at an address; used says which
+// of its ports have an owner.
+func (p *loopbackPlace) publish(at netip.AddrPort, used func(uint16) bool) (netip.AddrPort, error) {
+	switch {
+	case p.in.shape.OneAddress:
+		n, err := p.takePort()
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), n), err
+	case p.in.shape.HighPorts && at.Port() < 1024:
+		for n := at.Port() + highStep; n > highStep; n += highStep {
+			if !used(n) {
+				return netip.AddrPortFrom(at.Addr(), n), nil
+			}
+		}
+		return at, fmt.Errorf("port %d needs root, and there is no port that could stand for it", at.Port())
+	}
+	return at, nil
+}
+
 // inbound says which address of the workload leads to which port of its program.
 func (p *loopbackPlace) inbound() string {
 	var out []string
 	for _, port := range p.spec.Template.Ports() {
-		out = append(out, fmt.Sprintf("%d=%s->127.0.0.1:%d", port.Number, netip.AddrPortFrom(p.IP(), port.Number), p.app[port.Number]))
+		out = append(out, fmt.Sprintf("%d=%s->127.0.0.1:%d", port.Number, p.bind[port.Number], p.app[port.Number]))
 	}
 	return strings.Join(out, ",")
 }
 
 func (p *loopbackPlace) Annotations() map[string]string {
 	a := map[string]string{"weir.dev/admin": "unix://" + p.in.proxies.Layout.Admin(p.spec.Template.Namespace, p.spec.Name)}
-	if !p.spec.Template.Gateway {
-		a["weir.dev/virtual-net"], a["weir.dev/inbound"] = p.virtualNet(), p.inbound()
+	if p.spec.Template.Gateway {
+		return a
+	}
+	a["weir.dev/inbound"] = p.inbound()
+	if p.net != 0 {
+		a["weir.dev/virtual-net"] = p.virtualNet()
 	}
 	return a
 }
 
-func (p *loopbackPlace) ServiceIP(s *mesh.Service) netip.Addr {
-	if s.Index == 0 || s.Index > 0xffff {
-		return netip.Addr{}
+func (p *loopbackPlace) ServiceAt(s *mesh.Service) []netip.AddrPort {
+	if s.Index == 0 || s.Index > 0xffff || p.spec.Template.Gateway {
+		return nil
 	}
-	return netip.AddrFrom4([4]byte{127, byte(p.net), byte(s.Index >> 8), byte(s.Index)})
+	ip := netip.AddrFrom4([4]byte{127, byte(p.net), byte(s.Index >> 8), byte(s.Index)})
+	var out []netip.AddrPort
+	for _, port := range s.Ports {
+		usual, key := netip.AddrPortFrom(ip, port.Number), net.JoinHostPort(s.Hostname, strconv.Itoa(int(port.Number)))
+		p.mu.Lock()
+		at, known := p.calls[key]
+		p.mu.Unlock()
+		if !known {
+			var err error
+			if at, err = p.publish(usual, func(n uint16) bool { return s.Port(n) != nil }); err != nil {
+				return nil
+			}
+		}
+		if at != usual {
+			p.mu.Lock()
+			p.calls[key] = at
+			p.mu.Unlock()
+		}
+		out = append(out, at)
+	}
+	return out
+}
+
+// outbound are the flags for what is not where the proxy expects it.
+func (p *loopbackPlace) outbound() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []string
+	for _, service := range slices.Sorted(maps.Keys(p.calls)) {
+		out = append(out, "--outbound", service+"="+p.calls[service].String())
+	}
+	return out
 }
 
 // Variables are BIND_ADDRESS, PORT, and PORT_<number> or PORT_<NAME> for a program with
@@ -200,7 +301,10 @@ func (p *loopbackPlace) StartProxy() (supervise.Process, error) {
 	defer token.Close()
 	args := append(p.in.proxies.args(p.spec, p.IP()), "--capture", "none")
 	if !p.spec.Template.Gateway {
-		args = append(args, "--virtual-net", p.virtualNet())
+		if p.net != 0 {
+			args = append(args, "--virtual-net", p.virtualNet())
+		}
+		args = append(args, p.outbound()...)
 		if in := p.inbound(); in != "" {
 			args = append(args, "--inbound", in)
 		}
@@ -242,5 +346,5 @@ func (p *loopbackPlace) Close() {
 	}
 	p.mu.Unlock()
 	p.close()
-	p.in.release(p.net, p.app)
+	p.in.release(p.net, p.ports)
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -128,13 +129,16 @@ func (p *namespacePlace) Annotations() map[string]string {
 	return map[string]string{"weir.dev/admin": "unix://" + p.in.proxies.Layout.Admin(p.spec.Template.Namespace, p.spec.Name)}
 }
 
-func (p *namespacePlace) ServiceIP(s *mesh.Service) netip.Addr {
-	for _, a := range s.Addresses {
-		if a.Is4() {
-			return a
-		}
+func (p *namespacePlace) ServiceAt(s *mesh.Service) []netip.AddrPort {
+	i := slices.IndexFunc(s.Addresses, netip.Addr.Is4)
+	if i < 0 {
+		return nil
 	}
-	return netip.Addr{}
+	var out []netip.AddrPort
+	for _, port := range s.Ports {
+		out = append(out, netip.AddrPortFrom(s.Addresses[i], port.Number))
+	}
+	return out
 }
 
 // Variables is empty: a program may listen wherever it wants.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -68,7 +69,7 @@ func add(t *testing.T, s pod.Sandbox, spec pod.Spec) pod.Place {
 // What a proxy is started with, by the letter: it is a contract.
 func TestProxyFlags(t *testing.T) {
 	m := newProxies(t, `for a in "$@"; do case $a in --*) printf '\n%s' "$a";; *) printf ' %s' "$a";; esac; done; printf '\n'; cat <&3 | cut -c1-6`)
-	l := NewLoopback(m, process.NewStarter(""))
+	l := NewLoopback(m, process.NewStarter(""), Shape{})
 	for _, c := range []struct {
 		t    *plan.Template
 		name string
@@ -131,7 +132,7 @@ weir1.
 
 // What a program learns in env capture, and how it is reached.
 func TestLoopbackPlace(t *testing.T) {
-	l := NewLoopback(newProxies(t, ""), process.NewStarter(""))
+	l := NewLoopback(newProxies(t, ""), process.NewStarter(""), Shape{})
 	tmpl := template()
 	p := add(t, l, pod.Spec{Name: "cart-0", Template: tmpl})
 	app := p.(*loopbackPlace).app
@@ -151,8 +152,9 @@ func TestLoopbackPlace(t *testing.T) {
 		t.Errorf("without ports: %v", got)
 	}
 
-	for index, want := range map[uint32]string{0: "invalid IP", 256: "127.W.1.0", 0xffff: "127.W.255.255", 0x10000: "invalid IP"} {
-		if got := p.ServiceIP(&mesh.Service{Index: index}); got.String() != strings.ReplaceAll(want, "127.W", p.(*loopbackPlace).virtualNet()) {
+	for index, want := range map[uint32]string{0: "[]", 256: "[127.W.1.0:80 127.W.1.0:9090]", 0xffff: "[127.W.255.255:80 127.W.255.255:9090]", 0x10000: "[]"} {
+		got := fmt.Sprint(p.ServiceAt(&mesh.Service{Index: index, Ports: []mesh.Port{{Number: 80}, {Number: 9090}}}))
+		if want = strings.ReplaceAll(want, "127.W", p.(*loopbackPlace).virtualNet()); got != want {
 			t.Errorf("service %d at %s, want %s", index, got, want)
 		}
 	}
@@ -182,11 +184,75 @@ func TestLoopbackPlace(t *testing.T) {
 	}
 }
 
+// Ports that need root, and addresses that a machine does not have, are replaced by
+// others, of which callers, the proxy and the mesh learn.
+func TestLoopbackShapes(t *testing.T) {
+	service := &mesh.Service{Hostname: "shop.d.svc", Index: 256, Ports: []mesh.Port{{Number: 80}, {Number: 9090}, {Number: 443}, {Number: 10443}}}
+	for _, c := range []struct {
+		name                         string
+		shape                        Shape
+		ip, calls, inbound, outbound string
+	}{
+		{"an ordinary user", Shape{HighPorts: true}, "127.W.0.1", "[127.W.1.0:10080 127.W.1.0:9090 127.W.1.0:20443 127.W.1.0:10443]",
+			"80=127.W.0.1:10080->127.0.0.1:PORT,9090=127.W.0.1:9090->127.0.0.1:PORT", "--outbound shop.d.svc:443=127.W.1.0:20443 --outbound shop.d.svc:80=127.W.1.0:10080"},
+		{"one address", Shape{OneAddress: true, HighPorts: true}, "127.0.0.1", "[127.0.0.1:PORT 127.0.0.1:PORT 127.0.0.1:PORT 127.0.0.1:PORT]",
+			"80=127.0.0.1:PORT->127.0.0.1:PORT,9090=127.0.0.1:PORT->127.0.0.1:PORT",
+			"--outbound shop.d.svc:10443=127.0.0.1:PORT --outbound shop.d.svc:443=127.0.0.1:PORT --outbound shop.d.svc:80=127.0.0.1:PORT --outbound shop.d.svc:9090=127.0.0.1:PORT"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := NewLoopback(newProxies(t, `printf '%s\n' "$*"`), process.NewStarter(""), c.shape)
+			var out bytes.Buffer
+			p := add(t, l, pod.Spec{Name: "cart-0", Template: template(), Output: &out}).(*loopbackPlace)
+			anyNet := func(s string) string {
+				if p.net != 0 {
+					return strings.ReplaceAll(s, p.virtualNet()+".", "127.W.")
+				}
+				return regexp.MustCompile(`127\.0\.0\.1:\d+`).ReplaceAllString(s, "127.0.0.1:PORT")
+			}
+			if got := anyNet(p.IP().String()); got != c.ip {
+				t.Errorf("its address is %s, want %s", got, c.ip)
+			}
+			calls := p.ServiceAt(service)
+			if got := anyNet(fmt.Sprint(calls)); got != c.calls {
+				t.Errorf("calls at %s, want %s", got, c.calls)
+			}
+			if again := p.ServiceAt(service); !slices.Equal(again, calls) {
+				t.Errorf("asked again: %v, before %v", again, calls)
+			}
+			inbound := regexp.MustCompile(`>127\.0\.0\.1:\d+`).ReplaceAllString(p.Annotations()["weir.dev/inbound"], ">127.0.0.1:PORT")
+			if got := anyNet(inbound); got != c.inbound {
+				t.Errorf("is called at %s, want %s", got, c.inbound)
+			}
+			proc, err := p.StartProxy()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := proc.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			if flags := anyNet(out.String()); !strings.Contains(flags, c.outbound+" --inbound ") || strings.Contains(flags, "--virtual-net") == c.shape.OneAddress {
+				t.Errorf("its proxy is started with %s", flags)
+			}
+			seen := map[uint16]bool{}
+			for _, n := range p.ports {
+				if seen[n] || !l.ports[n] {
+					t.Errorf("ports %v", p.ports)
+				}
+				seen[n] = true
+			}
+			p.Close()
+			if len(l.ports) > 0 {
+				t.Errorf("ports that are not given back: %v", l.ports)
+			}
+		})
+	}
+}
+
 // Networks are given a second time as late as possible, there is an end to them, and no
 // two meshes of a machine have the same. (Others may run while the test does.)
 func TestLoopbackNetworks(t *testing.T) {
 	m := newProxies(t, "")
-	l, other := NewLoopback(m, process.NewStarter("")), NewLoopback(m, process.NewStarter(""))
+	l, other := NewLoopback(m, process.NewStarter(""), Shape{}), NewLoopback(m, process.NewStarter(""), Shape{})
 	spec := pod.Spec{Name: "a", Template: &plan.Template{Namespace: "d"}}
 	var places []pod.Place
 	for {
@@ -252,7 +318,7 @@ func TestListening(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer read.Close()
-	p := add(t, NewLoopback(newProxies(t, ""), process.NewStarter("")), pod.Spec{Name: "a", Template: template()})
+	p := add(t, NewLoopback(newProxies(t, ""), process.NewStarter(""), Shape{}), pod.Spec{Name: "a", Template: template()})
 	proc, err := p.Start(pod.Command{Argv: []string{exe}, Env: []string{"LISTEN=yes"}, Stdio: [3]*os.File{stdin, stdout, stdout}})
 	if err != nil {
 		t.Fatal(err)

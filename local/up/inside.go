@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -45,6 +44,7 @@ type task struct {
 	LogProxy  bool
 	Color     bool
 	Loopback  bool
+	Shape     sandbox.Shape // of a machine without namespaces
 	Dir       string
 }
 
@@ -199,7 +199,7 @@ func (i *inside) plan(ctx context.Context) error {
 				continue
 			}
 		}
-		in.Loopback, in.HighPorts = i.task.Loopback, i.task.Loopback && errors.Is(free("127.0.0.1:1"), fs.ErrPermission)
+		in.Loopback, in.HighPorts = i.task.Loopback, i.task.Loopback && i.task.Shape.HighPorts && !i.task.Shape.OneAddress
 		in.Services = slices.DeleteFunc(in.Services, func(s *mesh.Service) bool {
 			return in.HighPorts && s.Ref.Namespace == gatewayNamespace && s.Ref.Name == gatewayName
 		})

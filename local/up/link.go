@@ -51,7 +51,7 @@ func startHere(ctx context.Context, t task, o Options, controlLog *os.File, star
 	p := &sandbox.Proxies{Tokens: tokens}
 	t.proxies(p)
 	var d net.Dialer
-	h := &here{inside: newInside(t, sandbox.NewLoopback(p, starter), d.DialContext, o.Logs), done: make(chan struct{})}
+	h := &here{inside: newInside(t, sandbox.NewLoopback(p, starter, t.Shape), d.DialContext, o.Logs), done: make(chan struct{})}
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
 		defer close(h.done)

@@ -30,15 +30,17 @@ import (
 
 // Options of a mesh.
 type Options struct {
-	State     string   // the state folder
-	Paths     []string // files and folders with configuration; "-" is Stdin
-	Demo      string   // name of a demo to run, too
-	Capture   Capture
-	HTTP      netip.AddrPort // where the control plane's API is
-	Ingress   netip.AddrPort // where port 8080 of the ingress gateway is
-	Namespace string         // of objects that name none
-	LogProxy  bool           // show what proxies print
-	Color     bool           // in logs
+	State   string   // the state folder
+	Paths   []string // files and folders with configuration; "-" is Stdin
+	Demo    string   // name of a demo to run, too
+	Capture Capture
+	// OneAddress makes env capture use no loopback address but 127.0.0.1, as on a Mac.
+	OneAddress bool
+	HTTP       netip.AddrPort // where the control plane's API is
+	Ingress    netip.AddrPort // where port 8080 of the ingress gateway is
+	Namespace  string         // of objects that name none
+	LogProxy   bool           // show what proxies print
+	Color      bool           // in logs
 	// Binaries is the folder looked into for weir-control, weir-proxy and weir-sample
 	// before PATH.
 	Binaries string
@@ -210,8 +212,14 @@ func (t *top) task() task {
 	}
 	return task{
 		Layout: t.layout, Paths: t.paths, Namespace: t.o.Namespace, API: t.o.HTTP, Proxy: t.programs.proxy, Ingress: t.o.Ingress,
-		Environ: t.environ(), Resolvers: resolvers("/etc/resolv.conf"), LogProxy: t.o.LogProxy, Color: t.o.Color, Loopback: t.mode == CaptureEnv, Dir: dir,
+		Environ: t.environ(), Resolvers: resolvers("/etc/resolv.conf"), LogProxy: t.o.LogProxy, Color: t.o.Color, Loopback: t.mode == CaptureEnv, Shape: t.shape(), Dir: dir,
 	}
+}
+
+func (t *top) shape() sandbox.Shape {
+	s := sandbox.ShapeHere()
+	s.OneAddress = s.OneAddress || t.o.OneAddress
+	return s
 }
 
 // endTime is how long the pods have to end: their own 1 s and a margin. The rest of the

@@ -49,28 +49,30 @@ func relay(addr string) error {
 }
 
 // relayYAML is a Deployment of it, with a route through the ingress.
-func relayYAML(m *mesh, role string) string {
+func relayYAML(m *mesh, role string) string { return programYAML(m, "relay", role, 9080) + relayRoute }
+
+func programYAML(m *mesh, name, role string, port int) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Service
-metadata: {name: relay}
-spec: {selector: {app: relay}, ports: [{name: http, port: 9080}]}
+metadata: {name: %[1]s}
+spec: {selector: {app: %[1]s}, ports: [{name: http, port: %[4]d}]}
 ---
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: relay}
+metadata: {name: %[1]s}
 spec:
-  selector: {matchLabels: {app: relay}}
+  selector: {matchLabels: {app: %[1]s}}
   template:
-    metadata: {labels: {app: relay}}
+    metadata: {labels: {app: %[1]s}}
     spec:
       containers:
-      - name: relay
-        image: example.com/relay
-        command: [%q]
-        env: [{name: ACCEPTANCE_PROGRAM, value: %s}]
-        ports: [{containerPort: 9080}]
+      - name: main
+        image: example.com/program
+        command: [%[2]q]
+        env: [{name: ACCEPTANCE_PROGRAM, value: %[3]s}]
+        ports: [{containerPort: %[4]d}]
 ---
-`, filepath.Join(m.bin, "program"), role) + relayRoute
+`, name, filepath.Join(m.bin, "program"), role, port)
 }
 
 const relayRoute = `apiVersion: networking.istio.io/v1
@@ -129,21 +131,35 @@ func TestUnmodifiedProgramsWorkInNamespaces(t *testing.T) {
 	}
 }
 
-// Without namespaces, a program that listens where it is told works, and one that does
-// not is reported with the remedy.
+// Without namespaces, a program that listens where it is told works, on ports that need
+// root, too, and one that does not is reported with the remedy.
 func TestProgramsCooperateWithoutNamespaces(t *testing.T) {
-	for name, user := range map[string]uint32{"as the user": 0, "unprivileged": unprivileged} {
-		t.Run(name, func(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		user uint32
+		args []string
+	}{
+		{"as the user", 0, nil},
+		{"unprivileged", unprivileged, nil},
+		{"as on a Mac", 0, []string{"--one-address"}},
+		{"as on a Mac, unprivileged", unprivileged, []string{"--one-address"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			long(t)
-			m := prepare(t, options{user: user, capture: "env", args: []string{"--demo", "bookinfo"}})
+			m := prepare(t, options{user: c.user, capture: "env", args: append([]string{"--demo", "bookinfo"}, c.args...)})
 			m.write("relay.yaml", relayYAML(m, "polite"))
+			m.write("low.yaml", programYAML(m, "low", "polite", 80))
 			m.up()
 			m.sees()
-			const url = "http://$RATINGS_SERVICE_HOST:$RATINGS_SERVICE_PORT/ratings/0"
-			if code, body, err := m.fetch(url); code != http.StatusOK || !strings.Contains(body, ratingsAnswer) {
-				t.Errorf("%s: %d %s %v", url, code, body, err)
+			for url, want := range map[string]string{
+				"http://$RATINGS_SERVICE_HOST:$RATINGS_SERVICE_PORT/ratings/0": ratingsAnswer,
+				"http://$LOW_SERVICE_HOST:$LOW_SERVICE_PORT_HTTP/":             "here",
+			} {
+				if code, body, err := m.fetch(url); code != http.StatusOK || !strings.Contains(body, want) {
+					t.Errorf("%s: %d %s %v", url, code, body, err)
+				}
 			}
-			if user != 0 {
+			if c.user != 0 || c.args != nil {
 				return // port 9080 may be another's
 			}
 			m.write("relay.yaml", relayYAML(m, "stubborn"))
