@@ -12,7 +12,6 @@ package h1
 
 import (
 	"bytes"
-	"encoding/binary"
 
 	"github.com/weirmesh/weir/proxy/http/message"
 )
@@ -247,7 +246,7 @@ func (d *Decoder) plausible(c byte) bool {
 	if d.resp != nil {
 		return c == 'H'
 	}
-	return nameByte[c] != 0 || c == '\r' || c == '\n'
+	return message.LowerToken(c) != 0 || c == '\r' || c == '\n'
 }
 
 func (d *Decoder) implausible() Reason {
@@ -273,7 +272,7 @@ func (d *Decoder) field(line []byte) Reason {
 	// The name, lower-cased while it is checked and copied.
 	k := 0
 	for ; k < len(line) && k < len(buf); k++ {
-		c := nameByte[line[k]]
+		c := message.LowerToken(line[k])
 		if c == 0 {
 			break
 		}
@@ -315,7 +314,7 @@ func (d *Decoder) field(line []byte) Reason {
 	value = buf[k:size:size]
 	id := message.IDOf(name)
 	if d.state == trailers {
-		if allowedTrailer(id) {
+		if message.AllowedTrailer(id) {
 			d.arena.Close(buf[:size])
 			d.trailers.Append(message.Field{Name: name, Value: value, ID: id})
 		}
@@ -352,7 +351,7 @@ func (d *Decoder) connectionField(id message.ID, value []byte) (keep bool, r Rea
 		}
 		return false, OK
 	case message.ContentLength:
-		n, ok := parseLength(value)
+		n, ok := message.ParseLength(value)
 		if !ok {
 			return false, InvalidContentLength
 		}
@@ -366,7 +365,7 @@ func (d *Decoder) connectionField(id message.ID, value []byte) (keep bool, r Rea
 		*have = n
 		return true, OK
 	case message.TransferEncoding:
-		if d.flags&sawChunked != 0 || !equalFold(value, "chunked") {
+		if d.flags&sawChunked != 0 || !message.EqualFold(value, "chunked") {
 			return false, UnknownTransferCoding
 		}
 		d.flags |= sawChunked
@@ -382,7 +381,7 @@ func (d *Decoder) connectionField(id message.ID, value []byte) (keep bool, r Rea
 		if d.req == nil {
 			return true, OK
 		}
-		if !equalFold(value, "100-continue") {
+		if !message.EqualFold(value, "100-continue") {
 			return false, UnknownExpectation
 		}
 		d.req.Continue = true
@@ -405,11 +404,11 @@ func (d *Decoder) length() *int64 {
 func (d *Decoder) connection(value []byte) (keep bool) {
 	for token := range tokens(value) {
 		switch {
-		case equalFold(token, "close"):
+		case message.EqualFold(token, "close"):
 			d.flags |= sawClose
-		case equalFold(token, "keep-alive"):
+		case message.EqualFold(token, "keep-alive"):
 			d.flags |= sawKeepAlive
-		case equalFold(token, "upgrade"):
+		case message.EqualFold(token, "upgrade"):
 			d.flags |= sawUpgrade
 		case len(token) > 0:
 			d.flags |= sawNominated
@@ -432,7 +431,7 @@ func (d *Decoder) dropNominated() Reason {
 		}
 		name := lower[:len(token)]
 		for j, c := range token {
-			name[j] = nameByte[c]
+			name[j] = message.LowerToken(c)
 		}
 		switch id := message.IDOf(name); id {
 		case message.Connection, message.ContentLength:
@@ -469,7 +468,7 @@ func (d *Decoder) endRequest() Reason {
 		return r
 	}
 	// A request to change to HTTP/2 in clear text is answered in HTTP/1.1 (RFC 9113 section 3.1 has no upgrade).
-	if d.flags&sawUpgrade != 0 && len(d.upgrade) > 0 && d.protocol == message.HTTP11 && !equalFold(d.upgrade, "h2c") {
+	if d.flags&sawUpgrade != 0 && len(d.upgrade) > 0 && d.protocol == message.HTTP11 && !message.EqualFold(d.upgrade, "h2c") {
 		q.Upgrade = d.upgrade
 	}
 	if d.protocol == message.HTTP10 {
@@ -588,33 +587,16 @@ func (d *Decoder) chunk(b []byte) (n int, data []byte, ev Event) {
 	return n + used, data, ev
 }
 
-// checkValue answers OK for a field value (RFC 9110 section 5.5), eight bytes at a time as long as nothing is suspicious.
+// checkValue answers OK for a field value.
 func checkValue(v []byte) Reason {
-	if n := len(v); n >= 8 {
-		i := 0
-		for ; i+8 < n && !suspicious(binary.LittleEndian.Uint64(v[i:])); i += 8 {
-		}
-		if i+8 >= n && !suspicious(binary.LittleEndian.Uint64(v[n-8:])) {
-			return OK
-		}
+	c, bad := message.BadValueByte(v)
+	switch {
+	case !bad:
+		return OK
+	case c == 0:
+		return NULByte
+	case c == '\r':
+		return BareCR
 	}
-	for _, c := range v {
-		if c < ' ' && c != '\t' || c == 0x7f {
-			switch c {
-			case 0:
-				return NULByte
-			case '\r':
-				return BareCR
-			}
-			return InvalidFieldValue
-		}
-	}
-	return OK
-}
-
-// suspicious reports whether any of eight bytes is below 0x20 or is 0x7f.
-func suspicious(x uint64) bool {
-	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	del := x ^ 0x7f*ones
-	return ((x-0x20*ones)&^x|(del-ones)&^del)&tops != 0
+	return InvalidFieldValue
 }

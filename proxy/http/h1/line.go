@@ -3,53 +3,14 @@ package h1
 import (
 	"bytes"
 	"iter"
-	"math"
 
 	"github.com/weirmesh/weir/proxy/http/message"
 )
 
-// nameByte maps a token character (RFC 9110 section 5.6.2) to its lower case and all others to 0.
-var nameByte = func() (t [256]byte) {
-	for c := byte('a'); c <= 'z'; c++ {
-		t[c], t[c-'a'+'A'] = c, c
-	}
-	for _, c := range []byte("0123456789!#$%&'*+-.^_`|~") {
-		t[c] = c
-	}
-	return t
-}()
-
-const (
-	hostChar = iota + 1
-	hostColon
-	hostBracket
-)
-
-// hostByte holds the characters of a host with port (RFC 3986 section 3.2): unreserved, sub-delims, ':', brackets and '%'.
-var hostByte = func() (t [256]uint8) {
-	for c := byte('a'); c <= 'z'; c++ {
-		t[c], t[c-'a'+'A'] = hostChar, hostChar
-	}
-	for _, c := range []byte("0123456789-._~!$&'()*+,;=%") {
-		t[c] = hostChar
-	}
-	t[':'], t['['], t[']'] = hostColon, hostBracket, hostBracket
-	return t
-}()
-
-// noTarget holds the characters no request target has, '#' among them.
-var noTarget = func() (t [256]bool) {
-	for c := range ' ' + 1 {
-		t[c] = true
-	}
-	t[0x7f], t['#'] = true, true
-	return t
-}()
-
 // requestLine parses "method SP target SP HTTP/1.x" (RFC 9112 section 3).
 func (d *Decoder) requestLine(line []byte) Reason {
 	i := 0
-	for i < len(line) && nameByte[line[i]] != 0 {
+	for i < len(line) && message.LowerToken(line[i]) != 0 {
 		i++
 	}
 	if i == 0 || i == len(line) || line[i] != ' ' {
@@ -74,18 +35,16 @@ func (d *Decoder) requestLine(line []byte) Reason {
 	if j == 0 {
 		return InvalidTarget
 	}
-	for _, c := range rest[:j] {
-		if noTarget[c] {
-			switch c {
-			case 0:
-				return NULByte
-			case '\r':
-				return BareCR
-			case '#':
-				return FragmentInTarget
-			}
-			return InvalidTarget
+	if c, bad := message.BadTargetByte(rest[:j]); bad {
+		switch c {
+		case 0:
+			return NULByte
+		case '\r':
+			return BareCR
+		case '#':
+			return FragmentInTarget
 		}
+		return InvalidTarget
 	}
 	// One copy holds method and target.
 	own := d.arena.Copy(line[:i+1+j])
@@ -113,9 +72,9 @@ func (d *Decoder) target(t []byte) Reason {
 	}
 	var rest []byte
 	switch {
-	case len(t) > 7 && equalFold(t[:7], "http://"):
+	case len(t) > 7 && message.EqualFold(t[:7], "http://"):
 		q.Scheme, rest = t[:4:4], t[7:]
-	case len(t) > 8 && equalFold(t[:8], "https://"):
+	case len(t) > 8 && message.EqualFold(t[:8], "https://"):
 		q.Scheme, rest = t[:5:5], t[8:]
 	default:
 		return InvalidTarget
@@ -172,62 +131,13 @@ func (d *Decoder) statusLine(line []byte) Reason {
 
 // checkAuthority answers OK for host or host:port, where an empty host is left to the caller.
 func checkAuthority(a []byte) Reason {
-	colons, brackets, port := 0, 0, len(a)
-	for i, c := range a {
-		switch hostByte[c] {
-		case hostChar:
-		case hostColon:
-			colons++
-			port = i
-		case hostBracket:
-			brackets++
-		default:
-			if c == '@' {
-				return UserinfoInTarget
-			}
-			return InvalidHost
-		}
-	}
-	if brackets > 0 { // [address] or [address]:port
-		end := bytes.IndexByte(a, ']')
-		if brackets != 2 || a[0] != '[' || end < 0 {
-			return InvalidHost
-		}
-		if port < end {
-			port = len(a)
-		}
-		if port != end+1 {
-			return InvalidHost
-		}
-	} else if colons > 1 {
+	switch message.CheckAuthority(a) {
+	case message.Userinfo:
+		return UserinfoInTarget
+	case message.NoHost:
 		return InvalidHost
-	}
-	if port == len(a) {
-		return OK
-	}
-	if len(a)-port-1 > 5 {
-		return InvalidHost
-	}
-	for _, c := range a[port+1:] {
-		if c < '0' || c > '9' {
-			return InvalidHost
-		}
 	}
 	return OK
-}
-
-func parseLength(v []byte) (int64, bool) {
-	if len(v) == 0 || len(v) > 19 {
-		return 0, false
-	}
-	var n uint64
-	for _, c := range v {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = n*10 + uint64(c-'0')
-	}
-	return int64(n), n <= math.MaxInt64
 }
 
 // parseChunkSize reads "size [OWS] [; extensions]". White space behind the size is what some old servers pad with.
@@ -278,36 +188,8 @@ func tokens(v []byte) iter.Seq[[]byte] {
 	}
 }
 
-// equalFold compares with a lower-case ASCII string.
-func equalFold(b []byte, lower string) bool {
-	if len(b) != len(lower) {
-		return false
-	}
-	for i, c := range b {
-		if c != lower[i] && nameByte[c] != lower[i] {
-			return false
-		}
-	}
-	return true
-}
-
 func lowerInPlace(b []byte) {
 	for i, c := range b {
-		b[i] = nameByte[c]
+		b[i] = message.LowerToken(c)
 	}
-}
-
-// allowedTrailer keeps fields out of the trailers that frame, route or authenticate a message (RFC 9110 section 6.5.1):
-// a recipient that merges trailers into the head must not be led by them.
-func allowedTrailer(id message.ID) bool {
-	switch id {
-	case message.Host, message.ContentLength, message.TransferEncoding, message.Connection, message.KeepAlive,
-		message.ProxyConnection, message.TE, message.Trailer, message.Upgrade, message.Expect,
-		message.Authorization, message.ProxyAuthorization, message.ProxyAuthenticate, message.WWWAuthenticate,
-		message.Cookie, message.SetCookie, message.Age, message.CacheControl, message.Date, message.Location, message.RetryAfter, message.Vary,
-		message.ContentEncoding, message.ContentType, message.Range, message.Forwarded,
-		message.XForwardedFor, message.XForwardedHost, message.XForwardedProto, message.XForwardedPort, message.XForwardedClientCert:
-		return false
-	}
-	return true
 }

@@ -8,6 +8,7 @@ type Field struct {
 	Name  []byte
 	Value []byte
 	ID    ID
+	Never bool // never to be indexed, as its sender asked (RFC 7541 section 6.2.3)
 }
 
 // Headers is the field section of a message, or its trailers, in order. The
@@ -115,14 +116,18 @@ func (h *Headers) SetName(name, value []byte) {
 			return
 		}
 	}
-	h.Append(Field{name, value, id})
+	h.Append(Field{Name: name, Value: value, ID: id})
 }
 
 // Add appends a field of a well-known header.
-func (h *Headers) Add(id ID, value []byte) { h.Append(Field{nameBytes[id], value, id}) }
+func (h *Headers) Add(id ID, value []byte) {
+	h.Append(Field{Name: nameBytes[id], Value: value, ID: id})
+}
 
 // AddName is Add for any lower-case name.
-func (h *Headers) AddName(name, value []byte) { h.Append(Field{name, value, IDOf(name)}) }
+func (h *Headers) AddName(name, value []byte) {
+	h.Append(Field{Name: name, Value: value, ID: IDOf(name)})
+}
 
 // Append adds a field whose ID is that of its name: for codecs, which know both.
 func (h *Headers) Append(f Field) {

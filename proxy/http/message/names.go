@@ -186,6 +186,9 @@ var names = [numIDs]string{
 	XWeirUndelivered:                   "x-weir-undelivered",
 }
 
+// Bytes is String for fields. The bytes must not be changed.
+func (id ID) Bytes() []byte { return nameBytes[id] }
+
 // nameBytes is names for fields. Never changed.
 var nameBytes = func() (b [numIDs][]byte) {
 	for id, n := range names {
