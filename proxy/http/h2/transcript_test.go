@@ -503,7 +503,7 @@ func TestTranscripts(t *testing.T) {
 						// A frame in two pieces shows that nothing depends on where input ends.
 						d.receive(strings.ReplaceAll(line, "%d", strconv.Itoa(2*i+1)))
 						all := d.in
-						d.in = all[:len(all)/2:len(all)/2]
+						d.in = all[: len(all)/2 : len(all)/2]
 						d.run()
 						d.in = append(d.in, all[len(all)/2:]...)
 						d.run()
