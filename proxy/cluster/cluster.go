@@ -139,20 +139,10 @@ type Transport struct {
 	// Istio says the ALPN is replaced by HTTP protocols (istio-http/1.1, istio,
 	// http/1.1) when the connection carries HTTP (filter istio.alpn).
 	Istio bool
-	// CertName and CAName are SDS names: "default" and "ROOTCA" are the proxy's own
-	// identity. "" with files inline in Cert and CA.
-	CertName, CAName       string
-	CertPEM, KeyPEM        []byte
-	CAPEM                  []byte
-	SystemCA               bool // the operating system's roots
-	SANs                   []SAN
-	SkipVerify             bool
-	MinVersion, MaxVersion uint16 // as in crypto/tls; 0: default
-}
-
-// SAN is one accepted subject alternative name of the server.
-type SAN struct {
-	Exact, Prefix, Suffix string // one of them
+	// Names are those accepted from the server.
+	Names tls.Names
+	// Key is equal for transports whose connections are interchangeable.
+	Key string
 }
 
 // Endpoint is one address. Its address in memory and ID stay the same from one

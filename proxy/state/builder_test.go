@@ -59,6 +59,8 @@ func update(t *testing.T, typeURL string, texts ...string) Update {
 			m = &routev3.RouteConfiguration{}
 		case resource.ListenerType:
 			m = &listenerv3.Listener{}
+		case resource.SecretType:
+			m = &tlsv3.Secret{}
 		}
 		if err := prototext.Unmarshal([]byte(text), m); err != nil {
 			t.Fatalf("%v in\n%s", err, text)
@@ -157,8 +159,8 @@ func TestEndpointsSurviveUpdates(t *testing.T) {
 		t.Errorf("cluster %+v", c2)
 	}
 	mtls := c2.Endpoints[0].Transport.Load()
-	if mtls == nil || mtls.SNI != "outbound_.9080_._.reviews.default.svc.cluster.local" || mtls.CertName != "default" || mtls.CAName != "ROOTCA" || !mtls.Istio ||
-		len(mtls.SANs) != 1 || mtls.SANs[0].Exact != "spiffe://cluster.local/ns/default/sa/bookinfo-reviews" {
+	if mtls == nil || mtls.SNI != "outbound_.9080_._.reviews.default.svc.cluster.local" || !mtls.Istio ||
+		len(mtls.Names) != 1 || mtls.Names[0].Exact != "spiffe://cluster.local/ns/default/sa/bookinfo-reviews" {
 		t.Errorf("endpoint with tlsMode istio: %+v", mtls)
 	}
 	if tcp, http := mtls.TCP.ALPN(), mtls.HTTP.ALPN(); !slices.Equal(tcp, []string{"istio-peer-exchange", "istio"}) || !slices.Equal(http, []string{"istio-http/1.1", "istio", "http/1.1"}) {
@@ -185,7 +187,7 @@ func TestEndpointsSurviveUpdates(t *testing.T) {
 	// The accepted names change: connections stay.
 	grown := strings.Replace(reviewsCluster, "match_typed_subject_alt_names {", `match_typed_subject_alt_names { san_type: URI matcher { exact: "spiffe://cluster.local/ns/default/sa/new" } } match_typed_subject_alt_names {`, 1)
 	s4, gone := apply(t, b, update(t, resource.ClusterType, grown))
-	if c4 := s4.ClusterNamed(name); c4.Endpoints[1] != c3.Endpoints[1] || len(gone) != 0 || len(c4.Endpoints[1].Transport.Load().SANs) != 2 {
+	if c4 := s4.ClusterNamed(name); c4.Endpoints[1] != c3.Endpoints[1] || len(gone) != 0 || len(c4.Endpoints[1].Transport.Load().Names) != 2 {
 		t.Error("a further accepted name must keep the endpoint and be used for new connections")
 	}
 	// The cluster goes.
@@ -289,9 +291,9 @@ func TestRefused(t *testing.T) {
 		{"no name", resource.ClusterType, `type: STATIC`, "cluster: name is empty"},
 		{"TLS 1.0", resource.ClusterType, `name: "x" transport_socket { name: "tls" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext] {
 			common_tls_context { tls_params { tls_minimum_protocol_version: TLSv1_0 } } } } }`,
-			"cluster x.transport_socket.tls_params: TLSv1_0 is too old to be safe; use TLSv1_2 or TLSv1_3"},
+			"cluster x.transport_socket.tls_params.tls_minimum_protocol_version: TLSv1_0 is too old to be safe; use TLSv1_2 or TLSv1_3"},
 		{"names without a CA", resource.ClusterType, `name: "x" transport_socket { name: "tls" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext] {
-			common_tls_context { validation_context { match_typed_subject_alt_names { matcher { exact: "a" } } } } } } }`,
+			common_tls_context { validation_context { match_typed_subject_alt_names { san_type: DNS matcher { exact: "a" } } } } } } }`,
 			"cluster x.transport_socket.validation_context: names are to be checked but no CA says whose certificates count"},
 		{"two PROXY headers", resource.ClusterType, `name: "x" transport_socket { name: "a" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport] {
 			transport_socket { name: "b" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport] {

@@ -3,7 +3,6 @@ package state
 import (
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 	"time"
 
@@ -346,7 +345,10 @@ func (b *Builder) assemble(s *clusterSpec, eps []endpointSpec, prev *cluster.Clu
 			continue
 		}
 		t := s.transportFor(e.match)
-		key := e.key() + "|" + transportKey(t)
+		key := e.key() + "|"
+		if t != nil {
+			key += t.Key
+		}
 		ep, kept := old[key]
 		if kept {
 			delete(old, key)
@@ -364,16 +366,4 @@ func (b *Builder) assemble(s *clusterSpec, eps []endpointSpec, prev *cluster.Clu
 	}
 	c.Seal()
 	return &c
-}
-
-// transportKey is equal for transports whose connections are interchangeable. The names
-// accepted from the server are left out: a connection made under a former list was
-// right when it was made, and lists change whenever a workload with a further service
-// account joins.
-func transportKey(t *cluster.Transport) string {
-	if t == nil {
-		return ""
-	}
-	return strings.Join([]string{strconv.Itoa(int(t.Proxy)), t.SNI, strings.Join(t.ALPN, ","), t.CertName, t.CAName, string(t.CertPEM), string(t.CAPEM),
-		strconv.FormatBool(t.SkipVerify), strconv.FormatBool(t.SystemCA), strconv.Itoa(int(t.MinVersion)), strconv.Itoa(int(t.MaxVersion))}, "|")
 }

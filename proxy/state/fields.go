@@ -113,20 +113,23 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.endpoint.v3.Endpoint":   acts("address").but("hostname", controlInfo).but("health_check_config", later).but("additional_addresses", later),
 
 	// TLS.
-	"envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext": acts("common_tls_context sni").but("allow_renegotiation", "TLS 1.3 has none").
-		but("max_session_keys", "no resumption between sidecars").but("auto_host_sni", later).but("auto_sni_san_validation", later),
-	"envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext": acts("common_tls_context require_client_certificate").
-		but("require_sni", later).but("session_ticket_keys", "no tickets between sidecars").but("disable_stateless_session_resumption", later).
-		but("session_timeout", later).but("full_scan_certs_on_sni_mismatch", later).but("prefer_client_ciphers", later),
+	"envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext": acts("common_tls_context sni max_session_keys").
+		but("allow_renegotiation", "renegotiation is always refused").but("auto_host_sni", later).but("auto_sni_san_validation", later),
+	"envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext": acts("common_tls_context require_client_certificate require_sni session_ticket_keys"+
+		" disable_stateless_session_resumption session_timeout").
+		but("disable_stateful_session_resumption", "sessions are resumed by tickets only").
+		but("full_scan_certs_on_sni_mismatch", "all certificates are always looked at").
+		but("prefer_client_ciphers", "the fastest suite that both sides have is taken"),
+	"envoy.extensions.transport_sockets.tls.v3.TlsSessionTicketKeys": acts("keys"),
 	"envoy.extensions.transport_sockets.tls.v3.CommonTlsContext": acts("tls_params tls_certificates tls_certificate_sds_secret_configs validation_context"+
 		" validation_context_sds_secret_config combined_validation_context alpn_protocols").but("key_log", "keys are never logged"),
 	"envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.CombinedCertificateValidationContext": acts("default_validation_context validation_context_sds_secret_config"),
 	"envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig":                                       acts("name sds_config"),
-	"envoy.extensions.transport_sockets.tls.v3.TlsParameters": acts("tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites").
-		but("ecdh_curves", "Go's choice of curves").but("signature_algorithms", "Go's choice"),
+	"envoy.extensions.transport_sockets.tls.v3.TlsParameters": acts("tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites" +
+		" ecdh_curves"),
 	"envoy.extensions.transport_sockets.tls.v3.TlsCertificate": acts("certificate_chain private_key"),
-	"envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext": acts("trusted_ca system_root_certs match_typed_subject_alt_names match_subject_alt_names").
-		but("trust_chain_verification", later),
+	"envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext": acts("trusted_ca system_root_certs match_typed_subject_alt_names match_subject_alt_names" +
+		" verify_certificate_hash verify_certificate_spki crl only_verify_leaf_cert_crl trust_chain_verification"),
 	"envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.SystemRootCerts": everything,
 	"envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher":                        acts("san_type matcher"),
 	"envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer":                             everything,

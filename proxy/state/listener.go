@@ -1,7 +1,6 @@
 package state
 
 import (
-	stdtls "crypto/tls"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -280,46 +279,11 @@ func (b *Builder) decodeDownstreamTransport(s *corev3.TransportSocket, isHTTP bo
 	if err := unpack(s.GetTypedConfig(), d, path); err != nil {
 		return nil, err
 	}
-	c := d.GetCommonTlsContext()
-	o := tls.ServerOptions{ALPN: serverALPN(c.GetAlpnProtocols(), isHTTP), Gate: b.opts.Gate, StdRecords: b.opts.StdRecords}
-	var err error
-	if o.MinVersion, o.MaxVersion, err = tlsVersions(c.GetTlsParams(), path+".tls_params"); err != nil {
-		return nil, err
-	}
-	if o.CipherSuites, err = cipherSuites(c.GetTlsParams().GetCipherSuites(), path+".tls_params"); err != nil {
-		return nil, err
-	}
-	name, cert, key, err := decodeCertificate(c, path)
+	o, err := b.serverOptions(d, path)
 	if err != nil {
 		return nil, err
 	}
-	var shown *stdtls.Certificate
-	if o.Identity, shown, err = b.certificate(name, cert, key, path); err != nil {
-		return nil, err
-	}
-	if shown != nil {
-		o.Certificates = []*stdtls.Certificate{shown}
-	}
-	v, roots := validation(c)
-	switch {
-	case d.GetRequireClientCertificate().GetValue():
-		o.Clients = tls.RequireClientCert
-	case v.GetTrustedCa() != nil || roots != "":
-		o.Clients = tls.OptionalClientCert
-	}
-	if o.Clients != tls.NoClientCert {
-		ca, err := dataSource(v.GetTrustedCa(), path+".trusted_ca")
-		if err != nil {
-			return nil, err
-		}
-		sans, err := decodeSANs(v, path)
-		if err != nil {
-			return nil, err
-		}
-		if o.Trust, err = b.trust(roots, ca, sans, path); err != nil {
-			return nil, err
-		}
-	}
+	o.ALPN = serverALPN(d.GetCommonTlsContext().GetAlpnProtocols(), isHTTP)
 	srv, err := tls.NewServer(o)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

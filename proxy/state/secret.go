@@ -14,7 +14,7 @@ import (
 // secret is a decoded Secret: a certificate to show, or roots to judge by.
 type secret struct {
 	certificate *stdtls.Certificate
-	roots       []byte // PEM
+	validation  *tlsv3.CertificateValidationContext
 }
 
 // errAwaited says that a secret has been asked for and has not come: whoever needs it
@@ -42,24 +42,16 @@ func decodeSecret(m *tlsv3.Secret) (*secret, error) {
 	s := &secret{}
 	switch {
 	case m.GetTlsCertificate() != nil:
-		chain, err := dataSource(m.GetTlsCertificate().GetCertificateChain(), path+".tls_certificate.certificate_chain")
-		if err != nil {
-			return nil, err
-		}
-		key, err := dataSource(m.GetTlsCertificate().GetPrivateKey(), path+".tls_certificate.private_key")
-		if err != nil {
-			return nil, err
-		}
-		c, err := stdtls.X509KeyPair(chain, key)
-		if err != nil {
-			return nil, fmt.Errorf("%s.tls_certificate: %w", path, err)
-		}
-		s.certificate = &c
-	case m.GetValidationContext() != nil:
 		var err error
-		if s.roots, err = dataSource(m.GetValidationContext().GetTrustedCa(), path+".validation_context.trusted_ca"); err != nil {
+		if s.certificate, err = decodeCertificate(m.GetTlsCertificate(), path+".tls_certificate"); err != nil {
 			return nil, err
 		}
+	case m.GetValidationContext() != nil:
+		// What is wrong with it is refused here, not at the listeners that use it.
+		if _, err := decodeTrust(m.GetValidationContext(), path+".validation_context"); err != nil {
+			return nil, err
+		}
+		s.validation = m.GetValidationContext()
 	default:
 		return nil, fmt.Errorf("%s: is neither a certificate nor a validation context", path)
 	}

@@ -59,7 +59,7 @@ type ServerOptions struct {
 	// ALPN in order of preference. A client that offers only others is served
 	// without ALPN, as Envoy does.
 	ALPN []string
-	// MinVersion and MaxVersion default to TLS 1.3; a gateway allows 1.2.
+	// MinVersion defaults to TLS 1.3 where Trust is the mesh, else 1.2; MaxVersion to 1.3.
 	MinVersion, MaxVersion uint16
 	CipherSuites           []uint16 // of TLS 1.2; nil: crypto/tls's
 	Curves                 []stdtls.CurveID
@@ -134,7 +134,11 @@ func NewServer(o ServerOptions) (*Server, error) {
 			return nil, fmt.Errorf("tls server: %w", err)
 		}
 	}
-	if err := versions(&o.MinVersion, &o.MaxVersion, TLS13); err != nil {
+	lowest := uint16(TLS12)
+	if o.Trust.Mesh != nil {
+		lowest = TLS13
+	}
+	if err := versions(&o.MinVersion, &o.MaxVersion, lowest); err != nil {
 		return nil, err
 	}
 	s := &Server{trust: o.Trust, gate: o.Gate, std: o.StdRecords, requireSNI: o.RequireSNI, lifetime: cmp.Or(o.TicketLifetime, ticketLifetime)}
@@ -170,8 +174,13 @@ func NewServer(o ServerOptions) (*Server, error) {
 		}
 		required := o.Clients == RequireClientCert
 		c.VerifyConnection = func(st stdtls.ConnectionState) error {
-			if len(st.PeerCertificates) == 0 && !required {
-				return nil
+			if len(st.PeerCertificates) == 0 {
+				if required && o.Trust.Mesh == nil {
+					return errNotShown
+				}
+				if !required {
+					return nil
+				}
 			}
 			_, err := o.Trust.verify(st.PeerCertificates, identity.Client)
 			return err

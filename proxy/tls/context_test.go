@@ -3,6 +3,8 @@ package tls
 import (
 	stdtls "crypto/tls"
 	"errors"
+	"net"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -72,7 +74,7 @@ func TestReasons(t *testing.T) {
 		client           ClientOptions
 		sreason, creason Reason
 	}{
-		{"versions", plain, ClientOptions{Trust: anybody, MinVersion: TLS12, MaxVersion: TLS12}, NoSharedVersion, RefusedByPeer},
+		{"versions", ServerOptions{Certificates: plain.Certificates, MinVersion: TLS13}, ClientOptions{Trust: anybody, MinVersion: TLS12, MaxVersion: TLS12}, NoSharedVersion, RefusedByPeer},
 		{"curves", ServerOptions{Certificates: plain.Certificates, Curves: []stdtls.CurveID{stdtls.CurveP384}},
 			ClientOptions{Trust: anybody, Curves: []stdtls.CurveID{stdtls.X25519}}, NoSharedParameters, RefusedByPeer},
 		{"suites", ServerOptions{Certificates: plain.Certificates, MinVersion: TLS12, MaxVersion: TLS12, CipherSuites: []uint16{stdtls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}},
@@ -143,23 +145,39 @@ func TestOptionsAreChecked(t *testing.T) {
 func TestNames(t *testing.T) {
 	ca := tlstest.New(t)
 	cert := ca.Server("shop.example", "*.cdn.example").Leaf
+	cert.URIs = ca.Workload("default", "shop").Leaf().URIs
+	cert.IPAddresses = []net.IP{net.IPv4(10, 0, 0, 1)}
+	cert.EmailAddresses = []string{"shop@example"}
 	for _, tc := range []struct {
-		names Names
-		want  bool
+		name Name
+		want bool
 	}{
-		{Names{{Exact: "shop.example"}}, true},
-		{Names{{Exact: "example"}}, false},
-		{Names{{Exact: "a.cdn.example"}}, true},
-		{Names{{Exact: "a.b.cdn.example"}}, false},
-		{Names{{Exact: "cdn.example"}}, false},
-		{Names{{Prefix: "shop."}}, true},
-		{Names{{Suffix: ".example"}}, true},
-		{Names{{Contains: "op.ex"}}, true},
-		{Names{{Exact: "x"}, {Suffix: "p.example"}}, true},
-		{Names{{}}, false},
+		{Name{Exact: "shop.example"}, true},
+		{Name{Exact: "Shop.Example"}, true}, // DNS
+		{Name{Exact: "example"}, false},
+		{Name{Exact: "a.cdn.example"}, true},
+		{Name{Exact: "a.b.cdn.example"}, false},
+		{Name{Exact: "cdn.example"}, false},
+		{Name{Prefix: "shop."}, true},
+		{Name{Prefix: "SHOP.", IgnoreCase: true}, true},
+		{Name{Prefix: "SHOP."}, false},
+		{Name{Suffix: ".example"}, true},
+		{Name{Contains: "op.ex"}, true},
+		{Name{Regex: regexp.MustCompile(`^(?:sh[a-z]p\.example)$`)}, true},
+		{Name{Regex: regexp.MustCompile(`^(?:sh[a-z]p)$`)}, false},
+		{Name{Exact: "shop.example", Kind: URIName}, false},
+		{Name{Exact: "shop.example", Kind: DNSName}, true},
+		{Name{Exact: "a.cdn.example", Kind: URIName}, false},
+		{Name{Exact: "spiffe://cluster.local/ns/default/sa/shop", Kind: URIName}, true},
+		{Name{Exact: "spiffe://cluster.local/ns/default/sa/shop", Kind: DNSName}, false},
+		{Name{Exact: "SPIFFE://cluster.local/ns/default/sa/shop"}, false},
+		{Name{Exact: "10.0.0.1", Kind: IPName}, true},
+		{Name{Exact: "10.0.0.1", Kind: DNSName}, false},
+		{Name{Exact: "shop@example", Kind: EmailName}, true},
+		{Name{}, false},
 	} {
-		if got := tc.names.matchCertificate(cert); got != tc.want {
-			t.Errorf("%v: %v", tc.names, got)
+		if got := (Names{{Exact: "x"}, tc.name}).matchCertificate(cert); got != tc.want {
+			t.Errorf("%v: %v", tc.name, got)
 		}
 	}
 	id, _ := identity.New("cluster.local", "default", "ratings")

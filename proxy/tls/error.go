@@ -111,8 +111,7 @@ func classify(err error) error {
 	case errors.Is(err, errNoCertificate):
 		e.Reason = NoCertificate
 	case is[*identity.PeerError](err), is[x509.UnknownAuthorityError](err), is[x509.CertificateInvalidError](err),
-		is[x509.HostnameError](err), strings.HasPrefix(text, "none of the names in the "),
-		text == "the peer showed no certificate":
+		is[x509.HostnameError](err), is[*nameError](err), is[*RevokedError](err):
 		e.Reason = PeerRefused
 	case errors.As(err, &op) && op.Op == "remote error":
 		e.Reason = RefusedByPeer

@@ -4,9 +4,12 @@ import (
 	"crypto/sha256"
 	stdtls "crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,11 +28,22 @@ type Trust struct {
 	// Names are the alternative names that are accepted; one must match. None
 	// listed: whoever the roots vouch for, as in Envoy.
 	Names Names
-	// SkipVerify accepts anybody. For simple TLS to a server outside the mesh only.
+	// SkipVerify accepts anybody, who then proves nothing: Peer tells nothing of the
+	// certificate. Not for peers of the mesh.
 	SkipVerify bool
+	// Hashes and Keys pin the peer: SHA-256 of its certificate, or of its public key
+	// (SubjectPublicKeyInfo), must be one of all of them. With neither Mesh nor Roots they
+	// alone decide, and the certificate must be within its time.
+	Hashes, Keys [][sha256.Size]byte
+	// Revoked are the revocation lists that every certificate of the chain, or with
+	// RevokedLeafOnly the peer's own, is looked up in; nil: none.
+	Revoked         *Revoked
+	RevokedLeafOnly bool
 
 	seen *verified
 }
+
+func (t *Trust) pins() bool { return len(t.Hashes)+len(t.Keys) > 0 }
 
 // resolve checks t and reads the system's roots if they are wanted.
 func (t *Trust) resolve() error {
@@ -41,7 +55,7 @@ func (t *Trust) resolve() error {
 		t.Roots = roots
 	}
 	t.seen = &verified{}
-	if t.Mesh == nil && t.Roots == nil && !t.SkipVerify {
+	if t.Mesh == nil && t.Roots == nil && !t.pins() && !t.SkipVerify {
 		return errors.New("nothing is configured to judge the peer's certificate by; say SkipVerify if that is meant")
 	}
 	return nil
@@ -60,38 +74,103 @@ func (t *Trust) verifyAt(chain []*x509.Certificate, role identity.Role, now time
 		return identity.ID{}, nil
 	}
 	if len(chain) == 0 {
-		return identity.ID{}, errors.New("the peer showed no certificate")
+		return identity.ID{}, errNotShown
+	}
+	if err := t.pinned(chain[0], role, now); err != nil {
+		return identity.ID{}, err
 	}
 	key := keyOf(chain, role)
-	if _, ok := t.seen.recall(key, nil, now); !ok {
+	if _, ok := t.seen.recall(key, nil, now); !ok && t.Roots != nil {
 		chains, err := chain[0].Verify(options(t.Roots, chain, role, now))
 		if err != nil {
 			return identity.ID{}, err
 		}
-		t.seen.remember(key, nil, identity.ID{}, chains[0]...)
+		until, err := t.current(chains, now)
+		if err != nil {
+			return identity.ID{}, err
+		}
+		t.seen.remember(key, nil, identity.ID{}, until, chains[0]...)
 	}
 	if len(t.Names) == 0 || t.Names.matchCertificate(chain[0]) {
 		return identity.ID{}, nil
 	}
-	return identity.ID{}, fmt.Errorf("none of the names in the %s's certificate (%s) is %s", role, namesOf(chain[0]), t.Names)
+	return identity.ID{}, &nameError{fmt.Sprintf("none of the names in the %s's certificate (%s) is %s", role, namesOf(chain[0]), t.Names)}
 }
 
 func (t *Trust) verifyMesh(chain []*x509.Certificate, role identity.Role, now time.Time) (identity.ID, error) {
 	bundle := t.Mesh.Bundle()
 	key := keyOf(chain, role)
 	if id, ok := t.seen.recall(key, bundle, now); ok && t.Names.Accepts(id) {
-		return id, nil
+		return id, t.pinned(chain[0], role, now)
 	}
 	raw := make([][]byte, len(chain))
 	for i, c := range chain {
 		raw[i] = c.Raw
 	}
 	id, err := identity.VerifyPeer(raw, bundle, now, role, t.Names)
-	if err == nil {
-		t.seen.remember(key, bundle, id, append(bundle.Roots(), chain...)...)
+	if err != nil {
+		return id, err
 	}
-	return id, err
+	if err := t.pinned(chain[0], role, now); err != nil {
+		return identity.ID{}, err
+	}
+	until := forever
+	if t.Revoked != nil {
+		roots := x509.NewCertPool()
+		for _, c := range bundle.Roots() {
+			roots.AddCert(c)
+		}
+		chains, err := chain[0].Verify(options(roots, chain, role, now))
+		if err != nil {
+			return identity.ID{}, err
+		}
+		if until, err = t.current(chains, now); err != nil {
+			return identity.ID{}, err
+		}
+	}
+	t.seen.remember(key, bundle, id, until, append(bundle.Roots(), chain...)...)
+	return id, nil
 }
+
+// forever is later than any certificate ends.
+var forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) // RFC 5280, section 4.1.2.5
+
+// current looks chains up in the revocation lists: one must be without a revoked
+// certificate. until is when the lists are to be looked at again.
+func (t *Trust) current(chains [][]*x509.Certificate, now time.Time) (until time.Time, err error) {
+	if t.Revoked == nil {
+		return forever, nil
+	}
+	for _, chain := range chains {
+		if until, err = t.Revoked.check(chain, t.RevokedLeafOnly, now); err == nil {
+			return until, nil
+		}
+	}
+	return until, err
+}
+
+// pinned compares a certificate with the pins, where there are some.
+func (t *Trust) pinned(leaf *x509.Certificate, role identity.Role, now time.Time) error {
+	if !t.pins() {
+		return nil
+	}
+	hash, key := sha256.Sum256(leaf.Raw), sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	switch {
+	case !slices.Contains(t.Hashes, hash) && !slices.Contains(t.Keys, key):
+		return &nameError{fmt.Sprintf("the %s's certificate (SHA-256 %x, of its key %s) is none of the %d that are pinned",
+			role, hash, base64.StdEncoding.EncodeToString(key[:]), len(t.Hashes)+len(t.Keys))}
+	case now.After(leaf.NotAfter) || now.Before(leaf.NotBefore):
+		return x509.CertificateInvalidError{Cert: leaf, Reason: x509.Expired, Detail: "it is good from " + leaf.NotBefore.UTC().Format(time.RFC3339) + " to " + leaf.NotAfter.UTC().Format(time.RFC3339)}
+	}
+	return nil
+}
+
+var errNotShown = &nameError{"the peer showed no certificate, and one is required"}
+
+// nameError is a refusal for a reason of our own.
+type nameError struct{ text string }
+
+func (e *nameError) Error() string { return e.text }
 
 func options(roots *x509.CertPool, chain []*x509.Certificate, role identity.Role, now time.Time) x509.VerifyOptions {
 	usage := x509.ExtKeyUsageServerAuth
@@ -105,12 +184,33 @@ func options(roots *x509.CertPool, chain []*x509.Certificate, role identity.Role
 	return x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}}
 }
 
-// Name is one accepted alternative name: exactly one of the fields is set.
+// Name is one accepted alternative name: exactly one of Exact to Regex is set.
 type Name struct {
 	Exact, Prefix, Suffix, Contains string
+	Regex                           *regexp.Regexp // of the whole name: anchored by whoever makes it
+	IgnoreCase                      bool           // for those before Regex
+	Kind                            NameKind
 }
 
+// NameKind is the kind of alternative name (RFC 5280, section 4.2.1.6) that a Name stands for.
+type NameKind uint8
+
+// The kinds of names.
+const (
+	AnyName NameKind = iota
+	DNSName
+	URIName
+	IPName
+	EmailName
+)
+
+var kindNames = [...]string{"", "DNS:", "URI:", "IP:", "email:"}
+
 func (n Name) match(s string) bool {
+	if n.IgnoreCase {
+		s = strings.ToLower(s)
+		n.Exact, n.Prefix, n.Suffix, n.Contains = strings.ToLower(n.Exact), strings.ToLower(n.Prefix), strings.ToLower(n.Suffix), strings.ToLower(n.Contains)
+	}
 	switch {
 	case n.Exact != "":
 		return s == n.Exact
@@ -118,20 +218,27 @@ func (n Name) match(s string) bool {
 		return strings.HasPrefix(s, n.Prefix)
 	case n.Suffix != "":
 		return strings.HasSuffix(s, n.Suffix)
+	case n.Contains != "":
+		return strings.Contains(s, n.Contains)
 	}
-	return n.Contains != "" && strings.Contains(s, n.Contains)
+	return n.Regex != nil && n.Regex.MatchString(s)
 }
 
 func (n Name) String() string {
+	var s string
 	switch {
 	case n.Exact != "":
-		return n.Exact
+		s = n.Exact
 	case n.Prefix != "":
-		return n.Prefix + "*"
+		s = n.Prefix + "*"
 	case n.Suffix != "":
-		return "*" + n.Suffix
+		s = "*" + n.Suffix
+	case n.Contains != "":
+		s = "*" + n.Contains + "*"
+	case n.Regex != nil:
+		s = "/" + n.Regex.String() + "/"
 	}
-	return "*" + n.Contains + "*"
+	return kindNames[n.Kind] + s
 }
 
 // Names is a list of accepted names, one of which must match. It is an
@@ -139,11 +246,11 @@ func (n Name) String() string {
 type Names []Name
 
 // Accepts reports whether the identity's URI is among the names.
-func (n Names) Accepts(id identity.ID) bool { return len(n) == 0 || n.match(id.String()) }
+func (n Names) Accepts(id identity.ID) bool { return len(n) == 0 || n.match(URIName, id.String()) }
 
-func (n Names) match(s string) bool {
-	for _, x := range n {
-		if x.match(s) {
+func (n Names) match(kind NameKind, s string) bool {
+	for i := range n {
+		if (n[i].Kind == AnyName || n[i].Kind == kind) && n[i].match(s) {
 			return true
 		}
 	}
@@ -151,27 +258,38 @@ func (n Names) match(s string) bool {
 }
 
 // matchCertificate compares with every alternative name. A DNS name with a
-// wildcard label stands for names one label deep (RFC 9525, section 6.3).
+// wildcard label stands for names one label deep (RFC 9525, section 6.3), and DNS
+// names are the same in any case.
 func (n Names) matchCertificate(c *x509.Certificate) bool {
 	for _, d := range c.DNSNames {
-		if n.match(d) {
+		if n.match(DNSName, d) {
 			return true
 		}
-		if domain, ok := strings.CutPrefix(d, "*."); ok {
-			for _, x := range n {
-				if _, rest, ok := strings.Cut(x.Exact, "."); ok && strings.EqualFold(rest, domain) {
-					return true
-				}
+		domain, wildcard := strings.CutPrefix(d, "*.")
+		for _, x := range n {
+			if x.Kind != AnyName && x.Kind != DNSName || x.Exact == "" {
+				continue
+			}
+			if strings.EqualFold(x.Exact, d) {
+				return true
+			}
+			if _, rest, ok := strings.Cut(x.Exact, "."); ok && wildcard && strings.EqualFold(rest, domain) {
+				return true
 			}
 		}
 	}
 	for _, u := range c.URIs {
-		if n.match(u.String()) {
+		if n.match(URIName, u.String()) {
 			return true
 		}
 	}
 	for _, ip := range c.IPAddresses {
-		if a, ok := netip.AddrFromSlice(ip); ok && n.match(a.Unmap().String()) {
+		if a, ok := netip.AddrFromSlice(ip); ok && n.match(IPName, a.Unmap().String()) {
+			return true
+		}
+	}
+	for _, e := range c.EmailAddresses {
+		if n.match(EmailName, e) {
 			return true
 		}
 	}
@@ -208,6 +326,7 @@ func namesOf(c *x509.Certificate) string {
 	for _, ip := range c.IPAddresses {
 		all = append(all, ip.String())
 	}
+	all = append(all, c.EmailAddresses...)
 	if len(all) == 0 {
 		return "it has none"
 	}
@@ -229,8 +348,8 @@ type Peer struct {
 	// ID is the verified SPIFFE identity; zero if there is none, or the peer was not
 	// judged by the mesh's bundle.
 	ID identity.ID
-	// Presented, Hash, Subject, URI and DNS describe the peer's certificate, for
-	// x-forwarded-client-cert: SHA-256 of the DER, RFC 2253 name, first alternative names.
+	// Presented, Hash, Subject, URI and DNS describe the peer's certificate, if it was
+	// verified, for x-forwarded-client-cert: SHA-256 of the DER, RFC 2253 name, first alternative names.
 	Presented bool
 	Hash      [sha256.Size]byte
 	Subject   string
@@ -248,7 +367,7 @@ func (n *handshake) describe(st *stdtls.ConnectionState) *Peer {
 	if c := certificate(n.config, n.hello); c != nil && c.Leaf != nil && len(c.Leaf.URIs) > 0 {
 		p.Local = c.Leaf.URIs[0].String()
 	}
-	if len(st.PeerCertificates) == 0 {
+	if len(st.PeerCertificates) == 0 || n.trust.SkipVerify && n.trust.Mesh == nil {
 		return p
 	}
 	leaf := st.PeerCertificates[0]

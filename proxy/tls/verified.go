@@ -49,11 +49,12 @@ func (v *verified) recall(key chainKey, bundle *identity.Bundle, now time.Time) 
 	return g.id, ok && v.bundle == bundle && now.After(g.from) && now.Before(g.until)
 }
 
-// remember notes a chain that was verified by the given certificates. Listing some that
+// remember notes a chain that was verified by the given certificates, until the given time
+// at most. Listing some that
 // played no part only makes it forget sooner.
-func (v *verified) remember(key chainKey, bundle *identity.Bundle, id identity.ID, by ...*x509.Certificate) {
-	g := goodChain{id: id, from: by[0].NotBefore, until: by[0].NotAfter}
-	for _, c := range by[1:] {
+func (v *verified) remember(key chainKey, bundle *identity.Bundle, id identity.ID, until time.Time, by ...*x509.Certificate) {
+	g := goodChain{id: id, until: until}
+	for _, c := range by {
 		if c.NotBefore.After(g.from) {
 			g.from = c.NotBefore
 		}

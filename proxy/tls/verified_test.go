@@ -73,7 +73,7 @@ func TestVerified(t *testing.T) {
 	for i := range maxVerified {
 		trust.seen.good[chainKey{byte(i), byte(i >> 8), 1}] = goodChain{}
 	}
-	trust.seen.remember(chainKey{}, source.bundle, w.ID(), w.Leaf())
+	trust.seen.remember(chainKey{}, source.bundle, w.ID(), forever, w.Leaf())
 	if good() != 1 {
 		t.Errorf("%d chains remembered: the memory grows without end", good())
 	}

@@ -6,9 +6,11 @@ package tlstest
 import (
 	"crypto"
 	"crypto/rand"
+	"crypto/rsa"
 	stdtls "crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"math/big"
 	"net/url"
 	"testing"
@@ -36,7 +38,7 @@ func New(t testing.TB) *Authority {
 	template := &x509.Certificate{
 		SerialNumber: serial(t), Subject: pkix.Name{CommonName: "test root"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	a.Cert = a.sign(template, template, key.Public())
 	return a
@@ -79,12 +81,59 @@ func (a *Authority) Server(names ...string) *stdtls.Certificate {
 	return a.leaf(&x509.Certificate{DNSNames: names, Subject: pkix.Name{CommonName: names[0]}})
 }
 
+// ServerRSA is Server with an RSA key.
+func (a *Authority) ServerRSA(names ...string) *stdtls.Certificate {
+	a.t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return a.leafWith(key, &x509.Certificate{DNSNames: names, Subject: pkix.Name{CommonName: names[0]}})
+}
+
+// Revoke makes a revocation list in PEM, good from an hour ago until the given time.
+func (a *Authority) Revoke(until time.Time, certs ...*stdtls.Certificate) []byte {
+	a.t.Helper()
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: until}
+	for _, c := range certs {
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.Leaf.SerialNumber, RevocationTime: time.Now()})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, a.Cert, a.key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})
+}
+
+// PEM is the root.
+func (a *Authority) PEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Cert.Raw})
+}
+
+// PEM is chain and key of a certificate.
+func PEM(t testing.TB, c *stdtls.Certificate) (chain, key []byte) {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, raw := range c.Certificate {
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: raw})...)
+	}
+	return chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+}
+
 func (a *Authority) leaf(template *x509.Certificate) *stdtls.Certificate {
 	a.t.Helper()
 	key, err := identity.NewKey()
 	if err != nil {
 		a.t.Fatal(err)
 	}
+	return a.leafWith(key, template)
+}
+
+func (a *Authority) leafWith(key crypto.Signer, template *x509.Certificate) *stdtls.Certificate {
+	a.t.Helper()
 	template.SerialNumber = serial(a.t)
 	template.NotBefore, template.NotAfter = time.Now().Add(-time.Minute), time.Now().Add(time.Hour)
 	template.BasicConstraintsValid = true
