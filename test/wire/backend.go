@@ -1,0 +1,149 @@
+package wire
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/weirmesh/weir/proxy/loop/mem"
+)
+
+// Backend is what stands behind the last proxy. It records every request, answers it, and notes whatever is not
+// written in the one way this package's readers take.
+type Backend struct {
+	// Answer is what the next requests are answered with, one after the other, instead of the default: 200 with the
+	// request line as body. Bytes are sent as they are.
+	Answer [][]byte
+	// Early sends an answer when the head of a request is there.
+	Early bool
+
+	Requests []*Message // complete or not, in order
+	Problems []string
+
+	protocol Protocol
+	l        *mem.Listener
+	conns    []*backConn
+}
+
+type backConn struct {
+	b       *Backend
+	p       *mem.Peer
+	in      []byte
+	now     *Message // being received
+	early   bool     // it was answered
+	tunnel  bool
+	ended   bool
+	refused bool // could not be read any further
+}
+
+func newBackend(l *mem.Listener, p Protocol) *Backend { return &Backend{l: l, protocol: p} }
+
+// work does what can be done, and reports whether anything was.
+func (b *Backend) work() (worked bool) {
+	for p := b.l.Accept(); p != nil; p = b.l.Accept() {
+		b.conns = append(b.conns, &backConn{b: b, p: p})
+		worked = true
+	}
+	for _, c := range b.conns {
+		worked = c.work() || worked
+	}
+	return worked
+}
+
+func (c *backConn) work() bool {
+	if c.ended {
+		return false
+	}
+	got, err := c.p.Recv()
+	c.in = append(c.in, got...)
+	if err != nil {
+		c.ended = true
+		c.p.Close()
+	}
+	if c.tunnel || c.refused {
+		if c.tunnel && len(got) > 0 {
+			c.now.Body = append(c.now.Body, got...)
+		}
+		return len(got) > 0
+	}
+	c.read()
+	return len(got) > 0
+}
+
+// read takes requests out of what was received.
+func (c *backConn) read() {
+	for len(c.in) > 0 {
+		m, n, err := readRequest(c.in)
+		if err != nil {
+			c.refused = true
+			c.b.problem("%v", err)
+			return
+		}
+		if m == nil {
+			return
+		}
+		if c.now == nil {
+			c.now = m
+			c.b.Requests = append(c.b.Requests, m)
+		} else {
+			*c.now = *m
+		}
+		if c.b.Early || n > 0 {
+			c.answer()
+		}
+		if c.tunnel {
+			c.now.Body, c.in = append([]byte(nil), c.in[n:]...), nil
+			return
+		}
+		if n == 0 {
+			return
+		}
+		c.now.raw = c.in[:n:n]
+		c.in = c.in[n:]
+		c.now, c.early = nil, false
+	}
+}
+
+// answer sends the answer to the request being read, once.
+func (c *backConn) answer() {
+	if c.early || c.ended {
+		return
+	}
+	c.early = true
+	text := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n", len(c.now.Start))
+	if !strings.HasPrefix(c.now.Start, "HEAD ") {
+		text = append(text, c.now.Start...)
+	}
+	if len(c.b.Answer) > 0 {
+		text, c.b.Answer = c.b.Answer[0], c.b.Answer[1:]
+		c.tunnel = strings.HasPrefix(string(text), "HTTP/1.1 101 ")
+	}
+	if n, err := c.p.Send(text); err != nil || n < len(text) {
+		c.b.problem("the answer to %q was not taken: %d of %d bytes, %v", c.now.Start, n, len(text), err)
+	}
+}
+
+// Send sends bytes on the newest connection, asked for or not.
+func (b *Backend) Send(text []byte) {
+	if len(b.conns) == 0 {
+		b.problem("no connection to send %q on", text)
+		return
+	}
+	_, _ = b.conns[len(b.conns)-1].p.Send(text)
+}
+
+func (b *Backend) problem(format string, args ...any) {
+	b.Problems = append(b.Problems, fmt.Sprintf(format, args...))
+}
+
+func (b *Backend) forget() {
+	b.Requests, b.Problems, b.Answer, b.Early = nil, nil, nil, false
+}
+
+func (b *Backend) close() {
+	b.l.Close()
+	for _, c := range b.conns {
+		if !c.ended {
+			c.p.Close()
+		}
+	}
+}
