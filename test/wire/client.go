@@ -189,7 +189,8 @@ func (b *Backend) Report() string {
 	}
 	var lines []string
 	for _, m := range b.Requests {
-		start := strings.TrimSuffix(m.Start, " HTTP/1.1")
+		start := short([]byte(strings.TrimSuffix(m.Start, " HTTP/1.1")))
+		start = start[1 : len(start)-1]
 		text := fmt.Sprintf("%s host=%s%s", start, m.Get("host"), shown(m.Fields))
 		switch {
 		case m.Length >= 0:
@@ -217,14 +218,15 @@ var ours = regexp.MustCompile(`^(?i:host|content-length|transfer-encoding|x-requ
 func shown(fs []Field) string {
 	var b strings.Builder
 	for _, f := range fs {
-		if !ours.MatchString(f.Name) {
-			fmt.Fprintf(&b, " [%s: %s]", f.Name, fills.ReplaceAllStringFunc(f.Value, fill))
+		if !ours.MatchString(f.Name) && (f.Name != "connection" || f.Value != "close") {
+			q := short([]byte(f.Value))
+			fmt.Fprintf(&b, " [%s: %s]", f.Name, q[1:len(q)-1])
 		}
 	}
 	return b.String()
 }
 
-var fills = regexp.MustCompile(`x{50,}|a{50,}`)
+var fills = regexp.MustCompile(`x{50,}|a{50,}|A{50,}`)
 
 func fill(s string) string { return fmt.Sprintf("<%d %c>", len(s), s[0]) }
 
