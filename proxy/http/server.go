@@ -269,6 +269,8 @@ var continueHead = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 
 func (s *server) writeHead(x *Exchange) {
 	s.keep = s.dec.KeepAlive() && !s.w.drain && x.Response.Status != 101 &&
+		// What follows a CONNECT was meant for a tunnel, and must not be read as a request.
+		x.Request.Method != message.CONNECT &&
 		(s.cfg.MaxRequests == 0 || s.served+1 < s.cfg.MaxRequests) &&
 		// A local reply while the client still sends: can the rest be read and thrown away, and will it come?
 		(x.is(requestDone) || x.up != nil || s.discardable(x) && x.Cause != observe.RequestTimeout && x.Cause != observe.StreamIdleTimeout)

@@ -204,7 +204,7 @@ func (c *Chain) start(i int, manager string) (*node, error) {
 	a := listener.NewAcceptor(n.loop, listener.Options{Log: log, Serve: func(cc *conn.Conn, a listener.Arrival) conn.Handler {
 		return n.worker.Serve(cc, a.Chain.Filters.(*http.Config))
 	}})
-	_, err = listener.NewGroup(listener.Sockets{Sockets: c.Net.Sockets()}, c.Net.Sockets(), log, a).Apply(table)
+	_, err = listener.NewGroup(listener.Sockets{Sockets: c.Net.Sockets()}, c.Net.Sockets(), nil, log, a).Apply(table)
 	return n, err
 }
 

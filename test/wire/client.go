@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -115,12 +116,17 @@ func (c *Client) Close() {
 
 // Report tells what the client got, with the reasons the proxies give for their own answers.
 func (c *Client) Report() string {
+	all := c.Responses
+	if m, _, err := readResponse(c.in, "", false); m != nil && err == nil {
+		m.Complete = false
+		all = append(slices.Clone(all), m)
+	}
 	var parts []string
 	final := 0
-	for _, m := range c.Responses {
+	for _, m := range all {
 		text := m.Start[9:12]
 		if s := m.status(); s < 200 && s != 101 {
-			parts = append(parts, text)
+			parts = append(parts, text+shown(m.Fields))
 			continue
 		}
 		why := c.chain.why(final)
@@ -131,9 +137,7 @@ func (c *Client) Report() string {
 		case len(m.Body) > 0:
 			text += " " + short(m.Body)
 		}
-		if extra := shown(m.Fields); extra != "" {
-			text += extra
-		}
+		text += shown(m.Fields)
 		if len(m.Trailers) > 0 {
 			text += " trailers" + shown(m.Trailers)
 		}
@@ -145,12 +149,12 @@ func (c *Client) Report() string {
 	if len(c.Tunnel) > 0 {
 		parts = append(parts, "tunnel "+short(c.Tunnel))
 	}
-	if len(c.Responses) == 0 {
+	if len(all) == 0 {
 		parts = append(parts, "nothing")
 	}
 	if c.problem != "" {
 		parts = append(parts, "UNREADABLE: "+c.problem)
-	} else if len(c.in) > 0 {
+	} else if len(c.in) > 0 && len(all) == len(c.Responses) {
 		parts = append(parts, "the beginning of another: "+short(c.in))
 	}
 	switch {
@@ -236,6 +240,9 @@ func short(b []byte) string {
 
 // SecondOpinion lets net/http read the same bytes. It returns what it sees differently, "" if nothing.
 func (m *Message) SecondOpinion() string {
+	if len(m.raw) == 0 {
+		return "" // it is not complete, or became a tunnel
+	}
 	q, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(m.raw)))
 	if err != nil {
 		if strings.Contains(err.Error(), "parse ") || strings.Contains(err.Error(), "invalid URI") {

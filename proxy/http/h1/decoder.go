@@ -26,8 +26,14 @@ const (
 	DefaultHeadBytes = 60 << 10 // Envoy's default (max_request_headers_kb)
 	DefaultFields    = 100      // Envoy's default (max_headers_count)
 
+	// A line is parsed when all of it is there, and a connection keeps 64 KiB (conn.Handler).
+	maxLine = 64<<10 - 1
+
 	// A chunk size has at most 15 digits; what is longer is extensions, which nobody uses and we drop.
 	maxChunkLine = 1 << 10
+	// chunkSlack is how much longer than their data the lines of chunks may become: 16 bytes a chunk and as much again as
+	// twice its data are usual, everything else is work without content.
+	chunkSlack = 16 << 10
 )
 
 // Event is what a Step found.
@@ -64,7 +70,6 @@ const (
 	sawUpgrade   // the token in Connection
 	sawNominated // Connection names other headers
 	sawEmptyLine // before the request line
-	upgradeAsked // of the request this response answers
 )
 
 // Decoder reads the messages of one direction of one connection, one after the
@@ -76,10 +81,11 @@ type Decoder struct {
 	trailers *message.Headers
 	arena    *message.Arena
 	upgrade  []byte
-	left     int64 // of the body or chunk
-	scanned  int32 // bytes of the current line that have been searched for its end
-	budget   int32 // bytes the head or the trailers may still have
-	fields   int32 // fields they may still have
+	asked    []byte // the upgrade asked for by the request that a response answers
+	left     int64  // of the body or chunk
+	scanned  int32  // bytes of the current line that have been searched for its end
+	budget   int32  // bytes the head, the lines of chunks or the trailers may still have
+	fields   int32  // fields they may still have
 	limits   Limits
 	flags    uint8
 	state    state
@@ -98,10 +104,7 @@ func (d *Decoder) StartRequest(req *message.Request, trailers *message.Headers, 
 // StartResponse makes the decoder expect the response to req. After a Head with
 // a status below 200 other than 101 it is called again for the next head.
 func (d *Decoder) StartResponse(resp *message.Response, trailers *message.Headers, a *message.Arena, l Limits, req *message.Request) {
-	*d = Decoder{resp: resp, headers: &resp.Headers, trailers: trailers, arena: a, method: req.Method}
-	if req.Upgrade != nil {
-		d.flags = upgradeAsked
-	}
+	*d = Decoder{resp: resp, headers: &resp.Headers, trailers: trailers, arena: a, method: req.Method, asked: req.Upgrade}
 	d.begin(l)
 }
 
@@ -196,7 +199,7 @@ func (d *Decoder) lines(b []byte) (n int, ev Event) {
 		}
 		i := bytes.IndexByte(rest[d.scanned:], '\n')
 		if i < 0 {
-			if len(rest) > int(d.budget) {
+			if len(rest) > min(int(d.budget), maxLine) {
 				return n, d.fail(d.tooLarge())
 			}
 			d.scanned = int32(len(rest))
@@ -205,7 +208,7 @@ func (d *Decoder) lines(b []byte) (n int, ev Event) {
 		i += int(d.scanned)
 		d.scanned = 0
 		n += i + 1
-		if i+1 > int(d.budget) {
+		if i+1 > min(int(d.budget), maxLine) {
 			return n, d.fail(d.tooLarge())
 		}
 		d.budget -= int32(i + 1)
@@ -347,7 +350,7 @@ func (d *Decoder) connectionField(id message.ID, value []byte) (keep bool, r Rea
 			return false, r
 		}
 		if d.req.Authority == nil { // an absolute-form target wins (RFC 9112 section 3.2.2)
-			d.req.Authority = value
+			d.req.Authority = message.WithoutEmptyPort(value)
 		}
 		return false, OK
 	case message.ContentLength:
@@ -357,8 +360,9 @@ func (d *Decoder) connectionField(id message.ID, value []byte) (keep bool, r Rea
 		}
 		have := d.length()
 		if *have != message.Unknown {
-			if *have != n {
-				return false, DifferingContentLengths
+			// The same length twice from a client is somebody trying; applications are known to do it.
+			if d.req != nil || !bytes.Equal(value, d.headers.Get(message.ContentLength)) {
+				return false, SeveralContentLengths
 			}
 			return false, OK
 		}
@@ -423,10 +427,11 @@ func (d *Decoder) dropNominated() Reason {
 	if d.flags&sawNominated == 0 {
 		return OK
 	}
-	var lower [64]byte // longer names than this are nobody's hop-by-hop headers
+	var lower [64]byte // longer names than this are not well known
 	names, _ := d.headers.Joined("connection", d.arena.Open(256))
 	for token := range tokens(names) {
-		if len(token) == 0 || len(token) > len(lower) {
+		if len(token) > len(lower) {
+			d.headers.RemoveFunc(func(f *message.Field) bool { return sameFold(f.Name, token) })
 			continue
 		}
 		name := lower[:len(token)]
@@ -467,15 +472,24 @@ func (d *Decoder) endRequest() Reason {
 	if r := d.dropNominated(); r != OK {
 		return r
 	}
-	// A request to change to HTTP/2 in clear text is answered in HTTP/1.1 (RFC 9113 section 3.1 has no upgrade).
-	if d.flags&sawUpgrade != 0 && len(d.upgrade) > 0 && d.protocol == message.HTTP11 && !message.EqualFold(d.upgrade, "h2c") {
-		q.Upgrade = d.upgrade
-	}
 	if d.protocol == message.HTTP10 {
 		q.Continue = false // RFC 9110 section 10.1.1
 	}
 	d.body(q.ContentLength)
 	q.NoBody = d.state == length && d.left == 0
+	if q.Method == message.CONNECT {
+		if !q.NoBody {
+			return BodyInConnect
+		}
+		q.ContentLength = message.Unknown
+		q.Headers.Remove(message.ContentLength)
+	}
+	// A server may go on in HTTP/1.1 (RFC 9110 section 7.8). We do where the protocol is HTTP/2 in clear text (RFC 9113
+	// section 3.1 has no upgrade), where a body would have to be told apart from what follows it, and with other methods
+	// than GET, which extended CONNECT (RFC 8441) cannot tell apart.
+	if d.flags&sawUpgrade != 0 && len(d.upgrade) > 0 && d.protocol == message.HTTP11 && q.NoBody && q.Method == message.GET && !message.EqualFold(d.upgrade, "h2c") {
+		q.Upgrade = d.upgrade
+	}
 	if q.NoBody {
 		q.Continue = false
 	}
@@ -497,13 +511,10 @@ func (d *Decoder) endResponse() Reason {
 	}
 	switch {
 	case p.Status == 101:
-		if d.flags&upgradeAsked == 0 {
+		if len(d.asked) == 0 || !sameFold(d.upgrade, d.asked) {
 			return UnexpectedUpgrade
 		}
-		p.Upgrade, p.NoBody = d.upgrade, false
-		if p.Upgrade == nil {
-			return UnexpectedUpgrade
-		}
+		p.Upgrade, p.NoBody, p.ContentLength = d.upgrade, false, message.Unknown
 		d.state = untilClose
 		return OK
 	case p.Status < 200 || p.Status == 204:
@@ -526,7 +537,7 @@ func (d *Decoder) endResponse() Reason {
 
 func (d *Decoder) body(contentLength int64) {
 	if d.flags&sawChunked != 0 {
-		d.state = chunkSize
+		d.state, d.budget = chunkSize, chunkSlack
 		return
 	}
 	d.state, d.left = length, max(contentLength, 0)
@@ -576,6 +587,10 @@ func (d *Decoder) chunk(b []byte) (n int, data []byte, ev Event) {
 		return n, nil, d.fail(r)
 	}
 	n += i + 1
+	if d.budget -= int32(i + 3); d.budget < 0 { // the line, and what ends the data
+		return n, nil, d.fail(ChunkLineTooLong)
+	}
+	d.budget = int32(min(int64(d.budget)+16+min(2*size, chunkSlack), chunkSlack))
 	if size == 0 {
 		d.state = trailers
 		d.budget, d.fields = int32(d.limits.HeadBytes), int32(d.limits.Fields)

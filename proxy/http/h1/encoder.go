@@ -176,7 +176,7 @@ func appendFields(dst []byte, h *message.Headers) []byte {
 		f := &all[i]
 		switch f.ID {
 		case message.Host, message.ContentLength, message.TransferEncoding, message.Connection,
-			message.KeepAlive, message.ProxyConnection, message.TE, message.Upgrade, message.Expect:
+			message.KeepAlive, message.ProxyConnection, message.TE, message.Upgrade, message.Expect, message.HTTP2Settings:
 			continue
 		}
 		dst = append(dst, f.Name...)

@@ -19,17 +19,14 @@ func (d *Decoder) requestLine(line []byte) Reason {
 	rest := line[i+1:]
 	j := len(rest) - len(" HTTP/1.1")
 	if j < 0 || string(rest[j:j+8]) != " HTTP/1." {
-		if string(line) == "PRI * HTTP/2.0" {
-			return HTTP2Preface
-		}
-		return InvalidVersion
+		return badVersion(line)
 	}
 	switch rest[len(rest)-1] {
 	case '1':
 	case '0':
 		d.protocol = message.HTTP10
 	default:
-		return InvalidVersion
+		return badVersion(line)
 	}
 	d.req.Protocol = d.protocol
 	if j == 0 {
@@ -53,12 +50,29 @@ func (d *Decoder) requestLine(line []byte) Reason {
 	return d.target(own[i+1:])
 }
 
+// badVersion says what is wrong with a request line that does not end with one of our versions.
+func badVersion(line []byte) Reason {
+	if string(line) == "PRI * HTTP/2.0" {
+		return HTTP2Preface
+	}
+	digit := func(c byte) bool { return c >= '0' && c <= '9' }
+	if i := bytes.LastIndexByte(line, ' '); bytes.IndexByte(line, ' ') != i {
+		if v, ok := bytes.CutPrefix(line[i+1:], []byte("HTTP/")); ok && (len(v) == 1 && digit(v[0]) || len(v) == 3 && digit(v[0]) && v[1] == '.' && digit(v[2])) {
+			return InvalidVersion
+		}
+	}
+	return InvalidRequestLine
+}
+
 // target tells the four forms apart (RFC 9112 section 3.2).
 func (d *Decoder) target(t []byte) Reason {
 	q := d.req
 	switch {
 	case q.Method == message.CONNECT:
 		q.Authority = t
+		if !hasPort(t) {
+			return InvalidTarget
+		}
 		return checkAuthority(t)
 	case t[0] == '/':
 		q.Path = t
@@ -99,7 +113,11 @@ func (d *Decoder) target(t []byte) Reason {
 	if end == 0 {
 		return InvalidTarget
 	}
-	return checkAuthority(q.Authority)
+	if r := checkAuthority(q.Authority); r != OK {
+		return r
+	}
+	q.Authority = message.WithoutEmptyPort(q.Authority)
+	return OK
 }
 
 // statusLine parses "HTTP/1.x SP status [SP reason]" (RFC 9112 section 4). The reason phrase is not kept.
@@ -138,6 +156,19 @@ func checkAuthority(a []byte) Reason {
 		return InvalidHost
 	}
 	return OK
+}
+
+// hasPort reports whether a host is followed by a port other than 0 (RFC 9110 section 9.3.6).
+func hasPort(a []byte) bool {
+	for i := len(a) - 1; i > 0; i-- {
+		switch c := a[i]; {
+		case c == ':':
+			return len(bytes.Trim(a[i+1:], "0")) > 0
+		case c < '0' || c > '9':
+			return false
+		}
+	}
+	return false
 }
 
 // parseChunkSize reads "size [OWS] [; extensions]". White space behind the size is what some old servers pad with.
@@ -186,6 +217,19 @@ func tokens(v []byte) iter.Seq[[]byte] {
 			}
 		}
 	}
+}
+
+// sameFold compares two ASCII strings.
+func sameFold(a, b []byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i, c := range a {
+		if c != b[i] && (message.LowerToken(c) == 0 || message.LowerToken(c) != message.LowerToken(b[i])) {
+			return false
+		}
+	}
+	return true
 }
 
 func lowerInPlace(b []byte) {

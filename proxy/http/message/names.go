@@ -28,6 +28,7 @@ const (
 	GRPCStatus
 	GRPCTimeout
 	Host
+	HTTP2Settings
 	IfModifiedSince
 	IfNoneMatch
 	KeepAlive
@@ -122,6 +123,7 @@ var names = [numIDs]string{
 	GRPCStatus:                         "grpc-status",
 	GRPCTimeout:                        "grpc-timeout",
 	Host:                               "host",
+	HTTP2Settings:                      "http2-settings",
 	IfModifiedSince:                    "if-modified-since",
 	IfNoneMatch:                        "if-none-match",
 	KeepAlive:                          "keep-alive",
@@ -245,6 +247,8 @@ func IDOf[S ~string | ~[]byte](name S) ID {
 		return GRPCTimeout
 	case "host":
 		return Host
+	case "http2-settings":
+		return HTTP2Settings
 	case "if-modified-since":
 		return IfModifiedSince
 	case "if-none-match":

@@ -1,8 +1,11 @@
 package message
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
+	"net/netip"
+	"unsafe"
 )
 
 // tokenByte maps a token character (RFC 9110 section 5.6.2) to its lower case and all others to 0.
@@ -77,21 +80,15 @@ func BadTargetByte(target []byte) (c byte, bad bool) {
 	return 0, false
 }
 
-const (
-	hostChar = iota + 1
-	hostColon
-	hostBracket
-)
-
-// hostByte holds the characters of a host with port (RFC 3986 section 3.2): unreserved, sub-delims, ':', brackets and '%'.
-var hostByte = func() (t [256]uint8) {
+// hostByte holds the characters of a name in an authority: unreserved and sub-delims (RFC 3986 section 3.2.2), without ','
+// and escapes. Whoever takes a list for one host, or reads escapes, would see another host than its neighbour.
+var hostByte = func() (t [256]bool) {
 	for c := byte('a'); c <= 'z'; c++ {
-		t[c], t[c-'a'+'A'] = hostChar, hostChar
+		t[c], t[c-'a'+'A'] = true, true
 	}
-	for _, c := range []byte("0123456789-._~!$&'()*+,;=%") {
-		t[c] = hostChar
+	for _, c := range []byte("0123456789-._~!$&'()*+;=") {
+		t[c] = true
 	}
-	t[':'], t['['], t[']'] = hostColon, hostBracket, hostBracket
 	return t
 }()
 
@@ -104,54 +101,59 @@ const (
 	NoHost // neither a host nor a host with port
 )
 
-// CheckAuthority looks at a host or host:port (RFC 9110 section 4.2), where an empty host is left to the caller.
+// CheckAuthority looks at a host or host:port (RFC 9110 section 4.2), where nothing at all is left to the caller. A port
+// has one spelling, or is empty (RFC 3986 section 3.2.3): see WithoutEmptyPort.
 func CheckAuthority(a []byte) Fault {
-	colons, brackets, open, end, port := 0, 0, -1, -1, len(a)
-	for i, c := range a {
-		switch hostByte[c] {
-		case hostChar:
-		case hostColon:
-			colons++
-			port = i
-		case hostBracket:
-			brackets++
-			if c == '[' {
-				open = i
-			} else if end < 0 {
-				end = i
-			}
-		default:
-			if c == '@' {
-				return Userinfo
-			}
-			return NoHost
+	end := 0 // of the host
+	if len(a) > 0 && a[0] == '[' {
+		end = bytes.IndexByte(a, ']') + 1
+		if end == 0 || !isIPv6(a[1:end-1]) {
+			return badAuthority(a)
+		}
+	} else {
+		for end < len(a) && hostByte[a[end]] {
+			end++
 		}
 	}
-	if brackets > 0 { // [address] or [address]:port
-		if brackets != 2 || open != 0 || end < 0 {
-			return NoHost
-		}
-		if port < end {
-			port = len(a)
-		}
-		if port != end+1 {
-			return NoHost
-		}
-	} else if colons > 1 {
-		return NoHost
-	}
-	if port == len(a) {
+	if end == len(a) {
 		return NoFault
 	}
-	if len(a)-port-1 > 5 {
+	port := a[end+1:]
+	if a[end] != ':' || end == 0 || len(port) > 5 || len(port) > 1 && port[0] == '0' {
+		return badAuthority(a)
+	}
+	n := 0
+	for _, c := range port {
+		if c < '0' || c > '9' {
+			return badAuthority(a)
+		}
+		n = n*10 + int(c-'0')
+	}
+	if n > 65535 {
 		return NoHost
 	}
-	for _, c := range a[port+1:] {
-		if c < '0' || c > '9' {
-			return NoHost
-		}
-	}
 	return NoFault
+}
+
+// WithoutEmptyPort gives an authority that CheckAuthority found good the form that is compared.
+func WithoutEmptyPort(a []byte) []byte {
+	if n := len(a) - 1; n >= 0 && a[n] == ':' {
+		return a[:n]
+	}
+	return a
+}
+
+func badAuthority(a []byte) Fault {
+	if bytes.IndexByte(a, '@') >= 0 {
+		return Userinfo
+	}
+	return NoHost
+}
+
+func isIPv6(b []byte) bool {
+	// The string is looked at and not kept; netip keeps zones only.
+	a, err := netip.ParseAddr(unsafe.String(unsafe.SliceData(b), len(b)))
+	return err == nil && a.Is6() && a.Zone() == ""
 }
 
 // ParseLength reads a Content-Length (RFC 9110 section 8.6).
