@@ -104,6 +104,8 @@ type Conn struct {
 	fd    int
 	token loop.Token
 	state state
+	left  int32 // while aborting: what had not arrived the last time,
+	asked uint8 // and how often that was the same
 
 	in     []byte // input shown and not used
 	out    []byte // output not yet sent, from outOff on
@@ -141,10 +143,11 @@ const (
 	high       // Buffered was above HighWater; Drained is owed
 	closeWrite // half-close once the output is flushed
 	finSent
-	closing // Close was called: flush, linger, then end
-	dead    // the socket is closed; Closed is owed or was called
-	told    // Closed was called
-	dialled // we are the client
+	closing  // Close was called: flush, linger, then end
+	aborting // Abort was called: closing, and RST instead of FIN
+	dead     // the socket is closed; Closed is owed or was called
+	told     // Closed was called
+	dialled  // we are the client
 )
 
 func (c *Conn) is(s state) bool { return c.state&s != 0 }

@@ -2,6 +2,7 @@ package conn
 
 import (
 	"syscall"
+	"time"
 
 	"github.com/weirmesh/weir/proxy/loop"
 )
@@ -111,6 +112,34 @@ func (c *Conn) end(why Why) {
 	c.l.AtFlush(&c.flush)
 }
 
+// Abort is Close for an owner that knows its stream to be cut short: what was written is
+// delivered, and then the peer learns by RST that it was not all. No callback but Closed
+// comes after it.
+func (c *Conn) Abort() {
+	if !c.is(dead | closing) {
+		c.state |= aborting
+		c.end(Why{Kind: ResetHere})
+	}
+}
+
+// abort is the last part of Abort. RST overtakes what the kernel has not delivered, so
+// that is waited for, by looking after 1, 2, 4 … 4096 ms without progress, together about
+// as long as Close waits for a peer that takes nothing.
+func (c *Conn) abort() {
+	const most = 13
+	left := int32(c.l.Poller().Unsent(c.fd))
+	if left != c.left {
+		c.left, c.asked = left, 0
+	}
+	if left > 0 && c.asked < most {
+		c.l.Arm(&c.timer, c.l.Now()+int64(time.Millisecond)<<c.asked)
+		c.asked++
+		return
+	}
+	c.l.Poller().Set(c.fd, loop.ResetOnClose, 1)
+	c.fail(c.why)
+}
+
 // Reset ends the connection at once with RST and drops what was not sent.
 func (c *Conn) Reset() {
 	if c.is(dead) {
@@ -153,6 +182,10 @@ func (c *Conn) doFlush() {
 		}
 	}
 	if c.Buffered() > 0 {
+		return
+	}
+	if c.is(aborting) {
+		c.abort()
 		return
 	}
 	if c.state&(closeWrite|closing) != 0 && !c.is(finSent) {
@@ -257,6 +290,8 @@ func (c *Conn) expired() {
 		c.fail(Why{Kind: ConnectTimeout})
 	case c.is(handshaking):
 		c.fail(Why{Kind: HandshakeTimeout})
+	case c.is(aborting) && c.Buffered() == 0:
+		c.abort()
 	case c.is(finSent):
 		c.fail(c.why)
 	default:

@@ -54,6 +54,8 @@ type Sockets interface {
 	SocketError(fd int) syscall.Errno
 	Local(fd int) Addr
 	Remote(fd int) Addr
+	// Unsent is how many written bytes the peer has not acknowledged; 0 if that is unknown.
+	Unsent(fd int) int
 	// OriginalDst is where the client meant to connect before a redirect rule of
 	// the kernel (nftables REDIRECT) sent it here. Without a rule it fails, or,
 	// once connection tracking is active, returns the local address.

@@ -166,6 +166,17 @@ func (sockets) Remote(fd int) Addr {
 	return decode(sa)
 }
 
+// soNWrite is SO_NWRITE of sys/socket.h.
+const soNWrite = 0x1024
+
+func (sockets) Unsent(fd int) int {
+	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, soNWrite)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 func (sockets) OriginalDst(int) (netip.AddrPort, syscall.Errno) {
 	return netip.AddrPort{}, syscall.ENOPROTOOPT // no redirect capture on Darwin
 }

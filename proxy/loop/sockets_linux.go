@@ -220,6 +220,15 @@ func (*sockets) SocketError(fd int) syscall.Errno {
 	return syscall.Errno(v)
 }
 
+func (*sockets) Unsent(fd int) int {
+	v := int32(0)
+	_, _, e := syscall.RawSyscall(syscall.SYS_IOCTL, uintptr(fd), unix.SIOCOUTQ, uintptr(unsafe.Pointer(&v)))
+	if e != 0 {
+		return 0
+	}
+	return int(v)
+}
+
 func (s *sockets) Local(fd int) Addr  { return s.name(syscall.SYS_GETSOCKNAME, fd) }
 func (s *sockets) Remote(fd int) Addr { return s.name(syscall.SYS_GETPEERNAME, fd) }
 

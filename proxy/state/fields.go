@@ -193,8 +193,8 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol": acts("allow_requests_without_proxy_protocol disallowed_versions").
 		but("stat_prefix", statsNames).but("pass_through_tlvs", "type-length-values are read over"),
 	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector": everything,
-	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy": acts("cluster weighted_clusters idle_timeout access_log max_connect_attempts stat_prefix").
-		but("max_downstream_connection_duration", later).but("hash_policy", later).but("access_log_options", later),
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy": acts("cluster weighted_clusters idle_timeout max_downstream_connection_duration access_log max_connect_attempts stat_prefix").
+		but("hash_policy", later).but("access_log_options", later),
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster":               everything,
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight": everything,
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": acts("stat_prefix route_config rds http_filters access_log"+

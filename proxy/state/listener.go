@@ -235,6 +235,7 @@ func (b *Builder) decodeTCP(f *listenerv3.Filter, dir http.Direction, path strin
 			c.IdleTimeout = -1 // none
 		}
 	}
+	c.MaxDuration = p.GetMaxDownstreamConnectionDuration().AsDuration()
 	if n := p.GetMaxConnectAttempts().GetValue(); n > 0 {
 		c.MaxConnectAttempts = int(min(n, 10))
 	}

@@ -364,11 +364,7 @@ func (u *upstream) Closed(c *conn.Conn, why conn.Why) {
 	case conn.ResetHere: // by fail
 	default:
 		r.Failure = why.String()
-		if r.down.Buffered() > 0 {
-			r.down.Close() // what the endpoint said before is still to be delivered
-		} else {
-			r.down.Reset()
-		}
+		r.down.Abort() // after what the endpoint said before
 	}
 }
 

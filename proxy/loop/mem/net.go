@@ -28,6 +28,8 @@ type Net struct {
 	// Buffer is how many bytes a socket takes before its peer reads them; Write says
 	// EAGAIN beyond. The default is 64 KiB.
 	Buffer int
+	// LateAcks: what was sent is acknowledged when it is read, not at once.
+	LateAcks bool
 	// Descriptors is how many sockets the loops can hold at once (EMFILE beyond); 0 is no limit.
 	Descriptors int
 

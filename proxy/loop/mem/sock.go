@@ -117,7 +117,8 @@ func (s *sock) shutdown() syscall.Errno {
 	return 0
 }
 
-// reset is RST arriving at s.
+// reset is RST arriving at s. Linux lets what came before be read still, others do not;
+// nobody may count on it.
 func (s *sock) reset() {
 	s.err = syscall.ECONNRESET
 	s.in = nil
@@ -352,6 +353,14 @@ func (p *poller) SocketError(fd int) syscall.Errno {
 	e := s.err
 	s.err = 0
 	return e
+}
+
+// Unsent is what the peer has not read: nobody acknowledges earlier here.
+func (p *poller) Unsent(fd int) int {
+	if to := p.n.sock(fd).peer; to != nil && p.n.LateAcks {
+		return len(to.in)
+	}
+	return 0
 }
 
 func (p *poller) Local(fd int) loop.Addr  { return p.n.sock(fd).local }

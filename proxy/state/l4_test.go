@@ -2,11 +2,13 @@ package state
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/proxyproto"
+	"github.com/weirmesh/weir/proxy/tcp"
 	"github.com/weirmesh/weir/xds/resource"
 )
 
@@ -37,6 +39,28 @@ func TestProxyProtocol(t *testing.T) {
 	for l := range b.State().Listeners() {
 		if d := cmp.Diff(&listener.ProxyHeader{Optional: true, Refused: []proxyproto.Version{proxyproto.V1}}, l.Config.Proxy); d != "" {
 			t.Error(d)
+		}
+	}
+}
+
+// The limits of a TCP proxy.
+func TestTCPProxy(t *testing.T) {
+	for text, want := range map[string]tcp.Config{
+		``: {MaxConnectAttempts: 1},
+		`idle_timeout {} max_downstream_connection_duration { seconds: 60 } max_connect_attempts { value: 3 }`: {IdleTimeout: -1, MaxDuration: time.Minute, MaxConnectAttempts: 3},
+		`idle_timeout { seconds: 5 } max_connect_attempts { value: 3000000 }`:                                  {IdleTimeout: 5 * time.Second, MaxConnectAttempts: 10},
+	} {
+		b := newBuilder()
+		if _, _, err := b.Apply(update(t, resource.ListenerType, `name: "l" address { socket_address { address: "0.0.0.0" port_value: 1 } } filter_chains { filters { name: "tcp"
+			typed_config { [type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { stat_prefix: "x" cluster: "c" `+text+` } } } }`)); err != nil {
+			t.Fatal(err)
+		}
+		for l := range b.State().Listeners() {
+			got := *l.Config.Chains[0].Filters.(*tcp.Config)
+			want.StatPrefix, want.Clusters = "x", []tcp.Weighted{{Weight: 1}}
+			if d := cmp.Diff(want, got); d != "" || !l.Config.Chains[0].ServerFirst {
+				t.Errorf("%s: server first %v, %s", text, l.Config.Chains[0].ServerFirst, d)
+			}
 		}
 	}
 }
