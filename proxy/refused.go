@@ -41,7 +41,7 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 	case listener.TooMany, listener.Looping, listener.InspectTimeout:
 	}
 	if cause != observe.NoCause && r.access != nil && logs(c) {
-		r.record = observe.Record{Start: r.loop.Wall(), Flags: cause.Flag().String(), Details: cause.Details(), DownstreamLocal: info.Local, DownstreamRemote: info.Remote}
+		r.record = observe.Record{Start: r.loop.Wall(), Flags: cause.Flag().String(), Details: cause.Details(), DownstreamLocal: info.Local, DownstreamRemote: info.Remote, ServerName: info.ServerName}
 		if e, ok := errors.AsType[*tls.Error](err); ok {
 			r.record.Details, r.record.Termination = "", cause.Details()+"{"+e.Reason.String()+"}"
 		}

@@ -69,12 +69,12 @@ func (o *relays) End(r *tcp.Relay) {
 		rec.DownstreamLocal = down.Original
 	}
 	if r.Endpoint != nil {
-		rec.UpstreamHost = r.Endpoint.Addr
+		rec.UpstreamHost, rec.UpstreamPath = r.Endpoint.Addr, r.Endpoint.Path
 	}
 	if r.Cluster != nil {
 		rec.UpstreamCluster = r.Cluster.Name
 	}
-	if down.TLS != nil {
+	if rec.ServerName = down.ServerName; down.TLS != nil {
 		rec.ServerName = down.TLS.SNI
 	}
 	o.log.Write(rec)

@@ -79,6 +79,9 @@ type Info struct {
 	// Direct is who connected, where a PROXY protocol header said on whose behalf: that is
 	// in Remote then. Invalid otherwise.
 	Direct netip.AddrPort
+	// ServerName is the SNI of a ClientHello that was looked at, in lower case, whoever
+	// terminates the TLS.
+	ServerName string
 	// TLS is what the handshake established; nil on a plaintext connection.
 	TLS *tls.Peer
 	// Holder, where set, is told once when the socket of the connection is closed: whoever

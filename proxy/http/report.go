@@ -92,7 +92,7 @@ func (r *Report) write(x *Exchange, took time.Duration) {
 		rec.DownstreamLocal = x.Conn.Original
 	}
 	if x.Endpoint != nil {
-		rec.UpstreamHost = x.Endpoint.Addr
+		rec.UpstreamHost, rec.UpstreamPath = x.Endpoint.Addr, x.Endpoint.Path
 	}
 	if x.Target != nil {
 		rec.UpstreamCluster = x.Target.Name

@@ -282,6 +282,12 @@ func (a *Acceptor) choose(c *conn.Conn, config *Config, table *Table, names *byN
 	chain := config.chain(names, on)
 	if chain == nil {
 		a.refused(c.Info(), config, NoChain, errors.New(on.String()))
+		if on.transport == TLS {
+			// A client that is told so does not look for the fault in the network.
+			c.Write(unrecognizedName)
+			c.Close()
+			return
+		}
 		c.Reset()
 		return
 	}
@@ -296,6 +302,10 @@ func (a *Acceptor) choose(c *conn.Conn, config *Config, table *Table, names *byN
 	}
 	c.Reset()
 }
+
+// unrecognizedName is a record with the fatal alert of RFC 6066, section 3, for a client
+// whose ClientHello no chain is for.
+var unrecognizedName = []byte{21, 3, 3, 0, 2, 2, 112}
 
 // securing owns a connection during its handshake.
 type securing struct {

@@ -270,6 +270,7 @@ func (x *inspection) readHello(b []byte) error {
 	if err == nil {
 		x.on.transport = TLS
 		x.on.sni = strings.ToLower(string(a.hello.sni))
+		x.c.Info().ServerName = x.on.sni
 		for _, p := range a.hello.alpn {
 			x.on.alpn = append(x.on.alpn, bytes.Clone(p))
 		}

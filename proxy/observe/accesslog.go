@@ -30,6 +30,7 @@ type Record struct {
 	UpstreamFailure       string // UPSTREAM_TRANSPORT_FAILURE_REASON
 	Received, Sent        int64
 	UpstreamHost          netip.AddrPort
+	UpstreamPath          string // of a Unix socket, instead
 	UpstreamCluster       string
 	UpstreamLocal         netip.AddrPort
 	DownstreamLocal       netip.AddrPort
@@ -84,7 +85,11 @@ func (r *Record) AppendText(b []byte) []byte {
 		b = append(b, '-')
 	}
 	b = append(b, `" "`...)
-	b = appendAddr(b, r.UpstreamHost)
+	if r.UpstreamPath != "" {
+		b = appendText(b, r.UpstreamPath)
+	} else {
+		b = appendAddr(b, r.UpstreamHost)
+	}
 	b = append(b, `" `...)
 	b = appendDash(b, r.UpstreamCluster)
 	b = appendAddr(append(b, ' '), r.UpstreamLocal)

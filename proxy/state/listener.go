@@ -27,6 +27,7 @@ const (
 	originalDstURL   = typePrefix + "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
 	tlsInspectorURL  = typePrefix + "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
 	proxyProtocolURL = typePrefix + "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"
+	sniClusterURL    = typePrefix + "envoy.extensions.filters.network.sni_cluster.v3.SniCluster"
 	httpInspectorURL = typePrefix + "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
 
 	// defaultInspect is Listener.listener_filters_timeout's default.
@@ -140,7 +141,7 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 	if c.Match, err = decodeChainMatch(fc.GetFilterChainMatch(), path+".filter_chain_match"); err != nil {
 		return nil, err
 	}
-	exchange := false
+	exchange, byServerName := false, false
 	for i, f := range fc.GetFilters() {
 		at := fmt.Sprintf("%s.filters[%d] %s", path, i, f.GetName())
 		if c.Filters != nil {
@@ -165,10 +166,12 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 			if err != nil {
 				return nil, err
 			}
-			p.Exchange = exchange
+			p.Exchange, p.ByServerName = exchange, byServerName
 			c.Filters, c.ServerFirst = p, true
 		case metadataExchangeURL:
 			exchange = true
+		case sniClusterURL:
+			byServerName = true
 		case statsURL: // Istio's standard metrics are always made
 		default:
 			return nil, fmt.Errorf("%s: filter %s is not supported", at, url)

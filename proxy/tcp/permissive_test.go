@@ -33,6 +33,7 @@ const (
 // application's own TLS, and plaintext, in front of an application.
 type permissive struct {
 	*proxy
+	config  *tcp.Config
 	peers   *listener.Peers
 	app     *mem.Listener
 	client  *tls.Client

@@ -159,7 +159,13 @@ func (r *Relay) start() {
 	if r.config.MaxDuration > 0 {
 		w.l.Arm(&r.limit, r.Start+int64(r.config.MaxDuration))
 	}
-	if r.Cluster = r.state.Cluster(r.config.choose(w.l.Rand())); r.Cluster == nil {
+	if name := r.down.Info().ServerName; r.config.ByServerName && name != "" {
+		r.Cluster = r.state.ClusterNamed(name)
+	}
+	if r.Cluster == nil {
+		r.Cluster = r.state.Cluster(r.config.choose(w.l.Rand()))
+	}
+	if r.Cluster == nil {
 		r.fail(observe.ClusterNotFound)
 		return
 	}

@@ -29,6 +29,9 @@ type Config struct {
 	// Clusters are chosen by weight (cluster, weighted_clusters). One with weight 0 is
 	// chosen only if all have it.
 	Clusters []Weighted
+	// ByServerName takes the cluster that has the name of the ClientHello's SNI instead (the
+	// filter envoy.filters.network.sni_cluster), where there is one.
+	ByServerName bool
 
 	IdleTimeout        time.Duration // idle_timeout; 0: 1 h, negative: none
 	MaxDuration        time.Duration // max_downstream_connection_duration; 0: none
@@ -57,6 +60,7 @@ const (
 // State is what a relay needs of the proxy's state. proxy/state implements it; it is immutable.
 type State interface {
 	Cluster(id cluster.ID) *cluster.Cluster
+	ClusterNamed(name string) *cluster.Cluster
 }
 
 // Observer hears of every relay, on the loop.

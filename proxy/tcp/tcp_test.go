@@ -35,15 +35,22 @@ type proxy struct {
 	n        *mem.Net
 	l        *loop.Loop
 	w        *tcp.Worker
-	config   *tcp.Config
 	clusters map[cluster.ID]*cluster.Cluster
 	log      []string
 	reports  int
 }
 
 func (p *proxy) Cluster(id cluster.ID) *cluster.Cluster { return p.clusters[id] }
-func (p *proxy) Begin(*tcp.Relay)                       {}
-func (p *proxy) Progress(*tcp.Relay)                    { p.reports++ }
+func (p *proxy) ClusterNamed(name string) *cluster.Cluster {
+	for _, c := range p.clusters {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+func (p *proxy) Begin(*tcp.Relay)    {}
+func (p *proxy) Progress(*tcp.Relay) { p.reports++ }
 func (p *proxy) End(r *tcp.Relay) {
 	s := fmt.Sprintf("%s received %d sent %d", r.Cause.Details(), r.Received, r.Sent)
 	if r.Cluster != nil {
@@ -90,24 +97,42 @@ func at(addr string, server *tls.Server) listener.Config {
 // start runs the proxy with a listener.
 func start(t *testing.T, n *mem.Net, lc listener.Config, config *tcp.Config, o tcp.Options, clusters ...*cluster.Cluster) *proxy {
 	t.Helper()
-	p := &proxy{t: t, n: n, config: config, clusters: map[cluster.ID]*cluster.Cluster{}}
+	p := &proxy{t: t, n: n, clusters: map[cluster.ID]*cluster.Cluster{}}
 	for _, c := range clusters {
 		p.clusters[c.ID] = c
 	}
-	p.l = n.Loop(loop.Options{})
+	for _, c := range lc.Chains {
+		c.Filters = config
+	}
+	p.serve(o, &lc, nil)
+	return p
+}
+
+// serve runs the proxy with a listener whose chains have a *tcp.Config each.
+func (p *proxy) serve(o tcp.Options, lc *listener.Config, refused *[]string) {
+	p.t.Helper()
+	p.l = p.n.Loop(loop.Options{})
 	o.Loop, o.Observer = p.l, p
 	p.w = tcp.NewWorker(o)
-	a := listener.NewAcceptor(p.l, listener.Options{Serve: func(c *conn.Conn, _ listener.Arrival) conn.Handler { return p.w.Serve(c, config, p) }})
-	g := listener.NewGroup(listener.Sockets{Sockets: n.Sockets()}, n.Sockets(), nil, slog.New(slog.DiscardHandler), a)
-	table, err := listener.NewTable([]*listener.Config{&lc})
+	a := listener.NewAcceptor(p.l, listener.Options{
+		Serve: func(c *conn.Conn, a listener.Arrival) conn.Handler {
+			return p.w.Serve(c, a.Chain.Filters.(*tcp.Config), p)
+		},
+		Refused: func(_ *conn.Info, _ *listener.Config, why listener.Refusal, err error) {
+			if refused != nil {
+				*refused = append(*refused, fmt.Sprintf("%v: %v", why, err))
+			}
+		},
+	})
+	g := listener.NewGroup(listener.Sockets{Sockets: p.n.Sockets()}, p.n.Sockets(), nil, slog.New(slog.DiscardHandler), a)
+	table, err := listener.NewTable([]*listener.Config{lc})
 	if err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	if _, err := g.Apply(table); err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
-	n.Step()
-	return p
+	p.n.Step()
 }
 
 func to(ids ...cluster.ID) *tcp.Config {
