@@ -29,7 +29,8 @@ func (a *app) apply() *cobra.Command {
 An object with an error is refused, and nothing is changed then. Otherwise the
 command waits until all connected proxies work with the change, and says how
 long that took. Objects stay until "weir delete", also when the mesh is started
-anew. What stands in a file that "weir up" watches is changed there.`,
+anew. What stands in a file that "weir up" watches is changed there; an object
+of a demo is replaced by one that is applied, until that is deleted.`,
 		Example: `  weir apply -f virtual-service-reviews-v3.yaml
   weir apply -f networking/ --dry-run
   sed s/v1/v3/ reviews.yaml | weir apply -f -`,
@@ -167,6 +168,9 @@ func (p *printer) applied(r *apiv1.ApplyResult) {
 		case o.Action == "unchanged":
 			c = dim
 		}
+		if o.Note != "" {
+			o.Action += ", " + o.Note
+		}
 		p.printf("%s %s\n", clean(object(o.Kind, o.Namespace, o.Name)), p.paint(c, clean(o.Action)))
 	}
 	if len(r.Findings) > 0 {
@@ -182,9 +186,9 @@ func (p *printer) live(l *live) {
 	case l.Proxies == 0:
 		p.printf("no proxy is connected\n")
 	case l.Active == l.Proxies:
-		p.printf("active on %d of %d proxies after %s\n", l.Active, l.Proxies, shortly(took))
+		p.printf("active on %d of %d connected proxies after %s\n", l.Active, l.Proxies, shortly(took))
 	default:
-		p.printf("%s\n", p.paint(yellow, fmt.Sprintf("active on %d of %d proxies after %s, not yet on:", l.Active, l.Proxies, shortly(took))))
+		p.printf("%s\n", p.paint(yellow, fmt.Sprintf("active on %d of %d connected proxies after %s, not yet on:", l.Active, l.Proxies, shortly(took))))
 		for _, b := range l.Behind {
 			p.printf("  %s\n", clean(b))
 		}

@@ -20,6 +20,7 @@ func (a *app) delete() *cobra.Command {
 		Use:   "delete (KIND NAME... | KIND/NAME... | -f FILE|DIR|-) [flags]",
 		Short: "remove objects that were applied",
 		Long: `Remove objects that were applied, and wait until no proxy works with them.
+An object of a demo that was replaced is in force again.
 
 Objects that stand in a file "weir up" watches are removed there.`,
 		Example: `  weir delete virtualservice reviews

@@ -23,7 +23,8 @@ func (a *app) get() *cobra.Command {
 STATE is compiled (in force), quarantined (it has errors; its last good version
 stays in force, if there was one), unenforced (this version of Weir does not do
 what it asks for) or ignored (not the mesh's business). ACTIVE counts the
-proxies that work with the version in force, of those connected.
+proxies that work with the version in force, of all that are connected, whether
+the object concerns them or not.
 
 Kinds may be given in any case, in plural or by their short names, several with
 commas, and "all" for every kind. -o raw is the object as it was written.`,
@@ -178,6 +179,11 @@ func (a *app) from(o apiv1.Object) string {
 	case a.inState("applied"):
 		return "weir apply"
 	case a.inState("run", "config"), a.inState("run", "pods"):
+		return "weir up"
+	case a.inState("run", "fallback"):
+		if demo, ok := strings.CutPrefix(filepath.Base(o.File), "demo-"); ok {
+			return "demo " + strings.TrimSuffix(demo, ".yaml")
+		}
 		return "weir up"
 	}
 	if o.Line == 0 {

@@ -233,6 +233,10 @@ func (o *Object) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+// Fallback is the Rank from which on Units give way: what they define is in force as long
+// as nothing of a lower Rank defines it, and that is no mistake of anybody's.
+const Fallback = 1 << 20
+
 // Unit is everything one place (a file) says now: what sources publish, always whole.
 type Unit struct {
 	Name     string // unique; for a file its path as the user named it

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,7 +98,9 @@ func (p *Plane) plan(u *store.Update, unit config.Unit) (apiv1.ApplyResult, map[
 		seen[o.ID] = true
 		if old := u.Objects.At(o.ID.String()); old != nil && old.Raw != nil {
 			switch {
-			case !p.applied(old.Ref().File):
+			case p.fallback(old.Ref().File) && old.Raw.Hash != o.Hash:
+				a.Action, a.Note = "configured", "instead of the one of "+p.whose(old.Ref().File)
+			case !p.applied(old.Ref().File) && !p.fallback(old.Ref().File):
 				found = append(found, config.New(config.Duplicate, o.Ref, "", o.Ref.Line,
 					fmt.Sprintf("%s %s/%s stands in %s:%d, which is watched; applying it would not change it", o.ID.Kind, o.ID.Namespace, o.ID.Name, old.Ref().File, old.Ref().Line),
 					"edit that file"))
@@ -127,6 +130,20 @@ func (p *Plane) plan(u *store.Update, unit config.Unit) (apiv1.ApplyResult, map[
 // appliedName is one file an object; names of kinds and objects hold no separators.
 func appliedName(id config.ID) string {
 	return strings.ToLower(id.Kind) + "." + id.Namespace + "." + id.Name + ".yaml"
+}
+
+// fallback reports whether a file is one that `weir up` brings along.
+func (p *Plane) fallback(file string) bool {
+	return slices.ContainsFunc(p.o.Fallbacks, func(dir string) bool { return filepath.Dir(filepath.Clean(file)) == filepath.Clean(dir) })
+}
+
+// whose names who brings such a file.
+func (p *Plane) whose(file string) string {
+	name := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
+	if demo, ok := strings.CutPrefix(name, "demo-"); ok {
+		return "the demo " + demo
+	}
+	return "weir up"
 }
 
 func (p *Plane) applied(file string) bool {
@@ -163,7 +180,12 @@ func (p *Plane) handleDelete(w http.ResponseWriter, r *http.Request) {
 		if !sameKind(o.ID.Kind, kind) || !inNamespace(o.ID.Namespace, namespace) || o.ID.Name != name {
 			continue
 		}
-		if ref := o.Ref(); !p.applied(ref.File) {
+		switch ref := o.Ref(); {
+		case p.fallback(ref.File):
+			fail(w, http.StatusConflict, fmt.Sprintf("%s %s belongs to %s and cannot be deleted", o.ID.Kind, qualified(o.ID.Namespace, name), p.whose(ref.File)),
+				"apply another version of it, which is used instead until you delete that")
+			return
+		case !p.applied(ref.File):
 			fail(w, http.StatusConflict, fmt.Sprintf("%s %s stands in %s:%d", o.ID.Kind, qualified(o.ID.Namespace, name), ref.File, ref.Line), "remove it there; the file is watched")
 			return
 		}
@@ -176,7 +198,11 @@ func (p *Plane) handleDelete(w http.ResponseWriter, r *http.Request) {
 			now := u.Objects.At(o.ID.String())
 			return now == nil || !p.applied(now.Ref().File) // another file may define it, too
 		})
-		answer(w, http.StatusOK, apiv1.ApplyResult{Mesh: version, Objects: []apiv1.Applied{{Kind: o.ID.Kind, Namespace: o.ID.Namespace, Name: name, Action: "deleted"}}})
+		gone := apiv1.Applied{Kind: o.ID.Kind, Namespace: o.ID.Namespace, Name: name, Action: "deleted"}
+		if now := p.latest.Load().Objects.At(o.ID.String()); now != nil && p.fallback(now.Ref().File) {
+			gone.Note = "the one of " + p.whose(now.Ref().File) + " is in force again"
+		}
+		answer(w, http.StatusOK, apiv1.ApplyResult{Mesh: version, Objects: []apiv1.Applied{gone}})
 		return
 	}
 	fail(w, http.StatusNotFound, "there is no "+kind+" "+qualified(namespace, name), "weir get "+kind+" lists those there are")

@@ -25,6 +25,7 @@ import (
 	"github.com/weirmesh/weir/ca"
 	caserver "github.com/weirmesh/weir/ca/server"
 	"github.com/weirmesh/weir/ca/token"
+	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/analyze"
 	"github.com/weirmesh/weir/config/source/file"
 	"github.com/weirmesh/weir/config/store"
@@ -45,6 +46,9 @@ type Options struct {
 	// runtime says what is running; "" for none.
 	Paths []string
 	Pods  string
+	// Fallbacks are files and folders whose objects give way to all others of the same
+	// name: what `weir up` brings along.
+	Fallbacks []string
 	// Laptop says that `weir up` runs the mesh: an ingress gateway is going to be there,
 	// even if its Pod is not yet.
 	Laptop bool
@@ -72,11 +76,13 @@ type Plane struct {
 	started time.Time
 	store   *store.Store
 	files   *file.Source
-	auth    *ca.Authority
-	signer  *caserver.Server
-	self    *identity.Manager
-	xds     *server.Server
-	feeds   *feeds
+	// fallbacks are the objects in force where files have none.
+	fallbacks *file.Source
+	auth      *ca.Authority
+	signer    *caserver.Server
+	self      *identity.Manager
+	xds       *server.Server
+	feeds     *feeds
 
 	latest atomic.Pointer[store.Update]
 	// changed is closed and made anew with every new latest.
@@ -141,6 +147,7 @@ func New(o Options) (*Plane, error) {
 		paths = append(paths, o.Pods)
 	}
 	p.files = file.New(file.Options{Paths: paths, Namespace: o.Namespace, Log: o.Log})
+	p.fallbacks = file.New(file.Options{Paths: o.Fallbacks, Namespace: o.Namespace, Rank: config.Fallback, Log: o.Log})
 	p.feeds = newFeeds(o.Log)
 	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Identifier: "weir-control/" + o.Version, Log: o.Log})
 	return p, nil
@@ -154,7 +161,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	// Who we are: the serving certificate, renewed by our own CA.
 	g.Go("identity", p.self.Run)
 	// What was asked for: files → objects → mesh.Snapshot → publish.
-	g.Go("configuration", func(ctx context.Context) error { return p.store.Run(ctx, p.files) })
+	g.Go("configuration", func(ctx context.Context) error { return p.store.Run(ctx, p.files, p.fallbacks) })
 	// Snapshot → views of the connected proxies.
 	g.Go("translation", p.feeds.run)
 	// Views → streams, receipts back.

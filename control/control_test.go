@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -68,7 +69,11 @@ func start(t *testing.T, state string) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := New(Options{Version: "test", State: state, Paths: []string{dir}, Pods: pods, HTTP: []net.Listener{l}, Token: redact.New("secret"),
+	fallback := filepath.Join(state, "run", "fallback")
+	if err := errors.Join(os.MkdirAll(fallback, 0o700), os.WriteFile(filepath.Join(fallback, "demo-zoo.yaml"), []byte(strings.ReplaceAll(virtualService("zoo"), "reviews", "zoo")), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	p, err := New(Options{Version: "test", State: state, Paths: []string{dir}, Fallbacks: []string{fallback}, Pods: pods, HTTP: []net.Listener{l}, Token: redact.New("secret"),
 		Settings: mesh.Settings{DomainSuffix: "cluster.local", RootNamespace: "istio-system"}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -202,6 +207,54 @@ func TestApplyGetDelete(t *testing.T) {
 }
 
 // Nobody but the operator changes the mesh, and no web page reads it.
+// A demo is there to be played with: what is applied is used instead of its objects, until
+// it is deleted.
+func TestApplyInsteadOfTheDemo(t *testing.T) {
+	p := start(t, t.TempDir())
+	zoo := strings.ReplaceAll(virtualService("reviews"), "name: reviews", "name: zoo")
+	own := strings.ReplaceAll(virtualService("zoo"), "reviews", "zoo")
+	const path = "/api/v1/objects/vs/default/zoo"
+	from := func() string {
+		_, text := p.call(t, "GET", path, "")
+		return filepath.Base(filepath.Dir(decode[[]apiv1.Object](t, text)[0].File))
+	}
+	for _, c := range []struct {
+		method, body string
+		status       int
+		action, note string
+		from         string
+	}{
+		{"DELETE", "", http.StatusConflict, "", "", "fallback"},
+		{"POST", own, http.StatusOK, "unchanged", "", "fallback"},
+		{"POST", zoo, http.StatusOK, "configured", "instead of the one of the demo zoo", "applied"},
+		{"POST", strings.Replace(zoo, "host: reviews", "host: other", 1), http.StatusOK, "configured", "", "applied"},
+		{"DELETE", "", http.StatusOK, "deleted", "the one of the demo zoo is in force again", "fallback"},
+	} {
+		target := path
+		if c.method == "POST" {
+			target = "/api/v1/objects"
+		}
+		status, text := p.call(t, c.method, target, c.body)
+		if status != c.status {
+			t.Fatalf("%s: %d %s", c.method, status, text)
+		}
+		if status == http.StatusConflict {
+			e := decode[apiv1.Error](t, text)
+			if e.Error != "VirtualService default/zoo belongs to the demo zoo and cannot be deleted" || !strings.Contains(e.Hint, "apply another version") {
+				t.Errorf("%+v", e)
+			}
+			continue
+		}
+		r := decode[apiv1.ApplyResult](t, text)
+		if o := r.Objects[0]; o.Action != c.action || o.Note != c.note || len(r.Findings) > 0 {
+			t.Errorf("%s: %+v, want %s %q; findings %v", c.method, o, c.action, c.note, r.Findings)
+		}
+		if got := from(); got != c.from {
+			t.Errorf("after %s %s it is that of %s, want %s", c.method, c.action, got, c.from)
+		}
+	}
+}
+
 func TestGuard(t *testing.T) {
 	p := start(t, t.TempDir())
 	for _, c := range []struct {

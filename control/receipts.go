@@ -8,7 +8,8 @@ import (
 )
 
 // receipts remembers, for every object, since which version of the mesh its version in
-// force is in force. Counters per object, not rows per object and proxy.
+// force is in force. Counters per object, not rows per object and proxy. Every connected
+// proxy counts as interested in every object: until proxies ask on demand, each gets all.
 type receipts struct {
 	mu sync.Mutex
 	m  map[string]receipt // by config.ID.String()

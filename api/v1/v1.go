@@ -118,7 +118,9 @@ type Object struct {
 	// Since is when the version in force came into force, as mesh version Mesh.
 	Since time.Time `json:"since"`
 	Mesh  uint64    `json:"mesh"`
-	// Proxies are the connected ones, Active those that have accepted Mesh or newer.
+	// Proxies are all that are connected, whether the object concerns them or not: each of
+	// them gets the whole configuration (as of 2026-11). Active are those that have accepted
+	// all of Mesh or a newer version.
 	Proxies  int       `json:"proxies"`
 	Active   int       `json:"active"`
 	Findings []Finding `json:"findings,omitempty"`
@@ -144,4 +146,5 @@ type Applied struct {
 	Name      string `json:"name"`
 	// Action is created, configured, unchanged, refused, or deleted.
 	Action string `json:"action"`
+	Note   string `json:"note,omitempty"` // what else there is to say about it
 }

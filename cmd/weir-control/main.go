@@ -48,13 +48,14 @@ func main() {
 }
 
 func run(args []string) error {
-	var paths list
+	var paths, fallbacks list
 	f := flag.NewFlagSet("weir-control", flag.ContinueOnError)
 	f.Usage = func() {
 		fmt.Fprint(f.Output(), usage)
 		f.PrintDefaults()
 	}
 	f.Var(&paths, "f", "file or folder with configuration, watched (repeatable)")
+	f.Var(&fallbacks, "fallback", "file or folder whose objects give way to those of the same name elsewhere, watched (repeatable)")
 	state := f.String("state", "", "folder for what must survive: CA, applied objects, allocations (required)")
 	pods := f.String("pods", "", "folder in which the local runtime writes what is running")
 	httpAddr := f.String("http", "127.0.0.1:15014", "where the HTTP API is served")
@@ -114,7 +115,7 @@ func run(args []string) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("reading the API token: %w", err)
 	}
-	o := control.Options{Version: version, State: *state, Paths: paths, Pods: *pods, Laptop: *laptop, Namespace: *namespace, TrustDomain: *trustDomain,
+	o := control.Options{Version: version, State: *state, Paths: paths, Fallbacks: fallbacks, Pods: *pods, Laptop: *laptop, Namespace: *namespace, TrustDomain: *trustDomain,
 		CertTTL: *certTTL,
 		Token:   redact.New(strings.TrimSpace(string(token))), Log: log,
 		Settings: mesh.Settings{ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system", RegistryOnly: *registryOnly, AccessLog: *accessLog,

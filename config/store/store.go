@@ -270,6 +270,9 @@ func (s *Store) judge(id config.ID, claims []claim, old *Object) *Object {
 		}
 	}
 	for _, c := range claims[1:] {
+		if c.rank >= config.Fallback && claims[0].rank < config.Fallback {
+			continue
+		}
 		next.Findings = append(next.Findings, config.New(config.Duplicate, c.o.Ref, "", c.o.Ref.Line,
 			fmt.Sprintf("%s %s is already defined at %s:%d, which is used", id.Kind, strings.TrimPrefix(id.Namespace+"/"+id.Name, "/"), first.Ref.File, first.Ref.Line),
 			"remove one of the two, or rename it"))

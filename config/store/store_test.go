@@ -238,6 +238,31 @@ func TestUnreadableFileHoldsObjects(t *testing.T) {
 	}
 }
 
+// A definition of last resort gives way without a word, to whoever comes and whenever.
+func TestFallbacksGiveWay(t *testing.T) {
+	own, demo := unit("z.yaml", routeTo("reviews", "reviews", 1, 1)), unit("a.yaml", routeTo("reviews", "reviews", 2, 2))
+	demo.Rank = config.Fallback
+	for _, units := range [][]config.Unit{{own, demo}, {demo, own}} {
+		s := newStore(t, "")
+		var u *store.Update
+		for _, x := range units {
+			u = s.Step(x)
+		}
+		if got := weights(t, u.Snapshot, "default/reviews"); !slices.Equal(got, []uint32{1, 1}) || len(u.Findings) != 0 {
+			t.Errorf("in force: %v, findings %v", got, u.Findings)
+		}
+		u = s.Step(config.Unit{Name: "z.yaml", Gone: true})
+		if got := weights(t, u.Snapshot, "default/reviews"); !slices.Equal(got, []uint32{2, 2}) || len(u.Findings) != 0 {
+			t.Errorf("alone: %v, findings %v", got, u.Findings)
+		}
+	}
+	twice := demo
+	twice.Name = "b.yaml"
+	if u := newStore(t, "").Step(demo, unit("b.yaml", ""), twice); len(u.Findings) != 1 || u.Findings[0].Code != config.Duplicate {
+		t.Errorf("twice among themselves: %v", u.Findings)
+	}
+}
+
 // Of two definitions the first is used, by order of the command line and then of names,
 // whatever the order they are read in; when it goes the other takes its place.
 func TestDuplicates(t *testing.T) {

@@ -98,7 +98,22 @@ func (r *Runtime) find(namespace, name string) (*pod, error) {
 	if best != nil {
 		return best, nil
 	}
-	return nil, &UserError{fmt.Sprintf("there is no workload %s in namespace %s", name, namespace), "running: " + strings.Join(names, ", ")}
+	return nil, &UserError{fmt.Sprintf("there is no workload %s in namespace %s", name, namespace), running(names)}
+}
+
+// running is a sentence about what there is.
+func running(names []string) string {
+	const most = 10 // a person looks through it
+	switch n := len(names); {
+	case n == 0:
+		return "no workload runs"
+	case n == 1:
+		return "only " + names[0] + " runs"
+	case n > most:
+		return fmt.Sprintf("%s and %d others run; `weir status` lists them", strings.Join(names[:most], ", "), n-most)
+	default:
+		return strings.Join(names[:n-1], ", ") + " and " + names[n-1] + " run"
+	}
 }
 
 // Exec is a program to run beside a workload's own.

@@ -236,3 +236,22 @@ func parsePlan(t *testing.T, body string) *plan.Plan {
 	}
 	return p
 }
+
+// Who asks for somebody who is not there is told in a sentence who is.
+func TestWhoRuns(t *testing.T) {
+	many := make([]string, 12)
+	for i := range many {
+		many[i] = string(rune('a' + i))
+	}
+	for want, names := range map[string][]string{
+		"no workload runs": nil,
+		"only a-0 runs":    {"a-0"},
+		"a-0 and b-0 run":  {"a-0", "b-0"},
+		"a, b and c run":   {"a", "b", "c"},
+		"a, b, c, d, e, f, g, h, i, j and 2 others run; `weir status` lists them": many,
+	} {
+		if got := running(names); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -25,6 +25,7 @@ func (l Layout) Up() string        { return l.in("run", "up.sock") }
 func (l Layout) XDS() string       { return l.in("run", "xds.sock") }
 func (l Layout) Pods() string      { return l.in("run", "pods") }
 func (l Layout) Config() string    { return l.in("run", "config") }
+func (l Layout) Fallback() string  { return l.in("run", "fallback") }
 func (l Layout) Findings() string  { return l.in("run", "findings.json") }
 func (l Layout) Processes() string { return l.in("run", "processes") }
 

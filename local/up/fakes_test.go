@@ -19,6 +19,7 @@ import (
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/ca"
+	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/source/file"
 	"github.com/weirmesh/weir/config/store"
 	"github.com/weirmesh/weir/mesh"
@@ -59,6 +60,7 @@ func fakeControl(ctx context.Context, args []string) error {
 		f.String(name, "", "")
 	}
 	f.Bool("access-log", false, "")
+	fallback := f.String("fallback", "", "")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -88,7 +90,8 @@ func fakeControl(ctx context.Context, args []string) error {
 	srv := &http.Server{Handler: mux}
 	context.AfterFunc(ctx, func() { srv.Close() })
 	go func() { _ = srv.Serve(l) }()
-	return s.Run(ctx, file.New(file.Options{Paths: append(paths, filepath.Join(*state, "applied")), Namespace: *namespace}))
+	return s.Run(ctx, file.New(file.Options{Paths: append(paths, filepath.Join(*state, "applied")), Namespace: *namespace}),
+		file.New(file.Options{Paths: []string{*fallback}, Namespace: *namespace, Rank: config.Fallback}))
 }
 
 // fakeProxy is ready at once and carries nothing.

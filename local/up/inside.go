@@ -159,7 +159,8 @@ func (i *inside) configuration(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.Run(ctx, file.New(file.Options{Paths: append(slices.Clone(i.task.Paths), i.task.Layout.Applied()), Namespace: i.task.Namespace, Log: i.log}))
+	return s.Run(ctx, file.New(file.Options{Paths: append(slices.Clone(i.task.Paths), i.task.Layout.Applied()), Namespace: i.task.Namespace, Log: i.log}),
+		file.New(file.Options{Paths: []string{i.task.Layout.Fallback()}, Namespace: i.task.Namespace, Rank: config.Fallback, Log: i.log}))
 }
 
 func (i *inside) poke() {

@@ -76,7 +76,7 @@ func (t *top) cleanUp(context.Context) error {
 
 // files fills run/ with what is ours.
 func (t *top) files(context.Context) error {
-	for _, dir := range []string{t.layout.Run(), t.layout.Pods(), t.layout.Config(), t.layout.Applied()} {
+	for _, dir := range []string{t.layout.Run(), t.layout.Pods(), t.layout.Config(), t.layout.Fallback(), t.layout.Applied()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("making the run folder: %w", err)
 		}
@@ -101,7 +101,7 @@ func (t *top) files(context.Context) error {
 			return &Error{fmt.Sprintf("there is no demo %q", t.o.Demo), "there are: " + strings.Join(demo.Names(), ", ")}
 		}
 		t.named = append(t.named, "demo "+t.o.Demo)
-		if err := t.ownFile("demo-"+t.o.Demo, data); err != nil {
+		if err := t.ownFile(t.layout.Fallback(), "demo-"+t.o.Demo, data); err != nil {
 			return err
 		}
 	}
@@ -114,20 +114,20 @@ func (t *top) files(context.Context) error {
 			return fmt.Errorf("reading standard input: %w", err)
 		}
 		t.named = append(t.named, "standard input")
-		if err := t.ownFile("stdin", data); err != nil {
+		if err := t.ownFile(t.layout.Config(), "stdin", data); err != nil {
 			return err
 		}
 		break
 	}
-	if err := t.ownFile("ingress-gateway", []byte(gatewayYAML)); err != nil {
+	if err := t.ownFile(t.layout.Fallback(), "ingress-gateway", []byte(gatewayYAML)); err != nil {
 		return err
 	}
 	t.paths = append(t.paths, t.layout.Config())
 	return nil
 }
 
-func (t *top) ownFile(name string, data []byte) error {
-	if err := os.WriteFile(filepath.Join(t.layout.Config(), name+".yaml"), data, 0o600); err != nil {
+func (t *top) ownFile(dir, name string, data []byte) error {
+	if err := os.WriteFile(filepath.Join(dir, name+".yaml"), data, 0o600); err != nil {
 		return fmt.Errorf("writing configuration of our own: %w", err)
 	}
 	return nil
