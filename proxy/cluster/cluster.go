@@ -56,6 +56,16 @@ const (
 	Downstream                 // use_downstream_protocol_config: what the client speaks
 )
 
+// HTTP2Options are Http2ProtocolOptions; zero fields are the proxy's defaults.
+type HTTP2Options struct {
+	MaxStreams   uint32 // max_concurrent_streams: that the peer may open, or that we do
+	StreamWindow uint32 // initial_stream_window_size
+	ConnWindow   uint32 // initial_connection_window_size
+	TableSize    uint32 // hpack_table_size
+	// connection_keepalive: every PingEvery the peer is asked whether it is there, and must answer within PingTimeout.
+	PingEvery, PingTimeout time.Duration // 0: never
+}
+
 // Cluster is one upstream service (or subset of one), as configured.
 type Cluster struct {
 	ID        ID
@@ -73,6 +83,7 @@ type Cluster struct {
 	MaxRequestsPerConn    uint32        // 0: no limit
 	Keepalive             Keepalive
 	Protocol              Protocol
+	HTTP2                 HTTP2Options
 	// Transports holds the cluster's transport_socket_matches in order, the default
 	// last (empty Labels); Endpoint.Transport is the one chosen for an endpoint.
 	Transports []TransportMatch
@@ -130,9 +141,10 @@ type TransportMatch struct {
 type Transport struct {
 	// Proxy is the PROXY protocol header that connections begin with, before TLS.
 	Proxy proxyproto.Version
-	// TCP and HTTP are the contexts to dial with: mesh peers are offered other
-	// protocols (ALPN) for HTTP than for TCP. proxy/state makes them. nil: plaintext.
-	TCP, HTTP *tls.Client
+	// TCP is the context to dial with for TCP; those for HTTP differ in the protocols they
+	// offer (ALPN): HTTP for HTTP/1.1, HTTP2, and Negotiated for whichever of them the
+	// server prefers. proxy/state makes them. nil: plaintext.
+	TCP, HTTP, HTTP2, Negotiated *tls.Client
 
 	SNI  string
 	ALPN []string

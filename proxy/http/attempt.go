@@ -203,6 +203,8 @@ func (x *Exchange) retryFailure(c observe.Cause, untouched bool) bool {
 			return false // there is one application here; the caller's proxy hears it at once (Undelivered) and knows others
 		}
 		on = onUnreached
+	case c == observe.UpstreamRefused:
+		on |= route.OnRefusedStream
 	case c == observe.UpstreamTerminated, c == observe.UpstreamReset:
 		if untouched {
 			on |= route.OnResetBeforeRequest

@@ -29,8 +29,16 @@ type carrier interface {
 	serve(x *Exchange) // it was lent for x's request
 }
 
-func (w *Worker) newClient(*cluster.Cluster, cluster.Protocol) (pool.Member, uint32) {
-	return &client{w: w}, 1
+// newClient makes the handler of a connection that is about to be dialled; see pool.Options.
+func (w *Worker) newClient(c *cluster.Cluster, p cluster.Protocol) (pool.Member, uint32) {
+	switch p {
+	case cluster.HTTP2:
+		return w.newClient2(c), streamsOf(c)
+	case cluster.Negotiated:
+		return &negotiating{w: w, cluster: c}, 0
+	default:
+		return &client{w: w}, 1
+	}
 }
 
 func (c *client) Pooled() *pool.Item { return &c.Item }
@@ -44,10 +52,11 @@ func (c *client) serve(x *Exchange) {
 	x.UpstreamLocal, x.UpstreamTLS = c.Conn.Info().Local, c.Conn.Info().TLS
 	x.UpstreamBegan = c.w.loop.Now()
 	c.dec.StartResponse(&x.Response, &x.ResponseTrailers, &x.arena, x.Config.Limits, &x.Request)
+	x.showWebSocketKey()
 	out := c.w.room(c.Conn.Out(), h1.RequestRoom(&x.Request))
 	c.Conn.SetOut(c.enc.Request(out, &x.Request, c.final))
 	if len(x.body) > 0 {
-		c.writeData(x, x.body)
+		c.writeData(x, x.body, false)
 	}
 	if len(x.body) > replayLimit || x.retry == nil && !c.Reused() {
 		x.dropBody()
@@ -83,7 +92,7 @@ func (c *client) Data(cc *conn.Conn, b []byte) (used int) {
 				c.dec.StartResponse(&x.Response, &x.ResponseTrailers, &x.arena, x.Config.Limits, &x.Request)
 			}
 		case h1.Data:
-			x.responseData(data)
+			x.responseData(data, int64(x.Sent)+int64(len(data)) == x.Response.ContentLength)
 			if c.x != x {
 				return len(b)
 			}
@@ -152,7 +161,7 @@ func (c *client) Closed(_ *conn.Conn, why conn.Why) {
 
 // The upstream of an exchange.
 
-func (c *client) writeData(_ *Exchange, b []byte) { c.w.writeBody(c.Conn, &c.enc, b) }
+func (c *client) writeData(_ *Exchange, b []byte, _ bool) { c.w.writeBody(c.Conn, &c.enc, b) }
 
 func (c *client) writeEnd(x *Exchange) {
 	c.sent = true

@@ -63,12 +63,16 @@ type Config struct {
 
 	Upgrades []string // upgrade_configs that are enabled, lower case
 
+	Codec Codec                // codec_type
+	HTTP2 cluster.HTTP2Options // http2_protocol_options
+
 	HeaderTimeout  time.Duration // request_headers_timeout; 0: DefaultHeaderTimeout, negative: none
 	RequestTimeout time.Duration // request_timeout
 	StreamIdle     time.Duration // stream_idle_timeout
 	StreamMax      time.Duration // common_http_protocol_options.max_stream_duration
 	IdleTimeout    time.Duration // common_http_protocol_options.idle_timeout; 0: 1 h
 	MaxRequests    uint32        // common_http_protocol_options.max_requests_per_connection
+	MaxDuration    time.Duration // common_http_protocol_options.max_connection_duration
 
 	// Log writes an access log line for every exchange.
 	Log bool
@@ -79,6 +83,16 @@ type Config struct {
 const DefaultHeaderTimeout = time.Minute
 
 const defaultConnIdle = time.Hour // Envoy's idle timeout of downstream connections
+
+// Codec says which HTTP versions a connection manager speaks.
+type Codec uint8
+
+// Codecs.
+const (
+	AutoCodec  Codec = iota // what TLS agreed on, else what the client begins with
+	HTTP1Codec              // HTTP/1.1 only
+	HTTP2Codec              // HTTP/2 only
+)
 
 // ServerMode is server_header_transformation.
 type ServerMode uint8

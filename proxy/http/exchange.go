@@ -1,6 +1,7 @@
 package http
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -36,9 +37,10 @@ const (
 
 // downstream is the side a request came from: a client connection, or a stream of one.
 type downstream interface {
-	writeInterim(x *Exchange)        // a head with a status below 200, from x.Response
-	writeHead(x *Exchange)           // from x.Response
-	writeData(x *Exchange, b []byte) // b is sent or copied
+	writeInterim(x *Exchange) // a head with a status below 200, from x.Response
+	writeHead(x *Exchange)    // from x.Response
+	// b is sent or copied; last: writeEnd follows at once, and there are no trailers.
+	writeData(x *Exchange, b []byte, last bool)
 	writeEnd(x *Exchange)
 	abort(x *Exchange)   // the response cannot be completed, and the client must notice
 	done(x *Exchange)    // the exchange is over: recycle it, when its request is read
@@ -54,7 +56,7 @@ type downstream interface {
 
 // upstream is where an attempt went: a pooled connection, or a stream of one.
 type upstream interface {
-	writeData(x *Exchange, b []byte)
+	writeData(x *Exchange, b []byte, last bool)
 	writeEnd(x *Exchange)
 	tunnel(x *Exchange)
 	cancel(x *Exchange) // forget x and end at once what it began
@@ -110,10 +112,11 @@ type Exchange struct {
 	up     upstream // of the attempt under way, once connected
 	arena  message.Arena
 
-	stage    int    // the next one
-	redirect []byte // location of a redirect
-	routed   int64  // when the router got the request
-	flags    exchangeFlags
+	stage        int    // the next one
+	redirect     []byte // location of a redirect
+	webSocketKey []byte // the client's, or ours
+	routed       int64  // when the router got the request
+	flags        exchangeFlags
 
 	body []byte // of the request: not sent yet, or kept for another attempt
 	// what bodies pass on their way; nil: nothing
@@ -138,7 +141,7 @@ type Exchange struct {
 	idleFor int64
 }
 
-type exchangeFlags uint16
+type exchangeFlags uint32
 
 const (
 	begun       exchangeFlags = 1 << iota // the Observer heard Begin
@@ -155,7 +158,8 @@ const (
 	backingOff                            // wait is the back-off
 	upstreamEOF                           // of a tunnel
 	clientEOF
-	noTrailers // those of the response are not sent
+	noTrailers                            // those of the response are not sent
+	ownKey                                // webSocketKey was made here
 )
 
 func (x *Exchange) is(f exchangeFlags) bool { return x.flags&f != 0 }
@@ -177,7 +181,7 @@ func (x *Exchange) reset() {
 	x.state, x.origin, x.down, x.up = nil, nil, nil, nil
 	x.stage, x.flags = 0, keepBody
 	x.retry, x.retries, x.total, x.perTry, x.perTryIdle = nil, 0, 0, 0, 0
-	x.redirect, x.routed = nil, 0
+	x.redirect, x.routed, x.webSocketKey = nil, 0, nil
 	x.requestBody, x.responseBody = nil, nil
 	clear(x.tried)
 	x.tried = x.tried[:0]
@@ -314,7 +318,7 @@ func (x *Exchange) ReplyWith(c observe.Cause, status int, body []byte) Verdict {
 	}
 	x.startResponse()
 	if !p.NoBody {
-		x.write(body)
+		x.write(body, true)
 	}
 	x.endResponse()
 	return Replied
@@ -371,7 +375,7 @@ func (x *Exchange) startResponse() {
 func (x *Exchange) endResponse() {
 	if x.responseBody != nil && !x.Response.NoBody {
 		if out := x.responseBody.End(x, x.w.loop.Buffers().Get(0)); len(out) > 0 {
-			x.write(out)
+			x.write(out, false)
 			x.w.loop.Buffers().Put(out)
 		}
 	}
@@ -385,13 +389,38 @@ func (x *Exchange) giveUp() {
 	x.complete()
 }
 
-// clientGone ends an exchange whose client went away.
-func (x *Exchange) clientGone(c observe.Cause) {
+// refuse answers a request whose head could not be taken.
+func (x *Exchange) refuse(c observe.Cause, details string, status int) {
+	x.Began = x.w.loop.Now()
+	x.flags |= begun
+	x.Remote = x.Conn.Remote
+	x.Details = details
+	if o := x.w.o.Observer; o != nil {
+		o.Begin(x)
+	}
+	x.ReplyWith(c, status, x.arena.CopyString(c.Body()))
+}
+
+// crash ends an exchange after a panic in its name: no stage is run for it any more.
+func (x *Exchange) crash() {
+	if x.is(responded) {
+		x.down.abort(x)
+		x.down.done(x)
+		return
+	}
+	x.endAttempt()
+	x.Cause, x.Details = observe.InternalError, observe.InternalError.Details()
+	x.Flags |= observe.InternalError.Flag()
+	x.giveUp()
+}
+
+// clientGone ends an exchange whose client went away, with the details of the cause unless there are better ones.
+func (x *Exchange) clientGone(c observe.Cause, details string) {
 	if x.is(responded) {
 		return
 	}
 	x.endAttempt()
-	x.Cause, x.Details = c, c.Details()
+	x.Cause, x.Details = c, cmp.Or(details, c.Details())
 	x.Flags |= c.Flag()
 	if !x.is(headSent) {
 		x.Response.Reset()

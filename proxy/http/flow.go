@@ -40,26 +40,27 @@ func (x *Exchange) trailersToSend() *message.Headers {
 	return &x.ResponseTrailers
 }
 
-// requestData takes bytes of the request body from the downstream.
-func (x *Exchange) requestData(b []byte) {
+// requestData takes bytes of the request body from the downstream. last: requestEnd follows at once, and there are no
+// trailers.
+func (x *Exchange) requestData(b []byte, last bool) {
 	x.Received += uint64(len(b))
 	x.touch()
 	if x.requestBody == nil || x.is(responded) {
-		x.forward(b)
+		x.forward(b, last)
 		return
 	}
 	out := x.requestBody.Data(x, x.w.loop.Buffers().Get(len(b)), b)
-	x.forward(out)
+	x.forward(out, false)
 	x.w.loop.Buffers().Put(out)
 }
 
 // forward sends bytes of the request body upstream, or keeps them until that is possible.
-func (x *Exchange) forward(b []byte) {
+func (x *Exchange) forward(b []byte, last bool) {
 	switch {
 	case x.is(responded):
 		return
 	case x.up != nil:
-		x.up.writeData(x, b)
+		x.up.writeData(x, b, last)
 		if x.is(keepBody) {
 			x.keep(b)
 		}
@@ -99,7 +100,7 @@ func (x *Exchange) requestEnd() {
 	if x.requestBody != nil && !x.is(responded) {
 		out := x.requestBody.End(x, x.w.loop.Buffers().Get(0))
 		if len(out) > 0 {
-			x.forward(out)
+			x.forward(out, false)
 		}
 		x.w.loop.Buffers().Put(out)
 	}
@@ -143,6 +144,11 @@ func (x *Exchange) responseHead() bool {
 	p := &x.Response
 	switch {
 	case p.Status == 101:
+		if !x.switched() {
+			x.Failure = "http1.websocket_accept"
+			x.fail(observe.UpstreamProtocolError)
+			return false
+		}
 		x.try.Stop()
 		x.finishHead()
 		x.flags |= tunnelling
@@ -177,14 +183,15 @@ func (x *Exchange) finishHead() {
 	x.startResponse()
 }
 
-// responseData takes bytes of the response body from the upstream.
-func (x *Exchange) responseData(b []byte) {
+// responseData takes bytes of the response body from the upstream. last: responseEnd follows at once, and there are no
+// trailers.
+func (x *Exchange) responseData(b []byte, last bool) {
 	x.touch()
 	if x.responseBody == nil {
-		x.write(b)
+		x.write(b, last)
 	} else {
 		out := x.responseBody.Data(x, x.w.loop.Buffers().Get(2*len(b)), b)
-		x.write(out)
+		x.write(out, false)
 		x.w.loop.Buffers().Put(out)
 	}
 	if x.down.full() && !x.is(pausedUp) && x.up != nil {
@@ -193,9 +200,9 @@ func (x *Exchange) responseData(b []byte) {
 	}
 }
 
-func (x *Exchange) write(b []byte) {
+func (x *Exchange) write(b []byte, last bool) {
 	x.Sent += uint64(len(b))
-	x.down.writeData(x, b)
+	x.down.writeData(x, b, last)
 }
 
 // responseEnd: the upstream's response is complete, and its connection is not x's any more.
@@ -220,11 +227,15 @@ func (x *Exchange) upstreamFailed(c observe.Cause, transport string, untouched, 
 	// The peer closed a connection without a word: an idle one just when we used it, or one that still waited to be
 	// accepted when its program ended. Nothing of the request was processed if nothing left here; else the peer may have
 	// begun, and only what is harmless twice is sent again (RFC 9112 section 9.3.1), once.
-	if c == observe.UpstreamTerminated && silent && x.is(keepBody) && !x.is(replayed) &&
-		(untouched && reused || x.Request.Method.Idempotent()) {
+	// A peer that refuses a stream says itself that it processed nothing of it (RFC 9113 section 8.7).
+	if silent && x.is(keepBody) && !x.is(replayed) && (c == observe.UpstreamRefused ||
+		c == observe.UpstreamTerminated && (untouched && reused || x.Request.Method.Idempotent())) {
 		x.endAttempt()
 		x.Failure = ""
-		x.flags |= replayed | fresh
+		x.flags |= replayed
+		if c == observe.UpstreamTerminated {
+			x.flags |= fresh
+		}
 		x.attempt()
 		return
 	}

@@ -15,6 +15,7 @@ const discardLimit = 64 << 10
 
 // server is a client's HTTP/1.1 connection. Between requests it holds nothing but itself.
 type server struct {
+	front
 	w   *Worker
 	c   *conn.Conn
 	cfg *Config
@@ -29,8 +30,6 @@ type server struct {
 	timer     loop.Timer
 	idleSince int64
 	deadline  int64 // of the request head, or of the whole request; 0: none
-
-	next, prev *server
 }
 
 // origin is what requests of one client connection have in common and is worth keeping from one to the next.
@@ -45,13 +44,14 @@ type Memory struct {
 	Peer *observe.Peer
 }
 
-// Serve makes the HTTP/1.1 server of an accepted connection. The caller hands the connection over to it.
+// Serve makes the server of an accepted connection: of HTTP/2 where TLS has agreed on it, else of HTTP/1.1, which gives way
+// to the other when the client begins with its preface. The caller hands the connection over to it.
 func (w *Worker) Serve(c *conn.Conn, cfg *Config) conn.Handler {
-	s := &server{w: w, c: c, cfg: cfg, next: w.servers}
-	if w.servers != nil {
-		w.servers.prev = s
+	if cfg.Codec == HTTP2Codec || cfg.Codec == AutoCodec && speaksHTTP2(c) {
+		return w.newServer2(c, cfg)
 	}
-	w.servers = s
+	s := &server{w: w, c: c, cfg: cfg}
+	s.front.enter(w, s)
 	s.timer.Fire = s.expired
 	s.idleSince = w.loop.Now()
 	w.loop.Arm(&s.timer, s.idleSince+int64(s.idleTimeout()))
@@ -69,6 +69,15 @@ func (s *server) Open(*conn.Conn) {}
 
 // Data reads requests, one after the other: the next one when the one before is answered.
 func (s *server) Data(c *conn.Conn, b []byte) (used int) {
+	if s.served == 0 && s.x == nil && s.cfg.Codec == AutoCodec && b[0] == 'P' {
+		switch n := min(len(b), len(preface)); {
+		case string(b[:n]) != preface[:n]:
+		case n < len(preface):
+			return 0
+		default:
+			return s.giveWay(b)
+		}
+	}
 	s.busy = true
 	for !c.Ended() && !c.Paused() {
 		x := s.x
@@ -91,7 +100,7 @@ func (s *server) Data(c *conn.Conn, b []byte) (used int) {
 			s.deadline = 0
 			s.head(x)
 		case h1.Data:
-			x.requestData(data)
+			x.requestData(data, s.last(x, data))
 		case h1.End:
 			s.deadline = 0
 			x.requestEnd()
@@ -106,12 +115,27 @@ func (s *server) Data(c *conn.Conn, b []byte) (used int) {
 	return used
 }
 
+// giveWay hands the connection to the server of HTTP/2: its client speaks that.
+func (s *server) giveWay(b []byte) (used int) {
+	s.timer.Stop()
+	s.front.leave(s.w)
+	to := s.w.newServer2(s.c, s.cfg)
+	s.c.SetHandler(to)
+	to.Open(s.c)
+	return to.Data(s.c, b)
+}
+
 func (s *server) accept() *Exchange {
 	x := s.w.newExchange(s, s.cfg, s.c.Info(), &s.origin)
 	s.dec = s.w.newDecoder()
 	s.dec.StartRequest(&x.Request, &x.RequestTrailers, &x.arena, s.cfg.Limits)
 	s.x = x
 	return x
+}
+
+// last reports whether data is the end of the request: nothing follows a body of known length.
+func (s *server) last(x *Exchange, data []byte) bool {
+	return int64(x.Received)+int64(len(data)) == x.Request.ContentLength
 }
 
 func (s *server) head(x *Exchange) {
@@ -158,7 +182,7 @@ func (s *server) expired() {
 		s.c.Close()
 		return
 	case s.deadline != 0 && now >= s.deadline && !x.is(begun):
-		s.answer(x, observe.RequestHeaderTimeout, "", observe.RequestHeaderTimeout.Status())
+		x.refuse(observe.RequestHeaderTimeout, "", observe.RequestHeaderTimeout.Status())
 		return
 	case s.deadline != 0 && now >= s.deadline && !x.is(responded):
 		x.Reply(observe.RequestTimeout)
@@ -185,22 +209,10 @@ func (s *server) refuse(x *Exchange) {
 		return
 	}
 	if r == h1.MissingHost {
-		s.answer(x, observe.MissingHost, "", r.Status())
+		x.refuse(observe.MissingHost, "", r.Status())
 		return
 	}
-	s.answer(x, observe.DownstreamProtocolError, "http1."+r.String(), r.Status())
-}
-
-// answer replies to a request whose head could not be read.
-func (s *server) answer(x *Exchange, c observe.Cause, details string, status int) {
-	x.Began = s.w.loop.Now()
-	x.flags |= begun
-	x.Remote = x.Conn.Remote
-	x.Details = details
-	if o := s.w.o.Observer; o != nil {
-		o.Begin(x)
-	}
-	x.ReplyWith(c, status, x.arena.CopyString(c.Body()))
+	x.refuse(observe.DownstreamProtocolError, "http1."+r.String(), r.Status())
 }
 
 // EOF: a client that closes its side is taken to be gone, as Envoy does: work for it ends.
@@ -225,7 +237,7 @@ func (s *server) gone(c observe.Cause) {
 	}
 	s.x = nil
 	if x.is(begun) && !x.is(responded) {
-		x.clientGone(c) // done finds that the exchange is not ours any more
+		x.clientGone(c, "") // done finds that the exchange is not ours any more
 	}
 	s.release(x)
 }
@@ -243,15 +255,15 @@ func (s *server) Closed(_ *conn.Conn, why conn.Why) {
 	}
 	s.gone(c)
 	s.timer.Stop()
-	if s.prev != nil {
-		s.prev.next = s.next
-	} else if s.w.servers == s {
-		s.w.servers = s.next
+	s.front.leave(s.w)
+}
+
+func (s *server) drain() {} // the next response says so
+
+func (s *server) closeIdle() {
+	if s.x == nil {
+		s.c.Close()
 	}
-	if s.next != nil {
-		s.next.prev = s.prev
-	}
-	s.next, s.prev = nil, nil
 }
 
 // The downstream of an exchange.
@@ -284,7 +296,7 @@ func (s *server) discardable(x *Exchange) bool {
 	return q.ContentLength != message.Unknown && q.ContentLength-int64(x.Received) <= discardLimit && !q.Continue
 }
 
-func (s *server) writeData(_ *Exchange, b []byte) { s.w.writeBody(s.c, &s.enc, b) }
+func (s *server) writeData(_ *Exchange, b []byte, _ bool) { s.w.writeBody(s.c, &s.enc, b) }
 
 func (s *server) writeEnd(x *Exchange) {
 	if !s.w.writeEnd(s.c, &s.enc, x.trailersToSend()) {

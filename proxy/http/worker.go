@@ -9,6 +9,8 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/h1"
+	"github.com/weirmesh/weir/proxy/http/h2"
+	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/route"
@@ -42,10 +44,13 @@ type Worker struct {
 	pickers []lb.Picker // by cluster.ID
 	free    []*Exchange
 	// Decoders of requests that are not in use: an idle client connection needs none.
-	decoders []*h1.Decoder
-	servers  *server // open client connections
-	active   int     // exchanges
-	drain    bool
+	decoders  []*h1.Decoder
+	streams   []*stream // not in use
+	h2streams h2.Pool
+	goOn      message.Response // 100 Continue
+	fronts    *front           // open client connections
+	active    int              // exchanges
+	drain     bool
 
 	date   []byte // the Date header of the second dateOf
 	dateOf int64
@@ -68,11 +73,18 @@ func (nothing) Cluster(cluster.ID) *cluster.Cluster { return nil }
 func (nothing) Table(string) *route.Table           { return nil }
 
 // target says how to reach an endpoint with HTTP.
-func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, _ cluster.Protocol) conn.Target {
+func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, p cluster.Protocol) conn.Target {
 	t := conn.Target{Addr: loop.Addr{AddrPort: e.Addr, Path: e.Path}, Timeout: c.ConnectTimeout,
 		Keepalive: conn.Keepalive{On: c.Keepalive.On, Idle: c.Keepalive.Time, Interval: c.Keepalive.Interval, Count: int(c.Keepalive.Probes)}}
 	if tr := e.Transport.Load(); tr != nil {
-		t.TLS = tr.HTTP
+		switch p {
+		case cluster.HTTP2:
+			t.TLS = tr.HTTP2
+		case cluster.Negotiated:
+			t.TLS = tr.Negotiated
+		default:
+			t.TLS = tr.HTTP
+		}
 		if b := e.Behalf; b != nil && tr.Proxy != proxyproto.None {
 			t.Preface = proxyproto.Append(nil, tr.Proxy, b.Client, b.Asked)
 		}
@@ -98,18 +110,54 @@ func (w *Worker) Loop() *loop.Loop { return w.loop }
 // Active is the number of exchanges under way.
 func (w *Worker) Active() int { return w.active }
 
-// Drain asks clients to go: responses say connection: close from now on, and idle upstream connections are closed.
+// Drain asks clients to go: responses of HTTP/1.1 say connection: close from now on, HTTP/2 clients get GOAWAY, and idle
+// upstream connections are closed.
 func (w *Worker) Drain() {
 	w.drain = true
+	w.each(frontend.drain)
 	w.pool.Drain()
 }
 
 // CloseIdle closes the client connections that wait for a request.
-func (w *Worker) CloseIdle() {
-	for s := w.servers; s != nil; s = s.next {
-		if s.x == nil {
-			s.c.Close()
-		}
+func (w *Worker) CloseIdle() { w.each(frontend.closeIdle) }
+
+// frontend is a client's connection.
+type frontend interface {
+	drain()
+	closeIdle()
+}
+
+// front is a frontend's place in the worker's list.
+type front struct {
+	is         frontend
+	next, prev *front
+}
+
+func (f *front) enter(w *Worker, is frontend) {
+	f.is, f.next = is, w.fronts
+	if f.next != nil {
+		f.next.prev = f
+	}
+	w.fronts = f
+}
+
+func (f *front) leave(w *Worker) {
+	if f.prev != nil {
+		f.prev.next = f.next
+	} else if w.fronts == f {
+		w.fronts = f.next
+	}
+	if f.next != nil {
+		f.next.prev = f.prev
+	}
+	f.next, f.prev = nil, nil
+}
+
+func (w *Worker) each(do func(frontend)) {
+	for f := w.fronts; f != nil; {
+		next := f.next
+		do(f.is)
+		f = next
 	}
 }
 

@@ -288,8 +288,7 @@ func (l *Loop) protect(phase func(*Loop)) {
 func (l *Loop) attempt(phase func(*Loop)) (done bool) {
 	defer func() {
 		if v := recover(); v != nil {
-			l.panics.Add(1)
-			l.log.Error("callback panicked", "err", fmt.Sprint(v), "stack", string(debug.Stack()))
+			l.Recovered(v)
 			if h := l.blame; h != nil {
 				l.blame = nil
 				l.tell(h, Panicked)
@@ -298,6 +297,12 @@ func (l *Loop) attempt(phase func(*Loop)) (done bool) {
 	}()
 	phase(l)
 	return true
+}
+
+// Recovered reports a panic, also for a callback that contains those of its parts by itself.
+func (l *Loop) Recovered(v any) {
+	l.panics.Add(1)
+	l.log.Error("callback panicked", "err", fmt.Sprint(v), "stack", string(debug.Stack()))
 }
 
 // tell gives h a last event; if that panics too, nothing more can be done for it.

@@ -26,6 +26,7 @@ const (
 	UpstreamTLSFailed
 	UpstreamTerminated
 	UpstreamReset
+	UpstreamRefused
 	UpstreamProtocolError
 	UpstreamTimeout
 	UpstreamPerTryTimeout
@@ -43,6 +44,7 @@ const (
 	StreamIdleTimeout
 	StreamIdleTimeoutUpstream
 	DownstreamDisconnected
+	DownstreamReset
 	ConnectionDurationReached
 
 	// The configuration.
@@ -109,6 +111,9 @@ var causes = [numCauses]causeInfo{
 	UpstreamReset: {UpstreamRemoteReset, "upstream_reset_before_response_started{remote_reset}", 503, resetText + "remote reset",
 		"the endpoint reset the request",
 		"look into the application's log of that moment"},
+	UpstreamRefused: {UpstreamRemoteReset, "upstream_reset_before_response_started{remote_refused_stream_reset}", 503, resetText + "remote refused stream reset",
+		"the endpoint refused the request without looking at it",
+		"it is going away, or takes fewer requests at once than it is sent: give the destination more replicas"},
 	UpstreamProtocolError: {UpstreamProtocolErrorFlag, "upstream_reset_before_response_started{protocol_error}", 502, resetText + "protocol error",
 		"the endpoint's answer is not valid HTTP",
 		"does the port really speak HTTP? check the service port's name or appProtocol"},
@@ -143,6 +148,8 @@ var causes = [numCauses]causeInfo{
 		"nothing was transferred for the stream idle timeout after the request was complete", ""},
 	DownstreamDisconnected: {DownstreamConnectionTermination, "downstream_remote_disconnect", 0, "",
 		"the client closed the connection before the response was complete", ""},
+	DownstreamReset: {DownstreamRemoteReset, "http2.remote_reset", 0, "",
+		"the client cancelled the request before the response was complete", ""},
 	ConnectionDurationReached: {DurationTimeout, "duration_timeout", 0, "",
 		"the connection reached its maximum duration", ""},
 

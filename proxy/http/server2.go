@@ -1,0 +1,362 @@
+package http
+
+import (
+	"time"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/http/h2"
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/observe"
+)
+
+// server2 is a client's HTTP/2 connection; each of its streams is the downstream of an exchange.
+type server2 struct {
+	session
+	front
+	cfg *Config
+	origin
+	opened uint32 // streams so far
+	ends   int64  // when the connection has served its time; 0: never
+	idleAt int64  // when to look whether it is idle
+}
+
+// preface is what a client that speaks HTTP/2 begins with (RFC 9113 section 3.4).
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// speaksHTTP2 reports whether TLS agreed on HTTP/2, under its own name or the mesh's.
+func speaksHTTP2(c *conn.Conn) bool {
+	t := c.Info().TLS
+	return t != nil && (t.ALPN == "h2" || t.ALPN == "istio-h2")
+}
+
+func (w *Worker) newServer2(c *conn.Conn, cfg *Config) *server2 {
+	s := &server2{cfg: cfg}
+	s.init(w, s, true)
+	s.c = c
+	s.front.enter(w, s)
+	return s
+}
+
+func (s *server2) options() *cluster.HTTP2Options { return &s.cfg.HTTP2 }
+
+func (s *server2) Open(c *conn.Conn) {
+	o := &s.cfg.HTTP2
+	s.begin(c)
+	if d := s.cfg.MaxDuration; d > 0 {
+		s.ends = s.idleSince + int64(d)
+	}
+	s.idleAt = s.idleSince + s.idleTimeout()
+	s.headBy = s.idleSince + int64(s.headerTimeout())
+	s.c.SetOut(s.m.StartServer(s.room(startRoom), &h2.Options{
+		MaxStreams: int(o.MaxStreams), HeadBytes: s.cfg.Limits.HeadBytes, Fields: s.cfg.Limits.Fields, TableSize: o.TableSize,
+		StreamWindow: o.StreamWindow, ConnWindow: windowOr(o.ConnWindow), ExtendedConnect: len(s.cfg.Upgrades) > 0, Streams: &s.w.h2streams,
+	}, s.w.loop.Now()))
+	s.arm()
+}
+
+// startRoom is what the beginning of a connection needs: preface, SETTINGS and WINDOW_UPDATE.
+const startRoom = 256
+
+func windowOr(n uint32) uint32 {
+	if n == 0 {
+		return connWindow
+	}
+	return n
+}
+
+func (s *server2) headerTimeout() time.Duration {
+	switch t := s.cfg.HeaderTimeout; {
+	case t == 0:
+		return DefaultHeaderTimeout
+	case t > 0:
+		return t
+	}
+	return forEver
+}
+
+const forEver = 1<<62 - 1
+
+func (s *server2) event(ev h2.Event) {
+	switch ev.Kind {
+	case h2.Open:
+		s.open(ev.Stream)
+		return
+	case h2.Settings:
+		if s.count == 0 {
+			s.headBy = 0 // the preface is complete
+		}
+		return
+	case h2.GoAway:
+		s.maybeClose()
+		return
+	case h2.Failed:
+		s.lost(observe.DownstreamProtocolError, ev.Reason)
+		s.c.Close()
+		return
+	}
+	st := ev.Stream.Owner.(*stream)
+	x := st.x
+	switch ev.Kind {
+	case h2.Head:
+		s.headBy = 0
+		st.flags &^= heading
+		if ev.End {
+			x.flags |= requestDone
+			x.RequestEnded = s.w.loop.Now()
+		} else if t := s.cfg.RequestTimeout; t > 0 {
+			s.w.loop.Arm(&st.timer, s.w.loop.Now()+int64(t))
+		}
+		x.begin()
+	case h2.Data:
+		n := len(ev.Data)
+		if n > 0 {
+			x.requestData(ev.Data, ev.End && !x.is(tunnelling))
+		}
+		if st.x != x || st.s != ev.Stream {
+			return // it is over, and the machine gives the window back
+		}
+		st.received(n)
+		if ev.End {
+			st.requestEnd()
+		}
+	case h2.Trailers:
+		st.requestEnd()
+	case h2.Refuse:
+		s.headBy = 0
+		x.refuse(observe.DownstreamProtocolError, "http2."+ev.Reason.String(), ev.Reason.Status())
+	case h2.Reset:
+		s.reset(st, ev)
+	}
+}
+
+func (s *server2) open(hs *h2.Stream) {
+	st := s.newStream()
+	st.s, hs.Owner = hs, st
+	x := s.w.newExchange(st, s.cfg, s.c.Info(), &s.origin)
+	st.x = x
+	st.flags = heading
+	hs.Request(&x.Request, &x.RequestTrailers, &x.arena)
+	s.headBy = s.w.loop.Now() + int64(s.headerTimeout())
+	if s.opened++; s.opened == s.cfg.MaxRequests {
+		s.drain()
+	}
+}
+
+func (st *stream) requestEnd() {
+	x := st.x
+	if st.timer.Stop(); x.is(tunnelling) {
+		x.clientTunnelEnd()
+	} else {
+		x.requestEnd()
+	}
+}
+
+// reset: a stream was ended by the client, or by what the client did.
+func (s *server2) reset(st *stream, ev h2.Event) {
+	if st.is(heading) {
+		s.headBy = 0
+	}
+	if ev.Reason == h2.PeerReset {
+		st.gone(observe.DownstreamReset, "")
+	} else {
+		st.gone(observe.DownstreamProtocolError, "http2."+ev.Reason.String())
+	}
+}
+
+// gone ends an exchange that nobody waits for any more.
+func (st *stream) gone(c observe.Cause, details string) {
+	st.flags |= ending | ended
+	if x := st.x; x.is(responded) || !x.is(begun) {
+		st.conclude()
+	} else {
+		x.clientGone(c, details)
+	}
+}
+
+// lost ends all exchanges: the client is gone, or has lost its senses.
+func (s *server2) lost(c observe.Cause, why h2.Reason) {
+	details := ""
+	if c == observe.DownstreamProtocolError {
+		details = "http2." + why.String()
+	}
+	for st := s.first; st != nil; st = s.first {
+		st.gone(c, details)
+	}
+}
+
+// EOF: a client that closes its side is taken to be gone, as with HTTP/1.1.
+func (s *server2) EOF(c *conn.Conn) {
+	s.lost(observe.DownstreamDisconnected, h2.OK)
+	c.Close()
+}
+
+func (s *server2) Closed(_ *conn.Conn, why conn.Why) {
+	c := observe.DownstreamDisconnected
+	if why.Kind == conn.Panicked {
+		c = observe.InternalError
+	}
+	s.lost(c, h2.OK)
+	s.timer.Stop()
+	s.front.leave(s.w)
+}
+
+func (s *server2) drained(st *stream) { st.x.downstreamDrained() }
+
+func (s *server2) released() { s.maybeClose() }
+
+// maybeClose closes the connection when nothing is open and no more is to come.
+func (s *server2) maybeClose() {
+	if s.count == 0 && s.m.Draining() && !s.c.Ended() {
+		s.c.Close()
+	}
+}
+
+func (s *server2) idleTimeout() int64 {
+	if s.cfg.IdleTimeout > 0 {
+		return int64(s.cfg.IdleTimeout)
+	}
+	return int64(defaultConnIdle)
+}
+
+func (s *server2) due() int64 {
+	if s.ends != 0 {
+		return min(s.ends, s.idleAt)
+	}
+	return s.idleAt
+}
+
+func (s *server2) expired(now int64) {
+	if s.ends != 0 && now >= s.ends {
+		s.ends = 0
+		s.drain()
+	}
+	switch {
+	case now < s.idleAt:
+	case s.idleSince == 0:
+		s.idleAt = now + s.idleTimeout()
+	case now >= s.idleSince+s.idleTimeout():
+		s.quit(h2.NoError)
+	default:
+		s.idleAt = s.idleSince + s.idleTimeout()
+	}
+}
+
+func (s *server2) quit(code h2.Code) {
+	s.goAway(code)
+	s.lost(observe.DownstreamDisconnected, h2.OK)
+	s.c.Close()
+}
+
+// drain asks the client to open no more streams.
+func (s *server2) drain() {
+	if !s.m.Draining() {
+		s.c.SetOut(s.m.Drain(s.room(h2.ControlRoom), s.w.loop.Now()))
+		s.tick()
+	}
+}
+
+func (s *server2) closeIdle() {
+	if s.count == 0 {
+		s.quit(h2.NoError)
+	}
+}
+
+// The downstream of an exchange.
+
+func (st *stream) writeInterim(x *Exchange) { st.response(&x.Response) }
+
+func (st *stream) writeHead(x *Exchange) {
+	if st.is(ended) {
+		return
+	}
+	st.response(&x.Response)
+	if x.Response.NoBody {
+		st.flags |= ending | ended
+	}
+}
+
+func (st *stream) response(p *message.Response) {
+	ss := st.ss
+	ss.c.SetOut(ss.m.Response(ss.room(h2.ResponseRoom(p)), st.s, p))
+}
+
+func (st *stream) askBody(*Exchange) {
+	p := &st.ss.w.goOn
+	p.Status = 100
+	st.response(p)
+}
+
+func (st *stream) writeEnd(x *Exchange) {
+	if st.ss.server {
+		st.endMessage(x.trailersToSend())
+	} else {
+		st.endMessage(&x.RequestTrailers)
+	}
+}
+
+func (st *stream) abort(*Exchange) {
+	st.flags |= ending | ended
+	st.out, st.off = st.out[:0], 0
+	if st.code == h2.NoError {
+		st.code = h2.InternalError
+	}
+}
+
+func (st *stream) blame() { st.ss.w.loop.Blame(st) }
+
+func (st *stream) remembers() *Memory {
+	switch s := st.ss.side.(type) {
+	case *server2:
+		return &s.memory
+	case *client2:
+		return &s.memory
+	}
+	return nil
+}
+
+func (st *stream) tunnel(*Exchange) {}
+
+// endTunnel: the upstream of a tunnel half-closed.
+func (st *stream) endTunnel(x *Exchange) { st.endMessage(x.trailersToSend()) }
+
+// done is called when the exchange is over. It stays until what is queued has left.
+func (st *stream) done(x *Exchange) {
+	if st.x != x {
+		return
+	}
+	st.endMessage(x.trailersToSend()) // of a tunnel: of anything else it is written
+	if st.is(ended) {
+		st.conclude()
+		return
+	}
+	st.flags |= over
+	// The client may never open its window.
+	limit := x.Config.StreamIdle
+	if limit == 0 {
+		limit = DefaultHeaderTimeout
+	}
+	st.ss.w.loop.Arm(&st.timer, st.ss.w.loop.Now()+int64(limit))
+}
+
+// conclude forgets the exchange and its stream.
+func (st *stream) conclude() {
+	x, w := st.x, st.ss.w
+	st.x = nil
+	st.release()
+	w.recycle(x)
+}
+
+// expired: the request did not come in time, or what is left of the response did not leave.
+func (st *stream) expired() {
+	st.blame()
+	switch x := st.x; {
+	case x == nil:
+	case st.is(over):
+		st.abort(x)
+		st.code = h2.Cancel
+		st.conclude()
+	case !x.is(responded):
+		x.Reply(observe.RequestTimeout)
+	}
+}
