@@ -158,8 +158,8 @@ const (
 	backingOff                            // wait is the back-off
 	upstreamEOF                           // of a tunnel
 	clientEOF
-	noTrailers                            // those of the response are not sent
-	ownKey                                // webSocketKey was made here
+	noTrailers // those of the response are not sent
+	ownKey     // webSocketKey was made here
 )
 
 func (x *Exchange) is(f exchangeFlags) bool { return x.flags&f != 0 }

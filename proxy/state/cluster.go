@@ -12,6 +12,7 @@ import (
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/weirmesh/weir/proxy/cluster"
 )
@@ -146,8 +147,15 @@ func (s *clusterSpec) decodeService(m *corev3.Metadata) {
 }
 
 func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
-	if c.GetHttp2ProtocolOptions() != nil {
-		s.Protocol = cluster.HTTP2
+	speak := func(p cluster.Protocol, o *corev3.Http2ProtocolOptions, at string) (err error) {
+		s.Protocol = p
+		s.HTTP2, err = decodeHTTP2(o, at)
+		return err
+	}
+	if o := c.GetHttp2ProtocolOptions(); o != nil {
+		if err := speak(cluster.HTTP2, o, path+".http2_protocol_options"); err != nil {
+			return err
+		}
 	}
 	common := func(o *corev3.HttpProtocolOptions) {
 		if o == nil {
@@ -166,20 +174,53 @@ func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
 			return fmt.Errorf("%s: not supported", at)
 		}
 		o := &upstreamsv3.HttpProtocolOptions{}
-		if err := unpack(a, o, at); err != nil {
+		err := unpack(a, o, at)
+		if err != nil {
 			return err
 		}
 		common(o.GetCommonHttpProtocolOptions())
-		switch {
-		case o.GetExplicitHttpConfig().GetHttp3ProtocolOptions() != nil:
-			return fmt.Errorf("%s.explicit_http_config.http3_protocol_options: field is not supported", at)
-		case o.GetExplicitHttpConfig().GetHttp2ProtocolOptions() != nil:
-			s.Protocol = cluster.HTTP2
-		case o.GetUseDownstreamProtocolConfig() != nil:
-			s.Protocol = cluster.Downstream
+		switch x := o.GetUpstreamProtocolOptions().(type) {
+		case *upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_:
+			e := x.ExplicitHttpConfig
+			if e.GetHttp3ProtocolOptions() != nil {
+				return fmt.Errorf("%s.explicit_http_config.http3_protocol_options: field is not supported", at)
+			}
+			if o := e.GetHttp2ProtocolOptions(); o != nil {
+				err = speak(cluster.HTTP2, o, at+".explicit_http_config.http2_protocol_options")
+			}
+		case *upstreamsv3.HttpProtocolOptions_UseDownstreamProtocolConfig:
+			err = speak(cluster.Downstream, x.UseDownstreamProtocolConfig.GetHttp2ProtocolOptions(), at+".use_downstream_protocol_config.http2_protocol_options")
+		case *upstreamsv3.HttpProtocolOptions_AutoConfig:
+			err = speak(cluster.Negotiated, x.AutoConfig.GetHttp2ProtocolOptions(), at+".auto_config.http2_protocol_options")
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// decodeHTTP2 reads Http2ProtocolOptions of a cluster or of a connection manager.
+func decodeHTTP2(o *corev3.Http2ProtocolOptions, path string) (h cluster.HTTP2Options, err error) {
+	bounded := func(field string, v *wrapperspb.UInt32Value, lo, hi uint32) uint32 {
+		n := v.GetValue()
+		if v != nil && (n < lo || n > hi) && err == nil {
+			err = fmt.Errorf("%s.%s: %d is not %d to %d", path, field, n, lo, hi)
+		}
+		return n
+	}
+	const most = 1<<31 - 1 // RFC 9113 section 6.5.2
+	h.MaxStreams = bounded("max_concurrent_streams", o.GetMaxConcurrentStreams(), 1, most)
+	h.StreamWindow = bounded("initial_stream_window_size", o.GetInitialStreamWindowSize(), 65535, most)
+	h.ConnWindow = bounded("initial_connection_window_size", o.GetInitialConnectionWindowSize(), 65535, most)
+	h.TableSize = o.GetHpackTableSize().GetValue()
+	if k := o.GetConnectionKeepalive(); k != nil {
+		h.PingEvery, h.PingTimeout = k.GetInterval().AsDuration(), k.GetTimeout().AsDuration()
+		if h.PingEvery < 0 || h.PingTimeout < time.Millisecond {
+			return h, fmt.Errorf("%s.connection_keepalive: timeout must be at least 1ms, interval not negative", path)
+		}
+	}
+	return h, err
 }
 
 func (b *Builder) decodeTransports(s *clusterSpec, c *clusterv3.Cluster, path string) error {

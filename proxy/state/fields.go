@@ -64,7 +64,20 @@ var fields = map[protoreflect.FullName]known{
 		but("max_headers_count", later).but("max_stream_duration", later).but("headers_with_underscores_action", later),
 	"envoy.config.core.v3.Http1ProtocolOptions": acts("").but("accept_http_10", "HTTP/1.0 is always accepted").but("default_host_for_http_10", later).
 		but("header_key_format", later).but("allow_absolute_url", "absolute-form is always accepted").but("enable_trailers", "trailers are always passed"),
-	"envoy.config.core.v3.Http2ProtocolOptions":        everything,
+	"envoy.config.core.v3.Http2ProtocolOptions": acts("hpack_table_size max_concurrent_streams initial_stream_window_size initial_connection_window_size connection_keepalive").
+		but("allow_connect", "extended CONNECT is taken where upgrade_configs permit the protocol").but("allow_metadata", onlyEnvoy).
+		but("max_outbound_frames", "output is bounded in bytes").but("max_outbound_control_frames", "output is bounded in bytes").
+		but("max_consecutive_inbound_frames_with_empty_payload", "the codec has a budget of its own").
+		but("max_inbound_priority_frames_per_stream", "the codec has a budget of its own").
+		but("max_inbound_window_update_frames_per_data_frame_sent", "the codec has a budget of its own").
+		but("stream_error_on_invalid_http_messaging", "malformed messages end their stream, as RFC 9113 asks").
+		but("override_stream_error_on_invalid_http_message", "malformed messages end their stream, as RFC 9113 asks").
+		but("use_oghttp2_codec", onlyEnvoy).but("max_metadata_size", onlyEnvoy).but("enable_huffman_encoding", "the codec's choice").
+		but("custom_settings_parameters", "no other settings are known").but("max_header_field_size_kb", "the limit of all headers together holds").
+		but("disallow_obs_text", "obs-text is passed on").but("stream_reset_burst", "the codec has a budget of its own").
+		but("stream_reset_rate", "the codec has a budget of its own"),
+	"envoy.config.core.v3.KeepaliveSettings": acts("interval timeout").but("interval_jitter", "intervals begin when connections do").
+		but("connection_idle_interval", "a dead connection is replaced once"),
 	"envoy.config.core.v3.UpstreamHttpProtocolOptions": everything,
 	"envoy.type.v3.FractionalPercent":                  everything,
 	"envoy.type.v3.Int64Range":                         everything,
@@ -200,8 +213,8 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": acts("stat_prefix route_config rds http_filters access_log"+
 		" use_remote_address upgrade_configs stream_idle_timeout request_timeout request_headers_timeout normalize_path merge_slashes"+
 		" forward_client_cert_details set_current_client_cert_details server_name server_header_transformation xff_num_trusted_hops"+
-		" generate_request_id codec_type common_http_protocol_options max_request_headers_kb skip_xff_append via drain_timeout preserve_external_request_id").
-		but("http_protocol_options", later).but("http2_protocol_options", later).but("path_with_escaped_slashes_action", "KEEP_UNCHANGED is what is done").
+		" generate_request_id codec_type common_http_protocol_options max_request_headers_kb skip_xff_append via drain_timeout preserve_external_request_id http2_protocol_options").
+		but("http_protocol_options", later).but("path_with_escaped_slashes_action", "KEEP_UNCHANGED is what is done").
 		but("tracing", "spans are a later part").but("represent_ipv4_remote_address_as_ipv4_mapped_ipv6", onlyEnvoy).but("access_log_options", later).
 		but("request_id_extension", "x-request-id is a UUID").but("proxy_100_continue", "100-continue is passed through").but("scheme_header_transformation", later).
 		but("internal_address_config", later).but("strip_trailing_host_dot", later).but("delayed_close_timeout", "closing lingers with a limit of its own").

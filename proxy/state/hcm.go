@@ -96,8 +96,13 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 		}
 		c.Limits.HeadBytes = int(kb.GetValue()) << 10
 	}
+	c.MaxDuration = m.GetCommonHttpProtocolOptions().GetMaxConnectionDuration().AsDuration()
 	switch m.GetCodecType() {
-	case hcmv3.HttpConnectionManager_AUTO, hcmv3.HttpConnectionManager_HTTP1:
+	case hcmv3.HttpConnectionManager_AUTO:
+	case hcmv3.HttpConnectionManager_HTTP1:
+		c.Codec = http.HTTP1Codec
+	case hcmv3.HttpConnectionManager_HTTP2:
+		c.Codec = http.HTTP2Codec
 	default:
 		return nil, "", fmt.Errorf("%s.codec_type: %v is not supported", path, m.GetCodecType())
 	}
@@ -116,6 +121,9 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 	}
 	certs(c, m)
 	var err error
+	if c.HTTP2, err = decodeHTTP2(m.GetHttp2ProtocolOptions(), path+".http2_protocol_options"); err != nil {
+		return nil, "", err
+	}
 	if c.Log, err = logs(m.GetAccessLog(), path); err != nil {
 		return nil, "", err
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -180,8 +179,7 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 	if c.Filters == nil {
 		return nil, fmt.Errorf("%s: has neither an HTTP connection manager nor a TCP proxy", path)
 	}
-	_, isHTTP := c.Filters.(*http.Config)
-	c.TLS, err = b.decodeDownstreamTransport(fc.GetTransportSocket(), isHTTP, path+".transport_socket")
+	c.TLS, err = b.decodeDownstreamTransport(fc.GetTransportSocket(), c.Filters, path+".transport_socket")
 	return c, err
 }
 
@@ -264,8 +262,8 @@ func (b *Builder) decodeTCP(f *listenerv3.Filter, dir http.Direction, path strin
 	return c, nil
 }
 
-// decodeDownstreamTransport returns nil for plaintext.
-func (b *Builder) decodeDownstreamTransport(s *corev3.TransportSocket, isHTTP bool, path string) (*tls.Server, error) {
+// decodeDownstreamTransport returns nil for plaintext. filters are those of the chain.
+func (b *Builder) decodeDownstreamTransport(s *corev3.TransportSocket, filters any, path string) (*tls.Server, error) {
 	if s == nil {
 		return nil, nil
 	}
@@ -287,7 +285,7 @@ func (b *Builder) decodeDownstreamTransport(s *corev3.TransportSocket, isHTTP bo
 	if err != nil {
 		return nil, err
 	}
-	o.ALPN = serverALPN(d.GetCommonTlsContext().GetAlpnProtocols(), isHTTP)
+	o.ALPN = serverALPN(d.GetCommonTlsContext().GetAlpnProtocols(), filters)
 	srv, err := tls.NewServer(o)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -295,11 +293,10 @@ func (b *Builder) decodeDownstreamTransport(s *corev3.TransportSocket, isHTTP bo
 	return srv, nil
 }
 
-// serverALPN leaves out what this version does not speak: HTTP/2 arrives with the next
-// part of the data plane, and until then a client that could is served HTTP/1.1.
-func serverALPN(protocols []string, isHTTP bool) []string {
-	if !isHTTP {
+// serverALPN leaves out HTTP/2 where the connection manager does not speak it.
+func serverALPN(protocols []string, filters any) []string {
+	if m, ok := filters.(*http.Config); !ok || m.Codec != http.HTTP1Codec {
 		return protocols
 	}
-	return slices.DeleteFunc(slices.Clone(protocols), func(p string) bool { return p == "h2" || strings.HasSuffix(p, "-h2") })
+	return withoutHTTP2(protocols)
 }

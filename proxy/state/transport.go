@@ -71,8 +71,17 @@ func (b *Builder) decodeUpstreamTransport(s *corev3.TransportSocket, path string
 	return nil, fmt.Errorf("%s: transport socket %q is not supported", path, s.GetName())
 }
 
-// meshHTTP is what Istio's clients offer a sidecar for HTTP/1.1 (filter istio.alpn).
-var meshHTTP = []string{"istio-http/1.1", istioALPN, "http/1.1"}
+// What Istio's clients offer a sidecar for HTTP (filter istio.alpn), by version.
+var (
+	meshHTTP1      = []string{"istio-http/1.1", istioALPN, "http/1.1"}
+	meshHTTP2      = []string{"istio-h2", istioALPN, "h2"}
+	meshNegotiated = []string{"istio-h2", "istio-http/1.1", istioALPN, "h2", "http/1.1"}
+)
+
+// withoutHTTP2 is for those who are going to speak HTTP/1.1.
+func withoutHTTP2(alpn []string) []string {
+	return slices.DeleteFunc(slices.Clone(alpn), func(p string) bool { return p == "h2" || p == "istio-h2" })
+}
 
 // clients makes the contexts of an UpstreamTlsContext.
 func (b *Builder) clients(u *tlsv3.UpstreamTlsContext, path string) (*cluster.Transport, error) {
@@ -87,10 +96,18 @@ func (b *Builder) clients(u *tlsv3.UpstreamTlsContext, path string) (*cluster.Tr
 	if t.TCP, err = tls.NewClient(o); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	t.HTTP = t.TCP
-	if t.Istio {
-		t.HTTP = t.TCP.With(t.SNI, meshHTTP)
+	offers := func(mesh, own, fallback []string) *tls.Client {
+		switch {
+		case t.Istio:
+			own = mesh
+		case len(own) == 0:
+			own = fallback
+		}
+		return t.TCP.With(t.SNI, own)
 	}
+	t.HTTP = offers(meshHTTP1, withoutHTTP2(t.ALPN), nil)
+	t.HTTP2 = offers(meshHTTP2, t.ALPN, []string{"h2"})
+	t.Negotiated = offers(meshNegotiated, t.ALPN, []string{"h2", "http/1.1"})
 	return t, nil
 }
 
