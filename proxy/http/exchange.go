@@ -389,8 +389,8 @@ func (x *Exchange) giveUp() {
 	x.complete()
 }
 
-// refuse answers a request whose head could not be taken.
-func (x *Exchange) refuse(c observe.Cause, details string, status int) {
+// unreadable answers a request whose head could not be taken.
+func (x *Exchange) unreadable(c observe.Cause, details string, status int) {
 	x.Began = x.w.loop.Now()
 	x.flags |= begun
 	x.Remote = x.Conn.Remote

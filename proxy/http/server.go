@@ -182,7 +182,7 @@ func (s *server) expired() {
 		s.c.Close()
 		return
 	case s.deadline != 0 && now >= s.deadline && !x.is(begun):
-		x.refuse(observe.RequestHeaderTimeout, "", observe.RequestHeaderTimeout.Status())
+		x.unreadable(observe.RequestHeaderTimeout, "", observe.RequestHeaderTimeout.Status())
 		return
 	case s.deadline != 0 && now >= s.deadline && !x.is(responded):
 		x.Reply(observe.RequestTimeout)
@@ -209,10 +209,10 @@ func (s *server) refuse(x *Exchange) {
 		return
 	}
 	if r == h1.MissingHost {
-		x.refuse(observe.MissingHost, "", r.Status())
+		x.unreadable(observe.MissingHost, "", r.Status())
 		return
 	}
-	x.refuse(observe.DownstreamProtocolError, "http1."+r.String(), r.Status())
+	x.unreadable(observe.DownstreamProtocolError, "http1."+r.String(), r.Status())
 }
 
 // EOF: a client that closes its side is taken to be gone, as Envoy does: work for it ends.

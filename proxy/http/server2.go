@@ -124,7 +124,7 @@ func (s *server2) event(ev h2.Event) {
 		st.requestEnd()
 	case h2.Refuse:
 		s.headBy = 0
-		x.refuse(observe.DownstreamProtocolError, "http2."+ev.Reason.String(), ev.Reason.Status())
+		x.unreadable(observe.DownstreamProtocolError, "http2."+ev.Reason.String(), ev.Reason.Status())
 	case h2.Reset:
 		s.reset(st, ev)
 	}
