@@ -8,6 +8,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/h2"
+	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/observe"
 )
 
@@ -67,7 +68,9 @@ func (c *client2) serve(x *Exchange) {
 	x.UpstreamLocal, x.UpstreamTLS = info.Local, info.TLS
 	x.UpstreamBegan = c.w.loop.Now()
 	if x.Request.Upgrade == nil || c.m.ConnectProtocol() {
-		c.write(st)
+		if c.write(st); x.up != st {
+			return
+		}
 	} else if c.early = append(c.early, st); c.settled {
 		c.settle()
 		return
@@ -79,7 +82,7 @@ func (c *client2) serve(x *Exchange) {
 	if len(x.body) > replayLimit {
 		x.dropBody()
 	}
-	if complete {
+	if complete && !asksTunnel(&x.Request) {
 		st.writeEnd(x)
 	} else if !st.full() {
 		x.unpauseDown()
@@ -93,11 +96,18 @@ func (c *client2) write(st *stream) {
 	x.hideWebSocketKey()
 	s, out := c.m.Request(c.room(h2.RequestRoom(q)), q, &x.Response, &x.ResponseTrailers, &x.arena, c.w.loop.Now())
 	c.c.SetOut(out)
+	if s == nil { // it takes no more, and lent all the same
+		c.fail(st, observe.UpstreamRefused, "", true)
+		return
+	}
 	st.s, s.Owner = s, st
-	if q.NoBody && q.Upgrade == nil {
+	if q.NoBody && !asksTunnel(q) {
 		st.flags |= ending | ended
 	}
 }
+
+// asksTunnel reports whether a request's connection becomes a tunnel when it succeeds.
+func asksTunnel(q *message.Request) bool { return q.Upgrade != nil || q.Method == message.CONNECT }
 
 func (c *client2) event(ev h2.Event) {
 	switch ev.Kind {
@@ -163,7 +173,10 @@ func (c *client2) settle() {
 			c.fail(st, observe.UpstreamProtocolError, "http2.no_extended_connect", true)
 			continue
 		}
-		c.write(st)
+		x := st.x
+		if c.write(st); x.up != st {
+			continue
+		}
 		if st.queued() > 0 {
 			st.wait()
 		} else if st.is(ending) {

@@ -162,6 +162,11 @@ func (x *Exchange) responseHead() bool {
 			x.down.writeInterim(x)
 		}
 		return true
+	case p.Status < 300 && x.Request.Upgrade != nil && x.Request.Protocol == message.HTTP2:
+		// To an extended CONNECT it would mean that the tunnel is open (RFC 8441 section 5).
+		x.Failure = "http1.no_upgrade"
+		x.fail(observe.UpstreamProtocolError)
+		return false
 	}
 	x.try.Stop()
 	if x.retryResponse() {

@@ -42,7 +42,8 @@ import (
 //	listen ADDR                 an upstream begins to listen
 //	unlisten ADDR               and stops
 //	accept ADDR NAME            the upstream's next connection
-//	send NAME                   (input: bytes)
+//	h2 NAME [server] [K=V…]     from now on NAME speaks HTTP/2; it sends its preface and SETTINGS
+//	send NAME                   (input: bytes, or frames; see peer2)
 //	fill NAME n=N               send N bytes of x, as far as they are taken
 //	pump NAME NAME n=N          send N bytes from one to the other, which reads
 //	recv NAME [count]           what has arrived
@@ -72,6 +73,7 @@ type script struct {
 	hosts     map[string]*route.VirtualHost
 	listeners map[string]*mem.Listener
 	conns     map[string]*mem.Peer
+	frames    map[string]*peer2 // those of conns that speak HTTP/2
 	peers     []*mem.Peer // all there ever were
 	log       []string
 	begun     int
@@ -93,7 +95,7 @@ func (s *state) Cluster(id cluster.ID) *cluster.Cluster {
 func (s *state) Table(string) *route.Table { return s.table }
 
 func newScript(t *testing.T) *script {
-	s := &script{t: t, net: mem.New(), hosts: map[string]*route.VirtualHost{}, listeners: map[string]*mem.Listener{}, conns: map[string]*mem.Peer{}, state: &state{}}
+	s := &script{t: t, net: mem.New(), hosts: map[string]*route.VirtualHost{}, listeners: map[string]*mem.Listener{}, conns: map[string]*mem.Peer{}, frames: map[string]*peer2{}, state: &state{}}
 	s.loop = s.net.Loop(loop.Options{})
 	s.worker = http.NewWorker(http.Options{Loop: s.loop, Observer: s, Hostname: "node"})
 	s.cfg = &http.Config{ServerName: []byte("istio-envoy"), Stages: outbound.Stages(outbound.Options{}), TableName: "80", Log: true}
@@ -205,6 +207,7 @@ func (s *script) run(d *datadriven.TestData) string {
 			d.Fatalf(s.t, "%v", err)
 		}
 		s.conns[name] = p
+		delete(s.frames, name)
 		s.peers = append(s.peers, p)
 	case "listen":
 		l, err := s.net.Listen(netip.MustParseAddrPort(name))
@@ -219,13 +222,29 @@ func (s *script) run(d *datadriven.TestData) string {
 		s.net.Silence(netip.MustParseAddrPort(name), true)
 	case "accept":
 		p := s.listeners[name].Accept()
+		delete(s.frames, d.CmdArgs[1].Key)
 		if p == nil {
 			delete(s.conns, d.CmdArgs[1].Key)
 			return "nobody\n"
 		}
 		s.conns[d.CmdArgs[1].Key] = p
 		s.peers = append(s.peers, p)
+	case "h2":
+		s.frames[name] = newPeer2(s.conns[name], d.HasArg("server"))
+		var settings []string
+		for _, a := range d.CmdArgs[1:] {
+			if len(a.Vals) > 0 {
+				settings = append(settings, a.Key+"="+a.Vals[0])
+			}
+		}
+		if !d.HasArg("silent") {
+			s.frames[name].begin(s.t, strings.Join(settings, " "))
+		}
 	case "send":
+		if f := s.frames[name]; f != nil {
+			f.send(s.t, d.Input)
+			break
+		}
 		out = s.send(name, wire(s.t, d.Input))
 	case "fill":
 		var n int
@@ -349,7 +368,10 @@ func (s *script) recv(d *datadriven.TestData, name string) string {
 		}
 	}
 	var out strings.Builder
-	if d.HasArg("count") {
+	if f := s.frames[name]; f != nil {
+		out.WriteString(f.recv(s.t, all))
+		s.net.Step()
+	} else if d.HasArg("count") {
 		fmt.Fprintf(&out, "%d bytes\n", len(all))
 	} else {
 		text := uuid.ReplaceAllString(string(all), "<uuid>")
@@ -418,6 +440,12 @@ func (s *script) configure(d *datadriven.TestData) {
 			c.StreamMax = duration(s.t, a)
 		case "max-requests":
 			c.MaxRequests = uint32(number(s.t, a))
+		case "max-duration":
+			c.MaxDuration = duration(s.t, a)
+		case "ping":
+			c.HTTP2.PingEvery, c.HTTP2.PingTimeout = duration(s.t, a), time.Second
+		case "streams":
+			c.HTTP2.MaxStreams = uint32(number(s.t, a))
 		default:
 			d.Fatalf(s.t, "unknown %s", a.Key)
 		}
@@ -466,6 +494,12 @@ func (s *script) addCluster(d *datadriven.TestData) {
 			l.MaxRequests.Store(uint32(number(s.t, a)))
 		case "max-retries":
 			l.MaxRetries.Store(uint32(number(s.t, a)))
+		case "http2":
+			c.Protocol = cluster.HTTP2
+		case "client-protocol":
+			c.Protocol = cluster.Downstream
+		case "streams":
+			c.HTTP2.MaxStreams = uint32(number(s.t, a))
 		case "requests-per-connection":
 			c.MaxRequestsPerConn = uint32(number(s.t, a))
 		case "idle":

@@ -101,7 +101,7 @@ func (s *server2) event(ev h2.Event) {
 	case h2.Head:
 		s.headBy = 0
 		st.flags &^= heading
-		if ev.End {
+		if ev.End || asksTunnel(&x.Request) {
 			x.flags |= requestDone
 			x.RequestEnded = s.w.loop.Now()
 		} else if t := s.cfg.RequestTimeout; t > 0 {
@@ -109,6 +109,11 @@ func (s *server2) event(ev h2.Event) {
 		}
 		x.begin()
 	case h2.Data:
+		if x.is(requestDone) && !x.is(tunnelling) {
+			st.code = h2.ProtocolError
+			st.gone(observe.DownstreamProtocolError, "http2.data_before_tunnel")
+			return
+		}
 		n := len(ev.Data)
 		if n > 0 {
 			x.requestData(ev.Data, ev.End && !x.is(tunnelling))
