@@ -52,7 +52,7 @@ type side interface {
 	conn.Handler
 	event(ev h2.Event)
 	drained(st *stream) // st takes bytes again
-	released()          // a stream less
+	released()          // a stream less, or the machine has moved on
 	quit(h2.Code)       // end the connection with a reason for the peer
 	due() int64         // when expired must be called for the side's own purposes; 0: never
 	expired(now int64)
@@ -100,6 +100,7 @@ func (ss *session) Data(c *conn.Conn, b []byte) (used int) {
 	if ss.headBy != 0 {
 		ss.arm()
 	}
+	ss.side.released()
 	ss.w.loop.AtTurnEnd(&ss.turn)
 	return used
 }
@@ -211,7 +212,7 @@ func (ss *session) onTimer() {
 	if due := ss.side.due(); due != 0 && now >= due && !ss.c.Ended() {
 		ss.side.expired(now)
 	}
-	if !ss.c.Ended() {
+	if ss.side.released(); !ss.c.Ended() {
 		ss.w.loop.AtTurnEnd(&ss.turn)
 		ss.arm()
 	}

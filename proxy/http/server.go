@@ -73,6 +73,7 @@ func (s *server) Data(c *conn.Conn, b []byte) (used int) {
 		switch n := min(len(b), len(preface)); {
 		case string(b[:n]) != preface[:n]:
 		case n < len(preface):
+			s.awaitHead()
 			return 0
 		default:
 			return s.giveWay(b)
@@ -151,7 +152,13 @@ func (s *server) head(x *Exchange) {
 
 // await bounds the wait for the rest of a request head.
 func (s *server) await(x *Exchange) {
-	if x.is(begun) || s.deadline != 0 {
+	if !x.is(begun) {
+		s.awaitHead()
+	}
+}
+
+func (s *server) awaitHead() {
+	if s.deadline != 0 {
 		return
 	}
 	t := s.cfg.HeaderTimeout
@@ -174,6 +181,9 @@ func (s *server) expired() {
 	s.c.Blame()
 	now := s.w.loop.Now()
 	switch x := s.x; {
+	case x == nil && s.deadline != 0 && now >= s.deadline: // in the middle of a preface of HTTP/2
+		s.c.Close()
+		return
 	case x == nil:
 		if due := s.idleSince + int64(s.idleTimeout()); now < due {
 			s.w.loop.Arm(&s.timer, due)

@@ -88,8 +88,7 @@ func (s *server2) event(ev h2.Event) {
 		}
 		return
 	case h2.GoAway:
-		s.maybeClose()
-		return
+		return // it opens no more streams, and closes by itself
 	case h2.Failed:
 		s.lost(observe.DownstreamProtocolError, ev.Reason)
 		s.c.Close()
@@ -208,11 +207,9 @@ func (s *server2) Closed(_ *conn.Conn, why conn.Why) {
 
 func (s *server2) drained(st *stream) { st.x.downstreamDrained() }
 
-func (s *server2) released() { s.maybeClose() }
-
-// maybeClose closes the connection when nothing is open and no more is to come.
-func (s *server2) maybeClose() {
-	if s.count == 0 && s.m.Draining() && !s.c.Ended() {
+// released closes the connection when nothing is open and no more is to come.
+func (s *server2) released() {
+	if s.count == 0 && s.m.Closing() && !s.c.Ended() {
 		s.c.Close()
 	}
 }

@@ -229,6 +229,9 @@ func (m *Machine) Draining() bool {
 	return m.flags&(goneFirst|goneFinal|peerGone) != 0 || m.reason != OK
 }
 
+// Closing reports that we said our final GOAWAY: the connection is over once its streams are.
+func (m *Machine) Closing() bool { return m.is(goneFinal) || m.reason != OK }
+
 // ConnectProtocol reports that the peer takes extended CONNECT (RFC 8441).
 func (m *Machine) ConnectProtocol() bool { return m.is(connectAllowed) }
 
