@@ -25,19 +25,21 @@ import (
 //	  :method: GET         WINDOW_UPDATE 0 1000    SETTINGS 3=100 4=65535        PING 7      GOAWAY 1 NO_ERROR
 type peer2 struct {
 	p      *mem.Peer
-	server bool // the test is the server
+	step   func() // lets the proxy work
+	server bool   // the test is the server
 	in     bytes.Buffer
 	out    bytes.Buffer
 	fr     *http2.Framer
 	enc    *hpack.Encoder
 	block  bytes.Buffer
 	dec    *hpack.Decoder
-	began  bool
-	data   map[uint32]int // bytes of DATA folded so far
+	began  bool // the client's preface was read
+	hello  bool // our SETTINGS were sent
+	acks   int  // owed, behind them
 }
 
-func newPeer2(p *mem.Peer, server bool) *peer2 {
-	c := &peer2{p: p, server: server}
+func newPeer2(p *mem.Peer, step func(), server bool) *peer2 {
+	c := &peer2{p: p, step: step, server: server}
 	c.fr = http2.NewFramer(&c.out, &c.in)
 	c.fr.SetMaxReadFrameSize(1 << 24)
 	c.fr.AllowIllegalWrites = true
@@ -56,19 +58,27 @@ func (c *peer2) begin(t *testing.T, settings string) {
 	if err := c.write("SETTINGS "+settings, nil); err != nil {
 		t.Fatal(err)
 	}
-	c.flush(t)
+	c.flush()
 }
 
-func (c *peer2) flush(t *testing.T) {
-	b := c.out.Bytes()
-	if n, err := c.p.Send(b); err != nil || n < len(b) {
-		t.Fatalf("sent %d of %d: %v", n, len(b), err)
+func (c *peer2) flush() string {
+	for ; c.hello && c.acks > 0; c.acks-- {
+		c.fr.WriteSettingsAck()
+	}
+	for b := c.out.Bytes(); len(b) > 0; {
+		n, err := c.p.Send(b)
+		if b = b[n:]; err != nil || n == 0 {
+			c.out.Reset()
+			return fmt.Sprintf("%d bytes were not taken: %v\n", len(b), err)
+		}
+		c.step()
 	}
 	c.out.Reset()
+	return ""
 }
 
-// send sends frames.
-func (c *peer2) send(t *testing.T, text string) {
+// send sends frames; it says what could not be sent.
+func (c *peer2) send(t *testing.T, text string) string {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
 	for i := 0; i < len(lines); {
 		j := i + 1
@@ -80,7 +90,7 @@ func (c *peer2) send(t *testing.T, text string) {
 		}
 		i = j
 	}
-	c.flush(t)
+	return c.flush()
 }
 
 var errSyntax = errors.New("syntax")
@@ -97,6 +107,7 @@ func (c *peer2) write(head string, more []string) error {
 	end := len(f) > 2 && f[2] == "END"
 	switch f[0] {
 	case "SETTINGS":
+		c.hello = true
 		var ss []http2.Setting
 		for _, s := range f[1:] {
 			k, v, _ := strings.Cut(s, "=")
@@ -239,13 +250,12 @@ func (c *peer2) recv(t *testing.T, b []byte) string {
 				return nil
 			})
 			s.WriteString("\n")
-			c.fr.WriteSettingsAck()
+			c.acks++
 		default:
 			fmt.Fprintf(&s, "%v\n", h)
 		}
 	}
 	fold()
-	c.p.Send(c.out.Bytes()) // acknowledgements; the other end may be gone
-	c.out.Reset()
+	c.flush() // the other end may be gone
 	return s.String()
 }

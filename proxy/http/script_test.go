@@ -74,7 +74,7 @@ type script struct {
 	listeners map[string]*mem.Listener
 	conns     map[string]*mem.Peer
 	frames    map[string]*peer2 // those of conns that speak HTTP/2
-	peers     []*mem.Peer // all there ever were
+	peers     []*mem.Peer       // all there ever were
 	log       []string
 	begun     int
 	listener  *listener
@@ -230,7 +230,7 @@ func (s *script) run(d *datadriven.TestData) string {
 		s.conns[d.CmdArgs[1].Key] = p
 		s.peers = append(s.peers, p)
 	case "h2":
-		s.frames[name] = newPeer2(s.conns[name], d.HasArg("server"))
+		s.frames[name] = newPeer2(s.conns[name], func() { s.net.Step() }, d.HasArg("server"))
 		var settings []string
 		for _, a := range d.CmdArgs[1:] {
 			if len(a.Vals) > 0 {
@@ -242,7 +242,7 @@ func (s *script) run(d *datadriven.TestData) string {
 		}
 	case "send":
 		if f := s.frames[name]; f != nil {
-			f.send(s.t, d.Input)
+			out = f.send(s.t, d.Input)
 			break
 		}
 		out = s.send(name, wire(s.t, d.Input))
