@@ -20,16 +20,21 @@ type server struct {
 	c   *conn.Conn
 	cfg *Config
 	origin
-	x    *Exchange   // being read or answered
-	dec  *h1.Decoder // of x
-	enc  h1.Encoder
-	keep bool // another request may follow the one being answered
-	busy bool // Data is under way
+	x      *Exchange // being read or answered
+	*codec           // of x
+	keep   bool      // another request may follow the one being answered
+	busy   bool      // Data is under way
 
 	served    uint32
 	timer     loop.Timer
 	idleSince int64
 	deadline  int64 // of the request head, or of the whole request; 0: none
+}
+
+// codec is what a server needs while it has an exchange.
+type codec struct {
+	dec h1.Decoder
+	enc h1.Encoder
 }
 
 // origin is what requests of one client connection have in common and is worth keeping from one to the next.
@@ -128,7 +133,7 @@ func (s *server) giveWay(b []byte) (used int) {
 
 func (s *server) accept() *Exchange {
 	x := s.w.newExchange(s, s.cfg, s.c.Info(), &s.origin)
-	s.dec = s.w.newDecoder()
+	s.codec = s.w.newCodec()
 	s.dec.StartRequest(&x.Request, &x.RequestTrailers, &x.arena, s.cfg.Limits)
 	s.x = x
 	return x
@@ -365,9 +370,9 @@ func (s *server) done(x *Exchange) {
 }
 
 func (s *server) release(x *Exchange) {
-	if len(s.w.decoders) < keepExchanges {
-		s.w.decoders = append(s.w.decoders, s.dec)
+	if len(s.w.codecs) < keepExchanges {
+		s.w.codecs = append(s.w.codecs, s.codec)
 	}
-	s.dec = nil
+	s.codec = nil
 	s.w.recycle(x)
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster/lb"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
-	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/http/h2"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
@@ -37,14 +36,13 @@ type Options struct {
 
 // Worker is the HTTP side of one loop.
 type Worker struct {
-	o       Options
-	loop    *loop.Loop
-	pool    *pool.Pool
-	state   State
-	pickers []lb.Picker // by cluster.ID
-	free    []*Exchange
-	// Decoders of requests that are not in use: an idle client connection needs none.
-	decoders  []*h1.Decoder
+	o         Options
+	loop      *loop.Loop
+	pool      *pool.Pool
+	state     State
+	pickers   []lb.Picker // by cluster.ID
+	free      []*Exchange
+	codecs    []*codec  // not in use: an idle client connection needs none
 	streams   []*stream // not in use
 	h2streams h2.Pool
 	goOn      message.Response // 100 Continue
@@ -195,13 +193,13 @@ func (w *Worker) makeExchange() *Exchange {
 	return x
 }
 
-func (w *Worker) newDecoder() *h1.Decoder {
-	if n := len(w.decoders); n > 0 {
-		d := w.decoders[n-1]
-		w.decoders = w.decoders[:n-1]
-		return d
+func (w *Worker) newCodec() *codec {
+	if n := len(w.codecs); n > 0 {
+		c := w.codecs[n-1]
+		w.codecs = w.codecs[:n-1]
+		return c
 	}
-	return &h1.Decoder{}
+	return &codec{}
 }
 
 func (w *Worker) recycle(x *Exchange) {
