@@ -38,7 +38,7 @@ func (m *Machine) maxResets() int32 { return int32(resetsPerStream * m.o.MaxStre
 func (m *Machine) refill(now int64) {
 	b := &m.budget
 	passed := now - b.refilled
-	if passed < 1e8 { // 10 overhead frames; less is not worth a division
+	if passed < 1e8 { // worth 10 frames; less is not worth a division
 		return
 	}
 	b.refilled = now
@@ -58,20 +58,14 @@ func (m *Machine) useful() {
 
 // spend takes from the overhead budget and reports whether it was there.
 func (m *Machine) spend(cost int32, now int64) bool {
-	m.budget.overhead -= cost
-	if m.budget.overhead >= 0 {
-		return true
-	}
 	m.refill(now)
+	m.budget.overhead -= cost
 	return m.budget.overhead >= 0
 }
 
 // spendReset is spend for the budget of resets.
 func (m *Machine) spendReset(now int64) bool {
-	m.budget.resets--
-	if m.budget.resets >= 0 {
-		return true
-	}
 	m.refill(now)
+	m.budget.resets--
 	return m.budget.resets >= 0
 }

@@ -248,7 +248,7 @@ func (m *Machine) Capacity() int {
 func (m *Machine) Step(out, in []byte, now int64) (_ []byte, used int, ev Event) {
 	switch {
 	case m.reason != OK:
-		return out, 0, Event{Kind: Failed, Reason: m.reason}
+		return out, 0, Event{Kind: Failed, Reason: m.reason, Code: m.reason.Code()}
 	case m.is(sweeping):
 		if ev = m.sweep(); ev.Kind != None {
 			return out, 0, ev
@@ -435,7 +435,7 @@ func (m *Machine) Tick(out []byte, now int64) ([]byte, Event) {
 	}
 	switch {
 	case m.reason != OK:
-		return out, Event{Kind: Failed, Reason: m.reason}
+		return out, Event{Kind: Failed, Reason: m.reason, Code: m.reason.Code()}
 	case !m.is(acked) && now-m.started > ackTime:
 		return m.fail(out, LateSettingsAck)
 	case now-m.moved > int64(m.o.StallTime):
