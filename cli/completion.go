@@ -62,6 +62,9 @@ func (a *app) completeObjects(namespace *string, more ...string) cobra.Completio
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
 		defer cancel()
+		if k.name == servicesKind || k.name == endpointsKind {
+			return a.completeServices(ctx, c, ns, args[1:]), cobra.ShellCompDirectiveNoFileComp
+		}
 		objects, err := c.Objects(ctx, k.name, "", "")
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,8 +18,9 @@ func (a *app) get() *cobra.Command {
 	var everywhere bool
 	cmd := &cobra.Command{
 		Use:   "get KIND [NAME]... [flags]",
-		Short: "show objects, whether they are in force and where they come from",
-		Long: `Show objects, whether they are in force and where they come from.
+		Short: "show objects, services and endpoints: what is in force, and where it comes from",
+		Long: `Show objects, whether they are in force and where they come from; of services and
+endpoints, what the mesh knows.
 
 STATE is compiled (in force), quarantined (it has errors; its last good version
 stays in force, if there was one), unenforced (this version of Weir does not do
@@ -26,9 +28,16 @@ what it asks for) or ignored (not the mesh's business). ACTIVE counts the
 proxies that work with the version in force, of all that are connected, whether
 the object concerns them or not.
 
+"weir get services" shows every service that can be called, of ServiceEntries,
+too: its ports and protocols, its virtual address, how many of its workloads take
+requests, and their versions. "weir get endpoints" shows each address behind
+them. -o wide shows more of both, -o json and yaml all there is.
+
 Kinds may be given in any case, in plural or by their short names, several with
 commas, and "all" for every kind. -o raw is the object as it was written.`,
 		Example: `  weir get virtualservices
+  weir get services -o wide
+  weir get endpoints reviews
   weir get vs,dr -A
   weir get vs reviews -o raw
   weir get all -o name`,
@@ -40,7 +49,7 @@ commas, and "all" for every kind. -o raw is the object as it was written.`,
 		},
 		ValidArgsFunction: a.completeObjects(&namespace, allKinds),
 	}
-	output := outputFlag(cmd, asName, asRaw)
+	output := outputFlag(cmd, asWide, asName, asRaw)
 	a.namespaceFlag(cmd, &namespace)
 	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "in all namespaces")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -55,6 +64,13 @@ commas, and "all" for every kind. -o raw is the object as it was written.`,
 		if err != nil {
 			return err
 		}
+		registry, err := asRegistry(ts, output.value)
+		if err != nil {
+			return err
+		}
+		if registry {
+			return a.viewServices(cmd.Context(), c, ts, everywhere, output.value)
+		}
 		objects := []apiv1.Object{}
 		for _, t := range ts {
 			found, err := a.find(cmd.Context(), c, t, everywhere)
@@ -64,7 +80,7 @@ commas, and "all" for every kind. -o raw is the object as it was written.`,
 			objects = append(objects, found...)
 		}
 		switch output.value {
-		case asTable:
+		case asTable, asWide:
 			a.objects(objects, everywhere, len(ts) > 1 || ts[0].kind.name == "")
 		case asName:
 			for _, o := range objects {
@@ -87,6 +103,20 @@ commas, and "all" for every kind. -o raw is the object as it was written.`,
 		return nil
 	}
 	return cmd
+}
+
+// asRegistry reports whether what is asked for is shown as the registry sees it: services
+// and endpoints, each alone. Names and texts of Services are those of the objects.
+func asRegistry(ts []target, format string) (bool, error) {
+	mixed := slices.ContainsFunc(ts, func(t target) bool { return t.kind != ts[0].kind })
+	endpoints := slices.ContainsFunc(ts, func(t target) bool { return t.kind.name == endpointsKind })
+	switch {
+	case mixed && endpoints:
+		return false, usage("`weir get endpoints`", "endpoints are shown alone")
+	case mixed:
+		return false, nil
+	}
+	return endpoints || ts[0].kind.name == servicesKind && format != asName && format != asRaw, nil
 }
 
 func (a *app) namespaceFlag(cmd *cobra.Command, namespace *string) {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 
@@ -12,20 +13,31 @@ type kind struct {
 	name    string
 	plural  string
 	short   string // kubectl's and Istio's; "" if there is none
+	group   string // of its API
 	cluster bool   // its objects have no namespace
 }
 
+const (
+	networking = "networking.istio.io"
+	security   = "security.istio.io"
+
+	// What is shown as the registry sees it, and not only as objects.
+	servicesKind  = "Service"
+	endpointsKind = "Endpoints"
+)
+
 // kinds are those the mesh is made of. Others may be asked for by their full name.
 var kinds = []kind{
-	{name: "VirtualService", plural: "virtualservices", short: "vs"},
-	{name: "DestinationRule", plural: "destinationrules", short: "dr"},
-	{name: "Gateway", plural: "gateways", short: "gw"},
-	{name: "ServiceEntry", plural: "serviceentries", short: "se"},
-	{name: "WorkloadEntry", plural: "workloadentries", short: "we"},
-	{name: "PeerAuthentication", plural: "peerauthentications", short: "pa"},
-	{name: "Service", plural: "services", short: "svc"},
+	{name: "VirtualService", plural: "virtualservices", short: "vs", group: networking},
+	{name: "DestinationRule", plural: "destinationrules", short: "dr", group: networking},
+	{name: "Gateway", plural: "gateways", short: "gw", group: networking},
+	{name: "ServiceEntry", plural: "serviceentries", short: "se", group: networking},
+	{name: "WorkloadEntry", plural: "workloadentries", short: "we", group: networking},
+	{name: "PeerAuthentication", plural: "peerauthentications", short: "pa", group: security},
+	{name: servicesKind, plural: "services", short: "svc"},
+	{name: endpointsKind, plural: "endpoints", short: "ep"},
 	{name: "ServiceAccount", plural: "serviceaccounts", short: "sa"},
-	{name: "Deployment", plural: "deployments", short: "deploy"},
+	{name: "Deployment", plural: "deployments", short: "deploy", group: "apps"},
 	{name: "Pod", plural: "pods", short: "po"},
 	{name: "ConfigMap", plural: "configmaps", short: "cm"},
 	{name: "Secret", plural: "secrets"},
@@ -35,16 +47,24 @@ var kinds = []kind{
 // allKinds is the word for every kind.
 const allKinds = "all"
 
-// kindOf finds what a person calls a kind. Kinds that are not in the table keep the
-// name they were given; known says which.
+// kindOf finds what a person calls a kind, in kubectl's way with group, or version and
+// group, too: "vs", "VirtualService", "virtualservices.v1.networking.istio.io". Kinds that
+// are not in the table keep the name they were given; known says which.
 func kindOf(word string) (k kind, known bool) {
+	name, group, _ := strings.Cut(strings.ToLower(word), ".")
 	for _, k := range kinds {
-		if strings.EqualFold(word, k.name) || strings.EqualFold(word, k.plural) || word != "" && strings.EqualFold(word, k.short) {
+		if name != strings.ToLower(k.name) && name != k.plural && (name == "" || name != k.short) {
+			continue
+		}
+		version, rest, _ := strings.Cut(group, ".")
+		if group == "" || group == k.group || rest == k.group && isVersion.MatchString(version) {
 			return k, true
 		}
 	}
 	return kind{name: word, plural: word}, false
 }
+
+var isVersion = regexp.MustCompile(`^v[0-9]+((alpha|beta)[0-9]+)?$`)
 
 // nearKind is the kind that an unknown word was probably meant to be, in plural.
 func nearKind(word string) string {

@@ -44,6 +44,7 @@ const (
 	asYAML  = "yaml"
 	asName  = "name"
 	asRaw   = "raw"
+	asWide  = "wide"
 )
 
 // outputFlag adds -o. Commands print tables themselves and leave the rest to emit.

@@ -130,7 +130,10 @@ func workloads(s *mesh.Snapshot) []apiv1.Workload {
 }
 
 // gone is the health of a workload that is not there.
-const gone = "gone"
+const (
+	healthy = "healthy"
+	gone    = "gone"
+)
 
 func health(h mesh.Health) string {
 	switch h {
@@ -139,35 +142,7 @@ func health(h mesh.Health) string {
 	case mesh.Draining:
 		return "draining"
 	}
-	return "healthy"
-}
-
-func services(s *mesh.Snapshot) []apiv1.Service {
-	out := []apiv1.Service{}
-	for key, svc := range s.Services.All() {
-		x := apiv1.Service{Namespace: svc.Namespace, Name: svc.Name, Hostname: svc.Hostname, Index: svc.Index, Ports: []apiv1.ServicePort{}}
-		for _, a := range svc.Addresses {
-			x.Addresses = append(x.Addresses, a.String())
-		}
-		eps := s.Endpoints.At(key)
-		for _, port := range svc.Ports {
-			sp := apiv1.ServicePort{Number: port.Number, Name: port.Name, Protocol: string(port.Protocol), Endpoints: []string{}}
-			if eps != nil {
-				for _, e := range eps.Ports[port.Number] {
-					switch {
-					case e.Health != mesh.Healthy:
-					case e.Host != "":
-						sp.Endpoints = append(sp.Endpoints, net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))))
-					default:
-						sp.Endpoints = append(sp.Endpoints, e.Addr.String())
-					}
-				}
-			}
-			x.Ports = append(x.Ports, sp)
-		}
-		out = append(out, x)
-	}
-	return out
+	return healthy
 }
 
 func (p *Plane) proxies() []apiv1.Proxy {
@@ -342,7 +317,7 @@ func (p *Plane) handleWait(w http.ResponseWriter, r *http.Request) {
 		}
 		version = n
 	case workload != "":
-		if !slices.Contains([]string{"healthy", "unhealthy", "draining", gone}, wanted) {
+		if !slices.Contains([]string{healthy, "unhealthy", "draining", gone}, wanted) {
 			fail(w, http.StatusBadRequest, "health "+quote(wanted)+" is not known", "healthy, unhealthy, draining or gone")
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -207,6 +208,41 @@ func TestApplyGetDelete(t *testing.T) {
 }
 
 // Nobody but the operator changes the mesh, and no web page reads it.
+// A service is shown with everyone who serves it, and with those who take requests apart.
+func TestServices(t *testing.T) {
+	p := start(t, t.TempDir())
+	pod := func(name, ip, version, ready string) {
+		text := fmt.Sprintf(`apiVersion: v1
+kind: Pod
+metadata: {name: %s, labels: {app: reviews, version: %s, topology.istio.io/locality: eu.a}, annotations: {sidecar.istio.io/status: "{}"}}
+spec: {serviceAccountName: reviews, containers: [{name: c, image: c}]}
+status: {podIP: %s, conditions: [{type: Ready, status: %q}]}
+`, name, version, ip, ready)
+		if err := os.WriteFile(filepath.Join(p.state, "run", "pods", name+".yaml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pod("reviews-v1-0", "10.1.0.1", "v1", "True")
+	pod("reviews-v2-0", "10.1.0.2", "v2", "False")
+	var got []apiv1.Service
+	p.until(t, "both pods are endpoints", func() bool {
+		_, text := p.call(t, "GET", "/api/v1/services", "")
+		got = decode[[]apiv1.Service](t, text)
+		return len(got[0].Ports[0].Backends) == 2
+	})
+	const id = "spiffe://cluster.local/ns/default/sa/reviews"
+	want := []apiv1.ServicePort{{Number: 9080, Name: "http", Protocol: "http", Endpoints: []string{"10.1.0.1:9080"}, Backends: []apiv1.Backend{
+		{Address: "10.1.0.1:9080", Workload: "default/reviews-v1-0", Version: "v1", Health: "healthy", Locality: "eu/a", Identity: id, Proxied: true, Weight: 1},
+		{Address: "10.1.0.2:9080", Workload: "default/reviews-v2-0", Version: "v2", Health: "unhealthy", Locality: "eu/a", Identity: id, Proxied: true, Weight: 1},
+	}}}
+	if d := cmp.Diff(want, got[0].Ports); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if s := got[0]; s.Kind != "Service" || s.Resolution != "static" || s.Selector["app"] != "reviews" || s.Line == 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // A demo is there to be played with: what is applied is used instead of its objects, until
 // it is deleted.
 func TestApplyInsteadOfTheDemo(t *testing.T) {

@@ -54,6 +54,13 @@ type Service struct {
 	Addresses []string      `json:"addresses,omitempty"`
 	Ports     []ServicePort `json:"ports"`
 	Index     uint32        `json:"index"`
+
+	Kind       string            `json:"kind,omitempty"` // Service or ServiceEntry
+	File       string            `json:"file,omitempty"`
+	Line       int               `json:"line,omitempty"`
+	External   bool              `json:"external,omitempty"`   // outside the mesh
+	Resolution string            `json:"resolution,omitempty"` // static, dns, dnsRoundRobin, passthrough
+	Selector   map[string]string `json:"selector,omitempty"`
 }
 
 // ServicePort is a port of a Service.
@@ -62,6 +69,20 @@ type ServicePort struct {
 	Name      string   `json:"name,omitempty"`
 	Protocol  string   `json:"protocol,omitempty"` // "" is to be detected
 	Endpoints []string `json:"endpoints"`          // addresses that take requests
+
+	Backends []Backend `json:"backends"` // all there are
+}
+
+// Backend is one address that serves a ServicePort.
+type Backend struct {
+	Address  string `json:"address"`
+	Workload string `json:"workload,omitempty"` // namespace/name; "" if it is only an address
+	Version  string `json:"version,omitempty"`
+	Health   string `json:"health"` // healthy, unhealthy, draining
+	Locality string `json:"locality,omitempty"`
+	Identity string `json:"identity,omitempty"` // expected of it
+	Proxied  bool   `json:"proxied"`            // its proxy speaks mesh mTLS
+	Weight   uint32 `json:"weight"`
 }
 
 // Proxy is one connected proxy.
