@@ -3,12 +3,9 @@ package up
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -81,9 +78,6 @@ func (t *top) files(context.Context) error {
 			return fmt.Errorf("making the run folder: %w", err)
 		}
 	}
-	if err := makeToken(t.layout.Token()); err != nil {
-		return err
-	}
 	t.starter = process.NewStarter(t.layout.Processes())
 	for _, p := range t.o.Paths {
 		if p == "-" {
@@ -129,22 +123,6 @@ func (t *top) files(context.Context) error {
 func (t *top) ownFile(dir, name string, data []byte) error {
 	if err := os.WriteFile(filepath.Join(dir, name+".yaml"), data, 0o600); err != nil {
 		return fmt.Errorf("writing configuration of our own: %w", err)
-	}
-	return nil
-}
-
-// makeToken makes the token that writes to the API need, once per state folder.
-func makeToken(path string) error {
-	_, err := os.Stat(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	secret := make([]byte, 32)
-	if _, err := rand.Read(secret); err != nil {
-		return err
-	}
-	if err := os.WriteFile(path, []byte(base64.RawURLEncoding.EncodeToString(secret)+"\n"), 0o600); err != nil {
-		return fmt.Errorf("making the API token: %w", err)
 	}
 	return nil
 }

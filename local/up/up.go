@@ -81,11 +81,11 @@ func Run(ctx context.Context, o Options) error {
 	t := &top{o: o}
 	defer t.close()
 	for _, step := range []func(context.Context) error{
-		t.folder,       // make the state folder, take its lock
+		t.folder,       // make the state folder, its lock and its token
 		t.programsFind, // weir-control, weir-proxy
 		t.cleanUp,      // what a mesh that was killed left there
 		t.addresses,    // nobody else has them
-		t.files,        // fill run/: token, configuration of our own
+		t.files,        // fill run/ with configuration of our own
 		t.capture,      // namespaces or not
 		t.control,      // start the control plane and wait for it
 		t.inside,       // start the pods
@@ -123,23 +123,6 @@ func (t *top) progress(format string, args ...any) {
 	if t.o.Progress != nil {
 		t.o.Progress(fmt.Sprintf(format, args...))
 	}
-}
-
-// folder makes the state folder ours.
-func (t *top) folder(context.Context) error {
-	dir, err := filepath.Abs(t.o.State)
-	if err != nil {
-		return err
-	}
-	t.layout = sandbox.Layout(dir)
-	if err := t.layout.Check(); err != nil {
-		return &Error{err.Error(), ""}
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("making the state folder: %w", err)
-	}
-	t.lock, err = lock(t.layout, t.o.HTTP, t.o.Namespace)
-	return err
 }
 
 // programsFind finds what is to be run.

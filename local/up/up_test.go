@@ -460,8 +460,10 @@ func TestCannotStart(t *testing.T) {
 			if err := os.MkdirAll(m.state, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(m.state+"/control-fails", nil, 0o600); err != nil {
-				t.Fatal(err)
+			for _, name := range []string{"lock", "token", "control-fails"} {
+				if err := os.WriteFile(filepath.Join(m.state, name), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}, "the control plane ended with status 1", "it is Monday"},
 	} {
