@@ -25,6 +25,21 @@ func (id ID) String() string {
 	return id.Group + "/" + id.Kind + "/" + id.Namespace + "/" + id.Name
 }
 
+// maxFileName leaves room for what is put before and behind a FileName: names of files
+// have at most 255 bytes.
+const maxFileName = 180
+
+// FileName names a file about the object, without separators of paths: kinds, groups and
+// namespaces have no '_'.
+func (id ID) FileName() string {
+	name := id.Kind + "." + id.Group + "_" + id.Namespace + "_" + id.Name
+	if len(name) > maxFileName {
+		sum := sha256.Sum256([]byte(name))
+		name = name[:maxFileName-2*len(sum)/2] + hex.EncodeToString(sum[:len(sum)/2])
+	}
+	return name
+}
+
 // ParseID is the reverse of String.
 func ParseID(s string) (ID, error) {
 	p := strings.Split(s, "/")
@@ -79,7 +94,13 @@ func NewObject(root *document.Value, text document.Part, file, defaultNamespace 
 			return fail(NotAnObject, root.LineOf(f.name), "the document has no "+f.name, hint)
 		}
 	}
-	group, _ := splitAPIVersion(apiVersion)
+	group, version := splitAPIVersion(apiVersion)
+	switch {
+	case group != "" && len(validation.IsDNS1123Subdomain(group)) > 0 || len(validation.IsDNS1035Label(version)) > 0:
+		return fail(NotAnObject, root.LineOf("apiVersion"), fmt.Sprintf("%q is not an apiVersion", apiVersion), "it looks like networking.istio.io/v1")
+	case len(validation.IsDNS1035Label(strings.ToLower(kind))) > 0:
+		return fail(NotAnObject, root.LineOf("kind"), fmt.Sprintf("%q is not a kind", kind), "a kind is a word: letters and digits, at most 63, beginning with a letter")
+	}
 	o := &Object{ID: ID{Group: group, Kind: kind}, APIVersion: apiVersion, root: root, text: text}
 	at.Kind = kind
 	meta := root.Get("metadata")

@@ -270,6 +270,10 @@ func (p *Plane) handleObjects(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Query().Has("raw") {
+		secret := func(o *config.Object) bool { return o.ID.Group == "" && o.ID.Kind == "Secret" }
+		if slices.ContainsFunc(raw, secret) && !p.holdsToken(w, r, "Secrets are shown with") {
+			return
+		}
 		w.Header().Set("Content-Type", "application/yaml")
 		for i, o := range raw {
 			if i > 0 {

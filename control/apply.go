@@ -54,11 +54,9 @@ func (p *Plane) handleApply(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusOK, result)
 		return
 	}
-	for name, text := range files {
-		if err := p.writeApplied(name, text); err != nil {
-			fail(w, http.StatusInternalServerError, "writing "+name+": "+err.Error(), "is the state folder full or read-only?")
-			return
-		}
+	if err := p.writeApplied(files); err != nil {
+		fail(w, http.StatusInternalServerError, "writing what is applied: "+err.Error(), "is the state folder full or read-only?")
+		return
 	}
 	result.Mesh = p.takenUp(r.Context(), func(u *store.Update) bool {
 		for _, o := range unit.Objects {
@@ -100,7 +98,7 @@ func (p *Plane) plan(u *store.Update, unit config.Unit) (apiv1.ApplyResult, map[
 			switch {
 			case p.fallback(old.Ref().File) && old.Raw.Hash != o.Hash:
 				a.Action, a.Note = "configured", "instead of the one of "+p.whose(old.Ref().File)
-			case !p.applied(old.Ref().File) && !p.fallback(old.Ref().File):
+			case !p.applied(old) && !p.fallback(old.Ref().File):
 				found = append(found, config.New(config.Duplicate, o.Ref, "", o.Ref.Line,
 					fmt.Sprintf("%s %s/%s stands in %s:%d, which is watched; applying it would not change it", o.ID.Kind, o.ID.Namespace, o.ID.Name, old.Ref().File, old.Ref().Line),
 					"edit that file"))
@@ -127,10 +125,7 @@ func (p *Plane) plan(u *store.Update, unit config.Unit) (apiv1.ApplyResult, map[
 	return result, files
 }
 
-// appliedName is one file an object; names of kinds and objects hold no separators.
-func appliedName(id config.ID) string {
-	return strings.ToLower(id.Kind) + "." + id.Namespace + "." + id.Name + ".yaml"
-}
+func appliedName(id config.ID) string { return id.FileName() + ".yaml" }
 
 // fallback reports whether a file is one that `weir up` brings along.
 func (p *Plane) fallback(file string) bool {
@@ -146,25 +141,38 @@ func (p *Plane) whose(file string) string {
 	return "weir up"
 }
 
-func (p *Plane) applied(file string) bool {
-	return filepath.Dir(filepath.Clean(file)) == filepath.Clean(p.appliedDir())
+// applied reports whether an object stands where it was put by handleApply; a file there
+// that the operator wrote is like any other.
+func (p *Plane) applied(o *store.Object) bool {
+	return filepath.Clean(o.Ref().File) == filepath.Join(p.appliedDir(), appliedName(o.ID))
 }
 
-// writeApplied replaces a file atomically: the watcher sees the old or the new one.
-func (p *Plane) writeApplied(name string, text []byte) error {
-	f, err := os.CreateTemp(p.appliedDir(), ".new-*")
-	if err != nil {
-		return err
+// writeApplied replaces files, none if one of them cannot be written. The watcher sees
+// the old or the new one.
+func (p *Plane) writeApplied(files map[string][]byte) error {
+	written := map[string]string{} // name → where its text waits
+	defer func() {
+		for _, tmp := range written {
+			_ = os.Remove(tmp) // gone already when all went well
+		}
+	}()
+	for name, text := range files {
+		f, err := os.CreateTemp(p.appliedDir(), ".new-*")
+		if err != nil {
+			return err
+		}
+		written[name] = f.Name()
+		_, err = f.Write(text)
+		if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+			return err
+		}
 	}
-	defer func() { _ = os.Remove(f.Name()) }() // gone already when all went well
-	if _, err := f.Write(text); err != nil {
-		_ = f.Close()
-		return err
+	for name, tmp := range written {
+		if err := os.Rename(tmp, filepath.Join(p.appliedDir(), name)); err != nil {
+			return err
+		}
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), filepath.Join(p.appliedDir(), name))
+	return nil
 }
 
 func (p *Plane) handleDelete(w http.ResponseWriter, r *http.Request) {
@@ -185,7 +193,7 @@ func (p *Plane) handleDelete(w http.ResponseWriter, r *http.Request) {
 			fail(w, http.StatusConflict, fmt.Sprintf("%s %s belongs to %s and cannot be deleted", o.ID.Kind, qualified(o.ID.Namespace, name), p.whose(ref.File)),
 				"apply another version of it, which is used instead until you delete that")
 			return
-		case !p.applied(ref.File):
+		case !p.applied(o):
 			fail(w, http.StatusConflict, fmt.Sprintf("%s %s stands in %s:%d", o.ID.Kind, qualified(o.ID.Namespace, name), ref.File, ref.Line), "remove it there; the file is watched")
 			return
 		}
@@ -196,7 +204,7 @@ func (p *Plane) handleDelete(w http.ResponseWriter, r *http.Request) {
 		}
 		version := p.takenUp(r.Context(), func(u *store.Update) bool {
 			now := u.Objects.At(o.ID.String())
-			return now == nil || !p.applied(now.Ref().File) // another file may define it, too
+			return now == nil || !p.applied(now) // another file may define it, too
 		})
 		gone := apiv1.Applied{Kind: o.ID.Kind, Namespace: o.ID.Namespace, Name: name, Action: "deleted"}
 		if now := p.latest.Load().Objects.At(o.ID.String()); now != nil && p.fallback(now.Ref().File) {

@@ -179,7 +179,7 @@ func TestApplyGetDelete(t *testing.T) {
 	if status != 422 || !r.Refused || len(r.Findings) == 0 || r.Findings[0].Field != "spec.http[0].rout" {
 		t.Errorf("%d %+v", status, r)
 	}
-	if _, err := os.Stat(filepath.Join(p.appliedDir(), "service.default.new.yaml")); err == nil {
+	if _, err := os.Stat(filepath.Join(p.appliedDir(), "Service._default_new.yaml")); err == nil {
 		t.Error("a refused request wrote something")
 	}
 
@@ -204,6 +204,66 @@ func TestApplyGetDelete(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(p.appliedDir()); len(entries) != 0 {
 		t.Errorf("left in applied: %v", entries)
+	}
+}
+
+// What is applied stays inside its folder, a file for each object: kinds of different
+// groups may share their names, and names may be as long as a file's.
+func TestAppliedFiles(t *testing.T) {
+	p := start(t, t.TempDir())
+	const knative = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: same}\n"
+	long := strings.Repeat("a.", 125) + "a"
+	body := knative + "---\n" + strings.Replace(reviewsService, "name: reviews", "name: same", 1) + "---\n" +
+		strings.Replace(strings.Replace(virtualService("same"), "name: reviews", "name: "+long, 1), "hosts: [reviews]", "hosts: [same]", 1)
+	if status, text := p.call(t, "POST", "/api/v1/objects", body); status != 200 || decode[apiv1.ApplyResult](t, text).Mesh == 0 {
+		t.Fatalf("%d %s", status, text)
+	}
+	entries, err := os.ReadDir(p.appliedDir())
+	if err != nil || len(entries) != 3 {
+		t.Errorf("applied: %v, %v", entries, err)
+	}
+	if got := p.objects(t)["VirtualService/"+long]; got != "compiled" {
+		t.Errorf("an object with a long name is %q", got)
+	}
+	for _, meta := range []string{"kind: ../../Foo\nmetadata: {name: x}", "kind: Foo\nmetadata: {name: ../../x}", "kind: Foo\nmetadata: {name: x, namespace: ../x}", "kind: Foo_bar\nmetadata: {name: x}"} {
+		if status, text := p.call(t, "POST", "/api/v1/objects", "apiVersion: example.com/v1\n"+meta); status != 422 {
+			t.Errorf("%s: %d %s", meta, status, text)
+		}
+	}
+	if status, text := p.call(t, "POST", "/api/v1/objects", "apiVersion: ../../example.com/v1\nkind: Foo\nmetadata: {name: x}"); status != 422 {
+		t.Errorf("a group with separators: %d %s", status, text)
+	}
+
+	// A file that the operator put there is the operator's.
+	own := filepath.Join(p.appliedDir(), "mine.yaml")
+	if err := os.WriteFile(own, []byte(strings.Replace(reviewsService, "name: reviews", "name: mine", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.until(t, "the file is read", func() bool { return p.objects(t)["Service/mine"] == "compiled" })
+	if status, text := p.call(t, "DELETE", "/api/v1/objects/svc/default/mine", ""); status != 409 || !strings.Contains(text, "mine.yaml:1") {
+		t.Errorf("%d %s", status, text)
+	}
+}
+
+// Who has no token reads everything but Secrets.
+func TestSecretsNeedTheToken(t *testing.T) {
+	p := start(t, t.TempDir())
+	const secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {password: hunter2}\n"
+	if status, text := p.call(t, "POST", "/api/v1/objects", secret); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	for _, path := range []string{"/api/v1/objects/secret/default/s", "/api/v1/objects/all-there-is?raw", "/api/v1/objects/svc?raw"} {
+		if status, text := p.call(t, "GET", path, ""); status != 200 || strings.Contains(text, "hunter2") {
+			t.Errorf("%s: %d %s", path, status, text)
+		}
+	}
+	for _, path := range []string{"/api/v1/objects/secret/default/s?raw", "/api/v1/objects?raw"} {
+		if status, text := p.call(t, "GET", path, ""); status != 401 || strings.Contains(text, "hunter2") {
+			t.Errorf("%s: %d %s", path, status, text)
+		}
+		if status, text := p.call(t, "GET", path, "", "Authorization: Bearer secret"); status != 200 || !strings.Contains(text, "hunter2") {
+			t.Errorf("%s with the token: %d %s", path, status, text)
+		}
 	}
 }
 
@@ -335,7 +395,7 @@ func TestRestart(t *testing.T) {
 		_, before = p.call(t, "GET", "/api/v1/services", "")
 	})
 	broken := strings.Replace(virtualService("reviews"), "http:", "htp:", 1)
-	if err := os.WriteFile(filepath.Join(state, appliedDir, "virtualservice.default.reviews.yaml"), []byte(broken), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(state, appliedDir, "VirtualService.networking.istio.io_default_reviews.yaml"), []byte(broken), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Run("second", func(t *testing.T) {

@@ -12,7 +12,8 @@ import (
 )
 
 // guard lets requests through that no web page could have made (Host and Origin), and
-// writes only with the token of the state folder.
+// writes only with the token of the state folder. Other users of the machine may read
+// what is no secret.
 func (p *Plane) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -25,18 +26,27 @@ func (p *Plane) guard(next http.Handler) http.Handler {
 			return
 		}
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-			switch {
-			case !ok:
-				fail(w, http.StatusUnauthorized, "changes need the token of the state folder", "send Authorization: Bearer with the content of STATE/token; weir does so by itself")
-				return
-			case p.o.Token.Reveal() == "" || !p.o.Token.Equal(redact.New(given)):
-				fail(w, http.StatusForbidden, "the token is not the one in the state folder", "is another mesh running? compare --state")
+			if !p.holdsToken(w, r, "changes need") {
 				return
 			}
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// holdsToken refuses a request without the token of the state folder; what says what
+// needs it.
+func (p *Plane) holdsToken(w http.ResponseWriter, r *http.Request, what string) bool {
+	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	switch {
+	case !ok:
+		fail(w, http.StatusUnauthorized, what+" the token of the state folder", "send Authorization: Bearer with the content of STATE/token; weir does so by itself")
+		return false
+	case p.o.Token.Reveal() == "" || !p.o.Token.Equal(redact.New(given)):
+		fail(w, http.StatusForbidden, "the token is not the one in the state folder", "is another mesh running? compare --state")
+		return false
+	}
+	return true
 }
 
 // ownHost reports whether the Host header names this machine: a loopback name or the

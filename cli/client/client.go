@@ -95,11 +95,14 @@ func (c *Client) Objects(ctx context.Context, kind, namespace, name string) ([]a
 	return get[[]apiv1.Object](ctx, c, objectPath(kind, namespace, name))
 }
 
+// raw asks for objects as they were written. Secrets are among them: it takes the token.
+const raw = "?raw"
+
 // Raw is Objects as YAML, as it was written.
 func (c *Client) Raw(ctx context.Context, kind, namespace, name string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return c.call(ctx, http.MethodGet, objectPath(kind, namespace, name)+"?raw", nil)
+	return c.call(ctx, http.MethodGet, objectPath(kind, namespace, name)+raw, nil)
 }
 
 // Apply sends YAML documents. Documents that were refused are no error of the call: the
@@ -185,7 +188,7 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte) ([]
 	if body != nil {
 		req.Header.Set("Content-Type", "application/yaml")
 	}
-	if method != http.MethodGet && !c.token.IsZero() {
+	if (method != http.MethodGet || strings.HasSuffix(path, raw)) && !c.token.IsZero() {
 		req.Header.Set("Authorization", "Bearer "+c.token.Reveal())
 	}
 	resp, err := c.http.Do(req)

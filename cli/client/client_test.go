@@ -41,7 +41,7 @@ func TestCalls(t *testing.T) {
 		{call: func() error { return discard(c.Objects(ctx, "", "", "")) }, answer: `[]`, want: "GET /api/v1/objects"},
 		{call: func() error { return discard(c.Objects(ctx, "vs", "default", "reviews")) }, answer: `[]`, want: "GET /api/v1/objects/vs/default/reviews"},
 		{call: func() error { return discard(c.Objects(ctx, "Namespace", "", "a/b")) }, answer: `[]`, want: "GET /api/v1/objects/Namespace/-/a%2Fb"},
-		{call: func() error { return discard(c.Raw(ctx, "vs", "default", "")) }, want: "GET /api/v1/objects/vs/default?raw"},
+		{call: func() error { return discard(c.Raw(ctx, "vs", "default", "")) }, want: "GET /api/v1/objects/vs/default?raw Bearer secret"},
 		{call: func() error { return discard(c.Apply(ctx, []byte("a: 1"), false)) }, answer: `{}`, want: "POST /api/v1/objects Bearer secret a: 1"},
 		{call: func() error { return discard(c.Apply(ctx, nil, true)) }, answer: `{}`, want: "POST /api/v1/objects?dry-run=true Bearer secret"},
 		{call: func() error { return discard(c.Delete(ctx, "vs", "default", "reviews")) }, answer: `{}`, want: "DELETE /api/v1/objects/vs/default/reviews Bearer secret"},

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/weirmesh/weir/config"
 )
@@ -56,11 +55,8 @@ func openLastGood(dir string, log *slog.Logger) (*lastGood, map[config.ID]*confi
 	return l, saved, nil
 }
 
-// fileName has no separators in its parts: kinds, namespaces and names have no '_'. The
-// name tells whether the file is up to date.
-func fileName(o *config.Object) string {
-	return strings.Join([]string{o.ID.Kind + "." + o.ID.Group, o.ID.Namespace, o.ID.Name, o.Place}, "_") + ".json"
-}
+// fileName tells whether the file is up to date.
+func fileName(o *config.Object) string { return o.ID.FileName() + "_" + o.Place + ".json" }
 
 // note remembers that the version in force of an object changed. Pods are written by
 // the runtime as long as they live; an old one is never good.
