@@ -104,7 +104,7 @@ type EndpointSet struct {
 // Endpoint is one address that serves one service port.
 type Endpoint struct {
 	Addr     netip.AddrPort // where it is reached; invalid if Host is set
-	Host     string         // a DNS name (Resolution DNS) with Port
+	Host     string         // a DNS name (Resolution DNS) with Port, or "unix:///path"
 	Port     uint16         // its own; that of Addr unless it is published elsewhere (env capture); 0 is the same
 	Workload *Workload      // nil if it is only an address
 	Labels   Labels         // for subsets; the workload's unless given

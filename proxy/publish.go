@@ -391,8 +391,8 @@ func (s *publisher) resolveCluster(ctx context.Context, find func(context.Contex
 		if err != nil {
 			return err
 		}
-		for _, ip := range ips {
-			addrs = append(addrs, netip.AddrPortFrom(ip.Unmap(), n.Port))
+		for _, ip := range n.Lookup.Of(ips) {
+			addrs = append(addrs, netip.AddrPortFrom(ip, n.Port))
 		}
 	}
 	slices.SortFunc(addrs, netip.AddrPort.Compare)

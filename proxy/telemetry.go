@@ -71,6 +71,9 @@ func (o *relays) End(r *tcp.Relay) {
 	if r.Endpoint != nil {
 		rec.UpstreamHost, rec.UpstreamPath = r.Endpoint.Addr, r.Endpoint.Path
 	}
+	if r.Upstream.Remote.IsValid() {
+		rec.UpstreamHost = r.Upstream.Remote // of several addresses, the one that answered
+	}
 	if r.Cluster != nil {
 		rec.UpstreamCluster = r.Cluster.Name
 	}

@@ -72,7 +72,16 @@ func (e *endpoint) targetPort() uint16 { return cmp.Or(e.Port, e.Addr.Port()) }
 
 func (e *endpoint) isName() bool {
 	_, err := netip.ParseAddr(e.Host)
-	return e.Host != "" && err != nil
+	return e.Host != "" && err != nil && e.socket() == ""
+}
+
+// socket is the path of a Unix socket, "" if the endpoint is none.
+func (e *endpoint) socket() string {
+	path, _ := strings.CutPrefix(e.Host, "unix://")
+	if path == e.Host {
+		return ""
+	}
+	return path
 }
 
 func compareEndpoints(a, b endpoint) int {
@@ -112,6 +121,8 @@ const maxWeight = 100_000
 func (e *endpoint) message(cluster string) *endpointv3.LbEndpoint {
 	var addr *corev3.Address
 	switch {
+	case e.socket() != "":
+		addr = &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: e.socket()}}}
 	case e.Host != "" && e.Port != 0:
 		addr = socketAddress(e.Host, e.Port)
 	case e.Addr.IsValid() && e.Addr.Port() != 0:

@@ -371,6 +371,9 @@ func (p *printer) load(l *endpointv3.ClusterLoadAssignment) {
 		for _, e := range group.GetLbEndpoints() {
 			a := e.GetEndpoint().GetAddress().GetSocketAddress()
 			out := fmt.Sprintf("%s:%d", a.GetAddress(), a.GetPortValue())
+			if pipe := e.GetEndpoint().GetAddress().GetPipe(); pipe != nil {
+				out = "unix://" + pipe.GetPath()
+			}
 			if w := e.GetLoadBalancingWeight().GetValue(); w > 1 {
 				out += fmt.Sprintf(" weight=%d", w)
 			}

@@ -211,7 +211,17 @@ func (l *lowerer) endpoint(path string, e *networkingv1alpha3.WorkloadEntry, byN
 	case e.Address == "":
 		l.Invalid(path+".address", "is missing", "give an IP address or a DNS name")
 	case strings.HasPrefix(e.Address, "unix://"):
-		l.Invalid(path+".address", "Unix sockets are not supported by this version", "give an IP address or a DNS name")
+		switch socket := strings.TrimPrefix(e.Address, "unix://"); {
+		case !strings.HasPrefix(socket, "/") && !strings.HasPrefix(socket, "@"):
+			l.Invalid(path+".address", fmt.Sprintf("%q does not name a Unix socket by its whole path", e.Address), "use unix:///path, or unix://@name for an abstract one")
+		case len(socket) > maxSocketPath:
+			l.Invalid(path+".address", fmt.Sprintf("the path of a Unix socket has %d bytes, at most %d are possible", len(socket), maxSocketPath), "use a shorter path")
+		case len(e.Ports) > 0:
+			l.Invalid(path+".ports", "a Unix socket has no ports", "remove ports")
+		case byName:
+			l.Invalid(path+".address", "a Unix socket is no name to resolve", "use resolution STATIC")
+		}
+		out.Host = e.Address
 	case !byName:
 		l.Invalid(path+".address", fmt.Sprintf("%q is not an IP address", e.Address), "use resolution DNS for names")
 	default:
@@ -220,6 +230,9 @@ func (l *lowerer) endpoint(path string, e *networkingv1alpha3.WorkloadEntry, byN
 	}
 	return out
 }
+
+// maxSocketPath is the longest path of a Unix socket (unix(7), sun_path with its NUL).
+const maxSocketPath = 107
 
 func locality(s string) mesh.Locality {
 	var parts [3]string

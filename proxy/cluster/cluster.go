@@ -118,6 +118,38 @@ type Name struct {
 	Host   string
 	Port   uint16
 	Weight uint32
+	Lookup Lookup
+}
+
+// Lookup says which of the addresses of a name are used (dns_lookup_family).
+type Lookup uint8
+
+// Lookups.
+const (
+	PreferIPv6 Lookup = iota // AUTO: IPv4 where there is no other
+	PreferIPv4
+	OnlyIPv4
+	OnlyIPv6
+	Both
+)
+
+// Of returns the addresses that are used.
+func (l Lookup) Of(all []netip.Addr) []netip.Addr {
+	var v4, v6 []netip.Addr
+	for _, a := range all {
+		if a = a.Unmap(); a.Is4() {
+			v4 = append(v4, a)
+		} else {
+			v6 = append(v6, a)
+		}
+	}
+	switch {
+	case l == OnlyIPv4, l == PreferIPv4 && len(v4) > 0, l == PreferIPv6 && len(v6) == 0:
+		return v4
+	case l == Both:
+		return append(v4, v6...)
+	}
+	return v6
 }
 
 // Keepalive is TCP keep-alive; zero fields are the kernel's defaults.
@@ -164,6 +196,8 @@ type Endpoint struct {
 	Key  string
 	Addr netip.AddrPort
 	Path string // a Unix socket instead of Addr
+	// Also are further addresses of the same endpoint, of the other family mostly.
+	Also []netip.AddrPort
 	// Host is the name it was resolved from, "" otherwise.
 	Host     string
 	Workload Workload
@@ -182,6 +216,16 @@ type Endpoint struct {
 	// Gone is set when the endpoint left its cluster: idle connections are closed,
 	// busy ones finish.
 	Gone atomic.Bool
+}
+
+// EachAddr visits the IP addresses of the endpoint.
+func (e *Endpoint) EachAddr(visit func(netip.Addr)) {
+	if e.Addr.IsValid() {
+		visit(e.Addr.Addr())
+	}
+	for _, a := range e.Also {
+		visit(a.Addr())
+	}
 }
 
 // Behalf is a client and the address it connected to.

@@ -12,6 +12,8 @@ import (
 // Target says where to connect and how.
 type Target struct {
 	Addr loop.Addr
+	// Also are further addresses of the same peer; see race.
+	Also []netip.AddrPort
 	// Preface is sent first, in the clear: a PROXY protocol header. It is not counted.
 	Preface []byte
 	// TLS secures the connection; nil does not.
@@ -20,7 +22,8 @@ type Target struct {
 	Timeout time.Duration
 	// Socket makes the socket; nil takes it from the loop's own kernel and namespace.
 	Socket SocketSource
-	// Bind is the local address, where valid; port 0 lets the kernel choose.
+	// Bind is the local address, where valid, towards addresses of its family; port 0 lets
+	// the kernel choose.
 	Bind netip.AddrPort
 	// Transparent lets Bind be an address that is not local (TPROXY), and Mark is
 	// the packet mark of such a connection, 0 for none. Both need privileges.
@@ -51,6 +54,7 @@ type SocketSource interface {
 // dialing is what only a connection that is not connected yet needs.
 type dialing struct {
 	Target
+	race *race // nil: there is one address
 }
 
 // dialTimeout is Istio's default (meshConfig.connectTimeout), for a Target that
@@ -69,34 +73,45 @@ func Dial(l *loop.Loop, t Target, h Handler) *Conn {
 		timeout = dialTimeout
 	}
 	l.Arm(&c.timer, l.Now()+int64(timeout))
-	if t.Socket == nil {
-		fd, e := l.Poller().Socket(t.Addr.Family())
-		c.connect(fd, e, nil)
+	if len(t.Also) > 0 {
+		c.dial.race = newRace(c)
+		c.dial.race.try()
 		return c
 	}
-	fd, e := t.Socket.Take(t.Addr.Family())
-	if e == syscall.EAGAIN {
-		t.Socket.Order(t.Addr.Family(), func(fd int, err error) {
-			if !l.Post(func() { c.ordered(fd, err) }) && err == nil {
-				l.Poller().Close(fd)
-			}
-		})
-		return c
-	}
-	c.connect(fd, e, nil)
+	c.socket(t.Addr.Family(), c.connect)
 	return c
 }
 
+// socket gets a socket, now or later.
+func (c *Conn) socket(f loop.Family, then func(fd int, e syscall.Errno, err error)) {
+	l, source := c.l, c.dial.Socket
+	if source == nil {
+		fd, e := l.Poller().Socket(f)
+		then(fd, e, nil)
+		return
+	}
+	fd, e := source.Take(f)
+	if e != syscall.EAGAIN {
+		then(fd, e, nil)
+		return
+	}
+	source.Order(f, func(fd int, err error) {
+		if !l.Post(func() { c.ordered(fd, err, then) }) && err == nil {
+			l.Poller().Close(fd)
+		}
+	})
+}
+
 // ordered gets the socket that a SocketSource had to make first.
-func (c *Conn) ordered(fd int, err error) {
+func (c *Conn) ordered(fd int, err error, then func(fd int, e syscall.Errno, err error)) {
 	c.l.Blame((*ready)(c))
-	if c.is(dead) {
+	if !c.is(connecting) {
 		if err == nil {
 			c.l.Poller().Close(fd)
 		}
 		return
 	}
-	c.connect(fd, 0, err)
+	then(fd, 0, err)
 }
 
 func (c *Conn) connect(fd int, e syscall.Errno, err error) {
@@ -104,9 +119,18 @@ func (c *Conn) connect(fd int, e syscall.Errno, err error) {
 		c.fail(Why{Kind: SocketFailed, Errno: e, Err: err})
 		return
 	}
-	p, d := c.l.Poller(), c.dial
 	c.fd = fd
-	if d.Addr.Path == "" {
+	if why := c.begin(fd, c.dial.Addr); why.Kind != ClosedHere {
+		c.fail(why)
+		return
+	}
+	c.adopt(fd)
+}
+
+// begin lets a socket connect. ClosedHere means that nothing is wrong so far.
+func (c *Conn) begin(fd int, to loop.Addr) Why {
+	p, d, e := c.l.Poller(), c.dial, syscall.Errno(0)
+	if to.Path == "" {
 		p.Set(fd, loop.NoDelay, 1)
 		d.Keepalive.Set(p, fd)
 	}
@@ -116,21 +140,19 @@ func (c *Conn) connect(fd int, e syscall.Errno, err error) {
 	if d.Transparent && e == 0 {
 		e = p.Set(fd, loop.Transparent, 1)
 	}
-	if d.Bind.IsValid() && e == 0 {
-		e = p.Bind(fd, loop.TCP(d.Bind))
+	if bind := loop.TCP(d.Bind); d.Bind.IsValid() && bind.Family() == to.Family() && e == 0 {
+		e = p.Bind(fd, bind)
 	}
 	if e != 0 {
-		c.fail(Why{Kind: SocketFailed, Errno: e})
-		return
+		return Why{Kind: SocketFailed, Errno: e}
 	}
-	switch e := p.Connect(fd, d.Addr); e {
+	switch e := p.Connect(fd, to); e {
 	case 0, syscall.EINPROGRESS, syscall.EINTR:
-		// A socket that is connected at once reports Writable too.
-		c.adopt(fd)
+		return Why{} // a socket that is connected at once reports Writable too
 	case syscall.EADDRNOTAVAIL, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS:
-		c.fail(Why{Kind: SocketFailed, Errno: e})
+		return Why{Kind: SocketFailed, Errno: e}
 	default:
-		c.fail(connectError(e))
+		return connectError(e)
 	}
 }
 
@@ -170,9 +192,12 @@ func (c *Conn) connectResult(ev loop.Events) {
 		c.fail(connectError(e))
 		return
 	}
-	if ev&loop.Writable == 0 {
-		return
+	if ev&loop.Writable != 0 {
+		c.connected(ev)
 	}
+}
+
+func (c *Conn) connected(ev loop.Events) {
 	secure, to := c.dial.TLS, tls.Endpoint{Addr: c.dial.Addr.AddrPort, Path: c.dial.Addr.Path}
 	if p := c.dial.Preface; len(p) > 0 {
 		// A new socket has room for it.

@@ -313,6 +313,9 @@ func (c *Conn) fail(why Why) {
 	if c.source != nil {
 		c.source.unsplice()
 	}
+	if c.dial != nil && c.dial.race != nil {
+		c.dial.race.end(nil)
+	}
 	c.state = c.state&^(connecting|handshaking|paused|kick) | dead
 	c.why = why
 	if c.fd >= 0 {

@@ -72,7 +72,7 @@ func (nothing) Table(string) *route.Table           { return nil }
 
 // target says how to reach an endpoint with HTTP.
 func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, p cluster.Protocol) conn.Target {
-	t := conn.Target{Addr: loop.Addr{AddrPort: e.Addr, Path: e.Path}, Timeout: c.ConnectTimeout,
+	t := conn.Target{Addr: loop.Addr{AddrPort: e.Addr, Path: e.Path}, Also: e.Also, Timeout: c.ConnectTimeout,
 		Keepalive: conn.Keepalive{On: c.Keepalive.On, Idle: c.Keepalive.Time, Interval: c.Keepalive.Interval, Count: int(c.Keepalive.Probes)}}
 	if tr := e.Transport.Load(); tr != nil {
 		switch p {
@@ -87,7 +87,7 @@ func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, p cluster.Proto
 			t.Preface = proxyproto.Append(nil, tr.Proxy, b.Client, b.Asked)
 		}
 	}
-	if c.Bind.IsValid() && c.Bind.Is4() == e.Addr.Addr().Unmap().Is4() {
+	if c.Bind.IsValid() {
 		t.Bind = netip.AddrPortFrom(c.Bind, 0)
 	}
 	if w.o.Socket != nil {

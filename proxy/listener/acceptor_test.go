@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -415,7 +416,8 @@ func TestBalance(t *testing.T) {
 	}
 }
 
-// Two workers share a port of the kernel, in both families.
+// Two workers share a port of the kernel, in both families; a Unix socket, left over by
+// an earlier process, belongs to one of them.
 func TestKernelGroup(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var served atomic.Int64
@@ -435,7 +437,17 @@ func TestKernelGroup(t *testing.T) {
 		go func() { done <- l.Run(ctx) }()
 	}
 	group := listener.NewGroup(listener.Sockets{Sockets: loop.Kernel()}, loop.Kernel(), nil, slog.New(slog.DiscardHandler), workers...)
-	table, err := listener.NewTable([]*listener.Config{plain("l", "127.0.0.1:0")})
+	path := filepath.Join(t.TempDir(), "x.sock")
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+	binds := append(bind("127.0.0.1:0", "[::1]:0"), loop.Addr{Path: path})
+	config := plain("l")
+	config.Binds, config.FreeBind = binds, true
+	table, err := listener.NewTable([]*listener.Config{config})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -444,21 +456,36 @@ func TestKernelGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-live
-	at, _ := group.Local(bind("127.0.0.1:0")[0])
+	var reached [][2]string
+	for _, b := range binds {
+		at, ok := group.Local(b)
+		switch {
+		case b.Path != "":
+			reached = append(reached, [2]string{"unix", path})
+		case ok:
+			reached = append(reached, [2]string{"tcp", at.String()})
+		case b.Family() != loop.IPv6:
+			t.Errorf("%v is not bound", b)
+		}
+	}
 	for range 20 {
-		c, err := net.Dial("tcp", at.String())
-		if err != nil {
-			t.Fatal(err)
+		for _, to := range reached {
+			c, err := net.Dial(to[0], to[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := io.ReadAll(c); string(b) != "hello" || err != nil {
+				t.Errorf("received %q, %v", b, err)
+			}
+			c.Close()
 		}
-		if b, err := io.ReadAll(c); string(b) != "hello" || err != nil {
-			t.Errorf("received %q, %v", b, err)
-		}
-		c.Close()
 	}
 	<-group.Drain()
-	if c, err := net.Dial("tcp", at.String()); err == nil {
-		c.Close()
-		t.Error("still listening after draining")
+	for _, to := range reached {
+		if c, err := net.Dial(to[0], to[1]); err == nil {
+			c.Close()
+			t.Errorf("%v: still listening after draining", to)
+		}
 	}
 	cancel()
 	for _, done := range ended {
@@ -466,8 +493,8 @@ func TestKernelGroup(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if served.Load() != 20 {
-		t.Errorf("%d served", served.Load())
+	if n := int64(20 * len(reached)); served.Load() != n {
+		t.Errorf("%d served, want %d", served.Load(), n)
 	}
 }
 

@@ -49,6 +49,8 @@ type Config struct {
 	UseOriginalDst bool
 	HandOff        bool
 	Transparent    bool // IP_TRANSPARENT: capture by TPROXY
+	FreeBind       bool // IP_FREEBIND: its address may appear later
+	Backlog        int  // tcp_backlog_size; 0: 4096
 
 	// Proxy, where set, has a PROXY protocol header read first, whatever the chains are.
 	Proxy *ProxyHeader

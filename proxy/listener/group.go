@@ -68,7 +68,7 @@ func (g *Group) Apply(t *Table) (live <-chan struct{}, err error) {
 			if _, ok := g.bound[a]; ok {
 				continue
 			}
-			fds, err := g.source.Listen(a, len(g.workers), SocketOptions{Transparent: c.Transparent})
+			fds, err := g.source.Listen(a, len(g.workers), SocketOptions{Transparent: c.Transparent, FreeBind: c.FreeBind, Backlog: c.Backlog})
 			if err != nil {
 				if len(c.Binds) > 1 && a.Family() == loop.IPv6 && (errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)) {
 					g.log.Info("listener has no IPv6 address here", "listener", c.Name, "err", err)

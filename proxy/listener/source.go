@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"cmp"
 	"fmt"
 	"syscall"
 
@@ -12,12 +13,14 @@ import (
 type ListenSource interface {
 	// Listen returns n sockets that listen on a; several share it by SO_REUSEPORT, one
 	// for each worker. They are the caller's to close. With port 0 all get the same port.
+	// A Unix socket cannot be shared and is one.
 	Listen(a loop.Addr, n int, o SocketOptions) (fds []int, err error)
 }
 
 // SocketOptions are what must be set before a socket is bound.
 type SocketOptions struct {
-	Transparent bool
+	Transparent, FreeBind bool
+	Backlog               int // 0: backlog
 }
 
 // backlog of listening sockets; the kernel lowers it to net.core.somaxconn, whose
@@ -38,6 +41,9 @@ func (s Sockets) Listen(a loop.Addr, n int, o SocketOptions) (fds []int, err err
 			fds = nil
 		}
 	}()
+	if a.Path != "" {
+		n = 1
+	}
 	for range n {
 		fd, e := s.Socket(a.Family())
 		if e != 0 {
@@ -63,7 +69,8 @@ func (s Sockets) listen(fd int, a loop.Addr, shared bool, o SocketOptions) sysca
 		{loop.ReuseAddr, a.Path == ""},
 		{loop.ReusePort, shared},
 		{loop.V6Only, a.Family() == loop.IPv6}, // the IPv4 wildcard is a socket of its own
-		{loop.Transparent, o.Transparent},
+		{loop.FreeBind, o.FreeBind && a.Path == ""},
+		{loop.Transparent, o.Transparent && a.Path == ""},
 	} {
 		if x.on {
 			if e := s.Set(fd, x.option, 1); e != 0 {
@@ -71,10 +78,13 @@ func (s Sockets) listen(fd int, a loop.Addr, shared bool, o SocketOptions) sysca
 			}
 		}
 	}
+	if a.Path != "" {
+		s.Unlink(a.Path)
+	}
 	if e := s.Bind(fd, a); e != 0 {
 		return e
 	}
-	return s.Sockets.Listen(fd, backlog)
+	return s.Sockets.Listen(fd, cmp.Or(o.Backlog, backlog))
 }
 
 func hint(e syscall.Errno) string {
@@ -95,7 +105,7 @@ type Broker struct{ Client *sockbroker.Client }
 
 // Listen is described at ListenSource. The broker sets no option that needs privileges.
 func (b Broker) Listen(a loop.Addr, n int, o SocketOptions) ([]int, error) {
-	if a.Path != "" || o.Transparent {
+	if a.Path != "" || o.Transparent || o.FreeBind {
 		return nil, fmt.Errorf("listening on %v: a socket broker makes plain TCP sockets only", a)
 	}
 	fds, err := b.Client.Listen(a.AddrPort, n, n > 1)

@@ -3,6 +3,7 @@ package loop
 import (
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"syscall"
 	"time"
@@ -38,6 +39,8 @@ type Sockets interface {
 	Socket(f Family) (fd int, errno syscall.Errno)
 	Set(fd int, o Option, value int) syscall.Errno
 	Bind(fd int, a Addr) syscall.Errno
+	// Unlink removes the Unix socket at path that an earlier process left there, if it is one.
+	Unlink(path string)
 	Listen(fd, backlog int) syscall.Errno
 	// Accept takes a connection off the queue of a listening socket.
 	Accept(fd int) (nfd int, remote Addr, errno syscall.Errno)
@@ -90,6 +93,7 @@ const (
 	ReusePort                  // SO_REUSEPORT: a listening socket per worker
 	V6Only                     // IPV6_V6ONLY
 	Mark                       // SO_MARK, a number; Linux, NET_ADMIN
+	FreeBind                   // IP_FREEBIND: bind to an address the machine does not have yet; Linux
 	Transparent                // IP_TRANSPARENT or IPV6_TRANSPARENT; Linux, NET_ADMIN or NET_RAW
 )
 
@@ -123,6 +127,12 @@ func (a Addr) String() string {
 		return "unix:" + a.Path
 	}
 	return a.AddrPort.String()
+}
+
+func unlink(path string) {
+	if f, err := os.Lstat(path); err == nil && f.Mode()&os.ModeSocket != 0 {
+		os.Remove(path)
+	}
 }
 
 // zoneIndex is the interface number of an IPv6 zone, 0 if there is none.

@@ -107,6 +107,8 @@ func (sockets) Bind(fd int, a Addr) syscall.Errno {
 	return errnoOf(unix.Bind(fd, sa))
 }
 
+func (sockets) Unlink(path string) { unlink(path) }
+
 func (sockets) Listen(fd, backlog int) syscall.Errno { return errnoOf(unix.Listen(fd, backlog)) }
 
 func (sockets) Accept(fd int) (int, Addr, syscall.Errno) {

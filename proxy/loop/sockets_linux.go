@@ -59,6 +59,8 @@ func (s *sockets) Set(fd int, o Option, value int) syscall.Errno {
 		return number(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
 	case Mark:
 		return number(unix.SOL_SOCKET, unix.SO_MARK)
+	case FreeBind:
+		return number(unix.SOL_IP, unix.IP_FREEBIND) // IPv6 sockets heed it too
 	case Transparent:
 		// The first fails on an IPv6 socket in an IPv6-only kernel, the second on an IPv4 one.
 		e4, e6 := number(unix.SOL_IP, unix.IP_TRANSPARENT), number(unix.SOL_IPV6, unix.IPV6_TRANSPARENT)
@@ -150,6 +152,8 @@ func (s *sockets) Bind(fd int, a Addr) syscall.Errno {
 	_, _, e := syscall.RawSyscall(syscall.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&s.sa)), n)
 	return e
 }
+
+func (*sockets) Unlink(path string) { unlink(path) }
 
 func (*sockets) Listen(fd, backlog int) syscall.Errno {
 	_, _, e := syscall.RawSyscall(syscall.SYS_LISTEN, uintptr(fd), uintptr(backlog), 0)

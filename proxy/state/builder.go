@@ -135,12 +135,12 @@ func (b *Builder) tellPeers() {
 	}
 	for _, e := range b.came {
 		if e.Proxied {
-			b.opts.Peers.Add(e.Addr.Addr())
+			e.EachAddr(b.opts.Peers.Add)
 		}
 	}
 	for _, e := range b.gone {
 		if e.Proxied {
-			b.opts.Peers.Remove(e.Addr.Addr())
+			e.EachAddr(b.opts.Peers.Remove)
 		}
 	}
 }

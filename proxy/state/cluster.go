@@ -31,6 +31,7 @@ type clusterSpec struct {
 	edsName         string // "" unless endpoints come by EDS
 	static          *endpointv3.ClusterLoadAssignment
 	limits          limitValues
+	lookup          cluster.Lookup
 }
 
 type limitValues struct{ connections, pending, requests, retries uint32 }
@@ -82,6 +83,8 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 	if s.Kind != cluster.OriginalDst && s.Policy == cluster.Provided {
 		return nil, fmt.Errorf("%s.lb_policy: CLUSTER_PROVIDED needs type ORIGINAL_DST", path)
 	}
+	s.lookup = map[clusterv3.Cluster_DnsLookupFamily]cluster.Lookup{clusterv3.Cluster_AUTO: cluster.PreferIPv6, clusterv3.Cluster_V4_ONLY: cluster.OnlyIPv4,
+		clusterv3.Cluster_V6_ONLY: cluster.OnlyIPv6, clusterv3.Cluster_V4_PREFERRED: cluster.PreferIPv4, clusterv3.Cluster_ALL: cluster.Both}[c.GetDnsLookupFamily()]
 	if la := c.GetLoadAssignment(); la != nil {
 		if s.edsName != "" {
 			return nil, fmt.Errorf("%s.load_assignment: an EDS cluster gets its endpoints by EDS", path)
@@ -274,7 +277,7 @@ func (s *clusterSpec) decodeNames(la *endpointv3.ClusterLoadAssignment, path str
 			if a.GetAddress() == "" || a.GetPortValue() == 0 {
 				return fmt.Errorf("%s.load_assignment: a DNS cluster needs endpoints with host name and port", path)
 			}
-			s.Names = append(s.Names, cluster.Name{Host: a.GetAddress(), Port: uint16(a.GetPortValue()), Weight: e.GetLoadBalancingWeight().GetValue()})
+			s.Names = append(s.Names, cluster.Name{Host: a.GetAddress(), Port: uint16(a.GetPortValue()), Weight: e.GetLoadBalancingWeight().GetValue(), Lookup: s.lookup})
 		}
 	}
 	if s.Kind == cluster.LogicalDNS && len(s.Names) != 1 {
@@ -286,6 +289,7 @@ func (s *clusterSpec) decodeNames(la *endpointv3.ClusterLoadAssignment, path str
 // endpointSpec is one decoded endpoint.
 type endpointSpec struct {
 	addr     netip.AddrPort
+	also     []netip.AddrPort
 	pipe     string
 	weight   uint32
 	match    *structpb.Struct // envoy.transport_socket_match
@@ -299,6 +303,9 @@ func (e *endpointSpec) key() string {
 	k := e.pipe
 	if k == "" {
 		k = e.addr.String()
+	}
+	for _, a := range e.also {
+		k += "," + a.String()
 	}
 	return k + "|" + e.match.GetFields()["tlsMode"].GetStringValue() + "|" + e.workload
 }
@@ -327,6 +334,13 @@ func decodeEndpoints(la *endpointv3.ClusterLoadAssignment) ([]endpointSpec, erro
 					return nil, fmt.Errorf("%s.endpoint.address: %w", at, err)
 				}
 				spec.addr = ap
+				for k, more := range e.GetEndpoint().GetAdditionalAddresses() {
+					ap, err := socketAddr(more.GetAddress().GetSocketAddress())
+					if err != nil {
+						return nil, fmt.Errorf("%s.endpoint.additional_addresses[%d]: %w", at, k, err)
+					}
+					spec.also = append(spec.also, ap)
+				}
 			default:
 				return nil, fmt.Errorf("%s.endpoint.address: is missing", at)
 			}
@@ -394,7 +408,7 @@ func (b *Builder) assemble(s *clusterSpec, eps []endpointSpec, prev *cluster.Clu
 		if kept {
 			delete(old, key)
 		} else {
-			ep = &cluster.Endpoint{ID: b.endpointID(), Key: key, Addr: e.addr, Path: e.pipe, Workload: parseWorkload(e.workload), Limits: c.Limits,
+			ep = &cluster.Endpoint{ID: b.endpointID(), Key: key, Addr: e.addr, Also: e.also, Path: e.pipe, Workload: parseWorkload(e.workload), Limits: c.Limits,
 				Proxied: e.pipe == "" && e.match.GetFields()["tlsMode"].GetStringValue() == "istio"}
 			b.came = append(b.came, ep)
 		}

@@ -122,8 +122,9 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.endpoint.v3.ClusterLoadAssignment":                                 acts("cluster_name endpoints").but("policy", later).but("named_endpoints", onlyEnvoy),
 	"envoy.config.endpoint.v3.LocalityLbEndpoints": acts("lb_endpoints").but("locality", later).but("load_balancing_weight", later).
 		but("priority", later).but("proximity", later).but("metadata", controlInfo),
-	"envoy.config.endpoint.v3.LbEndpoint": acts("endpoint health_status metadata load_balancing_weight"),
-	"envoy.config.endpoint.v3.Endpoint":   acts("address").but("hostname", controlInfo).but("health_check_config", later).but("additional_addresses", later),
+	"envoy.config.endpoint.v3.LbEndpoint":                 acts("endpoint health_status metadata load_balancing_weight"),
+	"envoy.config.endpoint.v3.Endpoint":                   acts("address additional_addresses").but("hostname", controlInfo).but("health_check_config", later),
+	"envoy.config.endpoint.v3.Endpoint.AdditionalAddress": acts("address"),
 
 	// TLS.
 	"envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext": acts("common_tls_context sni max_session_keys").
@@ -191,10 +192,10 @@ var fields = map[protoreflect.FullName]known{
 
 	// Listeners.
 	"envoy.config.listener.v3.Listener": acts("name address additional_addresses filter_chains default_filter_chain use_original_dst listener_filters"+
-		" listener_filters_timeout continue_on_listener_filters_timeout traffic_direction bind_to_port enable_reuse_port access_log").
+		" listener_filters_timeout continue_on_listener_filters_timeout traffic_direction bind_to_port enable_reuse_port access_log transparent freebind tcp_backlog_size").
 		but("stat_prefix", statsNames).but("metadata", controlInfo).but("per_connection_buffer_limit_bytes", "buffers have their own watermarks").
-		but("connection_balance_config", "workers balance on their own").but("tcp_backlog_size", later).but("max_connections_to_accept_per_socket_event", onlyEnvoy).
-		but("transparent", later).but("freebind", later).but("drain_type", "drain follows removal and shutdown alike").but("socket_options", later).
+		but("connection_balance_config", "workers balance on their own").but("max_connections_to_accept_per_socket_event", onlyEnvoy).
+		but("drain_type", "drain follows removal and shutdown alike").but("socket_options", later).
 		but("ignore_global_conn_limit", onlyEnvoy).but("deprecated_v1", "bind_to_port is read"),
 	"envoy.config.listener.v3.AdditionalAddress":                      acts("address"),
 	"envoy.config.listener.v3.ListenerFilter":                         acts("name typed_config").but("filter_disabled", later),

@@ -1,6 +1,9 @@
 package state
 
 import (
+	"fmt"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,6 +64,127 @@ func TestTCPProxy(t *testing.T) {
 			if d := cmp.Diff(want, got); d != "" || !l.Config.Chains[0].ServerFirst {
 				t.Errorf("%s: server first %v, %s", text, l.Config.Chains[0].ServerFirst, d)
 			}
+		}
+	}
+}
+
+// Where listeners listen: both families by one wildcard, a Unix socket, and what their
+// sockets are set to.
+func TestListenerAddresses(t *testing.T) {
+	const chain = ` filter_chains { filters { name: "tcp" typed_config { [type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { stat_prefix: "x" cluster: "c" } } } }`
+	for text, want := range map[string]string{
+		`address { socket_address { address: "0.0.0.0" port_value: 80 } } additional_addresses { address { socket_address { address: "::" port_value: 80 } } }`:                   "0.0.0.0:80 [::]:80",
+		`address { socket_address { address: "::" port_value: 80 } }`:                                                                                                             "[::]:80",
+		`address { socket_address { address: "::" port_value: 80 ipv4_compat: true } }`:                                                                                           "[::]:80 0.0.0.0:80",
+		`address { socket_address { address: "::" port_value: 80 ipv4_compat: true } } additional_addresses { address { socket_address { address: "0.0.0.0" port_value: 80 } } }`: "[::]:80 0.0.0.0:80",
+		`address { pipe { path: "/run/x.sock" } }`:                                                                                                             "unix:/run/x.sock",
+		`address { pipe { path: "/run/x.sock" } } bind_to_port { value: false }`:                                                                               "listener l.address: a Unix socket that is not bound finds no connections",
+		`address { socket_address { address: "10.0.0.1" port_value: 80 } } bind_to_port { value: false }`:                                                      "",
+		`address { socket_address { address: "10.0.0.1" port_value: 80 } } transparent { value: true } freebind { value: true } tcp_backlog_size { value: 7 }`: "10.0.0.1:80 transparent freebind backlog 7",
+	} {
+		b := newBuilder()
+		got := ""
+		if _, _, err := b.Apply(update(t, resource.ListenerType, `name: "l" `+text+chain)); err != nil {
+			got = strings.ReplaceAll(err.Error(), "\u00a0", " ")
+		}
+		for l := range b.State().Listeners() {
+			for _, a := range l.Config.Binds {
+				got += " " + a.String()
+			}
+			if l.Config.Transparent {
+				got += " transparent"
+			}
+			if l.Config.FreeBind {
+				got += " freebind"
+			}
+			if l.Config.Backlog != 0 {
+				got += fmt.Sprintf(" backlog %d", l.Config.Backlog)
+			}
+		}
+		if strings.TrimSpace(got) != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+}
+
+// An endpoint with several addresses, and one that is a Unix socket; those who want to
+// know the mesh's addresses hear of each, and when it leaves.
+func TestEndpointAddresses(t *testing.T) {
+	peers := told{}
+	b := NewBuilder(Options{Identity: nobody{}, Peers: peers})
+	apply := func(typ, text string) error {
+		_, _, err := b.Apply(update(t, typ, text))
+		return err
+	}
+	const name = `cluster_name: "a" endpoints { `
+	const istio = ` metadata { filter_metadata { key: "envoy.transport_socket_match" value { fields { key: "tlsMode" value { string_value: "istio" } } } } } `
+	if err := apply(resource.ClusterType, `name: "a" type: EDS`); err != nil {
+		t.Fatal(err)
+	}
+	dual := `lb_endpoints { endpoint { address { socket_address { address: "10.0.0.1" port_value: 80 } } additional_addresses { address { socket_address { address: "2001:db8::1" port_value: 80 } } } } ` + istio + `}`
+	if err := apply(resource.EndpointType, name+dual+` lb_endpoints { endpoint { address { pipe { path: "/run/x.sock" } } } `+istio+`} lb_endpoints { endpoint { address { socket_address { address: "10.0.0.9" port_value: 80 } } } } }`); err != nil {
+		t.Fatal(err)
+	}
+	eps := b.State().ClusterNamed("a").Endpoints
+	if len(eps) != 3 || len(eps[0].Also) != 1 || eps[0].Also[0].String() != "[2001:db8::1]:80" || eps[1].Path != "/run/x.sock" {
+		t.Errorf("endpoints %+v", eps)
+	}
+	if d := cmp.Diff(told{"10.0.0.1": 1, "2001:db8::1": 1}, peers); d != "" {
+		t.Error(d)
+	}
+	if err := apply(resource.EndpointType, name+dual+`}`); err != nil {
+		t.Fatal(err)
+	}
+	if now := b.State().ClusterNamed("a").Endpoints; len(now) != 1 || now[0] != eps[0] {
+		t.Error("the endpoint did not survive")
+	}
+	if err := apply(resource.EndpointType, name+`lb_endpoints { endpoint { address { socket_address { address: "10.0.0.1" port_value: 80 } } additional_addresses { address { pipe { path: "x" } } } } } }`); err == nil {
+		t.Error("a pipe among the addresses was accepted")
+	}
+	if err := apply(resource.EndpointType, name+`}`); err != nil {
+		t.Fatal(err)
+	}
+	if len(peers) != 0 {
+		t.Errorf("left over: %v", peers)
+	}
+}
+
+type told map[string]int
+
+func (p told) Add(a netip.Addr) { p[a.String()]++ }
+func (p told) Remove(a netip.Addr) {
+	if p[a.String()]--; p[a.String()] == 0 {
+		delete(p, a.String())
+	}
+}
+
+func TestLookupFamily(t *testing.T) {
+	v4, v6, mapped := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("::ffff:10.0.0.2")
+	for family, want := range map[string]string{
+		"":             "[2001:db8::1] [10.0.0.1]",
+		"AUTO":         "[2001:db8::1] [10.0.0.1]",
+		"V4_PREFERRED": "[10.0.0.1 10.0.0.2] [2001:db8::1]",
+		"V4_ONLY":      "[10.0.0.1 10.0.0.2] []",
+		"V6_ONLY":      "[2001:db8::1] []",
+		"ALL":          "[10.0.0.1 10.0.0.2 2001:db8::1] [2001:db8::1]",
+	} {
+		b := newBuilder()
+		text := `name: "a" type: STRICT_DNS load_assignment { endpoints { lb_endpoints { endpoint { address { socket_address { address: "a.example" port_value: 80 } } } } } }`
+		if family != "" {
+			text += " dns_lookup_family: " + family
+		}
+		if _, _, err := b.Apply(update(t, resource.ClusterType, text)); err != nil {
+			t.Fatal(err)
+		}
+		l := b.DNSNames()["a"][0].Lookup
+		other := v6 // the only one there is
+		if strings.HasPrefix(want, "[2001") && family != "V6_ONLY" {
+			other = v4
+		} else if family == "V6_ONLY" {
+			other = v4
+		}
+		if got := fmt.Sprint(l.Of([]netip.Addr{v4, mapped, v6}), l.Of([]netip.Addr{other})); got != want {
+			t.Errorf("%s: %s, want %s", family, got, want)
 		}
 	}
 }

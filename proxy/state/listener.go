@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -66,8 +67,15 @@ func (b *Builder) decodeWholeListener(l *listenerv3.Listener, version string) (*
 		if i > 0 {
 			at = fmt.Sprintf("%s.additional_addresses[%d]", path, i-1)
 		}
+		if path := a.GetPipe().GetPath(); path != "" {
+			if !bind {
+				return nil, fmt.Errorf("%s: a Unix socket that is not bound finds no connections", at)
+			}
+			c.Binds = append(c.Binds, loop.Addr{Path: path})
+			continue
+		}
 		if a.GetSocketAddress() == nil {
-			return nil, fmt.Errorf("%s: only socket addresses are supported", at)
+			return nil, fmt.Errorf("%s: only socket addresses and pipes are supported", at)
 		}
 		ap, err := socketAddr(a.GetSocketAddress())
 		if err != nil {
@@ -76,10 +84,17 @@ func (b *Builder) decodeWholeListener(l *listenerv3.Listener, version string) (*
 		if i == 0 {
 			c.Address = ap
 		}
-		if bind {
-			c.Binds = append(c.Binds, loop.Addr{AddrPort: ap})
+		binds := []netip.AddrPort{ap}
+		if ap.Addr() == netip.IPv6Unspecified() && a.GetSocketAddress().GetIpv4Compat() {
+			binds = append(binds, netip.AddrPortFrom(netip.IPv4Unspecified(), ap.Port()))
+		}
+		for _, ap := range binds {
+			if at := loop.TCP(ap); bind && !slices.Contains(c.Binds, at) {
+				c.Binds = append(c.Binds, at)
+			}
 		}
 	}
+	c.Transparent, c.FreeBind, c.Backlog = l.GetTransparent().GetValue(), l.GetFreebind().GetValue(), int(min(l.GetTcpBacklogSize().GetValue(), math.MaxInt32))
 	for i, f := range l.GetListenerFilters() {
 		at := fmt.Sprintf("%s.listener_filters[%d] %s", path, i, f.GetName())
 		switch f.GetTypedConfig().GetTypeUrl() {

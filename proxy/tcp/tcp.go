@@ -183,7 +183,7 @@ func (w *Worker) endpoint(c *cluster.Cluster, info *conn.Info, tried []*cluster.
 
 // target says how to reach an endpoint for a client.
 func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, info *conn.Info) conn.Target {
-	t := conn.Target{Addr: loop.Addr{AddrPort: e.Addr, Path: e.Path}, Timeout: c.ConnectTimeout,
+	t := conn.Target{Addr: loop.Addr{AddrPort: e.Addr, Path: e.Path}, Also: e.Also, Timeout: c.ConnectTimeout,
 		Keepalive: conn.Keepalive{On: c.Keepalive.On, Idle: c.Keepalive.Time, Interval: c.Keepalive.Interval, Count: int(c.Keepalive.Probes)}}
 	if tr := e.Transport.Load(); tr != nil {
 		t.TLS = tr.TCP
@@ -191,7 +191,7 @@ func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, info *conn.Info
 			t.Preface = proxyproto.Append(nil, tr.Proxy, info.Remote, info.Asked())
 		}
 	}
-	if c.Bind.IsValid() && c.Bind.Is4() == e.Addr.Addr().Unmap().Is4() {
+	if c.Bind.IsValid() {
 		t.Bind = netip.AddrPortFrom(c.Bind, 0)
 	}
 	if w.o.Socket != nil {

@@ -251,6 +251,8 @@ func (p *poller) Bind(fd int, a loop.Addr) syscall.Errno {
 	return 0
 }
 
+func (p *poller) Unlink(string) {}
+
 func (p *poller) Listen(fd, backlog int) syscall.Errno { return p.n.sock(fd).listen(backlog) }
 
 func (s *sock) listen(backlog int) syscall.Errno {
