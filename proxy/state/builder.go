@@ -176,14 +176,26 @@ func (b *Builder) endpointID() int32 {
 	return b.nextEP - 1
 }
 
+// RefusedError is the error of an update in which certain resources are wrong. Without
+// them it may be right.
+type RefusedError struct {
+	names []string
+	text  string
+}
+
+func (e *RefusedError) Error() string { return e.text }
+
+// Refused are the names of the resources, in the order of the update.
+func (e *RefusedError) Refused() []string { return e.names }
+
 // decodeAll unpacks the resources of an update into fresh messages, refusing the whole
-// update if one of them is wrong, as an xDS response is accepted or rejected as a whole.
+// update if one of them is wrong, with a RefusedError.
 func decodeAll[M interface {
 	*T
 	proto.Message
 }, T, D any](u Update, decode func(name, version string, m M) (D, error)) (map[string]D, error) {
 	out := make(map[string]D, len(u.Set))
-	var errs []string
+	var errs, wrong []string
 	for _, r := range u.Set {
 		m := M(new(T))
 		d, err := func() (d D, err error) {
@@ -193,7 +205,7 @@ func decodeAll[M interface {
 			return decode(r.Name, r.Version, m)
 		}()
 		if err != nil {
-			errs = append(errs, err.Error())
+			errs, wrong = append(errs, err.Error()), append(wrong, r.Name)
 			continue
 		}
 		out[r.Name] = d
@@ -203,7 +215,7 @@ func decodeAll[M interface {
 		if len(errs) > most {
 			errs = append(errs[:most], fmt.Sprintf("and %d more", len(errs)-most))
 		}
-		return nil, fmt.Errorf("%s", strings.Join(errs, "; "))
+		return nil, &RefusedError{wrong, strings.Join(errs, "; ")}
 	}
 	return out, nil
 }

@@ -7,6 +7,7 @@ import (
 	stdtls "crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/netip"
@@ -275,6 +276,21 @@ func TestRoutes(t *testing.T) {
 }
 
 // What the proxy cannot do it refuses, naming resource and field; the old State stays.
+// Who is wrong in an update is named, so that the others can be applied without them.
+func TestRefusedByName(t *testing.T) {
+	b := newBuilder()
+	u := update(t, resource.ClusterType, `name: "a"`, `name: "b" lb_policy: RING_HASH`, `name: "c"`, `name: "d" transport_socket { name: "quic" }`)
+	_, _, err := b.Apply(u)
+	refused, ok := errors.AsType[*RefusedError](err)
+	if !ok || !slices.Equal(refused.Refused(), []string{"b", "d"}) {
+		t.Fatalf("refused %v with %v", refused, err)
+	}
+	u.Set = slices.DeleteFunc(u.Set, func(r Resource) bool { return slices.Contains(refused.Refused(), r.Name) })
+	if s, _ := apply(t, b, u); s.ClusterNamed("a") == nil || s.ClusterNamed("b") != nil || s.ClusterNamed("c") == nil {
+		t.Error("the others are not in force")
+	}
+}
+
 // A destination that is not to be called says because of which object.
 func TestRefusedDestination(t *testing.T) {
 	b := newBuilder()

@@ -60,7 +60,10 @@ type Options struct {
 	// Apply makes updates effective, in their order: everything that has arrived so far,
 	// at most one per type. An error leaves what was before and refuses them; of several
 	// each is then tried alone, so that one does not condemn the others (and Apply must
-	// bear being told again what it has accepted). Subscriptions that Apply changes are
+	// bear being told again what it has accepted). If the error of one is, or wraps, a
+	// Refuser, it is tried again without the resources that are wrong: what is right in a
+	// refused response is in effect, as in Envoy, which matters most in state of the world,
+	// where the same response would come again and again. Subscriptions that Apply changes are
 	// sent before the ACK, as servers that wait with routes for endpoints expect.
 	Apply func(ctx context.Context, updates []Update) error
 	Log   *slog.Logger
@@ -74,6 +77,12 @@ type Options struct {
 	// MinBackoff and MaxBackoff bound the wait between attempts; 0: 100 ms and 10 s. The
 	// first retry is at once.
 	MinBackoff, MaxBackoff time.Duration
+}
+
+// Refuser is an error of Apply that is about certain resources only.
+type Refuser interface {
+	error
+	Refused() []string // their names
 }
 
 // Client is a subscriber at one control plane.
@@ -302,10 +311,14 @@ func (c *Client) applyRun(ctx context.Context, st *stream, run []response) error
 	for _, r := range all {
 		switch {
 		case err == nil || r.problem != nil || r.empty():
+			continue
 		case len(updates) == 1:
 			r.problem = err
 		default:
 			r.problem = c.opts.Apply(ctx, []Update{r.Update})
+		}
+		if rest := r.without(r.problem); rest != nil && c.opts.Apply(ctx, []Update{rest.Update}) == nil {
+			r.accepted = rest
 		}
 	}
 	if ctx.Err() != nil {
@@ -320,6 +333,9 @@ func (c *Client) applyRun(ctx context.Context, st *stream, run []response) error
 			nack = cmp.Or(r.problem.Error(), "rejected")
 			c.nacks[r.TypeURL] = NACK{Version: r.Version, Message: nack, Time: time.Now()}
 			c.opts.Log.Warn("configuration rejected", "type", resource.Short(r.TypeURL), "version", r.Version, "err", r.problem)
+			if r.accepted != nil {
+				c.m.partly(r.accepted)
+			}
 		} else {
 			c.m.accepted(r)
 		}

@@ -207,6 +207,57 @@ func TestApply(t *testing.T) {
 	})
 }
 
+// refusal is an error about certain resources.
+type refusal []string
+
+func (r refusal) Error() string     { return "wrong: " + strings.Join(r, ", ") }
+func (r refusal) Refused() []string { return r }
+
+// What is right in a response is applied, whatever is wrong with the rest, and the rest is
+// NACKed. Nothing is tried twice that cannot get better.
+func TestApplyPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, stop := newScript(t)
+		var calls []string
+		c := client.New(s.options(func(_ context.Context, updates []client.Update) error {
+			var names, wrong []string
+			for _, u := range updates {
+				for _, r := range u.Set {
+					names = append(names, r.Name)
+					if strings.HasPrefix(r.Name, "bad") {
+						wrong = append(wrong, r.Name)
+					}
+				}
+			}
+			calls = append(calls, strings.Join(names, "+"))
+			if wrong != nil {
+				return fmt.Errorf("building: %w", refusal(wrong))
+			}
+			return nil
+		}))
+		c.Subscribe(resource.ClusterType)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- c.Run(ctx) }()
+		s.expect("CDS node=proxy")
+		s.say <- response(resource.ClusterType, "1", "a", "bad", "b", "bad2")
+		s.expect("CDS nonce=1 InvalidArgument: building: wrong: bad, bad2")
+		s.say <- response(resource.ClusterType, "2", "bad")
+		s.expect("CDS nonce=2 InvalidArgument: building: wrong: bad")
+		if d := cmp.Diff([]string{"a+bad+b+bad2", "a+b", "bad"}, calls); d != "" {
+			t.Errorf("calls of Apply (-want +got)\n%s", d)
+		}
+		if st, _ := c.State(); st.Types[0].Held != 2 || st.Types[0].Version != "" || st.Types[0].LastNACK == nil || !st.Synced {
+			t.Errorf("state %+v", st)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run gives %v", err)
+		}
+		stop()
+	})
+}
+
 // The state tells of every change, and keeps the reason of the last outage.
 func TestState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -213,6 +214,29 @@ type received struct {
 	nonce   string
 	hashes  map[string]string // state of the world: versions by name
 	problem error
+	// accepted is what of it is in effect although there is a problem with the rest.
+	accepted *received
+}
+
+// without is r without the resources that an error is about, nil if that is nothing less,
+// or nothing at all.
+func (r *received) without(err error) *received {
+	refused, ok := errors.AsType[Refuser](err)
+	if !ok {
+		return nil
+	}
+	wrong := refused.Refused()
+	rest := *r
+	rest.problem = nil
+	rest.Set = slices.DeleteFunc(slices.Clone(r.Set), func(x Resource) bool { return slices.Contains(wrong, x.Name) })
+	rest.hashes = maps.Clone(r.hashes)
+	for _, n := range wrong {
+		delete(rest.hashes, n)
+	}
+	if len(rest.Set) == len(r.Set) || rest.empty() {
+		return nil
+	}
+	return &rest
 }
 
 // empty reports whether there is nothing to apply.
@@ -299,8 +323,15 @@ func (m *machine) receiveSotW(d *discoveryv3.DiscoveryResponse) *received {
 
 // accepted notes that r is in effect.
 func (m *machine) accepted(r *received) {
+	m.find(r.TypeURL).version = r.Version
+	m.partly(r)
+}
+
+// partly notes that what r holds is in effect, and not all there was with it: the version
+// of the server that counts is still the one before.
+func (m *machine) partly(r *received) {
 	s := m.find(r.TypeURL)
-	s.version, s.answered = r.Version, true
+	s.answered = true
 	for _, res := range r.Set {
 		if s.wants(res.Name) { // it may have been dropped while it was applied
 			s.held[res.Name] = res.Version

@@ -21,7 +21,7 @@ import (
 //	subscribe CDS [names=(a,b)]         unsubscribe likewise
 //	connect | drop
 //	response CDS nonce=1 [removed=(a)] [type=EDS]   resources "a=1 b=2" below
-//	accept | refuse                     the verdict on it, with the reason below
+//	accept | refuse [only=(a)]          the verdict on it, or on some of it, with the reason below
 //	status
 //
 // and print what is applied ("apply …") and what is sent ("→ …").
@@ -82,6 +82,9 @@ func TestMachine(t *testing.T) {
 				m.accepted(last)
 				send(m.answer(last.TypeURL, last.nonce, ""))
 			case "refuse":
+				if only := list("only"); only != nil {
+					m.partly(last.without(refuses(only)))
+				}
 				send(m.answer(last.TypeURL, last.nonce, strings.TrimSpace(d.Input)))
 			case "status":
 				for _, s := range m.subs {
@@ -97,6 +100,12 @@ func TestMachine(t *testing.T) {
 		})
 	})
 }
+
+// refuses is an error about certain resources.
+type refuses []string
+
+func (r refuses) Error() string     { return "wrong" }
+func (r refuses) Refused() []string { return r }
 
 // receive makes a response of "name=body" and has it read.
 func receive(m *machine, typeURL, bodyType, nonce string, removed, resources []string) *received {
