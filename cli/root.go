@@ -87,11 +87,7 @@ The other commands steer the mesh that runs, and look into it.`,
 			if len(args) == 0 {
 				return nil
 			}
-			f := &failure{err: fmt.Errorf("there is no command %q", args[0]), hint: "`weir help` lists them", exit: exitUsage}
-			if near := document.Suggest(args[0], names(cmd.Commands())); near != "" {
-				f.hint = "did you mean `weir " + near + "`?"
-			}
-			return f
+			return noCommand(cmd, args[0])
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -104,6 +100,8 @@ The other commands steer the mesh that runs, and look into it.`,
 		return flagFailure(cmd, err)
 	})
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.Version = a.Version
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.PersistentFlags().SortFlags = false
 	root.PersistentFlags().StringVar(&a.state, "state", a.State, "`folder` of the mesh: its lock, token, sockets")
 	root.PersistentFlags().StringVar(&a.api, "api", "", "`host:port` of the control plane (default: what the state folder says)")
@@ -138,8 +136,23 @@ The other commands steer the mesh that runs, and look into it.`,
 	if help, _, err := root.Find([]string{"help"}); err == nil {
 		help.Short, help.Long = "show the help of a command", "Show the help of a command."
 		help.Example = "  weir help apply"
+		help.RunE = func(_ *cobra.Command, args []string) error {
+			cmd, _, err := root.Find(args)
+			if err != nil || cmd == root && len(args) > 0 {
+				return noCommand(root, args[0])
+			}
+			return cmd.Help()
+		}
 	}
 	return root
+}
+
+func noCommand(root *cobra.Command, word string) error {
+	f := &failure{err: fmt.Errorf("there is no command %q", word), hint: "`weir help` lists them", exit: exitUsage}
+	if near := document.Suggest(word, names(root.Commands())); near != "" {
+		f.hint = "did you mean `weir " + near + "`?"
+	}
+	return f
 }
 
 func names(cmds []*cobra.Command) []string {
@@ -175,6 +188,17 @@ func (a *app) namespace() string {
 // flagFailure says what is wrong with a flag, and which one may have been meant.
 func flagFailure(cmd *cobra.Command, err error) error {
 	f := &failure{err: err, hint: "`" + cmd.CommandPath() + " --help` lists the flags", exit: exitUsage}
+	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		// The cause names a function of Go's.
+		switch fl := invalid.GetFlag(); fl.Value.Type() {
+		case "int":
+			f.err = fmt.Errorf("--%s %q is not a number", fl.Name, invalid.GetValue())
+		case "bool":
+			f.err = fmt.Errorf("--%s is given, or not: it takes no %q", fl.Name, invalid.GetValue())
+		case "duration":
+			f.err = fmt.Errorf("--%s %q is not a duration: for example 500ms, 10s, 2m", fl.Name, invalid.GetValue())
+		}
+	}
 	if missing, ok := errors.AsType[*pflag.NotExistError](err); ok {
 		var known []string
 		cmd.Flags().VisitAll(func(fl *pflag.Flag) {

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/validation"
+
 	"github.com/weirmesh/weir/local/plan"
 	"github.com/weirmesh/weir/local/supervise"
 	"github.com/weirmesh/weir/mesh"
@@ -145,7 +147,7 @@ func (r *Runtime) Exec(e Exec) (supervise.Process, error) {
 	case i >= 0:
 		env = programs[i].Env
 	case e.Container != "":
-		return nil, &UserError{fmt.Sprintf("%s has no container %s", p.name, e.Container), ""}
+		return nil, p.noContainer(e.Container)
 	}
 	return place.Start(Command{Argv: e.Argv, Env: slices.Concat(r.o.Environ, e.Env, env), Dir: e.Dir, Stdio: e.Stdio, TTY: e.TTY})
 }
@@ -184,6 +186,9 @@ func (r *Runtime) Join(j Join) (*Joined, error) {
 	if j.Name == "" || len(j.Argv) == 0 {
 		return nil, &UserError{"a workload needs a name and a command", "weir run --as NAMESPACE/NAME -- COMMAND"}
 	}
+	if err := j.check(namespace); err != nil {
+		return nil, err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ctx == nil || r.ctx.Err() != nil {
@@ -193,6 +198,34 @@ func (r *Runtime) Join(j Join) (*Joined, error) {
 	out.pod = r.start(j.Name, "", joinTemplate(r.plan.Group(namespace, j.Name), namespace, j), out)
 	out.Workload, out.Done = out.pod.key(), out.pod.done
 	return out, nil
+}
+
+// check refuses what Kubernetes would: names become parts of files' names, identities and
+// labels.
+func (j Join) check(namespace string) error {
+	bad := func(what, value, hint string) error {
+		return &UserError{fmt.Sprintf("%q is not a %s", value, what), hint}
+	}
+	const name = "use lower-case letters, digits and '-', beginning and ending with a letter or digit"
+	switch {
+	case len(validation.IsDNS1123Label(namespace)) > 0:
+		return bad("namespace", namespace, name)
+	case len(validation.IsDNS1123Subdomain(j.Name)) > 0 || len(validation.IsValidLabelValue(j.Name)) > 0:
+		return bad("workload's name", j.Name, name+", at most 63")
+	case j.ServiceAccount != "" && len(validation.IsDNS1123Subdomain(j.ServiceAccount)) > 0:
+		return bad("service account's name", j.ServiceAccount, name)
+	}
+	for _, k := range slices.Sorted(maps.Keys(j.Labels)) {
+		if len(validation.IsQualifiedName(k)) > 0 || len(validation.IsValidLabelValue(j.Labels[k])) > 0 {
+			return bad("label", k+"="+j.Labels[k], "use letters, digits, '-', '_' and '.', at most 63 on each side")
+		}
+	}
+	for _, p := range slices.Sorted(maps.Keys(j.Ports)) {
+		if p != "" && len(validation.IsDNS1123Label(p)) > 0 {
+			return bad("port's name", p, name+": http, http-admin, tcp")
+		}
+	}
+	return nil
 }
 
 func joinTemplate(g *plan.Group, namespace string, j Join) *plan.Template {

@@ -1,7 +1,12 @@
 package pod
 
 import (
+	"fmt"
 	"io"
+	"slices"
+	"strings"
+
+	"github.com/weirmesh/weir/local/plan"
 )
 
 // proxyLog is the name of a pod's proxy among its logs.
@@ -23,6 +28,16 @@ func (r *Runtime) LogSource(namespace, workload, container string, proxy bool) (
 		container = proxyLog
 	case container == "" && len(t.Containers) > 0:
 		container = t.Containers[0].Name
+	case !slices.ContainsFunc(slices.Concat(t.Init, t.Containers), func(c plan.Container) bool { return c.Name == container }):
+		return "", p.noContainer(container)
 	}
 	return p.source(container), nil
+}
+
+func (p *pod) noContainer(name string) error {
+	var names []string
+	for _, c := range slices.Concat(p.template.Init, p.template.Containers) {
+		names = append(names, c.Name)
+	}
+	return &UserError{fmt.Sprintf("%s has no container %s", p.name, name), "it has: " + strings.Join(names, ", ")}
 }

@@ -94,15 +94,19 @@ func fakeControl(ctx context.Context, args []string) error {
 		file.New(file.Options{Paths: []string{*fallback}, Namespace: *namespace, Rank: config.Fallback}))
 }
 
-// fakeProxy is ready at once and carries nothing.
+// fakeProxy carries nothing. It is ready at once, or never if it is called so.
 func fakeProxy(ctx context.Context, args []string) error {
 	fmt.Println("proxy", strings.Join(args, " "))
 	var socket string
-	fd := -1
+	ready, fd := http.StatusOK, -1
 	for i, a := range args[:len(args)-1] {
 		switch a {
 		case "--admin":
 			socket = strings.TrimPrefix(args[i+1], "unix://")
+		case "--name":
+			if args[i+1] == "never-0" {
+				ready = http.StatusServiceUnavailable
+			}
 		case "--token-fd":
 			fmt.Sscan(args[i+1], &fd)
 		}
@@ -117,7 +121,7 @@ func fakeProxy(ctx context.Context, args []string) error {
 		return err
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz/ready", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("GET /healthz/ready", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(ready) })
 	srv := &http.Server{Handler: mux}
 	context.AfterFunc(ctx, func() { srv.Close() })
 	if err := srv.Serve(l); ctx.Err() == nil {

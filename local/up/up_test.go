@@ -350,6 +350,43 @@ func testRun(t *testing.T, r *running) {
 	if err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("a program that is not there: %v", err)
 	}
+
+	// Until the program runs, signals end the wait for it.
+	waiting := make(chan string, 1)
+	go func() {
+		_, err := upsock.Run(t.Context(), r.socket, upsock.RunOptions{
+			As:      "never",
+			Program: upsock.Program{Argv: []string{"/bin/true"}, Stdio: [3]*os.File{null, null, null}, Signals: signals},
+			Message: func(m string) { waiting <- m },
+		})
+		done <- err
+	}()
+	if m := <-waiting; !strings.Contains(m, "proxy") {
+		t.Errorf("waits for %q", m)
+	}
+	signals <- syscall.SIGINT
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "ended before the program was started") {
+		t.Errorf("run ended with %v", err)
+	}
+
+	// Names become names of files and identities.
+	for name, o := range map[string]upsock.RunOptions{
+		`"../x" is not a workload's name`:               {As: "default/../x"},
+		`"b/c" is not a workload's name`:                {As: "a/b/c"},
+		`"Bad_Name" is not a workload's name`:           {As: "Bad_Name"},
+		`".." is not a namespace`:                       {As: "../x"},
+		`"../.." is not a service account's name`:       {As: "x", ServiceAccount: "../.."},
+		`"a b=c" is not a label`:                        {As: "x", Labels: map[string]string{"a b": "c"}},
+		`"Web Port" is not a port's name`:               {As: "x", Ports: map[string]uint16{"Web Port": 80}},
+		"a workload needs a name and a command":         {As: "x/"},
+		`"` + strings.Repeat("a", 64) + `" is not a wo`: {As: strings.Repeat("a", 64)},
+	} {
+		o.Program = upsock.Program{Argv: []string{"/bin/true"}, Stdio: [3]*os.File{null, null, null}}
+		var refused *upsock.Error
+		if _, err := upsock.Run(t.Context(), r.socket, o); !errors.As(err, &refused) || !strings.HasPrefix(refused.Message, name) || refused.Hint == "" {
+			t.Errorf("got %#v, want %s", err, name)
+		}
+	}
 }
 
 func testLogs(t *testing.T, r *running) {
@@ -367,6 +404,9 @@ func testLogs(t *testing.T, r *running) {
 	}
 	if got := logs(upsock.LogsOptions{Workload: "shop-v1", Proxy: true, Tail: -1}); !strings.HasPrefix(got, "proxy sidecar --name shop-v1-0 ") {
 		t.Errorf("logs of its proxy: %q", got)
+	}
+	if got := logs(upsock.LogsOptions{Workload: "shop-v1", Container: "none", Tail: -1}); !strings.Contains(got, "shop-v1-0 has no container none") {
+		t.Errorf("logs of a container that is not there: %q", got)
 	}
 	if got := logs(upsock.LogsOptions{Workload: "weir-control", Tail: -1}); !strings.Contains(got, "asked about default/shop-v1-0 healthy") {
 		t.Errorf("logs of the control plane: %q", got)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -134,9 +135,13 @@ func (s *Server) run(ctx context.Context, c *net.UnixConn, r request, files []*o
 	if err != nil {
 		return err
 	}
+	var given sync.Once // up before it was started
 	gone := notes(lines, func(sig syscall.Signal) {
-		if p := j.Process(); p != nil {
+		switch p := j.Process(); {
+		case p != nil:
 			_ = p.Signal(sig)
+		case slices.Contains(ends, sig):
+			given.Do(func() { go j.Stop() })
 		}
 	})
 	ready, tick, said := j.Ready, time.NewTicker(messageEvery), ""
@@ -158,7 +163,7 @@ func (s *Server) run(ctx context.Context, c *net.UnixConn, r request, files []*o
 		case <-j.Done:
 			started, err := j.Result()
 			if !started {
-				return cmp.Or(context.Cause(ctx), errors.New("the mesh ended before the program was started"))
+				return cmp.Or(context.Cause(ctx), errors.New("ended before the program was started"))
 			}
 			if err != nil && exitCode(err) == nil {
 				return err

@@ -69,6 +69,10 @@ var signals = map[string]syscall.Signal{
 	"USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2, "WINCH": syscall.SIGWINCH,
 }
 
+// ends are those that end a program which does nothing about them, and a workload whose
+// program is not started yet.
+var ends = []syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM}
+
 // send writes v as a line, with files beside its first byte.
 func send(c *net.UnixConn, v any, files ...*os.File) error {
 	b, err := json.Marshal(v)
