@@ -36,6 +36,7 @@ type side struct {
 	in, out []byte
 	held    map[uint32]*held
 	log     strings.Builder
+	events  []Event
 	enc     *xhpack.Encoder
 	encoded bytes.Buffer
 	dec     *xhpack.Decoder
@@ -69,6 +70,7 @@ func (d *side) event(ev Event) {
 	if ev.Kind == More || ev.Kind == None && ev.Reason == OK {
 		return
 	}
+	d.events = append(d.events, ev)
 	fmt.Fprintf(&d.log, "%s", [...]string{"more", "none", "open", "head", "interim", "data", "trailers", "refuse", "reset", "goaway", "settings", "pong", "failed"}[ev.Kind])
 	var h *held
 	if ev.Stream != nil {
