@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/local/demo"
 )
@@ -314,8 +317,21 @@ func TestChangesAndRestartsCostNoRequest(t *testing.T) {
 // restartAll ends the application of each workload by SIGTERM, one after the other, and
 // waits until it is back.
 func (m *mesh) restartAll(began time.Time) {
+	before := map[string]int32{}
 	for _, w := range m.report.Workloads {
 		if strings.HasPrefix(w.Name, "istio-ingressgateway") {
+			continue
+		}
+		n, err := m.restarts(w.Namespace, w.Name)
+		if err != nil {
+			m.t.Errorf("%s: %v", w.Name, err)
+			continue
+		}
+		before[w.Name] = n
+	}
+	for _, w := range m.report.Workloads {
+		n, ok := before[w.Name]
+		if !ok {
 			continue
 		}
 		old, err := m.application(w.Name)
@@ -328,22 +344,23 @@ func (m *mesh) restartAll(began time.Time) {
 			continue
 		}
 		at := time.Now()
-		// First it is out of service, then back, as far as all proxies know.
-		out := false
+		// It is back when all proxies know that it is healthy after a restart. That it was out
+		// of service meanwhile is for nobody to see who looks too late.
 		for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C {
-			err := m.healthy(w.Name)
-			if err != nil {
-				out = true
+			now, err := m.restarts(w.Namespace, w.Name)
+			if err == nil && now == n {
+				err = errors.New("the control plane knows of no restart")
 			}
-			if out && err == nil {
+			if err == nil {
 				var known any
 				err = m.get("wait?workload="+w.Namespace+"/"+w.Name+"&health=healthy&timeout=5s", &known)
 			}
-			if out && err == nil {
+			if err == nil {
 				break
 			}
 			if time.Since(at) > 2*patience {
-				m.t.Errorf("%s did not come back: %v (was out of service: %v)", w.Name, err, out)
+				now, _ := m.application(w.Name)
+				m.t.Errorf("%s did not come back: %v (process %d, was %d)\n%v", w.Name, err, now.pid, old.pid, m.weir("status"))
 				break
 			}
 		}
@@ -351,21 +368,22 @@ func (m *mesh) restartAll(began time.Time) {
 	}
 }
 
-// healthy is nil if the control plane sends requests to a workload.
-func (m *mesh) healthy(name string) error {
-	var ws []apiv1.Workload
-	if err := m.get("workloads", &ws); err != nil {
-		return err
+// restarts is how often the program of a workload, which is ready, has been started again,
+// as far as the control plane knows.
+func (m *mesh) restarts(namespace, name string) (int32, error) {
+	text, err := m.raw("objects/Pod/" + namespace + "/" + name)
+	if err != nil {
+		return 0, err
 	}
-	for _, w := range ws {
-		if w.Name == name {
-			if w.Health != "healthy" {
-				return fmt.Errorf("%s is %s", name, w.Health)
-			}
-			return nil
-		}
+	var p corev1.Pod
+	if err := yaml.Unmarshal([]byte(text), &p); err != nil {
+		return 0, err
 	}
-	return fmt.Errorf("no workload %s", name)
+	s := p.Status.ContainerStatuses
+	if len(s) != 1 || !s[0].Ready {
+		return 0, fmt.Errorf("the control plane has %+v", s)
+	}
+	return s[0].RestartCount, nil
 }
 
 // killControl kills the control plane and waits until it is back with all proxies.
