@@ -19,7 +19,7 @@ import (
 
 // attempt chooses an endpoint and gets a connection to it.
 func (x *Exchange) attempt() {
-	c := x.Cluster
+	c := x.latest()
 	if !cluster.Acquire(&c.Limits.Requests, &c.Limits.MaxRequests) {
 		x.Reply(observe.UpstreamOverflow)
 		return
@@ -83,16 +83,16 @@ func (x *Exchange) choose() *cluster.Endpoint {
 	if x.retry != nil && x.retry.OtherHosts {
 		avoid, draws = x.tried, x.retry.HostAttempts
 	}
-	e := x.w.picker(c.ID).Pick(c, x.w.loop.Rand(), avoid, draws)
-	if e == nil || !e.Gone.Load() {
-		return e
-	}
-	// The endpoint left while this exchange waited. Endpoints change faster than routes: choose among those of now.
-	if now := x.w.state.Cluster(c.ID); now != nil && now != c {
+	return x.w.picker(c.ID).Pick(c, x.w.loop.Rand(), avoid, draws)
+}
+
+// latest is the exchange's cluster with the endpoints of now, if there still is one that may be called: they change faster
+// than routes, and an exchange that waited, for a delay or to try again, may have seen the last of those it began with.
+func (x *Exchange) latest() *cluster.Cluster {
+	if now := x.w.state.Cluster(x.Cluster.ID); now != nil && now.Refused == "" {
 		x.Cluster = now
-		e = x.w.picker(c.ID).Pick(now, x.w.loop.Rand(), avoid, draws)
 	}
-	return e
+	return x.Cluster
 }
 
 // Connected is called by the pool: the attempt has its connection.
@@ -284,7 +284,7 @@ func (x *Exchange) again(unreached bool) bool {
 	}
 	// Back-off spares an upstream that has too much to do. The first endpoint that is not there says nothing about the
 	// others: one of them is asked at once.
-	if n == 1 && unreached && x.retry.Eager && x.retry.OtherHosts && len(x.Cluster.Endpoints) > 1 {
+	if n == 1 && unreached && x.retry.Eager && x.retry.OtherHosts && len(x.latest().Endpoints) > 1 {
 		d = 0
 	}
 	x.w.loop.Arm(&x.wait, x.w.loop.Now()+int64(d))

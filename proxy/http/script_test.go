@@ -49,6 +49,7 @@ import (
 //	recv NAME [count]           what has arrived
 //	eof, close, reset NAME
 //	advance D                   time passes
+//	join NAME ADDR              a cluster has another endpoint from now on
 //	drain, retire ADDR, counts, log
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
@@ -273,6 +274,13 @@ func (s *script) run(d *datadriven.TestData) string {
 		s.net.Advance(by)
 	case "drain":
 		s.worker.Drain()
+	case "join":
+		i := slices.IndexFunc(s.state.clusters, func(c *cluster.Cluster) bool { return c.Name == name })
+		next := *s.state.clusters[i]
+		next.Endpoints = append(slices.Clone(next.Endpoints), &cluster.Endpoint{ID: s.ids, Addr: netip.MustParseAddrPort(d.CmdArgs[1].Key), Limits: next.Limits})
+		s.ids++
+		next.Seal()
+		s.setCluster(&next)
 	case "retire":
 		for _, c := range s.state.clusters {
 			for i, e := range c.Endpoints {
