@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
+	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/xds/resource"
@@ -51,6 +53,9 @@ func (p *Proxy) Stats(_ context.Context, w io.Writer) error {
 	if err == nil {
 		err = p.writeRefusals(w)
 	}
+	if err == nil {
+		err = p.writeExpirations(w)
+	}
 	return err
 }
 
@@ -94,12 +99,75 @@ func secured(e *cluster.Endpoint) bool {
 	return t != nil && t.TCP != nil
 }
 
-// Certs answers /certs.
+// Certs answers /certs: the workload's own certificate, and those of configuration that
+// listeners show.
 func (p *Proxy) Certs() any {
-	if p.id == nil {
-		return map[string]any{}
+	var v struct {
+		*identity.Status
+		Listeners []shown `json:"listeners,omitempty"`
 	}
-	return p.id.Status()
+	if p.id != nil {
+		s := p.id.Status()
+		v.Status = &s
+	}
+	v.Listeners = p.shown()
+	return v
+}
+
+// shown is a certificate that a listener shows.
+type shown struct {
+	Listener   string    `json:"listener"`
+	Subject    string    `json:"subject"`
+	Names      []string  `json:"names,omitempty"`
+	Serial     string    `json:"serial"`
+	ValidFrom  time.Time `json:"validFrom"`
+	ValidUntil time.Time `json:"validUntil"`
+}
+
+func (p *Proxy) shown() (all []shown) {
+	for l := range p.state.current().Listeners() {
+		if l.Config == nil {
+			continue
+		}
+		seen := map[string]bool{} // chains of one listener show the same
+		for _, c := range append(slices.Clone(l.Config.Chains), l.Config.Default) {
+			if c == nil || c.TLS == nil {
+				continue
+			}
+			for _, x := range c.TLS.Leaves() {
+				if serial := x.SerialNumber.Text(16); !seen[serial] {
+					seen[serial] = true
+					all = append(all, shown{l.Name, x.Subject.String(), x.DNSNames, serial, x.NotBefore, x.NotAfter})
+				}
+			}
+		}
+	}
+	return all
+}
+
+// writeExpirations writes until when certificates are good.
+func (p *Proxy) writeExpirations(w io.Writer) error {
+	const name = "weir_proxy_certificate_expiration_timestamp_seconds"
+	if _, err := fmt.Fprintf(w, "# HELP %[1]s Until when a certificate is good: the workload's own (listener empty), and those that listeners show.\n# TYPE %[1]s gauge\n", name); err != nil {
+		return err
+	}
+	line := func(listener, serial string, until time.Time) error {
+		_, err := fmt.Fprintf(w, "%s{listener=%q,serial=%q} %d\n", name, listener, serial, until.Unix())
+		return err
+	}
+	if p.id != nil {
+		if s := p.id.Status(); s.Serial != "" {
+			if err := line("", s.Serial, s.ValidUntil); err != nil {
+				return err
+			}
+		}
+	}
+	for _, c := range p.shown() {
+		if err := line(c.Listener, c.Serial, c.ValidUntil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Clusters answers /clusters.

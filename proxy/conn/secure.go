@@ -41,7 +41,7 @@ func (c *Conn) StartTLS(s *tls.Server, h Handler) {
 		return
 	}
 	c.state &^= open | paused | kick
-	c.l.Arm(&c.timer, c.l.Now()+int64(tls.HandshakeTimeout))
+	c.l.Arm(&c.timer, c.l.Now()+int64(s.Timeout()))
 	c.secure(func(h tls.Host) *tls.Session { return s.Session(h) })
 	c.l.AtTurnEnd(&c.work)
 }

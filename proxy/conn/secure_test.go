@@ -381,6 +381,55 @@ func TestKernelTLS(t *testing.T) {
 	}
 }
 
+// renewing is an identity whose certificate is replaced.
+type renewing struct{ held *identity.Material }
+
+func (r *renewing) Certificate() *stdtls.Certificate { return r.held.Certificate() }
+func (r *renewing) Bundle() *identity.Bundle         { return r.held.Bundle() }
+
+// A renewed certificate is shown to the next client, and closes no connection; neither
+// does a context that takes another's place.
+func TestCertificateSwap(t *testing.T) {
+	ca := tlstest.New(t)
+	w := &renewing{ca.Workload("default", "ratings")}
+	client, err := tls.NewClient(tls.ClientOptions{Trust: tls.Trust{Mesh: w}, Sessions: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := tls.NewServer(tls.ServerOptions{Identity: w, Tickets: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var opened []*owner
+	var hashes [][32]byte
+	n := mem.New()
+	for i := range 4 {
+		_, co, so := tlsPair(t, n, sides{server, client})
+		n.Step()
+		co.want(t, "open")
+		so.c.SetHandler(echo{})
+		opened, hashes = append(opened, co), append(hashes, co.c.Info().TLS.Hash)
+		for j, o := range opened {
+			o.c.Write([]byte("still there"))
+			n.Step()
+			if got := o.take(); got != `data "still there"` {
+				t.Errorf("connection %d after %d swaps: %s", j, i, got)
+			}
+		}
+		w.held = ca.Workload("default", "ratings")
+		if i == 2 {
+			if server, err = tls.NewServer(tls.ServerOptions{Identity: w}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i, h := range hashes {
+		if i > 0 && h == hashes[i-1] {
+			t.Errorf("connection %d was shown the certificate of the one before", i)
+		}
+	}
+}
+
 // A client whose part of the handshake is longer than what is held for it.
 func TestTLSLongHandshake(t *testing.T) {
 	ca := tlstest.New(t)
@@ -442,17 +491,40 @@ func TestTLSEchoAllocations(t *testing.T) {
 	}
 }
 
-// Both sides of a full handshake, a connection each time.
+// Both sides of a handshake, a connection each time: full, full with a ticket that nobody
+// uses, and resumed.
 func BenchmarkHandshake(b *testing.B) {
-	s := mesh(b, ratingsID, nil)
-	b.ReportAllocs()
-	for b.Loop() {
-		n := mem.New()
-		_, client, server := tlsPair(b, n, s)
-		n.Step()
-		if client.c.Info().TLS == nil || server.c.Info().TLS == nil {
-			b.Fatal("no handshake")
+	ca := tlstest.New(b)
+	w := ca.Workload("default", "ratings")
+	for _, bc := range []struct {
+		name     string
+		tickets  bool
+		sessions int
+		forget   bool
+	}{{"full", false, 0, false}, {"ticket", true, 1, true}, {"resumed", true, 1, false}} {
+		server, err := tls.NewServer(tls.ServerOptions{Identity: w, Clients: tls.RequireClientCert, Trust: tls.Trust{Mesh: w}, Tickets: bc.tickets})
+		if err != nil {
+			b.Fatal(err)
 		}
+		client, err := tls.NewClient(tls.ClientOptions{Identity: w, Trust: tls.Trust{Mesh: w}, Sessions: bc.sessions})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(bc.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				with := client
+				if bc.forget {
+					with = client.With("", nil)
+				}
+				n := mem.New()
+				_, co, so := tlsPair(b, n, sides{server, with})
+				n.Step()
+				if co.c.Info().TLS == nil || so.c.Info().TLS == nil || i > 0 && so.c.Info().TLS.Resumed != (bc.name == "resumed") {
+					b.Fatal("no handshake, or another one")
+				}
+			}
+		})
 	}
 }
 

@@ -194,7 +194,7 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 	if c.Filters == nil {
 		return nil, fmt.Errorf("%s: has neither an HTTP connection manager nor a TCP proxy", path)
 	}
-	c.TLS, err = b.decodeDownstreamTransport(fc.GetTransportSocket(), c.Filters, path+".transport_socket")
+	c.TLS, err = b.decodeDownstreamTransport(fc, c.Filters, path+".transport_socket")
 	return c, err
 }
 
@@ -278,7 +278,8 @@ func (b *Builder) decodeTCP(f *listenerv3.Filter, dir http.Direction, path strin
 }
 
 // decodeDownstreamTransport returns nil for plaintext. filters are those of the chain.
-func (b *Builder) decodeDownstreamTransport(s *corev3.TransportSocket, filters any, path string) (*tls.Server, error) {
+func (b *Builder) decodeDownstreamTransport(fc *listenerv3.FilterChain, filters any, path string) (*tls.Server, error) {
+	s := fc.GetTransportSocket()
 	if s == nil {
 		return nil, nil
 	}
@@ -300,6 +301,7 @@ func (b *Builder) decodeDownstreamTransport(s *corev3.TransportSocket, filters a
 	if err != nil {
 		return nil, err
 	}
+	o.Timeout = fc.GetTransportSocketConnectTimeout().AsDuration()
 	o.ALPN = serverALPN(d.GetCommonTlsContext().GetAlpnProtocols(), filters)
 	srv, err := tls.NewServer(o)
 	if err != nil {

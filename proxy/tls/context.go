@@ -18,6 +18,7 @@ package tls
 import (
 	"cmp"
 	stdtls "crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -32,7 +33,7 @@ const (
 	TLS13 = stdtls.VersionTLS13
 )
 
-// HandshakeTimeout bounds a server's handshake, from the first byte on: enough for
+// HandshakeTimeout bounds a server's handshake unless it says otherwise: enough for
 // several round trips to the far side of the world and a retransmission.
 const HandshakeTimeout = 10 * time.Second
 
@@ -73,7 +74,8 @@ type ServerOptions struct {
 	TicketKeys     [][32]byte
 	// StdRecords leaves all records to crypto/tls.
 	StdRecords bool
-	Gate       *Gate // nil: no limit
+	Timeout    time.Duration // of a handshake, from its first byte; 0: HandshakeTimeout
+	Gate       *Gate         // nil: no limit
 }
 
 // ClientOptions describe an UpstreamTlsContext.
@@ -110,7 +112,9 @@ type Server struct {
 	gate       *Gate
 	std        bool
 	requireSNI bool
+	timeout    time.Duration
 	lifetime   time.Duration // of tickets
+	shown      []*stdtls.Certificate
 	roots      judged
 }
 
@@ -141,7 +145,8 @@ func NewServer(o ServerOptions) (*Server, error) {
 	if err := versions(&o.MinVersion, &o.MaxVersion, lowest); err != nil {
 		return nil, err
 	}
-	s := &Server{trust: o.Trust, gate: o.Gate, std: o.StdRecords, requireSNI: o.RequireSNI, lifetime: cmp.Or(o.TicketLifetime, ticketLifetime)}
+	s := &Server{trust: o.Trust, gate: o.Gate, std: o.StdRecords, requireSNI: o.RequireSNI,
+		timeout: cmp.Or(o.Timeout, HandshakeTimeout), lifetime: cmp.Or(o.TicketLifetime, ticketLifetime), shown: o.Certificates}
 	c := &stdtls.Config{
 		MinVersion: o.MinVersion, MaxVersion: o.MaxVersion, CipherSuites: o.CipherSuites,
 		CurvePreferences:            curves(o.Curves),
@@ -188,6 +193,21 @@ func NewServer(o ServerOptions) (*Server, error) {
 	}
 	s.config = c
 	return s, nil
+}
+
+// Timeout bounds a handshake, from its first byte on.
+func (s *Server) Timeout() time.Duration { return s.timeout }
+
+// Leaves are the certificates of configuration that clients are shown; none if they are
+// shown the workload's own.
+func (s *Server) Leaves() []*x509.Certificate {
+	var leaves []*x509.Certificate
+	for _, c := range s.shown {
+		if c.Leaf != nil {
+			leaves = append(leaves, c.Leaf)
+		}
+	}
+	return leaves
 }
 
 // NewClient checks o and makes a context of it.

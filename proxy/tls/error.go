@@ -2,7 +2,6 @@ package tls
 
 import (
 	stdtls "crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -110,8 +109,7 @@ func classify(err error) error {
 	switch {
 	case errors.Is(err, errNoCertificate):
 		e.Reason = NoCertificate
-	case is[*identity.PeerError](err), is[x509.UnknownAuthorityError](err), is[x509.CertificateInvalidError](err),
-		is[x509.HostnameError](err), is[*nameError](err), is[*RevokedError](err):
+	case is[*identity.PeerError](err), is[*refusal](err):
 		e.Reason = PeerRefused
 	case errors.As(err, &op) && op.Op == "remote error":
 		e.Reason = RefusedByPeer

@@ -20,11 +20,6 @@ type revocationList struct {
 	serials map[string]bool
 }
 
-// RevokedError refuses a peer because of revocation lists.
-type RevokedError struct{ text string }
-
-func (e *RevokedError) Error() string { return e.text }
-
 // extensions of revocation lists that change nothing about what a list says.
 var harmless = []asn1.ObjectIdentifier{{2, 5, 29, 20}, {2, 5, 29, 35}} // number, authority key identifier
 
@@ -75,18 +70,18 @@ func (r *Revoked) check(chain []*x509.Certificate, leafOnly bool, now time.Time)
 		if leafOnly && i > 0 {
 			break
 		}
-		found := &RevokedError{fmt.Sprintf("there is no revocation list of the issuer %q, and lists are required", c.Issuer)}
+		found := &refusal{text: fmt.Sprintf("there is no revocation list of the issuer %q, and lists are required", c.Issuer)}
 		for _, l := range r.lists[string(c.RawIssuer)] {
 			if l.list.CheckSignatureFrom(chain[i+1]) != nil {
 				continue
 			}
 			if now.Before(l.list.ThisUpdate) || !l.list.NextUpdate.IsZero() && !now.Before(l.list.NextUpdate) {
-				found = &RevokedError{fmt.Sprintf("the revocation list of the issuer %q is out of date: it is good from %s to %s; install a newer one",
+				found = &refusal{text: fmt.Sprintf("the revocation list of the issuer %q is out of date: it is good from %s to %s; install a newer one",
 					c.Issuer, l.list.ThisUpdate.UTC().Format(time.RFC3339), l.list.NextUpdate.UTC().Format(time.RFC3339))}
 				continue
 			}
 			if l.serials[string(c.SerialNumber.Bytes())] {
-				return until, &RevokedError{fmt.Sprintf("the certificate of %q with the serial number %x was revoked by its issuer %q", c.Subject, c.SerialNumber, c.Issuer)}
+				return until, &refusal{text: fmt.Sprintf("the certificate of %q with the serial number %x was revoked by its issuer %q", c.Subject, c.SerialNumber, c.Issuer)}
 			}
 			if !l.list.NextUpdate.IsZero() && l.list.NextUpdate.Before(until) {
 				until = l.list.NextUpdate

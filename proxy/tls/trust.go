@@ -83,7 +83,7 @@ func (t *Trust) verifyAt(chain []*x509.Certificate, role identity.Role, now time
 	if _, ok := t.seen.recall(key, nil, now); !ok && t.Roots != nil {
 		chains, err := chain[0].Verify(options(t.Roots, chain, role, now))
 		if err != nil {
-			return identity.ID{}, err
+			return identity.ID{}, explained(err, chain[0], role)
 		}
 		until, err := t.current(chains, now)
 		if err != nil {
@@ -94,7 +94,7 @@ func (t *Trust) verifyAt(chain []*x509.Certificate, role identity.Role, now time
 	if len(t.Names) == 0 || t.Names.matchCertificate(chain[0]) {
 		return identity.ID{}, nil
 	}
-	return identity.ID{}, &nameError{fmt.Sprintf("none of the names in the %s's certificate (%s) is %s", role, namesOf(chain[0]), t.Names)}
+	return identity.ID{}, &refusal{text: fmt.Sprintf("none of the names in the %s's certificate (%s) is %s: compare the names that are to be accepted (subjectAltNames), and the server name (SNI) that was asked for", role, namesOf(chain[0]), t.Names)}
 }
 
 func (t *Trust) verifyMesh(chain []*x509.Certificate, role identity.Role, now time.Time) (identity.ID, error) {
@@ -122,7 +122,7 @@ func (t *Trust) verifyMesh(chain []*x509.Certificate, role identity.Role, now ti
 		}
 		chains, err := chain[0].Verify(options(roots, chain, role, now))
 		if err != nil {
-			return identity.ID{}, err
+			return identity.ID{}, explained(err, chain[0], role)
 		}
 		if until, err = t.current(chains, now); err != nil {
 			return identity.ID{}, err
@@ -157,20 +157,42 @@ func (t *Trust) pinned(leaf *x509.Certificate, role identity.Role, now time.Time
 	hash, key := sha256.Sum256(leaf.Raw), sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
 	switch {
 	case !slices.Contains(t.Hashes, hash) && !slices.Contains(t.Keys, key):
-		return &nameError{fmt.Sprintf("the %s's certificate (SHA-256 %x, of its key %s) is none of the %d that are pinned",
+		return &refusal{text: fmt.Sprintf("the %s's certificate (SHA-256 %x, of its key %s) is none of the %d that are pinned",
 			role, hash, base64.StdEncoding.EncodeToString(key[:]), len(t.Hashes)+len(t.Keys))}
 	case now.After(leaf.NotAfter) || now.Before(leaf.NotBefore):
-		return x509.CertificateInvalidError{Cert: leaf, Reason: x509.Expired, Detail: "it is good from " + leaf.NotBefore.UTC().Format(time.RFC3339) + " to " + leaf.NotAfter.UTC().Format(time.RFC3339)}
+		return explained(x509.CertificateInvalidError{Cert: leaf, Reason: x509.Expired}, leaf, role)
 	}
 	return nil
 }
 
-var errNotShown = &nameError{"the peer showed no certificate, and one is required"}
+var errNotShown = &refusal{text: "the peer showed no certificate, and one is required: give it one, or let the server's TLS mode do without"}
 
-// nameError is a refusal for a reason of our own.
-type nameError struct{ text string }
+// refusal is why a certificate is not accepted, in a sentence.
+type refusal struct {
+	text string
+	err  error // what crypto/x509 said, or nil
+}
 
-func (e *nameError) Error() string { return e.text }
+func (e *refusal) Error() string { return e.text }
+func (e *refusal) Unwrap() error { return e.err }
+
+// explained says what crypto/x509 found, of whose certificate, and what to do.
+func explained(err error, leaf *x509.Certificate, role identity.Role) error {
+	what := fmt.Sprintf("the %s's certificate (%s), issued by %q, ", role, namesOf(leaf), clip(leaf.Issuer.String()))
+	invalid, _ := errors.AsType[x509.CertificateInvalidError](err)
+	switch {
+	case is[x509.UnknownAuthorityError](err):
+		what += "is not vouched for by any of the CA certificates that are trusted here: add the root of its issuer, or the intermediate certificates that it did not send"
+	case invalid.Cert != nil && invalid.Reason == x509.Expired:
+		what += fmt.Sprintf("is out of time: %q is good from %s to %s; renew it, or compare the clocks of the two machines",
+			clip(invalid.Cert.Subject.String()), invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
+	case invalid.Cert != nil && invalid.Reason == x509.IncompatibleUsage:
+		what += fmt.Sprintf("or an authority above it, may not be used by a TLS %s (extended key usage)", role)
+	default:
+		what += "is not accepted: " + err.Error()
+	}
+	return &refusal{what, err}
+}
 
 func options(roots *x509.CertPool, chain []*x509.Certificate, role identity.Role, now time.Time) x509.VerifyOptions {
 	usage := x509.ExtKeyUsageServerAuth

@@ -208,3 +208,31 @@ func TestFailuresNameTheOffer(t *testing.T) {
 		t.Errorf("curve %v", p.server.Peer().Curve)
 	}
 }
+
+// A refusal says whose certificate it is, what is wrong with it and what to do.
+func TestRefusalsAreSentences(t *testing.T) {
+	ca, stranger := tlstest.New(t), tlstest.New(t)
+	shop := []*x509.Certificate{ca.Server("shop.example").Leaf}
+	for _, tc := range []struct {
+		name  string
+		trust Trust
+		chain []*x509.Certificate
+		at    time.Duration
+		want  []string
+	}{
+		{"unknown authority", Trust{Roots: stranger.Pool()}, shop, 0, []string{"the server's certificate (shop.example)", `issued by "CN=test root"`, "add the root of its issuer"}},
+		{"expired", Trust{Roots: ca.Pool()}, shop, 2 * time.Hour, []string{"shop.example", "out of time", "renew it", shop[0].NotAfter.UTC().Format(time.RFC3339)}},
+		{"another name", Trust{Roots: ca.Pool(), Names: Names{{Exact: "blog.example"}}}, shop, 0, []string{"shop.example", "is blog.example", "subjectAltNames"}},
+		{"none", Trust{Roots: ca.Pool()}, nil, 0, []string{"showed no certificate", "let the server's TLS mode do without"}},
+	} {
+		if err := tc.trust.resolve(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := tc.trust.verifyAt(tc.chain, identity.Server, time.Now().Add(tc.at))
+		for _, want := range tc.want {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", tc.name, err, want)
+			}
+		}
+	}
+}
