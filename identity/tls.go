@@ -15,14 +15,16 @@ type Source interface {
 }
 
 // ClientTLS is for connections of a proxy to its control plane over gRPC: TLS 1.3,
-// the server judged by VerifyPeer. Our own certificate is shown if it is valid now
+// the server judged by VerifyPeer, or by VerifyServerName if servers is a DNSName. Our own certificate is shown if it is valid now
 // and of an authority the server named; otherwise none, so that a workload
 // whose certificate expired while it slept, or whose authority was replaced, can
 // still come back with its token.
 func ClientTLS(source Source, servers Accept) *tls.Config {
+	name, _ := servers.(DNSName)
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{"h2"},
+		ServerName: string(name),
 		// crypto/tls knows host names; VerifyConnection below judges identities.
 		InsecureSkipVerify: true,
 		VerifyConnection:   verifyConnection(source, Server, servers, true),
@@ -79,6 +81,9 @@ func verifyConnection(source Source, peer Role, accept Accept, require bool) fun
 	return func(state tls.ConnectionState) error {
 		if !require && len(state.PeerCertificates) == 0 {
 			return nil
+		}
+		if name, ok := accept.(DNSName); ok && peer == Server {
+			return VerifyServerName(rawOf(state.PeerCertificates), source.Bundle(), time.Now(), name)
 		}
 		_, err := VerifyPeer(rawOf(state.PeerCertificates), source.Bundle(), time.Now(), peer, accept)
 		return err

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"strings"
@@ -130,4 +131,52 @@ func TestTLS(t *testing.T) {
 			t.Error("TLS 1.2 was accepted")
 		}
 	})
+}
+
+// Istio's control plane proves a DNS name and no SPIFFE identity.
+func TestServerByDNSName(t *testing.T) {
+	now := time.Now()
+	root, other := newForge(t, "root", now.Add(-time.Hour), now.Add(time.Hour)), newForge(t, "other", now.Add(-time.Hour), now.Add(time.Hour))
+	names := func(dns ...string) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.URIs, c.DNSNames = nil, dns }
+	}
+	const istiodName = "istiod.istio-system.svc"
+	for _, tc := range []struct {
+		name   string
+		by     *forge
+		spoil  func(*x509.Certificate)
+		accept Accept
+		reason Reason // 0: accepted
+		text   string
+	}{
+		{"the name", root, names("istiod.istio-system", istiodName), DNSName(istiodName), 0, ""},
+		{"another case", root, names("ISTIOD.istio-system.svc"), DNSName(istiodName), 0, ""},
+		{"a wildcard", root, names("*.istio-system.svc"), DNSName(istiodName), 0, ""},
+		{"another name", root, names("pilot.istio-system.svc"), DNSName(istiodName), WrongIdentity,
+			`presented no identity, expected the DNS name "istiod.istio-system.svc": the certificate is good, but its DNS names are pilot.istio-system.svc`},
+		{"a SPIFFE identity instead", root, nil, DNSName(istiodName), WrongIdentity, "its DNS names are none"},
+		{"no name to prove", root, names(""), DNSName(""), WrongIdentity, ""},
+		{"another authority", other, names(istiodName), DNSName(istiodName), UnknownAuthority, ""},
+		{"a client's certificate", root, func(c *x509.Certificate) {
+			names(istiodName)(c)
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		}, DNSName(istiodName), WrongUsage, ""},
+		{"a DNS name where an identity is wanted", root, names(istiodName), OneOf{mustParse(t, istiod)}, NotSPIFFE, ""},
+	} {
+		leaf, key := tc.by.leaf(istiod, now.Add(-time.Minute), now.Add(time.Hour), tc.spoil)
+		server := &tls.Config{NextProtos: []string{"h2"}, Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}}}
+		asked := ""
+		server.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			asked = h.ServerName
+			return nil, nil
+		}
+		_, cerr, _ := exchange(t, ClientTLS(&source{nil, root.bundle()}, tc.accept), server)
+		e, ok := errors.AsType[*PeerError](cerr)
+		if tc.reason == 0 && cerr != nil || tc.reason != 0 && (!ok || e.Reason != tc.reason || !strings.Contains(e.Error(), tc.text)) {
+			t.Errorf("%s: %v, want %v with %q", tc.name, cerr, tc.reason, tc.text)
+		}
+		if name, _ := tc.accept.(DNSName); asked != string(name) {
+			t.Errorf("%s: asked for %q", tc.name, asked)
+		}
+	}
 }

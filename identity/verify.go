@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -146,79 +147,124 @@ func VerifyPeer(raw [][]byte, bundle *Bundle, now time.Time, role Role, accept A
 	if accept != nil {
 		fail.Expected = accept.String()
 	}
-	refuse := func(r Reason, err error, format string, args ...any) (ID, error) {
-		fail.Reason, fail.Err, fail.Detail = r, err, fmt.Sprintf(format, args...)
-		return ID{}, fail
+	leaf, between, err := fail.parse(raw)
+	if err != nil {
+		return ID{}, err
 	}
+	id, err := FromCertificate(leaf)
+	if err != nil {
+		return ID{}, fail.refuse(NotSPIFFE, err, "%v", err)
+	}
+	fail.Presented = id
 
+	if err := fail.judge(leaf, between, bundle, now); err != nil {
+		return ID{}, err
+	}
+	if accept == nil || !accept.Accepts(id) {
+		return ID{}, fail.refuse(WrongIdentity, nil, "the certificate is good, but it is somebody else's")
+	}
+	return id, nil
+}
+
+// VerifyServerName judges a server that proves a DNS name instead of a SPIFFE identity: the control
+// plane of Istio, whose serving certificate names istiod.istio-system.svc. Everything else
+// is as in VerifyPeer.
+func VerifyServerName(raw [][]byte, bundle *Bundle, now time.Time, name DNSName) error {
+	fail := &PeerError{Role: Server, Expected: name.String()}
+	leaf, between, err := fail.parse(raw)
+	if err != nil {
+		return err
+	}
+	fail.Presented, _ = FromCertificate(leaf)
+	if err := fail.judge(leaf, between, bundle, now); err != nil {
+		return err
+	}
+	if err := leaf.VerifyHostname(string(name)); name == "" || err != nil {
+		return fail.refuse(WrongIdentity, err, "the certificate is good, but its DNS names are %s", cmp.Or(clip(strings.Join(leaf.DNSNames, ", ")), "none"))
+	}
+	return nil
+}
+
+// DNSName is an Accept for ClientTLS: the server has to prove this DNS name, as
+// VerifyServerName says, and no SPIFFE identity. It accepts no identity.
+type DNSName string
+
+// Accepts reports false.
+func (DNSName) Accepts(ID) bool { return false }
+
+func (n DNSName) String() string { return "the DNS name " + strconv.Quote(string(n)) }
+
+func (e *PeerError) refuse(r Reason, err error, format string, args ...any) error {
+	e.Reason, e.Err, e.Detail = r, err, fmt.Sprintf(format, args...)
+	return e
+}
+
+// parse reads a presented chain.
+func (e *PeerError) parse(raw [][]byte) (leaf *x509.Certificate, between *x509.CertPool, err error) {
 	if len(raw) == 0 {
-		return refuse(NoCertificate, nil, "it sent no certificate")
+		return nil, nil, e.refuse(NoCertificate, nil, "it sent no certificate")
 	}
 	size := 0
 	for _, der := range raw {
 		size += len(der)
 	}
 	if len(raw) > maxChain || size > maxPresented {
-		return refuse(Malformed, nil, "it sent %d certificates of %d bytes, at most %d of %d are read", len(raw), size, maxChain, maxPresented)
+		return nil, nil, e.refuse(Malformed, nil, "it sent %d certificates of %d bytes, at most %d of %d are read", len(raw), size, maxChain, maxPresented)
 	}
-	leaf, err := x509.ParseCertificate(raw[0])
+	leaf, err = x509.ParseCertificate(raw[0])
 	if err != nil {
-		return refuse(Malformed, err, "its certificate cannot be read: %v", err)
+		return nil, nil, e.refuse(Malformed, err, "its certificate cannot be read: %v", err)
 	}
-	between := x509.NewCertPool()
+	between = x509.NewCertPool()
 	for i, der := range raw[1:] {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return refuse(Malformed, err, "certificate %d of its chain cannot be read: %v", i+2, err)
+			return nil, nil, e.refuse(Malformed, err, "certificate %d of its chain cannot be read: %v", i+2, err)
 		}
 		between.AddCert(c)
 	}
-	id, err := FromCertificate(leaf)
-	if err != nil {
-		return refuse(NotSPIFFE, err, "%v", err)
-	}
-	fail.Presented = id
+	return leaf, between, nil
+}
 
+// judge asks whether a chain is good now, for the peer's role.
+func (e *PeerError) judge(leaf *x509.Certificate, between *x509.CertPool, bundle *Bundle, now time.Time) error {
 	switch {
 	case now.After(leaf.NotAfter):
-		return refuse(Expired, nil, "its certificate expired %s ago (%s): it could not renew, or the clocks of the two machines differ",
+		return e.refuse(Expired, nil, "its certificate expired %s ago (%s): it could not renew, or the clocks of the two machines differ",
 			now.Sub(leaf.NotAfter).Round(time.Second), leaf.NotAfter.UTC().Format(time.RFC3339))
 	case now.Before(leaf.NotBefore):
-		return refuse(NotYetValid, nil, "its certificate becomes valid in %s (%s): the clocks of the two machines differ",
+		return e.refuse(NotYetValid, nil, "its certificate becomes valid in %s (%s): the clocks of the two machines differ",
 			leaf.NotBefore.Sub(now).Round(time.Second), leaf.NotBefore.UTC().Format(time.RFC3339))
 	case leaf.IsCA:
-		return refuse(InvalidChain, nil, "its certificate is that of a certificate authority, which no workload may use (SPIFFE X.509-SVID section 4.1)")
+		return e.refuse(InvalidChain, nil, "its certificate is that of a certificate authority, which no workload may use (SPIFFE X.509-SVID section 4.1)")
 	case bundle == nil:
-		return refuse(UnknownAuthority, nil, "there is no trust bundle yet to judge it by")
+		return e.refuse(UnknownAuthority, nil, "there is no trust bundle yet to judge it by")
 	}
 	usage := x509.ExtKeyUsageClientAuth
-	if role == Server {
+	if e.Role == Server {
 		usage = x509.ExtKeyUsageServerAuth
 	}
-	_, err = leaf.Verify(x509.VerifyOptions{
+	_, err := leaf.Verify(x509.VerifyOptions{
 		Roots: bundle.pool, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage},
 	})
 	if err != nil {
 		if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
 			switch {
 			case invalid.Reason == x509.IncompatibleUsage:
-				return refuse(WrongUsage, err, "its certificate, or an authority above it, may not be used by a TLS %s", role)
+				return e.refuse(WrongUsage, err, "its certificate, or an authority above it, may not be used by a TLS %s", e.Role)
 			case invalid.Reason == x509.Expired && now.Before(invalid.Cert.NotBefore):
-				return refuse(NotYetValid, err, "the authority above it, %s, is not valid before %s: the clocks of the two machines differ",
+				return e.refuse(NotYetValid, err, "the authority above it, %s, is not valid before %s: the clocks of the two machines differ",
 					describe(invalid.Cert), invalid.Cert.NotBefore.UTC().Format(time.RFC3339))
 			case invalid.Reason == x509.Expired:
-				return refuse(Expired, err, "the authority above it, %s, has expired: the mesh needs a new one", describe(invalid.Cert))
+				return e.refuse(Expired, err, "the authority above it, %s, has expired: the mesh needs a new one", describe(invalid.Cert))
 			}
 		}
 		if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-			return refuse(UnknownAuthority, err, "none of the %d trusted roots (%s) vouches for its issuer %q: %v", len(bundle.roots),
+			return e.refuse(UnknownAuthority, err, "none of the %d trusted roots (%s) vouches for its issuer %q: %v", len(bundle.roots),
 				listed(bundle.roots, func(c *x509.Certificate) string { return fmt.Sprintf("%q", clip(c.Subject.String())) }),
 				clip(cmp.Or(leaf.Issuer.String(), "(no name)")), err)
 		}
-		return refuse(InvalidChain, err, "%v", err)
+		return e.refuse(InvalidChain, err, "%v", err)
 	}
-	if accept == nil || !accept.Accepts(id) {
-		return refuse(WrongIdentity, nil, "the certificate is good, but it is somebody else's")
-	}
-	return id, nil
+	return nil
 }

@@ -28,7 +28,7 @@ import (
 // meshFlags are the flags of sidecar and gateway.
 type meshFlags struct {
 	name, namespace, account, ip, labels, owner, trustDomain, cluster string
-	xds, caRoot, state, admin, level, capture, virtualNet             string
+	xds, xdsName, caRoot, state, admin, level, capture, virtualNet    string
 	meshCIDRs, resolvers, search, listenMap                           string
 	inbound, outbound                                                 list
 	tokenFD, appFD, hostFD, workers                                   int
@@ -53,6 +53,7 @@ func parseMesh(kind string, args []string) (*meshFlags, error) {
 	f.StringVar(&m.trustDomain, "trust-domain", "cluster.local", "trust domain of the mesh")
 	f.StringVar(&m.cluster, "cluster", "Kubernetes", "name of the cluster, for metrics")
 	f.StringVar(&m.xds, "xds", "", "control plane: host:port or unix:///path; required")
+	f.StringVar(&m.xdsName, "xds-server-name", "", "DNS name that the control plane's certificate must hold, for Istio's: istiod.istio-system.svc; empty: its SPIFFE identity counts")
 	f.StringVar(&m.caRoot, "ca-root", "", "file with the roots that vouch for the control plane (PEM); required")
 	f.IntVar(&m.tokenFD, "token-fd", -1, "descriptor of a pipe that holds the token for the first certificate")
 	f.StringVar(&m.state, "state", "", "folder for the last good state; empty keeps none")
@@ -211,7 +212,10 @@ func (m *meshFlags) control() (*proxy.Control, error) {
 	if err != nil {
 		return nil, err
 	}
-	servers := identity.OneOf{istiod}
+	var servers identity.Accept = identity.OneOf{istiod}
+	if m.xdsName != "" {
+		servers = identity.DNSName(m.xdsName)
+	}
 	pem, err := os.ReadFile(m.caRoot)
 	if err != nil {
 		return nil, fmt.Errorf("--ca-root: %w", err)
