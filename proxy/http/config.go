@@ -41,8 +41,10 @@ type Config struct {
 	ServerName []byte // server_name
 	ServerMode ServerMode
 
-	Path   message.PathOptions // normalize_path, merge_slashes
-	Limits h1.Limits           // max_request_headers_kb, common_http_protocol_options.max_headers_count
+	Path        message.PathOptions // normalize_path, merge_slashes, path_with_escaped_slashes_action
+	Underscores Underscores         // common_http_protocol_options.headers_with_underscores_action
+	Via         []byte              // via; nil: none
+	Limits      h1.Limits           // max_request_headers_kb, common_http_protocol_options.max_headers_count
 
 	// Edge says that clients are not trusted with x-envoy headers, and that the connection tells their address
 	// (use_remote_address).
@@ -70,7 +72,7 @@ type Config struct {
 	RequestTimeout time.Duration // request_timeout
 	StreamIdle     time.Duration // stream_idle_timeout
 	StreamMax      time.Duration // common_http_protocol_options.max_stream_duration
-	IdleTimeout    time.Duration // common_http_protocol_options.idle_timeout; 0: 1 h
+	IdleTimeout    time.Duration // common_http_protocol_options.idle_timeout; 0: 1 h, negative: none
 	MaxRequests    uint32        // common_http_protocol_options.max_requests_per_connection
 	MaxDuration    time.Duration // common_http_protocol_options.max_connection_duration
 
@@ -82,7 +84,20 @@ type Config struct {
 // that sends a byte now and then must not hold a connection for ever.
 const DefaultHeaderTimeout = time.Minute
 
-const defaultConnIdle = time.Hour // Envoy's idle timeout of downstream connections
+const (
+	defaultConnIdle = time.Hour // Envoy's idle timeout of downstream connections
+	noTimeout       = 100 * 365 * 24 * time.Hour
+)
+
+// Underscores is what becomes of clients' headers whose names have an underscore.
+type Underscores uint8
+
+// Modes.
+const (
+	UnderscoresPass Underscores = iota
+	UnderscoresRefuse
+	UnderscoresDrop
+)
 
 // Codec says which HTTP versions a connection manager speaks.
 type Codec uint8

@@ -466,5 +466,9 @@ func (x *Exchange) onIdle() {
 
 func (x *Exchange) onMaximum() {
 	x.down.blame()
-	x.Reply(observe.MaxDurationReached)
+	if isGRPC(&x.Request) {
+		x.ReplyGRPC(observe.StreamDurationReached, 4, x.arena.CopyString(observe.StreamDurationReached.Body())) // DEADLINE_EXCEEDED
+		return
+	}
+	x.Reply(observe.StreamDurationReached)
 }

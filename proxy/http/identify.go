@@ -13,21 +13,68 @@ import (
 
 // Canonical refuses what is not served here and gives the path the one form that everything after it sees.
 func Canonical() Stage {
-	return Stage{Name: "canonical", Request: func(x *Exchange) Verdict {
-		q := &x.Request
-		if q.Method == message.CONNECT {
-			return x.Reply(observe.ConnectRefused)
-		}
-		if q.Upgrade != nil && !x.Config.allows(q.Upgrade) {
+	return Stage{Name: "canonical", Request: canonical}
+}
+
+func canonical(x *Exchange) Verdict {
+	q, c := &x.Request, x.Config
+	if q.Method == message.CONNECT {
+		return x.Reply(observe.ConnectRefused)
+	}
+	if q.Upgrade != nil && !c.allows(q.Upgrade) {
+		// Apache HttpClient (as of 2026-11) asks for TLS on every plaintext connection, and does not mind to be ignored.
+		if !bytes.HasPrefix(q.Upgrade, []byte("TLS/")) {
 			return x.Reply(observe.UpgradeRefused)
 		}
-		path, ok := message.CanonicalPath(q.Path, x.Config.Path, &x.arena)
-		if !ok {
-			return x.Reply(observe.PathNormalizationFailed)
+		q.Upgrade = nil
+	}
+	if c.Underscores != UnderscoresPass && !c.underscores(&q.Headers) {
+		return x.Reply(observe.Underscore)
+	}
+	if v := q.Headers.Get(message.MaxForwards); v != nil && (q.Method == message.OPTIONS || q.Method == message.TRACE) {
+		// RFC 9110 section 7.6.2. What is not a number forbids nothing.
+		switch n, ok := parseUint(v, 1<<31); {
+		case ok && n == 0 && q.Method == message.TRACE: // echoing a request shows what proxies added to it
+			return x.ReplyWith(observe.NoFurther, 405, nil)
+		case ok && n == 0:
+			return x.ReplyWith(observe.NoFurther, 200, nil)
+		case ok:
+			q.Headers.Set(message.MaxForwards, x.arena.Close(strconv.AppendUint(x.arena.Open(10), n-1, 10)))
 		}
-		q.Path = path
-		return Continue
-	}}
+	}
+	escaped := c.Path.Slashes != message.KeepSlashes && message.HasEscapedSlash(q.Path)
+	if escaped && c.Path.Slashes == message.RefuseSlashes {
+		x.Details = observe.PathNormalizationFailed.Details()
+		return x.ReplyWith(observe.EscapedSlash, 400, nil)
+	}
+	path, ok := message.CanonicalPath(q.Path, c.Path, &x.arena)
+	if !ok {
+		return x.Reply(observe.PathNormalizationFailed)
+	}
+	if q.Path = path; escaped && c.Path.Slashes == message.RedirectSlashes {
+		for len(path) > 1 && path[1] == '/' { // two slashes at the beginning name another host (RFC 3986 section 4.2)
+			path = path[1:]
+		}
+		x.redirect = path
+		return x.ReplyWith(observe.EscapedSlash, 307, nil)
+	}
+	return Continue
+}
+
+// underscores applies headers_with_underscores_action, and reports whether the request may go on.
+func (c *Config) underscores(h *message.Headers) bool {
+	has := func(f *message.Field) bool { return bytes.IndexByte(f.Name, '_') >= 0 }
+	if c.Underscores == UnderscoresDrop {
+		h.RemoveFunc(has)
+		return true
+	}
+	fields := h.Fields()
+	for i := range fields {
+		if has(&fields[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *Config) allows(upgrade []byte) bool {
@@ -86,11 +133,24 @@ func identify(x *Exchange) Verdict {
 		scheme = v
 	}
 	x.Request.Scheme = scheme
+	if c.Via != nil {
+		x.via(h)
+	}
 	x.clientCert(h)
 	if !c.NoRequestID && (h.Get(message.XRequestID) == nil || c.Edge && !c.KeepRequestID) {
 		h.Set(message.XRequestID, x.newRequestID())
 	}
 	return Continue
+}
+
+// via appends this proxy to the list of those that passed the message on (RFC 9110 section 7.6.3).
+func (x *Exchange) via(h *message.Headers) {
+	v := x.Config.Via
+	if old, ok := h.Joined("via", nil); ok && len(old) > 0 {
+		b := append(x.arena.Open(len(old)+2+len(v)), old...)
+		v = x.arena.Close(append(append(b, ", "...), v...))
+	}
+	h.Set(message.Via, v)
 }
 
 // edgeAddress appends the client's address to x-forwarded-for, and finds the trusted one.
@@ -222,6 +282,12 @@ func (x *Exchange) newRequestID() []byte {
 func sign(x *Exchange) {
 	h, c := &x.Response.Headers, x.Config
 	h.Remove(message.XEnvoyDecoratorOperation)
+	if x.Cause == observe.EscapedSlash && x.redirect != nil {
+		h.Set(message.Location, x.redirect)
+	}
+	if c.Via != nil {
+		x.via(h)
+	}
 	switch {
 	case c.ServerMode == ServerOverwrite, c.ServerMode == ServerIfAbsent && !h.Has(message.Server):
 		h.Set(message.Server, c.ServerName)

@@ -64,8 +64,11 @@ func (w *Worker) Serve(c *conn.Conn, cfg *Config) conn.Handler {
 }
 
 func (s *server) idleTimeout() time.Duration {
-	if s.cfg.IdleTimeout > 0 {
-		return s.cfg.IdleTimeout
+	switch t := s.cfg.IdleTimeout; {
+	case t > 0:
+		return t
+	case t < 0:
+		return noTimeout
 	}
 	return defaultConnIdle
 }

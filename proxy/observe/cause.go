@@ -32,6 +32,7 @@ const (
 	UpstreamPerTryTimeout
 	UpstreamPerTryIdleTimeout
 	MaxDurationReached
+	StreamDurationReached
 
 	// The client.
 	DownstreamProtocolError
@@ -39,6 +40,9 @@ const (
 	PathNormalizationFailed
 	UpgradeRefused
 	ConnectRefused
+	EscapedSlash
+	Underscore
+	NoFurther
 	RequestHeaderTimeout
 	RequestTimeout
 	StreamIdleTimeout
@@ -128,6 +132,8 @@ var causes = [numCauses]causeInfo{
 	MaxDurationReached: {UpstreamMaxStreamDurationReached, "max_duration_timeout", 504, "upstream max stream duration reached",
 		"the exchange lasted longer than max_stream_duration", ""},
 
+	StreamDurationReached: {0, "max_duration_timeout", 408, "downstream duration timeout",
+		"the exchange lasted longer than the listener's max_stream_duration", ""},
 	DownstreamProtocolError: {DownstreamProtocolErrorFlag, "http1.codec_error", 400, "Bad Request",
 		"the client's request is not valid HTTP, or ambiguous", "the details name what was wrong"},
 	MissingHost: {DownstreamProtocolErrorFlag, "missing_host_header", 400, "",
@@ -138,6 +144,14 @@ var causes = [numCauses]causeInfo{
 		"the client asked for a protocol upgrade that is not allowed here", "only websocket is"},
 	ConnectRefused: {0, "connect_not_supported", 405, "",
 		"the client sent CONNECT, which this listener does not serve", "clients inside the mesh need no HTTP proxy settings"},
+	EscapedSlash: {0, "path_with_escaped_slashes", 0, "",
+		"the path has escaped slashes (%2F, %5C), which the listener refuses or redirects (path_with_escaped_slashes_action)",
+		"servers disagree about whether they separate segments: send the client plain URLs"},
+	Underscore: {DownstreamProtocolErrorFlag, "unexpected_underscore", 400, "Bad Request",
+		"a header name has an underscore, which the listener refuses (headers_with_underscores_action)",
+		"some servers take it for a hyphen: rename the header"},
+	NoFurther: {0, "max_forwards", 0, "",
+		"the client asked that its OPTIONS or TRACE request goes no further than here (Max-Forwards: 0)", ""},
 	RequestHeaderTimeout: {0, "request_header_timeout", 408, "request header timeout",
 		"the client did not send its request head in time", ""},
 	RequestTimeout: {0, "request_overall_timeout", 408, "request timeout",

@@ -60,8 +60,8 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.core.v3.HeaderValueOption":        acts("header append append_action keep_empty_value"),
 	"envoy.config.core.v3.HeaderValue":              acts("key value"),
 	"envoy.config.core.v3.RuntimeFractionalPercent": acts("default_value").but("runtime_key", "there is no runtime layer; the default value holds"),
-	"envoy.config.core.v3.HttpProtocolOptions": acts("idle_timeout max_connection_duration max_requests_per_connection").
-		but("max_headers_count", later).but("max_stream_duration", later).but("headers_with_underscores_action", later),
+	"envoy.config.core.v3.HttpProtocolOptions": acts("idle_timeout max_connection_duration max_requests_per_connection max_headers_count" +
+		" max_stream_duration headers_with_underscores_action"),
 	"envoy.config.core.v3.Http1ProtocolOptions": acts("").but("accept_http_10", "HTTP/1.0 is always accepted").but("default_host_for_http_10", later).
 		but("header_key_format", later).but("allow_absolute_url", "absolute-form is always accepted").but("enable_trailers", "trailers are always passed"),
 	"envoy.config.core.v3.Http2ProtocolOptions": acts("hpack_table_size max_concurrent_streams initial_stream_window_size initial_connection_window_size connection_keepalive").
@@ -214,10 +214,10 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": acts("stat_prefix route_config rds http_filters access_log"+
 		" use_remote_address upgrade_configs stream_idle_timeout request_timeout request_headers_timeout normalize_path merge_slashes"+
 		" forward_client_cert_details set_current_client_cert_details server_name server_header_transformation xff_num_trusted_hops"+
-		" generate_request_id codec_type common_http_protocol_options max_request_headers_kb skip_xff_append via drain_timeout preserve_external_request_id http2_protocol_options").
-		but("http_protocol_options", later).but("path_with_escaped_slashes_action", "KEEP_UNCHANGED is what is done").
+		" generate_request_id codec_type common_http_protocol_options max_request_headers_kb skip_xff_append via drain_timeout preserve_external_request_id"+
+		" http2_protocol_options path_with_escaped_slashes_action").but("http_protocol_options", later).
 		but("tracing", "spans are a later part").but("represent_ipv4_remote_address_as_ipv4_mapped_ipv6", onlyEnvoy).but("access_log_options", later).
-		but("request_id_extension", "x-request-id is a UUID").but("proxy_100_continue", "100-continue is passed through").but("scheme_header_transformation", later).
+		but("request_id_extension", "x-request-id is a UUID").but("proxy_100_continue", "the proxy answers 100-continue, an upstream that refuses says so by its status").but("scheme_header_transformation", later).
 		but("internal_address_config", later).but("strip_trailing_host_dot", later).but("delayed_close_timeout", "closing lingers with a limit of its own").
 		but("early_header_mutation_extensions", later).but("proxy_status_config", later),
 	"envoy.extensions.filters.network.http_connection_manager.v3.Rds":                                               acts("config_source route_config_name"),

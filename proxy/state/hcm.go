@@ -10,6 +10,7 @@ import (
 	udpav1 "github.com/cncf/xds/go/udpa/type/v1"
 	xdsv3 "github.com/cncf/xds/go/xds/type/v3"
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	fileaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
@@ -83,9 +84,27 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 		Edge: m.GetUseRemoteAddress().GetValue(), SkipXFF: m.GetSkipXffAppend(), TrustedHops: int(min(m.GetXffNumTrustedHops(), 100)),
 		KeepRequestID: m.GetPreserveExternalRequestId(), NoRequestID: m.GetGenerateRequestId() != nil && !m.GetGenerateRequestId().GetValue(),
 		HeaderTimeout: m.GetRequestHeadersTimeout().AsDuration(), RequestTimeout: m.GetRequestTimeout().AsDuration(),
-		IdleTimeout: m.GetCommonHttpProtocolOptions().GetIdleTimeout().AsDuration(),
-		MaxRequests: m.GetCommonHttpProtocolOptions().GetMaxRequestsPerConnection().GetValue(),
-		StreamIdle:  5 * time.Minute, // the field's default
+		StreamIdle: 5 * time.Minute, // the field's default
+	}
+	if m.GetRequestHeadersTimeout() != nil && c.HeaderTimeout == 0 {
+		c.HeaderTimeout = -1 // none, instead of the default
+	}
+	if m.GetVia() != "" {
+		c.Via = []byte(m.GetVia())
+	}
+	if err := commonHTTP(c, m.GetCommonHttpProtocolOptions(), path+".common_http_protocol_options"); err != nil {
+		return nil, "", err
+	}
+	switch a := m.GetPathWithEscapedSlashesAction(); a {
+	case hcmv3.HttpConnectionManager_IMPLEMENTATION_SPECIFIC_DEFAULT, hcmv3.HttpConnectionManager_KEEP_UNCHANGED:
+	case hcmv3.HttpConnectionManager_REJECT_REQUEST:
+		c.Path.Slashes = message.RefuseSlashes
+	case hcmv3.HttpConnectionManager_UNESCAPE_AND_REDIRECT:
+		c.Path.Slashes = message.RedirectSlashes
+	case hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD:
+		c.Path.Slashes = message.UnescapeSlashes
+	default:
+		return nil, "", fmt.Errorf("%s.path_with_escaped_slashes_action: %v is not supported", path, a)
 	}
 	if m.GetStreamIdleTimeout() != nil {
 		c.StreamIdle = m.GetStreamIdleTimeout().AsDuration()
@@ -141,6 +160,33 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 		return c, c.TableName, nil
 	}
 	return nil, "", fmt.Errorf("%s: has neither route_config nor rds", path)
+}
+
+// commonHTTP reads what both versions of HTTP have on a listener.
+func commonHTTP(c *http.Config, o *corev3.HttpProtocolOptions, path string) error {
+	if o.GetIdleTimeout() != nil {
+		if c.IdleTimeout = o.GetIdleTimeout().AsDuration(); c.IdleTimeout == 0 {
+			c.IdleTimeout = -1 // none, instead of the default
+		}
+	}
+	c.StreamMax = o.GetMaxStreamDuration().AsDuration()
+	c.MaxRequests = o.GetMaxRequestsPerConnection().GetValue()
+	if n := o.GetMaxHeadersCount(); n != nil {
+		if n.GetValue() < 1 || n.GetValue() > 1<<15 {
+			return fmt.Errorf("%s.max_headers_count: %d is not 1 to 32768", path, n.GetValue())
+		}
+		c.Limits.Fields = int(n.GetValue())
+	}
+	switch a := o.GetHeadersWithUnderscoresAction(); a {
+	case corev3.HttpProtocolOptions_ALLOW:
+	case corev3.HttpProtocolOptions_REJECT_REQUEST:
+		c.Underscores = http.UnderscoresRefuse
+	case corev3.HttpProtocolOptions_DROP_HEADER:
+		c.Underscores = http.UnderscoresDrop
+	default:
+		return fmt.Errorf("%s.headers_with_underscores_action: %v is not supported", path, a)
+	}
+	return nil
 }
 
 func certs(c *http.Config, m *hcmv3.HttpConnectionManager) {

@@ -65,6 +65,8 @@ func (h Hops) String() string {
 type Options struct {
 	// Manager are fields of the HttpConnectionManager of the first proxy, as YAML, over those it has.
 	Manager string
+	// Everywhere makes that the settings of every proxy.
+	Everywhere bool
 	// Segment is how many bytes anybody reads at once; 0: as many as there are.
 	Segment int
 }
@@ -101,7 +103,7 @@ func NewChain(t testing.TB, hops Hops, o Options) *Chain {
 	last := len(hops) - 1
 	for i := range last {
 		manager := ""
-		if i == 0 {
+		if i == 0 || o.Everywhere {
 			manager = o.Manager
 		}
 		n, err := c.start(i, manager)

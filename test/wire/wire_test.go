@@ -25,7 +25,8 @@ var chains = map[wire.Protocol][]wire.Hops{
 // Input lines end with CRLF and know the escapes of Go strings; a line ending in \c has no CRLF behind it (the runner
 // cuts empty lines at the end, so a head ends with a line that is only \c), and {{text*n}} stands for n times text. Commands:
 //
-//	config     (input: YAML) fields of the first proxy's HttpConnectionManager, for all that follows in the file
+//	config     (input: YAML) fields of the first proxy's HttpConnectionManager, with all: of every proxy's, for what
+//	           follows in the file
 //	request    (input: what a client sends) A line "~" lets everything happen before the rest is sent.
 //	           early: the back end answers when it has read the head
 //	           incomplete: do not try the connection again
@@ -39,21 +40,23 @@ var chains = map[wire.Protocol][]wire.Hops{
 func TestH1(t *testing.T) {
 	n := 0
 	datadriven.Walk(t, "testdata/h1", func(t *testing.T, path string) {
-		manager := ""
+		var o wire.Options
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			if d.Cmd == "config" {
-				manager = d.Input
+				o = wire.Options{Manager: d.Input, Everywhere: d.HasArg("all")}
 				return ""
 			}
 			n++
 			var results results
 			for _, hops := range chains[wire.H1] {
-				whole := runH1(t, d, hops, wire.Options{Manager: manager})
+				o.Segment = 0
+				whole := runH1(t, d, hops, o)
 				results.add(hops, whole)
 				if d.HasArg("large") {
 					continue
 				}
-				if cut := runH1(t, d, hops, wire.Options{Manager: manager, Segment: 1}); cut != whole {
+				o.Segment = 1
+				if cut := runH1(t, d, hops, o); cut != whole {
 					t.Errorf("%s: %v: byte by byte gives\n%sinstead of\n%s", d.Pos, hops, cut, whole)
 				}
 			}

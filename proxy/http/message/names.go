@@ -34,6 +34,7 @@ const (
 	KeepAlive
 	LastModified
 	Location
+	MaxForwards
 	Origin
 	ProxyAuthenticate
 	ProxyAuthorization
@@ -129,6 +130,7 @@ var names = [numIDs]string{
 	KeepAlive:                          "keep-alive",
 	LastModified:                       "last-modified",
 	Location:                           "location",
+	MaxForwards:                        "max-forwards",
 	Origin:                             "origin",
 	ProxyAuthenticate:                  "proxy-authenticate",
 	ProxyAuthorization:                 "proxy-authorization",
@@ -259,6 +261,8 @@ func IDOf[S ~string | ~[]byte](name S) ID {
 		return LastModified
 	case "location":
 		return Location
+	case "max-forwards":
+		return MaxForwards
 	case "origin":
 		return Origin
 	case "proxy-authenticate":

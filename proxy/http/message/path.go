@@ -6,6 +6,35 @@ import "bytes"
 type PathOptions struct {
 	Normalize    bool // RFC 3986 section 6.2.2 (HttpConnectionManager.normalize_path)
 	MergeSlashes bool // HttpConnectionManager.merge_slashes
+	Slashes      EscapedSlashes
+}
+
+// EscapedSlashes says what becomes of %2F and %5C (HttpConnectionManager.path_with_escaped_slashes_action).
+type EscapedSlashes uint8
+
+// What can be done.
+const (
+	KeepSlashes     EscapedSlashes = iota // they are part of a segment
+	RefuseSlashes                         // the caller refuses the request: HasEscapedSlash
+	UnescapeSlashes                       // they are slashes
+	RedirectSlashes                       // they are slashes, and the caller sends the client there
+)
+
+// HasEscapedSlash reports whether a path, which may have a query, has %2F or %5C.
+func HasEscapedSlash(full []byte) bool {
+	for i, c := range full {
+		switch {
+		case c == '?':
+			return false
+		case c == '%' && i+2 < len(full) && escapedSlash(full[i+1], full[i+2]):
+			return true
+		}
+	}
+	return false
+}
+
+func escapedSlash(hi, lo byte) bool {
+	return hi == '2' && lo|0x20 == 'f' || hi == '5' && lo|0x20 == 'c'
 }
 
 // CanonicalPath returns the canonical form of a path with or without query, so
@@ -14,23 +43,39 @@ type PathOptions struct {
 //   - dot segments are removed, also those written with %2e; '..' stops at the root,
 //   - a backslash is a slash, as every browser reads it,
 //   - percent-encoded unreserved characters are decoded (RFC 3986 section 6.2.2.2),
-//     all other escapes stay as they are, %2F and %5C among them,
+//     all other escapes stay as they are,
 //   - bytes above 0x7e and the characters no URL may hold are percent-encoded,
+//   - with UnescapeSlashes or RedirectSlashes %2F and %5C are decoded first, so that what they separate are segments,
 //   - with MergeSlashes runs of slashes become one.
 //
 // The query is never touched. ok is false for an incomplete escape and for NUL, escaped or not.
 // "*" and an empty path are returned unchanged. The usual path is returned as it
 // is; any other is rewritten in memory of a.
 func CanonicalPath(full []byte, o PathOptions, a *Arena) (_ []byte, ok bool) {
-	if !o.Normalize && !o.MergeSlashes || len(full) == 0 || full[0] == '*' {
+	unescape := o.Slashes >= UnescapeSlashes
+	if !o.Normalize && !o.MergeSlashes && !unescape || len(full) == 0 || full[0] == '*' {
 		return full, true
 	}
 	path, query := full, []byte(nil)
 	if i := bytes.IndexByte(full, '?'); i >= 0 {
 		path, query = full[:i], full[i:]
 	}
-	if isCanonical(path, o) {
+	unescape = unescape && HasEscapedSlash(path)
+	if !unescape && isCanonical(path, o) {
 		return full, true
+	}
+	if unescape {
+		b := a.Open(len(path))
+		for i := 0; i < len(path); i++ {
+			switch c := path[i]; {
+			case c == '%' && i+2 < len(path) && escapedSlash(path[i+1], path[i+2]):
+				b = append(b, unhex(path[i+1])<<4|unhex(path[i+2]))
+				i += 2
+			default:
+				b = append(b, c)
+			}
+		}
+		path = a.Close(b)
 	}
 	// Encoding triples a byte at most; the rest only removes.
 	out := a.Open(3*len(path) + 1 + len(query))

@@ -80,13 +80,52 @@ func TestCanonicalPath(t *testing.T) {
 	}
 }
 
+// %2F and %5C where they are to be slashes.
+func TestEscapedSlashes(t *testing.T) {
+	for _, c := range []struct{ in, plain, normal string }{
+		{"/a/b", "/a/b", "/a/b"},
+		{"/a%2fb", "/a/b", "/a/b"},
+		{"/a%2Fb%5cc%5Cd", `/a/b\c\d`, "/a/b/c/d"},
+		{"/a%2f..%2fb", "/a/../b", "/b"},
+		{"/a%2f%2e%2e/b", "/a/%2e%2e/b", "/b"},
+		{"%2fa", "/a", "/a"},
+		{"/a%2f%2fb", "/a//b", "/a//b"},
+		{"/a?b%2fc", "/a?b%2fc", "/a?b%2fc"},
+		{"/a%2fb?c%2fd", "/a/b?c%2fd", "/a/b?c%2fd"},
+		{"/a%252fb", "/a%252fb", "/a%252fb"}, // decoded once
+		{"/a%2", "/a%2", "\x00"},
+		{"*", "*", "*"},
+	} {
+		for o, want := range map[PathOptions]string{
+			{Slashes: UnescapeSlashes}:                  c.plain,
+			{Slashes: RedirectSlashes}:                  c.plain,
+			{Slashes: UnescapeSlashes, Normalize: true}: c.normal,
+			{Slashes: KeepSlashes}:                      c.in,
+			{Slashes: RefuseSlashes}:                    c.in,
+		} {
+			var a Arena
+			got, ok := CanonicalPath([]byte(c.in), o, &a)
+			if ok != (want != "\x00") || ok && string(got) != want {
+				t.Errorf("CanonicalPath(%q, %+v) = %q, %v, want %q", c.in, o, got, ok, want)
+			}
+			if ok && o.Slashes >= UnescapeSlashes && HasEscapedSlash(got) {
+				t.Errorf("CanonicalPath(%q, %+v) = %q has an escaped slash", c.in, o, got)
+			}
+		}
+	}
+}
+
 // Canonical means: once is enough, no dot segment is left, and merging leaves no double slash.
 func FuzzCanonicalPath(f *testing.F) {
 	for _, s := range []string{"/", "/a/../b", "/%2e%2e/x", `\..\a`, "a", "/a//b?c", "/%41%zz", "/\xff", "/a/..//..", "///..", "/.%2e"} {
-		f.Add([]byte(s), true)
+		f.Add([]byte(s), true, false)
 	}
-	f.Fuzz(func(t *testing.T, in []byte, merge bool) {
+	f.Add([]byte("/a%2f..%5C%2e/b?%2f"), false, true)
+	f.Fuzz(func(t *testing.T, in []byte, merge, unescape bool) {
 		o := PathOptions{Normalize: true, MergeSlashes: merge}
+		if unescape {
+			o.Slashes = UnescapeSlashes
+		}
 		orig := bytes.Clone(in)
 		var a Arena
 		once, ok := CanonicalPath(in, o, &a)
@@ -99,6 +138,9 @@ func FuzzCanonicalPath(f *testing.F) {
 		twice, ok := CanonicalPath(once, o, &a)
 		if !ok || !bytes.Equal(once, twice) {
 			t.Fatalf("%q → %q → %q, %v: not canonical after one pass", in, once, twice, ok)
+		}
+		if unescape && HasEscapedSlash(once) {
+			t.Fatalf("%q → %q has an escaped slash", in, once)
 		}
 		path, _ := (&Request{Path: once}).PathQuery()
 		if path[0] != '/' {
