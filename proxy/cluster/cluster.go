@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/tls"
 )
@@ -81,8 +82,11 @@ type Cluster struct {
 	IdleTimeout           time.Duration // of a pooled connection; 0: 1 h
 	MaxConnectionDuration time.Duration // 0: none
 	MaxRequestsPerConn    uint32        // 0: no limit
+	MaxStreamDuration     time.Duration // of an attempt; 0: none
 	Keepalive             Keepalive
 	Protocol              Protocol
+	HTTP1                 h1.Rules  // http_protocol_options
+	ResponseLimits        h1.Limits // max_response_headers_kb, max_headers_count
 	HTTP2                 HTTP2Options
 	// Transports holds the cluster's transport_socket_matches in order, the default
 	// last (empty Labels); Endpoint.Transport is the one chosen for an endpoint.

@@ -24,6 +24,7 @@ type path struct {
 	net              *mem.Net
 	worker           *http.Worker
 	client, upstream *mem.Peer
+	listener         *mem.Listener
 	request          []byte
 	response         []byte
 	buf              []byte
@@ -63,7 +64,7 @@ func newPath(t testing.TB, direction http.Direction, request, response string) *
 	}
 	p.worker.SetState(&state{clusters: []*cluster.Cluster{c}, table: table})
 	listen(t, l, front, func(c *conn.Conn) { c.HandOver(p.worker.Serve(c, cfg)) })
-	ln, err := p.net.Listen(at)
+	p.listener, err = p.net.Listen(at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +73,7 @@ func newPath(t testing.TB, direction http.Direction, request, response string) *
 	}
 	p.client.Send(p.request)
 	p.net.Step()
-	p.upstream = ln.Accept()
+	p.upstream = p.listener.Accept()
 	p.answer(t)
 	return p
 }

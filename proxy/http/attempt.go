@@ -38,6 +38,9 @@ func (x *Exchange) attempt() {
 	}
 	e.Active.Add(1)
 	x.flags |= attemptOpen
+	if c.MaxStreamDuration > 0 {
+		x.armMaximum()
+	}
 	isFresh := x.is(fresh)
 	x.flags &^= fresh
 	x.armTry()

@@ -51,7 +51,8 @@ func (c *client) serve(x *Exchange) {
 	c.base, c.silent, c.sent, c.final = c.Conn.Sent(), true, false, c.Last()
 	x.UpstreamLocal, x.UpstreamTLS = c.Conn.Info().Local, c.Conn.Info().TLS
 	x.UpstreamBegan = c.w.loop.Now()
-	c.dec.StartResponse(&x.Response, &x.ResponseTrailers, &x.arena, x.Config.Limits, &x.Request)
+	c.dec.StartResponse(&x.Response, &x.ResponseTrailers, &x.arena, x.Cluster.ResponseLimits, &x.Cluster.HTTP1, &x.Request)
+	c.enc.Names = x.Cluster.HTTP1.Names
 	x.showWebSocketKey()
 	out := c.w.room(c.Conn.Out(), h1.RequestRoom(&x.Request))
 	c.Conn.SetOut(c.enc.Request(out, &x.Request, c.final))
@@ -76,6 +77,13 @@ func (c *client) Data(cc *conn.Conn, b []byte) (used int) {
 		cc.Close()
 		return len(b)
 	}
+	if c.silent && c.Reused() && c.Conn.Sent() == c.base {
+		// It answers what it was not asked yet: to take that for the answer would shift all further ones.
+		c.x = nil
+		c.Discard(true)
+		x.upstreamFailed(observe.UpstreamTerminated, "", true, true, true)
+		return len(b)
+	}
 	c.silent = false
 	for !cc.Paused() {
 		n, data, ev := c.dec.Step(b[used:])
@@ -89,7 +97,6 @@ func (c *client) Data(cc *conn.Conn, b []byte) (used int) {
 			}
 			if x.Response.Status < 200 && x.Response.Status != 101 {
 				x.Response.Reset()
-				c.dec.StartResponse(&x.Response, &x.ResponseTrailers, &x.arena, x.Config.Limits, &x.Request)
 			}
 		case h1.Data:
 			x.responseData(data, int64(x.Sent)+int64(len(data)) == x.Response.ContentLength)

@@ -50,7 +50,7 @@ func (c *client2) Open(cc *conn.Conn) {
 	o := &c.cluster.HTTP2
 	c.begin(cc)
 	c.c.SetOut(c.m.StartClient(c.room(startRoom), &h2.Options{
-		TableSize: o.TableSize, StreamWindow: o.StreamWindow, ConnWindow: windowOr(o.ConnWindow), Streams: &c.w.h2streams,
+		HeadBytes: c.cluster.ResponseLimits.HeadBytes, Fields: c.cluster.ResponseLimits.Fields, TableSize: o.TableSize, StreamWindow: o.StreamWindow, ConnWindow: windowOr(o.ConnWindow), Streams: &c.w.h2streams,
 	}, c.w.loop.Now()))
 	c.tick()
 	c.Item.Opened(min(earlyStreams, streamsOf(c.cluster)))

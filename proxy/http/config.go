@@ -6,6 +6,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -66,6 +67,7 @@ type Config struct {
 	Upgrades []string // upgrade_configs that are enabled, lower case
 
 	Codec Codec                // codec_type
+	HTTP1 h1.Rules             // http_protocol_options
 	HTTP2 cluster.HTTP2Options // http2_protocol_options
 
 	HeaderTimeout  time.Duration // request_headers_timeout; 0: DefaultHeaderTimeout, negative: none
@@ -75,6 +77,10 @@ type Config struct {
 	IdleTimeout    time.Duration // common_http_protocol_options.idle_timeout; 0: 1 h, negative: none
 	MaxRequests    uint32        // common_http_protocol_options.max_requests_per_connection
 	MaxDuration    time.Duration // common_http_protocol_options.max_connection_duration
+	DurationJitter float64       // how much longer it may be, by chance, as a share of it
+	// SafeMaxDuration leaves idle HTTP/1.1 connections that have served their time open until their next response has
+	// said that it is the last (http1_safe_max_connection_duration).
+	SafeMaxDuration bool
 
 	// Log writes an access log line for every exchange.
 	Log bool
@@ -86,8 +92,31 @@ const DefaultHeaderTimeout = time.Minute
 
 const (
 	defaultConnIdle = time.Hour // Envoy's idle timeout of downstream connections
-	noTimeout       = 100 * 365 * 24 * time.Hour
+	forEver         = 1 << 61   // nanoseconds: 73 years
 )
+
+// idle is how long a connection may wait for a request, in nanoseconds.
+func (c *Config) idle() int64 {
+	switch t := c.IdleTimeout; {
+	case t > 0:
+		return int64(t)
+	case t < 0:
+		return forEver
+	}
+	return int64(defaultConnIdle)
+}
+
+// ends is when a connection that begins now has served its time.
+func (c *Config) ends(l *loop.Loop) int64 {
+	if c.MaxDuration <= 0 {
+		return forEver
+	}
+	d := float64(c.MaxDuration)
+	if c.DurationJitter > 0 {
+		d += d * c.DurationJitter * float64(l.Rand()>>11) / (1 << 53)
+	}
+	return l.Now() + int64(d)
+}
 
 // Underscores is what becomes of clients' headers whose names have an underscore.
 type Underscores uint8

@@ -160,6 +160,7 @@ const (
 	clientEOF
 	noTrailers // those of the response are not sent
 	ownKey     // webSocketKey was made here
+	perAttempt // maximum is the cluster's, not the listener's
 )
 
 func (x *Exchange) is(f exchangeFlags) bool { return x.flags&f != 0 }
@@ -464,11 +465,25 @@ func (x *Exchange) onIdle() {
 	}
 }
 
+// armMaximum bounds the attempt under way by its cluster's max_stream_duration, within the listener's.
+func (x *Exchange) armMaximum() {
+	at, own := x.w.loop.Now()+int64(x.Cluster.MaxStreamDuration), x.Began+int64(x.Config.StreamMax)
+	if x.flags |= perAttempt; x.Config.StreamMax > 0 && own <= at {
+		x.flags &^= perAttempt
+		at = own
+	}
+	x.w.loop.Arm(&x.maximum, at)
+}
+
 func (x *Exchange) onMaximum() {
 	x.down.blame()
+	c := observe.StreamDurationReached
+	if x.is(perAttempt) {
+		c = observe.MaxDurationReached
+	}
 	if isGRPC(&x.Request) {
-		x.ReplyGRPC(observe.StreamDurationReached, 4, x.arena.CopyString(observe.StreamDurationReached.Body())) // DEADLINE_EXCEEDED
+		x.ReplyGRPC(c, 4, x.arena.CopyString(c.Body())) // DEADLINE_EXCEEDED
 		return
 	}
-	x.Reply(observe.StreamDurationReached)
+	x.Reply(c)
 }

@@ -110,6 +110,9 @@ func (x *Exchange) requestEnd() {
 	if x.is(responded) {
 		return
 	}
+	if x.RequestTrailers.Len() > 0 && x.Config.Underscores != UnderscoresPass {
+		x.RequestTrailers.RemoveFunc(hasUnderscore) // too late to refuse
+	}
 	x.armTimeout()
 	x.armTry()
 	if x.up != nil {

@@ -63,19 +63,20 @@ func canonical(x *Exchange) Verdict {
 
 // underscores applies headers_with_underscores_action, and reports whether the request may go on.
 func (c *Config) underscores(h *message.Headers) bool {
-	has := func(f *message.Field) bool { return bytes.IndexByte(f.Name, '_') >= 0 }
 	if c.Underscores == UnderscoresDrop {
-		h.RemoveFunc(has)
+		h.RemoveFunc(hasUnderscore)
 		return true
 	}
 	fields := h.Fields()
 	for i := range fields {
-		if has(&fields[i]) {
+		if hasUnderscore(&fields[i]) {
 			return false
 		}
 	}
 	return true
 }
+
+func hasUnderscore(f *message.Field) bool { return bytes.IndexByte(f.Name, '_') >= 0 }
 
 func (c *Config) allows(upgrade []byte) bool {
 	for _, u := range c.Upgrades {

@@ -18,6 +18,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http"
+	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
@@ -34,7 +35,9 @@ import (
 // the end of a line is no line end):
 //
 //	config [edge] [websocket] [grpc-web] [normalize] [idle=D] [header-timeout=D] [request-timeout=D] [stream-idle=D] [max-requests=N]
+//	       [max-duration=D] [safe] [http10] [default-host=H] [names=proper|preserve|preserve-or-proper]
 //	cluster name=NAME [endpoints=a:p,…] [max-connections=N] [max-pending=N] [max-requests=N] [max-retries=N] [requests-per-connection=N] [original-dst] [mesh] [refused=OBJECT] [proxy-protocol]
+//	       [names=…] [head=BYTES] [stream-max=D]
 //	route [host=H] [prefix=P] [path=P] cluster=A[,B] [weights=1,2] [timeout=D] [retry=CONDITIONS] [attempts=N] [per-try=D] [per-try-idle=D]
 //	      [prefix-rewrite=P] [host-rewrite=H] [redirect=PATH] [direct=STATUS] [fault-delay=D] [fault-abort=STATUS] [attempt-count]
 //	      (input lines: "request|response set|add|remove name: value")
@@ -450,6 +453,14 @@ func (s *script) configure(d *datadriven.TestData) {
 			c.MaxRequests = uint32(number(s.t, a))
 		case "max-duration":
 			c.MaxDuration = duration(s.t, a)
+		case "safe":
+			c.SafeMaxDuration = true
+		case "http10":
+			c.HTTP1.HTTP10 = true
+		case "default-host":
+			c.HTTP1.DefaultHost = a.Vals[0]
+		case "names":
+			c.HTTP1.Names = names[a.Vals[0]]
 		case "ping":
 			c.HTTP2.PingEvery, c.HTTP2.PingTimeout = duration(s.t, a), time.Second
 		case "streams":
@@ -460,6 +471,8 @@ func (s *script) configure(d *datadriven.TestData) {
 	}
 	s.cfg = &c
 }
+
+var names = map[string]h1.Names{"lower": h1.LowerCase, "proper": h1.ProperCase, "preserve": h1.PreserveCase, "preserve-or-proper": h1.PreserveOrProperCase}
 
 func duration(t *testing.T, a datadriven.CmdArg) time.Duration {
 	d, err := time.ParseDuration(a.Vals[0])
@@ -515,6 +528,12 @@ func (s *script) addCluster(d *datadriven.TestData) {
 		case "original-dst":
 			c.Kind = cluster.OriginalDst
 			c.LocalAddress = netip.MustParseAddr("127.0.0.1")
+		case "names":
+			c.HTTP1.Names = names[a.Vals[0]]
+		case "head":
+			c.ResponseLimits.HeadBytes = number(s.t, a)
+		case "stream-max":
+			c.MaxStreamDuration = duration(s.t, a)
 		case "refused":
 			c.Refused = strings.Join(a.Vals, " ")
 		case "mesh": // after endpoints

@@ -24,11 +24,12 @@ type server struct {
 	*codec           // of x
 	keep   bool      // another request may follow the one being answered
 	busy   bool      // Data is under way
+	late   bool      // at is a deadline
 
-	served    uint32
-	timer     loop.Timer
-	idleSince int64
-	deadline  int64 // of the request head, or of the whole request; 0: none
+	served uint32
+	timer  loop.Timer
+	at     int64 // the deadline of the request head, or of the whole request; else since when the connection is idle
+	ends   int64 // when the connection has served its time
 }
 
 // codec is what a server needs while it has an exchange.
@@ -58,19 +59,10 @@ func (w *Worker) Serve(c *conn.Conn, cfg *Config) conn.Handler {
 	s := &server{w: w, c: c, cfg: cfg}
 	s.front.enter(w, s)
 	s.timer.Fire = s.expired
-	s.idleSince = w.loop.Now()
-	w.loop.Arm(&s.timer, s.idleSince+int64(s.idleTimeout()))
+	s.at = w.loop.Now()
+	s.ends = cfg.ends(w.loop)
+	w.loop.Arm(&s.timer, min(s.at+cfg.idle(), s.ends))
 	return s
-}
-
-func (s *server) idleTimeout() time.Duration {
-	switch t := s.cfg.IdleTimeout; {
-	case t > 0:
-		return t
-	case t < 0:
-		return noTimeout
-	}
-	return defaultConnIdle
 }
 
 func (s *server) Open(*conn.Conn) {}
@@ -106,12 +98,12 @@ func (s *server) Data(c *conn.Conn, b []byte) (used int) {
 		}
 		switch ev {
 		case h1.Head:
-			s.deadline = 0
+			s.late = false
 			s.head(x)
 		case h1.Data:
 			x.requestData(data, s.last(x, data))
 		case h1.End:
-			s.deadline = 0
+			s.late = false
 			x.requestEnd()
 			if x.is(responded) && s.x == x {
 				s.done(x)
@@ -137,7 +129,8 @@ func (s *server) giveWay(b []byte) (used int) {
 func (s *server) accept() *Exchange {
 	x := s.w.newExchange(s, s.cfg, s.c.Info(), &s.origin)
 	s.codec = s.w.newCodec()
-	s.dec.StartRequest(&x.Request, &x.RequestTrailers, &x.arena, s.cfg.Limits)
+	s.dec.StartRequest(&x.Request, &x.RequestTrailers, &x.arena, s.cfg.Limits, &s.cfg.HTTP1)
+	s.enc.Names = s.cfg.HTTP1.Names
 	s.x = x
 	return x
 }
@@ -166,7 +159,7 @@ func (s *server) await(x *Exchange) {
 }
 
 func (s *server) awaitHead() {
-	if s.deadline != 0 {
+	if s.late {
 		return
 	}
 	t := s.cfg.HeaderTimeout
@@ -179,37 +172,51 @@ func (s *server) awaitHead() {
 }
 
 func (s *server) limit(t time.Duration) {
-	s.deadline = s.w.loop.Now() + int64(t)
-	s.w.loop.Arm(&s.timer, s.deadline)
+	s.at, s.late = s.w.loop.Now()+int64(t), true
+	s.rearm()
 }
 
-// expired serves three purposes, whichever is due: idle connection, slow head, slow request. Arming it anew for every
-// request would cost more than looking again now and then.
+// rearm lets expired look again when something may be due. Arming for every request would cost more than looking now and then.
+func (s *server) rearm() {
+	now := s.w.loop.Now()
+	at := now + s.cfg.idle()
+	switch {
+	case s.late:
+		at = s.at
+	case s.x == nil:
+		at = s.at + s.cfg.idle()
+	}
+	if s.ends > now {
+		at = min(at, s.ends)
+	}
+	s.w.loop.Arm(&s.timer, at)
+}
+
+// expired serves several purposes, whichever is due: idle connection, slow head, slow request, age.
 func (s *server) expired() {
 	s.c.Blame()
 	now := s.w.loop.Now()
 	switch x := s.x; {
-	case x == nil && s.deadline != 0 && now >= s.deadline: // in the middle of a preface of HTTP/2
+	case x == nil && s.late && now >= s.at: // in the middle of a preface of HTTP/2
 		s.c.Close()
 		return
 	case x == nil:
-		if due := s.idleSince + int64(s.idleTimeout()); now < due {
-			s.w.loop.Arm(&s.timer, due)
-			return
+		if now < s.at+s.cfg.idle() && (now < s.ends || s.cfg.SafeMaxDuration) {
+			break
 		}
 		s.c.Close()
 		return
-	case s.deadline != 0 && now >= s.deadline && !x.is(begun):
+	case s.late && now >= s.at && !x.is(begun):
 		x.unreadable(observe.RequestHeaderTimeout, "", observe.RequestHeaderTimeout.Status())
 		return
-	case s.deadline != 0 && now >= s.deadline && !x.is(responded):
+	case s.late && now >= s.at && !x.is(responded):
 		x.Reply(observe.RequestTimeout)
 		return
-	case s.deadline != 0 && now >= s.deadline: // discarding
+	case s.late && now >= s.at: // discarding
 		s.c.Close()
 		return
 	}
-	s.w.loop.Arm(&s.timer, now+int64(s.idleTimeout()))
+	s.rearm()
 }
 
 // refuse answers what is not a valid request.
@@ -226,8 +233,12 @@ func (s *server) refuse(x *Exchange) {
 		}
 		return
 	}
-	if r == h1.MissingHost {
+	switch r {
+	case h1.MissingHost:
 		x.unreadable(observe.MissingHost, "", r.Status())
+		return
+	case h1.LowVersion:
+		x.unreadable(observe.LowVersion, "", r.Status())
 		return
 	}
 	x.unreadable(observe.DownstreamProtocolError, "http1."+r.String(), r.Status())
@@ -298,7 +309,7 @@ func (s *server) askBody(*Exchange) {
 var continueHead = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 
 func (s *server) writeHead(x *Exchange) {
-	s.keep = s.dec.KeepAlive() && !s.w.drain && x.Response.Status != 101 &&
+	s.keep = s.dec.KeepAlive() && !s.w.drain && x.Response.Status != 101 && s.w.loop.Now() < s.ends &&
 		// What follows a CONNECT was meant for a tunnel, and must not be read as a request.
 		x.Request.Method != message.CONNECT &&
 		(s.cfg.MaxRequests == 0 || s.served+1 < s.cfg.MaxRequests) &&
@@ -365,8 +376,8 @@ func (s *server) done(x *Exchange) {
 		return
 	}
 	s.served++
-	s.deadline = 0
-	s.idleSince = s.w.loop.Now()
+	s.late = false
+	s.at = s.w.loop.Now()
 	if !s.busy && s.c.Kept() > 0 {
 		s.c.Kick()
 	}

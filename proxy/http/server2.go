@@ -17,7 +17,7 @@ type server2 struct {
 	cfg *Config
 	origin
 	opened uint32 // streams so far
-	ends   int64  // when the connection has served its time; 0: never
+	ends   int64  // when the connection has served its time
 	idleAt int64  // when to look whether it is idle
 }
 
@@ -43,10 +43,8 @@ func (s *server2) options() *cluster.HTTP2Options { return &s.cfg.HTTP2 }
 func (s *server2) Open(c *conn.Conn) {
 	o := &s.cfg.HTTP2
 	s.begin(c)
-	if d := s.cfg.MaxDuration; d > 0 {
-		s.ends = s.idleSince + int64(d)
-	}
-	s.idleAt = s.idleSince + s.idleTimeout()
+	s.ends = s.cfg.ends(s.w.loop)
+	s.idleAt = s.idleSince + s.cfg.idle()
 	s.headBy = s.idleSince + int64(s.headerTimeout())
 	s.c.SetOut(s.m.StartServer(s.room(startRoom), &h2.Options{
 		MaxStreams: int(o.MaxStreams), HeadBytes: s.cfg.Limits.HeadBytes, Fields: s.cfg.Limits.Fields, TableSize: o.TableSize,
@@ -74,8 +72,6 @@ func (s *server2) headerTimeout() time.Duration {
 	}
 	return forEver
 }
-
-const forEver = 1<<62 - 1
 
 func (s *server2) event(ev h2.Event) {
 	switch ev.Kind {
@@ -214,33 +210,23 @@ func (s *server2) released() {
 	}
 }
 
-func (s *server2) idleTimeout() int64 {
-	if s.cfg.IdleTimeout > 0 {
-		return int64(s.cfg.IdleTimeout)
-	}
-	return int64(defaultConnIdle)
-}
-
 func (s *server2) due() int64 {
-	if s.ends != 0 {
-		return min(s.ends, s.idleAt)
-	}
-	return s.idleAt
+	return min(s.ends, s.idleAt)
 }
 
 func (s *server2) expired(now int64) {
-	if s.ends != 0 && now >= s.ends {
-		s.ends = 0
+	if now >= s.ends {
+		s.ends = forEver
 		s.drain()
 	}
 	switch {
 	case now < s.idleAt:
 	case s.idleSince == 0:
-		s.idleAt = now + s.idleTimeout()
-	case now >= s.idleSince+s.idleTimeout():
+		s.idleAt = now + s.cfg.idle()
+	case now >= s.idleSince+s.cfg.idle():
 		s.quit(h2.NoError)
 	default:
-		s.idleAt = s.idleSince + s.idleTimeout()
+		s.idleAt = s.idleSince + s.cfg.idle()
 	}
 }
 

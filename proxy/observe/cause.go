@@ -37,6 +37,7 @@ const (
 	// The client.
 	DownstreamProtocolError
 	MissingHost
+	LowVersion
 	PathNormalizationFailed
 	UpgradeRefused
 	ConnectRefused
@@ -138,6 +139,8 @@ var causes = [numCauses]causeInfo{
 		"the client's request is not valid HTTP, or ambiguous", "the details name what was wrong"},
 	MissingHost: {DownstreamProtocolErrorFlag, "missing_host_header", 400, "",
 		"the request has no Host", "HTTP/1.1 clients must send Host"},
+	LowVersion: {0, "low_version", 426, "",
+		"the client speaks HTTP/1.0, which the listener does not take (accept_http_10)", "let the client speak HTTP/1.1"},
 	PathNormalizationFailed: {DownstreamProtocolErrorFlag, "path_normalization_failed", 400, "",
 		"the path has an incomplete percent escape or an escaped NUL", "repair the client's URL"},
 	UpgradeRefused: {0, "upgrade_failed", 403, "",

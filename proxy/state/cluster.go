@@ -160,17 +160,34 @@ func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
 			return err
 		}
 	}
-	common := func(o *corev3.HttpProtocolOptions) {
+	common := func(o *corev3.HttpProtocolOptions, at string) (err error) {
 		if o == nil {
-			return
+			return nil
 		}
 		if o.IdleTimeout != nil {
-			s.IdleTimeout = o.GetIdleTimeout().AsDuration()
+			if s.IdleTimeout = o.GetIdleTimeout().AsDuration(); s.IdleTimeout == 0 {
+				s.IdleTimeout = never
+			}
 		}
 		s.MaxConnectionDuration = o.GetMaxConnectionDuration().AsDuration()
 		s.MaxRequestsPerConn = o.GetMaxRequestsPerConnection().GetValue()
+		s.MaxStreamDuration = o.GetMaxStreamDuration().AsDuration()
+		if s.ResponseLimits.Fields, err = headFields(o, at); err != nil {
+			return err
+		}
+		s.ResponseLimits.HeadBytes, err = headBytes(o.GetMaxResponseHeadersKb(), at+".max_response_headers_kb")
+		return err
 	}
-	common(c.GetCommonHttpProtocolOptions())
+	old := func(o *corev3.Http1ProtocolOptions, at string) (err error) {
+		s.HTTP1, err = decodeHTTP1(o, at)
+		return err
+	}
+	if err := old(c.GetHttpProtocolOptions(), path+".http_protocol_options"); err != nil {
+		return err
+	}
+	if err := common(c.GetCommonHttpProtocolOptions(), path+".common_http_protocol_options"); err != nil {
+		return err
+	}
 	for key, a := range c.GetTypedExtensionProtocolOptions() {
 		at := path + ".typed_extension_protocol_options[" + key + "]"
 		if key != httpOptionsKey {
@@ -181,7 +198,9 @@ func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
 		if err != nil {
 			return err
 		}
-		common(o.GetCommonHttpProtocolOptions())
+		if err := common(o.GetCommonHttpProtocolOptions(), at+".common_http_protocol_options"); err != nil {
+			return err
+		}
 		switch x := o.GetUpstreamProtocolOptions().(type) {
 		case *upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_:
 			e := x.ExplicitHttpConfig
@@ -190,10 +209,18 @@ func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
 			}
 			if o := e.GetHttp2ProtocolOptions(); o != nil {
 				err = speak(cluster.HTTP2, o, at+".explicit_http_config.http2_protocol_options")
+			} else {
+				err = old(e.GetHttpProtocolOptions(), at+".explicit_http_config.http_protocol_options")
 			}
 		case *upstreamsv3.HttpProtocolOptions_UseDownstreamProtocolConfig:
+			if err = old(x.UseDownstreamProtocolConfig.GetHttpProtocolOptions(), at+".use_downstream_protocol_config.http_protocol_options"); err != nil {
+				return err
+			}
 			err = speak(cluster.Downstream, x.UseDownstreamProtocolConfig.GetHttp2ProtocolOptions(), at+".use_downstream_protocol_config.http2_protocol_options")
 		case *upstreamsv3.HttpProtocolOptions_AutoConfig:
+			if err = old(x.AutoConfig.GetHttpProtocolOptions(), at+".auto_config.http_protocol_options"); err != nil {
+				return err
+			}
 			err = speak(cluster.Negotiated, x.AutoConfig.GetHttp2ProtocolOptions(), at+".auto_config.http2_protocol_options")
 		}
 		if err != nil {

@@ -60,10 +60,18 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.core.v3.HeaderValueOption":        acts("header append append_action keep_empty_value"),
 	"envoy.config.core.v3.HeaderValue":              acts("key value"),
 	"envoy.config.core.v3.RuntimeFractionalPercent": acts("default_value").but("runtime_key", "there is no runtime layer; the default value holds"),
-	"envoy.config.core.v3.HttpProtocolOptions": acts("idle_timeout max_connection_duration max_requests_per_connection max_headers_count" +
-		" max_stream_duration headers_with_underscores_action"),
-	"envoy.config.core.v3.Http1ProtocolOptions": acts("").but("accept_http_10", "HTTP/1.0 is always accepted").but("default_host_for_http_10", later).
-		but("header_key_format", later).but("allow_absolute_url", "absolute-form is always accepted").but("enable_trailers", "trailers are always passed"),
+	"envoy.config.core.v3.HttpProtocolOptions": acts("idle_timeout max_connection_duration max_connection_duration_jitter max_requests_per_connection" +
+		" max_headers_count max_response_headers_kb max_stream_duration headers_with_underscores_action"),
+	"envoy.config.core.v3.Http1ProtocolOptions": acts("accept_http_10 default_host_for_http_10 header_key_format").
+		but("allow_absolute_url", "absolute-form is always taken").but("enable_trailers", "trailers are always passed on").
+		but("allow_chunked_length", "a message with both lengths is always refused").but("use_balsa_parser", onlyEnvoy).
+		but("allow_custom_methods", "every method is passed on").
+		but("override_stream_error_on_invalid_http_message", "an HTTP/1.1 connection ends with its first invalid message").
+		but("ignore_http_11_upgrade", "upgrades to TLS are always ignored, others are made or refused"),
+	"envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat":                 acts("proper_case_words stateful_formatter"),
+	"envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat.ProperCaseWords": everything,
+	"envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig": acts("formatter_type_on_envoy_headers").
+		but("forward_reason_phrase", "reason phrases are the standard's"),
 	"envoy.config.core.v3.Http2ProtocolOptions": acts("hpack_table_size max_concurrent_streams initial_stream_window_size initial_connection_window_size connection_keepalive").
 		but("allow_connect", "extended CONNECT is taken where upgrade_configs permit the protocol").but("allow_metadata", onlyEnvoy).
 		but("max_outbound_frames", "output is bounded in bytes").but("max_outbound_control_frames", "output is bounded in bytes").
@@ -215,7 +223,8 @@ var fields = map[protoreflect.FullName]known{
 		" use_remote_address upgrade_configs stream_idle_timeout request_timeout request_headers_timeout normalize_path merge_slashes"+
 		" forward_client_cert_details set_current_client_cert_details server_name server_header_transformation xff_num_trusted_hops"+
 		" generate_request_id codec_type common_http_protocol_options max_request_headers_kb skip_xff_append via drain_timeout preserve_external_request_id"+
-		" http2_protocol_options path_with_escaped_slashes_action").but("http_protocol_options", later).
+		" http_protocol_options http2_protocol_options path_with_escaped_slashes_action http1_safe_max_connection_duration").
+		but("stream_error_on_invalid_http_message", "an HTTP/1.1 connection ends with its first invalid message, an HTTP/2 stream with its own").
 		but("tracing", "spans are a later part").but("represent_ipv4_remote_address_as_ipv4_mapped_ipv6", onlyEnvoy).but("access_log_options", later).
 		but("request_id_extension", "x-request-id is a UUID").but("proxy_100_continue", "the proxy answers 100-continue, an upstream that refuses says so by its status").but("scheme_header_transformation", later).
 		but("internal_address_config", later).but("strip_trailing_host_dot", later).but("delayed_close_timeout", "closing lingers with a limit of its own").

@@ -109,13 +109,14 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 	if m.GetStreamIdleTimeout() != nil {
 		c.StreamIdle = m.GetStreamIdleTimeout().AsDuration()
 	}
-	if kb := m.GetMaxRequestHeadersKb(); kb != nil {
-		if kb.GetValue() < 1 || kb.GetValue() > 8192 {
-			return nil, "", fmt.Errorf("%s.max_request_headers_kb: %d is not 1 to 8192", path, kb.GetValue())
-		}
-		c.Limits.HeadBytes = int(kb.GetValue()) << 10
+	c.SafeMaxDuration = m.GetHttp1SafeMaxConnectionDuration()
+	var err error
+	if c.Limits.HeadBytes, err = headBytes(m.GetMaxRequestHeadersKb(), path+".max_request_headers_kb"); err != nil {
+		return nil, "", err
 	}
-	c.MaxDuration = m.GetCommonHttpProtocolOptions().GetMaxConnectionDuration().AsDuration()
+	if c.HTTP1, err = decodeHTTP1(m.GetHttpProtocolOptions(), path+".http_protocol_options"); err != nil {
+		return nil, "", err
+	}
 	switch m.GetCodecType() {
 	case hcmv3.HttpConnectionManager_AUTO:
 	case hcmv3.HttpConnectionManager_HTTP1:
@@ -139,7 +140,6 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 		}
 	}
 	certs(c, m)
-	var err error
 	if c.HTTP2, err = decodeHTTP2(m.GetHttp2ProtocolOptions(), path+".http2_protocol_options"); err != nil {
 		return nil, "", err
 	}
@@ -171,11 +171,11 @@ func commonHTTP(c *http.Config, o *corev3.HttpProtocolOptions, path string) erro
 	}
 	c.StreamMax = o.GetMaxStreamDuration().AsDuration()
 	c.MaxRequests = o.GetMaxRequestsPerConnection().GetValue()
-	if n := o.GetMaxHeadersCount(); n != nil {
-		if n.GetValue() < 1 || n.GetValue() > 1<<15 {
-			return fmt.Errorf("%s.max_headers_count: %d is not 1 to 32768", path, n.GetValue())
-		}
-		c.Limits.Fields = int(n.GetValue())
+	c.MaxDuration = o.GetMaxConnectionDuration().AsDuration()
+	c.DurationJitter = min(max(o.GetMaxConnectionDurationJitter().GetValue(), 0), 100) / 100
+	var err error
+	if c.Limits.Fields, err = headFields(o, path); err != nil {
+		return err
 	}
 	switch a := o.GetHeadersWithUnderscoresAction(); a {
 	case corev3.HttpProtocolOptions_ALLOW:

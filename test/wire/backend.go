@@ -1,6 +1,9 @@
 package wire
 
 import (
+	"bytes"
+	"crypto/sha1"
+	"encoding/base64"
 	"fmt"
 	"strings"
 
@@ -11,7 +14,7 @@ import (
 // written in the one way this package's readers take.
 type Backend struct {
 	// Answer is what the next requests are answered with, one after the other, instead of the default: 200 with the
-	// request line as body. Bytes are sent as they are.
+	// request line as body. Bytes are sent as they are; {accept} becomes what a WebSocket's key asks for.
 	Answer [][]byte
 	// Early sends an answer when the head of a request is there.
 	Early bool
@@ -115,11 +118,18 @@ func (c *backConn) answer() {
 	}
 	if len(c.b.Answer) > 0 {
 		text, c.b.Answer = c.b.Answer[0], c.b.Answer[1:]
+		text = bytes.ReplaceAll(text, []byte("{accept}"), accept(c.now.Get("sec-websocket-key")))
 		c.tunnel = strings.HasPrefix(string(text), "HTTP/1.1 101 ")
 	}
 	if n, err := c.p.Send(text); err != nil || n < len(text) {
 		c.b.problem("the answer to %q was not taken: %d of %d bytes, %v", c.now.Start, n, len(text), err)
 	}
+}
+
+// accept is the answer to a key (RFC 6455 section 4.2.2).
+func accept(key string) []byte {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return []byte(base64.StdEncoding.EncodeToString(sum[:]))
 }
 
 // Send sends bytes on the newest connection, asked for or not.

@@ -126,7 +126,7 @@ func address(i int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), 80)
 }
 
-// bootstrap has the settings Istio gives its sidecars.
+// bootstrap has the settings Istio gives its sidecars, and takes HTTP/1.0.
 const bootstrap = `
 static_resources:
   listeners:
@@ -142,6 +142,7 @@ static_resources:
           codec_type: %s
           normalize_path: true
           stream_idle_timeout: 0s
+          http_protocol_options: {accept_http_10: true}
           upgrade_configs: [{upgrade_type: websocket}]
           route_config:
             name: wire

@@ -217,7 +217,7 @@ func (b *Backend) Report() string {
 }
 
 // ours are fields that proxies add, and those that Report shows in another way.
-var ours = regexp.MustCompile(`^(?i:host|content-length|transfer-encoding|x-request-id|x-forwarded-proto|x-envoy-.*|server|date|content-type)$`)
+var ours = regexp.MustCompile(`^(?i:host|content-length|transfer-encoding|x-request-id|x-forwarded-proto|x-envoy-.*|server|date|content-type|sec-websocket-(key|version))$`)
 
 func shown(fs []Field) string {
 	var b strings.Builder

@@ -15,7 +15,7 @@ import (
 // chains are the ways a request can take: same and changing protocols on every hop.
 var chains = map[wire.Protocol][]wire.Hops{
 	wire.H1: {
-		{wire.H1, wire.H1, wire.H1},
+		{wire.H1, wire.H1, wire.H1}, {wire.H1, wire.H2, wire.H1},
 	},
 }
 

@@ -18,13 +18,20 @@ import (
 
 // Limits bound what a peer may send.
 type Limits struct {
-	HeadBytes int // first line and fields together; trailers again as much. 0: DefaultHeadBytes
+	// HeadBytes bounds first line and fields together, of a response with the interim ones before it; trailers may have
+	// again as much. 0: the default.
+	HeadBytes int
 	Fields    int // 0: DefaultFields
 }
 
+// Envoy's defaults.
 const (
-	DefaultHeadBytes = 60 << 10 // Envoy's default (max_request_headers_kb)
-	DefaultFields    = 100      // Envoy's default (max_headers_count)
+	DefaultHeadBytes         = 60 << 10 // max_request_headers_kb
+	DefaultResponseHeadBytes = 80 << 10 // max_response_headers_kb of HTTP/1
+	DefaultFields            = 100      // max_headers_count
+)
+
+const (
 
 	// A line is parsed when all of it is there, and a connection keeps 64 KiB (conn.Handler).
 	maxLine = 64<<10 - 1
@@ -35,6 +42,14 @@ const (
 	// twice its data are usual, everything else is work without content.
 	chunkSlack = 16 << 10
 )
+
+// Rules are what may differ from one peer to another. Those of nil are the default: HTTP/1.0 is refused, names are written
+// in lower case.
+type Rules struct {
+	HTTP10      bool   // accept_http_10: requests of HTTP/1.0 are taken
+	DefaultHost string // default_host_for_http_10: for those of them that have no Host
+	Names       Names  // header_key_format
+}
 
 // Event is what a Step found.
 type Event uint8
@@ -87,6 +102,7 @@ type Decoder struct {
 	budget   int32  // bytes the head, the lines of chunks or the trailers may still have
 	fields   int32  // fields they may still have
 	limits   Limits
+	rules    *Rules
 	flags    uint8
 	state    state
 	reason   Reason
@@ -96,26 +112,34 @@ type Decoder struct {
 
 // StartRequest makes the decoder expect a request, to be parsed into req, its
 // trailers and the arena, all of them empty.
-func (d *Decoder) StartRequest(req *message.Request, trailers *message.Headers, a *message.Arena, l Limits) {
+func (d *Decoder) StartRequest(req *message.Request, trailers *message.Headers, a *message.Arena, l Limits, r *Rules) {
 	*d = Decoder{req: req, headers: &req.Headers, trailers: trailers, arena: a}
-	d.begin(l)
+	d.begin(l, r)
 }
 
-// StartResponse makes the decoder expect the response to req. After a Head with
-// a status below 200 other than 101 it is called again for the next head.
-func (d *Decoder) StartResponse(resp *message.Response, trailers *message.Headers, a *message.Arena, l Limits, req *message.Request) {
+// StartResponse makes the decoder expect the response to req. After a Head with a status below 200 other than 101 the
+// caller resets resp, and the next head follows.
+func (d *Decoder) StartResponse(resp *message.Response, trailers *message.Headers, a *message.Arena, l Limits, r *Rules, req *message.Request) {
 	*d = Decoder{resp: resp, headers: &resp.Headers, trailers: trailers, arena: a, method: req.Method, asked: req.Upgrade}
-	d.begin(l)
+	if l.HeadBytes == 0 {
+		l.HeadBytes = DefaultResponseHeadBytes
+	}
+	d.begin(l, r)
 }
 
-func (d *Decoder) begin(l Limits) {
+var defaultRules Rules
+
+func (d *Decoder) begin(l Limits, r *Rules) {
 	if l.HeadBytes == 0 {
 		l.HeadBytes = DefaultHeadBytes
 	}
 	if l.Fields == 0 {
 		l.Fields = DefaultFields
 	}
-	d.limits, d.state = l, start
+	if r == nil {
+		r = &defaultRules
+	}
+	d.limits, d.rules, d.state = l, r, start
 	d.budget, d.fields = int32(l.HeadBytes), int32(l.Fields)
 }
 
@@ -319,7 +343,11 @@ func (d *Decoder) field(line []byte) Reason {
 	if d.state == trailers {
 		if message.AllowedTrailer(id) {
 			d.arena.Close(buf[:size])
-			d.trailers.Append(message.Field{Name: name, Value: value, ID: id})
+			f := message.Field{Name: name, Value: value, ID: id}
+			if d.rules.Names >= PreserveCase {
+				f.Case.Note(line[:k])
+			}
+			d.trailers.Append(f)
 		}
 		return OK
 	}
@@ -328,7 +356,11 @@ func (d *Decoder) field(line []byte) Reason {
 		return r
 	}
 	if keep {
-		d.headers.Append(message.Field{Name: name, Value: value, ID: id})
+		f := message.Field{Name: name, Value: value, ID: id}
+		if d.rules.Names >= PreserveCase {
+			f.Case.Note(line[:k])
+		}
+		d.headers.Append(f)
 	}
 	d.arena.Close(buf[:size])
 	return OK
@@ -458,6 +490,9 @@ func (d *Decoder) dropNominated() Reason {
 
 func (d *Decoder) endRequest() Reason {
 	q := d.req
+	if d.protocol == message.HTTP10 && len(q.Authority) == 0 && d.rules.DefaultHost != "" {
+		q.Authority = d.arena.CopyString(d.rules.DefaultHost)
+	}
 	if d.flags&sawHost == 0 && d.protocol == message.HTTP11 || len(q.Authority) == 0 {
 		return MissingHost
 	}
@@ -530,7 +565,9 @@ func (d *Decoder) endResponse() Reason {
 	}
 	p.NoBody = d.state == length && d.left == 0
 	if p.Status < 200 {
-		d.state = done
+		// What has been seen belongs to this head; the budget is that of all heads, or an upstream could send them for ever.
+		d.state, d.flags, d.upgrade = start, 0, nil
+		d.protocol, d.fields = message.HTTP11, int32(d.limits.Fields)
 	}
 	return OK
 }

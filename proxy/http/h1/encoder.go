@@ -18,6 +18,8 @@ const (
 // Encoder writes the messages of one direction of one connection. It appends to
 // the slice it is given. The zero value is ready.
 type Encoder struct {
+	Names Names // how the names of fields are written
+
 	left int64
 	mode framing
 }
@@ -32,26 +34,28 @@ func (e *Encoder) Request(dst []byte, q *message.Request, final bool) []byte {
 	dst = append(dst, q.RawMethod...)
 	dst = append(dst, ' ')
 	dst = append(dst, target...)
-	dst = append(dst, " HTTP/1.1\r\nhost: "...)
+	w := &ourWords[e.Names]
+	dst = append(dst, " HTTP/1.1\r\n"...)
+	dst = append(dst, w.host...)
 	dst = append(dst, q.Authority...)
 	dst = append(dst, '\r', '\n')
-	dst = appendFields(dst, &q.Headers)
+	dst = appendFields(dst, &q.Headers, e.Names)
 	if q.Continue {
-		dst = append(dst, "expect: 100-continue\r\n"...)
+		dst = append(dst, w.expect...)
 	}
 	switch {
 	case q.Upgrade != nil:
-		dst = appendUpgrade(dst, q.Upgrade)
+		dst = w.appendUpgrade(dst, q.Upgrade)
 	case final:
-		dst = append(dst, "connection: close\r\n"...)
+		dst = append(dst, w.close...)
 	}
 	e.mode, e.left = noBody, 0
 	switch {
 	case q.ContentLength != message.Unknown:
-		dst = appendLength(dst, q.ContentLength)
+		dst = w.appendLength(dst, q.ContentLength)
 		e.mode, e.left = byLength, q.ContentLength
 	case !q.NoBody:
-		dst = append(dst, "transfer-encoding: chunked\r\n"...)
+		dst = append(dst, w.chunked...)
 		e.mode = byChunks
 	}
 	return append(dst, '\r', '\n')
@@ -60,35 +64,36 @@ func (e *Encoder) Request(dst []byte, q *message.Request, final bool) []byte {
 // Response appends the head of p, the answer to q. keep says that another request may follow on the connection. After a
 // head with a status below 200 other than 101 another head follows.
 func (e *Encoder) Response(dst []byte, p *message.Response, q *message.Request, keep bool) []byte {
+	w := &ourWords[e.Names]
 	dst = appendStatusLine(dst, p.Status)
-	dst = appendFields(dst, &p.Headers)
+	dst = appendFields(dst, &p.Headers, e.Names)
 	e.mode, e.left = noBody, 0
 	switch {
 	case p.Status == 101:
-		dst = appendUpgrade(dst, p.Upgrade)
+		dst = w.appendUpgrade(dst, p.Upgrade)
 		e.mode = byClose
 	case p.Status < 200 || p.Status == 204:
 	case p.NoBody && p.ContentLength != message.Unknown:
-		dst = appendLength(dst, p.ContentLength)
+		dst = w.appendLength(dst, p.ContentLength)
 	case p.NoBody:
 		if p.Status != 304 && q.Method != message.HEAD {
-			dst = appendLength(dst, 0)
+			dst = w.appendLength(dst, 0)
 		}
 	case p.ContentLength != message.Unknown:
-		dst = appendLength(dst, p.ContentLength)
+		dst = w.appendLength(dst, p.ContentLength)
 		e.mode, e.left = byLength, p.ContentLength
 	case q.Protocol == message.HTTP10:
 		e.mode, keep = byClose, false
 	default:
-		dst = append(dst, "transfer-encoding: chunked\r\n"...)
+		dst = append(dst, w.chunked...)
 		e.mode = byChunks
 	}
 	switch {
 	case p.Status < 200:
 	case !keep:
-		dst = append(dst, "connection: close\r\n"...)
+		dst = append(dst, w.close...)
 	case q.Protocol == message.HTTP10:
-		dst = append(dst, "connection: keep-alive\r\n"...)
+		dst = append(dst, w.keep...)
 	}
 	return append(dst, '\r', '\n')
 }
@@ -127,7 +132,7 @@ func (e *Encoder) End(dst []byte, trailers *message.Headers) (_ []byte, complete
 	if e.mode == byChunks {
 		dst = append(dst, '0', '\r', '\n')
 		if trailers != nil {
-			dst = appendFields(dst, trailers)
+			dst = appendFields(dst, trailers, e.Names)
 		}
 		dst = append(dst, '\r', '\n')
 	}
@@ -168,35 +173,6 @@ func fieldsRoom(h *message.Headers) (n int) {
 		n += len(all[i].Name) + len(all[i].Value) + len(": \r\n")
 	}
 	return n
-}
-
-func appendFields(dst []byte, h *message.Headers) []byte {
-	all := h.Fields()
-	for i := range all {
-		f := &all[i]
-		switch f.ID {
-		case message.Host, message.ContentLength, message.TransferEncoding, message.Connection,
-			message.KeepAlive, message.ProxyConnection, message.TE, message.Upgrade, message.Expect, message.HTTP2Settings:
-			continue
-		}
-		dst = append(dst, f.Name...)
-		dst = append(dst, ':', ' ')
-		dst = append(dst, f.Value...)
-		dst = append(dst, '\r', '\n')
-	}
-	return dst
-}
-
-func appendLength(dst []byte, n int64) []byte {
-	dst = append(dst, "content-length: "...)
-	dst = strconv.AppendInt(dst, n, 10)
-	return append(dst, '\r', '\n')
-}
-
-func appendUpgrade(dst, protocol []byte) []byte {
-	dst = append(dst, "connection: upgrade\r\nupgrade: "...)
-	dst = append(dst, protocol...)
-	return append(dst, '\r', '\n')
 }
 
 func appendStatusLine(dst []byte, status int) []byte {

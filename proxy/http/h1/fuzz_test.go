@@ -33,9 +33,9 @@ func parse(in []byte, response bool, asked *message.Request) *parsed {
 	p.req.Reset()
 	p.resp.Reset()
 	if response {
-		p.d.StartResponse(&p.resp, &p.trail, &p.arena, Limits{}, asked)
+		p.d.StartResponse(&p.resp, &p.trail, &p.arena, Limits{}, nil, asked)
 	} else {
-		p.d.StartRequest(&p.req, &p.trail, &p.arena, Limits{})
+		p.d.StartRequest(&p.req, &p.trail, &p.arena, Limits{}, &takesAll)
 	}
 	for rest := in; ; {
 		n, data, ev := p.d.Step(rest)

@@ -47,7 +47,13 @@ func (d *Decoder) requestLine(line []byte) Reason {
 	own := d.arena.Copy(line[:i+1+j])
 	d.req.SetMethod(own[:i:i])
 	d.state = fields
-	return d.target(own[i+1:])
+	if r := d.target(own[i+1:]); r != OK {
+		return r
+	}
+	if d.protocol == message.HTTP10 && !d.rules.HTTP10 {
+		return LowVersion
+	}
+	return OK
 }
 
 // badVersion says what is wrong with a request line that does not end with one of our versions.

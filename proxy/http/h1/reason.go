@@ -13,6 +13,7 @@ const (
 	UserinfoInTarget
 	InvalidRequestLine
 	InvalidVersion
+	LowVersion
 	HTTP2Preface
 	InvalidStatusLine
 	InvalidFieldName
@@ -58,6 +59,7 @@ var reasons = [numReasons]struct {
 	UserinfoInTarget:          {"userinfo_in_target", 400, "the request target or Host has user information (user@host)"},
 	InvalidRequestLine:        {"invalid_request_line", 400, "the first line is not: method, space, target, space, HTTP/1.1"},
 	InvalidVersion:            {"invalid_version", 505, "the request is of another version than HTTP/1.1 and HTTP/1.0"},
+	LowVersion:                {"low_version", 426, "the request is of HTTP/1.0, which the listener does not take (accept_http_10)"},
 	HTTP2Preface:              {"http2_preface", 505, "the client speaks HTTP/2 on a port that is HTTP/1.1 here"},
 	InvalidStatusLine:         {"invalid_status_line", 502, "the response does not begin with a valid HTTP/1 status line"},
 	InvalidFieldName:          {"invalid_field_name", 400, "a header name has a character that is not allowed"},

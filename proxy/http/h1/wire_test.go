@@ -19,7 +19,7 @@ import (
 // and a line ending in \c has no CRLF behind it (the runner cuts empty lines at
 // the end, so a head ends with a line that is only \c). Commands:
 //
-//	request [head=N] [fields=N]               requests a server receives, one after the other
+//	request [head=N] [fields=N] [names=N]     requests a server receives, one after the other
 //	response [to=METHOD] [upgrade] [head=N]   responses a client receives
 //	                                          eof: the connection ends after the input
 //
@@ -54,6 +54,8 @@ func TestWire(t *testing.T) {
 		})
 	})
 }
+
+var takesAll = Rules{HTTP10: true}
 
 func wireBytes(t *testing.T, text string) []byte {
 	var b []byte
@@ -104,9 +106,9 @@ func (s session) run(chunks [][]byte) string {
 		resp.Reset()
 		s.trail.Reset()
 		if s.response {
-			d.StartResponse(&resp, &s.trail, &a, s.limits, &asked)
+			d.StartResponse(&resp, &s.trail, &a, s.limits, nil, &asked)
 		} else {
-			d.StartRequest(&req, &s.trail, &a, s.limits)
+			d.StartRequest(&req, &s.trail, &a, s.limits, &takesAll)
 		}
 	}
 	finish := func() {
@@ -231,7 +233,7 @@ func TestNoRescan(t *testing.T) {
 	var d Decoder
 	var a message.Arena
 	var req message.Request
-	d.StartRequest(&req, &message.Headers{}, &a, Limits{})
+	d.StartRequest(&req, &message.Headers{}, &a, Limits{}, nil)
 	in := []byte("GET /" + strings.Repeat("a", 50000))
 	for i := range in {
 		if n, _, ev := d.Step(in[:i+1]); n != 0 || ev != More {
@@ -273,7 +275,7 @@ type bench struct {
 func (x *bench) request(t testing.TB) {
 	x.a.Reset()
 	x.req.Reset()
-	x.d.StartRequest(&x.req, &x.trail, &x.a, Limits{})
+	x.d.StartRequest(&x.req, &x.trail, &x.a, Limits{}, nil)
 	if _, _, ev := x.d.Step(typical); ev != Head {
 		t.Fatal(ev, x.d.Reason())
 	}
@@ -298,7 +300,7 @@ func BenchmarkRequestHeadSmall(b *testing.B) {
 	for b.Loop() {
 		x.a.Reset()
 		x.req.Reset()
-		x.d.StartRequest(&x.req, &x.trail, &x.a, Limits{})
+		x.d.StartRequest(&x.req, &x.trail, &x.a, Limits{}, nil)
 		if _, _, ev := x.d.Step(small); ev != Head {
 			b.Fatal(ev)
 		}
@@ -314,7 +316,7 @@ func BenchmarkResponseHead(b *testing.B) {
 	for b.Loop() {
 		x.a.Reset()
 		resp.Reset()
-		x.d.StartResponse(&resp, &x.trail, &x.a, Limits{}, &x.req)
+		x.d.StartResponse(&resp, &x.trail, &x.a, Limits{}, nil, &x.req)
 		if _, _, ev := x.d.Step(in); ev != Head {
 			b.Fatal(ev)
 		}

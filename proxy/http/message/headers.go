@@ -9,7 +9,28 @@ type Field struct {
 	Value []byte
 	ID    ID
 	Never bool // never to be indexed, as its sender asked (RFC 7541 section 6.2.3)
+	Case  Case
 }
+
+// Case remembers how the letters of a name were written, where somebody wants to know: the first 47 of them. The zero value
+// knows nothing.
+type Case [6]byte
+
+// Note makes c know the name as it was sent.
+func (c *Case) Note(sent []byte) {
+	c[5] |= 0x80
+	for i, b := range sent[:min(len(sent), 47)] {
+		if b >= 'A' && b <= 'Z' {
+			c[i>>3] |= 1 << (i & 7)
+		}
+	}
+}
+
+// Known reports whether Note was called.
+func (c *Case) Known() bool { return c[5]&0x80 != 0 }
+
+// Upper reports whether byte i of the name was an upper-case letter.
+func (c *Case) Upper(i int) bool { return i < 47 && c[i>>3]&(1<<(i&7)) != 0 }
 
 // Headers is the field section of a message, or its trailers, in order. The
 // zero value is empty and ready.
