@@ -168,6 +168,9 @@ func (f *filters) httpManager(d direction, statPrefix string) *hcmv3.HttpConnect
 		UpgradeConfigs:    []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		StreamIdleTimeout: &durationpb.Duration{}, // 0: never
 		NormalizePath:     wrapperspb.Bool(true),
+		// Istio leaves HTTP/1.0 off (PILOT_HTTP10), and everybody meets its 426 once: nginx spoke HTTP/1.0 to upstreams for
+		// most of its life, and some health checks and load generators do.
+		HttpProtocolOptions: &corev3.Http1ProtocolOptions{AcceptHttp_10: true},
 	}
 	switch d {
 	case inbound:
