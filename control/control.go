@@ -88,9 +88,10 @@ type Plane struct {
 	// changed is closed and made anew with every new latest.
 	changed atomic.Pointer[chan struct{}]
 	// ready is closed when the first configuration is in force.
-	ready    chan struct{}
-	receipts *receipts
-	applying sync.Mutex // one apply or delete at a time
+	ready       chan struct{}
+	receipts    *receipts
+	instruments *instruments
+	applying    sync.Mutex // one apply or delete at a time
 }
 
 // New opens the state folder.
@@ -102,7 +103,7 @@ func New(o Options) (*Plane, error) {
 		o.TrustDomain = "cluster.local"
 	}
 	o.Settings.TrustDomain = o.TrustDomain
-	p := &Plane{o: o, started: time.Now(), ready: make(chan struct{}), receipts: newReceipts()}
+	p := &Plane{o: o, started: time.Now(), ready: make(chan struct{}), receipts: newReceipts(), instruments: newInstruments()}
 	changed := make(chan struct{})
 	p.changed.Store(&changed)
 	if err := os.MkdirAll(p.appliedDir(), 0o700); err != nil {
@@ -149,7 +150,7 @@ func New(o Options) (*Plane, error) {
 	p.files = file.New(file.Options{Paths: paths, Namespace: o.Namespace, Log: o.Log})
 	p.fallbacks = file.New(file.Options{Paths: o.Fallbacks, Namespace: o.Namespace, Rank: config.Fallback, Log: o.Log})
 	p.feeds = newFeeds(o.Log)
-	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Identifier: "weir-control/" + o.Version, Log: o.Log})
+	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Identifier: "weir-control/" + o.Version, Observer: p.instruments, Log: o.Log})
 	return p, nil
 }
 
@@ -178,6 +179,7 @@ func (p *Plane) Run(ctx context.Context) error {
 // publish takes every state of the configuration, from the store's goroutine.
 func (p *Plane) publish(u *store.Update) {
 	p.receipts.note(p.latest.Load(), u)
+	p.instruments.note(p.latest.Load(), u)
 	first := p.latest.Swap(u) == nil
 	p.feeds.publish(u.Snapshot)
 	if first {

@@ -33,6 +33,9 @@ func (p *Plane) handleMetrics(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	var own bytes.Buffer
 	p.ownMetrics(&own)
+	if err := p.instruments.write(&own); err != nil {
+		p.o.Log.Warn("some metrics cannot be read", "err", err)
+	}
 	m := newMerger()
 	m.add(own.Bytes(), "")
 	u := p.latest.Load()
@@ -189,11 +192,27 @@ func (p *Plane) ownMetrics(w io.Writer) {
 	list := []metric{
 		{"pilot_info", "gauge", "Version of the control plane.", fmt.Sprintf("{version=%q}", p.o.Version), 1},
 		{"istiod_uptime_seconds", "gauge", "Seconds since the start.", "", time.Since(p.started).Seconds()},
-		{"pilot_xds", "gauge", "Connected proxies.", "", float64(len(clients))},
 		{"weir_control_rejected_resources", "gauge", "Resources that proxies refuse now.", "", float64(rejects)},
 		{"weir_control_sent_bytes", "gauge", "Bytes of configuration sent to the proxies connected now.", "", float64(bytesSent)},
 	}
+	versions := map[string]int{} // Istio's label: what the proxies say they are
+	for _, c := range clients {
+		versions[c.Metadata.GetFields()["ISTIO_VERSION"].GetStringValue()]++
+	}
+	if len(clients) == 0 {
+		list = append(list, metric{"pilot_xds", "gauge", "Connected proxies, by the version of Istio whose configuration they understand.", "", 0})
+	}
+	for _, v := range slices.Sorted(maps.Keys(versions)) {
+		list = append(list, metric{"pilot_xds", "gauge", "Connected proxies, by the version of Istio whose configuration they understand.", fmt.Sprintf("{version=%q}", v), float64(versions[v])})
+	}
 	if u := p.latest.Load(); u != nil {
+		noInstances, notReady := endpointCounts(u.Snapshot)
+		duplicates := 0
+		for _, f := range u.Findings {
+			if f.Code == config.ConflictingMeshHosts {
+				duplicates++
+			}
+		}
 		quarantined := 0
 		for o := range u.Objects.Values() {
 			if o.State == "quarantined" {
@@ -203,6 +222,10 @@ func (p *Plane) ownMetrics(w io.Writer) {
 		list = append(list,
 			metric{"pilot_services", "gauge", "Services known.", "", float64(u.Snapshot.Services.Len())},
 			metric{"pilot_virt_services", "gauge", "VirtualServices in force.", "", float64(u.Snapshot.VirtualServices.Len())},
+			metric{"pilot_eds_no_instances", "gauge", "Ports of services that nobody serves.", "", float64(noInstances)},
+			metric{"pilot_endpoint_not_ready", "gauge", "Endpoints that take no requests now.", "", float64(notReady)},
+			metric{"pilot_vservice_dup_domain", "gauge", "Hosts of VirtualServices that another one defines, too.", "", float64(duplicates)},
+			metric{"pilot_total_rejected_configs", "gauge", "Objects not in force because of errors.", "", float64(quarantined)},
 			metric{"weir_control_mesh_version", "gauge", "Version of the configuration in force.", "", float64(u.Snapshot.Version)},
 			metric{"weir_control_quarantined_objects", "gauge", "Objects not in force because of errors.", "", float64(quarantined)},
 			metric{"weir_control_error_findings", "gauge", "Findings of severity error.", "", float64(config.Errors(u.Findings))},

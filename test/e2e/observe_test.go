@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -85,6 +86,68 @@ func TestMetricsHaveIstiosNamesAndLabelsOnBothSides(t *testing.T) {
 	}
 	if mesh.Count(all["pilot_xds"]) != 2 || mesh.Count(all["weir_control_scrape_failures"]) != 0 || len(all["pilot_info"]) != 1 {
 		t.Errorf("the control plane's own metrics: %v %v %v", all["pilot_xds"], all["weir_control_scrape_failures"], all["pilot_info"])
+	}
+}
+
+// What Istio's dashboards show of a control plane.
+func TestControlPlaneMetrics(t *testing.T) {
+	t.Parallel()
+	m, client, _ := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	before := m.Metrics()
+	m.Config("route.yaml", virtualService("echo", "{hosts: [echo], http: [{route: [{destination: {host: echo, port: {number: 8080}}}]}]}"))
+	m.Config("bad.yaml", virtualService("bad", "{hosts: 7}"))
+	if r := client.Get("http://echo:8080/"); r.Status != http.StatusOK {
+		t.Fatal(r)
+	}
+	// One cluster that the proxies refuse, and one that came with it.
+	m.Write("secure.yaml", documents(destinationRule("echo", "{host: echo, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: /no/such/file}}}"),
+		"apiVersion: v1\nkind: Service\nmetadata: {name: nobody}\nspec: {selector: {app: nobody}, ports: [{name: http, port: 80}, {name: tcp, port: 81}]}\n"))
+	m.Eventually("the proxies refuse a cluster", func() error {
+		if n := mesh.Count(m.Metrics()["pilot_total_xds_rejects"], "type=cds"); n < 2 {
+			return fmt.Errorf("%v rejections", n)
+		}
+		return nil
+	})
+	m.Eventually("the other one is there", func() error {
+		if r := client.Admin(http.MethodGet, "/clusters"); !strings.Contains(string(r.Body), "outbound|80||nobody.default.svc.cluster.local") {
+			return errors.New(r.String())
+		}
+		return nil
+	})
+	if r := client.Get("http://echo:8080/"); r.Status != http.StatusOK {
+		t.Errorf("the last good version of the refused cluster: %v", r)
+	}
+
+	now := m.Metrics()
+	for name, least := range map[string]float64{
+		"pilot_xds_pushes{type=rds}": 2, "pilot_xds_config_size_bytes{type=type.googleapis.com/envoy.config.route.v3.RouteConfiguration}": 2,
+		"pilot_xds_send_time": 2, "pilot_proxy_convergence_time": 2, "pilot_inbound_updates{type=config}": 1,
+	} {
+		name, label, _ := strings.Cut(strings.TrimSuffix(name, "}"), "{")
+		count := func(metrics map[string][]mesh.Series) float64 {
+			if label == "" {
+				return mesh.Count(metrics[name])
+			}
+			return mesh.Count(metrics[name], label)
+		}
+		if grown := count(now) - count(before); grown < least {
+			t.Errorf("%s{%s} has grown by %v, want at least %v", name, label, grown, least)
+		}
+	}
+	for name, want := range map[string]float64{
+		"pilot_xds": 2, "pilot_services": 2, "pilot_virt_services": 1, "pilot_total_rejected_configs": 1, "pilot_eds_no_instances": 2, "pilot_vservice_dup_domain": 0,
+	} {
+		if got := mesh.Count(now[name]); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	if got := now["pilot_xds"]; len(got) != 1 || got[0].Labels["version"] == "" {
+		t.Errorf("pilot_xds: %v", got)
+	}
+	for _, name := range []string{"go_goroutines", "process_resident_memory_bytes", "citadel_server_csr_count"} {
+		if mesh.Count(now[name]) == 0 {
+			t.Errorf("%s is not there", name)
+		}
 	}
 }
 

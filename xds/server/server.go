@@ -57,11 +57,33 @@ type Options struct {
 	// Identifier is put into control_plane.identifier of every response.
 	Identifier string
 	Log        *slog.Logger
+	// Observer is told what happens; nil: nobody is.
+	Observer Observer
 
 	MaxStreams      int // open streams; 0: 20,000
 	MaxNames        int // resource names a stream may subscribe to; 0: 200,000
 	MaxRequestBytes int // of one request; 0: 16 MiB, which is 200,000 names of 80 bytes
 }
+
+// Observer counts. Its methods are called from the goroutines of streams, with no lock
+// held, and must not block.
+type Observer interface {
+	// Sent is about a response, with what it took to hand it to the connection.
+	Sent(typeURL string, bytes int, took time.Duration)
+	// Rejected is about a response that a client NACKed.
+	Rejected(typeURL string)
+	// Converged says that a client to which something was sent now has all of the View of
+	// version to, after it had that of version after. The first View of a stream does not
+	// count.
+	Converged(after, to uint64)
+}
+
+// unobserved is no Observer.
+type unobserved struct{}
+
+func (unobserved) Sent(string, int, time.Duration) {}
+func (unobserved) Rejected(string)                 {}
+func (unobserved) Converged(uint64, uint64)        {}
 
 const (
 	maxTypes     = 64 // per stream; xDS and Istio together have about fifteen
@@ -86,6 +108,9 @@ func New(o Options) *Server {
 	o.MaxStreams = cmp.Or(o.MaxStreams, 20_000)
 	o.MaxNames = cmp.Or(o.MaxNames, 200_000)
 	o.MaxRequestBytes = cmp.Or(o.MaxRequestBytes, 16<<20)
+	if o.Observer == nil {
+		o.Observer = unobserved{}
+	}
 	return &Server{
 		opts: o, sessions: map[*session]struct{}{},
 		idle: make(chan struct{}), stop: make(chan struct{}),

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -401,6 +402,54 @@ func TestWaitActive(t *testing.T) {
 		if err := p.WaitActive(t.Context(), 4); err != nil {
 			t.Errorf("got %v", err)
 		}
+		synctest.Wait()
+	})
+}
+
+// events are what an Observer was told.
+type events struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (e *events) add(format string, args ...any) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.all = append(e.all, fmt.Sprintf(format, args...))
+}
+
+func (e *events) Sent(typeURL string, bytes int, _ time.Duration) {
+	e.add("sent %s %v", resource.Short(typeURL), bytes > 20)
+}
+func (e *events) Rejected(typeURL string)    { e.add("rejected %s", resource.Short(typeURL)) }
+func (e *events) Converged(after, to uint64) { e.add("converged %d to %d", after, to) }
+
+// What is counted: responses, rejections, and that a client has come from one version to
+// another, unless there was nothing for it to do.
+func TestObserver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		seen := &events{}
+		p := newPlane(t, func(o *server.Options) { o.Observer = seen })
+		f := p.follow(ctx, "alice", false)
+		f.refuse = "bad"
+		for _, v := range []*resource.View{
+			resource.NewView(3, cluster("a", "1")),
+			resource.NewView(4, cluster("a", "1")),
+			resource.NewView(5, cluster("a", "2")),
+			resource.NewView(6, cluster("a", "2"), cluster("bad", "1")),
+			resource.NewView(8, cluster("a", "3")),
+		} {
+			p.feed.Publish(v)
+			synctest.Wait()
+		}
+		want := []string{"sent CDS true", "sent CDS true", "converged 4 to 5", "sent CDS true", "rejected CDS",
+			"sent CDS true", "sent CDS true", "converged 5 to 8"} // the removal apart
+		if d := cmp.Diff(want, seen.all); d != "" {
+			t.Errorf("(-want +got)\n%s", d)
+		}
+		cancel()
+		p.stop()
 		synctest.Wait()
 	})
 }

@@ -33,6 +33,7 @@ type session struct {
 	m           *machine
 	bytes       uint64
 	behindSince time.Time
+	sent        bool // something, since active changed
 	gone        bool
 	changed     chan struct{} // closed at the next change, if somebody waits for it
 }
@@ -183,6 +184,7 @@ func (se *session) leave() {
 func (se *session) do(log *slog.Logger, step func(*machine, time.Time) ([]*response, error)) error {
 	se.mu.Lock()
 	now := time.Now()
+	before := se.m.active
 	out, err := step(se.m, now)
 	nacks := se.m.nacks
 	se.m.nacks = nil
@@ -192,9 +194,17 @@ func (se *session) do(log *slog.Logger, step func(*machine, time.Time) ([]*respo
 	case se.behindSince.IsZero():
 		se.behindSince = now
 	}
+	after := se.m.active
+	converged := after > before && before > 0 && se.sent
+	se.sent = se.sent && after == before || len(out) > 0
 	se.notify()
 	se.mu.Unlock()
+	observer := se.server.opts.Observer
+	if converged {
+		observer.Converged(before, after)
+	}
 	for _, n := range nacks {
+		observer.Rejected(n.typeURL)
 		log.Warn("configuration rejected", "type", resource.Short(n.typeURL), "names", n.nack.Names, "version", n.nack.Version, "err", n.nack.Message)
 	}
 	if err != nil {
@@ -209,9 +219,11 @@ func (se *session) do(log *slog.Logger, step func(*machine, time.Time) ([]*respo
 		for _, b := range f {
 			size += uint64(b.Len())
 		}
+		began := time.Now()
 		if err := se.stream.SendMsg(f); err != nil {
 			return err
 		}
+		observer.Sent(r.typeURL, int(size), time.Since(began))
 		se.mu.Lock()
 		se.bytes += size
 		se.mu.Unlock()

@@ -10,15 +10,19 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/types/known/structpb"
+
 	"github.com/weirmesh/weir/xds/resource"
 )
 
 // Client is what is known of one stream.
 type Client struct {
-	Node  string // its id
-	Peer  Peer
-	Since time.Time // when it connected
-	SotW  bool
+	Node string // its id
+	// Metadata is node.metadata as the client sent it; it must not be modified.
+	Metadata *structpb.Struct
+	Peer     Peer
+	Since    time.Time // when it connected
+	SotW     bool
 
 	// Latest is the Version of the newest View published to it.
 	Latest uint64
@@ -77,7 +81,7 @@ func (se *session) status() Client {
 	se.mu.Lock()
 	defer se.mu.Unlock()
 	c := Client{
-		Node: se.node.GetId(), Peer: se.peer, Since: se.since, SotW: se.m.sotw,
+		Node: se.node.GetId(), Metadata: se.node.GetMetadata(), Peer: se.peer, Since: se.since, SotW: se.m.sotw,
 		Active: se.m.active, BehindSince: se.behindSince, BytesSent: se.bytes,
 	}
 	if v := se.m.latest; v != nil {

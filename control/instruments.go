@@ -1,0 +1,147 @@
+package control
+
+import (
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/common/expfmt"
+
+	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// instruments measure what happens; what is so at one moment is read when somebody asks
+// (ownMetrics). Names, labels and, as far as theirs go, buckets are those of Istio's
+// control plane (features.md B.12), which dashboards and alerts know.
+type instruments struct {
+	registry    *prometheus.Registry
+	pushes      *prometheus.CounterVec
+	rejects     *prometheus.CounterVec
+	updates     *prometheus.CounterVec
+	sizes       *prometheus.HistogramVec
+	sending     prometheus.Histogram
+	convergence prometheus.Histogram
+
+	mu sync.Mutex
+	// published is when versions of the configuration were made, the last of them.
+	published [512]moment // by version modulo its length
+}
+
+type moment struct {
+	version uint64
+	at      time.Time
+}
+
+func newInstruments() *instruments {
+	counter := func(name, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"type"})
+	}
+	// Istio's begin with .1; changes of a small mesh take some milliseconds.
+	seconds := []float64{.005, .01, .025, .05, .1, .5, 1, 3, 5, 10, 20, 30}
+	histogram := func(name, help string) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: seconds})
+	}
+	i := &instruments{
+		registry: prometheus.NewRegistry(),
+		pushes:   counter("pilot_xds_pushes", "Responses sent to proxies."),
+		rejects:  counter("pilot_total_xds_rejects", "Responses that proxies refused, wholly or in part."),
+		updates:  counter("pilot_inbound_updates", "Changes of what is configured and of what runs."),
+		sizes: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pilot_xds_config_size_bytes", Help: "Sizes of responses sent to proxies.",
+			Buckets: []float64{1, 10_000, 1_000_000, 4_000_000, 10_000_000, 40_000_000}}, []string{"type"}),
+		sending:     histogram("pilot_xds_send_time", "Seconds it takes to hand a response to the connection."),
+		convergence: histogram("pilot_proxy_convergence_time", "Seconds from a change until a proxy that it concerns has accepted all of it."),
+	}
+	i.registry.MustRegister(i.pushes, i.rejects, i.updates, i.sizes, i.sending, i.convergence,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return i
+}
+
+// metricType is what Istio calls a type of resources in labels: "cds".
+func metricType(typeURL string) string { return strings.ToLower(resource.Short(typeURL)) }
+
+// Sent is server.Observer.
+func (i *instruments) Sent(typeURL string, bytes int, took time.Duration) {
+	i.pushes.WithLabelValues(metricType(typeURL)).Inc()
+	i.sizes.WithLabelValues(typeURL).Observe(float64(bytes))
+	i.sending.Observe(took.Seconds())
+}
+
+// Rejected is server.Observer.
+func (i *instruments) Rejected(typeURL string) { i.rejects.WithLabelValues(metricType(typeURL)).Inc() }
+
+// Converged is server.Observer. What counts is the oldest change that was new to the proxy.
+func (i *instruments) Converged(after, _ uint64) {
+	i.mu.Lock()
+	m := i.published[(after+1)%uint64(len(i.published))]
+	i.mu.Unlock()
+	if m.version == after+1 {
+		i.convergence.Observe(time.Since(m.at).Seconds())
+	}
+}
+
+// note dates a version of the configuration and counts what changed with it.
+func (i *instruments) note(old, cur *store.Update) {
+	now := cur.Snapshot
+	var before mesh.Snapshot
+	if old != nil {
+		before = *old.Snapshot
+	}
+	if now.Version == before.Version {
+		return
+	}
+	i.mu.Lock()
+	i.published[now.Version%uint64(len(i.published))] = moment{now.Version, time.Now()}
+	i.mu.Unlock()
+	for kind, same := range map[string]bool{
+		"svc": now.Services.Same(before.Services),
+		"eds": now.Endpoints.Same(before.Endpoints),
+		"config": now.VirtualServices.Same(before.VirtualServices) && now.DestinationRules.Same(before.DestinationRules) && now.Gateways.Same(before.Gateways) &&
+			now.PeerAuths.Same(before.PeerAuths) && now.Secrets.Same(before.Secrets),
+	} {
+		if !same {
+			i.updates.WithLabelValues(kind).Inc()
+		}
+	}
+}
+
+// write writes the Prometheus text format.
+func (i *instruments) write(w io.Writer) error {
+	families, err := i.registry.Gather()
+	if err != nil {
+		return err
+	}
+	for _, f := range families {
+		if _, err := expfmt.MetricFamilyToText(w, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// endpointCounts are the service ports nobody serves, and the endpoints that take no
+// requests.
+func endpointCounts(s *mesh.Snapshot) (noInstances, notReady int) {
+	for key, svc := range s.Services.All() {
+		if svc.Resolution != mesh.Static {
+			continue // their endpoints are found by the proxies
+		}
+		eps := s.Endpoints.At(key)
+		for _, p := range svc.Ports {
+			if eps == nil || len(eps.Ports[p.Number]) == 0 {
+				noInstances++
+				continue
+			}
+			for i := range eps.Ports[p.Number] {
+				if eps.Ports[p.Number][i].Health != mesh.Healthy {
+					notReady++
+				}
+			}
+		}
+	}
+	return noInstances, notReady
+}
