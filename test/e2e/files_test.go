@@ -80,7 +80,7 @@ func errorsOf(m *mesh.Mesh, file string) map[string]int {
 	out := map[string]int{}
 	for _, f := range m.Findings() {
 		if f.Severity == "error" && filepath.Base(f.File) == file {
-			out[string(f.Code)]++
+			out[f.Code]++
 		}
 	}
 	return out

@@ -50,8 +50,8 @@ func (p *Picker) Pick(c *cluster.Cluster, rnd uint64, tried []*cluster.Endpoint,
 
 // lastIndex is the last place of e, -1 if there is none.
 func lastIndex(tried []*cluster.Endpoint, e *cluster.Endpoint) int {
-	for i := len(tried) - 1; i >= 0; i-- {
-		if tried[i] == e {
+	for i, t := range slices.Backward(tried) {
+		if t == e {
 			return i
 		}
 	}

@@ -28,7 +28,7 @@ type proxy struct {
 }
 
 func (p *proxy) Begin(*http.Exchange) {}
-func (p *proxy) End(x *http.Exchange) { p.peer, p.attempts = x.Peer, int(x.Attempts) }
+func (p *proxy) End(x *http.Exchange) { p.peer, p.attempts = x.Peer, x.Attempts }
 
 type state struct {
 	c *cluster.Cluster
@@ -205,7 +205,7 @@ func TestUndelivered(t *testing.T) {
 				t.Fatalf("the answer is %q: %v", b, err)
 			}
 			r.Body.Close()
-			if says := r.Header.Get("x-weir-undelivered"); r.StatusCode != 503 || says != c.says || callee.attempts != c.attempts {
+			if says := r.Header.Get("x-weir-undelivered"); r.StatusCode != nethttp.StatusServiceUnavailable || says != c.says || callee.attempts != c.attempts {
 				t.Errorf("answered %d, undelivered %q, after %d attempts; want 503, %q, %d", r.StatusCode, says, callee.attempts, c.says, c.attempts)
 			}
 		})
