@@ -76,6 +76,10 @@ type Options struct {
 	// StdRecords leaves TLS records to crypto/tls.
 	StdRecords bool
 
+	// MaxConnections limits the clients' connections of all listeners together; 0: as a static
+	// bootstrap says, or no limit.
+	MaxConnections int64
+
 	AccessLog io.Writer // nil: no access log
 	Log       *slog.Logger
 	Level     *slog.LevelVar
@@ -122,6 +126,9 @@ type Proxy struct {
 	xds     *client.Client
 	keeper  *restore.Keeper
 	logs    *observe.Log
+	// descriptors is how many this process may have; 0: unknown.
+	descriptors int64
+
 	quit    context.CancelFunc
 	quitCtx context.Context //nolint:containedctx // ended by Quit, joined to Run's
 
@@ -138,7 +145,7 @@ func New(o Options) (*Proxy, error) {
 	if o.Listen == nil {
 		o.Listen = listener.Sockets{Sockets: loop.Kernel()}
 	}
-	p := &Proxy{o: o, started: time.Now(), self: o.Node.Peer(), gate: tls.NewGate(0, 0), peers: observe.NewPeers(), callers: listener.NewPeers(), pools: &pool.Group{}}
+	p := &Proxy{o: o, started: time.Now(), self: o.Node.Peer(), gate: tls.NewGate(0, 0), peers: observe.NewPeers(), callers: listener.NewPeers(), descriptors: loop.DescriptorLimit(), pools: &pool.Group{}}
 	p.quitCtx, p.quit = context.WithCancel(context.Background())
 	var err error
 	if p.frame, err = tcp.Frame(&p.o.Node); err != nil {
@@ -171,6 +178,11 @@ func New(o Options) (*Proxy, error) {
 		acceptors[i] = w.accept
 	}
 	p.group = listener.NewGroup(o.Listen, loop.Kernel(), p.callers, o.Log, acceptors...)
+	if p.group.MaxConnections = o.MaxConnections; o.MaxConnections == 0 && o.Static != nil {
+		if p.group.MaxConnections, err = maxConnections(o.Static); err != nil {
+			return nil, err
+		}
+	}
 	if o.Control != nil {
 		p.subscribe(saved)
 	}

@@ -30,16 +30,17 @@ type refusals struct {
 	record observe.Record
 }
 
+// causes are what the access log says; NoCause: nothing, it is no client's connection.
+var causes = map[listener.Refusal]observe.Cause{
+	listener.NoChain: observe.FilterChainNotFound, listener.Handshake: observe.DownstreamTLSFailed, listener.BadHeader: observe.DownstreamHeaderBad,
+	listener.InspectTimeout: observe.DownstreamSilent, listener.Crowded: observe.DownstreamSilent, listener.Misjudged: observe.DownstreamMisjudged,
+	listener.TooMany: observe.ConnectionLimit, listener.TooManyInAll: observe.ConnectionLimit, listener.Exhausted: observe.DescriptorsExhausted,
+	listener.Looping: observe.NoCause,
+}
+
 // tell is listener.Options.Refused.
 func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusal, err error) {
-	cause := observe.NoCause // counted, and told below
-	switch why {
-	case listener.NoChain:
-		cause = observe.FilterChainNotFound
-	case listener.Handshake:
-		cause = observe.DownstreamTLSFailed
-	case listener.TooMany, listener.Looping, listener.InspectTimeout:
-	}
+	cause := causes[why]
 	if cause != observe.NoCause && r.access != nil && logs(c) {
 		r.record = observe.Record{Start: r.loop.Wall(), Flags: cause.Flag().String(), Details: cause.Details(), DownstreamLocal: info.Local, DownstreamRemote: info.Remote, ServerName: info.ServerName}
 		if e, ok := errors.AsType[*tls.Error](err); ok {
@@ -52,6 +53,9 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 	}
 	if now := r.loop.Now(); r.told == 0 || now-r.told >= int64(tellEvery) {
 		a := []any{"listener", c.Name, "peer", info.Remote, "why", why}
+		if remedy := cause.Remedy(); remedy != "" {
+			a = append(a, "remedy", remedy)
+		}
 		if err != nil {
 			a = append(a, "err", err)
 		}
@@ -95,5 +99,8 @@ func (p *Proxy) writeRefusals(out io.Writer) error {
 			return err
 		}
 	}
-	return nil
+	_, err := fmt.Fprintf(out, "# HELP weir_proxy_connections Open connections of clients.\n# TYPE weir_proxy_connections gauge\nweir_proxy_connections %d\n"+
+		"# HELP weir_proxy_descriptors Descriptors of sockets of this process, and how many it may have.\n# TYPE weir_proxy_descriptors gauge\n"+
+		"weir_proxy_descriptors{of=\"sockets\"} %d\nweir_proxy_descriptors{of=\"limit\"} %d\n", p.group.Open(), p.o.Census.Descriptors(), p.descriptors)
+	return err
 }

@@ -40,8 +40,16 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 	w.tcp = tcp.NewWorker(tcp.Options{Loop: w.loop, Socket: p.socket, Metadata: p.frame, Peers: p.peers,
 		Observer: &relays{self: p.self, loop: w.loop, numbers: w.numbers, log: p.logs, reported: map[*tcp.Relay]*tally{}}})
 	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve, Begin: w.begin,
+		Room: p.room, Relief: w.http.Pool().CloseIdle,
 		Refused: (&refusals{loop: w.loop, access: p.logs, log: p.o.Log}).tell})
 	return w, nil
+}
+
+// room reports whether the process has descriptors for another connection: an eighth of
+// them, and 32 at least, are left for connections to endpoints, for pipes and for what
+// goroutines need, so that those who are served already go on being served.
+func (p *Proxy) room() bool {
+	return p.descriptors == 0 || p.o.Census.Descriptors() < p.descriptors-max(32, p.descriptors/8)
 }
 
 // serve gives a connection to the filters of its chain.

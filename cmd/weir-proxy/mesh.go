@@ -34,6 +34,7 @@ type meshFlags struct {
 	tokenFD, appFD, hostFD, workers                                   int
 	dns, accessLog, proxyProtocol                                     bool
 	drain                                                             time.Duration
+	maxConnections                                                    int64
 }
 
 type list []string
@@ -70,6 +71,7 @@ func parseMesh(kind string, args []string) (*meshFlags, error) {
 	f.Var(&m.outbound, "outbound", "HOST:PORT=BIND: where the workload calls a service's port, instead of its virtual address (env capture; repeatable)")
 	f.StringVar(&m.listenMap, "listen-map", "", "ADDR[:PORT]=ADDR[:PORT],…: listen elsewhere than configured")
 	f.BoolVar(&m.proxyProtocol, "proxy-protocol", false, "a gateway's connections begin with a PROXY protocol header (gatewayTopology.proxyProtocol)")
+	f.Int64Var(&m.maxConnections, "max-connections", 0, "how many connections of clients to serve at once; 0: no limit")
 	f.IntVar(&m.workers, "workers", 1, "event loops, one thread each")
 	f.BoolVar(&m.accessLog, "access-log", true, "write access log lines where configuration asks for them")
 	f.DurationVar(&m.drain, "drain", 5*time.Second, "how long to go on at the end for requests under way")
@@ -103,7 +105,7 @@ func runMesh(ctx context.Context, kind string, args []string) error {
 	}
 	log = log.With("node", m.namespace+"/"+m.name)
 	proxy.SetThreads(m.workers)
-	o := proxy.Options{Version: version, Workers: m.workers, StateDir: m.state, Log: log, Level: lv, DrainTime: m.drain}
+	o := proxy.Options{Version: version, Workers: m.workers, StateDir: m.state, MaxConnections: m.maxConnections, Log: log, Level: lv, DrainTime: m.drain}
 	if o.StdRecords, err = stdRecords(); err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/conn"
@@ -16,10 +15,6 @@ import (
 // acceptsPerTurn bounds a turn under a flood of connections: an accept with what
 // follows takes about 5 µs.
 const acceptsPerTurn = 16
-
-// retryAfter is how long a worker without descriptors waits before it accepts again:
-// connections stay in the queue meanwhile, and the ones that end make room.
-const retryAfter = 50 * time.Millisecond
 
 // Options of an Acceptor.
 type Options struct {
@@ -31,6 +26,11 @@ type Options struct {
 	// the chain for clients that never do, so that the application can speak first; see
 	// Tentative. nil: that chain cannot be begun, its clients speak first.
 	Begin func(c *conn.Conn, a Arrival, spoke func()) Tentative
+	// Room, where set, reports whether the process has descriptors for another connection and
+	// for what it will need. Without, all are accepted until none is left.
+	Room func() bool
+	// Relief, where set, is called when there is no room, to close what nobody uses.
+	Relief func()
 	// Refused, where set, hears of connections that were never served. err is what
 	// failed, if something did.
 	Refused func(info *conn.Info, c *Config, why Refusal, err error)
@@ -42,7 +42,9 @@ type Refusal uint8
 const (
 	Looping        Refusal = iota // it came to the capture port directly; serving it would call ourselves
 	NoChain                       // no filter chain matches it
-	TooMany                       // MaxConnections of its listener are open
+	TooMany                       // MaxConnections of its listener or chain are open
+	TooManyInAll                  // MaxConnections of the process are open
+	Exhausted                     // the process has no descriptors to spare
 	InspectTimeout                // it said nothing within InspectTimeout
 	Handshake                     // TLS failed
 	BadHeader                     // its PROXY protocol header is missing or wrong
@@ -55,6 +57,8 @@ var refusalNames = [refusals]string{
 	Looping:        "the connection was made to the capture port itself",
 	NoChain:        "no filter chain matches",
 	TooMany:        "too many connections to this listener",
+	TooManyInAll:   "too many connections to this proxy",
+	Exhausted:      "the limit of open files is reached",
 	InspectTimeout: "the client said nothing to choose a filter chain by",
 	Handshake:      "the TLS handshake failed",
 	BadHeader:      "the PROXY protocol header is missing or wrong",
@@ -64,7 +68,7 @@ var refusalNames = [refusals]string{
 
 // Refusals are all reasons there are.
 func Refusals() []Refusal {
-	return []Refusal{Looping, NoChain, TooMany, InspectTimeout, Handshake, BadHeader, Crowded, Misjudged}
+	return []Refusal{Looping, NoChain, TooMany, TooManyInAll, Exhausted, InspectTimeout, Handshake, BadHeader, Crowded, Misjudged}
 }
 
 func (r Refusal) String() string { return refusalNames[r] }
@@ -79,17 +83,19 @@ type Stats struct {
 
 // Acceptor is the listening of one worker. It belongs to the worker's loop.
 type Acceptor struct {
-	l       *loop.Loop
-	o       Options
-	group   *Group
-	table   *Table
-	sockets map[loop.Addr]*socket
-	open    atomic.Int64
-	stats   Stats
-	tallies map[*atomic.Int64]*held
-	hello   greeting
-	scratch []byte // for hellos in several records
-	keeping keeping
+	l        *loop.Loop
+	o        Options
+	group    *Group
+	table    *Table
+	sockets  map[loop.Addr]*socket
+	open     atomic.Int64
+	stats    Stats
+	tallies  map[*atomic.Int64]*held
+	hello    greeting
+	scratch  []byte // for hellos in several records
+	keeping  keeping
+	spare    spare
+	relieved int64 // when
 }
 
 // NewAcceptor makes an acceptor for a loop; it accepts nothing until its Group applies a Table.
@@ -113,6 +119,11 @@ func (a *Acceptor) Table() *Table { return a.table }
 func (a *Acceptor) apply(t *Table, fresh map[loop.Addr]int) {
 	a.table = t
 	clear(a.tallies)
+	if len(t.Configs) > 0 {
+		a.spare.refill(a)
+	} else {
+		a.spare.empty(a.l.Poller())
+	}
 	owner := map[loop.Addr]*Config{}
 	for _, c := range t.Configs {
 		for _, b := range c.Binds {
@@ -203,11 +214,7 @@ func (s *socket) accept() {
 			}
 			return
 		case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
-			if a.stats.Exhausted++; !s.retry.Armed() {
-				a.o.Log.Warn("cannot accept connections; they wait", "listener", s.config.Name, "err", e,
-					"remedy", "raise the limit of open files (ulimit -n), or limit connections")
-			}
-			a.l.Arm(&s.retry, a.l.Now()+int64(retryAfter))
+			a.exhausted(s)
 			return
 		case syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK, syscall.EOPNOTSUPP:
 			a.o.Log.Error("listening socket is broken", "listener", s.config.Name, "err", e)
@@ -237,14 +244,12 @@ func (a *Acceptor) arrive(fd int, remote, at loop.Addr, config *Config, table *T
 			config = table.ForDestination(info.Original, config)
 		}
 	}
-	count := config.count
-	if n := count.Add(1); config.MaxConnections > 0 && n > int64(config.MaxConnections) {
-		count.Add(-1)
-		a.refuse(fd, &info, config, TooMany)
+	why, ok := a.admit(config)
+	if !ok {
+		a.refuse(fd, &info, config, why)
 		return
 	}
-	a.open.Add(1)
-	info.Holder = a.tally(count)
+	info.Holder = a.tally(config)
 	c := conn.Accept(a.l, fd, info, refused{})
 	if config.Proxy != nil {
 		a.readHeader(c, config, table)
@@ -289,6 +294,9 @@ func (a *Acceptor) choose(c *conn.Conn, config *Config, table *Table, names *byN
 			return
 		}
 		c.Reset()
+		return
+	}
+	if chain.MaxConnections > 0 && !a.enter(c, config, chain) {
 		return
 	}
 	arrival := Arrival{table, config, chain}
@@ -365,15 +373,6 @@ func (a *Acceptor) recover(fd int, info *conn.Info, at loop.Addr) bool {
 	}
 	info.Original = dst
 	return dst != info.Local
-}
-
-func (a *Acceptor) tally(listener *atomic.Int64) *held {
-	h := a.tallies[listener]
-	if h == nil {
-		h = &held{worker: &a.open, listener: listener}
-		a.tallies[listener] = h
-	}
-	return h
 }
 
 // refuse closes a connection that never became one.

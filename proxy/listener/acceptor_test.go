@@ -36,11 +36,11 @@ type world struct {
 	addresses, errors bool // are told too
 }
 
-func newWorld(t *testing.T, workers int) *world {
+func newWorld(t *testing.T, workers int, options ...func(*listener.Options)) *world {
 	w := &world{t: t, n: mem.New()}
 	w.l = w.n.Loop(loop.Options{})
 	for i := range workers {
-		w.workers = append(w.workers, listener.NewAcceptor(w.n.Loop(loop.Options{}), listener.Options{
+		o := listener.Options{
 			Serve: func(c *conn.Conn, a listener.Arrival) conn.Handler {
 				return &server{w: w, worker: i, chain: a.Chain.Name, listener: a.Config.Name}
 			},
@@ -51,7 +51,11 @@ func newWorld(t *testing.T, workers int) *world {
 				}
 				w.say("refused by %s: %v", c.Name, why)
 			},
-		}))
+		}
+		for _, set := range options {
+			set(&o)
+		}
+		w.workers = append(w.workers, listener.NewAcceptor(w.n.Loop(loop.Options{}), o))
 	}
 	w.group = listener.NewGroup(listener.Sockets{Sockets: w.n.Sockets()}, w.n.Sockets(), nil, slog.New(slog.DiscardHandler), w.workers...)
 	return w
@@ -347,44 +351,6 @@ func TestApplyErrors(t *testing.T) {
 	if _, err := listener.NewTable([]*listener.Config{plain("x", "10.0.0.1:80"), plain("y", "10.0.0.1:80")}); err == nil {
 		t.Error("one address for two listeners was accepted")
 	}
-}
-
-func TestMaxConnections(t *testing.T) {
-	w := newWorld(t, 2)
-	c := plain("l", "10.0.0.1:80")
-	c.MaxConnections = 2
-	w.apply(c)
-	first := w.dial("10.0.0.1:80")
-	w.dial("10.0.0.1:80")
-	w.want("l/only open", "l/only open")
-	third := w.dial("10.0.0.1:80")
-	w.want("refused by l: too many connections to this listener")
-	if _, err := third.Recv(); !errors.Is(err, syscall.ECONNRESET) {
-		t.Error(err)
-	}
-	first.Close()
-	w.want("only closed")
-	w.dial("10.0.0.1:80")
-	w.want("l/only open")
-}
-
-// Without descriptors, connections wait in the queue, and are served when others end.
-func TestDescriptorsUsedUp(t *testing.T) {
-	w := newWorld(t, 1)
-	w.apply(plain("l", "10.0.0.1:80"))
-	w.n.Descriptors = 2 // the listening socket and one more
-	first := w.dial("10.0.0.1:80")
-	w.dial("10.0.0.1:80")
-	w.want("l/only open")
-	w.n.Advance(time.Second)
-	w.want()
-	if n := w.workers[0].Stats().Exhausted; n < 2 {
-		t.Errorf("%d tries", n)
-	}
-	first.Close()
-	w.want("only closed")
-	w.n.Advance(100 * time.Millisecond)
-	w.want("l/only open")
 }
 
 // Connections that pile up on one worker are given to the idler one.

@@ -68,8 +68,9 @@ type Config struct {
 	Default *Chain // default_filter_chain; nil: no match closes the connection
 
 	// MaxConnections is the limit of open connections over all workers, 0 none.
-	MaxConnections int
-	Keepalive      conn.Keepalive
+	MaxConnections   int
+	IgnoreGroupLimit bool // ignore_global_conn_limit: they do not count for Group.MaxConnections
+	Keepalive        conn.Keepalive
 
 	match *matcher
 	count *atomic.Int64 // open connections, the Group's, by Name
@@ -87,11 +88,17 @@ type Chain struct {
 	Name  string
 	Match Match
 	TLS   *tls.Server // nil: plaintext
+	// MaxConnections is the limit of open connections over all workers, 0 none (the filter
+	// connection_limit). One more is closed after RefuseDelay.
+	MaxConnections int64
+	RefuseDelay    time.Duration
 	// ServerFirst says that Filters relay bytes to a server that may speak before its client.
 	ServerFirst bool
 	// Filters is what the worker's Serve makes a Handler of: the decoded HTTP
 	// connection manager or TCP proxy.
 	Filters any
+
+	count *atomic.Int64 // open connections, the Group's
 }
 
 // Match is a FilterChainMatch. Empty criteria match everything; a chain matches if

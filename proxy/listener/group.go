@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/loop"
 )
 
@@ -22,6 +21,11 @@ type Group struct {
 	workers []*Acceptor
 	peers   *Peers
 
+	// MaxConnections limits open connections over all listeners and workers, but for those
+	// with IgnoreGroupLimit; 0 is no limit. Set it before the first Apply.
+	MaxConnections int64
+
+	open   atomic.Int64 // what counts for it
 	mu     sync.Mutex
 	bound  map[loop.Addr]loop.Addr // as configured → as the kernel says
 	counts map[string]*atomic.Int64
@@ -63,6 +67,18 @@ func (g *Group) Apply(t *Table) (live <-chan struct{}, err error) {
 			}
 		}
 		counts[c.Name] = c.count
+		for i, ch := range c.Chains {
+			if ch.MaxConnections == 0 {
+				continue
+			}
+			key := fmt.Sprintf("%s\x00%s\x00%d", c.Name, ch.Name, i)
+			if ch.count == nil {
+				if ch.count = g.counts[key]; ch.count == nil {
+					ch.count = new(atomic.Int64)
+				}
+			}
+			counts[key] = ch.count
+		}
 		for _, a := range c.Binds {
 			wanted[a] = true
 			if _, ok := g.bound[a]; ok {
@@ -138,6 +154,9 @@ func (g *Group) Connections(listener string) int64 {
 	return 0
 }
 
+// Open is the number of open connections, but for those with IgnoreGroupLimit.
+func (g *Group) Open() int64 { return g.open.Load() }
+
 // idler is the worker that should take the next connection instead of w, or w. The
 // kernel spreads connections by hash, which is fair on average only: a few long
 // connections can all land on one worker. Small differences are left alone, because
@@ -152,15 +171,3 @@ func (g *Group) idler(w *Acceptor) *Acceptor {
 	}
 	return w
 }
-
-// held counts one connection for its listener and its worker until it ends.
-type held struct {
-	worker, listener *atomic.Int64
-}
-
-func (h *held) Release() {
-	h.worker.Add(-1)
-	h.listener.Add(-1)
-}
-
-var _ conn.Holder = (*held)(nil)

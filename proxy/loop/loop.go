@@ -431,6 +431,9 @@ func (l *Loop) Register(fd int, h Handler) (Token, error) {
 	}
 	s.h = h
 	l.live++
+	if l.census != nil {
+		l.census.descriptors.Add(1)
+	}
 	return t, nil
 }
 
@@ -442,6 +445,9 @@ func (l *Loop) Close(t Token, fd int) {
 		s.gen++
 		s.next, l.free = l.free, i
 		l.live--
+		if l.census != nil {
+			l.census.descriptors.Add(-1)
+		}
 	}
 	l.poller.Close(fd)
 }
@@ -454,9 +460,14 @@ func (l *Loop) Registered() int { return l.live }
 // processor (GOMAXPROCS) is left for everything else. Make one per process and
 // give it to every loop.
 type Census struct {
-	loops atomic.Int64
-	raw   atomic.Bool
+	loops       atomic.Int64
+	raw         atomic.Bool
+	descriptors atomic.Int64
 }
+
+// Descriptors is the number of descriptors registered with the loops. The process has
+// some more: pollers, pipes, and what goroutines hold.
+func (c *Census) Descriptors() int64 { return c.descriptors.Load() }
 
 func (c *Census) join(n int64) {
 	c.raw.Store(c.loops.Add(n) < int64(runtime.GOMAXPROCS(0)))

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -127,6 +128,16 @@ func (a Addr) String() string {
 		return "unix:" + a.Path
 	}
 	return a.AddrPort.String()
+}
+
+// DescriptorLimit is how many descriptors the process may have (RLIMIT_NOFILE), 0 if that
+// is unknown.
+func DescriptorLimit() int64 {
+	var l syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) != nil {
+		return 0
+	}
+	return int64(min(l.Cur, math.MaxInt64))
 }
 
 func unlink(path string) {

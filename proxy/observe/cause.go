@@ -17,6 +17,11 @@ const (
 	DirectResponse
 	FilterChainNotFound
 	DownstreamTLSFailed
+	DownstreamHeaderBad
+	DownstreamSilent
+	DownstreamMisjudged
+	ConnectionLimit
+	DescriptorsExhausted
 
 	// The upstream failed before, or (without a reply) after, its response began.
 	UpstreamOverflow
@@ -94,6 +99,21 @@ var causes = [numCauses]causeInfo{
 	DownstreamTLSFailed: {0, "downstream_tls_failure", 0, "",
 		"the TLS handshake with the client failed",
 		"the details say on whose side: is the client's certificate of this mesh, and valid?"},
+
+	DownstreamHeaderBad: {0, "proxy_protocol_error", 0, "",
+		"the PROXY protocol header at the beginning of the connection is missing or wrong",
+		"do the load balancer and the listener agree on the PROXY protocol? see gatewayTopology.proxyProtocol"},
+	DownstreamSilent: {0, "listener_filter_timeout", 0, "",
+		"the client did not say enough to choose a filter chain by", ""},
+	DownstreamMisjudged: {0, "tls_after_server_first", 0, "",
+		"a workload of the mesh began TLS when the application had spoken in plaintext already; its address is known now",
+		"nothing: clients of the mesh connect again by themselves"},
+	ConnectionLimit: {OverloadManagerTerminated, "connection_limit", 0, "",
+		"a limit of connections is reached: of the listener, the filter chain or the proxy",
+		"raise the limit, or find out which clients do not close their connections"},
+	DescriptorsExhausted: {OverloadManagerTerminated, "descriptors_exhausted", 0, "",
+		"the proxy may not open more descriptors; those it has go on being served",
+		"raise the limit of open files (ulimit -n, LimitNOFILE=), or limit connections"},
 
 	UpstreamOverflow: {UpstreamOverflowFlag, "upstream_reset_before_response_started{overflow}", 503, resetText + "overflow",
 		"a circuit breaker of the destination is open: too many connections, or pending or active requests",

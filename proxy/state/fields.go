@@ -200,11 +200,11 @@ var fields = map[protoreflect.FullName]known{
 
 	// Listeners.
 	"envoy.config.listener.v3.Listener": acts("name address additional_addresses filter_chains default_filter_chain use_original_dst listener_filters"+
-		" listener_filters_timeout continue_on_listener_filters_timeout traffic_direction bind_to_port enable_reuse_port access_log transparent freebind tcp_backlog_size").
+		" listener_filters_timeout continue_on_listener_filters_timeout traffic_direction bind_to_port enable_reuse_port access_log transparent freebind tcp_backlog_size ignore_global_conn_limit").
 		but("stat_prefix", statsNames).but("metadata", controlInfo).but("per_connection_buffer_limit_bytes", "buffers have their own watermarks").
 		but("connection_balance_config", "workers balance on their own").but("max_connections_to_accept_per_socket_event", onlyEnvoy).
 		but("drain_type", "drain follows removal and shutdown alike").but("socket_options", later).
-		but("ignore_global_conn_limit", onlyEnvoy).but("deprecated_v1", "bind_to_port is read"),
+		but("deprecated_v1", "bind_to_port is read"),
 	"envoy.config.listener.v3.AdditionalAddress":                      acts("address"),
 	"envoy.config.listener.v3.ListenerFilter":                         acts("name typed_config").but("filter_disabled", later),
 	"envoy.config.listener.v3.FilterChain":                            acts("filter_chain_match filters transport_socket name transport_socket_connect_timeout").but("metadata", controlInfo),
@@ -214,7 +214,9 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector": everything,
 	"envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol": acts("allow_requests_without_proxy_protocol disallowed_versions").
 		but("stat_prefix", statsNames).but("pass_through_tlvs", "type-length-values are read over"),
-	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector": everything,
+	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector":    everything,
+	"envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit": acts("max_connections delay runtime_enabled").but("stat_prefix", statsNames),
+	"envoy.config.core.v3.RuntimeFeatureFlag":                              acts("default_value").but("runtime_key", "there is no runtime layer; the default value holds"),
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy": acts("cluster weighted_clusters idle_timeout max_downstream_connection_duration access_log max_connect_attempts stat_prefix").
 		but("hash_policy", later).but("access_log_options", later),
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster":               everything,

@@ -188,3 +188,30 @@ func TestLookupFamily(t *testing.T) {
 		}
 	}
 }
+
+// The filter connection_limit, of a chain.
+func TestConnectionLimit(t *testing.T) {
+	for text, want := range map[string]string{
+		`max_connections { value: 7 } delay { seconds: 1 }`:                                                "7 1s",
+		`max_connections { value: 7 } runtime_enabled { default_value { value: false } runtime_key: "x" }`: "0 0s",
+		``: "listener l.filter_chains[0].filters[0] limit.max_connections: must be 1 or more",
+	} {
+		b := newBuilder()
+		got := ""
+		if _, _, err := b.Apply(update(t, resource.ListenerType, `name: "l" ignore_global_conn_limit: true address { socket_address { address: "0.0.0.0" port_value: 1 } } filter_chains {
+			filters { name: "limit" typed_config { [type.googleapis.com/envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit] { stat_prefix: "x" `+text+` } } }
+			filters { name: "tcp" typed_config { [type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { stat_prefix: "x" cluster: "c" } } } }`)); err != nil {
+			got = strings.ReplaceAll(err.Error(), "\u00a0", " ")
+		}
+		for l := range b.State().Listeners() {
+			c := l.Config.Chains[0]
+			got = fmt.Sprint(c.MaxConnections, c.RefuseDelay)
+			if !l.Config.IgnoreGroupLimit {
+				t.Error("ignore_global_conn_limit was ignored")
+			}
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
+	connectionlimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -24,11 +25,12 @@ import (
 )
 
 const (
-	originalDstURL   = typePrefix + "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
-	tlsInspectorURL  = typePrefix + "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
-	proxyProtocolURL = typePrefix + "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"
-	sniClusterURL    = typePrefix + "envoy.extensions.filters.network.sni_cluster.v3.SniCluster"
-	httpInspectorURL = typePrefix + "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
+	originalDstURL     = typePrefix + "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
+	tlsInspectorURL    = typePrefix + "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+	proxyProtocolURL   = typePrefix + "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"
+	connectionLimitURL = typePrefix + "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit"
+	sniClusterURL      = typePrefix + "envoy.extensions.filters.network.sni_cluster.v3.SniCluster"
+	httpInspectorURL   = typePrefix + "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
 
 	// defaultInspect is Listener.listener_filters_timeout's default.
 	defaultInspect = 15 * time.Second
@@ -94,6 +96,7 @@ func (b *Builder) decodeWholeListener(l *listenerv3.Listener, version string) (*
 			}
 		}
 	}
+	c.IgnoreGroupLimit = l.GetIgnoreGlobalConnLimit()
 	c.Transparent, c.FreeBind, c.Backlog = l.GetTransparent().GetValue(), l.GetFreebind().GetValue(), int(min(l.GetTcpBacklogSize().GetValue(), math.MaxInt32))
 	for i, f := range l.GetListenerFilters() {
 		at := fmt.Sprintf("%s.listener_filters[%d] %s", path, i, f.GetName())
@@ -184,6 +187,17 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 			c.Filters, c.ServerFirst = p, true
 		case metadataExchangeURL:
 			exchange = true
+		case connectionLimitURL:
+			x := &connectionlimitv3.ConnectionLimit{}
+			if err := unpack(f.GetTypedConfig(), x, at); err != nil {
+				return nil, err
+			}
+			if x.GetMaxConnections().GetValue() == 0 || x.GetMaxConnections().GetValue() > math.MaxInt64 {
+				return nil, fmt.Errorf("%s.max_connections: must be 1 or more", at)
+			}
+			if on := x.GetRuntimeEnabled(); on == nil || on.GetDefaultValue().GetValue() {
+				c.MaxConnections, c.RefuseDelay = int64(x.GetMaxConnections().GetValue()), x.GetDelay().AsDuration()
+			}
 		case sniClusterURL:
 			byServerName = true
 		case statsURL: // Istio's standard metrics are always made

@@ -236,8 +236,11 @@ func (p *Pool) Retire(e *cluster.Endpoint, unused func()) {
 // Drain closes idle connections, and lent ones when they come back: the worker is about to stop.
 func (p *Pool) Drain() {
 	p.draining = true
-	p.each(func(h *host) { h.closeIdle(0) })
+	p.CloseIdle()
 }
+
+// CloseIdle closes idle connections: their descriptors are needed.
+func (p *Pool) CloseIdle() { p.each(func(h *host) { h.closeIdle(0) }) }
 
 // Counts are the connections of a pool, for the admin page and tests.
 type Counts struct{ Idle, Busy, Connecting, Waiting int }
