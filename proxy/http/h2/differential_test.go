@@ -230,7 +230,7 @@ func ours(d *side, b []byte) (v verdict, r Reason, head *held) {
 }
 
 // theirs is what x/net's Framer says to a unit.
-func theirs(dec *xhpack.Decoder, b []byte) (verdict, error, *http2.MetaHeadersFrame) {
+func theirs(dec *xhpack.Decoder, b []byte) (verdict, *http2.MetaHeadersFrame, error) {
 	fr := http2.NewFramer(io.Discard, bytes.NewReader(b))
 	fr.ReadMetaHeaders = dec
 	fr.MaxHeaderListSize = DefaultHeadBytes
@@ -239,12 +239,12 @@ func theirs(dec *xhpack.Decoder, b []byte) (verdict, error, *http2.MetaHeadersFr
 	var se http2.StreamError
 	switch {
 	case errors.As(err, &se):
-		return streamEnds, err, nil
+		return streamEnds, nil, err
 	case err != nil:
-		return connectionEnds, err, nil
+		return connectionEnds, nil, err
 	}
 	m, _ := frame.(*http2.MetaHeadersFrame)
-	return taken, nil, m
+	return taken, m, nil
 }
 
 // Generated and mutated connections mean the same to us and to x/net, frame by frame, until one of the two ends the connection; every
@@ -264,7 +264,7 @@ func TestDifferential(t *testing.T) {
 			b = b[n:]
 			live := d.m.table.get(binary.BigEndian.Uint32(u[5:])&maxID) != nil
 			we, reason, head := ours(d, u)
-			they, err, f := theirs(dec, u)
+			they, f, err := theirs(dec, u)
 			var why string
 			switch {
 			case we > they:

@@ -224,9 +224,9 @@ func (m *Machine) Active() int { return m.active }
 // First is a stream that was not released, nil: there is none. With Release it empties a machine whose connection is over.
 func (m *Machine) First() *Stream { return m.all }
 
-// Draining reports that one side has said GOAWAY: no new streams.
+// Draining reports that no new streams are possible: one side has said GOAWAY, or the numbers are used up.
 func (m *Machine) Draining() bool {
-	return m.flags&(goneFirst|goneFinal|peerGone) != 0 || m.reason != OK
+	return m.flags&(goneFirst|goneFinal|peerGone) != 0 || m.nextOwn > maxID || m.reason != OK
 }
 
 // Closing reports that we said our final GOAWAY: the connection is over once its streams are.

@@ -1,6 +1,10 @@
 package hpack
 
-import "github.com/weirmesh/weir/proxy/http/message"
+import (
+	"slices"
+
+	"github.com/weirmesh/weir/proxy/http/message"
+)
 
 // Decoder reads the header blocks of one direction, one after the other. Init comes first.
 type Decoder struct {
@@ -189,7 +193,7 @@ func (d *Decoder) literal(a *message.Arena, f *Field, prefix uint8, insert, neve
 	}
 	if a != nil {
 		a.Close(own)
-		*f = Field{Name: name, Value: value[:len(value):len(value)], Size: uint32(len(name)+len(value)) + overhead, Kind: k, Fault: fault, Never: never}
+		*f = Field{Name: name, Value: slices.Clip(value), Size: uint32(len(name)+len(value)) + overhead, Kind: k, Fault: fault, Never: never}
 	}
 	if insert {
 		d.table.insert(name, value, k, fault)
