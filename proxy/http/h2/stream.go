@@ -56,7 +56,7 @@ type Pool struct {
 	n    int
 }
 
-// keepStreams bounds a Pool: 1,024 Streams are 200 KB.
+// keepStreams bounds a Pool: 1,024 Streams are 150 KB.
 const keepStreams = 1024
 
 func (p *Pool) get() *Stream {
