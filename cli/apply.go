@@ -64,7 +64,7 @@ of a demo is replaced by one that is applied, until that is deleted.`,
 			return err
 		}
 		b.relocate(r.Findings)
-		return a.finish(cmd.Context(), c, r, start, wait, output.value)
+		return a.finish(cmd.Context(), c, b, r, start, wait, output.value)
 	}
 	return cmd
 }
@@ -86,10 +86,12 @@ type live struct {
 	Proxies int      `json:"proxies"` // connected
 	Seconds float64  `json:"seconds"` // since the change was sent
 	Behind  []string `json:"behind,omitempty"`
+	// Findings are errors and warnings about the objects applied, beside all others that are in force.
+	Findings []apiv1.Finding `json:"findings,omitempty"`
 }
 
-// finish tells what became of a change and waits until it is live.
-func (a *app) finish(ctx context.Context, c *client.Client, r *apiv1.ApplyResult, start time.Time, wait time.Duration, format string) error {
+// finish tells what became of a change and waits until it is live. b is where the objects stand; nil: nowhere any more.
+func (a *app) finish(ctx context.Context, c *client.Client, b *bundle, r *apiv1.ApplyResult, start time.Time, wait time.Duration, format string) error {
 	if format == asTable {
 		a.out.applied(r)
 	}
@@ -98,6 +100,10 @@ func (a *app) finish(ctx context.Context, c *client.Client, r *apiv1.ApplyResult
 	if !r.Refused && !r.DryRun && wait > 0 && len(r.Objects) > 0 {
 		if l, err = waitLive(ctx, c, r.Mesh, start, wait); err != nil {
 			return err
+		}
+		if b != nil {
+			l.Findings = across(ctx, c, r)
+			b.relocate(l.Findings)
 		}
 	}
 	if format != asTable {
@@ -115,6 +121,10 @@ func (a *app) finish(ctx context.Context, c *client.Client, r *apiv1.ApplyResult
 		a.errs.printf("nothing was changed: it was a dry run\n")
 	case l != nil && format == asTable:
 		a.out.live(l)
+		if len(l.Findings) > 0 {
+			a.out.printf("\n")
+			a.out.findings(l.Findings)
+		}
 	}
 	if l != nil && l.Active < l.Proxies {
 		return silent(exitNo)
@@ -154,6 +164,44 @@ func waitLive(ctx context.Context, c *client.Client, version uint64, start time.
 		l.Behind = append(l.Behind, strings.Join(why, " "))
 	}
 	return l, nil
+}
+
+// analysisTime bounds the wait for findings across objects. They follow a change at once; a large mesh takes longer, and
+// `weir status` shows them then.
+const analysisTime = time.Second
+
+// across asks what the control plane finds about applied objects now that they stand beside all others: a subset
+// that nobody defines, a gateway that does not exist.
+func across(ctx context.Context, c *client.Client, r *apiv1.ApplyResult) (out []apiv1.Finding) {
+	type id struct{ kind, namespace, name string }
+	begins := map[id]int{}
+	for _, o := range r.Objects {
+		begins[id{o.Kind, o.Namespace, o.Name}] = o.Line
+	}
+	for until := time.Now().Add(analysisTime); ; {
+		s, err := c.Status(ctx)
+		if err != nil || time.Now().After(until) {
+			return nil
+		}
+		if s.Mesh < r.Mesh || !s.Analyzed {
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		for _, f := range s.Findings {
+			line, ours := begins[id{f.Kind, f.Namespace, f.Name}]
+			if !ours || f.Severity == "info" {
+				continue
+			}
+			if f.Line > 0 {
+				f.File, f.Line = apiv1.GivenFile, line+f.Line-1
+			}
+			out = append(out, f)
+		}
+		return out
+	}
 }
 
 // applied prints a line an object, and what was found.

@@ -110,6 +110,19 @@ kind: [
 	}
 }
 
+// subsetOfNobody is right by itself and wrong beside all others.
+const subsetOfNobody = `# a comment
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http:
+  - route:
+    - destination: {host: reviews, subset: v9}
+`
+
 // The commands against a real control plane: what is applied is in force when the
 // command returns, and gone when it was deleted.
 func TestControlPlane(t *testing.T) {
@@ -132,6 +145,9 @@ func TestControlPlane(t *testing.T) {
 		{fmt.Sprintf(virtualService, "soon"), "apply -f DIR/vs.yaml", "VirtualService default/reviews refused\nNamespace shop not applied\n\n" +
 			"DIR/vs.yaml\n     6  error    IST0106   VirtualService default/reviews, spec.http[0].timeout: \"soon\" is not a duration\n" +
 			"                           -> a duration is a number with a unit: \"1.5s\", \"200ms\", \"1h\"\n\nnothing was changed\nexit 1\n"},
+		{subsetOfNobody, "apply -f DIR/vs.yaml", "VirtualService default/reviews configured\nno proxy is connected\n\n" +
+			"DIR/vs.yaml\n    10  error    IST0101   VirtualService default/reviews, spec.http[0].route[0].destination.subset: subset v9 of reviews.default is not defined\n" +
+			"                           -> apply a DestinationRule for reviews.default that defines it\n"},
 		{"", "get namespaces -o name", "namespace/shop\n"},
 		{"", "delete vs/reviews ns/shop", "VirtualService default/reviews deleted\nNamespace shop deleted\nno proxy is connected\n"},
 		{"", "delete vs reviews", "error: there is no VirtualService default/reviews\n hint: weir get VirtualService lists those there are\nexit 1\n"},

@@ -72,7 +72,7 @@ Objects that stand in a file "weir up" watches are removed there.`,
 			result.Objects = append(result.Objects, r.Objects...)
 			result.Mesh = r.Mesh
 		}
-		if err := a.finish(cmd.Context(), c, result, start, wait, output.value); err != nil {
+		if err := a.finish(cmd.Context(), c, nil, result, start, wait, output.value); err != nil {
 			return err
 		}
 		if failed {

@@ -219,6 +219,9 @@ func (o *Object) Compact() *Object {
 // Text is the object as it was written, comments included; an entry of a list is JSON.
 func (o *Object) Text() string { return o.text.Text }
 
+// TextLine is the line of Ref.File in which Text begins.
+func (o *Object) TextLine() int { return o.text.Line }
+
 // saved is the form of an Object in a file of ours.
 type saved struct {
 	File      string `json:"file"`

@@ -88,7 +88,7 @@ func (p *Plane) plan(u *store.Update, unit config.Unit) (apiv1.ApplyResult, map[
 	var result apiv1.ApplyResult
 	seen := map[config.ID]bool{}
 	for _, o := range unit.Objects {
-		a := apiv1.Applied{Kind: o.ID.Kind, Namespace: o.ID.Namespace, Name: o.ID.Name, Action: "created"}
+		a := apiv1.Applied{Kind: o.ID.Kind, Namespace: o.ID.Namespace, Name: o.ID.Name, Action: "created", Line: o.TextLine()}
 		_, state, found := store.Lower(o, u.Snapshot.Settings)
 		if seen[o.ID] {
 			found = append(found, config.New(config.Duplicate, o.Ref, "", o.Ref.Line, o.ID.Kind+" "+o.ID.Namespace+"/"+o.ID.Name+" is given twice", "remove one of the two"))

@@ -168,4 +168,6 @@ type Applied struct {
 	// Action is created, configured, unchanged, refused, or deleted.
 	Action string `json:"action"`
 	Note   string `json:"note,omitempty"` // what else there is to say about it
+	// Line is where its text begins in what was given; findings about the object in force count from there.
+	Line int `json:"line,omitempty"`
 }
