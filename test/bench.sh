@@ -8,3 +8,11 @@ bench=${1:?where is the bench folder?}/proxy/bench.py rounds=${2:-7}
 root=$PWD
 "$bench" http1 --rounds "$rounds" --max-ratio 1.0:nginx \
   --target "weir=8110:$root/bin/weir-proxy run -c $root/test/bench/http1.yaml --log-level error"
+
+work=${BENCH_STATE:-/var/tmp/bench}
+tls=$(mktemp); trap 'rm -f "$tls"' EXIT
+sed "s|CERTS|$work/certs|" test/bench/tls.yaml > "$tls"
+weir="env GOMAXPROCS=2 $root/bin/weir-proxy run -c $tls --workers 1 --log-level error"
+"$bench" tls --rounds "$rounds" --max-ratio 0.9:nginx --target "weir=8210:$weir"
+"$bench" handshake --rounds "$rounds" --max-ratio 0.85:nginx --target "weir=8310:$weir"
+"$bench" memory --tls --target "weir=8210:$weir"

@@ -398,3 +398,29 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+// What a record costs, sealed and opened, by Weir and by crypto/tls.
+func BenchmarkRecords(b *testing.B) {
+	for _, size := range []int{100, 1 << 10, MaxPlaintext} {
+		for _, l := range []struct {
+			name string
+			std  bool
+		}{{"own", false}, {"crypto-tls", true}} {
+			p := layered(b, l.std, l.std, TLS13)
+			msg, out, in := make([]byte, size), make([]byte, 0, 64<<10), make([]byte, 64<<10)
+			b.Run(fmt.Sprintf("%d/%s", size, l.name), func(b *testing.B) {
+				b.SetBytes(int64(size))
+				b.ReportAllocs()
+				for b.Loop() {
+					raw, err := p.server.Seal(out, msg)
+					if err != nil {
+						b.Fatal(err)
+					}
+					if n, _, err := p.client.Open(in, raw); n != size || err != nil {
+						b.Fatal(n, err)
+					}
+				}
+			})
+		}
+	}
+}
