@@ -32,6 +32,7 @@ type clusterSpec struct {
 	static          *endpointv3.ClusterLoadAssignment
 	limits          limitValues
 	lookup          cluster.Lookup
+	auto            autoName
 }
 
 type limitValues struct{ connections, pending, requests, retries uint32 }
@@ -201,6 +202,9 @@ func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
 		if err := common(o.GetCommonHttpProtocolOptions(), at+".common_http_protocol_options"); err != nil {
 			return err
 		}
+		if u := o.GetUpstreamHttpProtocolOptions(); u != nil {
+			s.auto = autoName{s.Service.Host, u.GetAutoSni(), u.GetAutoSanValidation()}
+		}
 		switch x := o.GetUpstreamProtocolOptions().(type) {
 		case *upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_:
 			e := x.ExplicitHttpConfig
@@ -256,7 +260,7 @@ func decodeHTTP2(o *corev3.Http2ProtocolOptions, path string) (h cluster.HTTP2Op
 func (b *Builder) decodeTransports(s *clusterSpec, c *clusterv3.Cluster, path string) error {
 	for i, m := range c.GetTransportSocketMatches() {
 		at := fmt.Sprintf("%s.transport_socket_matches[%d]", path, i)
-		t, err := b.decodeUpstreamTransport(m.GetTransportSocket(), at)
+		t, err := b.decodeUpstreamTransport(m.GetTransportSocket(), s.auto, at)
 		if err != nil {
 			return err
 		}
@@ -270,7 +274,7 @@ func (b *Builder) decodeTransports(s *clusterSpec, c *clusterv3.Cluster, path st
 		s.Transports = append(s.Transports, match)
 	}
 	if c.GetTransportSocket() != nil {
-		t, err := b.decodeUpstreamTransport(c.GetTransportSocket(), path+".transport_socket")
+		t, err := b.decodeUpstreamTransport(c.GetTransportSocket(), s.auto, path+".transport_socket")
 		if err != nil {
 			return err
 		}

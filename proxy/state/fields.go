@@ -86,7 +86,7 @@ var fields = map[protoreflect.FullName]known{
 		but("stream_reset_rate", "the codec has a budget of its own"),
 	"envoy.config.core.v3.KeepaliveSettings": acts("interval timeout").but("interval_jitter", "intervals begin when connections do").
 		but("connection_idle_interval", "a dead connection is replaced once"),
-	"envoy.config.core.v3.UpstreamHttpProtocolOptions": everything,
+	"envoy.config.core.v3.UpstreamHttpProtocolOptions": acts("auto_sni auto_san_validation"),
 	"envoy.type.v3.FractionalPercent":                  everything,
 	"envoy.type.v3.Int64Range":                         everything,
 	"envoy.type.v3.Percent":                            everything,
@@ -122,8 +122,9 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.cluster.v3.CircuitBreakers":              acts("thresholds").but("per_host_thresholds", later),
 	"envoy.config.cluster.v3.CircuitBreakers.Thresholds": acts("priority max_connections max_pending_requests max_requests max_retries").
 		but("retry_budget", later).but("track_remaining", statsNames).but("max_connection_pools", onlyEnvoy),
-	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": acts("common_http_protocol_options explicit_http_config use_downstream_protocol_config auto_config").
-		but("http_filters", later).but("upstream_http_protocol_options", later).but("header_validation_config", onlyEnvoy),
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": acts("common_http_protocol_options explicit_http_config use_downstream_protocol_config auto_config"+
+		" upstream_http_protocol_options").
+		but("http_filters", later).but("header_validation_config", onlyEnvoy),
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig":      everything,
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig": everything,
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig":          everything,
@@ -136,7 +137,7 @@ var fields = map[protoreflect.FullName]known{
 
 	// TLS.
 	"envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext": acts("common_tls_context sni max_session_keys").
-		but("allow_renegotiation", "renegotiation is always refused").but("auto_host_sni", later).but("auto_sni_san_validation", later),
+		but("allow_renegotiation", "renegotiation is always refused"),
 	"envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext": acts("common_tls_context require_client_certificate require_sni session_ticket_keys"+
 		" disable_stateless_session_resumption session_timeout").
 		but("disable_stateful_session_resumption", "sessions are resumed by tickets only").

@@ -101,7 +101,7 @@ func TestClientOptions(t *testing.T) {
 	// Connections survive a change of names, and nothing else.
 	ask := func(text string) string {
 		tr, err := b.clients(parse(t, &tlsv3.UpstreamTlsContext{}, `sni: "a" common_tls_context { combined_validation_context {
-			default_validation_context { `+text+` } validation_context_sds_secret_config { name: "ROOTCA" } } }`), "x")
+			default_validation_context { `+text+` } validation_context_sds_secret_config { name: "ROOTCA" } } }`), autoName{}, "x")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,6 +110,40 @@ func TestClientOptions(t *testing.T) {
 	one := ask(`match_typed_subject_alt_names { san_type: URI matcher { exact: "a" } }`)
 	if one != ask(`match_typed_subject_alt_names { san_type: URI matcher { exact: "b" } }`) || one == ask("verify_certificate_hash: \""+strings.Repeat("00", 32)+"\"") {
 		t.Error("keys of transports")
+	}
+}
+
+// Where the transport leaves the server's name open and is to find it, it is the service's.
+func TestAutoName(t *testing.T) {
+	ca := quoted(tlstest.New(t).PEM())
+	for _, tc := range []struct{ name, transport, auto, sni, names, err string }{
+		{"outbound|443||api.example.com", "validation_context { trusted_ca " + ca + " }", "auto_sni: true auto_san_validation: true", "api.example.com", "DNS:api.example.com", ""},
+		{"outbound|443||10.0.0.1", "validation_context { trusted_ca " + ca + " }", "auto_sni: true auto_san_validation: true", "", "IP:10.0.0.1", ""},
+		{"outbound|443||api.example.com", "", "auto_sni: true auto_san_validation: true", "api.example.com", "any identity of the mesh", ""},
+		{"outbound|443||*.example.com", "validation_context { trusted_ca " + ca + " match_typed_subject_alt_names { san_type: DNS matcher { exact: \"a\" } } }", "auto_san_validation: true", "", "DNS:a", ""},
+		{"outbound|443||*.example.com", "validation_context { trusted_ca " + ca + " }", "auto_san_validation: true", "", "", "the cluster stands for many"},
+		{"outbound|443||*.example.com", "", "auto_sni: true", "", "", "the cluster stands for many"},
+		{"x", "", `auto_sni: true override_auto_sni_header: "a"`, "", "", "override_auto_sni_header: field is not supported"},
+	} {
+		b := newBuilder()
+		_, _, err := b.Apply(update(t, resource.ClusterType, `name: "`+tc.name+`" type: STATIC
+			typed_extension_protocol_options { key: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" value { [type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions] {
+				upstream_http_protocol_options { `+tc.auto+` } explicit_http_config { http_protocol_options {} } } } }
+			transport_socket { name: "tls" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext] { common_tls_context { `+tc.transport+` } } } }
+			load_assignment { endpoints { lb_endpoints { endpoint { address { socket_address { address: "10.0.0.2" port_value: 443 } } } } } }`))
+		if tc.err != "" {
+			if err == nil || !strings.Contains(strings.ReplaceAll(err.Error(), "\u00a0", " "), tc.err) {
+				t.Errorf("%s, %s: %v, want %q", tc.name, tc.auto, err, tc.err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr := b.State().ClusterNamed(tc.name).Endpoints[0].Transport.Load()
+		if tr.TCP.SNI() != tc.sni || tr.Names.String() != tc.names {
+			t.Errorf("%s: asks for %q, accepts %v", tc.name, tr.TCP.SNI(), tr.Names)
+		}
 	}
 }
 

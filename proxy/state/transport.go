@@ -3,8 +3,10 @@ package state
 import (
 	"crypto/sha256"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
@@ -29,7 +31,7 @@ const (
 const istioALPN = "istio"
 
 // decodeUpstreamTransport returns nil for plaintext.
-func (b *Builder) decodeUpstreamTransport(s *corev3.TransportSocket, path string) (*cluster.Transport, error) {
+func (b *Builder) decodeUpstreamTransport(s *corev3.TransportSocket, auto autoName, path string) (*cluster.Transport, error) {
 	if err := check(s, path); err != nil {
 		return nil, err
 	}
@@ -45,13 +47,13 @@ func (b *Builder) decodeUpstreamTransport(s *corev3.TransportSocket, path string
 		if err := unpack(s.GetTypedConfig(), u, path); err != nil {
 			return nil, err
 		}
-		return b.clients(u, path)
+		return b.clients(u, auto, path)
 	case upstreamProxyURL:
 		p := &proxyprotocolv3.ProxyProtocolUpstreamTransport{}
 		if err := unpack(s.GetTypedConfig(), p, path); err != nil {
 			return nil, err
 		}
-		t, err := b.decodeUpstreamTransport(p.GetTransportSocket(), path+".transport_socket")
+		t, err := b.decodeUpstreamTransport(p.GetTransportSocket(), auto, path+".transport_socket")
 		if err != nil {
 			return nil, err
 		}
@@ -83,10 +85,44 @@ func withoutHTTP2(alpn []string) []string {
 	return slices.DeleteFunc(slices.Clone(alpn), func(p string) bool { return p == "h2" || p == "istio-h2" })
 }
 
+// autoName is UpstreamHttpProtocolOptions: the server is asked for, and has to prove, the name
+// that requests are for. Envoy takes it of each request, here it is the cluster's service: the
+// same, but for services that stand for many names.
+type autoName struct {
+	host       string
+	sni, names bool
+}
+
+// complete sets what the transport itself leaves open.
+func (a autoName) complete(o *tls.ClientOptions, path string) error {
+	asks, proves := a.sni && o.SNI == "", a.names && len(o.Trust.Names) == 0 && !o.Trust.SkipVerify
+	if !asks && !proves {
+		return nil
+	}
+	if a.host == "" || strings.HasPrefix(a.host, "*") {
+		return fmt.Errorf("%s: auto_sni and auto_san_validation need a name, and the cluster stands for many (%q): give sni, and the names to accept", path, a.host)
+	}
+	ip, err := netip.ParseAddr(a.host)
+	if asks && err != nil {
+		o.SNI = a.host // an address is no server name (RFC 6066, section 3)
+	}
+	switch {
+	case !proves:
+	case err == nil:
+		o.Trust.Names = tls.Names{{Exact: ip.String(), Kind: tls.IPName}}
+	default:
+		o.Trust.Names = tls.Names{{Exact: a.host, Kind: tls.DNSName}}
+	}
+	return nil
+}
+
 // clients makes the contexts of an UpstreamTlsContext.
-func (b *Builder) clients(u *tlsv3.UpstreamTlsContext, path string) (*cluster.Transport, error) {
+func (b *Builder) clients(u *tlsv3.UpstreamTlsContext, auto autoName, path string) (*cluster.Transport, error) {
 	o, err := b.clientOptions(u, path)
 	if err != nil {
+		return nil, err
+	}
+	if err := auto.complete(&o, path); err != nil {
 		return nil, err
 	}
 	t := &cluster.Transport{SNI: o.SNI, ALPN: o.ALPN, Names: o.Trust.Names, Istio: slices.Contains(o.ALPN, istioALPN)}

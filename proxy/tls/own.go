@@ -77,14 +77,12 @@ const (
 	recordsPerKey = 1 << 24
 )
 
-// newOwn takes over after a handshake; nil: another suite than Weir's.
-func newOwn(k *secrets, id uint16, client bool) (*own, error) {
+// newOwn takes over after a handshake; nil: it cannot (another suite, secrets of another form, an
+// AEAD that FIPS mode does not allow), and crypto/tls has to go on.
+func newOwn(k *secrets, id uint16, client bool) *own {
 	u := suites[id]
-	if u == nil {
-		return nil, nil
-	}
-	if n := u.hash.Size(); k.clientLen != n || k.serverLen != n {
-		return nil, fmt.Errorf("crypto/tls gave traffic secrets of %d and %d bytes, want %d", k.clientLen, k.serverLen, n)
+	if u == nil || k.clientLen != u.hash.Size() || k.serverLen != u.hash.Size() {
+		return nil
 	}
 	o := &own{suite: u, client: client, limit: math.MaxUint64 - 1, updates: updateBurst}
 	if u.rekeys {
@@ -94,13 +92,13 @@ func newOwn(k *secrets, id uint16, client bool) (*own, error) {
 	if client {
 		o.in.secret, o.out.secret = k.server, k.client
 	}
-	if err := errors.Join(o.in.keys(u), o.out.keys(u)); err != nil {
-		return nil, err
+	if o.in.keys(u) != nil || o.out.keys(u) != nil {
+		return nil
 	}
 	if !client {
 		o.out.seq = k.sent
 	}
-	return o, nil
+	return o
 }
 
 // keys derives key and IV from the secret (RFC 8446, section 7.3); records count from 0 again.
@@ -209,7 +207,7 @@ func (o *own) forget() {
 	clear(o.out.iv[:])
 	clear(o.rest)
 	o.in.aead, o.out.aead, o.rest, o.hand, o.tickets = nil, nil, nil, nil, nil
-	o.final = errForgotten
+	o.ended, o.final = true, errForgotten
 }
 
 var errForgotten = &Error{Reason: Violation, Err: errors.New("the session has ended")}

@@ -59,6 +59,10 @@ type records interface {
 
 // Session begins a session for an accepted connection.
 func (s *Server) Session(h Host) *Session {
+	if !s.config.SessionTicketsDisabled {
+		// Makes or renews the keys that Clone copies, lest every copy makes its own.
+		_, _ = s.config.DecryptTicket(nil, stdtls.ConnectionState{})
+	}
 	n := &handshake{w: newWire(h), config: s.config.Clone(), trust: &s.trust}
 	if !s.std {
 		n.secrets = &secrets{}
@@ -132,21 +136,15 @@ func (s *Session) Handshake() error {
 	}
 	st := s.tc.ConnectionState()
 	s.peer = s.describe(&st)
+	s.records = &bio{tc: s.tc, w: s.w}
 	if s.secrets != nil && st.Version == TLS13 {
-		own, err := newOwn(s.secrets, st.CipherSuite, s.client)
-		if err != nil {
-			return &Error{Reason: Violation, Err: err}
-		}
-		if own != nil {
+		if own := newOwn(s.secrets, st.CipherSuite, s.client); own != nil {
 			own.tickets = s.view.follow(s.tc, s.w)
 			s.records = own
 		}
 	}
 	s.secrets.clear()
 	s.view.done(&st)
-	if s.records == nil {
-		s.records = &bio{tc: s.tc, w: s.w}
-	}
 	s.w.establish()
 	return nil
 }
