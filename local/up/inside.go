@@ -149,7 +149,7 @@ func (i *inside) configuration(ctx context.Context) error {
 			i.latest = u
 			i.mu.Unlock()
 			if before != nil {
-				for _, c := range changes(before, u) {
+				for _, c := range first(shown, changes(before, u), "changes; `weir get all` shows what there is") {
 					i.say(c)
 				}
 			}
@@ -252,12 +252,36 @@ func (i *inside) tell(u *store.Update, p *plan.Plan) {
 	if !i.out.opened() {
 		return // the report has them
 	}
+	// A finding on another line is not a new one.
+	placeless := func(f config.Finding) config.Finding {
+		f.Line, f.Object.Line = 0, 0
+		return f
+	}
+	known := map[config.Finding]bool{}
+	for _, f := range before {
+		known[placeless(f)] = true
+	}
+	var news []string
 	for _, f := range all {
-		// A finding on another line is not a new one.
-		if !slices.ContainsFunc(before, func(o config.Finding) bool { o.Line, o.Object.Line = f.Line, f.Object.Line; return o == f }) {
-			i.say(f.String())
+		if !known[placeless(f)] {
+			news = append(news, f.String())
 		}
 	}
+	for _, f := range first(shown, news, "findings; `weir status` shows them") {
+		i.say(f)
+	}
+}
+
+// shown is how many lines about one change of the configuration a person may be told: a
+// screen has 24.
+const shown = 20
+
+// first leaves the first n lines, and says how many more of what there are.
+func first(n int, lines []string, what string) []string {
+	if len(lines) <= n {
+		return lines
+	}
+	return append(lines[:n-1:n-1], fmt.Sprintf("and %d more %s", len(lines)-n+1, what))
 }
 
 // replace writes a file so that readers see the old content or the new.

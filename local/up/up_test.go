@@ -580,3 +580,14 @@ func TestTakeOver(t *testing.T) {
 	}
 	r.stop()
 }
+
+// A folder full of objects does not flood the terminal.
+func TestFirst(t *testing.T) {
+	lines := []string{"a", "b", "c", "d"}
+	if d := cmp.Diff(lines, first(4, lines, "changes")); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]string{"a", "b", "and 2 more changes"}, first(3, lines, "changes")); d != "" || lines[2] != "c" {
+		t.Error(d, lines)
+	}
+}
