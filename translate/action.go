@@ -113,37 +113,38 @@ func (b *routeBuilder) rewrite(to *routev3.RouteAction, w *mesh.Rewrite, m *mesh
 	if w == nil {
 		return
 	}
-	if w.Authority != "" {
-		to.HostRewriteSpecifier = &routev3.RouteAction_HostRewriteLiteral{HostRewriteLiteral: w.Authority}
+	if host := b.word("rewrite.authority", w.Authority); host != "" {
+		to.HostRewriteSpecifier = &routev3.RouteAction_HostRewriteLiteral{HostRewriteLiteral: host}
 	}
+	uri := b.word("rewrite.uri", w.URI)
 	replace := func(pattern, by string) {
 		to.RegexRewrite = &matcherv3.RegexMatchAndSubstitute{Pattern: b.regex(pattern), Substitution: by}
 	}
 	switch {
 	case w.RegexMatch != "":
-		replace(w.RegexMatch, w.RegexSub)
-	case w.URI == "":
+		replace(w.RegexMatch, b.word("rewrite.uriRegexRewrite.rewrite", w.RegexSub))
+	case uri == "":
 	case m.URI.Kind == mesh.Regex:
 		// prefix_rewrite has no meaning without a prefix: replace what matched.
-		replace("^"+"(?:"+m.URI.Value+")$", strings.ReplaceAll(w.URI, `\`, `\\`))
+		replace("^"+"(?:"+m.URI.Value+")$", strings.ReplaceAll(uri, `\`, `\\`))
 	default:
-		to.PrefixRewrite = w.URI
+		to.PrefixRewrite = uri
 	}
 }
 
 func (b *routeBuilder) redirect(d *mesh.Redirect) *routev3.RedirectAction {
 	out := &routev3.RedirectAction{
-		HostRedirect: d.Authority,
+		HostRedirect: b.word("redirect.authority", d.Authority),
 		PortRedirect: d.Port,
 	}
-	if d.Scheme != "" {
-		out.SchemeRewriteSpecifier = &routev3.RedirectAction_SchemeRedirect{SchemeRedirect: d.Scheme}
+	if scheme := b.word("redirect.scheme", d.Scheme); scheme != "" {
+		out.SchemeRewriteSpecifier = &routev3.RedirectAction_SchemeRedirect{SchemeRedirect: scheme}
 	}
 	switch {
 	case d.URI != "":
-		out.PathRewriteSpecifier = &routev3.RedirectAction_PathRedirect{PathRedirect: d.URI}
+		out.PathRewriteSpecifier = &routev3.RedirectAction_PathRedirect{PathRedirect: b.word("redirect.uri", d.URI)}
 	case d.PrefixRewrite != "":
-		out.PathRewriteSpecifier = &routev3.RedirectAction_PrefixRewrite{PrefixRewrite: d.PrefixRewrite}
+		out.PathRewriteSpecifier = &routev3.RedirectAction_PrefixRewrite{PrefixRewrite: b.word("redirect.prefixRewrite", d.PrefixRewrite)}
 	}
 	if d.DerivePort == "FROM_REQUEST_PORT" {
 		out.PortRedirect = uint32(b.port)
@@ -181,9 +182,13 @@ func (b *routeBuilder) mutations(to mutable, ops *mesh.HeaderOps) (host string) 
 		for _, h := range headers {
 			switch {
 			case request && (h.Name == "host" || h.Name == ":authority"):
-				host = h.Value
+				host = b.word("header "+h.Name, h.Value)
 			case strings.HasPrefix(h.Name, ":"), h.Name == "host":
 				b.note("header %q cannot be changed: it is left alone", h.Name)
+			case !headerName(h.Name):
+				b.note("%q is not a header name: it is left alone", clip(h.Name))
+			case strings.ContainsAny(h.Value, "\r\n\x00"):
+				b.note("value of header %q has a control character: the header is left alone", h.Name)
 			case !wellFormed(h.Value):
 				b.note("value of header %q: %q is not well-formed (%%OPERATOR%%, or %%%% for a percent sign): the header is left alone", h.Name, clip(h.Value))
 			default:

@@ -145,7 +145,7 @@ func (c *chaos) virtualService(ns, name string) *mesh.VirtualService {
 		}
 		switch c.n("action", 4) {
 		case 0:
-			r.Action.Redirect = &mesh.Redirect{URI: "/r", Code: uint32(one(c, "code", 0, 302, 999)), Port: uint32(c.n("port", 70000))}
+			r.Action.Redirect = &mesh.Redirect{URI: one(c, "location", "", "/r", "/r\r\na: b"), Authority: one(c, "authority", "", "h", "h h"), Scheme: one(c, "scheme", "", "https", "h\n"), Code: uint32(one(c, "code", 0, 302, 999)), Port: uint32(c.n("port", 70000))}
 		case 1:
 			r.Action.Direct = &mesh.DirectResponse{Status: uint32(one(c, "status", 0, 200, 99999))}
 		default:
@@ -154,7 +154,7 @@ func (c *chaos) virtualService(ns, name string) *mesh.VirtualService {
 		if c.maybe("extras") {
 			r.Fault = &mesh.Fault{Delay: time.Duration(c.n("delay", 1)), DelayPercent: 200, AbortStatus: uint32(one(c, "abort", 0, 503, 5)), AbortGRPC: "NOPE", AbortPercent: -1}
 			r.Retries = &mesh.RetryPolicy{Attempts: 1, RetryOn: one(c, "retryOn", "", "5xx,503", "nonsense"), Backoff: time.Duration(c.n("backoff", 1))}
-			r.Rewrite = &mesh.Rewrite{URI: "/w", Authority: one(c, "authority", "", "h")}
+			r.Rewrite = &mesh.Rewrite{URI: one(c, "uri", "", "/w", "/w HTTP/1.1"), Authority: one(c, "authority", "", "h", "h\na: b")}
 			r.CORS = &mesh.CORS{AllowOrigins: []mesh.StringMatch{c.stringMatch("origin")}}
 		}
 		v.HTTP = append(v.HTTP, r)

@@ -192,6 +192,8 @@ func (l *lowerer) rewrite(path string, r *networkingv1alpha3.HTTPRewrite) *mesh.
 		return nil
 	}
 	out := &mesh.Rewrite{URI: r.Uri, Authority: r.Authority}
+	l.oneWord(path+".uri", r.Uri)
+	l.oneWord(path+".authority", r.Authority)
 	re := r.UriRegexRewrite
 	if r.Uri == "" && r.Authority == "" && re == nil {
 		l.Invalid(path, "rewrites nothing", "add uri, authority or uriRegexRewrite")
@@ -205,9 +207,18 @@ func (l *lowerer) rewrite(path string, r *networkingv1alpha3.HTTPRewrite) *mesh.
 		}
 		l.regex(path+".uriRegexRewrite.match", re.Match)
 		l.substitution(path+".uriRegexRewrite.rewrite", re.Match, re.Rewrite)
+		l.oneWord(path+".uriRegexRewrite.rewrite", re.Rewrite)
 		out.RegexMatch, out.RegexSub = re.Match, re.Rewrite
 	}
 	return out
+}
+
+// oneWord checks what becomes a part of a request's first line, of its Host or of a
+// Location: anything behind a space or a line's end would be something else to the reader.
+func (l *lowerer) oneWord(path, s string) {
+	if strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) >= 0 {
+		l.Invalid(path, fmt.Sprintf("%q has a space or a control character", s), "in a path write %20 for a space")
+	}
 }
 
 // substitution checks that \1 … \9 stand for groups of the expression.
@@ -233,6 +244,9 @@ func (l *lowerer) substitution(path, expr, sub string) {
 
 func (l *lowerer) redirect(path string, r *networkingv1alpha3.HTTPRedirect, matches []*networkingv1alpha3.HTTPMatchRequest) *mesh.Redirect {
 	out := &mesh.Redirect{URI: r.Uri, PrefixRewrite: r.PrefixRewrite, Authority: r.Authority, Scheme: r.Scheme, Code: 301}
+	l.oneWord(path+".uri", r.Uri)
+	l.oneWord(path+".prefixRewrite", r.PrefixRewrite)
+	l.oneWord(path+".authority", r.Authority)
 	switch p := r.RedirectPort.(type) {
 	case *networkingv1alpha3.HTTPRedirect_Port:
 		out.Port = uint32(l.port(path+".port", p.Port, false))

@@ -329,6 +329,19 @@ func TestRefused(t *testing.T) {
 		{"an unknown operator", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "a" }
 			request_headers_to_add { header { key: "a" value: "%NOPE%" } } } }`,
 			`route configuration r virtual host v.routes[0].request_headers_to_add[0].header.value: value "%NOPE%": operator %NOPE% is not supported in header values`},
+		{"a header in a header's value", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" response_headers_to_add { header { key: "a" value: "b\r\nc: d" } } }`,
+			`route configuration r virtual host v.response_headers_to_add[0].header.value: "b\r\nc: d" has a control character`},
+		{"a header's name of two words", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" response_headers_to_add { header { key: "a b" value: "c" } } }`,
+			`route configuration r virtual host v.response_headers_to_add[0].header.key: "a b" is not a header name`},
+		{"a request in a path", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "a" prefix_rewrite: "/ HTTP/1.1\r\n\r\nGET /" } } }`,
+			`route configuration r virtual host v.routes[0].route.prefix_rewrite: "/ HTTP/1.1\r\n\r\nGET /" has a space or a control character`},
+		{"a header in an authority", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "a" host_rewrite_literal: "a\nb: c" } } }`,
+			`route configuration r virtual host v.routes[0].route.host_rewrite_literal: "a\nb: c" has a space or a control character`},
+		{"a header in a redirect", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } redirect { path_redirect: "/\r\nset-cookie: a" } } }`,
+			`route configuration r virtual host v.routes[0].redirect.path_redirect: "/\r\nset-cookie: a" has a space or a control character`},
+		{"a header in the server's name", resource.ListenerType, `name: "l" address { socket_address { address: "127.0.0.1" port_value: 1 } } filter_chains { filters { name: "h" typed_config {
+			[type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager] { server_name: "a\r\nb: c" } } } }`,
+			`listener l.filter_chains[0].filters[0] h.server_name: "a\r\nb: c" has a control character`},
 		{"a per-route filter nobody has", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "a" }
 			typed_per_filter_config { key: "envoy.filters.http.rbac" value { [type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC] {} } } } }`,
 			"route configuration r virtual host v.routes[0].typed_per_filter_config[envoy.filters.http.rbac]: not supported"},

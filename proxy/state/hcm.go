@@ -77,6 +77,9 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 	if err := unpack(a, m, path); err != nil {
 		return nil, "", err
 	}
+	if err := cmp.Or(oneLine(path+".server_name", m.GetServerName()), oneLine(path+".via", m.GetVia())); err != nil {
+		return nil, "", err
+	}
 	c := &http.Config{
 		StatPrefix: m.GetStatPrefix(), Direction: dir, ServerName: []byte(cmp.Or(m.GetServerName(), "envoy")), // the field's default
 

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"regexp"
@@ -248,6 +249,9 @@ func perMillion(p *typev3.FractionalPercent) uint32 {
 }
 
 func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster.ID) (*route.Forward, error) {
+	if err := forwardTexts(a, path); err != nil {
+		return nil, err
+	}
 	f := &route.Forward{PrefixRewrite: a.GetPrefixRewrite(), HostRewrite: a.GetHostRewriteLiteral()}
 	switch s := a.GetClusterSpecifier().(type) {
 	case *routev3.RouteAction_Cluster:
@@ -349,6 +353,9 @@ func decodeRetry(p *routev3.RetryPolicy, path string) (*route.Retry, error) {
 func decodeRedirect(d *routev3.RedirectAction, path string) (*route.Redirect, error) {
 	r := &route.Redirect{Scheme: d.GetSchemeRedirect(), Host: d.GetHostRedirect(), Path: d.GetPathRedirect(), PrefixRewrite: d.GetPrefixRewrite(),
 		Port: uint16(d.GetPortRedirect()), StripQuery: d.GetStripQuery()}
+	if err := redirectTexts(d, path); err != nil {
+		return nil, err
+	}
 	if d.GetPortRedirect() > 65535 {
 		return nil, fmt.Errorf("%s.port_redirect: %d is out of range", path, d.GetPortRedirect())
 	}
@@ -404,6 +411,9 @@ func headerOps(m mutations, path string) (*route.Headers, error) {
 			name := strings.ToLower(o.GetHeader().GetKey())
 			if name == "" || strings.HasPrefix(name, ":") || name == "host" {
 				return fmt.Errorf("%s.header.key: %q cannot be changed this way", at, o.GetHeader().GetKey())
+			}
+			if err := cmp.Or(token(at+".header.key", name), oneLine(at+".header.value", o.GetHeader().GetValue())); err != nil {
+				return err
 			}
 			value, err := route.ParseFormat(o.GetHeader().GetValue())
 			if err != nil {
