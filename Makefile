@@ -53,6 +53,10 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 differential: ## the HTTP codecs against net/http and x/net on 1,000,000 generated inputs each: minutes
 	WEIR_DIFFERENTIAL=1000000 $(GO) test -count=1 -v -timeout 60m -run '^TestDifferential$$' ./proxy/http/h1 ./proxy/http/h2 ./proxy/http/hpack
 
+.PHONY: conformance
+conformance: ## h2spec against the proxy, in cleartext and over TLS
+	@./test/h2spec.sh
+
 .PHONY: bench
 bench: build ## CPU per request beside nginx and HAProxy (needs ../shared/bench)
 	@./test/bench.sh $(BENCH)

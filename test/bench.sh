@@ -16,3 +16,9 @@ weir="env GOMAXPROCS=2 $root/bin/weir-proxy run -c $tls --workers 1 --log-level 
 "$bench" tls --rounds "$rounds" --max-ratio 0.9:nginx --target "weir=8210:$weir"
 "$bench" handshake --rounds "$rounds" --max-ratio 0.85:nginx --target "weir=8310:$weir"
 "$bench" memory --tls --target "weir=8210:$weir"
+
+for streams in "4 25" "32 2"; do
+  set -- $streams
+  "$bench" http2 --rounds "$rounds" --conns "$1" --streams "$2" \
+    --target "weir=8410:$root/bin/weir-proxy run -c $root/test/bench/http2.yaml --log-level error"
+done

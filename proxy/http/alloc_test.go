@@ -23,15 +23,25 @@ import (
 type path struct {
 	net              *mem.Net
 	worker           *http.Worker
-	client, upstream *mem.Peer
 	listener         *mem.Listener
+	client, upstream *mem.Peer
 	request          []byte
 	response         []byte
 	buf              []byte
 }
 
 func newPath(t testing.TB, direction http.Direction, request, response string) *path {
-	p := &path{net: mem.New(), buf: make([]byte, 256<<10), request: []byte(request), response: []byte(response)}
+	p := makePath(t, direction, []byte(request), []byte(response), cluster.HTTP1)
+	p.client.Send(p.request)
+	p.net.Step()
+	p.upstream = p.listener.Accept()
+	p.answer(t)
+	return p
+}
+
+// makePath is a path on which nothing has happened.
+func makePath(t testing.TB, direction http.Direction, request, response []byte, upstream cluster.Protocol) *path {
+	p := &path{net: mem.New(), buf: make([]byte, 256<<10), request: request, response: response}
 	l := p.net.Loop(loop.Options{})
 	self := &observe.Node{ID: "sidecar~10.0.0.1~productpage-v1-0.default~default.svc.cluster.local", Name: "productpage-v1-0", Namespace: "default",
 		Workload: "productpage-v1", Owner: "kubernetes://apis/apps/v1/namespaces/default/deployments/productpage-v1",
@@ -52,7 +62,7 @@ func newPath(t testing.TB, direction http.Direction, request, response string) *
 		m.Store(cluster.Unlimited)
 	}
 	at := netip.MustParseAddrPort("10.2.0.1:9080")
-	c := &cluster.Cluster{Name: "outbound|9080||reviews.default.svc.cluster.local", Limits: limits,
+	c := &cluster.Cluster{Name: "outbound|9080||reviews.default.svc.cluster.local", Limits: limits, Protocol: upstream,
 		Service:   cluster.Service{Host: "reviews.default.svc.cluster.local", Name: "reviews", Namespace: "default"},
 		Endpoints: []*cluster.Endpoint{{Addr: at, Limits: limits, Workload: cluster.Workload{Name: "reviews-v1", Namespace: "default"}}}}
 	c.Seal()
@@ -64,17 +74,12 @@ func newPath(t testing.TB, direction http.Direction, request, response string) *
 	}
 	p.worker.SetState(&state{clusters: []*cluster.Cluster{c}, table: table})
 	listen(t, l, front, func(c *conn.Conn) { c.HandOver(p.worker.Serve(c, cfg)) })
-	p.listener, err = p.net.Listen(at)
-	if err != nil {
+	if p.listener, err = p.net.Listen(at); err != nil {
 		t.Fatal(err)
 	}
 	if p.client, err = p.net.Dial(front); err != nil {
 		t.Fatal(err)
 	}
-	p.client.Send(p.request)
-	p.net.Step()
-	p.upstream = p.listener.Accept()
-	p.answer(t)
 	return p
 }
 

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http"
@@ -28,6 +30,20 @@ func FuzzExchange(f *testing.F) {
 	f.Add([]byte("GET /chat HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nabc"), []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\ndef"), []byte{255, 1, 200, 3, 12, 13})
 	f.Add([]byte("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc"), []byte("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\n\r\nHTTP/1.0 200 OK\r\n\r\nuntil"), []byte{9, 8, 7, 6, 5})
 	f.Add([]byte("\x16\x03\x01"), []byte("SSH-2.0\r\n"), []byte{1})
+	// HTTP/2: the client's bytes say so, for upstreams the first step does.
+	two := hello2(http2.ClientPreface)
+	for id := uint32(1); id < 12; id += 2 {
+		two = append(two, onStream(frames2(20*(int(id)&2), ":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/", "te", "trailers"), id)...)
+	}
+	answers := hello2("")
+	for id := uint32(1); id < 12; id += 2 {
+		answers = append(answers, onStream(frames2(30, ":status", "200", "grpc-status", "14"), id)...)
+	}
+	f.Add(two, []byte(okResponse(30)), []byte{121, 121, 2, 2, 2, 7, 7})
+	f.Add(two, answers, []byte{255, 121, 2, 121, 2, 7, 15, 7, 2, 2, 61})
+	f.Add([]byte(getRequest+getRequest), answers, []byte{255, 121, 2, 121, 2, 7, 15, 7, 2, 2, 61})
+	tunnel := append(hello2(http2.ClientPreface), onStream(frames2(10, ":method", "CONNECT", ":protocol", "websocket", ":scheme", "http", ":authority", "a", ":path", "/"), 1)...)
+	f.Add(tunnel, answers, []byte{255, 121, 2, 121, 2, 7})
 	f.Fuzz(func(t *testing.T, client, upstream, plan []byte) {
 		n := mem.New()
 		l := n.Loop(loop.Options{})
@@ -39,6 +55,9 @@ func FuzzExchange(f *testing.F) {
 		limits.MaxRequests.Store(10)
 		limits.MaxRetries.Store(2)
 		c := &cluster.Cluster{Name: "c", Limits: limits}
+		if len(plan) > 0 && plan[0] == 255 {
+			c.Protocol = cluster.HTTP2
+		}
 		var listeners []*mem.Listener
 		for i, a := range []string{"10.2.0.1:80", "10.2.0.2:80"} {
 			at := netip.MustParseAddrPort(a)
