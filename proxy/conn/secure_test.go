@@ -342,6 +342,36 @@ func TestTLSGate(t *testing.T) {
 	}
 }
 
+// While handshakes wait for their turn, connections that have theirs behind them are served.
+func TestGateStarvesNobody(t *testing.T) {
+	gate := tls.NewGate(1, 0)
+	s := mesh(t, ratingsID, gate)
+	n := mem.New()
+	_, client, server := tlsPair(t, n, s)
+	n.Step()
+	client.want(t, "open")
+	server.c.SetHandler(echo{})
+	if !gate.Enter(nil) { // somebody computes for long
+		t.Fatal("the gate is closed")
+	}
+	var waiting []*owner
+	for range 50 {
+		_, co, _ := tlsPair(t, n, s)
+		waiting = append(waiting, co)
+	}
+	client.c.Write([]byte("meanwhile"))
+	n.Step()
+	client.want(t, `data "meanwhile"`)
+	for _, o := range waiting {
+		o.want(t, "")
+	}
+	gate.Leave()
+	n.Step()
+	for _, o := range waiting {
+		o.want(t, "open")
+	}
+}
+
 // Mutual TLS against crypto/tls on the kernel's sockets, key updates included.
 func TestKernelTLS(t *testing.T) {
 	ca := tlstest.New(t)

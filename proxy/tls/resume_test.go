@@ -66,6 +66,17 @@ func TestResumption(t *testing.T) {
 	}
 }
 
+// A server that wants another key share asks for a second ClientHello.
+func TestHelloRetryRequest(t *testing.T) {
+	ca := tlstest.New(t)
+	w := ca.Workload("default", "ratings")
+	s := server(t, ServerOptions{Identity: w, Clients: RequireClientCert, Trust: Trust{Mesh: w}, Tickets: true, Curves: []stdtls.CurveID{stdtls.CurveP521}})
+	c := client(t, ClientOptions{Identity: w, Trust: Trust{Mesh: w}, Sessions: 1, Curves: []stdtls.CurveID{stdtls.X25519, stdtls.CurveP521}})
+	if meet(t, s, c) || !meet(t, s, c) {
+		t.Error("the first was resumed, or the second was not")
+	}
+}
+
 // What makes a ticket void: the next handshake is a full one, and succeeds.
 func TestTicketsAreVoid(t *testing.T) {
 	ca, second := tlstest.New(t), tlstest.New(t)
