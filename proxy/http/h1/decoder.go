@@ -96,18 +96,18 @@ type Decoder struct {
 	trailers *message.Headers
 	arena    *message.Arena
 	upgrade  []byte
-	asked    []byte // the upgrade asked for by the request that a response answers
-	left     int64  // of the body or chunk
-	scanned  int32  // bytes of the current line that have been searched for its end
-	budget   int32  // bytes the head, the lines of chunks or the trailers may still have
-	fields   int32  // fields they may still have
+	asked    *message.Request // that a response answers
+	left     int64            // of the body or chunk
+	scanned  int32            // bytes of the current line that have been searched for its end
+	budget   int32            // bytes the head, the lines of chunks or the trailers may still have
+	fields   int32            // fields they may still have
 	limits   Limits
 	rules    *Rules
 	flags    uint8
+	keepCase bool
 	state    state
 	reason   Reason
 	protocol message.Protocol
-	method   message.Method // of the request a response answers
 }
 
 // StartRequest makes the decoder expect a request, to be parsed into req, its
@@ -118,9 +118,9 @@ func (d *Decoder) StartRequest(req *message.Request, trailers *message.Headers, 
 }
 
 // StartResponse makes the decoder expect the response to req. After a Head with a status below 200 other than 101 the
-// caller resets resp, and the next head follows.
+// caller resets resp, and the next head follows. Method and Upgrade of req are looked at until then.
 func (d *Decoder) StartResponse(resp *message.Response, trailers *message.Headers, a *message.Arena, l Limits, r *Rules, req *message.Request) {
-	*d = Decoder{resp: resp, headers: &resp.Headers, trailers: trailers, arena: a, method: req.Method, asked: req.Upgrade}
+	*d = Decoder{resp: resp, headers: &resp.Headers, trailers: trailers, arena: a, asked: req}
 	if l.HeadBytes == 0 {
 		l.HeadBytes = DefaultResponseHeadBytes
 	}
@@ -139,7 +139,7 @@ func (d *Decoder) begin(l Limits, r *Rules) {
 	if r == nil {
 		r = &defaultRules
 	}
-	d.limits, d.rules, d.state = l, r, start
+	d.limits, d.rules, d.keepCase, d.state = l, r, r.Names >= PreserveCase, start
 	d.budget, d.fields = int32(l.HeadBytes), int32(l.Fields)
 }
 
@@ -249,7 +249,9 @@ func (d *Decoder) lines(b []byte) (n int, ev Event) {
 		case d.state == start:
 			r = d.statusLine(line)
 		case len(line) > 0:
-			r = d.field(line)
+			if r = d.field(line); d.keepCase {
+				d.noteCase(line)
+			}
 		case d.state == trailers:
 			return n, d.end()
 		case d.req != nil:
@@ -264,6 +266,15 @@ func (d *Decoder) lines(b []byte) (n int, ev Event) {
 		if r != OK {
 			return n, d.fail(r)
 		}
+	}
+}
+
+// noteCase is not in field, which is called for every line there is.
+func (d *Decoder) noteCase(line []byte) {
+	if d.state == trailers {
+		d.trailers.NoteCase(line)
+	} else {
+		d.headers.NoteCase(line)
 	}
 }
 
@@ -343,11 +354,7 @@ func (d *Decoder) field(line []byte) Reason {
 	if d.state == trailers {
 		if message.AllowedTrailer(id) {
 			d.arena.Close(buf[:size])
-			f := message.Field{Name: name, Value: value, ID: id}
-			if d.rules.Names >= PreserveCase {
-				f.Case.Note(line[:k])
-			}
-			d.trailers.Append(f)
+			d.trailers.Append(message.Field{Name: name, Value: value, ID: id})
 		}
 		return OK
 	}
@@ -356,11 +363,7 @@ func (d *Decoder) field(line []byte) Reason {
 		return r
 	}
 	if keep {
-		f := message.Field{Name: name, Value: value, ID: id}
-		if d.rules.Names >= PreserveCase {
-			f.Case.Note(line[:k])
-		}
-		d.headers.Append(f)
+		d.headers.Append(message.Field{Name: name, Value: value, ID: id})
 	}
 	d.arena.Close(buf[:size])
 	return OK
@@ -546,7 +549,7 @@ func (d *Decoder) endResponse() Reason {
 	}
 	switch {
 	case p.Status == 101:
-		if len(d.asked) == 0 || !sameFold(d.upgrade, d.asked) {
+		if want := d.asked.Upgrade; len(want) == 0 || !sameFold(d.upgrade, want) {
 			return UnexpectedUpgrade
 		}
 		p.Upgrade, p.NoBody, p.ContentLength = d.upgrade, false, message.Unknown
@@ -556,7 +559,7 @@ func (d *Decoder) endResponse() Reason {
 		p.ContentLength = message.Unknown
 		p.Headers.Remove(message.ContentLength)
 		fallthrough
-	case p.Status == 304 || d.method == message.HEAD:
+	case p.Status == 304 || d.asked.Method == message.HEAD:
 		d.state, d.left = length, 0
 	case d.flags&sawChunked == 0 && p.ContentLength == message.Unknown:
 		d.state = untilClose

@@ -69,7 +69,7 @@ func appendName(dst []byte, f *message.Field, names Names) []byte {
 	start := true // of a word
 	for i, c := range f.Name {
 		letter := c >= 'a' && c <= 'z'
-		if letter && (known && f.Case.Upper(i) || !known && names != PreserveCase && start) {
+		if letter && (known && f.Case.Upper(i, start) || !known && names != PreserveCase && start) {
 			c -= 'a' - 'A'
 		}
 		start = !letter && (c < '0' || c > '9')

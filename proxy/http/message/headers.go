@@ -12,25 +12,37 @@ type Field struct {
 	Case  Case
 }
 
-// Case remembers how the letters of a name were written, where somebody wants to know: the first 47 of them. The zero value
-// knows nothing.
-type Case [6]byte
+// Case remembers how the letters of a name were written, where somebody wants to know: the first 31 of them; further words
+// begin as the first one does. The zero value knows nothing.
+type Case uint32
 
-// Note makes c know the name as it was sent.
-func (c *Case) Note(sent []byte) {
-	c[5] |= 0x80
-	for i, b := range sent[:min(len(sent), 47)] {
+// NoteCase remembers how the name of the last field was written in the field line it came from, if that is its line.
+func (h *Headers) NoteCase(line []byte) {
+	n := len(h.fields) - 1
+	if n < 0 || h.fields[n].Case != 0 {
+		return // the line made no field
+	}
+	f := &h.fields[n]
+	f.Case = knownCase
+	for i, b := range line[:min(len(f.Name), 31)] {
 		if b >= 'A' && b <= 'Z' {
-			c[i>>3] |= 1 << (i & 7)
+			f.Case |= 1 << i
 		}
 	}
 }
 
-// Known reports whether Note was called.
-func (c *Case) Known() bool { return c[5]&0x80 != 0 }
+const knownCase = 1 << 31
 
-// Upper reports whether byte i of the name was an upper-case letter.
-func (c *Case) Upper(i int) bool { return i < 47 && c[i>>3]&(1<<(i&7)) != 0 }
+// Known reports whether NoteCase was called for the field.
+func (c Case) Known() bool { return c&knownCase != 0 }
+
+// Upper reports whether letter i of the name, which begins a word or does not, was in upper case.
+func (c Case) Upper(i int, begins bool) bool {
+	if i >= 31 {
+		return begins && c&1 != 0
+	}
+	return c&(1<<i) != 0
+}
 
 // Headers is the field section of a message, or its trailers, in order. The
 // zero value is empty and ready.
