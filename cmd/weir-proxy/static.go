@@ -11,10 +11,6 @@ import (
 	"runtime"
 	"time"
 
-	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
-	"google.golang.org/protobuf/encoding/protojson"
-	"sigs.k8s.io/yaml"
-
 	"github.com/weirmesh/weir/proxy"
 	"github.com/weirmesh/weir/proxy/observe"
 )
@@ -74,30 +70,4 @@ func runStatic(ctx context.Context, args []string) error {
 		return err
 	}
 	return p.Run(ctx)
-}
-
-// readBootstrap reads what of a bootstrap a proxy alone can have. Other parts are
-// refused, because ignoring them would look like obeying.
-func readBootstrap(file string) (*bootstrapv3.Bootstrap, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	json, err := yaml.YAMLToJSONStrict(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	b := &bootstrapv3.Bootstrap{}
-	if err := protojson.Unmarshal(json, b); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	switch {
-	case b.GetDynamicResources() != nil:
-		return nil, fmt.Errorf("%s: dynamic_resources: `weir-proxy run` is for static configuration; use `weir-proxy sidecar` with --xds", file)
-	case len(b.GetStaticResources().GetSecrets()) > 0:
-		return nil, fmt.Errorf("%s: static_resources.secrets: not supported; give certificates inline or by filename where they are used", file)
-	case len(b.GetStaticResources().GetListeners()) == 0:
-		return nil, fmt.Errorf("%s: static_resources.listeners: is empty, so there is nothing to do", file)
-	}
-	return b, nil
 }

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"sigs.k8s.io/yaml"
+)
+
+// readBootstrap reads what of a bootstrap a proxy alone can have. Other parts are
+// refused, because ignoring them would look like obeying.
+func readBootstrap(file string) (*bootstrapv3.Bootstrap, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	b, err := parseBootstrap(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return b, nil
+}
+
+func parseBootstrap(text []byte) (*bootstrapv3.Bootstrap, error) {
+	doc, err := yaml.YAMLToJSONStrict(text)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.HasPrefix(doc, []byte("{")) {
+		return nil, errors.New("is not a bootstrap: it begins with static_resources, node or admin")
+	}
+	b := &bootstrapv3.Bootstrap{}
+	if err := protojson.Unmarshal(doc, b); err != nil {
+		return nil, placed(doc, err)
+	}
+	static := b.GetStaticResources()
+	switch {
+	case b.GetDynamicResources() != nil:
+		return nil, errors.New("dynamic_resources: `weir-proxy run` is for static configuration; use `weir-proxy sidecar` with --xds")
+	case len(static.GetSecrets()) > 0:
+		return nil, errors.New("static_resources.secrets: not supported; give certificates inline or by filename where they are used")
+	case len(static.GetListeners()) == 0:
+		return nil, errors.New("static_resources.listeners: is empty, so there is nothing to do")
+	}
+	names := map[string]bool{}
+	for i, l := range static.GetListeners() {
+		if names["listener "+l.GetName()] {
+			return nil, fmt.Errorf("static_resources.listeners[%d]: there are two listeners %q; give each a name of its own", i, l.GetName())
+		}
+		names["listener "+l.GetName()] = true
+	}
+	for i, c := range static.GetClusters() {
+		if names["cluster "+c.GetName()] {
+			return nil, fmt.Errorf("static_resources.clusters[%d]: there are two clusters %q; give each a name of its own", i, c.GetName())
+		}
+		names["cluster "+c.GetName()] = true
+	}
+	return b, nil
+}
+
+// where is how protojson says where, in a document that nobody has seen. The space is
+// one of two, so that nobody relies on it.
+var where = regexp.MustCompile(`^proto:[ \x{00a0}](?:syntax error )?\(line 1:(\d+)\):[ \x{00a0}]`)
+
+// placed names the field that an error of protojson is about.
+func placed(doc []byte, err error) error {
+	m := where.FindStringSubmatch(err.Error())
+	if m == nil {
+		return err
+	}
+	column, _ := strconv.Atoi(m[1])
+	return fmt.Errorf("%s: %s", pathAt(doc, column-1), strings.TrimPrefix(err.Error(), m[0]))
+}
+
+// pathAt is the path of the field that stands at an offset of a JSON document.
+func pathAt(doc []byte, offset int) string {
+	type level struct {
+		name  string // of the field
+		index int    // of the entry; -1 in an object
+		key   bool   // an object's next token is a name
+	}
+	var stack []level
+	d := json.NewDecoder(bytes.NewReader(doc))
+	for {
+		t, err := d.Token()
+		if err != nil {
+			break
+		}
+		top := len(stack) - 1
+		switch v := t.(type) {
+		case json.Delim:
+			switch v {
+			case '{', '[':
+				if top >= 0 && stack[top].index >= 0 {
+					stack[top].index++
+				}
+				next := level{index: -1, key: true}
+				if v == '[' {
+					next = level{index: 0}
+				}
+				stack = append(stack, next)
+				if d.InputOffset() > int64(offset) {
+					stack = stack[:len(stack)-1]
+				}
+			default:
+				stack = stack[:top]
+				if top > 0 && stack[top-1].index < 0 {
+					stack[top-1].key = true
+				}
+			}
+		default:
+			switch {
+			case stack[top].index >= 0:
+				stack[top].index++
+			case stack[top].key:
+				stack[top].name, stack[top].key = t.(string), false
+			default:
+				stack[top].key = true
+			}
+		}
+		if d.InputOffset() > int64(offset) {
+			break
+		}
+	}
+	var path strings.Builder
+	for _, l := range stack {
+		switch {
+		case l.index > 0:
+			fmt.Fprintf(&path, "[%d]", l.index-1)
+		case l.name != "":
+			if path.Len() > 0 {
+				path.WriteByte('.')
+			}
+			path.WriteString(l.name)
+		}
+	}
+	return path.String()
+}
