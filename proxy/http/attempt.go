@@ -297,6 +297,13 @@ func (x *Exchange) again(unreached bool) bool {
 // policy sets retries and timeouts from the route and from what the request may ask for by x-envoy headers, which end here.
 func (x *Exchange) policy(f *route.Forward) {
 	x.total = f.Timeout
+	grpc := isGRPC(&x.Request)
+	if grpc {
+		x.askedDeadline(f)
+	}
+	if f.StreamMax != nil || grpc && f.StreamGRPC != nil {
+		x.bound(f, grpc)
+	}
 	if f.Retry != nil {
 		x.retry = f.Retry
 		x.retries = f.Retry.Attempts
@@ -330,6 +337,9 @@ func (x *Exchange) policy(f *route.Forward) {
 	if expected > 0 {
 		n := strconv.AppendInt(x.arena.Open(12), int64(expected/time.Millisecond), 10)
 		h.Set(message.XEnvoyExpectedRQTimeoutMS, x.arena.Close(n))
+		if grpc && f.GRPC != nil {
+			h.Set(message.GRPCTimeout, x.arena.Close(appendGRPCTimeout(x.arena.Open(9), expected)))
+		}
 	}
 }
 

@@ -138,7 +138,9 @@ type Exchange struct {
 	idle    loop.Timer // stream idle
 	maximum loop.Timer // stream duration
 	touched int64      // last activity, for idle
-	idleFor int64
+	// streamMax is what maximum bounds the exchange to; 0: nothing.
+	streamMax time.Duration
+	idleFor   int64
 }
 
 type exchangeFlags uint32
@@ -235,8 +237,8 @@ func (x *Exchange) begin() {
 		x.idleFor = int64(d)
 		x.w.loop.Arm(&x.idle, now+x.idleFor)
 	}
-	if d := x.Config.StreamMax; d > 0 {
-		x.w.loop.Arm(&x.maximum, now+int64(d))
+	if x.streamMax = x.Config.StreamMax; x.streamMax > 0 {
+		x.w.loop.Arm(&x.maximum, now+int64(x.streamMax))
 	}
 	x.run()
 }
@@ -465,10 +467,10 @@ func (x *Exchange) onIdle() {
 	}
 }
 
-// armMaximum bounds the attempt under way by its cluster's max_stream_duration, within the listener's.
+// armMaximum bounds the attempt under way by its cluster's max_stream_duration, within the exchange's.
 func (x *Exchange) armMaximum() {
-	at, own := x.w.loop.Now()+int64(x.Cluster.MaxStreamDuration), x.Began+int64(x.Config.StreamMax)
-	if x.flags |= perAttempt; x.Config.StreamMax > 0 && own <= at {
+	at, own := x.w.loop.Now()+int64(x.Cluster.MaxStreamDuration), x.Began+int64(x.streamMax)
+	if x.flags |= perAttempt; x.streamMax > 0 && own <= at {
 		x.flags &^= perAttempt
 		at = own
 	}

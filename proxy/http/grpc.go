@@ -3,8 +3,10 @@ package http
 import (
 	"bytes"
 	"strconv"
+	"time"
 
 	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/route"
 )
 
 var grpcType = []byte("application/grpc")
@@ -13,6 +15,75 @@ var grpcType = []byte("application/grpc")
 func isGRPC(q *message.Request) bool {
 	t := q.Headers.Get(message.ContentType)
 	return bytes.HasPrefix(t, grpcType) && (len(t) == len(grpcType) || t[len(grpcType)] == '+' || t[len(grpcType)] == ';')
+}
+
+// askedDeadline lets the timeout of a gRPC request take the place of the route's.
+func (x *Exchange) askedDeadline(f *route.Forward) {
+	if f.GRPC != nil {
+		d, _ := parseGRPCTimeout(x.Request.Headers.Get(message.GRPCTimeout))
+		x.total = f.GRPC.Grant(d)
+	}
+}
+
+// bound bounds the whole exchange as the route says.
+func (x *Exchange) bound(f *route.Forward, grpc bool) {
+	if f.StreamMax != nil {
+		x.streamMax = *f.StreamMax
+	}
+	if grpc && f.StreamGRPC != nil {
+		if d, ok := parseGRPCTimeout(x.Request.Headers.Get(message.GRPCTimeout)); ok {
+			x.streamMax = f.StreamGRPC.Grant(d)
+		}
+	}
+	if x.streamMax > 0 {
+		x.w.loop.Arm(&x.maximum, x.Began+int64(x.streamMax))
+	} else {
+		x.maximum.Stop()
+	}
+}
+
+// parseGRPCTimeout reads grpc-timeout: at most 8 digits and a unit (gRPC over HTTP/2, "Timeout").
+func parseGRPCTimeout(b []byte) (time.Duration, bool) {
+	if len(b) < 2 {
+		return 0, false
+	}
+	n, ok := parseUint(b[:len(b)-1], 99_999_999)
+	if !ok {
+		return 0, false
+	}
+	var unit time.Duration
+	switch b[len(b)-1] {
+	case 'H':
+		// 2^63 nanoseconds are 2,562,047 hours.
+		n, unit = min(n, 2_000_000), time.Hour
+	case 'M':
+		unit = time.Minute
+	case 'S':
+		unit = time.Second
+	case 'm':
+		unit = time.Millisecond
+	case 'u':
+		unit = time.Microsecond
+	case 'n':
+		unit = time.Nanosecond
+	default:
+		return 0, false
+	}
+	return time.Duration(n) * unit, true
+}
+
+// appendGRPCTimeout writes d as grpc-timeout, in milliseconds as long as 8 digits hold them.
+func appendGRPCTimeout(dst []byte, d time.Duration) []byte {
+	const most = 99_999_999
+	switch {
+	case d/time.Millisecond <= most:
+		return append(strconv.AppendInt(dst, int64(max(d/time.Millisecond, 1)), 10), 'm')
+	case d/time.Second <= most:
+		return append(strconv.AppendInt(dst, int64(d/time.Second), 10), 'S')
+	case d/time.Minute <= most:
+		return append(strconv.AppendInt(dst, int64(d/time.Minute), 10), 'M')
+	}
+	return append(strconv.AppendInt(dst, int64(d/time.Hour), 10), 'H')
 }
 
 // grpcHead makes a response of only a head that gRPC clients understand.

@@ -39,7 +39,7 @@ import (
 //	cluster name=NAME [endpoints=a:p,…] [max-connections=N] [max-pending=N] [max-requests=N] [max-retries=N] [requests-per-connection=N] [original-dst] [mesh] [refused=OBJECT] [proxy-protocol]
 //	       [names=…] [head=BYTES] [stream-max=D]
 //	route [host=H] [prefix=P] [path=P] cluster=A[,B] [weights=1,2] [timeout=D] [retry=CONDITIONS] [attempts=N] [per-try=D] [per-try-idle=D]
-//	      [prefix-rewrite=P] [host-rewrite=H] [redirect=PATH] [direct=STATUS] [fault-delay=D] [fault-abort=STATUS] [attempt-count]
+//	      [grpc-timeout=D] [stream-max=D] [stream-grpc=D] [prefix-rewrite=P] [host-rewrite=H] [redirect=PATH] [direct=STATUS] [fault-delay=D] [fault-abort=STATUS] [attempt-count]
 //	      (input lines: "request|response set|add|remove name: value")
 //	connect NAME [from=ADDR]    a client connects
 //	listen ADDR                 an upstream begins to listen
@@ -608,6 +608,13 @@ func (s *script) addRoute(d *datadriven.TestData) {
 			f.Retry = retry
 		case "attempts":
 			retry.Attempts = uint32(number(s.t, a))
+		case "grpc-timeout":
+			f.GRPC = &route.Asked{Max: duration(s.t, a)}
+		case "stream-max":
+			d := duration(s.t, a)
+			f.StreamMax = &d
+		case "stream-grpc":
+			f.StreamGRPC = &route.Asked{Max: duration(s.t, a), Offset: time.Second}
 		case "per-try":
 			retry.PerTryTimeout = duration(s.t, a)
 		case "per-try-idle":

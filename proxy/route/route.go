@@ -79,12 +79,35 @@ type Forward struct {
 	Timeout time.Duration // 0: none
 	Idle    time.Duration // stream idle timeout of the route; 0: that of the connection manager
 	Retry   *Retry        // nil: no retries
+	// GRPC is how far the timeout that a gRPC request brings along takes the place of Timeout; nil: not at all.
+	GRPC *Asked
+	// StreamMax takes the place of the connection manager's bound of an exchange, 0: none; nil: that one holds.
+	// StreamGRPC is how far a gRPC request's own timeout takes its place in turn; nil: not at all.
+	StreamMax  *time.Duration
+	StreamGRPC *Asked
 
 	// At most one of the three path changes is set.
 	PrefixRewrite string // replaces the matched prefix (or the whole exact path)
 	RegexRewrite  *regexp.Regexp
 	Substitution  string // for RegexRewrite, in Go's form: ${1}
 	HostRewrite   string // "" keeps the authority
+}
+
+// Asked is what becomes of a timeout that a request asks for.
+type Asked struct {
+	Max    time.Duration // 0: no limit
+	Offset time.Duration // taken off, if anything is left then: the answer has to get back to the client
+}
+
+// Grant is the timeout for a request that asks for d, 0: for none. 0: there is none.
+func (a *Asked) Grant(d time.Duration) time.Duration {
+	if d > a.Offset {
+		d -= a.Offset
+	}
+	if a.Max > 0 && (d == 0 || d > a.Max) {
+		return a.Max
+	}
+	return d
 }
 
 // Weighted is one target of a Forward.

@@ -178,10 +178,11 @@ var fields = map[protoreflect.FullName]known{
 		" string_match invert_match treat_missing_header_as_empty"),
 	"envoy.config.route.v3.QueryParameterMatcher": acts("name string_match present_match"),
 	"envoy.config.route.v3.RouteAction": acts("cluster weighted_clusters prefix_rewrite regex_rewrite host_rewrite_literal timeout idle_timeout retry_policy"+
-		" cluster_not_found_response_code").
-		but("max_stream_duration", later).but("max_grpc_timeout", later).but("priority", later).but("hash_policy", later).but("metadata_match", later).
+		" cluster_not_found_response_code max_grpc_timeout grpc_timeout_offset max_stream_duration").
+		but("priority", later).but("hash_policy", later).but("metadata_match", later).
 		but("upgrade_configs", later).but("auto_host_rewrite", later).but("append_x_forwarded_host", later).but("flush_timeout", later).
 		but("request_mirror_policies", later),
+	"envoy.config.route.v3.RouteAction.MaxStreamDuration": everything,
 	"envoy.config.route.v3.WeightedCluster":               acts("clusters total_weight").but("runtime_key_prefix", "there is no runtime layer"),
 	"envoy.config.route.v3.WeightedCluster.ClusterWeight": acts("name weight request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove"),
 	"envoy.config.route.v3.RetryPolicy": acts("retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate host_selection_retry_max_attempts"+

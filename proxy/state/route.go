@@ -16,6 +16,8 @@ import (
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/route"
@@ -280,6 +282,13 @@ func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster
 		f.Timeout = a.GetTimeout().AsDuration()
 	}
 	f.Idle = a.GetIdleTimeout().AsDuration()
+	f.GRPC = asked(a.GetMaxGrpcTimeout(), a.GetGrpcTimeoutOffset())
+	m := a.GetMaxStreamDuration()
+	if m.GetMaxStreamDuration() != nil {
+		d := m.GetMaxStreamDuration().AsDuration()
+		f.StreamMax = &d
+	}
+	f.StreamGRPC = asked(m.GetGrpcTimeoutHeaderMax(), m.GetGrpcTimeoutHeaderOffset())
 	if r := a.GetRegexRewrite(); r != nil {
 		re, err := regexp.Compile(r.GetPattern().GetRegex())
 		if err != nil {
@@ -290,6 +299,13 @@ func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster
 	var err error
 	f.Retry, err = decodeRetry(a.GetRetryPolicy(), path+".retry_policy")
 	return f, err
+}
+
+func asked(most, offset *durationpb.Duration) *route.Asked {
+	if most == nil {
+		return nil
+	}
+	return &route.Asked{Max: most.AsDuration(), Offset: offset.AsDuration()}
 }
 
 // goSubstitution turns RE2's \1 into Go's ${1}.
