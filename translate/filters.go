@@ -15,6 +15,7 @@ import (
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	httpinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
+	originalsrcv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_src/v3"
 	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -37,6 +38,10 @@ const (
 	corsFilterName  = "envoy.filters.http.cors"
 )
 
+// dialMark is on connections to the application that carry the client's address: the rules
+// of TPROXY bring the answers to them back to the proxy (capture.DialMark).
+const dialMark = 0x53b
+
 // direction is which side of the proxy a filter chain serves.
 type direction int
 
@@ -54,7 +59,7 @@ type filters struct {
 	tcp       map[direction][]*listenerv3.Filter
 	web       *hcmv3.HttpFilter // gRPC-Web
 
-	originalDst, proxyProtocol, tlsInspector, httpInspector *listenerv3.ListenerFilter
+	originalDst, originalSrc, proxyProtocol, tlsInspector, httpInspector *listenerv3.ListenerFilter
 }
 
 func newFilters(accessLog bool) *filters {
@@ -62,6 +67,7 @@ func newFilters(accessLog bool) *filters {
 	f := &filters{
 		originalDst:   listenerFilter(k.any(&originaldstv3.OriginalDst{}), "envoy.filters.listener.original_dst"),
 		proxyProtocol: listenerFilter(k.any(&proxyprotocolv3.ProxyProtocol{}), "envoy.filters.listener.proxy_protocol"),
+		originalSrc:   listenerFilter(k.any(&originalsrcv3.OriginalSrc{Mark: dialMark}), "envoy.filters.listener.original_src"),
 		tlsInspector:  listenerFilter(k.any(&tlsinspectorv3.TlsInspector{}), "envoy.filters.listener.tls_inspector"),
 		httpInspector: listenerFilter(k.any(&httpinspectorv3.HttpInspector{}), "envoy.filters.listener.http_inspector"),
 		http:          map[direction][]*hcmv3.HttpFilter{},

@@ -160,6 +160,7 @@ func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served,
 	}
 	if transparent {
 		l.Transparent = wrapperspb.Bool(true)
+		l.ListenerFilters = append(l.ListenerFilters, b.filters.originalSrc)
 	}
 	l.FilterChains = append(l.FilterChains, &listenerv3.FilterChain{ // it would come back for ever
 		Name:             "virtualInbound-blackhole",

@@ -47,7 +47,7 @@ func TestRefused(t *testing.T) {
 		{"a sidecar without a name", []string{"sidecar"}, "is missing"},
 		{"an address that is none", mesh("--ip", "here"), "--ip"},
 		{"roots that are none", mesh(), "--ca-root"},
-		{"an unknown capture", mesh("--capture", "tproxy"), "--capture"},
+		{"an unknown capture", mesh("--capture", "magic"), "--capture"},
 		{"a label without a value", mesh("--labels", "app"), "--labels"},
 		{"an inbound that is none", mesh("--inbound", "9080"), "--inbound"},
 		{"a further argument", mesh("now"), `unexpected argument "now"`},

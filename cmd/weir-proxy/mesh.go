@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,7 +60,7 @@ func parseMesh(kind string, args []string) (*meshFlags, error) {
 	f.IntVar(&m.tokenFD, "token-fd", -1, "descriptor of a pipe that holds the token for the first certificate")
 	f.StringVar(&m.state, "state", "", "folder for the last good state; empty keeps none")
 	f.StringVar(&m.admin, "admin", "", "admin interface: unix:///path or host:port")
-	f.StringVar(&m.capture, "capture", "redirect", "how traffic comes in: redirect or none")
+	f.StringVar(&m.capture, "capture", "redirect", "how traffic comes in: redirect, tproxy (the application sees clients' addresses; needs NET_ADMIN) or none")
 	f.IntVar(&m.appFD, "app-sockets", -1, "descriptor of a socket broker in the workload's network namespace")
 	f.IntVar(&m.hostFD, "host-sockets", -1, "descriptor of a socket broker in the host's network namespace")
 	f.StringVar(&m.meshCIDRs, "mesh-cidrs", "", "addresses reached from where the proxy runs; others go through --host-sockets")
@@ -87,8 +88,8 @@ func parseMesh(kind string, args []string) (*meshFlags, error) {
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	if m.capture != "redirect" && m.capture != "none" {
-		return nil, fmt.Errorf("--capture %q: use redirect or none", m.capture)
+	if !slices.Contains([]string{"redirect", "tproxy", "none"}, m.capture) {
+		return nil, fmt.Errorf("--capture %q: use redirect, tproxy or none", m.capture)
 	}
 	return m, nil
 }

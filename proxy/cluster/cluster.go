@@ -232,8 +232,12 @@ func (e *Endpoint) EachAddr(visit func(netip.Addr)) {
 	}
 }
 
-// Behalf is a client and the address it connected to.
-type Behalf struct{ Client, Asked netip.AddrPort }
+// Behalf is a client and the address it connected to, for a PROXY protocol header, and the
+// local address and packet mark of connections that carry its address.
+type Behalf struct {
+	Client, Asked, Source netip.AddrPort
+	Mark                  uint32
+}
 
 // Workload is what endpoint metadata says about who listens there, for labels.
 type Workload struct{ Name, Namespace, Service, Revision, Cluster string }

@@ -77,8 +77,10 @@ type Info struct {
 	// Original is where the client wanted to connect, before capture redirected it.
 	Original netip.AddrPort
 	// Direct is who connected, where a PROXY protocol header said on whose behalf: that is
-	// in Remote then. Invalid otherwise.
-	Direct netip.AddrPort
+	// in Remote then. nil otherwise: few connections have one, and every idle one pays.
+	Direct *netip.AddrPort
+	// OriginalSource, where set, has connections made for this one carry its client's address.
+	OriginalSource *OriginalSource
 	// ServerName is the SNI of a ClientHello that was looked at, in lower case, whoever
 	// terminates the TLS.
 	ServerName string
@@ -87,6 +89,24 @@ type Info struct {
 	// Holder, where set, is told once when the socket of the connection is closed: whoever
 	// counts connections.
 	Holder Holder
+}
+
+// OriginalSource says how a connection takes on a client's address: with IP_TRANSPARENT,
+// which needs privileges, and under a packet mark that brings the answers back (TPROXY).
+type OriginalSource struct {
+	Mark uint32
+	Port bool // and its port, which must be free then
+}
+
+// Source is the local address of connections that carry the client's; invalid: any.
+func (i *Info) Source() netip.AddrPort {
+	switch s := i.OriginalSource; {
+	case s == nil || !i.Remote.IsValid():
+		return netip.AddrPort{}
+	case s.Port:
+		return i.Remote
+	}
+	return netip.AddrPortFrom(i.Remote.Addr(), 0)
 }
 
 // Asked is the address that the client connected to, as it sees it.

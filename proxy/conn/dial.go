@@ -25,8 +25,8 @@ type Target struct {
 	// Bind is the local address, where valid, towards addresses of its family; port 0 lets
 	// the kernel choose.
 	Bind netip.AddrPort
-	// Transparent lets Bind be an address that is not local (TPROXY), and Mark is
-	// the packet mark of such a connection, 0 for none. Both need privileges.
+	// Transparent lets Bind be an address that is not local, and Mark is the packet mark of
+	// such a connection, 0 for none: see OriginalSource.
 	Transparent bool
 	Mark        uint32
 	Keepalive   Keepalive
@@ -38,6 +38,13 @@ type Keepalive struct {
 	On             bool
 	Idle, Interval time.Duration
 	Count          int
+}
+
+// From makes connections to t carry the address of source, where that is valid.
+func (t *Target) From(source netip.AddrPort, mark uint32) {
+	if source.IsValid() && t.Addr.Path == "" {
+		t.Bind, t.Mark, t.Transparent = source, mark, true
+	}
 }
 
 // SocketSource makes unconnected, non-blocking, close-on-exec stream sockets, for

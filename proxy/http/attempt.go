@@ -44,8 +44,8 @@ func (x *Exchange) attempt() {
 	isFresh := x.is(fresh)
 	x.flags &^= fresh
 	x.armTry()
-	if t := e.Transport.Load(); t != nil && t.Proxy != proxyproto.None {
-		e = x.w.pool.OnBehalf(c, e, x.Conn.Remote, x.Conn.Asked())
+	if b := behalf(e, x.Conn); b != (cluster.Behalf{}) {
+		e = x.w.pool.OnBehalf(c, e, b)
 	}
 	m, result := x.w.pool.Get(c, e, x.speaks(c), &x.waiter, isFresh)
 	switch result {
@@ -55,6 +55,17 @@ func (x *Exchange) attempt() {
 		x.Reply(observe.UpstreamOverflow)
 	case pool.Waiting:
 	}
+}
+
+// behalf is what an endpoint is to know of the client, if anything.
+func behalf(e *cluster.Endpoint, info *conn.Info) (b cluster.Behalf) {
+	if t := e.Transport.Load(); t != nil && t.Proxy != proxyproto.None {
+		b.Client, b.Asked = info.Remote, info.Asked()
+	}
+	if s := info.OriginalSource; s != nil {
+		b.Source, b.Mark = info.Source(), s.Mark
+	}
+	return b
 }
 
 // speaks is the HTTP version of an attempt.

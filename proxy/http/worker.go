@@ -90,6 +90,9 @@ func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, p cluster.Proto
 	if c.Bind.IsValid() {
 		t.Bind = netip.AddrPortFrom(c.Bind, 0)
 	}
+	if e.Behalf != nil {
+		t.From(e.Behalf.Source, e.Behalf.Mark)
+	}
 	if w.o.Socket != nil {
 		t.Socket = w.o.Socket(c, e)
 	}

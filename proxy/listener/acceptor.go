@@ -231,7 +231,7 @@ func (s *socket) accept() {
 // arrive finds out where a connection was going, and its listener and chain.
 func (a *Acceptor) arrive(fd int, remote, at loop.Addr, config *Config, table *Table) {
 	p := a.l.Poller()
-	info := conn.Info{Local: at.AddrPort, Remote: remote.AddrPort}
+	info := conn.Info{Local: at.AddrPort, Remote: remote.AddrPort, OriginalSource: config.OriginalSource}
 	if at.Path == "" && (at.Addr().IsUnspecified() || config.Transparent) {
 		info.Local = p.Local(fd).AddrPort
 	}
@@ -276,7 +276,7 @@ func (a *Acceptor) sort(c *conn.Conn, config *Config, table *Table) {
 
 // direct is the address that connected.
 func direct(info *conn.Info) netip.Addr {
-	if info.Direct.IsValid() {
+	if info.Direct != nil {
 		return info.Direct.Addr()
 	}
 	return info.Remote.Addr()

@@ -119,7 +119,7 @@ func (s *server) Open(c *conn.Conn) {
 	}
 	if i := c.Info(); s.w.addresses {
 		proto += fmt.Sprintf(" for %v to %v", i.Remote, i.Local)
-		if i.Direct.IsValid() {
+		if i.Direct != nil {
 			proto += fmt.Sprintf(" by %v", i.Direct)
 		}
 	}

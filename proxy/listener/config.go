@@ -48,9 +48,10 @@ type Config struct {
 	// listener filter original_dst, which asks for the address without giving away.)
 	UseOriginalDst bool
 	HandOff        bool
-	Transparent    bool // IP_TRANSPARENT: capture by TPROXY
-	FreeBind       bool // IP_FREEBIND: its address may appear later
-	Backlog        int  // tcp_backlog_size; 0: 4096
+	Transparent    bool                 // IP_TRANSPARENT: capture by TPROXY
+	OriginalSource *conn.OriginalSource // original_src: what is dialled for clients carries their addresses
+	FreeBind       bool                 // IP_FREEBIND: its address may appear later
+	Backlog        int                  // tcp_backlog_size; 0: 4096
 
 	// Proxy, where set, has a PROXY protocol header read first, whatever the chains are.
 	Proxy *ProxyHeader

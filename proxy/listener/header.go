@@ -54,7 +54,8 @@ func (h *header) Data(c *conn.Conn, b []byte) int {
 		err = nil
 	case err == nil && p.Source.IsValid():
 		info := c.Info()
-		info.Direct, info.Remote, info.Local = info.Remote, p.Source, p.Destination
+		direct := info.Remote
+		info.Direct, info.Remote, info.Local = &direct, p.Source, p.Destination
 		if info.Original.IsValid() {
 			info.Original = p.Destination
 		}

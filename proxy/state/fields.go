@@ -214,6 +214,7 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.listener.v3.Filter":                                 acts("name typed_config"),
 	"envoy.extensions.filters.listener.original_dst.v3.OriginalDst":   everything,
 	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector": everything,
+	"envoy.extensions.filters.listener.original_src.v3.OriginalSrc":   everything,
 	"envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol": acts("allow_requests_without_proxy_protocol disallowed_versions").
 		but("stat_prefix", statsNames).but("pass_through_tlvs", "type-length-values are read over"),
 	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector":    everything,

@@ -10,12 +10,14 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	originalsrcv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_src/v3"
 	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	connectionlimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
+	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
@@ -27,6 +29,7 @@ import (
 const (
 	originalDstURL     = typePrefix + "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
 	tlsInspectorURL    = typePrefix + "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+	originalSrcURL     = typePrefix + "envoy.extensions.filters.listener.original_src.v3.OriginalSrc"
 	proxyProtocolURL   = typePrefix + "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"
 	connectionLimitURL = typePrefix + "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit"
 	sniClusterURL      = typePrefix + "envoy.extensions.filters.network.sni_cluster.v3.SniCluster"
@@ -107,6 +110,12 @@ func (b *Builder) decodeWholeListener(l *listenerv3.Listener, version string) (*
 			c.InspectTLS = true
 		case httpInspectorURL:
 			c.InspectHTTP = true
+		case originalSrcURL:
+			o := &originalsrcv3.OriginalSrc{}
+			if err := unpack(f.GetTypedConfig(), o, at); err != nil {
+				return nil, err
+			}
+			c.OriginalSource = &conn.OriginalSource{Mark: o.GetMark(), Port: o.GetBindPort()}
 		case proxyProtocolURL:
 			p := &proxyprotocolv3.ProxyProtocol{}
 			if err := unpack(f.GetTypedConfig(), p, at); err != nil {

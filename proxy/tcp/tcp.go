@@ -194,6 +194,9 @@ func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, info *conn.Info
 	if c.Bind.IsValid() {
 		t.Bind = netip.AddrPortFrom(c.Bind, 0)
 	}
+	if s := info.OriginalSource; s != nil {
+		t.From(info.Source(), s.Mark)
+	}
 	if w.o.Socket != nil {
 		t.Socket = w.o.Socket(c, e)
 	}

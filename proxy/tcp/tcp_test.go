@@ -435,6 +435,40 @@ func TestProxyProtocol(t *testing.T) {
 	recv(t, b.Accept(), "PROXY TCP4 10.1.0.1 10.96.0.1 5000 3306\r\nhi", nil)
 }
 
+// With original_src, the endpoint sees the client's address.
+func TestOriginalSource(t *testing.T) {
+	for _, tc := range []struct {
+		from, to, want string
+		port           bool
+	}{
+		{"10.1.0.1:5000", "10.0.0.9:80", "10.1.0.1", false},
+		{"10.1.0.1:5000", "10.0.0.9:80", "10.1.0.1:5000", true},
+		{"[2001:db8::7]:5000", "[2001:db8::9]:80", "2001:db8::7", false},
+		{"10.1.0.1:5000", "[2001:db8::9]:80", "::1", false}, // it cannot
+	} {
+		n := mem.New()
+		in := entry
+		if tc.from[0] == '[' {
+			in = "[2001:db8::1]:15006"
+		}
+		lc := at(in, nil)
+		lc.OriginalSource = &conn.OriginalSource{Mark: 7, Port: tc.port}
+		start(t, n, lc, to(1), tcp.Options{}, newCluster(1, "app", tc.to))
+		b := backend(t, n, tc.to)
+		if _, err := n.DialFrom(netip.MustParseAddrPort(tc.from), netip.MustParseAddrPort(in), netip.AddrPort{}); err != nil {
+			t.Fatal(err)
+		}
+		n.Step()
+		s := b.Accept()
+		if s == nil {
+			t.Fatalf("%+v: not connected", tc)
+		}
+		if got := s.Remote(); got.String() != tc.want && got.Addr().String() != tc.want {
+			t.Errorf("%+v: the endpoint sees %v", tc, got)
+		}
+	}
+}
+
 func TestTimeouts(t *testing.T) {
 	n := mem.New()
 	config := to(1)

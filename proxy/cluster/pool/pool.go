@@ -156,8 +156,8 @@ func (p *Pool) OriginalDst(c *cluster.Cluster, addr netip.AddrPort) *cluster.End
 
 // OnBehalf returns e as an endpoint of its own for one client, whose connections nobody else uses. It has no ID, like
 // an original destination.
-func (p *Pool) OnBehalf(c *cluster.Cluster, e *cluster.Endpoint, client, asked netip.AddrPort) *cluster.Endpoint {
-	own := &cluster.Endpoint{ID: -1, Addr: e.Addr, Path: e.Path, Also: e.Also, Host: e.Host, Workload: e.Workload, Limits: e.Limits, Behalf: &cluster.Behalf{Client: client, Asked: asked}}
+func (p *Pool) OnBehalf(c *cluster.Cluster, e *cluster.Endpoint, b cluster.Behalf) *cluster.Endpoint {
+	own := &cluster.Endpoint{ID: -1, Addr: e.Addr, Path: e.Path, Also: e.Also, Host: e.Host, Workload: e.Workload, Limits: e.Limits, Behalf: &b}
 	if known := p.known(c, own); known != nil {
 		own = known
 	}
