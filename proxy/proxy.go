@@ -63,7 +63,10 @@ type Options struct {
 	// App makes sockets for connections to the application, Host those to addresses
 	// outside Mesh; nil: of this namespace's kernel.
 	App, Host conn.SocketSource
-	Mesh      []netip.Prefix
+	// Source is the workload's own address where the machine has it as a loopback address
+	// (env capture): its connections to other workloads come from there.
+	Source netip.Addr
+	Mesh   []netip.Prefix
 
 	// LookupHost finds the addresses of the names of DNS clusters; nil: the resolvers of
 	// DNS, or those of this machine.

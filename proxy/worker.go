@@ -35,9 +35,9 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 		return nil, fmt.Errorf("worker %d: %w", i, err)
 	}
 	w := &worker{loop: loop.New(poller, loop.Options{Log: p.o.Log, Census: p.o.Census}), numbers: observe.NewWorker(), state: p.state.builder.State(), ended: make(chan struct{}), log: p.o.Log}
-	w.http = http.NewWorker(http.Options{Loop: w.loop, Group: p.pools, Socket: p.socket, Hostname: p.o.Node.Name,
+	w.http = http.NewWorker(http.Options{Loop: w.loop, Group: p.pools, Socket: p.socket, Source: p.o.Source, Hostname: p.o.Node.Name,
 		Observer: &http.Report{Self: p.self, Numbers: w.numbers, Log: p.logs}})
-	w.tcp = tcp.NewWorker(tcp.Options{Loop: w.loop, Socket: p.socket, Metadata: p.frame, Peers: p.peers,
+	w.tcp = tcp.NewWorker(tcp.Options{Loop: w.loop, Socket: p.socket, Source: p.o.Source, Metadata: p.frame, Peers: p.peers,
 		Observer: &relays{self: p.self, loop: w.loop, numbers: w.numbers, log: p.logs, reported: map[*tcp.Relay]*tally{}}})
 	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve, Begin: w.begin,
 		Room: p.room, Relief: w.http.Pool().CloseIdle,

@@ -116,6 +116,10 @@ func runMesh(ctx context.Context, kind string, args []string) error {
 	if o.Node, o.Metadata, err = m.node(kind); err != nil {
 		return err
 	}
+	if m.virtualNet != "" { // m.node has parsed it
+		first, _, _ := strings.Cut(m.ip, ",")
+		o.Source = netip.MustParseAddr(first)
+	}
 	if o.Control, err = m.control(); err != nil {
 		return err
 	}

@@ -117,6 +117,15 @@ type Cluster struct {
 	cumulative  []uint32
 }
 
+// From is the local address of connections to e: the cluster's, or own towards other loopback addresses (env capture,
+// where a workload is told by its address from others of the machine); invalid: the kernel chooses.
+func (c *Cluster) From(e *Endpoint, own netip.Addr) netip.Addr {
+	if !c.Bind.IsValid() && !c.Inbound && own.IsLoopback() && e.Addr.Addr().IsLoopback() {
+		return own
+	}
+	return c.Bind
+}
+
 // Name is a DNS name and port of a StrictDNS or LogicalDNS cluster.
 type Name struct {
 	Host   string

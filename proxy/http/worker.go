@@ -30,6 +30,8 @@ type Options struct {
 	Observer Observer    // nil: none
 	// Socket is where the sockets of upstream connections come from; nil, or a nil source: the loop's own kernel.
 	Socket func(c *cluster.Cluster, e *cluster.Endpoint) conn.SocketSource
+	// Source is the workload's own address, for cluster.Cluster.From.
+	Source netip.Addr
 	// Hostname is for %HOSTNAME%.
 	Hostname string
 }
@@ -87,8 +89,8 @@ func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, p cluster.Proto
 			t.Preface = proxyproto.Append(nil, tr.Proxy, b.Client, b.Asked)
 		}
 	}
-	if c.Bind.IsValid() {
-		t.Bind = netip.AddrPortFrom(c.Bind, 0)
+	if from := c.From(e, w.o.Source); from.IsValid() {
+		t.Bind = netip.AddrPortFrom(from, 0)
 	}
 	if e.Behalf != nil {
 		t.From(e.Behalf.Source, e.Behalf.Mark)

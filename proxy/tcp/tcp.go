@@ -81,6 +81,8 @@ type Options struct {
 	// Socket is where the socket of a connection comes from; nil, or a nil source: the
 	// loop's own kernel.
 	Socket func(c *cluster.Cluster, e *cluster.Endpoint) conn.SocketSource
+	// Source is the workload's own address, for cluster.Cluster.From.
+	Source netip.Addr
 	// Metadata is what peers are told about this workload, as made by Frame; nil: nothing.
 	Metadata []byte
 	// Peers interns what peers tell; nil: it is read and forgotten.
@@ -191,8 +193,8 @@ func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, info *conn.Info
 			t.Preface = proxyproto.Append(nil, tr.Proxy, info.Remote, info.Asked())
 		}
 	}
-	if c.Bind.IsValid() {
-		t.Bind = netip.AddrPortFrom(c.Bind, 0)
+	if from := c.From(e, w.o.Source); from.IsValid() {
+		t.Bind = netip.AddrPortFrom(from, 0)
 	}
 	if s := info.OriginalSource; s != nil {
 		t.From(info.Source(), s.Mark)

@@ -460,6 +460,7 @@ func (w *Workload) options() (proxy.Options, error) {
 		for _, p := range w.Ports {
 			inbound = append(inbound, map[string]any{"port": float64(p.Number), "bind": w.inbound(p.Number).String(), "app": w.App(p.Number).String()})
 		}
+		o.Source = w.IP()
 		o.Metadata["WEIR"] = map[string]any{"VIRTUAL_NET": fmt.Sprintf("127.%d", w.net), "INBOUND": inbound}
 	}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
