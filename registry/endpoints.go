@@ -8,18 +8,16 @@ import (
 	"github.com/weirmesh/weir/mesh"
 )
 
-// endpoints finds who serves s: final is s with its addresses.
-func (r *Registry) endpoints(s *Service, final *mesh.Service) *mesh.EndpointSet {
+// endpoints finds who serves j: final is it with its addresses.
+func (r *Registry) endpoints(j *joined, final *mesh.Service) *mesh.EndpointSet {
 	set := &mesh.EndpointSet{Ports: map[uint16][]mesh.Endpoint{}}
+	s := j.Service
 	if len(s.Mesh.Ports) == 0 {
 		return set
 	}
 	workloads := r.selected(s)
 	for _, port := range s.Mesh.Ports {
-		var out []mesh.Endpoint
-		for i := range s.Listed {
-			out = append(out, r.listed(s, &s.Listed[i], port))
-		}
+		out := r.listedOn(j, port)
 		for _, w := range workloads {
 			out = append(out, r.served(s, final, w, port)...)
 		}

@@ -23,7 +23,8 @@ type Registry struct {
 	trustDomain string
 	alloc       *allocator
 
-	services  map[mesh.Key][]candidate[*Service] // the first is in force
+	services  map[mesh.Key][]candidate[*Service]
+	joined    map[mesh.Key]*joined // what is in force of them
 	workloads map[mesh.Key][]candidate[*mesh.Workload]
 	byService map[string][]mesh.Key // what each source object defines
 	byWork    map[string]mesh.Key
@@ -47,9 +48,9 @@ type Result struct {
 // Problem is what keeps a service from being what it asked for.
 type Problem struct {
 	Service   *mesh.Service
-	TakenBy   mesh.Key   // has the address it asked for
-	Exhausted bool       // no virtual address or index is left
-	Shadowed  []mesh.Ref // objects that define the same host and are not used
+	TakenBy   mesh.Key // has the address it asked for
+	Exhausted bool     // no virtual address or index is left
+	Unused    []Unused
 }
 
 // candidate is one of several objects that define the same thing.
@@ -65,7 +66,7 @@ type pair struct{ namespace, key, value string }
 func New(trustDomain string, ranges Ranges, given map[mesh.Key]Allocation) *Registry {
 	return &Registry{
 		trustDomain: trustDomain, alloc: newAllocator(ranges, given),
-		services: map[mesh.Key][]candidate[*Service]{}, workloads: map[mesh.Key][]candidate[*mesh.Workload]{},
+		services: map[mesh.Key][]candidate[*Service]{}, joined: map[mesh.Key]*joined{}, workloads: map[mesh.Key][]candidate[*mesh.Workload]{},
 		byService: map[string][]mesh.Key{}, byWork: map[string]mesh.Key{},
 		selectors: map[pair]map[mesh.Key]bool{}, labelled: map[pair]map[mesh.Key]bool{},
 		dirtyServices: map[mesh.Key]bool{}, dirtyWorkloads: map[mesh.Key]bool{}, dirtyEndpoints: map[mesh.Key]bool{},
@@ -92,14 +93,16 @@ func (r *Registry) SetService(id string, ss []*Service) {
 	delete(r.byService, id)
 	for _, s := range ss {
 		k := s.Mesh.Key()
-		r.services[k] = with(r.services[k], candidate[*Service]{id, s}, func(s *Service) int64 { return s.Mesh.Ref.Created })
+		r.services[k] = with(r.services[k], candidate[*Service]{id, s}, authority)
 		r.byService[id] = append(r.byService[id], k)
 	}
 	for k := range touched {
-		if in := r.service(k); in != nil {
-			r.index(r.selectors, k, firstPair(in), true)
+		if in := join(r.services[k]); in != nil {
+			r.joined[k] = in
+			r.index(r.selectors, k, firstPair(in.Service), true)
 		} else {
 			delete(r.services, k)
+			delete(r.joined, k)
 		}
 	}
 }
@@ -115,7 +118,7 @@ func (r *Registry) SetWorkload(id string, w *mesh.Workload) {
 	if w != nil {
 		k := w.Key()
 		r.label(k, false)
-		r.workloads[k] = with(r.workloads[k], candidate[*mesh.Workload]{id, w}, func(w *mesh.Workload) int64 { return w.Ref.Created })
+		r.workloads[k] = with(r.workloads[k], candidate[*mesh.Workload]{id, w}, func(a, b *mesh.Workload) int { return cmp.Compare(a.Ref.Created, b.Ref.Created) })
 		r.byWork[id] = k
 		r.label(k, true)
 	}
@@ -168,8 +171,8 @@ func firstPair(s *Service) pair {
 }
 
 func (r *Registry) service(k mesh.Key) *Service {
-	if c := r.services[k]; len(c) > 0 {
-		return c[0].v
+	if j := r.joined[k]; j != nil {
+		return j.Service
 	}
 	return nil
 }
@@ -181,12 +184,10 @@ func (r *Registry) workload(k mesh.Key) *mesh.Workload {
 	return nil
 }
 
-// with inserts c: the oldest first, then by id.
-func with[T any](cs []candidate[T], c candidate[T], created func(T) int64) []candidate[T] {
+// with inserts c at its place, then by id.
+func with[T any](cs []candidate[T], c candidate[T], compare func(a, b T) int) []candidate[T] {
 	cs = append(without(cs, c.id), c)
-	slices.SortFunc(cs, func(a, b candidate[T]) int {
-		return cmp.Or(cmp.Compare(created(a.v), created(b.v)), cmp.Compare(a.id, b.id))
-	})
+	slices.SortFunc(cs, func(a, b candidate[T]) int { return cmp.Or(compare(a.v, b.v), cmp.Compare(a.id, b.id)) })
 	return cs
 }
 
@@ -206,12 +207,12 @@ func (r *Registry) Flush() Result {
 	clear(r.dirtyWorkloads)
 	r.placeServices()
 	for _, k := range sorted(r.dirtyEndpoints) {
-		s := r.service(k)
-		if s == nil {
+		j := r.joined[k]
+		if j == nil {
 			r.result.Endpoints = r.result.Endpoints.Delete(k)
 			continue
 		}
-		set := r.endpoints(s, r.result.Services.At(k))
+		set := r.endpoints(j, r.result.Services.At(k))
 		if old, ok := r.result.Endpoints.Get(k); !ok || !same(old, set) {
 			r.result.Endpoints = r.result.Endpoints.Set(k, set)
 		}
@@ -246,11 +247,8 @@ func (r *Registry) placeServices() {
 		if old, have := r.result.Services.Get(k); !have || !reflect.DeepEqual(old, &final) {
 			r.result.Services = r.result.Services.Set(k, &final)
 		}
-		p := Problem{Service: &final, TakenBy: takenBy, Exhausted: !ok}
-		for _, c := range r.services[k][1:] {
-			p.Shadowed = append(p.Shadowed, c.v.Mesh.Ref)
-		}
-		if takenBy != "" || !ok || len(p.Shadowed) > 0 {
+		p := Problem{Service: &final, TakenBy: takenBy, Exhausted: !ok, Unused: r.joined[k].unused}
+		if takenBy != "" || !ok || len(p.Unused) > 0 {
 			r.problems[k] = p
 		}
 	}

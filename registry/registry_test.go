@@ -70,7 +70,7 @@ func TestOldestWins(t *testing.T) {
 		if got := r.Flush().Services.At(key("s")).Ref.Name; got != "old" {
 			t.Errorf("%v: %s is used", order, got)
 		}
-		if p := r.Problems(); len(p) != 1 || len(p[0].Shadowed) != 1 || p[0].Shadowed[0].Name != "young" {
+		if p := r.Problems(); len(p) != 1 || len(p[0].Unused) != 1 || p[0].Unused[0].Ref.Name != "young" {
 			t.Errorf("%v: problems %+v", order, p)
 		}
 		r.SetService("old", nil)
@@ -130,6 +130,84 @@ func TestAskedAddresses(t *testing.T) {
 	}
 }
 
+// ServiceEntries for one host are one service, if they agree: of what they give and of
+// endpoints nothing is lost, whatever the order of arrival, and nothing is there twice.
+func TestServiceEntriesAreJoined(t *testing.T) {
+	entry := func(name string, created int64, edit func(s *registry.Service), ports ...mesh.Port) *registry.Service {
+		s := &registry.Service{Allocate: registry.FromExternal, Mesh: mesh.Service{
+			Ref: mesh.Ref{Kind: "ServiceEntry", Namespace: "ns", Name: name, Created: created}, Hostname: "api", Name: "api", Namespace: "ns", External: true, Ports: ports,
+		}, Listed: []registry.Listed{{Addr: netip.MustParseAddr("192.0.2.1")}}}
+		if edit != nil {
+			edit(s)
+		}
+		return s
+	}
+	http, https := mesh.Port{Number: 80, Name: "http", Protocol: mesh.HTTP}, mesh.Port{Number: 443, Name: "tls", Protocol: mesh.TLS}
+	at := func(ips ...string) []netip.Addr {
+		var out []netip.Addr
+		for _, ip := range ips {
+			out = append(out, netip.MustParseAddr(ip))
+		}
+		return out
+	}
+	all := map[string]*registry.Service{
+		"a": entry("a", 1, nil, http),
+		"b": entry("b", 2, func(s *registry.Service) {
+			s.Mesh.Addresses, s.Mesh.ServiceAccounts = at("198.51.100.1"), []string{"x"}
+		}, https),
+		"c": entry("c", 3, func(s *registry.Service) {
+			s.Listed = append(s.Listed, registry.Listed{Addr: netip.MustParseAddr("192.0.2.2")})
+		}, http),
+		"port":    entry("port", 4, func(s *registry.Service) { s.Listed[0].Addr = netip.MustParseAddr("192.0.2.9") }, mesh.Port{Number: 80, Name: "tcp"}),
+		"dns":     entry("dns", 5, func(s *registry.Service) { s.Mesh.Resolution = mesh.DNS }, mesh.Port{Number: 81, Name: "other"}),
+		"hidden":  entry("hidden", 6, func(s *registry.Service) { s.Mesh.Visible = mesh.Visibility{Limited: true} }, mesh.Port{Number: 82, Name: "other"}),
+		"inside":  entry("inside", 7, func(s *registry.Service) { s.Mesh.External = false }, mesh.Port{Number: 83, Name: "other"}),
+		"selects": entry("selects", 8, func(s *registry.Service) { s.Mesh.Selector = mesh.Labels{"a": "b"} }, mesh.Port{Number: 84, Name: "other"}),
+	}
+	for _, order := range [][]string{slices.Sorted(maps.Keys(all)), {"selects", "c", "b", "inside", "port", "dns", "a", "hidden"}} {
+		r := registry.New("td", registry.Ranges{}, nil)
+		for _, id := range order {
+			r.SetService(id, []*registry.Service{all[id]})
+			r.Flush() // one after the other
+		}
+		got := r.Flush()
+		s := got.Services.At(key("api"))
+		slices.SortFunc(s.Ports, func(a, b mesh.Port) int { return int(a.Number) - int(b.Number) })
+		if s.Ref.Name != "a" || !slices.Equal(s.Ports, []mesh.Port{http, https}) || !slices.Equal(s.Addresses, at("198.51.100.1")) || !slices.Equal(s.ServiceAccounts, []string{"x"}) {
+			t.Errorf("%v: %+v", order, s)
+		}
+		if n := len(all["a"].Mesh.Ports); n != 1 {
+			t.Fatalf("what was given has %d ports now", n)
+		}
+		eps := map[uint16][]string{}
+		for port, list := range got.Endpoints.At(key("api")).Ports {
+			for _, e := range list {
+				eps[port] = append(eps[port], e.Addr.String())
+			}
+		}
+		if d := cmp.Diff(map[uint16][]string{80: {"192.0.2.1:80", "192.0.2.2:80"}, 443: {"192.0.2.1:443"}}, eps); d != "" {
+			t.Errorf("%v: endpoints (-want +got)\n%s", order, d)
+		}
+		var unused []string
+		for _, u := range r.Problems()[0].Unused {
+			unused = append(unused, fmt.Sprint(u.Ref.Name, " ", u.Port, " ", u.Why))
+		}
+		want := []string{"port 80 name, protocol or targetPort", "dns 0 resolution", "hidden 0 exportTo", "inside 0 location", "selects 0 workloadSelector"}
+		if d := cmp.Diff(want, unused); d != "" {
+			t.Errorf("%v: unused (-want +got)\n%s", order, d)
+		}
+	}
+	// A Kubernetes Service comes first, however old the entry is.
+	r := registry.New("td", registry.Ranges{}, nil)
+	kube := service("api", nil)
+	kube.Mesh.Ref.Created = 99
+	r.SetService("entry", []*registry.Service{all["a"]})
+	r.SetService("kube", []*registry.Service{kube})
+	if s := r.Flush().Services.At(key("api")); s.Ref.Kind != "Service" || len(r.Problems()[0].Unused) != 1 {
+		t.Errorf("%+v, %+v", s.Ref, r.Problems())
+	}
+}
+
 // Whatever came and went, the result is that of a fresh registry with the same
 // allocations: every event order, every relabelling.
 func TestIncrementalIsFull(t *testing.T) {
@@ -150,6 +228,12 @@ func TestIncrementalIsFull(t *testing.T) {
 						s := service(rapid.SampledFrom([]string{"h1", "h2", "h3"}).Draw(t, "host"), nil)
 						if rapid.Bool().Draw(t, "selects") {
 							s.Mesh.Selector = values(t, "selector")
+						}
+						if rapid.Bool().Draw(t, "entry") {
+							s.Mesh.Ref.Kind, s.Mesh.Ref.Name = "ServiceEntry", id
+							s.Mesh.Ports = []mesh.Port{{Number: rapid.SampledFrom([]uint16{80, 81}).Draw(t, "port"), Name: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "port name")}}
+							s.Mesh.External = rapid.Bool().Draw(t, "external")
+							s.Listed = []registry.Listed{{Host: "host-of-" + id}}
 						}
 						if !slices.ContainsFunc(ss, func(o *registry.Service) bool { return o.Mesh.Hostname == s.Mesh.Hostname }) {
 							ss = append(ss, s)

@@ -363,6 +363,14 @@ func (s *Store) update() *Update {
 	return &Update{Snapshot: s.snapshot, Objects: s.objects, Findings: config.Merge(config.Tidy(fs), s.analysis), Analyzed: s.analyzed == s.snapshot && s.analyzedObjects.Same(s.objects)}
 }
 
+// inForce says why one object is used and not the other.
+func inForce(used, unused mesh.Ref) string {
+	if used.Kind != unused.Kind {
+		return "used"
+	}
+	return "older and used"
+}
+
 func problemFindings(p registry.Problem) []config.Finding {
 	var out []config.Finding
 	ref := p.Service.Ref
@@ -373,9 +381,16 @@ func problemFindings(p registry.Problem) []config.Finding {
 	if p.Exhausted {
 		out = append(out, config.New(config.AddressesExhausted, ref, "", ref.Line, "no virtual address is left", "delete services that are not needed, or give a larger range"))
 	}
-	for _, shadowed := range p.Shadowed {
-		out = append(out, config.New(config.HostDefinedTwice, shadowed, "", shadowed.Line,
-			fmt.Sprintf("host %s is defined by %s %s/%s, which is older and used", p.Service.Hostname, ref.Kind, ref.Namespace, ref.Name), "keep one of the two"))
+	for _, u := range p.Unused {
+		what, hint := "host "+p.Service.Hostname, "keep one of the two"
+		if u.Port != 0 {
+			what = fmt.Sprintf("port %d of %s", u.Port, what)
+		}
+		if u.Why != "" {
+			hint = "the two differ in " + u.Why + ": make them agree, and they are joined, or keep one"
+		}
+		out = append(out, config.New(config.HostDefinedTwice, u.Ref, "", u.Ref.Line,
+			fmt.Sprintf("%s is defined by %s %s/%s, which is %s", what, u.By.Kind, u.By.Namespace, u.By.Name, inForce(u.By, u.Ref)), hint))
 	}
 	return out
 }
