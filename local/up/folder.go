@@ -60,7 +60,7 @@ func claim(l sandbox.Layout) error {
 		}
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		if err := os.Chmod(dir, 0o700); err != nil {
+		if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a folder needs its x bit
 			return fmt.Errorf("closing the state folder to other users: %w", err)
 		}
 	}

@@ -36,9 +36,9 @@ type Header struct {
 }
 
 var (
-	// ErrShort: more bytes are needed.
+	// ErrShort says that more bytes are needed.
 	ErrShort = errors.New("more bytes are needed")
-	// ErrNone: the connection does not begin with a header.
+	// ErrNone says that the connection does not begin with a header.
 	ErrNone = errors.New("the connection does not begin with a PROXY protocol header")
 )
 

@@ -167,8 +167,11 @@ func TestInNamespace(t *testing.T) {
 					return err
 				}
 				body, err := io.ReadAll(resp.Body)
+				if err != nil {
+					return err
+				}
 				if want := tc.from + " to " + tc.pod; string(body) != want {
-					return fmt.Errorf("%q, %v, want %q", body, err, want)
+					return fmt.Errorf("%q, want %q", body, want)
 				}
 			}
 			return nil

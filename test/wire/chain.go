@@ -14,7 +14,6 @@ package wire
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -203,7 +202,7 @@ func (c *Chain) start(i int, manager string) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	a := listener.NewAcceptor(n.loop, listener.Options{Log: log, Serve: func(cc *conn.Conn, a listener.Arrival) conn.Handler {
 		return n.worker.Serve(cc, a.Chain.Filters.(*http.Config))
 	}})

@@ -74,7 +74,7 @@ func runH1(t *testing.T, d *datadriven.TestData, hops wire.Hops, o wire.Options)
 	client := c.Dial()
 	switch d.Cmd {
 	case "request":
-		for _, part := range strings.Split(d.Input, "\n~\n") {
+		for part := range strings.SplitSeq(d.Input, "\n~\n") {
 			client.Send(raw(t, part))
 		}
 	case "exchange":

@@ -358,9 +358,8 @@ func TestShare(t *testing.T) {
 	w.streams = 3
 	at := w.cluster.Endpoints[0].Addr
 	w.net.Silence(at, true)
-	var cs []*client
 	for i := range 4 {
-		cs = append(cs, w.get(fmt.Sprint(i), 0, 0))
+		w.get(fmt.Sprint(i), 0, 0)
 	}
 	if n := w.pools[0].Counts(); n != (pool.Counts{Connecting: 2, Waiting: 4}) {
 		t.Errorf("while connecting: %+v", n)
@@ -368,7 +367,7 @@ func TestShare(t *testing.T) {
 	w.net.Advance(11 * time.Second)
 	w.want(t, "0 failed: connecting timed out", "1 failed: connecting timed out", "2 failed: connecting timed out", "3 failed: connecting timed out")
 	w.net.Silence(at, false)
-	cs = nil
+	var cs []*client
 	for i := range 4 {
 		cs = append(cs, w.get(fmt.Sprint(i), 0, 0))
 	}

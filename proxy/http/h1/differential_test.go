@@ -125,20 +125,6 @@ func (c *comparison) disagree(table map[string]string, key string, ours, theirs 
 	}
 }
 
-// reading is what one side makes of a message.
-type reading struct {
-	taken      bool
-	incomplete bool // more bytes are needed
-	why        string
-
-	line     []string // method, target and host, or the status
-	fields   []string
-	body     string
-	trailers []string
-	keep     bool
-	used     int
-}
-
 func (c *comparison) compare(response bool, asked string) {
 	q := &message.Request{}
 	q.SetMethod([]byte(asked))
