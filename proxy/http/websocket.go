@@ -5,6 +5,7 @@ import (
 	"crypto/sha1" //nolint:gosec // RFC 6455 says so; it protects nothing
 	"encoding/base64"
 	"encoding/binary"
+	"slices"
 
 	"github.com/weirmesh/weir/proxy/http/message"
 )
@@ -57,7 +58,7 @@ func (x *Exchange) switched() bool {
 	if x.webSocketKey == nil || !bytes.EqualFold(x.Response.Upgrade, webSocket) {
 		return true
 	}
-	sum := sha1.Sum(append([]byte(x.webSocketKey), acceptGUID...)) //nolint:gosec // as above
+	sum := sha1.Sum(slices.Concat(x.webSocketKey, []byte(acceptGUID))) //nolint:gosec // as above
 	accept := base64.StdEncoding.AppendEncode(nil, sum[:])
 	switch got := h.GetName(acceptHeader); {
 	case x.is(ownKey):
