@@ -14,7 +14,8 @@ import (
 // written in the one way this package's readers take.
 type Backend struct {
 	// Answer is what the next requests are answered with, one after the other, instead of the default: 200 with the
-	// request line as body. Bytes are sent as they are; {accept} becomes what a WebSocket's key asks for.
+	// beginning of the request line as body. Bytes are sent as they are; {accept} becomes what a WebSocket's key asks for. For HTTP/2 they
+	// are in the notation of frames.
 	Answer [][]byte
 	// Early sends an answer when the head of a request is there.
 	Early bool
@@ -24,13 +25,21 @@ type Backend struct {
 
 	protocol Protocol
 	l        *mem.Listener
-	conns    []*backConn
+	conns    []backConn
 }
 
-type backConn struct {
+// backConn is one connection of a Backend.
+type backConn interface {
+	work() bool // reports whether anything was done
+	say(text []byte)
+	close()
+}
+
+// backConn1 speaks HTTP/1.1.
+type backConn1 struct {
 	b       *Backend
 	p       *mem.Peer
-	in      []byte
+	in, out []byte
 	now     *Message // being received
 	early   bool     // it was answered
 	tunnel  bool
@@ -43,7 +52,11 @@ func newBackend(l *mem.Listener, p Protocol) *Backend { return &Backend{l: l, pr
 // work does what can be done, and reports whether anything was.
 func (b *Backend) work() (worked bool) {
 	for p := b.l.Accept(); p != nil; p = b.l.Accept() {
-		b.conns = append(b.conns, &backConn{b: b, p: p})
+		if b.protocol == H2 {
+			b.conns = append(b.conns, newBackConn2(b, p))
+		} else {
+			b.conns = append(b.conns, &backConn1{b: b, p: p})
+		}
 		worked = true
 	}
 	for _, c := range b.conns {
@@ -52,7 +65,7 @@ func (b *Backend) work() (worked bool) {
 	return worked
 }
 
-func (c *backConn) work() bool {
+func (c *backConn1) work() bool {
 	if c.ended {
 		return false
 	}
@@ -62,18 +75,19 @@ func (c *backConn) work() bool {
 		c.ended = true
 		c.p.Close()
 	}
-	if c.tunnel || c.refused {
-		if c.tunnel && len(got) > 0 {
-			c.now.Body = append(c.now.Body, got...)
-		}
-		return len(got) > 0
+	switch {
+	case c.tunnel:
+		c.now.Body = append(c.now.Body, got...)
+	case !c.refused:
+		c.read()
 	}
-	c.read()
-	return len(got) > 0
+	n, _ := c.p.Send(c.out)
+	c.out = c.out[n:]
+	return len(got) > 0 || n > 0
 }
 
 // read takes requests out of what was received.
-func (c *backConn) read() {
+func (c *backConn1) read() {
 	for len(c.in) > 0 {
 		m, n, err := readRequest(c.in)
 		if err != nil {
@@ -107,23 +121,22 @@ func (c *backConn) read() {
 }
 
 // answer sends the answer to the request being read, once.
-func (c *backConn) answer() {
+func (c *backConn1) answer() {
 	if c.early || c.ended {
 		return
 	}
 	c.early = true
-	text := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n", len(c.now.Start))
+	body := c.now.Start[:min(len(c.now.Start), 1000)]
+	text := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n", len(body))
 	if !strings.HasPrefix(c.now.Start, "HEAD ") {
-		text = append(text, c.now.Start...)
+		text = append(text, body...)
 	}
 	if len(c.b.Answer) > 0 {
 		text, c.b.Answer = c.b.Answer[0], c.b.Answer[1:]
 		text = bytes.ReplaceAll(text, []byte("{accept}"), accept(c.now.Get("sec-websocket-key")))
 		c.tunnel = strings.HasPrefix(string(text), "HTTP/1.1 101 ")
 	}
-	if n, err := c.p.Send(text); err != nil || n < len(text) {
-		c.b.problem("the answer to %q was not taken: %d of %d bytes, %v", c.now.Start, n, len(text), err)
-	}
+	c.out = append(c.out, text...)
 }
 
 // accept is the answer to a key (RFC 6455 section 4.2.2).
@@ -138,7 +151,15 @@ func (b *Backend) Send(text []byte) {
 		b.problem("no connection to send %q on", text)
 		return
 	}
-	_, _ = b.conns[len(b.conns)-1].p.Send(text)
+	b.conns[len(b.conns)-1].say(text)
+}
+
+func (c *backConn1) say(text []byte) { c.out = append(c.out, text...) }
+
+func (c *backConn1) close() {
+	if !c.ended {
+		c.p.Close()
+	}
 }
 
 func (b *Backend) problem(format string, args ...any) {
@@ -152,8 +173,6 @@ func (b *Backend) forget() {
 func (b *Backend) close() {
 	b.l.Close()
 	for _, c := range b.conns {
-		if !c.ended {
-			c.p.Close()
-		}
+		c.close()
 	}
 }

@@ -94,8 +94,13 @@ type Entry struct {
 	Details string
 }
 
-// NewChain starts the proxies and the back end.
-func NewChain(t testing.TB, hops Hops, o Options) *Chain {
+// Lab makes chains. It remembers the bootstraps that it has read.
+type Lab struct {
+	read map[string][]state.Update
+}
+
+// Chain starts the proxies and the back end.
+func (b *Lab) Chain(t testing.TB, hops Hops, o Options) *Chain {
 	t.Helper()
 	c := &Chain{Hops: hops, Net: mem.New(), t: t}
 	c.Net.SegmentSize = o.Segment
@@ -105,7 +110,11 @@ func NewChain(t testing.TB, hops Hops, o Options) *Chain {
 		if i == 0 || o.Everywhere {
 			manager = o.Manager
 		}
-		n, err := c.start(i, manager)
+		config, err := b.config(hops, i, manager)
+		if err != nil {
+			t.Fatalf("%v: proxy %d: %v", hops, i+1, err)
+		}
+		n, err := c.start(i, config)
 		if err != nil {
 			t.Fatalf("%v: proxy %d: %v", hops, i+1, err)
 		}
@@ -171,28 +180,45 @@ static_resources:
         - endpoint: {address: {socket_address: {address: %s, port_value: %d}}}
 `
 
-// start makes proxy i from a bootstrap.
-func (c *Chain) start(i int, manager string) (*node, error) {
+// config is the configuration of proxy i.
+func (b *Lab) config(hops Hops, i int, manager string) ([]state.Update, error) {
 	direction := "INBOUND"
 	if i == 0 {
 		direction = "OUTBOUND"
 	}
-	codec := [...]string{"HTTP1", "HTTP2"}[c.Hops[i]]
-	upstream := [...]string{"http_protocol_options", "http2_protocol_options"}[c.Hops[i+1]]
+	codec := [...]string{"HTTP1", "HTTP2"}[hops[i]]
+	upstream := [...]string{"http_protocol_options", "http2_protocol_options"}[hops[i+1]]
 	at, to := address(i), address(i+1)
-	b := &bootstrapv3.Bootstrap{}
-	if err := fromYAML(fmt.Sprintf(bootstrap, direction, at.Addr(), at.Port(), codec, upstream, to.Addr(), to.Port()), b); err != nil {
+	text := fmt.Sprintf(bootstrap, direction, at.Addr(), at.Port(), codec, upstream, to.Addr(), to.Port())
+	if u, ok := b.read[text+manager]; ok {
+		return u, nil
+	}
+	m := &bootstrapv3.Bootstrap{}
+	if err := fromYAML(text, m); err != nil {
 		return nil, err
 	}
-	if err := override(b, manager); err != nil {
+	if err := override(m, manager); err != nil {
 		return nil, err
 	}
+	u, err := updates(m)
+	if b.read == nil {
+		b.read = map[string][]state.Update{}
+	}
+	b.read[text+manager] = u
+	return u, err
+}
+
+// start makes proxy i.
+func (c *Chain) start(i int, config []state.Update) (*node, error) {
 	n := &node{loop: c.Net.Loop(loop.Options{})}
 	n.worker = http.NewWorker(http.Options{Loop: n.loop, Observer: n, Hostname: fmt.Sprintf("proxy-%d", i+1)})
-	built, err := build(b)
-	if err != nil {
-		return nil, err
+	builder := state.NewBuilder(state.Options{})
+	for _, u := range config {
+		if _, _, err := builder.Apply(u); err != nil {
+			return nil, err
+		}
 	}
+	built := builder.State()
 	n.worker.SetState(built)
 	var configs []*listener.Config
 	for l := range built.Listeners() {
@@ -240,8 +266,8 @@ func override(b *bootstrapv3.Bootstrap, manager string) error {
 	return f.GetTypedConfig().MarshalFrom(m)
 }
 
-// build makes the state of a bootstrap's static resources.
-func build(b *bootstrapv3.Bootstrap) (*state.State, error) {
+// updates are the static resources of a bootstrap.
+func updates(b *bootstrapv3.Bootstrap) ([]state.Update, error) {
 	clusters := state.Update{TypeURL: resource.ClusterType}
 	for _, c := range b.GetStaticResources().GetClusters() {
 		a, err := anypb.New(c)
@@ -258,12 +284,7 @@ func build(b *bootstrapv3.Bootstrap) (*state.State, error) {
 		}
 		listeners.Set = append(listeners.Set, state.Resource{Name: l.GetName(), Body: a})
 	}
-	builder := state.NewBuilder(state.Options{})
-	if _, _, err := builder.Apply(clusters); err != nil {
-		return nil, err
-	}
-	s, _, err := builder.Apply(listeners)
-	return s, err
+	return []state.Update{clusters, listeners}, nil
 }
 
 // Begin and End are http.Observer.

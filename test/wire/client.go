@@ -15,33 +15,57 @@ import (
 	"github.com/weirmesh/weir/proxy/loop/mem"
 )
 
-// Client is a client of HTTP/1.1 that sends what it is told, byte by byte.
-type Client struct {
+// Client is a client of the first proxy.
+type Client interface {
+	// Ask sends a request as it should be.
+	Ask(method, host, path string)
+	// Send sends what it is told: bytes for HTTP/1.1, the notation of frames for HTTP/2.
+	Send(b []byte)
+	// Read takes what has arrived.
+	Read()
+	// Answers are the final responses so far, in order.
+	Answers() []*Message
+	// Ready reports whether another request may be sent.
+	Ready() bool
+	// Report tells what the client got, with the reasons the proxies give for their own answers.
+	Report() string
+	Close()
+}
+
+// Dial connects to the first proxy.
+func (c *Chain) Dial() Client {
+	p, err := c.Net.Dial(address(0))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if c.Hops[0] == H2 {
+		return newClient2(c, p)
+	}
+	return &client1{chain: c, p: p}
+}
+
+// client1 speaks HTTP/1.1.
+type client1 struct {
 	chain *Chain
 	p     *mem.Peer
 	in    []byte
 	heads []bool // which of the requests have the method HEAD
 
-	Responses []*Message
-	Tunnel    []byte // what came behind a 101
+	responses []*Message
+	tunnel    []byte // what came behind a 101
 	tunnels   bool
 	err       error  // how the connection ended
 	problem   string // what could not be read
 }
 
-// Dial connects to the first proxy.
-func (c *Chain) Dial() *Client {
-	p, err := c.Net.Dial(address(0))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return &Client{chain: c, p: p}
-}
-
 var headRequest = regexp.MustCompile(`(?m)^([A-Z]+) [^ ]+ HTTP/1\.1\r$`)
 
+func (c *client1) Ask(method, host, path string) {
+	c.Send(fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: %s\r\n\r\n", method, path, host))
+}
+
 // Send sends b as far as it is taken, and lets everything happen that follows.
-func (c *Client) Send(b []byte) {
+func (c *client1) Send(b []byte) {
 	for _, m := range headRequest.FindAllSubmatch(b, -1) {
 		c.heads = append(c.heads, string(m[1]) == "HEAD")
 	}
@@ -57,7 +81,7 @@ func (c *Client) Send(b []byte) {
 }
 
 // Read takes what has arrived.
-func (c *Client) Read() {
+func (c *client1) Read() {
 	for {
 		b, err := c.p.Recv()
 		c.in = append(c.in, b...)
@@ -71,7 +95,7 @@ func (c *Client) Read() {
 	}
 	for len(c.in) > 0 && c.problem == "" && !c.tunnels {
 		method := ""
-		if done := c.final(); done < len(c.heads) && c.heads[done] {
+		if done := len(c.Answers()); done < len(c.heads) && c.heads[done] {
 			method = "HEAD"
 		}
 		m, n, err := readResponse(c.in, method, c.err != nil)
@@ -84,39 +108,39 @@ func (c *Client) Read() {
 		case !m.Complete:
 			n = len(c.in)
 		}
-		c.Responses = append(c.Responses, m)
+		c.responses = append(c.responses, m)
 		c.in = c.in[n:]
 		c.tunnels = m.status() == 101
 	}
 	if c.tunnels {
-		c.Tunnel, c.in = append(c.Tunnel, c.in...), nil
+		c.tunnel, c.in = append(c.tunnel, c.in...), nil
 	}
 }
 
-// final is the number of final responses so far.
-func (c *Client) final() (n int) {
-	for _, m := range c.Responses {
+// Answers is described at Client.
+func (c *client1) Answers() (final []*Message) {
+	for _, m := range c.responses {
 		if s := m.status(); s >= 200 || s == 101 {
-			n++
+			final = append(final, m)
 		}
 	}
-	return n
+	return final
 }
 
-// Answered reports whether another request may be sent.
-func (c *Client) Answered() bool {
-	return c.err == nil && c.problem == "" && c.final() > 0 && !c.tunnels && len(c.in) == 0
+// Ready is described at Client.
+func (c *client1) Ready() bool {
+	return c.err == nil && c.problem == "" && len(c.Answers()) > 0 && !c.tunnels && len(c.in) == 0
 }
 
 // Close ends the connection.
-func (c *Client) Close() {
+func (c *client1) Close() {
 	c.p.Close()
 	c.chain.Settle()
 }
 
 // Report tells what the client got, with the reasons the proxies give for their own answers.
-func (c *Client) Report() string {
-	all := c.Responses
+func (c *client1) Report() string {
+	all := c.responses
 	if m, _, err := readResponse(c.in, "", false); m != nil && err == nil {
 		m.Complete = false
 		all = append(slices.Clone(all), m)
@@ -129,32 +153,18 @@ func (c *Client) Report() string {
 			parts = append(parts, text+shown(m.Fields))
 			continue
 		}
-		why := c.chain.why(final)
+		parts = append(parts, text+m.report(c.chain.why(final)))
 		final++
-		switch {
-		case why != "":
-			text += " " + why
-		case len(m.Body) > 0:
-			text += " " + short(m.Body)
-		}
-		text += shown(m.Fields)
-		if len(m.Trailers) > 0 {
-			text += " trailers" + shown(m.Trailers)
-		}
-		if !m.Complete {
-			text += " incomplete"
-		}
-		parts = append(parts, text)
 	}
-	if len(c.Tunnel) > 0 {
-		parts = append(parts, "tunnel "+short(c.Tunnel))
+	if len(c.tunnel) > 0 {
+		parts = append(parts, "tunnel "+short(c.tunnel))
 	}
 	if len(all) == 0 {
 		parts = append(parts, "nothing")
 	}
 	if c.problem != "" {
 		parts = append(parts, "UNREADABLE: "+c.problem)
-	} else if len(c.in) > 0 && len(all) == len(c.Responses) {
+	} else if len(c.in) > 0 && len(all) == len(c.responses) {
 		parts = append(parts, "the beginning of another: "+short(c.in))
 	}
 	switch {
@@ -165,7 +175,45 @@ func (c *Client) Report() string {
 	default:
 		parts = append(parts, "reset")
 	}
-	return strings.Join(parts, "; ")
+	return joined(parts)
+}
+
+// joined says once what is repeated.
+func joined(parts []string) string {
+	var b strings.Builder
+	for i := 0; i < len(parts); {
+		n := 1
+		for i+n < len(parts) && parts[i+n] == parts[i] {
+			n++
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(parts[i])
+		if n > 1 {
+			fmt.Fprintf(&b, " (%d times)", n)
+		}
+		i += n
+	}
+	return b.String()
+}
+
+// report tells all of a response but its status.
+func (m *Message) report(why string) (text string) {
+	switch {
+	case why != "":
+		text += " " + why
+	case len(m.Body) > 0:
+		text += " " + short(m.Body)
+	}
+	text += shown(m.Fields)
+	if len(m.Trailers) > 0 {
+		text += " trailers" + shown(m.Trailers)
+	}
+	if !m.Complete {
+		text += " incomplete"
+	}
+	return text
 }
 
 // why is what the proxies say about the i-th exchange, "" if the back end answered it.
@@ -186,13 +234,13 @@ func (c *Chain) why(i int) string {
 	return ""
 }
 
-// Report tells what the back end received.
-func (b *Backend) Report() string {
-	if len(b.Requests) == 0 {
-		return "nothing"
-	}
+// Report tells what the back end received, without partial requests if whole.
+func (b *Backend) Report(whole bool) string {
 	var lines []string
 	for _, m := range b.Requests {
+		if whole && !m.Complete {
+			continue
+		}
 		start := short([]byte(strings.TrimSuffix(m.Start, " HTTP/1.1")))
 		start = start[1 : len(start)-1]
 		text := fmt.Sprintf("%s host=%s%s", start, m.Get("host"), shown(m.Fields))
@@ -213,7 +261,10 @@ func (b *Backend) Report() string {
 		}
 		lines = append(lines, text)
 	}
-	return strings.Join(lines, "; ")
+	if len(lines) == 0 {
+		return "nothing"
+	}
+	return joined(lines)
 }
 
 // ours are fields that proxies add, and those that Report shows in another way.

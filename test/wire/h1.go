@@ -17,7 +17,9 @@ type Message struct {
 	// Length is content-length; -1: the body came in chunks, or is ended by the connection; -2: there is no body.
 	Length   int64
 	Complete bool
+
 	raw      []byte
+	bodiless bool // whatever Length says
 }
 
 // Field is a header or trailer field, as received.

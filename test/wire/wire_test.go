@@ -12,79 +12,107 @@ import (
 	"github.com/weirmesh/weir/test/wire"
 )
 
-// chains are the ways a request can take: same and changing protocols on every hop.
-var chains = map[wire.Protocol][]wire.Hops{
-	wire.H1: {
-		{wire.H1, wire.H1, wire.H1}, {wire.H1, wire.H2, wire.H1},
-	},
+// chains are the ways a request can take: the same and changing protocols on every hop.
+var chains = []wire.Hops{
+	{wire.H1, wire.H1, wire.H1}, {wire.H1, wire.H2, wire.H1}, {wire.H1, wire.H2, wire.H2}, {wire.H1, wire.H1, wire.H2},
+	{wire.H2, wire.H2, wire.H2}, {wire.H2, wire.H1, wire.H2}, {wire.H2, wire.H1, wire.H1}, {wire.H2, wire.H2, wire.H1},
 }
 
-// TestH1 runs testdata/h1/*: clients of HTTP/1.1 against every chain that begins with it. Only commit changes of the
-// expected output if you understand what caused them and if they are desired.
+func first(p wire.Protocol) func(wire.Hops) bool {
+	return func(h wire.Hops) bool { return h[0] == p }
+}
+
+func last(p wire.Protocol) func(wire.Hops) bool {
+	return func(h wire.Hops) bool { return h[len(h)-1] == p }
+}
+
+// TestChains runs testdata: clients and back ends that do not behave, against every chain of proxies they can stand at an
+// end of. Only commit changes of the expected output if you understand what caused them and if they are desired.
 //
-// Input lines end with CRLF and know the escapes of Go strings; a line ending in \c has no CRLF behind it (the runner
-// cuts empty lines at the end, so a head ends with a line that is only \c), and {{text*n}} stands for n times text. Commands:
+// Lines of HTTP/1.1 end with CRLF and know the escapes of Go strings; a line ending in \c has no CRLF behind it (the runner
+// cuts empty lines at the end, so a head ends with a line that is only \c), and {{text*n}} stands for n times text. For
+// HTTP/2 the notation is that of frames in h2.go. A line "~" lets everything happen before the rest is sent. Commands:
 //
-//	config     (input: YAML) fields of the first proxy's HttpConnectionManager, with all: of every proxy's, for what
-//	           follows in the file
-//	request    (input: what a client sends) A line "~" lets everything happen before the rest is sent.
-//	           early: the back end answers when it has read the head
-//	           incomplete: do not try the connection again
-//	exchange   (input: lines "> " a client sends and "< " the back end answers with, in this order) As request, and
-//	           further lines of the back end are sent on its newest connection.
+//	config [all]  (input: YAML) fields of the first proxy's HttpConnectionManager, with all: of every proxy's, for what
+//	              follows in the file
+//	request       (input: what a client sends) The back end answers as a back end should.
+//	              early: when it has read the head; incomplete: do not try the connection again; uncut: not byte by byte
+//	exchange      (input: lines "> " a client sends and "< " the back end answers with, in this order) As request, and
+//	              further lines of the back end are sent on its newest connection.
+//	answer        (input: what the back end answers with) to a GET, or method=HEAD, or a WebSocket with upgrade
 //
 // The output says what the client got: each answer with its body if it is the back end's, else with the reason why a
 // proxy made it; and whether the connection is open. Then what the back end read. Where chains differ, it says in which.
 // Behind every case further requests are sent on the same connections, and on another one: each must be answered
 // with what belongs to it.
-func TestH1(t *testing.T) {
-	n := 0
-	datadriven.Walk(t, "testdata/h1", func(t *testing.T, path string) {
-		var o wire.Options
-		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
-			if d.Cmd == "config" {
-				o = wire.Options{Manager: d.Input, Everywhere: d.HasArg("all")}
-				return ""
-			}
-			n++
-			var results results
-			for _, hops := range chains[wire.H1] {
-				o.Segment = 0
-				whole := runH1(t, d, hops, o)
-				results.add(hops, whole)
-				if d.HasArg("large") {
-					continue
-				}
-				o.Segment = 1
-				if cut := runH1(t, d, hops, o); cut != whole {
-					t.Errorf("%s: %v: byte by byte gives\n%sinstead of\n%s", d.Pos, hops, cut, whole)
-				}
-			}
-			return results.String()
+func TestChains(t *testing.T) {
+	total := 0
+	lab := &wire.Lab{}
+	for _, part := range []struct {
+		folder string
+		at     func(wire.Hops) bool
+	}{
+		{"h1", first(wire.H1)}, {"h2", first(wire.H2)}, {"answers1", last(wire.H1)}, {"answers2", last(wire.H2)},
+	} {
+		t.Run(part.folder, func(t *testing.T) {
+			datadriven.Walk(t, "testdata/"+part.folder, func(t *testing.T, path string) {
+				var o wire.Options
+				datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+					if d.Cmd == "config" {
+						o = wire.Options{Manager: d.Input, Everywhere: d.HasArg("all")}
+						return ""
+					}
+					total++
+					var results results
+					for _, hops := range chains {
+						// What the back end says in an exchange is written in HTTP/1.1.
+						if !part.at(hops) || d.Cmd == "exchange" && !last(wire.H1)(hops) {
+							continue
+						}
+						o.Segment = 0
+						result, whole := run(t, lab, d, hops, o)
+						results.add(hops, result)
+						if d.HasArg("uncut") {
+							continue
+						}
+						o.Segment = 1
+						// How much of a request that is refused in the end has gone on depends on the cuts.
+						if _, cut := run(t, lab, d, hops, o); cut != whole {
+							t.Errorf("%s: %v: byte by byte gives\n%sinstead of\n%s", d.Pos, hops, cut, whole)
+						}
+					}
+					return results.String()
+				})
+			})
 		})
-	})
-	if n < 250 {
-		t.Errorf("%d cases: where are the others?", n)
+	}
+	if total < 500 {
+		t.Errorf("%d cases: where are the others?", total)
 	}
 }
 
-func runH1(t *testing.T, d *datadriven.TestData, hops wire.Hops, o wire.Options) string {
-	c := wire.NewChain(t, hops, o)
+// run runs a case on a chain. whole is the result without what the back end has of requests that are not complete.
+func run(t *testing.T, lab *wire.Lab, d *datadriven.TestData, hops wire.Hops, o wire.Options) (result, whole string) {
+	c := lab.Chain(t, hops, o)
 	c.Back.Early = d.HasArg("early")
 	client := c.Dial()
 	switch d.Cmd {
 	case "request":
-		for part := range strings.SplitSeq(d.Input, "\n~\n") {
-			client.Send(raw(t, part))
+		for _, part := range parts(d.Input) {
+			client.Send(bytesFor(t, hops[0], part))
 		}
+	case "answer":
+		answer(t, d, c, client)
 	case "exchange":
 		converse(t, c, client, d.Input)
 	default:
 		d.Fatalf(t, "unknown command %s", d.Cmd)
 	}
-	report := report(t, d, c, client)
+	examine(t, d, c)
+	result = fmt.Sprintf("client: %s\nback end: %s\n", client.Report(), c.Back.Report(false))
+	whole = fmt.Sprintf("client: %s\nback end: %s\n", client.Report(), c.Back.Report(true))
 	where := fmt.Sprintf("%s: %v", d.Pos, hops)
-	if client.Answered() && !d.HasArg("incomplete") {
+	if client.Ready() && !d.HasArg("incomplete") {
 		probe(t, where+", the same connection", c, client)
 	}
 	client.Close()
@@ -94,11 +122,44 @@ func runH1(t *testing.T, d *datadriven.TestData, hops wire.Hops, o wire.Options)
 	}
 	other.Close()
 	c.Close()
-	return report
+	return result, whole
+}
+
+func parts(input string) []string { return strings.Split(input, "\n~\n") }
+
+// bytesFor reads what one side sends.
+func bytesFor(t *testing.T, p wire.Protocol, text string) []byte {
+	if p == wire.H2 {
+		// Between the frames of what is repeated, \n is the end of a line.
+		return []byte(repeated.ReplaceAllStringFunc(text, func(s string) string { return strings.ReplaceAll(expand(s), `\n`, "\n") }))
+	}
+	return raw(t, text)
+}
+
+// answer asks for something, and lets the back end answer.
+func answer(t *testing.T, d *datadriven.TestData, c *wire.Chain, client wire.Client) {
+	back := c.Hops[len(c.Hops)-1]
+	says := parts(d.Input)
+	c.Back.Answer = append(c.Back.Answer, bytesFor(t, back, says[0]))
+	method := "GET"
+	d.MaybeScanArgs(t, "method", &method)
+	switch {
+	case !d.HasArg("upgrade"):
+		client.Ask(method, "a", "/a")
+	case c.Hops[0] == wire.H1:
+		client.Send([]byte("GET /a HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"))
+	default:
+		client.Send([]byte("HEADERS 1\n :method: CONNECT\n :protocol: websocket\n :scheme: http\n :authority: a\n :path: /a\n sec-websocket-version: 13"))
+	}
+	for _, text := range says[1:] {
+		c.Back.Send(bytesFor(t, back, text))
+		c.Settle()
+		client.Read()
+	}
 }
 
 // converse sends what the two sides say.
-func converse(t *testing.T, c *wire.Chain, client *wire.Client, input string) {
+func converse(t *testing.T, c *wire.Chain, client wire.Client, input string) {
 	type part struct {
 		who  string
 		text []string
@@ -137,8 +198,8 @@ func converse(t *testing.T, c *wire.Chain, client *wire.Client, input string) {
 	}
 }
 
-// report tells the result of a case, and fails the test where no result can be right.
-func report(t *testing.T, d *datadriven.TestData, c *wire.Chain, client *wire.Client) string {
+// examine fails the test where no result can be right.
+func examine(t *testing.T, d *datadriven.TestData, c *wire.Chain) {
 	for _, p := range c.Back.Problems {
 		t.Errorf("%s: %v: the back end got what it does not read: %s", d.Pos, c.Hops, p)
 	}
@@ -150,23 +211,22 @@ func report(t *testing.T, d *datadriven.TestData, c *wire.Chain, client *wire.Cl
 			t.Errorf("%s: %v: net/http does not read %q as we do: %s", d.Pos, c.Hops, m.Start, diff)
 		}
 	}
-	return fmt.Sprintf("client: %s\nback end: %s\n", client.Report(), c.Back.Report())
 }
 
 // probe sends a request that must be answered with what belongs to it, and must be all that the back end sees.
-func probe(t *testing.T, where string, c *wire.Chain, client *wire.Client) {
+func probe(t *testing.T, where string, c *wire.Chain, client wire.Client) {
 	t.Helper()
 	c.Forget()
-	had := len(client.Responses)
-	client.Send([]byte("GET /probe HTTP/1.1\r\nHost: probe\r\n\r\n"))
+	had := len(client.Answers())
+	client.Ask("GET", "probe", "/probe")
 	for _, p := range c.Back.Problems {
 		t.Errorf("%s: the back end got what it does not read: %s", where, p)
 	}
-	if n := len(client.Responses) - had; n != 1 || string(client.Responses[had].Body) != "GET /probe HTTP/1.1" {
+	if a := client.Answers()[had:]; len(a) != 1 || string(a[0].Body) != "GET /probe HTTP/1.1" {
 		t.Errorf("%s: a further request is answered with: %s", where, client.Report())
 	}
 	if len(c.Back.Requests) != 1 || c.Back.Requests[0].Start != "GET /probe HTTP/1.1" || c.Back.Requests[0].Get("host") != "probe" {
-		t.Errorf("%s: a further request reaches the back end as: %s", where, c.Back.Report())
+		t.Errorf("%s: a further request reaches the back end as: %s", where, c.Back.Report(false))
 	}
 }
 
@@ -199,13 +259,17 @@ func (r *results) String() string {
 
 var repeated = regexp.MustCompile(`\{\{(.+?)\*(\d+)\}\}`)
 
-// raw reads the notation of the test files.
-func raw(t *testing.T, text string) []byte {
-	text = repeated.ReplaceAllStringFunc(text, func(s string) string {
+func expand(text string) string {
+	return repeated.ReplaceAllStringFunc(text, func(s string) string {
 		p := repeated.FindStringSubmatch(s)
 		n, _ := strconv.Atoi(p[2])
 		return strings.Repeat(p[1], n)
 	})
+}
+
+// raw reads the notation of HTTP/1.1.
+func raw(t *testing.T, text string) []byte {
+	text = expand(text)
 	var b []byte
 	for line := range strings.SplitSeq(text, "\n") {
 		end := "\r\n"

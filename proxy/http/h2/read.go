@@ -203,6 +203,7 @@ func (m *Machine) target(q *message.Request, f *fields, protocol []byte) Reason 
 	case message.NoHost:
 		return InvalidAuthority
 	}
+	q.Authority = message.WithoutEmptyPort(q.Authority)
 	const has = uint8(1)
 	if protocol != nil {
 		if q.Method != message.CONNECT || !m.o.ExtendedConnect || len(protocol) == 0 {

@@ -144,7 +144,7 @@ func (m *Machine) appendFields(out []byte, h *message.Headers) []byte {
 		f := &all[i]
 		switch f.ID {
 		case message.Host, message.ContentLength, message.TransferEncoding, message.Connection, message.KeepAlive, message.ProxyConnection,
-			message.Upgrade, message.Expect:
+			message.Upgrade, message.Expect, message.HTTP2Settings:
 			continue
 		case message.TE:
 			if !message.EqualFold(f.Value, "trailers") {
