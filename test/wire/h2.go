@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -119,14 +120,7 @@ func (f *frames) frame(line string, fs []Field) error {
 		}
 	}
 	words := strings.Fields(line)
-	has := func(s string) bool {
-		for _, w := range words {
-			if w == s {
-				return true
-			}
-		}
-		return false
-	}
+	has := func(s string) bool { return slices.Contains(words, s) }
 	number := func(i int) uint32 {
 		if i >= len(words) {
 			return 0
