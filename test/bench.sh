@@ -17,6 +17,9 @@ weir="env GOMAXPROCS=2 $root/bin/weir-proxy run -c $tls --workers 1 --log-level 
 "$bench" handshake --rounds "$rounds" --max-ratio 0.85:nginx --target "weir=8310:$weir"
 "$bench" memory --tls --target "weir=8210:$weir"
 
+"$bench" tcp --rounds "$rounds" --max-ratio 1.1 \
+  --target "weir=8510:$root/bin/weir-proxy run -c $root/test/bench/tcp.yaml --workers 1 --log-level error"
+
 for streams in "4 25" "32 2"; do
   set -- $streams
   "$bench" http2 --rounds "$rounds" --conns "$1" --streams "$2" \

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -24,12 +25,30 @@ import (
 // kernelRelay relays connections to its address to an application, over the kernel's
 // sockets, until the test ends.
 func kernelRelay(t *testing.T, app loop.Addr, o tcp.Options) (at string) {
+	at, _ = countedRelay(t, app, o)
+	return at
+}
+
+// counted is a Poller that counts the bytes that splices took from sockets, and from pipes.
+type counted struct {
+	loop.Poller
+	spliced *atomic.Int64
+}
+
+func (c counted) Splice(in, out, n int) (int, syscall.Errno) {
+	n, e := c.Poller.Splice(in, out, n)
+	c.spliced.Add(int64(n))
+	return n, e
+}
+
+func countedRelay(t *testing.T, app loop.Addr, o tcp.Options) (at string, spliced *atomic.Int64) {
 	t.Helper()
 	poller, err := loop.NewPoller()
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Loop = loop.New(poller, loop.Options{})
+	spliced = new(atomic.Int64)
+	o.Loop = loop.New(counted{poller, spliced}, loop.Options{})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- o.Loop.Run(ctx) }()
@@ -56,7 +75,7 @@ func kernelRelay(t *testing.T, app loop.Addr, o tcp.Options) (at string) {
 	}
 	<-live
 	local, _ := g.Local(lc.Binds[0])
-	return local.String()
+	return local.String(), spliced
 }
 
 // application accepts one connection and serves it.
@@ -112,12 +131,16 @@ func TestKernelRelay(t *testing.T) {
 			if network == "tcp" {
 				to = tcpAddr(app)
 			}
-			c := connect(t, kernelRelay(t, to, tcp.Options{}))
+			at, spliced := countedRelay(t, to, tcp.Options{})
+			c := connect(t, at)
 			c.Write([]byte("question"))
 			c.CloseWrite()
 			got, err := io.ReadAll(c)
 			if err != nil || !bytes.Equal(got, append([]byte("question"), data...)) {
 				t.Errorf("received %d bytes of %d, or others; %v", len(got), len(data)+8, err)
+			}
+			if n := spliced.Load() / 2; runtime.GOOS == "linux" && n < int64(len(data))/2 {
+				t.Errorf("of %d bytes only %d were spliced", len(data), n)
 			}
 		})
 	}

@@ -725,7 +725,7 @@ func TestRelayDoesNotAllocate(t *testing.T) {
 	c := dial(t, n, entry)
 	n.Step()
 	s := b.Accept()
-	for _, size := range []int{64, 5_000, 100_000} {
+	for _, size := range []int{64, 5_000, 100_000, 1_000_000} { // the last is spliced
 		msg, buf := make([]byte, size), make([]byte, size)
 		pass := func(from, to *mem.Peer) {
 			from.Send(msg)
