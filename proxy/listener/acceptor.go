@@ -23,8 +23,7 @@ type Options struct {
 	// handshake. The connection opens for it afterwards. nil refuses it.
 	Serve func(c *conn.Conn, a Arrival) conn.Handler
 	// Begin, where set, begins to serve a connection whose client has said nothing yet by
-	// the chain for clients that never do, so that the application can speak first; see
-	// Tentative. nil: that chain cannot be begun, its clients speak first.
+	// the chain for clients that never do, which is ServerFirst; see Tentative.
 	Begin func(c *conn.Conn, a Arrival, spoke func()) Tentative
 	// Room, where set, reports whether the process has descriptors for another connection and
 	// for what it will need. Without, all are accepted until none is left.

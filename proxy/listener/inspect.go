@@ -113,8 +113,8 @@ func (x *inspection) Drained(c *conn.Conn) {
 func (x *inspection) Closed(c *conn.Conn, why conn.Why) {
 	x.timer.Stop()
 	x.a.keeping.release(&x.kept)
-	if x.state == undecided && x.kept.n == 0 && why.Kind == conn.ResetByPeer {
-		x.learn(false)
+	if x.state == undecided && why.Kind == conn.ResetByPeer {
+		x.learn(false) // it left without a word, or with plaintext
 	}
 	x.state = decided
 	if x.guess != nil {
