@@ -55,6 +55,7 @@ const (
 	HTTP2                      // explicit_http_config.http2_protocol_options: without asking the peer
 	Negotiated                 // auto_config: what TLS agrees on by ALPN
 	Downstream                 // use_downstream_protocol_config: what the client speaks
+	Raw                        // no HTTP: the payload of a CONNECT
 )
 
 // HTTP2Options are Http2ProtocolOptions; zero fields are the proxy's defaults.

@@ -41,7 +41,7 @@ func (x *Exchange) attempt() {
 	if c.MaxStreamDuration > 0 {
 		x.armMaximum()
 	}
-	isFresh := x.is(fresh)
+	isFresh := x.is(fresh) || x.is(terminates)
 	x.flags &^= fresh
 	x.armTry()
 	if b := behalf(e, x.Conn); b != (cluster.Behalf{}) {
@@ -70,6 +70,9 @@ func behalf(e *cluster.Endpoint, info *conn.Info) (b cluster.Behalf) {
 
 // speaks is the HTTP version of an attempt.
 func (x *Exchange) speaks(c *cluster.Cluster) cluster.Protocol {
+	if x.is(terminates) {
+		return cluster.Raw
+	}
 	if c.Protocol != cluster.Downstream {
 		return c.Protocol
 	}

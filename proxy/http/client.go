@@ -36,6 +36,8 @@ func (w *Worker) newClient(c *cluster.Cluster, p cluster.Protocol) (pool.Member,
 		return w.newClient2(c), streamsOf(c)
 	case cluster.Negotiated:
 		return &negotiating{w: w, cluster: c}, 0
+	case cluster.Raw:
+		return &raw{w: w}, 1
 	default:
 		return &client{w: w}, 1
 	}

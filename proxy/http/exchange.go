@@ -162,6 +162,7 @@ const (
 	clientEOF
 	noTrailers // those of the response are not sent
 	ownKey     // webSocketKey was made here
+	terminates // a CONNECT whose payload goes to an endpoint as it is
 	perAttempt // maximum is the cluster's, not the listener's
 )
 

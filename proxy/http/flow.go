@@ -146,7 +146,7 @@ func (x *Exchange) responseHead() bool {
 	x.touch()
 	p := &x.Response
 	switch {
-	case p.Status == 101:
+	case p.Status == 101, p.Status >= 200 && p.Status < 300 && x.Request.Method == message.CONNECT:
 		if !x.switched() {
 			x.Failure = "http1.websocket_accept"
 			x.fail(observe.UpstreamProtocolError)

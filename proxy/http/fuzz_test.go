@@ -10,6 +10,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http"
+	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
 	"github.com/weirmesh/weir/proxy/outbound"
@@ -29,6 +30,8 @@ func FuzzExchange(f *testing.F) {
 	f.Add([]byte("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"), []byte("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"), []byte{10, 20, 30, 41, 2, 3, 4})
 	f.Add([]byte("GET /chat HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nabc"), []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\ndef"), []byte{255, 1, 200, 3, 12, 13})
 	f.Add([]byte("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc"), []byte("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\n\r\nHTTP/1.0 200 OK\r\n\r\nuntil"), []byte{9, 8, 7, 6, 5})
+	f.Add([]byte("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\nearly"), []byte("HTTP/1.1 200 OK\r\n\r\nlate"), []byte{255, 1, 200, 3, 12, 13, 4, 12})
+	f.Add([]byte("CONNECT b:80 HTTP/1.1\r\nHost: b:80\r\n\r\nearly"), []byte("raw"), []byte{255, 1, 200, 3, 12, 13, 4, 12})
 	f.Add([]byte("\x16\x03\x01"), []byte("SSH-2.0\r\n"), []byte{1})
 	// HTTP/2: the client's bytes say so, for upstreams the first step does.
 	two := hello2(http2.ClientPreface)
@@ -70,14 +73,23 @@ func FuzzExchange(f *testing.F) {
 		}
 		c.Seal()
 		retry := &route.Retry{On: route.On5xx | route.OnReset | route.OnConnectFailure, Attempts: 2, HostAttempts: 2, OtherHosts: true, BackoffBase: time.Millisecond, BackoffMax: 10 * time.Millisecond, PerTryTimeout: 3 * time.Second}
-		table, err := route.New("t", "1", false, []*route.VirtualHost{{Domains: []string{"*"}, Entries: []*route.Entry{{When: route.When{Path: "/", Per1M: 1e6},
-			Fault:   &route.Fault{Delay: time.Millisecond, DelayPer1M: 500_000, AbortGRPC: -1},
-			Forward: &route.Forward{Clusters: []route.Weighted{{Weight: 1}}, Total: 1, Retry: retry, Timeout: 10 * time.Second}}}}})
+		to := func(f route.Forward) *route.Forward {
+			f.Clusters, f.Total, f.Timeout = []route.Weighted{{Weight: 1}}, 1, 10*time.Second
+			return &f
+		}
+		tunnel := route.When{Kind: route.PathConnect, Per1M: 1e6}
+		table, err := route.New("t", "1", false, []*route.VirtualHost{
+			{Domains: []string{"b:80"}, Entries: []*route.Entry{{When: tunnel, Forward: to(route.Forward{Upgrades: []route.Upgrade{{Name: "connect", Enabled: true, Terminate: true}}})}}},
+			{Domains: []string{"*"}, Entries: []*route.Entry{
+				{When: tunnel, Forward: to(route.Forward{})},
+				{When: route.When{Path: "/", Per1M: 1e6}, Fault: &route.Fault{Delay: time.Millisecond, DelayPer1M: 500_000, AbortGRPC: -1}, Forward: to(route.Forward{Retry: retry})},
+			}}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.SetState(&state{clusters: []*cluster.Cluster{c}, table: table})
-		cfg := &http.Config{TableName: "t", Stages: outbound.Stages(outbound.Options{}), Upgrades: []string{"websocket"}, StreamIdle: time.Minute}
+		cfg := &http.Config{TableName: "t", Stages: outbound.Stages(outbound.Options{}), Upgrades: []string{"websocket", "connect"}, StreamIdle: time.Minute,
+			HTTP1: h1.Rules{HTTP10: true, DefaultHost: "d", Names: h1.PreserveOrProperCase}, Underscores: http.UnderscoresDrop, Via: []byte("via"), MaxDuration: 20 * time.Minute, DurationJitter: 0.1}
 		listen(t, l, front, func(c *conn.Conn) { c.HandOver(w.Serve(c, cfg)) })
 
 		var peers, ups []*mem.Peer

@@ -11,21 +11,15 @@ import (
 	"github.com/weirmesh/weir/proxy/tls"
 )
 
-// Canonical refuses what is not served here and gives the path the one form that everything after it sees.
+// Canonical refuses what is not served here, whatever the route, and gives the path the one form that everything after it sees.
 func Canonical() Stage {
 	return Stage{Name: "canonical", Request: canonical}
 }
 
 func canonical(x *Exchange) Verdict {
 	q, c := &x.Request, x.Config
-	if q.Method == message.CONNECT {
-		return x.Reply(observe.ConnectRefused)
-	}
-	if q.Upgrade != nil && !c.allows(q.Upgrade) {
+	if bytes.HasPrefix(q.Upgrade, tlsUpgrade) && !c.allows(q.Upgrade) {
 		// Apache HttpClient (as of 2026-11) asks for TLS on every plaintext connection, and does not mind to be ignored.
-		if !bytes.HasPrefix(q.Upgrade, []byte("TLS/")) {
-			return x.Reply(observe.UpgradeRefused)
-		}
 		q.Upgrade = nil
 	}
 	if c.Underscores != UnderscoresPass && !c.underscores(&q.Headers) {
@@ -80,12 +74,18 @@ func hasUnderscore(f *message.Field) bool { return bytes.IndexByte(f.Name, '_') 
 
 func (c *Config) allows(upgrade []byte) bool {
 	for _, u := range c.Upgrades {
-		if len(u) == len(upgrade) && bytes.EqualFold(upgrade, []byte(u)) {
+		if foldsTo(upgrade, u) {
 			return true
 		}
 	}
 	return false
 }
+
+func foldsTo(kind []byte, lower string) bool {
+	return len(lower) == len(kind) && bytes.EqualFold(kind, []byte(lower))
+}
+
+var tlsUpgrade = []byte("TLS/")
 
 // Identify settles what the request says about its client and itself: address, scheme, certificate, request ID.
 func Identify() Stage {

@@ -36,6 +36,8 @@ func Router() Stage {
 func forward(x *Exchange) Verdict {
 	e := x.Route
 	switch {
+	case e == nil && x.Request.Method == message.CONNECT:
+		return x.Reply(observe.ConnectRefused)
 	case e == nil:
 		return x.Reply(observe.RouteNotFound)
 	case e.Redirect != nil:
@@ -47,6 +49,9 @@ func forward(x *Exchange) Verdict {
 		return x.ReplyWith(observe.DirectResponse, e.Direct.Status, e.Direct.Body)
 	}
 	f := e.Forward
+	if asksTunnel(&x.Request) && !x.upgrade() {
+		return Replied
+	}
 	if x.Cluster == nil {
 		return x.Reply(observe.ClusterNotFound)
 	}

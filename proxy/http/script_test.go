@@ -35,10 +35,10 @@ import (
 // the end of a line is no line end):
 //
 //	config [edge] [websocket] [grpc-web] [normalize] [idle=D] [header-timeout=D] [request-timeout=D] [stream-idle=D] [max-requests=N]
-//	       [max-duration=D] [safe] [http10] [default-host=H] [names=proper|preserve|preserve-or-proper]
+//	       [max-duration=D] [safe] [connect] [http10] [default-host=H] [names=proper|preserve|preserve-or-proper]
 //	cluster name=NAME [endpoints=a:p,…] [max-connections=N] [max-pending=N] [max-requests=N] [max-retries=N] [requests-per-connection=N] [original-dst] [mesh] [refused=OBJECT] [proxy-protocol]
 //	       [names=…] [head=BYTES] [stream-max=D]
-//	route [host=H] [prefix=P] [path=P] cluster=A[,B] [weights=1,2] [timeout=D] [retry=CONDITIONS] [attempts=N] [per-try=D] [per-try-idle=D]
+//	route [host=H] [prefix=P] [path=P] [connect] [terminate] [no-websocket] cluster=A[,B] [weights=1,2] [timeout=D] [retry=CONDITIONS] [attempts=N] [per-try=D] [per-try-idle=D]
 //	      [grpc-timeout=D] [stream-max=D] [stream-grpc=D] [prefix-rewrite=P] [host-rewrite=H] [redirect=PATH] [direct=STATUS] [fault-delay=D] [fault-abort=STATUS] [attempt-count]
 //	      (input lines: "request|response set|add|remove name: value")
 //	connect NAME [from=ADDR]    a client connects
@@ -455,6 +455,8 @@ func (s *script) configure(d *datadriven.TestData) {
 			c.MaxDuration = duration(s.t, a)
 		case "safe":
 			c.SafeMaxDuration = true
+		case "connect":
+			c.Upgrades = append(slices.Clone(c.Upgrades), "connect")
 		case "http10":
 			c.HTTP1.HTTP10 = true
 		case "default-host":
@@ -619,6 +621,12 @@ func (s *script) addRoute(d *datadriven.TestData) {
 			retry.PerTryTimeout = duration(s.t, a)
 		case "per-try-idle":
 			retry.PerTryIdle = duration(s.t, a)
+		case "connect":
+			e.When = route.When{Kind: route.PathConnect, Per1M: 1_000_000}
+		case "terminate":
+			f.Upgrades = []route.Upgrade{{Name: "connect", Enabled: true, Terminate: true}}
+		case "no-websocket":
+			f.Upgrades = []route.Upgrade{{Name: "websocket"}}
 		case "prefix-rewrite":
 			f.PrefixRewrite = a.Vals[0]
 		case "host-rewrite":

@@ -82,6 +82,8 @@ func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, p cluster.Proto
 			t.TLS = tr.HTTP2
 		case cluster.Negotiated:
 			t.TLS = tr.Negotiated
+		case cluster.Raw:
+			t.TLS = tr.TCP
 		default:
 			t.TLS = tr.HTTP
 		}

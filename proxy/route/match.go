@@ -17,9 +17,12 @@ const (
 	PathExact
 	PathRegex
 	PathSeparatedPrefix // "/a" matches "/a" and "/a/b", not "/ab"
+	PathConnect         // the request is a CONNECT; no other kind matches those, which have no path
 )
 
-func (k PathKind) String() string { return [...]string{"prefix", "exact", "regex", "path-prefix"}[k] }
+func (k PathKind) String() string {
+	return [...]string{"prefix", "exact", "regex", "path-prefix", "connect"}[k]
+}
 
 // When is a compiled RouteMatch: it holds when path, all headers and all query
 // parameters match, for Per1M of a million requests.
@@ -111,6 +114,9 @@ func (t *Table) Host(authority []byte) *VirtualHost {
 }
 
 func (m *When) matches(r *message.Request, path, query []byte, rnd uint64) bool {
+	if (m.Kind == PathConnect) != (r.Method == message.CONNECT) {
+		return false
+	}
 	switch m.Kind {
 	case PathPrefix:
 		if !hasPrefix(path, m.Path, m.IgnoreCase) {

@@ -86,11 +86,22 @@ type Forward struct {
 	StreamMax  *time.Duration
 	StreamGRPC *Asked
 
+	// Upgrades takes the place of what the connection manager says about these protocols (upgrade_configs).
+	Upgrades []Upgrade
+
 	// At most one of the three path changes is set.
 	PrefixRewrite string // replaces the matched prefix (or the whole exact path)
 	RegexRewrite  *regexp.Regexp
 	Substitution  string // for RegexRewrite, in Go's form: ${1}
 	HostRewrite   string // "" keeps the authority
+}
+
+// Upgrade says whether a protocol may be changed to.
+type Upgrade struct {
+	Name    string // lower case; "connect" is the method
+	Enabled bool
+	// Terminate, of connect, sends the payload to the endpoint as it is, instead of the request (connect_config).
+	Terminate bool
 }
 
 // Asked is what becomes of a timeout that a request asks for.

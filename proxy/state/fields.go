@@ -172,19 +172,22 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.route.v3.Route": acts("name match route redirect direct_response metadata typed_per_filter_config request_headers_to_add"+
 		" request_headers_to_remove response_headers_to_add response_headers_to_remove").
 		but("decorator", "spans are named by a later part").but("tracing", later).but("stat_prefix", statsNames),
-	"envoy.config.route.v3.RouteMatch": acts("prefix path safe_regex path_separated_prefix case_sensitive runtime_fraction headers query_parameters").
+	"envoy.config.route.v3.RouteMatch": acts("connect_matcher prefix path safe_regex path_separated_prefix case_sensitive runtime_fraction headers query_parameters").
 		but("grpc", later),
 	"envoy.config.route.v3.HeaderMatcher": acts("name exact_match safe_regex_match range_match present_match prefix_match suffix_match contains_match" +
 		" string_match invert_match treat_missing_header_as_empty"),
 	"envoy.config.route.v3.QueryParameterMatcher": acts("name string_match present_match"),
-	"envoy.config.route.v3.RouteAction": acts("cluster weighted_clusters prefix_rewrite regex_rewrite host_rewrite_literal timeout idle_timeout retry_policy"+
+	"envoy.config.route.v3.RouteAction": acts("cluster upgrade_configs weighted_clusters prefix_rewrite regex_rewrite host_rewrite_literal timeout idle_timeout retry_policy"+
 		" cluster_not_found_response_code max_grpc_timeout grpc_timeout_offset max_stream_duration").
 		but("priority", later).but("hash_policy", later).but("metadata_match", later).
-		but("upgrade_configs", later).but("auto_host_rewrite", later).but("append_x_forwarded_host", later).but("flush_timeout", later).
+		but("auto_host_rewrite", later).but("append_x_forwarded_host", later).but("flush_timeout", later).
 		but("request_mirror_policies", later),
-	"envoy.config.route.v3.RouteAction.MaxStreamDuration": everything,
-	"envoy.config.route.v3.WeightedCluster":               acts("clusters total_weight").but("runtime_key_prefix", "there is no runtime layer"),
-	"envoy.config.route.v3.WeightedCluster.ClusterWeight": acts("name weight request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove"),
+	"envoy.config.route.v3.RouteAction.MaxStreamDuration":           everything,
+	"envoy.config.route.v3.RouteMatch.ConnectMatcher":               everything,
+	"envoy.config.route.v3.RouteAction.UpgradeConfig":               acts("upgrade_type enabled connect_config"),
+	"envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig": acts(""),
+	"envoy.config.route.v3.WeightedCluster":                         acts("clusters total_weight").but("runtime_key_prefix", "there is no runtime layer"),
+	"envoy.config.route.v3.WeightedCluster.ClusterWeight":           acts("name weight request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove"),
 	"envoy.config.route.v3.RetryPolicy": acts("retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate host_selection_retry_max_attempts"+
 		" retriable_status_codes retry_back_off").but("retry_priority", "locality is a later part"),
 	"envoy.config.route.v3.RetryPolicy.RetryBackOff":                       everything,

@@ -141,6 +141,8 @@ func decodeMatch(m *routev3.RouteMatch, path string) (route.When, error) {
 			return w, err
 		}
 		w.Kind, w.Regex = route.PathRegex, re
+	case *routev3.RouteMatch_ConnectMatcher_:
+		w.Kind = route.PathConnect
 	default:
 		return w, fmt.Errorf("%s: has no path, prefix or regex", path)
 	}
@@ -295,6 +297,13 @@ func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster
 			return nil, fmt.Errorf("%s.regex_rewrite.pattern: %w", path, err)
 		}
 		f.RegexRewrite, f.Substitution = re, goSubstitution(r.GetSubstitution())
+	}
+	for i, u := range a.GetUpgradeConfigs() {
+		up := route.Upgrade{Name: strings.ToLower(u.GetUpgradeType()), Enabled: u.GetEnabled() == nil || u.GetEnabled().GetValue(), Terminate: u.GetConnectConfig() != nil}
+		if up.Terminate && up.Name != "connect" {
+			return nil, fmt.Errorf("%s.upgrade_configs[%d].connect_config: is for upgrade_type CONNECT, not %s", path, i, u.GetUpgradeType())
+		}
+		f.Upgrades = append(f.Upgrades, up)
 	}
 	var err error
 	f.Retry, err = decodeRetry(a.GetRetryPolicy(), path+".retry_policy")

@@ -134,7 +134,7 @@ func (c *backConn1) answer() {
 	if len(c.b.Answer) > 0 {
 		text, c.b.Answer = c.b.Answer[0], c.b.Answer[1:]
 		text = bytes.ReplaceAll(text, []byte("{accept}"), accept(c.now.Get("sec-websocket-key")))
-		c.tunnel = strings.HasPrefix(string(text), "HTTP/1.1 101 ")
+		c.tunnel = bytes.HasPrefix(text, []byte("HTTP/1.1 101 ")) || bytes.HasPrefix(text, []byte("HTTP/1.1 2")) && strings.HasPrefix(c.now.Start, "CONNECT ")
 	}
 	c.out = append(c.out, text...)
 }

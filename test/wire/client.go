@@ -46,10 +46,10 @@ func (c *Chain) Dial() Client {
 
 // client1 speaks HTTP/1.1.
 type client1 struct {
-	chain *Chain
-	p     *mem.Peer
-	in    []byte
-	heads []bool // which of the requests have the method HEAD
+	chain   *Chain
+	p       *mem.Peer
+	in      []byte
+	methods []string // of the requests
 
 	responses []*Message
 	tunnel    []byte // what came behind a 101
@@ -67,7 +67,7 @@ func (c *client1) Ask(method, host, path string) {
 // Send sends b as far as it is taken, and lets everything happen that follows.
 func (c *client1) Send(b []byte) {
 	for _, m := range headRequest.FindAllSubmatch(b, -1) {
-		c.heads = append(c.heads, string(m[1]) == "HEAD")
+		c.methods = append(c.methods, string(m[1]))
 	}
 	for len(b) > 0 && c.err == nil {
 		n, err := c.p.Send(b)
@@ -95,8 +95,8 @@ func (c *client1) Read() {
 	}
 	for len(c.in) > 0 && c.problem == "" && !c.tunnels {
 		method := ""
-		if done := len(c.Answers()); done < len(c.heads) && c.heads[done] {
-			method = "HEAD"
+		if done := len(c.Answers()); done < len(c.methods) {
+			method = c.methods[done]
 		}
 		m, n, err := readResponse(c.in, method, c.err != nil)
 		switch {
@@ -110,7 +110,7 @@ func (c *client1) Read() {
 		}
 		c.responses = append(c.responses, m)
 		c.in = c.in[n:]
-		c.tunnels = m.status() == 101
+		c.tunnels = m.status() == 101 || method == "CONNECT" && m.status()/100 == 2
 	}
 	if c.tunnels {
 		c.tunnel, c.in = append(c.tunnel, c.in...), nil

@@ -146,6 +146,12 @@ func readResponse(b []byte, method string, ended bool) (m *Message, n int, err e
 	case status == 304 || method == "HEAD":
 		m.Length, m.Complete = bodiless, true
 		return m, n, nil
+	case method == "CONNECT" && status/100 == 2:
+		if m.Length != bodiless {
+			return nil, 0, fmt.Errorf("framing in %q", b[:n])
+		}
+		m.Complete = true
+		return m, n, nil
 	case m.Length == bodiless:
 		m.Length, m.Complete, m.Body = untilEnd, ended, b[n:]
 		return m, len(b), nil

@@ -166,7 +166,7 @@ func (p *Pool) OnBehalf(c *cluster.Cluster, e *cluster.Endpoint, b cluster.Behal
 }
 
 func (p *Pool) known(c *cluster.Cluster, e *cluster.Endpoint) *cluster.Endpoint {
-	for _, proto := range [...]cluster.Protocol{cluster.HTTP1, cluster.HTTP2, cluster.Negotiated} {
+	for _, proto := range [...]cluster.Protocol{cluster.HTTP1, cluster.HTTP2, cluster.Negotiated, cluster.Raw} {
 		if h := p.dynamic[keyOf(c, e, proto)]; h != nil {
 			return h.endpoint
 		}

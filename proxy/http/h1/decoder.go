@@ -548,6 +548,11 @@ func (d *Decoder) endResponse() Reason {
 		return r
 	}
 	switch {
+	case d.asked.Method == message.CONNECT && p.Status >= 200 && p.Status < 300: // the tunnel is open (RFC 9110 section 9.3.6)
+		p.NoBody, p.ContentLength = false, message.Unknown
+		p.Headers.Remove(message.ContentLength)
+		d.state = untilClose
+		return OK
 	case p.Status == 101:
 		if want := d.asked.Upgrade; len(want) == 0 || !sameFold(d.upgrade, want) {
 			return UnexpectedUpgrade

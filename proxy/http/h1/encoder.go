@@ -72,6 +72,8 @@ func (e *Encoder) Response(dst []byte, p *message.Response, q *message.Request, 
 	case p.Status == 101:
 		dst = w.appendUpgrade(dst, p.Upgrade)
 		e.mode = byClose
+	case q.Method == message.CONNECT && p.Status >= 200 && p.Status < 300:
+		e.mode, keep = byClose, true // it says nothing about the connection, which is the tunnel's
 	case p.Status < 200 || p.Status == 204:
 	case p.NoBody && p.ContentLength != message.Unknown:
 		dst = w.appendLength(dst, p.ContentLength)

@@ -76,7 +76,7 @@ func (d *Decoder) target(t []byte) Reason {
 	switch {
 	case q.Method == message.CONNECT:
 		q.Authority = t
-		if !hasPort(t) {
+		if !message.HasPort(t) {
 			return InvalidTarget
 		}
 		return checkAuthority(t)
@@ -162,19 +162,6 @@ func checkAuthority(a []byte) Reason {
 		return InvalidHost
 	}
 	return OK
-}
-
-// hasPort reports whether a host is followed by a port other than 0 (RFC 9110 section 9.3.6).
-func hasPort(a []byte) bool {
-	for i := len(a) - 1; i > 0; i-- {
-		switch c := a[i]; {
-		case c == ':':
-			return len(bytes.Trim(a[i+1:], "0")) > 0
-		case c < '0' || c > '9':
-			return false
-		}
-	}
-	return false
 }
 
 // parseChunkSize reads "size [OWS] [; extensions]". White space behind the size is what some old servers pad with.

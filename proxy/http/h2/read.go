@@ -223,6 +223,8 @@ func (m *Machine) target(q *message.Request, f *fields, protocol []byte) Reason 
 			return UnexpectedPseudo
 		case len(q.Authority) == 0:
 			return MissingPseudo
+		case !message.HasPort(q.Authority):
+			return InvalidAuthority
 		}
 		return OK
 	}

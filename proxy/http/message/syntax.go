@@ -143,6 +143,19 @@ func WithoutEmptyPort(a []byte) []byte {
 	return a
 }
 
+// HasPort reports whether a host is followed by a port other than 0, as CONNECT must have it (RFC 9110 section 9.3.6).
+func HasPort(a []byte) bool {
+	for i := len(a) - 1; i > 0; i-- {
+		switch c := a[i]; {
+		case c == ':':
+			return len(bytes.Trim(a[i+1:], "0")) > 0
+		case c < '0' || c > '9':
+			return false
+		}
+	}
+	return false
+}
+
 func badAuthority(a []byte) Fault {
 	if bytes.IndexByte(a, '@') >= 0 {
 		return Userinfo

@@ -19,6 +19,11 @@ func TestCheckAuthority(t *testing.T) {
 	if got := string(WithoutEmptyPort([]byte("a:"))) + string(WithoutEmptyPort([]byte("b:1"))); got != "ab:1" {
 		t.Errorf("an empty port: %s", got)
 	}
+	for a, want := range map[string]bool{"a:80": true, "[::1]:443": true, "a": false, "a:": false, "a:0": false, "[::1]": false, "": false, ":80": false} {
+		if got := HasPort([]byte(a)); got != want {
+			t.Errorf("HasPort(%q) = %v", a, got)
+		}
+	}
 	a := []byte("[2001:db8::1]:8080")
 	if n := testing.AllocsPerRun(100, func() { CheckAuthority(a) }); n != 0 {
 		t.Errorf("%v allocations", n)
