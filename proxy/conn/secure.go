@@ -72,12 +72,12 @@ func (c *Conn) feed() {
 		case e == syscall.EAGAIN:
 			c.state &^= unread
 		case e != 0:
-			c.fail(Why{Kind: HandshakeFailed, Err: &tls.Error{Reason: tls.Interrupted, Err: e}})
+			c.fail(Why{Kind: HandshakeFailed, Err: interrupted(e)})
 		case n == 0:
 			// unread stays: the end is looked at again after the handshake.
 			c.wakeHandshake(c.tls.s.FeedEnd())
 			if !c.tls.started {
-				c.fail(Why{Kind: HandshakeFailed, Err: &tls.Error{Reason: tls.Interrupted, Err: io.EOF}})
+				c.fail(Why{Kind: HandshakeFailed, Err: interrupted(io.EOF)})
 			}
 			return
 		default:
@@ -85,6 +85,8 @@ func (c *Conn) feed() {
 		}
 	}
 }
+
+func interrupted(by error) error { return &tls.Error{Reason: tls.Interrupted, Err: by} }
 
 func (c *Conn) feedHandshake(b []byte) {
 	t := c.tls
@@ -191,6 +193,11 @@ func (c *Conn) handshaken(err error) {
 	c.state &^= handshaking
 	c.takeOutput()
 	if c.is(dead) {
+		// The peer was gone before it got our last word, which may have been an alert: what the handshake found counts.
+		if err == nil {
+			err = interrupted(c.why.Errno)
+		}
+		c.why = Why{Kind: HandshakeFailed, Err: err}
 		return
 	}
 	if err != nil {

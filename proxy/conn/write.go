@@ -306,6 +306,12 @@ func (c *Conn) fail(why Why) {
 	if c.is(dead) {
 		return
 	}
+	switch {
+	case c.is(closing) && c.why.Kind == HandshakeFailed:
+		why = c.why // that the alert did not arrive is not news
+	case c.is(handshaking) && (why.Kind == ResetByPeer || why.Kind == Failed):
+		why = Why{Kind: HandshakeFailed, Err: interrupted(why.Errno)}
+	}
 	if c.tls != nil {
 		c.tls.abandon(c)
 	}

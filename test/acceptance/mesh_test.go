@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -182,15 +183,19 @@ func prepare(t *testing.T, o options) *mesh {
 // needed says that programs was called: there is something to remove.
 var needed bool
 
-// freePort is one nobody listens on now.
+// freePort is one nobody listens on now. It is below those that the kernel gives to connections and to listeners that
+// do not care (32768 and up): a mesh that is killed wants it again.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(18000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("of 100 ports none is free")
+	return ""
 }
 
 // write puts a file into the watched folder, whole.

@@ -62,7 +62,7 @@ spec:
     route:
     - destination: {host: echo, subset: v1, port: {number: 8080}}
       headers: {request: {set: {x-to: v1}}, response: {set: {x-by: v1}}}
-  - {match: [{uri: {prefix: /timeout}}], timeout: 0.15s, route: *v1}
+  - {match: [{uri: {prefix: /timeout}}], timeout: 1s, route: *v1}
   - {match: [{uri: {prefix: /retry/none}}], retries: {attempts: 0}, route: *v1}
   - {match: [{uri: {prefix: /retry/5xx}}], retries: {attempts: 3, retryOn: 5xx, backoff: 1ms}, route: *v1}
   - {match: [{uri: {prefix: /retry/code}}], retries: {attempts: 2, retryOn: "409,retriable-4xx", backoff: 1ms}, route: *v1}

@@ -46,7 +46,7 @@ spec:
 		began := time.Now()
 		got, err := greeted(dial)
 		if err != nil || got != "hello, who are you?\nI am x\n" {
-			t.Errorf("%s: %q, %v", what, got, err)
+			t.Errorf("%s: %q, %v; the client's proxy logged %q, the server's %q", what, got, err, client.Logged(), db.Logged())
 		}
 		if took := time.Since(began); took > 2*time.Second {
 			t.Errorf("%s: it took %v", what, took)
