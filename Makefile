@@ -49,6 +49,10 @@ lint: ## golangci-lint with .golangci.yml, and vet for darwin
 fuzz: ## each fuzz target for FUZZTIME (10s)
 	@./test/fuzz.sh $(FUZZTIME)
 
+.PHONY: fuzz-long
+fuzz-long: ## each fuzz target for 3 minutes: an hour on two processors
+	@./test/fuzz.sh 3m
+
 .PHONY: differential
 differential: ## the HTTP codecs against net/http and x/net on 1,000,000 generated inputs each: minutes
 	WEIR_DIFFERENTIAL=1000000 $(GO) test -count=1 -v -timeout 60m -run '^TestDifferential$$' ./proxy/http/h1 ./proxy/http/h2 ./proxy/http/hpack
