@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/weirmesh/weir/config/source/file"
 	"github.com/weirmesh/weir/local/demo"
@@ -24,12 +25,12 @@ const defaultGRPC = "127.0.0.1:15012"
 
 // addresses checks that what is to be listened on is free, so that the sentence about
 // it comes first and names the flag.
-func (t *top) addresses(context.Context) error {
+func (t *top) addresses(ctx context.Context) error {
 	for _, a := range []struct {
 		addr       netip.AddrPort
 		what, flag string
 	}{{t.o.HTTP, "the control plane's API", "--http"}, {t.o.Ingress, "the ingress gateway", "--ingress"}} {
-		err := free(a.addr.String())
+		err := freed(ctx, a.addr.String())
 		switch {
 		case errors.Is(err, syscall.EADDRINUSE):
 			return &Error{fmt.Sprintf("%s, for %s, is taken by another program", a.addr, a.what), fmt.Sprintf("end that program, or choose another address: weir up %s %s", a.flag, netip.AddrPortFrom(a.addr.Addr(), a.addr.Port()+1000))}
@@ -46,6 +47,25 @@ func (t *top) addresses(context.Context) error {
 		t.grpc = defaultGRPC
 	}
 	return nil
+}
+
+// leaving is how long an address may still be held by processes of a mesh that was killed: the kernel closes their
+// sockets a moment after they are gone.
+const leaving = time.Second
+
+// freed is free, once those who are leaving have left.
+func freed(ctx context.Context, addr string) error {
+	for until := time.Now().Add(leaving); ; {
+		err := free(addr)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(until) {
+			return err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 func free(addr string) error {
