@@ -77,11 +77,15 @@ func (x *Exchange) forward(b []byte, last bool) {
 	}
 }
 
-// keep remembers bytes that were sent, as long as all of them fit.
+// keep remembers bytes that were sent, if all there will be fit.
 func (x *Exchange) keep(b []byte) {
-	if len(x.body)+len(b) > replayLimit {
+	need := max(int64(len(x.body)+len(b)), x.Request.ContentLength)
+	if need > replayLimit {
 		x.dropBody()
 		return
+	}
+	if x.body == nil && len(b) >= replayLimit/8 { // a peer that says much and sends little gets no room for it
+		x.body = x.w.loop.Buffers().Get(int(need))
 	}
 	x.body = x.w.loop.Buffers().Append(x.body, b)
 }

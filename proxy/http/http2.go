@@ -21,8 +21,6 @@ const (
 	stuckWater = 2 * conn.HighWater
 	// connWindow lets 64 streams of the default window stand still before the others on their connection do.
 	connWindow = 16 << 20
-	// keepStreams bounds the recycled streams of a worker.
-	keepStreams = 512
 	// tickEvery is how often a machine with something open hears the time.
 	tickEvery = int64(5e9)
 )
@@ -256,12 +254,8 @@ func (st *stream) is(f streamFlags) bool { return st.flags&f != 0 }
 
 // newStream adds a stream to the session.
 func (ss *session) newStream() *stream {
-	var st *stream
-	w := ss.w
-	if n := len(w.streams); n > 0 {
-		st = w.streams[n-1]
-		w.streams = w.streams[:n-1]
-	} else {
+	st, ok := ss.w.streams.Get()
+	if !ok {
 		st = &stream{}
 		st.timer.Fire = st.expired
 	}
@@ -293,9 +287,7 @@ func (st *stream) release() {
 	st.timer.Stop()
 	ss.w.loop.Buffers().Put(st.out)
 	*st = stream{timer: st.timer}
-	if len(ss.w.streams) < keepStreams {
-		ss.w.streams = append(ss.w.streams, st)
-	}
+	ss.w.streams.Put(st)
 	if ss.count--; ss.count == 0 {
 		ss.idleSince = ss.w.loop.Now()
 	}

@@ -384,9 +384,7 @@ func (s *server) done(x *Exchange) {
 }
 
 func (s *server) release(x *Exchange) {
-	if len(s.w.codecs) < keepExchanges {
-		s.w.codecs = append(s.w.codecs, s.codec)
-	}
+	s.w.codecs.Put(s.codec)
 	s.codec = nil
 	s.w.recycle(x)
 }

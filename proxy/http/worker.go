@@ -43,9 +43,9 @@ type Worker struct {
 	pool      *pool.Pool
 	state     State
 	pickers   []lb.Picker // by cluster.ID
-	free      []*Exchange
-	codecs    []*codec  // not in use: an idle client connection needs none
-	streams   []*stream // not in use
+	free      *loop.Spares[*Exchange]
+	codecs    *loop.Spares[*codec] // an idle client connection needs none
+	streams   *loop.Spares[*stream]
 	h2streams h2.Pool
 	goOn      message.Response // 100 Continue
 	fronts    *front           // open client connections
@@ -56,12 +56,17 @@ type Worker struct {
 	dateOf int64
 }
 
-// keepExchanges bounds the recycled exchanges: with their usual arenas and field lists 128 are about 1 MB.
-const keepExchanges = 128
+// Recycled exchanges, codecs and streams of a worker: with their usual arenas and field lists 128 exchanges are about 1 MB.
+const fewExchanges, mostExchanges = 128, 4096
 
 // NewWorker makes the HTTP side of a loop, on which all further calls must happen.
 func NewWorker(o Options) *Worker {
-	w := &Worker{o: o, loop: o.Loop, state: nothing{}}
+	w := &Worker{
+		o: o, loop: o.Loop, state: nothing{},
+		free:    loop.NewSpares[*Exchange](o.Loop, fewExchanges, mostExchanges),
+		codecs:  loop.NewSpares[*codec](o.Loop, fewExchanges, mostExchanges),
+		streams: loop.NewSpares[*stream](o.Loop, fewExchanges, mostExchanges),
+	}
 	w.pool = pool.New(pool.Options{Loop: o.Loop, Group: o.Group, Target: w.target, New: w.newClient})
 	return w
 }
@@ -176,11 +181,8 @@ func (w *Worker) picker(id cluster.ID) *lb.Picker {
 // newExchange makes the exchange of a request that is about to be read from down.
 func (w *Worker) newExchange(down downstream, cfg *Config, c *conn.Info, o *origin) *Exchange {
 	w.active++
-	var x *Exchange
-	if n := len(w.free); n > 0 {
-		x = w.free[n-1]
-		w.free = w.free[:n-1]
-	} else {
+	x, ok := w.free.Get()
+	if !ok {
 		x = w.makeExchange()
 	}
 	x.Config, x.Conn = cfg, c
@@ -201,9 +203,7 @@ func (w *Worker) makeExchange() *Exchange {
 }
 
 func (w *Worker) newCodec() *codec {
-	if n := len(w.codecs); n > 0 {
-		c := w.codecs[n-1]
-		w.codecs = w.codecs[:n-1]
+	if c, ok := w.codecs.Get(); ok {
 		return c
 	}
 	return &codec{}
@@ -213,9 +213,7 @@ func (w *Worker) recycle(x *Exchange) {
 	w.active--
 	x.gen++
 	x.reset()
-	if len(w.free) < keepExchanges {
-		w.free = append(w.free, x)
-	}
+	w.free.Put(x)
 }
 
 // httpDate returns the Date of this second, valid for this turn (copy it into an arena).

@@ -98,6 +98,8 @@ type Loop struct {
 	scratch []byte
 	records []byte // made when the first record is read
 	pool    Pool
+	spares  []interface{ trim() (more bool) }
+	look    Timer
 	pipes   pipes
 	rng     mrand.PCG
 	blame   Handler
@@ -140,6 +142,8 @@ func New(p Poller, o Options) *Loop {
 	l.slots = make([]slot, 1, 64) // slot 0 is never used: a zero Token is no registration
 	l.now = p.Now()
 	l.timers.init(l.now)
+	l.look.Fire = l.lookAtSpares
+	l.pool.init(l)
 	return l
 }
 

@@ -396,7 +396,7 @@ func TestGoPanics(t *testing.T) {
 }
 
 func TestPool(t *testing.T) {
-	var p loop.Pool
+	p := mem.New().Loop(loop.Options{}).Buffers()
 	b := p.Get(10)
 	if len(b) != 0 || cap(b) != 4096 {
 		t.Errorf("len %d cap %d", len(b), cap(b))
@@ -418,6 +418,50 @@ func TestPool(t *testing.T) {
 	}
 	if huge := p.Get(3 << 20); cap(huge) != 3<<20 {
 		t.Errorf("cap %d", cap(huge))
+	}
+}
+
+// Whatever the level of the work is, its buffers are kept; what only a peak needed is given back, and then the loop has
+// no timer left.
+func TestPoolFollowsTheWork(t *testing.T) {
+	n := mem.New()
+	p := n.Loop(loop.Options{}).Buffers()
+	hold := func(k int) {
+		var held [][]byte
+		for range k {
+			held = append(held, p.Get(64<<10))
+		}
+		for _, b := range held {
+			p.Put(b)
+		}
+	}
+	spare := func() (k int) {
+		for ; p.Spare(64<<10) > 0; k++ {
+			p.Get(64 << 10)
+		}
+		return k
+	}
+	for range 3 {
+		hold(200)
+		n.Advance(5 * time.Second)
+	}
+	if a := testing.AllocsPerRun(1, func() { p.Put(p.Get(64 << 10)) }); a != 0 {
+		t.Errorf("%v allocations", a)
+	}
+	hold(100)
+	n.Advance(5 * time.Second) // still what the first third of these seconds needed
+	hold(100)
+	n.Advance(5 * time.Second)
+	if got := p.Spare(64 << 10); got != 100 {
+		t.Errorf("%d buffers are kept for work that needs 100", got)
+	}
+	n.Advance(10 * time.Second)
+	if got := spare(); got != 8 {
+		t.Errorf("%d buffers are kept for nobody, want the few", got)
+	}
+	hold(1000)
+	if got := spare(); got != 256 {
+		t.Errorf("%d buffers are kept, the limit is 256", got)
 	}
 }
 

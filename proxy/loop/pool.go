@@ -3,21 +3,39 @@ package loop
 import "syscall"
 
 // Pool lends byte buffers to the connections and exchanges of one loop. It keeps
-// a bounded number of returned ones (2.3 MB when all classes are full), the
-// garbage collector gets the rest.
+// returned ones as Spares does, never more than poolLimit bytes and, when nobody
+// needs them any more, 2.3 MB at most.
 type Pool struct {
-	free [len(classes)][][]byte
+	free [len(classes)]*Spares[[]byte]
 }
 
-// classes: 4 KiB holds nearly every message head, 16 KiB one TLS record; the
-// larger ones serve output queues on their way to the high watermark of a
-// connection (256 KiB, overshot by at most one read of 64 KiB).
-var classes = [...]struct{ size, keep int }{
+// classes: 4 KiB holds nearly every message head, 16 KiB one TLS record, 64 KiB
+// the body of a request that may be sent again; the larger ones serve output
+// queues on their way to the high watermark of a connection (256 KiB, overshot by
+// at most one read of 64 KiB).
+var classes = [...]struct{ size, few int }{
 	{4 << 10, 128},
 	{16 << 10, 32},
 	{64 << 10, 8},
 	{256 << 10, 2},
 	{512 << 10, 1},
+}
+
+// poolLimit: 256 requests of 64 KiB under way, on one loop.
+const poolLimit = 16 << 20
+
+func (p *Pool) init(l *Loop) {
+	for i, c := range classes {
+		p.free[i] = NewSpares[[]byte](l, c.few, poolLimit/c.size)
+	}
+}
+
+// held is how many bytes are spare, each buffer counted with its class.
+func (p *Pool) held() (n int) {
+	for i, f := range p.free {
+		n += len(f.free) * classes[i].size
+	}
+	return n
 }
 
 // Get returns an empty buffer with room for at least n bytes. It belongs to the
@@ -27,10 +45,7 @@ func (p *Pool) Get(n int) []byte {
 		if n > classes[i].size {
 			continue
 		}
-		if f := p.free[i]; len(f) > 0 {
-			b := f[len(f)-1]
-			f[len(f)-1] = nil
-			p.free[i] = f[:len(f)-1]
+		if b, ok := p.free[i].Get(); ok {
 			return b
 		}
 		return make([]byte, 0, classes[i].size)
@@ -42,10 +57,10 @@ func (p *Pool) Get(n int) []byte {
 // did not come from Get, or grew since, are welcome; b may be nil.
 func (p *Pool) Put(b []byte) {
 	for i := len(classes) - 1; i >= 0; i-- {
-		if c := classes[i]; cap(b) >= c.size {
+		if size := classes[i].size; cap(b) >= size {
 			// A buffer far above its class would make the bound of the pool a lie.
-			if cap(b) < 2*c.size && len(p.free[i]) < c.keep {
-				p.free[i] = append(p.free[i], b[:0])
+			if cap(b) < 2*size && p.held()+size <= poolLimit {
+				p.free[i].Put(b[:0])
 			}
 			return
 		}
