@@ -51,6 +51,7 @@ const (
 // Service is something that can be called by name.
 type Service struct {
 	Ref       Ref
+	Joined    []Ref  // ServiceEntries beside Ref that define it, too
 	Hostname  string // FQDN; "reviews.default.svc.cluster.local", "api.example.com", "*.example.com"
 	Name      string // short name: "reviews"; for a ServiceEntry its host
 	Namespace string

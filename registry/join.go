@@ -64,6 +64,7 @@ func (j *joined) add(s *Service) {
 			j.unused = append(j.unused, Unused{Ref: s.Mesh.Ref, By: j.parts[i].Mesh.Ref, Port: p.Number, Why: "name, protocol or targetPort"})
 		}
 	}
+	m.Joined = append(m.Joined, s.Mesh.Ref)
 	m.Addresses = union(m.Addresses, s.Mesh.Addresses)
 	m.Prefixes = union(m.Prefixes, s.Mesh.Prefixes)
 	m.ServiceAccounts = union(m.ServiceAccounts, s.Mesh.ServiceAccounts)

@@ -36,6 +36,8 @@ func newAuthn(root string, all persist.Map[mesh.Key, *mesh.PeerAuthentication]) 
 type acceptance struct {
 	mode  mesh.MTLSMode // never Unset
 	ports map[uint16]mesh.MTLSMode
+	// by are the policies that say so: of the workload, refused, of the namespace, of the mesh.
+	by [4]*mesh.Ref
 }
 
 func (a acceptance) on(port uint16) mesh.MTLSMode {
@@ -50,36 +52,41 @@ func (a *authn) of(namespace string, labels mesh.Labels) acceptance {
 	selects := func(p *mesh.PeerAuthentication) bool { return len(p.Selector) > 0 && p.Selector.Selects(labels) }
 	if i := slices.IndexFunc(a.byNamespace[namespace], selects); i >= 0 {
 		p := a.byNamespace[namespace][i]
-		out = acceptance{p.Mode, p.Ports}
+		out = acceptance{mode: p.Mode, ports: p.Ports, by: [4]*mesh.Ref{&p.Ref}}
 	}
 	for _, p := range a.refused[namespace] {
 		switch {
 		case !selects(p), len(p.Ports) == 0 && p.Mode == mesh.MTLSUnset:
 		case p.Mode == mesh.MTLSStrict:
-			return acceptance{mode: mesh.MTLSStrict}
+			return acceptance{mode: mesh.MTLSStrict, by: [4]*mesh.Ref{1: &p.Ref}}
 		default:
 			ports := maps.Clone(p.Ports)
 			for port, mode := range out.ports {
 				ports[port] = max(mode, ports[port])
 			}
-			out.ports = ports
+			out.ports, out.by[1] = ports, &p.Ref
 		}
 	}
-	out.mode = cmp.Or(out.mode, a.whole(namespace), a.whole(a.root), mesh.MTLSPermissive)
+	for i, ns := range []string{namespace, a.root} {
+		if out.mode == mesh.MTLSUnset {
+			out.mode, out.by[2+i] = a.whole(ns)
+		}
+	}
+	out.mode = cmp.Or(out.mode, mesh.MTLSPermissive)
 	return out
 }
 
-// whole is the mode for everything in a namespace.
-func (a *authn) whole(namespace string) mesh.MTLSMode {
+// whole is the mode for everything in a namespace, and who says so.
+func (a *authn) whole(namespace string) (mesh.MTLSMode, *mesh.Ref) {
 	for _, p := range a.refused[namespace] {
 		if len(p.Selector) == 0 && p.Mode == mesh.MTLSStrict {
-			return mesh.MTLSStrict
+			return mesh.MTLSStrict, &p.Ref
 		}
 	}
 	for _, p := range a.byNamespace[namespace] {
 		if len(p.Selector) == 0 {
-			return p.Mode
+			return p.Mode, &p.Ref
 		}
 	}
-	return mesh.MTLSUnset
+	return mesh.MTLSUnset, nil
 }

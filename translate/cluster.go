@@ -31,6 +31,7 @@ const (
 // upstream is everything one outbound cluster is made of.
 type upstream struct {
 	svc      *mesh.Service
+	origins  []resource.Origin // of svc
 	port     *mesh.Port
 	subset   *mesh.Subset // nil: the whole service
 	rule     *rule
@@ -58,9 +59,10 @@ func target(p *mesh.Port) uint16 { return cmp.Or(p.Target, p.Number) }
 // build makes the cluster and, where endpoints come by EDS, its load assignment. Both
 // are nil for a service that cannot be reached by this viewer at all.
 func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Resource) {
-	var k mint
+	k := mint{origins: slices.Clone(u.origins)}
 	policy, closed := u.rule.on(u.port.Number, u.subset)
 	if closed != nil {
+		k.of(closed)
 		return k.resource(u.name(), u.closed(closed)), nil
 	}
 	c := &clusterv3.Cluster{
@@ -80,8 +82,18 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 	for _, why := range u.transport(&k, c, &policy) {
 		*problems = append(*problems, problem(u.rule.ref, 0, "%s: %s", c.Name, why))
 	}
+	k.of(u.rule.refs...)
+	k.from(u.crew.policies...)
+	if c.LoadAssignment != nil {
+		k.from(u.crew.workloads...)
+	}
 	cluster = k.resource(c.Name, c)
 	if c.EdsClusterConfig != nil {
+		k.origins = slices.Concat(u.origins, u.crew.policies)
+		if u.subset != nil {
+			k.of(u.rule.refs...)
+		}
+		k.origins = append(k.origins, u.crew.workloads...)
 		assignment = k.resource(c.Name, load)
 	}
 	if k.err != nil {

@@ -77,6 +77,7 @@ type opening struct {
 	bind    string
 	port    uint16
 	servers []openServer
+	origins []resource.Origin
 }
 
 type openServer struct {
@@ -140,6 +141,10 @@ func (c *Cache) buildEdge(old *edgeSet, gateways []*mesh.Gateway, targets map[ui
 		if proxyProtocol {
 			l.ListenerFilters = slices.Insert(l.ListenerFilters, 0, c.base.filters.proxyProtocol)
 		}
+		for i := range o.servers {
+			k.of(&o.servers[i].gateway.Ref)
+		}
+		k.from(o.origins...)
 		r := k.resource(l.Name, l)
 		if r == nil {
 			e.problems = append(e.problems, problem(&o.servers[0].gateway.Ref, 0, "port %d has no listener: %v", o.port, k.err))
@@ -229,14 +234,14 @@ func (c *Cache) tlsOpening(e, old *edgeSet, o *opening, a *audience) *listenerv3
 	for i := range o.servers {
 		s := &o.servers[i]
 		var k mint
-		e.admit(l, s, &k, c.tlsServer(&k, e, old, o, s, a))
+		e.admit(l, o, s, &k, c.tlsServer(&k, e, old, o, s, a))
 	}
 	l.FilterChains = oneNameEach(l.FilterChains)
 	return l
 }
 
 // admit adds the chains of a server to its listener, unless a proxy would refuse them.
-func (e *edgeSet) admit(l *listenerv3.Listener, s *openServer, k *mint, chains []*listenerv3.FilterChain) {
+func (e *edgeSet) admit(l *listenerv3.Listener, o *opening, s *openServer, k *mint, chains []*listenerv3.FilterChain) {
 	for _, f := range chains {
 		k.vet(f)
 	}
@@ -245,6 +250,7 @@ func (e *edgeSet) admit(l *listenerv3.Listener, s *openServer, k *mint, chains [
 		return
 	}
 	l.FilterChains = append(l.FilterChains, chains...)
+	o.origins = append(o.origins, k.origins...)
 }
 
 // tlsServer builds the chains of one server of a TLS port.
@@ -296,7 +302,7 @@ func (c *Cache) tcpOpening(e *edgeSet, o *opening, a *audience) *listenerv3.List
 	for i := range o.servers {
 		s := &o.servers[i]
 		var k mint
-		e.admit(l, s, &k, c.base.tcpChains(&k, s, c.bound(s, a), a))
+		e.admit(l, o, s, &k, c.base.tcpChains(&k, s, c.bound(s, a), a))
 	}
 	l.FilterChains = oneNameEach(l.FilterChains)
 	return l
@@ -362,6 +368,9 @@ func (c *Cache) edgeTable(e, old *edgeSet, name string, servers []openServer, a 
 		}
 	}
 	t := &table{}
+	for i := range servers {
+		t.origins = append(t.origins, originOf(&servers[i].gateway.Ref))
+	}
 	done := map[string]bool{}
 	for _, host := range order {
 		for i := range servers {
@@ -395,6 +404,7 @@ func (c *Cache) edgeTable(e, old *edgeSet, name string, servers []openServer, a 
 func (c *Cache) fill(eh *edgeHost, host string, a *audience) {
 	port := eh.parts[0].port
 	m := &routev3.VirtualHost{Name: hostPort(host, port), Domains: []string{strings.ToLower(host)}, IncludeRequestAttemptCount: true}
+	var k mint
 	var last *routev3.Route
 	for _, p := range eh.parts {
 		if p.redirect {
@@ -411,6 +421,7 @@ func (c *Cache) fill(eh *edgeHost, host string, a *audience) {
 			eh.problems = append(eh.problems, problem(&p.v.Ref, 0, "is not in force for %s: %v", m.Name, rb.err))
 			continue
 		}
+		k.of(&p.v.Ref)
 		for _, r := range routes {
 			switch {
 			case !takesEverything(r):
@@ -426,7 +437,6 @@ func (c *Cache) fill(eh *edgeHost, host string, a *audience) {
 	if len(m.Routes) == 0 {
 		return
 	}
-	var k mint
 	if h := seal(&k, m, port, 1); k.err == nil {
 		eh.vhost = h
 	}
@@ -459,6 +469,7 @@ func (b *base) sniChains(k *mint, s *openServer, bound []*virtual, a *audience) 
 				if len(names) == 0 {
 					continue
 				}
+				k.of(&v.Ref)
 				out = append(out, &listenerv3.FilterChain{
 					FilterChainMatch: matching(names, netip.Prefix{}),
 					Filters:          b.filters.tcpFilters(k, edge, nil, shares(v, r.Route, s.Port)...),

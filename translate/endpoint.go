@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/xds/resource"
 )
 
 // endpoint is a mesh.Endpoint with what policy makes of it.
@@ -25,15 +26,26 @@ type crew struct {
 	ids       []string   // SPIFFE IDs, sorted
 	allMTLS   bool       // there are endpoints, and each speaks mTLS
 	demanded  bool       // some endpoint accepts nothing but mTLS
+
+	workloads, policies []resource.Origin // that it is made of
 }
 
 func newCrew(list []mesh.Endpoint, a *authn, trustDomain string) crew {
 	c := crew{allMTLS: len(list) > 0, endpoints: make([]endpoint, 0, len(list))}
+	var policies []*mesh.Ref
 	for i := range list {
 		e := endpoint{Endpoint: &list[i], mtls: list[i].TLS}
 		id := e.Identity
 		if w := e.Workload; w != nil {
-			switch a.of(w.Namespace, w.Labels).on(e.targetPort()) {
+			accepts := a.of(w.Namespace, w.Labels)
+			c.workloads = append(c.workloads, originOf(&w.Ref))
+			for _, p := range accepts.by {
+				if p != nil && !slices.Contains(policies, p) {
+					policies = append(policies, p)
+					c.policies = append(c.policies, originOf(p))
+				}
+			}
+			switch accepts.on(e.targetPort()) {
 			case mesh.MTLSDisable:
 				e.mtls = false
 			case mesh.MTLSStrict:

@@ -62,6 +62,11 @@ func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
 	for _, at := range n.Inbound {
 		fmt.Fprintf(&key, " %d", accepts.on(at.Port))
 	}
+	for _, p := range accepts.by { // those that say the same differ in what the resources are made of
+		if p != nil {
+			fmt.Fprintf(&key, " %s/%s", p.Namespace, p.Name)
+		}
+	}
 	for _, p := range ports {
 		fmt.Fprintf(&key, " %d,%d,%s,%d", p.port, p.servicePort, p.protocol, p.mode)
 		for _, s := range p.services {
@@ -74,7 +79,7 @@ func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
 		if n.Interception == NoInterception {
 			c.base.boundInbound(in, n, ports, accepts)
 		} else {
-			c.base.capturedInbound(in, n.Interception == TProxy, ports, accepts.mode)
+			c.base.capturedInbound(in, n.Interception == TProxy, ports, accepts)
 		}
 		in.intern(c.own)
 		c.inbounds[key.String()] = in
@@ -148,8 +153,9 @@ func (c *Cache) endpointPort(s *mesh.Service, p *mesh.Port, workload mesh.Key, o
 }
 
 // capturedInbound builds virtualInbound and a cluster per port.
-func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served, rest mesh.MTLSMode) {
+func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served, rest acceptance) {
 	var k mint
+	k.of(rest.by[:]...)
 	l := &listenerv3.Listener{
 		Name:                virtualInbound,
 		Address:             socketAddress(anyV4, inboundPort),
@@ -187,9 +193,10 @@ func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served,
 		if !p.sniff() {
 			declared = append(declared, p.port)
 		}
-		in.clusters = append(in.clusters, k.resource(inboundClusterName(p.port), inboundCluster(&k, p)))
+		in.clusters = append(in.clusters, k.application(p))
+		p.origins(&k)
 	}
-	for _, c := range b.inboundChains(&k, &served{protocol: mesh.Auto, mode: rest}) {
+	for _, c := range b.inboundChains(&k, &served{protocol: mesh.Auto, mode: rest.mode}) {
 		c.Name = virtualInbound
 		if isManager(c) {
 			c.Name = "virtualInbound-catchall-http"
@@ -223,10 +230,13 @@ func (b *base) boundInbound(in *inboundSet, n *Node, ports []served, accepts acc
 			FilterChains:     c.chains,
 		}
 		b.inspect(l, c)
+		k.origins = nil
+		k.of(accepts.by[:]...)
+		p.origins(&k)
 		in.listeners = append(in.listeners, k.resource(l.Name, l))
 		if !done[p.port] {
 			done[p.port] = true
-			in.clusters = append(in.clusters, k.resource(inboundClusterName(p.port), inboundCluster(&k, &p)))
+			in.clusters = append(in.clusters, k.application(&p))
 		}
 	}
 	in.drop()
@@ -242,7 +252,7 @@ func (in *inboundSet) drop() {
 func (in *inboundSet) intern(known map[string]*resource.Resource) {
 	for _, list := range [][]*resource.Resource{in.listeners, in.clusters} {
 		for i, r := range list {
-			if k := known[r.Version()]; k != nil && k.Name() == r.Name() {
+			if k := known[r.Version()]; k != nil && k.Name() == r.Name() && resource.Equal(k, r) {
 				list[i] = k
 			} else {
 				known[r.Version()] = r
@@ -368,6 +378,21 @@ func inboundRoutes(cluster string, p *served) *routev3.RouteConfiguration {
 				Action: &routev3.Route_Route{Route: to},
 			}},
 		}},
+	}
+}
+
+// application is the cluster of one port.
+func (k *mint) application(p *served) *resource.Resource {
+	own := mint{err: k.err}
+	p.origins(&own)
+	r := own.resource(inboundClusterName(p.port), inboundCluster(&own, p))
+	k.err = own.err
+	return r
+}
+
+func (p *served) origins(k *mint) {
+	for _, s := range p.services {
+		k.from(originsOf(s)...)
 	}
 }
 

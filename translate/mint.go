@@ -2,7 +2,9 @@ package translate
 
 import (
 	"fmt"
+	"slices"
 	"time"
+	"unique"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/proto"
@@ -19,7 +21,35 @@ import (
 // text where text is demanded, is remembered as the first error, so that a builder can
 // be written straight down and asked once at its end. A message that would be refused
 // by a proxy takes everything beside it down, hence it must not leave.
-type mint struct{ err error }
+type mint struct {
+	err error
+	// origins are what the resources made from now on are made of.
+	origins []resource.Origin
+}
+
+// Origin is how resources name an object that they are made of.
+func Origin(kind, namespace, name string) resource.Origin {
+	return unique.Make(kind + "/" + namespace + "/" + name)
+}
+
+func originOf(r *mesh.Ref) resource.Origin { return Origin(r.Kind, r.Namespace, r.Name) }
+
+// of notes objects; nil is none.
+func (k *mint) of(refs ...*mesh.Ref) {
+	for _, r := range refs {
+		if r != nil {
+			k.from(originOf(r))
+		}
+	}
+}
+
+func (k *mint) from(origins ...resource.Origin) {
+	for _, o := range origins {
+		if !slices.Contains(k.origins, o) {
+			k.origins = append(k.origins, o)
+		}
+	}
+}
 
 func (k *mint) fail(err error) {
 	if k.err == nil {
@@ -64,7 +94,7 @@ func (k *mint) resource(name string, m proto.Message) *resource.Resource {
 	if k.err != nil {
 		return nil
 	}
-	return resource.FromBytes(resource.TypeURL(m), name, b)
+	return resource.FromBytes(resource.TypeURL(m), name, b).MadeOf(slices.Clone(k.origins))
 }
 
 func duration(d time.Duration) *durationpb.Duration { return durationpb.New(d) }

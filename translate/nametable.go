@@ -15,10 +15,12 @@ const nameTableName = "NameTable"
 func (s *scope) nameTable() resource.Set {
 	if s.table.Len() == 0 || !s.tableOf.Same(s.names) {
 		var b []byte
-		for _, entries := range s.names.All() {
+		var origins []resource.Origin
+		for host, entries := range s.names.All() {
 			b = append(b, entries...)
+			origins = append(origins, s.tenants[host].origins...)
 		}
-		s.table = replace(s.table, resource.FromBytes(resource.NameTableType, nameTableName, b))
+		s.table = replace(s.table, resource.FromBytes(resource.NameTableType, nameTableName, b).MadeOf(origins))
 		s.tableOf = s.names
 	}
 	return s.table

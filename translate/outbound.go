@@ -61,6 +61,7 @@ type door struct {
 	sniffed  bool                      // wants HTTP there if it looks like HTTP
 	shared   []*listenerv3.FilterChain // chains on 0.0.0.0_<port>, by server name
 	plain    *listenerv3.FilterChain   // what else arrives on 0.0.0.0_<port>
+	origins  []resource.Origin         // of shared and plain
 	problems []Problem
 }
 
@@ -79,7 +80,7 @@ func (b *base) doors(s *service, v *virtual, r *rule, a *audience) []*door {
 
 func (b *base) open(d *door, s *service, i int, v *virtual, r *rule, a *audience) {
 	p := s.ports[i]
-	var k mint
+	k := mint{origins: slices.Clone(s.origins)}
 	at := s.Addresses
 	if len(at) == 0 { // headless: where its pods are
 		at = s.crews[i].addresses()
@@ -104,6 +105,7 @@ func (b *base) open(d *door, s *service, i int, v *virtual, r *rule, a *audience
 			}
 		}
 	}
+	d.origins = k.origins
 	if k.err != nil {
 		*d = door{port: d.port, ref: d.ref, problems: []Problem{problem(&s.Ref, 0, "port %d has no listener: %v", p.Number, k.err)}}
 	}
@@ -141,6 +143,7 @@ func (b *base) relays(k *mint, s *service, p *mesh.Port, v *virtual, r *rule, a 
 	var idle *durationpb.Duration
 	if pool := r.policyOn(p.Number, nil).Pool; pool != nil {
 		idle = someDuration(pool.TCPIdleTimeout)
+		k.of(r.refs...)
 	}
 	out := b.l4Chains(k, v, p, a, idle, subnets)
 	var names []string
@@ -187,6 +190,7 @@ func (b *base) l4Chains(k *mint, v *virtual, p *mesh.Port, a *audience, idle *du
 				Metadata:         origin("virtual-service", &v.Ref, line),
 			}
 			out = append(out, c)
+			k.of(&v.Ref)
 			all = all || len(c.FilterChainMatch.GetServerNames()) == 0 && len(m.DestinationSubnets) == 0
 		}
 	}
@@ -249,6 +253,9 @@ func (b *base) shared(port uint16, doors []*door) (*resource.Resource, error) {
 	for _, d := range doors {
 		http, sniff = http || d.http, sniff || d.sniffed
 		c.chains = append(c.chains, d.shared...)
+		if len(d.shared) > 0 || d.plain != nil { // what HTTP there is made of is in the route table
+			k.from(d.origins...)
+		}
 		if c.last == nil {
 			c.last = d.plain
 		}

@@ -8,7 +8,8 @@ import (
 
 // rule is the DestinationRules that apply to one host for one viewer, as one.
 type rule struct {
-	ref     *mesh.Ref // the oldest, nil: no rule at all
+	ref     *mesh.Ref   // the oldest, nil: no rule at all
+	refs    []*mesh.Ref // of all that have a say
 	policy  mesh.TrafficPolicy
 	ports   map[uint16]mesh.TrafficPolicy
 	subsets []*mesh.Subset
@@ -28,6 +29,7 @@ type refusedRule struct {
 func merge(rules []*mesh.DestinationRule) *rule {
 	out := &rule{}
 	for _, r := range rules {
+		out.refs = append(out.refs, &r.Ref)
 		if r.Refused {
 			continue
 		}

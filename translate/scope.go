@@ -61,6 +61,7 @@ type tenant struct {
 	tables      []*resource.Resource // routes of one port alone
 	doors       []*door
 	names       []byte
+	origins     []resource.Origin // of names
 	problems    []Problem
 }
 
@@ -183,7 +184,7 @@ func (s *scope) standing(b *base) {
 
 // replace puts r into set unless its equal is there.
 func replace(set resource.Set, r *resource.Resource) resource.Set {
-	if resource.Same(set.At(r.Name()), r) {
+	if resource.Equal(set.At(r.Name()), r) {
 		return set
 	}
 	return set.Set(r.Name(), r)
@@ -209,7 +210,7 @@ func (s *scope) settle(c *Cache, host string, t *touched) {
 	switch {
 	case now.names == nil:
 		s.names = s.names.Delete(host)
-	case string(now.names) != string(s.names.At(host)):
+	case string(now.names) != string(s.names.At(host)) || !slices.Equal(now.origins, old.origins):
 		s.names = s.names.Set(host, now.names)
 	}
 }
@@ -373,7 +374,7 @@ func (s *scope) tenant(c *Cache, host string) *tenant {
 	}
 	hs := st.hostSet(c.base, v, &s.audience, s.source)
 	t.problems = slices.Concat(t.problems, hs.problems)
-	t.names = st.names
+	t.names, t.origins = st.names, st.origins
 	if captured {
 		t.hosts = hs.hosts
 		t.doors = st.doorSet(c.base, v, rules, &s.audience, s.source).doors
@@ -416,7 +417,7 @@ func (s *scope) bind(b *base, st *service, v *virtual, rules []*mesh.Destination
 		default:
 			at = netip.AddrPortFrom(own, p.Number)
 		}
-		var k mint
+		k := mint{origins: slices.Clone(st.origins)}
 		addr := at.Addr().String()
 		name := listenerName(addr, at.Port())
 		res := k.resource(name, b.outboundListener(name, addr, at.Port(), b.chainsFor(&k, st, p, v, r, &s.audience), true))
@@ -424,7 +425,7 @@ func (s *scope) bind(b *base, st *service, v *virtual, rules []*mesh.Destination
 			*problems = append(*problems, problem(&st.Ref, 0, "port %d has no listener: %v", p.Number, k.err))
 			continue
 		}
-		if was := s.listeners.At(name); resource.Same(was, res) {
+		if was := s.listeners.At(name); resource.Equal(was, res) {
 			res = was
 		}
 		out = append(out, &door{port: p.Number, ref: &st.Ref, own: []*resource.Resource{res}})

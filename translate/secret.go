@@ -8,6 +8,7 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
 	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/xds/resource"
 )
 
 // caSuffix is Istio's: a credential's authorities are in the Secret of that name, or in
@@ -31,7 +32,7 @@ func (c *Cache) credentials(e, old *edgeSet, s *openServer, namespace string) {
 			return
 		}
 		m.Name = sds
-		var k mint
+		k := mint{origins: []resource.Origin{originOf(&secret.Ref), originOf(&s.gateway.Ref)}}
 		if r := k.resource(sds, m); r != nil {
 			e.secrets = append(e.secrets, kept(r, old.secrets))
 		}

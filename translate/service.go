@@ -20,6 +20,7 @@ type service struct {
 	hosts    []*hostSet
 	doors    []*doorSet
 	names    []byte // entries of the name table
+	origins  []resource.Origin
 
 	// prev is what this one replaced. Resources of equal content are taken over from
 	// it, so that only what really changed has a new address.
@@ -53,7 +54,7 @@ type doorSet struct {
 }
 
 func newService(b *base, s *mesh.Service, eps *mesh.EndpointSet) *service {
-	out := &service{Service: s}
+	out := &service{Service: s, origins: originsOf(s)}
 	for i := range s.Ports {
 		p := &s.Ports[i]
 		if p.Number == 0 || p.Protocol == mesh.UDP || out.port(p.Number) != nil {
@@ -70,6 +71,15 @@ func newService(b *base, s *mesh.Service, eps *mesh.EndpointSet) *service {
 	return out
 }
 
+// originsOf are the objects a service was defined by.
+func originsOf(s *mesh.Service) []resource.Origin {
+	out := []resource.Origin{originOf(&s.Ref)}
+	for i := range s.Joined {
+		out = append(out, originOf(&s.Joined[i]))
+	}
+	return out
+}
+
 func (s *service) port(number uint16) *mesh.Port {
 	for _, p := range s.ports {
 		if p.Number == number {
@@ -82,7 +92,7 @@ func (s *service) port(number uint16) *mesh.Port {
 // kept returns the resource of old that equals r, or r.
 func kept(r *resource.Resource, old []*resource.Resource) *resource.Resource {
 	for _, o := range old {
-		if o.Name() == r.Name() && resource.Same(o, r) {
+		if o.Name() == r.Name() && resource.Equal(o, r) {
 			return o
 		}
 	}
@@ -113,7 +123,7 @@ func (s *service) clusterSet(b *base, rules []*mesh.DestinationRule, originalDst
 	merged := merge(rules)
 	for i, p := range s.ports {
 		for _, subset := range merged.named() {
-			u := &upstream{svc: s.Service, port: p, subset: subset, rule: merged, crew: &s.crews[i], settings: b.settings, originalDst: originalDst}
+			u := &upstream{svc: s.Service, origins: s.origins, port: p, subset: subset, rule: merged, crew: &s.crews[i], settings: b.settings, originalDst: originalDst}
 			cluster, assignment := u.build(&c.problems)
 			keep(&c.clusters, cluster, func(o *clusterSet) []*resource.Resource { return o.clusters })
 			keep(&c.assignments, assignment, func(o *clusterSet) []*resource.Resource { return o.assignments })

@@ -15,7 +15,7 @@ import (
 func differences(old, now *resource.View) []string {
 	var out []string
 	for typ := range now.Sets {
-		for name := range now.Set(typ).Diff(old.Set(typ), func(a, b *resource.Resource) bool { return a == b }) {
+		for name := range now.Set(typ).Diff(old.Set(typ), resource.Same) {
 			out = append(out, resource.Short(typ)+" "+name)
 		}
 	}

@@ -1,6 +1,8 @@
 package translate
 
 import (
+	"slices"
+
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -20,6 +22,7 @@ type table struct {
 	// which a domain is there twice, so where somebody contests, join decides.
 	claims    map[string]int
 	contested int
+	origins   []resource.Origin // of the table as such
 }
 
 func (t *table) put(h *vhost) {
@@ -61,8 +64,9 @@ func (t *table) join(name string, rest *vhost, ignorePort bool) *resource.Resour
 		MaxDirectResponseBodySizeBytes: u32(maxDirectResponse),
 		IgnorePortInHostMatching:       ignorePort,
 	})
-	size := len(b)
+	size, origins := len(b), slices.Clone(t.origins)
 	for h := range t.hosts.Values() {
+		origins = append(origins, h.origins...)
 		size += len(h.tail) + 512 // tail, and some domains
 	}
 	b = append(make([]byte, 0, size), b...)
@@ -79,7 +83,7 @@ func (t *table) join(name string, rest *vhost, ignorePort bool) *resource.Resour
 	if rest != nil && t.claims["*"] == 0 {
 		b = rest.appendTo(b, rest.name, rest.domains)
 	}
-	return resource.FromBytes(resource.RouteType, name, b)
+	return resource.FromBytes(resource.RouteType, name, b).MadeOf(origins)
 }
 
 // decide gives every domain to one virtual host: to one that is fully called so before
@@ -113,7 +117,7 @@ func (h *vhost) table() *resource.Resource {
 		b := k.marshal(&routev3.RouteConfiguration{
 			Name: h.name, ValidateClusters: wrapperspb.Bool(false), MaxDirectResponseBodySizeBytes: u32(maxDirectResponse),
 		})
-		h.lone = resource.FromBytes(resource.RouteType, h.name, h.appendTo(b, h.name, []string{"*"}))
+		h.lone = resource.FromBytes(resource.RouteType, h.name, h.appendTo(b, h.name, []string{"*"})).MadeOf(h.origins)
 	}
 	return h.lone
 }

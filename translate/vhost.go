@@ -22,6 +22,7 @@ type vhost struct {
 	domains []string // the first `own` are its own beyond doubt, the rest are short forms and addresses
 	own     int
 	tail    []byte
+	origins []resource.Origin
 
 	lone *resource.Resource // see table
 }
@@ -51,7 +52,8 @@ func (h *vhost) appendTo(b []byte, name string, domains []string) []byte {
 }
 
 func (h *vhost) same(o *vhost) bool {
-	return h.name == o.name && h.port == o.port && h.own == o.own && slices.Equal(h.domains, o.domains) && bytes.Equal(h.tail, o.tail)
+	return h.name == o.name && h.port == o.port && h.own == o.own && slices.Equal(h.domains, o.domains) && bytes.Equal(h.tail, o.tail) &&
+		slices.Equal(h.origins, o.origins)
 }
 
 // seal marshals a virtual host; own is how many of its domains are beyond doubt.
@@ -60,7 +62,7 @@ func seal(k *mint, m *routev3.VirtualHost, port uint16, own int) *vhost {
 	if !utf8.ValidString(m.Name + strings.Join(m.Domains, "")) {
 		k.fail(fmt.Errorf("host %q is not text", m.Name))
 	}
-	h := &vhost{name: m.Name, port: port, domains: m.Domains, own: own}
+	h := &vhost{name: m.Name, port: port, domains: m.Domains, own: own, origins: k.origins}
 	h.tail = k.marshal(&routev3.VirtualHost{Routes: m.Routes, IncludeRequestAttemptCount: m.IncludeRequestAttemptCount})
 	return h
 }
@@ -118,6 +120,10 @@ func (b *base) virtualHost(host string, s *mesh.Service, port uint16, v *virtual
 		rb := &routeBuilder{v: v, port: port, retries: b.settings.DefaultRetries}
 		m.Routes = rb.httpRoutes(a)
 		problems = rb.problems
+		rb.of(&v.Ref)
+		if s != nil {
+			rb.from(originsOf(s)...)
+		}
 		if len(m.Routes) > 0 {
 			h := seal(&rb.mint, m, port, own)
 			if rb.err == nil {
@@ -130,7 +136,7 @@ func (b *base) virtualHost(host string, s *mesh.Service, port uint16, v *virtual
 		return nil, problems
 	}
 	m.Routes = []*routev3.Route{defaultRoute(clusterName(port, "", s.Hostname), b.settings.DefaultRetries)}
-	var k mint
+	k := mint{origins: originsOf(s)}
 	h := seal(&k, m, port, own)
 	if k.err != nil {
 		return nil, append(problems, problem(&s.Ref, 0, "has no route on port %d: %v", port, k.err))

@@ -59,7 +59,7 @@ func (w *world) service(ns, name string, p mesh.Port, n int, versions ...string)
 	var list []mesh.Endpoint
 	for vi, v := range versions {
 		for i := range n {
-			wl := &mesh.Workload{Name: fmt.Sprintf("%s-%s-%d", name, v, i), Namespace: ns, Owner: name + "-" + v, OwnerKind: "Deployment",
+			wl := &mesh.Workload{Ref: w.ref("Pod", ns, fmt.Sprintf("%s-%s-%d", name, v, i)), Name: fmt.Sprintf("%s-%s-%d", name, v, i), Namespace: ns, Owner: name + "-" + v, OwnerKind: "Deployment",
 				Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, byte(w.index>>8) + 1, byte(w.index), byte(vi*50 + i + 1)})},
 				Labels:    mesh.Labels{"app": name, "version": v}, ServiceAccount: name, Proxied: true}
 			w.snap.Workloads = w.snap.Workloads.Set(wl.Key(), wl)

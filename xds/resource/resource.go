@@ -11,6 +11,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
+	"unique"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -24,7 +26,12 @@ type Resource struct {
 	// anyAt and bodyAt are offsets into it, see encode.
 	wire          []byte
 	anyAt, bodyAt int
+	origins       []Origin
 }
+
+// Origin names something that a resource was made of: a configuration object. It is
+// interned, so that it is one word and compares as one. Its text is the maker's affair.
+type Origin = unique.Handle[string]
 
 // New marshals m deterministically. The type URL is that of m.
 func New(name string, m proto.Message) (*Resource, error) {
@@ -76,6 +83,16 @@ func TypeURL(m proto.Message) string {
 	return typePrefix + string(m.ProtoReflect().Descriptor().FullName())
 }
 
+// MadeOf says what r was made of and returns r. It is for its maker, before anybody else
+// has r, which keeps the slice. The content and so the version do not depend on it.
+func (r *Resource) MadeOf(origins []Origin) *Resource {
+	r.origins = origins
+	return r
+}
+
+// Origins are what r was made of, some perhaps twice. The caller must not change them.
+func (r *Resource) Origins() []Origin { return r.origins }
+
 // Name is the name that clients subscribe to.
 func (r *Resource) Name() string { return r.name }
 
@@ -117,6 +134,11 @@ func (r *Resource) String() string {
 // version of it.
 func Same(a, b *Resource) bool {
 	return a == b || a != nil && b != nil && a.version == b.version
+}
+
+// Equal reports whether a and b are the same and made of the same.
+func Equal(a, b *Resource) bool {
+	return Same(a, b) && (a == b || slices.Equal(a.origins, b.origins))
 }
 
 // Field numbers of envoy/service/discovery/v3/discovery.proto and google/protobuf/any.proto.
