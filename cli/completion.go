@@ -16,7 +16,7 @@ func (a *app) completion() *cobra.Command {
 		Use:   "completion bash|zsh|fish",
 		Short: "print a script that lets a shell complete commands, flags and names",
 		Long: `Print a script that lets a shell complete commands, flags, kinds, and the names of
-what runs in the mesh.`,
+what runs in the mesh. bash needs its package bash-completion.`,
 		Example: `  source <(weir completion bash)                                # in ~/.bashrc
   weir completion zsh > "${fpath[1]}/_weir"                     # once
   weir completion fish > ~/.config/fish/completions/weir.fish   # once`,

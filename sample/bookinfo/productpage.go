@@ -141,8 +141,11 @@ func (p *productpage) ask(r *http.Request, service string, to Backend, id int) c
 		status, err = http.StatusBadGateway, fmt.Errorf("calling %s: the answer is not JSON", to.Authority)
 	}
 	c := call{Status: status, Body: body, Took: time.Since(start)}
-	if !c.OK() {
-		p.Log.Warn("a section of the page is unavailable", "service", service, "status", status, "err", err)
+	switch {
+	case err != nil:
+		p.Log.Warn("a section of the page is unavailable", "service", service, "err", err)
+	case !c.OK():
+		p.Log.Warn("a section of the page is unavailable", "service", service, "status", status)
 	}
 	p.results.add(service, c.reported())
 	return c
