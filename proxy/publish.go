@@ -276,6 +276,9 @@ func (s *publisher) listen(next *state.State) {
 	}
 	table, err := listener.NewTable(configs)
 	if err == nil {
+		for _, w := range s.p.workers {
+			w.loop.Post(func() { w.adopt(table) })
+		}
 		_, err = s.p.group.Apply(table)
 		s.active, s.table, s.live = active, table, true
 	}

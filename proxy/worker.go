@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime"
+	"time"
 
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
@@ -25,6 +26,7 @@ type worker struct {
 	tcp     *tcp.Worker
 	numbers *observe.Worker
 	state   *state.State
+	table   *listener.Table // whose chains connections go by
 	ended   chan struct{}
 	log     *slog.Logger
 }
@@ -54,6 +56,9 @@ func (p *Proxy) room() bool {
 
 // serve gives a connection to the filters of its chain.
 func (w *worker) serve(c *conn.Conn, a listener.Arrival) conn.Handler {
+	if !w.current(&a, c) {
+		return nil
+	}
 	switch f := a.Chain.Filters.(type) {
 	case *http.Config:
 		return w.http.Serve(c, f)
@@ -65,7 +70,37 @@ func (w *worker) serve(c *conn.Conn, a listener.Arrival) conn.Handler {
 
 // begin connects the application for a client that has said nothing yet.
 func (w *worker) begin(c *conn.Conn, a listener.Arrival, spoke func()) listener.Tentative {
+	if !w.current(&a, c) {
+		return nil
+	}
 	return w.tcp.Begin(c, a.Chain.Filters.(*tcp.Config), w.state, spoke)
+}
+
+// current replaces the chain of a connection that took its time to say what it wants by the one it would come by now; false:
+// there is none.
+func (w *worker) current(a *listener.Arrival, c *conn.Conn) bool {
+	if a.Table != w.table {
+		a.Chain = w.table.Again(a.Chain, c.Info())
+	}
+	return a.Chain != nil
+}
+
+// drainTime is how long a connection may go on that would not be let in any more: Istio's
+// default (drainDuration).
+const drainTime = 45 * time.Second
+
+// adopt has connections go by the chains of t, those there are and those to come.
+func (w *worker) adopt(t *listener.Table) {
+	w.table = t
+	w.http.Adopt(func(f *http.Config, info *conn.Info) *http.Config {
+		if c := t.Again(f.Chain.(*listener.Chain), info); c != nil {
+			return c.Filters.(*http.Config)
+		}
+		return nil
+	}, drainTime)
+	w.tcp.Adopt(func(f *tcp.Config, info *conn.Info) bool {
+		return t.Again(f.Chain.(*listener.Chain), info) != nil
+	}, drainTime)
 }
 
 // use makes s the state of what begins from now on; on the loop.

@@ -32,6 +32,8 @@ type State interface {
 type Config struct {
 	StatPrefix string
 	Direction  Direction
+	// Chain is the filter chain that connections come by, for whoever decides in Worker.Adopt.
+	Chain any
 
 	Table     *route.Table // route_config
 	TableName string       // rds.route_config_name, if Table is nil

@@ -53,6 +53,7 @@ import (
 //	eof, close, reset NAME
 //	advance D                   time passes
 //	join NAME ADDR              a cluster has another endpoint from now on
+//	adopt [gone]                the last config is for connections from before, too, or their chain is gone
 //	drain, retire ADDR, counts, log
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
@@ -277,6 +278,12 @@ func (s *script) run(d *datadriven.TestData) string {
 		s.net.Advance(by)
 	case "drain":
 		s.worker.Drain()
+	case "adopt":
+		next := s.cfg
+		if d.HasArg("gone") {
+			next = nil
+		}
+		s.worker.Adopt(func(*http.Config, *conn.Info) *http.Config { return next }, 45*time.Second)
 	case "join":
 		i := slices.IndexFunc(s.state.clusters, func(c *cluster.Cluster) bool { return c.Name == name })
 		next := *s.state.clusters[i]

@@ -69,6 +69,10 @@ func (s *server) Open(*conn.Conn) {}
 
 // Data reads requests, one after the other: the next one when the one before is answered.
 func (s *server) Data(c *conn.Conn, b []byte) (used int) {
+	if s.until != 0 && s.x == nil {
+		c.Close()
+		return 0
+	}
 	if s.served == 0 && s.x == nil && s.cfg.Codec == AutoCodec && b[0] == 'P' {
 		switch n := min(len(b), len(preface)); {
 		case string(b[:n]) != preface[:n]:
@@ -119,7 +123,7 @@ func (s *server) Data(c *conn.Conn, b []byte) (used int) {
 // giveWay hands the connection to the server of HTTP/2: its client speaks that.
 func (s *server) giveWay(b []byte) (used int) {
 	s.timer.Stop()
-	s.front.leave(s.w)
+	s.front.exit(s.w)
 	to := s.w.newServer2(s.c, s.cfg)
 	s.c.SetHandler(to)
 	to.Open(s.c)
@@ -284,7 +288,7 @@ func (s *server) Closed(_ *conn.Conn, why conn.Why) {
 	}
 	s.gone(c)
 	s.timer.Stop()
-	s.front.leave(s.w)
+	s.front.exit(s.w)
 }
 
 func (s *server) drain() {} // the next response says so
@@ -293,6 +297,33 @@ func (s *server) closeIdle() {
 	if s.x == nil {
 		s.c.Close()
 	}
+}
+
+func (s *server) adopt(next func(*Config, *conn.Info) *Config) bool {
+	cfg := next(s.cfg, s.c.Info())
+	if cfg != nil {
+		s.cfg = cfg
+	}
+	return cfg != nil
+}
+
+// leave: the response to a request that was read is the last, and says so if it has not begun.
+func (s *server) leave() {
+	if s.x != nil && s.x.is(begun) {
+		s.keep = false
+		return
+	}
+	s.cut(observe.NoCause)
+}
+
+func (s *server) cut(c observe.Cause) {
+	s.c.Blame()
+	endless := s.x != nil && s.x.is(headSent) && s.enc.UntilClose()
+	if s.gone(c); endless {
+		s.c.Reset() // as abort
+		return
+	}
+	s.c.Close()
 }
 
 // The downstream of an exchange.
@@ -309,7 +340,7 @@ func (s *server) askBody(*Exchange) {
 var continueHead = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 
 func (s *server) writeHead(x *Exchange) {
-	s.keep = s.dec.KeepAlive() && !s.w.drain && x.Response.Status != 101 && s.w.loop.Now() < s.ends &&
+	s.keep = s.dec.KeepAlive() && !s.w.drain && s.until == 0 && x.Response.Status != 101 && s.w.loop.Now() < s.ends &&
 		// What follows a CONNECT was meant for a tunnel, and must not be read as a request.
 		x.Request.Method != message.CONNECT &&
 		(s.cfg.MaxRequests == 0 || s.served+1 < s.cfg.MaxRequests) &&

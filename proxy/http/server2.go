@@ -198,7 +198,7 @@ func (s *server2) Closed(_ *conn.Conn, why conn.Why) {
 	}
 	s.lost(c, h2.OK)
 	s.timer.Stop()
-	s.front.leave(s.w)
+	s.front.exit(s.w)
 }
 
 func (s *server2) drained(st *stream) { st.x.downstreamDrained() }
@@ -233,6 +233,39 @@ func (s *server2) expired(now int64) {
 func (s *server2) quit(code h2.Code) {
 	s.goAway(code)
 	s.lost(observe.DownstreamDisconnected, h2.OK)
+	s.c.Close()
+}
+
+// Data reads nothing from who may not stay before leave has drawn the line.
+func (s *server2) Data(c *conn.Conn, b []byte) (used int) {
+	if s.until != 0 {
+		s.leave()
+	}
+	return s.session.Data(c, b)
+}
+
+func (s *server2) adopt(next func(*Config, *conn.Info) *Config) bool {
+	cfg := next(s.cfg, s.c.Info())
+	if cfg != nil {
+		s.cfg = cfg
+	}
+	return cfg != nil
+}
+
+// leave takes no stream that was not opened until now, unlike drain: the client knows that those were not touched.
+func (s *server2) leave() {
+	if s.c.Blame(); !s.m.Closing() {
+		s.goAway(h2.NoError)
+	}
+	s.released()
+}
+
+func (s *server2) cut(c observe.Cause) {
+	s.c.Blame()
+	for st := s.first; st != nil; st = s.first {
+		st.code = h2.Cancel
+		st.gone(c, "")
+	}
 	s.c.Close()
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/weirmesh/weir/proxy/http/h2"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/route"
 )
@@ -49,7 +50,8 @@ type Worker struct {
 	h2streams h2.Pool
 	goOn      message.Response // 100 Continue
 	fronts    *front           // open client connections
-	active    int              // exchanges
+	farewell  farewell
+	active    int // exchanges
 	drain     bool
 
 	date   []byte // the Date header of the second dateOf
@@ -67,6 +69,7 @@ func NewWorker(o Options) *Worker {
 		codecs:  loop.NewSpares[*codec](o.Loop, fewExchanges, mostExchanges),
 		streams: loop.NewSpares[*stream](o.Loop, fewExchanges, mostExchanges),
 	}
+	w.farewell.turn.Do, w.farewell.timer.Fire = w.sayFarewell, w.endGrace
 	w.pool = pool.New(pool.Options{Loop: o.Loop, Group: o.Group, Target: w.target, New: w.newClient})
 	return w
 }
@@ -124,23 +127,93 @@ func (w *Worker) Active() int { return w.active }
 // upstream connections are closed.
 func (w *Worker) Drain() {
 	w.drain = true
-	w.each(frontend.drain)
+	w.each(func(f *front) { f.is.drain() })
 	w.pool.Drain()
 }
 
 // CloseIdle closes the client connections that wait for a request.
-func (w *Worker) CloseIdle() { w.each(frontend.closeIdle) }
+func (w *Worker) CloseIdle() { w.each(func(f *front) { f.is.closeIdle() }) }
+
+// Adopt has client connections go by other Configs from their next exchanges on: next tells which Config takes the place of
+// theirs. nil: their filter chain is gone. They are asked to go, closed as soon as nothing is under way, and cut off after
+// grace, unless a later change lets them stay.
+func (w *Worker) Adopt(next func(*Config, *conn.Info) *Config, grace time.Duration) {
+	until := w.loop.Now() + int64(grace)
+	gone := false
+	w.each(func(f *front) {
+		switch {
+		case f.is.adopt(next):
+			f.until = 0
+		case f.until == 0:
+			f.until = until
+			gone = true
+		}
+	})
+	if gone {
+		w.farewell.next, w.farewell.again = w.fronts, 0
+		w.sayFarewell()
+	}
+}
+
+// farewell goes through the connections that may not stay, some each turn.
+type farewell struct {
+	next  *front
+	again int64 // when the next of those met so far must be gone
+	turn  loop.TurnNode
+	timer loop.Timer
+}
+
+// farewells is how many connections are closed in a turn: one takes about 10 µs.
+const farewells = 100
+
+func (w *Worker) sayFarewell() {
+	v := &w.farewell
+	if v.next == nil {
+		if v.again != 0 {
+			w.loop.Arm(&v.timer, v.again)
+		}
+		return
+	}
+	w.loop.NextTurn(&v.turn) // at once: a panic on the way costs one connection, and the others go nevertheless
+	now := w.loop.Now()
+	for n := 0; v.next != nil && n < farewells; {
+		f := v.next
+		if v.next = f.next; f.until == 0 {
+			continue
+		}
+		n++
+		if f.until <= now {
+			f.is.cut(observe.ChainRemoved)
+			continue
+		}
+		if v.again == 0 || f.until < v.again {
+			v.again = f.until
+		}
+		f.is.leave()
+	}
+}
+
+func (w *Worker) endGrace() {
+	w.farewell.next, w.farewell.again = w.fronts, 0
+	w.sayFarewell()
+}
 
 // frontend is a client's connection.
 type frontend interface {
+	// adopt replaces the Config that exchanges begin with; false: there is none.
+	adopt(next func(*Config, *conn.Info) *Config) bool
 	drain()
 	closeIdle()
+	// leave begins nothing any more, tells the client so, and closes when nothing is under way. It may be called again.
+	leave()
+	cut(observe.Cause)
 }
 
 // front is a frontend's place in the worker's list.
 type front struct {
 	is         frontend
 	next, prev *front
+	until      int64 // when it must be gone, because its filter chain is; 0: it may stay
 }
 
 func (f *front) enter(w *Worker, is frontend) {
@@ -151,7 +224,10 @@ func (f *front) enter(w *Worker, is frontend) {
 	w.fronts = f
 }
 
-func (f *front) leave(w *Worker) {
+func (f *front) exit(w *Worker) {
+	if w.farewell.next == f {
+		w.farewell.next = f.next
+	}
 	if f.prev != nil {
 		f.prev.next = f.next
 	} else if w.fronts == f {
@@ -163,10 +239,10 @@ func (f *front) leave(w *Worker) {
 	f.next, f.prev = nil, nil
 }
 
-func (w *Worker) each(do func(frontend)) {
+func (w *Worker) each(do func(*front)) {
 	for f := w.fronts; f != nil; {
 		next := f.next
-		do(f.is)
+		do(f)
 		f = next
 	}
 }

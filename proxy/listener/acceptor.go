@@ -20,10 +20,10 @@ const acceptsPerTurn = 16
 type Options struct {
 	Log *slog.Logger
 	// Serve makes the owner of a connection whose chain was chosen, with TLS after the
-	// handshake. The connection opens for it afterwards. nil refuses it.
+	// handshake. The connection opens for it afterwards. nil refuses it: the chain is gone.
 	Serve func(c *conn.Conn, a Arrival) conn.Handler
 	// Begin, where set, begins to serve a connection whose client has said nothing yet by
-	// the chain for clients that never do, which is ServerFirst; see Tentative.
+	// the chain for clients that never do, which is ServerFirst; see Tentative. nil refuses it.
 	Begin func(c *conn.Conn, a Arrival, spoke func()) Tentative
 	// Room, where set, reports whether the process has descriptors for another connection and
 	// for what it will need. Without, all are accepted until none is left.
@@ -303,12 +303,21 @@ func (a *Acceptor) choose(c *conn.Conn, config *Config, table *Table, names *byN
 		c.StartTLS(chain.TLS, &securing{a, arrival})
 		return
 	}
-	if h := a.o.Serve(c, arrival); h != nil {
-		c.HandOver(h)
+	h := a.o.Serve(c, arrival)
+	if h == nil {
+		a.turnAway(c, config)
 		return
 	}
+	c.HandOver(h)
+}
+
+// turnAway refuses a connection whose chain was there when it came.
+func (a *Acceptor) turnAway(c *conn.Conn, config *Config) {
+	a.refused(c.Info(), config, NoChain, errGone)
 	c.Reset()
 }
+
+var errGone = errors.New("the filter chain is gone by which it came")
 
 // unrecognizedName is a record with the fatal alert of RFC 6066, section 3, for a client
 // whose ClientHello no chain is for.
@@ -326,7 +335,7 @@ func (s *securing) Open(c *conn.Conn) {
 	}
 	h := s.a.o.Serve(c, s.arrival)
 	if h == nil {
-		c.Reset()
+		s.a.turnAway(c, s.arrival.Config)
 		return
 	}
 	c.SetHandler(h)

@@ -254,6 +254,41 @@ func TestInspectTimeout(t *testing.T) {
 	}
 }
 
+// Whose chain is gone when it has said what it wants is refused, and told of.
+func TestChainIsGone(t *testing.T) {
+	ca := tlstest.New(t)
+	server, err := tls.NewServer(tls.ServerOptions{Identity: ca.Workload("default", "a"), Clients: tls.NoClientCert})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := tls.NewClient(tls.ClientOptions{Trust: tls.Trust{Roots: ca.Pool()}, SNI: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, 1, func(o *listener.Options) {
+		o.Serve = func(*conn.Conn, listener.Arrival) conn.Handler { return nil }
+		o.Begin = func(*conn.Conn, listener.Arrival, func()) listener.Tentative { return nil }
+	})
+	w.errors = true
+	const refused = "refused by l: no filter chain matches: the filter chain is gone by which it came"
+	w.apply(&listener.Config{Name: "l", Direction: listener.Inbound, Binds: bind("10.0.0.1:80", "10.0.0.1:443"), InspectTLS: true, Chains: []*listener.Chain{
+		{Name: "tls", Match: listener.Match{DestinationPort: 443, TransportProtocol: listener.TLS}, TLS: server},
+		{Name: "plain", Match: listener.Match{DestinationPort: 443, TransportProtocol: listener.RawBuffer}},
+		{Name: "silent", Match: listener.Match{DestinationPort: 80, TransportProtocol: listener.RawBuffer}, ServerFirst: true},
+	}})
+
+	p := w.dial("10.0.0.1:443")
+	p.Send([]byte("hello"))
+	w.want(refused)
+	if _, err := p.Recv(); !errors.Is(err, syscall.ECONNRESET) {
+		t.Error(err)
+	}
+	conn.Dial(w.l, conn.Target{Addr: bind("10.0.0.1:443")[0], TLS: client}, &quiet{})
+	w.want(refused)
+	w.dial("10.0.0.1:80")
+	w.want("refused by l: no filter chain matches")
+}
+
 // Redirected connections go to the listener they were meant for; connections made
 // to the capture port itself would loop and are refused.
 func TestCapture(t *testing.T) {

@@ -99,7 +99,8 @@ type Chain struct {
 	// connection manager or TCP proxy.
 	Filters any
 
-	count *atomic.Int64 // open connections, the Group's
+	listener string
+	count    *atomic.Int64 // open connections, the Group's
 }
 
 // Match is a FilterChainMatch. Empty criteria match everything; a chain matches if
@@ -142,12 +143,13 @@ type Arrival struct {
 // Table is an immutable set of listeners: those of one State.
 type Table struct {
 	Configs []*Config
+	byName  map[string]*Config
 	byDst   [3]map[netip.AddrPort]*Config // by direction
 }
 
 // NewTable checks the listeners and compiles their chains.
 func NewTable(configs []*Config) (*Table, error) {
-	t := &Table{Configs: configs}
+	t := &Table{Configs: configs, byName: map[string]*Config{}}
 	var errs []error
 	bound := map[loop.Addr]*Config{}
 	for i := range t.byDst {
@@ -161,7 +163,14 @@ func NewTable(configs []*Config) (*Table, error) {
 				continue
 			}
 			c.match = m
+			for _, ch := range c.Chains {
+				ch.listener = c.Name
+			}
+			if c.Default != nil {
+				c.Default.listener = c.Name
+			}
 		}
+		t.byName[c.Name] = c
 		for _, b := range c.Binds {
 			if o := bound[b]; o != nil {
 				errs = append(errs, fmt.Errorf("listener %q: address %v is already that of listener %q", c.Name, b, o.Name))

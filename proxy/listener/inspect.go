@@ -87,8 +87,11 @@ func (x *inspection) Open(c *conn.Conn) {
 // start lets the application speak.
 func (x *inspection) start() {
 	x.c.Blame()
-	if x.state == undecided && !x.c.Ended() {
-		x.guess = x.a.o.Begin(x.c, Arrival{x.table, x.config, x.silent}, x.spoke)
+	if x.state != undecided || x.c.Ended() {
+		return
+	}
+	if x.guess = x.a.o.Begin(x.c, Arrival{x.table, x.config, x.silent}, x.spoke); x.guess == nil {
+		x.refuse(NoChain)
 	}
 }
 

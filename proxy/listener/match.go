@@ -244,13 +244,21 @@ func (n *byName) find(c *connection) *Chain {
 	if t == nil {
 		return nil
 	}
-	a := t.protocols[c.transport]
+	a := t.byTransport(c.transport)
 	if a == nil {
-		if a = t.protocols[""]; a == nil {
-			return nil
-		}
+		return nil
 	}
-	s := a.byProtocol(c.alpn)
+	return a.byProtocol(c.alpn).bySource(c)
+}
+
+func (t *byTransport) byTransport(name string) *byProtocol {
+	if a := t.protocols[name]; a != nil {
+		return a
+	}
+	return t.protocols[""]
+}
+
+func (s *bySource) bySource(c *connection) *Chain {
 	if s == nil {
 		return nil
 	}

@@ -59,6 +59,7 @@ const (
 
 	// The configuration.
 	FaultAbort
+	ChainRemoved
 
 	// The proxy.
 	InternalError
@@ -192,6 +193,9 @@ var causes = [numCauses]causeInfo{
 
 	FaultAbort: {FaultInjected, "fault_filter_abort", 0, "fault filter abort",
 		"a fault was injected on purpose", "see http.fault of the VirtualService"},
+	ChainRemoved: {0, "filter_chain_is_being_removed", 0, "",
+		"the configuration does not let this connection in any more, and it was not finished in time",
+		"clients of the mesh connect again by themselves; is another one to be let in (PeerAuthentication)?"},
 
 	InternalError: {LocalReset, "internal_error", 500, "",
 		"a bug in the proxy ended this exchange", "please report it with the log around this moment"},

@@ -186,13 +186,13 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 			if rds != "" && !slices.Contains(l.Routes, rds) {
 				l.Routes = append(l.Routes, rds)
 			}
-			c.Filters = m
+			m.Chain, c.Filters = c, m
 		case tcpProxyURL:
 			p, err := b.decodeTCP(f, dir, at)
 			if err != nil {
 				return nil, err
 			}
-			p.Exchange, p.ByServerName = exchange, byServerName
+			p.Chain, p.Exchange, p.ByServerName = c, exchange, byServerName
 			c.Filters, c.ServerFirst = p, true
 		case metadataExchangeURL:
 			exchange = true

@@ -2,6 +2,7 @@ package tcp
 
 import (
 	"errors"
+	"math"
 
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
@@ -57,7 +58,8 @@ const (
 	ended
 	tentative // see Begin
 	withdrawn
-	told // the Observer knows of it
+	told      // the Observer knows of it
+	chainless // no chain would let the client in now
 )
 
 func (r *Relay) is(f flags) bool { return r.flags&f != 0 }
@@ -89,6 +91,10 @@ func (d *downstream) Open(c *conn.Conn) {
 		c.Write(w.o.Metadata)
 	}
 	if r.up != nil { // the service was begun before
+		if r.is(chainless) {
+			r.fail(observe.ChainRemoved) // until now the client could turn out to be one that may come in
+			return
+		}
 		if r.begun(); !r.is(upOpen) {
 			c.Pause()
 		}
@@ -156,8 +162,8 @@ func (r *Relay) start() {
 	if r.idleTimeout() > 0 {
 		w.l.Arm(&r.idle, r.moved+r.idleTimeout())
 	}
-	if r.config.MaxDuration > 0 {
-		w.l.Arm(&r.limit, r.Start+int64(r.config.MaxDuration))
+	if !r.is(chainless) {
+		r.endBy(math.MaxInt64)
 	}
 	if name := r.down.Info().ServerName; r.config.ByServerName && name != "" {
 		r.Cluster = r.state.ClusterNamed(name)
@@ -480,7 +486,25 @@ func (r *Relay) onIdle() {
 	r.fail(observe.StreamIdleTimeout)
 }
 
-func (r *Relay) onLimit() { r.fail(observe.ConnectionDurationReached) }
+// endBy arms the limit of the relay's life: its maximum duration, or until where that is sooner.
+func (r *Relay) endBy(until int64) {
+	if d := r.config.MaxDuration; d > 0 {
+		until = min(until, r.Start+int64(d))
+	}
+	if until == math.MaxInt64 {
+		r.limit.Stop()
+		return
+	}
+	r.w.l.Arm(&r.limit, until)
+}
+
+func (r *Relay) onLimit() {
+	if r.is(chainless) {
+		r.fail(observe.ChainRemoved)
+		return
+	}
+	r.fail(observe.ConnectionDurationReached)
+}
 
 func (r *Relay) idleTimeout() int64 {
 	if r.config.IdleTimeout == 0 {

@@ -9,6 +9,7 @@
 package tcp
 
 import (
+	"math"
 	"net/netip"
 	"time"
 
@@ -36,6 +37,9 @@ type Config struct {
 	IdleTimeout        time.Duration // idle_timeout; 0: 1 h, negative: none
 	MaxDuration        time.Duration // max_downstream_connection_duration; 0: none
 	MaxConnectAttempts int           // max_connect_attempts; 0: 1
+
+	// Chain is the filter chain that connections come by, for whoever decides in Worker.Adopt.
+	Chain any
 
 	// Exchange exchanges workload metadata with peers that agreed to it by ALPN (the
 	// filter istio.metadata_exchange).
@@ -113,6 +117,27 @@ func (w *Worker) CloseAll() {
 		}
 	}
 }
+
+// Adopt asks of every relay whether it may stay, now that filter chains have changed. One that may not is cut off after
+// grace, unless a later change lets it stay.
+func (w *Worker) Adopt(stays func(*Config, *conn.Info) bool, grace time.Duration) {
+	until := w.l.Now() + int64(grace)
+	for r := w.relays; r != nil; r = r.next {
+		gone := !stays(r.config, r.down.Info())
+		if gone == r.is(chainless) {
+			continue
+		}
+		if r.flags ^= chainless; !gone {
+			r.endBy(math.MaxInt64)
+			continue
+		}
+		r.endBy(until)
+		until += cutEvery
+	}
+}
+
+// cutEvery spreads the ends of relays that may not stay: closing one takes about 20 µs.
+const cutEvery = int64(100 * time.Microsecond)
 
 // Serve makes the owner of an accepted connection that is about to open.
 func (w *Worker) Serve(c *conn.Conn, config *Config, s State) conn.Handler {

@@ -108,6 +108,7 @@ const ticketLifetime = 2 * time.Hour
 // Server is an immutable context for accepted connections.
 type Server struct {
 	config     *stdtls.Config
+	clients    ClientAuth
 	trust      Trust
 	gate       *Gate
 	std        bool
@@ -145,7 +146,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 	if err := versions(&o.MinVersion, &o.MaxVersion, lowest); err != nil {
 		return nil, err
 	}
-	s := &Server{trust: o.Trust, gate: o.Gate, std: o.StdRecords, requireSNI: o.RequireSNI,
+	s := &Server{clients: o.Clients, trust: o.Trust, gate: o.Gate, std: o.StdRecords, requireSNI: o.RequireSNI,
 		timeout: cmp.Or(o.Timeout, HandshakeTimeout), lifetime: cmp.Or(o.TicketLifetime, ticketLifetime), shown: o.Certificates}
 	c := &stdtls.Config{
 		MinVersion: o.MinVersion, MaxVersion: o.MaxVersion, CipherSuites: o.CipherSuites,
@@ -197,6 +198,23 @@ func NewServer(o ServerOptions) (*Server, error) {
 
 // Timeout bounds a handshake, from its first byte on.
 func (s *Server) Timeout() time.Duration { return s.timeout }
+
+// Admits reports whether a peer that was let in by was, an earlier context, would be let in by s, as far as its certificate
+// need not be seen again: who is judged by other roots or pins than before is not, but for workloads of the mesh, whose
+// names are compared. Renewed revocation lists are for new connections.
+func (s *Server) Admits(p *Peer, was *Server) bool {
+	switch {
+	case p.Version < s.config.MinVersion || s.requireSNI && p.SNI == "":
+		return false
+	case s.clients == NoClientCert || s.clients <= was.clients && s.trust.same(&was.trust):
+		return true
+	case !p.Presented:
+		return s.clients == OptionalClientCert
+	case s.trust.Mesh != nil && !s.trust.pins():
+		return p.ID != identity.ID{} && s.trust.Names.Accepts(p.ID)
+	}
+	return s.trust.same(&was.trust)
+}
 
 // Leaves are the certificates of configuration that clients are shown; none if they are
 // shown the workload's own.

@@ -234,3 +234,60 @@ func TestErrorsAreSentences(t *testing.T) {
 		}
 	}
 }
+
+// Who was let in by one context is let in by the next as long as nothing more is asked.
+func TestAdmits(t *testing.T) {
+	ca, other := tlstest.New(t), tlstest.New(t)
+	w := ca.Workload("default", "shop")
+	named := func(prefixes ...string) (names Names) {
+		for _, p := range prefixes {
+			names = append(names, Name{Prefix: p, Kind: URIName})
+		}
+		return names
+	}
+	cert := func() []*stdtls.Certificate { return []*stdtls.Certificate{ca.Server("a")} } // a new one each time
+	public := func(clients ClientAuth, trust Trust) ServerOptions {
+		return ServerOptions{Certificates: cert(), Clients: clients, Trust: trust}
+	}
+	mesh := func(names ...string) ServerOptions {
+		return ServerOptions{Identity: w, Clients: RequireClientCert, Trust: Trust{Mesh: w, Names: named(names...)}}
+	}
+	regex := func() Trust {
+		return Trust{Roots: ca.Pool(), Names: Names{{Regex: regexp.MustCompile("^a$")}}}
+	}
+	nobody := Peer{Version: TLS13}
+	somebody := Peer{Version: TLS13, SNI: "a", Presented: true}
+	member := somebody
+	member.ID = w.ID()
+	with := func(o ServerOptions, change func(*ServerOptions)) ServerOptions { change(&o); return o }
+	for _, tc := range []struct {
+		what     string
+		was, now ServerOptions
+		peer     Peer
+		want     bool
+	}{
+		{"another certificate", public(NoClientCert, Trust{}), public(NoClientCert, Trust{}), nobody, true},
+		{"other protocols, no tickets", with(mesh(), func(o *ServerOptions) { o.ALPN, o.Tickets = []string{"h2"}, true }), mesh(), member, true},
+		{"certificates are required", public(NoClientCert, Trust{}), public(RequireClientCert, regex()), nobody, false},
+		{"certificates are looked at", public(NoClientCert, Trust{}), public(OptionalClientCert, regex()), nobody, true},
+		{"the optional is required, and was not shown", public(OptionalClientCert, regex()), public(RequireClientCert, regex()), nobody, false},
+		{"the optional is required, and was shown", public(OptionalClientCert, regex()), public(RequireClientCert, regex()), somebody, true},
+		{"certificates are not required", public(RequireClientCert, regex()), public(OptionalClientCert, regex()), somebody, true},
+		{"certificates are not looked at", public(RequireClientCert, regex()), public(NoClientCert, Trust{}), somebody, true},
+		{"the same roots and names", public(RequireClientCert, regex()), public(RequireClientCert, regex()), somebody, true},
+		{"other roots", public(RequireClientCert, regex()), public(RequireClientCert, Trust{Roots: other.Pool()}), somebody, false},
+		{"fewer names", public(RequireClientCert, Trust{Roots: ca.Pool()}), public(RequireClientCert, regex()), somebody, false},
+		{"anybody, still", public(RequireClientCert, Trust{SkipVerify: true}), public(RequireClientCert, Trust{SkipVerify: true}), nobody, true},
+		{"not anybody", public(RequireClientCert, Trust{SkipVerify: true}), public(RequireClientCert, Trust{Roots: ca.Pool()}), nobody, false},
+		{"pins", public(RequireClientCert, Trust{Roots: ca.Pool()}), public(RequireClientCert, Trust{Roots: ca.Pool(), Keys: [][32]byte{{1}}}), somebody, false},
+		{"a workload, with another alias of the mesh", mesh("spiffe://cluster.local/"), mesh("spiffe://cluster.local/", "spiffe://old.example/"), member, true},
+		{"a workload, whose domain is out", mesh("spiffe://cluster.local/"), mesh("spiffe://old.example/"), member, false},
+		{"workloads only, now", public(OptionalClientCert, regex()), mesh(), somebody, false},
+		{"TLS 1.2, refused now", public(NoClientCert, Trust{}), with(public(NoClientCert, Trust{}), func(o *ServerOptions) { o.MinVersion = TLS13 }), Peer{Version: TLS12}, false},
+		{"without a server name, refused now", public(NoClientCert, Trust{}), with(public(NoClientCert, Trust{}), func(o *ServerOptions) { o.RequireSNI = true }), nobody, false},
+	} {
+		if got := server(t, tc.now).Admits(&tc.peer, server(t, tc.was)); got != tc.want {
+			t.Errorf("%s: %v", tc.what, got)
+		}
+	}
+}

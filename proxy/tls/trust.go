@@ -45,6 +45,12 @@ type Trust struct {
 
 func (t *Trust) pins() bool { return len(t.Hashes)+len(t.Keys) > 0 }
 
+// same reports whether o accepts the same certificates, but for revocation.
+func (t *Trust) same(o *Trust) bool {
+	return t.Mesh == o.Mesh && t.SkipVerify == o.SkipVerify && slices.Equal(t.Hashes, o.Hashes) && slices.Equal(t.Keys, o.Keys) &&
+		slices.EqualFunc(t.Names, o.Names, Name.same) && (t.Roots == nil) == (o.Roots == nil) && (t.Roots == nil || t.Roots.Equal(o.Roots))
+}
+
 // resolve checks t and reads the system's roots if they are wanted.
 func (t *Trust) resolve() error {
 	if t.System && t.Mesh == nil && t.Roots == nil {
@@ -227,6 +233,13 @@ const (
 )
 
 var kindNames = [...]string{"", "DNS:", "URI:", "IP:", "email:"}
+
+func (n Name) same(o Name) bool {
+	if n.Regex != nil && o.Regex != nil && n.Regex.String() == o.Regex.String() {
+		n.Regex = o.Regex
+	}
+	return n == o
+}
 
 func (n Name) match(s string) bool {
 	if n.IgnoreCase {
