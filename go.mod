@@ -33,6 +33,7 @@ require (
 
 require (
 	cloud.google.com/go/compute/metadata v0.9.0 // indirect
+	github.com/go-jose/go-jose/v4 v4.1.8 // indirect
 	golang.org/x/oauth2 v0.37.0 // indirect
 )
 

@@ -53,6 +53,9 @@ func (p *served) sniff() bool { return p.protocol == mesh.Auto }
 // inbound returns what n accepts.
 func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
 	ports := c.servedPorts(n, labels)
+	if n.Proxyless {
+		ports = c.directPorts(n, labels)
+	}
 	accepts := c.base.authn.of(n.Namespace, labels)
 	for i := range ports {
 		ports[i].mode = accepts.on(ports[i].port)
@@ -73,10 +76,15 @@ func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
 			key.WriteString("," + s.Hostname + "/" + s.Namespace)
 		}
 	}
+	if n.Proxyless {
+		key.WriteString(n.directKey(labels))
+	}
 	in := c.inbounds[key.String()]
 	if in == nil {
 		in = &inboundSet{}
-		if n.Interception == NoInterception {
+		if n.Proxyless {
+			c.base.directInbound(in, n, labels, ports)
+		} else if n.Interception == NoInterception {
 			c.base.boundInbound(in, n, ports, accepts)
 		} else {
 			c.base.capturedInbound(in, n.Interception == TProxy, ports, accepts)

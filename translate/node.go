@@ -55,6 +55,8 @@ type Node struct {
 	// ProxyProtocol says that connections to a gateway's listeners begin with a header of the
 	// PROXY protocol: gatewayTopology.proxyProtocol of its ProxyConfig.
 	ProxyProtocol bool
+	// Proxyless says that the program itself speaks xDS, as gRPC can: GENERATOR=grpc.
+	Proxyless bool
 	// DNS says the proxy answers its workload's DNS and wants the name table.
 	DNS bool
 }
@@ -125,6 +127,7 @@ func ParseNode(n *corev3.Node, peer Peer) (*Node, error) {
 		return nil, err
 	}
 	_, out.ProxyProtocol = m["PROXY_CONFIG"].GetStructValue().GetFields()["gatewayTopology"].GetStructValue().GetFields()["proxyProtocol"]
+	out.Proxyless = out.Type == Sidecar && m["GENERATOR"].GetStringValue() == "grpc"
 	out.Unprivileged = m["UNPRIVILEGED_POD"].GetStringValue() == "true"
 	switch v := m["DNS_CAPTURE"].GetKind().(type) {
 	case *structpb.Value_BoolValue:

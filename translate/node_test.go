@@ -107,6 +107,6 @@ func FuzzParseNode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		accepted(t, translate.New().View(snap, node))
+		accepted(t, translate.New(), snap, node)
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -233,7 +234,11 @@ func shares(v *virtual, to []mesh.Destination, port uint16) []share {
 func matching(names []string, subnet netip.Prefix) *listenerv3.FilterChainMatch {
 	m := &listenerv3.FilterChainMatch{}
 	if !slices.Contains(names, "*") {
-		m.ServerNames = slices.Compact(slices.Sorted(slices.Values(names)))
+		for _, n := range names {
+			m.ServerNames = append(m.ServerNames, serverName(n))
+		}
+		slices.Sort(m.ServerNames)
+		m.ServerNames = slices.Compact(m.ServerNames)
 	}
 	if subnet.IsValid() {
 		m.PrefixRanges = []*corev3.CidrRange{{AddressPrefix: subnet.Masked().Addr().String(), PrefixLen: u32(uint32(subnet.Bits()))}}
@@ -242,6 +247,16 @@ func matching(names []string, subnet netip.Prefix) *listenerv3.FilterChainMatch 
 		return nil
 	}
 	return m
+}
+
+// serverName is a host as a chain can match it. Istio's hosts may have part of a label
+// after the wildcard ("*-shop.example.com"); Envoy refuses a listener with such a server
+// name, so what is left of it is the one name that it covers beyond doubt.
+func serverName(host string) string {
+	if i := strings.LastIndexByte(host, '*'); i > 0 || i == 0 && !strings.HasPrefix(host, "*.") {
+		return host[i+1:]
+	}
+	return host
 }
 
 // shared builds 0.0.0.0_<port> of what the ports of all services contribute, oldest

@@ -30,6 +30,7 @@ const (
 	transparent                  // the same, by TPROXY
 	virtualNet                   // env capture
 	gateway
+	proxyless // see proxyless.go
 )
 
 // scope is what one class of viewers sees of the mesh.
@@ -78,6 +79,8 @@ func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
 	switch {
 	case n.Type == Router:
 		key.kind = gateway
+	case n.Proxyless:
+		key.kind = proxyless
 	case n.Interception == NoInterception:
 		key.kind, key.net, key.unprivileged = virtualNet, n.VirtualNet, n.Unprivileged
 		key.outbound = given(n.Outbound)
@@ -169,6 +172,9 @@ func (s *scope) catchUp(c *Cache) {
 
 // standing puts what does not depend on services.
 func (s *scope) standing(b *base) {
+	if s.key.kind == proxyless {
+		return
+	}
 	for _, r := range b.clusters {
 		s.clusters = replace(s.clusters, r)
 	}
@@ -291,9 +297,20 @@ func (d *door) sameShared(o *door) bool {
 func (s *scope) claim(name, host string, ref *mesh.Ref, res *resource.Resource) {
 	list := slices.DeleteFunc(slices.Clone(s.claims[name]), func(c claim) bool { return c.host == host })
 	if res != nil {
-		list = insert(list, claim{ref, host, res}, func(a, b claim) int { return cmp.Or(older(a.ref, b.ref), strings.Compare(a.host, b.host)) })
+		list = insert(list, claim{ref, host, res}, func(a, b claim) int {
+			return cmp.Or(b.calls(name)-a.calls(name), older(a.ref, b.ref), strings.Compare(a.host, b.host))
+		})
 	}
 	put(s.claims, name, list)
+}
+
+// calls is 1 if name is the full name of the claim's host with a port, which a short form
+// of another host must not take.
+func (c *claim) calls(name string) int {
+	if strings.HasPrefix(name, c.host+":") {
+		return 1
+	}
+	return 0
 }
 
 // grant gives a listener name to the oldest service that claims it.
@@ -352,8 +369,14 @@ const lonePort = 80
 func (s *scope) tenant(c *Cache, host string) *tenant {
 	svc := c.index.service(host, s.key.namespace)
 	v, pattern := c.index.virtualFor(host, s.key.namespace)
+	if s.key.kind == proxyless && (svc != nil || v != nil && pattern == host) {
+		if svc == nil {
+			return s.direct(c.base, host, nil, v, nil)
+		}
+		return s.direct(c.base, host, c.service(svc), v, c.index.rulesFor(svc, &s.audience, c.base.settings.RootNamespace))
+	}
 	if svc == nil {
-		if v == nil || pattern != host || s.key.kind == gateway || s.key.kind == virtualNet {
+		if v == nil || pattern != host || s.key.kind == gateway || s.key.kind == virtualNet || s.key.kind == proxyless {
 			return nil
 		}
 		h, problems := c.base.virtualHost(host, nil, lonePort, v, &s.audience)
@@ -383,6 +406,9 @@ func (s *scope) tenant(c *Cache, host string) *tenant {
 		}
 	}
 	for _, h := range hs.hosts {
+		if !captured && isWildcard(host) {
+			continue // nobody listens for it: see bind
+		}
 		if !captured || st.port(h.port).Protocol == mesh.Auto {
 			t.tables = append(t.tables, h.table())
 		}

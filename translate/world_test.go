@@ -53,7 +53,7 @@ func (w *world) service(ns, name string, p mesh.Port, n int, versions ...string)
 	s := &mesh.Service{
 		Ref: w.ref("Service", ns, name), Hostname: fqdn(name, ns), Name: name, Namespace: ns,
 		Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 96, byte(w.index >> 8), byte(w.index)})},
-		Index:     w.index, Ports: []mesh.Port{p}, Selector: mesh.Labels{"app": name},
+		Index:     256 + w.index, Ports: []mesh.Port{p}, Selector: mesh.Labels{"app": name},
 	}
 	w.putService(s)
 	var list []mesh.Endpoint
