@@ -54,6 +54,9 @@ type Finding struct {
 	Line      int      `json:"line,omitempty"`      // in Object.File
 	Message   string   `json:"message"`
 	Hint      string   `json:"hint,omitempty"` // what to do about it
+	// By is the object that has what this one does not get, ByPath the part of it.
+	By     mesh.Ref `json:"by,omitzero"`
+	ByPath string   `json:"byPath,omitempty"`
 }
 
 // New is a finding with the severity its code has.
@@ -66,6 +69,12 @@ func New(code Code, object mesh.Ref, path string, line int, message, hint string
 		line = object.Line
 	}
 	return Finding{Code: code, Severity: info.Severity, Object: object, FieldPath: path, Line: line, Message: message, Hint: hint}
+}
+
+// Because names the object, and the part of it, that is used instead.
+func (f Finding) Because(by mesh.Ref, path string) Finding {
+	f.By, f.ByPath = by, path
+	return f
 }
 
 // String is the finding in one line.

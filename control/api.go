@@ -20,6 +20,7 @@ import (
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/store"
 	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/translate"
 	"github.com/weirmesh/weir/xds/resource"
 	"github.com/weirmesh/weir/xds/server"
 )
@@ -68,6 +69,9 @@ func (p *Plane) mux() *http.ServeMux {
 	m.HandleFunc("GET /api/v1/objects/{kind}", p.handleObjects)
 	m.HandleFunc("GET /api/v1/objects/{kind}/{namespace}", p.handleObjects)
 	m.HandleFunc("GET /api/v1/objects/{kind}/{namespace}/{name}", p.handleObjects)
+	m.HandleFunc("GET /api/v1/receipts/{kind}/{namespace}/{name}", p.handleReceipt)
+	m.HandleFunc("POST /api/v1/receipts", p.handleReceipts)
+	m.HandleFunc("GET /api/v1/events", p.handleEvents)
 	m.HandleFunc("POST /api/v1/objects", p.handleApply)
 	m.HandleFunc("DELETE /api/v1/objects/{kind}/{namespace}/{name}", p.handleDelete)
 	m.HandleFunc("GET /api/v1/wait", p.handleWait)
@@ -215,9 +219,17 @@ func findings(fs []config.Finding) []apiv1.Finding {
 			line = f.Object.Line
 		}
 		out = append(out, apiv1.Finding{Code: string(f.Code), Severity: f.Severity.String(), Kind: f.Object.Kind, Namespace: f.Object.Namespace,
-			Name: f.Object.Name, File: f.Object.File, Line: line, Field: f.FieldPath, Message: f.Message, Hint: f.Hint})
+			Name: f.Object.Name, File: f.Object.File, Line: line, Field: f.FieldPath, Message: f.Message, Hint: f.Hint, By: named(f.By), ByField: f.ByPath})
 	}
 	return out
+}
+
+// named is an object as people write it; "" of none.
+func named(r mesh.Ref) string {
+	if r.Kind == "" {
+		return ""
+	}
+	return r.Kind + " " + qualified(r.Namespace, r.Name)
 }
 
 // sameKind compares kinds as people write them: any case, plural or singular.
@@ -251,21 +263,20 @@ func (p *Plane) handleObjects(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	kind, namespace, name := r.PathValue("kind"), r.PathValue("namespace"), r.PathValue("name")
-	clients := p.xds.Clients()
-	out := []apiv1.Object{}
+	var keys []string
 	var raw []*config.Object
 	for id, o := range u.Objects.All() {
 		if kind != "" && !sameKind(o.ID.Kind, kind) || namespace != "" && !inNamespace(o.ID.Namespace, namespace) || name != "" && o.ID.Name != name {
 			continue
 		}
-		out = append(out, p.object(id, o, clients))
+		keys = append(keys, id)
 		if o.Raw != nil {
 			raw = append(raw, o.Raw)
 		} else if o.Serving != nil {
 			raw = append(raw, o.Serving)
 		}
 	}
-	if name != "" && len(out) == 0 {
+	if name != "" && len(keys) == 0 {
 		fail(w, http.StatusNotFound, "there is no "+kind+" "+qualified(namespace, name), "weir get "+kind+" lists those there are")
 		return
 	}
@@ -283,19 +294,31 @@ func (p *Plane) handleObjects(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	answer(w, http.StatusOK, out)
+	answer(w, http.StatusOK, p.objects(u, keys))
 }
 
-func (p *Plane) object(id string, o *store.Object, clients []server.Client) apiv1.Object {
-	ref, rec := o.Ref(), p.receipts.of(id)
-	x := apiv1.Object{Group: o.ID.Group, Kind: o.ID.Kind, Namespace: o.ID.Namespace, Name: o.ID.Name, File: ref.File, Line: ref.Line,
-		State: string(o.State), LastGood: o.LastGood(), Since: rec.since, Mesh: rec.mesh, Proxies: len(clients), Findings: findings(o.Findings)}
-	for _, c := range clients {
-		if c.Active >= rec.mesh {
-			x.Active++
+// objects are objects with the short form of their receipts.
+func (p *Plane) objects(u *store.Update, keys []string) []apiv1.Object {
+	wanted := make([]*receipt, 0, len(keys))
+	for _, k := range keys {
+		x := p.receipts.of(k)
+		if x == nil { // gone a moment ago
+			x = &receipt{origin: translate.Origin("", "", "")}
 		}
+		wanted = append(wanted, x)
 	}
-	return x
+	counts, _ := p.census.take(wanted, 0)
+	out := []apiv1.Object{}
+	for i, k := range keys {
+		out = append(out, p.object(u.Objects.At(k), wanted[i], &counts[i]))
+	}
+	return out
+}
+
+func (p *Plane) object(o *store.Object, x *receipt, n *count) apiv1.Object {
+	ref := o.Ref()
+	return apiv1.Object{Group: o.ID.Group, Kind: o.ID.Kind, Namespace: o.ID.Namespace, Name: o.ID.Name, File: ref.File, Line: ref.Line,
+		State: string(o.State), LastGood: o.LastGood(), Since: x.since, Mesh: x.mesh, Proxies: n.needed, Active: n.active, Findings: findings(o.Findings)}
 }
 
 func (p *Plane) handleWait(w http.ResponseWriter, r *http.Request) {

@@ -90,6 +90,9 @@ type Plane struct {
 	// ready is closed when the first configuration is in force.
 	ready       chan struct{}
 	receipts    *receipts
+	census      *census
+	watch       *watch
+	events      *events
 	instruments *instruments
 	applying    sync.Mutex // one apply or delete at a time
 }
@@ -103,7 +106,7 @@ func New(o Options) (*Plane, error) {
 		o.TrustDomain = "cluster.local"
 	}
 	o.Settings.TrustDomain = o.TrustDomain
-	p := &Plane{o: o, started: time.Now(), ready: make(chan struct{}), receipts: newReceipts(), instruments: newInstruments()}
+	p := &Plane{o: o, started: time.Now(), ready: make(chan struct{}), receipts: newReceipts(), watch: newWatch(), events: newEvents(), instruments: newInstruments()}
 	changed := make(chan struct{})
 	p.changed.Store(&changed)
 	if err := os.MkdirAll(p.appliedDir(), 0o700); err != nil {
@@ -150,7 +153,8 @@ func New(o Options) (*Plane, error) {
 	p.files = file.New(file.Options{Paths: paths, Namespace: o.Namespace, Log: o.Log})
 	p.fallbacks = file.New(file.Options{Paths: o.Fallbacks, Namespace: o.Namespace, Rank: config.Fallback, Log: o.Log})
 	p.feeds = newFeeds(o.Log)
-	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Identifier: "weir-control/" + o.Version, Observer: p.instruments, Log: o.Log})
+	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Identifier: "weir-control/" + o.Version, Observer: observer{p.instruments, p}, Log: o.Log})
+	p.census = newCensus(p.xds)
 	return p, nil
 }
 
@@ -167,6 +171,8 @@ func (p *Plane) Run(ctx context.Context) error {
 	g.Go("translation", p.feeds.run)
 	// Views → streams, receipts back.
 	g.Go("xds", p.xds.Run)
+	// Receipts → what became of each change.
+	g.Go("receipts", p.settle)
 	for _, l := range p.o.GRPC {
 		g.Go("grpc "+l.Addr().String(), func(ctx context.Context) error { return p.serveGRPC(ctx, l) })
 	}
@@ -178,7 +184,7 @@ func (p *Plane) Run(ctx context.Context) error {
 
 // publish takes every state of the configuration, from the store's goroutine.
 func (p *Plane) publish(u *store.Update) {
-	p.receipts.note(p.latest.Load(), u)
+	p.note(p.latest.Load(), u)
 	p.instruments.note(p.latest.Load(), u)
 	first := p.latest.Swap(u) == nil
 	p.feeds.publish(u.Snapshot)

@@ -51,6 +51,7 @@ spec:
 type plane struct {
 	*Plane
 	state, dir string
+	network    *memnet.Network
 	client     *http.Client
 }
 
@@ -70,11 +71,15 @@ func start(t *testing.T, state string) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
+	g, err := network.Listen("127.0.0.1:15012")
+	if err != nil {
+		t.Fatal(err)
+	}
 	fallback := filepath.Join(state, "run", "fallback")
 	if err := errors.Join(os.MkdirAll(fallback, 0o700), os.WriteFile(filepath.Join(fallback, "demo-zoo.yaml"), []byte(strings.ReplaceAll(virtualService("zoo"), "reviews", "zoo")), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	p, err := New(Options{Version: "test", State: state, Paths: []string{dir}, Fallbacks: []string{fallback}, Pods: pods, HTTP: []net.Listener{l}, Token: redact.New("secret"),
+	p, err := New(Options{Version: "test", State: state, Paths: []string{dir}, Fallbacks: []string{fallback}, Pods: pods, HTTP: []net.Listener{l}, GRPC: []net.Listener{g}, Token: redact.New("secret"),
 		Settings: mesh.Settings{DomainSuffix: "cluster.local", RootNamespace: "istio-system"}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +96,7 @@ func start(t *testing.T, state string) *plane {
 		}
 	})
 	<-p.ready
-	return &plane{p, state, dir, &http.Client{Transport: transport}}
+	return &plane{p, state, dir, network, &http.Client{Transport: transport}}
 }
 
 func (p *plane) call(t *testing.T, method, path, body string, header ...string) (int, string) {

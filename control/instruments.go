@@ -71,9 +71,6 @@ func (i *instruments) Sent(typeURL string, bytes int, took time.Duration) {
 	i.sending.Observe(took.Seconds())
 }
 
-// Rejected is server.Observer.
-func (i *instruments) Rejected(typeURL string) { i.rejects.WithLabelValues(metricType(typeURL)).Inc() }
-
 // Converged is server.Observer. What counts is the oldest change that was new to the proxy.
 func (i *instruments) Converged(after, _ uint64) {
 	i.mu.Lock()

@@ -122,6 +122,10 @@ type Finding struct {
 	Field     string `json:"field,omitempty"`
 	Message   string `json:"message"`
 	Hint      string `json:"hint,omitempty"`
+	// By is the object that has what this one does not get, KIND NAMESPACE/NAME, and ByField
+	// the part of it.
+	By      string `json:"by,omitempty"`
+	ByField string `json:"byField,omitempty"`
 }
 
 // Object is one configuration object with its receipt.
@@ -139,12 +143,94 @@ type Object struct {
 	// Since is when the version in force came into force, as mesh version Mesh.
 	Since time.Time `json:"since"`
 	Mesh  uint64    `json:"mesh"`
-	// Proxies are all that are connected, whether the object concerns them or not: each of
-	// them gets the whole configuration (as of 2026-11). Active are those that have accepted
-	// all of Mesh or a newer version.
+	// Proxies are the connected ones that need the object: they hold, or are to hold, some
+	// resource made of it. Active are those of them that have accepted every such resource
+	// in a version not older than Mesh.
 	Proxies  int       `json:"proxies"`
 	Active   int       `json:"active"`
 	Findings []Finding `json:"findings,omitempty"`
+}
+
+// Receipt is what became of one object, in full: GET /api/v1/receipts/KIND/NAMESPACE/NAME.
+type Receipt struct {
+	Object
+	Connected int `json:"connected"` // proxies
+	// Everywhere says that every connected proxy that needs the object has it; Settled is
+	// when that was so for the first time with this version of it.
+	Everywhere bool       `json:"everywhere"`
+	Settled    *time.Time `json:"settled,omitempty"`
+	// Propagation is how long the change took, to those proxies that were connected when
+	// it was made and had to be sent something.
+	Propagation *Propagation `json:"propagation,omitempty"`
+	// Missing are proxies that do not have it, with the reason; at most 100.
+	Missing []Missing `json:"missing,omitempty"`
+	// Shadowed are parts of the object that have no effect because of another object, or
+	// another part of the same.
+	Shadowed []Shadow `json:"shadowed,omitempty"`
+}
+
+// Propagation says how long a change took to proxies. Quantiles are right to within 10 %.
+type Propagation struct {
+	Proxies int     `json:"proxies"`
+	P50     float64 `json:"p50"` // seconds
+	P99     float64 `json:"p99"`
+}
+
+// Missing is a proxy that does not have an object.
+type Missing struct {
+	Proxy string `json:"proxy"` // namespace/name of its workload
+	// Why is rejected (NACK), behind (it has not answered yet) or disconnected: whether
+	// that one needs the object is not known.
+	Why       string     `json:"why"`
+	Type      string     `json:"type,omitempty"` // CDS, EDS, LDS, RDS, …
+	Resources []string   `json:"resources,omitempty"`
+	Message   string     `json:"message,omitempty"` // of the NACK
+	Since     *time.Time `json:"since,omitempty"`
+}
+
+// Shadow is a part of an object that has no effect.
+type Shadow struct {
+	Part    string `json:"part"` // field path: spec.http[2]
+	By      string `json:"by"`   // KIND NAMESPACE/NAME
+	ByPart  string `json:"byPart,omitempty"`
+	Message string `json:"message"`
+}
+
+// ReceiptQuery is POST /api/v1/receipts: the answer is a list of Receipts, given when all
+// of the objects are active everywhere, or after Timeout.
+type ReceiptQuery struct {
+	Objects []ObjectName `json:"objects"`
+	Timeout string       `json:"timeout,omitempty"` // "5s"; at most 1m; empty does not wait
+}
+
+// ObjectName names an object.
+type ObjectName struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+}
+
+// Events is GET /api/v1/events.
+type Events struct {
+	Events []Event `json:"events"`
+	Next   uint64  `json:"next"` // to ask for what comes after these: ?after=
+}
+
+// Event is something that happened to an object.
+type Event struct {
+	Seq  uint64    `json:"seq"`
+	Time time.Time `json:"time"` // of the last, if it happened Count times in a row
+	// Type is compiled, quarantined, unenforced, ignored or removed: what became of the
+	// object; active: every proxy that needs it has it; rejected: a proxy refuses what was
+	// made of it.
+	Type      string `json:"type"`
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	Mesh      uint64 `json:"mesh"`
+	Proxy     string `json:"proxy,omitempty"` // of rejected
+	Message   string `json:"message,omitempty"`
+	Count     int    `json:"count"`
 }
 
 // ApplyResult is POST /api/v1/objects.

@@ -56,6 +56,8 @@ type machine struct {
 	active  uint64 // the same, and nothing was rejected; see Client.Active
 	out     []*response
 	nacks   []rejection // for the log, until taken
+	// accepted are the resources that were ACKed since settled grew last, see Observer.Applied.
+	accepted []*resource.Resource
 }
 
 // limits is what a peer may make the machine hold.
@@ -88,8 +90,9 @@ type response struct {
 }
 
 type rejection struct {
-	typeURL string
-	nack    *NACK
+	typeURL   string
+	nack      *NACK
+	resources []*resource.Resource
 }
 
 func newMachine(sotw bool, noncePrefix string, l limits) *machine {
@@ -117,6 +120,9 @@ func (m *machine) answered(s *subscription, nack *rpcstatus.Status, now time.Tim
 	s.flight = nil
 	if nack == nil {
 		s.acked = f.version
+		if m.settled > 0 { // what a client gets first is no news to anybody
+			m.accepted = append(m.accepted, f.resources...)
+		}
 		for _, n := range f.names {
 			delete(s.nacked, n)
 		}
@@ -125,7 +131,7 @@ func (m *machine) answered(s *subscription, nack *rpcstatus.Status, now time.Tim
 		}
 	} else {
 		s.rejected(f, nack.GetMessage(), now, m.isWhole(s))
-		m.nacks = append(m.nacks, rejection{s.typeURL, s.lastNACK})
+		m.nacks = append(m.nacks, rejection{s.typeURL, s.lastNACK, f.resources})
 	}
 	if !f.partial && !s.owing && len(s.retry) == 0 {
 		s.settled = max(s.settled, f.version)
@@ -267,7 +273,7 @@ func (m *machine) send(s *subscription) {
 		version = m.target.Version
 	}
 	s.greet, s.sent, s.owing = false, version, s.owing && d.partial
-	s.flight = &flight{nonce: nonce, version: version, names: d.names, partial: d.partial}
+	s.flight = &flight{nonce: nonce, version: version, names: d.names, partial: d.partial, resources: d.resources}
 	m.out = append(m.out, &response{typeURL: s.typeURL, nonce: nonce, version: version, resources: d.resources, removed: d.removed})
 }
 

@@ -65,13 +65,19 @@ type Options struct {
 	MaxRequestBytes int // of one request; 0: 16 MiB, which is 200,000 names of 80 bytes
 }
 
-// Observer counts. Its methods are called from the goroutines of streams, with no lock
-// held, and must not block.
+// Observer counts. Its methods are called from the goroutines of streams, and must not
+// block nor call the Server.
 type Observer interface {
 	// Sent is about a response, with what it took to hand it to the connection.
 	Sent(typeURL string, bytes int, took time.Duration)
-	// Rejected is about a response that a client NACKed.
-	Rejected(typeURL string)
+	// Rejected is about a response that a client NACKed, and what was in it.
+	Rejected(node, typeURL string, n *NACK, resources []*resource.Resource)
+	// Applied says that a client which had answered everything up to the View of version
+	// after has now answered everything up to version to, and which resources it took to
+	// get there it accepted. What a stream begins with does not count.
+	Applied(after, to uint64, resources []*resource.Resource)
+	// Left says that a stream of a node ended.
+	Left(node string)
 	// Converged says that a client to which something was sent now has all of the View of
 	// version to, after it had that of version after. The first View of a stream does not
 	// count.
@@ -82,8 +88,11 @@ type Observer interface {
 type unobserved struct{}
 
 func (unobserved) Sent(string, int, time.Duration) {}
-func (unobserved) Rejected(string)                 {}
 func (unobserved) Converged(uint64, uint64)        {}
+func (unobserved) Left(string)                     {}
+func (unobserved) Rejected(string, string, *NACK, []*resource.Resource) {
+}
+func (unobserved) Applied(uint64, uint64, []*resource.Resource) {}
 
 const (
 	maxTypes     = 64 // per stream; xDS and Istio together have about fifteen

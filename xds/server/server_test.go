@@ -421,7 +421,14 @@ func (e *events) add(format string, args ...any) {
 func (e *events) Sent(typeURL string, bytes int, _ time.Duration) {
 	e.add("sent %s %v", resource.Short(typeURL), bytes > 20)
 }
-func (e *events) Rejected(typeURL string)    { e.add("rejected %s", resource.Short(typeURL)) }
+func (e *events) Rejected(node, typeURL string, n *server.NACK, in []*resource.Resource) {
+	e.add("%s rejected %s %v of %d: %s", node, resource.Short(typeURL), n.Names, len(in), n.Message)
+}
+
+func (e *events) Applied(after, to uint64, in []*resource.Resource) {
+	e.add("applied %d to %d: %v", after, to, in)
+}
+func (e *events) Left(node string)           { e.add("%s left", node) }
 func (e *events) Converged(after, to uint64) { e.add("converged %d to %d", after, to) }
 
 // What is counted: responses, rejections, and that a client has come from one version to
@@ -443,8 +450,8 @@ func TestObserver(t *testing.T) {
 			p.feed.Publish(v)
 			synctest.Wait()
 		}
-		want := []string{"sent CDS true", "sent CDS true", "converged 4 to 5", "sent CDS true", "rejected CDS",
-			"sent CDS true", "sent CDS true", "converged 5 to 8"} // the removal apart
+		want := []string{"sent CDS true", "sent CDS true", "converged 4 to 5", `applied 4 to 5: [CDS "a"]`, "sent CDS true", `alice rejected CDS [bad] of 1: cluster "bad": no`,
+			"sent CDS true", "sent CDS true", "converged 5 to 8", `applied 6 to 8: [CDS "a"]`} // the removal apart
 		if d := cmp.Diff(want, seen.all); d != "" {
 			t.Errorf("(-want +got)\n%s", d)
 		}

@@ -36,6 +36,7 @@ type session struct {
 	sent        bool // something, since active changed
 	gone        bool
 	changed     chan struct{} // closed at the next change, if somebody waits for it
+	standing    Standing
 }
 
 // DeltaAggregatedResources serves one delta stream. It is called by gRPC.
@@ -164,6 +165,7 @@ func (s *Server) introduce(ctx context.Context, stream grpc.ServerStream, node *
 		// Nonces of another stream must not pass for this one's.
 		m: newMachine(sotw, rand.Text()[:8]+"-", limits{types: maxTypes, names: s.opts.MaxNames}),
 	}
+	se.standing.se = se
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sessions[se] = struct{}{}
@@ -178,16 +180,21 @@ func (se *session) leave() {
 	defer se.mu.Unlock()
 	se.gone = true
 	se.notify()
+	se.server.opts.Observer.Left(se.node.GetId())
 }
 
 // do takes one step of the machine and sends what comes of it.
 func (se *session) do(log *slog.Logger, step func(*machine, time.Time) ([]*response, error)) error {
 	se.mu.Lock()
 	now := time.Now()
-	before := se.m.active
+	before, settled := se.m.active, se.m.settled
 	out, err := step(se.m, now)
 	nacks := se.m.nacks
 	se.m.nacks = nil
+	applied, accepted := se.m.settled, se.m.accepted
+	if applied > settled {
+		se.m.accepted = nil
+	}
 	switch upToDate := se.m.latest == nil || se.m.active == se.m.latest.Version; {
 	case upToDate:
 		se.behindSince = time.Time{}
@@ -203,8 +210,11 @@ func (se *session) do(log *slog.Logger, step func(*machine, time.Time) ([]*respo
 	if converged {
 		observer.Converged(before, after)
 	}
+	if applied > settled && len(accepted) > 0 {
+		observer.Applied(settled, applied, accepted)
+	}
 	for _, n := range nacks {
-		observer.Rejected(n.typeURL)
+		observer.Rejected(se.node.GetId(), n.typeURL, n.nack, n.resources)
 		log.Warn("configuration rejected", "type", resource.Short(n.typeURL), "names", n.nack.Names, "version", n.nack.Version, "err", n.nack.Message)
 	}
 	if err != nil {

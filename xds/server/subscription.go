@@ -47,6 +47,8 @@ type flight struct {
 	version uint64
 	names   []string // what it changed
 	partial bool     // one of retry: it does not hold all that is dirty
+
+	resources []*resource.Resource // in it
 }
 
 // class is how a type is treated, see machine.

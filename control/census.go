@@ -1,0 +1,302 @@
+package control
+
+import (
+	"math/bits"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/weirmesh/weir/xds/resource"
+	"github.com/weirmesh/weir/xds/server"
+)
+
+// census asks the streams who needs an object and who has it. A proxy needs an object if
+// it is subscribed to a resource that was made of it; it has the object if it has ACKed
+// every such resource in a version that is not older than the object's.
+type census struct {
+	xds *server.Server
+
+	mu sync.Mutex
+	// places are where an object was ever found; an empty one: in too many to list. Some
+	// are out of date; only what a View says now counts.
+	places map[resource.Origin]map[place]struct{}
+	listed int                                 // in places
+	known  map[*server.Standing]*resource.View // whose resources are in places
+}
+
+// place names a resource.
+
+type place struct{ typeURL, name string }
+
+// count is what a census finds about one object.
+type count struct {
+	needed, active int
+	// unknown are proxies that have not been given the version of the configuration in
+	// which the object came into force.
+	unknown int
+	missing []missing
+}
+
+// missing is a proxy that needs an object and does not have it.
+type missing struct {
+	node    string
+	typeURL string
+	names   []string
+	nack    *server.NACK // nil: it has not answered yet
+}
+
+func newCensus(x *server.Server) *census {
+	c := &census{xds: x}
+	c.forget()
+	return c
+}
+
+func (c *census) forget() {
+	c.places, c.listed, c.known = map[resource.Origin]map[place]struct{}{}, 0, nil
+}
+
+const (
+	// manyObjects is how many objects it takes that reading all resources is cheaper than
+	// looking for those of each.
+	manyObjects = 64
+	// manyPlaces is the same for the resources of one object, such as a policy for the
+	// whole mesh.
+	manyPlaces = 1024
+	// maxPlaces is what a mesh of 20,000 services needs (some 100 bytes each); places
+	// out of date go when it is reached.
+	maxPlaces = 400_000
+)
+
+// rows of a match: which objects a resource is made of.
+type rows []int32
+
+// match is what a set of resources has to do with the objects asked for.
+type match struct {
+	names map[string]rows
+	all   bitset // of all names together
+}
+
+// bitset is a set of small numbers.
+type bitset []uint64
+
+func (b bitset) set(i int32)      { b[i/64] |= 1 << (i % 64) }
+func (b bitset) has(i int32) bool { return b[i/64]&(1<<(i%64)) != 0 }
+
+// take counts for each of wanted; detail lists who is missing, up to a limit.
+func (c *census) take(wanted []*receipt, detail int) (counts []count, connected int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	counts = make([]count, len(wanted))
+	if len(wanted) == 0 {
+		return counts, 0
+	}
+	index := make(map[resource.Origin]int32, len(wanted))
+	newest := uint64(0)
+	for i, x := range wanted {
+		index[x.origin] = int32(i)
+		newest = max(newest, x.mesh)
+	}
+	byName := len(wanted) < manyObjects && !slices.ContainsFunc(wanted, func(x *receipt) bool { return unlisted(x.origin) })
+	if byName {
+		c.learn()
+		byName = !slices.ContainsFunc(wanted, func(x *receipt) bool { p := c.places[x.origin]; return p != nil && len(p) == 0 })
+	}
+	words := (len(wanted) + 63) / 64
+	matches := map[resource.Set]*match{}
+	needs, lacks := make(bitset, words), make(bitset, words)
+	c.xds.Survey(func(t *server.Standing) {
+		connected++
+		view := t.View()
+		clear(needs)
+		clear(lacks)
+		for sub := range t.Subscriptions() {
+			set := view.Set(sub.TypeURL())
+			m := matches[set]
+			if m == nil {
+				m = &match{all: make(bitset, words)}
+				if byName {
+					m.look(set, sub.TypeURL(), wanted, c.places)
+				} else {
+					m.read(set, index)
+				}
+				matches[set] = m
+			}
+			m.mark(sub, needs)
+			through := sub.Through()
+			for name, nack := range sub.Outstanding() {
+				for _, i := range m.names[name] {
+					if nack == nil && through >= wanted[i].mesh {
+						continue
+					}
+					lacks.set(i)
+					if detail > 0 {
+						counts[i].note(detail, t.Node(), sub.TypeURL(), name, nack)
+					}
+				}
+			}
+		}
+		for w, word := range needs {
+			for ; word != 0; word &= word - 1 {
+				i := int32(w*64 + bits.TrailingZeros64(word))
+				counts[i].needed++
+				if !lacks.has(i) && view.Version >= wanted[i].mesh {
+					counts[i].active++
+				}
+			}
+		}
+		if view == nil || view.Version < newest {
+			for i, x := range wanted {
+				if view == nil || view.Version < x.mesh {
+					counts[i].unknown++
+					if detail > 0 && needs.has(int32(i)) {
+						counts[i].note(detail, t.Node(), "", "", nil)
+					}
+				}
+			}
+		}
+	})
+	return counts, connected
+}
+
+// nodes are those that are connected.
+func (c *census) nodes() (out []string) {
+	c.xds.Survey(func(t *server.Standing) { out = append(out, t.Node()) })
+	return out
+}
+
+func (n *count) note(limit int, node, typeURL, name string, nack *server.NACK) {
+	if i := slices.IndexFunc(n.missing, func(m missing) bool { return m.node == node && m.typeURL == typeURL }); i >= 0 {
+		m := &n.missing[i]
+		if m.nack == nil {
+			m.nack = nack
+		}
+		if !slices.Contains(m.names, name) && len(m.names) < limit {
+			m.names = append(m.names, name)
+		}
+		return
+	}
+	if len(n.missing) < limit {
+		n.missing = append(n.missing, missing{node: node, typeURL: typeURL, names: []string{name}, nack: nack})
+	}
+}
+
+// mark adds what a subscription makes its client need.
+func (m *match) mark(sub server.Subscribed, needs bitset) {
+	switch {
+	case len(m.names) == 0:
+	case sub.All():
+		for w, word := range m.all {
+			needs[w] |= word
+		}
+	case sub.Len() < len(m.names):
+		for name := range sub.Names() {
+			for _, i := range m.names[name] {
+				needs.set(i)
+			}
+		}
+	default:
+		for name, is := range m.names {
+			if sub.Has(name) {
+				for _, i := range is {
+					needs.set(i)
+				}
+			}
+		}
+	}
+}
+
+func (m *match) add(name string, i int32) {
+	if m.names == nil {
+		m.names = map[string]rows{}
+	}
+	m.names[name] = append(m.names[name], i)
+	m.all.set(i)
+}
+
+// read fills m from all resources of a set.
+func (m *match) read(set resource.Set, index map[resource.Origin]int32) {
+	for name, r := range set.All() {
+		for _, o := range r.Origins() {
+			if i, ok := index[o]; ok {
+				m.add(name, i)
+			}
+		}
+	}
+}
+
+// look fills m from where the objects may be found.
+func (m *match) look(set resource.Set, typeURL string, wanted []*receipt, places map[resource.Origin]map[place]struct{}) {
+	for i, x := range wanted {
+		for p := range places[x.origin] {
+			if p.typeURL != typeURL {
+				continue
+			}
+			if r := set.At(p.name); r != nil && slices.Contains(r.Origins(), x.origin) {
+				m.add(p.name, int32(i))
+			}
+		}
+	}
+}
+
+// learn brings places up to the newest Views, at the cost of what changed in them.
+func (c *census) learn() {
+	if c.listed > maxPlaces {
+		c.forget()
+	}
+	known := make(map[*server.Standing]*resource.View, len(c.known))
+	type step struct{ from, to resource.Set }
+	done := map[step]bool{}
+	var base *resource.View // of any stream: the sets of two classes have most resources in common
+	for _, base = range c.known {
+		break
+	}
+	c.xds.Survey(func(t *server.Standing) {
+		view := t.View()
+		if view == nil {
+			return
+		}
+		known[t] = view
+		was := c.known[t]
+		if was == nil {
+			was = base
+		}
+		base = view
+		if was == view {
+			return
+		}
+		for typeURL, set := range view.Sets {
+			s := step{was.Set(typeURL), set}
+			if s.from == s.to || done[s] {
+				continue
+			}
+			done[s] = true
+			for name := range s.to.Diff(s.from, func(a, b *resource.Resource) bool { return a == b }) {
+				if r := set.At(name); r != nil {
+					c.found(place{typeURL, r.Name()}, r.Origins())
+				}
+			}
+		}
+	})
+	c.known = known
+}
+
+func (c *census) found(p place, origins []resource.Origin) {
+	for _, o := range origins {
+		list := c.places[o]
+		switch _, have := list[p]; {
+		case have, unlisted(o), list != nil && len(list) == 0:
+		case list == nil:
+			c.places[o] = map[place]struct{}{p: {}}
+			c.listed++
+		case len(list) >= manyPlaces:
+			c.listed -= len(list)
+			c.places[o] = map[place]struct{}{}
+		default:
+			list[p] = struct{}{}
+			c.listed++
+		}
+	}
+}
+
+// unlisted are Pods: there are more of them than of all else, and nobody waits for one.
+func unlisted(o resource.Origin) bool { return strings.HasPrefix(o.Value(), "Pod/") }

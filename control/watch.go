@@ -1,0 +1,233 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/xds/resource"
+	"github.com/weirmesh/weir/xds/server"
+)
+
+// observer is what the streams tell: metrics, receipts, events.
+type observer struct {
+	*instruments
+	p *Plane
+}
+
+// Rejected is server.Observer.
+func (o observer) Rejected(node, typeURL string, n *server.NACK, resources []*resource.Resource) {
+	o.rejects.WithLabelValues(metricType(typeURL)).Inc()
+	now := time.Now()
+	var list []apiv1.Event
+	for _, r := range resources {
+		if !slices.Contains(n.Names, r.Name()) || len(list) == maxBlamed {
+			continue
+		}
+		if x := o.p.receipts.newest(r); x != nil {
+			e := x.event("rejected")
+			e.Proxy, e.Message = workloadOf(node), resource.Short(typeURL)+" "+r.Name()+": "+clip(n.Message)
+			list = append(list, e)
+		}
+	}
+	o.p.events.add(now, list...)
+	o.p.watch.poke()
+}
+
+// maxBlamed bounds the events of one NACK.
+const maxBlamed = 8
+
+// Applied is server.Observer.
+func (o observer) Applied(after, to uint64, resources []*resource.Resource) {
+	o.p.receipts.applied(after, to, resources, time.Now())
+	o.p.watch.poke()
+}
+
+// Left is server.Observer.
+func (o observer) Left(node string) {
+	o.p.watch.left(workloadOf(node), time.Now())
+	o.p.watch.poke()
+}
+
+// clip bounds what a proxy wrote.
+func clip(s string) string {
+	const longest = 1000
+	if len(s) > longest {
+		s = s[:longest] + "…"
+	}
+	return strings.ToValidUTF8(s, "�")
+}
+
+func (x *receipt) event(what string) apiv1.Event {
+	return apiv1.Event{Type: what, Kind: x.id.Kind, Namespace: x.id.Namespace, Name: x.id.Name, Mesh: x.mesh}
+}
+
+// watch follows changes until they are active everywhere. Whoever waits for something
+// that streams do wakes with it.
+type watch struct {
+	wake chan struct{}
+
+	mu      sync.Mutex
+	pending []*receipt
+	gone    map[string]time.Time // workloads whose last stream ended, and when
+	moved   chan struct{}        // closed, and made anew, when something may have changed
+}
+
+const (
+	// A change is active within some ten milliseconds; looking more often would cost more
+	// than it tells.
+	lookInterval = 20 * time.Millisecond
+	// Views may be published without a word of any stream, so pending changes are looked
+	// at without one, too, less and less often.
+	maxLookInterval = 2 * time.Second
+	maxGone         = 10_000
+)
+
+func newWatch() *watch {
+	return &watch{wake: make(chan struct{}, 1), gone: map[string]time.Time{}, moved: make(chan struct{})}
+}
+
+func (w *watch) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (w *watch) left(workload string, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.gone) >= maxGone {
+		clear(w.gone)
+	}
+	w.gone[workload] = now
+}
+
+// follow adds changes.
+func (w *watch) follow(fresh []*receipt) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, x := range fresh {
+		if x.state == store.Compiled && !isPod(x.id) { // Pods come and go; nobody waits for one
+			w.pending = append(w.pending, x)
+		}
+	}
+	if len(w.pending) > 0 {
+		w.poke()
+	}
+}
+
+func isPod(id config.ID) bool { return id.Group == "" && id.Kind == "Pod" }
+
+// next is closed when something may have changed.
+func (w *watch) next() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.moved
+}
+
+// settle runs until ctx ends.
+func (p *Plane) settle(ctx context.Context) error {
+	w := p.watch
+	pause := lookInterval
+	again := time.NewTimer(0)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.wake:
+			pause = lookInterval
+		case <-again.C:
+			pause = min(2*pause, maxLookInterval)
+		}
+		w.mu.Lock()
+		close(w.moved)
+		w.moved = make(chan struct{})
+		pending := w.pending
+		w.pending = nil
+		w.mu.Unlock()
+		pending = slices.DeleteFunc(pending, func(x *receipt) bool { return p.receipts.of(x.id.String()) != x })
+		counts, _ := p.census.take(pending, 0)
+		var left []*receipt
+		var done []apiv1.Event
+		now := time.Now()
+		for i, x := range pending {
+			if n := &counts[i]; n.unknown > 0 || n.active < n.needed {
+				left = append(left, x)
+				continue
+			}
+			x.settled.Store(now.UnixNano())
+			if counts[i].needed > 0 {
+				e := x.event("active")
+				e.Message = fmt.Sprintf("on %d of %d proxies that need it", counts[i].active, counts[i].needed)
+				if s := x.took.Load(); s != nil {
+					e.Message += fmt.Sprintf(", p50 %s, p99 %s", brief(s.quantile(.5)), brief(s.quantile(.99)))
+				}
+				done = append(done, e)
+			}
+		}
+		p.events.add(now, done...)
+		w.mu.Lock()
+		w.pending = append(left, w.pending...)
+		waiting := len(w.pending) > 0
+		w.mu.Unlock()
+		select { // not more often than that, whatever happens
+		case <-ctx.Done():
+			return nil
+		case <-time.After(lookInterval):
+		}
+		if waiting {
+			again.Reset(pause)
+		}
+	}
+}
+
+func brief(d time.Duration) string {
+	if d < 10*time.Millisecond {
+		return d.Round(100 * time.Microsecond).String()
+	}
+	return d.Round(time.Millisecond).String()
+}
+
+// note dates what changed and tells it.
+func (p *Plane) note(old, cur *store.Update) {
+	now := time.Now()
+	fresh, removed := p.receipts.note(old, cur, now)
+	var list []apiv1.Event
+	if old != nil { // what is there at the beginning is no event
+		for _, x := range fresh {
+			if isPod(x.id) {
+				continue
+			}
+			e := x.event(string(x.state))
+			if o := cur.Objects.At(x.id.String()); o != nil && x.state != store.Compiled {
+				for _, f := range o.Findings {
+					if f.Severity == config.Error {
+						e.Message = strings.TrimPrefix(f.FieldPath+": "+f.Message, ": ")
+						break
+					}
+				}
+				if o.LastGood() {
+					e.Message += "; its last good version stays in force"
+				}
+			}
+			list = append(list, e)
+		}
+		for _, x := range removed {
+			if !isPod(x.id) {
+				e := x.event("removed")
+				e.Mesh = cur.Snapshot.Version
+				list = append(list, e)
+			}
+		}
+	}
+	p.events.add(now, list...)
+	p.watch.follow(fresh)
+}
