@@ -1,6 +1,7 @@
 package http
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/weirmesh/weir/proxy/cluster"
@@ -91,6 +92,9 @@ type Config struct {
 // DefaultHeaderTimeout bounds how long a client may take for a request head, where nothing is configured: a client
 // that sends a byte now and then must not hold a connection for ever.
 const DefaultHeaderTimeout = time.Minute
+
+// unread is how long a client may leave complete answers unread.
+func (c *Config) unread() time.Duration { return cmp.Or(c.StreamIdle, DefaultHeaderTimeout) }
 
 const (
 	defaultConnIdle = time.Hour // Envoy's idle timeout of downstream connections

@@ -25,6 +25,7 @@ type server struct {
 	keep   bool      // another request may follow the one being answered
 	busy   bool      // Data is under way
 	late   bool      // at is a deadline
+	stuck  bool      // the next request waits for answers that the client does not take
 
 	served uint32
 	timer  loop.Timer
@@ -88,6 +89,12 @@ func (s *server) Data(c *conn.Conn, b []byte) (used int) {
 		x := s.x
 		if x == nil {
 			if used == len(b) {
+				break
+			}
+			if s.full() { // answers too small to be held back are many by now
+				s.stuck = true
+				c.Pause()
+				s.limit(s.cfg.unread())
 				break
 			}
 			x = s.accept()
@@ -201,7 +208,7 @@ func (s *server) expired() {
 	s.c.Blame()
 	now := s.w.loop.Now()
 	switch x := s.x; {
-	case x == nil && s.late && now >= s.at: // in the middle of a preface of HTTP/2
+	case x == nil && s.late && now >= s.at: // in the middle of a preface of HTTP/2, or stuck
 		s.c.Close()
 		return
 	case x == nil:
@@ -275,7 +282,12 @@ func (s *server) gone(c observe.Cause) {
 	s.release(x)
 }
 
-func (s *server) Drained(*conn.Conn) {
+func (s *server) Drained(c *conn.Conn) {
+	if s.stuck {
+		s.stuck, s.late = false, false
+		s.at = s.w.loop.Now()
+		c.Resume()
+	}
 	if s.x != nil {
 		s.x.downstreamDrained()
 	}

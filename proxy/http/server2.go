@@ -353,11 +353,7 @@ func (st *stream) done(x *Exchange) {
 	}
 	st.flags |= over
 	// The client may never open its window.
-	limit := x.Config.StreamIdle
-	if limit == 0 {
-		limit = DefaultHeaderTimeout
-	}
-	st.ss.w.loop.Arm(&st.timer, st.ss.w.loop.Now()+int64(limit))
+	st.ss.w.loop.Arm(&st.timer, st.ss.w.loop.Now()+int64(x.Config.unread()))
 }
 
 // conclude forgets the exchange and its stream.
