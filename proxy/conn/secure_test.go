@@ -197,6 +197,27 @@ func bulk(t *testing.T, std bool) {
 	}
 }
 
+// What is sealed is longer than what was written: Drained is owed to who finds Buffered above the mark because of that.
+func TestSealedAboveTheMark(t *testing.T) {
+	n := mem.New()
+	l, client, server := tlsPair(t, n, mesh(t, ratingsID, nil))
+	n.Step()
+	client.take()
+	server.c.Pause()
+	client.c.Write([]byte("the kernel's buffer is full of this, and nobody knows"))
+	n.Step()
+	n.Buffer = 1
+	client.c.SetOut(l.Buffers().Append(client.c.Out(), make([]byte, conn.HighWater)))
+	n.Step()
+	if b := client.c.Buffered(); b <= conn.HighWater {
+		t.Fatalf("%d bytes are buffered", b)
+	}
+	n.Buffer = 1 << 20
+	server.c.Resume()
+	n.Step()
+	client.want(t, "drained")
+}
+
 // Each side learns why a handshake failed, in a sentence with the identities.
 func TestTLSFailures(t *testing.T) {
 	good := mesh(t, ratingsID, nil)

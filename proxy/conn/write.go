@@ -159,7 +159,9 @@ func (c *Conn) doFlush() {
 	}
 	if !c.is(blocked) {
 		before := c.Buffered()
-		c.send(nil)
+		if c.send(nil); c.Buffered() > HighWater {
+			c.state |= high // records are longer than what SetOut saw
+		}
 		if c.is(closing) && c.Buffered() < before {
 			c.l.Arm(&c.timer, c.l.Now()+int64(flushLimit))
 		}
