@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/weirmesh/weir/ca"
 	caserver "github.com/weirmesh/weir/ca/server"
@@ -62,6 +64,9 @@ type Options struct {
 	// GRPC are where xDS and the CA are served, HTTP where the API is. The Plane closes them.
 	GRPC []net.Listener
 	HTTP []net.Listener
+	// PlainGRPC are where xDS is served without TLS, to anybody, with no secrets: for tools on this machine. New refuses
+	// addresses that others can reach.
+	PlainGRPC []net.Listener
 	// Token that writes to the API need; the zero value refuses all writes.
 	Token redact.String
 	Log   *slog.Logger
@@ -106,6 +111,11 @@ func New(o Options) (*Plane, error) {
 		o.TrustDomain = "cluster.local"
 	}
 	o.Settings.TrustDomain = o.TrustDomain
+	for _, l := range o.PlainGRPC {
+		if a, err := netip.ParseAddrPort(l.Addr().String()); err != nil || !a.Addr().IsLoopback() {
+			return nil, fmt.Errorf("xDS without TLS tells whoever asks what the mesh looks like: it can be served on a loopback address only, not on %s", l.Addr())
+		}
+	}
 	p := &Plane{o: o, started: time.Now(), ready: make(chan struct{}), receipts: newReceipts(), watch: newWatch(), events: newEvents(), instruments: newInstruments()}
 	changed := make(chan struct{})
 	p.changed.Store(&changed)
@@ -176,6 +186,9 @@ func (p *Plane) Run(ctx context.Context) error {
 	for _, l := range p.o.GRPC {
 		g.Go("grpc "+l.Addr().String(), func(ctx context.Context) error { return p.serveGRPC(ctx, l) })
 	}
+	for _, l := range p.o.PlainGRPC {
+		g.Go("plaintext grpc "+l.Addr().String(), func(ctx context.Context) error { return p.serve(ctx, p.newGRPC(insecure.NewCredentials()), l) })
+	}
 	for _, l := range p.o.HTTP {
 		g.Go("http "+l.Addr().String(), func(ctx context.Context) error { return p.serveHTTP(ctx, l) })
 	}
@@ -215,10 +228,19 @@ func (p *Plane) serveGRPC(ctx context.Context, l net.Listener) error {
 	if !p.awaitCertificate(ctx) {
 		return l.Close()
 	}
-	creds := credentials.NewTLS(identity.ServerTLS(p.self, identity.TrustDomains(append([]string{p.o.TrustDomain}, p.o.Settings.TrustDomainAliases...)), false))
+	g := p.newGRPC(credentials.NewTLS(identity.ServerTLS(p.self, identity.TrustDomains(append([]string{p.o.TrustDomain}, p.o.Settings.TrustDomainAliases...)), false)))
+	p.signer.Register(g)
+	return p.serve(ctx, g, l)
+}
+
+// newGRPC is a server of xDS alone.
+func (p *Plane) newGRPC(creds credentials.TransportCredentials) *grpc.Server {
 	g := grpc.NewServer(append(p.xds.GRPCOptions(), grpc.Creds(creds))...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, p.xds)
-	p.signer.Register(g)
+	return g
+}
+
+func (p *Plane) serve(ctx context.Context, g *grpc.Server, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() {
 		t := time.AfterFunc(time.Second, g.Stop)
 		g.GracefulStop()

@@ -61,6 +61,8 @@ type viewKey struct {
 	scope *scope
 	own   any // *inboundSet or *edgeSet
 	dns   bool
+	// unproven: without secrets
+	unproven bool
 }
 
 type view struct {
@@ -75,7 +77,7 @@ func (c *Cache) View(snap *mesh.Snapshot, n *Node) *resource.View {
 	c.follow(snap)
 	labels := c.labels(n)
 	s := c.scope(n, labels)
-	key := viewKey{scope: s, dns: n.DNS}
+	key := viewKey{scope: s, dns: n.DNS, unproven: n.Unproven}
 	var add func(*resource.View)
 	if n.Type == Router {
 		e := c.edge(n, labels, s)
@@ -98,6 +100,9 @@ func (c *Cache) View(snap *mesh.Snapshot, n *Node) *resource.View {
 			v.Sets[resource.NameTableType] = parts[4]
 		}
 		add(v.View)
+		if n.Unproven {
+			delete(v.Sets, resource.SecretType)
+		}
 		c.views[key] = v
 	case v.Version != snap.Version:
 		v = &view{View: &resource.View{Version: snap.Version, Sets: v.Sets}, parts: parts}

@@ -57,6 +57,8 @@ type Node struct {
 	ProxyProtocol bool
 	// Proxyless says that the program itself speaks xDS, as gRPC can: GENERATOR=grpc.
 	Proxyless bool
+	// Unproven says that nobody vouches for the rest: such a node gets no secrets.
+	Unproven bool
 	// DNS says the proxy answers its workload's DNS and wants the name table.
 	DNS bool
 }

@@ -57,6 +57,11 @@ func TestCredentials(t *testing.T) {
 		server(443, "MUTUAL", "good"), server(444, "SIMPLE", "bad"), server(445, "SIMPLE", "foreign")}})
 	snap := w.publish()
 	cache := translate.New()
+	stranger := *ingress()
+	stranger.Unproven = true
+	if n := cache.View(snap, &stranger).Set(resource.SecretType).Len(); n != 0 {
+		t.Errorf("%d secrets for somebody who only says that it is the gateway", n)
+	}
 	secrets := cache.View(snap, ingress()).Set(resource.SecretType)
 	if secrets.Len() != 2 {
 		t.Errorf("%d secrets, want 2", secrets.Len())

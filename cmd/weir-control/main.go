@@ -61,6 +61,7 @@ func run(args []string) error {
 	httpAddr := f.String("http", "127.0.0.1:15014", "where the HTTP API is served")
 	grpcAddr := f.String("grpc", "127.0.0.1:15012", "where xDS and certificates are served; empty for nowhere")
 	grpcUnix := f.String("grpc-unix", "", "Unix socket on which they are served too")
+	plainAddr := f.String("grpc-plaintext", "", "loopback address where xDS is served without TLS and without secrets, to whoever asks on this machine (for tools and benchmarks)")
 	namespace := f.String("namespace", "default", "namespace of objects that name none")
 	trustDomain := f.String("trust-domain", "cluster.local", "trust domain of the mesh's identities")
 	laptop := f.Bool("laptop", false, "the mesh is run by weir up, with an ingress gateway")
@@ -124,6 +125,9 @@ func run(args []string) error {
 		return err
 	}
 	if o.GRPC, err = listen("tcp", *grpcAddr); err != nil {
+		return err
+	}
+	if o.PlainGRPC, err = listen("tcp", *plainAddr); err != nil {
 		return err
 	}
 	unix, err := listen("unix", *grpcUnix)

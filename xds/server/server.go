@@ -45,6 +45,8 @@ type Peer struct {
 	Addr string
 	// ID is the SPIFFE ID in the peer's verified certificate, "" without mTLS.
 	ID string
+	// Plaintext says that the connection came in where no TLS is spoken.
+	Plaintext bool
 }
 
 // Options are what a Server needs. Source, Authorize and Log are required.

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
@@ -253,8 +254,13 @@ func peerOf(ctx context.Context) Peer {
 	var p Peer
 	if gp, ok := peer.FromContext(ctx); ok {
 		p.Addr = gp.Addr.String()
-		if t, ok := gp.AuthInfo.(credentials.TLSInfo); ok && t.SPIFFEID != nil {
-			p.ID = t.SPIFFEID.String()
+		switch a := gp.AuthInfo.(type) {
+		case credentials.TLSInfo:
+			if a.SPIFFEID != nil {
+				p.ID = a.SPIFFEID.String()
+			}
+		case interface{ AuthType() string }:
+			p.Plaintext = a.AuthType() == insecure.NewCredentials().Info().SecurityProtocol
 		}
 	}
 	return p
