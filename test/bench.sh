@@ -23,12 +23,12 @@ row() { # name, then the bench's arguments
 each() { row "$@" --rounds "$rounds"; }
 
 each http1      http1 --target "$http1" --max-ratio 0.95
-each post       http1 --target "$http1" --max-ratio 1.0 --post-bytes 1024
-each large      http1 --target "$http1" --max-ratio 1.1 --size 65536
-each large-post http1 --target "$http1" --post-bytes 65536
+each post       http1 --target "$http1" --max-ratio 0.95 --post-bytes 1024
+each large      http1 --target "$http1" --max-ratio 0.9 --size 65536
+each large-post http1 --target "$http1" --max-ratio 0.9 --post-bytes 65536
 each tls        tls --target "$tls" --max-ratio 0.9
-each tls-large  tls --target "$tls" --size 65536
-each tls-post   tls --target "$tls" --post-bytes 65536
+each tls-large  tls --target "$tls" --max-ratio 0.9 --size 65536
+each tls-post   tls --target "$tls" --max-ratio 0.9 --post-bytes 65536
 each handshake  handshake --target "weir=8310:$one $certs" --max-ratio 0.85
 row  memory     memory --target "$http1"
 row  memory     memory --tls --target "$tls"
