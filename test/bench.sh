@@ -8,7 +8,7 @@ bench=${1:?where is the bench folder?}/proxy/bench.py rounds=${2:-7} rows=${3:-}
 [ -x "$bench" ] || { echo "no $bench: the bench is kept beside this repository"; exit 1; }
 [ -x bin/weir-proxy ] || { echo "run make build first"; exit 1; }
 
-root=$PWD work=${BENCH_STATE:-/var/tmp/bench}
+root=$PWD work=${BENCH_STATE:-/var/tmp/bench}; export BENCH_STATE=$work
 certs=$(mktemp); trap 'rm -f "$certs"' EXIT
 sed "s|CERTS|$work/certs|" test/bench/tls.yaml > "$certs"
 one="env GOMAXPROCS=2 $root/bin/weir-proxy run --workers 1 --log-level error -c"
