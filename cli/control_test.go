@@ -138,7 +138,7 @@ func TestControlPlane(t *testing.T) {
 		want  string // output and, if not 0, exit status
 	}{
 		{fmt.Sprintf(virtualService, "3s"), "apply -f DIR/vs.yaml", "VirtualService default/reviews created\nNamespace shop created\nno proxy is connected\n"},
-		{"", "get vs", "NAME     STATE     SINCE  ACTIVE  FROM\nreviews  compiled  Ns     0/0     weir apply\n"},
+		{"", "get vs", "NAME     STATE     SINCE  ACTIVE  FROM\nreviews  compiled  Ns     -       weir apply\n"},
 		{"", "apply -f DIR/vs.yaml", "VirtualService default/reviews unchanged\nNamespace shop unchanged\nno proxy is connected\n"},
 		{fmt.Sprintf(virtualService, "4s"), "apply -f DIR/vs.yaml --dry-run", "VirtualService default/reviews configured\nNamespace shop unchanged\nnothing was changed: it was a dry run\n"},
 		{"", "apply -f DIR/vs.yaml", "VirtualService default/reviews configured\nNamespace shop unchanged\nno proxy is connected\n"},

@@ -15,7 +15,7 @@ func (a *app) delete() *cobra.Command {
 	var paths []string
 	var namespace string
 	var ignoreMissing bool
-	var wait time.Duration
+	var wait waiting
 	cmd := &cobra.Command{
 		Use:   "delete (KIND NAME... | KIND/NAME... | -f FILE|DIR|-) [flags]",
 		Short: "remove objects that were applied",
@@ -32,7 +32,7 @@ Objects that stand in a file "weir up" watches are removed there.`,
 	filesFlag(cmd, &paths)
 	a.namespaceFlag(cmd, &namespace)
 	cmd.Flags().BoolVar(&ignoreMissing, "ignore-not-found", false, "what is not there is deleted already")
-	waitFlag(cmd, &wait)
+	wait.flags(cmd)
 	cmd.Args = func(_ *cobra.Command, args []string) error {
 		switch {
 		case len(args) > 0 && len(paths) > 0:

@@ -15,7 +15,7 @@ import (
 
 func (a *app) get() *cobra.Command {
 	var namespace string
-	var everywhere bool
+	var everywhere, watch bool
 	cmd := &cobra.Command{
 		Use:   "get KIND [NAME]... [flags]",
 		Short: "show objects, services and endpoints: what is in force, and where it comes from",
@@ -25,13 +25,17 @@ endpoints, what the mesh knows.
 STATE is compiled (in force), quarantined (it has errors; its last good version
 stays in force, if there was one), unenforced (this version of Weir does not do
 what it asks for) or ignored (not the mesh's business). ACTIVE counts the
-proxies that work with the version in force, of all that are connected, whether
-the object concerns them or not.
+proxies that work with the version in force, of the connected ones that need it
+("weir status KIND/NAME" says more).
 
 "weir get services" shows every service that can be called, of ServiceEntries,
 too: its ports and protocols, its virtual address, how many of its workloads take
 requests, and their versions. "weir get endpoints" shows each address behind
 them. -o wide shows more of both, -o json and yaml all there is.
+
+"weir get events" shows what happened to objects lately: compiled, quarantined,
+removed; active, when every proxy that needs the object has it; rejected, when a
+proxy refuses what was made of it. With -w it goes on with what happens.
 
 Kinds may be given in any case, in plural or by their short names, several with
 commas, and "all" for every kind. -o raw is the object as it was written.`,
@@ -40,7 +44,8 @@ commas, and "all" for every kind. -o raw is the object as it was written.`,
   weir get endpoints reviews
   weir get vs,dr -A
   weir get vs reviews -o raw
-  weir get all -o name`,
+  weir get all -o name
+  weir get events -A -w`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usage("for example `weir get virtualservices`, or `weir get all`", "weir get needs a kind")
@@ -52,6 +57,7 @@ commas, and "all" for every kind. -o raw is the object as it was written.`,
 	output := outputFlag(cmd, asWide, asName, asRaw)
 	a.namespaceFlag(cmd, &namespace)
 	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "in all namespaces")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "of events: go on with what happens")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if namespace == "" {
 			namespace = a.namespace()
@@ -63,6 +69,16 @@ commas, and "all" for every kind. -o raw is the object as it was written.`,
 		c, err := a.mesh()
 		if err != nil {
 			return err
+		}
+		switch events := ts[0].kind.name == eventsKind; {
+		case events && len(ts) > 1:
+			return usage("`weir get events NAME` shows those of objects of one name", "events are shown alone")
+		case events && !slices.Contains([]string{asTable, asJSON, asYAML}, output.value):
+			return usage("leave out -o, or use json or yaml", "events have no form %q", output.value)
+		case events:
+			return a.events(cmd.Context(), c, ts[0], everywhere, watch, output.value)
+		case watch:
+			return usage("`weir get events -w`, or `weir status --watch`", "--watch is for events")
 		}
 		registry, err := asRegistry(ts, output.value)
 		if err != nil {
@@ -224,6 +240,9 @@ func (a *app) from(o apiv1.Object) string {
 
 func objectState(o apiv1.Object) (state, active cell) {
 	active = text(fmt.Sprintf("%d/%d", o.Active, o.Proxies))
+	if o.Proxies == 0 { // nothing of it gets to proxies, or nobody needs it
+		active = cell{"-", dim}
+	}
 	switch o.State {
 	case "compiled":
 		if o.Active < o.Proxies {

@@ -41,6 +41,7 @@ var kinds = []kind{
 	{name: "Pod", plural: "pods", short: "po"},
 	{name: "ConfigMap", plural: "configmaps", short: "cm"},
 	{name: "Secret", plural: "secrets"},
+	{name: eventsKind, plural: "events", short: "ev"},
 	{name: "Namespace", plural: "namespaces", short: "ns", cluster: true},
 }
 

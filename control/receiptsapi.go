@@ -12,6 +12,7 @@ import (
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/xds/resource"
 )
 
@@ -39,7 +40,7 @@ func (p *Plane) handleReceipt(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	answer(w, http.StatusOK, p.awaitReceipts(r.Context(), keys[:1], timeout)[0])
+	answer(w, http.StatusOK, p.awaitReceipts(r.Context(), keys[:1], timeout, false)[0])
 }
 
 // handleReceipts is POST /api/v1/receipts.
@@ -67,7 +68,7 @@ func (p *Plane) handleReceipts(w http.ResponseWriter, r *http.Request) {
 		}
 		keys = append(keys, found...)
 	}
-	answer(w, http.StatusOK, p.awaitReceipts(r.Context(), keys, timeout))
+	answer(w, http.StatusOK, p.awaitReceipts(r.Context(), keys, timeout, q.Absent))
 }
 
 // timeoutOf reads a duration of at most maxWait; "" is 0.
@@ -93,14 +94,15 @@ func find(u *store.Update, name apiv1.ObjectName) (keys []string) {
 	return keys
 }
 
-// awaitReceipts returns receipts when all are active everywhere, or after timeout.
-func (p *Plane) awaitReceipts(ctx context.Context, keys []string, timeout time.Duration) []apiv1.Receipt {
+// awaitReceipts returns receipts when all are active everywhere, or after timeout; absent
+// waits for proxies that are not connected, too.
+func (p *Plane) awaitReceipts(ctx context.Context, keys []string, timeout time.Duration, absent bool) []apiv1.Receipt {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for {
 		moved := p.watch.next()
-		out, done := p.receiptsOf(keys)
-		if done || timeout == 0 {
+		out := p.receiptsOf(keys)
+		if timeout == 0 || !slices.ContainsFunc(out, func(r apiv1.Receipt) bool { return !r.Everywhere || absent && len(r.Missing) > 0 }) {
 			return out
 		}
 		tick := time.NewTimer(10 * lookInterval) // Views may be published without a word of any stream
@@ -115,8 +117,8 @@ func (p *Plane) awaitReceipts(ctx context.Context, keys []string, timeout time.D
 	}
 }
 
-// receiptsOf are the receipts of objects, and whether every one of them is as it should be.
-func (p *Plane) receiptsOf(keys []string) (out []apiv1.Receipt, done bool) {
+// receiptsOf are the receipts of objects.
+func (p *Plane) receiptsOf(keys []string) []apiv1.Receipt {
 	u := p.latest.Load()
 	var held []*store.Object
 	var wanted []*receipt
@@ -128,8 +130,7 @@ func (p *Plane) receiptsOf(keys []string) (out []apiv1.Receipt, done bool) {
 	counts, connected := p.census.take(wanted, maxMissing)
 	absent := p.absent(u)
 	all := p.findings(u)
-	done = true
-	out = []apiv1.Receipt{}
+	out := []apiv1.Receipt{}
 	for i, x := range wanted {
 		r := apiv1.Receipt{Object: p.object(held[i], x, &counts[i]), Connected: connected, Everywhere: counts[i].active == counts[i].needed && counts[i].unknown == 0}
 		if s := x.took.Load(); s != nil {
@@ -165,10 +166,9 @@ func (p *Plane) receiptsOf(keys []string) (out []apiv1.Receipt, done bool) {
 				r.Shadowed = append(r.Shadowed, apiv1.Shadow{Part: f.FieldPath, By: named(f.By), ByPart: f.ByPath, Message: f.Message})
 			}
 		}
-		done = done && r.Everywhere && len(r.Missing) == 0
 		out = append(out, r)
 	}
-	return out, done
+	return out
 }
 
 // needsProxies reports whether anything of an object gets to proxies at all.
@@ -189,7 +189,7 @@ func (p *Plane) absent(u *store.Update) (out []apiv1.Missing) {
 	p.watch.mu.Lock()
 	defer p.watch.mu.Unlock()
 	for key, w := range u.Snapshot.Workloads.All() {
-		if !w.Proxied || connected[string(key)] {
+		if !w.Proxied || w.Health == mesh.Draining || connected[string(key)] {
 			continue
 		}
 		m := apiv1.Missing{Proxy: string(key), Why: "disconnected"}

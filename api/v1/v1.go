@@ -201,6 +201,8 @@ type Shadow struct {
 type ReceiptQuery struct {
 	Objects []ObjectName `json:"objects"`
 	Timeout string       `json:"timeout,omitempty"` // "5s"; at most 1m; empty does not wait
+	// Absent waits for proxies that are not connected, too.
+	Absent bool `json:"absent,omitempty"`
 }
 
 // ObjectName names an object.

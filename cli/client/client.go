@@ -95,6 +95,44 @@ func (c *Client) Objects(ctx context.Context, kind, namespace, name string) ([]a
 	return get[[]apiv1.Object](ctx, c, objectPath(kind, namespace, name))
 }
 
+// Receipt asks what became of one object. A name without a namespace is that of an object
+// that has none.
+func (c *Client) Receipt(ctx context.Context, kind, namespace, name string) (*apiv1.Receipt, error) {
+	return get[*apiv1.Receipt](ctx, c, "/api/v1/receipts"+strings.TrimPrefix(objectPath(kind, namespace, name), "/api/v1/objects"))
+}
+
+// Receipts asks what became of objects, once all of them are active on every connected
+// proxy that needs them, or after a timeout; absent waits for proxies that are not
+// connected, too. It takes the token.
+func (c *Client) Receipts(ctx context.Context, objects []apiv1.ObjectName, timeout time.Duration, absent bool) ([]apiv1.Receipt, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout+timeout)
+	defer cancel()
+	query, err := json.Marshal(apiv1.ReceiptQuery{Objects: objects, Timeout: timeout.String(), Absent: absent})
+	if err != nil {
+		return nil, err
+	}
+	data, err := c.call(ctx, http.MethodPost, "/api/v1/receipts", query)
+	if err != nil {
+		return nil, err
+	}
+	var out []apiv1.Receipt
+	return out, c.decode(data, &out)
+}
+
+// Events asks what happened to objects behind after, the Next of an earlier answer. Without
+// any it waits up to timeout for one. Empty kind, namespace and name mean any.
+func (c *Client) Events(ctx context.Context, after uint64, timeout time.Duration, kind, namespace, name string) (*apiv1.Events, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout+timeout)
+	defer cancel()
+	q := url.Values{"after": {strconv.FormatUint(after, 10)}, "timeout": {timeout.String()}, "kind": {kind}, "namespace": {namespace}, "name": {name}}
+	data, err := c.call(ctx, http.MethodGet, "/api/v1/events?"+q.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	var out apiv1.Events
+	return &out, c.decode(data, &out)
+}
+
 // raw asks for objects as they were written. Secrets are among them: it takes the token.
 const raw = "?raw"
 

@@ -150,7 +150,7 @@ func TestCommands(t *testing.T) {
 	}
 	says("proxies:", "status", "-o", "yaml")
 	v3 := m.file("v3.yaml", reviewsV3)
-	says("active on 7 of 7 connected proxies", "apply", "-f", v3)
+	says("proxies that need it after", "apply", "-f", v3)
 	for range 10 {
 		if p := m.sees(); p.version != "v3" {
 			t.Fatalf("reviews %s is shown", p.version)
