@@ -72,6 +72,7 @@ func (p *Plane) mux() *http.ServeMux {
 	m.HandleFunc("GET /api/v1/receipts/{kind}/{namespace}/{name}", p.handleReceipt)
 	m.HandleFunc("POST /api/v1/receipts", p.handleReceipts)
 	m.HandleFunc("GET /api/v1/events", p.handleEvents)
+	m.HandleFunc("GET /api/v1/edges", p.handleEdges)
 	m.HandleFunc("POST /api/v1/objects", p.handleApply)
 	m.HandleFunc("DELETE /api/v1/objects/{kind}/{namespace}/{name}", p.handleDelete)
 	m.HandleFunc("GET /api/v1/wait", p.handleWait)

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	"github.com/weirmesh/weir/ca"
 	caserver "github.com/weirmesh/weir/ca/server"
 	"github.com/weirmesh/weir/ca/token"
@@ -98,6 +99,7 @@ type Plane struct {
 	census      *census
 	watch       *watch
 	events      *events
+	edges       *edges
 	instruments *instruments
 	applying    sync.Mutex // one apply or delete at a time
 }
@@ -163,8 +165,9 @@ func New(o Options) (*Plane, error) {
 	p.files = file.New(file.Options{Paths: paths, Namespace: o.Namespace, Log: o.Log})
 	p.fallbacks = file.New(file.Options{Paths: o.Fallbacks, Namespace: o.Namespace, Rank: config.Fallback, Log: o.Log})
 	p.feeds = newFeeds(o.Log)
-	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Identifier: "weir-control/" + o.Version, Observer: observer{p.instruments, p}, Log: o.Log})
+	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Identifier: "weir-control/" + o.Version + " " + observeToken, Observer: observer{p.instruments, p}, Log: o.Log})
 	p.census = newCensus(p.xds)
+	p.edges = newEdges(p)
 	return p, nil
 }
 
@@ -230,6 +233,7 @@ func (p *Plane) serveGRPC(ctx context.Context, l net.Listener) error {
 	}
 	g := p.newGRPC(credentials.NewTLS(identity.ServerTLS(p.self, identity.TrustDomains(append([]string{p.o.TrustDomain}, p.o.Settings.TrustDomainAliases...)), false)))
 	p.signer.Register(g)
+	observev1.RegisterObserveServer(g, p.edges)
 	return p.serve(ctx, g, l)
 }
 
@@ -242,6 +246,7 @@ func (p *Plane) newGRPC(creds credentials.TransportCredentials) *grpc.Server {
 
 func (p *Plane) serve(ctx context.Context, g *grpc.Server, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() {
+		p.edges.close()
 		t := time.AfterFunc(time.Second, g.Stop)
 		g.GracefulStop()
 		t.Stop()

@@ -195,6 +195,16 @@ func (p *Plane) ownMetrics(w io.Writer) {
 		{"weir_control_rejected_resources", "gauge", "Resources that proxies refuse now.", "", float64(rejects)},
 		{"weir_control_sent_bytes", "gauge", "Bytes of configuration sent to the proxies connected now.", "", float64(bytesSent)},
 	}
+	p.edges.table.mu.Lock()
+	known, lost, dropped := len(p.edges.table.m), p.edges.table.lost, p.edges.table.dropped
+	p.edges.table.mu.Unlock()
+	list = append(list,
+		metric{"weir_control_observe_streams", "gauge", "Proxies that report edges.", "", float64(p.edges.streams.Load())},
+		metric{"weir_control_observe_reports_total", "counter", "Reports of edges that were counted.", "", float64(p.edges.reports.Load())},
+		metric{"weir_control_observe_refused_total", "counter", "Observe streams that were ended for what was sent on them.", "", float64(p.edges.refused.Load())},
+		metric{"weir_control_observe_edges", "gauge", "Edges known.", "", float64(known)},
+		metric{"weir_control_observe_lost_total", "counter", "Requests and connections that proxies counted without their edge.", "", float64(lost)},
+		metric{"weir_control_observe_dropped_total", "counter", "Edges in reports for which there was no room.", "", float64(dropped)})
 	versions := map[string]int{} // Istio's label: what the proxies say they are
 	for _, c := range clients {
 		versions[c.Metadata.GetFields()["ISTIO_VERSION"].GetStringValue()]++

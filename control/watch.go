@@ -163,8 +163,8 @@ func (p *Plane) settle(ctx context.Context) error {
 				left = append(left, x)
 				continue
 			}
-			x.settled.Store(now.UnixNano())
 			if counts[i].needed > 0 {
+				x.settled.Store(now.UnixNano())
 				e := x.event("active")
 				e.Message = fmt.Sprintf("on %d of %d proxies that need it", counts[i].active, counts[i].needed)
 				if s := x.took.Load(); s != nil {

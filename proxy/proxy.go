@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
@@ -33,6 +34,7 @@ import (
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/observe/edges"
 	"github.com/weirmesh/weir/proxy/restore"
 	"github.com/weirmesh/weir/proxy/tcp"
 	"github.com/weirmesh/weir/proxy/tls"
@@ -127,6 +129,8 @@ type Proxy struct {
 	group   *listener.Group
 	state   *publisher
 	xds     *client.Client
+	uplink  atomic.Pointer[client.Conn] // the newest to the control plane
+	sender  *edges.Sender
 	keeper  *restore.Keeper
 	logs    *observe.Log
 	// descriptors is how many this process may have; 0: unknown.
@@ -266,6 +270,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	if p.xds != nil {
 		g.Go("xds", p.xds.Run)
+		g.Go("edges", p.sender.Run) // what happened, to a control plane that wants to know
 	}
 	if p.keeper != nil {
 		g.Go("kept state", p.keeper.Run)

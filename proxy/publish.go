@@ -15,11 +15,15 @@ import (
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	downstreamconnectionsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/resource_monitors/downstream_connections/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
 	"github.com/weirmesh/weir/proxy/listener"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/observe/edges"
 	"github.com/weirmesh/weir/proxy/restore"
 	"github.com/weirmesh/weir/proxy/state"
 	"github.com/weirmesh/weir/xds/client"
@@ -85,13 +89,41 @@ func (p *Proxy) subscribe(saved *restore.Saved) {
 					return nil, ctx.Err()
 				}
 			}
-			return p.o.Control.Dial(ctx, p.id)
+			conn, err := p.o.Control.Dial(ctx, p.id)
+			if err == nil {
+				p.uplink.Store(&conn)
+			}
+			return conn, err
 		}})
+	p.sender = edges.NewSender(edges.Options{Hello: &observev1.Hello{NodeId: p.o.Node.ID, Workload: p.o.Node.Workload}, Connect: p.observed, Collect: p.totals, Log: p.o.Log})
 	p.xds.Subscribe(resource.ClusterType)
 	p.xds.Subscribe(resource.ListenerType)
 	if p.o.DNS != nil {
 		p.xds.Subscribe(resource.NameTableType)
 	}
+}
+
+// observed waits for a control plane that listens to what happens, and returns the
+// connection on which it sends configuration.
+func (p *Proxy) observed(ctx context.Context) (grpc.ClientConnInterface, error) {
+	for {
+		s, changed := p.xds.State()
+		if conn := p.uplink.Load(); s.Connected && conn != nil && edges.Announced(s.ControlPlane) {
+			return *conn, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// totals are the counters of all workers.
+func (p *Proxy) totals() *observe.Totals {
+	total := observe.NewTotals()
+	p.each(func(w *worker) { total.Add(w.numbers) })
+	return total
 }
 
 // begin puts kept or static state in force.

@@ -92,6 +92,7 @@ func (o *relays) labels(r *tcp.Relay) observe.Labels {
 	}
 	if r.Config().Inbound {
 		l.Reporter, l.Source, l.Destination, l.Security = observe.Destination, r.Source, o.self, observe.SecurityNone
+		l.Encrypted = r.Downstream().TLS != nil
 		if t := r.Downstream().TLS; t != nil && t.Presented {
 			l.Security, l.SourcePrincipal, l.DestPrincipal = observe.SecurityMutualTLS, t.URI, t.Local
 		}
@@ -103,6 +104,7 @@ func (o *relays) labels(r *tcp.Relay) observe.Labels {
 		l.Destination = &observe.Peer{Workload: w.Name, Namespace: w.Namespace, CanonicalService: w.Service, CanonicalRevision: w.Revision, Cluster: w.Cluster}
 	}
 	if t := r.Upstream.TLS; t != nil {
+		l.Encrypted = true
 		l.SourcePrincipal, l.DestPrincipal = t.Local, t.URI
 	}
 	return l

@@ -10,7 +10,6 @@ import (
 
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/cluster"
-	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/xds/resource"
 )
 
@@ -36,9 +35,7 @@ func (p *Proxy) Ready() error {
 
 // Stats writes the metrics of all workers.
 func (p *Proxy) Stats(_ context.Context, w io.Writer) error {
-	total := observe.NewTotals()
-	p.each(func(w *worker) { total.Add(w.numbers) })
-	if err := total.WritePrometheus(w); err != nil {
+	if err := p.totals().WritePrometheus(w); err != nil {
 		return err
 	}
 	ready := 0
@@ -52,6 +49,11 @@ func (p *Proxy) Stats(_ context.Context, w io.Writer) error {
 	}
 	if err == nil {
 		err = p.writeRefusals(w)
+	}
+	if err == nil && p.sender != nil {
+		_, err = fmt.Fprintf(w, "# HELP weir_proxy_observe_streams_total Observe streams that were opened.\n# TYPE weir_proxy_observe_streams_total counter\nweir_proxy_observe_streams_total %d\n"+
+			"# HELP weir_proxy_observe_reports_total Reports that the control plane acknowledged.\n# TYPE weir_proxy_observe_reports_total counter\nweir_proxy_observe_reports_total %d\n",
+			p.sender.Stats.Streams.Load(), p.sender.Stats.Reports.Load())
 	}
 	if err == nil {
 		err = p.writeExpirations(w)

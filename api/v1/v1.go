@@ -259,3 +259,52 @@ type Applied struct {
 	// Line is where its text begins in what was given; findings about the object in force count from there.
 	Line int `json:"line,omitempty"`
 }
+
+// Edges is GET /api/v1/edges: who talks to whom, as the proxies report it every 5 s. It is
+// kept in memory for a day.
+type Edges struct {
+	Edges []Edge `json:"edges"`
+	// Reporting are the proxies that report now. Lost counts requests and connections that
+	// proxies counted without their edge, Dropped edges for which there was no room here.
+	Reporting int    `json:"reporting"`
+	Lost      uint64 `json:"lost"`
+	Dropped   uint64 `json:"dropped"`
+}
+
+// Edge is the traffic between two workloads, all replicas of each together, as one of the
+// two sides saw it. Of an edge between two proxies there are two.
+type Edge struct {
+	Reporter    string  `json:"reporter"` // source or destination
+	Source      EdgeEnd `json:"source"`
+	Destination EdgeEnd `json:"destination"`
+	Host        string  `json:"host,omitempty"`    // of the service that was called
+	Service     string  `json:"service,omitempty"` // namespace/name; of a cluster without a service: the cluster
+	// Port is the service's if the source reports, the workload's if the destination does.
+	Port      uint32 `json:"port,omitempty"`
+	Transport string `json:"transport"` // plaintext, mtls, tls (any other that a proxy speaks)
+	Protocol  string `json:"protocol"`  // http, grpc, tcp
+
+	First time.Time `json:"first"`
+	Last  time.Time `json:"last"`
+	// What happened since First: requests, or connections of tcp, by outcome.
+	Requests      uint64 `json:"requests"` // all
+	ClientErrors  uint64 `json:"clientErrors,omitempty"`
+	ServerErrors  uint64 `json:"serverErrors,omitempty"`
+	ProxyErrors   uint64 `json:"proxyErrors,omitempty"` // answered by a proxy, or not at all
+	SentBytes     uint64 `json:"sentBytes"`             // to the server
+	ReceivedBytes uint64 `json:"receivedBytes"`         // from it
+	// Durations: their sum, and counts up to 1, 5, 25, 100, 500, 2500 ms, and above.
+	LatencySeconds float64  `json:"latencySeconds,omitempty"`
+	LatencyCounts  []uint64 `json:"latencyCounts,omitempty"`
+	// Recent are requests, and failures among them, of the last minute.
+	Recent         uint64 `json:"recent"`
+	RecentFailures uint64 `json:"recentFailures,omitempty"`
+}
+
+// EdgeEnd is one of the two, as far as it is known.
+type EdgeEnd struct {
+	Workload  string `json:"workload,omitempty"` // Deployment
+	Namespace string `json:"namespace,omitempty"`
+	Identity  string `json:"identity,omitempty"` // SPIFFE ID that was verified
+	Version   string `json:"version,omitempty"`
+}

@@ -174,7 +174,10 @@ type Keepalive struct {
 }
 
 // Service names the service behind a cluster, for destination_service labels.
-type Service struct{ Host, Name, Namespace string }
+type Service struct {
+	Host, Name, Namespace string
+	Port                  uint16 // of the cluster: the service's, of inbound ones the workload's; 0: unknown
+}
 
 // TransportMatch secures connections to endpoints whose metadata matches.
 type TransportMatch struct {

@@ -42,6 +42,7 @@ func (r *Report) End(x *Exchange) {
 	}
 	if x.Config.Direction == Inbound {
 		l.Reporter, l.Source, l.Destination, l.Security = observe.Destination, x.Peer, r.Self, observe.SecurityNone
+		l.Encrypted = x.Conn.TLS != nil
 		if t := x.Conn.TLS; t != nil && t.Presented {
 			l.Security, l.SourcePrincipal, l.DestPrincipal = observe.SecurityMutualTLS, t.URI, t.Local
 		}
@@ -51,6 +52,7 @@ func (r *Report) End(x *Exchange) {
 			l.Destination = r.workload(x.Endpoint)
 		}
 		if t := x.UpstreamTLS; t != nil {
+			l.Encrypted = true
 			l.SourcePrincipal, l.DestPrincipal = t.Local, t.URI
 		}
 	}

@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"iter"
 	"math"
 	"slices"
 	"time"
@@ -43,7 +44,10 @@ func (s Security) String() string {
 }
 
 // Service is the destination service of the labels.
-type Service struct{ Host, Name, Namespace string }
+type Service struct {
+	Host, Name, Namespace string
+	Port                  uint16 // no label, but part of an edge
+}
 
 // Labels identify one series of Istio's standard metrics. It is comparable and is the
 // key of the workers' maps: everything in it is a small number, an interned pointer or a
@@ -58,6 +62,9 @@ type Labels struct {
 	Status                         uint16 // 0 for TCP
 	GRPCStatus                     int8   // -1 none
 	Flags                          Flags
+	// Encrypted is whether a proxy speaks TLS on the edge, with whomever: no label, because
+	// Istio's source does not say.
+	Encrypted bool
 }
 
 // buckets are Istio's histogram bounds for milliseconds and bytes alike.
@@ -74,6 +81,25 @@ func (h *Histogram) Observe(v float64) {
 	i, _ := slices.BinarySearch(buckets[:], v) // first bound >= v: le is inclusive
 	h.counts[i]++
 	h.sum += v
+}
+
+// Sum is that of all observations.
+func (h *Histogram) Sum() float64 { return h.sum }
+
+// Buckets yields upper bounds, the last of them infinite, with what was observed between
+// each and the one before.
+func (h *Histogram) Buckets() iter.Seq2[float64, uint64] {
+	return func(yield func(float64, uint64) bool) {
+		for i, n := range h.counts {
+			bound := math.Inf(1)
+			if i < len(buckets) {
+				bound = buckets[i]
+			}
+			if !yield(bound, n) {
+				return
+			}
+		}
+	}
 }
 
 func (h *Histogram) add(o *Histogram) {

@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -139,13 +140,18 @@ func (s *clusterSpec) decodeLimits(c *clusterv3.Cluster) {
 // decodeService reads metadata istio.services, and else takes the host of Istio's name
 // "outbound|port|subset|host".
 func (s *clusterSpec) decodeService(m *corev3.Metadata) {
+	parts := strings.Split(s.Name, "|")
+	if len(parts) == 4 {
+		port, _ := strconv.ParseUint(parts[1], 10, 16)
+		defer func() { s.Service.Port = uint16(port) }()
+	}
 	svcs := m.GetFilterMetadata()["istio"].GetFields()["services"].GetListValue().GetValues()
 	if len(svcs) > 0 {
 		f := svcs[0].GetStructValue().GetFields()
 		s.Service = cluster.Service{Host: f["host"].GetStringValue(), Name: f["name"].GetStringValue(), Namespace: f["namespace"].GetStringValue()}
 		return
 	}
-	if parts := strings.Split(s.Name, "|"); len(parts) == 4 && parts[3] != "" {
+	if len(parts) == 4 && parts[3] != "" {
 		s.Service = cluster.Service{Host: parts[3], Name: parts[3]}
 	}
 }

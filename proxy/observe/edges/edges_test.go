@@ -1,0 +1,236 @@
+package edges
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	observev1 "github.com/weirmesh/weir/api/observe/v1"
+	"github.com/weirmesh/weir/proxy/observe"
+)
+
+var (
+	page    = &observe.Peer{Workload: "productpage-v1", Namespace: "default", CanonicalRevision: "v1"}
+	reviews = &observe.Peer{Workload: "reviews-v2", Namespace: "default", CanonicalRevision: "v2"}
+	service = observe.Service{Host: "reviews.default.svc.cluster.local", Name: "reviews", Namespace: "default", Port: 9080}
+)
+
+const (
+	pageID    = "spiffe://cluster.local/ns/default/sa/productpage"
+	reviewsID = "spiffe://cluster.local/ns/default/sa/reviews"
+)
+
+func totals(w *observe.Worker) *observe.Totals {
+	t := observe.NewTotals()
+	t.Add(w)
+	return t
+}
+
+// called is a request as the caller's proxy counts it.
+func called(status uint16, flags observe.Flags) *observe.Labels {
+	return &observe.Labels{Reporter: observe.Source, Source: page, Destination: reviews, SourcePrincipal: pageID, DestPrincipal: reviewsID, Encrypted: true,
+		Service: service, Protocol: "http", Status: status, GRPCStatus: -1, Flags: flags}
+}
+
+// What is reported is what changed, added up by edge; what was acknowledged is not
+// reported again, and what was not stays the same report.
+func TestReports(t *testing.T) {
+	w, r := observe.NewWorker(), &Reporter{}
+	if got := r.Next(totals(w)); got != nil {
+		t.Errorf("nothing happened, and that is %v", got)
+	}
+	w.Request(called(200, 0), 3*time.Millisecond, 10, 100)
+	w.Request(called(200, observe.DelayInjected), 3*time.Millisecond, 10, 100)
+	w.Request(called(404, 0), 30*time.Millisecond, 10, 100)
+	w.Request(called(503, 0), 3*time.Second, 10, 100)
+	w.Request(called(503, observe.NoHealthyUpstreamFlag), 0, 10, 0)
+	plain := &observe.Labels{Reporter: observe.Destination, Destination: page, Service: observe.Service{Host: "productpage", Port: 9080}, Protocol: "tcp", GRPCStatus: -1}
+	s := w.TCP(plain)
+	s.Opened, s.Received, s.Sent = 2, 7, 8
+	first := r.Next(totals(w))
+	want := &observev1.Report{Sequence: 1, Edges: []*observev1.Edge{
+		{Side: observev1.Side_SIDE_SOURCE, Peer: &observev1.Peer{Workload: "reviews-v2", Namespace: "default", Identity: reviewsID, Version: "v2"},
+			Service:   &observev1.Service{Host: service.Host, Name: "reviews", Namespace: "default", Port: 9080},
+			Transport: observev1.Transport_TRANSPORT_MTLS, Protocol: "http", SentBytes: 50, ReceivedBytes: 400, LatencySeconds: 3.036,
+			Outcomes: []*observev1.OutcomeCount{{Outcome: observev1.Outcome_OUTCOME_OK, Count: 2}, {Outcome: observev1.Outcome_OUTCOME_CLIENT_ERROR, Count: 1},
+				{Outcome: observev1.Outcome_OUTCOME_SERVER_ERROR, Count: 1}, {Outcome: observev1.Outcome_OUTCOME_PROXY, Count: 1}},
+			LatencyCounts: []uint64{1, 2, 0, 1, 0, 0, 1}},
+		{Side: observev1.Side_SIDE_DESTINATION, Peer: &observev1.Peer{}, Service: &observev1.Service{Host: "productpage", Port: 9080},
+			Transport: observev1.Transport_TRANSPORT_PLAINTEXT, Protocol: "tcp", SentBytes: 7, ReceivedBytes: 8,
+			Outcomes: []*observev1.OutcomeCount{{Outcome: observev1.Outcome_OUTCOME_OK, Count: 2}}},
+	}}
+	slices.SortFunc(first.Edges, func(a, b *observev1.Edge) int { return int(a.Side) - int(b.Side) })
+	if d := cmp.Diff(want, first, protocmp.Transform()); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+	w.Request(called(200, 0), time.Millisecond, 1, 1)
+	if r.Acked(99); r.Pending() != first {
+		t.Error("an acknowledgement of something else counts")
+	}
+	r.Acked(1)
+	second := r.Next(totals(w))
+	if len(second.GetEdges()) != 1 || second.Sequence != 2 || second.Edges[0].SentBytes != 1 || second.Edges[0].Outcomes[0].Count != 1 {
+		t.Errorf("the second report is %v", second)
+	}
+	r.Acked(2)
+	if got := r.Next(totals(w)); got != nil {
+		t.Errorf("nothing happened since, and that is %v", got)
+	}
+}
+
+// A report is bounded; what has no room comes with the next. What had no series is lost,
+// and that is said.
+func TestReportsAreBounded(t *testing.T) {
+	w, r := observe.NewWorker(), &Reporter{}
+	for i := range maxReport + 10 {
+		l := called(200, 0)
+		l.Service.Host = fmt.Sprint(i)
+		w.Request(l, 0, 0, 0)
+	}
+	w.Overflow = 3
+	a := r.Next(totals(w))
+	r.Acked(1)
+	b := r.Next(totals(w))
+	if len(a.Edges) != maxReport || len(b.Edges) != 10 || a.Lost != 3 || b.Lost != 0 {
+		t.Errorf("reports of %d and %d edges, %d and %d lost", len(a.Edges), len(b.Edges), a.Lost, b.Lost)
+	}
+}
+
+func TestAnnounced(t *testing.T) {
+	for identifier, want := range map[string]bool{"": false, "istiod-1": false, "weir-control/1 weir-observe/1": true, "weir-observe/12": false, "x weir-observe/1 weir-ondemand/1": true} {
+		if got := Announced(identifier); got != want {
+			t.Errorf("%q: %v", identifier, got)
+		}
+	}
+}
+
+// conn is a control plane at the other end of a stream.
+type conn struct {
+	grpc.ClientConnInterface
+	ctx       context.Context
+	sent      chan *observev1.ProxyMessage
+	heard     chan *observev1.ControlMessage
+	unwilling bool
+}
+
+func (c *conn) NewStream(ctx context.Context, _ *grpc.StreamDesc, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+	if c.unwilling {
+		return nil, errors.New("unimplemented")
+	}
+	return &clientStream{c: c, ctx: ctx}, nil
+}
+
+type clientStream struct {
+	grpc.ClientStream
+	c   *conn
+	ctx context.Context
+}
+
+func (s *clientStream) SendMsg(m any) error {
+	select {
+	case s.c.sent <- m.(*observev1.ProxyMessage):
+		return nil
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	}
+}
+
+func (s *clientStream) RecvMsg(m any) error {
+	select {
+	case x, ok := <-s.c.heard:
+		if !ok {
+			return errors.New("gone")
+		}
+		m.(*observev1.ControlMessage).Message = x.Message
+		return nil
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	}
+}
+
+// A stream that breaks costs nothing: the report that was not acknowledged comes again
+// under its number, and what happened meanwhile in the next. A control plane that asks for
+// records is told that there are none.
+func TestSender(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var mu sync.Mutex // a worker's own thread, in a proxy
+		w := observe.NewWorker()
+		request := func() {
+			mu.Lock()
+			defer mu.Unlock()
+			w.Request(called(200, 0), 0, 0, 0)
+		}
+		conns := make(chan *conn)
+		s := NewSender(Options{Hello: &observev1.Hello{NodeId: "n", Workload: "w"}, Log: slog.New(slog.DiscardHandler),
+			Collect: func() *observe.Totals {
+				mu.Lock()
+				defer mu.Unlock()
+				return totals(w)
+			},
+			Connect: func(ctx context.Context) (grpc.ClientConnInterface, error) {
+				select {
+				case c := <-conns:
+					return c, nil
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}})
+		done := make(chan error)
+		go func() { done <- s.Run(ctx) }()
+		connect := func() (*conn, *observev1.Hello) {
+			c := &conn{ctx: ctx, sent: make(chan *observev1.ProxyMessage), heard: make(chan *observev1.ControlMessage)}
+			conns <- c
+			return c, (<-c.sent).GetHello()
+		}
+		conns <- &conn{unwilling: true}
+
+		a, hello := connect()
+		request()
+		first := (<-a.sent).GetReport()
+		request()
+		close(a.heard)
+
+		b, again := connect()
+		if hello.GetEpoch() == 0 || hello.GetEpoch() != again.GetEpoch() || hello.GetNodeId() != "n" {
+			t.Errorf("said hello as %v, then as %v", hello, again)
+		}
+		if d := cmp.Diff(first, (<-b.sent).GetReport(), protocmp.Transform()); d != "" {
+			t.Errorf("the report has changed (-first +second)\n%s", d)
+		}
+		b.heard <- &observev1.ControlMessage{Message: &observev1.ControlMessage_Ack{Ack: &observev1.Ack{Sequence: 1}}}
+		if r := (<-b.sent).GetReport(); r.GetSequence() != 2 || r.Edges[0].Outcomes[0].Count != 1 {
+			t.Errorf("then came %v", r)
+		}
+		b.heard <- &observev1.ControlMessage{Message: &observev1.ControlMessage_Records{Records: &observev1.RecordsRequest{Request: 7}}}
+		if r := (<-b.sent).GetRecords(); r.GetRequest() != 7 || r.GetUnavailable() == "" {
+			t.Errorf("records: %v", r)
+		}
+		// Nobody acknowledges the second: the stream is given up.
+		start := time.Now()
+		c, _ := connect()
+		if d := time.Since(start); d < patience/2 || d > 2*patience {
+			t.Errorf("gave up after %v", d)
+		}
+		if r := (<-c.sent).GetReport(); r.GetSequence() != 2 {
+			t.Errorf("then came %v", r)
+		}
+		if s.Stats.Reports.Load() != 1 || s.Stats.Streams.Load() != 3 {
+			t.Errorf("%d reports on %d streams", s.Stats.Reports.Load(), s.Stats.Streams.Load())
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,162 @@
+package edges
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	observev1 "github.com/weirmesh/weir/api/observe/v1"
+	"github.com/weirmesh/weir/internal/backoff"
+	"github.com/weirmesh/weir/proxy/observe"
+)
+
+// Token in the identifier of a control plane says that it serves the stream.
+const Token = "weir-observe/1"
+
+// Announced reports whether identifier, the control_plane.identifier of xDS responses, has
+// the token.
+func Announced(identifier string) bool {
+	return slices.Contains(strings.Fields(identifier), Token)
+}
+
+const (
+	// interval is how often changes are reported.
+	interval = 5 * time.Second
+	// patience is how long an acknowledgement may take; then the stream is of no use.
+	patience = 30 * time.Second
+)
+
+// Options of Run. All are required.
+type Options struct {
+	Hello *observev1.Hello // without Epoch
+	// Connect waits for a control plane that announced the stream and returns the
+	// connection to it, which is not closed here.
+	Connect func(context.Context) (grpc.ClientConnInterface, error)
+	// Collect returns the counters of all workers as they are now.
+	Collect func() *observe.Totals
+	Log     *slog.Logger
+}
+
+// Stats of a Sender.
+type Stats struct {
+	// Reports and Streams count reports that were acknowledged and streams that were opened.
+	Reports, Streams atomic.Uint64
+}
+
+// Sender sends reports.
+type Sender struct {
+	o     Options
+	hello *observev1.ProxyMessage
+	r     Reporter
+	Stats Stats
+}
+
+// NewSender makes a Sender. It does nothing before Run.
+func NewSender(o Options) *Sender {
+	h := &observev1.Hello{NodeId: o.Hello.GetNodeId(), Workload: o.Hello.GetWorkload(), Epoch: rand.Uint64()}
+	return &Sender{o: o, hello: &observev1.ProxyMessage{Message: &observev1.ProxyMessage_Hello{Hello: h}}}
+}
+
+// Run sends reports until ctx ends.
+func (s *Sender) Run(ctx context.Context) error {
+	wait := backoff.Backoff{Min: time.Second, Max: time.Minute}
+	for {
+		conn, err := s.o.Connect(ctx)
+		if err == nil {
+			began := time.Now()
+			if err = s.stream(ctx, conn); time.Since(began) > time.Minute {
+				wait.Reset()
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.o.Log.Debug("observe stream ended", "err", err)
+		if wait.Wait(ctx) != nil {
+			return nil
+		}
+	}
+}
+
+var errNoAck = errors.New("a report was not acknowledged")
+
+// stream opens one and reports on it until it ends.
+func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := observev1.NewObserveClient(conn).Observe(ctx)
+	if err != nil {
+		return fmt.Errorf("opening the stream: %w", err)
+	}
+	s.Stats.Streams.Add(1)
+	if err := stream.Send(s.hello); err != nil {
+		return err
+	}
+	heard := make(chan *observev1.ControlMessage)
+	ended := make(chan error, 1)
+	go func() { // ends with the stream, which ends with this function
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case heard <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	var sent time.Time // of what is pending
+	report := func(r *observev1.Report) error {
+		sent = time.Now()
+		return stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Report{Report: r}})
+	}
+	if r := s.r.Pending(); r != nil {
+		if err := report(r); err != nil {
+			return err
+		}
+	}
+	// Proxies that came back together do not report together.
+	tick := time.NewTimer(rand.N(interval))
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case m := <-heard:
+			if a := m.GetAck(); a != nil && s.r.Pending().GetSequence() == a.GetSequence() {
+				s.r.Acked(a.GetSequence())
+				s.Stats.Reports.Add(1)
+			}
+			if q := m.GetRecords(); q != nil {
+				none := &observev1.Records{Request: q.GetRequest(), Unavailable: "this version of the proxy keeps no decision records"}
+				if err := stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Records{Records: none}}); err != nil {
+					return err
+				}
+			}
+		case <-tick.C:
+			tick.Reset(interval)
+			if s.r.Pending() != nil {
+				if time.Since(sent) > patience {
+					return errNoAck
+				}
+				continue
+			}
+			if r := s.r.Next(s.o.Collect()); r != nil {
+				if err := report(r); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
