@@ -155,7 +155,7 @@ func TestEndpointsSurviveUpdates(t *testing.T) {
 	if len(c1.Endpoints) != 0 || len(c2.Endpoints) != 2 || c1.ID != c2.ID || c1.Limits != c2.Limits {
 		t.Fatalf("before %+v, after %+v", c1, c2)
 	}
-	want := cluster.Service{Host: "reviews.default.svc.cluster.local", Name: "reviews", Namespace: "default"}
+	want := cluster.Service{Host: "reviews.default.svc.cluster.local", Name: "reviews", Namespace: "default", Port: 9080}
 	if c2.Service != want || c2.Limits.MaxConnections.Load() != 100 || c2.Policy != cluster.LeastRequest {
 		t.Errorf("cluster %+v", c2)
 	}
