@@ -26,12 +26,27 @@ type Backend struct {
 	protocol Protocol
 	l        *mem.Listener
 	conns    []backConn
+	most     int
 }
+
+// Open is the number of connections that are open.
+func (b *Backend) Open() (n int) {
+	for _, c := range b.conns {
+		if c.open() {
+			n++
+		}
+	}
+	return n
+}
+
+// Most is the most connections that were ever open at once.
+func (b *Backend) Most() int { return b.most }
 
 // backConn is one connection of a Backend.
 type backConn interface {
 	work() bool // reports whether anything was done
 	say(text []byte)
+	open() bool
 	close()
 }
 
@@ -62,6 +77,7 @@ func (b *Backend) work() (worked bool) {
 	for _, c := range b.conns {
 		worked = c.work() || worked
 	}
+	b.most = max(b.most, b.Open())
 	return worked
 }
 
@@ -155,6 +171,8 @@ func (b *Backend) Send(text []byte) {
 }
 
 func (c *backConn1) say(text []byte) { c.out = append(c.out, text...) }
+
+func (c *backConn1) open() bool { return !c.ended }
 
 func (c *backConn1) close() {
 	if !c.ended {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -28,6 +29,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"sigs.k8s.io/yaml"
 
+	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/listener"
@@ -68,13 +70,19 @@ type Options struct {
 	Everywhere bool
 	// Segment is how many bytes anybody reads at once; 0: as many as there are.
 	Segment int
+	// Cluster are fields of the Cluster of every proxy, as YAML, in place of those it has.
+	Cluster string
+	// Workers of every proxy; 0: 1.
+	Workers int
+	// Alone leaves the back end's place, Behind, to the test.
+	Alone bool
 }
 
 // Chain is a row of proxies with a back end behind them.
 type Chain struct {
 	Hops Hops
 	Net  *mem.Net
-	Back *Backend
+	Back *Backend // nil: Alone
 
 	t     testing.TB
 	nodes []*node
@@ -82,10 +90,11 @@ type Chain struct {
 
 // node is one proxy.
 type node struct {
-	loop   *loop.Loop
-	worker *http.Worker
-	begun  int
-	log    []Entry
+	loops   []*loop.Loop
+	workers []*http.Worker
+	begun   int
+	log     []Entry
+	seen    map[*http.Worker]bool
 }
 
 // Entry is what a proxy says about one exchange.
@@ -110,24 +119,32 @@ func (b *Lab) Chain(t testing.TB, hops Hops, o Options) *Chain {
 		if i == 0 || o.Everywhere {
 			manager = o.Manager
 		}
-		config, err := b.config(hops, i, manager)
+		config, err := b.config(hops, i, manager, o.Cluster)
 		if err != nil {
 			t.Fatalf("%v: proxy %d: %v", hops, i+1, err)
 		}
-		n, err := c.start(i, config)
+		n, err := c.start(i, config, max(o.Workers, 1))
 		if err != nil {
 			t.Fatalf("%v: proxy %d: %v", hops, i+1, err)
 		}
 		c.nodes = append(c.nodes, n)
 	}
-	l, err := c.Net.Listen(address(last))
-	if err != nil {
-		t.Fatal(err)
+	if !o.Alone {
+		l, err := c.Net.Listen(c.Behind())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Back = newBackend(l, hops[last])
 	}
-	c.Back = newBackend(l, hops[last])
 	c.Settle()
 	return c
 }
+
+// Front is where clients connect to.
+func (c *Chain) Front() netip.AddrPort { return address(0) }
+
+// Behind is where the last proxy connects to.
+func (c *Chain) Behind() netip.AddrPort { return address(len(c.Hops) - 1) }
 
 // address is where hop i goes to: proxies listen on 10.0.0.1, .2, …, the back end on the one after.
 func address(i int) netip.AddrPort {
@@ -181,7 +198,7 @@ static_resources:
 `
 
 // config is the configuration of proxy i.
-func (b *Lab) config(hops Hops, i int, manager string) ([]state.Update, error) {
+func (b *Lab) config(hops Hops, i int, manager, cluster string) ([]state.Update, error) {
 	direction := "INBOUND"
 	if i == 0 {
 		direction = "OUTBOUND"
@@ -190,7 +207,8 @@ func (b *Lab) config(hops Hops, i int, manager string) ([]state.Update, error) {
 	upstream := [...]string{"http_protocol_options", "http2_protocol_options"}[hops[i+1]]
 	at, to := address(i), address(i+1)
 	text := fmt.Sprintf(bootstrap, direction, at.Addr(), at.Port(), codec, upstream, to.Addr(), to.Port())
-	if u, ok := b.read[text+manager]; ok {
+	key := text + manager + cluster
+	if u, ok := b.read[key]; ok {
 		return u, nil
 	}
 	m := &bootstrapv3.Bootstrap{}
@@ -200,18 +218,23 @@ func (b *Lab) config(hops Hops, i int, manager string) ([]state.Update, error) {
 	if err := override(m, manager); err != nil {
 		return nil, err
 	}
+	if cluster != "" {
+		over := &clusterv3.Cluster{}
+		if err := fromYAML(cluster, over); err != nil {
+			return nil, err
+		}
+		replace(m.GetStaticResources().GetClusters()[0], over)
+	}
 	u, err := updates(m)
 	if b.read == nil {
 		b.read = map[string][]state.Update{}
 	}
-	b.read[text+manager] = u
+	b.read[key] = u
 	return u, err
 }
 
 // start makes proxy i.
-func (c *Chain) start(i int, config []state.Update) (*node, error) {
-	n := &node{loop: c.Net.Loop(loop.Options{})}
-	n.worker = http.NewWorker(http.Options{Loop: n.loop, Observer: n, Hostname: fmt.Sprintf("proxy-%d", i+1)})
+func (c *Chain) start(i int, config []state.Update, workers int) (*node, error) {
 	builder := state.NewBuilder(state.Options{})
 	for _, u := range config {
 		if _, _, err := builder.Apply(u); err != nil {
@@ -219,7 +242,19 @@ func (c *Chain) start(i int, config []state.Update) (*node, error) {
 		}
 	}
 	built := builder.State()
-	n.worker.SetState(built)
+	log := slog.New(slog.DiscardHandler)
+	n := &node{seen: map[*http.Worker]bool{}}
+	pools := &pool.Group{}
+	var acceptors []*listener.Acceptor
+	for k := range workers {
+		l := c.Net.Loop(loop.Options{Log: log, Seed: uint64(k + 1)})
+		w := http.NewWorker(http.Options{Loop: l, Group: pools, Observer: n, Hostname: fmt.Sprintf("proxy-%d", i+1)})
+		w.SetState(built)
+		n.loops, n.workers = append(n.loops, l), append(n.workers, w)
+		acceptors = append(acceptors, listener.NewAcceptor(l, listener.Options{Log: log, Serve: func(cc *conn.Conn, a listener.Arrival) conn.Handler {
+			return w.Serve(cc, a.Chain.Filters.(*http.Config))
+		}}))
+	}
 	var configs []*listener.Config
 	for l := range built.Listeners() {
 		configs = append(configs, l.Config)
@@ -228,11 +263,7 @@ func (c *Chain) start(i int, config []state.Update) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	log := slog.New(slog.DiscardHandler)
-	a := listener.NewAcceptor(n.loop, listener.Options{Log: log, Serve: func(cc *conn.Conn, a listener.Arrival) conn.Handler {
-		return n.worker.Serve(cc, a.Chain.Filters.(*http.Config))
-	}})
-	_, err = listener.NewGroup(listener.Sockets{Sockets: c.Net.Sockets()}, c.Net.Sockets(), nil, log, a).Apply(table)
+	_, err = listener.NewGroup(listener.Sockets{Sockets: c.Net.Sockets()}, c.Net.Sockets(), nil, log, acceptors...).Apply(table)
 	return n, err
 }
 
@@ -258,12 +289,16 @@ func override(b *bootstrapv3.Bootstrap, manager string) error {
 	if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
 		return err
 	}
-	// Not proto.Merge, for which false is nothing to merge.
+	replace(m, over)
+	return f.GetTypedConfig().MarshalFrom(m)
+}
+
+// replace puts fields in place of those m has. proto.Merge takes false for nothing.
+func replace(m, over proto.Message) {
 	over.ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		m.ProtoReflect().Set(fd, v)
 		return true
 	})
-	return f.GetTypedConfig().MarshalFrom(m)
 }
 
 // updates are the static resources of a bootstrap.
@@ -293,6 +328,7 @@ func (n *node) Begin(*http.Exchange) { n.begun++ }
 // End is described at Begin.
 func (n *node) End(x *http.Exchange) {
 	n.begun--
+	n.seen[x.Worker()] = true
 	n.log = append(n.log, Entry{x.Response.Status, x.Details})
 }
 
@@ -300,7 +336,7 @@ func (n *node) End(x *http.Exchange) {
 func (c *Chain) Settle() {
 	for range 10_000 {
 		c.Net.Step()
-		if !c.Back.work() {
+		if c.Back == nil || !c.Back.work() {
 			return
 		}
 	}
@@ -315,29 +351,42 @@ func (c *Chain) Entry(place, i int) (Entry, bool) {
 	return c.nodes[place].log[i], true
 }
 
+// Busy is the number of workers of the first proxy that have ended an exchange.
+func (c *Chain) Busy() int { return len(c.nodes[0].seen) }
+
 // Forget drops what proxies and back end noted so far.
 func (c *Chain) Forget() {
 	for _, n := range c.nodes {
 		n.log = nil
 	}
-	c.Back.forget()
+	if c.Back != nil {
+		c.Back.forget()
+	}
 }
 
 // Close ends everything and looks for what was left behind.
 func (c *Chain) Close() {
 	c.t.Helper()
-	c.Back.close()
+	if c.Back != nil {
+		c.Back.close()
+	}
 	c.Net.Advance(3 * time.Hour)
+	listening := 0
 	for i, n := range c.nodes {
-		p := n.worker.Pool().Counts()
-		if n.begun != 0 || n.worker.Active() != 0 || p.Busy+p.Connecting+p.Waiting+p.Idle != 0 {
-			c.t.Errorf("%v: proxy %d is left with %d exchanges in the observer, %d in the worker, pool %+v", c.Hops, i+1, n.begun, n.worker.Active(), p)
+		if n.begun != 0 {
+			c.t.Errorf("%v: proxy %d: %d exchanges did not end", c.Hops, i+1, n.begun)
 		}
-		if n.loop.Panics() != 0 {
-			c.t.Errorf("%v: proxy %d: a callback panicked", c.Hops, i+1)
+		for k, w := range n.workers {
+			listening++
+			if p := w.Pool().Counts(); w.Active() != 0 || p.Busy+p.Connecting+p.Waiting+p.Idle != 0 {
+				c.t.Errorf("%v: proxy %d is left with %d exchanges, pool %+v", c.Hops, i+1, w.Active(), p)
+			}
+			if n.loops[k].Panics() != 0 {
+				c.t.Errorf("%v: proxy %d: a callback panicked", c.Hops, i+1)
+			}
 		}
 	}
-	if n := c.Net.Open(); n != len(c.nodes) { // their listening sockets
-		c.t.Errorf("%v: %d sockets are open at the end, %d of them listen", c.Hops, n, len(c.nodes))
+	if n := c.Net.Open(); n != listening {
+		c.t.Errorf("%v: %d sockets are open at the end, %d of them listen", c.Hops, n, listening)
 	}
 }

@@ -64,6 +64,9 @@ func (c *client1) Ask(method, host, path string) {
 	c.Send(fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: %s\r\n\r\n", method, path, host))
 }
 
+// Queue sends without letting anything happen.
+func (c *client1) Queue(text string) { _, _ = c.p.Send([]byte(text)) }
+
 // Send sends b as far as it is taken, and lets everything happen that follows.
 func (c *client1) Send(b []byte) {
 	for _, m := range headRequest.FindAllSubmatch(b, -1) {

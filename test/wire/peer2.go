@@ -318,6 +318,8 @@ func (c *backConn2) say(text []byte) {
 	c.out.Next(n)
 }
 
+func (c *backConn2) open() bool { return !c.ended }
+
 func (c *backConn2) close() {
 	if !c.ended {
 		c.p.Close()
