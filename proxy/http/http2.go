@@ -315,6 +315,10 @@ func (st *stream) writeData(_ *Exchange, b []byte, last bool) {
 	if last {
 		st.flags |= ending
 	}
+	if st.off > 0 && len(st.out)+len(b) > cap(st.out) { // who reads slowly never empties it
+		st.out = st.out[:copy(st.out, st.out[st.off:])]
+		st.off = 0
+	}
 	st.out = ss.w.loop.Buffers().Append(st.out, b)
 	if st.s != nil {
 		st.wait()

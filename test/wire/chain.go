@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -94,7 +95,7 @@ type node struct {
 	workers []*http.Worker
 	begun   int
 	log     []Entry
-	seen    map[*http.Worker]bool
+	ended   []int // exchanges, by worker
 }
 
 // Entry is what a proxy says about one exchange.
@@ -243,7 +244,7 @@ func (c *Chain) start(i int, config []state.Update, workers int) (*node, error) 
 	}
 	built := builder.State()
 	log := slog.New(slog.DiscardHandler)
-	n := &node{seen: map[*http.Worker]bool{}}
+	n := &node{ended: make([]int, workers)}
 	pools := &pool.Group{}
 	var acceptors []*listener.Acceptor
 	for k := range workers {
@@ -328,7 +329,7 @@ func (n *node) Begin(*http.Exchange) { n.begun++ }
 // End is described at Begin.
 func (n *node) End(x *http.Exchange) {
 	n.begun--
-	n.seen[x.Worker()] = true
+	n.ended[slices.Index(n.workers, x.Worker())]++
 	n.log = append(n.log, Entry{x.Response.Status, x.Details})
 }
 
@@ -351,8 +352,8 @@ func (c *Chain) Entry(place, i int) (Entry, bool) {
 	return c.nodes[place].log[i], true
 }
 
-// Busy is the number of workers of the first proxy that have ended an exchange.
-func (c *Chain) Busy() int { return len(c.nodes[0].seen) }
+// Ended is how many exchanges each worker of the first proxy has ended.
+func (c *Chain) Ended() []int { return c.nodes[0].ended }
 
 // Forget drops what proxies and back end noted so far.
 func (c *Chain) Forget() {
