@@ -43,6 +43,7 @@ type publisher struct {
 	eds       []string // subscribed to
 	rds       []string
 	sds       []string
+	vhds      bool
 	saved     *restore.Saved
 	live      bool // workers have a state with listeners applied
 	listenErr error
@@ -328,6 +329,10 @@ func (s *publisher) follow() {
 	s.eds = s.change(resource.EndpointType, s.eds, eds)
 	s.rds = s.change(resource.RouteType, s.rds, rds)
 	s.sds = s.change(resource.SecretType, s.sds, sds)
+	if !s.vhds && s.builder.WantsVirtualHosts() {
+		s.vhds = true
+		s.p.xds.Subscribe(resource.VirtualHostType)
+	}
 }
 
 func (s *publisher) change(typeURL string, old, wanted []string) []string {

@@ -72,13 +72,14 @@ func BenchmarkSecondReplica(b *testing.B) {
 }
 
 // edit measures a change and the new Views of clients nodes, one in every service.
-func edit(b *testing.B, clients int, change func(w *world, i int)) {
+func edit(b *testing.B, clients int, vhds bool, change func(w *world, i int)) {
 	w := large(services)
 	c := translate.New()
 	snap := w.publish()
 	nodes := make([]*translate.Node, clients)
 	for i := range nodes {
 		nodes[i] = nodeIn(i * services / clients)
+		nodes[i].VHDS = vhds
 		c.View(snap, nodes[i])
 	}
 	b.ReportAllocs()
@@ -95,14 +96,16 @@ func edit(b *testing.B, clients int, change func(w *world, i int)) {
 
 func BenchmarkVirtualServiceEdit(b *testing.B) {
 	for _, clients := range []int{1, 1000} {
-		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
-			edit(b, clients, func(w *world, i int) { w.virtualService("ns0", "svc5", route(fqdn("svc5", "ns0"), uint32(i%99))) })
-		})
+		for _, vhds := range []bool{false, true} {
+			b.Run(fmt.Sprintf("clients=%d/vhds=%t", clients, vhds), func(b *testing.B) {
+				edit(b, clients, vhds, func(w *world, i int) { w.virtualService("ns0", "svc5", route(fqdn("svc5", "ns0"), uint32(i%99))) })
+			})
+		}
 	}
 }
 
 func BenchmarkDestinationRuleEdit(b *testing.B) {
-	edit(b, 1000, func(w *world, i int) {
+	edit(b, 1000, true, func(w *world, i int) {
 		w.destinationRule("ns0", "svc5", mesh.DestinationRule{Host: fqdn("svc5", "ns0"), Policy: mesh.TrafficPolicy{Pool: &mesh.ConnectionPool{MaxConnections: uint32(i)}}})
 	})
 }
@@ -110,7 +113,7 @@ func BenchmarkDestinationRuleEdit(b *testing.B) {
 func BenchmarkEndpointEdit(b *testing.B) {
 	for _, clients := range []int{1, 1000} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
-			edit(b, clients, func(w *world, i int) {
+			edit(b, clients, true, func(w *world, i int) {
 				s := w.snap.Services.At(mesh.NewKey("ns0", fqdn("svc5", "ns0")))
 				list := w.snap.Endpoints.At(s.Key()).Ports[8080]
 				next := append([]mesh.Endpoint(nil), list...)

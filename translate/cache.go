@@ -61,6 +61,7 @@ type viewKey struct {
 	scope *scope
 	own   any // *inboundSet or *edgeSet
 	dns   bool
+	vhds  bool
 	// unproven: without secrets
 	unproven bool
 }
@@ -77,7 +78,7 @@ func (c *Cache) View(snap *mesh.Snapshot, n *Node) *resource.View {
 	c.follow(snap)
 	labels := c.labels(n)
 	s := c.scope(n, labels)
-	key := viewKey{scope: s, dns: n.DNS, unproven: n.Unproven}
+	key := viewKey{scope: s, dns: n.DNS, vhds: n.VHDS, unproven: n.Unproven}
 	var add func(*resource.View)
 	if n.Type == Router {
 		e := c.edge(n, labels, s)
@@ -87,7 +88,7 @@ func (c *Cache) View(snap *mesh.Snapshot, n *Node) *resource.View {
 		key.own, add = in, in.addTo
 	}
 	v := c.views[key]
-	parts := s.parts(n.DNS)
+	parts := s.parts(c, n)
 	switch {
 	case v == nil || !sameSets(parts, v.parts):
 		v = &view{View: &resource.View{Version: snap.Version, Sets: map[string]resource.Set{
@@ -96,8 +97,11 @@ func (c *Cache) View(snap *mesh.Snapshot, n *Node) *resource.View {
 			resource.ListenerType: parts[2],
 			resource.RouteType:    parts[3],
 		}}, parts: parts}
+		if n.VHDS {
+			v.Sets[resource.VirtualHostType] = parts[4]
+		}
 		if n.DNS {
-			v.Sets[resource.NameTableType] = parts[4]
+			v.Sets[resource.NameTableType] = parts[5]
 		}
 		add(v.View)
 		if n.Unproven {

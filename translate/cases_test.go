@@ -136,7 +136,7 @@ func (nobody) Bundle() *identity.Bundle      { return nil }
 func refusals(v *resource.View) string {
 	b := state.NewBuilder(state.Options{Identity: nobody{}})
 	var out strings.Builder
-	for _, typ := range []string{resource.SecretType, resource.ClusterType, resource.EndpointType, resource.ListenerType, resource.RouteType, resource.NameTableType} {
+	for _, typ := range []string{resource.SecretType, resource.ClusterType, resource.EndpointType, resource.ListenerType, resource.VirtualHostType, resource.RouteType, resource.NameTableType} {
 		u := state.Update{TypeURL: typ}
 		for name, r := range v.Set(typ).All() {
 			u.Set = append(u.Set, state.Resource{Name: name, Version: r.Version(), Body: r.Any()})

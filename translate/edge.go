@@ -19,8 +19,10 @@ import (
 // and their routes.
 type edgeSet struct {
 	gen, used uint64
+	form      form
 	listeners []*resource.Resource
 	routes    []*resource.Resource
+	vhosts    resource.Set // of the form in pieces
 	secrets   []*resource.Resource
 	hosts     map[string]*edgeHost // virtual hosts by table and name
 	problems  []Problem
@@ -47,6 +49,9 @@ func (e *edgeSet) addTo(v *resource.View) {
 	}
 	for _, r := range e.routes {
 		v.Sets[resource.RouteType] = v.Sets[resource.RouteType].Set(r.Name(), r)
+	}
+	for _, r := range e.vhosts.All() {
+		v.Sets[resource.VirtualHostType] = v.Sets[resource.VirtualHostType].Set(r.Name(), r)
 	}
 	for _, r := range e.secrets {
 		v.Sets[resource.SecretType] = v.Sets[resource.SecretType].Set(r.Name(), r)
@@ -100,7 +105,11 @@ func (c *Cache) edge(n *Node, labels mesh.Labels, s *scope) *edgeSet {
 	slices.SortFunc(gateways, func(a, b *mesh.Gateway) int { return older(&a.Ref, &b.Ref) })
 	targets := map[uint16]uint16{} // by service port
 	var key strings.Builder
-	fmt.Fprintf(&key, "%d %s %t", c.base.epoch, s.source, n.ProxyProtocol)
+	f := whole
+	if n.VHDS {
+		f = pieces
+	}
+	fmt.Fprintf(&key, "%d %d %s %t", c.base.epoch, f, s.source, n.ProxyProtocol)
 	for _, g := range gateways {
 		fmt.Fprintf(&key, " %s/%s", g.Ref.Namespace, g.Ref.Name)
 	}
@@ -112,15 +121,15 @@ func (c *Cache) edge(n *Node, labels mesh.Labels, s *scope) *edgeSet {
 	})
 	e := c.edges[key.String()]
 	if e == nil || e.gen < c.edgeGen {
-		e = c.buildEdge(e, gateways, targets, n.ProxyProtocol, &s.audience)
+		e = c.buildEdge(e, f, gateways, targets, n.ProxyProtocol, &s.audience)
 		c.edges[key.String()] = e
 	}
 	e.used = c.gen
 	return e
 }
 
-func (c *Cache) buildEdge(old *edgeSet, gateways []*mesh.Gateway, targets map[uint16]uint16, proxyProtocol bool, a *audience) *edgeSet {
-	e := &edgeSet{gen: c.gen, hosts: map[string]*edgeHost{}}
+func (c *Cache) buildEdge(old *edgeSet, f form, gateways []*mesh.Gateway, targets map[uint16]uint16, proxyProtocol bool, a *audience) *edgeSet {
+	e := &edgeSet{gen: c.gen, form: f, hosts: map[string]*edgeHost{}}
 	if old == nil {
 		old = &edgeSet{}
 	}
@@ -396,7 +405,17 @@ func (c *Cache) edgeTable(e, old *edgeSet, name string, servers []openServer, a 
 		var k mint
 		t.put(seal(&k, &routev3.VirtualHost{Name: "blackhole:" + itoa(servers[0].Port), Domains: []string{"*"}}, servers[0].Port, 1))
 	}
-	e.routes = append(e.routes, kept(t.join(name, nil, true), old.routes))
+	if e.form == whole {
+		e.routes = append(e.routes, kept(t.join(name, nil, true), old.routes))
+		return
+	}
+	e.routes = append(e.routes, kept(t.shell(name, nil, true), old.routes))
+	for id, r := range t.spread(resource.Set{}, name).All() {
+		if was := old.vhosts.At(id); resource.Equal(was, r) {
+			r = was
+		}
+		e.vhosts = e.vhosts.Set(id, r)
+	}
 }
 
 // fill builds a virtual host of the routes of all VirtualServices bound to it: the

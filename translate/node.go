@@ -57,6 +57,8 @@ type Node struct {
 	ProxyProtocol bool
 	// Proxyless says that the program itself speaks xDS, as gRPC can: GENERATOR=grpc.
 	Proxyless bool
+	// VHDS says that the proxy takes virtual hosts as resources of their own.
+	VHDS bool
 	// Unproven says that nobody vouches for the rest: such a node gets no secrets.
 	Unproven bool
 	// DNS says the proxy answers its workload's DNS and wants the name table.
@@ -179,6 +181,7 @@ func (n *Node) readWeir(m map[string]*structpb.Value) error {
 		}
 		n.VirtualNet, n.Interception = uint8(v), NoInterception
 	}
+	n.VHDS = m["VHDS"].GetBoolValue()
 	calls := m["OUTBOUND"].GetListValue().GetValues()
 	if len(calls) > maxNodeOutbound {
 		return fmt.Errorf("node.metadata.WEIR.OUTBOUND: %d entries, at most %d", len(calls), maxNodeOutbound)

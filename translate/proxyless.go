@@ -79,7 +79,7 @@ func (s *scope) direct(b *base, host string, st *service, v *virtual, rules []*m
 			t.problems = append(t.problems, problem(ref, 0, "gRPC clients without proxy do not reach %s: %v", h.name, k.err))
 			continue
 		}
-		t.tables = append(t.tables, s.present(s.routes, routes)...)
+		t.tables = append(t.tables, s.present(s.routes[whole], routes)...)
 		d := &door{port: h.port, ref: v.ref(st)}
 		for _, l := range listeners {
 			d.own = append(d.own, s.present(s.listeners, l)...)

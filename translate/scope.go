@@ -2,6 +2,7 @@ package translate
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -43,9 +44,12 @@ type scope struct {
 
 	tenants map[string]*tenant // by host
 
-	clusters, assignments, listeners, routes resource.Set
+	clusters, assignments, listeners resource.Set
+	routes                           [2]resource.Set // by form
+	vhosts                           resource.Set    // of the form in pieces
 
 	tables map[uint16]*table
+	stale  [2]map[uint16]bool          // tables to make anew, by form, when somebody asks for that
 	doors  map[uint16]map[string]*door // by port and host
 	claims map[string][]claim          // listeners by name
 
@@ -53,6 +57,15 @@ type scope struct {
 	table   resource.Set // the name table
 	tableOf persist.Map[string, []byte]
 }
+
+// form is how route tables go to a proxy: whole, or in pieces, with virtual hosts as
+// resources of their own.
+type form int
+
+const (
+	whole form = iota
+	pieces
+)
 
 // tenant is what one host has in a scope.
 type tenant struct {
@@ -97,7 +110,7 @@ func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
 	s := c.scopes[key]
 	if s == nil {
 		s = &scope{key: key, tenants: map[string]*tenant{}, tables: map[uint16]*table{},
-			doors: map[uint16]map[string]*door{}, claims: map[string][]claim{}}
+			doors: map[uint16]map[string]*door{}, claims: map[string][]claim{}, stale: [2]map[uint16]bool{{}, {}}}
 		s.audience = audience{gateway: mesh.Mesh, namespace: n.Namespace, satisfied: satisfied}
 		s.source = key.namespace + ";" + key.selectors
 		s.outbound = n.Outbound
@@ -117,13 +130,20 @@ func given(outbound map[string]netip.AddrPort) string {
 }
 
 // parts are the sets a scope contributes to a View: clusters, load assignments,
-// listeners, routes and, if wanted, the name table.
-type parts [5]resource.Set
+// listeners, routes, virtual hosts and, if wanted, the name table.
+type parts [6]resource.Set
 
-func (s *scope) parts(names bool) parts {
-	out := parts{s.clusters, s.assignments, s.listeners, s.routes}
-	if names {
-		out[4] = s.nameTable()
+func (s *scope) parts(c *Cache, n *Node) parts {
+	out := parts{s.clusters, s.assignments, s.listeners}
+	if n.VHDS {
+		s.split(c.base)
+		out[3], out[4] = s.routes[pieces], s.vhosts
+	} else {
+		s.join(c.base)
+		out[3] = s.routes[whole]
+	}
+	if n.DNS {
+		out[5] = s.nameTable()
 	}
 	return out
 }
@@ -167,7 +187,10 @@ func (s *scope) catchUp(c *Cache) {
 			t.tables[p], t.doors[p] = true, true
 		}
 	}
-	s.join(c, t)
+	s.share(c, t)
+	for port := range t.tables {
+		s.stale[whole][port], s.stale[pieces][port] = true, true
+	}
 }
 
 // standing puts what does not depend on services.
@@ -210,7 +233,9 @@ func (s *scope) settle(c *Cache, host string, t *touched) {
 	}
 	s.clusters = exchange(s.clusters, old.clusters, now.clusters)
 	s.assignments = exchange(s.assignments, old.assignments, now.assignments)
-	s.routes = exchange(s.routes, old.tables, now.tables)
+	for f := range s.routes {
+		s.routes[f] = exchange(s.routes[f], old.tables, now.tables)
+	}
 	s.settleHosts(old.hosts, now.hosts, t)
 	s.settleDoors(host, old.doors, now.doors, t)
 	switch {
@@ -247,10 +272,7 @@ func (s *scope) settleHosts(old, now []*vhost, t *touched) {
 		if slices.Contains(old, h) {
 			continue
 		}
-		if s.tables[h.port] == nil {
-			s.tables[h.port] = &table{}
-		}
-		s.tables[h.port].put(h)
+		s.at(h.port).put(h)
 		t.tables[h.port] = true
 	}
 }
@@ -324,8 +346,8 @@ func (s *scope) grant(name string) {
 	}
 }
 
-// join makes the route tables and shared listeners of touched ports.
-func (s *scope) join(c *Cache, t *touched) {
+// share makes the shared listeners of touched ports.
+func (s *scope) share(c *Cache, t *touched) {
 	if s.key.kind != redirected && s.key.kind != transparent {
 		return
 	}
@@ -342,24 +364,58 @@ func (s *scope) join(c *Cache, t *touched) {
 			s.listeners = s.listeners.Delete(name)
 		}
 	}
-	for port := range t.tables {
-		name := itoa(port)
-		wanted := false
-		for _, d := range s.doors[port] {
-			if wanted = d.http || d.sniffed; wanted {
-				break
+}
+
+// due takes the tables that are to be made anew; wanted says whether a listener uses one.
+func (s *scope) due(f form) iter.Seq2[uint16, bool] {
+	return func(yield func(uint16, bool) bool) {
+		for port := range s.stale[f] {
+			wanted := false
+			for _, d := range s.doors[port] {
+				if wanted = d.http || d.sniffed; wanted {
+					break
+				}
+			}
+			if !yield(port, wanted && (s.key.kind == redirected || s.key.kind == transparent)) {
+				return
 			}
 		}
+		clear(s.stale[f])
+	}
+}
+
+// join brings the whole route tables up to date.
+func (s *scope) join(b *base) {
+	for port, wanted := range s.due(whole) {
+		name := itoa(port)
 		if !wanted {
-			s.routes = s.routes.Delete(name)
+			s.routes[whole] = s.routes[whole].Delete(name)
 			continue
 		}
-		tab := s.tables[port]
-		if tab == nil {
-			tab = &table{}
-		}
-		s.routes = replace(s.routes, tab.join(name, c.base.elsewhere, false))
+		s.routes[whole] = replace(s.routes[whole], s.at(port).join(name, b.elsewhere, false))
 	}
+}
+
+// split brings the route tables in pieces up to date.
+func (s *scope) split(b *base) {
+	for port, wanted := range s.due(pieces) {
+		name, t := itoa(port), s.at(port)
+		if !wanted {
+			s.routes[pieces] = s.routes[pieces].Delete(name)
+			s.vhosts = t.unspread(s.vhosts, name)
+			continue
+		}
+		s.routes[pieces] = replace(s.routes[pieces], t.shell(name, b.elsewhere, false))
+		s.vhosts = t.spread(s.vhosts, name)
+	}
+}
+
+// at is the table of a port.
+func (s *scope) at(port uint16) *table {
+	if s.tables[port] == nil {
+		s.tables[port] = &table{}
+	}
+	return s.tables[port]
 }
 
 // lonePort is where hosts are served that only a VirtualService knows, as in Istio.

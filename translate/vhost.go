@@ -24,7 +24,8 @@ type vhost struct {
 	tail    []byte
 	origins []resource.Origin
 
-	lone *resource.Resource // see table
+	lone   *resource.Resource // see table
+	single *resource.Resource // see resource
 }
 
 // Field numbers of envoy/config/route/v3/route_components.proto and route.proto.
@@ -36,12 +37,20 @@ const (
 
 // appendTo appends the virtual host as an element of RouteConfiguration.virtual_hosts.
 func (h *vhost) appendTo(b []byte, name string, domains []string) []byte {
+	b = protowire.AppendTag(b, fieldVirtualHosts, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(h.size(name, domains)))
+	return h.appendBody(b, name, domains)
+}
+
+func (h *vhost) size(name string, domains []string) int {
 	size := protowire.SizeTag(fieldVirtualHostName) + protowire.SizeBytes(len(name)) + len(h.tail)
 	for _, d := range domains {
 		size += protowire.SizeTag(fieldVirtualHostDomains) + protowire.SizeBytes(len(d))
 	}
-	b = protowire.AppendTag(b, fieldVirtualHosts, protowire.BytesType)
-	b = protowire.AppendVarint(b, uint64(size))
+	return size
+}
+
+func (h *vhost) appendBody(b []byte, name string, domains []string) []byte {
 	b = protowire.AppendTag(b, fieldVirtualHostName, protowire.BytesType)
 	b = protowire.AppendString(b, name)
 	for _, d := range domains {
@@ -49,6 +58,31 @@ func (h *vhost) appendTo(b []byte, name string, domains []string) []byte {
 		b = protowire.AppendString(b, d)
 	}
 	return append(b, h.tail...)
+}
+
+// resourceName is what the virtual host is called as a resource of its own:
+// <route configuration>/<host>, with the server's port if the table is not a port's.
+func (h *vhost) resourceName(table string) string {
+	return table + "/" + strings.TrimSuffix(h.name, ":"+table)
+}
+
+// resource is the virtual host as a resource of its own, nil without domains. Its name
+// is in it, too: by that Envoy finds it when it is removed.
+func (h *vhost) resource(table string, domains []string) *resource.Resource {
+	name := h.resourceName(table)
+	whole := len(domains) == len(h.domains) // decide takes away, and does not add
+	switch {
+	case len(domains) == 0:
+		return nil
+	case whole && h.single != nil && h.single.Name() == name:
+		return h.single
+	}
+	b := make([]byte, 0, h.size(name, domains))
+	r := resource.FromBytes(resource.VirtualHostType, name, h.appendBody(b, name, domains)).MadeOf(h.origins)
+	if whole {
+		h.single = r
+	}
+	return r
 }
 
 func (h *vhost) same(o *vhost) bool {

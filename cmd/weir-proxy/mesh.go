@@ -169,7 +169,7 @@ func (m *meshFlags) node(kind string) (observe.Node, map[string]any, error) {
 	if m.proxyProtocol {
 		meta["PROXY_CONFIG"] = map[string]any{"gatewayTopology": map[string]any{"proxyProtocol": map[string]any{}}}
 	}
-	weir := map[string]any{}
+	weir := map[string]any{"VHDS": true}
 	if m.virtualNet != "" {
 		weir["VIRTUAL_NET"] = m.virtualNet
 		if !mayListenLow(m.virtualNet) {
@@ -200,9 +200,7 @@ func (m *meshFlags) node(kind string) (observe.Node, map[string]any, error) {
 	if len(outbound) > 0 {
 		weir["OUTBOUND"] = outbound
 	}
-	if len(weir) > 0 {
-		meta["WEIR"] = weir
-	}
+	meta["WEIR"] = weir
 	return n, meta, nil
 }
 

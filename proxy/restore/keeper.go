@@ -23,7 +23,7 @@ const settle = time.Second
 
 // order of types when a state is applied: what is used before what uses it.
 func order(typeURL string) int {
-	i := slices.Index([]string{resource.ClusterType, resource.EndpointType, resource.ListenerType, resource.RouteType}, typeURL)
+	i := slices.Index([]string{resource.ClusterType, resource.EndpointType, resource.ListenerType, resource.VirtualHostType, resource.RouteType}, typeURL)
 	if i < 0 {
 		return 100
 	}

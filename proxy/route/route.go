@@ -283,7 +283,9 @@ func New(name, version string, ignorePort bool, hosts []*VirtualHost) (*Table, e
 	t := &Table{Name: name, Version: version, exact: map[string]*VirtualHost{}, ignorePort: ignorePort}
 	for _, vh := range hosts {
 		for _, e := range vh.Entries {
-			e.Host = vh
+			if e.Host != vh { // a virtual host may be in use already, in a table before this one
+				e.Host = vh
+			}
 		}
 		for _, domain := range vh.Domains {
 			if err := t.index(strings.ToLower(domain), vh); err != nil {

@@ -81,7 +81,9 @@ type Builder struct {
 
 	skippedFilters []string
 	secrets        map[string]*secret
-	uses           []string // secrets of the listener being decoded
+	routes         map[string]*routes
+	vhosts         map[string]map[string]*route.VirtualHost // by table and name; nil before the first
+	uses           []string                                 // secrets of the listener being decoded
 }
 
 // NewBuilder starts from an empty State.
@@ -90,7 +92,7 @@ func NewBuilder(o Options) *Builder {
 		o.MaxResources = DefaultMaxResources
 	}
 	return &Builder{opts: o, cur: &State{byName: map[string]cluster.ID{}, tables: map[string]*route.Table{}, listeners: map[string]*Listener{}, names: nil},
-		ids: map[string]cluster.ID{}, limitsOf: map[string]*cluster.Limits{}, secrets: map[string]*secret{}, specs: map[string]*clusterSpec{},
+		routes: map[string]*routes{}, ids: map[string]cluster.ID{}, limitsOf: map[string]*cluster.Limits{}, secrets: map[string]*secret{}, specs: map[string]*clusterSpec{},
 		endpoints: map[string][]endpointSpec{}, resolved: map[string][]netip.AddrPort{}}
 }
 
@@ -112,6 +114,8 @@ func (b *Builder) Apply(u Update) (*State, []*cluster.Endpoint, error) {
 		err = b.applyEndpoints(&next, u)
 	case resource.RouteType:
 		err = b.applyRoutes(&next, u)
+	case resource.VirtualHostType:
+		err = b.applyVirtualHosts(&next, u)
 	case resource.ListenerType:
 		err = b.applyListeners(&next, u)
 	case resource.SecretType:
@@ -344,17 +348,109 @@ func (b *Builder) Resolved(name string, addrs []netip.AddrPort) (*State, []*clus
 }
 
 func (b *Builder) applyRoutes(next *State, u Update) error {
-	if err := b.room(len(next.tables), len(u.Set), "route configurations"); err != nil {
+	if err := b.room(len(b.routes), len(u.Set), "route configurations"); err != nil {
 		return err
 	}
-	tables, err := decodeAll(u, func(_, version string, m *routev3.RouteConfiguration) (*route.Table, error) {
-		return decodeRoutes(m, version, b.clusterID)
+	tables := map[string]*route.Table{}
+	came, err := decodeAll(u, func(name, version string, m *routev3.RouteConfiguration) (*routes, error) {
+		r, err := decodeRoutes(m, version, b.clusterID)
+		if err != nil || r.vhds && b.vhosts == nil {
+			return r, err
+		}
+		tables[name], err = r.table(b.vhosts[name])
+		return r, err
 	})
 	if err != nil {
 		return err
 	}
+	for name := range came {
+		if tables[name] == nil && next.tables[name] != nil {
+			tables[name] = next.tables[name] // until its virtual hosts come
+		}
+	}
 	next.tables = merged(next.tables, tables, u.Removed)
+	b.routes = merged(b.routes, came, u.Removed)
 	return nil
+}
+
+// applyVirtualHosts takes virtual hosts, named <route configuration>/<host> (VHDS). The
+// table they are for may come later.
+func (b *Builder) applyVirtualHosts(next *State, u Update) error {
+	have := 0
+	for _, m := range b.vhosts {
+		have += len(m)
+	}
+	if err := b.room(have, len(u.Set), "virtual hosts"); err != nil {
+		return err
+	}
+	came, err := decodeAll(u, func(name, _ string, m *routev3.VirtualHost) (*route.VirtualHost, error) {
+		if tableOf(name) == "" {
+			return nil, fmt.Errorf("virtual host %q: its name is not <route configuration>/<host>", name)
+		}
+		path := "virtual host " + name
+		if err := check(m, path); err != nil {
+			return nil, err
+		}
+		return decodeVirtualHost(m, path, b.clusterID)
+	})
+	if err != nil {
+		return err
+	}
+	first := b.vhosts == nil
+	vhosts := map[string]map[string]*route.VirtualHost{}
+	touch := func(name string) map[string]*route.VirtualHost {
+		t := tableOf(name)
+		if vhosts[t] == nil {
+			vhosts[t] = maps.Clone(b.vhosts[t])
+			if vhosts[t] == nil {
+				vhosts[t] = map[string]*route.VirtualHost{}
+			}
+		}
+		return vhosts[t]
+	}
+	for _, name := range u.Removed {
+		delete(touch(name), name)
+	}
+	for name, h := range came {
+		touch(name)[name] = h
+	}
+	tables := map[string]*route.Table{}
+	for name, r := range b.routes {
+		if more, ok := vhosts[name]; r.vhds && (ok || first) {
+			if tables[name], err = r.table(more); err != nil {
+				return b.refuseHosts(u, name, err)
+			}
+		}
+	}
+	next.tables = merged(next.tables, tables, nil)
+	if b.vhosts == nil {
+		b.vhosts = map[string]map[string]*route.VirtualHost{}
+	}
+	for name, m := range vhosts {
+		if b.vhosts[name] = m; len(m) == 0 {
+			delete(b.vhosts, name)
+		}
+	}
+	return nil
+}
+
+// refuseHosts is the error of a table that its new virtual hosts made wrong.
+func (b *Builder) refuseHosts(u Update, table string, err error) error {
+	var names []string
+	for _, r := range u.Set {
+		if tableOf(r.Name) == table {
+			names = append(names, r.Name)
+		}
+	}
+	return &RefusedError{names, err.Error()}
+}
+
+// tableOf is the route configuration that a virtual host is for.
+func tableOf(name string) string {
+	if i := strings.LastIndexByte(name, '/'); i > 0 {
+		return name[:i]
+	}
+	return ""
 }
 
 func (b *Builder) applyListeners(next *State, u Update) error {
@@ -431,6 +527,16 @@ func (b *Builder) Wanted() (eds, rds, sds []string) {
 	return slices.Compact(eds), slices.Compact(rds), slices.Compact(sds)
 }
 
+// WantsVirtualHosts reports whether some table has its virtual hosts by VHDS.
+func (b *Builder) WantsVirtualHosts() bool {
+	for _, r := range b.routes {
+		if r.vhds {
+			return true
+		}
+	}
+	return false
+}
+
 // Missing lists what was asked for and has not come: while it is not empty the proxy is
 // not ready. Secrets do not count: a host whose certificate nobody has made must not keep
 // the other hosts of a gateway from being served.
@@ -474,6 +580,7 @@ func (b *Builder) Forget(typeURL string, names []string) {
 	case resource.RouteType:
 		next := *b.cur
 		next.tables = merged(next.tables, nil, names)
+		b.routes = merged(b.routes, nil, names)
 		b.cur = &next
 	}
 }

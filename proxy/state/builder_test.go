@@ -58,6 +58,8 @@ func update(t *testing.T, typeURL string, texts ...string) Update {
 			m = &endpointv3.ClusterLoadAssignment{}
 		case resource.RouteType:
 			m = &routev3.RouteConfiguration{}
+		case resource.VirtualHostType:
+			m = &routev3.VirtualHost{}
 		case resource.ListenerType:
 			m = &listenerv3.Listener{}
 		case resource.SecretType:

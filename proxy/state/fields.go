@@ -162,7 +162,8 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.transport_sockets.tls.v3.Secret": acts("name tls_certificate validation_context"),
 
 	// Routes.
-	"envoy.config.route.v3.RouteConfiguration": acts("name virtual_hosts ignore_port_in_host_matching request_headers_to_add request_headers_to_remove"+
+	"envoy.config.route.v3.Vhds": everything,
+	"envoy.config.route.v3.RouteConfiguration": acts("name virtual_hosts vhds ignore_port_in_host_matching request_headers_to_add request_headers_to_remove"+
 		" response_headers_to_add response_headers_to_remove").
 		but("validate_clusters", "a missing cluster answers 503 with its cause").but("max_direct_response_body_size_bytes", later).
 		but("most_specific_header_mutations_wins", later),

@@ -154,7 +154,14 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 	}
 	switch r := m.GetRouteSpecifier().(type) {
 	case *hcmv3.HttpConnectionManager_RouteConfig:
-		c.Table, err = decodeRoutes(r.RouteConfig, "", b.clusterID)
+		t, err := decodeRoutes(r.RouteConfig, "", b.clusterID)
+		switch {
+		case err != nil:
+		case t.vhds:
+			err = fmt.Errorf("%s.route_config.vhds: virtual hosts by VHDS need a table by RDS", path)
+		default:
+			c.Table, err = t.table(nil)
+		}
 		return c, "", err
 	case *hcmv3.HttpConnectionManager_Rds:
 		if c.TableName = r.Rds.GetRouteConfigName(); c.TableName == "" {

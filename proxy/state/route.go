@@ -3,8 +3,10 @@ package state
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,49 +35,99 @@ const (
 	defaultHostAttempts = 1
 )
 
-// decodeRoutes makes the table of a RouteConfiguration. ids gives clusters their
-// numbers, whether they exist or not.
-func decodeRoutes(rc *routev3.RouteConfiguration, version string, ids func(name string) cluster.ID) (*route.Table, error) {
+// routes is a RouteConfiguration as it came: a table, but for virtual hosts that come by
+// VHDS.
+type routes struct {
+	name, version string
+	ignorePort    bool
+	hosts         []*route.VirtualHost
+	vhds          bool
+	common        *route.Headers
+}
+
+// decodeRoutes reads a RouteConfiguration. ids gives clusters their numbers, whether they
+// exist or not.
+func decodeRoutes(rc *routev3.RouteConfiguration, version string, ids func(name string) cluster.ID) (*routes, error) {
 	path := "route configuration " + rc.GetName()
 	if err := check(rc, path); err != nil {
 		return nil, err
 	}
-	common, err := headerOps(rc, path)
-	if err != nil {
+	out := &routes{name: rc.GetName(), version: version, ignorePort: rc.GetIgnorePortInHostMatching(), vhds: rc.GetVhds() != nil}
+	if c := rc.GetVhds().GetConfigSource(); out.vhds && c.GetAds() == nil && c.GetSelf() == nil {
+		return nil, fmt.Errorf("%s.vhds.config_source: virtual hosts are taken from the same stream only: use ads", path)
+	}
+	var err error
+	if out.common, err = headerOps(rc, path); err != nil {
 		return nil, err
 	}
-	var hosts []*route.VirtualHost
 	for i, v := range rc.GetVirtualHosts() {
 		at := fmt.Sprintf("%s.virtual_hosts[%d]", path, i)
 		if v.GetName() != "" {
 			at = fmt.Sprintf("%s virtual host %s", path, v.GetName())
 		}
-		if len(v.GetDomains()) == 0 {
-			return nil, fmt.Errorf("%s.domains: is empty", at)
-		}
-		vh := &route.VirtualHost{Name: v.GetName(), Domains: v.GetDomains(), AttemptCount: v.GetIncludeRequestAttemptCount()}
-		hostOps, err := headerOps(v, at)
+		vh, err := decodeVirtualHost(v, at, ids)
 		if err != nil {
 			return nil, err
 		}
-		hostFault, err := perFilterFault(v.GetTypedPerFilterConfig(), at)
-		if err != nil {
-			return nil, err
-		}
-		for j, r := range v.GetRoutes() {
-			e, err := decodeRoute(r, fmt.Sprintf("%s.routes[%d]", at, j), ids)
-			if err != nil {
-				return nil, err
-			}
-			e.Headers = appendOps(e.Headers, hostOps, common)
-			if e.Fault == nil {
-				e.Fault = hostFault
-			}
-			vh.Entries = append(vh.Entries, e)
-		}
-		hosts = append(hosts, vh)
+		out.hosts = append(out.hosts, vh)
 	}
-	return route.New(rc.GetName(), version, rc.GetIgnorePortInHostMatching(), hosts)
+	return out, nil
+}
+
+// table makes the table, with what came by VHDS.
+func (r *routes) table(more map[string]*route.VirtualHost) (*route.Table, error) {
+	hosts := slices.Clone(r.hosts)
+	if r.vhds {
+		for _, name := range slices.Sorted(maps.Keys(more)) {
+			hosts = append(hosts, more[name])
+		}
+	}
+	if r.common != nil {
+		for i, h := range hosts {
+			hosts[i] = withOps(h, r.common)
+		}
+	}
+	return route.New(r.name, r.version, r.ignorePort, hosts)
+}
+
+// withOps is h with further operations on headers.
+func withOps(h *route.VirtualHost, ops *route.Headers) *route.VirtualHost {
+	c := *h
+	c.Entries = slices.Clone(h.Entries)
+	for i, e := range c.Entries {
+		own := *e
+		own.Headers = appendOps(slices.Clip(own.Headers), ops)
+		own.Host = nil
+		c.Entries[i] = &own
+	}
+	return &c
+}
+
+func decodeVirtualHost(v *routev3.VirtualHost, at string, ids func(name string) cluster.ID) (*route.VirtualHost, error) {
+	if len(v.GetDomains()) == 0 {
+		return nil, fmt.Errorf("%s.domains: is empty", at)
+	}
+	vh := &route.VirtualHost{Name: v.GetName(), Domains: v.GetDomains(), AttemptCount: v.GetIncludeRequestAttemptCount()}
+	hostOps, err := headerOps(v, at)
+	if err != nil {
+		return nil, err
+	}
+	hostFault, err := perFilterFault(v.GetTypedPerFilterConfig(), at)
+	if err != nil {
+		return nil, err
+	}
+	for j, r := range v.GetRoutes() {
+		e, err := decodeRoute(r, fmt.Sprintf("%s.routes[%d]", at, j), ids)
+		if err != nil {
+			return nil, err
+		}
+		e.Headers = appendOps(e.Headers, hostOps)
+		if e.Fault == nil {
+			e.Fault = hostFault
+		}
+		vh.Entries = append(vh.Entries, e)
+	}
+	return vh, nil
 }
 
 func appendOps(to []route.Headers, ops ...*route.Headers) []route.Headers {

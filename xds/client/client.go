@@ -58,7 +58,7 @@ type Options struct {
 	// Node is called once per stream.
 	Node func() *corev3.Node
 	// Apply makes updates effective, in their order: everything that has arrived so far,
-	// at most one per type. An error leaves what was before and refuses them; of several
+	// at most one per type, empty only where it is the first of its type: there is nothing. An error leaves what was before and refuses them; of several
 	// each is then tried alone, so that one does not condemn the others (and Apply must
 	// bear being told again what it has accepted). If the error of one is, or wraps, a
 	// Refuser, it is tried again without the resources that are wrong: what is right in a
@@ -300,7 +300,7 @@ func (c *Client) applyRun(ctx context.Context, st *stream, run []response) error
 
 	var updates []Update
 	for _, r := range all {
-		if r.problem == nil && !r.empty() {
+		if r.problem == nil && (!r.empty() || r.first) {
 			updates = append(updates, r.Update)
 		}
 	}
@@ -310,7 +310,7 @@ func (c *Client) applyRun(ctx context.Context, st *stream, run []response) error
 	}
 	for _, r := range all {
 		switch {
-		case err == nil || r.problem != nil || r.empty():
+		case err == nil || r.problem != nil || r.empty() && !r.first:
 			continue
 		case len(updates) == 1:
 			r.problem = err

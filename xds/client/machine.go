@@ -214,6 +214,7 @@ type received struct {
 	nonce   string
 	hashes  map[string]string // state of the world: versions by name
 	problem error
+	first   bool // of its type, ever
 	// accepted is what of it is in effect although there is a problem with the rest.
 	accepted *received
 }
@@ -250,6 +251,7 @@ func (m *machine) receiveDelta(d *discoveryv3.DeltaDiscoveryResponse) *received 
 		r.problem = fmt.Errorf("resources of type %q were not asked for", r.TypeURL)
 		return r
 	}
+	r.first = !s.answered
 	seen := make(map[string]struct{}, len(d.GetResources()))
 	for _, res := range d.GetResources() {
 		n := res.GetName()
@@ -290,6 +292,7 @@ func (m *machine) receiveSotW(d *discoveryv3.DiscoveryResponse) *received {
 		r.problem = fmt.Errorf("resources of type %q were not asked for", r.TypeURL)
 		return r
 	}
+	r.first = !s.answered
 	for i, body := range d.GetResources() {
 		name, body, err := unwrap(r.TypeURL, body)
 		if err != nil {

@@ -39,7 +39,7 @@ func (m *machine) deltaRequest(r *discoveryv3.DeltaDiscoveryRequest, now time.Ti
 		if n == "*" {
 			m.subscribeAll(s, known)
 		} else {
-			m.subscribe(s, n, known[n])
+			m.subscribe(s, n, known)
 		}
 	}
 	for _, n := range r.GetResourceNamesUnsubscribe() {
@@ -93,7 +93,7 @@ func (m *machine) sotwRequest(r *discoveryv3.DiscoveryRequest, now time.Time) ([
 	}
 	for n := range wanted {
 		if _, ok := s.names[n]; !ok {
-			m.subscribe(s, n, "")
+			m.subscribe(s, n, nil)
 		}
 	}
 	if m.names > m.limits.names {
@@ -159,8 +159,14 @@ func (m *machine) owe(s *subscription) {
 	s.settled = min(s.settled, m.settled)
 }
 
-func (m *machine) subscribe(s *subscription, name, known string) {
-	if s.subscribe(m.base(s), name, known) {
+func (m *machine) subscribe(s *subscription, name string, known map[string]string) {
+	isNew := false
+	if s.isTable(name) {
+		isNew = s.subscribeTable(m.base(s), name, known)
+	} else {
+		isNew = s.subscribe(m.base(s), name, known[name])
+	}
+	if isNew {
 		m.names++
 	}
 	m.owe(s)

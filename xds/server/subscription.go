@@ -68,11 +68,11 @@ func classOf(typeURL string) class {
 		return class{rank: 1, removal: phaseUncluster}
 	case resource.ListenerType:
 		return class{rank: 2, sequenced: true, update: phaseRoutes, removal: phaseUnroute, whole: true}
-	case resource.RouteType:
+	case resource.VirtualHostType: // before the table in which a client would miss them
 		return class{rank: 3, sequenced: true, update: phaseRoutes, removal: phaseUnroute}
-	case resource.ScopedRouteType:
+	case resource.RouteType:
 		return class{rank: 4, sequenced: true, update: phaseRoutes, removal: phaseUnroute}
-	case resource.VirtualHostType:
+	case resource.ScopedRouteType:
 		return class{rank: 5, sequenced: true, update: phaseRoutes, removal: phaseUnroute}
 	case resource.SecretType, resource.ExtensionConfigType:
 		return class{rank: 6, removal: phaseUncluster}
@@ -92,7 +92,38 @@ func (s *subscription) subscribed(name string) bool {
 		return true
 	}
 	_, ok := s.names[name]
+	if !ok && s.typeURL == resource.VirtualHostType {
+		_, ok = s.names[tableOf(name)]
+	}
 	return ok
+}
+
+// tableOf is the route configuration that a virtual host is in. Who subscribes to a route
+// configuration's name among the virtual hosts, as Envoy does, means all of them.
+func tableOf(virtualHost string) string {
+	return virtualHost[:max(0, strings.LastIndexByte(virtualHost, '/'))]
+}
+
+func (s *subscription) isTable(name string) bool {
+	return s.typeURL == resource.VirtualHostType && tableOf(name) == ""
+}
+
+// subscribeTable reports whether the table was new. known are versions that the client holds.
+func (s *subscription) subscribeTable(base resource.Set, table string, known map[string]string) bool {
+	_, had := s.names[table]
+	for n, r := range base.All() {
+		if tableOf(n) == table && !s.subscribed(n) {
+			s.touch(n, r, held{version: known[n]})
+		}
+	}
+	for n, v := range known {
+		if tableOf(n) == table && !s.subscribed(n) && !base.Has(n) {
+			s.touch(n, nil, held{version: v})
+		}
+	}
+	s.named = true
+	s.names[table] = struct{}{}
+	return !had
 }
 
 func (s *subscription) interested() bool { return s.wildcard || len(s.names) > 0 }
@@ -245,6 +276,8 @@ func (s *subscription) unsubscribe(name string, sotw bool) bool {
 	}
 	delete(s.names, name)
 	switch {
+	case s.isTable(name):
+		s.forget()
 	case !s.wildcard:
 		delete(s.dirty, name)
 		delete(s.nacked, name)
@@ -258,6 +291,11 @@ func (s *subscription) unsubscribe(name string, sotw bool) bool {
 
 func (s *subscription) unsubscribeAll() {
 	s.wildcard, s.named = false, true
+	s.forget()
+}
+
+// forget drops what is not subscribed to any more.
+func (s *subscription) forget() {
 	for n := range s.dirty {
 		if !s.subscribed(n) {
 			delete(s.dirty, n)
