@@ -353,3 +353,21 @@ func (x *extra) SendMsg(m any) error {
 	x.in <- &discoveryv3.DeltaDiscoveryRequest{TypeUrl: r.TypeUrl, ResponseNonce: r.Nonce}
 	return nil
 }
+
+// A rule without effect is named in the receipt, with what has its effect.
+func TestShadowed(t *testing.T) {
+	p := start(t, t.TempDir())
+	text := strings.Replace(virtualService("reviews"), "  http:\n", "  http:\n  - route:\n    - destination: {host: reviews}\n", 1)
+	if status, body := p.call(t, "POST", "/api/v1/objects", text); status != 200 {
+		t.Fatal(body)
+	}
+	var r apiv1.Receipt
+	p.until(t, "the objects are compared", func() bool {
+		r = p.receipt(t, "vs/default/reviews")
+		return len(r.Shadowed) > 0
+	})
+	want := []apiv1.Shadow{{Part: "spec.http[1]", By: "VirtualService default/reviews", ByPart: "spec.http[0]", Message: "is never used: spec.http[0] already matches everything"}}
+	if !slices.Equal(r.Shadowed, want) || len(r.Findings) != 1 {
+		t.Errorf("got %+v", r)
+	}
+}

@@ -58,6 +58,8 @@ var checks = []func(*analysis){
 	(*analysis).virtualServiceReferences,
 	(*analysis).virtualServiceRules,
 	(*analysis).virtualServiceConflicts,
+	(*analysis).gatewayRules,
+	(*analysis).ruleConflicts,
 	(*analysis).destinationRules,
 	(*analysis).gateways,
 	(*analysis).gatewayConflicts,

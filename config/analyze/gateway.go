@@ -99,6 +99,7 @@ func (a *analysis) gatewayConflicts() {
 	type server struct {
 		gw *mesh.Gateway
 		s  *mesh.Server
+		i  int
 	}
 	byPort := map[uint16][]server{}
 	for _, gw := range all {
@@ -109,12 +110,12 @@ func (a *analysis) gatewayConflicts() {
 					continue
 				}
 				if why := conflict(o.s, s); why != "" {
-					a.add(config.ConflictingGateways, gw.Ref, document.Index("spec.servers", i), fmt.Sprintf("port %d is also opened by Gateway %s/%s (server %s): %s", s.Port, o.gw.Ref.Namespace, o.gw.Ref.Name, o.s.PortName, why),
-						"use another port or other hosts")
+					a.shadowed(config.ConflictingGateways, gw.Ref, document.Index("spec.servers", i), fmt.Sprintf("port %d is also opened by Gateway %s/%s (server %s): %s", s.Port, o.gw.Ref.Namespace, o.gw.Ref.Name, o.s.PortName, why),
+						"use another port or other hosts", o.gw.Ref, document.Index("spec.servers", o.i))
 					break
 				}
 			}
-			byPort[s.Port] = append(byPort[s.Port], server{gw, s})
+			byPort[s.Port] = append(byPort[s.Port], server{gw, s, i})
 		}
 	}
 }

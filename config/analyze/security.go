@@ -16,7 +16,7 @@ func (a *analysis) peerAuthentications() {
 	for _, p := range a.policies() {
 		if p.Selector == nil {
 			if older := first[p.Ref.Namespace]; older != nil {
-				a.add(config.RuleIgnored, p.Ref, "", fmt.Sprintf("PeerAuthentication %s is for the whole namespace, too, and is older: it is used", older.Ref.Name), "keep one, or add a selector")
+				a.shadowed(config.RuleIgnored, p.Ref, "", fmt.Sprintf("PeerAuthentication %s is for the whole namespace, too, and is older: it is used", older.Ref.Name), "keep one, or add a selector", older.Ref, "")
 			} else {
 				first[p.Ref.Namespace] = p
 			}

@@ -197,31 +197,6 @@ func (a *analysis) subsetSelects(r *mesh.DestinationRule, i int, s *mesh.Service
 		fmt.Sprintf("no workload of %s has the labels of subset %s, which a VirtualService routes to", a.short(s.Hostname), r.Subsets[i].Name), "deploy such a workload, or correct the labels")
 }
 
-// virtualServiceRules looks for rules that an earlier rule hides.
-func (a *analysis) virtualServiceRules() {
-	for vs := range a.Snapshot.VirtualServices.Values() {
-		hidden := -1
-		for i, r := range vs.HTTP {
-			at := document.Index("spec.http", i)
-			if hidden >= 0 {
-				a.add(config.UnreachableRule, vs.Ref, at, fmt.Sprintf("is never used: spec.http[%d] already matches everything", hidden), "put the rule without conditions last")
-				continue
-			}
-			if j := slices.IndexFunc(vs.HTTP[:i], func(e mesh.HTTPRoute) bool { return len(r.Matches) > 0 && coversAll(e.Matches, r.Matches) }); j >= 0 {
-				a.add(config.UnreachableRule, vs.Ref, at, fmt.Sprintf("is never used: spec.http[%d] has the same match", j), "remove one of the two, or change its match")
-			}
-			for k, m := range r.Matches {
-				if slices.ContainsFunc(r.Matches[:k], func(e mesh.HTTPMatch) bool { return sameMatch(e, m) }) {
-					a.add(config.IneffectiveMatch, vs.Ref, document.Index(at+".match", k), "repeats an earlier match of this rule", "remove it")
-				}
-			}
-			if len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, unconditional) {
-				hidden = i
-			}
-		}
-	}
-}
-
 // coversAll reports whether each match of a later rule is one of an earlier one.
 func coversAll(earlier, later []mesh.HTTPMatch) bool {
 	for _, m := range later {
@@ -249,9 +224,7 @@ func unconditional(m mesh.HTTPMatch) bool {
 // virtualServiceConflicts finds hosts that several VirtualServices define for sidecars.
 func (a *analysis) virtualServiceConflicts() {
 	first := map[string][]*mesh.VirtualService{}
-	all := slices.Collect(a.Snapshot.VirtualServices.Values())
-	slices.SortStableFunc(all, func(x, y *mesh.VirtualService) int { return int(x.Ref.Created - y.Ref.Created) })
-	for _, vs := range all {
+	for _, vs := range a.byAge() {
 		if !slices.Contains(vs.Gateways, mesh.Mesh) {
 			continue
 		}
@@ -259,8 +232,8 @@ func (a *analysis) virtualServiceConflicts() {
 			at := document.Index("spec.hosts", i)
 			for _, older := range first[h] {
 				if meet(vs, older) {
-					a.add(config.ConflictingMeshHosts, vs.Ref, at, fmt.Sprintf("host %s is also defined by VirtualService %s/%s, which is older and used", a.short(h), older.Ref.Namespace, older.Ref.Name),
-						"merge the two, or limit them by exportTo")
+					a.shadowed(config.ConflictingMeshHosts, vs.Ref, at, fmt.Sprintf("host %s is also defined by VirtualService %s/%s, which is older and used", a.short(h), older.Ref.Namespace, older.Ref.Name),
+						"merge the two, or limit them by exportTo", older.Ref, document.Index("spec.hosts", slices.Index(older.Hosts, h)))
 					break
 				}
 			}

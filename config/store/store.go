@@ -390,7 +390,7 @@ func problemFindings(p registry.Problem) []config.Finding {
 			hint = "the two differ in " + u.Why + ": make them agree, and they are joined, or keep one"
 		}
 		out = append(out, config.New(config.HostDefinedTwice, u.Ref, "", u.Ref.Line,
-			fmt.Sprintf("%s is defined by %s %s/%s, which is %s", what, u.By.Kind, u.By.Namespace, u.By.Name, inForce(u.By, u.Ref)), hint))
+			fmt.Sprintf("%s is defined by %s %s/%s, which is %s", what, u.By.Kind, u.By.Namespace, u.By.Name, inForce(u.By, u.Ref)), hint).Because(u.By, ""))
 	}
 	return out
 }
