@@ -65,6 +65,10 @@ conformance: ## h2spec against the proxy, in cleartext and over TLS
 bench: build ## CPU per request beside nginx and HAProxy (needs ../shared/bench)
 	@./test/bench.sh $(BENCH)
 
+.PHONY: bench-xds
+bench-xds: build ## what many proxies cost the control plane (needs ../shared/bench)
+	@./test/bench-xds.sh $(BENCH)
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin

@@ -1,0 +1,179 @@
+// Command xds is many proxies as a control plane sees them, and a stopwatch: how long a cold start and the edits of a mesh
+// take until every proxy has them, and what that costs the control plane.
+//
+// Each client is an xds/client, as in our proxy, on a connection of its own, that asks for what its clusters, listeners and
+// route tables name. `../shared/bench/xds` has the generator of meshes (meshgen), a stopwatch whose clients are Envoy-like
+// and cheaper (xdsload), and the floor of what sending bytes costs (replay). test/bench-xds.sh runs this one.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+type options struct {
+	addr       string
+	clients    int
+	services   int
+	namespaces int
+	pid        int
+	vhds       bool
+	mesh       string
+	probes     string
+	edits      int
+	settle     time.Duration
+	limit      time.Duration
+	hold       time.Duration
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "xds:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	var o options
+	f := flag.NewFlagSet("xds", flag.ContinueOnError)
+	f.StringVar(&o.addr, "addr", "127.0.0.1:15010", "where the control plane serves xDS in plaintext (weir-control --grpc-plaintext)")
+	f.IntVar(&o.clients, "clients", 100, "number of proxies")
+	f.IntVar(&o.services, "services", 1000, "services of the mesh, as given to meshgen: client i is an endpoint of service i")
+	f.IntVar(&o.namespaces, "namespaces", 0, "namespaces of the mesh; 0: one for 20 services, as meshgen makes")
+	f.IntVar(&o.pid, "pid", 0, "process whose CPU time and memory are measured")
+	f.BoolVar(&o.vhds, "vhds", false, "take virtual hosts as resources of their own")
+	f.StringVar(&o.mesh, "mesh", "", "folder made by meshgen, whose config/ the control plane watches; empty: no edits")
+	f.StringVar(&o.probes, "probes", "vs,dr,eds", "edits to make: templates of the mesh")
+	f.IntVar(&o.edits, "edits", 5, "edits of each kind")
+	f.DurationVar(&o.settle, "settle", time.Second, "silence that ends a phase")
+	f.DurationVar(&o.limit, "limit", 5*time.Minute, "limit of each phase")
+	f.DurationVar(&o.hold, "hold", 0, "idle time at the end, of which the cost is measured, too")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if f.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	o.namespaces = cmp.Or(o.namespaces, max(1, (o.services+19)/20))
+	b := newBench(&o)
+	ctx, stop := context.WithCancel(ctx)
+	done := b.start(ctx)
+	defer func() {
+		stop()
+		<-done
+	}()
+	if err := b.cold(ctx); err != nil {
+		return err
+	}
+	if o.mesh != "" {
+		for _, kind := range strings.Split(o.probes, ",") {
+			if err := b.edit(ctx, kind); err != nil {
+				return err
+			}
+		}
+	}
+	if o.hold > 0 {
+		was := usageOf(o.pid)
+		select {
+		case <-ctx.Done():
+		case <-time.After(o.hold):
+		}
+		now := usageOf(o.pid)
+		fmt.Printf("idle for %v: %.3f %% of a core, RSS %.0f MB\n", o.hold, 100*(now.cpu-was.cpu).Seconds()/o.hold.Seconds(), now.rss)
+	}
+	return nil
+}
+
+// cold is the start: from the first connection until everybody has everything.
+func (b *bench) cold(ctx context.Context) error {
+	was := b.began
+	if err := b.all(ctx, func(c *proxy) *time.Duration { return c.synced.Load() }); err != nil {
+		return fmt.Errorf("cold start: %w", err)
+	}
+	b.quiet(ctx)
+	now := usageOf(b.o.pid)
+	var took []time.Duration
+	for _, c := range b.proxies {
+		took = append(took, *c.synced.Load())
+	}
+	n := float64(len(b.proxies))
+	fmt.Printf("cold start of %d clients: %s; %.2f MB a client; server %.2f s CPU, %.2f ms a client, RSS %.0f MB (%.0f KB a client above %.0f MB before), at most %.0f MB\n",
+		len(b.proxies), spread(took), float64(b.wire.Load())/n/1e6, (now.cpu - was.cpu).Seconds(), float64((now.cpu-was.cpu).Microseconds())/1000/n,
+		now.rss, (now.rss-was.rss)*1000/n, was.rss, now.most)
+	for _, t := range b.types() {
+		k := b.counts[t]
+		fmt.Printf("  %-5s %8.1f resources %9.1f KB a client\n", resource.Short(t), float64(k.resources.Load())/n, float64(k.bytes.Load())/n/1000)
+	}
+	return nil
+}
+
+// edit makes the edits of one kind and waits for each until everybody has it.
+func (b *bench) edit(ctx context.Context, kind string) error {
+	template, err := os.ReadFile(filepath.Join(b.o.mesh, "templates", kind+".yaml"))
+	if err != nil {
+		return err
+	}
+	var took []time.Duration
+	var cpu time.Duration
+	var sent int64
+	var last usage
+	base := int(time.Now().Unix() % 60_000)
+	for i := range b.o.edits {
+		marker, ip := fmt.Sprintf("mark-%s-%d-%d", kind, base, i), fmt.Sprintf("10.251.%d.%d", (base+i)/250, (base+i)%250)
+		text := strings.NewReplacer("@@MARKER@@", marker, "@@IP@@", ip, "@@N@@", fmt.Sprint(base+i)).Replace(string(template))
+		if kind == "eds" {
+			marker = ip
+		}
+		was, wire := usageOf(b.o.pid), b.wire.Load()
+		b.watch(marker)
+		if err := b.put(kind, text, i); err != nil {
+			return err
+		}
+		if err := b.all(ctx, func(c *proxy) *time.Duration { return c.seen.Load() }); err != nil {
+			return fmt.Errorf("%s: %w", kind, err)
+		}
+		for _, c := range b.proxies {
+			took = append(took, *c.seen.Load())
+		}
+		b.quiet(ctx)
+		last = usageOf(b.o.pid)
+		cpu += last.cpu - was.cpu
+		sent += b.wire.Load() - wire
+	}
+	n := time.Duration(b.o.edits)
+	fmt.Printf("%-6s %d edits: %s; server %.3f s CPU each, %.2f KB a client each, RSS %.0f MB\n", kind, b.o.edits, spread(took), (cpu / n).Seconds(),
+		float64(sent)/float64(n)/float64(len(b.proxies))/1000, last.rss)
+	return nil
+}
+
+// put writes an edit into the watched folder, at once.
+func (b *bench) put(kind, text string, i int) error {
+	name := "probe-" + kind + ".yaml"
+	if kind == "newsvc" {
+		name = fmt.Sprintf("probe-new-%d.yaml", i)
+	}
+	beside := filepath.Join(b.o.mesh, "."+name)
+	if err := os.WriteFile(beside, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(beside, filepath.Join(b.o.mesh, "config", name))
+}
+
+func spread(took []time.Duration) string {
+	slices.Sort(took)
+	at := func(q float64) time.Duration { return took[int(q*float64(len(took)-1))].Round(100 * time.Microsecond) }
+	return fmt.Sprintf("p50 %v p99 %v max %v", at(.5), at(.99), at(1))
+}
