@@ -154,10 +154,10 @@ func (p *Plane) settle(ctx context.Context) error {
 		w.pending = nil
 		w.mu.Unlock()
 		pending = slices.DeleteFunc(pending, func(x *receipt) bool { return p.receipts.of(x.id.String()) != x })
+		now := time.Now()
 		counts, _ := p.census.take(pending, 0)
 		var left []*receipt
 		var done []apiv1.Event
-		now := time.Now()
 		for i, x := range pending {
 			if n := &counts[i]; n.unknown > 0 || n.active < n.needed {
 				left = append(left, x)
@@ -178,10 +178,10 @@ func (p *Plane) settle(ctx context.Context) error {
 		w.pending = append(left, w.pending...)
 		waiting := len(w.pending) > 0
 		w.mu.Unlock()
-		select { // not more often than that, whatever happens
+		select { // not more often than that, whatever happens, and for a twentieth of the time at most
 		case <-ctx.Done():
 			return nil
-		case <-time.After(lookInterval):
+		case <-time.After(max(lookInterval, 20*time.Since(now))):
 		}
 		if waiting {
 			again.Reset(pause)

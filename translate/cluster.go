@@ -84,9 +84,7 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 	}
 	k.of(u.rule.refs...)
 	k.from(u.crew.policies...)
-	if c.LoadAssignment != nil {
-		k.from(u.crew.workloads...)
-	}
+	k.origins = append(k.origins, u.crew.workloads...) // whose identities it expects
 	cluster = k.resource(c.Name, c)
 	if c.EdsClusterConfig != nil {
 		k.origins = slices.Concat(u.origins, u.crew.policies)

@@ -24,7 +24,7 @@ func TestResourcesNameTheirObjects(t *testing.T) {
 		typ, name string
 		want      []string
 	}{
-		{page, resource.ClusterType, "outbound|9080|v1|" + ratings, []string{"DestinationRule/default/ratings", "PeerAuthentication/default/strict", "Service/default/ratings"}},
+		{page, resource.ClusterType, "outbound|9080|v1|" + ratings, []string{"DestinationRule/default/ratings", "PeerAuthentication/default/strict", "Pod/default/ratings-v1-0", "Service/default/ratings"}},
 		{page, resource.EndpointType, "outbound|9080||" + ratings, []string{"PeerAuthentication/default/strict", "Pod/default/ratings-v1-0", "Service/default/ratings"}},
 		{page, resource.ListenerType, "virtualInbound", []string{"PeerAuthentication/default/strict", "Service/default/ratings"}},
 		{page, resource.ClusterType, "inbound|9080||", []string{"Service/default/ratings"}},
