@@ -18,7 +18,7 @@ one() { # flags of test/bench/xds
   rm -rf "$work/state"; mkdir -m 700 "$work/state"
   bin/weir-control --state "$work/state" -f "$work/mesh/config" --http 127.0.0.1:$http --grpc "" --grpc-plaintext 127.0.0.1:$xds --log-level warn &
   control=$!
-  until curl -sf "http://127.0.0.1:$http/ready" > /dev/null; do kill -0 $control; sleep 0.1; done
+  until curl -sf "http://127.0.0.1:$http/healthz/ready" > /dev/null; do kill -0 $control; sleep 0.1; done
   sleep 2 # what starting costs is not the clients'
   "$work/xds" -addr 127.0.0.1:$xds -pid $control -services "$services" -clients "$clients" -mesh "$work/mesh" "$@"
   kill $control; wait $control || true
