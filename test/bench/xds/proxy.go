@@ -51,13 +51,19 @@ type marker struct {
 	since time.Time
 }
 
+// asks are the names that resources ask for, and how many ask for a name.
+type asks struct {
+	of map[string][]string // by resource
+	by map[string]int
+}
+
 // proxy is one client.
 type proxy struct {
 	b      *bench
 	node   *corev3.Node
 	xds    *client.Client
 	since  time.Time
-	asked  map[string]map[string]string // by type and resource: the name it asks for
+	asks   map[string]*asks // by type asked for
 	vhds   bool
 	synced atomic.Pointer[time.Duration]
 	seen   atomic.Pointer[time.Duration] // since the marker
@@ -76,7 +82,7 @@ func newBench(o *options) *bench {
 		if err != nil {
 			panic(err) // of our own making
 		}
-		b.proxies = append(b.proxies, &proxy{b: b, asked: map[string]map[string]string{},
+		b.proxies = append(b.proxies, &proxy{b: b, asks: map[string]*asks{},
 			node: &corev3.Node{Id: fmt.Sprintf("sidecar~%s~app-%d.%s~%s.svc.cluster.local", ip, i, ns, ns), Metadata: meta}})
 	}
 	return b
@@ -174,38 +180,42 @@ func (c *proxy) apply(_ context.Context, updates []client.Update) error {
 
 // follow subscribes to what resources ask for.
 func (c *proxy) follow(u client.Update, typeURL string) {
-	asked := c.asked[typeURL]
-	if asked == nil {
-		asked = map[string]string{}
-		c.asked[typeURL] = asked
+	a := c.asks[typeURL]
+	if a == nil {
+		a = &asks{of: map[string][]string{}, by: map[string]int{}}
+		c.asks[typeURL] = a
 	}
-	var add []string
+	var add, drop []string
+	forget := func(resource string) {
+		for _, n := range a.of[resource] {
+			if a.by[n]--; a.by[n] == 0 {
+				drop = append(drop, n)
+			}
+		}
+		delete(a.of, resource)
+	}
 	for _, r := range u.Set {
 		names, err := c.b.namesIn(u.TypeURL, &r)
 		if err != nil {
 			c.b.fail(err)
 		}
-		delete(asked, r.Name)
 		for _, n := range names {
-			asked[r.Name] = n
-			add = append(add, n)
+			if a.by[n]++; a.by[n] == 1 {
+				add = append(add, n)
+			}
 		}
+		forget(r.Name)
+		if len(names) > 0 {
+			a.of[r.Name] = names
+		}
+	}
+	for _, n := range u.Removed {
+		forget(n)
 	}
 	if len(add) > 0 {
 		c.xds.Subscribe(typeURL, add...)
 	}
-	var drop []string
-	for _, n := range u.Removed {
-		if name, ok := asked[n]; ok {
-			delete(asked, n)
-			drop = append(drop, name)
-		}
-	}
-	left := map[string]bool{}
-	for n := range maps.Values(asked) {
-		left[n] = len(drop) > 0
-	}
-	if drop = slices.DeleteFunc(drop, func(n string) bool { return left[n] }); len(drop) > 0 {
+	if len(drop) > 0 {
 		c.xds.Unsubscribe(typeURL, drop...)
 	}
 }
