@@ -353,6 +353,9 @@ func (s *publisher) change(typeURL string, old, wanted []string) []string {
 	if len(drop) > 0 {
 		s.p.xds.Unsubscribe(typeURL, drop...)
 		s.builder.Forget(typeURL, drop)
+		if s.p.keeper != nil {
+			s.p.keeper.Changed(state.Update{TypeURL: typeURL, Removed: drop})
+		}
 	}
 	return wanted
 }

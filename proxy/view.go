@@ -101,9 +101,9 @@ func secured(e *cluster.Endpoint) bool {
 	return t != nil && t.TCP != nil
 }
 
-// Certs answers /certs: the workload's own certificate, and those of configuration that
-// listeners show.
-func (p *Proxy) Certs() any {
+// Identity answers /identity: the workload's own certificate, and those of configuration
+// that listeners show.
+func (p *Proxy) Identity() any {
 	var v struct {
 		*identity.Status
 		Listeners []shown `json:"listeners,omitempty"`
@@ -172,8 +172,7 @@ func (p *Proxy) writeExpirations(w io.Writer) error {
 	return nil
 }
 
-// Clusters answers /clusters.
-func (p *Proxy) Clusters() any {
+func (p *Proxy) clusters() any {
 	type endpoint struct {
 		Address  string `json:"address"`
 		TLS      bool   `json:"tls"`
@@ -208,8 +207,7 @@ func address(e *cluster.Endpoint) string {
 	return e.Addr.String()
 }
 
-// Listeners answers /listeners.
-func (p *Proxy) Listeners() any {
+func (p *Proxy) listeners() any {
 	type chain struct {
 		Name  string `json:"name,omitempty"`
 		Match any    `json:"match"`
@@ -250,8 +248,8 @@ func (p *Proxy) Listeners() any {
 	return out
 }
 
-// Dump answers /config_dump: what is decided by, object by object.
-func (p *Proxy) Dump() any {
+// State answers /state: what is decided by, object by object.
+func (p *Proxy) State() any {
 	type entry struct {
 		Name     string   `json:"name,omitempty"`
 		Match    any      `json:"match"`
@@ -309,5 +307,5 @@ func (p *Proxy) Dump() any {
 	p.state.mu.Lock()
 	skipped := p.state.builder.Skipped()
 	p.state.mu.Unlock()
-	return map[string]any{"generation": s.Generation, "listeners": p.Listeners(), "routes": tables, "clusters": p.Clusters(), "skippedOptionalFilters": skipped}
+	return map[string]any{"generation": s.Generation, "listeners": p.listeners(), "routes": tables, "clusters": p.clusters(), "skippedOptionalFilters": skipped}
 }

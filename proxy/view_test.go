@@ -58,7 +58,7 @@ func TestCertificatesAreShown(t *testing.T) {
 		}
 	}
 	var v struct{ Listeners []shown }
-	text, err = json.Marshal(p.Certs())
+	text, err = json.Marshal(p.Identity())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestCertificatesAreShown(t *testing.T) {
 		t.Errorf("%v in\n%s", err, stats.String())
 	}
 	body := strings.Split(string(key), "\n")[1]
-	for name, value := range map[string]any{"certs": p.Certs(), "dump": p.Dump(), "listeners": p.Listeners()} {
+	for name, value := range map[string]any{"identity": p.Identity(), "state": p.State()} {
 		if text, err := json.Marshal(value); err != nil || strings.Contains(string(text), body) {
 			t.Errorf("%s shows the private key, or %v", name, err)
 		}

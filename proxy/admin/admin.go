@@ -18,6 +18,8 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"time"
+
+	"github.com/weirmesh/weir/xds/dump"
 )
 
 // Proxy is what the admin interface shows and does. Implementations are safe for
@@ -28,13 +30,17 @@ type Proxy interface {
 	Ready() error
 	// Stats writes metrics in the Prometheus text format.
 	Stats(ctx context.Context, w io.Writer) error
-	// Info answers /server_info, Dump /config_dump, Certs /certs, Clusters /clusters and
-	// Listeners /listeners, as values for JSON.
+	// Info answers /server_info, State /state and Identity /identity, as values for JSON:
+	// what the proxy has made of what it was sent.
 	Info() any
-	Dump() any
-	Certs() any
-	Clusters() any
-	Listeners() any
+	State() any
+	Identity() any
+	// Dump is what it was sent and has accepted; an error says why it does not know.
+	Dump() (*dump.Dump, error)
+	// Certs, Clusters and Listeners are in order of name.
+	Certs() []Certificates
+	Clusters() []Cluster
+	Listeners() []Listener
 	// Drain stops accepting new work on kept connections; Quit ends the proxy.
 	Drain()
 	Quit()
@@ -55,11 +61,14 @@ func Serve(ctx context.Context, l net.Listener, o Options) error {
 	health(mux, o.Proxy)
 	mux.HandleFunc("GET /{$}", index)
 	for path, value := range map[string]func() any{
-		"/server_info": o.Proxy.Info, "/config_dump": o.Proxy.Dump, "/certs": o.Proxy.Certs,
-		"/clusters": o.Proxy.Clusters, "/listeners": o.Proxy.Listeners,
+		"/server_info": o.Proxy.Info, "/state": o.Proxy.State, "/identity": o.Proxy.Identity,
 	} {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, value()) })
 	}
+	mux.HandleFunc("GET /config_dump", handleDump(o.Proxy))
+	mux.HandleFunc("GET /clusters", handleClusters(o.Proxy))
+	mux.HandleFunc("GET /listeners", handleListeners(o.Proxy))
+	mux.HandleFunc("GET /certs", handleCerts(o.Proxy))
 	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, _ *http.Request) { o.Proxy.Drain(); say(w, "draining") })
 	mux.HandleFunc("POST /quitquitquit", func(w http.ResponseWriter, _ *http.Request) { say(w, "bye"); o.Proxy.Quit() })
 	mux.HandleFunc("GET /logging", func(w http.ResponseWriter, _ *http.Request) { say(w, o.Level.Level().String()) })
@@ -143,10 +152,12 @@ func index(w http.ResponseWriter, _ *http.Request) {
 	say(w, `GET  /healthz/ready       200 when certificate and configuration are there
 GET  /stats/prometheus    metrics
 GET  /server_info         version, node, workers, generation
-GET  /config_dump         live listeners, routes, clusters, endpoints
-GET  /clusters            clusters with endpoints and what is in use
-GET  /listeners           listeners
-GET  /certs               certificate, validity, next renewal
+GET  /state               live listeners, routes, clusters, endpoints
+GET  /identity            certificate, validity, next renewal
+GET  /config_dump         configuration as it came, in Envoy's form; ?include_eds, ?resource=, ?name_regex=
+GET  /clusters            clusters with endpoints, as Envoy says it; ?format=json
+GET  /listeners           listeners, as Envoy says it; ?format=json
+GET  /certs               certificates, as Envoy says it
 GET  /logging             log level; POST ?level=debug changes it
 POST /drain               answer with connection: close, take no new connections
 POST /quitquitquit        end the proxy

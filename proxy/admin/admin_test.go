@@ -2,15 +2,26 @@ package admin
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
+
+	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/weirmesh/weir/internal/memnet"
+	"github.com/weirmesh/weir/xds/dump"
 )
 
 type fake struct {
@@ -23,13 +34,75 @@ func (f *fake) Stats(_ context.Context, w io.Writer) error {
 	_, err := io.WriteString(w, "istio_requests_total 1\n")
 	return err
 }
-func (f *fake) Info() any      { return map[string]string{"version": "x"} }
-func (f *fake) Dump() any      { return []string{"dump"} }
-func (f *fake) Certs() any     { return nil }
-func (f *fake) Clusters() any  { return nil }
-func (f *fake) Listeners() any { return nil }
-func (f *fake) Drain()         { f.drained = true }
-func (f *fake) Quit()          { f.quit = true }
+func (f *fake) Info() any     { return map[string]string{"version": "x"} }
+func (f *fake) State() any    { return []string{"state"} }
+func (f *fake) Identity() any { return nil }
+func (f *fake) Drain()        { f.drained = true }
+func (f *fake) Quit()         { f.quit = true }
+
+func (f *fake) Dump() (*dump.Dump, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	return &dump.Dump{Bootstrap: &bootstrapv3.Bootstrap{Node: &corev3.Node{Id: "me"}}}, nil
+}
+
+func (f *fake) Certs() []Certificates {
+	return []Certificates{{Source: "default", Chain: []*x509.Certificate{{SerialNumber: big.NewInt(255), DNSNames: []string{"a.example"},
+		NotAfter: time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)}}}}
+}
+
+func (f *fake) Clusters() []Cluster {
+	return []Cluster{{Name: "c", EDSName: "e", Hosts: []Host{
+		{Address: netip.MustParseAddrPort("10.0.0.1:80"), Healthy: true, Active: 3}, {Path: "/run/x", Weight: 7}}}}
+}
+
+func (f *fake) Listeners() []Listener {
+	return []Listener{{Name: "l", Addresses: []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:80"), netip.MustParseAddrPort("[::]:80")}}, {Name: "nowhere"}}
+}
+
+// The forms are Envoy's: protos of envoy.admin.v3 can be read from them, and the lines of
+// text are those that people grep for.
+func TestEnvoysForms(t *testing.T) {
+	f := &fake{}
+	o := Options{Proxy: f, Level: new(slog.LevelVar), Log: slog.New(slog.DiscardHandler)}
+	call := start(t, func(ctx context.Context, l net.Listener) error { return Serve(ctx, l, o) })
+	read := func(path string, m proto.Message) {
+		t.Helper()
+		status, body := call("GET", path, "")
+		if err := protojson.Unmarshal([]byte(body), m); status != 200 || err != nil {
+			t.Errorf("%s: %d, %v\n%s", path, status, err, body)
+		}
+	}
+	clusters, listeners, certs, all := &adminv3.Clusters{}, &adminv3.Listeners{}, &adminv3.Certificates{}, &adminv3.ConfigDump{}
+	read("/clusters?format=json", clusters)
+	read("/listeners?format=json", listeners)
+	read("/certs", certs)
+	read("/config_dump?include_eds", all)
+	if hosts := clusters.GetClusterStatuses()[0].GetHostStatuses(); hosts[0].GetHealthStatus().GetEdsHealthStatus() != corev3.HealthStatus_HEALTHY ||
+		hosts[1].GetAddress().GetPipe().GetPath() != "/run/x" || hosts[1].GetHealthStatus().GetEdsHealthStatus() != corev3.HealthStatus_UNHEALTHY {
+		t.Errorf("clusters: %v", clusters)
+	}
+	if l := listeners.GetListenerStatuses(); len(l) != 1 || l[0].GetLocalAddress().GetSocketAddress().GetPortValue() != 80 || len(l[0].GetAdditionalLocalAddresses()) != 1 {
+		t.Errorf("listeners: %v", listeners)
+	}
+	if c := certs.GetCertificates()[0].GetCertChain()[0]; c.GetSerialNumber() != "ff" || c.GetSubjectAltNames()[0].GetDns() != "a.example" {
+		t.Errorf("certificates: %v", certs)
+	}
+	boot := &adminv3.BootstrapConfigDump{}
+	if err := all.GetConfigs()[0].UnmarshalTo(boot); err != nil || boot.GetBootstrap().GetNode().GetId() != "me" || len(all.GetConfigs()) != 6 {
+		t.Errorf("dump: %v, %v", all, err)
+	}
+	for path, want := range map[string]string{
+		"/clusters":                    "c::10.0.0.1:80::health_flags::healthy\n",
+		"/listeners":                   "l::0.0.0.0:80\nl::[::]:80\n",
+		"/config_dump?resource=secret": "is not part of a dump",
+	} {
+		if _, body := call("GET", path, ""); !strings.Contains(body, want) {
+			t.Errorf("%s has no %q:\n%s", path, want, body)
+		}
+	}
+}
 
 func TestPaths(t *testing.T) {
 	f := &fake{err: errors.New("no certificate yet")}
@@ -46,7 +119,8 @@ func TestPaths(t *testing.T) {
 		{health, "GET", "/healthz/ready", 503, "not ready: no certificate yet"},
 		{health, "GET", "/stats/prometheus", 200, "istio_requests_total 1"},
 		{call, "GET", "/server_info", 200, `"version": "x"`},
-		{call, "GET", "/config_dump", 200, "dump"},
+		{call, "GET", "/config_dump", 501, "no certificate yet"},
+		{call, "GET", "/state", 200, "state"},
 		{call, "GET", "/", 200, "/quitquitquit"},
 		{call, "GET", "/quitquitquit", 405, ""},
 		{call, "POST", "/logging?level=debug", 200, "DEBUG"},

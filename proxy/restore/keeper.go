@@ -40,6 +40,7 @@ type Keeper struct {
 	fresh    bool // the old file must not be built on
 	material []byte
 	changes  map[string]map[string]*discoveryv3.Resource // type → name → nil: removed
+	saving   map[string]map[string]*discoveryv3.Resource // the same, being written now
 	wake     chan struct{}
 }
 
@@ -108,6 +109,7 @@ func (k *Keeper) save() {
 	k.mu.Lock()
 	changes, material, fresh := k.changes, k.material, k.fresh
 	k.changes, k.material = map[string]map[string]*discoveryv3.Resource{}, nil
+	k.saving = changes
 	k.mu.Unlock()
 	if len(changes) == 0 && material == nil {
 		return
@@ -115,6 +117,7 @@ func (k *Keeper) save() {
 	err := k.merge(changes, material, fresh)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.saving = nil
 	if err == nil {
 		k.fresh = false
 		return
@@ -122,11 +125,81 @@ func (k *Keeper) save() {
 	k.log.Warn("keeping the last good state", "dir", k.dir, "err", err)
 	// Put the changes back under those that came meanwhile.
 	for typeURL, m := range changes {
+		m = maps.Clone(m) // Held may be reading it
 		maps.Copy(m, k.changes[typeURL])
 		k.changes[typeURL] = m
 	}
 	if k.material == nil {
 		k.material = material
+	}
+}
+
+// Held are the resources kept, those that are not in the file yet included: one Update a
+// type, in order of type and name. It reads the file.
+func (k *Keeper) Held() ([]state.Update, error) {
+	k.mu.Lock()
+	fresh := k.fresh
+	var changes []map[string]map[string]*discoveryv3.Resource
+	for _, c := range []map[string]map[string]*discoveryv3.Resource{k.saving, k.changes} {
+		copied := map[string]map[string]*discoveryv3.Resource{}
+		for typeURL, m := range c {
+			copied[typeURL] = maps.Clone(m)
+		}
+		changes = append(changes, copied)
+	}
+	k.mu.Unlock()
+	// The file may be newer by now, which is not worse: the changes are put on top again.
+	var old []*discoveryv3.DeltaDiscoveryResponse
+	if !fresh {
+		var err error
+		if _, old, err = read(filepath.Join(k.dir, fileName)); err != nil {
+			return nil, err
+		}
+	}
+	byType := sorted(old)
+	for _, c := range changes {
+		overlay(byType, c)
+	}
+	var out []state.Update
+	for _, typeURL := range slices.Sorted(maps.Keys(byType)) {
+		u := state.Update{TypeURL: typeURL}
+		for _, name := range slices.Sorted(maps.Keys(byType[typeURL])) {
+			r := byType[typeURL][name]
+			u.Set = append(u.Set, state.Resource{Name: name, Version: r.GetVersion(), Body: r.GetResource()})
+		}
+		out = append(out, u)
+	}
+	return out, nil
+}
+
+// sorted are resources by type and name.
+func sorted(types []*discoveryv3.DeltaDiscoveryResponse) map[string]map[string]*discoveryv3.Resource {
+	byType := map[string]map[string]*discoveryv3.Resource{}
+	for _, r := range types {
+		m := map[string]*discoveryv3.Resource{}
+		for _, x := range r.GetResources() {
+			m[x.GetName()] = x
+		}
+		byType[r.GetTypeUrl()] = m
+	}
+	return byType
+}
+
+// overlay puts changes on top.
+func overlay(byType, changes map[string]map[string]*discoveryv3.Resource) {
+	for typeURL, m := range changes {
+		to := byType[typeURL]
+		if to == nil {
+			to = map[string]*discoveryv3.Resource{}
+			byType[typeURL] = to
+		}
+		for name, r := range m {
+			if r == nil {
+				delete(to, name)
+			} else {
+				to[name] = r
+			}
+		}
 	}
 }
 
@@ -143,28 +216,8 @@ func (k *Keeper) merge(changes map[string]map[string]*discoveryv3.Resource, mate
 			return fmt.Errorf("building on what was kept: %w", err)
 		}
 	}
-	byType := map[string]map[string]*discoveryv3.Resource{}
-	for _, r := range old {
-		m := map[string]*discoveryv3.Resource{}
-		for _, x := range r.GetResources() {
-			m[x.GetName()] = x
-		}
-		byType[r.GetTypeUrl()] = m
-	}
-	for typeURL, m := range changes {
-		to := byType[typeURL]
-		if to == nil {
-			to = map[string]*discoveryv3.Resource{}
-			byType[typeURL] = to
-		}
-		for name, r := range m {
-			if r == nil {
-				delete(to, name)
-			} else {
-				to[name] = r
-			}
-		}
-	}
+	byType := sorted(old)
+	overlay(byType, changes)
 	var types []*discoveryv3.DeltaDiscoveryResponse
 	for _, typeURL := range slices.Sorted(maps.Keys(byType)) {
 		r := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: typeURL}

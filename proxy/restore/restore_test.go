@@ -159,3 +159,28 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(magic + "{}\n"))
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _, _ = decode(b) })
 }
+
+// What is held can be looked at, from the file and from what is not written yet.
+func TestHeld(t *testing.T) {
+	dir := t.TempDir()
+	keep(t, dir, false, func(k *Keeper) {
+		k.Changed(state.Update{TypeURL: resource.ClusterType, Set: []state.Resource{res(t, "a", "1"), res(t, "b", "1")}})
+	})
+	k := NewKeeper(dir, me, true, slog.New(slog.DiscardHandler))
+	k.Changed(state.Update{TypeURL: resource.ClusterType, Set: []state.Resource{res(t, "b", "2")}, Removed: []string{"a"}})
+	k.Changed(state.Update{TypeURL: resource.RouteType, Set: []state.Resource{res(t, "80", "1")}})
+	for range 2 { // before and after it is written
+		held, err := k.Held()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(map[string][]string{"CDS": {"b=2"}, "RDS": {"80=1"}}, contents(&Saved{Updates: held})); d != "" {
+			t.Errorf("(-want +got):\n%s", d)
+		}
+		k.save()
+	}
+	empty := NewKeeper(dir, me, false, slog.New(slog.DiscardHandler)) // the process began without the file
+	if held, err := empty.Held(); err != nil || len(held) != 0 {
+		t.Errorf("%v, %v", held, err)
+	}
+}

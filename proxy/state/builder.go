@@ -556,6 +556,25 @@ func (b *Builder) Missing() []string {
 	return out
 }
 
+// Unhealthy is the EDS name of a cluster, "" if it has none, and the endpoints that the
+// control plane says take no requests: "address:port", or the path of a Unix socket.
+func (b *Builder) Unhealthy(name string) (eds string, endpoints []string) {
+	s := b.specs[name]
+	if s == nil {
+		return "", nil
+	}
+	for _, e := range b.endpointsOf(s) {
+		switch {
+		case e.healthy:
+		case e.pipe != "":
+			endpoints = append(endpoints, e.pipe)
+		default:
+			endpoints = append(endpoints, e.addr.String())
+		}
+	}
+	return s.edsName, endpoints
+}
+
 // DNSNames lists the clusters whose names the proxy must resolve.
 func (b *Builder) DNSNames() map[string][]cluster.Name {
 	out := map[string][]cluster.Name{}

@@ -115,7 +115,7 @@ func TestFaultsKeepTheirNumbers(t *testing.T) {
 				"virtual-service-ratings-test-abort.yaml": `"AbortStatus":500,"AbortGRPC":-1,"AbortPer1M":1000000,`,
 			} {
 				b.Config("networking.yaml", read("destination-rule-all.yaml")+"\n---\n"+read(file))
-				dump := string(b.client.Admin(http.MethodGet, "/config_dump").Body)
+				dump := string(b.client.Admin(http.MethodGet, "/state").Body)
 				dump = regexp.MustCompile(`\s`).ReplaceAllString(dump, "")
 				if !strings.Contains(dump, want) {
 					t.Errorf("%s: the proxy's configuration has no %s", file, want)

@@ -97,16 +97,18 @@ func Count(series []Series, labels ...string) float64 {
 // Endpoints are those that the proxy knows of a cluster now.
 func (w *Workload) Endpoints(cluster string) []string {
 	w.mesh.T.Helper()
-	var clusters []struct {
-		Name      string
-		Endpoints []struct{ Address string }
+	var state struct {
+		Clusters []struct {
+			Name      string
+			Endpoints []struct{ Address string }
+		}
 	}
-	r := w.Admin(http.MethodGet, "/clusters")
-	if err := json.Unmarshal(r.Body, &clusters); err != nil {
+	r := w.Admin(http.MethodGet, "/state")
+	if err := json.Unmarshal(r.Body, &state); err != nil {
 		w.mesh.T.Fatalf("clusters of %s: %v: %v", w.Name, r, err)
 	}
 	var out []string
-	for _, c := range clusters {
+	for _, c := range state.Clusters {
 		if c.Name == cluster {
 			for _, e := range c.Endpoints {
 				out = append(out, e.Address)
@@ -119,7 +121,7 @@ func (w *Workload) Endpoints(cluster string) []string {
 // Serial is the serial number of the certificate that the proxy holds.
 func (w *Workload) Serial() (string, error) {
 	var held struct{ Serial string }
-	r := w.Admin(http.MethodGet, "/certs")
+	r := w.Admin(http.MethodGet, "/identity")
 	if err := json.Unmarshal(r.Body, &held); err != nil {
 		return "", fmt.Errorf("certificates of %s: %v: %w", w.Name, r, err)
 	}

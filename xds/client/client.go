@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -331,17 +332,55 @@ func (c *Client) applyRun(ctx context.Context, st *stream, run []response) error
 		nack := ""
 		if r.problem != nil {
 			nack = cmp.Or(r.problem.Error(), "rejected")
-			c.nacks[r.TypeURL] = NACK{Version: r.Version, Message: nack, Time: time.Now()}
+			c.nacks[r.TypeURL] = NACK{Version: r.Version, Names: c.refused(r), Message: nack, Time: time.Now()}
 			c.opts.Log.Warn("configuration rejected", "type", resource.Short(r.TypeURL), "version", r.Version, "err", r.problem)
 			if r.accepted != nil {
 				c.m.partly(r.accepted)
 			}
 		} else {
 			c.m.accepted(r)
+			if n, ok := c.nacks[r.TypeURL]; ok {
+				n.Names = r.strange(n.Names)
+				c.nacks[r.TypeURL] = n
+			}
 		}
 		out = append(out, c.m.answer(r.TypeURL, r.nonce, nack))
 	}
 	c.notify()
 	c.mu.Unlock()
 	return send(st, out)
+}
+
+// refused are the names that a NACK of r is about, with those of the NACK before that
+// nothing has come for.
+func (c *Client) refused(r *received) []string {
+	names := r.strange(c.nacks[r.TypeURL].Names)
+	accepted := map[string]bool{}
+	if r.accepted != nil {
+		for _, x := range r.accepted.Set {
+			accepted[x.Name] = true
+		}
+	}
+	for _, x := range r.Set {
+		if !accepted[x.Name] {
+			names = append(names, x.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// strange are the names that r says nothing about.
+func (r *received) strange(names []string) []string {
+	if len(names) == 0 {
+		return nil
+	}
+	said := map[string]bool{}
+	for _, x := range r.Set {
+		said[x.Name] = true
+	}
+	for _, n := range r.Removed {
+		said[n] = true
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return said[n] })
 }

@@ -194,7 +194,7 @@ func TestApply(t *testing.T) {
 		}
 		want := client.TypeState{
 			TypeURL: resource.EndpointType, Names: 2, Waiting: []string{"a", "bad"},
-			LastNACK: &client.NACK{Version: "v2", Message: "endpoint bad has no address", Time: time.Now()},
+			LastNACK: &client.NACK{Version: "v2", Names: []string{"a", "bad"}, Message: "endpoint bad has no address", Time: time.Now()},
 		}
 		if d := cmp.Diff(want, eds); d != "" || st.Synced {
 			t.Errorf("synced %v, state (-want +got)\n%s", st.Synced, d)
@@ -249,7 +249,12 @@ func TestApplyPart(t *testing.T) {
 		}
 		if st, _ := c.State(); st.Types[0].Held != 2 || st.Types[0].Version != "" || st.Types[0].LastNACK == nil || !st.Synced {
 			t.Errorf("state %+v", st)
+		} else if d := cmp.Diff([]string{"bad", "bad2"}, st.Types[0].LastNACK.Names); d != "" {
+			t.Errorf("refused (-want +got)\n%s", d)
 		}
+		s.say <- response(resource.ClusterType, "3", "c", "bad")
+		s.expect("CDS nonce=3 InvalidArgument: building: wrong: bad")
+		calls = nil
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run gives %v", err)

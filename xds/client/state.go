@@ -33,6 +33,8 @@ type TypeState struct {
 // NACK is a rejection.
 type NACK struct {
 	Version string // the server's, of the response
+	// Names are the resources that were refused and have not been accepted, or removed, since.
+	Names   []string
 	Message string
 	Time    time.Time
 }

@@ -1,0 +1,243 @@
+package admin
+
+import (
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/weirmesh/weir/xds/dump"
+)
+
+// What follows is what Envoy's admin interface answers, in its forms: istioctl, Kiali and
+// people's scripts read them.
+
+// Cluster is a cluster at one moment.
+type Cluster struct {
+	Name, EDSName string
+	Hosts         []Host
+	// What is in use of the whole cluster.
+	Connections, Pending, Requests int32
+}
+
+// Host is an endpoint of a cluster.
+type Host struct {
+	Address netip.AddrPort
+	Path    string // of a Unix socket, instead of Address
+	Name    string // that it was resolved from
+	Weight  uint32 // 0 means 1
+	Healthy bool   // as the control plane says
+	Active  int32  // requests, or TCP connections
+}
+
+// Listener is a listener and where it is bound.
+type Listener struct {
+	Name      string
+	Addresses []netip.AddrPort
+}
+
+// Certificates are a chain that is shown, leaf first, and the roots its peers are judged
+// by, with where they are from.
+type Certificates struct {
+	Source       string
+	Chain, Roots []*x509.Certificate
+}
+
+// address is envoy.config.core.v3.Address as JSON.
+type address struct {
+	Socket *socketAddress `json:"socket_address,omitempty"`
+	Pipe   *pipe          `json:"pipe,omitempty"`
+}
+
+type pipe struct {
+	Path string `json:"path"`
+}
+
+type socketAddress struct {
+	Address string `json:"address"`
+	Port    uint16 `json:"port_value"`
+}
+
+func at(a netip.AddrPort, path string) address {
+	if path != "" {
+		return address{Pipe: &pipe{path}}
+	}
+	return address{Socket: &socketAddress{a.Addr().String(), a.Port()}}
+}
+
+func (h *Host) String() string {
+	if h.Path != "" {
+		return h.Path
+	}
+	return h.Address.String()
+}
+
+// handleDump answers /config_dump.
+func handleDump(p Proxy) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		q, err := dump.ParseQuery(r.URL.Query())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		d, err := p.Dump()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusNotImplemented)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if err := dump.Write(w, d, q); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}
+}
+
+// handleClusters answers /clusters: envoy.admin.v3.Clusters, or lines of text.
+func handleClusters(p Proxy) http.HandlerFunc {
+	type stat struct {
+		Name  string `json:"name"`
+		Value int64  `json:"value,string"`
+		Type  string `json:"type,omitempty"`
+	}
+	type health struct {
+		EDS string `json:"eds_health_status"`
+	}
+	type host struct {
+		Address  address `json:"address"`
+		Stats    []stat  `json:"stats"`
+		Health   health  `json:"health_status"`
+		Weight   uint32  `json:"weight"`
+		Hostname string  `json:"hostname,omitempty"`
+	}
+	type status struct {
+		Name          string `json:"name"`
+		AddedViaAPI   bool   `json:"added_via_api"`
+		Hosts         []host `json:"host_statuses,omitempty"`
+		Observability string `json:"observability_name"`
+		EDSName       string `json:"eds_service_name,omitempty"`
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		all := p.Clusters()
+		if r.URL.Query().Get("format") == "json" {
+			out := []status{}
+			for _, c := range all {
+				s := status{Name: c.Name, AddedViaAPI: true, Observability: c.Name, EDSName: c.EDSName}
+				for _, h := range c.Hosts {
+					x := host{Address: at(h.Address, h.Path), Stats: []stat{{Name: "rq_active", Value: int64(h.Active), Type: "GAUGE"}}, Weight: max(h.Weight, 1), Hostname: h.Name}
+					x.Health.EDS = "HEALTHY"
+					if !h.Healthy {
+						x.Health.EDS = "UNHEALTHY"
+					}
+					s.Hosts = append(s.Hosts, x)
+				}
+				out = append(out, s)
+			}
+			writeJSON(w, map[string]any{"cluster_statuses": out})
+			return
+		}
+		var b strings.Builder
+		for _, c := range all {
+			fmt.Fprintf(&b, "%[1]s::observability_name::%[1]s\n%[1]s::default_priority::cx_active::%[2]d\n%[1]s::default_priority::rq_pending_active::%[3]d\n%[1]s::default_priority::rq_active::%[4]d\n%[1]s::added_via_api::true\n",
+				c.Name, c.Connections, c.Pending, c.Requests)
+			if c.EDSName != "" {
+				fmt.Fprintf(&b, "%s::eds_service_name::%s\n", c.Name, c.EDSName)
+			}
+			for _, h := range c.Hosts {
+				flags := "healthy"
+				if !h.Healthy {
+					flags = "/failed_eds_health"
+				}
+				fmt.Fprintf(&b, "%[1]s::%[2]s::rq_active::%[3]d\n%[1]s::%[2]s::hostname::%[4]s\n%[1]s::%[2]s::health_flags::%[5]s\n%[1]s::%[2]s::weight::%[6]d\n",
+					c.Name, h.String(), h.Active, h.Name, flags, max(h.Weight, 1))
+			}
+		}
+		plain(w, b.String())
+	}
+}
+
+// handleListeners answers /listeners: envoy.admin.v3.Listeners, or lines of text.
+func handleListeners(p Proxy) http.HandlerFunc {
+	type status struct {
+		Name  string    `json:"name"`
+		Local address   `json:"local_address"`
+		More  []address `json:"additional_local_addresses,omitempty"`
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		asJSON := r.URL.Query().Get("format") == "json"
+		out := []status{}
+		var b strings.Builder
+		for _, l := range p.Listeners() {
+			if len(l.Addresses) == 0 {
+				continue
+			}
+			s := status{Name: l.Name, Local: at(l.Addresses[0], "")}
+			for i, a := range l.Addresses {
+				if i > 0 {
+					s.More = append(s.More, at(a, ""))
+				}
+				fmt.Fprintf(&b, "%s::%s\n", l.Name, a)
+			}
+			out = append(out, s)
+		}
+		if asJSON {
+			writeJSON(w, map[string]any{"listener_statuses": out})
+			return
+		}
+		plain(w, b.String())
+	}
+}
+
+// handleCerts answers /certs: envoy.admin.v3.Certificates.
+func handleCerts(p Proxy) http.HandlerFunc {
+	type name struct {
+		URI string `json:"uri,omitempty"`
+		DNS string `json:"dns,omitempty"`
+		IP  string `json:"ip_address,omitempty"`
+	}
+	type details struct {
+		Path   string    `json:"path"`
+		Serial string    `json:"serial_number"`
+		Names  []name    `json:"subject_alt_names"`
+		Days   int64     `json:"days_until_expiration,string"`
+		From   time.Time `json:"valid_from"`
+		Until  time.Time `json:"expiration_time"`
+	}
+	type certificate struct {
+		CA    []details `json:"ca_cert"`
+		Chain []details `json:"cert_chain"`
+	}
+	const day = 24 * time.Hour
+	describe := func(source string, list []*x509.Certificate) []details {
+		out := []details{}
+		for _, c := range list {
+			d := details{Path: source, Serial: c.SerialNumber.Text(16), Names: []name{}, Days: max(0, int64(time.Until(c.NotAfter)/day)), From: c.NotBefore.UTC(), Until: c.NotAfter.UTC()}
+			for _, u := range c.URIs {
+				d.Names = append(d.Names, name{URI: u.String()})
+			}
+			for _, n := range c.DNSNames {
+				d.Names = append(d.Names, name{DNS: n})
+			}
+			for _, a := range c.IPAddresses {
+				d.Names = append(d.Names, name{IP: a.String()})
+			}
+			out = append(out, d)
+		}
+		return out
+	}
+	return func(w http.ResponseWriter, _ *http.Request) {
+		out := []certificate{}
+		for _, c := range p.Certs() {
+			out = append(out, certificate{describe(c.Source, c.Roots), describe(c.Source, c.Chain)})
+		}
+		writeJSON(w, map[string]any{"certificates": out})
+	}
+}
+
+// plain writes text as it is.
+func plain(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.WriteString(w, text)
+}
