@@ -40,10 +40,12 @@ var verbs = []verb{
 	{"info", http.MethodGet, "/server_info", true, "version, node, workers (what is shown without a word)"},
 	{"ready", http.MethodGet, "/healthz/ready", false, "has it a certificate and live configuration? Exit status 1 if not"},
 	{"stats", http.MethodGet, "/stats/prometheus", false, "metrics, in the Prometheus text format"},
-	{"dump", http.MethodGet, "/config_dump", true, "the live configuration"},
-	{"clusters", http.MethodGet, "/clusters", true, "clusters with their endpoints, and what is in use"},
-	{"listeners", http.MethodGet, "/listeners", true, "listeners"},
-	{"certs", http.MethodGet, "/certs", true, "certificate, validity, next renewal"},
+	{"state", http.MethodGet, "/state", true, "what it decides by: listeners, routes, clusters, and what is in use"},
+	{"identity", http.MethodGet, "/identity", true, "its certificate, validity, next renewal"},
+	{"dump", http.MethodGet, "/config_dump?include_eds", true, "its configuration as it came, in Envoy's form (see weir proxy-config)"},
+	{"clusters", http.MethodGet, "/clusters?format=json", true, "clusters with their endpoints, in Envoy's form"},
+	{"listeners", http.MethodGet, "/listeners?format=json", true, "listeners, in Envoy's form"},
+	{"certs", http.MethodGet, "/certs", true, "certificates, in Envoy's form"},
 	{"log-level", http.MethodGet, "/logging", false, "the log level; with debug, info, warn or error it is changed"},
 	{"drain", http.MethodPost, "/drain", false, "stop taking new work on kept connections"},
 }
@@ -81,11 +83,11 @@ WORKLOAD is a pod, or a Deployment: then its first pod is asked.
 			return nil
 		},
 	}
-	cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 		var out []string
 		switch {
 		case len(args) == 0:
-			out = a.proxyNames()
+			return a.completeProxies(cmd, args, word)
 		case len(args) == 1:
 			for _, v := range verbs {
 				out = append(out, v.name+"\t"+v.about)
@@ -115,52 +117,13 @@ WORKLOAD is a pod, or a Deployment: then its first pod is asked.
 			}
 			v.method, v.path = http.MethodPost, v.path+"?level="+url.QueryEscape(args[2])
 		}
-		socket, err := a.proxySocket(args[0], namespace)
+		w, err := a.window(args[0], namespace)
 		if err != nil {
 			return err
 		}
-		return a.admin(cmd.Context(), socket, v, output.value)
+		return a.admin(cmd.Context(), w, v, output.value)
 	}
 	return cmd
-}
-
-// proxySocket finds the admin socket of a workload.
-func (a *app) proxySocket(workload, namespace string) (string, error) {
-	if ns, name, ok := strings.Cut(workload, "/"); ok {
-		namespace, workload = ns, name
-	}
-	if namespace == "" {
-		namespace = a.namespace()
-	}
-	known := a.proxyNames()
-	var found []string
-	for _, name := range known {
-		ns, pod, _ := strings.Cut(name, "/")
-		if ns != namespace {
-			continue
-		}
-		if pod == workload {
-			found = []string{pod}
-			break
-		}
-		// A Deployment's pods are called like it, with their ordinal.
-		if ordinal, ok := strings.CutPrefix(pod, workload+"-"); ok && strings.Trim(ordinal, "0123456789") == "" {
-			found = append(found, pod)
-		}
-	}
-	switch {
-	case len(known) == 0:
-		return "", client.ErrNoMesh
-	case len(found) == 0:
-		hint := "proxies: " + joined(known)
-		if near := document.Suggest(namespace+"/"+workload, known); near != "" {
-			hint = "did you mean " + near + "?"
-		}
-		return "", hinted(hint, "%s/%s has no proxy", namespace, workload)
-	case len(found) > 1:
-		a.errs.printf("%s/%s is asked, one of %d\n", namespace, found[0], len(found))
-	}
-	return a.adminSocket(namespace + "/" + found[0]), nil
 }
 
 func (a *app) adminSocket(name string) string {
@@ -183,10 +146,10 @@ func (a *app) proxyNames() []string {
 }
 
 // admin asks a proxy and prints the answer.
-func (a *app) admin(ctx context.Context, socket string, v verb, format string) error {
+func (a *app) admin(ctx context.Context, w *window, v verb, format string) error {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	resp, err := askProxy(ctx, socket, v.method, v.path)
+	resp, err := w.ask(ctx, v.method, v.path)
 	if err != nil {
 		return err
 	}

@@ -121,7 +121,7 @@ The other commands steer the mesh that runs, and look into it.`,
 	}{
 		{groupRun, []*cobra.Command{a.up(), a.run(), a.exec(), a.logs(), a.down()}},
 		{groupConfigure, []*cobra.Command{a.apply(), a.get(), a.delete(), a.analyze(), a.explain()}},
-		{groupLook, []*cobra.Command{a.status(), a.proxy(), a.version()}},
+		{groupLook, []*cobra.Command{a.status(), a.proxyStatus(), a.proxyConfig(), a.proxy(), a.version()}},
 		{groupOther, []*cobra.Command{a.completion()}},
 	} {
 		for _, cmd := range c.commands {

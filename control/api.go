@@ -63,7 +63,8 @@ func (p *Plane) mux() *http.ServeMux {
 	m.HandleFunc("GET /api/v1/status", p.known(func(u *store.Update) any { return p.status(u) }))
 	m.HandleFunc("GET /api/v1/workloads", p.known(func(u *store.Update) any { return workloads(u.Snapshot) }))
 	m.HandleFunc("GET /api/v1/services", p.known(func(u *store.Update) any { return services(u.Snapshot) }))
-	m.HandleFunc("GET /api/v1/proxies", p.known(func(*store.Update) any { return p.proxies() }))
+	m.HandleFunc("GET /api/v1/proxies", p.known(func(*store.Update) any { return p.proxyStatuses() }))
+	m.HandleFunc("GET /api/v1/proxies/{namespace}/{name}/config", p.handleDump)
 	m.HandleFunc("GET /api/v1/findings", p.known(func(u *store.Update) any { return findings(p.findings(u)) }))
 	m.HandleFunc("GET /api/v1/objects", p.handleObjects)
 	m.HandleFunc("GET /api/v1/objects/{kind}", p.handleObjects)
@@ -76,6 +77,7 @@ func (p *Plane) mux() *http.ServeMux {
 	m.HandleFunc("POST /api/v1/objects", p.handleApply)
 	m.HandleFunc("DELETE /api/v1/objects/{kind}/{namespace}/{name}", p.handleDelete)
 	m.HandleFunc("GET /api/v1/wait", p.handleWait)
+	p.debug(m)
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, "there is no "+r.Method+" "+r.URL.Path, "GET /api/v1/status is a good start")
 	})

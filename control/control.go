@@ -8,6 +8,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -43,6 +44,8 @@ import (
 type Options struct {
 	// Version of the program, shown in the API.
 	Version string
+	// Name tells replicas apart: that of the pod, or of the machine; "" is weir-control.
+	Name string
 	// State is the folder for what must survive: CA, applied objects, allocations.
 	State string
 	// Paths are the operator's files and folders. Pods is the folder in which the
@@ -106,6 +109,7 @@ type Plane struct {
 
 // New opens the state folder.
 func New(o Options) (*Plane, error) {
+	o.Name = cmp.Or(o.Name, "weir-control")
 	if o.Namespace == "" {
 		o.Namespace = "default"
 	}

@@ -98,6 +98,36 @@ type Proxy struct {
 	Rejected  []Rejection `json:"rejected,omitempty"`
 }
 
+// ProxyStatus is one of GET /api/v1/proxies: a proxy with the state of its streams.
+type ProxyStatus struct {
+	Proxy
+	Kind         string     `json:"kind"`              // sidecar, router; grpc for a program that speaks xDS itself
+	Cluster      string     `json:"cluster,omitempty"` // its cluster's name
+	Version      string     `json:"version,omitempty"` // program and version: "weir-proxy 0.3.0"
+	Address      string     `json:"address"`           // it connected from
+	ControlPlane string     `json:"controlPlane"`      // it is connected to
+	Protocol     string     `json:"protocol"`          // delta, or sotw: state of the world
+	Types        []SyncType `json:"types"`
+}
+
+// SyncType says how far a proxy is with one type of resources.
+type SyncType struct {
+	Type       string `json:"type"` // CDS, EDS, LDS, RDS, …
+	State      string `json:"state"`
+	Subscribed int    `json:"subscribed"` // resources
+	Sent       uint64 `json:"sent"`       // configuration version of the last response
+	ACKed      uint64 `json:"acked"`      // and of the last one it accepted
+}
+
+// States of a SyncType, as istioctl names them.
+const (
+	Synced  = "SYNCED"   // it has accepted what it is to hold
+	NotSent = "NOT SENT" // it has subscribed to something, and there is nothing to send
+	Stale   = "STALE"    // something is on its way, or not answered
+	Erred   = "ERROR"    // it refuses something as it is now
+	Ignored = "IGNORED"  // it has not subscribed
+)
+
 // Rejection is what a proxy refused (NACK).
 type Rejection struct {
 	Type      string    `json:"type"` // CDS, EDS, LDS, RDS, …

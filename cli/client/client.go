@@ -84,8 +84,15 @@ func (c *Client) Services(ctx context.Context) ([]apiv1.Service, error) {
 }
 
 // Proxies asks for the connected proxies.
-func (c *Client) Proxies(ctx context.Context) ([]apiv1.Proxy, error) {
-	return get[[]apiv1.Proxy](ctx, c, "/api/v1/proxies")
+func (c *Client) Proxies(ctx context.Context) ([]apiv1.ProxyStatus, error) {
+	return get[[]apiv1.ProxyStatus](ctx, c, "/api/v1/proxies")
+}
+
+// ProxyConfig asks for what a proxy (namespace/name) is sent, load assignments included:
+// a dump as package xds/dump reads it.
+func (c *Client) ProxyConfig(ctx context.Context, proxy string) ([]byte, error) {
+	namespace, name, _ := strings.Cut(proxy, "/")
+	return c.call(ctx, http.MethodGet, "/api/v1/proxies/"+url.PathEscape(namespace)+"/"+url.PathEscape(name)+"/config?include_eds", nil)
 }
 
 // Objects asks for objects with their receipts; empty arguments from the right on ask
@@ -226,7 +233,7 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte) ([]
 	if body != nil {
 		req.Header.Set("Content-Type", "application/yaml")
 	}
-	if (method != http.MethodGet || strings.HasSuffix(path, raw)) && !c.token.IsZero() {
+	if (method != http.MethodGet || strings.HasSuffix(path, raw) || strings.Contains(path, "/config?")) && !c.token.IsZero() {
 		req.Header.Set("Authorization", "Bearer "+c.token.Reveal())
 	}
 	resp, err := c.http.Do(req)

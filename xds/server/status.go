@@ -20,6 +20,7 @@ type Client struct {
 	Node string // its id
 	// Metadata is node.metadata as the client sent it; it must not be modified.
 	Metadata *structpb.Struct
+	Agent    string // the program and its version, as it says
 	Peer     Peer
 	Since    time.Time // when it connected
 	SotW     bool
@@ -44,6 +45,7 @@ type TypeStatus struct {
 	Sent       uint64 // Version of the View that was last sent from
 	ACKed      uint64 // and that was last ACKed
 	Unanswered bool   // a response is on its way
+	Waits      bool   // it has not been sent, or has not answered, all that it is to hold
 	// Rejected are the resources that the client refused as they are now.
 	Rejected []string
 	// LastNACK is the last rejection, whether it still matters or not.
@@ -81,7 +83,7 @@ func (se *session) status() Client {
 	se.mu.Lock()
 	defer se.mu.Unlock()
 	c := Client{
-		Node: se.node.GetId(), Metadata: se.node.GetMetadata(), Peer: se.peer, Since: se.since, SotW: se.m.sotw,
+		Node: se.node.GetId(), Metadata: se.node.GetMetadata(), Agent: agent(se.node), Peer: se.peer, Since: se.since, SotW: se.m.sotw,
 		Active: se.m.active, BehindSince: se.behindSince, BytesSent: se.bytes,
 	}
 	if v := se.m.latest; v != nil {
@@ -90,7 +92,7 @@ func (se *session) status() Client {
 	for _, s := range se.m.subs {
 		t := TypeStatus{
 			TypeURL: s.typeURL, Wildcard: s.wildcard, Subscribed: len(s.names), Sent: s.sent, ACKed: s.acked,
-			Unanswered: s.flight != nil, Rejected: slices.Sorted(maps.Keys(s.nacked)), LastNACK: s.lastNACK,
+			Unanswered: s.flight != nil, Waits: se.m.waits(s), Rejected: slices.Sorted(maps.Keys(s.nacked)), LastNACK: s.lastNACK,
 		}
 		if s.wildcard {
 			t.Subscribed = se.m.base(s).Len()
