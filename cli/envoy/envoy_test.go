@@ -90,7 +90,9 @@ reviews.default.svc.cluster.local | 9080 | v1 | outbound | EDS | reviews.default
 SERVICE FQDN | PORT | SUBSET | DIRECTION | TYPE | DESTINATION RULE
 reviews.default.svc.cluster.local | 9080 | v1 | outbound | EDS | reviews.default
 `},
-		{"endpoints", func() ([]json.RawMessage, envoy.Table, error) { return envoy.Endpoints(statuses, envoy.EndpointFilter{}) }, 2, `
+		{"endpoints", func() ([]json.RawMessage, envoy.Table, error) {
+			return envoy.Endpoints(statuses, envoy.EndpointFilter{})
+		}, 2, `
 ENDPOINT | STATUS | OUTLIER CHECK | CLUSTER
 10.0.0.1:9080 | HEALTHY | OK | outbound|9080||reviews
 10.0.0.2:9080 | UNHEALTHY | FAILED | outbound|9080||reviews
