@@ -473,10 +473,18 @@ func reachable(snap *mesh.Snapshot, n *translate.Node, cluster string) bool {
 		if parts[2] == "" {
 			return true
 		}
-		for r := range snap.DestinationRules.Values() {
-			if r.Host == s.Hostname && r.Visible.VisibleTo(n.Namespace) && len(r.WorkloadSelector) == 0 &&
-				slices.ContainsFunc(r.Subsets, func(s mesh.Subset) bool { return s.Name == parts[2] }) {
-				return true
+		// The rules of the client's namespace count, else those of the service's, else the mesh's. Who of several wins is
+		// not repeated here.
+		for _, ns := range []string{n.Namespace, s.Namespace, "istio-system"} {
+			var rules []*mesh.DestinationRule
+			for r := range snap.DestinationRules.Values() {
+				if r.Ref.Namespace == ns && (r.Host == s.Hostname || strings.HasPrefix(r.Host, "*")) {
+					rules = append(rules, r)
+				}
+			}
+			if len(rules) > 0 {
+				return len(rules) == 1 && rules[0].Host == s.Hostname && rules[0].Visible.VisibleTo(n.Namespace) && len(rules[0].WorkloadSelector) == 0 &&
+					slices.ContainsFunc(rules[0].Subsets, func(s mesh.Subset) bool { return s.Name == parts[2] })
 			}
 		}
 	}
