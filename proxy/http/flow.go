@@ -14,9 +14,9 @@ const replayLimit = 64 << 10
 // Body rewrites a body on its way, for one exchange: its stage gives it to RewriteRequest or RewriteResponse with the
 // head, and makes the head fit (ContentLength). The calls come in order; b is only valid during the call.
 type Body interface {
-	// Data appends what b becomes to out. It may Reply; what it returns is then dropped.
+	// Data appends what b becomes to out. A request's may Reply; what it returns is then dropped.
 	Data(x *Exchange, out, b []byte) []byte
-	// End appends what follows the last byte. The trailers are in place.
+	// End appends what follows the last byte, or replies likewise. The trailers are in place.
 	End(x *Exchange, out []byte) []byte
 }
 
@@ -49,8 +49,11 @@ func (x *Exchange) requestData(b []byte, last bool) {
 		x.forward(b, last)
 		return
 	}
+	gen := x.gen
 	out := x.requestBody.Data(x, x.w.loop.Buffers().Get(len(b)), b)
-	x.forward(out, false)
+	if x.gen == gen { // else it was refused, and x is nobody's, or another's
+		x.forward(out, false)
+	}
 	x.w.loop.Buffers().Put(out)
 }
 
@@ -102,7 +105,12 @@ func (x *Exchange) dropBody() {
 // requestEnd tells that the request is complete; its trailers are in place.
 func (x *Exchange) requestEnd() {
 	if x.requestBody != nil && !x.is(responded) {
+		gen := x.gen
 		out := x.requestBody.End(x, x.w.loop.Buffers().Get(0))
+		if x.gen != gen { // as above
+			x.w.loop.Buffers().Put(out)
+			return
+		}
 		if len(out) > 0 {
 			x.forward(out, false)
 		}
