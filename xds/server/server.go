@@ -65,6 +65,10 @@ type Options struct {
 	MaxStreams      int // open streams; 0: 20,000
 	MaxNames        int // resource names a stream may subscribe to; 0: 200,000
 	MaxRequestBytes int // of one request; 0: 16 MiB, which is 200,000 names of 80 bytes
+	// Beginning is how many streams are sent their first View at a time, MaxBeginning how
+	// long one may take before the next gets its place; 0: 64 and 1 s.
+	Beginning    int
+	MaxBeginning time.Duration
 }
 
 // Observer counts. Its methods are called from the goroutines of streams, and must not
@@ -112,6 +116,7 @@ type Server struct {
 	stopped  bool
 	idle     chan struct{} // closed when stopped and no stream is left
 	stop     chan struct{} // closed when Run ends
+	places   chan struct{} // holds a token for each stream that begins
 }
 
 // New makes a Server. It serves from when it is registered; Run is what ends it.
@@ -119,12 +124,14 @@ func New(o Options) *Server {
 	o.MaxStreams = cmp.Or(o.MaxStreams, 20_000)
 	o.MaxNames = cmp.Or(o.MaxNames, 200_000)
 	o.MaxRequestBytes = cmp.Or(o.MaxRequestBytes, 16<<20)
+	o.Beginning = cmp.Or(o.Beginning, 64)
+	o.MaxBeginning = cmp.Or(o.MaxBeginning, time.Second)
 	if o.Observer == nil {
 		o.Observer = unobserved{}
 	}
 	return &Server{
 		opts: o, sessions: map[*session]struct{}{},
-		idle: make(chan struct{}), stop: make(chan struct{}),
+		idle: make(chan struct{}), stop: make(chan struct{}), places: make(chan struct{}, o.Beginning),
 	}
 }
 

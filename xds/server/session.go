@@ -102,14 +102,21 @@ func serve[R request](s *Server, stream grpc.ServerStream, recv func() (R, error
 		log.Debug("xds stream ended", "after", time.Since(se.since))
 	}()
 
-	view, changed := feed.View()
-	if view != nil {
-		if err := se.do(log, func(m *machine, _ time.Time) ([]*response, error) { return m.publish(view), nil }); err != nil {
-			return err
-		}
+	view, changed, begun, err := s.begin(ctx, feed)
+	if err != nil {
+		return err
+	}
+	defer begun()
+	// Who is slow to take it must not keep the others waiting.
+	defer time.AfterFunc(s.opts.MaxBeginning, begun).Stop()
+	publish := func() error {
+		return se.do(log, func(m *machine, _ time.Time) ([]*response, error) { return m.publish(view), nil })
 	}
 	request := func(r R) error {
 		return se.do(log, func(m *machine, now time.Time) ([]*response, error) { return step(m, r, now) })
+	}
+	if err := publish(); err != nil {
+		return err
 	}
 	if err := request(first); err != nil {
 		return err
@@ -120,7 +127,7 @@ func serve[R request](s *Server, stream grpc.ServerStream, recv func() (R, error
 			err = request(r)
 		case <-changed:
 			view, changed = feed.View()
-			err = se.do(log, func(m *machine, _ time.Time) ([]*response, error) { return m.publish(view), nil })
+			err = publish()
 		case err := <-ended:
 			return endOf(err)
 		case <-s.stop:
@@ -129,7 +136,35 @@ func serve[R request](s *Server, stream grpc.ServerStream, recv func() (R, error
 		if err != nil {
 			return err
 		}
+		if se.m.settled > 0 { // written by this goroutine only
+			begun()
+		}
 	}
+}
+
+// begin waits for the first View and for a place among the streams that begin: what a
+// stream is sent then is most of what it costs, so of thousands that come back at once
+// (the control plane or the network was away) a few are served to their end after the
+// other, first come, first served. begun gives the place back.
+func (s *Server) begin(ctx context.Context, feed *Feed) (view *resource.View, changed <-chan struct{}, begun func(), err error) {
+	for view, changed = feed.View(); view == nil; view, changed = feed.View() {
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, nil, nil, ctx.Err()
+		case <-s.stop:
+			return nil, nil, nil, errStopping
+		}
+	}
+	select {
+	case s.places <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, nil, ctx.Err()
+	case <-s.stop:
+		return nil, nil, nil, errStopping
+	}
+	view, changed = feed.View()
+	return view, changed, sync.OnceFunc(func() { <-s.places }), nil
 }
 
 // endOf is what a stream ends with when its client stops sending.
