@@ -20,8 +20,8 @@ func TestStartUpTable(t *testing.T) {
 	}
 	r := &up.Report{
 		Capture: up.CaptureEnv, Why: "as asked", API: "http://127.0.0.1:15014", Ingress: "http://127.0.0.1:8080",
-		Watching: []string{"a.yaml", "b", "c", "d", "e"},
-		URLs:     []up.URL{{URL: "http://127.0.0.1:8080/productpage"}, {URL: "http://127.0.0.1:8080/", Host: "shop.example.com"}},
+		Watching: []string{"a.yaml", "b", "c", "d", "e"}, Demo: "bookinfo", Stdin: true, Applied: 2,
+		URLs: []up.URL{{URL: "http://127.0.0.1:8080/productpage"}, {URL: "http://127.0.0.1:8080/", Host: "shop.example.com"}},
 		Services: []up.ServiceReport{
 			{Namespace: "default", Name: "reviews", Ports: []uint16{9080, 9090}, Versions: []string{"v1", "v2"}, Workloads: []string{"reviews-v1-0", "reviews-v2-0"}, Ready: 2},
 			{Namespace: "default", Name: "late", Ports: []uint16{80}, Workloads: []string{"late-0"}},
@@ -42,11 +42,15 @@ late         80         -         late-0 (0 ready)
 shop/nobody  80         -         none
 
 not ready: default/late-0: accepts no connections on port 80
+
 open           http://127.0.0.1:8080/productpage
                http://127.0.0.1:8080/  (curl -H 'Host: shop.example.com')
 ingress        http://127.0.0.1:8080
 control plane  http://127.0.0.1:15014
 configuration  a.yaml, b, c, 2 more  (watched; ` + "`weir apply -f FILE`" + ` works, too)
+               standard input
+               demo bookinfo  (` + "`weir apply -f FILE`" + ` changes it)
+               2 objects applied earlier  (` + "`weir get all` shows them, `weir delete`" + ` removes them)
 see also       weir status, weir logs, weir exec WORKLOAD -- COMMAND; Ctrl-C ends the mesh
 
 12 errors, no warnings in the configuration:

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/config"
@@ -58,9 +59,18 @@ $RATINGS_SERVICE_HOST and the like.`,
 	cmd.Flags().BoolVar(&noColor, "no-color", false, "no colours")
 	cmd.Flags().BoolVar(&o.OneAddress, "one-address", false, "with --capture=env, use 127.0.0.1 only, as on a Mac")
 	_ = cmd.Flags().MarkHidden("one-address") // to try it where it is not needed
+	// The flag of the other commands says where a control plane is; this one starts it.
+	cmd.Flags().String("api", "", "not for this command: see --http")
+	_ = cmd.Flags().MarkHidden("api")
 	output := outputFlag(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("demo", cobra.FixedCompletions(demo.Names(), cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if cmd.Flags().Changed("api") {
+			return usage("--http says where the API of the new mesh is", "weir up starts a control plane and has no flag --api")
+		}
+		if len(validation.IsDNS1123Label(o.Namespace)) > 0 {
+			return usage("use lower-case letters, digits and '-', beginning and ending with a letter or digit, at most 63", "--namespace %q is not the name of a namespace", o.Namespace)
+		}
 		var err error
 		if o.HTTP, err = listenAddress("--http", http); err != nil {
 			return err
@@ -165,6 +175,9 @@ func (p *printer) mesh(r *up.Report) {
 			p.printf("%s %s: %s\n", p.paint(yellow, "not ready:"), qualified(w.Namespace, w.Name), clean(w.Message))
 		}
 	}
+	if ready < len(r.Workloads) {
+		p.printf("\n")
+	}
 	line := func(name, value string) { p.printf("%s  %s\n", p.paint(dim, fmt.Sprintf("%-13s", name)), value) }
 	for i, u := range r.URLs {
 		if i == maxURLs {
@@ -183,15 +196,10 @@ func (p *printer) mesh(r *up.Report) {
 	}
 	line("ingress", r.Ingress)
 	line("control plane", r.API)
-	switch {
-	case len(r.Watching) == 0:
-		line("configuration", "none yet: `weir apply -f FILE`, or start again with -f or --demo")
-	default:
-		names := r.Watching
-		if len(names) > maxWatching {
-			names = append(slices.Clone(names[:maxWatching-1]), fmt.Sprintf("%d more", len(names)-maxWatching+1))
-		}
-		line("configuration", clean(joined(names))+p.paint(dim, "  (watched; `weir apply -f FILE` works, too)"))
+	name := "configuration"
+	for _, source := range p.sources(r) {
+		line(name, source)
+		name = ""
 	}
 	line("see also", "weir status, weir logs, weir exec WORKLOAD -- COMMAND; Ctrl-C ends the mesh")
 	p.printf("\n")
@@ -206,6 +214,31 @@ func (p *printer) mesh(r *up.Report) {
 		}
 		p.printf("\n")
 	}
+}
+
+// sources says where the configuration comes from.
+func (p *printer) sources(r *up.Report) []string {
+	var out []string
+	add := func(what, note string) { out = append(out, clean(what)+p.paint(dim, note)) }
+	if names := r.Watching; len(names) > 0 {
+		if len(names) > maxWatching {
+			names = append(slices.Clone(names[:maxWatching-1]), fmt.Sprintf("%d more", len(names)-maxWatching+1))
+		}
+		add(joined(names), "  (watched; `weir apply -f FILE` works, too)")
+	}
+	if r.Stdin {
+		add("standard input", "")
+	}
+	if r.Demo != "" {
+		add("demo "+r.Demo, "  (`weir apply -f FILE` changes it)")
+	}
+	if r.Applied > 0 {
+		add(count(r.Applied, "object")+" applied earlier", "  (`weir get all` shows them, `weir delete` removes them)")
+	}
+	if len(out) == 0 {
+		add("none yet: `weir apply -f FILE`, or start again with -f or --demo", "")
+	}
+	return out
 }
 
 // urgency orders findings for those who read only the first.

@@ -67,7 +67,7 @@ func (t *top) control(ctx context.Context) error {
 }
 
 func (t *top) controlAnswers(ctx context.Context) error {
-	api := client.New(t.o.HTTP.String(), redact.String{})
+	api := client.New(reached(t.o.HTTP).String(), redact.String{})
 	late := time.After(controlPatience)
 	for {
 		if _, err := api.Status(ctx); err == nil {
@@ -77,7 +77,7 @@ func (t *top) controlAnswers(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-late:
-			return &Error{fmt.Sprintf("the control plane does not answer on http://%s", t.o.HTTP), lastLine(t.controlLog)}
+			return &Error{fmt.Sprintf("the control plane does not answer on http://%s", reached(t.o.HTTP)), lastLine(t.controlLog)}
 		case s := <-t.controlState:
 			if s.Phase == supervise.BackingOff {
 				return &Error{"the control plane " + s.Last, lastLine(t.controlLog)}

@@ -27,7 +27,7 @@ func (t *top) folder(context.Context) error {
 	if err := claim(t.layout); err != nil {
 		return err
 	}
-	if t.lock, err = lock(t.layout, t.o.HTTP, t.o.Namespace); err != nil {
+	if t.lock, err = lock(t.layout, reached(t.o.HTTP), t.o.Namespace); err != nil {
 		return err
 	}
 	return makeToken(t.layout.Token())

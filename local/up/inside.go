@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -326,7 +327,12 @@ func (i *inside) report(ctx context.Context) error {
 			}
 		}
 		r.Services = services(list, r.Workloads)
-		r.URLs = urls(u, i.task.Ingress)
+		r.URLs = urls(u, reached(i.task.Ingress))
+		for o := range u.Objects.Values() {
+			if o.Raw != nil && filepath.Dir(o.Raw.Ref.File) == filepath.Clean(i.task.Layout.Applied()) {
+				r.Applied++
+			}
+		}
 	}
 	i.started <- r
 	return nil

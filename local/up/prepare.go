@@ -49,6 +49,18 @@ func (t *top) addresses(ctx context.Context) error {
 	return nil
 }
 
+// reached is where this machine's programs reach what listens on an address: one that
+// stands for all addresses is no address to call.
+func reached(a netip.AddrPort) netip.AddrPort {
+	switch a.Addr() {
+	case netip.IPv4Unspecified():
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), a.Port())
+	case netip.IPv6Unspecified():
+		return netip.AddrPortFrom(netip.IPv6Loopback(), a.Port())
+	}
+	return a
+}
+
 // leaving is how long an address may still be held by processes of a mesh that was killed: the kernel closes their
 // sockets a moment after they are gone.
 const leaving = time.Second
@@ -103,7 +115,7 @@ func (t *top) files(context.Context) error {
 		if p == "-" {
 			continue
 		}
-		t.paths, t.named = append(t.paths, p), append(t.named, p)
+		t.paths, t.watched = append(t.paths, p), append(t.watched, p)
 	}
 	// The error names what does not exist; what is wrong inside is told by the mesh.
 	if _, err := file.New(file.Options{Paths: t.paths}).Read(); err != nil {
@@ -114,7 +126,6 @@ func (t *top) files(context.Context) error {
 		if !ok {
 			return &Error{fmt.Sprintf("there is no demo %q", t.o.Demo), "there are: " + strings.Join(demo.Names(), ", ")}
 		}
-		t.named = append(t.named, "demo "+t.o.Demo)
 		if err := t.ownFile(t.layout.Fallback(), "demo-"+t.o.Demo, data); err != nil {
 			return err
 		}
@@ -127,7 +138,6 @@ func (t *top) files(context.Context) error {
 		if err != nil {
 			return fmt.Errorf("reading standard input: %w", err)
 		}
-		t.named = append(t.named, "standard input")
 		if err := t.ownFile(t.layout.Config(), "stdin", data); err != nil {
 			return err
 		}

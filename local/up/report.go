@@ -15,13 +15,18 @@ import (
 
 // Report is a mesh that has just been started.
 type Report struct {
-	PID       int              `json:"pid"`
-	State     string           `json:"state"`
-	Capture   Capture          `json:"capture"`
-	Why       string           `json:"why"`     // that way of capture
-	API       string           `json:"api"`     // URL
-	Ingress   string           `json:"ingress"` // URL
-	Watching  []string         `json:"watching"`
+	PID      int      `json:"pid"`
+	State    string   `json:"state"`
+	Capture  Capture  `json:"capture"`
+	Why      string   `json:"why"`     // that way of capture
+	API      string   `json:"api"`     // URL
+	Ingress  string   `json:"ingress"` // URL
+	Demo     string   `json:"demo,omitempty"`
+	Stdin    bool     `json:"stdin,omitempty"` // configuration came by standard input
+	Watching []string `json:"watching"`
+	// Applied counts the objects that an earlier mesh of the folder was given by `weir
+	// apply`, and that are in force again.
+	Applied   int              `json:"applied"`
 	URLs      []URL            `json:"urls"`
 	Services  []ServiceReport  `json:"services"`
 	Workloads []pod.Info       `json:"workloads"`
@@ -47,7 +52,8 @@ type ServiceReport struct {
 // complete adds what top knows.
 func (t *top) complete(r *Report) {
 	r.PID, r.State, r.Capture, r.Why = os.Getpid(), string(t.layout), t.mode, t.why
-	r.API, r.Ingress, r.Watching = "http://"+t.o.HTTP.String(), "http://"+t.o.Ingress.String(), append([]string{}, t.named...)
+	r.API, r.Ingress = "http://"+reached(t.o.HTTP).String(), "http://"+reached(t.o.Ingress).String()
+	r.Demo, r.Stdin, r.Watching = t.o.Demo, slices.Contains(t.o.Paths, "-"), append([]string{}, t.watched...)
 }
 
 // services tells who serves what.

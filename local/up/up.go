@@ -108,7 +108,7 @@ type top struct {
 	programs struct{ control, proxy string }
 	grpc     string
 	paths    []string // of configuration, for control plane and pods alike
-	named    []string // the same as the user named it
+	watched  []string // the same as the user named it
 	mode     Capture
 	why      string
 	starter  *process.Starter
@@ -194,7 +194,7 @@ func (t *top) task() task {
 		dir = "/"
 	}
 	return task{
-		Layout: t.layout, Paths: t.paths, Namespace: t.o.Namespace, API: t.o.HTTP, Proxy: t.programs.proxy, Ingress: t.o.Ingress,
+		Layout: t.layout, Paths: t.paths, Namespace: t.o.Namespace, API: reached(t.o.HTTP), Proxy: t.programs.proxy, Ingress: t.o.Ingress,
 		Environ: t.environ(), Resolvers: resolvers("/etc/resolv.conf"), LogProxy: t.o.LogProxy, Color: t.o.Color, Loopback: t.mode == CaptureEnv, Shape: t.shape(), Dir: dir,
 	}
 }

@@ -566,7 +566,13 @@ func TestTakeOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = first.Process.Wait()
+	applied := filepath.Join(o.State, "applied")
+	if err := errors.Join(os.MkdirAll(applied, 0o700), os.WriteFile(filepath.Join(applied, "ConfigMap._default_c.yaml"), []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	var progress []string
+	// Where all addresses are listened on, programs of this machine call one of them.
+	o.HTTP = netip.AddrPortFrom(netip.IPv4Unspecified(), o.HTTP.Port())
 	o.Progress = func(s string) { progress = append(progress, s) }
 	r := start(t, files, o)
 	// The shell's child alone is left for certain; others may still be dying.
@@ -578,7 +584,22 @@ func TestTakeOver(t *testing.T) {
 	if pids := left.processes(); len(pids) > 0 {
 		t.Errorf("left of the first mesh: %v", pids)
 	}
+	local := fmt.Sprintf("127.0.0.1:%d", o.HTTP.Port())
+	if lock, err := client.ReadLock(o.State); err != nil || lock.HTTP != local || r.report.API != "http://"+local {
+		t.Errorf("lock %+v, %v, report of %s, want %s", lock, err, r.report.API, local)
+	}
+	if r.report.Applied != 1 {
+		t.Errorf("%d objects applied earlier, want 1", r.report.Applied)
+	}
 	r.stop()
+}
+
+func TestReached(t *testing.T) {
+	for listens, want := range map[string]string{"127.0.0.1:80": "127.0.0.1:80", "192.0.2.1:80": "192.0.2.1:80", "0.0.0.0:80": "127.0.0.1:80", "[::]:80": "[::1]:80"} {
+		if got := reached(netip.MustParseAddrPort(listens)).String(); got != want {
+			t.Errorf("%s: %s, want %s", listens, got, want)
+		}
+	}
 }
 
 // A folder full of objects does not flood the terminal.
