@@ -188,7 +188,13 @@ func (p *Plane) handleDelete(w http.ResponseWriter, r *http.Request) {
 		if !sameKind(o.ID.Kind, kind) || !inNamespace(o.ID.Namespace, namespace) || o.ID.Name != name {
 			continue
 		}
+		file := filepath.Join(p.appliedDir(), appliedName(o.ID))
+		_, err := os.Lstat(file)
 		switch ref := o.Ref(); {
+		case err == nil: // in force, or hidden by a file that came later
+		case p.o.Pods != "" && filepath.Dir(filepath.Clean(ref.File)) == filepath.Clean(p.o.Pods):
+			fail(w, http.StatusConflict, fmt.Sprintf("%s %s is a workload that runs", o.ID.Kind, qualified(o.ID.Namespace, name)), "change its Deployment, or end its `weir run`")
+			return
 		case p.fallback(ref.File):
 			fail(w, http.StatusConflict, fmt.Sprintf("%s %s belongs to %s and cannot be deleted", o.ID.Kind, qualified(o.ID.Namespace, name), p.whose(ref.File)),
 				"apply another version of it, which is used instead until you delete that")
@@ -197,18 +203,23 @@ func (p *Plane) handleDelete(w http.ResponseWriter, r *http.Request) {
 			fail(w, http.StatusConflict, fmt.Sprintf("%s %s stands in %s:%d", o.ID.Kind, qualified(o.ID.Namespace, name), ref.File, ref.Line), "remove it there; the file is watched")
 			return
 		}
-		err := os.Remove(filepath.Join(p.appliedDir(), appliedName(o.ID)))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			fail(w, http.StatusInternalServerError, "deleting: "+err.Error(), "")
 			return
 		}
 		version := p.takenUp(r.Context(), func(u *store.Update) bool {
 			now := u.Objects.At(o.ID.String())
-			return now == nil || !p.applied(now) // another file may define it, too
+			// Another file may define it, too.
+			return now == nil || !p.applied(now) && !slices.ContainsFunc(now.Findings, func(f config.Finding) bool { return filepath.Clean(f.Object.File) == file })
 		})
 		gone := apiv1.Applied{Kind: o.ID.Kind, Namespace: o.ID.Namespace, Name: name, Action: "deleted"}
-		if now := p.latest.Load().Objects.At(o.ID.String()); now != nil && p.fallback(now.Ref().File) {
-			gone.Note = "the one of " + p.whose(now.Ref().File) + " is in force again"
+		if now := p.latest.Load().Objects.At(o.ID.String()); now != nil && !p.applied(now) {
+			switch ref := now.Ref(); {
+			case p.fallback(ref.File):
+				gone.Note = "the one of " + p.whose(ref.File) + " is in force again"
+			default:
+				gone.Note = fmt.Sprintf("the one in %s:%d stays", ref.File, ref.Line)
+			}
 		}
 		answer(w, http.StatusOK, apiv1.ApplyResult{Mesh: version, Objects: []apiv1.Applied{gone}})
 		return

@@ -152,7 +152,7 @@ func New(o Options) (*Plane, error) {
 		Signer: p.auth.Signer(ca.Grant{ID: id, DNSNames: []string{"istiod.istio-system.svc", "localhost"}})}); err != nil {
 		return nil, err
 	}
-	so := store.Options{Settings: o.Settings, State: o.State, Publish: p.publish, Log: o.Log}
+	so := store.Options{Settings: o.Settings, State: o.State, Applied: p.appliedDir(), Publish: p.publish, Log: o.Log}
 	if o.Laptop {
 		so.Assume = append(so.Assume, analyze.LocalGateway())
 	}

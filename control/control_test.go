@@ -212,6 +212,43 @@ func TestApplyGetDelete(t *testing.T) {
 	}
 }
 
+// A file that defines what was applied before is used instead; what was applied can still
+// be deleted, and the finding says so.
+func TestDeleteWhatAFileHides(t *testing.T) {
+	state := t.TempDir()
+	p := start(t, state)
+	if status, text := p.call(t, "POST", "/api/v1/objects", virtualService("reviews")); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	own := filepath.Join(state, "config", "own.yaml")
+	if err := os.WriteFile(own, []byte(virtualService("reviews.default.svc.cluster.local")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hint := func() string {
+		_, text := p.call(t, "GET", "/api/v1/findings", "")
+		for _, f := range decode[[]apiv1.Finding](t, text) {
+			if f.Code == string(config.Duplicate) {
+				return f.Hint
+			}
+		}
+		return ""
+	}
+	p.until(t, "both are read", func() bool { return hint() != "" })
+	if got := hint(); got != "it was applied before: weir delete VirtualService/reviews -n default" {
+		t.Errorf("remedy %q", got)
+	}
+	status, text := p.call(t, "DELETE", "/api/v1/objects/vs/default/reviews", "")
+	if r := decode[apiv1.ApplyResult](t, text); status != 200 || len(r.Objects) != 1 || r.Objects[0].Note != "the one in "+own+":1 stays" {
+		t.Errorf("%d %s", status, text)
+	}
+	if got := hint(); got != "" {
+		t.Errorf("deleted, and still %q", got)
+	}
+	if status, text := p.call(t, "DELETE", "/api/v1/objects/vs/default/reviews", ""); status != 409 || !strings.Contains(text, "own.yaml:1") {
+		t.Errorf("%d %s", status, text)
+	}
+}
+
 // What is applied stays inside its folder, a file for each object: kinds of different
 // groups may share their names, and names may be as long as a file's.
 func TestAppliedFiles(t *testing.T) {

@@ -39,6 +39,9 @@ type Options struct {
 	// Assume are workloads that will run whatever the files say (the ingress gateway of
 	// the laptop mesh): selectors that pick them pick something.
 	Assume []*mesh.Workload
+	// Applied is the folder of what `weir apply` was given: a user knows the objects in it,
+	// not the files.
+	Applied string
 	// Publish takes every Update, from Run's goroutine and in order. It must not block
 	// for long: configuration waits for it.
 	Publish func(*Update)
@@ -275,12 +278,23 @@ func (s *Store) judge(id config.ID, claims []claim, old *Object) *Object {
 		}
 		next.Findings = append(next.Findings, config.New(config.Duplicate, c.o.Ref, "", c.o.Ref.Line,
 			fmt.Sprintf("%s %s is already defined at %s:%d, which is used", id.Kind, strings.TrimPrefix(id.Namespace+"/"+id.Name, "/"), first.Ref.File, first.Ref.Line),
-			"remove one of the two, or rename it"))
+			s.remedy(c.o)))
 	}
 	if old != nil && next.Raw == old.Raw && slices.Equal(next.Findings, old.Findings) {
 		return old
 	}
 	return next
+}
+
+// remedy says what to do about an object that is defined elsewhere, too.
+func (s *Store) remedy(o *config.Object) string {
+	switch {
+	case s.o.Applied == "" || o.Ref.File != filepath.Join(s.o.Applied, o.ID.FileName()+".yaml"):
+		return "remove one of the two, or rename it"
+	case o.ID.Namespace == "":
+		return fmt.Sprintf("it was applied before: weir delete %s/%s", o.ID.Kind, o.ID.Name)
+	}
+	return fmt.Sprintf("it was applied before: weir delete %s/%s -n %s", o.ID.Kind, o.ID.Name, o.ID.Namespace)
 }
 
 // lastGood is the version in force until now, in this process or the one before.

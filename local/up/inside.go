@@ -140,7 +140,7 @@ func (i *inside) run(ctx context.Context, controlLog io.ReadCloser) error {
 func (i *inside) configuration(ctx context.Context) error {
 	s, err := store.New(store.Options{
 		Settings: mesh.Settings{TrustDomain: trustDomain, DomainSuffix: "cluster.local", RootNamespace: gatewayNamespace},
-		Assume:   []*mesh.Workload{gatewayWorkload()}, Log: i.log,
+		Assume:   []*mesh.Workload{gatewayWorkload()}, Applied: i.task.Layout.Applied(), Log: i.log,
 		Publish: func(u *store.Update) {
 			i.mu.Lock()
 			before := i.latest
