@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -118,12 +119,12 @@ func (c *Cache) eachServed(n *Node, labels mesh.Labels, visit func(s *mesh.Servi
 	w := c.snap.Workloads.At(key)
 	var services []*mesh.Service
 	for _, s := range c.index.inNamespace[n.Namespace] {
-		if s.Selector.Selects(labels) {
+		if s.Selector.Selects(labels) && utf8.ValidString(s.Hostname) { // no resource could name it
 			services = append(services, s)
 		}
 	}
 	for sk := range c.index.instances[key] {
-		if s := c.snap.Services.At(sk); s != nil && !slices.Contains(services, s) {
+		if s := c.snap.Services.At(sk); s != nil && utf8.ValidString(s.Hostname) && !slices.Contains(services, s) {
 			services = append(services, s)
 		}
 	}

@@ -467,7 +467,7 @@ func reachable(snap *mesh.Snapshot, n *translate.Node, cluster string) bool {
 		return false // one of them counts, which may have another port
 	}
 	for s := range snap.Services.Values() {
-		if s.Hostname != parts[3] || !s.Visible.VisibleTo(n.Namespace) || s.Port(uint16(port)) == nil {
+		if s.Hostname != parts[3] || !s.Visible.VisibleTo(n.Namespace) || port == 0 || s.Port(uint16(port)) == nil || s.Port(uint16(port)).Protocol == mesh.UDP {
 			continue
 		}
 		if parts[2] == "" {
