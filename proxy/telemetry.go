@@ -86,7 +86,9 @@ func (o *relays) End(r *tcp.Relay) {
 func (o *relays) labels(r *tcp.Relay) observe.Labels {
 	l := observe.Labels{Protocol: "tcp", GRPCStatus: -1, Flags: r.Cause.Flag()}
 	if r.Cluster != nil {
-		if l.Service = observe.Service(r.Cluster.Service); l.Service.Host == "" {
+		s := &r.Cluster.Service
+		l.Service, l.Port = observe.Service{Host: s.Host, Name: s.Name, Namespace: s.Namespace}, s.Port
+		if l.Service.Host == "" {
 			l.Service.Name = r.Cluster.Name // PassthroughCluster and its kind, as Istio names them
 		}
 	}

@@ -34,7 +34,7 @@ func (r *Report) End(x *Exchange) {
 		l.GRPCStatus = x.grpcStatusOf()
 	}
 	if c := x.Cluster; c != nil {
-		l.Service = observe.Service(c.Service)
+		l.Service, l.Port = observe.Service{Host: c.Service.Host, Name: c.Service.Name, Namespace: c.Service.Namespace}, c.Service.Port
 	}
 	if l.Service.Host == "" && x.Target != nil {
 		// PassthroughCluster, BlackHoleCluster or one that does not exist: as Istio names them.

@@ -44,24 +44,23 @@ func (s Security) String() string {
 }
 
 // Service is the destination service of the labels.
-type Service struct {
-	Host, Name, Namespace string
-	Port                  uint16 // no label, but part of an edge
-}
+type Service struct{ Host, Name, Namespace string }
 
 // Labels identify one series of Istio's standard metrics. It is comparable and is the
 // key of the workers' maps: everything in it is a small number, an interned pointer or a
 // string that configuration owns.
 type Labels struct {
-	Reporter                       Reporter
 	Source, Destination            *Peer // nil: unknown
 	SourcePrincipal, DestPrincipal string
 	Service                        Service
 	Protocol                       string // http, grpc, tcp
-	Security                       Security
-	Status                         uint16 // 0 for TCP
-	GRPCStatus                     int8   // -1 none
-	Flags                          Flags
+	// What follows has no gaps, so that it is hashed at once.
+	Flags      Flags
+	Status     uint16 // 0 for TCP
+	Port       uint16 // of the cluster: no label, but part of an edge
+	Reporter   Reporter
+	Security   Security
+	GRPCStatus int8 // -1 none
 	// Encrypted is whether a proxy speaks TLS on the edge, with whomever: no label, because
 	// Istio's source does not say.
 	Encrypted bool

@@ -82,7 +82,7 @@ var (
 func labels() *Labels {
 	return &Labels{Reporter: Destination, Source: productpagePeer, Destination: reviewsPeer,
 		SourcePrincipal: "spiffe://cluster.local/ns/default/sa/bookinfo-productpage", DestPrincipal: "spiffe://cluster.local/ns/default/sa/bookinfo-reviews",
-		Service:  Service{Host: "reviews.default.svc.cluster.local", Name: "reviews", Namespace: "default", Port: 9080},
+		Service:  Service{Host: "reviews.default.svc.cluster.local", Name: "reviews", Namespace: "default"},
 		Protocol: "http", Security: SecurityMutualTLS, Status: 200, GRPCStatus: -1}
 }
 

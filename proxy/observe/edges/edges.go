@@ -26,6 +26,7 @@ type key struct {
 	workload, ns      string // of the other end
 	identity, version string
 	service           observe.Service
+	port              uint16
 	transport         observev1.Transport
 	protocol          string
 }
@@ -74,7 +75,7 @@ func sum(t *observe.Totals) map[key]*value {
 }
 
 func edgeOf(l *observe.Labels) key {
-	k := key{side: l.Reporter, service: l.Service, protocol: l.Protocol, transport: observev1.Transport_TRANSPORT_PLAINTEXT}
+	k := key{side: l.Reporter, service: l.Service, port: l.Port, protocol: l.Protocol, transport: observev1.Transport_TRANSPORT_PLAINTEXT}
 	peer := l.Source
 	k.identity = l.SourcePrincipal
 	if l.Reporter == observe.Source {
@@ -159,7 +160,7 @@ func edge(k *key, was, now *value) *observev1.Edge {
 	e := &observev1.Edge{
 		Side: observev1.Side_SIDE_SOURCE, Transport: k.transport, Protocol: k.protocol,
 		Peer:      &observev1.Peer{Workload: k.workload, Namespace: k.ns, Identity: k.identity, Version: k.version},
-		Service:   &observev1.Service{Host: k.service.Host, Name: k.service.Name, Namespace: k.service.Namespace, Port: uint32(k.service.Port)},
+		Service:   &observev1.Service{Host: k.service.Host, Name: k.service.Name, Namespace: k.service.Namespace, Port: uint32(k.port)},
 		SentBytes: now.sent - was.sent, ReceivedBytes: now.received - was.received, LatencySeconds: now.latency - was.latency,
 	}
 	if k.side == observe.Destination {

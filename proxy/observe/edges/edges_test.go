@@ -22,7 +22,7 @@ import (
 var (
 	page    = &observe.Peer{Workload: "productpage-v1", Namespace: "default", CanonicalRevision: "v1"}
 	reviews = &observe.Peer{Workload: "reviews-v2", Namespace: "default", CanonicalRevision: "v2"}
-	service = observe.Service{Host: "reviews.default.svc.cluster.local", Name: "reviews", Namespace: "default", Port: 9080}
+	service = observe.Service{Host: "reviews.default.svc.cluster.local", Name: "reviews", Namespace: "default"}
 )
 
 const (
@@ -39,7 +39,7 @@ func totals(w *observe.Worker) *observe.Totals {
 // called is a request as the caller's proxy counts it.
 func called(status uint16, flags observe.Flags) *observe.Labels {
 	return &observe.Labels{Reporter: observe.Source, Source: page, Destination: reviews, SourcePrincipal: pageID, DestPrincipal: reviewsID, Encrypted: true,
-		Service: service, Protocol: "http", Status: status, GRPCStatus: -1, Flags: flags}
+		Service: service, Port: 9080, Protocol: "http", Status: status, GRPCStatus: -1, Flags: flags}
 }
 
 // What is reported is what changed, added up by edge; what was acknowledged is not
@@ -54,7 +54,7 @@ func TestReports(t *testing.T) {
 	w.Request(called(404, 0), 30*time.Millisecond, 10, 100)
 	w.Request(called(503, 0), 3*time.Second, 10, 100)
 	w.Request(called(503, observe.NoHealthyUpstreamFlag), 0, 10, 0)
-	plain := &observe.Labels{Reporter: observe.Destination, Destination: page, Service: observe.Service{Host: "productpage", Port: 9080}, Protocol: "tcp", GRPCStatus: -1}
+	plain := &observe.Labels{Reporter: observe.Destination, Destination: page, Service: observe.Service{Host: "productpage"}, Port: 9080, Protocol: "tcp", GRPCStatus: -1}
 	s := w.TCP(plain)
 	s.Opened, s.Received, s.Sent = 2, 7, 8
 	first := r.Next(totals(w))
