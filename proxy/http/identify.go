@@ -97,13 +97,15 @@ var (
 	schemeHTTPS = []byte("https")
 )
 
-// strangers are the headers that steer this proxy and that a client outside the mesh must not set.
+// strangers are the headers that steer this proxy, or others of the mesh, and that a client outside the mesh must not set.
 var strangers = [...]message.ID{
 	message.XEnvoyDecoratorOperation, message.XEnvoyRetriableStatusCodes, message.XEnvoyRetriableHeaderNames,
 	message.XEnvoyRetryOn, message.XEnvoyRetryGRPCOn, message.XEnvoyMaxRetries, message.XEnvoyUpstreamAltStatName,
 	message.XEnvoyUpstreamRQTimeoutMS, message.XEnvoyUpstreamRQPerTryTimeoutMS, message.XEnvoyUpstreamRQTimeoutAltResponse,
 	message.XEnvoyExpectedRQTimeoutMS, message.XEnvoyInternal, message.XEnvoyOriginalPath, message.XEnvoyOriginalHost,
 	message.XEnvoyAttemptCount, message.XEnvoyIsTimeoutRetry, message.XEnvoyExternalAddress,
+	message.XEnvoyDownstreamServiceCluster, message.XEnvoyDownstreamServiceNode, message.XEnvoyForceTrace,
+	message.XEnvoyHedgeOnPerTryTimeout, message.XEnvoyIPTags, message.XEnvoyOriginalURL,
 	message.XEnvoyPeerMetadata, message.XEnvoyPeerMetadataID,
 }
 
@@ -123,12 +125,12 @@ func identify(x *Exchange) Verdict {
 		if c.TrustedHops == 0 {
 			h.Set(message.XForwardedProto, scheme)
 		}
-	} else if v := h.Get(message.XForwardedFor); v != nil {
+	} else if v, ok := h.Joined("x-forwarded-for", nil); ok {
 		if a, ok := addressFromRight(v, c.TrustedHops); ok {
 			x.Remote = a
 		}
 	}
-	if v := h.Get(message.XForwardedProto); v == nil {
+	if v, ok := h.Joined("x-forwarded-proto", nil); !ok {
 		h.Add(message.XForwardedProto, scheme)
 	} else if string(v) == "http" || string(v) == "https" {
 		scheme = v
@@ -157,9 +159,9 @@ func (x *Exchange) via(h *message.Headers) {
 // edgeAddress appends the client's address to x-forwarded-for, and finds the trusted one.
 func (x *Exchange) edgeAddress(h *message.Headers) {
 	c := x.Config
-	old := h.Get(message.XForwardedFor)
-	if c.TrustedHops > 0 && old != nil {
-		if a, ok := addressFromRight(old, c.TrustedHops-1); ok {
+	list, _ := h.Joined("x-forwarded-for", nil) // a proxy in front may have added a line of its own to one that its client made up
+	if c.TrustedHops > 0 && len(list) > 0 {
+		if a, ok := addressFromRight(list, c.TrustedHops-1); ok {
 			x.Remote = a
 		}
 	}
@@ -167,7 +169,6 @@ func (x *Exchange) edgeAddress(h *message.Headers) {
 		return
 	}
 	if !c.SkipXFF {
-		list, _ := h.Joined("x-forwarded-for", nil)
 		b := x.arena.Open(len(list) + 48)
 		if len(list) > 0 {
 			b = append(append(b, list...), ',')
@@ -188,11 +189,14 @@ func addressFromRight(list []byte, skip int) (netip.AddrPort, bool) {
 			if len(s) > 64 { // longer than any address with a zone
 				return netip.AddrPort{}, false
 			}
-			if a, err := netip.ParseAddr(string(s)); err == nil {
-				return netip.AddrPortFrom(a, 0), true
-			}
 			a, err := netip.ParseAddrPort(string(s))
-			return a, err == nil
+			if err != nil {
+				var ip netip.Addr
+				ip, err = netip.ParseAddr(string(s))
+				a = netip.AddrPortFrom(ip, 0)
+			}
+			// One form for one host: what is allowed to an address is written of that.
+			return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port()), err == nil
 		}
 		if i < 0 {
 			return netip.AddrPort{}, false

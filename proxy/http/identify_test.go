@@ -3,6 +3,7 @@ package http
 import (
 	"net/netip"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/weirmesh/weir/proxy/conn"
@@ -78,11 +79,19 @@ func TestRemoteAddress(t *testing.T) {
 		{"the edge believes the connection", "192.0.2.1", Config{Edge: true}, "10.0.0.9:5000", "192.0.2.1,10.0.0.9"},
 		{"the edge behind one trusted proxy", "192.0.2.1, 192.0.2.2", Config{Edge: true, TrustedHops: 1}, "192.0.2.2:0", "192.0.2.1, 192.0.2.2,10.0.0.9"},
 		{"the edge without appending", "192.0.2.1", Config{Edge: true, SkipXFF: true}, "10.0.0.9:5000", "192.0.2.1"},
+		{"lines are one list", "192.0.2.1\n192.0.2.2", Config{}, "192.0.2.2:0", "192.0.2.1"},
+		{"a line made up before that of the trusted proxy", "192.0.2.66\n192.0.2.2", Config{Edge: true, TrustedHops: 1}, "192.0.2.2:0", "192.0.2.66,192.0.2.2,10.0.0.9"},
+		{"two lines before two trusted proxies", "192.0.2.66\n192.0.2.1, 192.0.2.2", Config{Edge: true, TrustedHops: 2}, "192.0.2.1:0", "192.0.2.66,192.0.2.1, 192.0.2.2,10.0.0.9"},
+		{"one form for one address", "::ffff:192.0.2.1", Config{}, "192.0.2.1:0", "::ffff:192.0.2.1"},
+		{"one form with a port", "[::ffff:192.0.2.1]:7", Config{}, "192.0.2.1:7", "[::ffff:192.0.2.1]:7"},
+		{"no zone", "fe80::1%eth0", Config{}, "[fe80::1]:0", "fe80::1%eth0"},
 		{"the edge first", "", Config{Edge: true}, "10.0.0.9:5000", "10.0.0.9"},
 	} {
 		var headers []string
-		if c.xff != "" {
-			headers = []string{"x-forwarded-for", c.xff}
+		for line := range strings.SplitSeq(c.xff, "\n") {
+			if line != "" {
+				headers = append(headers, "x-forwarded-for", line)
+			}
 		}
 		x := identified(&c.cfg, info, headers...)
 		if got := x.Remote.String(); got != c.remote {
@@ -90,6 +99,22 @@ func TestRemoteAddress(t *testing.T) {
 		}
 		if got := string(x.Request.Headers.Get(message.XForwardedFor)); got != c.sent {
 			t.Errorf("%s: x-forwarded-for %q, want %q", c.what, got, c.sent)
+		}
+	}
+}
+
+// What steers proxies ends at the edge, and nowhere else.
+func TestStrangers(t *testing.T) {
+	for _, edge := range []bool{false, true} {
+		var headers []string
+		for _, id := range strangers {
+			headers = append(headers, id.String(), "1")
+		}
+		x := identified(&Config{Edge: edge}, &conn.Info{}, headers...)
+		for _, id := range strangers {
+			if got := x.Request.Headers.Has(id); got == edge && id != message.XEnvoyDecoratorOperation {
+				t.Errorf("edge %v: %s there: %v", edge, id, got)
+			}
 		}
 	}
 }
@@ -107,10 +132,13 @@ func TestScheme(t *testing.T) {
 		{nil, true, "https", "http", "http"},
 		{&tls.Peer{}, true, "http", "https", "https"},
 		{nil, false, "gopher", "http", "gopher"},
+		{nil, false, "https\nhttp", "http", "https"}, // two opinions are none
 	} {
 		var headers []string
-		if c.sent != "" {
-			headers = []string{"x-forwarded-proto", c.sent}
+		for line := range strings.SplitSeq(c.sent, "\n") {
+			if line != "" {
+				headers = append(headers, "x-forwarded-proto", line)
+			}
 		}
 		x := identified(&Config{Edge: c.edge}, &conn.Info{TLS: c.tls}, headers...)
 		if got, xfp := string(x.Request.Scheme), string(x.Request.Headers.Get(message.XForwardedProto)); got != c.scheme || xfp != c.xfp {

@@ -61,6 +61,8 @@ const (
 	XB3TraceID
 	XEnvoyAttemptCount
 	XEnvoyDecoratorOperation
+	XEnvoyDownstreamServiceCluster
+	XEnvoyDownstreamServiceNode
 	XEnvoyExpectedRQTimeoutMS
 	XEnvoyExternalAddress
 	XEnvoyFaultAbortGRPCRequest
@@ -68,11 +70,15 @@ const (
 	XEnvoyFaultAbortRequestPercentage
 	XEnvoyFaultDelayRequest
 	XEnvoyFaultDelayRequestPercentage
+	XEnvoyForceTrace
+	XEnvoyHedgeOnPerTryTimeout
 	XEnvoyInternal
+	XEnvoyIPTags
 	XEnvoyIsTimeoutRetry
 	XEnvoyMaxRetries
 	XEnvoyOriginalHost
 	XEnvoyOriginalPath
+	XEnvoyOriginalURL
 	XEnvoyOverloaded
 	XEnvoyPeerMetadata
 	XEnvoyPeerMetadataID
@@ -157,6 +163,8 @@ var names = [numIDs]string{
 	XB3TraceID:                         "x-b3-traceid",
 	XEnvoyAttemptCount:                 "x-envoy-attempt-count",
 	XEnvoyDecoratorOperation:           "x-envoy-decorator-operation",
+	XEnvoyDownstreamServiceCluster:     "x-envoy-downstream-service-cluster",
+	XEnvoyDownstreamServiceNode:        "x-envoy-downstream-service-node",
 	XEnvoyExpectedRQTimeoutMS:          "x-envoy-expected-rq-timeout-ms",
 	XEnvoyExternalAddress:              "x-envoy-external-address",
 	XEnvoyFaultAbortGRPCRequest:        "x-envoy-fault-abort-grpc-request",
@@ -164,11 +172,15 @@ var names = [numIDs]string{
 	XEnvoyFaultAbortRequestPercentage:  "x-envoy-fault-abort-request-percentage",
 	XEnvoyFaultDelayRequest:            "x-envoy-fault-delay-request",
 	XEnvoyFaultDelayRequestPercentage:  "x-envoy-fault-delay-request-percentage",
+	XEnvoyForceTrace:                   "x-envoy-force-trace",
+	XEnvoyHedgeOnPerTryTimeout:         "x-envoy-hedge-on-per-try-timeout",
 	XEnvoyInternal:                     "x-envoy-internal",
+	XEnvoyIPTags:                       "x-envoy-ip-tags",
 	XEnvoyIsTimeoutRetry:               "x-envoy-is-timeout-retry",
 	XEnvoyMaxRetries:                   "x-envoy-max-retries",
 	XEnvoyOriginalHost:                 "x-envoy-original-host",
 	XEnvoyOriginalPath:                 "x-envoy-original-path",
+	XEnvoyOriginalURL:                  "x-envoy-original-url",
 	XEnvoyOverloaded:                   "x-envoy-overloaded",
 	XEnvoyPeerMetadata:                 "x-envoy-peer-metadata",
 	XEnvoyPeerMetadataID:               "x-envoy-peer-metadata-id",
@@ -315,6 +327,10 @@ func IDOf[S ~string | ~[]byte](name S) ID {
 		return XEnvoyAttemptCount
 	case "x-envoy-decorator-operation":
 		return XEnvoyDecoratorOperation
+	case "x-envoy-downstream-service-cluster":
+		return XEnvoyDownstreamServiceCluster
+	case "x-envoy-downstream-service-node":
+		return XEnvoyDownstreamServiceNode
 	case "x-envoy-expected-rq-timeout-ms":
 		return XEnvoyExpectedRQTimeoutMS
 	case "x-envoy-external-address":
@@ -329,8 +345,14 @@ func IDOf[S ~string | ~[]byte](name S) ID {
 		return XEnvoyFaultDelayRequest
 	case "x-envoy-fault-delay-request-percentage":
 		return XEnvoyFaultDelayRequestPercentage
+	case "x-envoy-force-trace":
+		return XEnvoyForceTrace
+	case "x-envoy-hedge-on-per-try-timeout":
+		return XEnvoyHedgeOnPerTryTimeout
 	case "x-envoy-internal":
 		return XEnvoyInternal
+	case "x-envoy-ip-tags":
+		return XEnvoyIPTags
 	case "x-envoy-is-timeout-retry":
 		return XEnvoyIsTimeoutRetry
 	case "x-envoy-max-retries":
@@ -339,6 +361,8 @@ func IDOf[S ~string | ~[]byte](name S) ID {
 		return XEnvoyOriginalHost
 	case "x-envoy-original-path":
 		return XEnvoyOriginalPath
+	case "x-envoy-original-url":
+		return XEnvoyOriginalURL
 	case "x-envoy-overloaded":
 		return XEnvoyOverloaded
 	case "x-envoy-peer-metadata":
