@@ -3,7 +3,7 @@ package proxy
 import (
 	"time"
 
-	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/tcp"
@@ -16,8 +16,9 @@ type relays struct {
 	numbers *observe.Worker
 	log     *observe.Log // nil: none
 	// reported is what each connection under way has been counted with so far.
-	reported map[*tcp.Relay]*tally
-	record   observe.Record
+	reported  map[*tcp.Relay]*tally
+	workloads http.Workloads
+	record    observe.Record
 }
 
 type tally struct {
@@ -101,9 +102,8 @@ func (o *relays) labels(r *tcp.Relay) observe.Labels {
 		return l
 	}
 	l.Reporter, l.Source, l.Destination = observe.Source, o.self, r.Destination
-	if l.Destination == nil && r.Endpoint != nil && r.Endpoint.Workload != (cluster.Workload{}) {
-		w := r.Endpoint.Workload
-		l.Destination = &observe.Peer{Workload: w.Name, Namespace: w.Namespace, CanonicalService: w.Service, CanonicalRevision: w.Revision, Cluster: w.Cluster}
+	if l.Destination == nil && r.Endpoint != nil {
+		l.Destination = o.workloads.Of(r.Endpoint)
 	}
 	if t := r.Upstream.TLS; t != nil {
 		l.Encrypted = true

@@ -16,11 +16,8 @@ type Report struct {
 	Log     *observe.Log    // nil: no access log
 
 	record    observe.Record
-	workloads map[cluster.Workload]*observe.Peer
+	workloads Workloads
 }
-
-// maxWorkloads bounds the peers made of endpoint metadata; it begins anew when it is full.
-const maxWorkloads = 4096
 
 // Begin has nothing to count: Istio's metrics are of finished requests.
 func (r *Report) Begin(*Exchange) {}
@@ -49,7 +46,7 @@ func (r *Report) End(x *Exchange) {
 	} else {
 		l.Reporter, l.Source, l.Destination, l.Security = observe.Source, r.Self, x.Peer, observe.SecurityUnknown
 		if x.Peer == nil && x.Endpoint != nil {
-			l.Destination = r.workload(x.Endpoint)
+			l.Destination = r.workloads.Of(x.Endpoint)
 		}
 		if t := x.UpstreamTLS; t != nil {
 			l.Encrypted = true
@@ -62,20 +59,29 @@ func (r *Report) End(x *Exchange) {
 	}
 }
 
-// workload is the peer that an endpoint's metadata describes, for servers that did not introduce themselves.
-func (r *Report) workload(e *cluster.Endpoint) *observe.Peer {
-	if e.Workload == (cluster.Workload{}) {
+// Workloads are the peers that endpoints' metadata describes, for servers that did not introduce themselves: one for each
+// workload, because metrics tell peers apart by their pointers. The zero value is ready and belongs to one worker.
+type Workloads struct {
+	peers map[cluster.Workload]*observe.Peer
+}
+
+// maxWorkloads bounds them; it begins anew when it is full.
+const maxWorkloads = 4096
+
+// Of is the peer of an endpoint; nil: its workload is not known.
+func (all *Workloads) Of(e *cluster.Endpoint) *observe.Peer {
+	w := e.Workload
+	if w == (cluster.Workload{}) {
 		return nil
 	}
-	if p := r.workloads[e.Workload]; p != nil {
+	if p := all.peers[w]; p != nil {
 		return p
 	}
-	if r.workloads == nil || len(r.workloads) >= maxWorkloads {
-		r.workloads = map[cluster.Workload]*observe.Peer{}
+	if all.peers == nil || len(all.peers) >= maxWorkloads {
+		all.peers = map[cluster.Workload]*observe.Peer{}
 	}
-	w := e.Workload
 	p := &observe.Peer{Workload: w.Name, Namespace: w.Namespace, CanonicalService: w.Service, CanonicalRevision: w.Revision, Cluster: w.Cluster}
-	r.workloads[w] = p
+	all.peers[w] = p
 	return p
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -26,14 +27,14 @@ func TestMetadataRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	peers := NewPeers()
-	got := peers.FromHeader([]byte(reviews.ID), []byte(header))
+	got := peers.FromHeader([]byte(header))
 	if d := cmp.Diff(reviews.Peer(), got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
-	if again := peers.FromHeader([]byte(reviews.ID), []byte(header)); again != got {
+	if again := peers.FromHeader([]byte(header)); again != got {
 		t.Error("the same metadata must be the same Peer: it is a map key")
 	}
-	tcp := peers.FromStruct(reviews.ID, reviews.Metadata())
+	tcp := peers.FromStruct(reviews.Metadata())
 	if d := cmp.Diff(reviews.Peer(), tcp); d != "" {
 		t.Errorf("TCP exchange (-want +got):\n%s", d)
 	}
@@ -43,7 +44,7 @@ func TestMetadataRoundTrip(t *testing.T) {
 func TestUnsoundMetadata(t *testing.T) {
 	peers := NewPeers()
 	for _, bad := range []string{"", "%%%", "aGVsbG8gd29ybGQ", "////", strings.Repeat("A", maxPeerMetadata+4)} {
-		if p := peers.FromHeader([]byte("x"), []byte(bad)); p != nil {
+		if p := peers.FromHeader([]byte(bad)); p != nil {
 			t.Errorf("%.20q gave %+v", bad, p)
 		}
 	}
@@ -51,10 +52,45 @@ func TestUnsoundMetadata(t *testing.T) {
 
 func FuzzPeerFromHeader(f *testing.F) {
 	h, _ := reviews.Header()
-	f.Add([]byte(reviews.ID), []byte(h))
-	f.Add([]byte(""), []byte("AAAA"))
+	f.Add([]byte(h))
+	f.Add([]byte("AAAA"))
 	peers := NewPeers()
-	f.Fuzz(func(_ *testing.T, id, metadata []byte) { peers.FromHeader(id, metadata) })
+	f.Fuzz(func(_ *testing.T, metadata []byte) { peers.FromHeader(metadata) })
+}
+
+// Replicas are one workload. Who invents workloads makes us remember a bounded number of names of bounded length, and
+// an hour later others have their turn.
+func TestInventedPeers(t *testing.T) {
+	peers := NewPeers()
+	replica := *reviews
+	replica.Name = "reviews-v1-1"
+	if a, b := peers.FromStruct(reviews.Metadata()), peers.FromStruct(replica.Metadata()); a == nil || a != b {
+		t.Errorf("two replicas: %p, %p", a, b)
+	}
+	known := 0
+	invent := func(i int) *Peer {
+		n := Node{Workload: "w" + strconv.Itoa(i)}
+		return peers.FromStruct(n.Metadata())
+	}
+	for i := range 2 * maxPeers {
+		if invent(i) != nil {
+			known++
+		}
+	}
+	if known != maxPeers-1 || len(peers.peers) > maxPeers || len(peers.forms) > maxForms {
+		t.Errorf("%d are known, %d remembered in %d forms", known, len(peers.peers), len(peers.forms))
+	}
+	if peers.FromStruct(reviews.Metadata()) == nil {
+		t.Error("one that was there before was forgotten")
+	}
+	peers.since = peers.since.Add(-forgetAfter)
+	if invent(3*maxPeers) == nil || len(peers.peers) != 1 {
+		t.Errorf("an hour later a new workload is not known, %d are", len(peers.peers))
+	}
+	long := Node{Workload: strings.Repeat("w", maxName+1)}
+	if p := peers.FromStruct(long.Metadata()); p != nil {
+		t.Errorf("a name of %d bytes", len(p.Workload))
+	}
 }
 
 func TestCanonicalNames(t *testing.T) {
@@ -91,9 +127,8 @@ func TestPrometheus(t *testing.T) {
 	w, w2 := NewWorker(), NewWorker()
 	w.Request(labels(), 3*time.Millisecond, 0, 100)
 	w.Request(labels(), 7*time.Millisecond, 0, 100)
-	replica := labels() // another instance of the same workload: no series of its own
+	replica := labels() // the same workload, heard of in another way: no series of its own
 	source := *replica.Source
-	source.ID = "sidecar~10.0.0.99~productpage-v1-1.default~default.svc.cluster.local"
 	replica.Source = &source
 	w2.Request(replica, 2*time.Second, 10, 5000)
 	l := labels()

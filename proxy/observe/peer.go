@@ -1,24 +1,25 @@
 package observe
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // Peer is what is known of a workload, ours or the other side's: the source of Istio's
-// workload labels. It is immutable and interned, so that a pointer can be a map key.
+// workload labels, and no more, so that all replicas of a workload are one Peer. It is
+// immutable and interned, so that a pointer can be a map key.
 type Peer struct {
-	Workload, Namespace   string
-	App, Version          string
-	CanonicalService      string
-	CanonicalRevision     string
-	Cluster               string
-	ID                    string // node id, as in x-envoy-peer-metadata-id
-	Owner, ServiceAccount string
+	Workload, Namespace string
+	App, Version        string
+	CanonicalService    string
+	CanonicalRevision   string
+	Cluster             string
 }
 
 // Node is a proxy's node metadata in Istio's keys, from which its own Peer and what it
@@ -38,8 +39,7 @@ type Node struct {
 // Peer is the node as others see it.
 func (n *Node) Peer() *Peer {
 	return &Peer{Workload: n.Workload, Namespace: n.Namespace, App: n.Labels["app"], Version: n.Labels["version"],
-		CanonicalService: CanonicalService(n.Labels, n.Workload), CanonicalRevision: CanonicalRevision(n.Labels),
-		Cluster: n.Cluster, ID: n.ID, Owner: n.Owner, ServiceAccount: n.ServiceAccount}
+		CanonicalService: CanonicalService(n.Labels, n.Workload), CanonicalRevision: CanonicalRevision(n.Labels), Cluster: n.Cluster}
 }
 
 // CanonicalService follows Istio: the canonical-name label, then
@@ -92,47 +92,59 @@ func (n *Node) Header() (string, error) {
 	return base64.StdEncoding.EncodeToString(b), nil
 }
 
-// PeerOf reads a peer's metadata Struct and node id.
-func PeerOf(id string, s *structpb.Struct) *Peer {
+// PeerOf reads a peer's metadata Struct. nil: something in it is longer than names are.
+func PeerOf(s *structpb.Struct) *Peer {
 	f := s.GetFields()
 	labels := map[string]string{}
 	for k, v := range f["LABELS"].GetStructValue().GetFields() {
 		labels[k] = v.GetStringValue()
 	}
-	n := Node{ID: id, Namespace: f["NAMESPACE"].GetStringValue(), Workload: f["WORKLOAD_NAME"].GetStringValue(),
-		Owner: f["OWNER"].GetStringValue(), Cluster: f["CLUSTER_ID"].GetStringValue(), ServiceAccount: f["SERVICE_ACCOUNT"].GetStringValue(), Labels: labels}
-	return n.Peer()
+	n := Node{Namespace: f["NAMESPACE"].GetStringValue(), Workload: f["WORKLOAD_NAME"].GetStringValue(), Cluster: f["CLUSTER_ID"].GetStringValue(), Labels: labels}
+	p := n.Peer()
+	for _, name := range [...]string{p.Workload, p.Namespace, p.App, p.Version, p.CanonicalService, p.CanonicalRevision, p.Cluster} {
+		if len(name) > maxName {
+			return nil
+		}
+	}
+	return p
 }
 
 const (
 	// maxPeerMetadata bounds one peer's metadata: Istio's is 0.3 to 2 KiB.
 	maxPeerMetadata = 16 << 10
-	// maxPeers bounds how many distinct peers are remembered; a mesh that talks to more
-	// at once decodes again.
-	maxPeers = 4096
+	// maxName is the longest name of a Kubernetes object (a DNS name, RFC 1123); values of labels have 63 bytes at most.
+	maxName = 253
+	// maxPeers bounds the workloads that are remembered, 8 MB of them at worst, and how many new ones there may be
+	// in forgetAfter: every one makes series of metrics, which stay. Who could say who it is as often as it likes
+	// would make us hold, and be asked for, hundreds of megabytes. Workloads beyond are unknown.
+	maxPeers    = 4096
+	forgetAfter = time.Hour
+	// maxForms bounds the encoded forms that are remembered, one for each replica. A mesh that talks to more at once
+	// decodes again.
+	maxForms = 4096
 )
 
-// Peers interns decoded peer metadata, by its encoded form. Workers share it; a hit
-// costs a read lock and one map look-up, and connections remember their peer, so it is
-// asked once a connection and not once a request.
+// Peers interns decoded peer metadata, by its encoded form and by what it says. Workers
+// share it; a hit costs a read lock and one map look-up, and connections remember their
+// peer, so it is asked once a connection and not once a request.
 type Peers struct {
-	mu      sync.RWMutex
-	byBytes map[string]*Peer
+	mu    sync.RWMutex
+	forms map[[sha256.Size]byte]*Peer
+	peers map[Peer]*Peer
+	since time.Time // when peers was empty
 }
 
 // NewPeers makes an empty set.
-func NewPeers() *Peers { return &Peers{byBytes: map[string]*Peer{}} }
+func NewPeers() *Peers { return &Peers{forms: map[[sha256.Size]byte]*Peer{}, peers: map[Peer]*Peer{}} }
 
-// FromHeader decodes the two headers of the HTTP exchange. nil if they are not sound:
-// telemetry fails open, labels become "unknown".
-func (p *Peers) FromHeader(id, metadata []byte) *Peer {
-	if len(metadata) == 0 || len(metadata) > maxPeerMetadata || len(id) > maxPeerMetadata {
+// FromHeader decodes x-envoy-peer-metadata. nil if it is not sound: telemetry fails open,
+// labels become "unknown".
+func (p *Peers) FromHeader(metadata []byte) *Peer {
+	if len(metadata) == 0 || len(metadata) > maxPeerMetadata {
 		return nil
 	}
-	p.mu.RLock()
-	peer, ok := p.byBytes[string(metadata)]
-	p.mu.RUnlock()
-	if ok {
+	form := sha256.Sum256(metadata)
+	if peer := p.recall(form); peer != nil {
 		return peer
 	}
 	raw, err := base64.StdEncoding.DecodeString(string(metadata))
@@ -143,33 +155,53 @@ func (p *Peers) FromHeader(id, metadata []byte) *Peer {
 	if proto.Unmarshal(raw, s) != nil {
 		return nil
 	}
-	return p.remember(string(metadata), PeerOf(string(id), s))
+	return p.remember(form, PeerOf(s), time.Now())
 }
 
 // FromStruct interns the metadata of the TCP exchange.
-func (p *Peers) FromStruct(id string, s *structpb.Struct) *Peer {
+func (p *Peers) FromStruct(s *structpb.Struct) *Peer {
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(s)
 	if err != nil || len(raw) > maxPeerMetadata {
 		return nil
 	}
-	p.mu.RLock()
-	peer, ok := p.byBytes[string(raw)]
-	p.mu.RUnlock()
-	if ok {
+	form := sha256.Sum256(raw)
+	if peer := p.recall(form); peer != nil {
 		return peer
 	}
-	return p.remember(string(raw), PeerOf(id, s))
+	return p.remember(form, PeerOf(s), time.Now())
 }
 
-func (p *Peers) remember(key string, peer *Peer) *Peer {
+func (p *Peers) recall(form [sha256.Size]byte) *Peer {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.forms[form]
+}
+
+// remember is the one Peer that says what peer says; nil: there are too many.
+func (p *Peers) remember(form [sha256.Size]byte, peer *Peer, now time.Time) *Peer {
+	if peer == nil {
+		return nil
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if old, ok := p.byBytes[key]; ok {
-		return old
+	known := p.peers[*peer]
+	if known == nil {
+		if len(p.peers) >= maxPeers {
+			if now.Sub(p.since) < forgetAfter {
+				return nil
+			}
+			clear(p.peers)
+			clear(p.forms)
+		}
+		if len(p.peers) == 0 {
+			p.since = now
+		}
+		known = peer
+		p.peers[*peer] = peer
 	}
-	if len(p.byBytes) >= maxPeers {
-		clear(p.byBytes) // simplest bound: begin again; the live ones come back with their next connection
+	if len(p.forms) >= maxForms {
+		clear(p.forms) // simplest bound: begin again; the live ones come back with their next connection
 	}
-	p.byBytes[key] = peer
-	return peer
+	p.forms[form] = known
+	return known
 }

@@ -65,35 +65,35 @@ var (
 // parseFrame takes a frame off b. n is 0 where the peer sends none, as some that agree
 // on the protocol do; a frame whose content makes no sense is taken and says nothing:
 // telemetry fails open.
-func parseFrame(b []byte) (n int, id string, metadata *structpb.Struct, err error) {
+func parseFrame(b []byte) (n int, metadata *structpb.Struct, err error) {
 	for i := 0; i < 4 && i < len(b); i++ {
 		if b[i] != byte(uint32(magic)>>(24-8*i)) {
-			return 0, "", nil, nil
+			return 0, nil, nil
 		}
 	}
 	if len(b) < frameHeader {
-		return 0, "", nil, errShort
+		return 0, nil, errShort
 	}
 	size := binary.BigEndian.Uint32(b[4:])
 	if size > maxFrame {
-		return 0, "", nil, errLong
+		return 0, nil, errLong
 	}
 	n = frameHeader + int(size)
 	if len(b) < n {
-		return 0, "", nil, errShort
+		return 0, nil, errShort
 	}
 	var a anypb.Any
 	var s structpb.Struct
 	if proto.Unmarshal(b[frameHeader:n], &a) != nil || a.UnmarshalTo(&s) != nil {
-		return n, "", nil, nil
+		return n, nil, nil
 	}
-	return n, s.Fields[metadataIDKey].GetStringValue(), s.Fields[metadataKey].GetStructValue(), nil
+	return n, s.Fields[metadataKey].GetStructValue(), nil
 }
 
 func (w *Worker) readFrame(b []byte) (n int, peer *observe.Peer, err error) {
-	n, id, metadata, err := parseFrame(b)
+	n, metadata, err := parseFrame(b)
 	if err == nil && metadata != nil && w.o.Peers != nil {
-		peer = w.o.Peers.FromStruct(id, metadata)
+		peer = w.o.Peers.FromStruct(metadata)
 	}
 	return n, peer, err
 }

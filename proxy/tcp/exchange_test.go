@@ -13,15 +13,15 @@ func TestParseFrame(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range b {
-		if _, _, _, err := parseFrame(b[:i]); err != errShort {
+		if _, _, err := parseFrame(b[:i]); err != errShort {
 			t.Fatalf("%d of %d bytes: %v", i, len(b), err)
 		}
 	}
-	n, id, s, err := parseFrame(append(b, "GET /"...))
-	if n != len(b) || id != "sidecar~1" || err != nil {
-		t.Errorf("%d, %q, %v", n, id, err)
+	n, s, err := parseFrame(append(b, "GET /"...))
+	if n != len(b) || err != nil {
+		t.Errorf("%d, %v", n, err)
 	}
-	if p := observe.PeerOf(id, s); p.Workload != "w" || p.App != "a" || p.Namespace != "n" {
+	if p := observe.PeerOf(s); p.Workload != "w" || p.App != "a" || p.Namespace != "n" {
 		t.Errorf("peer %+v", p)
 	}
 	for in, want := range map[string]struct {
@@ -35,7 +35,7 @@ func TestParseFrame(t *testing.T) {
 		"\x3d\x23\x04\x67\x00\x01\x00\x00":         {0, errLong},
 		"\x3d\x23\x04\x68":                         {0, nil},
 	} {
-		if n, _, _, err := parseFrame([]byte(in)); n != want.n || err != want.err {
+		if n, _, err := parseFrame([]byte(in)); n != want.n || err != want.err {
 			t.Errorf("%q: %d, %v; want %v", in, n, err, want)
 		}
 	}
@@ -50,12 +50,12 @@ func FuzzParseFrame(f *testing.F) {
 	f.Add([]byte{0x3d, 0x23, 4, 0x67, 0, 0, 0, 1, 0})
 	f.Add([]byte("\x3d\x23"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		n, id, s, err := parseFrame(b)
-		if n < 0 || n > len(b) || err != nil && n != 0 || n == 0 && (id != "" || s != nil) {
-			t.Errorf("%d of %d, %q, %v, %v", n, len(b), id, s, err)
+		n, s, err := parseFrame(b)
+		if n < 0 || n > len(b) || err != nil && n != 0 || n == 0 && s != nil {
+			t.Errorf("%d of %d, %v, %v", n, len(b), s, err)
 		}
 		if s != nil {
-			observe.NewPeers().FromStruct(id, s)
+			observe.NewPeers().FromStruct(s)
 		}
 		if err == errShort && len(b) >= frameHeader+maxFrame {
 			t.Error("waits for more than a frame can have")

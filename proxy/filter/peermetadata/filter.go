@@ -49,9 +49,13 @@ func (n *Node) Client() http.Stage {
 		}
 		return http.Continue
 	}, Response: func(x *http.Exchange) {
-		if m := x.UpstreamMemory(); m != nil {
-			x.Peer = n.take(&x.Response.Headers, m)
+		h := &x.Response.Headers
+		if m := x.UpstreamMemory(); m != nil && x.Cluster != nil && x.Cluster.InMesh() {
+			x.Peer = n.take(h, m)
+			return
 		}
+		h.Remove(message.XEnvoyPeerMetadata) // who is not of the mesh has no name in it
+		h.Remove(message.XEnvoyPeerMetadataID)
 	}}
 }
 
@@ -87,7 +91,7 @@ func (n *Node) take(h *message.Headers, m *http.Memory) *observe.Peer {
 	}
 	sum := maphash.Bytes(n.seed, metadata)
 	if m.Peer == nil || m.Hash != sum {
-		m.Peer, m.Hash = n.peers.FromHeader(h.Get(message.XEnvoyPeerMetadataID), metadata), sum
+		m.Peer, m.Hash = n.peers.FromHeader(metadata), sum
 	}
 	h.Remove(message.XEnvoyPeerMetadata)
 	h.Remove(message.XEnvoyPeerMetadataID)

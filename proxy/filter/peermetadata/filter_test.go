@@ -141,7 +141,11 @@ func TestExchange(t *testing.T) {
 func TestStrangers(t *testing.T) {
 	n := mem.New()
 	callee := newProxy(t, n, "10.0.0.2:80", "10.0.0.3:80", cluster.Cluster{}, (*peermetadata.Node).Server, "server")
-	newProxy(t, n, "10.0.0.1:80", "10.0.0.3:80", cluster.Cluster{Service: cluster.Service{Host: "api.example.com"}}, (*peermetadata.Node).Client, "client")
+	caller := newProxy(t, n, "10.0.0.1:80", "10.0.0.3:80", cluster.Cluster{Service: cluster.Service{Host: "api.example.com"}}, (*peermetadata.Node).Client, "client")
+	known, err := (&observe.Node{Workload: "server"}).Header()
+	if err != nil {
+		t.Fatal(err)
+	}
 	app, err := n.Listen(netip.MustParseAddrPort("10.0.0.3:80"))
 	if err != nil {
 		t.Fatal(err)
@@ -163,13 +167,16 @@ func TestStrangers(t *testing.T) {
 		if got, _ := u.Recv(); strings.Contains(string(got), "peer-metadata") {
 			t.Errorf("%v: the upstream received %q", c, got)
 		}
-		u.Send([]byte("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+		u.Send([]byte("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\nx-envoy-peer-metadata: " + known + "\r\n\r\n"))
 		n.Step()
 		if got, _ := p.Recv(); !strings.HasPrefix(string(got), "HTTP/1.1 200") || strings.Contains(string(got), "peer-metadata") {
 			t.Errorf("%v: the client received %q", c, got)
 		}
 		if callee.peer != nil {
 			t.Errorf("%v: a stranger is taken for %+v", c, callee.peer)
+		}
+		if caller.peer != nil {
+			t.Errorf("%v: a server of strangers is taken for %+v", c, caller.peer)
 		}
 	}
 }
