@@ -134,7 +134,7 @@ func (p *fuzzPeer) answer(typeURL string, detail *rpcstatus.Status) {
 	if p.m.sotw {
 		s := p.m.find(typeURL)
 		r := &discoveryv3.DiscoveryRequest{TypeUrl: typeURL, ResponseNonce: last.nonce, ErrorDetail: detail}
-		for n := range s.names {
+		for n := range s.names.all() {
 			r.ResourceNames = append(r.ResourceNames, n)
 		}
 		if s.wildcard && s.named {

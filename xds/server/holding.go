@@ -36,8 +36,8 @@ func (s *Server) Holding(choose func(node string) bool) (Holding, bool) {
 			h.Resources = slices.AppendSeq(h.Resources, set.Values())
 			continue
 		}
-		for name := range sub.names {
-			if r := set.At(name); r != nil {
+		for name, r := range set.All() {
+			if sub.subscribed(name) {
 				h.Resources = append(h.Resources, r)
 			}
 		}

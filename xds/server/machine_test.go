@@ -143,7 +143,7 @@ func (c *conversation) sent(out []*response, err error) {
 func checkInvariants(t interface{ Errorf(string, ...any) }, m *machine) {
 	names := 0
 	for _, s := range m.subs {
-		names += len(s.names)
+		names += s.names.len()
 		for n := range s.dirty {
 			if r := m.base(s).At(n); !s.subscribed(n) && (s.flight == nil || r != nil) && m.latest != nil {
 				t.Errorf("%s %q is dirty, but not subscribed to", resource.Short(s.typeURL), n)
@@ -180,7 +180,7 @@ func (r *response) String() string {
 func (c *conversation) status() {
 	fmt.Fprintf(&c.out, "phase=%v round=%d active=%d\n", c.m.phase, c.m.round, c.m.active)
 	for _, s := range c.m.subs {
-		names := slices.Sorted(maps.Keys(s.names))
+		names := slices.Sorted(s.names.all())
 		if s.wildcard {
 			names = append([]string{"*"}, names...)
 		}

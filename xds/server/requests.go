@@ -30,7 +30,7 @@ func (m *machine) deltaRequest(r *discoveryv3.DeltaDiscoveryRequest, now time.Ti
 		if max(n, len(known)) > m.limits.names {
 			return nil, m.tooManyNames()
 		}
-		s.names, s.dirty = make(map[string]struct{}, n), make(map[string]held, n)
+		s.names.some, s.dirty = make(map[string]struct{}, n), make(map[string]held, n)
 	}
 	if isNew && resource.EmptyMeansAll(s.typeURL) && len(r.GetResourceNamesSubscribe()) == 0 && len(r.GetResourceNamesUnsubscribe()) == 0 {
 		m.subscribeAll(s, known)
@@ -51,6 +51,9 @@ func (m *machine) deltaRequest(r *discoveryv3.DeltaDiscoveryRequest, now time.Ti
 	}
 	if m.names > m.limits.names {
 		return nil, m.tooManyNames()
+	}
+	if len(r.GetResourceNamesSubscribe())+len(r.GetResourceNamesUnsubscribe()) > 0 {
+		s.names.fit(m.base(s))
 	}
 	s.greet = s.greet || isNew && s.interested()
 	return m.advance(), nil
@@ -86,19 +89,20 @@ func (m *machine) sotwRequest(r *discoveryv3.DiscoveryRequest, now time.Time) ([
 			wanted[n] = struct{}{}
 		}
 	}
-	for n := range s.names {
+	for n := range s.names.all() {
 		if _, ok := wanted[n]; !ok {
 			m.unsubscribe(s, n)
 		}
 	}
 	for n := range wanted {
-		if _, ok := s.names[n]; !ok {
+		if !s.names.has(n) {
 			m.subscribe(s, n, nil)
 		}
 	}
 	if m.names > m.limits.names {
 		return nil, m.tooManyNames()
 	}
+	s.names.fit(m.base(s))
 	s.greet = s.greet || isNew && s.interested()
 	return m.advance(), nil
 }

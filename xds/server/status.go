@@ -91,7 +91,7 @@ func (se *session) status() Client {
 	}
 	for _, s := range se.m.subs {
 		t := TypeStatus{
-			TypeURL: s.typeURL, Wildcard: s.wildcard, Subscribed: len(s.names), Sent: s.sent, ACKed: s.acked,
+			TypeURL: s.typeURL, Wildcard: s.wildcard, Subscribed: s.names.len(), Sent: s.sent, ACKed: s.acked,
 			Unanswered: s.flight != nil, Waits: se.m.waits(s), Rejected: slices.Sorted(maps.Keys(s.nacked)), LastNACK: s.lastNACK,
 		}
 		if s.wildcard {

@@ -20,7 +20,7 @@ type subscription struct {
 
 	wildcard bool
 	named    bool // names were given once: an empty list no longer means everything
-	names    map[string]struct{}
+	names    names
 	dirty    map[string]held // nil when empty: a map never gives its memory back
 	greet    bool            // the first request is answered even if there is nothing to say
 	flight   *flight
@@ -83,7 +83,7 @@ func classOf(typeURL string) class {
 func newSubscription(typeURL string) *subscription {
 	return &subscription{
 		typeURL: typeURL, class: classOf(typeURL),
-		names: map[string]struct{}{}, nacked: map[string]struct{}{},
+		nacked: map[string]struct{}{},
 	}
 }
 
@@ -91,11 +91,7 @@ func (s *subscription) subscribed(name string) bool {
 	if s.wildcard {
 		return true
 	}
-	_, ok := s.names[name]
-	if !ok && s.typeURL == resource.VirtualHostType {
-		_, ok = s.names[tableOf(name)]
-	}
-	return ok
+	return s.names.has(name) || s.typeURL == resource.VirtualHostType && s.names.has(tableOf(name))
 }
 
 // tableOf is the route configuration that a virtual host is in. Who subscribes to a route
@@ -110,7 +106,6 @@ func (s *subscription) isTable(name string) bool {
 
 // subscribeTable reports whether the table was new. known are versions that the client holds.
 func (s *subscription) subscribeTable(base resource.Set, table string, known map[string]string) bool {
-	_, had := s.names[table]
 	for n, r := range base.All() {
 		if tableOf(n) == table && !s.subscribed(n) {
 			s.touch(n, r, held{version: known[n]})
@@ -122,11 +117,10 @@ func (s *subscription) subscribeTable(base resource.Set, table string, known map
 		}
 	}
 	s.named = true
-	s.names[table] = struct{}{}
-	return !had
+	return s.names.add(table)
 }
 
-func (s *subscription) interested() bool { return s.wildcard || len(s.names) > 0 }
+func (s *subscription) interested() bool { return s.wildcard || s.names.len() > 0 }
 
 // coming reports whether an addition or change of name, or that there is none, is yet to
 // be sent or answered. (A removal may have to wait, so nothing may wait for it.)
@@ -162,6 +156,7 @@ func (s *subscription) retarget(old, base resource.Set) {
 		}
 		s.touch(n, base.At(n), h)
 	}
+	s.names.follow(base)
 }
 
 // touch makes name dirty, or clean if the client holds what it should, which is r.
@@ -252,13 +247,12 @@ func (s *subscription) subscribeAll(base resource.Set, known map[string]string) 
 // holds; without one the resource is sent even if it has been before, because the client
 // may have forgotten it (xDS protocol, "Subscribing to Resources").
 func (s *subscription) subscribe(base resource.Set, name, known string) bool {
-	_, had := s.names[name]
 	r := base.At(name)
 	if r != nil {
 		name = r.Name() // the request's own string need not live as long as the stream
 	}
 	s.named = true
-	s.names[name] = struct{}{}
+	isNew := s.names.add(name)
 	h := s.dirty[name]
 	if known != "" {
 		h.version = known
@@ -266,15 +260,14 @@ func (s *subscription) subscribe(base resource.Set, name, known string) bool {
 		h.forced = true
 	}
 	s.touch(name, r, h)
-	return !had
+	return isNew
 }
 
 // unsubscribe reports whether the name was subscribed to.
 func (s *subscription) unsubscribe(name string, sotw bool) bool {
-	if _, had := s.names[name]; !had {
+	if !s.names.remove(name) {
 		return false
 	}
-	delete(s.names, name)
 	switch {
 	case s.isTable(name):
 		s.forget()

@@ -58,7 +58,7 @@ func (x Subscribed) TypeURL() string { return x.s.typeURL }
 func (x Subscribed) All() bool { return x.s.wildcard }
 
 // Len is the number of names subscribed to, without All.
-func (x Subscribed) Len() int { return len(x.s.names) }
+func (x Subscribed) Len() int { return x.s.names.len() }
 
 // Has reports whether name is subscribed to.
 func (x Subscribed) Has(name string) bool { return x.s.subscribed(name) }
@@ -66,7 +66,7 @@ func (x Subscribed) Has(name string) bool { return x.s.subscribed(name) }
 // Names are those subscribed to by name, in no order.
 func (x Subscribed) Names() iter.Seq[string] {
 	return func(yield func(string) bool) {
-		for n := range x.s.names {
+		for n := range x.s.names.all() {
 			if !yield(n) {
 				return
 			}
