@@ -41,6 +41,12 @@ func (d decoder) mismatch(v *Value, path string, want Kind, example string) {
 		hint = `remove the "- "`
 	case example != "":
 		hint = "for example " + example
+	case want == Map:
+		hint = "write NAME: VALUE lines below it, indented"
+	case want == List:
+		hint = `write each entry on a line of its own that begins with "- "`
+	default:
+		hint = "remove the field, or give it a value"
 	}
 	d.fail(v, path, fmt.Sprintf("must be %s, is %s", want, v.Kind), hint)
 }
@@ -104,7 +110,7 @@ func (d decoder) integer(v *Value, path string, low int64, high uint64) (*big.In
 	}
 	n, ok := v.integer()
 	if !ok {
-		d.fail(v, path, "must be a whole number, is "+v.Text, "")
+		d.fail(v, path, "must be a whole number, is "+v.Text, "give digits alone, for example 8080")
 		return nil, false
 	}
 	if n.Cmp(big.NewInt(low)) < 0 || n.Cmp(new(big.Int).SetUint64(high)) > 0 {

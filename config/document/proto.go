@@ -22,11 +22,18 @@ func Proto(v *Value, path string, m proto.Message, report func(Problem)) {
 type protoDecoder struct{ decoder }
 
 func (d protoDecoder) message(v *Value, path string, m protoreflect.Message) {
+	fields := m.Descriptor().Fields()
 	if v.Kind != Map {
-		d.mismatch(v, path, Map, "")
+		example := ""
+		if names := jsonNames(fields); len(names) > 0 {
+			example = names[0] + ": …, below it and indented"
+			if fd := fields.ByJSONName(names[0]); fd.Kind() == protoreflect.StringKind && v.Plain && v.Kind == String {
+				example = "{" + names[0] + ": " + v.Text + "}"
+			}
+		}
+		d.mismatch(v, path, Map, example)
 		return
 	}
-	fields := m.Descriptor().Fields()
 	oneofs := map[protoreflect.Name]string{}
 	for _, f := range v.Fields {
 		fd := fields.ByJSONName(f.Name)
@@ -178,7 +185,7 @@ func (d protoDecoder) scalar(v *Value, path string, fd protoreflect.FieldDescrip
 	case protoreflect.FloatKind:
 		f, ok := d.float(v, path)
 		if ok && math.Abs(f) > math.MaxFloat32 {
-			d.fail(v, path, v.Text+" is out of range", "")
+			d.fail(v, path, v.Text+" is out of range", "give a smaller number")
 			return none, false
 		}
 		return protoreflect.ValueOfFloat32(float32(f)), ok
@@ -186,7 +193,7 @@ func (d protoDecoder) scalar(v *Value, path string, fd protoreflect.FieldDescrip
 		f, ok := d.float(v, path)
 		return protoreflect.ValueOfFloat64(f), ok
 	}
-	d.fail(v, path, fmt.Sprintf("fields of kind %s are not understood", fd.Kind()), "")
+	d.fail(v, path, fmt.Sprintf("fields of kind %s are not understood", fd.Kind()), "remove the field")
 	return none, false
 }
 

@@ -66,7 +66,7 @@ func (d structDecoder) value(v *Value, path string, to reflect.Value) bool {
 		to.SetFloat(f)
 		return ok
 	}
-	d.fail(v, path, fmt.Sprintf("fields of type %s are not understood", to.Type()), "")
+	d.fail(v, path, fmt.Sprintf("fields of type %s are not understood", to.Type()), "remove the field")
 	return false
 }
 
@@ -116,7 +116,7 @@ func (d structDecoder) mapping(v *Value, path string, to reflect.Value) bool {
 		return false
 	}
 	if to.Type().Key().Kind() != reflect.String {
-		d.fail(v, path, fmt.Sprintf("fields of type %s are not understood", to.Type()), "")
+		d.fail(v, path, fmt.Sprintf("fields of type %s are not understood", to.Type()), "remove the field")
 		return false
 	}
 	m, ok := reflect.MakeMapWithSize(to.Type(), len(v.Fields)), true

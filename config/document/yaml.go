@@ -154,11 +154,11 @@ func (c *converter) value(n *yaml.Node, depth int) (*Value, error) {
 	}
 	if n.Kind == yaml.AliasNode {
 		if c.open[n.Alias] {
-			return nil, c.fail(n, "alias *"+n.Value+" contains itself", "")
+			return nil, c.fail(n, "alias *"+n.Value+" contains itself", "write the value out where the alias stands")
 		}
 		v := c.done[n.Alias]
 		if v == nil {
-			return nil, c.fail(n, "alias *"+n.Value+" has no anchor", "")
+			return nil, c.fail(n, "alias *"+n.Value+" has no anchor", "write &"+n.Value+" before the value that it repeats")
 		}
 		return v, c.expand(n, c.sizes[v])
 	}
@@ -187,7 +187,7 @@ func (c *converter) value(n *yaml.Node, depth int) (*Value, error) {
 		v.Kind = Map
 		err = c.mapping(v, n, depth)
 	default:
-		err = c.fail(n, "unexpected YAML node", "")
+		err = c.fail(n, "unexpected YAML node", "write plain mappings, lists and values")
 	}
 	if err != nil {
 		return nil, err

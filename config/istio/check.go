@@ -160,7 +160,7 @@ func (l *lowerer) selector(path string, labels map[string]string) mesh.Labels {
 		at := document.Key(path, k)
 		switch {
 		case k == "":
-			l.Invalid(at, "a label has no name", "")
+			l.Invalid(at, "a label has no name", "write NAME: VALUE")
 		case strings.Contains(k+labels[k], "*"):
 			l.Invalid(at, "a selector has no wildcards", "give the exact value of the label")
 		}

@@ -162,7 +162,7 @@ func (l *lowerer) outlier(path string, o *networkingv1alpha3.OutlierDetection) *
 		out.ConsecutiveGateway = &v
 	}
 	if o.ConsecutiveLocalOriginFailures.GetValue() > 0 && !o.SplitExternalLocalOriginErrors {
-		l.Invalid(path+".consecutiveLocalOriginFailures", "needs splitExternalLocalOriginErrors: true", "")
+		l.Invalid(path+".consecutiveLocalOriginFailures", "needs splitExternalLocalOriginErrors: true", "set that, too, or remove this field")
 	}
 	return out
 }

@@ -75,7 +75,7 @@ func (l *lowerer) server(path string, s *networkingv1alpha3.Server) mesh.Server 
 			l.Invalid(path+".port.name", "is missing", "name the port, for example http")
 		}
 		if out.Protocol == mesh.UDP {
-			l.Invalid(path+".port.protocol", "a gateway does not serve UDP", "")
+			l.Invalid(path+".port.protocol", "a gateway does not serve UDP", "use HTTP, HTTP2, GRPC, HTTPS, TLS or TCP")
 		}
 	}
 	if len(s.Hosts) == 0 {
@@ -158,7 +158,7 @@ func (l *lowerer) serverTLS(path string, t *networkingv1alpha3.ServerTLSSettings
 		l.Add(config.SchemaWarning, path+".httpsRedirect", "has no effect on a TLS port", "set it on the HTTP port")
 	}
 	if t.MaxProtocolVersion != networkingv1alpha3.ServerTLSSettings_TLS_AUTO && t.MinProtocolVersion > t.MaxProtocolVersion {
-		l.Invalid(path+".minProtocolVersion", "is above maxProtocolVersion", "")
+		l.Invalid(path+".minProtocolVersion", "is above maxProtocolVersion", "lower it, or raise maxProtocolVersion")
 	}
 	return out
 }

@@ -203,7 +203,7 @@ func (l *lowerer) rewrite(path string, r *networkingv1alpha3.HTTPRewrite) *mesh.
 			l.Invalid(path+".uriRegexRewrite", "cannot be given together with uri", "keep one of the two")
 		}
 		if re.Match == "" || re.Rewrite == "" {
-			l.Invalid(path+".uriRegexRewrite", "needs match and rewrite", "")
+			l.Invalid(path+".uriRegexRewrite", "needs match and rewrite", "give both, or remove it")
 		}
 		l.regex(path+".uriRegexRewrite.match", re.Match)
 		l.substitution(path+".uriRegexRewrite.rewrite", re.Match, re.Rewrite)
@@ -267,7 +267,7 @@ func (l *lowerer) redirect(path string, r *networkingv1alpha3.HTTPRedirect, matc
 			}
 		}
 		if len(matches) == 0 {
-			l.Invalid(path+".prefixRewrite", "needs a match on uri.prefix", "")
+			l.Invalid(path+".prefixRewrite", "needs a match on uri.prefix", "match on uri.prefix, or rewrite uri")
 		}
 	}
 	if r.Scheme != "" && r.Scheme != "http" && r.Scheme != "https" {

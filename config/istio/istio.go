@@ -45,7 +45,7 @@ func Lower(o *config.Object, opts Options) (any, []config.Finding) {
 	case "security.istio.io/PeerAuthentication":
 		out = decode(l, &securityv1beta1.PeerAuthentication{}, l.peerAuthentication)
 	default:
-		l.Add(config.KindNotEnforced, "kind", "Istio's "+o.ID.Kind+" is not enforced in this version", "")
+		l.Add(config.KindNotEnforced, "kind", "Istio's "+o.ID.Kind+" is not enforced in this version", "remove it, or do not rely on it")
 	}
 	if l.Failed() {
 		return nil, l.Findings

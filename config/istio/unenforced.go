@@ -52,7 +52,7 @@ func policyGaps(prefixes ...string) []gap {
 				gap{p + ".loadBalancer.zoneAwareLbSetting", false, "all endpoints are treated alike"},
 				gap{p + ".loadBalancer.warmup", false, "new endpoints get their full share at once"},
 				gap{p + ".loadBalancer.warmupDurationSecs", false, "new endpoints get their full share at once"},
-				gap{p + ".connectionPool.http.http2KeepAlive", false, ""},
+				gap{p + ".connectionPool.http.http2KeepAlive", false, "no pings are sent"},
 				gap{p + ".outlierDetection", false, "failing endpoints stay in use"},
 				gap{p + ".tls.credentialName", true, "give clientCertificate, privateKey and caCertificates as files"},
 				gap{p + ".tls.caCrl", true, "revoked certificates would be accepted"},

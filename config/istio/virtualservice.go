@@ -215,7 +215,7 @@ func (l *lowerer) paramMatches(path string, ms map[string]*networkingv1alpha3.St
 	for _, k := range sortedKeys(ms) {
 		at := document.Key(path, k)
 		if k == "" {
-			l.Invalid(at, "a query parameter has no name", "")
+			l.Invalid(at, "a query parameter has no name", "write the name of the parameter before its match")
 			continue
 		}
 		out = append(out, mesh.HeaderMatch{Name: k, Match: l.presence(at, ms[k])})
@@ -267,7 +267,7 @@ func (l *lowerer) weights(path string, ds []mesh.Destination) {
 	case len(ds) > 0 && total == 0:
 		l.Invalid(path, "all weights are 0, so that no destination would get anything", "give each entry a weight; shares are weight / sum")
 	case total > 1<<32-1:
-		l.Invalid(path, "the sum of the weights is larger than 4294967295", "")
+		l.Invalid(path, "the sum of the weights is larger than 4294967295", "give smaller weights; shares are weight / sum")
 	}
 }
 

@@ -54,7 +54,7 @@ func (l *lowerer) pod(p *corev1.Pod) *mesh.Workload {
 	for i, ip := range ips {
 		addr, err := netip.ParseAddr(ip.IP)
 		if err != nil {
-			l.Invalid(path(i), fmt.Sprintf("%q is not an IP address", ip.IP), "")
+			l.Invalid(path(i), fmt.Sprintf("%q is not an IP address", ip.IP), "for example 10.0.0.1 or fd00::1")
 			continue
 		}
 		w.Addresses = append(w.Addresses, addr.Unmap())
@@ -80,7 +80,7 @@ func (l *lowerer) published(w *mesh.Workload, list string) {
 		port, err1 := strconv.ParseUint(number, 10, 16)
 		at, err2 := netip.ParseAddrPort(bind)
 		if !ok1 || !ok2 || err1 != nil || err2 != nil || !at.Addr().IsLoopback() || at.Port() == 0 {
-			l.Add(config.BadMetadata, document.Key("metadata.annotations", annotationInbound), fmt.Sprintf("%q is not of the form PORT=LOOPBACK-ADDRESS:PORT->ADDRESS:PORT", entry), "")
+			l.Add(config.BadMetadata, document.Key("metadata.annotations", annotationInbound), fmt.Sprintf("%q is not of the form PORT=LOOPBACK-ADDRESS:PORT->ADDRESS:PORT", entry), "for example 9080=127.1.0.1:9080->127.0.0.1:41234")
 			continue
 		}
 		if at.Port() == uint16(port) && slices.Contains(w.Addresses, at.Addr()) {
@@ -163,7 +163,7 @@ func (l *lowerer) deployment(d *appsv1.Deployment) {
 	case d.Spec.Selector == nil:
 		l.Invalid("spec.selector", "is missing", "repeat the labels of spec.template under spec.selector.matchLabels")
 	case err != nil:
-		l.Invalid("spec.selector", err.Error(), "")
+		l.Invalid("spec.selector", err.Error(), "repeat the labels of spec.template under spec.selector.matchLabels")
 	case sel.Empty():
 		l.Invalid("spec.selector", "is empty", "repeat the labels of spec.template under spec.selector.matchLabels")
 	case !sel.Matches(apilabels.Set(d.Spec.Template.Labels)):
@@ -176,7 +176,7 @@ func (l *lowerer) deployment(d *appsv1.Deployment) {
 		l.Invalid(template+".spec.containers", "is missing", "add at least one container")
 	}
 	if n := spec.ServiceAccountName; n != "" && len(validation.IsDNS1123Subdomain(n)) > 0 {
-		l.Invalid(template+".spec.serviceAccountName", fmt.Sprintf("%q is not the name of a service account", n), "")
+		l.Invalid(template+".spec.serviceAccountName", fmt.Sprintf("%q is not the name of a service account", n), "use lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit")
 	}
 }
 
@@ -201,7 +201,7 @@ func (l *lowerer) containers(path string, cs []corev1.Container) {
 		}
 		for j, e := range c.Env {
 			if e.Name == "" || strings.ContainsAny(e.Name, "=\x00") {
-				l.Invalid(document.Index(at+".env", j)+".name", fmt.Sprintf("%q is not the name of a variable", e.Name), "")
+				l.Invalid(document.Index(at+".env", j)+".name", fmt.Sprintf("%q is not the name of a variable", e.Name), "use letters, digits and '_', not beginning with a digit")
 			}
 			if e.Value != "" && e.ValueFrom != nil {
 				l.Invalid(document.Index(at+".env", j)+".valueFrom", "cannot be given together with value", "keep one of the two")

@@ -114,7 +114,7 @@ func (l *lowerer) servicePorts(s *corev1.Service, out *mesh.Service) {
 		case corev1.ProtocolUDP:
 			port.Protocol = mesh.UDP
 		case corev1.ProtocolSCTP:
-			l.Add(config.FieldNotEnforced, at+".protocol", "SCTP is not carried by the mesh", "")
+			l.Add(config.FieldNotEnforced, at+".protocol", "SCTP is not carried by the mesh", "call such a port outside the mesh, by its address")
 			continue
 		default:
 			l.Invalid(at+".protocol", fmt.Sprintf("%q is not a protocol", p.Protocol), "use TCP or UDP; what TCP carries is said by appProtocol")

@@ -68,6 +68,9 @@ func TestCases(t *testing.T) {
 			u := s.Analyze()
 			for _, f := range u.Findings {
 				seen[f.Code] = true
+				if f.Severity == config.Error && f.Hint == "" {
+					t.Errorf("no remedy: %v", f)
+				}
 			}
 			changed := false
 			for i := range ar.Files {

@@ -63,11 +63,11 @@ func notEnforced(id config.ID) (message, hint string) {
 	case "Sidecar":
 		return "Sidecar is not enforced in this version: workloads see every service", "use exportTo to limit visibility"
 	case "EnvoyFilter", "WasmPlugin", "TrafficExtension":
-		return id.Kind + " is not enforced in this version: it changes no proxy", ""
+		return id.Kind + " is not enforced in this version: it changes no proxy", "remove it; what it patches may have a field in VirtualService, DestinationRule or Gateway"
 	case "Telemetry":
-		return "Telemetry is not enforced in this version: metrics and logs stay as they are", ""
+		return "Telemetry is not enforced in this version: metrics and logs stay as they are", "remove it: metrics are always counted"
 	}
-	return id.Kind + " is not enforced in this version", ""
+	return id.Kind + " is not enforced in this version", "remove it, or do not rely on it"
 }
 
 func notUsed(id config.ID) (message, hint string) {

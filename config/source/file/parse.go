@@ -58,7 +58,7 @@ func Parse(name string, data []byte, namespace string) config.Unit {
 		}
 	}
 	if p.dropped > 0 {
-		p.unit.Findings = append(p.unit.Findings, config.New(config.SyntaxError, mesh.Ref{File: name}, "", 1, fmt.Sprintf("%d more problems in this file are not shown", p.dropped), ""))
+		p.unit.Findings = append(p.unit.Findings, config.New(config.SyntaxError, mesh.Ref{File: name}, "", 1, fmt.Sprintf("%d more problems in this file are not shown", p.dropped), "correct those that are shown first"))
 	}
 	return p.unit
 }
