@@ -45,6 +45,9 @@ type Cache struct {
 	edges    map[string]*edgeSet
 	views    map[viewKey]*view
 
+	lists    map[string][]*mesh.Service // see listing
+	listsGen uint64
+
 	// log[g%len(log)] is what generation g changed: a scope that was not looked at for
 	// a while catches up with it.
 	log [64]*change

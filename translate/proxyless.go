@@ -333,7 +333,7 @@ func (b *base) directInbound(in *inboundSet, n *Node, labels mesh.Labels, ports 
 // outside Kubernetes.
 func (c *Cache) directPorts(n *Node, labels mesh.Labels) []served {
 	out := c.servedPorts(n, labels)
-	for _, s := range c.index.inNamespace[n.Namespace] {
+	for _, s := range c.listing(n.Namespace) {
 		eps := c.snap.Endpoints.At(s.Key())
 		if eps == nil {
 			continue
@@ -352,6 +352,23 @@ func (c *Cache) directPorts(n *Node, labels mesh.Labels) []served {
 	}
 	slices.SortFunc(out, func(a, b served) int { return int(a.port) - int(b.port) })
 	return out
+}
+
+// listing are the services of a namespace that list their endpoints, the most
+// authoritative first. They are looked for once a Snapshot, and only if somebody asks.
+func (c *Cache) listing(namespace string) []*mesh.Service {
+	if c.lists == nil || c.listsGen != c.gen {
+		c.lists, c.listsGen = map[string][]*mesh.Service{}, c.gen
+		for s := range c.snap.Services.Values() {
+			if len(s.Selector) == 0 {
+				c.lists[s.Namespace] = append(c.lists[s.Namespace], s)
+			}
+		}
+		for _, list := range c.lists {
+			slices.SortFunc(list, authority)
+		}
+	}
+	return c.lists[namespace]
 }
 
 // directKey is what directInbound depends on beside the ports.
