@@ -86,6 +86,8 @@ func (p *Plane) mux() *http.ServeMux {
 
 func (p *Plane) handleReady(w http.ResponseWriter, _ *http.Request) {
 	switch {
+	case p.stopping.Load():
+		fail(w, http.StatusServiceUnavailable, "the control plane is stopping: its streams go to others", "")
 	case p.self.Current() == nil:
 		fail(w, http.StatusServiceUnavailable, "the serving certificate is not there yet", "")
 	case p.latest.Load() == nil:

@@ -65,6 +65,10 @@ type Options struct {
 	// CertTTL is how long workloads' certificates are good; 0: 24 h, as in Istio.
 	CertTTL time.Duration
 
+	// HandOver is how long Run goes on after its context ended, to hand the streams over to
+	// other replicas; 0: it ends at once. It ends earlier when all are gone.
+	HandOver time.Duration
+
 	// GRPC are where xDS and the CA are served, HTTP where the API is. The Plane closes them.
 	GRPC []net.Listener
 	HTTP []net.Listener
@@ -104,7 +108,8 @@ type Plane struct {
 	events      *events
 	edges       *edges
 	instruments *instruments
-	applying    sync.Mutex // one apply or delete at a time
+	stopping    atomic.Bool // streams are being handed over
+	applying    sync.Mutex  // one apply or delete at a time
 }
 
 // New opens the state folder.
@@ -179,7 +184,11 @@ func (p *Plane) appliedDir() string { return filepath.Join(p.o.State, appliedDir
 
 // Run serves until ctx ends. The stages, in the order in which a change passes them:
 func (p *Plane) Run(ctx context.Context) error {
-	g := runner.New(ctx)
+	// Whoever is still connected while streams are handed over is served as before.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g := runner.New(work)
+	g.Go("end", func(work context.Context) error { p.handOver(ctx, work); stop(); return nil })
 	// Who we are: the serving certificate, renewed by our own CA.
 	g.Go("identity", p.self.Run)
 	// What was asked for: files → objects → mesh.Snapshot → publish.
@@ -191,15 +200,40 @@ func (p *Plane) Run(ctx context.Context) error {
 	// Receipts → what became of each change.
 	g.Go("receipts", p.settle)
 	for _, l := range p.o.GRPC {
-		g.Go("grpc "+l.Addr().String(), func(ctx context.Context) error { return p.serveGRPC(ctx, l) })
+		g.Go("grpc "+l.Addr().String(), func(work context.Context) error { return p.serveGRPC(work, ctx, l) })
 	}
 	for _, l := range p.o.PlainGRPC {
-		g.Go("plaintext grpc "+l.Addr().String(), func(ctx context.Context) error { return p.serve(ctx, p.newGRPC(insecure.NewCredentials()), l) })
+		g.Go("plaintext grpc "+l.Addr().String(), func(work context.Context) error {
+			return p.serve(work, ctx, p.newGRPC(insecure.NewCredentials()), l)
+		})
 	}
 	for _, l := range p.o.HTTP {
 		g.Go("http "+l.Addr().String(), func(ctx context.Context) error { return p.serveHTTP(ctx, l) })
 	}
 	return g.Wait()
+}
+
+// handOver waits for ctx to end, and then until all streams have been handed over to
+// other replicas, or HandOver has passed, or work ends.
+func (p *Plane) handOver(ctx, work context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-work.Done():
+		return
+	}
+	p.stopping.Store(true)
+	if p.o.HandOver <= 0 {
+		return
+	}
+	p.o.Log.Info("handing streams over", "streams", len(p.xds.Clients()), "within", p.o.HandOver)
+	const part = 5 // the last fifth is for streams that end slowly
+	t := time.NewTimer(p.o.HandOver)
+	defer t.Stop()
+	select {
+	case <-p.xds.Drain(p.o.HandOver / part * (part - 1)):
+	case <-t.C:
+	case <-work.Done():
+	}
 }
 
 // publish takes every state of the configuration, from the store's goroutine.
@@ -230,7 +264,7 @@ func (p *Plane) await(ctx context.Context, ok func(*store.Update) bool) (*store.
 	}
 }
 
-func (p *Plane) serveGRPC(ctx context.Context, l net.Listener) error {
+func (p *Plane) serveGRPC(ctx, ending context.Context, l net.Listener) error {
 	// A certificate first: a client that connects before would only see a failed handshake.
 	if !p.awaitCertificate(ctx) {
 		return l.Close()
@@ -238,7 +272,7 @@ func (p *Plane) serveGRPC(ctx context.Context, l net.Listener) error {
 	g := p.newGRPC(credentials.NewTLS(identity.ServerTLS(p.self, identity.TrustDomains(append([]string{p.o.TrustDomain}, p.o.Settings.TrustDomainAliases...)), false)))
 	p.signer.Register(g)
 	observev1.RegisterObserveServer(g, p.edges)
-	return p.serve(ctx, g, l)
+	return p.serve(ctx, ending, g, l)
 }
 
 // newGRPC is a server of xDS alone.
@@ -248,7 +282,10 @@ func (p *Plane) newGRPC(creds credentials.TransportCredentials) *grpc.Server {
 	return g
 }
 
-func (p *Plane) serve(ctx context.Context, g *grpc.Server, l net.Listener) error {
+// serve serves until ctx ends. When ending ends, before that, clients are told to go
+// elsewhere (GOAWAY), and their streams go on.
+func (p *Plane) serve(ctx, ending context.Context, g *grpc.Server, l net.Listener) error {
+	defer context.AfterFunc(ending, g.GracefulStop)()
 	stop := context.AfterFunc(ctx, func() {
 		p.edges.close()
 		t := time.AfterFunc(time.Second, g.Stop)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/control"
+	"github.com/weirmesh/weir/internal/memlimit"
 	"github.com/weirmesh/weir/internal/redact"
 	"github.com/weirmesh/weir/mesh"
 )
@@ -31,6 +32,11 @@ const usage = `weir-control watches configuration and serves it to proxies.
 Examples:
   weir-control --state /var/lib/weir -f /etc/weir/mesh
   weir-control --state ./state -f bookinfo.yaml -f networking/ --http 127.0.0.1:15014
+
+Several replicas may watch one folder. Each has a state folder of its own, made from
+a copy of the first one's: the authority (ca/) and the virtual addresses given to
+services that name none must be the same. At SIGTERM a replica stops being ready
+(GET /ready) and hands its proxies over, one by one, within --shutdown-duration.
 
 Flags:
 `
@@ -69,6 +75,7 @@ func run(args []string) error {
 	registryOnly := f.Bool("registry-only", false, "refuse calls to addresses that are not in the mesh (outboundTrafficPolicy REGISTRY_ONLY)")
 	accessLog := f.Bool("access-log", false, "have proxies log every request")
 	level := f.String("log-level", "info", "debug, info, warn or error")
+	handOver := f.Duration("shutdown-duration", 10*time.Second, "how long to hand proxies over to other replicas at the end; a second signal ends at once; 0 with --laptop, --pods and --die-with-parent")
 	dieWithParent := f.Bool("die-with-parent", false, "end when standard input ends (for a supervisor)")
 	showVersion := f.Bool("version", false, "print the version and end")
 	if err := f.Parse(args); err != nil {
@@ -91,9 +98,20 @@ func run(args []string) error {
 
 	// A control plane works in bursts; between them it should hold little.
 	debug.SetGCPercent(50)
+	if limit, ok := memlimit.Cgroup(os.DirFS("/")); ok && os.Getenv("GOMEMLIMIT") == "" {
+		// The rest is for what the collector does not count: stacks of the kernel, pages of
+		// files. Without this a burst ends in the kernel's hands before the collector runs.
+		soft := limit / 10 * 9
+		debug.SetMemoryLimit(soft)
+		log.Info("memory is limited", "limit", limit, "aim", soft)
+	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the next signal is not waited for
+	if *laptop || *dieWithParent || *pods != "" {
+		*handOver = 0 // a mesh on one machine: there is no other replica
+	}
 	if *dieWithParent {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
@@ -116,9 +134,13 @@ func run(args []string) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("reading the API token: %w", err)
 	}
-	o := control.Options{Version: version, State: *state, Paths: paths, Fallbacks: fallbacks, Pods: *pods, Laptop: *laptop, Namespace: *namespace, TrustDomain: *trustDomain,
-		CertTTL: *certTTL,
-		Token:   redact.New(strings.TrimSpace(string(token))), Log: log,
+	name, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("the name of this machine: %w", err)
+	}
+	o := control.Options{Version: version, Name: name, State: *state, Paths: paths, Fallbacks: fallbacks, Pods: *pods, Laptop: *laptop, Namespace: *namespace, TrustDomain: *trustDomain,
+		CertTTL: *certTTL, HandOver: *handOver,
+		Token: redact.New(strings.TrimSpace(string(token))), Log: log,
 		Settings: mesh.Settings{ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system", RegistryOnly: *registryOnly, AccessLog: *accessLog,
 			DefaultRetries: mesh.RetryPolicy{Attempts: 2, RetryOn: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes", IgnorePreviousHosts: true}}}
 	if o.HTTP, err = listen("tcp", *httpAddr); err != nil {

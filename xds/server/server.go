@@ -19,6 +19,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -116,6 +117,9 @@ type Server struct {
 	stopped  bool
 	idle     chan struct{} // closed when stopped and no stream is left
 	stop     chan struct{} // closed when Run ends
+	draining chan struct{} // closed by Drain
+	over     time.Duration // written before draining is closed
+	gone     chan struct{} // closed when draining and no stream is left
 	places   chan struct{} // holds a token for each stream that begins
 }
 
@@ -132,6 +136,7 @@ func New(o Options) *Server {
 	return &Server{
 		opts: o, sessions: map[*session]struct{}{},
 		idle: make(chan struct{}), stop: make(chan struct{}), places: make(chan struct{}, o.Beginning),
+		draining: make(chan struct{}), gone: make(chan struct{}),
 	}
 }
 
@@ -149,6 +154,29 @@ func (s *Server) GRPCOptions() []grpc.ServerOption {
 		// Requests are small, and gRPC's buffers are most of what an idle proxy costs.
 		grpc.ReadBufferSize(4 << 10),
 	}
+}
+
+// Drain hands the streams over to other servers: it takes no new ones and ends those
+// there are one by one, each at a random moment of the time given, so that its client
+// comes to another server while this one still serves the rest. What it returns is closed
+// when all are gone. It may be called once; Run ends what is left.
+func (s *Server) Drain(over time.Duration) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = over
+	close(s.draining)
+	if s.streams == 0 {
+		close(s.gone)
+	}
+	return s.gone
+}
+
+// handover is when a stream is to end, once draining is closed.
+func (s *Server) handover() *time.Timer {
+	if s.over <= 0 {
+		return time.NewTimer(0)
+	}
+	return time.NewTimer(rand.N(s.over))
 }
 
 // Run waits until ctx ends, then ends all streams and returns when they are gone.
@@ -172,7 +200,7 @@ func (s *Server) enter() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.stopped:
+	case s.stopped, closed(s.draining):
 		return errStopping
 	case s.streams >= s.opts.MaxStreams:
 		return status.Errorf(codes.ResourceExhausted, "the control plane serves %d streams already, which is its limit", s.streams)
@@ -185,8 +213,23 @@ func (s *Server) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.streams--
-	if s.stopped && s.streams == 0 {
+	if s.streams > 0 {
+		return
+	}
+	if closed(s.draining) && !closed(s.gone) {
+		close(s.gone)
+	}
+	if s.stopped {
 		close(s.idle)
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -121,8 +121,16 @@ func serve[R request](s *Server, stream grpc.ServerStream, recv func() (R, error
 	if err := request(first); err != nil {
 		return err
 	}
+	draining, leave := s.draining, (<-chan time.Time)(nil)
 	for {
 		select {
+		case <-draining:
+			draining = nil
+			t := s.handover()
+			defer t.Stop()
+			leave = t.C
+		case <-leave:
+			return errStopping
 		case r := <-requests:
 			err = request(r)
 		case <-changed:
