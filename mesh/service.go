@@ -1,6 +1,9 @@
 package mesh
 
-import "net/netip"
+import (
+	"cmp"
+	"net/netip"
+)
 
 // Protocol is what a port speaks, as declared (features.md B.19 "protocol selection").
 type Protocol string
@@ -96,6 +99,9 @@ type Port struct {
 	TargetName string
 }
 
+// TargetNumber is the workload's port as far as a number says it.
+func (p *Port) TargetNumber() uint16 { return cmp.Or(p.Target, p.Number) }
+
 // EndpointSet is who serves a service now.
 type EndpointSet struct {
 	// Ports maps a service port number to the endpoints behind it.
@@ -155,6 +161,24 @@ type Workload struct {
 
 // Key is the workload's key in the Snapshot.
 func (w *Workload) Key() Key { return NewKey(w.Namespace, w.Name) }
+
+// Serves is the workload's port that p leads to; false if w has no port of the name that
+// p asks for. The ports of a WorkloadEntry are named as the service's, those of a Pod by
+// its containers.
+func (w *Workload) Serves(p *Port) (uint16, bool) {
+	if w.OwnerKind == "WorkloadEntry" {
+		if n, ok := w.Ports[p.Name]; ok {
+			return n, true
+		}
+		if n, ok := w.Ports[p.TargetName]; ok {
+			return n, true
+		}
+	} else if p.TargetName != "" {
+		n, ok := w.Ports[p.TargetName]
+		return n, ok
+	}
+	return p.TargetNumber(), true
+}
 
 // SPIFFE is the workload's identity in trust domain td.
 func (w *Workload) SPIFFE(td string) string {

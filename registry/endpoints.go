@@ -31,7 +31,7 @@ func (r *Registry) endpoints(j *joined, final *mesh.Service) *mesh.EndpointSet {
 func (r *Registry) listed(s *Service, l *Listed, port mesh.Port) mesh.Endpoint {
 	number, ok := l.Ports[port.Name]
 	if !ok {
-		number = target(port)
+		number = port.TargetNumber()
 	}
 	e := mesh.Endpoint{Host: l.Host, Port: number, Labels: l.Labels, TLS: l.TLS, Weight: l.Weight, Locality: l.Locality}
 	if l.Addr.IsValid() {
@@ -43,31 +43,12 @@ func (r *Registry) listed(s *Service, l *Listed, port mesh.Port) mesh.Endpoint {
 	return e
 }
 
-// target is the workload's port if the service gives a number.
-func target(p mesh.Port) uint16 {
-	if p.Target != 0 {
-		return p.Target
-	}
-	return p.Number
-}
-
 // served lists the addresses at which w serves a port of s; none if w does not have
 // the port by its name.
 func (r *Registry) served(s *Service, final *mesh.Service, w *mesh.Workload, port mesh.Port) []mesh.Endpoint {
-	number := target(port)
-	if w.OwnerKind == "WorkloadEntry" {
-		// Its ports are named as the service's.
-		if n, ok := w.Ports[port.Name]; ok {
-			number = n
-		} else if n, ok := w.Ports[port.TargetName]; ok {
-			number = n
-		}
-	} else if port.TargetName != "" {
-		n, ok := w.Ports[port.TargetName]
-		if !ok {
-			return nil
-		}
-		number = n
+	number, ok := w.Serves(&port)
+	if !ok {
+		return nil
 	}
 	e := mesh.Endpoint{
 		Port: number, Workload: w, Labels: w.Labels, Identity: w.SPIFFE(r.trustDomain), TLS: w.Proxied, Weight: w.Weight, Locality: w.Locality, Health: w.Health,

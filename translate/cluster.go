@@ -53,9 +53,6 @@ func (u *upstream) name() string {
 	return clusterName(u.port.Number, u.subsetName(), u.svc.Hostname)
 }
 
-// target is the port number where the service's name itself is the endpoint.
-func target(p *mesh.Port) uint16 { return cmp.Or(p.Target, p.Number) }
-
 // build makes the cluster and, where endpoints come by EDS, its load assignment. Both
 // are nil for a service that cannot be reached by this viewer at all.
 func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Resource) {
@@ -152,7 +149,7 @@ func (u *upstream) discovery(c *clusterv3.Cluster, load *endpointv3.ClusterLoadA
 		c.RespectDnsTtl = true
 		c.DnsLookupFamily = clusterv3.Cluster_V4_PREFERRED
 		if len(u.crew.endpoints) == 0 && !isWildcard(u.svc.Hostname) {
-			self := endpoint{Endpoint: &mesh.Endpoint{Host: u.svc.Hostname, Port: target(u.port)}}
+			self := endpoint{Endpoint: &mesh.Endpoint{Host: u.svc.Hostname, Port: u.port.TargetNumber()}}
 			load.Endpoints = []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{self.message("")}}}
 		}
 		c.LoadAssignment = load

@@ -132,12 +132,11 @@ func (c *Cache) eachServed(n *Node, labels mesh.Labels, visit func(s *mesh.Servi
 	for _, s := range services {
 		for i := range s.Ports {
 			p := &s.Ports[i]
-			port := target(p)
-			if p.TargetName != "" {
-				port = 0
-				if w != nil {
-					port = w.Ports[p.TargetName]
-				}
+			var port uint16
+			if w != nil {
+				port, _ = w.Serves(p)
+			} else if p.TargetName == "" {
+				port = p.TargetNumber()
 			}
 			if port == 0 || len(s.Selector) == 0 {
 				port = c.endpointPort(s, p, key, port)

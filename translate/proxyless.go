@@ -245,7 +245,7 @@ func (u *upstream) reachable(c *clusterv3.Cluster) *endpointv3.ClusterLoadAssign
 	}
 	if name == "" && len(load.Endpoints) == 0 && u.svc.External && u.svc.Resolution != mesh.Static {
 		name = u.svc.Hostname
-		self := endpoint{Endpoint: &mesh.Endpoint{Host: name, Port: target(u.port)}}
+		self := endpoint{Endpoint: &mesh.Endpoint{Host: name, Port: u.port.TargetNumber()}}
 		load.Endpoints = []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{self.message("")}}}
 	}
 	if name != "" {
