@@ -278,14 +278,14 @@ func waitGone(ctx context.Context, c *client.Client, version uint64, start time.
 			l.Active++
 			continue
 		}
-		why := p.Name
+		why := []string{p.Name}
 		for _, r := range p.Rejected {
 			if r.Current {
-				why += fmt.Sprintf(" refuses %s %s: %s", r.Type, joined(r.Resources), r.Message)
+				why = append(why, fmt.Sprintf("refuses %s %s: %s", r.Type, joined(r.Resources), r.Message))
 			}
 		}
 		l.Failed = true
-		l.Behind = append(l.Behind, why)
+		l.Behind = append(l.Behind, strings.Join(why, " "))
 	}
 	return l, nil
 }

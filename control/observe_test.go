@@ -22,7 +22,7 @@ type observing = grpc.BidiStreamingClient[observev1.ProxyMessage, observev1.Cont
 func (p *plane) observe(t *testing.T, account, node string, epoch uint64) observing {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	conn := p.dial(t, ctx, "default", account)
+	conn := p.dial(ctx, t, "default", account)
 	t.Cleanup(func() { cancel(); conn.Close() })
 	stream, err := observev1.NewObserveClient(conn).Observe(ctx)
 	if err != nil {
@@ -116,7 +116,7 @@ func TestEdges(t *testing.T) {
 	// Without a hello there is no stream.
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	conn := p.dial(t, ctx, "default", "page")
+	conn := p.dial(ctx, t, "default", "page")
 	defer conn.Close()
 	stream, err := observev1.NewObserveClient(conn).Observe(ctx)
 	if err == nil {

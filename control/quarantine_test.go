@@ -232,7 +232,7 @@ func (v *village) suffer(t testing.TB, seed uint64, before []*resource.View, res
 // same to the byte; while it is quarantined everything is; and a control plane that
 // starts with it gives what one gives that runs on. WEIR_QUARANTINE is how often.
 func TestOneBadObject(t *testing.T) {
-	rounds := 150
+	rounds := 60
 	if n, err := strconv.Atoi(os.Getenv("WEIR_QUARANTINE")); err == nil {
 		rounds = n
 	}

@@ -37,7 +37,7 @@ import (
 )
 
 // dial connects with the identity of a service account.
-func (p *plane) dial(t *testing.T, ctx context.Context, namespace, account string) *grpc.ClientConn {
+func (p *plane) dial(ctx context.Context, t *testing.T, namespace, account string) *grpc.ClientConn {
 	t.Helper()
 	id, err := identity.New("cluster.local", namespace, account)
 	if err != nil {
@@ -69,7 +69,7 @@ func (p *plane) proxy(t *testing.T, name string, refuse *atomic.Bool) (stop func
 	ctx, cancel := context.WithCancel(context.Background())
 	var c *client.Client
 	c = client.New(client.Options{
-		Dial: func(ctx context.Context) (client.Conn, error) { return p.dial(t, ctx, "default", name), nil },
+		Dial: func(ctx context.Context) (client.Conn, error) { return p.dial(ctx, t, "default", name), nil },
 		Node: func() *corev3.Node {
 			meta, _ := structpb.NewStruct(map[string]any{"NAMESPACE": "default", "NAME": name + "-0", "SERVICE_ACCOUNT": name})
 			return &corev3.Node{Id: "sidecar~10.0.0.9~" + name + "-0.default~default.svc.cluster.local", Metadata: meta}
