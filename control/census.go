@@ -72,6 +72,7 @@ type rows []int32
 
 // match is what a set of resources has to do with the objects asked for.
 type match struct {
+	set   resource.Set
 	names map[string]rows
 	all   bitset // of all names together
 }
@@ -113,7 +114,7 @@ func (c *census) take(wanted []*receipt, detail int) (counts []count, connected 
 			set := view.Set(sub.TypeURL())
 			m := matches[set]
 			if m == nil {
-				m = &match{all: make(bitset, words)}
+				m = &match{set: set, all: make(bitset, words)}
 				if byName {
 					m.look(set, sub.TypeURL(), wanted, c.places)
 				} else {
@@ -188,7 +189,7 @@ func (m *match) mark(sub server.Subscribed, needs bitset) {
 		for w, word := range m.all {
 			needs[w] |= word
 		}
-	case sub.Len() < len(m.names):
+	case sub.Len() < len(m.names) && !m.tables(sub):
 		for name := range sub.Names() {
 			for _, i := range m.names[name] {
 				needs.set(i)
@@ -203,6 +204,20 @@ func (m *match) mark(sub server.Subscribed, needs bitset) {
 			}
 		}
 	}
+}
+
+// tables reports whether some name may stand for more than itself: among virtual hosts
+// that of a route configuration stands for all of its.
+func (m *match) tables(sub server.Subscribed) bool {
+	if sub.TypeURL() != resource.VirtualHostType {
+		return false
+	}
+	for name := range sub.Names() {
+		if !m.set.Has(name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *match) add(name string, i int32) {

@@ -371,3 +371,50 @@ func TestShadowed(t *testing.T) {
 		t.Errorf("got %+v", r)
 	}
 }
+
+// Whoever subscribes to the virtual hosts of a table by the name of the table, as Envoy
+// does, needs what any of them is made of; who names one, what that one is.
+func TestCensusOfVirtualHosts(t *testing.T) {
+	r := newReceipts()
+	wanted, _ := r.note(nil, objectsOf(100), time.Now())
+	var resources []*resource.Resource
+	for i := range 100 {
+		resources = append(resources, resource.FromBytes(resource.VirtualHostType, fmt.Sprintf("9080/s-%d:9080", i), nil).MadeOf(
+			[]resource.Origin{translate.Origin("VirtualService", "default", fmt.Sprint("vs-", i))}))
+	}
+	var feed server.Feed
+	feed.Publish(resource.NewView(1, resources...))
+	s := server.New(server.Options{Source: always{&feed}, Authorize: func(server.Peer, *corev3.Node) error { return nil }, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer func() { cancel(); running.Wait() }()
+	for i, name := range []string{"9080", "9080/s-3:9080"} {
+		x := &extra{ctx: ctx, in: make(chan *discoveryv3.DeltaDiscoveryRequest, 4)}
+		x.in <- &discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: fmt.Sprint("n-", i)}, TypeUrl: resource.VirtualHostType, ResourceNamesSubscribe: []string{name}}
+		running.Go(func() { _ = s.DeltaAggregatedResources(x) })
+	}
+	if err := s.WaitActive(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	for active := 0; active < 2; {
+		active = 0
+		for _, c := range s.Clients() {
+			if c.Active == 1 {
+				active++
+			}
+		}
+	}
+	c := newCensus(s)
+	for _, some := range [][]*receipt{wanted, wanted[:10]} {
+		counts, _ := c.take(some, 0)
+		for i, n := range counts {
+			want := 1
+			if some[i].id.Name == "vs-3" {
+				want = 2
+			}
+			if n.needed != want || n.active != want {
+				t.Errorf("%s: %+v, want %d", some[i].id.Name, n, want)
+			}
+		}
+	}
+}
