@@ -8,7 +8,7 @@ import (
 
 const typePrefix = "type.googleapis.com/"
 
-// The type URLs of xDS v3, and of the two resources that Istio adds to it.
+// The type URLs of xDS v3, of the two resources that Istio adds to it, and of Weir's own.
 const (
 	ClusterType         = typePrefix + "envoy.config.cluster.v3.Cluster"
 	EndpointType        = typePrefix + "envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -19,7 +19,9 @@ const (
 	SecretType          = typePrefix + "envoy.extensions.transport_sockets.tls.v3.Secret"
 	ExtensionConfigType = typePrefix + "envoy.config.core.v3.TypedExtensionConfig"
 	NameTableType       = typePrefix + "istio.networking.nds.v1.NameTable"
-	ProxyConfigType     = typePrefix + "istio.mesh.v1alpha1.ProxyConfig"
+	// IndexType is Weir's: see docs/design/ondemand.md.
+	IndexType       = typePrefix + "weir.dev.ondemand.v1.IndexShard"
+	ProxyConfigType = typePrefix + "istio.mesh.v1alpha1.ProxyConfig"
 )
 
 // Short is the usual abbreviation of a type URL ("CDS"), or the last part of its name.
@@ -45,6 +47,8 @@ func Short(typeURL string) string {
 		return "NDS"
 	case ProxyConfigType:
 		return "PCDS"
+	case IndexType:
+		return "index"
 	}
 	return typeURL[strings.LastIndexAny(typeURL, "./")+1:]
 }
