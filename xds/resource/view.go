@@ -15,6 +15,11 @@ type View struct {
 	Version uint64
 	// Sets are the resources by type URL. A type that is missing has no resources.
 	Sets map[string]Set
+	// Wild, for a type that is in it, is what a subscription to everything means to this
+	// client: a part of the Set, from which it gets by name what else it asks for. (What
+	// the site makes of a wildcard is its affair: xDS protocol, "How the client specifies
+	// what resources to return".) All Views of one client have the same types in Wild.
+	Wild map[string]Set
 }
 
 // NewView sorts resources into a View. Of two with the same type and name the last stays.
@@ -24,6 +29,18 @@ func NewView(version uint64, resources ...*Resource) *View {
 		v.Sets[r.typeURL] = v.Sets[r.typeURL].Set(r.name, r)
 	}
 	return v
+}
+
+// Wildcard is what a subscription to everything of one type means; limited says that there
+// may be more.
+func (v *View) Wildcard(typeURL string) (set Set, limited bool) {
+	if v == nil {
+		return Set{}, false
+	}
+	if set, limited = v.Wild[typeURL]; limited {
+		return set, true
+	}
+	return v.Sets[typeURL], false
 }
 
 // Set is the set of one type. A nil View is empty.

@@ -32,7 +32,7 @@ func (s *Server) Holding(choose func(node string) bool) (Holding, bool) {
 	defer se.mu.Unlock()
 	for _, sub := range se.m.subs {
 		set := se.m.latest.Set(sub.typeURL)
-		if sub.wildcard {
+		if sub.everything() {
 			h.Resources = slices.AppendSeq(h.Resources, set.Values())
 			continue
 		}

@@ -105,7 +105,7 @@ func (m *machine) publish(v *resource.View) []*response {
 	m.latest = v
 	for _, s := range m.subs {
 		if !s.sequenced {
-			s.retarget(old.Set(s.typeURL), v.Set(s.typeURL))
+			s.retarget(old, v)
 		}
 	}
 	if m.target == nil {
@@ -207,7 +207,7 @@ func (m *machine) nextRound() {
 	m.target, m.phase = m.latest, phaseClusters
 	for _, s := range m.subs {
 		if s.sequenced {
-			s.retarget(old.Set(s.typeURL), m.target.Set(s.typeURL))
+			s.retarget(old, m.target)
 		}
 	}
 	m.warming = nil
@@ -305,7 +305,8 @@ func (m *machine) due(s *subscription, base resource.Set) (d due) {
 	}
 	for n, r := range s.dirtyInOrder(base) {
 		h := s.dirty[n]
-		if r == nil && (h.version == "" || h.forced) && target.Has(n) {
+		inTarget := s.visible(target, n) != nil
+		if r == nil && (h.version == "" || h.forced) && inTarget {
 			// Gone from the newest View, but the round in progress still has what
 			// refers to it.
 			r = target.At(n)
@@ -317,7 +318,7 @@ func (m *machine) due(s *subscription, base resource.Set) (d due) {
 			if h.version != "" {
 				m.replacing(s, n)
 			}
-		case h.version != "" && (m.phase < s.removal || target.Has(n)):
+		case h.version != "" && (m.phase < s.removal || inTarget):
 			keep(n, h) // something may refer to it
 			continue
 		case m.sotw && !m.isWhole(s):

@@ -143,16 +143,19 @@ func (m *machine) subscription(typeURL string) (s *subscription, isNew bool, err
 	return s, true, nil
 }
 
-// base is what the client should hold of a type, were everything sent.
-func (m *machine) base(s *subscription) resource.Set {
+// view is the View whose resources of a type the client should hold, were everything sent.
+func (m *machine) view(s *subscription) *resource.View {
 	if s.sequenced {
-		return m.target.Set(s.typeURL)
+		return m.target
 	}
-	return m.latest.Set(s.typeURL)
+	return m.latest
 }
 
+// base is the set of a type in it.
+func (m *machine) base(s *subscription) resource.Set { return m.view(s).Set(s.typeURL) }
+
 func (m *machine) subscribeAll(s *subscription, known map[string]string) {
-	s.subscribeAll(m.base(s), known)
+	s.subscribeAll(m.view(s), known)
 	m.owe(s)
 }
 

@@ -41,7 +41,7 @@ type Client struct {
 type TypeStatus struct {
 	TypeURL    string
 	Wildcard   bool
-	Subscribed int    // resources; with a wildcard those there are
+	Subscribed int    // names; with a wildcard the resources that means
 	Sent       uint64 // Version of the View that was last sent from
 	ACKed      uint64 // and that was last ACKed
 	Unanswered bool   // a response is on its way
@@ -95,7 +95,8 @@ func (se *session) status() Client {
 			Unanswered: s.flight != nil, Waits: se.m.waits(s), Rejected: slices.Sorted(maps.Keys(s.nacked)), LastNACK: s.lastNACK,
 		}
 		if s.wildcard {
-			t.Subscribed = se.m.base(s).Len()
+			all, _ := se.m.view(s).Wildcard(s.typeURL)
+			t.Subscribed = all.Len()
 		}
 		c.Types = append(c.Types, t)
 	}

@@ -19,7 +19,9 @@ type subscription struct {
 	class
 
 	wildcard bool
-	named    bool // names were given once: an empty list no longer means everything
+	limited  bool         // to wild: see resource.View
+	wild     resource.Set // while limited
+	named    bool         // names were given once: an empty list no longer means everything
 	names    names
 	dirty    map[string]held // nil when empty: a map never gives its memory back
 	greet    bool            // the first request is answered even if there is nothing to say
@@ -88,7 +90,7 @@ func newSubscription(typeURL string) *subscription {
 }
 
 func (s *subscription) subscribed(name string) bool {
-	if s.wildcard {
+	if s.wildcard && (!s.limited || s.wild.Has(name)) {
 		return true
 	}
 	return s.names.has(name) || s.typeURL == resource.VirtualHostType && s.names.has(tableOf(name))
@@ -139,22 +141,46 @@ func (s *subscription) coming(name string, latest, target *resource.View) bool {
 	return slices.ContainsFunc(s.retry, func(batch []string) bool { return slices.Contains(batch, name) })
 }
 
-// retarget notes what differs between the set the client should hold so far and the one
-// it should hold from now on.
-func (s *subscription) retarget(old, base resource.Set) {
-	if old.Same(base) {
+// everything reports a subscription to all there is.
+func (s *subscription) everything() bool { return s.wildcard && !s.limited }
+
+// visible is what the client should hold of a name, given what there is; nil for nothing.
+func (s *subscription) visible(base resource.Set, name string) *resource.Resource {
+	if r := base.At(name); r != nil && s.subscribed(name) {
+		return r
+	}
+	return nil
+}
+
+// retarget notes what differs between what the client should hold by the old View and what
+// it should hold by the new one.
+func (s *subscription) retarget(oldView, view *resource.View) {
+	old, base := oldView.Set(s.typeURL), view.Set(s.typeURL)
+	wild, limited := view.Wildcard(s.typeURL)
+	was := *s // the subscription under the old View
+	if s.limited = limited; limited {
+		s.wild = wild
+	}
+	if old.Same(base) && (!limited || was.wild.Same(wild)) {
 		return
 	}
-	for n := range base.Diff(old, resource.Same) {
-		if !s.subscribed(n) {
-			continue
-		}
+	note := func(n string) {
 		h, ok := s.dirty[n]
 		if !ok {
-			h.res = old.At(n)
+			h.res = was.visible(old, n)
 			h.version = versionOf(h.res)
 		}
-		s.touch(n, base.At(n), h)
+		s.touch(n, s.visible(base, n), h)
+	}
+	for n := range base.Diff(old, resource.Same) {
+		if s.subscribed(n) || was.subscribed(n) {
+			note(n)
+		}
+	}
+	if limited && s.wildcard {
+		for n := range wild.Diff(was.wild, resource.Same) {
+			note(n)
+		}
 	}
 	s.names.follow(base)
 }
@@ -182,18 +208,18 @@ func (s *subscription) dirtyInOrder(base resource.Set) iter.Seq2[string, *resour
 		var missing []string
 		if 8*len(s.dirty) > base.Len() { // walking beats looking up and sorting
 			for n, r := range base.All() {
-				if _, ok := s.dirty[n]; ok && !yield(n, r) {
+				if _, ok := s.dirty[n]; ok && s.subscribed(n) && !yield(n, r) {
 					return
 				}
 			}
 			for n := range s.dirty {
-				if !base.Has(n) {
+				if s.visible(base, n) == nil {
 					missing = append(missing, n)
 				}
 			}
 		} else {
 			for _, n := range slices.Sorted(maps.Keys(s.dirty)) {
-				if r := base.At(n); r == nil {
+				if r := s.visible(base, n); r == nil {
 					missing = append(missing, n)
 				} else if !yield(n, r) {
 					return
@@ -222,25 +248,31 @@ func (s *subscription) force(name string) {
 // unknownVersion stands for some version that the client holds.
 const unknownVersion = "?"
 
-// subscribeAll subscribes to every name there is. known are versions that the client holds.
-func (s *subscription) subscribeAll(base resource.Set, known map[string]string) {
+// subscribeAll subscribes to every name there is, or to those that a wildcard means. known
+// are versions that the client holds.
+func (s *subscription) subscribeAll(view *resource.View, known map[string]string) {
 	if s.wildcard {
 		return
 	}
+	before := *s
+	base := view.Set(s.typeURL)
+	all, limited := view.Wildcard(s.typeURL)
+	if s.wildcard, s.limited = true, limited; limited {
+		s.wild = all
+	}
 	for n, v := range known {
-		if !s.subscribed(n) {
-			s.touch(n, base.At(n), held{version: v})
+		if !before.subscribed(n) {
+			s.touch(n, s.visible(base, n), held{version: v})
 		}
 	}
 	if s.dirty == nil {
-		s.dirty = make(map[string]held, base.Len())
+		s.dirty = make(map[string]held, all.Len())
 	}
-	for n := range base.All() {
-		if known[n] == "" && !s.subscribed(n) {
+	for n := range all.All() {
+		if known[n] == "" && !before.subscribed(n) {
 			s.mark(n, held{})
 		}
 	}
-	s.wildcard = true
 }
 
 // subscribe reports whether the name was new. known is the version that the client

@@ -55,15 +55,21 @@ type Subscribed struct {
 func (x Subscribed) TypeURL() string { return x.s.typeURL }
 
 // All reports a subscription to whatever there is.
-func (x Subscribed) All() bool { return x.s.wildcard }
+func (x Subscribed) All() bool { return x.s.everything() }
 
-// Len is the number of names subscribed to, without All.
-func (x Subscribed) Len() int { return x.s.names.len() }
+// Len is the number of Names, or a little more: some may count twice.
+func (x Subscribed) Len() int {
+	if x.s.wildcard && x.s.limited {
+		return x.s.names.len() + x.s.wild.Len()
+	}
+	return x.s.names.len()
+}
 
 // Has reports whether name is subscribed to.
 func (x Subscribed) Has(name string) bool { return x.s.subscribed(name) }
 
-// Names are those subscribed to by name, in no order.
+// Names are those subscribed to by name, or by a wildcard that does not mean everything, in
+// no order.
 func (x Subscribed) Names() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for n := range x.s.names.all() {
@@ -71,8 +77,19 @@ func (x Subscribed) Names() iter.Seq[string] {
 				return
 			}
 		}
+		if !x.s.wildcard || !x.s.limited {
+			return
+		}
+		for n := range x.s.wild.All() {
+			if !x.s.names.has(n) && !yield(n) {
+				return
+			}
+		}
 	}
 }
+
+// ByName are those that the client itself named, in no order.
+func (x Subscribed) ByName() iter.Seq[string] { return x.s.names.all() }
 
 // Through is the version of the newest View of which the client has answered everything
 // of this type.
