@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -351,4 +353,131 @@ func TestReconnect(t *testing.T) {
 		stop()
 		synctest.Wait()
 	})
+}
+
+// Of an outage the log says one line when it is clear that nobody is there, and one when
+// somebody is again; meanwhile the waits are 2 s at most. An end that the first retry makes
+// good is one line.
+func TestOutageInTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, stop := newScript(t)
+		var mu sync.Mutex
+		var attempts []time.Time
+		up := true
+		log := &lines{}
+		o := s.options(func(context.Context, []client.Update) error { return nil })
+		o.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}}))
+		o.Dial = func(ctx context.Context) (client.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			attempts = append(attempts, time.Now())
+			if up {
+				return s.dial(ctx)
+			}
+			// Each text is another one.
+			return nil, status.Errorf(codes.Unavailable, "reading from port %d: connection refused", len(attempts))
+		}
+		c := client.New(o)
+		c.Subscribe(resource.ClusterType)
+		ctx, cancel := context.WithCancel(t.Context())
+		go c.Run(ctx)
+		say := func() {
+			r := response(resource.ClusterType, "1", "a")
+			r.ControlPlane = &corev3.ControlPlane{Identifier: "weir-1"}
+			s.say <- r
+		}
+		say()
+		pass(time.Minute)
+		s.say <- nil
+		say()
+		synctest.Wait()
+		const opened = `level=INFO msg="configuration stream open" controlPlane=weir-1`
+		log.expect(t, opened, opened+` away=0s lost="rpc error: code = Aborted desc = enough"`)
+
+		pass(time.Minute)
+		mu.Lock()
+		up, attempts = false, nil
+		mu.Unlock()
+		s.say <- nil
+		pass(30 * time.Second)
+		mu.Lock()
+		for i := len(attempts) - 1; i > 5; i-- {
+			if d := attempts[i].Sub(attempts[i-1]); d > 2*time.Second {
+				t.Errorf("attempt %d comes after %v", i, d)
+			}
+		}
+		up = true
+		mu.Unlock()
+		pass(2 * time.Second)
+		say()
+		synctest.Wait()
+		log.expect(t, `level=WARN msg="no control plane: what it said last stays in force" err="connecting: rpc error: code = Unavailable desc = reading from port 1: connection refused" lost="rpc error: code = Aborted desc = enough"`,
+			opened+" away=32s")
+		cancel()
+		stop()
+		synctest.Wait()
+	})
+}
+
+// lines are what was logged since it was last looked at.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) expect(t *testing.T, want ...string) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	got := strings.Split(strings.TrimSuffix(l.b.String(), "\n"), "\n")
+	l.b.Reset()
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("the log (-want +got):\n%s", d)
+	}
+}
+
+// Addresses are host:port and Unix sockets.
+func TestDial(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		addr := "127.0.0.1:0"
+		if network == "unix" {
+			dir, err := os.MkdirTemp("", "weir-test-") // t.TempDir's names are too long
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(dir)
+			addr = filepath.Join(dir, "xds.sock")
+		}
+		l, err := net.Listen(network, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		target := l.Addr().String()
+		if network == "unix" {
+			target = "unix:" + target
+		}
+		conn, err := grpc.NewClient(target, append(client.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Connect()
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		conn.Close()
+		l.Close()
+	}
 }

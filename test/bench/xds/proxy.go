@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -114,10 +113,7 @@ func (b *bench) start(ctx context.Context) <-chan struct{} {
 }
 
 func (b *bench) dial(context.Context) (client.Conn, error) {
-	return grpc.NewClient("passthrough:///"+b.o.addr, append(client.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithStatsHandler(meter{b}),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-		}))...)
+	return grpc.NewClient("passthrough:///"+b.o.addr, append(client.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithStatsHandler(meter{b}))...)
 }
 
 func (b *bench) touch() { b.last.Store(time.Now().UnixNano()) }
