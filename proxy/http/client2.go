@@ -123,6 +123,12 @@ func (c *client2) event(ev h2.Event) {
 	}
 	st := ev.Stream.Owner.(*stream)
 	x := st.x
+	if x == nil { // it only waits for its rest to leave
+		if ev.Kind == h2.Reset {
+			st.conclude()
+		}
+		return
+	}
 	switch ev.Kind {
 	case h2.Interim:
 		st.flags |= spoke
@@ -210,6 +216,10 @@ func (c *client2) end(st *stream) {
 
 // fail tells an attempt that it failed.
 func (c *client2) fail(st *stream, cause observe.Cause, text string, untouched bool) {
+	if st.x == nil {
+		st.conclude()
+		return
+	}
 	x, silent, again := st.x, !st.is(spoke), st.is(reused)
 	st.leave()
 	x.upstreamFailed(cause, text, untouched, silent, again)
@@ -267,7 +277,16 @@ func (st *stream) cancel(*Exchange) {
 	c.Release()
 }
 
-func (st *stream) finish(x *Exchange) { st.cancel(x) }
+// finish lets what is queued leave: that the upstream has ended its side does not mean that it has stopped reading.
+func (st *stream) finish(x *Exchange) {
+	if st.endMessage(nil); st.is(ended) {
+		st.cancel(x)
+		return
+	}
+	st.x, st.code = nil, h2.Cancel
+	st.flags |= over
+	st.ss.w.loop.Arm(&st.timer, st.ss.w.loop.Now()+int64(x.Config.unread()))
+}
 
 // negotiating waits for what TLS agrees on.
 type negotiating struct {

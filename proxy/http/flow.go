@@ -170,6 +170,9 @@ func (x *Exchange) responseHead() bool {
 		x.timeout.Stop() // a tunnel is not a response that is late
 		x.up.tunnel(x)
 		x.down.tunnel(x)
+		if x.is(clientEOF) {
+			x.up.writeEnd(x)
+		}
 		return true
 	case p.Status < 200:
 		// 100 was asked for and answered by us; others are the client's business (RFC 9110 section 15.2).

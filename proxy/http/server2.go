@@ -99,17 +99,20 @@ func (s *server2) event(ev h2.Event) {
 		if ev.End || asksTunnel(&x.Request) {
 			x.flags |= requestDone
 			x.RequestEnded = s.w.loop.Now()
+			if asksTunnel(&x.Request) && ev.End {
+				x.flags |= clientEOF
+			}
 		} else if t := s.cfg.RequestTimeout; t > 0 {
 			s.w.loop.Arm(&st.timer, s.w.loop.Now()+int64(t))
 		}
 		x.begin()
 	case h2.Data:
-		if x.is(requestDone) && !x.is(tunnelling) {
+		n := len(ev.Data)
+		if n > 0 && x.awaitsTunnel() {
 			st.code = h2.ProtocolError
 			st.gone(observe.DownstreamProtocolError, "http2.data_before_tunnel")
 			return
 		}
-		n := len(ev.Data)
 		if n > 0 {
 			x.requestData(ev.Data, ev.End && !x.is(tunnelling))
 		}
@@ -145,11 +148,22 @@ func (s *server2) open(hs *h2.Stream) {
 
 func (st *stream) requestEnd() {
 	x := st.x
-	if st.timer.Stop(); x.is(tunnelling) {
+	if !st.is(over) { // else it bounds what is left of the response
+		st.timer.Stop()
+	}
+	switch {
+	case x.is(tunnelling):
 		x.clientTunnelEnd()
-	} else {
+	case x.awaitsTunnel():
+		x.flags |= clientEOF
+	default:
 		x.requestEnd()
 	}
+}
+
+// awaitsTunnel: the request is there, asks for a tunnel and is not answered.
+func (x *Exchange) awaitsTunnel() bool {
+	return x.flags&(requestDone|tunnelling|responded) == requestDone
 }
 
 // reset: a stream was ended by the client, or by what the client did.
@@ -309,9 +323,12 @@ func (st *stream) askBody(*Exchange) {
 }
 
 func (st *stream) writeEnd(x *Exchange) {
-	if st.ss.server {
+	switch {
+	case st.ss.server:
 		st.endMessage(x.trailersToSend())
-	} else {
+	case x.is(tunnelling): // has none (RFC 9113 section 8.5)
+		st.endMessage(nil)
+	default:
 		st.endMessage(&x.RequestTrailers)
 	}
 }
@@ -358,6 +375,11 @@ func (st *stream) done(x *Exchange) {
 
 // conclude forgets the exchange and its stream.
 func (st *stream) conclude() {
+	if c, ok := st.ss.side.(*client2); ok {
+		st.release()
+		c.Release()
+		return
+	}
 	x, w := st.x, st.ss.w
 	st.x = nil
 	st.release()
@@ -368,11 +390,11 @@ func (st *stream) conclude() {
 func (st *stream) expired() {
 	st.blame()
 	switch x := st.x; {
-	case x == nil:
 	case st.is(over):
 		st.abort(x)
 		st.code = h2.Cancel
 		st.conclude()
+	case x == nil:
 	case !x.is(responded):
 		x.Reply(observe.RequestTimeout)
 	}
