@@ -42,6 +42,9 @@ type Update struct {
 	Version string // the server's, of its whole configuration; for people
 	Set     []Resource
 	Removed []string // or asked for by name and not there
+	// Absent are those of Removed that are asked for by name: the server says that there
+	// are none now. (Of the others it says only that a wildcard does not mean them.)
+	Absent []string
 }
 
 // Conn is a connection to a control plane; *grpc.ClientConn is one.
@@ -68,6 +71,13 @@ type Options struct {
 	// sent before the ACK, as servers that wait with routes for endpoints expect.
 	Apply func(ctx context.Context, updates []Update) error
 	Log   *slog.Logger
+
+	// Opened, where set, is called with control_plane.identifier of the first response on
+	// each stream, before that is applied, from the goroutine that calls Apply.
+	Opened func(identifier string)
+	// Announced are types, by URL, that are asked for only on streams whose control plane
+	// has this word in its identifier.
+	Announced map[string]string
 
 	// SotW speaks state of the world instead of delta.
 	SotW bool
@@ -110,7 +120,7 @@ func New(o Options) *Client {
 	o.MaxBackoff = cmp.Or(o.MaxBackoff, 10*time.Second)
 	c := &Client{
 		opts: o, wake: make(chan struct{}, 1), nacks: map[string]NACK{},
-		m: machine{sotw: o.SotW, restored: o.Held},
+		m: machine{sotw: o.SotW, restored: o.Held, announced: o.Announced},
 	}
 	c.state.Since = time.Now()
 	return c
@@ -314,11 +324,19 @@ func hasType(rs []response, typeURL string) bool {
 }
 
 func (c *Client) applyRun(ctx context.Context, st *stream, run []response) error {
+	identifier := run[0].GetControlPlane().GetIdentifier()
 	c.mu.Lock()
-	if !c.state.Connected {
-		c.connected(run[0].GetControlPlane().GetIdentifier())
+	first := !c.state.Connected
+	if first {
+		c.m.identifier = identifier
+		c.connected(identifier)
 	}
-	c.state.ControlPlane = run[0].GetControlPlane().GetIdentifier()
+	c.state.ControlPlane = identifier
+	c.mu.Unlock()
+	if first && c.opts.Opened != nil {
+		c.opts.Opened(identifier)
+	}
+	c.mu.Lock()
 	all := make([]*received, len(run))
 	for i, r := range run {
 		all[i] = st.read(&c.m, r)

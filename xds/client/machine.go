@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
@@ -22,8 +23,11 @@ import (
 type machine struct {
 	sotw      bool
 	restored  map[string]map[string]string // versions held from an earlier life, by type and name
+	announced map[string]string            // by type: see Options
 	connected bool
-	subs      []*subscription // in the order in which types were first subscribed to
+	// identifier is what the control plane of this stream calls itself; "" before it has said so.
+	identifier string
+	subs       []*subscription // in the order in which types were first subscribed to
 }
 
 // subscription is the state of one type.
@@ -142,7 +146,13 @@ func (m *machine) connect() []request {
 	return m.pending()
 }
 
-func (m *machine) disconnect() { m.connected = false }
+func (m *machine) disconnect() { m.connected, m.identifier = false, "" }
+
+// due reports whether the control plane of this stream is one to ask for this type.
+func (m *machine) due(s *subscription) bool {
+	word, ok := m.announced[s.typeURL]
+	return !ok || slices.Contains(strings.Fields(m.identifier), word)
+}
 
 // pending are the requests by which the server learns of changed subscriptions.
 func (m *machine) pending() []request {
@@ -151,7 +161,7 @@ func (m *machine) pending() []request {
 	}
 	var out []request
 	for _, s := range m.subs {
-		if !s.changed && s.started || !s.started && !s.wildcard && len(s.names) == 0 {
+		if !m.due(s) || !s.changed && s.started || !s.started && !s.wildcard && len(s.names) == 0 {
 			continue
 		}
 		if m.sotw {
@@ -215,6 +225,9 @@ type received struct {
 	hashes  map[string]string // state of the world: versions by name
 	problem error
 	first   bool // of its type, ever
+	// unsure are those of Removed of which the server may have spoken before it knew that
+	// they are asked for by name.
+	unsure []string
 	// accepted is what of it is in effect although there is a problem with the rest.
 	accepted *received
 }
@@ -274,8 +287,20 @@ func (m *machine) receiveDelta(d *discoveryv3.DeltaDiscoveryResponse) *received 
 			r.problem = fmt.Errorf("resource %q is in the response and removed by it", n)
 			return r
 		}
-		if _, held := s.held[n]; held || s.wants(n) {
-			r.Removed = append(r.Removed, n)
+		_, held := s.held[n]
+		if !held && !s.wants(n) {
+			continue
+		}
+		r.Removed = append(r.Removed, n)
+		switch told, named := s.names[n]; {
+		case named && !told && held && s.wildcard:
+			// Either it is gone, or the wildcard stopped to mean it, or our unsubscription
+			// and subscription after that crossed this answer to the former. Ask again: what
+			// is not held and asked for is answered by itself.
+			r.unsure = append(r.unsure, n)
+			s.change(n, s.add, s.drop)
+		case named:
+			r.Absent = append(r.Absent, n)
 		}
 	}
 	return r
@@ -352,7 +377,9 @@ func (m *machine) partly(r *received) {
 		told(res.Name)
 	}
 	for _, n := range r.Removed {
-		told(n)
+		if !slices.Contains(r.unsure, n) {
+			told(n)
+		}
 	}
 	if m.sotw {
 		for n := range r.hashes {

@@ -20,11 +20,12 @@ import (
 //	client delta|sotw [held=(a,b)]      a new client, with clusters held from before
 //	subscribe CDS [names=(a,b)]         unsubscribe likewise
 //	connect | drop
+//	identify WORD…                      what the control plane calls itself; it must say index/1 to be asked for NDS
 //	response CDS nonce=1 [removed=(a)] [type=EDS]   resources "a=1 b=2" below
 //	accept | refuse [only=(a)]          the verdict on it, or on some of it, with the reason below
 //	status
 //
-// and print what is applied ("apply …") and what is sent ("→ …").
+// and print what is applied ("apply …"; -a! is absent) and what is sent ("→ …").
 //
 // If a test fails, run go test ./xds/client -rewrite and look at the difference. Only
 // commit the changes if you understand what caused them and if they are desired.
@@ -53,7 +54,10 @@ func TestMachine(t *testing.T) {
 			}
 			switch d.Cmd {
 			case "client":
-				m = machine{sotw: d.CmdArgs[0].Key == "sotw"}
+				m = machine{sotw: d.CmdArgs[0].Key == "sotw", announced: map[string]string{}}
+				if d.HasArg("announced") {
+					m.announced[resource.NameTableType] = "index/1"
+				}
 				for _, n := range list("held") {
 					m.restored = map[string]map[string]string{resource.ClusterType: {n: "1"}}
 				}
@@ -66,6 +70,9 @@ func TestMachine(t *testing.T) {
 			case "resubscribe": // both before anything is sent
 				m.unsubscribe(typeURL, list("names")...)
 				m.subscribe(typeURL, list("names")...)
+				send(m.pending()...)
+			case "identify":
+				m.identifier = d.CmdArgs[0].Key
 				send(m.pending()...)
 			case "connect":
 				send(m.connect()...)
@@ -80,6 +87,7 @@ func TestMachine(t *testing.T) {
 				fmt.Fprintln(&out, last)
 			case "accept":
 				m.accepted(last)
+				send(m.pending()...)
 				send(m.answer(last.TypeURL, last.nonce, ""))
 			case "refuse":
 				if only := list("only"); only != nil {
@@ -142,6 +150,9 @@ func (r *received) String() string {
 		parts = append(parts, res.Name+"="+string(res.Body.Value[len(res.Body.Value)-1:]))
 	}
 	for _, n := range r.Removed {
+		if slices.Contains(r.Absent, n) {
+			n += "!"
+		}
 		parts = append(parts, "-"+n)
 	}
 	return strings.Join(parts, " ")

@@ -59,7 +59,7 @@ func (c *Client) State() (State, <-chan struct{}) {
 		if n, ok := c.nacks[s.typeURL]; ok {
 			t.LastNACK = &n
 		}
-		st.Synced = st.Synced && len(t.Waiting) == 0 && (!s.wildcard || s.answered || len(s.held) > 0)
+		st.Synced = st.Synced && (!c.m.due(s) || len(t.Waiting) == 0 && (!s.wildcard || s.answered || len(s.held) > 0))
 		st.Types = append(st.Types, t)
 	}
 	return st, c.changed
