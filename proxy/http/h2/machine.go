@@ -10,7 +10,7 @@ import (
 // Options are what one side decides about a connection. The zero value takes the defaults.
 type Options struct {
 	MaxStreams      int           // the peer may have open at once (server); 0: DefaultMaxStreams
-	HeadBytes       int           // of a header list, counted as RFC 7541 section 4.1 has it; trailers again as much. 0: DefaultHeadBytes
+	HeadBytes       int           // of a header list, counted as RFC 7541 section 4.1 has it, of a response with the interim ones before it; trailers again as much. 0: DefaultHeadBytes
 	Fields          int           // in a header list. 0: DefaultFields
 	TableSize       uint32        // of the HPACK decoder, and at most of the encoder. 0: 4096
 	StreamWindow    uint32        // what the peer may send on a stream before it is consumed; 0: DefaultStreamWindow

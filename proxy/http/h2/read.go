@@ -253,7 +253,7 @@ var get, schemeHTTP, schemeHTTPS = []byte("GET"), []byte("http"), []byte("https"
 // readResponse reads a response's head (RFC 9113 section 8.3.2).
 func (m *Machine) readResponse(s *Stream) Reason {
 	p := s.resp
-	f := fields{bytes: m.o.HeadBytes, left: m.o.Fields, length: message.Unknown}
+	f := fields{bytes: int(s.left), left: m.o.Fields, length: message.Unknown}
 	p.Protocol, p.Status = message.HTTP2, 0
 	for {
 		more, r := m.next(&f, s.arena)
@@ -286,9 +286,11 @@ func (m *Machine) readResponse(s *Stream) Reason {
 	}
 	if p.Status < 200 {
 		p.ContentLength, p.NoBody = message.Unknown, true
+		s.left = int64(f.bytes)
 		return OK
 	}
 	p.ContentLength, p.NoBody = f.length, m.blockEnds
+	s.left = message.Unknown
 	switch {
 	case s.is(asksConnect) && p.Status < 300: // a tunnel (RFC 9110 section 9.3.6, RFC 8441 section 5)
 		p.ContentLength = message.Unknown

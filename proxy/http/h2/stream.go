@@ -15,7 +15,7 @@ type Stream struct {
 	next, prev         *Stream // all streams of the machine; next also in a Pool
 	ringNext, ringPrev *Stream // those whose turn to send comes
 
-	left       int64 // bytes of the body still to come; unknown: -1
+	left       int64 // bytes of the body still to come, unknown: -1; before a response's head what is left for that and the interim ones
 	opened     int64
 	id         uint32
 	sendWindow int32

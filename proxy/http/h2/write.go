@@ -41,7 +41,7 @@ func (m *Machine) Request(out []byte, q *message.Request, p *message.Response, t
 	m.past.use(id, max(id, 2)-2)
 	m.nextOwn += 2
 	s := m.open(id, now)
-	s.resp, s.trailers, s.arena = p, trailers, a
+	s.resp, s.trailers, s.arena, s.left = p, trailers, a, int64(m.o.HeadBytes)
 	at := len(out)
 	out = m.enc.Begin(appendFrame(out, 0, frameHeaders, 0, 0))
 	tunnel := q.Method == message.CONNECT || q.Upgrade != nil
