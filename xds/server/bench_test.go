@@ -50,9 +50,13 @@ func newBenchClient(tb testing.TB, v *resource.View) *benchClient {
 
 // request takes a request, and encodes and ACKs what comes of it.
 func (c *benchClient) request(tb testing.TB, r *discoveryv3.DeltaDiscoveryRequest) {
+	settled := c.m.settled
 	out, err := c.m.deltaRequest(r, time.Time{})
 	if err != nil {
 		tb.Fatal(err)
+	}
+	if c.m.settled > settled {
+		c.m.accepted = nil // as a session takes them
 	}
 	c.take(tb, out)
 }
@@ -64,7 +68,6 @@ func (c *benchClient) take(tb testing.TB, out []*response) {
 		}
 		c.sent++
 		c.request(tb, &discoveryv3.DeltaDiscoveryRequest{TypeUrl: r.typeURL, ResponseNonce: r.nonce})
-		c.m.accepted = nil // as a session takes them
 	}
 }
 

@@ -60,6 +60,10 @@ type machine struct {
 	accepted []*resource.Resource
 }
 
+// maxAccepted is where a client that goes on to accept one type, but does not answer
+// another, is no longer followed in detail.
+const maxAccepted = 1 << 14
+
 // limits is what a peer may make the machine hold.
 type limits struct {
 	types int // subscriptions by type
@@ -120,11 +124,14 @@ func (m *machine) answered(s *subscription, nack *rpcstatus.Status, now time.Tim
 	s.flight = nil
 	if nack == nil {
 		s.acked = f.version
-		if m.settled > 0 { // what a client gets first is no news to anybody
+		// What a client gets first, or asks for later, is no news to anybody.
+		if m.settled > 0 && f.version > m.settled && len(m.accepted) < maxAccepted {
 			m.accepted = append(m.accepted, f.resources...)
 		}
-		for _, n := range f.names {
-			delete(s.nacked, n)
+		if len(s.nacked) > 0 {
+			for _, n := range f.names {
+				delete(s.nacked, n)
+			}
 		}
 		if m.isWhole(s) {
 			clear(s.nacked)
@@ -140,16 +147,17 @@ func (m *machine) answered(s *subscription, nack *rpcstatus.Status, now time.Tim
 	case resource.EndpointType:
 		// Whatever of it is dirty by now is a later change; to wait for that as well
 		// would keep routes waiting for as long as endpoints come and go.
-		for _, n := range f.names {
-			delete(m.warming, n)
+		if len(m.warming) > 0 {
+			for _, n := range f.names {
+				delete(m.warming, n)
+			}
 		}
 	case resource.ClusterType:
 		if eds := m.find(resource.EndpointType); eds != nil && nack == nil && m.phase == phaseClusters {
-			if m.warming == nil {
-				m.warming = make(map[string]struct{}, len(f.names))
-			}
 			for _, n := range f.names {
-				m.warming[n] = struct{}{} // as long as blocked agrees
+				if eds.coming(n, m.latest, m.target) {
+					put(&m.warming, n) // as long as blocked agrees
+				}
 			}
 		}
 	}
