@@ -24,7 +24,7 @@ type base struct {
 func newBase(s *mesh.Settings, epoch uint64) *base {
 	var k mint // names and numbers of our own: this cannot fail
 	b := &base{settings: s, filters: newFilters(s.AccessLog), epoch: epoch}
-	b.elsewhere = seal(&k, strangersHost(s.RegistryOnly), 0, 1)
+	b.elsewhere = seal(&k, strangersHost(s.RegistryOnly), 0, 1, 1)
 	b.clusters = []*resource.Resource{
 		k.resource(passthroughCluster, passthrough(&k, passthroughCluster)),
 		k.resource(blackHoleCluster, blackHole()),

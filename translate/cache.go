@@ -64,7 +64,8 @@ type viewKey struct {
 	scope *scope
 	own   any // *inboundSet or *edgeSet
 	dns   bool
-	vhds  bool
+	form  form
+	known *Learned
 	// unproven: without secrets
 	unproven bool
 }
@@ -81,8 +82,8 @@ func (c *Cache) View(snap *mesh.Snapshot, n *Node) *resource.View {
 	c.follow(snap)
 	labels := c.labels(n)
 	s := c.scope(n, labels)
-	key := viewKey{scope: s, dns: n.DNS, vhds: n.VHDS, unproven: n.Unproven}
-	var add func(*resource.View)
+	key := viewKey{scope: s, dns: n.DNS, form: n.form(), known: n.Learned, unproven: n.Unproven}
+	var add func(map[string]resource.Set)
 	if n.Type == Router {
 		e := c.edge(n, labels, s)
 		key.own, add = e, e.addTo
@@ -100,19 +101,23 @@ func (c *Cache) View(snap *mesh.Snapshot, n *Node) *resource.View {
 			resource.ListenerType: parts[2],
 			resource.RouteType:    parts[3],
 		}}, parts: parts}
-		if n.VHDS {
+		if n.form() != whole {
 			v.Sets[resource.VirtualHostType] = parts[4]
 		}
 		if n.DNS {
 			v.Sets[resource.NameTableType] = parts[5]
 		}
-		add(v.View)
+		if n.OnDemand {
+			v.Sets[resource.IndexType] = parts[6]
+			v.Wild = s.unasked(n.Learned, v.View, add)
+		}
+		add(v.View.Sets)
 		if n.Unproven {
 			delete(v.Sets, resource.SecretType)
 		}
 		c.views[key] = v
 	case v.Version != snap.Version:
-		v = &view{View: &resource.View{Version: snap.Version, Sets: v.Sets}, parts: parts}
+		v = &view{View: &resource.View{Version: snap.Version, Sets: v.Sets, Wild: v.Wild}, parts: parts}
 		c.views[key] = v
 	}
 	v.used, s.used = c.gen, c.gen

@@ -43,18 +43,18 @@ type edgePart struct {
 	redirect bool
 }
 
-func (e *edgeSet) addTo(v *resource.View) {
+func (e *edgeSet) addTo(sets map[string]resource.Set) {
 	for _, r := range e.listeners {
-		v.Sets[resource.ListenerType] = v.Sets[resource.ListenerType].Set(r.Name(), r)
+		sets[resource.ListenerType] = sets[resource.ListenerType].Set(r.Name(), r)
 	}
 	for _, r := range e.routes {
-		v.Sets[resource.RouteType] = v.Sets[resource.RouteType].Set(r.Name(), r)
+		sets[resource.RouteType] = sets[resource.RouteType].Set(r.Name(), r)
 	}
 	for _, r := range e.vhosts.All() {
-		v.Sets[resource.VirtualHostType] = v.Sets[resource.VirtualHostType].Set(r.Name(), r)
+		sets[resource.VirtualHostType] = sets[resource.VirtualHostType].Set(r.Name(), r)
 	}
 	for _, r := range e.secrets {
-		v.Sets[resource.SecretType] = v.Sets[resource.SecretType].Set(r.Name(), r)
+		sets[resource.SecretType] = sets[resource.SecretType].Set(r.Name(), r)
 	}
 }
 
@@ -403,14 +403,14 @@ func (c *Cache) edgeTable(e, old *edgeSet, name string, servers []openServer, a 
 	}
 	if t.hosts.Len() == 0 {
 		var k mint
-		t.put(seal(&k, &routev3.VirtualHost{Name: "blackhole:" + itoa(servers[0].Port), Domains: []string{"*"}}, servers[0].Port, 1))
+		t.put(seal(&k, &routev3.VirtualHost{Name: "blackhole:" + itoa(servers[0].Port), Domains: []string{"*"}}, servers[0].Port, 1, 1))
 	}
 	if e.form == whole {
 		e.routes = append(e.routes, kept(t.join(name, nil, true), old.routes))
 		return
 	}
 	e.routes = append(e.routes, kept(t.shell(name, nil, true), old.routes))
-	for id, r := range t.spread(resource.Set{}, name).All() {
+	for id, r := range t.update(resource.Set{}, name, pieces).All() {
 		if was := old.vhosts.At(id); resource.Equal(was, r) {
 			r = was
 		}
@@ -456,7 +456,7 @@ func (c *Cache) fill(eh *edgeHost, host string, a *audience) {
 	if len(m.Routes) == 0 {
 		return
 	}
-	if h := seal(&k, m, port, 1); k.err == nil {
+	if h := seal(&k, m, port, 1, 1); k.err == nil {
 		eh.vhost = h
 	}
 }

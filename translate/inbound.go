@@ -29,12 +29,12 @@ type inboundSet struct {
 	used                uint64
 }
 
-func (in *inboundSet) addTo(v *resource.View) {
+func (in *inboundSet) addTo(sets map[string]resource.Set) {
 	for _, r := range in.listeners {
-		v.Sets[resource.ListenerType] = v.Sets[resource.ListenerType].Set(r.Name(), r)
+		sets[resource.ListenerType] = sets[resource.ListenerType].Set(r.Name(), r)
 	}
 	for _, r := range in.clusters {
-		v.Sets[resource.ClusterType] = v.Sets[resource.ClusterType].Set(r.Name(), r)
+		sets[resource.ClusterType] = sets[resource.ClusterType].Set(r.Name(), r)
 	}
 }
 

@@ -59,10 +59,28 @@ type Node struct {
 	Proxyless bool
 	// VHDS says that the proxy takes virtual hosts as resources of their own.
 	VHDS bool
+	// OnDemand says that the proxy asks by name for what it uses; Learned is then what it
+	// gets unasked beside the standing resources, nil for nothing.
+	OnDemand bool
+	Learned  *Learned
 	// Unproven says that nobody vouches for the rest: such a node gets no secrets.
 	Unproven bool
 	// DNS says the proxy answers its workload's DNS and wants the name table.
 	DNS bool
+}
+
+// Learned are names of listeners and virtual hosts that a workload is known to use. It is
+// not to be changed, and compared by its address.
+type Learned struct{ Listeners, VirtualHosts []string }
+
+func (n *Node) form() form {
+	switch {
+	case n.OnDemand:
+		return onDemand
+	case n.VHDS:
+		return pieces
+	}
+	return whole
 }
 
 // Inbound is where env capture accepts connections for a workload port.
@@ -139,7 +157,12 @@ func ParseNode(n *corev3.Node, peer Peer) (*Node, error) {
 	case *structpb.Value_StringValue:
 		out.DNS = v.StringValue == "true"
 	}
-	return out, out.readWeir(m["WEIR"].GetStructValue().GetFields())
+	if err := out.readWeir(m["WEIR"].GetStructValue().GetFields()); err != nil {
+		return nil, err
+	}
+	// Listeners that are bound before anybody asks, and gateways, are not to be asked for.
+	out.OnDemand = out.OnDemand && out.VHDS && out.Type == Sidecar && !out.Proxyless && out.Interception != NoInterception
+	return out, nil
 }
 
 func nodeAddresses(first, list string) ([]netip.Addr, error) {
@@ -182,6 +205,7 @@ func (n *Node) readWeir(m map[string]*structpb.Value) error {
 		n.VirtualNet, n.Interception = uint8(v), NoInterception
 	}
 	n.VHDS = m["VHDS"].GetBoolValue()
+	n.OnDemand = m["ONDEMAND"].GetBoolValue()
 	calls := m["OUTBOUND"].GetListValue().GetValues()
 	if len(calls) > maxNodeOutbound {
 		return fmt.Errorf("node.metadata.WEIR.OUTBOUND: %d entries, at most %d", len(calls), maxNodeOutbound)

@@ -43,13 +43,14 @@ type scope struct {
 	gen, used uint64
 
 	tenants map[string]*tenant // by host
+	base    *resource.View     // what does not depend on services
 
 	clusters, assignments, listeners resource.Set
-	routes                           [2]resource.Set // by form
-	vhosts                           resource.Set    // of the form in pieces
+	routes, vhosts                   [forms]resource.Set
+	asked                            catalogue
 
 	tables map[uint16]*table
-	stale  [2]map[uint16]bool          // tables to make anew, by form, when somebody asks for that
+	stale  [forms]map[uint16]bool      // tables to make anew, by form, when somebody asks for that
 	doors  map[uint16]map[string]*door // by port and host
 	claims map[string][]claim          // listeners by name
 
@@ -65,6 +66,8 @@ type form int
 const (
 	whole form = iota
 	pieces
+	onDemand // in pieces, named as a proxy asks for them: docs/design/ondemand.md
+	forms
 )
 
 // tenant is what one host has in a scope.
@@ -110,7 +113,7 @@ func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
 	s := c.scopes[key]
 	if s == nil {
 		s = &scope{key: key, tenants: map[string]*tenant{}, tables: map[uint16]*table{},
-			doors: map[uint16]map[string]*door{}, claims: map[string][]claim{}, stale: [2]map[uint16]bool{{}, {}}}
+			doors: map[uint16]map[string]*door{}, claims: map[string][]claim{}, stale: [forms]map[uint16]bool{{}, {}, {}}}
 		s.audience = audience{gateway: mesh.Mesh, namespace: n.Namespace, satisfied: satisfied}
 		s.source = key.namespace + ";" + key.selectors
 		s.outbound = n.Outbound
@@ -130,20 +133,22 @@ func given(outbound map[string]netip.AddrPort) string {
 }
 
 // parts are the sets a scope contributes to a View: clusters, load assignments,
-// listeners, routes, virtual hosts and, if wanted, the name table.
-type parts [6]resource.Set
+// listeners, routes, virtual hosts and, if wanted, the name table and the index.
+type parts [7]resource.Set
 
 func (s *scope) parts(c *Cache, n *Node) parts {
-	out := parts{s.clusters, s.assignments, s.listeners}
-	if n.VHDS {
-		s.split(c.base)
-		out[3], out[4] = s.routes[pieces], s.vhosts
-	} else {
+	f := n.form()
+	if f == whole {
 		s.join(c.base)
-		out[3] = s.routes[whole]
+	} else {
+		s.split(c.base, f)
 	}
+	out := parts{s.clusters, s.assignments, s.listeners, s.routes[f], s.vhosts[f]}
 	if n.DNS {
 		out[5] = s.nameTable()
+	}
+	if f == onDemand {
+		out[6] = s.asked.follow(s.listeners, s.vhosts[f])
 	}
 	return out
 }
@@ -189,7 +194,9 @@ func (s *scope) catchUp(c *Cache) {
 	}
 	s.share(c, t)
 	for port := range t.tables {
-		s.stale[whole][port], s.stale[pieces][port] = true, true
+		for f := range s.stale {
+			s.stale[f][port] = true
+		}
 	}
 }
 
@@ -198,16 +205,17 @@ func (s *scope) standing(b *base) {
 	if s.key.kind == proxyless {
 		return
 	}
-	for _, r := range b.clusters {
-		s.clusters = replace(s.clusters, r)
-	}
+	clusters := b.clusters
 	if s.key.kind != gateway {
-		for _, r := range b.inboundClusters {
-			s.clusters = replace(s.clusters, r)
-		}
+		clusters = slices.Concat(clusters, b.inboundClusters)
+	}
+	s.base = resource.NewView(0, clusters...)
+	for _, r := range clusters {
+		s.clusters = replace(s.clusters, r)
 	}
 	if r := b.virtualOutbounds[s.key.kind]; r != nil {
 		s.listeners = replace(s.listeners, r)
+		s.base.Sets[resource.ListenerType] = resource.Set{}.Set(r.Name(), r)
 	}
 }
 
@@ -249,7 +257,7 @@ func (s *scope) settle(c *Cache, host string, t *touched) {
 // exchange puts now into set for old.
 func exchange(set resource.Set, old, now []*resource.Resource) resource.Set {
 	for _, r := range old {
-		if !slices.ContainsFunc(now, func(n *resource.Resource) bool { return n.Name() == r.Name() }) {
+		if !named(now, r.Name()) {
 			set = set.Delete(r.Name())
 		}
 	}
@@ -259,6 +267,10 @@ func exchange(set resource.Set, old, now []*resource.Resource) resource.Set {
 		}
 	}
 	return set
+}
+
+func named(list []*resource.Resource, name string) bool {
+	return slices.ContainsFunc(list, func(r *resource.Resource) bool { return r.Name() == name })
 }
 
 func (s *scope) settleHosts(old, now []*vhost, t *touched) {
@@ -396,17 +408,17 @@ func (s *scope) join(b *base) {
 	}
 }
 
-// split brings the route tables in pieces up to date.
-func (s *scope) split(b *base) {
-	for port, wanted := range s.due(pieces) {
+// split brings the route tables in a form of pieces up to date.
+func (s *scope) split(b *base, f form) {
+	for port, wanted := range s.due(f) {
 		name, t := itoa(port), s.at(port)
 		if !wanted {
-			s.routes[pieces] = s.routes[pieces].Delete(name)
-			s.vhosts = t.unspread(s.vhosts, name)
+			s.routes[f] = s.routes[f].Delete(name)
+			s.vhosts[f] = t.withdraw(s.vhosts[f], f)
 			continue
 		}
-		s.routes[pieces] = replace(s.routes[pieces], t.shell(name, b.elsewhere, false))
-		s.vhosts = t.spread(s.vhosts, name)
+		s.routes[f] = replace(s.routes[f], t.shell(name, b.elsewhere, false))
+		s.vhosts[f] = t.update(s.vhosts[f], name, f)
 	}
 }
 

@@ -18,15 +18,20 @@ const maxDirectResponse = 1 << 20
 // piece by piece. Whoever takes virtual hosts as resources of their own (VHDS) gets a
 // shell and what changed of them, all others the whole, joined when it changed.
 type table struct {
-	hosts persist.Map[string, *vhost]
-	// changed are names of virtual hosts that came, changed or went since the last spread.
-	changed map[string]struct{}
+	hosts  persist.Map[string, *vhost]
+	spread [forms]spread // of the forms in which virtual hosts are resources of their own
 	// claims counts the virtual hosts that want a domain. A proxy refuses a table in
 	// which a domain is there twice, so where somebody contests, join decides.
 	claims    map[string]int
 	contested int
-	decided   bool              // so was the last spread
 	origins   []resource.Origin // of the table as such
+}
+
+// spread is what became of the virtual hosts of a table as resources of their own.
+type spread struct {
+	given   map[string][]*resource.Resource // by virtual host; nil before somebody asked
+	changed map[string]struct{}             // virtual hosts that came, changed or went since
+	decided bool                            // some domain was contested
 }
 
 func (t *table) put(h *vhost) {
@@ -61,10 +66,11 @@ func (t *table) drop(name string) {
 }
 
 func (t *table) touch(name string) {
-	if t.changed == nil {
-		t.changed = map[string]struct{}{}
+	for f := range t.spread {
+		if p := &t.spread[f]; p.given != nil {
+			p.changed[name] = struct{}{}
+		}
 	}
-	t.changed[name] = struct{}{}
 }
 
 // join makes the RouteConfiguration. rest serves the hosts nobody claims; nil: they get
@@ -117,45 +123,60 @@ func (t *table) shell(name string, rest *vhost, ignorePort bool) *resource.Resou
 	return resource.FromBytes(resource.RouteType, name, b).MadeOf(t.origins)
 }
 
-// spread brings the virtual hosts of the table in set, resources of their own, up to
-// date.
-func (t *table) spread(set resource.Set, name string) resource.Set {
-	switch {
-	case t.contested > 0 || t.decided: // a change of one may change another
+// update brings the virtual hosts of the table in set, resources of their own, up to date.
+func (t *table) update(set resource.Set, name string, f form) resource.Set {
+	p := &t.spread[f]
+	domains, all := func(h *vhost) []string { return h.domains }, p.given == nil
+	if all {
+		*p = spread{given: map[string][]*resource.Resource{}, changed: map[string]struct{}{}}
+	}
+	if t.contested > 0 || p.decided { // a change of one may change another
 		decided := t.decide()
+		domains, all = func(h *vhost) []string { return decided[h] }, true
+		p.decided = t.contested > 0
+	}
+	now := map[string][]*resource.Resource{}
+	if all {
 		for h := range t.hosts.Values() {
-			if r := h.resource(name, decided[h]); r != nil {
-				set = replace(set, r)
-			} else {
-				set = set.Delete(h.resourceName(name))
-			}
+			now[h.name] = h.resources(f, name, domains(h))
 		}
-		t.decided = t.contested > 0
-	default:
-		for id := range t.changed {
-			if h, ok := t.hosts.Get(id); ok {
-				set = replace(set, h.resource(name, h.domains))
+	}
+	for id := range p.changed {
+		if h, ok := t.hosts.Get(id); !ok {
+			now[id] = nil
+		} else if !all {
+			now[id] = h.resources(f, name, domains(h))
+		}
+	}
+	// What one has no more another may have now.
+	for id, resources := range now {
+		for _, r := range p.given[id] {
+			if !named(resources, r.Name()) {
+				set = set.Delete(r.Name())
 			}
 		}
 	}
-	for id := range t.changed {
-		if !t.hosts.Has(id) {
-			set = set.Delete((&vhost{name: id}).resourceName(name))
+	for id, resources := range now {
+		for _, r := range resources {
+			set = replace(set, r)
+		}
+		if p.given[id] = resources; resources == nil {
+			delete(p.given, id)
 		}
 	}
-	t.changed = nil
+	clear(p.changed)
 	return set
 }
 
-// unspread takes the virtual hosts of the table out of set.
-func (t *table) unspread(set resource.Set, name string) resource.Set {
-	for h := range t.hosts.Values() {
-		set = set.Delete(h.resourceName(name))
-		t.touch(h.name)
+// withdraw takes the virtual hosts of the table out of set.
+func (t *table) withdraw(set resource.Set, f form) resource.Set {
+	p := &t.spread[f]
+	for _, given := range p.given {
+		for _, r := range given {
+			set = set.Delete(r.Name())
+		}
 	}
-	for id := range t.changed {
-		set = set.Delete((&vhost{name: id}).resourceName(name))
-	}
+	*p = spread{}
 	return set
 }
 

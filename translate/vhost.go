@@ -3,6 +3,7 @@ package translate
 import (
 	"bytes"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -19,13 +20,20 @@ import (
 type vhost struct {
 	name    string
 	port    uint16
-	domains []string // the first `own` are its own beyond doubt, the rest are short forms and addresses
+	domains []string // the first `own` are its own beyond doubt, then come short forms, after `names` addresses
 	own     int
+	names   int
 	tail    []byte
 	origins []resource.Origin
 
-	lone   *resource.Resource // see table
-	single *resource.Resource // see resource
+	lone  *resource.Resource // see table
+	apart [forms]apart       // see resources
+}
+
+// apart are a virtual host's resources for one table.
+type apart struct {
+	table     string
+	resources []*resource.Resource
 }
 
 // Field numbers of envoy/config/route/v3/route_components.proto and route.proto.
@@ -60,43 +68,75 @@ func (h *vhost) appendBody(b []byte, name string, domains []string) []byte {
 	return append(b, h.tail...)
 }
 
-// resourceName is what the virtual host is called as a resource of its own:
-// <route configuration>/<host>, with the server's port if the table is not a port's.
-func (h *vhost) resourceName(table string) string {
-	return table + "/" + strings.TrimSuffix(h.name, ":"+table)
-}
-
-// resource is the virtual host as a resource of its own, nil without domains. Its name
-// is in it, too: by that Envoy finds it when it is removed.
-func (h *vhost) resource(table string, domains []string) *resource.Resource {
-	name := h.resourceName(table)
+// resources is the virtual host with these domains, which decide has left to it, as resources
+// of their own for the table of that name. Their names are in them, too: by that Envoy
+// finds one when it is removed.
+func (h *vhost) resources(f form, table string, domains []string) []*resource.Resource {
 	whole := len(domains) == len(h.domains) // decide takes away, and does not add
+	cached := &h.apart[f]
+	if whole && cached.table == table && cached.resources != nil {
+		return cached.resources
+	}
+	var out []*resource.Resource
+	add := func(name string, domains []string) {
+		name = table + "/" + name
+		b := make([]byte, 0, h.size(name, domains))
+		out = append(out, resource.FromBytes(resource.VirtualHostType, name, h.appendBody(b, name, domains)).MadeOf(h.origins))
+	}
 	switch {
 	case len(domains) == 0:
-		return nil
-	case whole && h.single != nil && h.single.Name() == name:
-		return h.single
+	case f == pieces: // with the server's port if the table is not a port's
+		add(strings.TrimSuffix(h.name, ":"+table), domains)
+	default:
+		for name, group := range h.byKey(domains) {
+			add(name, group)
+		}
 	}
-	b := make([]byte, 0, h.size(name, domains))
-	r := resource.FromBytes(resource.VirtualHostType, name, h.appendBody(b, name, domains)).MadeOf(h.origins)
 	if whole {
-		h.single = r
+		*cached = apart{table, out}
 	}
-	return r
+	return out
+}
+
+// byKey groups domains by what a proxy asks for (docs/design/ondemand.md, "Virtual hosts"): the
+// host with its short forms, and each address.
+func (h *vhost) byKey(domains []string) iter.Seq2[string, []string] {
+	return func(yield func(string, []string) bool) {
+		host := h.domains[0]
+		lost := domains[0] != host
+		var names []string
+		groups := map[string][]string{}
+		for _, d := range domains {
+			key := host
+			if i := slices.Index(h.domains, d); lost || i >= h.names {
+				key = strings.TrimSuffix(d, ":"+itoa(h.port))
+			}
+			if groups[key] == nil {
+				names = append(names, key)
+			}
+			groups[key] = append(groups[key], d)
+		}
+		for _, n := range names {
+			if !yield(n, groups[n]) {
+				return
+			}
+		}
+	}
 }
 
 func (h *vhost) same(o *vhost) bool {
-	return h.name == o.name && h.port == o.port && h.own == o.own && slices.Equal(h.domains, o.domains) && bytes.Equal(h.tail, o.tail) &&
+	return h.name == o.name && h.port == o.port && h.own == o.own && h.names == o.names && slices.Equal(h.domains, o.domains) && bytes.Equal(h.tail, o.tail) &&
 		slices.Equal(h.origins, o.origins)
 }
 
-// seal marshals a virtual host; own is how many of its domains are beyond doubt.
-func seal(k *mint, m *routev3.VirtualHost, port uint16, own int) *vhost {
+// seal marshals a virtual host; own is how many of its domains are beyond doubt, names how
+// many are no addresses.
+func seal(k *mint, m *routev3.VirtualHost, port uint16, own, names int) *vhost {
 	k.check(m)
 	if !utf8.ValidString(m.Name + strings.Join(m.Domains, "")) {
 		k.fail(fmt.Errorf("host %q is not text", m.Name))
 	}
-	h := &vhost{name: m.Name, port: port, domains: m.Domains, own: own, origins: k.origins}
+	h := &vhost{name: m.Name, port: port, domains: m.Domains, own: own, names: names, origins: k.origins}
 	h.tail = k.marshal(&routev3.VirtualHost{Routes: m.Routes, IncludeRequestAttemptCount: m.IncludeRequestAttemptCount})
 	return h
 }
@@ -114,8 +154,9 @@ func domainsOf(host string, port uint16) []string {
 }
 
 // serviceDomains lists all names and addresses a service answers to on a port, for a
-// viewer in its own namespace or in another. The first own are the full names.
-func serviceDomains(s *mesh.Service, port uint16, sameNamespace bool, suffix string) (domains []string, own int) {
+// viewer in its own namespace or in another. The first own are the full names, the first
+// names no addresses.
+func serviceDomains(s *mesh.Service, port uint16, sameNamespace bool, suffix string) (domains []string, own, names int) {
 	domains = domainsOf(s.Hostname, port)
 	own = len(domains)
 	if isClusterLocal(s, suffix) {
@@ -126,10 +167,11 @@ func serviceDomains(s *mesh.Service, port uint16, sameNamespace bool, suffix str
 			domains = append(domains, domainsOf(s.Name, port)...)
 		}
 	}
+	names = len(domains)
 	for _, a := range s.Addresses {
 		domains = append(domains, domainsOf(a.String(), port)...)
 	}
-	return domains, own
+	return domains, own, names
 }
 
 // isClusterLocal reports whether s is a Kubernetes Service by its name: only those have
@@ -142,12 +184,12 @@ func isClusterLocal(s *mesh.Service, suffix string) bool {
 // of a host that only a VirtualService knows.
 func (b *base) virtualHost(host string, s *mesh.Service, port uint16, v *virtual, a *audience) (*vhost, []Problem) {
 	m := &routev3.VirtualHost{Name: hostPort(host, port), IncludeRequestAttemptCount: true}
-	own := 0
+	own, names := 0, 0
 	if s != nil {
-		m.Domains, own = serviceDomains(s, port, s.Namespace == a.namespace, b.settings.DomainSuffix)
+		m.Domains, own, names = serviceDomains(s, port, s.Namespace == a.namespace, b.settings.DomainSuffix)
 	} else {
 		m.Domains = domainsOf(host, port)
-		own = len(m.Domains)
+		own, names = len(m.Domains), len(m.Domains)
 	}
 	var problems []Problem
 	if v != nil {
@@ -159,7 +201,7 @@ func (b *base) virtualHost(host string, s *mesh.Service, port uint16, v *virtual
 			rb.from(originsOf(s)...)
 		}
 		if len(m.Routes) > 0 {
-			h := seal(&rb.mint, m, port, own)
+			h := seal(&rb.mint, m, port, own, names)
 			if rb.err == nil {
 				return h, problems
 			}
@@ -171,7 +213,7 @@ func (b *base) virtualHost(host string, s *mesh.Service, port uint16, v *virtual
 	}
 	m.Routes = []*routev3.Route{defaultRoute(clusterName(port, "", s.Hostname), b.settings.DefaultRetries)}
 	k := mint{origins: originsOf(s)}
-	h := seal(&k, m, port, own)
+	h := seal(&k, m, port, own, names)
 	if k.err != nil {
 		return nil, append(problems, problem(&s.Ref, 0, "has no route on port %d: %v", port, k.err))
 	}
