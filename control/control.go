@@ -37,6 +37,7 @@ import (
 	"github.com/weirmesh/weir/internal/redact"
 	"github.com/weirmesh/weir/internal/runner"
 	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/xds/ondemand"
 	"github.com/weirmesh/weir/xds/server"
 )
 
@@ -68,6 +69,9 @@ type Options struct {
 	// HandOver is how long Run goes on after its context ended, to hand the streams over to
 	// other replicas; 0: it ends at once. It ends earlier when all are gone.
 	HandOver time.Duration
+
+	// EagerOnly keeps from serving configuration on demand: all proxies hold everything they may see.
+	EagerOnly bool
 
 	// GRPC are where xDS and the CA are served, HTTP where the API is. The Plane closes them.
 	GRPC []net.Listener
@@ -173,8 +177,14 @@ func New(o Options) (*Plane, error) {
 	}
 	p.files = file.New(file.Options{Paths: paths, Namespace: o.Namespace, Log: o.Log})
 	p.fallbacks = file.New(file.Options{Paths: o.Fallbacks, Namespace: o.Namespace, Rank: config.Fallback, Log: o.Log})
-	p.feeds = newFeeds(o.Log)
-	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Identifier: "weir-control/" + o.Version + " " + observeToken, Observer: observer{p.instruments, p}, Log: o.Log})
+	identifier := "weir-control/" + o.Version + " " + observeToken
+	var habits *learner
+	if !o.EagerOnly {
+		identifier += " " + ondemand.Token
+		habits = newLearner(time.Now)
+	}
+	p.feeds = newFeeds(habits, o.Log)
+	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Identifier: identifier, Observer: observer{p.instruments, p}, Log: o.Log})
 	p.census = newCensus(p.xds)
 	p.edges = newEdges(p)
 	return p, nil

@@ -18,8 +18,10 @@ import (
 // feeds keeps the view of every connected proxy up to date. One goroutine (run) owns
 // the translation cache; streams come and go beside it.
 type feeds struct {
-	log  *slog.Logger
-	wake chan struct{}
+	log *slog.Logger
+	// habits is what workloads use, nil if nothing is served on demand.
+	habits *learner
+	wake   chan struct{}
 	// problems are what translation had to set aside in the newest views.
 	problems atomic.Pointer[[]translate.Problem]
 
@@ -34,8 +36,8 @@ type feed struct {
 	done uint64 // snapshot version last published, 0 none
 }
 
-func newFeeds(log *slog.Logger) *feeds {
-	return &feeds{log: log, wake: make(chan struct{}, 1), nodes: map[*feed]struct{}{}}
+func newFeeds(habits *learner, log *slog.Logger) *feeds {
+	return &feeds{log: log, habits: habits, wake: make(chan struct{}, 1), nodes: map[*feed]struct{}{}}
 }
 
 // authorize holds the node a proxy claims to be against the identity it proved.
@@ -68,6 +70,12 @@ func (f *feeds) Connect(ctx context.Context, node *corev3.Node, peer server.Peer
 		return nil, err
 	}
 	x := &feed{node: n}
+	n.OnDemand = n.OnDemand && f.habits != nil
+	if n.OnDemand {
+		var left func()
+		n.Learned, x.out.Named, left = f.habits.connect(node, n.Namespace)
+		context.AfterFunc(ctx, left)
+	}
 	f.mu.Lock()
 	f.nodes[x] = struct{}{}
 	f.mu.Unlock()

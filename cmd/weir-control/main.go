@@ -75,6 +75,7 @@ func run(args []string) error {
 	registryOnly := f.Bool("registry-only", false, "refuse calls to addresses that are not in the mesh (outboundTrafficPolicy REGISTRY_ONLY)")
 	accessLog := f.Bool("access-log", false, "have proxies log every request")
 	level := f.String("log-level", "info", "debug, info, warn or error")
+	onDemand := f.Bool("on-demand", true, "give sidecars that can ask for it only the configuration they use; otherwise all hold everything they may see")
 	handOver := f.Duration("shutdown-duration", 10*time.Second, "how long to hand proxies over to other replicas at the end; a second signal ends at once; 0 with --laptop, --pods and --die-with-parent")
 	dieWithParent := f.Bool("die-with-parent", false, "end when standard input ends (for a supervisor)")
 	showVersion := f.Bool("version", false, "print the version and end")
@@ -139,7 +140,7 @@ func run(args []string) error {
 		return fmt.Errorf("the name of this machine: %w", err)
 	}
 	o := control.Options{Version: version, Name: name, State: *state, Paths: paths, Fallbacks: fallbacks, Pods: *pods, Laptop: *laptop, Namespace: *namespace, TrustDomain: *trustDomain,
-		CertTTL: *certTTL, HandOver: *handOver,
+		CertTTL: *certTTL, EagerOnly: !*onDemand, HandOver: *handOver,
 		Token: redact.New(strings.TrimSpace(string(token))), Log: log,
 		Settings: mesh.Settings{ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system", RegistryOnly: *registryOnly, AccessLog: *accessLog,
 			DefaultRetries: mesh.RetryPolicy{Attempts: 2, RetryOn: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes", IgnorePreviousHosts: true}}}

@@ -56,6 +56,7 @@ type machine struct {
 	active  uint64 // the same, and nothing was rejected; see Client.Active
 	out     []*response
 	nacks   []rejection // for the log, until taken
+	named   []naming    // see Feed.Named, until taken
 	// accepted are the resources that were ACKed since settled grew last, see Observer.Applied.
 	accepted []*resource.Resource
 }
@@ -63,6 +64,12 @@ type machine struct {
 // maxAccepted is where a client that goes on to accept one type, but does not answer
 // another, is no longer followed in detail.
 const maxAccepted = 1 << 14
+
+// naming is that the client begins or ends to ask by name for something.
+type naming struct {
+	typeURL, name string
+	asks          bool
+}
 
 // limits is what a peer may make the machine hold.
 type limits struct {

@@ -175,6 +175,7 @@ func (m *machine) subscribe(s *subscription, name string, known map[string]strin
 	}
 	if isNew {
 		m.names++
+		m.note(s, name, true)
 	}
 	m.owe(s)
 	if s.typeURL == resource.EndpointType {
@@ -188,5 +189,12 @@ func (m *machine) subscribe(s *subscription, name string, known map[string]strin
 func (m *machine) unsubscribe(s *subscription, name string) {
 	if s.unsubscribe(name, m.sotw) {
 		m.names--
+		m.note(s, name, false)
+	}
+}
+
+func (m *machine) note(s *subscription, name string, asks bool) {
+	if _, limited := m.latest.Wildcard(s.typeURL); limited {
+		m.named = append(m.named, naming{s.typeURL, name, asks})
 	}
 }

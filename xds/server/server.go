@@ -240,6 +240,11 @@ var errStopping = status.Error(codes.Unavailable, "the control plane is stopping
 // Feed carries the Views of one node, of which only the latest matters. The zero value has
 // none yet.
 type Feed struct {
+	// Named, if not nil, is told when the client begins or ends to ask by name for resources
+	// of a type of which a wildcard is limited (resource.View.Wild), in the goroutine of the
+	// stream. It must not block nor call the Server. It is set before Connect returns.
+	Named func(typeURL, name string, asks bool)
+
 	mu      sync.Mutex
 	view    *resource.View
 	changed chan struct{}

@@ -29,6 +29,7 @@ type session struct {
 	peer   Peer
 	since  time.Time
 	cp     *corev3.ControlPlane
+	named  func(typeURL, name string, asks bool) // see Feed
 
 	mu          sync.Mutex
 	m           *machine
@@ -205,7 +206,7 @@ func (s *Server) introduce(ctx context.Context, stream grpc.ServerStream, node *
 	}
 	se := &session{
 		server: s, stream: stream, node: node, peer: p, since: time.Now(),
-		cp: &corev3.ControlPlane{Identifier: s.opts.Identifier},
+		cp: &corev3.ControlPlane{Identifier: s.opts.Identifier}, named: feed.Named,
 		// Nonces of another stream must not pass for this one's.
 		m: newMachine(sotw, rand.Text()[:8]+"-", limits{types: maxTypes, names: s.opts.MaxNames}),
 	}
@@ -233,8 +234,8 @@ func (se *session) do(log *slog.Logger, step func(*machine, time.Time) ([]*respo
 	now := time.Now()
 	before, settled := se.m.active, se.m.settled
 	out, err := step(se.m, now)
-	nacks := se.m.nacks
-	se.m.nacks = nil
+	nacks, named := se.m.nacks, se.m.named
+	se.m.nacks, se.m.named = nil, nil
 	applied, accepted := se.m.settled, se.m.accepted
 	if applied > settled {
 		se.m.accepted = nil
@@ -250,6 +251,11 @@ func (se *session) do(log *slog.Logger, step func(*machine, time.Time) ([]*respo
 	se.sent = se.sent && after == before || len(out) > 0
 	se.notify()
 	se.mu.Unlock()
+	if se.named != nil {
+		for _, n := range named {
+			se.named(n.typeURL, n.name, n.asks)
+		}
+	}
 	observer := se.server.opts.Observer
 	if converged {
 		observer.Converged(before, after)
