@@ -41,7 +41,8 @@ func (x *catalogue) follow(listeners, vhosts resource.Set) resource.Set {
 			x.shards = x.shards.Delete(name)
 			continue
 		}
-		x.shards = replace(x.shards, resource.FromBytes(resource.IndexType, name, ondemand.Encode(x.hashes[i])))
+		var k mint // of bytes: it cannot fail
+		x.shards = replace(x.shards, k.resource(name, ondemand.Shard(x.hashes[i])))
 	}
 	return x.shards
 }

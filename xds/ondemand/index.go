@@ -9,7 +9,9 @@ import (
 	"strconv"
 
 	"github.com/cespare/xxhash/v2"
-	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/weirmesh/weir/api/ondemand"
 )
 
 // Token is the word of control_plane.identifier that announces this protocol.
@@ -43,56 +45,35 @@ func shardNumber(name string) (int, error) {
 	return int(n), nil
 }
 
-// fieldHashes is the field of weir.dev.ondemand.v1.IndexShard.
-const fieldHashes = 1
-
-// Encode is the message IndexShard of hashes, which ascend.
-func Encode(hashes []uint64) []byte {
-	size := hashSize * len(hashes)
-	b := make([]byte, 0, protowire.SizeTag(fieldHashes)+protowire.SizeBytes(size))
-	b = protowire.AppendTag(b, fieldHashes, protowire.BytesType)
-	b = protowire.AppendVarint(b, uint64(size))
+// Shard is the message of a shard's hashes, which ascend.
+func Shard(hashes []uint64) *ondemand.IndexShard {
+	b := make([]byte, 0, hashSize*len(hashes))
 	for _, h := range hashes {
 		b = binary.BigEndian.AppendUint64(b, h)
 	}
-	return b
+	return &ondemand.IndexShard{Hashes: b}
 }
 
 // decode reads the message IndexShard of a shard.
-func decode(shard int, b []byte) ([]uint64, error) {
-	var hashes []uint64
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return nil, protowire.ParseError(n)
+func decode(shard int, body []byte) ([]uint64, error) {
+	m := &ondemand.IndexShard{}
+	if err := proto.Unmarshal(body, m); err != nil {
+		return nil, err
+	}
+	b := m.GetHashes()
+	if len(b)%hashSize != 0 || len(b) > hashSize*maxShard {
+		return nil, fmt.Errorf("%d bytes of hashes: not a multiple of %d, or more than %d hashes", len(b), hashSize, maxShard)
+	}
+	hashes := make([]uint64, 0, len(b)/hashSize)
+	for ; len(b) > 0; b = b[hashSize:] {
+		h := binary.BigEndian.Uint64(b)
+		if ShardOf(h) != shard {
+			return nil, errors.New("a hash belongs into another shard")
 		}
-		b = b[n:]
-		if num != fieldHashes || typ != protowire.BytesType {
-			if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
-				return nil, protowire.ParseError(n)
-			}
-			b = b[n:]
-			continue
+		if k := len(hashes); k > 0 && h < hashes[k-1] {
+			return nil, errors.New("the hashes do not ascend")
 		}
-		v, n := protowire.ConsumeBytes(b)
-		if n < 0 {
-			return nil, protowire.ParseError(n)
-		}
-		b = b[n:]
-		if len(v)%hashSize != 0 || len(v) > hashSize*maxShard {
-			return nil, fmt.Errorf("%d bytes of hashes: not a multiple of %d, or more than %d hashes", len(v), hashSize, maxShard)
-		}
-		hashes = make([]uint64, 0, len(v)/hashSize)
-		for ; len(v) > 0; v = v[hashSize:] {
-			h := binary.BigEndian.Uint64(v)
-			if ShardOf(h) != shard {
-				return nil, errors.New("a hash belongs into another shard")
-			}
-			if k := len(hashes); k > 0 && h < hashes[k-1] {
-				return nil, errors.New("the hashes do not ascend")
-			}
-			hashes = append(hashes, h)
-		}
+		hashes = append(hashes, h)
 	}
 	return hashes, nil
 }
