@@ -87,7 +87,7 @@ func (c *client) Data(cc *conn.Conn, b []byte) (used int) {
 		return len(b)
 	}
 	c.silent = false
-	for !cc.Paused() {
+	for !cc.Paused() || c.dec.Whole() { // else who pauses at the last byte waits for another one
 		n, data, ev := c.dec.Step(b[used:])
 		used += n
 		switch ev {
@@ -126,6 +126,7 @@ func (c *client) end(x *Exchange, reuse bool) {
 	c.x = nil
 	x.responseEnd() // x may be in use for another request now
 	if reuse {
+		c.Conn.Resume()
 		c.Release()
 	} else {
 		c.Discard(false)

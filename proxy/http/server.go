@@ -85,7 +85,7 @@ func (s *server) Data(c *conn.Conn, b []byte) (used int) {
 		}
 	}
 	s.busy = true
-	for !c.Ended() && !c.Paused() {
+	for !c.Ended() && (!c.Paused() || s.x != nil && s.dec.Whole()) { // else who pauses at the last byte waits for another one
 		x := s.x
 		if x == nil {
 			if used == len(b) {
@@ -412,6 +412,7 @@ func (s *server) done(x *Exchange) {
 		}
 		s.keep = false
 	}
+	x.unpauseDown()
 	s.x = nil
 	s.release(x)
 	if !s.keep {

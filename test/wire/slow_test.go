@@ -6,6 +6,7 @@ import (
 	"io"
 	"regexp"
 	"runtime"
+	"strings"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -104,10 +105,17 @@ func slowReader(t *testing.T, lab *wire.Lab, hops wire.Hops, upload, wide bool) 
 		t.Errorf("%d KiB were on their way at once, at most %d can be", most>>10, bound>>10)
 	}
 	if upload {
-		back.answer("204", 0)
+		back.answer("202", 0)
 		c.Net.Step()
-		hear(t, c, client, "204")
+		hear(t, c, client, "202")
 	}
+	// It is over, for everybody: on the same connections there is room for another request.
+	client.ask("PUT", 0)
+	c.Net.Step()
+	hear(t, c, back, "PUT")
+	back.answer("201", 0)
+	c.Net.Step()
+	hear(t, c, client, "201")
 	front.Close()
 	behind.Close()
 	l.Close()
@@ -117,11 +125,12 @@ func slowReader(t *testing.T, lab *wire.Lab, hops wire.Hops, upload, wide bool) 
 // readAtOnce is what a slow reader reads.
 const readAtOnce = 8 << 10
 
-// end is one end of a chain, where one message with a large body comes or goes.
+// end is one end of a chain, where messages come and go, one of them with a large body.
 type end interface {
+	// ask and answer say that a body of length follows.
 	ask(method string, length int)
 	answer(status string, length int)
-	// send sends some of the body that ask or answer announced, as far as it is taken; 0: nothing is.
+	// send sends some of it, as far as it is taken; 0: nothing is.
 	send() int
 	// recv reads a little and returns how much of it was body.
 	recv() int
@@ -173,7 +182,7 @@ func (e *end1) ask(method string, length int) {
 func (e *end1) answer(status string, length int) { e.say("HTTP/1.1 "+status+" x\r\n", length) }
 
 func (e *end1) say(head string, length int) {
-	if e.left = length; length > 0 {
+	if e.left = length; !strings.HasPrefix(head, "GET ") {
 		head += fmt.Sprintf("Content-Length: %d\r\n", length)
 	}
 	e.head = nil
@@ -212,7 +221,7 @@ func (e *end1) heard() string {
 	return ""
 }
 
-// end2 speaks HTTP/2, on stream 1.
+// end2 speaks HTTP/2, on one stream after the other.
 type end2 struct {
 	t             *testing.T
 	p             *mem.Peer
@@ -227,11 +236,13 @@ type end2 struct {
 	initial       int // window of a stream, as the peer says
 	stream, whole int // windows to send in
 	first         string
+	client        bool
+	id            uint32 // of the stream
 }
 
 func newEnd2(t *testing.T, p *mem.Peer, client, wide bool) *end2 {
 	const most = 1<<31 - 1
-	e := &end2{t: t, p: p, wide: wide, prefaced: client, initial: 65535, stream: 65535, whole: 65535}
+	e := &end2{t: t, p: p, wide: wide, prefaced: client, client: client, initial: 65535, stream: 65535, whole: 65535}
 	e.w = http2.NewFramer(&e.out, nil)
 	e.enc, e.dec = hpack.NewEncoder(&e.block), hpack.NewDecoder(4096, nil)
 	if client {
@@ -265,10 +276,14 @@ func (e *end2) answer(status string, length int) {
 
 func (e *end2) say(fields []hpack.HeaderField, length int) {
 	e.left, e.first = length, ""
+	if e.client {
+		e.id += 1 + e.id&1 // 1, 3, …
+		e.stream = e.initial
+	}
 	for _, f := range fields {
 		_ = e.enc.WriteField(f)
 	}
-	_ = e.w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: e.block.Bytes(), EndHeaders: true, EndStream: length == 0})
+	_ = e.w.WriteHeaders(http2.HeadersFrameParam{StreamID: e.id, BlockFragment: e.block.Bytes(), EndHeaders: true, EndStream: length == 0})
 	e.block.Reset()
 	e.flush()
 }
@@ -282,7 +297,7 @@ func (e *end2) send() int {
 		return 0
 	}
 	e.left, e.stream, e.whole = e.left-n, e.stream-n, e.whole-n
-	_ = e.w.WriteData(1, e.left == 0, someBody[:n])
+	_ = e.w.WriteData(e.id, e.left == 0, someBody[:n])
 	e.flush()
 	return n
 }
@@ -332,7 +347,7 @@ func (e *end2) take(f http2.Frame) (body int) {
 	case *http2.WindowUpdateFrame:
 		if f.StreamID == 0 {
 			e.whole += int(f.Increment)
-		} else {
+		} else if f.StreamID == e.id {
 			e.stream += int(f.Increment)
 		}
 	case *http2.HeadersFrame:
@@ -340,12 +355,12 @@ func (e *end2) take(f http2.Frame) (body int) {
 		if err != nil || !f.HeadersEnded() {
 			e.t.Fatalf("the head cannot be read: %v", err)
 		}
-		e.first = fields[0].Value
+		e.id, e.first = f.StreamID, fields[0].Value
 	case *http2.DataFrame:
 		if body = len(f.Data()); !e.wide && body > 0 {
 			_ = e.w.WriteWindowUpdate(0, uint32(body))
 			if !f.StreamEnded() {
-				_ = e.w.WriteWindowUpdate(1, uint32(body))
+				_ = e.w.WriteWindowUpdate(e.id, uint32(body))
 			}
 		}
 	case *http2.GoAwayFrame, *http2.RSTStreamFrame:

@@ -149,6 +149,10 @@ func (d *Decoder) Reason() Reason { return d.reason }
 // Done reports whether no message is being read: before a Start and after End.
 func (d *Decoder) Done() bool { return d.state == done }
 
+// Whole reports that all bytes of the message were used and only End is to come: a body of known length ends without
+// bytes of its own.
+func (d *Decoder) Whole() bool { return d.state == length && d.left == 0 }
+
 // KeepAlive reports, after Head, whether the peer lets another message follow on the connection.
 func (d *Decoder) KeepAlive() bool {
 	if d.flags&sawClose != 0 || d.state == untilClose || d.state == failed {
