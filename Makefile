@@ -6,6 +6,7 @@ LDFLAGS   := -s -w -X main.version=$(VERSION)
 GOLANGCI  := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 BINARIES  := weir weir-control weir-proxy weir-sample
 FUZZTIME  ?= 10s
+SOAK      ?= 5m
 BENCH     ?= ../shared/bench
 
 .DEFAULT_GOAL := help
@@ -60,6 +61,10 @@ differential: ## the HTTP codecs against net/http and x/net on 1,000,000 generat
 .PHONY: conformance
 conformance: ## h2spec against the proxy, in cleartext and over TLS
 	@./test/h2spec.sh
+
+.PHONY: soak
+soak: ## large bodies, and every kind of traffic, for SOAK (5m): does anything grow, stall or get lost?
+	SOAK=$(SOAK) $(GO) test -count=1 -v -timeout 0 ./test/soak
 
 .PHONY: bench
 bench: build ## CPU per request beside nginx and HAProxy (needs ../shared/bench)

@@ -20,14 +20,18 @@ func istiod() identity.OneOf {
 // target is where the control plane serves xDS and certificates.
 func (m *Mesh) target() string { return "unix://" + m.path("xds.sock") }
 
-// signer asks the control plane for certificates of a service account, with a token as
-// the runtime would have given it.
+// token is what the runtime would give a workload for its first certificate.
+func (m *Mesh) token(id identity.ID, workload string) (redact.String, error) {
+	return m.keys.Mint(token.Claims{ID: id, Workload: workload, Audience: token.Audience, Expires: time.Now().Add(time.Hour)})
+}
+
+// signer asks the control plane for certificates of a service account.
 func (m *Mesh) signer(namespace, serviceAccount, workload string) (identity.ID, identity.Signer, error) {
 	id, err := identity.New(trustDomain, namespace, serviceAccount)
 	if err != nil {
 		return id, nil, err
 	}
-	given, err := m.keys.Mint(token.Claims{ID: id, Workload: workload, Audience: token.Audience, Expires: time.Now().Add(time.Hour)})
+	given, err := m.token(id, workload)
 	if err != nil {
 		return id, nil, err
 	}

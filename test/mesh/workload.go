@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,6 +52,10 @@ type Spec struct {
 	// Proxy may alter the options of the proxy each time it starts, Pod the Pod.
 	Proxy func(*proxy.Options)
 	Pod   func(*corev1.Pod)
+	// Binary is a weir-proxy to run as the proxy, a sidecar: a process of its own, which
+	// Command may alter before it starts. "": the proxy runs in this process.
+	Binary  string
+	Command func(*exec.Cmd)
 	// Tap puts a wire between callers and the proxy that keeps what passes: see Wire.
 	Tap bool
 }
@@ -84,7 +89,7 @@ type running struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed after err is set
 	err    error
-	proxy  *proxy.Proxy
+	ready  func() error // of a proxy
 }
 
 func start(f func(context.Context) error) *running {
@@ -396,29 +401,42 @@ func (w *Workload) AwaitReady() {
 		if err := p.ended(); err != nil {
 			return err
 		}
-		return p.proxy.Ready()
+		return p.ready()
 	})
 }
 
 // launch starts the proxy.
 func (w *Workload) launch() {
 	w.mesh.T.Helper()
-	o, err := w.options()
+	begin := w.inside
+	if w.Binary != "" {
+		begin = w.process
+	}
+	r, err := begin()
 	if err != nil {
 		w.mesh.T.Fatal(err)
+	}
+	w.mu.Lock()
+	w.proxy = r
+	w.mu.Unlock()
+}
+
+// inside starts the proxy in this process.
+func (w *Workload) inside() (*running, error) {
+	o, err := w.options()
+	if err != nil {
+		return nil, err
 	}
 	if w.Proxy != nil {
 		w.Proxy(&o)
 	}
 	p, err := proxy.New(o)
 	if err != nil {
-		w.mesh.T.Fatal(err)
+		return nil, err
 	}
 	r := start(p.Run)
-	r.proxy = p
-	w.mu.Lock()
-	w.proxy = r
-	w.mu.Unlock()
+	r.ready = p.Ready
+	return r, nil
 }
 
 // StopProxy ends the proxy as SIGTERM would: it drains.

@@ -1,0 +1,254 @@
+package soak_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weirmesh/weir/test/mesh"
+)
+
+const mixedService = `
+apiVersion: v1
+kind: Service
+metadata: {name: app}
+spec:
+  selector: {app: app}
+  ports:
+  - {name: http, port: 8080}
+  - {name: grpc, port: 8081}
+  - {name: tcp-echo, port: 9000}
+  - {name: tls, port: 9443}
+`
+
+// variants of the configuration, none of which may be noticed by traffic that behaves. The idle timeout makes pools empty
+// soon after the traffic, so that what is left can be counted.
+var variants = []string{
+	rules(`{}`),
+	rules(`{loadBalancer: {simple: ROUND_ROBIN}}`) + `
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: app}
+spec:
+  hosts: [app]
+  http:
+  - match: [{uri: {prefix: /large}}]
+    route: [{destination: {host: app, port: {number: 8080}}, headers: {response: {set: {x-large: "yes"}}}}]
+  - route: [{destination: {host: app}}]
+    timeout: 60s
+    retries: {attempts: 3, retryOn: connect-failure}
+`,
+	rules(`{outlierDetection: {consecutive5xxErrors: 1000}}`) + `
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: app}
+spec:
+  hosts: [app]
+  http:
+  - match: [{port: 8081}]
+    route: [{destination: {host: app, subset: one, port: {number: 8081}}}]
+  - route: [{destination: {host: app, subset: one, port: {number: 8080}}, weight: 30}, {destination: {host: app, port: {number: 8080}}, weight: 70}]
+`,
+	rules(`{}`) + `
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default}
+spec: {mtls: {mode: STRICT}}
+`,
+	rules(`{}`) + `
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: outside}
+spec:
+  hosts: [outside.example]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  location: MESH_EXTERNAL
+  endpoints: [{address: 127.0.0.9}]
+`,
+}
+
+// rules is a DestinationRule with some trafficPolicy.
+func rules(policy string) string {
+	return fmt.Sprintf(`
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: app}
+spec:
+  host: app
+  trafficPolicy: {connectionPool: {http: {idleTimeout: 1s}}, %s
+  subsets: [{name: one, labels: {app: app}}]
+`, policy[1:])
+}
+
+// mixedGrowth is how much private memory may grow once everything has happened some hundred times: where requests come in
+// bursts, so does what Go's collector has not collected yet.
+const mixedGrowth = 8 << 20
+
+// TestMixedTraffic lets HTTP/1.1, HTTP/2, streams like gRPC's, WebSockets, TCP and the application's own TLS, slow readers
+// and writers, requests too large and peers that abort on either side pass two sidecars with mTLS between them, while
+// their configuration changes. What behaves is answered, always and with the right bytes; memory stays flat, and
+// descriptors and goroutines are afterwards what they were after the first of it.
+func TestMixedTraffic(t *testing.T) {
+	t.Parallel()
+	long, soak := length(t)
+	m := mesh.New(t, nil)
+	m.Config("app.yaml", mixedService)
+	m.Config("rules.yaml", variants[0])
+	binary := build(t, m.Dir)
+	var here, there process
+	all := m.Workloads(
+		mesh.Spec{Name: "client", ServiceAccount: "client", Labels: map[string]string{"app": "client"}, Binary: binary, Command: here.adopt},
+		mesh.Spec{Name: "app", ServiceAccount: "app", Labels: map[string]string{"app": "app"}, Binary: binary, Command: there.adopt,
+			Ports: []mesh.Port{{Name: "http", Number: 8080}, {Name: "grpc", Number: 8081}, {Name: "tcp-echo", Number: 9000}, {Name: "tls", Number: 9443}}})
+	s := newServer(t, all[1])
+	x := newTraffic(all[0], s.roots)
+	sides := []*side{{Workload: all[0], process: &here}, {Workload: all[1], process: &there}}
+
+	m.Eventually("the application is reached", func() error { return x.small(t.Context()) })
+	begin, warm := time.Now(), long/8
+	first := run(m, x, warm, func() error { return nil })
+	rest(m, x, s)
+	before := atRest(m, sides)
+	second := run(m, x, long-warm, func() error {
+		for _, p := range sides {
+			done := min(1, time.Since(begin).Seconds()/long.Seconds())
+			// In a short time nothing is settled.
+			if err := p.curve.add(p.memory(t), done, mixedGrowth); err != nil && soak {
+				return fmt.Errorf("%s: %w", p.Name, err)
+			}
+		}
+		return nil
+	})
+	rest(m, x, s)
+	after := atRest(m, sides)
+	for i, p := range sides {
+		if was, is := before[i], after[i]; is.descriptors > was.descriptors || is.goroutines > was.goroutines {
+			t.Errorf("the proxy of %s has %v, it had %v", p.Name, is, was)
+		}
+		t.Logf("proxy of %s: %v; %v", p.Name, &p.curve, after[i])
+		p.StopProxy()
+		if p.log.Len() > 0 {
+			t.Errorf("the proxy of %s said\n%s", p.Name, p.log.String())
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(second.done)) {
+		t.Logf("%8d × %s", first.done[k]+second.done[k], k)
+	}
+	t.Logf("%d changes of configuration, %d failures", first.changes+second.changes, first.failed+second.failed)
+}
+
+// side is one of the two sidecars.
+type side struct {
+	*mesh.Workload
+	*process
+	curve curve
+}
+
+// use is what a proxy has in use.
+type use struct{ goroutines, descriptors int }
+
+func (u use) String() string {
+	return fmt.Sprintf("%d goroutines, %d descriptors at rest", u.goroutines, u.descriptors)
+}
+
+// atRest is the least of two seconds, in which pools lose what they have kept.
+func atRest(m *mesh.Mesh, sides []*side) []use {
+	m.T.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	least := make([]use, len(sides))
+	for n := range 20 {
+		for i, p := range sides {
+			now := use{descriptors: len(p.descriptors(m.T.(*testing.T)))}
+			r := p.Admin(http.MethodGet, "/debug/pprof/goroutine?debug=1")
+			if _, err := fmt.Fscanf(bytes.NewReader(r.Body), "goroutine profile: total %d", &now.goroutines); err != nil {
+				m.T.Fatalf("the proxy of %s does not say how many goroutines it has: %v, %v", p.Name, r, err)
+			}
+			if n == 0 {
+				least[i] = now
+			}
+			least[i] = use{min(least[i].goroutines, now.goroutines), min(least[i].descriptors, now.descriptors)}
+		}
+		<-tick.C
+	}
+	return least
+}
+
+// rest waits until no connection is left.
+func rest(m *mesh.Mesh, x *traffic, s *server) {
+	m.T.Helper()
+	x.end()
+	m.Eventually("all connections are closed", func() error {
+		s.closeIdle()
+		if n := s.open(); n > 0 {
+			return fmt.Errorf("%d connections to the application are open", n)
+		}
+		return nil
+	})
+}
+
+// tally is what has happened.
+type tally struct {
+	mu              sync.Mutex
+	done            map[string]int
+	failed, changes int
+}
+
+// run makes traffic of every kind for some time, looks several times a second, and changes the configuration every second.
+func run(m *mesh.Mesh, x *traffic, long time.Duration, look func() error) *tally {
+	m.T.Helper()
+	ctx, cancel := context.WithTimeout(m.T.Context(), long)
+	defer cancel()
+	y := &tally{done: map[string]int{}}
+	var wg sync.WaitGroup
+	for name, do := range x.kinds() {
+		for range 2 {
+			wg.Go(func() {
+				tick := time.NewTicker(pace)
+				defer tick.Stop()
+				for ; ctx.Err() == nil; <-tick.C {
+					// What has begun ends as it would: only its own troubles count.
+					own, done := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+					err := do(own)
+					done()
+					y.mu.Lock()
+					y.done[name]++
+					if err != nil {
+						if y.failed++; y.failed <= 10 {
+							m.T.Errorf("%s: %v", name, err)
+						}
+					}
+					y.mu.Unlock()
+				}
+			})
+		}
+	}
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for n := 1; ctx.Err() == nil; n++ {
+		if n%5 == 0 {
+			y.changes++
+			m.Write("rules.yaml", variants[y.changes%len(variants)]+fmt.Sprintf("\n# change %d\n", y.changes))
+			m.AwaitActive("rules.yaml")
+		}
+		if err := look(); err != nil {
+			m.T.Error(err)
+			cancel()
+		}
+		<-tick.C
+	}
+	wg.Wait()
+	m.Config("rules.yaml", variants[0])
+	return y
+}
