@@ -58,6 +58,25 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// Every type of Envoy's that stands in a typed_config of what the proxy serves can be written in a bootstrap.
+func TestTypesInBootstrap(t *testing.T) {
+	for _, name := range []string{
+		"filters.listener.original_dst.v3.OriginalDst", "filters.listener.tls_inspector.v3.TlsInspector", "filters.listener.http_inspector.v3.HttpInspector",
+		"filters.listener.original_src.v3.OriginalSrc", "filters.listener.proxy_protocol.v3.ProxyProtocol",
+		"filters.network.http_connection_manager.v3.HttpConnectionManager", "filters.network.tcp_proxy.v3.TcpProxy", "filters.network.sni_cluster.v3.SniCluster",
+		"filters.network.connection_limit.v3.ConnectionLimit", "filters.http.router.v3.Router", "filters.http.fault.v3.HTTPFault", "filters.http.grpc_web.v3.GrpcWeb",
+		"transport_sockets.raw_buffer.v3.RawBuffer", "transport_sockets.tls.v3.DownstreamTlsContext", "transport_sockets.tls.v3.UpstreamTlsContext",
+		"transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport", "upstreams.http.v3.HttpProtocolOptions",
+		"access_loggers.file.v3.FileAccessLog", "http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig", "retry.host.previous_hosts.v3.PreviousHostsPredicate",
+	} {
+		// Wherever it stands, the reader must know it.
+		text := "static_resources: {listeners: [{name: l, listener_filters: [{name: f, typed_config: {\"@type\": type.googleapis.com/envoy.extensions." + name + "}}]}]}"
+		if _, err := parseBootstrap([]byte(text)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // A laptop's gateway listens on loopback only, on the port the user chose.
 func TestListenMap(t *testing.T) {
 	m, err := parseListenMap("0.0.0.0:8080=127.0.0.1:18080,0.0.0.0=127.0.0.1")

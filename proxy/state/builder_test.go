@@ -442,6 +442,21 @@ filter_chains { filter_chain_match { server_names: "b.example.com" } transport_s
   [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext] { common_tls_context { tls_certificate_sds_secret_configs { name: "kubernetes://b" } } } } }
   filters { name: "tcp" typed_config { [type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { cluster: "b" } } } }`
 
+// A chain for a server name is found though no filter is there to look for it.
+func TestInspectedUnasked(t *testing.T) {
+	plain := `name: "l" address { socket_address { address: "0.0.0.0" port_value: 8443 } } filter_chains { %s
+filters { name: "tcp" typed_config { [type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { cluster: "a" } } } }`
+	for match, want := range map[string]bool{
+		"": false, `filter_chain_match { destination_port { value: 80 } }`: false, `filter_chain_match { transport_protocol: "raw_buffer" application_protocols: "h2c" }`: false,
+		`filter_chain_match { server_names: "a" }`: true, `filter_chain_match { transport_protocol: "tls" }`: true, `filter_chain_match { application_protocols: "h2" }`: true,
+	} {
+		s, _ := apply(t, newBuilder(), update(t, resource.ListenerType, fmt.Sprintf(plain, match)))
+		if got := s.listeners["l"].Config.InspectTLS; got != want {
+			t.Errorf("%q: %v", match, got)
+		}
+	}
+}
+
 // A host of a gateway is served as soon as its certificate comes, and does not wait for
 // those of other hosts.
 func TestSecrets(t *testing.T) {

@@ -216,6 +216,7 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.listener.v3.FilterChain":                            acts("filter_chain_match filters transport_socket name transport_socket_connect_timeout").but("metadata", controlInfo),
 	"envoy.config.listener.v3.FilterChainMatch":                       acts("destination_port prefix_ranges source_prefix_ranges source_ports server_names transport_protocol application_protocols"),
 	"envoy.config.listener.v3.Filter":                                 acts("name typed_config"),
+	"envoy.extensions.filters.network.sni_cluster.v3.SniCluster":      everything,
 	"envoy.extensions.filters.listener.original_dst.v3.OriginalDst":   everything,
 	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector": everything,
 	"envoy.extensions.filters.listener.original_src.v3.OriginalSrc":   everything,

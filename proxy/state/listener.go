@@ -10,9 +10,13 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	httpinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
+	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
 	originalsrcv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_src/v3"
 	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
+	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	connectionlimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
+	sniclusterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_cluster/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -103,31 +107,34 @@ func (b *Builder) decodeWholeListener(l *listenerv3.Listener, version string) (*
 	c.Transparent, c.FreeBind, c.Backlog = l.GetTransparent().GetValue(), l.GetFreebind().GetValue(), int(min(l.GetTcpBacklogSize().GetValue(), math.MaxInt32))
 	for i, f := range l.GetListenerFilters() {
 		at := fmt.Sprintf("%s.listener_filters[%d] %s", path, i, f.GetName())
+		var err error
 		switch f.GetTypedConfig().GetTypeUrl() {
 		case originalDstURL:
 			c.UseOriginalDst = true
+			err = unpack(f.GetTypedConfig(), &originaldstv3.OriginalDst{}, at)
 		case tlsInspectorURL:
 			c.InspectTLS = true
+			err = unpack(f.GetTypedConfig(), &tlsinspectorv3.TlsInspector{}, at)
 		case httpInspectorURL:
 			c.InspectHTTP = true
+			err = unpack(f.GetTypedConfig(), &httpinspectorv3.HttpInspector{}, at)
 		case originalSrcURL:
 			o := &originalsrcv3.OriginalSrc{}
-			if err := unpack(f.GetTypedConfig(), o, at); err != nil {
-				return nil, err
-			}
+			err = unpack(f.GetTypedConfig(), o, at)
 			c.OriginalSource = &conn.OriginalSource{Mark: o.GetMark(), Port: o.GetBindPort()}
 		case proxyProtocolURL:
 			p := &proxyprotocolv3.ProxyProtocol{}
-			if err := unpack(f.GetTypedConfig(), p, at); err != nil {
-				return nil, err
-			}
+			err = unpack(f.GetTypedConfig(), p, at)
 			c.Proxy = &listener.ProxyHeader{Optional: p.GetAllowRequestsWithoutProxyProtocol()}
 			for _, v := range p.GetDisallowedVersions() {
 				c.Proxy.Refused = append(c.Proxy.Refused, map[corev3.ProxyProtocolConfig_Version]proxyproto.Version{
 					corev3.ProxyProtocolConfig_V1: proxyproto.V1, corev3.ProxyProtocolConfig_V2: proxyproto.V2}[v])
 			}
 		default:
-			return nil, fmt.Errorf("%s: listener filter %s is not supported", at, f.GetTypedConfig().GetTypeUrl())
+			err = fmt.Errorf("%s: listener filter %s is not supported", at, f.GetTypedConfig().GetTypeUrl())
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	out := &Listener{Name: c.Name, Version: version, Config: c}
@@ -144,6 +151,7 @@ func (b *Builder) decodeWholeListener(l *listenerv3.Listener, version string) (*
 			return nil, err
 		}
 		c.Chains = append(c.Chains, chain)
+		c.InspectTLS = c.InspectTLS || asksTLS(&chain.Match)
 	}
 	if d := l.GetDefaultFilterChain(); d != nil {
 		chain, err := b.decodeChain(d, dir, path+".default_filter_chain", out)
@@ -159,6 +167,12 @@ func (b *Builder) decodeWholeListener(l *listenerv3.Listener, version string) (*
 		return nil, fmt.Errorf("%s: has no filter chain", path)
 	}
 	return out, nil
+}
+
+// asksTLS reports whether a chain is for what only a ClientHello tells; a listener with one looks at it, whether or not it
+// has the filter for that, as Envoy's does (ListenerImpl::buildListenerFilters, as of 2026-11).
+func asksTLS(m *listener.Match) bool {
+	return m.TransportProtocol == listener.TLS || m.TransportProtocol == "" && len(m.ServerNames)+len(m.ApplicationProtocols) > 0
 }
 
 func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, path string, l *Listener) (*listener.Chain, error) {
@@ -208,6 +222,9 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 				c.MaxConnections, c.RefuseDelay = int64(x.GetMaxConnections().GetValue()), x.GetDelay().AsDuration()
 			}
 		case sniClusterURL:
+			if err := unpack(f.GetTypedConfig(), &sniclusterv3.SniCluster{}, at); err != nil {
+				return nil, err
+			}
 			byServerName = true
 		case statsURL: // Istio's standard metrics are always made
 		default:

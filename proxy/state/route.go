@@ -14,6 +14,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	faultcommonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/fault/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -411,6 +412,11 @@ func decodeRetry(p *routev3.RetryPolicy, path string) (*route.Retry, error) {
 	for i, h := range p.GetRetryHostPredicate() {
 		if h.GetName() != "envoy.retry_host_predicates.previous_hosts" {
 			return nil, fmt.Errorf("%s.retry_host_predicate[%d]: %s is not supported", path, i, h.GetName())
+		}
+		if c := h.GetTypedConfig(); c != nil {
+			if err := unpack(c, &previoushostsv3.PreviousHostsPredicate{}, fmt.Sprintf("%s.retry_host_predicate[%d]", path, i)); err != nil {
+				return nil, err
+			}
 		}
 		r.OtherHosts = true
 	}
