@@ -17,6 +17,7 @@ package tls
 
 import (
 	"cmp"
+	"crypto/sha256"
 	stdtls "crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -116,6 +117,7 @@ type Server struct {
 	timeout    time.Duration
 	lifetime   time.Duration // of tickets
 	shown      []*stdtls.Certificate
+	demand     [sha256.Size]byte // of clients; see demanded
 	roots      judged
 }
 
@@ -148,6 +150,9 @@ func NewServer(o ServerOptions) (*Server, error) {
 	}
 	s := &Server{clients: o.Clients, trust: o.Trust, gate: o.Gate, std: o.StdRecords, requireSNI: o.RequireSNI,
 		timeout: cmp.Or(o.Timeout, HandshakeTimeout), lifetime: cmp.Or(o.TicketLifetime, ticketLifetime), shown: o.Certificates}
+	if o.Tickets {
+		s.demand = demanded(o.Clients, &o.Trust)
+	}
 	c := &stdtls.Config{
 		MinVersion: o.MinVersion, MaxVersion: o.MaxVersion, CipherSuites: o.CipherSuites,
 		CurvePreferences:            curves(o.Curves),

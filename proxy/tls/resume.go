@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	stdtls "crypto/tls"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -150,7 +152,7 @@ func (t *tickets) offer(record []byte) bool {
 }
 
 // ticketMark begins what is added to a server's tickets: when it was issued, and the sum of
-// the roots by which the client was judged.
+// what was demanded of the client and the roots by which it was judged.
 var ticketMark = []byte("weir1")
 
 func (s *Server) mark() []byte {
@@ -159,16 +161,17 @@ func (s *Server) mark() []byte {
 	return append(b, sum[:]...)
 }
 
-// rootsSum tells one trust bundle from another.
+// rootsSum tells one trust bundle from another, and what contexts with the same ticket keys demand.
 func (s *Server) rootsSum() (sum [sha256.Size]byte) {
 	if s.trust.Mesh == nil {
-		return sum // a context's other roots never change, and its ticket keys are its own
+		return s.demand // a context's other roots never change
 	}
 	bundle := s.trust.Mesh.Bundle()
 	s.roots.Lock()
 	defer s.roots.Unlock()
 	if bundle == nil || s.roots.of != bundle {
 		h := sha256.New()
+		h.Write(s.demand[:])
 		if bundle != nil {
 			for _, c := range bundle.Roots() {
 				h.Write(c.Raw)
@@ -177,6 +180,26 @@ func (s *Server) rootsSum() (sum [sha256.Size]byte) {
 		s.roots.of, s.roots.sum = bundle, [sha256.Size]byte(h.Sum(nil))
 	}
 	return s.roots.sum
+}
+
+// demanded sums up what a context wants of clients. Where ticket keys are given, others may have the same: chains for
+// other server names, or the one before a change of configuration. A session by other demands would be judged by ours and
+// refused, where a full handshake lets the client show what is wanted now.
+func demanded(clients ClientAuth, t *Trust) [sha256.Size]byte {
+	h := sha256.New()
+	fmt.Fprint(h, clients, t.SkipVerify, t.RevokedLeafOnly)
+	for _, n := range t.Names {
+		fmt.Fprintf(h, "%q %v", n, n.IgnoreCase)
+	}
+	for _, pin := range slices.Concat(t.Hashes, t.Keys) {
+		h.Write(pin[:])
+	}
+	if t.Roots != nil {
+		for _, s := range t.Roots.Subjects() { //nolint:staticcheck // the system's roots, which it leaves out, are everybody's
+			h.Write(s)
+		}
+	}
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 // judged is the sum of the bundle last seen.

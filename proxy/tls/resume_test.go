@@ -2,6 +2,7 @@ package tls
 
 import (
 	stdtls "crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -140,6 +141,47 @@ func TestResumedPeersAreJudged(t *testing.T) {
 	meet(t, s, c)
 	if _, serr, _ := join(strict, c); serr == nil {
 		t.Error("a resumed client with a name that is not accepted was let in")
+	}
+}
+
+// Contexts that share ticket keys and ask different things of clients: a ticket of one is void with the other, in both
+// versions, so that the client gets to show what is wanted.
+func TestSharedTicketKeys(t *testing.T) {
+	ca, other := tlstest.New(t), tlstest.New(t)
+	us, cert := ca.Workload("default", "reviews"), ca.Workload("default", "ratings").Certificate()
+	pool := func(b *identity.Bundle) *x509.CertPool {
+		p := x509.NewCertPool()
+		for _, c := range b.Roots() {
+			p.AddCert(c)
+		}
+		return p
+	}
+	name := func(sa string) Names { return Names{{Exact: "spiffe://cluster.local/ns/default/sa/" + sa}} }
+	both := pool(ca.Bundle().Union(other.Bundle()))
+	mine := func() *x509.CertPool { return pool(ca.Bundle()) }
+	for _, version := range []uint16{TLS12, TLS13} {
+		for _, tc := range []struct {
+			name   string
+			before ServerOptions
+			after  ServerOptions
+			resume bool
+		}{
+			{"the same again", ServerOptions{Clients: RequireClientCert, Trust: Trust{Roots: mine()}}, ServerOptions{Clients: RequireClientCert, Trust: Trust{Roots: mine()}}, true},
+			{"no certificate, then one", ServerOptions{}, ServerOptions{Clients: RequireClientCert, Trust: Trust{Roots: mine()}}, false},
+			{"optional, then required", ServerOptions{Clients: OptionalClientCert, Trust: Trust{Roots: mine()}}, ServerOptions{Clients: RequireClientCert, Trust: Trust{Roots: mine()}}, false},
+			{"other roots", ServerOptions{Clients: RequireClientCert, Trust: Trust{Roots: mine()}}, ServerOptions{Clients: RequireClientCert, Trust: Trust{Roots: both}}, false},
+			{"names", ServerOptions{Clients: RequireClientCert, Trust: Trust{Roots: mine()}}, ServerOptions{Clients: RequireClientCert, Trust: Trust{Roots: mine(), Names: name("reviews")}}, false},
+			{"the mesh's", ServerOptions{Clients: RequireClientCert, Trust: Trust{Roots: mine()}}, ServerOptions{Clients: RequireClientCert, Trust: Trust{Mesh: us}, MinVersion: TLS12}, false},
+		} {
+			make := func(o ServerOptions) *Server {
+				o.Certificates, o.Tickets, o.TicketKeys, o.MaxVersion = []*stdtls.Certificate{cert}, true, [][32]byte{{1}}, version
+				return server(t, o)
+			}
+			c := client(t, ClientOptions{Certificate: us.Certificate(), Trust: Trust{Roots: mine()}, Sessions: 1})
+			if meet(t, make(tc.before), c); meet(t, make(tc.after), c) != tc.resume {
+				t.Errorf("%s, %s: resumed: %v", stdtls.VersionName(version), tc.name, !tc.resume)
+			}
+		}
 	}
 }
 
