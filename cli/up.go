@@ -39,8 +39,9 @@ identity. It runs until Ctrl-C, and leaves nothing behind.
 A container runs by its command, or as a built-in sample by its image. Files and
 folders are watched; "weir apply" works, too. With --capture=netns (the default
 where the kernel permits it, as root or not) programs need no change; with
---capture=env they must listen on $BIND_ADDRESS:$PORT and call services by
-$RATINGS_SERVICE_HOST and the like.`,
+--capture=env they must listen on $BIND_ADDRESS:$PORT, and call services by
+their names if they heed $http_proxy (curl, Go, Python and most others do), else
+at $RATINGS_SERVICE_HOST:$RATINGS_SERVICE_PORT and the like.`,
 		Example: `  weir up --demo bookinfo
   weir up -f bookinfo.yaml -f networking/
   weir up -f deploy/ --ingress 127.0.0.1:9000 --log-proxies

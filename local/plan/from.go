@@ -2,6 +2,7 @@ package plan
 
 import (
 	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -11,6 +12,9 @@ import (
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/registry"
 )
+
+// service is the kind of object that most services come from.
+const service = "Service"
 
 // From collects the Input in an Update: the objects in force. The Services in it have the
 // index and the addresses that the control plane gave them; pending are those it did not
@@ -28,8 +32,8 @@ func From(u *store.Update, given map[mesh.Key]registry.Allocation) (in Input, pe
 		in.Secrets[mesh.NewKey(o.ID.Namespace, o.ID.Name)] = s
 	}
 	for k, s := range u.Snapshot.Services.All() {
-		if s.Ref.Kind != "Service" {
-			continue
+		if strings.HasPrefix(s.Hostname, "*") {
+			continue // is no name to call
 		}
 		a, ok := given[k]
 		if !ok {
@@ -37,7 +41,10 @@ func From(u *store.Update, given map[mesh.Key]registry.Allocation) (in Input, pe
 		}
 		with := *s
 		with.Index, with.Addresses = a.Index, slices.Clone(a.Addresses)
-		in.Services = append(in.Services, &with)
+		in.Hosts = append(in.Hosts, &with)
+		if s.Ref.Kind == service {
+			in.Services = append(in.Services, &with)
+		}
 	}
 	return in, pending
 }

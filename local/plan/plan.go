@@ -34,6 +34,7 @@ type Input struct {
 	ConfigMaps  map[mesh.Key]*corev1.ConfigMap
 	Secrets     map[mesh.Key]*kube.Secret
 	Services    []*mesh.Service
+	Hosts       []*mesh.Service // these, and those that ServiceEntries define
 	// Loopback says that pods share the machine's network (env capture): a pod's proxy
 	// must know at its start where the application listens, so a Service that asks for
 	// another port replaces the pods.
@@ -55,6 +56,7 @@ type Deployment struct {
 type Plan struct {
 	Groups   []*Group // sorted by namespace and name
 	Services []*mesh.Service
+	Hosts    []*mesh.Service
 	Findings []config.Finding
 }
 
@@ -125,7 +127,7 @@ type Probe struct {
 
 // Make plans.
 func Make(in Input) *Plan {
-	p := &Plan{Services: in.Services}
+	p := &Plan{Services: in.Services, Hosts: in.Hosts}
 	for _, d := range in.Deployments {
 		m := &maker{in: &in, d: d}
 		p.Groups = append(p.Groups, m.group())

@@ -111,7 +111,7 @@ func project(p *plan.Plan) string {
 		b.WriteString("\n")
 		full := t.Pod(plan.Instance{
 			Name: g.Name + "-0", IP: netip.MustParseAddr("10.244.0.9"),
-			Services: p.InNamespace(g.Namespace, func(s *mesh.Service) []netip.AddrPort {
+			Services: p.Called(g.Namespace, func(s *mesh.Service) []netip.AddrPort {
 				var out []netip.AddrPort
 				for _, port := range s.Ports {
 					if len(s.Addresses) > 0 {
@@ -244,6 +244,40 @@ func TestPortsThatNeedRoot(t *testing.T) {
 	for _, v := range []string{"MY_WEB_SERVICE_PORT=10080", "MY_WEB_SERVICE_PORT_HTTPS_IN=10443", "MY_WEB_PORT_443_TCP=tcp://127.3.1.0:10443", "MY_WEB_PORT_8080_TCP_PORT=8080"} {
 		if !slices.Contains(variables, v) {
 			t.Errorf("no %s in %q", v, variables)
+		}
+	}
+}
+
+// A name means what it would in a pod: a search domain is tried first, the workload's
+// namespace before others, what is not exported to it is nobody.
+func TestHost(t *testing.T) {
+	p := &plan.Plan{}
+	for _, s := range []struct{ hostname, namespace, only string }{
+		{"ratings.shop.svc.cluster.local", "shop", ""},
+		{"ratings.other.svc.cluster.local", "other", ""},
+		{"hidden.other.svc.cluster.local", "other", "other"},
+		{"api.example.com", "other", ""},
+		{"api.example.com", "shop", ""},
+		{"com.example.svc.cluster.local", "example", ""},
+		{"localhost.shop.svc.cluster.local", "shop", ""},
+	} {
+		v := mesh.Visibility{Limited: s.only != "", Namespaces: []string{s.only}}
+		p.Hosts = append(p.Hosts, &mesh.Service{Hostname: s.hostname, Namespace: s.namespace, Visible: v})
+	}
+	for name, want := range map[string]string{
+		"ratings": "shop/ratings.shop.svc.cluster.local", "Ratings.Shop": "shop/ratings.shop.svc.cluster.local",
+		"ratings.other": "other/ratings.other.svc.cluster.local", "ratings.other.svc": "other/ratings.other.svc.cluster.local",
+		"ratings.other.svc.cluster.local": "other/ratings.other.svc.cluster.local", "ratings.other.svc.cluster.local.": "other/ratings.other.svc.cluster.local",
+		"ratings.": "", "ratings.other.": "", "hidden.other": "", "details": "", "": "", ".": "",
+		"api.example.com": "shop/api.example.com", "API.example.com.": "shop/api.example.com", "com.example": "example/com.example.svc.cluster.local",
+		"localhost": "", "127.0.0.1": "", "::1": "",
+	} {
+		got := ""
+		if s := p.Host("shop", name); s != nil {
+			got = s.Namespace + "/" + s.Hostname
+		}
+		if got != want {
+			t.Errorf("%q is %q, want %q", name, got, want)
 		}
 	}
 }

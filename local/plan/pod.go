@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -225,19 +224,3 @@ func portVariable(s *mesh.Service, i int) string {
 }
 
 func variableName(s string) string { return strings.ToUpper(strings.ReplaceAll(s, "-", "_")) }
-
-// InNamespace returns the services of a namespace that can be called, sorted by name; at
-// says where the pod calls each port of one, nil: it cannot.
-func (p *Plan) InNamespace(namespace string, at func(*mesh.Service) []netip.AddrPort) []ServiceAddress {
-	var out []ServiceAddress
-	for _, s := range p.Services {
-		if s.Namespace != namespace {
-			continue
-		}
-		if ports := at(s); ports != nil {
-			out = append(out, ServiceAddress{s, ports})
-		}
-	}
-	slices.SortFunc(out, func(a, b ServiceAddress) int { return cmp.Compare(a.Service.Name, b.Service.Name) })
-	return out
-}

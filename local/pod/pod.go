@@ -39,6 +39,7 @@ type pod struct {
 	hash     string
 	template *plan.Template
 	services func(at func(*mesh.Service) []netip.AddrPort) []plan.ServiceAddress
+	host     func(name string) *mesh.Service
 	join     *Joined // nil: belongs to a group
 	created  time.Time
 
@@ -123,7 +124,7 @@ func (p *pod) run(ctx, hard context.Context) {
 func (p *pod) claim(ctx context.Context) Place {
 	said := ""
 	for ctx.Err() == nil {
-		place, err := p.rt.o.Sandbox.Add(ctx, Spec{Name: p.name, Template: p.template, Output: p.output(proxyLog, !p.rt.o.ProxyLogs)})
+		place, err := p.rt.o.Sandbox.Add(ctx, Spec{Name: p.name, Template: p.template, Host: p.host, Output: p.output(proxyLog, !p.rt.o.ProxyLogs)})
 		if err == nil {
 			return place
 		}

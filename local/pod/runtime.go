@@ -168,7 +168,13 @@ func (r *Runtime) start(owner, hash string, t *plan.Template, join *Joined) *pod
 		services: func(at func(*mesh.Service) []netip.AddrPort) []plan.ServiceAddress {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			return r.plan.InNamespace(t.Namespace, at)
+			return r.plan.Called(t.Namespace, at)
+		},
+		host: func(name string) *mesh.Service {
+			r.mu.Lock()
+			now := r.plan
+			r.mu.Unlock()
+			return now.Host(t.Namespace, name)
 		},
 	}
 	var ctx context.Context

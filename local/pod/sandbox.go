@@ -33,6 +33,8 @@ type Sandbox interface {
 type Spec struct {
 	Name     string
 	Template *plan.Template
+	// Host finds the service that the pod means by a name, nil if there is none now.
+	Host func(name string) *mesh.Service
 	// Output takes what the proxy prints.
 	Output io.Writer
 }

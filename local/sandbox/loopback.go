@@ -79,7 +79,7 @@ func NewLoopback(p *Proxies, programs *process.Starter, shape Shape) *Loopback {
 
 // Add makes a place.
 func (l *Loopback) Add(_ context.Context, s pod.Spec) (pod.Place, error) {
-	p := &loopbackPlace{in: l, spec: s, app: map[uint16]uint16{}, bind: map[uint16]netip.AddrPort{}, calls: map[string]netip.AddrPort{}}
+	p := &loopbackPlace{admin: newAdmin(l.proxies.Layout.Admin(s.Template.Namespace, s.Name)), in: l, spec: s, app: map[uint16]uint16{}, bind: map[uint16]netip.AddrPort{}, calls: map[string]netip.AddrPort{}}
 	var err error
 	if !l.shape.OneAddress {
 		if p.net, err = l.takeNet(); err != nil {
@@ -102,7 +102,10 @@ func (l *Loopback) Add(_ context.Context, s pod.Spec) (pod.Place, error) {
 		p.Close()
 		return nil, err
 	}
-	p.admin = newAdmin(l.proxies.Layout.Admin(s.Template.Namespace, s.Name))
+	if err := p.serveNames(); err != nil {
+		p.Close()
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -125,8 +128,16 @@ func (l *Loopback) takeNet() (int, error) {
 }
 
 // claimed is an address of a workload's network that no service has: their indexes begin
-// with 256. Whoever listens there has the network, among all meshes of the machine.
+// with 256. Whoever listens there has the network, among all meshes of the machine, and
+// serves names.
 func claimed(w int) string { return fmt.Sprintf("127.%d.0.255:15000", w) }
+
+// claim is the listener that holds a network, nil if it is nobody's.
+func (l *Loopback) claim(w int) net.Listener {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.nets[w]
+}
 
 func (l *Loopback) takePort() (uint16, error) {
 	l.mu.Lock()
@@ -164,11 +175,12 @@ func (l *Loopback) release(w int, ports []uint16) {
 // loopbackPlace is a pod's.
 type loopbackPlace struct {
 	admin
-	in   *Loopback
-	spec pod.Spec
-	net  int                       // 0: 127.0.0.1 is everybody's
-	app  map[uint16]uint16         // where a port of the workload really is
-	bind map[uint16]netip.AddrPort // where its proxy listens for it
+	in    *Loopback
+	spec  pod.Spec
+	net   int                       // 0: 127.0.0.1 is everybody's
+	app   map[uint16]uint16         // where a port of the workload really is
+	bind  map[uint16]netip.AddrPort // where its proxy listens for it
+	names net.Listener              // of the proxy that serves names; nil for gateways
 
 	mu      sync.Mutex
 	ports   []uint16                  // taken
@@ -233,30 +245,50 @@ func (p *loopbackPlace) Annotations() map[string]string {
 }
 
 func (p *loopbackPlace) ServiceAt(s *mesh.Service) []netip.AddrPort {
-	if s.Index == 0 || s.Index > 0xffff || p.spec.Template.Gateway {
+	if p.serviceIP(s) == (netip.Addr{}) || p.spec.Template.Gateway {
 		return nil
 	}
-	ip := netip.AddrFrom4([4]byte{127, byte(p.net), byte(s.Index >> 8), byte(s.Index)})
 	var out []netip.AddrPort
 	for _, port := range s.Ports {
-		usual, key := netip.AddrPortFrom(ip, port.Number), net.JoinHostPort(s.Hostname, strconv.Itoa(int(port.Number)))
-		p.mu.Lock()
-		at, known := p.calls[key]
-		p.mu.Unlock()
+		at, known := p.called(s, port.Number)
 		if !known {
 			var err error
-			if at, err = p.publish(usual, func(n uint16) bool { return s.Port(n) != nil }); err != nil {
+			if at, err = p.publish(netip.AddrPortFrom(p.serviceIP(s), port.Number), func(n uint16) bool { return s.Port(n) != nil }); err != nil {
 				return nil
 			}
-		}
-		if at != usual {
 			p.mu.Lock()
-			p.calls[key] = at
+			p.calls[callKey(s, port.Number)] = at
 			p.mu.Unlock()
 		}
 		out = append(out, at)
 	}
 	return out
+}
+
+func callKey(s *mesh.Service, port uint16) string {
+	return net.JoinHostPort(s.Hostname, strconv.Itoa(int(port)))
+}
+
+// serviceIP is a service's address in the workload's network, if it can have one.
+func (p *loopbackPlace) serviceIP(s *mesh.Service) netip.Addr {
+	if s.Index == 0 || s.Index > 0xffff {
+		return netip.Addr{}
+	}
+	return netip.AddrFrom4([4]byte{127, byte(p.net), byte(s.Index >> 8), byte(s.Index)})
+}
+
+// called is where the workload's proxy listens for a service's port, as far as that is
+// settled: where something is published instead of an address that follows from the
+// network, the proxy learns it when it is started.
+func (p *loopbackPlace) called(s *mesh.Service, port uint16) (netip.AddrPort, bool) {
+	p.mu.Lock()
+	at, ok := p.calls[callKey(s, port)]
+	p.mu.Unlock()
+	ip := p.serviceIP(s)
+	if ok || p.in.shape.OneAddress || p.in.shape.HighPorts && port < 1024 || !ip.IsValid() {
+		return at, ok
+	}
+	return netip.AddrPortFrom(ip, port), true
 }
 
 // outbound are the flags for what is not where the proxy expects it.
@@ -270,8 +302,8 @@ func (p *loopbackPlace) outbound() []string {
 	return out
 }
 
-// Variables are BIND_ADDRESS, PORT, and PORT_<number> or PORT_<NAME> for a program with
-// several ports. Our samples read all of theirs from PORT.
+// Variables are BIND_ADDRESS, PORT, PORT_<number> and PORT_<NAME>, and http_proxy and the
+// like. Our samples read all of their ports from PORT.
 func (p *loopbackPlace) Variables(c plan.Container) []string {
 	out := []string{"BIND_ADDRESS=127.0.0.1"}
 	var all []string
@@ -290,7 +322,7 @@ func (p *loopbackPlace) Variables(c plan.Container) []string {
 	default:
 		out = append(out, "PORT="+all[0])
 	}
-	return out
+	return append(out, p.proxyVariables(c)...)
 }
 
 func (p *loopbackPlace) StartProxy() (supervise.Process, error) {
@@ -346,5 +378,8 @@ func (p *loopbackPlace) Close() {
 	}
 	p.mu.Unlock()
 	p.close()
+	if p.names != nil {
+		p.names.Close()
+	}
 	p.in.release(p.net, p.ports)
 }

@@ -3,7 +3,9 @@ package sandbox
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -188,21 +190,33 @@ func TestLoopbackPlace(t *testing.T) {
 // others, of which callers, the proxy and the mesh learn.
 func TestLoopbackShapes(t *testing.T) {
 	service := &mesh.Service{Hostname: "shop.d.svc", Index: 256, Ports: []mesh.Port{{Number: 80}, {Number: 9090}, {Number: 443}, {Number: 10443}}}
+	later := *service // has two ports more
+	later.Ports = append(slices.Clone(service.Ports), mesh.Port{Number: 8080}, mesh.Port{Number: 90})
+	host := func(name string) *mesh.Service {
+		if name == "shop" {
+			return &later
+		}
+		return nil
+	}
 	for _, c := range []struct {
 		name                         string
 		shape                        Shape
 		ip, calls, inbound, outbound string
+		names                        map[uint16]string // where the name leads to, after the proxy was started
 	}{
 		{"an ordinary user", Shape{HighPorts: true}, "127.W.0.1", "[127.W.1.0:10080 127.W.1.0:9090 127.W.1.0:20443 127.W.1.0:10443]",
-			"80=127.W.0.1:10080->127.0.0.1:PORT,9090=127.W.0.1:9090->127.0.0.1:PORT", "--outbound shop.d.svc:443=127.W.1.0:20443 --outbound shop.d.svc:80=127.W.1.0:10080"},
+			"80=127.W.0.1:10080->127.0.0.1:PORT,9090=127.W.0.1:9090->127.0.0.1:PORT", "--outbound shop.d.svc:443=127.W.1.0:20443 --outbound shop.d.svc:80=127.W.1.0:10080",
+			map[uint16]string{80: "127.W.1.0:10080", 9090: "127.W.1.0:9090", 81: "shop.d.svc has no port 81, only 80, 9090, 443, 10443, 8080, 90", 8080: "127.W.1.0:8080",
+				90: "port 90 of shop.d.svc came after cart-0 was started, which must be started again to call it"}},
 		{"one address", Shape{OneAddress: true, HighPorts: true}, "127.0.0.1", "[127.0.0.1:PORT 127.0.0.1:PORT 127.0.0.1:PORT 127.0.0.1:PORT]",
 			"80=127.0.0.1:PORT->127.0.0.1:PORT,9090=127.0.0.1:PORT->127.0.0.1:PORT",
-			"--outbound shop.d.svc:10443=127.0.0.1:PORT --outbound shop.d.svc:443=127.0.0.1:PORT --outbound shop.d.svc:80=127.0.0.1:PORT --outbound shop.d.svc:9090=127.0.0.1:PORT"},
+			"--outbound shop.d.svc:10443=127.0.0.1:PORT --outbound shop.d.svc:443=127.0.0.1:PORT --outbound shop.d.svc:80=127.0.0.1:PORT --outbound shop.d.svc:9090=127.0.0.1:PORT",
+			map[uint16]string{80: "127.0.0.1:PORT", 8080: "port 8080 of shop.d.svc came after cart-0 was started, which must be started again to call it"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := NewLoopback(newProxies(t, `printf '%s\n' "$*"`), process.NewStarter(""), c.shape)
 			var out bytes.Buffer
-			p := add(t, l, pod.Spec{Name: "cart-0", Template: template(), Output: &out}).(*loopbackPlace)
+			p := add(t, l, pod.Spec{Name: "cart-0", Template: template(), Host: host, Output: &out}).(*loopbackPlace)
 			anyNet := func(s string) string {
 				if p.net != 0 {
 					return strings.ReplaceAll(s, p.virtualNet()+".", "127.W.")
@@ -232,6 +246,19 @@ func TestLoopbackShapes(t *testing.T) {
 			}
 			if flags := anyNet(out.String()); !strings.Contains(flags, c.outbound+" --inbound ") || strings.Contains(flags, "--virtual-net") == c.shape.OneAddress {
 				t.Errorf("its proxy is started with %s", flags)
+			}
+			for port, want := range c.names {
+				at, ok, err := p.lookup("shop", port)
+				got := anyNet(at.String())
+				if err != nil {
+					got = err.Error()
+				}
+				if got != want || ok != (err == nil) {
+					t.Errorf("shop:%d is called at %s (%v), want %s", port, got, ok, want)
+				}
+			}
+			if at, ok, err := p.lookup("example.com", 80); ok || err != nil {
+				t.Errorf("a host outside the mesh: %v %v", at, err)
 			}
 			seen := map[uint16]bool{}
 			for _, n := range p.ports {
@@ -298,6 +325,57 @@ func TestMain(m *testing.M) {
 		fmt.Println(ln.Addr())
 	}
 	_, _ = os.Stdin.Read(make([]byte, 1)) // until the test lets go
+}
+
+// A workload's programs are led to the proxy that knows names, unless they have one of
+// their own.
+func TestProxyOfNames(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	_, outside, _ := strings.Cut(server.Addr().String(), ":")
+	l := NewLoopback(newProxies(t, ""), process.NewStarter(""), Shape{})
+	p := add(t, l, pod.Spec{Name: "cart-0", Template: template(), Host: func(string) *mesh.Service { return nil }})
+	at := fmt.Sprintf("http://%s.0.255:15000", p.(*loopbackPlace).virtualNet())
+	all := []string{"http_proxy=" + at, "HTTP_PROXY=" + at, "https_proxy=" + at, "HTTPS_PROXY=" + at, "no_proxy=localhost,127.0.0.0/8,::1", "NO_PROXY=localhost,127.0.0.0/8,::1", "NODE_USE_ENV_PROXY=1"}
+	for _, c := range []struct {
+		set  []string
+		want []string
+	}{
+		{nil, all},
+		{[]string{"Http_Proxy", "NODE_USE_ENV_PROXY"}, all[2:6]},
+		{[]string{"NO_PROXY", "https_proxy"}, slices.Concat(all[:2], all[6:])},
+		{[]string{"ALL_PROXY"}, nil},
+	} {
+		var container plan.Container
+		for _, name := range c.set {
+			container.Env = append(container.Env, plan.Variable{Name: name, Value: "its own"})
+		}
+		if d := cmp.Diff(append([]string{"BIND_ADDRESS=127.0.0.1"}, c.want...), p.Variables(container)); d != "" {
+			t.Errorf("with %v (-want +got):\n%s", c.set, d)
+		}
+	}
+
+	c, err := net.Dial("tcp", strings.TrimPrefix(at, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "CONNECT localhost:%s HTTP/1.1\r\nHost: x\r\n\r\n", outside)
+	r := bufio.NewReader(c)
+	if line, err := r.ReadString('\n'); line != "HTTP/1.1 200 OK\r\n" {
+		t.Errorf("%q %v", line, err)
+	}
+	p.Close() // ends what is under way
+	if _, err := io.ReadAll(r); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error(err)
+	}
+	if c, err := net.Dial("tcp", strings.TrimPrefix(at, "http://")); err == nil {
+		c.Close()
+		t.Error("its proxy outlives a workload")
+	}
 }
 
 // A program that listens elsewhere is found out.

@@ -219,7 +219,7 @@ func (i *inside) plan(ctx context.Context) error {
 	}
 }
 
-// tellNew says of new services that without names only programs started later find them.
+// tellNew says of new services how programs that run find them, which cannot get variables.
 func (i *inside) tellNew(before, now *plan.Plan) {
 	known := map[mesh.Key]bool{}
 	for _, s := range before.Services {
@@ -227,7 +227,11 @@ func (i *inside) tellNew(before, now *plan.Plan) {
 	}
 	for _, s := range now.Services {
 		if !known[s.Key()] {
-			i.say(fmt.Sprintf("Service %s/%s: workloads that run now learn its address ($%s) when they are started again", s.Namespace, s.Name, plan.HostVariable(s)))
+			how := "call it by its name, through $http_proxy, and learn"
+			if i.task.Shape.OneAddress {
+				how = "learn"
+			}
+			i.say(fmt.Sprintf("Service %s/%s: workloads that run now %s its address ($%s) when they are started again", s.Namespace, s.Name, how, plan.HostVariable(s)))
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -131,9 +132,29 @@ func TestUnmodifiedProgramsWorkInNamespaces(t *testing.T) {
 	}
 }
 
+// teapotYAML lets nobody call without mTLS, and shows whose routes a call of ratings takes.
+const teapotYAML = `apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default}
+spec: {mtls: {mode: STRICT}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ratings}
+spec:
+  hosts: [ratings]
+  http:
+  - match: [{uri: {exact: /teapot}}]
+    fault: {abort: {httpStatus: 418, percentage: {value: 100}}}
+    route: [{destination: {host: ratings}}]
+  - route: [{destination: {host: ratings}}]
+`
+
 // Without namespaces, a program that listens where it is told works, on ports that need
-// root, too, and one that does not is reported with the remedy.
+// root, too, and calls services by their names, over mTLS and by its routes; one that
+// listens elsewhere is reported with the remedy.
 func TestProgramsCooperateWithoutNamespaces(t *testing.T) {
+	outside := hostServer(t)
 	for _, c := range []struct {
 		name string
 		user uint32
@@ -149,9 +170,30 @@ func TestProgramsCooperateWithoutNamespaces(t *testing.T) {
 			m := prepare(t, options{user: c.user, capture: "env", args: append([]string{"--demo", "bookinfo"}, c.args...)})
 			m.write("relay.yaml", relayYAML(m, "polite"))
 			m.write("low.yaml", programYAML(m, "low", "polite", 80))
+			m.write("strict.yaml", teapotYAML)
 			m.up()
 			m.sees()
+			if code, body, err := m.fetch("http://ratings:9080/teapot"); code != http.StatusTeapot {
+				t.Errorf("not by the route of its VirtualService: %d %s %v", code, body, err)
+			}
+			if code, body, _ := m.fetch("http://ratings:81/"); code != http.StatusBadGateway || !strings.Contains(body, "has no port 81, only 9080") {
+				t.Errorf("a port that ratings does not have: %d %s", code, body)
+			}
+			if outside != "" {
+				if code, body, err := m.fetch(outside); code != http.StatusOK || body != "outside" {
+					t.Errorf("%s: %d %s %v", outside, code, body, err)
+				}
+			}
+			if curl, err := exec.LookPath("curl"); err != nil {
+				t.Log("there is no curl: not tried")
+			} else if got := m.must("exec", "relay", "--", curl, "-sS", "http://ratings:9080/ratings/0"); !strings.Contains(got, ratingsAnswer) {
+				t.Errorf("curl prints %s", got)
+			}
 			for url, want := range map[string]string{
+				"http://ratings:9080/ratings/0":                           ratingsAnswer,
+				"http://ratings.default:9080/ratings/0":                   ratingsAnswer,
+				"http://ratings.default.svc.cluster.local:9080/ratings/0": ratingsAnswer,
+				"http://low/": "here",
 				"http://$RATINGS_SERVICE_HOST:$RATINGS_SERVICE_PORT/ratings/0": ratingsAnswer,
 				"http://$LOW_SERVICE_HOST:$LOW_SERVICE_PORT_HTTP/":             "here",
 			} {
