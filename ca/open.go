@@ -32,11 +32,18 @@ const (
 // same one. The file holds the private key, the root, and any further roots that
 // are to be trusted.
 //
-// A file that is damaged, or whose parts do not belong together, is an error and
-// never replaced: making a new root cuts off every workload that trusts the old.
+// A file that is damaged, or whose parts do not belong together, or that is gone while
+// the roots it had are there, is an error and never replaced: making a new root cuts
+// off every workload that trusts the old.
 func OpenSelfSigned(dir, trustDomain string, o Options) (*Authority, error) {
-	path := filepath.Join(dir, authorityFile)
-	text, err := secretfile.LoadOrCreate(dir, authorityFile, func() (redact.Bytes, error) { return makeSelfSigned(trustDomain) })
+	path, roots := filepath.Join(dir, authorityFile), filepath.Join(dir, rootFile)
+	text, err := secretfile.LoadOrCreate(dir, authorityFile, func() (redact.Bytes, error) {
+		if _, err := os.Lstat(roots); !errors.Is(err, fs.ErrNotExist) {
+			return redact.Bytes{}, fmt.Errorf("%s, the private key of the mesh, is gone, and workloads trust %s: restore it from a copy, "+
+				"or remove %s to start with a new root, which workloads trust once they are restarted", path, roots, rootFile)
+		}
+		return makeSelfSigned(trustDomain)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("certificate authority: %w", err)
 	}
@@ -46,10 +53,10 @@ func OpenSelfSigned(dir, trustDomain string, o Options) (*Authority, error) {
 		if errors.Is(err, ErrEnded) {
 			first = "set this machine's clock right if it is wrong"
 		}
-		return nil, fmt.Errorf("certificate authority %s: %w; %s, or move the file away to start with a new root, "+
-			"which workloads trust once they are restarted", path, err, first)
+		return nil, fmt.Errorf("certificate authority %s: %w; %s, or move it and %s away to start with a new root, "+
+			"which workloads trust once they are restarted", path, err, first, rootFile)
 	}
-	if err := secretfile.Replace(filepath.Join(dir, rootFile), a.bundle.PEM(), 0o644); err != nil {
+	if err := secretfile.Replace(roots, a.bundle.PEM(), 0o644); err != nil {
 		return nil, fmt.Errorf("certificate authority: %w", err)
 	}
 	return a, nil

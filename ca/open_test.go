@@ -118,6 +118,28 @@ func TestDamagedSelfSigned(t *testing.T) {
 	}
 }
 
+// A key that is gone is not replaced by another one as long as somebody may trust its root.
+func TestMissingSelfSigned(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ca")
+	old := newAuthorityIn(t, dir, Options{})
+	path := filepath.Join(dir, authorityFile)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenSelfSigned(dir, "cluster.local", Options{}); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "restore it") {
+		t.Errorf("error %v, want the path and a remedy", err)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("there is a new key")
+	}
+	if err := os.Remove(filepath.Join(dir, rootFile)); err != nil {
+		t.Fatal(err)
+	}
+	if newAuthorityIn(t, dir, Options{}).Bundle().Equal(old.Bundle()) {
+		t.Error("the new root is the old one")
+	}
+}
+
 // An organisation with a root, an issuing authority and ours below.
 type organisation struct {
 	t                *testing.T

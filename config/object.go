@@ -40,6 +40,18 @@ func (id ID) FileName() string {
 	return name
 }
 
+// ParseFileName is the reverse of FileName; ok is false if name is none, or one of those
+// that were too long.
+func ParseFileName(name string) (id ID, ok bool) {
+	kind, rest, _ := strings.Cut(name, ".")
+	p := strings.SplitN(rest, "_", 3)
+	if len(p) != 3 {
+		return ID{}, false
+	}
+	id = ID{p[0], kind, p[1], p[2]}
+	return id, id.Kind != "" && id.Name != "" && len(name) < maxFileName
+}
+
 // ParseID is the reverse of String.
 func ParseID(s string) (ID, error) {
 	p := strings.Split(s, "/")

@@ -112,6 +112,7 @@ type Plane struct {
 	events      *events
 	edges       *edges
 	instruments *instruments
+	journal     *journal
 	stopping    atomic.Bool // streams are being handed over
 	applying    sync.Mutex  // one apply or delete at a time
 }
@@ -131,7 +132,7 @@ func New(o Options) (*Plane, error) {
 			return nil, fmt.Errorf("xDS without TLS tells whoever asks what the mesh looks like: it can be served on a loopback address only, not on %s", l.Addr())
 		}
 	}
-	p := &Plane{o: o, started: time.Now(), ready: make(chan struct{}), receipts: newReceipts(), watch: newWatch(), events: newEvents(), instruments: newInstruments()}
+	p := &Plane{o: o, started: time.Now(), ready: make(chan struct{}), receipts: newReceipts(), watch: newWatch(), events: newEvents(), instruments: newInstruments(), journal: newJournal(o.Log)}
 	changed := make(chan struct{})
 	p.changed.Store(&changed)
 	if err := os.MkdirAll(p.appliedDir(), 0o700); err != nil {
@@ -175,7 +176,7 @@ func New(o Options) (*Plane, error) {
 		}
 		paths = append(paths, o.Pods)
 	}
-	p.files = file.New(file.Options{Paths: paths, Namespace: o.Namespace, Log: o.Log})
+	p.files = file.New(file.Options{Paths: paths, Written: filepath.Clean(p.appliedDir()), Namespace: o.Namespace, Log: o.Log})
 	p.fallbacks = file.New(file.Options{Paths: o.Fallbacks, Namespace: o.Namespace, Rank: config.Fallback, Log: o.Log})
 	identifier := "weir-control/" + o.Version + " " + observeToken
 	var habits *learner
@@ -183,7 +184,7 @@ func New(o Options) (*Plane, error) {
 		identifier += " " + ondemand.Token
 		habits = newLearner(time.Now)
 	}
-	p.feeds = newFeeds(habits, o.Log)
+	p.feeds = newFeeds(habits, o.Log, p.journal.proxy)
 	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Identifier: identifier, Observer: observer{p.instruments, p}, Log: o.Log})
 	p.census = newCensus(p.xds)
 	p.edges = newEdges(p)
@@ -209,6 +210,8 @@ func (p *Plane) Run(ctx context.Context) error {
 	g.Go("xds", p.xds.Run)
 	// Receipts → what became of each change.
 	g.Go("receipts", p.settle)
+	// All of it → the log.
+	g.Go("journal", p.journal.run)
 	for _, l := range p.o.GRPC {
 		g.Go("grpc "+l.Addr().String(), func(work context.Context) error { return p.serveGRPC(work, ctx, l) })
 	}
@@ -250,6 +253,7 @@ func (p *Plane) handOver(ctx, work context.Context) {
 func (p *Plane) publish(u *store.Update) {
 	p.note(p.latest.Load(), u)
 	p.instruments.note(p.latest.Load(), u)
+	p.journal.note(u)
 	first := p.latest.Swap(u) == nil
 	p.feeds.publish(u.Snapshot)
 	if first {

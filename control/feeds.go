@@ -22,6 +22,7 @@ type feeds struct {
 	// habits is what workloads use, nil if nothing is served on demand.
 	habits *learner
 	wake   chan struct{}
+	count  func(n int) // 1 for a proxy that comes, -1 for one that goes
 	// problems are what translation had to set aside in the newest views.
 	problems atomic.Pointer[[]translate.Problem]
 
@@ -36,8 +37,8 @@ type feed struct {
 	done uint64 // snapshot version last published, 0 none
 }
 
-func newFeeds(habits *learner, log *slog.Logger) *feeds {
-	return &feeds{log: log, habits: habits, wake: make(chan struct{}, 1), nodes: map[*feed]struct{}{}}
+func newFeeds(habits *learner, log *slog.Logger, count func(int)) *feeds {
+	return &feeds{log: log, habits: habits, count: count, wake: make(chan struct{}, 1), nodes: map[*feed]struct{}{}}
 }
 
 // authorize holds the node a proxy claims to be against the identity it proved.
@@ -79,10 +80,12 @@ func (f *feeds) Connect(ctx context.Context, node *corev3.Node, peer server.Peer
 	f.mu.Lock()
 	f.nodes[x] = struct{}{}
 	f.mu.Unlock()
+	f.count(1)
 	context.AfterFunc(ctx, func() {
 		f.mu.Lock()
 		delete(f.nodes, x)
 		f.mu.Unlock()
+		f.count(-1)
 	})
 	f.poke()
 	return &x.out, nil

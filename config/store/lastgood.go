@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ func openLastGood(dir string, log *slog.Logger) (*lastGood, map[config.ID]*confi
 		return nil, nil, err
 	}
 	saved := map[config.ID]*config.Object{}
+	dropped, first := 0, error(nil)
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		var o config.Object
@@ -42,7 +44,9 @@ func openLastGood(dir string, log *slog.Logger) (*lastGood, map[config.ID]*confi
 		}
 		switch _, twice := saved[o.ID]; {
 		case err != nil || e.Name() != fileName(&o) || twice:
-			log.Warn("dropping a last good version that cannot be used", "path", path, "err", err)
+			if dropped++; dropped == 1 {
+				first = fmt.Errorf("%s: %w", path, cmp.Or(err, errors.New("is not what its name says")))
+			}
 			if err := os.Remove(path); err != nil {
 				return nil, nil, err
 			}
@@ -51,6 +55,9 @@ func openLastGood(dir string, log *slog.Logger) (*lastGood, map[config.ID]*confi
 			l.files[o.ID] = e.Name()
 			l.pending[o.ID] = nil // unless the first Step finds it again
 		}
+	}
+	if dropped > 0 {
+		log.Warn("last good versions cannot be used: their objects are as they are written now", "files", dropped, "err", first)
 	}
 	return l, saved, nil
 }

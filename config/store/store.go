@@ -147,7 +147,7 @@ func New(o Options) (*Store, error) {
 		var err error
 		if given, err = registryfile.Load(filepath.Join(o.State, "registry")); err != nil {
 			// Services get new addresses; refusing to start would be worse.
-			s.log.Error("virtual addresses of services are lost", "err", err)
+			s.log.Error("virtual addresses of services may have changed", "err", err, "remedy", "restore the file from a copy, or restart workloads that keep addresses they looked up")
 		}
 		if s.disk, s.saved, err = openLastGood(filepath.Join(o.State, "lastgood"), s.log); err != nil {
 			return nil, fmt.Errorf("opening the state folder: %w", err)
@@ -164,11 +164,17 @@ func (s *Store) Step(units ...config.Unit) *Update {
 	affected := map[config.ID]bool{}
 	for _, u := range units {
 		s.take(u, affected)
+		if o := s.lost(u); o != nil {
+			if s.saved == nil {
+				s.saved = map[config.ID]*config.Object{}
+			}
+			s.saved[o.ID] = o
+		}
 	}
 	for id := range s.held {
 		affected[id] = true
 	}
-	for id := range s.saved { // empty after the first Step
+	for id := range s.saved { // after the first Step only what is lost
 		affected[id] = true
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(affected), config.ID.Compare) {

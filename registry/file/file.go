@@ -20,13 +20,26 @@ import (
 // Name is the file's name inside its folder.
 const Name = "services.json"
 
+// before is what the file was before it was last replaced, for when it is damaged.
+const before = Name + ".before"
+
 type content struct {
 	Services map[mesh.Key]registry.Allocation `json:"services"`
 }
 
-// Load reads the allocations in folder dir; there are none if there is no file.
+// Load reads the allocations in folder dir; there are none if there is no file. If it is
+// damaged they are those before the last change, with the error.
 func Load(dir string) (map[mesh.Key]registry.Allocation, error) {
-	path := filepath.Join(dir, Name)
+	given, err := load(filepath.Join(dir, Name))
+	if err != nil {
+		if old, e := load(filepath.Join(dir, before)); e == nil && old != nil {
+			return old, fmt.Errorf("%w; what was before the last change is used", err)
+		}
+	}
+	return given, err
+}
+
+func load(path string) (map[mesh.Key]registry.Allocation, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -50,7 +63,12 @@ func Save(dir string, given map[mesh.Key]registry.Allocation) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return replace(filepath.Join(dir, Name), append(data, '\n'))
+	path, old := filepath.Join(dir, Name), filepath.Join(dir, before)
+	// Without the one before there is only less to fall back to.
+	if err := os.Remove(old); err == nil || errors.Is(err, fs.ErrNotExist) {
+		_ = os.Link(path, old)
+	}
+	return replace(path, append(data, '\n'))
 }
 
 // replace writes a file so that readers see the old content or the new, and the new

@@ -32,13 +32,20 @@ func TestSaveAndLoad(t *testing.T) {
 		t.Error(err, diff)
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 1 {
+	if err != nil || len(entries) != 2 {
 		t.Errorf("left in the folder: %v %v", entries, err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, Name), []byte(`{"services": 1}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(dir); err == nil {
-		t.Error("a damaged file is no error")
+	got, err = Load(dir)
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" || err == nil {
+		t.Error("a damaged file:", err, diff)
+	}
+	if err := os.Remove(filepath.Join(dir, before)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Load(dir); got != nil || err == nil {
+		t.Errorf("a damaged file, and nothing before: %v, %v", got, err)
 	}
 }

@@ -56,6 +56,7 @@ type Mesh struct {
 
 	change func(*control.Options)
 	log    *slog.Logger
+	logs   *buffer
 	keys   *token.Key
 
 	mu        sync.Mutex
@@ -85,7 +86,7 @@ func New(t testing.TB, change func(*control.Options)) *Mesh {
 		t.Fatal(err)
 	}
 	logs := &buffer{}
-	m := &Mesh{T: t, Dir: dir, change: change, markers: map[string]string{},
+	m := &Mesh{T: t, Dir: dir, change: change, markers: map[string]string{}, logs: logs,
 		log: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelInfo}))}
 	t.Cleanup(func() {
 		m.close()
@@ -127,6 +128,14 @@ func (m *Mesh) close() {
 // StartControl starts the control plane and waits until it is ready.
 func (m *Mesh) StartControl() {
 	m.T.Helper()
+	if err := m.TryControl(); err != nil {
+		m.T.Fatal(err)
+	}
+}
+
+// TryControl is StartControl for a control plane that may refuse to start: the error is its.
+func (m *Mesh) TryControl() error {
+	m.T.Helper()
 	http, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		m.T.Fatal(err)
@@ -149,7 +158,9 @@ func (m *Mesh) StartControl() {
 	}
 	p, err := control.New(o)
 	if err != nil {
-		m.T.Fatal(err)
+		_ = http.Close()
+		_ = unix.Close()
+		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	pl := &plane{cancel: cancel, done: make(chan struct{}), grpc: grpc}
@@ -169,6 +180,7 @@ func (m *Mesh) StartControl() {
 		_, err := m.API().Status(context.Background())
 		return err
 	})
+	return nil
 }
 
 // StopControl ends the control plane in good order.
@@ -404,6 +416,24 @@ func (m *Mesh) Run(name string, f func(t *testing.T)) {
 		defer func() { m.T = t }()
 		f(sub)
 	})
+}
+
+// Mark is a moment in the log.
+type Mark int
+
+// Mark is now.
+func (m *Mesh) Mark() Mark { return Mark(len(m.logs.String())) }
+
+// Logged are the lines that control plane (room=control) and proxies (proxy=NAMESPACE/NAME)
+// wrote since a moment and that have all of the texts in them.
+func (m *Mesh) Logged(since Mark, texts ...string) []string {
+	var out []string
+	for line := range strings.Lines(m.logs.String()[since:]) {
+		if !slices.ContainsFunc(texts, func(t string) bool { return !strings.Contains(line, t) }) {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	return out
 }
 
 // Eventually waits until check returns nil.

@@ -76,6 +76,7 @@ type Workload struct {
 	taps  map[uint16]*Wire
 	http  transport
 	log   buffer // access log
+	link  *Link
 
 	mu    sync.Mutex
 	proxy *running
@@ -162,7 +163,7 @@ func (m *Mesh) place(s Spec) *Workload {
 	m.T.Helper()
 	s.Namespace = cmp.Or(s.Namespace, "default")
 	s.ServiceAccount = cmp.Or(s.ServiceAccount, "default")
-	w := &Workload{Spec: s, mesh: m, taps: map[uint16]*Wire{}}
+	w := &Workload{Spec: s, mesh: m, taps: map[uint16]*Wire{}, link: newLink()}
 	var err error
 	if w.net, w.lock, err = takeNet(); err != nil {
 		m.T.Fatal(err)
@@ -218,6 +219,9 @@ func (w *Workload) inbound(port uint16) netip.AddrPort {
 	}
 	return netip.AddrPortFrom(w.IP(), port)
 }
+
+// Link is what the proxy's configuration comes over.
+func (w *Workload) Link() *Link { return w.link }
 
 // ID is the workload's SPIFFE identity.
 func (w *Workload) ID() string {
@@ -508,7 +512,7 @@ func (w *Workload) control() (*proxy.Control, error) {
 	}
 	return &proxy.Control{TrustDomain: trustDomain, ID: id, Signer: signer, Bootstrap: roots,
 		Dial: func(_ context.Context, held *identity.Manager) (client.Conn, error) {
-			return grpc.NewClient(w.mesh.target(), append(client.DialOptions(), grpc.WithNoProxy(),
+			return grpc.NewClient(w.mesh.target(), append(client.DialOptions(), grpc.WithContextDialer(w.link.dial),
 				grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(held, istiod()))))...)
 		}}, nil
 }

@@ -449,34 +449,29 @@ func (l *lines) expect(t *testing.T, want ...string) {
 
 // Addresses are host:port and Unix sockets.
 func TestDial(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
-		addr := "127.0.0.1:0"
-		if network == "unix" {
-			dir, err := os.MkdirTemp("", "weir-test-") // t.TempDir's names are too long
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer os.RemoveAll(dir)
-			addr = filepath.Join(dir, "xds.sock")
-		}
-		l, err := net.Listen(network, addr)
+	dir, err := os.MkdirTemp("", "weir-test-") // t.TempDir's names are too long for sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	t.Chdir(dir)
+	for _, c := range []struct{ network, addr, prefix string }{
+		{"tcp", "127.0.0.1:0", ""}, {"unix", filepath.Join(dir, "absolute"), "unix://"}, {"unix", filepath.Join(dir, "short"), "unix:"}, {"unix", "relative", "unix:"},
+	} {
+		l, err := net.Listen(c.network, c.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		target := l.Addr().String()
-		if network == "unix" {
-			target = "unix:" + target
-		}
-		conn, err := grpc.NewClient(target, append(client.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+		conn, err := grpc.NewClient(c.prefix+l.Addr().String(), append(client.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		conn.Connect()
-		c, err := l.Accept()
+		arrived, err := l.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.Close()
+		arrived.Close()
 		conn.Close()
 		l.Close()
 	}

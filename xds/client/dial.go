@@ -39,8 +39,8 @@ func DialOptions() []grpc.DialOption {
 
 func dial(ctx context.Context, addr string) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialTime, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}}
-	if path, ok := strings.CutPrefix(addr, "unix://"); ok { // as gRPC gives it to dialers
-		return d.DialContext(ctx, "unix", path)
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok { // unix:///absolute, unix:relative
+		return d.DialContext(ctx, "unix", strings.TrimPrefix(path, "//"))
 	}
 	return d.DialContext(ctx, "tcp", addr)
 }

@@ -39,6 +39,9 @@ type Options struct {
 	Log       *slog.Logger
 	// Rank is added to the rank of all units, so that several Sources have an order.
 	Rank int
+	// Written is the folder among Paths into which objects are written by this program, one
+	// a file: a file there that holds none is damaged, and takes nothing away.
+	Written string
 	// Poll is how often the files are looked at even if the kernel reports nothing:
 	// network file systems tell nobody. 0 means 2 s, and 300 ms if watching fails.
 	Poll time.Duration
@@ -63,7 +66,7 @@ func New(o Options) *Source {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Source{o: o, folders: map[string]bool{}, t: &tracker{namespace: o.Namespace, read: read, files: map[string]*tracked{}}}
+	s := &Source{o: o, folders: map[string]bool{}, t: &tracker{namespace: o.Namespace, written: o.Written, read: read, files: map[string]*tracked{}}}
 	for _, p := range o.Paths {
 		if p != stdin {
 			p = filepath.Clean(p)

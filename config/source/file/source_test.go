@@ -260,6 +260,28 @@ func TestReadSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
+// Of files that this program wrote none is empty on purpose.
+func TestWrittenFilesAreNotEmpty(t *testing.T) {
+	dir := t.TempDir()
+	written := filepath.Join(dir, "applied")
+	if err := os.MkdirAll(written, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "empty.yaml"), "# nothing yet\n")
+	write(t, filepath.Join(written, "empty.yaml"), "")
+	write(t, filepath.Join(written, "full.yaml"), named("a"))
+	units, err := New(Options{Paths: []string{dir}, Written: written}).Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range units {
+		damaged := u.Incomplete && len(u.Findings) == 1 && u.Findings[0].Code == config.Unreadable && u.Findings[0].Hint != ""
+		if want := u.Name == filepath.Join(written, "empty.yaml"); damaged != want {
+			t.Errorf("%+v", u)
+		}
+	}
+}
+
 // The tracker, step by step, in time of its own: what is believed when.
 func TestTracker(t *testing.T) {
 	content := map[string]string{}

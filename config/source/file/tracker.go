@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -28,6 +29,7 @@ const (
 // files through a function.
 type tracker struct {
 	namespace string
+	written   string // Options.Written
 	read      func(path string) ([]byte, error)
 	files     map[string]*tracked
 	opaque    map[string]config.Unit // folders that cannot be read
@@ -153,6 +155,11 @@ func (t *tracker) look(f *tracked, path string, now time.Time) {
 	default:
 		u := Parse(path, data, t.namespace)
 		u.Rank = f.rank
+		if t.written != "" && filepath.Dir(path) == t.written && len(u.Objects) == 0 && !u.Incomplete {
+			u.Incomplete = true
+			u.Findings = append(u.Findings, config.New(config.Unreadable, mesh.Ref{File: path}, "", 0,
+				"is empty, and an object was written into it", "apply the object again, or remove the file if it was to be deleted"))
+		}
 		f.candidate, f.candSum, f.since = &u, sum, now
 	}
 }
