@@ -35,8 +35,8 @@ type benchClient struct {
 	sent int
 }
 
-func newBenchClient(tb testing.TB, v *resource.View) *benchClient {
-	c := &benchClient{m: newMachine(false, "", limits{types: 64, names: 10 * benchClusters})}
+func newBenchClient(tb testing.TB, shared *bundles, v *resource.View) *benchClient {
+	c := &benchClient{m: newMachine(false, "", limits{types: 64, names: 10 * benchClusters}, shared)}
 	c.m.publish(v)
 	c.request(tb, &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.ClusterType})
 	eds := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.EndpointType}
@@ -76,10 +76,10 @@ func (c *benchClient) take(tb testing.TB, out []*response) {
 func BenchmarkPushToNStreams(b *testing.B) {
 	for _, typeURL := range []string{resource.EndpointType, resource.ClusterType} {
 		b.Run(resource.Short(typeURL), func(b *testing.B) {
-			v := benchView()
+			v, shared := benchView(), newBundles()
 			clients := make([]*benchClient, benchClients)
 			for i := range clients {
-				clients[i] = newBenchClient(b, v)
+				clients[i] = newBenchClient(b, shared, v)
 			}
 			name := fmt.Sprintf("outbound|80||service-%d.namespace.svc.cluster.local", benchClusters/2)
 			b.ReportAllocs()
@@ -102,24 +102,25 @@ func BenchmarkPushToNStreams(b *testing.B) {
 
 // A client connects and is sent everything.
 func BenchmarkColdStart(b *testing.B) {
-	v := benchView()
+	v, shared := benchView(), newBundles()
 	b.ReportAllocs()
 	for b.Loop() {
-		newBenchClient(b, v)
+		newBenchClient(b, shared, v)
 	}
 }
 
 // An idle client costs what sets it apart from others, not what it was sent.
 func TestMemoryPerStream(t *testing.T) {
-	v := benchView()
+	v, shared := benchView(), newBundles()
 	clients := make([]*benchClient, 50)
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	for i := range clients {
-		clients[i] = newBenchClient(t, v)
+		clients[i] = newBenchClient(t, shared, v)
 	}
 	runtime.GC()
+	runtime.GC() // with the first go the weak pointers to what they shared meanwhile
 	runtime.ReadMemStats(&after)
 	per := (after.HeapAlloc - before.HeapAlloc) / uint64(len(clients))
 	runtime.KeepAlive(clients)

@@ -37,6 +37,9 @@ func encode(r *response, sotw bool, controlPlane *corev3.ControlPlane) (frame, e
 	}
 	f := make(frame, 1, 1+len(r.resources))
 	f[0] = mem.SliceBuffer(b)
+	if r.bundle != nil {
+		return append(f, r.bundle.fields...), nil
+	}
 	for _, res := range r.resources {
 		if sotw {
 			b = res.SotwField()

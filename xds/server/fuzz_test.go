@@ -27,7 +27,7 @@ func FuzzRequests(f *testing.F) {
 	}
 	f.Add(false, append([]byte{0, 1, 4, byte(len(raw))}, raw...))
 	f.Fuzz(func(t *testing.T, sotw bool, program []byte) {
-		p := fuzzPeer{t: t, m: newMachine(sotw, "", limits{types: 8, names: 10}), last: map[string]*response{}}
+		p := fuzzPeer{t: t, m: newMachine(sotw, "", limits{types: 8, names: 10}, nil), last: map[string]*response{}}
 		next := func() byte {
 			if len(program) == 0 {
 				return 0

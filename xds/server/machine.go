@@ -37,6 +37,7 @@ type machine struct {
 	sotw        bool // state of the world instead of delta
 	noncePrefix string
 	limits      limits
+	bundles     *bundles // shared by all machines; nil: each response is made by itself
 
 	target *resource.View // being driven to the client by this round; nil before the first
 	latest *resource.View // the newest published
@@ -44,8 +45,10 @@ type machine struct {
 	subs   []*subscription // in the order in which they are sent
 	names  int             // names subscribed to, all types
 
-	// warming are the clusters sent in this round whose endpoints are on their way.
+	// warming are the clusters sent in this round whose endpoints are on their way, but for
+	// those in the response awaited.
 	warming map[string]struct{}
+	awaited *flight
 	// replaced are the clusters that changed while their endpoints were not subscribed to:
 	// those are sent again even to a client that says it has them.
 	replaced map[string]struct{}
@@ -98,6 +101,7 @@ type response struct {
 	version   uint64
 	resources []*resource.Resource
 	removed   []string // delta only
+	bundle    *bundle  // all that resources are, if not nil
 }
 
 type rejection struct {
@@ -106,8 +110,8 @@ type rejection struct {
 	resources []*resource.Resource
 }
 
-func newMachine(sotw bool, noncePrefix string, l limits) *machine {
-	return &machine{sotw: sotw, noncePrefix: noncePrefix, limits: l, replaced: map[string]struct{}{}}
+func newMachine(sotw bool, noncePrefix string, l limits, b *bundles) *machine {
+	return &machine{sotw: sotw, noncePrefix: noncePrefix, limits: l, bundles: b, replaced: map[string]struct{}{}}
 }
 
 // publish makes v the View that the client should hold.
@@ -161,13 +165,44 @@ func (m *machine) answered(s *subscription, nack *rpcstatus.Status, now time.Tim
 		}
 	case resource.ClusterType:
 		if eds := m.find(resource.EndpointType); eds != nil && nack == nil && m.phase == phaseClusters {
-			for _, n := range f.names {
-				if eds.coming(n, m.latest, m.target) {
-					put(&m.warming, n) // as long as blocked agrees
-				}
-			}
+			m.warm(f, eds)
 		}
 	}
+}
+
+// warm notes which endpoints the clusters that were ACKed wait for.
+func (m *machine) warm(f *flight, eds *subscription) {
+	if eds.flight != nil && overlap(f.names, eds.flight.names) {
+		m.awaited = eds.flight
+	}
+	note := func(n string) {
+		if f.has(n) && !(eds.flight != nil && eds.flight.has(n)) && eds.coming(n, m.latest, m.target) {
+			put(&m.warming, n) // as long as blocked agrees
+		}
+	}
+	for n := range eds.dirty {
+		note(n)
+	}
+	for _, batch := range eds.retry {
+		for _, n := range batch {
+			note(n)
+		}
+	}
+}
+
+// overlap reports whether two lists in order have a name in common.
+func overlap(a, b []string) bool {
+	for len(a) > 0 && len(b) > 0 {
+		switch c := cmp.Compare(a[0], b[0]); {
+		case c == 0:
+			return true
+		case c < 0:
+			a = a[1:]
+		default:
+			b = b[1:]
+		}
+	}
+	return false
 }
 
 // advance sends what may be sent and moves from phase to phase and round to round as far
@@ -201,8 +236,12 @@ func (m *machine) advance() []*response {
 
 // blocked reports whether the phase must wait for an answer.
 func (m *machine) blocked() bool {
-	if m.phase == phaseClusters && len(m.warming) > 0 {
+	if m.phase == phaseClusters && (m.awaited != nil || len(m.warming) > 0) {
 		eds := m.find(resource.EndpointType)
+		if m.awaited == eds.flight && m.awaited != nil {
+			return true
+		}
+		m.awaited = nil
 		maps.DeleteFunc(m.warming, func(n string, _ struct{}) bool { return !eds.coming(n, m.latest, m.target) })
 		if len(m.warming) > 0 {
 			return true
@@ -225,7 +264,7 @@ func (m *machine) nextRound() {
 			s.retarget(old, m.target)
 		}
 	}
-	m.warming = nil
+	m.warming, m.awaited = nil, nil
 }
 
 // settle computes up to which View everything is answered, and everything is in effect.
@@ -280,7 +319,11 @@ func (m *machine) send(s *subscription) {
 	slices.SortFunc(d.resources, func(a, b *resource.Resource) int { return cmp.Compare(a.Name(), b.Name()) })
 	slices.Sort(d.removed)
 	slices.Sort(d.names)
+	m.emit(s, d, nil)
+}
 
+// emit sends d, which is in order.
+func (m *machine) emit(s *subscription, d due, b *bundle) {
 	m.nonces++
 	nonce := m.noncePrefix + strconv.FormatUint(m.nonces, 10)
 	version := m.latest.Version
@@ -288,8 +331,9 @@ func (m *machine) send(s *subscription) {
 		version = m.target.Version
 	}
 	s.greet, s.sent, s.owing = false, version, s.owing && d.partial
-	s.flight = &flight{nonce: nonce, version: version, names: d.names, partial: d.partial, resources: d.resources}
-	m.out = append(m.out, &response{typeURL: s.typeURL, nonce: nonce, version: version, resources: d.resources, removed: d.removed})
+	r := &response{typeURL: s.typeURL, nonce: nonce, version: version, resources: d.resources, removed: d.removed, bundle: b}
+	s.flight = &flight{response: r, names: d.names, partial: d.partial}
+	m.out = append(m.out, r)
 }
 
 // due is the content of a response.

@@ -70,7 +70,7 @@ func (c *conversation) run(t *testing.T, d *datadriven.TestData) string {
 		if n := text("names"); n != "" {
 			c.limits.names, _ = strconv.Atoi(n)
 		}
-		c.m = newMachine(d.CmdArgs[0].Key == "sotw", "", c.limits)
+		c.m = newMachine(d.CmdArgs[0].Key == "sotw", "", c.limits, newBundles())
 		c.last, c.names = map[string]*response{}, map[string][]string{}
 		if c.view != nil {
 			c.sent(c.m.publish(c.view), nil)

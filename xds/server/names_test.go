@@ -80,7 +80,7 @@ func TestNamesAreASet(t *testing.T) {
 // nothing of what it did not ask for.
 func TestManyNames(t *testing.T) {
 	v := benchView()
-	c := newBenchClient(t, v)
+	c := newBenchClient(t, nil, v) // as if it had left one out
 	if eds := c.m.find(resource.EndpointType); len(eds.names.some) > 0 {
 		t.Fatalf("%d names are kept", len(eds.names.some))
 	}

@@ -23,6 +23,9 @@ func (m *machine) deltaRequest(r *discoveryv3.DeltaDiscoveryRequest, now time.Ti
 	if s.flight != nil && r.GetResponseNonce() == s.flight.nonce {
 		m.answered(s, r.GetErrorDetail(), now)
 	}
+	if isNew && m.sendAll(s, r) {
+		return m.advance(), nil
+	}
 	var known map[string]string
 	if isNew {
 		known = r.GetInitialResourceVersions()

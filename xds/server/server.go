@@ -109,7 +109,8 @@ const (
 // Server is an aggregated discovery service.
 type Server struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
-	opts Options
+	opts    Options
+	bundles *bundles
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -134,7 +135,7 @@ func New(o Options) *Server {
 		o.Observer = unobserved{}
 	}
 	return &Server{
-		opts: o, sessions: map[*session]struct{}{},
+		opts: o, bundles: newBundles(), sessions: map[*session]struct{}{},
 		idle: make(chan struct{}), stop: make(chan struct{}), places: make(chan struct{}, o.Beginning),
 		draining: make(chan struct{}), gone: make(chan struct{}),
 	}

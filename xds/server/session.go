@@ -208,7 +208,7 @@ func (s *Server) introduce(ctx context.Context, stream grpc.ServerStream, node *
 		server: s, stream: stream, node: node, peer: p, since: time.Now(),
 		cp: &corev3.ControlPlane{Identifier: s.opts.Identifier}, named: feed.Named,
 		// Nonces of another stream must not pass for this one's.
-		m: newMachine(sotw, rand.Text()[:8]+"-", limits{types: maxTypes, names: s.opts.MaxNames}),
+		m: newMachine(sotw, rand.Text()[:8]+"-", limits{types: maxTypes, names: s.opts.MaxNames}, s.bundles),
 	}
 	se.standing.se = se
 	s.mu.Lock()

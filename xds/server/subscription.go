@@ -45,12 +45,14 @@ type held struct {
 
 // flight is a response that is not answered yet.
 type flight struct {
-	nonce   string
-	version uint64
-	names   []string // what it changed
+	*response
+	names   []string // what it changed, in order
 	partial bool     // one of retry: it does not hold all that is dirty
+}
 
-	resources []*resource.Resource // in it
+func (f *flight) has(name string) bool {
+	_, ok := slices.BinarySearch(f.names, name)
+	return ok
 }
 
 // class is how a type is treated, see machine.
@@ -133,10 +135,8 @@ func (s *subscription) coming(name string, latest, target *resource.View) bool {
 	if h, ok := s.dirty[name]; ok && (h.version == "" || latest.Set(s.typeURL).Has(name) || h.forced && target.Set(s.typeURL).Has(name)) {
 		return true
 	}
-	if s.flight != nil {
-		if _, ok := slices.BinarySearch(s.flight.names, name); ok {
-			return true
-		}
+	if s.flight != nil && s.flight.has(name) {
+		return true
 	}
 	return slices.ContainsFunc(s.retry, func(batch []string) bool { return slices.Contains(batch, name) })
 }
