@@ -126,7 +126,12 @@ func accept(h dns.Header) dns.MsgAcceptAction {
 
 func (s *Server) serve(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) {
 	s.Stats.Queries.Add(1)
-	answer := s.answer(q)
+	var answer *dns.Msg
+	if len(q.Question) == 0 { // the library takes a header alone for a message, whatever it announces
+		answer = new(dns.Msg).SetRcodeFormatError(q)
+	} else {
+		answer = s.answer(q)
+	}
 	if answer == nil {
 		if s.inflight.Add(1) > maxQueries {
 			answer = new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
