@@ -47,6 +47,7 @@ import (
 //	accept ADDR NAME            the upstream's next connection
 //	h2 NAME [server] [K=V…]     from now on NAME speaks HTTP/2; it sends its preface and SETTINGS
 //	send NAME                   (input: bytes, or frames; see peer2)
+//	raw NAME                    (input: bytes, also on an HTTP/2 connection)
 //	fill NAME n=N               send N bytes of x, as far as they are taken
 //	pump NAME NAME n=N          send N bytes from one to the other, which reads
 //	recv NAME [count]           what has arrived
@@ -262,6 +263,8 @@ func (s *script) run(d *datadriven.TestData) string {
 	case "recv":
 		s.net.Step()
 		return s.recv(d, name)
+	case "raw":
+		out = s.send(name, wire(s.t, d.Input))
 	case "eof":
 		s.conns[name].CloseWrite()
 	case "close":

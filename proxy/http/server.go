@@ -193,7 +193,7 @@ func (s *server) rearm() {
 	at := now + s.cfg.idle()
 	switch {
 	case s.late:
-		at = s.at
+		at = min(at, s.at) // when the deadline was met, the connection is idle from then on
 	case s.x == nil:
 		at = s.at + s.cfg.idle()
 	}

@@ -19,6 +19,8 @@ type server2 struct {
 	opened uint32 // streams so far
 	ends   int64  // when the connection has served its time
 	idleAt int64  // when to look whether it is idle
+	// headBy is for the rest of a frame.
+	partial bool
 }
 
 // preface is what a client that speaks HTTP/2 begins with (RFC 9113 section 3.4).
@@ -140,7 +142,7 @@ func (s *server2) open(hs *h2.Stream) {
 	st.x = x
 	st.flags = heading
 	hs.Request(&x.Request, &x.RequestTrailers, &x.arena)
-	s.headBy = s.w.loop.Now() + int64(s.headerTimeout())
+	s.headBy, s.partial = s.w.loop.Now()+int64(s.headerTimeout()), false
 	if s.opened++; s.opened == s.cfg.MaxRequests {
 		s.drain()
 	}
@@ -255,7 +257,23 @@ func (s *server2) Data(c *conn.Conn, b []byte) (used int) {
 	if s.until != 0 {
 		s.leave()
 	}
-	return s.session.Data(c, b)
+	used = s.session.Data(c, b)
+	s.awaitFrame(used, used < len(b) && !s.stuck)
+	return used
+}
+
+// awaitFrame bounds the wait for the rest of a frame as that for the rest of a head: who sends half a frame must not make
+// us keep it for as long as a connection may be idle.
+func (s *server2) awaitFrame(used int, partial bool) {
+	switch {
+	case !partial:
+		if s.partial {
+			s.partial, s.headBy = false, 0
+		}
+	case s.headBy == 0 || s.partial && used > 0:
+		s.partial, s.headBy = true, s.w.loop.Now()+int64(s.headerTimeout())
+		s.arm()
+	}
 }
 
 func (s *server2) adopt(next func(*Config, *conn.Info) *Config) bool {
