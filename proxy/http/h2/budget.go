@@ -8,8 +8,8 @@ package h2
 // cancel all its streams four times in a row, when a page is closed or deadlines pass. Every stream that gets its response's head gives
 // 1, every second MaxStreams/4: an attacker has 64 requests a second, less than one honest user.
 //
-// Overhead: 1,000. PING, PRIORITY, WINDOW_UPDATE, DATA without data (padding is none), frames of unknown types and on dead streams,
-// answers nobody asked for and interim responses cost 1, SETTINGS 10, because they may change every stream. Every stream opened
+// Overhead: 1,000. PING, PRIORITY, WINDOW_UPDATE, DATA without data (padding is none), frames of unknown types and on dead streams
+// (DATA on those that we reset: beyond their windows), answers nobody asked for and interim responses cost 1, SETTINGS 10, because they may change every stream. Every stream opened
 // gives 10 (browsers sent 6 PRIORITY at the beginning), every DATA frame we send 10 (each is answered by up to 2 WINDOW_UPDATE, by
 // readers of small pieces by more; Envoy allows 10), every DATA frame with data received 1 (gRPC sends a PING per round trip with data to
 // measure it), every second 100 (keep-alive needs 1 in 10 s). An attacker has 100 such frames a second, about 20 µs of work.

@@ -58,10 +58,16 @@ func (m *Machine) onData(out, in []byte, size uint32, flags uint8, id uint32, no
 	return m.flushCredit(out), used + n, ev
 }
 
-// dataOnDead handles DATA on a stream that is over.
+// dataOnDead handles DATA on a stream that is over. What a peer sent before it knew that we had reset the stream is no fault of
+// its own, in however many frames it comes, and is as much as the stream's window was.
 func (m *Machine) dataOnDead(out []byte, id, left uint32, now int64) ([]byte, Event) {
 	m.giveBack(left)
 	switch m.fateOf(id) {
+	case weReset, forgotten:
+		if n := int64(left); n > 0 && n <= m.orphaned {
+			m.orphaned -= n
+			return out, Event{}
+		}
 	case ended, neverUsed:
 		return m.fail(out, EndedStream)
 	case theyReset:

@@ -2,6 +2,7 @@ package h2
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,7 +81,9 @@ func TestFloods(t *testing.T) {
 		{"DATA without data", false, []string{"HEADERS 1" + post1}, []string{"DATA 1"}, 1000, EmptyDataFlood},
 		{"DATA with padding of no bytes", false, []string{"HEADERS 1" + post1}, []string{"DATA 1 pad=0"}, 1000, EmptyDataFlood},
 		{"DATA with nothing but padding", false, []string{"HEADERS 1" + post1}, []string{"DATA 1 pad=255"}, 1000, EmptyDataFlood},
-		{"DATA on a stream that we have reset", false, []string{"HEADERS 1" + post1, "call release 1 2"}, []string{"DATA 1 x"}, 1000, DeadStreamFlood},
+		{"DATA on a stream that we have reset, beyond its window", false, []string{"HEADERS 1" + post1, "call release 1 2"}, []string{"DATA 1 " + strings.Repeat("x", 256)}, 1024 + 1000, DeadStreamFlood},
+		{"DATA without data on a stream that we have reset", false, []string{"HEADERS 1" + post1, "call release 1 2"}, []string{"DATA 1"}, 1000, DeadStreamFlood},
+		{"DATA on a stream that the client has reset", false, []string{"HEADERS 1" + post1, "RST_STREAM 1 8"}, []string{"DATA 1 x"}, 1000, DeadStreamFlood},
 		{"RST_STREAM again and again", false, []string{"HEADERS 1" + post1, "RST_STREAM 1 8"}, []string{"RST_STREAM 1 8"}, 1000, DeadStreamFlood},
 		{"unknown frames", false, nil, []string{"FRAME 77 0 0"}, 1000, UnknownFrameFlood},
 		{"GOAWAY again and again", false, []string{"GOAWAY 0 0"}, []string{"GOAWAY 0 0"}, 100, UnknownFrameFlood},
@@ -118,6 +121,8 @@ func TestHonestWorkEarnsWhatItSpends(t *testing.T) {
 		{"a gRPC stream with a PING for each message, and a reader that opens both windows for each of ours",
 			[]string{"HEADERS 1" + post1, "call respond 1 200"},
 			[]string{"DATA 1 message", "call consumed 1 7", "PING 12345678", "call data 1 10", "WINDOW_UPDATE 1 10", "WINDOW_UPDATE 0 10"}},
+		{"uploads of small messages that are refused while they come", nil,
+			append([]string{"HEADERS %d" + post1, "call respond %d 413 END", "call release %d 0"}, slices.Repeat([]string{"DATA %d message"}, 40)...)},
 		{"requests with priorities", nil, []string{"HEADERS %d END dep=0" + get1, "PRIORITY %d 0", "call respond %d 200 END", "call release %d 0"}},
 		{"a body whose end is an empty DATA", nil, []string{"HEADERS %d" + post1, "DATA %d x", "DATA %d END", "call respond %d 200 END", "call release %d 0"}},
 	} {

@@ -69,6 +69,7 @@ func (m *Machine) accept(id uint32, now int64) *Stream {
 	m.lastPeer = id
 	if m.is(goneFinal) || m.active >= m.o.MaxStreams {
 		m.past.set(id, weReset)
+		m.orphaned += int64(m.recvInitial)
 		return nil
 	}
 	return m.open(id, now)

@@ -104,6 +104,7 @@ type Machine struct {
 	sendWindow, recvWindow int32
 	credit                 uint32 // consumed, and not given back on the connection yet
 	recvInitial            int32  // window of streams the peer opens or answers, as far as it knows
+	orphaned               int64  // what the peer may have on its way on streams that we reset
 
 	// The peer's settings.
 	initialWindow int32
@@ -363,6 +364,9 @@ func (m *Machine) end(s *Stream, f fate) {
 	m.table.remove(s)
 	m.past.set(s.id, f)
 	m.active--
+	if f == weReset && !s.is(recvDone) {
+		m.orphaned += int64(max(s.recvWindow, 0))
+	}
 	if m.data.s == s {
 		m.data.s = nil
 		m.giveBack(m.data.left)
