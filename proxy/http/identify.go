@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -219,8 +220,8 @@ func (x *Exchange) clientCert(h *message.Headers) {
 	if mode == CertForwardOnly {
 		return
 	}
-	if x.origin.xfcc == nil {
-		x.origin.xfcc = certElement(peer, x.Config.CertParts)
+	if o := x.origin; o.xfcc == nil || o.parts != x.Config.CertParts { // a connection outlives its configuration
+		o.xfcc, o.parts = certElement(peer, x.Config.CertParts), x.Config.CertParts
 	}
 	own := x.origin.xfcc
 	if old, ok := h.Joined("x-forwarded-client-cert", nil); ok && mode == CertAppendForward && len(old) > 0 {
@@ -237,6 +238,10 @@ func certElement(peer *tls.Peer, parts ClientCertPart) (b []byte) {
 		if len(b) > 0 {
 			b = append(b, ';')
 		}
+		// Whoever signed the certificate may have signed any text for a name; in a header it must stay one value.
+		if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`,;="`, r) }) {
+			value = strconv.Quote(value)
+		}
 		b = append(append(append(b, key...), '='), value...)
 	}
 	if peer.Local != "" {
@@ -244,7 +249,7 @@ func certElement(peer *tls.Peer, parts ClientCertPart) (b []byte) {
 	}
 	add("Hash", hex.EncodeToString(peer.Hash[:]))
 	if parts&CertSubject != 0 {
-		add("Subject", strconv.Quote(peer.Subject))
+		b = strconv.AppendQuote(append(b, ";Subject="...), peer.Subject)
 	}
 	if parts&CertURI != 0 {
 		add("URI", peer.URI)

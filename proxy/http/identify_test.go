@@ -48,6 +48,8 @@ func TestClientCert(t *testing.T) {
 		{"append without TLS", CertAppendForward, 0, nil, "By=x", ""},
 		{"set", CertSanitizeSet, CertURI, peer, "By=x", own + ";URI=spiffe://cluster.local/ns/default/sa/client"},
 		{"set without TLS", CertSanitizeSet, 0, nil, "By=x", ""},
+		{"names that would say more than one thing", CertSanitizeSet, CertDNS | CertURI, &tls.Peer{Presented: true, URI: "spiffe://a/b;By=c", DNS: []string{"a\r\nx-admin: 1", `b",c`}},
+			"", "Hash=" + strings.Repeat("0", 64) + `;URI="spiffe://a/b;By=c";DNS="a\r\nx-admin: 1";DNS="b\",c"`},
 		{"always", CertAlwaysForwardOnly, 0, nil, "By=x", "By=x"},
 	} {
 		var headers []string
@@ -57,6 +59,21 @@ func TestClientCert(t *testing.T) {
 		x := identified(&Config{ClientCert: c.mode, CertParts: c.parts}, &conn.Info{TLS: c.tls}, headers...)
 		if got := string(x.Request.Headers.Get(message.XForwardedClientCert)); got != c.want {
 			t.Errorf("%s: %q, want %q", c.what, got, c.want)
+		}
+	}
+}
+
+// A connection that goes on under another configuration says of its client what that wants to be said.
+func TestClientCertAfterChange(t *testing.T) {
+	x := identified(&Config{ClientCert: CertSanitizeSet, CertParts: CertURI}, &conn.Info{TLS: &tls.Peer{Presented: true, Subject: "CN=a", URI: "spiffe://a/b"}})
+	for _, c := range []struct {
+		parts ClientCertPart
+		want  string
+	}{{CertURI, ";URI=spiffe://a/b"}, {CertSubject, `;Subject="CN=a"`}, {0, ""}} {
+		x.Config = &Config{ClientCert: CertSanitizeSet, CertParts: c.parts}
+		identify(x)
+		if _, got, _ := strings.Cut(string(x.Request.Headers.Get(message.XForwardedClientCert)), strings.Repeat("0", 64)); got != c.want {
+			t.Errorf("parts %d: %q, want %q", c.parts, got, c.want)
 		}
 	}
 }

@@ -41,7 +41,8 @@ type codec struct {
 
 // origin is what requests of one client connection have in common and is worth keeping from one to the next.
 type origin struct {
-	xfcc   []byte // the client's element of x-forwarded-client-cert
+	xfcc   []byte         // the client's element of x-forwarded-client-cert
+	parts  ClientCertPart // in xfcc
 	memory Memory
 }
 
