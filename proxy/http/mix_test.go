@@ -244,7 +244,7 @@ func (m *mixer) add(p *mem.Peer, server, two bool) {
 	k := &link{m: m, p: p, server: server, slow: m.r.IntN(4) == 0}
 	if two {
 		k.two = &h2.Machine{}
-		o := &h2.Options{StreamWindow: uint32(1 + m.r.IntN(100_000))}
+		o := &h2.Options{StreamWindow: uint32(200 + m.r.IntN(100_000))}
 		if server {
 			k.out = k.two.StartServer(nil, o, 0)
 		} else {
