@@ -1,6 +1,8 @@
 package http
 
 import (
+	"bytes"
+	"encoding/base64"
 	"time"
 
 	"github.com/weirmesh/weir/proxy/conn"
@@ -111,6 +113,9 @@ func (s *server) Data(c *conn.Conn, b []byte) (used int) {
 		switch ev {
 		case h1.Head:
 			s.late = false
+			if to := s.upgrade(x); to != nil {
+				return used + to.Data(c, b[used:])
+			}
 			s.head(x)
 		case h1.Data:
 			x.requestData(data, s.last(x, data))
@@ -136,6 +141,36 @@ func (s *server) giveWay(b []byte) (used int) {
 	s.c.SetHandler(to)
 	to.Open(s.c)
 	return to.Data(s.c, b)
+}
+
+var switching = []byte("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n")
+
+// upgrade hands the connection, and a request that asks for that (RFC 7540 section 3.2), to the server of HTTP/2; nil: it
+// goes on as it is.
+func (s *server) upgrade(x *Exchange) *server2 {
+	text, ok := s.dec.AsksHTTP2()
+	if !ok || s.cfg.Codec != AutoCodec || s.c.Info().TLS != nil || s.until != 0 || s.w.drain {
+		return nil
+	}
+	var buf [256]byte
+	text = bytes.TrimRight(text, "=") // which it should not have
+	if base64.RawURLEncoding.DecodedLen(len(text)) > len(buf) {
+		return nil
+	}
+	n, err := base64.RawURLEncoding.Decode(buf[:], text)
+	if err != nil || n%6 != 0 {
+		return nil
+	}
+	s.timer.Stop()
+	s.front.exit(s.w)
+	s.w.codecs.Put(s.codec)
+	s.x, s.codec = nil, nil
+	s.c.Write(switching)
+	to := s.w.newServer2(s.c, s.cfg)
+	s.c.SetHandler(to)
+	to.Open(s.c)
+	to.adoptRequest(x, buf[:n])
+	return to
 }
 
 func (s *server) accept() *Exchange {

@@ -81,9 +81,7 @@ func (s *server2) event(ev h2.Event) {
 		s.open(ev.Stream)
 		return
 	case h2.Settings:
-		if s.count == 0 {
-			s.headBy = 0 // the preface is complete
-		}
+		s.headBy = 0 // the preface is complete; no header block is under way
 		return
 	case h2.GoAway:
 		return // it opens no more streams, and closes by itself
@@ -146,6 +144,27 @@ func (s *server2) open(hs *h2.Stream) {
 	if s.opened++; s.opened == s.cfg.MaxRequests {
 		s.drain()
 	}
+}
+
+// adoptRequest makes the first stream of a request that came in HTTP/1.1, complete, with the settings of its client.
+func (s *server2) adoptRequest(x *Exchange, settings []byte) {
+	hs, out, r := s.m.Upgrade(s.room(h2.ControlRoom), settings, s.w.loop.Now())
+	s.c.SetOut(out)
+	if r != h2.OK {
+		s.w.recycle(x)
+		s.quit(r.Code())
+		return
+	}
+	st := s.newStream()
+	st.s, hs.Owner = hs, st
+	st.x, x.down, x.origin = x, st, &s.origin
+	x.flags |= requestDone
+	x.RequestEnded = s.w.loop.Now()
+	s.opened = 1
+	if s.opened == s.cfg.MaxRequests {
+		s.drain()
+	}
+	x.begin()
 }
 
 func (st *stream) requestEnd() {

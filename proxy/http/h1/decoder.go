@@ -85,6 +85,7 @@ const (
 	sawUpgrade   // the token in Connection
 	sawNominated // Connection names other headers
 	sawEmptyLine // before the request line
+	sawHTTP2     // Connection names HTTP2-Settings
 )
 
 // Decoder reads the messages of one direction of one connection, one after the
@@ -101,9 +102,10 @@ type Decoder struct {
 	scanned  int32            // bytes of the current line that have been searched for its end
 	budget   int32            // bytes the head, the lines of chunks or the trailers may still have
 	fields   int32            // fields they may still have
+	settings []byte           // HTTP2-Settings of a request
 	limits   Limits
 	rules    *Rules
-	flags    uint8
+	flags    uint16
 	keepCase bool
 	state    state
 	reason   Reason
@@ -429,10 +431,28 @@ func (d *Decoder) connectionField(id message.ID, value []byte) (keep bool, r Rea
 		}
 		d.req.Continue = true
 		return false, OK
+	case message.HTTP2Settings:
+		if d.settings != nil {
+			value = twice
+		}
+		d.settings = value
+		return false, OK
 	case message.KeepAlive, message.ProxyConnection, message.TE:
 		return false, OK
 	}
 	return true, OK
+}
+
+// twice is no base64: there is one HTTP2-Settings or no upgrade (RFC 7540 section 3.2.1).
+var twice = []byte{'!'}
+
+// AsksHTTP2 reports, after a request's Head, whether the client offers to go on in HTTP/2 (RFC 7540 section 3.2), and the
+// value of its HTTP2-Settings. A body would have to be told apart from what follows it; a client that sends one, or whose
+// Connection does not name HTTP2-Settings, which then may be from behind another proxy, is answered in HTTP/1.1.
+func (d *Decoder) AsksHTTP2() (settings []byte, ok bool) {
+	const all = sawUpgrade | sawHTTP2
+	return d.settings, d.req != nil && d.flags&(all|sawClose) == all && d.settings != nil && message.EqualFold(d.upgrade, "h2c") &&
+		d.protocol == message.HTTP11 && d.req.NoBody && d.req.Method != message.CONNECT
 }
 
 func (d *Decoder) length() *int64 {
@@ -478,6 +498,8 @@ func (d *Decoder) dropNominated() Reason {
 			name[j] = message.LowerToken(c)
 		}
 		switch id := message.IDOf(name); id {
+		case message.HTTP2Settings:
+			d.flags |= sawHTTP2
 		case message.Connection, message.ContentLength:
 			// Connection goes below; the length is ours to write.
 		case message.Host, message.XForwardedFor, message.XForwardedHost, message.XForwardedProto, message.XForwardedClientCert:
@@ -526,8 +548,7 @@ func (d *Decoder) endRequest() Reason {
 		q.ContentLength = message.Unknown
 		q.Headers.Remove(message.ContentLength)
 	}
-	// A server may go on in HTTP/1.1 (RFC 9110 section 7.8). We do where the protocol is HTTP/2 in clear text (RFC 9113
-	// section 3.1 has no upgrade), where a body would have to be told apart from what follows it, and with other methods
+	// A server may go on in HTTP/1.1 (RFC 9110 section 7.8). We do where the protocol is HTTP/2 (see AsksHTTP2), where a body would have to be told apart from what follows it, and with other methods
 	// than GET, which extended CONNECT (RFC 8441) cannot tell apart.
 	if d.flags&sawUpgrade != 0 && len(d.upgrade) > 0 && d.protocol == message.HTTP11 && q.NoBody && q.Method == message.GET && !message.EqualFold(d.upgrade, "h2c") {
 		q.Upgrade = d.upgrade

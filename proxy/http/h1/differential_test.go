@@ -102,6 +102,7 @@ var different = map[string]string{
 	"header connection":              "as above",
 	"header keep-alive":              "as above",
 	"header proxy-connection":        "as above",
+	"header http2-settings":          "as above, see AsksHTTP2",
 	"header te":                      "as above",
 	"header upgrade":                 "as above; an upgrade that is made is in Request.Upgrade",
 	"header expect":                  "it is in Request.Continue",
