@@ -54,7 +54,7 @@ func (p *Plane) handleApply(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusOK, result)
 		return
 	}
-	if err := p.writeApplied(files); err != nil {
+	if err := p.writeApplied(r.Context(), files); err != nil {
 		fail(w, http.StatusInternalServerError, "writing what is applied: "+err.Error(), "is the state folder full or read-only?")
 		return
 	}
@@ -147,9 +147,9 @@ func (p *Plane) applied(o *store.Object) bool {
 	return filepath.Clean(o.Ref().File) == filepath.Join(p.appliedDir(), appliedName(o.ID))
 }
 
-// writeApplied replaces files, none if one of them cannot be written. The watcher sees
-// the old or the new one.
-func (p *Plane) writeApplied(files map[string][]byte) error {
+// writeApplied replaces files, none if one of them cannot be written or nobody waits for
+// them any more. The watcher sees the old or the new one.
+func (p *Plane) writeApplied(ctx context.Context, files map[string][]byte) error {
 	written := map[string]string{} // name → where its text waits
 	defer func() {
 		for _, tmp := range written {
@@ -163,7 +163,7 @@ func (p *Plane) writeApplied(files map[string][]byte) error {
 		}
 		written[name] = f.Name()
 		_, err = f.Write(text)
-		if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		if err := errors.Join(err, f.Sync(), f.Close(), ctx.Err()); err != nil {
 			return err
 		}
 	}

@@ -29,6 +29,9 @@ const (
 	dialTimeout = 2 * time.Second
 	// callTimeout covers reading the configuration of a large mesh on a busy machine.
 	callTimeout = 10 * time.Second
+	// changeTime is what a byte of a change may take beside: objects of 1 KB, each a file,
+	// are written in 5 ms on a slow disk.
+	changeTime = 5 * time.Microsecond
 	// waitMargin is added to a wait's own timeout, so that the answer says what is
 	// missing rather than nothing.
 	waitMargin = 2 * time.Second
@@ -211,7 +214,7 @@ func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 }
 
 func (c *Client) change(ctx context.Context, method, path string, body []byte) (*apiv1.ApplyResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout+time.Duration(len(body))*changeTime)
 	defer cancel()
 	data, err := c.call(ctx, method, path, body)
 	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusUnprocessableEntity {
@@ -244,6 +247,9 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte) ([]
 		}
 		if e, ok := errors.AsType[syscall.Errno](err); ok {
 			err = e
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil, fmt.Errorf("the control plane at %s does not answer in time", c.address)
 		}
 		return nil, fmt.Errorf("the control plane at %s does not answer: %w", c.address, err)
 	}

@@ -36,7 +36,6 @@ func (m *maker) container(path string, c *corev1.Container) Container {
 	default:
 		m.add(config.ImageNotRunnable, path+".image", fmt.Sprintf("%q is none of the built-in samples, and the container has no command", c.Image),
 			"give command, or start the program yourself: "+m.runLine())
-		return out
 	}
 	isSample := known && out.Argv[0] == sample.Binary
 	if !isSample {
@@ -53,21 +52,10 @@ func (m *maker) container(path string, c *corev1.Container) Container {
 	return out
 }
 
-// runLine is the command that starts the Deployment's program by hand.
+// runLine is the command that starts the Deployment's program by hand: what else it needs
+// to know it takes from the Deployment.
 func (m *maker) runLine() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "weir run --as %s/%s", m.d.Object.Namespace, m.d.Object.Name)
-	for _, c := range m.d.Object.Spec.Template.Spec.Containers {
-		for _, p := range c.Ports {
-			if p.Name == "" {
-				fmt.Fprintf(&b, " --port %d", p.ContainerPort)
-			} else {
-				fmt.Fprintf(&b, " --port %s=%d", p.Name, p.ContainerPort)
-			}
-		}
-	}
-	b.WriteString(" -- CMD...")
-	return b.String()
+	return fmt.Sprintf("weir run --as %s/%s -- CMD...", m.d.Object.Namespace, m.d.Object.Name)
 }
 
 func (m *maker) environment(path string, c *corev1.Container) []Variable {
