@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"math/bits"
 	"slices"
 	"strings"
@@ -253,6 +254,12 @@ func (m *match) look(set resource.Set, typeURL string, wanted []*receipt, places
 	}
 }
 
+// namespaceOf is the part of a node's id that says where it is: <type>~<ip>~<name>~<domain>.
+func namespaceOf(t *server.Standing) string {
+	id := t.Node()
+	return id[strings.LastIndexByte(id, '~')+1:]
+}
+
 // learn brings places up to the newest Views, at the cost of what changed in them.
 func (c *census) learn() {
 	if c.listed > maxPlaces {
@@ -261,9 +268,12 @@ func (c *census) learn() {
 	known := make(map[*server.Standing]*resource.View, len(c.known))
 	type step struct{ from, to resource.Set }
 	done := map[step]bool{}
-	var base *resource.View // of any stream: the sets of two classes have most resources in common
-	for _, base = range c.known {
-		break
+	// Views of one namespace share most of their structure, others only most resources: to
+	// compare those takes a walk through all.
+	bases := map[string]*resource.View{}
+	var any *resource.View
+	for t, v := range c.known {
+		bases[namespaceOf(t)], any = v, v
 	}
 	c.xds.Survey(func(t *server.Standing) {
 		view := t.View()
@@ -271,11 +281,9 @@ func (c *census) learn() {
 			return
 		}
 		known[t] = view
-		was := c.known[t]
-		if was == nil {
-			was = base
-		}
-		base = view
+		ns := namespaceOf(t)
+		was := cmp.Or(c.known[t], bases[ns], any)
+		bases[ns], any = view, view
 		if was == view {
 			return
 		}

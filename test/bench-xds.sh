@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a mesh of many proxies costs the control plane. Usage: test/bench-xds.sh ../shared/bench [services [clients [flags of test/bench/xds]]]
+# What a mesh of many proxies costs the control plane. Usage: [FORMS="whole vhds ondemand"] test/bench-xds.sh ../shared/bench [services [clients [flags of test/bench/xds]]]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bench=${1:?where is the bench folder?}/xds services=${2:-1000} clients=${3:-200}
@@ -25,7 +25,11 @@ one() { # flags of test/bench/xds
   control=
 }
 
-echo "# $services services, $clients clients, whole route tables"
-one "$@"
-echo "# $services services, $clients clients, virtual hosts as resources of their own"
-one -vhds "$@"
+for form in ${FORMS:-whole vhds ondemand}; do
+  case $form in
+  whole) echo "# $services services, $clients clients, whole route tables"; one "$@" ;;
+  vhds) echo "# $services services, $clients clients, virtual hosts as resources of their own"; one -vhds "$@" ;;
+  ondemand) echo "# $services services, $clients clients, on demand"; one -ondemand "$@" ;;
+  *) echo "FORMS: $form is not one of whole, vhds, ondemand"; exit 1 ;;
+  esac
+done

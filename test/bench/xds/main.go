@@ -29,6 +29,9 @@ type options struct {
 	namespaces int
 	pid        int
 	vhds       bool
+	ondemand   bool
+	uses       int
+	users      int
 	mesh       string
 	probes     string
 	edits      int
@@ -55,6 +58,9 @@ func run(ctx context.Context, args []string) error {
 	f.IntVar(&o.namespaces, "namespaces", 0, "namespaces of the mesh; 0: one for 20 services, as meshgen makes")
 	f.IntVar(&o.pid, "pid", 0, "process whose CPU time and memory are measured")
 	f.BoolVar(&o.vhds, "vhds", false, "take virtual hosts as resources of their own")
+	f.BoolVar(&o.ondemand, "ondemand", false, "ask for what is used, as weir-proxy does (docs/design/ondemand.md)")
+	f.IntVar(&o.uses, "uses", 12, "with -ondemand: services that each client uses")
+	f.IntVar(&o.users, "users", 10, "with -ondemand: percentage of clients that use the service that is edited")
 	f.StringVar(&o.mesh, "mesh", "", "folder made by meshgen, whose config/ the control plane watches; empty: no edits")
 	f.StringVar(&o.probes, "probes", "vs,dr,eds", "edits to make: templates of the mesh")
 	f.IntVar(&o.edits, "edits", 5, "edits of each kind")
@@ -67,6 +73,7 @@ func run(ctx context.Context, args []string) error {
 	if f.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
+	o.vhds = o.vhds || o.ondemand
 	o.namespaces = cmp.Or(o.namespaces, max(1, (o.services+19)/20))
 	b := newBench(&o)
 	ctx, stop := context.WithCancel(ctx)
@@ -100,7 +107,7 @@ func run(ctx context.Context, args []string) error {
 // cold is the start: from the first connection until everybody has everything.
 func (b *bench) cold(ctx context.Context) error {
 	was := b.began
-	if err := b.all(ctx, func(c *proxy) *time.Duration { return c.synced.Load() }); err != nil {
+	if err := b.all(ctx, true, func(c *proxy) *time.Duration { return c.synced.Load() }); err != nil {
 		return fmt.Errorf("cold start: %w", err)
 	}
 	b.quiet(ctx)
@@ -128,7 +135,7 @@ func (b *bench) edit(ctx context.Context, kind string) error {
 	}
 	var took []time.Duration
 	var cpu time.Duration
-	var sent int64
+	var sent, strangers int64
 	var last usage
 	base := int(time.Now().Unix() % 60_000)
 	for i := range b.o.edits {
@@ -139,23 +146,31 @@ func (b *bench) edit(ctx context.Context, kind string) error {
 		}
 		was, wire := usageOf(b.o.pid), b.wire.Load()
 		b.watch(marker)
+		idle := b.received(func(c *proxy) bool { return !c.concerned })
 		if err := b.put(kind, text, i); err != nil {
 			return err
 		}
-		if err := b.all(ctx, func(c *proxy) *time.Duration { return c.seen.Load() }); err != nil {
+		if err := b.all(ctx, false, func(c *proxy) *time.Duration { return c.seen.Load() }); err != nil {
 			return fmt.Errorf("%s: %w", kind, err)
 		}
 		for _, c := range b.proxies {
-			took = append(took, *c.seen.Load())
+			if c.concerned {
+				took = append(took, *c.seen.Load())
+			}
 		}
 		b.quiet(ctx)
+		strangers += b.received(func(c *proxy) bool { return !c.concerned }) - idle
 		last = usageOf(b.o.pid)
 		cpu += last.cpu - was.cpu
 		sent += b.wire.Load() - wire
 	}
 	n := time.Duration(b.o.edits)
-	fmt.Printf("%-6s %d edits: %s; server %.3f s CPU each, %.2f KB a client each, RSS %.0f MB\n", kind, b.o.edits, spread(took), (cpu / n).Seconds(),
-		float64(sent)/float64(n)/float64(len(b.proxies))/1000, last.rss)
+	fmt.Printf("%-6s %d edits: %s; server %.3f s CPU each, %.2f KB a client each, RSS %.0f MB", kind, b.o.edits, spread(took), (cpu / n).Seconds(),
+		float64(sent)/float64(n)/float64(len(took)/b.o.edits)/1000, last.rss)
+	if idle := len(b.proxies) - len(took)/b.o.edits; idle > 0 {
+		fmt.Printf("; %d resources to the %d that do not use it", strangers, idle)
+	}
+	fmt.Println()
 	return nil
 }
 

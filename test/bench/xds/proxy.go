@@ -66,6 +66,9 @@ type proxy struct {
 	vhds   bool
 	synced atomic.Pointer[time.Duration]
 	seen   atomic.Pointer[time.Duration] // since the marker
+	// concerned: it uses what is edited.
+	concerned bool
+	resources atomic.Int64 // received
 }
 
 func newBench(o *options) *bench {
@@ -76,12 +79,12 @@ func newBench(o *options) *bench {
 		n := s*32 + i/o.services%2 // meshgen's addresses of endpoints
 		ip := fmt.Sprintf("10.%d.%d.%d", 16+n/65536, n/256%256, n%256)
 		fields := map[string]any{"NAMESPACE": ns, "CLUSTER_ID": "Kubernetes", "INSTANCE_IPS": ip, "SERVICE_ACCOUNT": "default",
-			"LABELS": map[string]any{"app": fmt.Sprintf("app-%d", i)}, "WEIR": map[string]any{"VHDS": o.vhds}}
+			"LABELS": map[string]any{"app": fmt.Sprintf("app-%d", i)}, "WEIR": map[string]any{"VHDS": o.vhds, "ONDEMAND": o.ondemand}}
 		meta, err := structpb.NewStruct(fields)
 		if err != nil {
 			panic(err) // of our own making
 		}
-		b.proxies = append(b.proxies, &proxy{b: b, asks: map[string]*asks{},
+		b.proxies = append(b.proxies, &proxy{b: b, asks: map[string]*asks{}, concerned: !o.ondemand || i%100 < o.users,
 			node: &corev3.Node{Id: fmt.Sprintf("sidecar~%s~app-%d.%s~%s.svc.cluster.local", ip, i, ns, ns), Metadata: meta}})
 	}
 	return b
@@ -92,11 +95,14 @@ func (b *bench) start(ctx context.Context) <-chan struct{} {
 	b.began = usageOf(b.o.pid)
 	b.touch()
 	var all sync.WaitGroup
-	for _, c := range b.proxies {
+	for i, c := range b.proxies {
 		c.since = time.Now()
 		c.xds = client.New(client.Options{Node: func() *corev3.Node { return c.node }, Apply: c.apply, Log: slog.New(slog.DiscardHandler), Dial: b.dial})
 		c.xds.Subscribe(resource.ClusterType)
 		c.xds.Subscribe(resource.ListenerType)
+		if b.o.ondemand {
+			c.demand(i)
+		}
 		all.Go(func() {
 			if err := c.xds.Run(ctx); err != nil {
 				b.fail(err)
@@ -146,6 +152,7 @@ func (c *proxy) apply(_ context.Context, updates []client.Update) error {
 	m := c.b.marker.Load()
 	for _, u := range updates {
 		k := c.b.count(u.TypeURL)
+		c.resources.Add(int64(len(u.Set) + len(u.Removed)))
 		k.resources.Add(int64(len(u.Set)))
 		for _, r := range u.Set {
 			k.bytes.Add(int64(len(r.Body.GetValue())))
@@ -159,6 +166,10 @@ func (c *proxy) apply(_ context.Context, updates []client.Update) error {
 			c.follow(u, resource.EndpointType)
 		case resource.ListenerType:
 			c.follow(u, resource.RouteType)
+		case resource.VirtualHostType:
+			if c.b.o.ondemand {
+				c.follow(u, resource.ClusterType)
+			}
 		case resource.RouteType:
 			for _, r := range u.Set {
 				if names, err := c.b.namesIn(u.TypeURL, &r); err != nil {
@@ -251,6 +262,12 @@ func (b *bench) namesIn(typeURL string, r *client.Resource) ([]string, error) {
 				}
 			}
 		}
+	case resource.VirtualHostType:
+		m := &routev3.VirtualHost{}
+		if err := r.Body.UnmarshalTo(m); err != nil {
+			return nil, err
+		}
+		names = clustersOf(m)
 	case resource.RouteType:
 		m := &routev3.RouteConfiguration{}
 		if err := r.Body.UnmarshalTo(m); err != nil {
@@ -287,13 +304,13 @@ func (b *bench) watch(text string) {
 	b.marker.Store(&marker{[]byte(text), time.Now()})
 }
 
-// all waits until everybody has what of asks for.
-func (b *bench) all(ctx context.Context, of func(*proxy) *time.Duration) error {
+// all waits until everybody, or everybody concerned, has what of asks for.
+func (b *bench) all(ctx context.Context, everybody bool, of func(*proxy) *time.Duration) error {
 	limit := time.After(b.o.limit)
 	for {
 		missing := 0
 		for _, c := range b.proxies {
-			if of(c) == nil {
+			if (everybody || c.concerned) && of(c) == nil {
 				missing++
 			}
 		}
@@ -311,6 +328,17 @@ func (b *bench) all(ctx context.Context, of func(*proxy) *time.Duration) error {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+}
+
+// received is how many resources those proxies have received.
+func (b *bench) received(which func(*proxy) bool) int64 {
+	n := int64(0)
+	for _, c := range b.proxies {
+		if which(c) {
+			n += c.resources.Load()
+		}
+	}
+	return n
 }
 
 // quiet waits until nothing has been received for a while.
