@@ -55,7 +55,7 @@ type plane struct {
 	client     *http.Client
 }
 
-func start(t *testing.T, state string) *plane {
+func start(t testing.TB, state string) *plane {
 	t.Helper()
 	dir, pods := filepath.Join(state, "config"), filepath.Join(state, "run", "pods")
 	for _, d := range []string{dir, pods} {

@@ -1,12 +1,12 @@
 package soak_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -91,14 +91,15 @@ spec:
 `, policy[1:])
 }
 
-// mixedGrowth is how much private memory may grow once everything has happened some hundred times: where requests come in
-// bursts, so does what Go's collector has not collected yet.
-const mixedGrowth = 8 << 20
+// mixedGrowth is how much private memory may grow under load once everything has happened some hundred times: a burst of
+// requests, of which a busy machine makes many, leaves up to 16 MB of buffers with each of two loops for ten seconds
+// (loop.Pool). heapGrowth is how much what is alive may grow from rest to rest: tables of what the proxy has met.
+const mixedGrowth, heapGrowth = 2 * 16 << 20, 1 << 20
 
 // TestMixedTraffic lets HTTP/1.1, HTTP/2, streams like gRPC's, WebSockets, TCP and the application's own TLS, slow readers
 // and writers, requests too large and peers that abort on either side pass two sidecars with mTLS between them, while
-// their configuration changes. What behaves is answered, always and with the right bytes; memory stays flat, and
-// descriptors and goroutines are afterwards what they were after the first of it.
+// their configuration changes. What behaves is answered, always and with the right bytes; memory stays flat, and what is
+// alive, descriptors and goroutines are afterwards what they were after the first of it.
 func TestMixedTraffic(t *testing.T) {
 	t.Parallel()
 	long, soak := length(t)
@@ -116,13 +117,18 @@ func TestMixedTraffic(t *testing.T) {
 	sides := []*side{{Workload: all[0], process: &here}, {Workload: all[1], process: &there}}
 
 	m.Eventually("the application is reached", func() error { return x.small(t.Context()) })
-	begin, warm := time.Now(), long/8
+	warm := long / 8
 	first := run(m, x, warm, func() error { return nil })
 	rest(m, x, s)
-	before := atRest(m, sides)
+	patience := 2 * time.Second
+	if soak {
+		patience = 12 * time.Second // twice as long as pools keep what nobody needs
+	}
+	before := atRest(m, sides, patience)
+	begin := time.Now()
 	second := run(m, x, long-warm, func() error {
 		for _, p := range sides {
-			done := min(1, time.Since(begin).Seconds()/long.Seconds())
+			done := time.Since(begin).Seconds() / (long - warm).Seconds()
 			// In a short time nothing is settled.
 			if err := p.curve.add(p.memory(t), done, mixedGrowth); err != nil && soak {
 				return fmt.Errorf("%s: %w", p.Name, err)
@@ -131,9 +137,9 @@ func TestMixedTraffic(t *testing.T) {
 		return nil
 	})
 	rest(m, x, s)
-	after := atRest(m, sides)
+	after := atRest(m, sides, patience)
 	for i, p := range sides {
-		if was, is := before[i], after[i]; is.descriptors > was.descriptors || is.goroutines > was.goroutines {
+		if was, is := before[i], after[i]; is.descriptors > was.descriptors || is.goroutines > was.goroutines || soak && is.heap > was.heap+heapGrowth {
 			t.Errorf("the proxy of %s has %v, it had %v", p.Name, is, was)
 		}
 		t.Logf("proxy of %s: %v; %v", p.Name, &p.curve, after[i])
@@ -156,33 +162,46 @@ type side struct {
 }
 
 // use is what a proxy has in use.
-type use struct{ goroutines, descriptors int }
+type use struct{ goroutines, descriptors, heap int }
 
 func (u use) String() string {
-	return fmt.Sprintf("%d goroutines, %d descriptors at rest", u.goroutines, u.descriptors)
+	return fmt.Sprintf("%d goroutines, %d descriptors, %.1f MB alive at rest", u.goroutines, u.descriptors, mb(u.heap))
 }
 
-// atRest is the least of two seconds, in which pools lose what they have kept.
-func atRest(m *mesh.Mesh, sides []*side) []use {
+// atRest is the least of some time, in which pools lose what they have kept.
+func atRest(m *mesh.Mesh, sides []*side, patience time.Duration) []use {
 	m.T.Helper()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	least := make([]use, len(sides))
-	for n := range 20 {
+	for begin := time.Now(); ; <-tick.C {
 		for i, p := range sides {
-			now := use{descriptors: len(p.descriptors(m.T.(*testing.T)))}
-			r := p.Admin(http.MethodGet, "/debug/pprof/goroutine?debug=1")
-			if _, err := fmt.Fscanf(bytes.NewReader(r.Body), "goroutine profile: total %d", &now.goroutines); err != nil {
-				m.T.Fatalf("the proxy of %s does not say how many goroutines it has: %v, %v", p.Name, r, err)
+			now := use{
+				goroutines:  p.number(m, "/debug/pprof/goroutine?debug=1", "goroutine profile: total "),
+				descriptors: len(p.descriptors(m.T.(*testing.T))),
+				heap:        p.number(m, "/debug/pprof/heap?debug=1&gc=1", "# HeapAlloc = "),
 			}
-			if n == 0 {
-				least[i] = now
+			if u := &least[i]; *u == (use{}) {
+				*u = now
+			} else {
+				*u = use{min(u.goroutines, now.goroutines), min(u.descriptors, now.descriptors), min(u.heap, now.heap)}
 			}
-			least[i] = use{min(least[i].goroutines, now.goroutines), min(least[i].descriptors, now.descriptors)}
 		}
-		<-tick.C
+		if time.Since(begin) > patience {
+			return least
+		}
 	}
-	return least
+}
+
+// number is what follows a text in what the proxy says of itself.
+func (p *side) number(m *mesh.Mesh, path, text string) (n int) {
+	m.T.Helper()
+	r := p.Admin(http.MethodGet, path)
+	_, rest, _ := strings.Cut(string(r.Body), text)
+	if _, err := fmt.Sscanf(rest, "%d", &n); err != nil {
+		m.T.Fatalf("the proxy of %s does not say %q at %s: %v", p.Name, text, path, r.Err)
+	}
+	return n
 }
 
 // rest waits until no connection is left.
@@ -219,7 +238,7 @@ func run(m *mesh.Mesh, x *traffic, long time.Duration, look func() error) *tally
 				defer tick.Stop()
 				for ; ctx.Err() == nil; <-tick.C {
 					// What has begun ends as it would: only its own troubles count.
-					own, done := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+					own, done := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 					err := do(own)
 					done()
 					y.mu.Lock()
