@@ -52,7 +52,7 @@ type process struct {
 // adopt is to be called with its command before it starts.
 func (p *process) adopt(c *exec.Cmd) {
 	c.Args = append(c.Args, "--workers", "2", "--log-level", "error")
-	c.Stderr = &p.log
+	c.Stdout, c.Stderr = nil, &p.log
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p.cmd = c
 }
