@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/weirmesh/weir/cli/client"
@@ -35,11 +36,12 @@ type program struct {
 
 func (p *program) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVarP(&p.tty, "tty", "t", false, "give the program a terminal, for shells and editors")
-	cmd.Flags().StringArrayVarP(&p.env, "env", "e", nil, "`NAME=VALUE` for the program's environment (repeatable)")
+	cmd.Flags().StringArrayVarP(&p.env, "env", "e", nil, "`NAME=VALUE` for the program's environment, whatever the Deployment says (repeatable)")
 	_ = cmd.RegisterFlagCompletionFunc("env", cobra.NoFileCompletions)
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		failed := flagFailure(cmd, err)
-		if f, ok := errors.AsType[*failure](failed); ok && !strings.HasPrefix(f.hint, "did you mean") {
+		f, ok := errors.AsType[*failure](failed)
+		if _, unknown := errors.AsType[*pflag.NotExistError](err); ok && unknown && !strings.HasPrefix(f.hint, "did you mean") {
 			f.hint = "options of the program come after --"
 		}
 		return failed

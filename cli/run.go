@@ -63,9 +63,8 @@ account NAME. A Service that selects the labels sends requests to it.`,
 			return err
 		}
 		return a.start(cmd.Context(), p, argv, func(ctx context.Context, prog upsock.Program) (int, error) {
-			prog.Env = append(append([]string(nil), a.Environ...), p.env...)
 			prog.Dir = dir
-			return upsock.Run(ctx, socket, upsock.RunOptions{As: as, Ports: numbers, Labels: labels, ServiceAccount: account, Program: prog,
+			return upsock.Run(ctx, socket, upsock.RunOptions{As: as, Ports: numbers, Labels: labels, ServiceAccount: account, Environ: a.Environ, Program: prog,
 				Ready:   func(workload string) { a.errs.printf("%s is in the mesh\n", clean(workload)) },
 				Message: func(m string) { a.errs.printf("%s\n", clean(m)) },
 			})

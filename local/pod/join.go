@@ -123,7 +123,7 @@ type Exec struct {
 	Namespace, Workload string
 	Container           string // whose variables it gets; "": the first
 	Argv                []string
-	Env                 []string // beside them
+	Env                 []string // beside them, and instead
 	Dir                 string
 	Stdio               [3]*os.File
 	TTY                 bool
@@ -149,13 +149,14 @@ func (r *Runtime) Exec(e Exec) (supervise.Process, error) {
 	case e.Container != "":
 		return nil, p.noContainer(e.Container)
 	}
-	return place.Start(Command{Argv: e.Argv, Env: slices.Concat(r.o.Environ, e.Env, env), Dir: e.Dir, Stdio: e.Stdio, TTY: e.TTY})
+	return place.Start(Command{Argv: e.Argv, Env: slices.Concat(r.o.Environ, env, e.Env), Dir: e.Dir, Stdio: e.Stdio, TTY: e.TTY})
 }
 
 // Join is a program of the user's that is to be a workload.
 type Join struct {
 	Namespace, Name string
-	Argv, Env       []string
+	Argv            []string
+	Environ, Env    []string // what the Deployment's variables win over, and what wins over them
 	Dir             string
 	Ports           map[string]uint16 // names as Services use them; "" for none
 	Labels          map[string]string
@@ -283,7 +284,7 @@ func (j *Joined) Result() (started bool, err error) {
 }
 
 func (j *Joined) command(g *program) Command {
-	return Command{Argv: j.join.Argv, Env: slices.Concat(j.join.Env, g.Env), Dir: j.join.Dir, Stdio: j.join.Stdio, TTY: j.join.TTY}
+	return Command{Argv: j.join.Argv, Env: slices.Concat(j.join.Environ, g.Env, j.join.Env), Dir: j.join.Dir, Stdio: j.join.Stdio, TTY: j.join.TTY}
 }
 
 func (j *Joined) ready() { j.once.Do(func() { close(j.Ready) }) }

@@ -253,6 +253,11 @@ func testExec(t *testing.T, r *running, capture Capture) {
 	if want := "red yes\n" + dir + "\n"; err != nil || status != 4 || out != want {
 		t.Errorf("exec: %q, status %d, %v, want %q and status 4", out, status, err, want)
 	}
+	mine := sh("echo $COLOR")
+	mine.Env = []string{"COLOR=blue"}
+	if out, _, err = exec(upsock.ExecOptions{Workload: "shop-v1", Program: mine}); err != nil || out != "blue\n" {
+		t.Errorf("with a variable of its own: %q, %v", out, err)
+	}
 	if out, status, err = exec(upsock.ExecOptions{Workload: "shop-v1-0", Program: sh("kill -9 $$")}); err != nil || status != 128+9 {
 		t.Errorf("a killed program: %q, %d, %v", out, status, err)
 	}

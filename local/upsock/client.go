@@ -23,7 +23,7 @@ func (e *Error) Error() string { return e.Message }
 // Program is a command to run in the mesh.
 type Program struct {
 	Argv []string
-	Env  []string // exec: beside the workload's; run: the whole environment
+	Env  []string // beside what the workload has, and instead of it
 	Dir  string
 	// Stdio is inherited. With TTY it is a terminal the caller made, see Terminal.
 	Stdio [3]*os.File
@@ -50,6 +50,7 @@ type RunOptions struct {
 	Ports          map[string]uint16
 	Labels         map[string]string
 	ServiceAccount string
+	Environ        []string // what it has beside the Deployment's variables, which win
 	Program
 	// Ready is told the workload's name when it is in service, Message what it waits for.
 	Ready, Message func(string)
@@ -58,7 +59,7 @@ type RunOptions struct {
 // Run runs a program as a workload of the mesh and returns its exit status. It leaves the
 // mesh when it ends, or with ctx.
 func Run(ctx context.Context, socket string, o RunOptions) (status int, err error) {
-	r := request{Do: "run", As: o.As, Ports: o.Ports, Labels: o.Labels, ServiceAccount: o.ServiceAccount}
+	r := request{Do: "run", As: o.As, Ports: o.Ports, Labels: o.Labels, ServiceAccount: o.ServiceAccount, Environ: o.Environ}
 	return o.Program.run(ctx, socket, r, func(a reply) {
 		if a.Workload != "" && o.Ready != nil {
 			o.Ready(a.Workload)

@@ -129,7 +129,7 @@ func (s *Server) run(ctx context.Context, c *net.UnixConn, r request, files []*o
 		namespace, name = "", r.As
 	}
 	j, err := s.Runtime.Join(pod.Join{
-		Namespace: namespace, Name: name, Argv: r.Argv, Env: r.Env, Dir: r.Dir, Ports: r.Ports, Labels: r.Labels,
+		Namespace: namespace, Name: name, Argv: r.Argv, Environ: r.Environ, Env: r.Env, Dir: r.Dir, Ports: r.Ports, Labels: r.Labels,
 		ServiceAccount: r.ServiceAccount, Stdio: [3]*os.File(files), TTY: r.TTY,
 	})
 	if err != nil {

@@ -38,6 +38,7 @@ type request struct {
 	As             string            `json:"as,omitempty"` // run: namespace/name
 	Argv           []string          `json:"argv,omitempty"`
 	Env            []string          `json:"env,omitempty"`
+	Environ        []string          `json:"environ,omitempty"` // run
 	Dir            string            `json:"dir,omitempty"`
 	TTY            bool              `json:"tty,omitempty"`
 	Ports          map[string]uint16 `json:"ports,omitempty"`
