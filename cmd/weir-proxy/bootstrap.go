@@ -52,6 +52,9 @@ func parseBootstrap(text []byte) (*bootstrapv3.Bootstrap, error) {
 	}
 	names := map[string]bool{}
 	for i, l := range static.GetListeners() {
+		if l.GetName() == "" { // optional (Listener.name): Envoy makes a UUID
+			l.Name = fmt.Sprintf("static_resources.listeners[%d]", i)
+		}
 		if names["listener "+l.GetName()] {
 			return nil, fmt.Errorf("static_resources.listeners[%d]: there are two listeners %q; give each a name of its own", i, l.GetName())
 		}

@@ -37,6 +37,7 @@ func TestRefused(t *testing.T) {
 		{"dynamic configuration", []string{"run", "-c", write("d.yaml", "dynamic_resources: {ads_config: {}}")}, "weir-proxy sidecar"},
 		{"static secrets", []string{"run", "-c", write("e.yaml", "static_resources: {secrets: [{name: x}]}")}, "static_resources.secrets"},
 		{"a listener without chains", []string{"run", "-c", write("f.yaml", "static_resources: {listeners: [{name: l, address: {socket_address: {address: 127.0.0.1, port_value: 1}}}]}")}, "listener l: has no filter chain"},
+		{"a listener without a name", []string{"run", "-c", write("n.yaml", "static_resources: {listeners: [{address: {socket_address: {address: 127.0.0.1, port_value: 1}}}]}")}, "listener static_resources.listeners[0]: has no filter chain"},
 		{"an unknown field deep inside", []string{"run", "-c", write("h.yaml", "static_resources:\n  listeners:\n  - name: a\n  - name: b\n    filter_chains: [{filters: []}, {bogus: 1}]\n")}, `h.yaml: static_resources.listeners[1].filter_chains[1].bogus: unknown field "bogus"`},
 		{"a wrong type", []string{"run", "-c", write("i.yaml", "static_resources: {clusters: [{name: a, connect_timeout: 5 minutes}]}")}, `i.yaml: static_resources.clusters[0].connect_timeout: invalid google.protobuf.Duration value "5 minutes"`},
 		{"an empty file", []string{"run", "-c", write("j.yaml", "")}, "j.yaml: is not a bootstrap"},
