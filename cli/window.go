@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -89,17 +88,4 @@ func (w *window) get(ctx context.Context, path string) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("reading the proxy's answer: %w", err)
 	}
 	return nil, fmt.Errorf("the proxy of %s answers %s: %s", w.name, resp.Status, strings.TrimSpace(string(why)))
-}
-
-// getJSON decodes what the proxy answers.
-func (w *window) getJSON(ctx context.Context, path string, v any) error {
-	body, err := w.get(ctx, path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = body.Close() }()
-	if err := json.NewDecoder(body).Decode(v); err != nil {
-		return fmt.Errorf("reading the proxy's answer: %w", err)
-	}
-	return nil
 }

@@ -279,7 +279,7 @@ func providedClient(k *mint, s *mesh.Settings, sni string, ids []string) *corev3
 	}
 	for _, n := range names {
 		// gRPC looks at no other field (gRFC A29).
-		v.MatchSubjectAltNames = append(v.MatchSubjectAltNames, n.GetMatcher()) //nolint:staticcheck // deprecated in favour of a field gRPC ignores
+		v.MatchSubjectAltNames = append(v.MatchSubjectAltNames, n.GetMatcher()) // deprecated in favour of a field gRPC ignores
 	}
 	return tlsSocket(k, &tlsv3.UpstreamTlsContext{CommonTlsContext: provided(v), Sni: sni})
 }

@@ -226,6 +226,7 @@ func serve1(c net.Conn) {
 }
 
 func serve2(c net.Conn) {
+	//nolint:staticcheck // deprecated in favour of servers that listen: here one connection is served
 	new(http2.Server).ServeConn(c, &http2.ServeConnOpts{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		_, _ = io.WriteString(w, q.URL.Path)
 	})})

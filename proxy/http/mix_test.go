@@ -224,20 +224,20 @@ type link struct {
 
 // talk is a request and its response, seen from one end.
 type talk struct {
-	id               int // 0: not known yet
-	out              plan
-	sent             int
-	said, told       bool // the head, the end of our message
-	req              message.Request
-	resp             message.Response
-	trailers         message.Headers
-	arena            message.Arena
-	heard, got       int
-	read             bool // the peer's message, to its end
-	local            bool // it is the proxy's own
-	interim, refused bool
-	abort            bool
-	s                *h2.Stream
+	id         int // 0: not known yet
+	out        plan
+	sent       int
+	said, told bool // the head, the end of our message
+	req        message.Request
+	resp       message.Response
+	trailers   message.Headers
+	arena      message.Arena
+	heard, got int
+	read       bool // the peer's message, to its end
+	local      bool // it is the proxy's own
+	interim    bool
+	abort      bool
+	s          *h2.Stream
 }
 
 func (m *mixer) add(p *mem.Peer, server, two bool) {

@@ -218,7 +218,7 @@ func (o *outage) othersHave(status int) {
 	o.Eventually(fmt.Sprintf("the other proxy has the route that answers %d", status), func() error {
 		dump := o.pod.Admin(http.MethodGet, "/config_dump?resource=dynamic_route_configs")
 		if dump.Err != nil || !strings.Contains(strings.Join(strings.Fields(string(dump.Body)), ""), fmt.Sprintf(`"status":%d`, status)) {
-			return fmt.Errorf("it has not: %d bytes, %v", len(dump.Body), dump.Err)
+			return fmt.Errorf("it has not: %d bytes, error %w", len(dump.Body), dump.Err)
 		}
 		return nil
 	})

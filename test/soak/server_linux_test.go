@@ -46,9 +46,10 @@ func newServer(t *testing.T, w *mesh.Workload) *server {
 		protocols.SetHTTP1(!http2)
 		protocols.SetUnencryptedHTTP2(http2)
 		h := &http.Server{Handler: http.HandlerFunc(s.serve), Protocols: protocols, ConnState: func(c net.Conn, state http.ConnState) {
-			if state == http.StateNew {
+			switch state {
+			case http.StateNew:
 				s.note(c, true)
-			} else if state == http.StateClosed { // serve keeps an eye on what is hijacked
+			case http.StateClosed: // serve keeps an eye on what is hijacked
 				s.note(c, false)
 			}
 		}}

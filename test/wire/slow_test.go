@@ -345,9 +345,10 @@ func (e *end2) take(f http2.Frame) (body int) {
 			_ = e.w.WritePing(true, f.Data)
 		}
 	case *http2.WindowUpdateFrame:
-		if f.StreamID == 0 {
+		switch f.StreamID {
+		case 0:
 			e.whole += int(f.Increment)
-		} else if f.StreamID == e.id {
+		case e.id:
 			e.stream += int(f.Increment)
 		}
 	case *http2.HeadersFrame:

@@ -45,7 +45,7 @@ func main() {
 	defer stop()
 	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "xds:", err)
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // this is a program, too
 	}
 }
 
@@ -86,7 +86,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	if o.mesh != "" {
-		for _, kind := range strings.Split(o.probes, ",") {
+		for kind := range strings.SplitSeq(o.probes, ",") {
 			if err := b.edit(ctx, kind); err != nil {
 				return err
 			}
