@@ -37,6 +37,9 @@ func (p *Proxy) Dump() (*dump.Dump, error) {
 	d := &dump.Dump{Bootstrap: p.bootstrap()}
 	refused := p.refused()
 	for _, u := range held {
+		if u.TypeURL == resource.IndexType {
+			continue // hashes: /state says how many
+		}
 		for _, r := range u.Set {
 			x := dump.Resource{TypeURL: u.TypeURL, Name: r.Name, Version: r.Version, Body: r.Body}
 			if n := refused[u.TypeURL]; n != nil && slices.Contains(n.Names, r.Name) {

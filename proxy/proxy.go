@@ -30,6 +30,7 @@ import (
 	"github.com/weirmesh/weir/proxy/admin"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/dns"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
@@ -57,6 +58,11 @@ type Options struct {
 	Static *bootstrapv3.Bootstrap
 	// Control connects to the control plane.
 	Control *Control
+	// OnDemand takes configuration on demand from a control plane that offers it, which the
+	// node's Metadata must say (WEIR.ONDEMAND, WEIR.VHDS). OnDemandIdle is how long what was
+	// asked for may go unused, in whole minutes; 0: 10.
+	OnDemand     bool
+	OnDemandIdle time.Duration
 	// StateDir is where the last good state is kept; "" keeps nothing.
 	StateDir string
 
@@ -122,6 +128,7 @@ type Proxy struct {
 	frame   []byte // our metadata for the TCP exchange
 	id      *identity.Manager
 	gate    *tls.Gate
+	demands *demand.Demands // nil: nothing is ever on demand
 	peers   *observe.Peers
 	callers *listener.Peers
 	pools   *pool.Group
@@ -138,6 +145,8 @@ type Proxy struct {
 
 	quit    context.CancelFunc
 	quitCtx context.Context //nolint:containedctx // ended by Quit, joined to Run's
+
+	ready atomic.Bool // once
 
 	restored    error // why kept state was not used; nil if it was, or none is kept
 	restoredAge time.Duration
@@ -163,6 +172,9 @@ func New(o Options) (*Proxy, error) {
 	}
 	if (o.Control == nil) == (o.Static == nil) {
 		return nil, errors.New("a proxy has either a control plane or a static configuration")
+	}
+	if o.OnDemand && o.Control != nil {
+		p.demands = demand.New()
 	}
 	var saved *restore.Saved
 	if o.Control != nil {
@@ -213,6 +225,11 @@ func (p *Proxy) openIdentity() (*restore.Saved, error) {
 			p.restored = err
 			p.o.Log.Warn("starting empty", "err", err)
 		}
+		if saved != nil && !p.o.OnDemand && saved.OnDemand() {
+			p.restored = errors.New("it is a part of the configuration only, on demand")
+			p.o.Log.Warn("starting without kept configuration", "err", p.restored)
+			saved.Updates = nil
+		}
 		if saved != nil && len(saved.Material) > 0 {
 			m, err := identity.Unmarshal(saved.Material)
 			if err != nil {
@@ -220,7 +237,7 @@ func (p *Proxy) openIdentity() (*restore.Saved, error) {
 			}
 			io.Restored = m
 		}
-		p.keeper = restore.NewKeeper(p.o.StateDir, binding, saved != nil, p.o.Log)
+		p.keeper = restore.NewKeeper(p.o.StateDir, binding, saved != nil && p.restored == nil, p.o.Log)
 	}
 	var err error
 	p.id, err = identity.NewManager(io)
@@ -272,6 +289,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 		g.Go("xds", p.xds.Run)
 		g.Go("edges", p.sender.Run) // what happened, to a control plane that wants to know
 	}
+	if p.demands != nil {
+		g.Go("on demand", p.state.demand) // what of it is wanted and is not there
+	}
 	if p.keeper != nil {
 		g.Go("kept state", p.keeper.Run)
 	}
@@ -305,6 +325,7 @@ const quiet = 300 * time.Millisecond
 // closed at the very end.
 func (p *Proxy) drain() {
 	p.Drain()
+	p.each(func(w *worker) { w.demand.Close() }) // no configuration comes any more
 	defer p.each(func(w *worker) { w.http.CloseIdle() })
 	began := time.Now()
 	deadline := time.NewTimer(p.o.DrainTime)
@@ -335,7 +356,7 @@ func (p *Proxy) Quit() { p.quit() }
 // active is the number of exchanges and relayed connections under way.
 func (p *Proxy) active() int {
 	n := 0
-	p.each(func(w *worker) { n += w.http.Active() + w.tcp.Active() })
+	p.each(func(w *worker) { n += w.http.Active() + w.tcp.Active() + w.accept.Waiting() })
 	return n
 }
 

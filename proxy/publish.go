@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	downstreamconnectionsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/resource_monitors/downstream_connections/v3"
@@ -27,6 +25,7 @@ import (
 	"github.com/weirmesh/weir/proxy/restore"
 	"github.com/weirmesh/weir/proxy/state"
 	"github.com/weirmesh/weir/xds/client"
+	"github.com/weirmesh/weir/xds/ondemand"
 	"github.com/weirmesh/weir/xds/resource"
 )
 
@@ -40,9 +39,7 @@ type publisher struct {
 	// and the one before it serves on.
 	active    map[string]*state.Listener
 	table     *listener.Table
-	eds       []string // subscribed to
-	rds       []string
-	sds       []string
+	subs      state.Wanted // subscribed to
 	vhds      bool
 	saved     *restore.Saved
 	live      bool // workers have a state with listeners applied
@@ -52,7 +49,7 @@ type publisher struct {
 }
 
 func newPublisher(p *Proxy) (*publisher, error) {
-	o := state.Options{Gate: p.gate, Peers: p.callers, StdRecords: p.o.StdRecords}
+	o := state.Options{Gate: p.gate, Peers: p.callers, StdRecords: p.o.StdRecords, Demand: p.demands}
 	if p.id != nil {
 		o.Identity = p.id.Peers()
 	}
@@ -76,7 +73,8 @@ func (p *Proxy) subscribe(saved *restore.Saved) {
 			held[u.TypeURL] = m
 		}
 	}
-	p.xds = client.New(client.Options{Node: p.nodeProto, Log: p.o.Log, Held: held, Apply: p.state.apply,
+	p.xds = client.New(client.Options{Node: p.nodeProto, Log: p.o.Log, Held: held, Apply: p.state.apply, Opened: p.state.opened,
+		Announced: map[string]string{resource.IndexType: ondemand.Token},
 		Dial: func(ctx context.Context) (client.Conn, error) {
 			// Without a certificate the control plane would only refuse us.
 			for {
@@ -99,6 +97,12 @@ func (p *Proxy) subscribe(saved *restore.Saved) {
 	p.sender = edges.NewSender(edges.Options{Hello: &observev1.Hello{NodeId: p.o.Node.ID, Workload: p.o.Node.Workload}, Connect: p.observed, Collect: p.totals, Log: p.o.Log})
 	p.xds.Subscribe(resource.ClusterType)
 	p.xds.Subscribe(resource.ListenerType)
+	if p.demands != nil {
+		p.xds.Subscribe(resource.IndexType)
+		if saved != nil {
+			p.state.demandAgain(saved.Demanded)
+		}
+	}
 	if p.o.DNS != nil {
 		p.xds.Subscribe(resource.NameTableType)
 	}
@@ -151,6 +155,7 @@ func (s *publisher) begin(static *bootstrapv3.Bootstrap) error {
 			}
 		}
 		s.saved = nil
+		s.restored()
 	}
 	return nil
 }
@@ -210,7 +215,7 @@ func maxConnections(b *bootstrapv3.Bootstrap) (int64, error) {
 func (s *publisher) apply(_ context.Context, updates []client.Update) error {
 	var errs []error
 	for _, u := range updates {
-		x := state.Update{TypeURL: u.TypeURL, Removed: u.Removed}
+		x := state.Update{TypeURL: u.TypeURL, Removed: u.Removed, Absent: u.Absent}
 		for _, r := range u.Set {
 			x.Set = append(x.Set, state.Resource(r))
 		}
@@ -285,16 +290,12 @@ func (s *publisher) retire(gone []*cluster.Endpoint) {
 	}
 }
 
-// listen applies the listeners of next whose routes are there.
+// listen applies the listeners of next, the newest state, that can be served.
 func (s *publisher) listen(next *state.State) {
 	active := map[string]*state.Listener{}
 	for l := range next.Listeners() {
-		ready := l.Config != nil
-		for _, r := range l.Routes {
-			ready = ready && next.Table(r) != nil
-		}
 		switch old := s.active[l.Name]; {
-		case ready:
+		case s.builder.Settled(l):
 			active[l.Name] = l
 		case old != nil:
 			active[l.Name] = old
@@ -325,17 +326,19 @@ func (s *publisher) follow() {
 	if s.p.xds == nil {
 		return
 	}
-	eds, rds, sds := s.builder.Wanted()
-	s.eds = s.change(resource.EndpointType, s.eds, eds)
-	s.rds = s.change(resource.RouteType, s.rds, rds)
-	s.sds = s.change(resource.SecretType, s.sds, sds)
+	w := s.builder.Wanted(s.active)
+	s.change(resource.ClusterType, s.subs.Clusters, w.Clusters)
+	s.change(resource.EndpointType, s.subs.Endpoints, w.Endpoints)
+	s.change(resource.RouteType, s.subs.Routes, w.Routes)
+	s.change(resource.SecretType, s.subs.Secrets, w.Secrets)
+	s.subs = w
 	if !s.vhds && s.builder.WantsVirtualHosts() {
 		s.vhds = true
 		s.p.xds.Subscribe(resource.VirtualHostType)
 	}
 }
 
-func (s *publisher) change(typeURL string, old, wanted []string) []string {
+func (s *publisher) change(typeURL string, old, wanted []string) {
 	var add, drop []string
 	for _, n := range wanted {
 		if _, ok := slices.BinarySearch(old, n); !ok {
@@ -353,11 +356,10 @@ func (s *publisher) change(typeURL string, old, wanted []string) []string {
 	if len(drop) > 0 {
 		s.p.xds.Unsubscribe(typeURL, drop...)
 		s.builder.Forget(typeURL, drop)
-		if s.p.keeper != nil {
+		if s.p.keeper != nil && typeURL != resource.ClusterType { // those stay until the server says otherwise
 			s.p.keeper.Changed(state.Update{TypeURL: typeURL, Removed: drop})
 		}
 	}
-	return wanted
 }
 
 // missing says what is not there yet, nil when the state is whole and in use.
@@ -392,105 +394,4 @@ func (s *publisher) lookup(host string) ([]netip.Addr, bool) {
 	}
 	a, ok := n.Table[host]
 	return a, ok
-}
-
-const (
-	// resolveEvery is how often names of DNS clusters are asked for again. Istio's
-	// dnsRefreshRate is 60 s, Envoy's default 5 s; the resolver does not tell us the TTL.
-	resolveEvery   = 10 * time.Second
-	resolveTimeout = 5 * time.Second
-	resolveAtOnce  = 16
-)
-
-// resolve keeps the addresses of DNS clusters up to date. A name that cannot be
-// resolved keeps the addresses it had.
-func (s *publisher) resolve(ctx context.Context) error {
-	find := s.p.o.LookupHost
-	if find == nil {
-		find = s.p.o.DNS.lookupHost()
-	}
-	t := time.NewTicker(resolveEvery)
-	defer t.Stop()
-	failing := map[string]bool{} // by cluster: it was said
-	for {
-		s.mu.Lock()
-		names := s.builder.DNSNames()
-		s.mu.Unlock()
-		// Side by side: a name server that does not answer keeps its own names waiting only.
-		var asking sync.WaitGroup
-		var mu sync.Mutex
-		errs := map[string]error{}
-		places := make(chan struct{}, resolveAtOnce)
-		for c, of := range names {
-			places <- struct{}{}
-			asking.Go(func() {
-				defer func() { <-places }()
-				err := s.resolveCluster(ctx, find, c, of)
-				mu.Lock()
-				defer mu.Unlock()
-				errs[c] = err
-			})
-		}
-		asking.Wait()
-		if ctx.Err() != nil {
-			return nil
-		}
-		for _, c := range slices.Sorted(maps.Keys(errs)) {
-			if errs[c] != nil && !failing[c] {
-				s.p.o.Log.Warn("the name of a cluster cannot be resolved", "cluster", c, "err", errs[c])
-			}
-		}
-		failing = map[string]bool{}
-		for c, err := range errs {
-			failing[c] = err != nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.names:
-		case <-t.C:
-		}
-	}
-}
-
-func (s *publisher) resolveCluster(ctx context.Context, find func(context.Context, string) ([]netip.Addr, error), c string, names []cluster.Name) error {
-	var addrs []netip.AddrPort
-	for _, n := range names {
-		if ip, err := netip.ParseAddr(n.Host); err == nil {
-			addrs = append(addrs, netip.AddrPortFrom(ip, n.Port))
-			continue
-		}
-		short, cancel := context.WithTimeout(ctx, resolveTimeout)
-		ips, err := find(short, n.Host)
-		cancel()
-		if err != nil {
-			return err
-		}
-		for _, ip := range n.Lookup.Of(ips) {
-			addrs = append(addrs, netip.AddrPortFrom(ip, n.Port))
-		}
-	}
-	slices.SortFunc(addrs, netip.AddrPort.Compare)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	before := s.builder.State()
-	if next, gone := s.builder.Resolved(c, addrs); next != before {
-		s.publish(next, gone)
-	}
-	return nil
-}
-
-// lookupHost asks the first resolver of d, or those of this machine.
-func (d *DNS) lookupHost() func(context.Context, string) ([]netip.Addr, error) {
-	r := &net.Resolver{PreferGo: true}
-	if d != nil && len(d.Resolvers) > 0 {
-		dial := d.Dial
-		if dial == nil {
-			dial = new(net.Dialer).DialContext
-		}
-		r.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return dial(ctx, network, d.Resolvers[0])
-		}
-	}
-	return func(ctx context.Context, host string) ([]netip.Addr, error) { return r.LookupNetIP(ctx, "ip", host) }
 }

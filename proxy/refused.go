@@ -34,7 +34,7 @@ type refusals struct {
 var causes = map[listener.Refusal]observe.Cause{
 	listener.NoChain: observe.FilterChainNotFound, listener.Handshake: observe.DownstreamTLSFailed, listener.BadHeader: observe.DownstreamHeaderBad,
 	listener.InspectTimeout: observe.DownstreamSilent, listener.Crowded: observe.DownstreamSilent, listener.Misjudged: observe.DownstreamMisjudged,
-	listener.TooMany: observe.ConnectionLimit, listener.TooManyInAll: observe.ConnectionLimit, listener.Exhausted: observe.DescriptorsExhausted,
+	listener.TooMany: observe.ConnectionLimit, listener.TooManyInAll: observe.ConnectionLimit, listener.Exhausted: observe.DescriptorsExhausted, listener.Unconfigured: observe.DestinationConfigUnavailable,
 	listener.Looping: observe.NoCause,
 }
 

@@ -23,15 +23,27 @@ func (p *Proxy) Ready() error {
 		return errors.New("no certificate yet")
 	}
 	if p.xds != nil {
-		if s, _ := p.xds.State(); !s.Synced {
+		// Who was ready and is asking for more on demand is ready.
+		if s, _ := p.xds.State(); !s.Synced && !p.served() {
 			if s.LastError != nil {
 				return fmt.Errorf("no configuration yet: %w", s.LastError)
 			}
 			return errors.New("no configuration yet")
 		}
 	}
-	return p.state.missing()
+	if p.served() {
+		return nil
+	}
+	err := p.state.missing()
+	if err == nil {
+		p.ready.Store(true)
+	}
+	return err
 }
+
+// served reports whether the proxy has been ready, and what it waits for since then is on
+// demand.
+func (p *Proxy) served() bool { return p.ready.Load() && p.state.current().View() != nil }
 
 // Stats writes the metrics of all workers.
 func (p *Proxy) Stats(_ context.Context, w io.Writer) error {
@@ -49,6 +61,9 @@ func (p *Proxy) Stats(_ context.Context, w io.Writer) error {
 	}
 	if err == nil {
 		err = p.writeRefusals(w)
+	}
+	if err == nil {
+		err = p.writeOnDemand(w)
 	}
 	if err == nil && p.sender != nil {
 		_, err = fmt.Fprintf(w, "# HELP weir_proxy_observe_streams_total Observe streams that were opened.\n# TYPE weir_proxy_observe_streams_total counter\nweir_proxy_observe_streams_total %d\n"+
@@ -307,5 +322,9 @@ func (p *Proxy) State() any {
 	p.state.mu.Lock()
 	skipped := p.state.builder.Skipped()
 	p.state.mu.Unlock()
-	return map[string]any{"generation": s.Generation, "listeners": p.listeners(), "routes": tables, "clusters": p.clusters(), "skippedOptionalFilters": skipped}
+	m := map[string]any{"generation": s.Generation, "listeners": p.listeners(), "routes": tables, "clusters": p.clusters(), "skippedOptionalFilters": skipped}
+	if d := p.onDemand(); d != nil {
+		m["onDemand"] = d
+	}
+	return m
 }

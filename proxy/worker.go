@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
@@ -24,6 +25,7 @@ type worker struct {
 	accept  *listener.Acceptor
 	http    *http.Worker
 	tcp     *tcp.Worker
+	demand  *demand.Worker
 	numbers *observe.Worker
 	state   *state.State
 	table   *listener.Table // whose chains connections go by
@@ -37,11 +39,16 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 		return nil, fmt.Errorf("worker %d: %w", i, err)
 	}
 	w := &worker{loop: loop.New(poller, loop.Options{Log: p.o.Log, Census: p.o.Census}), numbers: observe.NewWorker(), state: p.state.builder.State(), ended: make(chan struct{}), log: p.o.Log}
-	w.http = http.NewWorker(http.Options{Loop: w.loop, Group: p.pools, Socket: p.socket, Source: p.o.Source, Hostname: p.o.Node.Name,
+	demands := p.demands
+	if demands == nil {
+		demands = demand.New() // without a View it has nothing to say
+	}
+	w.demand = demands.NewWorker(w.loop, p.place())
+	w.http = http.NewWorker(http.Options{Loop: w.loop, Demand: w.demand, Group: p.pools, Socket: p.socket, Source: p.o.Source, Hostname: p.o.Node.Name,
 		Observer: &http.Report{Self: p.self, Numbers: w.numbers, Log: p.logs}})
 	w.tcp = tcp.NewWorker(tcp.Options{Loop: w.loop, Socket: p.socket, Source: p.o.Source, Metadata: p.frame, Peers: p.peers,
 		Observer: &relays{self: p.self, loop: w.loop, numbers: w.numbers, log: p.logs, reported: map[*tcp.Relay]*tally{}}})
-	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve, Begin: w.begin,
+	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve, Begin: w.begin, Demand: w.demand,
 		Room: p.room, Relief: w.http.Pool().CloseIdle,
 		Refused: (&refusals{loop: w.loop, access: p.logs, log: p.o.Log}).tell})
 	return w, nil
@@ -92,6 +99,7 @@ const drainTime = 45 * time.Second
 // adopt has connections go by the chains of t, those there are and those to come.
 func (w *worker) adopt(t *listener.Table) {
 	w.table = t
+	w.demand.Look()
 	w.http.Adopt(func(f *http.Config, info *conn.Info) *http.Config {
 		if c := t.Again(f.Chain.(*listener.Chain), info); c != nil {
 			return c.Filters.(*http.Config)
@@ -107,6 +115,7 @@ func (w *worker) adopt(t *listener.Table) {
 func (w *worker) use(s *state.State) {
 	w.state = s
 	w.http.SetState(s)
+	w.demand.Changed(s.View())
 }
 
 func (w *worker) run(ctx context.Context) {

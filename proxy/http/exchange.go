@@ -8,6 +8,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -108,6 +109,7 @@ type Exchange struct {
 	gen    uint32 // counts recyclings, so that a late Ticket does nothing
 	state  State
 	origin *origin
+	hold   *demand.Hold // while it waits for configuration
 	down   downstream
 	up     upstream // of the attempt under way, once connected
 	arena  message.Arena
@@ -342,6 +344,7 @@ func (x *Exchange) ReplyGRPC(c observe.Cause, status int, text []byte) Verdict {
 // replies ends what is under way for a local reply, and reports whether one can still be made.
 func (x *Exchange) replies(c observe.Cause) bool {
 	x.endAttempt()
+	x.release()
 	x.Cause = c
 	x.Flags |= c.Flag()
 	switch {
@@ -436,6 +439,7 @@ func (x *Exchange) clientGone(c observe.Cause, details string) {
 func (x *Exchange) complete() {
 	x.flags |= responded
 	x.endAttempt()
+	x.release()
 	x.timeout.Stop()
 	x.idle.Stop()
 	x.maximum.Stop()

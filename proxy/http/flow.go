@@ -71,6 +71,8 @@ func (x *Exchange) forward(b []byte, last bool) {
 			x.flags |= pausedDown
 			x.down.pause(x)
 		}
+	case x.hold != nil && !x.hold.Keep(len(b)):
+		x.crowd()
 	default:
 		x.body = x.w.loop.Buffers().Append(x.body, b)
 		if len(x.body) > replayLimit && !x.is(pausedDown) {

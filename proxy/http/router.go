@@ -7,25 +7,93 @@ import (
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/route"
+	"github.com/weirmesh/weir/xds/ondemand"
 )
 
 // Match finds the route of the request, and its cluster. A request without one gets its reply from the router, so that
-// the filters between see every request.
+// the filters between see every request. It holds a request whose route is configuration on demand that is not there.
 func Match() Stage {
 	return Stage{Name: "route", Request: func(x *Exchange) Verdict {
-		t := x.Config.Table
-		if t == nil {
-			t = x.state.Table(x.Config.TableName)
+		if x.find() {
+			return Continue
 		}
-		if t != nil {
-			x.Host, x.Route = t.Match(&x.Request, x.w.loop.Rand())
+		if x.hold = x.w.o.Demand.Hold(x.lookAgain); x.hold == nil {
+			return x.Reply(observe.DestinationConfigUnavailable)
 		}
-		if x.Route != nil && x.Route.Forward != nil {
-			x.Target = x.Route.Forward.Choose(x.w.loop.Rand())
-			x.Cluster = x.state.Cluster(x.Target.Cluster)
+		if !x.hold.Keep(len(x.body)) {
+			return x.crowd()
 		}
-		return Continue
+		return Hold
 	}}
+}
+
+// find finds the route; false: it has to be waited for.
+func (x *Exchange) find() bool {
+	t := x.table()
+	if t == nil {
+		return true
+	}
+	d := x.w.o.Demand
+	vh, s := t.Lookup(x.Request.Authority)
+	for t.OnDemand && s < ondemand.Exact && d != nil && d.Host(t, t.Name, x.Request.Authority, s) {
+		if x.state == x.w.state {
+			return false
+		}
+		x.state = x.w.state // what came since the request did
+		if t = x.table(); t == nil {
+			return true
+		}
+		vh, s = t.Lookup(x.Request.Authority)
+	}
+	x.Host, x.Route = vh, vh.Match(&x.Request, x.w.loop.Rand())
+	x.use()
+	if x.Route != nil && x.Route.Forward != nil {
+		x.Target = x.Route.Forward.Choose(x.w.loop.Rand())
+		x.Cluster = x.state.Cluster(x.Target.Cluster)
+	}
+	return true
+}
+
+func (x *Exchange) table() *route.Table {
+	if t := x.Config.Table; t != nil {
+		return t
+	}
+	return x.state.Table(x.Config.TableName)
+}
+
+// use notes that the virtual host is used.
+func (x *Exchange) use() {
+	if x.Host != nil {
+		x.Host.Use.Touch()
+	}
+}
+
+// lookAgain looks whether an exchange that is held can go on.
+func (x *Exchange) lookAgain(over bool) {
+	x.down.blame()
+	if over {
+		x.Reply(observe.DestinationConfigUnavailable)
+		return
+	}
+	x.state = x.w.state
+	if x.find() {
+		x.release()
+		x.run()
+	}
+}
+
+// crowd ends an exchange that is held: too much of bodies is kept for those that are.
+func (x *Exchange) crowd() Verdict {
+	x.hold.Crowd()
+	return x.Reply(observe.DestinationConfigUnavailable)
+}
+
+// release ends the wait of an exchange that is held.
+func (x *Exchange) release() {
+	if x.hold != nil {
+		x.hold.End()
+		x.hold = nil
+	}
 }
 
 // Router answers or forwards the request as its route says. It is the last stage.

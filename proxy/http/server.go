@@ -339,6 +339,12 @@ func (s *server) Closed(_ *conn.Conn, why conn.Why) {
 	s.front.exit(s.w)
 }
 
+func (s *server) touch() {
+	if s.x != nil {
+		s.x.use()
+	}
+}
+
 func (s *server) drain() {} // the next response says so
 
 func (s *server) closeIdle() {

@@ -320,6 +320,14 @@ func (s *server2) cut(c observe.Cause) {
 	s.c.Close()
 }
 
+func (s *server2) touch() {
+	for st := s.first; st != nil; st = st.next {
+		if st.x != nil {
+			st.x.use()
+		}
+	}
+}
+
 // drain asks the client to open no more streams.
 func (s *server2) drain() {
 	if !s.m.Draining() {

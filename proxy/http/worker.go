@@ -8,6 +8,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster/lb"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/http/h2"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
@@ -35,6 +36,8 @@ type Options struct {
 	Source netip.Addr
 	// Hostname is for %HOSTNAME%.
 	Hostname string
+	// Demand says which requests wait for configuration; nil: none.
+	Demand *demand.Worker
 }
 
 // Worker is the HTTP side of one loop.
@@ -155,6 +158,9 @@ func (w *Worker) Adopt(next func(*Config, *conn.Info) *Config, grace time.Durati
 	}
 }
 
+// Touch notes that the virtual hosts of exchanges under way are used: those may last.
+func (w *Worker) Touch() { w.each(func(f *front) { f.is.touch() }) }
+
 // farewell goes through the connections that may not stay, some each turn.
 type farewell struct {
 	next  *front
@@ -207,6 +213,8 @@ type frontend interface {
 	// leave begins nothing any more, tells the client so, and closes when nothing is under way. It may be called again.
 	leave()
 	cut(observe.Cause)
+	// touch notes that the virtual hosts of exchanges under way are used.
+	touch()
 }
 
 // front is a frontend's place in the worker's list.

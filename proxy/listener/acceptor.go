@@ -9,6 +9,7 @@ import (
 
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/loop"
 )
 
@@ -25,6 +26,8 @@ type Options struct {
 	// Begin, where set, begins to serve a connection whose client has said nothing yet by
 	// the chain for clients that never do, which is ServerFirst; see Tentative. nil refuses it.
 	Begin func(c *conn.Conn, a Arrival, spoke func()) Tentative
+	// Demand, where set, says which connections wait for their listener.
+	Demand *demand.Worker
 	// Room, where set, reports whether the process has descriptors for another connection and
 	// for what it will need. Without, all are accepted until none is left.
 	Room func() bool
@@ -49,6 +52,7 @@ const (
 	BadHeader                     // its PROXY protocol header is missing or wrong
 	Crowded                       // too much was held for clients that did not finish their first words
 	Misjudged                     // its ClientHello came after the application had spoken
+	Unconfigured                  // its listener did not come in time, or too many wait for theirs
 	refusals
 )
 
@@ -62,12 +66,13 @@ var refusalNames = [refusals]string{
 	Handshake:      "the TLS handshake failed",
 	BadHeader:      "the PROXY protocol header is missing or wrong",
 	Crowded:        "it did not finish its first words, and too much is held for others that do not",
+	Unconfigured:   "the configuration of its destination did not come in time, or too much waits for some already",
 	Misjudged:      "a workload of the mesh began TLS when the application had spoken in plaintext; its next connection is waited for",
 }
 
 // Refusals are all reasons there are.
 func Refusals() []Refusal {
-	return []Refusal{Looping, NoChain, TooMany, TooManyInAll, Exhausted, InspectTimeout, Handshake, BadHeader, Crowded, Misjudged}
+	return []Refusal{Looping, NoChain, TooMany, TooManyInAll, Exhausted, InspectTimeout, Handshake, BadHeader, Crowded, Misjudged, Unconfigured}
 }
 
 func (r Refusal) String() string { return refusalNames[r] }
@@ -95,6 +100,7 @@ type Acceptor struct {
 	keeping  keeping
 	spare    spare
 	relieved int64 // when
+	waiting  int   // for their listeners
 }
 
 // NewAcceptor makes an acceptor for a loop; it accepts nothing until its Group applies a Table.
@@ -240,7 +246,12 @@ func (a *Acceptor) arrive(fd int, remote, at loop.Addr, config *Config, table *T
 			return
 		}
 		if config.HandOff {
-			config = table.ForDestination(info.Original, config)
+			found, waits := a.handOff(table, info.Original, config)
+			if waits {
+				a.hold(fd, info, config)
+				return
+			}
+			config = found
 		}
 	}
 	why, ok := a.admit(config)
@@ -249,7 +260,12 @@ func (a *Acceptor) arrive(fd int, remote, at loop.Addr, config *Config, table *T
 		return
 	}
 	info.Holder = a.tally(config)
-	c := conn.Accept(a.l, fd, info, refused{})
+	a.begin(conn.Accept(a.l, fd, info, refused{}), config, table)
+}
+
+// begin serves a connection whose listener is known.
+func (a *Acceptor) begin(c *conn.Conn, config *Config, table *Table) {
+	config.Use.Touch()
 	if config.Proxy != nil {
 		a.readHeader(c, config, table)
 		return

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/tls"
@@ -72,6 +73,9 @@ type Config struct {
 	MaxConnections   int
 	IgnoreGroupLimit bool // ignore_global_conn_limit: they do not count for Group.MaxConnections
 	Keepalive        conn.Keepalive
+
+	// Use is when it was used, nil where nobody keeps account of that.
+	Use *demand.Use
 
 	match *matcher
 	count *atomic.Int64 // open connections, the Group's, by Name
@@ -193,22 +197,30 @@ func NewTable(configs []*Config) (*Table, error) {
 	return t, nil
 }
 
+// Holds reports whether there is a listener of that name.
+func (t *Table) Holds(name []byte) bool { return t.byName[string(name)] != nil }
+
 // ForDestination finds the listener for a redirected connection: the exact address,
 // the wildcard of its family and port, else the one that caught it.
 func (t *Table) ForDestination(dst netip.AddrPort, caught *Config) *Config {
+	c, _, _ := t.search(dst, caught)
+	return c
+}
+
+// search is ForDestination, and says which kind was found.
+func (t *Table) search(dst netip.AddrPort, caught *Config) (c *Config, exact, wildcard bool) {
 	m := t.byDst[caught.Direction]
 	if c := m[dst]; c != nil {
-		return c
+		return c, true, false
 	}
-	wildcard := netip.IPv4Unspecified()
 	if dst.Addr().Is6() {
 		if c := m[netip.AddrPortFrom(netip.IPv6Unspecified(), dst.Port())]; c != nil {
-			return c
+			return c, false, true
 		}
 		// Istio's control plane names only 0.0.0.0 where a mesh has both families.
 	}
-	if c := m[netip.AddrPortFrom(wildcard, dst.Port())]; c != nil {
-		return c
+	if c := m[netip.AddrPortFrom(netip.IPv4Unspecified(), dst.Port())]; c != nil {
+		return c, false, true
 	}
-	return caught
+	return caught, false, false
 }

@@ -23,7 +23,7 @@ const settle = time.Second
 
 // order of types when a state is applied: what is used before what uses it.
 func order(typeURL string) int {
-	i := slices.Index([]string{resource.ClusterType, resource.EndpointType, resource.ListenerType, resource.VirtualHostType, resource.RouteType}, typeURL)
+	i := slices.Index([]string{resource.IndexType, resource.ClusterType, resource.EndpointType, resource.ListenerType, resource.VirtualHostType, resource.RouteType}, typeURL)
 	if i < 0 {
 		return 100
 	}
@@ -39,6 +39,7 @@ type Keeper struct {
 	mu       sync.Mutex
 	fresh    bool // the old file must not be built on
 	material []byte
+	demanded map[string][]string                         // nil: as before
 	changes  map[string]map[string]*discoveryv3.Resource // type → name → nil: removed
 	saving   map[string]map[string]*discoveryv3.Resource // the same, being written now
 	wake     chan struct{}
@@ -76,6 +77,32 @@ func (k *Keeper) Material(marshalled []byte) {
 	k.poke()
 }
 
+// Demanded notes the names that are asked for on demand, by type URL; not nil.
+func (k *Keeper) Demanded(names map[string][]string) {
+	k.mu.Lock()
+	k.demanded = names
+	k.mu.Unlock()
+	k.poke()
+}
+
+// Forget notes that nothing of a type is held any more.
+func (k *Keeper) Forget(typeURL string) {
+	held, err := k.Held()
+	if err != nil {
+		return // there is nothing then, or it will be said when it is written
+	}
+	for _, u := range held {
+		if u.TypeURL != typeURL {
+			continue
+		}
+		for _, r := range u.Set {
+			u.Removed = append(u.Removed, r.Name)
+		}
+		u.Set = nil
+		k.Changed(u)
+	}
+}
+
 func (k *Keeper) poke() {
 	select {
 	case k.wake <- struct{}{}:
@@ -107,14 +134,15 @@ func (k *Keeper) Run(ctx context.Context) error {
 
 func (k *Keeper) save() {
 	k.mu.Lock()
-	changes, material, fresh := k.changes, k.material, k.fresh
-	k.changes, k.material = map[string]map[string]*discoveryv3.Resource{}, nil
+	changes, fresh := k.changes, k.fresh
+	h := &Header{Material: k.material, Demanded: k.demanded}
+	k.changes, k.material, k.demanded = map[string]map[string]*discoveryv3.Resource{}, nil, nil
 	k.saving = changes
 	k.mu.Unlock()
-	if len(changes) == 0 && material == nil {
+	if len(changes) == 0 && h.Material == nil && h.Demanded == nil {
 		return
 	}
-	err := k.merge(changes, material, fresh)
+	err := k.merge(changes, h, fresh)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.saving = nil
@@ -130,7 +158,10 @@ func (k *Keeper) save() {
 		k.changes[typeURL] = m
 	}
 	if k.material == nil {
-		k.material = material
+		k.material = h.Material
+	}
+	if k.demanded == nil {
+		k.demanded = h.Demanded
 	}
 }
 
@@ -203,8 +234,9 @@ func overlay(byType, changes map[string]map[string]*discoveryv3.Resource) {
 	}
 }
 
-// merge writes the old file's contents with the changes on top.
-func (k *Keeper) merge(changes map[string]map[string]*discoveryv3.Resource, material []byte, fresh bool) error {
+// merge writes the old file's contents with the changes on top. now is what has changed of the
+// header.
+func (k *Keeper) merge(changes map[string]map[string]*discoveryv3.Resource, now *Header, fresh bool) error {
 	h := &Header{}
 	var old []*discoveryv3.DeltaDiscoveryResponse
 	if !fresh {
@@ -226,8 +258,12 @@ func (k *Keeper) merge(changes map[string]map[string]*discoveryv3.Resource, mate
 		}
 		types = append(types, r)
 	}
-	if material == nil {
-		material = h.Material
+	if now.Material != nil {
+		h.Material = now.Material
 	}
-	return write(k.dir, &Header{Binding: k.b, Saved: time.Now().UTC(), Material: material}, types)
+	if now.Demanded != nil {
+		h.Demanded = now.Demanded
+	}
+	h.Binding, h.Saved = k.b, time.Now().UTC()
+	return write(k.dir, h, types)
 }

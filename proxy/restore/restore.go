@@ -31,6 +31,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weirmesh/weir/proxy/state"
+	"github.com/weirmesh/weir/xds/resource"
 )
 
 const (
@@ -56,14 +57,21 @@ type Header struct {
 	Binding
 	Saved    time.Time `json:"saved"`
 	Material []byte    `json:"material,omitempty"` // identity.Material, marshalled
+	// Demanded are the names by type URL that were asked for on demand.
+	Demanded map[string][]string `json:"demanded,omitempty"`
 }
 
 // Saved is a loaded state.
 type Saved struct {
 	Header
 	// Updates are the resources, one Update a type, in the order they must be applied:
-	// clusters, endpoints, listeners, routes, then the rest.
+	// the index of what else there is, clusters, endpoints, listeners, routes, then the rest.
 	Updates []state.Update
+}
+
+// OnDemand reports whether it is a part of the configuration only, the rest being on demand.
+func (s *Saved) OnDemand() bool {
+	return slices.ContainsFunc(s.Updates, func(u state.Update) bool { return u.TypeURL == resource.IndexType && len(u.Set) > 0 })
 }
 
 // ErrNone is returned by Load when there is no file.

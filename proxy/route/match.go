@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/xds/ondemand"
 )
 
 // PathKind is how a route compares the path (query excluded).
@@ -69,27 +70,40 @@ type ValueMatch struct {
 // its entries matches. rnd decides fractional matches.
 func (t *Table) Match(r *message.Request, rnd uint64) (vh *VirtualHost, e *Entry) {
 	vh = t.Host(r.Authority)
+	return vh, vh.Match(r, rnd)
+}
+
+// Match finds the first entry that matches, nil if there is none, or no virtual host.
+func (vh *VirtualHost) Match(r *message.Request, rnd uint64) *Entry {
 	if vh == nil {
-		return nil, nil
+		return nil
 	}
 	path, query := r.PathQuery()
 	for _, e := range vh.Entries {
 		if e.When.matches(r, path, query, rnd) {
-			return vh, e
+			return e
 		}
 	}
-	return vh, nil
+	return nil
 }
 
-// Host finds the virtual host of an authority: exact, then the longest "*.suffix",
-// then the longest "prefix.*", then "*" (as Envoy orders them). Case is ignored.
+// Host is Lookup for who does not care how good the match is.
 func (t *Table) Host(authority []byte) *VirtualHost {
+	vh, _ := t.Lookup(authority)
+	return vh
+}
+
+// Lookup finds the virtual host of an authority: exact, then the longest "*.suffix",
+// then the longest "prefix.*", then "*" (as Envoy orders them). Case is ignored. s is how
+// specific the domain is that matched; those of a prefix count as those of "*", than which
+// nothing else is less.
+func (t *Table) Lookup(authority []byte) (vh *VirtualHost, s ondemand.Specificity) {
 	if len(t.exact) == 0 && len(t.suffixes) == 0 && len(t.prefixes) == 0 {
-		return t.any
+		return t.rest()
 	}
 	var lower [256]byte
 	if len(authority) > len(lower) {
-		return t.any // longer than any DNS name with a port
+		return t.rest() // longer than any DNS name with a port
 	}
 	a := appendLower(lower[:0], authority)
 	if t.ignorePort {
@@ -98,19 +112,26 @@ func (t *Table) Host(authority []byte) *VirtualHost {
 		}
 	}
 	if vh, ok := t.exact[string(a)]; ok {
-		return vh
+		return vh, ondemand.Exact
 	}
 	for i := range t.suffixes {
 		if w := &t.suffixes[i]; len(a) > len(w.part) && string(a[len(a)-len(w.part):]) == w.part {
-			return w.host
+			return w.host, ondemand.Specificity(len(w.part))
 		}
 	}
 	for i := range t.prefixes {
 		if w := &t.prefixes[i]; len(a) > len(w.part) && string(a[:len(w.part)]) == w.part {
-			return w.host
+			return w.host, 0
 		}
 	}
-	return t.any
+	return t.rest()
+}
+
+func (t *Table) rest() (*VirtualHost, ondemand.Specificity) {
+	if t.any == nil {
+		return nil, ondemand.Nothing
+	}
+	return t.any, 0
 }
 
 func (m *When) matches(r *message.Request, path, query []byte, rnd uint64) bool {

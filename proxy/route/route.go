@@ -16,13 +16,18 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/demand"
 )
 
 // Table is one RouteConfiguration.
 type Table struct {
 	Name    string
 	Version string
+	// OnDemand says that its virtual hosts are resources of their own (VHDS), of which it
+	// need not have all.
+	OnDemand bool
 
+	hosts    []*VirtualHost
 	exact    map[string]*VirtualHost // authority as written in domains, lower case
 	suffixes []wildcard              // "*.example.com", longest first
 	prefixes []wildcard              // "example.*", longest first
@@ -43,6 +48,8 @@ type VirtualHost struct {
 	Entries []*Entry
 	// AttemptCount adds x-envoy-attempt-count to requests.
 	AttemptCount bool
+	// Use is when it was used, nil where nobody keeps account of that.
+	Use *demand.Use
 }
 
 // Source is the object an Entry was made from, for decision records.
@@ -277,10 +284,10 @@ func (f *Forward) Choose(rnd uint64) *Weighted {
 	return &f.Clusters[len(f.Clusters)-1]
 }
 
-// New makes a table. Domains are indexed as Envoy orders them; a domain in two virtual
+// New makes a table, to which hosts belongs from now on. Domains are indexed as Envoy orders them; a domain in two virtual
 // hosts is an error that names both.
 func New(name, version string, ignorePort bool, hosts []*VirtualHost) (*Table, error) {
-	t := &Table{Name: name, Version: version, exact: map[string]*VirtualHost{}, ignorePort: ignorePort}
+	t := &Table{Name: name, Version: version, hosts: hosts, exact: map[string]*VirtualHost{}, ignorePort: ignorePort}
 	for _, vh := range hosts {
 		for _, e := range vh.Entries {
 			if e.Host != vh { // a virtual host may be in use already, in a table before this one
@@ -329,6 +336,12 @@ func (t *Table) index(domain string, vh *VirtualHost) error {
 		t.exact[domain] = vh
 	}
 	return nil
+}
+
+// Holds reports whether a virtual host of that name is in the table. It is no question for
+// every request.
+func (t *Table) Holds(name []byte) bool {
+	return slices.ContainsFunc(t.hosts, func(vh *VirtualHost) bool { return vh.Name == string(name) })
 }
 
 // Hosts yields the distinct virtual hosts, for the configuration dump.

@@ -17,6 +17,7 @@ import (
 	"github.com/weirmesh/weir/api/nds"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
 	"github.com/weirmesh/weir/proxy/route"
 	"github.com/weirmesh/weir/proxy/tls"
@@ -28,6 +29,7 @@ type Update struct {
 	TypeURL string
 	Set     []Resource
 	Removed []string
+	Absent  []string // of Removed: asked for by name, and there is none
 }
 
 // Resource is one named resource as received. The Builder does not keep Body.
@@ -49,6 +51,8 @@ type Options struct {
 	Metadata *peermetadata.Node
 	// Peers hears of the addresses of workloads with proxies; nil: nobody wants to know.
 	Peers Peers
+	// Demand is what is asked for by name; nil: nothing ever is, on demand.
+	Demand *demand.Demands
 	// MaxResources bounds the resources of each type; 0 means DefaultMaxResources.
 	MaxResources int
 }
@@ -70,6 +74,7 @@ type Builder struct {
 	cur  *State
 
 	ids       map[string]cluster.ID // every cluster name ever mentioned
+	idNames   []string              // by ID
 	limitsOf  map[string]*cluster.Limits
 	nextEP    int32
 	freeEP    []int32
@@ -84,6 +89,7 @@ type Builder struct {
 	routes         map[string]*routes
 	vhosts         map[string]map[string]*route.VirtualHost // by table and name; nil before the first
 	uses           []string                                 // secrets of the listener being decoded
+	live           live
 }
 
 // NewBuilder starts from an empty State.
@@ -122,12 +128,16 @@ func (b *Builder) Apply(u Update) (*State, []*cluster.Endpoint, error) {
 		err = b.applySecrets(&next, u)
 	case resource.NameTableType:
 		err = b.applyNames(&next, u)
+	case resource.IndexType:
+		err = b.applyIndex(&next, u)
 	default:
 		err = fmt.Errorf("type %s is not one this proxy asks for", u.TypeURL)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
+	b.note(&next, u)
+	b.enliven(&next)
 	b.cur = &next
 	b.tellPeers()
 	return &next, b.gone, nil
@@ -157,6 +167,7 @@ func (b *Builder) clusterID(name string) cluster.ID {
 	if !ok {
 		id = cluster.ID(len(b.ids))
 		b.ids[name] = id
+		b.idNames = append(b.idNames, name)
 	}
 	return id
 }
@@ -329,12 +340,22 @@ func (b *Builder) applyEndpoints(next *State, u Update) error {
 	return nil
 }
 
+// Unresolved says that the names of a DNS cluster cannot be resolved. What they resolved to
+// before stays.
+func (b *Builder) Unresolved(name string) (*State, []*cluster.Endpoint) {
+	if _, known := b.resolved[name]; known {
+		return b.cur, nil
+	}
+	return b.Resolved(name, nil)
+}
+
 // Resolved says to what addresses the names of a DNS cluster resolve now. It is an
 // update like any other, made by the proxy's resolver.
 func (b *Builder) Resolved(name string, addrs []netip.AddrPort) (*State, []*cluster.Endpoint) {
 	b.came, b.gone = nil, nil
 	s, ok := b.specs[name]
-	if !ok || slices.Equal(b.resolved[name], addrs) {
+	before, known := b.resolved[name]
+	if !ok || known && slices.Equal(before, addrs) {
 		return b.cur, nil
 	}
 	b.resolved[name] = addrs
@@ -342,6 +363,7 @@ func (b *Builder) Resolved(name string, addrs []netip.AddrPort) (*State, []*clus
 	next.Generation++
 	next.clusters = slices.Clone(next.clusters)
 	b.publish(&next, s)
+	b.enliven(&next)
 	b.cur = &next
 	b.tellPeers()
 	return &next, b.gone
@@ -354,7 +376,7 @@ func (b *Builder) applyRoutes(next *State, u Update) error {
 	tables := map[string]*route.Table{}
 	came, err := decodeAll(u, func(name, version string, m *routev3.RouteConfiguration) (*routes, error) {
 		r, err := decodeRoutes(m, version, b.clusterID)
-		if err != nil || r.vhds && b.vhosts == nil {
+		if err != nil || r.vhds && b.vhosts == nil { // it waits for its virtual hosts
 			return r, err
 		}
 		tables[name], err = r.table(b.vhosts[name])
@@ -363,13 +385,10 @@ func (b *Builder) applyRoutes(next *State, u Update) error {
 	if err != nil {
 		return err
 	}
-	for name := range came {
-		if tables[name] == nil && next.tables[name] != nil {
-			tables[name] = next.tables[name] // until its virtual hosts come
-		}
-	}
-	next.tables = merged(next.tables, tables, u.Removed)
 	b.routes = merged(b.routes, came, u.Removed)
+	next.tables = merged(next.tables, nil, u.Removed)
+	b.dead(u.Removed)
+	b.serve(next, tables)
 	return nil
 }
 
@@ -412,7 +431,12 @@ func (b *Builder) applyVirtualHosts(next *State, u Update) error {
 		delete(touch(name), name)
 	}
 	for name, h := range came {
-		touch(name)[name] = h
+		m := touch(name)
+		if was := m[name]; was != nil {
+			h.Use = was.Use
+		}
+		b.account(&h.Use, resource.VirtualHostType, name)
+		m[name] = h
 	}
 	tables := map[string]*route.Table{}
 	for name, r := range b.routes {
@@ -422,7 +446,6 @@ func (b *Builder) applyVirtualHosts(next *State, u Update) error {
 			}
 		}
 	}
-	next.tables = merged(next.tables, tables, nil)
 	if b.vhosts == nil {
 		b.vhosts = map[string]map[string]*route.VirtualHost{}
 	}
@@ -431,6 +454,7 @@ func (b *Builder) applyVirtualHosts(next *State, u Update) error {
 			delete(b.vhosts, name)
 		}
 	}
+	b.serve(next, tables)
 	return nil
 }
 
@@ -462,6 +486,14 @@ func (b *Builder) applyListeners(next *State, u Update) error {
 	})
 	if err != nil {
 		return err
+	}
+	for name, l := range ls {
+		if c := l.Config; c != nil && len(c.Binds) == 0 { // those that are bound are there always
+			if was := next.listeners[name]; was != nil && was.Config != nil {
+				c.Use = was.Config.Use
+			}
+			b.account(&c.Use, resource.ListenerType, name)
+		}
 	}
 	next.listeners = merged(next.listeners, ls, u.Removed)
 	return nil
@@ -509,24 +541,6 @@ func merged[V any](old, set map[string]V, removed []string) map[string]V {
 	return m
 }
 
-// Wanted lists the names to subscribe to, sorted: load assignments of EDS clusters,
-// tables of RDS listeners, secrets of SDS.
-func (b *Builder) Wanted() (eds, rds, sds []string) {
-	for _, s := range b.specs {
-		if s.edsName != "" {
-			eds = append(eds, s.edsName)
-		}
-	}
-	for _, l := range b.cur.listeners {
-		rds = append(rds, l.Routes...)
-		sds = append(sds, l.Secrets...)
-	}
-	slices.Sort(eds)
-	slices.Sort(rds)
-	slices.Sort(sds)
-	return slices.Compact(eds), slices.Compact(rds), slices.Compact(sds)
-}
-
 // WantsVirtualHosts reports whether some table has its virtual hosts by VHDS.
 func (b *Builder) WantsVirtualHosts() bool {
 	for _, r := range b.routes {
@@ -535,25 +549,6 @@ func (b *Builder) WantsVirtualHosts() bool {
 		}
 	}
 	return false
-}
-
-// Missing lists what was asked for and has not come: while it is not empty the proxy is
-// not ready. Secrets do not count: a host whose certificate nobody has made must not keep
-// the other hosts of a gateway from being served.
-func (b *Builder) Missing() []string {
-	var out []string
-	eds, rds, _ := b.Wanted()
-	for _, n := range eds {
-		if _, ok := b.endpoints[n]; !ok {
-			out = append(out, "endpoints "+n)
-		}
-	}
-	for _, n := range rds {
-		if b.cur.tables[n] == nil {
-			out = append(out, "routes "+n)
-		}
-	}
-	return out
 }
 
 // Unhealthy is the EDS name of a cluster, "" if it has none, and the endpoints that the
@@ -575,31 +570,17 @@ func (b *Builder) Unhealthy(name string) (eds string, endpoints []string) {
 	return s.edsName, endpoints
 }
 
-// DNSNames lists the clusters whose names the proxy must resolve.
-func (b *Builder) DNSNames() map[string][]cluster.Name {
-	out := map[string][]cluster.Name{}
+// DNSNames lists the clusters whose names the proxy must resolve. Those that are fresh never
+// were.
+func (b *Builder) DNSNames() (names map[string][]cluster.Name, fresh map[string]bool) {
+	names, fresh = map[string][]cluster.Name{}, map[string]bool{}
 	for name, s := range b.specs {
 		if len(s.Names) > 0 {
-			out[name] = s.Names
+			names[name] = s.Names
+			if _, ok := b.resolved[name]; !ok {
+				fresh[name] = true
+			}
 		}
 	}
-	return out
-}
-
-// Forget drops resources that are not subscribed to any more: there is no removal for
-// them from the server.
-func (b *Builder) Forget(typeURL string, names []string) {
-	switch typeURL {
-	case resource.EndpointType:
-		for _, n := range names {
-			delete(b.endpoints, n)
-		}
-	case resource.SecretType:
-		b.secrets = merged(b.secrets, nil, names)
-	case resource.RouteType:
-		next := *b.cur
-		next.tables = merged(next.tables, nil, names)
-		b.routes = merged(b.routes, nil, names)
-		b.cur = &next
-	}
+	return names, fresh
 }

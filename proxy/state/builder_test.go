@@ -370,7 +370,7 @@ func TestResolved(t *testing.T) {
 	b := newBuilder()
 	apply(t, b, update(t, resource.ClusterType, `name: "outbound|443||api.example.com" type: STRICT_DNS
 		load_assignment { endpoints { lb_endpoints { endpoint { address { socket_address { address: "api.example.com" port_value: 443 } } } } } }`))
-	names := b.DNSNames()
+	names, _ := b.DNSNames()
 	if d := cmp.Diff(map[string][]cluster.Name{"outbound|443||api.example.com": {{Host: "api.example.com", Port: 443}}}, names); d != "" {
 		t.Error(d)
 	}
@@ -443,7 +443,7 @@ func TestSecrets(t *testing.T) {
 		}
 		return len(l.Config.Chains)
 	}
-	if _, _, sds := b.Wanted(); chains(s) != 0 || !slices.Equal(sds, []string{"kubernetes://a", "kubernetes://b"}) {
+	if sds := b.Wanted(nil).Secrets; chains(s) != 0 || !slices.Equal(sds, []string{"kubernetes://a", "kubernetes://b"}) {
 		t.Fatalf("%d chains, wanted %v", chains(s), sds)
 	}
 	if m := b.Missing(); len(m) != 0 {

@@ -177,7 +177,8 @@ func TestLookupFamily(t *testing.T) {
 		if _, _, err := b.Apply(update(t, resource.ClusterType, text)); err != nil {
 			t.Fatal(err)
 		}
-		l := b.DNSNames()["a"][0].Lookup
+		names, _ := b.DNSNames()
+		l := names["a"][0].Lookup
 		other := v6 // the only one there is
 		if strings.HasPrefix(want, "[2001") && family != "V6_ONLY" {
 			other = v4

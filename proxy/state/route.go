@@ -88,7 +88,11 @@ func (r *routes) table(more map[string]*route.VirtualHost) (*route.Table, error)
 			hosts[i] = withOps(h, r.common)
 		}
 	}
-	return route.New(r.name, r.version, r.ignorePort, hosts)
+	t, err := route.New(r.name, r.version, r.ignorePort, hosts)
+	if err == nil {
+		t.OnDemand = r.vhds
+	}
+	return t, err
 }
 
 // withOps is h with further operations on headers.

@@ -79,6 +79,9 @@ func (b *Builder) applySecrets(next *State, u Update) error {
 			b.secrets = before
 			return err
 		}
+		if d.Config != nil && l.Config != nil {
+			d.Config.Use = l.Config.Use
+		}
 		again[name] = d
 	}
 	if len(again) > 0 {

@@ -9,6 +9,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/route"
 )
@@ -24,6 +25,7 @@ type State struct {
 	tables    map[string]*route.Table
 	listeners map[string]*Listener
 	names     *Names
+	view      *demand.View
 }
 
 // Cluster returns the cluster of an ID, or nil if there is none now (cause NC).
@@ -62,6 +64,9 @@ func (s *State) Clusters() iter.Seq[*cluster.Cluster] {
 
 // Listeners yields the listeners in order of name.
 func (s *State) Listeners() iter.Seq[*Listener] { return sorted(s.listeners) }
+
+// View is what is known of what is not held; nil: this is all there is.
+func (s *State) View() *demand.View { return s.view }
 
 // Names is the mesh's DNS table, nil if none was sent.
 func (s *State) Names() *Names { return s.names }

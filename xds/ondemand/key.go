@@ -38,7 +38,6 @@ type Names struct {
 	lead  int    // length of that room
 	host  int    // length of the host
 	next  int    // what is next: -1 the host, 0 what it is short for, then the wildcard for all but its first i bytes
-	port  int    // length of the ":<port>" that was dropped
 	place *Place
 	table string
 }
@@ -49,7 +48,7 @@ func (n *Names) Begin(p *Place, table string, authority []byte) bool {
 	if len(authority) > maxAuthority {
 		return false
 	}
-	n.place, n.table, n.lead, n.next, n.port = p, table, len(table)+2, -1, 0
+	n.place, n.table, n.lead, n.next = p, table, len(table)+2, -1
 	if need := n.lead + maxAuthority + len("..svc.") + len(p.Namespace) + len(p.Suffix); cap(n.buf) < need {
 		n.buf = make([]byte, need)
 	}
@@ -60,11 +59,20 @@ func (n *Names) Begin(p *Place, table string, authority []byte) bool {
 		}
 		b = append(b, c)
 	}
-	if i := len(b) - len(table); len(table) > 0 && i > n.lead && b[i-1] == ':' && string(b[i:]) == table {
-		b, n.port = b[:i-1], len(table)+1
+	n.host = len(WithoutPort(table, b[n.lead:]))
+	n.buf = b[:n.lead+n.host]
+	if n.host > 0 && n.buf[n.lead] == '*' {
+		n.next = 1 // no host, and not to be taken for a wildcard
 	}
-	n.buf, n.host = b, len(b)-n.lead
 	return true
+}
+
+// WithoutPort is an authority without the port that the table is for.
+func WithoutPort(table string, authority []byte) []byte {
+	if i := len(authority) - len(table); i > 0 && authority[i-1] == ':' && string(authority[i:]) == table {
+		return authority[:i-1]
+	}
+	return authority
 }
 
 // Next is the next name, valid until the next call, and how specific its pattern is; false:
@@ -115,10 +123,6 @@ func (n *Names) long() []byte {
 	}
 	return append(b, n.place.Suffix...)[1:]
 }
-
-// Of is how specific the match of a table is: of a domain "*" with so many bytes after the
-// star that the authority ends with, its port perhaps included.
-func (n *Names) Of(domain int) Specificity { return Specificity(max(0, domain-n.port)) }
 
 // HashBytes is Hash of a name that is in a buffer.
 func HashBytes(name []byte) uint64 { return xxhash.Sum64(name) }

@@ -1,0 +1,231 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/demand"
+	"github.com/weirmesh/weir/xds/ondemand"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+const (
+	// idleAfter is how long what was asked for by name may go unused, looked at every
+	// minute: longer than the pauses of a program that calls somebody now and then.
+	idleAfter = 10 * time.Minute
+	lookEvery = time.Minute
+)
+
+// place is where this node is in the mesh, for what names mean on it.
+func (p *Proxy) place() *ondemand.Place {
+	_, suffix, _ := strings.Cut(p.o.Node.ID[strings.LastIndexByte(p.o.Node.ID, '~')+1:], ".svc.")
+	return &ondemand.Place{Namespace: p.o.Node.Namespace, Suffix: suffix}
+}
+
+// opened is client.Options.Opened: whether configuration comes on demand is decided anew on
+// every stream.
+func (s *publisher) opened(identifier string) {
+	if s.p.demands == nil {
+		return
+	}
+	on := slices.Contains(strings.Fields(identifier), ondemand.Token)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next, changed := s.builder.OnDemand(on)
+	if on && !s.vhds { // before a table refers to them: they may be learned ones
+		s.vhds = true
+		s.p.xds.Subscribe(resource.VirtualHostType)
+	}
+	if !changed {
+		return
+	}
+	if on {
+		s.p.o.Log.Info("configuration comes on demand")
+	} else {
+		s.p.o.Log.Warn("this control plane does not know configuration on demand: what is held now is all there is")
+		s.giveUp(s.p.demands.Clear())
+		// What was held of the index is forgotten: it is asked for from the beginning.
+		s.p.xds.Unsubscribe(resource.IndexType)
+		s.p.xds.Subscribe(resource.IndexType)
+		if s.p.keeper != nil {
+			s.p.keeper.Forget(resource.IndexType)
+		}
+	}
+	s.publish(next, nil)
+	s.follow()
+}
+
+// demand asks for what is wanted, and gives up what is not used, until ctx ends.
+func (s *publisher) demand(ctx context.Context) error {
+	t := time.NewTicker(lookEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.p.demands.Asked():
+			s.ask()
+		case <-t.C:
+			s.age()
+		}
+	}
+}
+
+// ask subscribes to what is wanted.
+func (s *publisher) ask() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.builder.State().View() == nil {
+		s.p.demands.Clear() // nobody waits any more
+		return
+	}
+	add, drop := s.p.demands.Take()
+	s.giveUp(drop)
+	for typeURL, names := range byType(add) {
+		s.p.xds.Subscribe(typeURL, names...)
+	}
+	s.keepDemands()
+}
+
+// age gives up what was not used for long.
+func (s *publisher) age() {
+	s.p.each(func(w *worker) { w.http.Touch() })
+	idle := s.p.o.OnDemandIdle
+	if idle == 0 {
+		idle = idleAfter
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	drop := s.p.demands.Age(int(idle/lookEvery), func(k demand.Key) bool {
+		return k.TypeURL == resource.ListenerType && s.p.group.Connections(k.Name) > 0
+	})
+	if len(drop) > 0 {
+		s.giveUp(drop)
+		s.keepDemands()
+	}
+}
+
+// giveUp unsubscribes. What it is about goes when the control plane says so.
+func (s *publisher) giveUp(keys []demand.Key) {
+	before := s.builder.State()
+	for typeURL, names := range byType(keys) {
+		s.p.xds.Unsubscribe(typeURL, names...)
+		s.builder.Forget(typeURL, names)
+	}
+	if next := s.builder.State(); next.View() != before.View() {
+		s.publish(next, nil)
+	}
+}
+
+// demandAgain asks for what a former process had asked for.
+func (s *publisher) demandAgain(names map[string][]string) {
+	var keys []demand.Key
+	for typeURL, list := range names {
+		for _, n := range list {
+			keys = append(keys, demand.Key{TypeURL: typeURL, Name: n})
+		}
+		s.p.xds.Subscribe(typeURL, list...)
+	}
+	s.p.demands.Restore(keys)
+}
+
+// restored ends the restoration of a kept state.
+func (s *publisher) restored() {
+	if s.p.demands == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.builder.Restored()
+	s.publish(s.builder.State(), nil)
+	s.follow()
+}
+
+func (s *publisher) keepDemands() {
+	if s.p.keeper != nil {
+		s.p.keeper.Demanded(byType(s.p.demands.Names()))
+	}
+}
+
+func byType(keys []demand.Key) map[string][]string {
+	m := map[string][]string{}
+	for _, k := range keys {
+		m[k.TypeURL] = append(m[k.TypeURL], k.Name)
+	}
+	return m
+}
+
+// waits are those of all workers.
+func (p *Proxy) waits() *demand.Waits {
+	total := &demand.Waits{}
+	p.each(func(w *worker) { total.Add(w.demand.Waits()) })
+	return total
+}
+
+// onDemand is what /state says of it; nil: it plays no part.
+func (p *Proxy) onDemand() any {
+	if p.demands == nil {
+		return nil
+	}
+	v := p.state.current().View()
+	m := map[string]any{"active": v != nil}
+	if v == nil {
+		return m
+	}
+	m["index"] = nil
+	if v.Index != nil {
+		m["index"] = v.Index.Len()
+	}
+	demanded := map[string][]string{}
+	for typeURL, names := range byType(p.demands.Names()) {
+		demanded[resource.Short(typeURL)] = names
+	}
+	absent := []string{}
+	for n := range v.Absent {
+		absent = append(absent, n)
+	}
+	slices.Sort(absent)
+	m["demanded"], m["absent"] = demanded, absent
+	held, body := p.demands.Held()
+	waits := p.waits()
+	m["held"], m["heldBytes"] = held, body
+	m["demands"], m["waits"], m["refused"], m["expired"], m["longestWait"] = p.demands.Total(), waits.Count, waits.Refused, waits.Expired, waits.Longest.String()
+	return m
+}
+
+// writeOnDemand writes its metrics.
+func (p *Proxy) writeOnDemand(out io.Writer) error {
+	if p.demands == nil {
+		return nil
+	}
+	index := 0
+	if v := p.state.current().View(); v != nil && v.Index != nil {
+		index = v.Index.Len()
+	}
+	held, body := p.demands.Held()
+	w := p.waits()
+	const prefix = "weir_proxy_ondemand_"
+	var b strings.Builder
+	one := func(name, kind, help string, value any) {
+		fmt.Fprintf(&b, "# HELP %[1]s%[2]s %[4]s\n# TYPE %[1]s%[2]s %[3]s\n%[1]s%[2]s %[5]v\n", prefix, name, kind, help, value)
+	}
+	one("index_names", "gauge", "Listeners and virtual hosts that may be asked for.", index)
+	one("names", "gauge", "Listeners and virtual hosts that are asked for by name.", len(p.demands.Names()))
+	one("demands_total", "counter", "Listeners and virtual hosts that were asked for because they were not there.", p.demands.Total())
+	one("held", "gauge", "Requests and connections that wait for configuration.", held)
+	one("held_bytes", "gauge", "Bytes of request bodies kept meanwhile.", body)
+	one("refused_total", "counter", "Requests and connections that were refused because too much waited already.", w.Refused)
+	one("expired_total", "counter", "Requests and connections whose configuration did not come in time.", w.Expired)
+	one("wait_longest_seconds", "gauge", "The longest wait.", w.Longest.Seconds())
+	fmt.Fprintf(&b, "# HELP %[1]swait_seconds How long requests and connections waited.\n# TYPE %[1]swait_seconds histogram\n", prefix)
+	for i, bound := range demand.Bounds {
+		fmt.Fprintf(&b, "%swait_seconds_bucket{le=\"%v\"} %d\n", prefix, bound.Seconds(), w.Within[i])
+	}
+	fmt.Fprintf(&b, "%[1]swait_seconds_bucket{le=\"+Inf\"} %[2]d\n%[1]swait_seconds_sum %[3]v\n%[1]swait_seconds_count %[2]d\n", prefix, w.Count, w.Sum.Seconds())
+	_, err := io.WriteString(out, b.String())
+	return err
+}
