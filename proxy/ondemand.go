@@ -45,6 +45,7 @@ func (s *publisher) opened(identifier string) {
 	}
 	if on {
 		s.p.o.Log.Info("configuration comes on demand")
+		s.keepServed()
 	} else {
 		s.p.o.Log.Warn("this control plane does not know configuration on demand: what is held now is all there is")
 		s.giveUp(s.p.demands.Clear())
@@ -121,6 +122,18 @@ func (s *publisher) giveUp(keys []demand.Key) {
 	}
 }
 
+// keepServed asks for the listeners that have connections: those came by a wildcard that meant
+// everything, and would go with their connections.
+func (s *publisher) keepServed() {
+	var names []string
+	for l := range s.builder.State().Listeners() {
+		if l.Config != nil && len(l.Config.Binds) == 0 && s.p.group.Connections(l.Name) > 0 {
+			names = append(names, l.Name)
+		}
+	}
+	s.demandAgain(map[string][]string{resource.ListenerType: names})
+}
+
 // demandAgain asks for what a former process had asked for.
 func (s *publisher) demandAgain(names map[string][]string) {
 	var keys []demand.Key
@@ -128,7 +141,9 @@ func (s *publisher) demandAgain(names map[string][]string) {
 		for _, n := range list {
 			keys = append(keys, demand.Key{TypeURL: typeURL, Name: n})
 		}
-		s.p.xds.Subscribe(typeURL, list...)
+		if len(list) > 0 { // none would mean all
+			s.p.xds.Subscribe(typeURL, list...)
+		}
 	}
 	s.p.demands.Restore(keys)
 }

@@ -97,6 +97,8 @@ type Options struct {
 
 	// DrainTime is how long Run goes on after its context ended, for exchanges under way.
 	DrainTime time.Duration
+
+	poller func() (loop.Poller, error) // nil: the kernel's; of tests
 }
 
 // Control is the way to the control plane.
@@ -157,6 +159,9 @@ func New(o Options) (*Proxy, error) {
 	o.Workers = max(o.Workers, 1)
 	if o.Census == nil {
 		o.Census = &loop.Census{}
+	}
+	if o.poller == nil {
+		o.poller = loop.NewPoller
 	}
 	if o.Listen == nil {
 		o.Listen = listener.Sockets{Sockets: loop.Kernel()}

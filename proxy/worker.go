@@ -34,7 +34,7 @@ type worker struct {
 }
 
 func (p *Proxy) newWorker(i int) (*worker, error) {
-	poller, err := loop.NewPoller()
+	poller, err := p.o.poller()
 	if err != nil {
 		return nil, fmt.Errorf("worker %d: %w", i, err)
 	}
@@ -99,7 +99,6 @@ const drainTime = 45 * time.Second
 // adopt has connections go by the chains of t, those there are and those to come.
 func (w *worker) adopt(t *listener.Table) {
 	w.table = t
-	w.demand.Look()
 	w.http.Adopt(func(f *http.Config, info *conn.Info) *http.Config {
 		if c := t.Again(f.Chain.(*listener.Chain), info); c != nil {
 			return c.Filters.(*http.Config)

@@ -157,6 +157,9 @@ func (a *Acceptor) apply(t *Table, fresh map[loop.Addr]int) {
 		s.token = token
 		a.sockets[at] = s
 	}
+	if a.o.Demand != nil {
+		a.o.Demand.Look()
+	}
 }
 
 // socket is a listening socket of one worker.

@@ -40,28 +40,22 @@ func (b *Builder) OnDemand(on bool) (*State, bool) {
 	}
 	next := *b.cur
 	next.Generation++
+	b.live = live{}
 	if on {
-		b.begin(&next)
-	} else {
-		b.live = live{}
-		next.view = nil
-		tables := map[string]*route.Table{}
-		for name := range b.routes {
-			tables[name] = nil
-		}
-		b.serve(&next, tables)
+		b.begin()
 	}
+	next.view = b.live.view
+	tables := map[string]*route.Table{}
+	for name := range b.routes {
+		tables[name] = nil
+	}
+	b.serve(&next, tables)
 	b.cur = &next
 	return &next, true
 }
 
-// begin takes what is held for what is live.
-func (b *Builder) begin(next *State) {
+func (b *Builder) begin() {
 	b.live = live{view: &demand.View{}, absent: map[string]map[string]bool{}, served: map[string]served{}, waits: map[string]bool{}}
-	for name, r := range b.routes {
-		b.live.served[name] = served{r, b.vhosts[name]}
-	}
-	next.view = b.live.view
 }
 
 // applyIndex takes shards of the index, all or none.
@@ -81,8 +75,8 @@ func (b *Builder) applyIndex(next *State, u Update) error {
 			x = y
 		}
 	}
-	if b.live.view == nil {
-		b.begin(next)
+	if b.live.view == nil { // the first of what was kept
+		b.begin()
 	}
 	b.live.view = &demand.View{Index: x, Absent: b.live.view.Absent}
 	next.view = b.live.view

@@ -43,7 +43,8 @@ type subscription struct {
 	started   bool // a request was sent
 	named     bool // names were given, so that an empty list does not mean everything
 	add, drop map[string]struct{}
-	changed   bool // state of the world: names differ from those sent
+	again     map[string]struct{} // asked for twice, because it was not clear what the answer was about
+	changed   bool                // state of the world: names differ from those sent
 	nonce     string
 }
 
@@ -73,7 +74,7 @@ func (m *machine) subscription(typeURL string) *subscription {
 	if s == nil {
 		s = &subscription{
 			typeURL: typeURL, names: map[string]bool{}, held: map[string]string{},
-			add: map[string]struct{}{}, drop: map[string]struct{}{},
+			add: map[string]struct{}{}, drop: map[string]struct{}{}, again: map[string]struct{}{},
 		}
 		maps.Copy(s.held, m.restored[typeURL])
 		m.subs = append(m.subs, s)
@@ -117,6 +118,7 @@ func (m *machine) unsubscribe(typeURL string, names ...string) {
 			continue
 		}
 		delete(s.names, n)
+		delete(s.again, n)
 		s.change(n, s.drop, s.add)
 		if !s.wildcard { // otherwise the server says whether it stays
 			delete(s.held, n)
@@ -142,6 +144,7 @@ func (m *machine) connect() []request {
 		s.started, s.named, s.changed, s.nonce = false, false, false, ""
 		clear(s.add)
 		clear(s.drop)
+		clear(s.again)
 	}
 	return m.pending()
 }
@@ -225,9 +228,6 @@ type received struct {
 	hashes  map[string]string // state of the world: versions by name
 	problem error
 	first   bool // of its type, ever
-	// unsure are those of Removed of which the server may have spoken before it knew that
-	// they are asked for by name.
-	unsure []string
 	// accepted is what of it is in effect although there is a problem with the rest.
 	accepted *received
 }
@@ -291,15 +291,17 @@ func (m *machine) receiveDelta(d *discoveryv3.DeltaDiscoveryResponse) *received 
 		if !held && !s.wants(n) {
 			continue
 		}
-		r.Removed = append(r.Removed, n)
-		switch told, named := s.names[n]; {
-		case named && !told && held && s.wildcard:
+		told, named := s.names[n]
+		if _, again := s.again[n]; named && !told && held && s.wildcard && !again {
 			// Either it is gone, or the wildcard stopped to mean it, or our unsubscription
-			// and subscription after that crossed this answer to the former. Ask again: what
-			// is not held and asked for is answered by itself.
-			r.unsure = append(r.unsure, n)
+			// and subscription after that crossed this answer to the former. What is said
+			// when it is asked for again is about the name.
+			s.again[n] = struct{}{}
 			s.change(n, s.add, s.drop)
-		case named:
+			continue
+		}
+		r.Removed = append(r.Removed, n)
+		if named {
 			r.Absent = append(r.Absent, n)
 		}
 	}
@@ -371,15 +373,14 @@ func (m *machine) partly(r *received) {
 	told := func(n string) {
 		if _, ok := s.names[n]; ok {
 			s.names[n] = true
+			delete(s.again, n)
 		}
 	}
 	for _, res := range r.Set {
 		told(res.Name)
 	}
 	for _, n := range r.Removed {
-		if !slices.Contains(r.unsure, n) {
-			told(n)
-		}
+		told(n)
 	}
 	if m.sotw {
 		for n := range r.hashes {

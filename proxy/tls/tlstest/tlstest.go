@@ -4,6 +4,7 @@
 package tlstest
 
 import (
+	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
@@ -75,6 +76,17 @@ func (a *Authority) Workload(namespace, account string) *identity.Material {
 	return m
 }
 
+// Sign makes the authority an identity.Signer, of whatever it is asked for.
+func (a *Authority) Sign(_ context.Context, r identity.Request) ([]byte, error) {
+	block, _ := pem.Decode(r.CSR)
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	leaf := a.sign(leafTemplate(a.t, &x509.Certificate{URIs: csr.URIs}), a.Cert, csr.PublicKey)
+	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}), a.PEM()...), nil
+}
+
 // Server makes an ordinary certificate for host names, usable by clients too.
 func (a *Authority) Server(names ...string) *stdtls.Certificate {
 	a.t.Helper()
@@ -134,13 +146,18 @@ func (a *Authority) leaf(template *x509.Certificate) *stdtls.Certificate {
 
 func (a *Authority) leafWith(key crypto.Signer, template *x509.Certificate) *stdtls.Certificate {
 	a.t.Helper()
-	template.SerialNumber = serial(a.t)
+	leaf := a.sign(leafTemplate(a.t, template), a.Cert, key.Public())
+	return &stdtls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+}
+
+// leafTemplate fills in what all leaves have.
+func leafTemplate(t testing.TB, template *x509.Certificate) *x509.Certificate {
+	template.SerialNumber = serial(t)
 	template.NotBefore, template.NotAfter = time.Now().Add(-time.Minute), time.Now().Add(time.Hour)
 	template.BasicConstraintsValid = true
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	leaf := a.sign(template, a.Cert, key.Public())
-	return &stdtls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+	return template
 }
 
 func (a *Authority) sign(template, parent *x509.Certificate, pub crypto.PublicKey) *x509.Certificate {
