@@ -17,10 +17,16 @@ import (
 	"github.com/weirmesh/weir/proxy/route"
 )
 
-type balance struct{ begun, ended int }
+type balance struct {
+	begun, ended int
+	last         string // details and flags of the last one that ended
+}
 
 func (b *balance) Begin(*http.Exchange) { b.begun++ }
-func (b *balance) End(*http.Exchange)   { b.ended++ }
+func (b *balance) End(x *http.Exchange) {
+	b.ended++
+	b.last = x.Details + " " + x.Flags.String()
+}
 
 // FuzzExchange lets any bytes come from the client and from upstreams, in any
 // pieces, with ends and resets between them. Nothing may panic, and when all is
