@@ -23,7 +23,7 @@ func fuzzApply(f *testing.F, typeURL, name string, seeds []string, before ...Upd
 			}
 		}
 		_, _, _ = b.Apply(Update{TypeURL: typeURL, Set: []Resource{{Name: name, Body: &anypb.Any{TypeUrl: typeURL, Value: raw}}}})
-		b.Wanted()
+		b.Wanted(nil)
 		b.Missing()
 	})
 }
