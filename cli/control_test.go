@@ -150,7 +150,7 @@ func TestControlPlane(t *testing.T) {
 			"                           -> apply a DestinationRule for reviews.default that defines it\n"},
 		{"", "get namespaces -o name", "namespace/shop\n"},
 		{"", "delete vs/reviews ns/shop", "VirtualService default/reviews deleted\nNamespace shop deleted\nno proxy is connected\n"},
-		{"", "delete vs reviews", "error: there is no VirtualService default/reviews\n hint: weir get VirtualService lists those there are\nexit 1\n"},
+		{"", "delete vs reviews", "error: there is no VirtualService default/reviews\n hint: `weir get VirtualService` lists those there are\nexit 1\n"},
 		{"", "delete svc reviews", "error: Service default/reviews stands in DIR/services.yaml:1\n hint: remove it there; the file is watched\nexit 1\n"},
 		{"", "get all -o name", "service/default/reviews\n"},
 	} {

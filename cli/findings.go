@@ -82,7 +82,9 @@ func sentence(f apiv1.Finding) string {
 	return about + ": " + f.Message
 }
 
-func object(kind, namespace, name string) string { return kind + " " + qualified(namespace, name) }
+func object(kind, namespace, name string) string {
+	return strings.TrimSuffix(kind+" "+qualified(namespace, name), " ")
+}
 
 func qualified(namespace, name string) string {
 	if namespace == "" {

@@ -82,7 +82,10 @@ func (f Finding) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s", f.Severity, f.Code)
 	if f.Object.Kind != "" {
-		fmt.Fprintf(&b, " %s %s", f.Object.Kind, qualified(f.Object.Namespace, f.Object.Name))
+		b.WriteString(" " + f.Object.Kind)
+	}
+	if f.Object.Name != "" {
+		b.WriteString(" " + qualified(f.Object.Namespace, f.Object.Name))
 	}
 	switch {
 	case f.Object.File != "" && f.Line > 0:

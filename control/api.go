@@ -282,7 +282,7 @@ func (p *Plane) handleObjects(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if name != "" && len(keys) == 0 {
-		fail(w, http.StatusNotFound, "there is no "+kind+" "+qualified(namespace, name), "weir get "+kind+" lists those there are")
+		fail(w, http.StatusNotFound, "there is no "+kind+" "+qualified(namespace, name), "`weir get "+kind+"` lists those there are")
 		return
 	}
 	if r.URL.Query().Has("raw") {

@@ -224,5 +224,5 @@ func (p *Plane) handleDelete(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusOK, apiv1.ApplyResult{Mesh: version, Objects: []apiv1.Applied{gone}})
 		return
 	}
-	fail(w, http.StatusNotFound, "there is no "+kind+" "+qualified(namespace, name), "weir get "+kind+" lists those there are")
+	fail(w, http.StatusNotFound, "there is no "+kind+" "+qualified(namespace, name), "`weir get "+kind+"` lists those there are")
 }

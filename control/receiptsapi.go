@@ -33,7 +33,7 @@ func (p *Plane) handleReceipt(w http.ResponseWriter, r *http.Request) {
 	name := apiv1.ObjectName{Kind: r.PathValue("kind"), Namespace: r.PathValue("namespace"), Name: r.PathValue("name")}
 	keys := find(u, name)
 	if len(keys) == 0 {
-		fail(w, http.StatusNotFound, "there is no "+name.Kind+" "+qualified(name.Namespace, name.Name), "weir get "+name.Kind+" lists those there are")
+		fail(w, http.StatusNotFound, "there is no "+name.Kind+" "+qualified(name.Namespace, name.Name), "`weir get "+name.Kind+"` lists those there are")
 		return
 	}
 	timeout, ok := timeoutOf(w, r.URL.Query().Get("timeout"))
