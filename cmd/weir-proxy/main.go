@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+	"time"
 )
 
 var version = "dev" // set by the linker
@@ -31,7 +32,8 @@ Examples:
       --ip 10.0.0.7 --xds istiod.istio-system.svc:15012 --ca-root root-cert.pem --token-fd 3
 
 weir-proxy COMMAND -h lists the flags of a command. WEIR_TLS_RECORDS=crypto/tls in the
-environment leaves TLS records to Go's library.
+environment leaves TLS records to Go's library; WEIR_ON_DEMAND_IDLE (10m) is how long the
+configuration of a service is held that nobody uses (--on-demand).
 `
 
 func main() {
@@ -81,6 +83,19 @@ func stdRecords() (bool, error) {
 	default:
 		return false, fmt.Errorf("WEIR_TLS_RECORDS=%q: use weir (the default) or crypto/tls", v)
 	}
+}
+
+// onDemandIdle is how long configuration on demand stays unused, 0: as long as is usual.
+func onDemandIdle() (time.Duration, error) {
+	v := os.Getenv("WEIR_ON_DEMAND_IDLE")
+	if v == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d < time.Minute {
+		return 0, fmt.Errorf("WEIR_ON_DEMAND_IDLE=%q: use a duration of a minute or more, as 10m", v)
+	}
+	return d, nil
 }
 
 func newLog(level string) (*slog.Logger, *slog.LevelVar, error) {

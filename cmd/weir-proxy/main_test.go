@@ -97,3 +97,27 @@ func TestListenMap(t *testing.T) {
 		}
 	}
 }
+
+// Configuration on demand is for sidecars whose connections are captured, unless it is not wanted.
+func TestOnDemandIsAnnounced(t *testing.T) {
+	for _, c := range []struct {
+		kind string
+		args []string
+		want bool
+	}{
+		{"sidecar", nil, true}, {"sidecar", []string{"--capture", "tproxy"}, true}, {"sidecar", []string{"--on-demand=false"}, false},
+		{"sidecar", []string{"--capture", "none"}, false}, {"sidecar", []string{"--virtual-net", "127.9"}, false}, {"gateway", nil, false},
+	} {
+		m, err := parseMesh(c.kind, append([]string{"--name", "a", "--ip", "10.0.0.1", "--xds", "x", "--ca-root", "y"}, c.args...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, meta, err := m.node(c.kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, said := meta["WEIR"].(map[string]any)["ONDEMAND"]; said != c.want || m.onDemand != c.want {
+			t.Errorf("%s %v: said %v, does %v, want %v", c.kind, c.args, said, m.onDemand, c.want)
+		}
+	}
+}

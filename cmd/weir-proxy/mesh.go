@@ -33,7 +33,7 @@ type meshFlags struct {
 	meshCIDRs, resolvers, search, listenMap                           string
 	inbound, outbound                                                 list
 	tokenFD, appFD, hostFD, workers                                   int
-	dns, accessLog, proxyProtocol                                     bool
+	dns, accessLog, proxyProtocol, onDemand                           bool
 	drain                                                             time.Duration
 	maxConnections                                                    int64
 }
@@ -73,6 +73,7 @@ func parseMesh(kind string, args []string) (*meshFlags, error) {
 	f.StringVar(&m.listenMap, "listen-map", "", "ADDR[:PORT]=ADDR[:PORT],…: listen elsewhere than configured")
 	f.BoolVar(&m.proxyProtocol, "proxy-protocol", false, "a gateway's connections begin with a PROXY protocol header (gatewayTopology.proxyProtocol)")
 	f.Int64Var(&m.maxConnections, "max-connections", 0, "how many connections of clients to serve at once; 0: no limit")
+	f.BoolVar(&m.onDemand, "on-demand", true, "hold the configuration of services that are used, and fetch that of others when they are (sidecars with --capture redirect or tproxy, where the control plane offers it); false: hold everything")
 	f.IntVar(&m.workers, "workers", 1, "event loops, one thread each")
 	f.BoolVar(&m.accessLog, "access-log", true, "write access log lines where configuration asks for them")
 	f.DurationVar(&m.drain, "drain", 5*time.Second, "how long to go on at the end for requests under way")
@@ -91,6 +92,9 @@ func parseMesh(kind string, args []string) (*meshFlags, error) {
 	if !slices.Contains([]string{"redirect", "tproxy", "none"}, m.capture) {
 		return nil, fmt.Errorf("--capture %q: use redirect, tproxy or none", m.capture)
 	}
+	// Elsewhere nobody is held: a gateway's hosts are all its own, and env capture listens
+	// before anybody asks.
+	m.onDemand = m.onDemand && kind == "sidecar" && m.capture != "none" && m.virtualNet == ""
 	return m, nil
 }
 
@@ -109,6 +113,11 @@ func runMesh(ctx context.Context, kind string, args []string) error {
 	o := proxy.Options{Version: version, Workers: m.workers, StateDir: m.state, MaxConnections: m.maxConnections, Log: log, Level: lv, DrainTime: m.drain}
 	if o.StdRecords, err = stdRecords(); err != nil {
 		return err
+	}
+	if o.OnDemand = m.onDemand; o.OnDemand {
+		if o.OnDemandIdle, err = onDemandIdle(); err != nil {
+			return err
+		}
 	}
 	if m.accessLog {
 		o.AccessLog = os.Stdout
@@ -170,6 +179,9 @@ func (m *meshFlags) node(kind string) (observe.Node, map[string]any, error) {
 		meta["PROXY_CONFIG"] = map[string]any{"gatewayTopology": map[string]any{"proxyProtocol": map[string]any{}}}
 	}
 	weir := map[string]any{"VHDS": true}
+	if m.onDemand {
+		weir["ONDEMAND"] = true
+	}
 	if m.virtualNet != "" {
 		weir["VIRTUAL_NET"] = m.virtualNet
 		if !mayListenLow(m.virtualNet) {
