@@ -74,6 +74,10 @@ bench: build ## CPU per request beside nginx and HAProxy (needs ../shared/bench)
 bench-xds: build ## what many proxies cost the control plane (needs ../shared/bench)
 	@./test/bench-xds.sh $(BENCH)
 
+.PHONY: outage
+outage: build ## what can happen to a control plane, with 2,000 proxies: minutes (needs ../shared/bench)
+	@./test/outage.sh $(BENCH)
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin

@@ -155,7 +155,7 @@ func (j *journal) tell(old, cur *store.Update, took time.Duration) {
 		if first.Hint != "" {
 			args = append(args, "remedy", clip(first.Hint))
 		}
-		j.log.Warn("errors in the configuration: last good versions stay in force", args...)
+		j.log.Warn("errors in the configuration", args...)
 	case now < was:
 		j.log.Info("errors in the configuration are gone", "gone", was-now, "all", now)
 	}

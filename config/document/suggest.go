@@ -4,12 +4,18 @@ import "strings"
 
 // Suggest returns the known word that name was probably meant to be, or "".
 func Suggest(name string, known []string) string {
-	fold := func(s string) string { return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(s)) }
+	fold := func(s string) string {
+		return strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(s, "_", ""), "-", ""))
+	}
+	n := fold(name)
 	// A third of the letters, at most three: more is another word.
 	best, bestDistance := "", min(max(len(name)/3, 1), 3)+1
 	for _, k := range known {
-		if fold(k) == fold(name) || fold(k) == fold(name)+"s" || fold(k)+"s" == fold(name) {
+		if f := fold(k); f == n || f == n+"s" || f+"s" == n {
 			return k
+		}
+		if max(len(name)-len(k), len(k)-len(name)) >= bestDistance {
+			continue // each missing letter is one
 		}
 		if d := distance(name, k); d < bestDistance {
 			best, bestDistance = k, d

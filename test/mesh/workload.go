@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,6 +29,7 @@ import (
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/sample"
+	"github.com/weirmesh/weir/test/link"
 	"github.com/weirmesh/weir/xds/client"
 )
 
@@ -76,7 +78,7 @@ type Workload struct {
 	taps  map[uint16]*Wire
 	http  transport
 	log   buffer // access log
-	link  *Link
+	link  *link.Link
 
 	mu    sync.Mutex
 	proxy *running
@@ -163,7 +165,7 @@ func (m *Mesh) place(s Spec) *Workload {
 	m.T.Helper()
 	s.Namespace = cmp.Or(s.Namespace, "default")
 	s.ServiceAccount = cmp.Or(s.ServiceAccount, "default")
-	w := &Workload{Spec: s, mesh: m, taps: map[uint16]*Wire{}, link: newLink()}
+	w := &Workload{Spec: s, mesh: m, taps: map[uint16]*Wire{}, link: link.New()}
 	var err error
 	if w.net, w.lock, err = takeNet(); err != nil {
 		m.T.Fatal(err)
@@ -220,8 +222,9 @@ func (w *Workload) inbound(port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(w.IP(), port)
 }
 
-// Link is what the proxy's configuration comes over.
-func (w *Workload) Link() *Link { return w.link }
+// Link is the network between the proxy and the control plane: configuration goes over it,
+// requests do not.
+func (w *Workload) Link() *link.Link { return w.link }
 
 // ID is the workload's SPIFFE identity.
 func (w *Workload) ID() string {
@@ -512,7 +515,9 @@ func (w *Workload) control() (*proxy.Control, error) {
 	}
 	return &proxy.Control{TrustDomain: trustDomain, ID: id, Signer: signer, Bootstrap: roots,
 		Dial: func(_ context.Context, held *identity.Manager) (client.Conn, error) {
-			return grpc.NewClient(w.mesh.target(), append(client.DialOptions(), grpc.WithContextDialer(w.link.dial),
+			return grpc.NewClient(w.mesh.target(), append(client.DialOptions(), grpc.WithContextDialer(w.link.Dial),
+				// A handshake that comes to nothing over a Link is to be noticed soon.
+				grpc.WithConnectParams(grpc.ConnectParams{Backoff: grpcbackoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}),
 				grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(held, istiod()))))...)
 		}}, nil
 }

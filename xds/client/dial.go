@@ -31,8 +31,9 @@ func DialOptions() []grpc.DialOption {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: silence}),
 		grpc.WithContextDialer(dial),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(256 << 20)),
-		// Attempts are spaced by the Client.
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: grpcbackoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}),
+		// Attempts are spaced by the Client. The time is for a control plane to which thousands
+		// come at once: who gives up in the middle of a handshake only makes it do it again.
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: grpcbackoff.DefaultConfig, MinConnectTimeout: 20 * time.Second}),
 		grpc.WithDisableServiceConfig(),
 	}
 }

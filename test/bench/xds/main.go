@@ -4,6 +4,9 @@
 // Each client is an xds/client, as in our proxy, on a connection of its own, that asks for what its clusters, listeners and
 // route tables name. `../shared/bench/xds` has the generator of meshes (meshgen), a stopwatch whose clients are Envoy-like
 // and cheaper (xdsload), and the floor of what sending bytes costs (replay). test/bench-xds.sh runs this one.
+//
+// With -control it starts weir-control itself, over TLS, and can do to it what happens to a control plane: -outage is
+// the matrix of that, -flap an endpoint that comes and goes, -stream edits without end. test/outage.sh runs these.
 package main
 
 import (
@@ -15,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -38,6 +42,15 @@ type options struct {
 	settle     time.Duration
 	limit      time.Duration
 	hold       time.Duration
+
+	control string
+	state   string
+	outage  bool
+	rows    *regexp.Regexp
+	away    time.Duration
+	flap    time.Duration
+	stream  time.Duration
+	rate    float64
 }
 
 func main() {
@@ -67,39 +80,85 @@ func run(ctx context.Context, args []string) error {
 	f.DurationVar(&o.settle, "settle", time.Second, "silence that ends a phase")
 	f.DurationVar(&o.limit, "limit", 5*time.Minute, "limit of each phase")
 	f.DurationVar(&o.hold, "hold", 0, "idle time at the end, of which the cost is measured, too")
+	f.StringVar(&o.control, "control", "", "weir-control program to run, instead of -addr and -pid; -mesh is its configuration")
+	f.StringVar(&o.state, "state", "", "folder for its state")
+	f.BoolVar(&o.outage, "outage", false, "do to the control plane what can happen to it, row by row")
+	rows := f.String("rows", "", "rows of -outage, a regular expression; others are left out")
+	f.DurationVar(&o.away, "away", 10*time.Second, "how long each outage lasts")
+	f.DurationVar(&o.flap, "flap", 0, "have an endpoint come and go once a second, for so long")
+	f.DurationVar(&o.stream, "stream", 0, "make edits without waiting for their effect, for so long")
+	f.Float64Var(&o.rate, "rate", 5, "edits a second of -stream")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
 	if f.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
+	var err error
+	if o.rows, err = regexp.Compile(*rows); err != nil {
+		return fmt.Errorf("-rows: %w", err)
+	}
 	o.vhds = o.vhds || o.ondemand
 	o.namespaces = cmp.Or(o.namespaces, max(1, (o.services+19)/20))
 	b := newBench(&o)
 	ctx, stop := context.WithCancel(ctx)
+	if o.control != "" {
+		if err := b.prepare(); err != nil {
+			stop()
+			return err
+		}
+		defer b.kill()
+		if err := b.launch(ctx, o.state); err != nil {
+			stop()
+			return err
+		}
+		if err := b.identify(ctx, o.state); err != nil {
+			stop()
+			return err
+		}
+	}
 	done := b.start(ctx)
 	defer func() {
 		stop()
 		<-done
 	}()
+	return b.phases(ctx)
+}
+
+func (b *bench) phases(ctx context.Context) error {
 	if err := b.cold(ctx); err != nil {
 		return err
 	}
-	if o.mesh != "" {
-		for kind := range strings.SplitSeq(o.probes, ",") {
+	if b.o.mesh != "" && b.o.control == "" {
+		for kind := range strings.SplitSeq(b.o.probes, ",") {
 			if err := b.edit(ctx, kind); err != nil {
 				return err
 			}
 		}
 	}
-	if o.hold > 0 {
-		was := usageOf(o.pid)
+	if b.o.outage {
+		if err := b.outages(ctx); err != nil {
+			return err
+		}
+	}
+	if b.o.flap > 0 {
+		if err := b.flaps(ctx); err != nil {
+			return err
+		}
+	}
+	if b.o.stream > 0 {
+		if err := b.streams(ctx); err != nil {
+			return err
+		}
+	}
+	if b.o.hold > 0 {
+		was := usageOf(b.o.pid)
 		select {
 		case <-ctx.Done():
-		case <-time.After(o.hold):
+		case <-time.After(b.o.hold):
 		}
-		now := usageOf(o.pid)
-		fmt.Printf("idle for %v: %.3f %% of a core, RSS %.0f MB\n", o.hold, 100*(now.cpu-was.cpu).Seconds()/o.hold.Seconds(), now.rss)
+		now := usageOf(b.o.pid)
+		fmt.Printf("idle for %v: %.3f %% of a core, RSS %.0f MB\n", b.o.hold, 100*(now.cpu-was.cpu).Seconds()/b.o.hold.Seconds(), now.rss)
 	}
 	return nil
 }
@@ -107,7 +166,7 @@ func run(ctx context.Context, args []string) error {
 // cold is the start: from the first connection until everybody has everything.
 func (b *bench) cold(ctx context.Context) error {
 	was := b.began
-	if err := b.all(ctx, true, func(c *proxy) *time.Duration { return c.synced.Load() }); err != nil {
+	if err := b.all(ctx, func(c *proxy) bool { return c.synced.Load() != nil }); err != nil {
 		return fmt.Errorf("cold start: %w", err)
 	}
 	b.quiet(ctx)
@@ -150,14 +209,11 @@ func (b *bench) edit(ctx context.Context, kind string) error {
 		if err := b.put(kind, text, i); err != nil {
 			return err
 		}
-		if err := b.all(ctx, false, func(c *proxy) *time.Duration { return c.seen.Load() }); err != nil {
+		each, err := b.everywhere(ctx, b.marker.Load().since)
+		if err != nil {
 			return fmt.Errorf("%s: %w", kind, err)
 		}
-		for _, c := range b.proxies {
-			if c.concerned {
-				took = append(took, *c.seen.Load())
-			}
-		}
+		took = append(took, each...)
 		b.quiet(ctx)
 		strangers += b.received(func(c *proxy) bool { return !c.concerned }) - idle
 		last = usageOf(b.o.pid)

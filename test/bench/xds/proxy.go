@@ -12,18 +12,17 @@ import (
 	"sync/atomic"
 	"time"
 
-	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/weirmesh/weir/ca"
+	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/test/link"
 	"github.com/weirmesh/weir/xds/client"
-	"github.com/weirmesh/weir/xds/resource"
 )
 
 // bench is all proxies and what they received.
@@ -31,14 +30,19 @@ type bench struct {
 	o       *options
 	proxies []*proxy
 	began   usage
+	addr    atomic.Pointer[string] // of the control plane
+	net     *link.Link             // between all of them and it
+	plane   *plane                 // that this program started; nil: another did
 
 	wire   atomic.Int64 // bytes received
 	last   atomic.Int64 // when, in Unix nanoseconds
+	lines  atomic.Int64 // that proxies logged
 	mu     sync.Mutex
 	counts map[string]*count
 	failed error // of a proxy
 
 	marker atomic.Pointer[marker]
+	stream atomic.Pointer[editing]
 	names  sync.Map // what a resource asks for, by its version: equal for all who get it
 }
 
@@ -50,29 +54,27 @@ type marker struct {
 	since time.Time
 }
 
-// asks are the names that resources ask for, and how many ask for a name.
-type asks struct {
-	of map[string][]string // by resource
-	by map[string]int
-}
-
 // proxy is one client.
 type proxy struct {
-	b      *bench
-	node   *corev3.Node
-	xds    *client.Client
-	since  time.Time
-	asks   map[string]*asks // by type asked for
-	vhds   bool
-	synced atomic.Pointer[time.Duration]
-	seen   atomic.Pointer[time.Duration] // since the marker
+	b         *bench
+	namespace string
+	node      *corev3.Node
+	xds       *client.Client
+	sub       subscription
+	creds     credentials.TransportCredentials
+	since     time.Time
+	wire      atomic.Int64 // bytes received
+	synced    atomic.Pointer[time.Duration]
+	seen      atomic.Pointer[time.Time] // the marker
+	newest    []int                     // edit of each object of editing
 	// concerned: it uses what is edited.
 	concerned bool
 	resources atomic.Int64 // received
 }
 
 func newBench(o *options) *bench {
-	b := &bench{o: o, counts: map[string]*count{}}
+	b := &bench{o: o, counts: map[string]*count{}, net: link.New()}
+	b.addr.Store(&o.addr)
 	for i := range o.clients {
 		s := i % o.services
 		ns := fmt.Sprintf("ns-%03d", s%o.namespaces)
@@ -84,10 +86,49 @@ func newBench(o *options) *bench {
 		if err != nil {
 			panic(err) // of our own making
 		}
-		b.proxies = append(b.proxies, &proxy{b: b, asks: map[string]*asks{}, concerned: !o.ondemand || i%100 < o.users,
+		concerned := !o.ondemand || i%100 < o.users
+		var sub subscription = &everything{b: b, asks: map[string]*asks{}}
+		if o.ondemand {
+			sub = &onDemand{everything{b: b, asks: map[string]*asks{}}, b.hosts(i, concerned)}
+		}
+		b.proxies = append(b.proxies, &proxy{b: b, namespace: ns, sub: sub, concerned: concerned, creds: insecure.NewCredentials(),
 			node: &corev3.Node{Id: fmt.Sprintf("sidecar~%s~app-%d.%s~%s.svc.cluster.local", ip, i, ns, ns), Metadata: meta}})
 	}
 	return b
+}
+
+// identify gives each proxy a certificate of the authority in a state folder.
+func (b *bench) identify(ctx context.Context, state string) error {
+	const trustDomain = "cluster.local"
+	authority, err := ca.OpenSelfSigned(state+"/ca", trustDomain, ca.Options{})
+	if err != nil {
+		return err
+	}
+	istiod := identity.OneOf{{TrustDomain: trustDomain, Namespace: "istio-system", ServiceAccount: "istiod"}}
+	byNamespace := map[string]credentials.TransportCredentials{}
+	for _, c := range b.proxies {
+		if byNamespace[c.namespace] == nil {
+			id, err := identity.New(trustDomain, c.namespace, "default")
+			if err != nil {
+				return err
+			}
+			m, err := identity.NewManager(identity.Options{ID: id, Log: slog.New(slog.DiscardHandler), Signer: authority.Signer(ca.Grant{ID: id})})
+			if err != nil {
+				return err
+			}
+			go m.Run(ctx)
+			for held, changed := m.Watch(); held == nil; held, changed = m.Watch() {
+				select {
+				case <-changed:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			byNamespace[c.namespace] = credentials.NewTLS(identity.ClientTLS(m, istiod))
+		}
+		c.creds = byNamespace[c.namespace]
+	}
+	return nil
 }
 
 // start connects everybody; the channel is closed when all have ended with ctx.
@@ -95,14 +136,10 @@ func (b *bench) start(ctx context.Context) <-chan struct{} {
 	b.began = usageOf(b.o.pid)
 	b.touch()
 	var all sync.WaitGroup
-	for i, c := range b.proxies {
+	for _, c := range b.proxies {
 		c.since = time.Now()
-		c.xds = client.New(client.Options{Node: func() *corev3.Node { return c.node }, Apply: c.apply, Log: slog.New(slog.DiscardHandler), Dial: b.dial})
-		c.xds.Subscribe(resource.ClusterType)
-		c.xds.Subscribe(resource.ListenerType)
-		if b.o.ondemand {
-			c.demand(i)
-		}
+		c.xds = client.New(client.Options{Node: func() *corev3.Node { return c.node }, Apply: c.apply, Log: slog.New(slog.NewTextHandler(counter{&b.lines}, nil)), Dial: c.dial})
+		c.sub.begin(c.xds)
 		all.Go(func() {
 			if err := c.xds.Run(ctx); err != nil {
 				b.fail(err)
@@ -118,8 +155,17 @@ func (b *bench) start(ctx context.Context) <-chan struct{} {
 	return done
 }
 
-func (b *bench) dial(context.Context) (client.Conn, error) {
-	return grpc.NewClient("passthrough:///"+b.o.addr, append(client.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithStatsHandler(meter{b}))...)
+// counter counts lines.
+type counter struct{ n *atomic.Int64 }
+
+func (c counter) Write(p []byte) (int, error) {
+	c.n.Add(1)
+	return len(p), nil
+}
+
+func (c *proxy) dial(context.Context) (client.Conn, error) {
+	return grpc.NewClient("passthrough:///"+*c.b.addr.Load(), append(client.DialOptions(), grpc.WithTransportCredentials(c.creds), grpc.WithStatsHandler(meter{c}),
+		grpc.WithContextDialer(c.b.net.Dial))...)
 }
 
 func (b *bench) touch() { b.last.Store(time.Now().UnixNano()) }
@@ -147,138 +193,30 @@ func (c *proxy) awaitSync(ctx context.Context) {
 	}
 }
 
-// apply is client.Options.Apply: it follows names from clusters to endpoints and from listeners to routes.
+// apply is client.Options.Apply.
 func (c *proxy) apply(_ context.Context, updates []client.Update) error {
-	m := c.b.marker.Load()
+	m, s := c.b.marker.Load(), c.b.stream.Load()
 	for _, u := range updates {
 		k := c.b.count(u.TypeURL)
 		c.resources.Add(int64(len(u.Set) + len(u.Removed)))
 		k.resources.Add(int64(len(u.Set)))
 		for _, r := range u.Set {
-			k.bytes.Add(int64(len(r.Body.GetValue())))
-			if m != nil && c.seen.Load() == nil && bytes.Contains(r.Body.GetValue(), m.text) {
-				took := time.Since(m.since)
-				c.seen.Store(&took)
+			body := r.Body.GetValue()
+			k.bytes.Add(int64(len(body)))
+			if m != nil && c.seen.Load() == nil && bytes.Contains(body, m.text) {
+				now := time.Now()
+				c.seen.Store(&now)
+			}
+			if s != nil {
+				s.received(c, body)
 			}
 		}
-		switch u.TypeURL {
-		case resource.ClusterType:
-			c.follow(u, resource.EndpointType)
-		case resource.ListenerType:
-			c.follow(u, resource.RouteType)
-		case resource.VirtualHostType:
-			if c.b.o.ondemand {
-				c.follow(u, resource.ClusterType)
-			}
-		case resource.RouteType:
-			for _, r := range u.Set {
-				if names, err := c.b.namesIn(u.TypeURL, &r); err != nil {
-					return err
-				} else if len(names) > 0 && !c.vhds {
-					c.vhds = true
-					c.xds.Subscribe(resource.VirtualHostType)
-				}
-			}
+		if err := c.sub.follow(c.xds, u); err != nil {
+			c.b.fail(err)
 		}
 	}
 	c.b.touch()
 	return nil
-}
-
-// follow subscribes to what resources ask for.
-func (c *proxy) follow(u client.Update, typeURL string) {
-	a := c.asks[typeURL]
-	if a == nil {
-		a = &asks{of: map[string][]string{}, by: map[string]int{}}
-		c.asks[typeURL] = a
-	}
-	var add, drop []string
-	forget := func(resource string) {
-		for _, n := range a.of[resource] {
-			if a.by[n]--; a.by[n] == 0 {
-				drop = append(drop, n)
-			}
-		}
-		delete(a.of, resource)
-	}
-	for _, r := range u.Set {
-		names, err := c.b.namesIn(u.TypeURL, &r)
-		if err != nil {
-			c.b.fail(err)
-		}
-		for _, n := range names {
-			if a.by[n]++; a.by[n] == 1 {
-				add = append(add, n)
-			}
-		}
-		forget(r.Name)
-		if len(names) > 0 {
-			a.of[r.Name] = names
-		}
-	}
-	for _, n := range u.Removed {
-		forget(n)
-	}
-	if len(add) > 0 {
-		c.xds.Subscribe(typeURL, add...)
-	}
-	if len(drop) > 0 {
-		c.xds.Unsubscribe(typeURL, drop...)
-	}
-}
-
-// namesIn are the names a resource asks for.
-func (b *bench) namesIn(typeURL string, r *client.Resource) ([]string, error) {
-	key := typeURL + r.Version
-	if v, ok := b.names.Load(key); ok {
-		return v.([]string), nil
-	}
-	var names []string
-	switch typeURL {
-	case resource.ClusterType:
-		m := &clusterv3.Cluster{}
-		if err := r.Body.UnmarshalTo(m); err != nil {
-			return nil, err
-		}
-		if e := m.GetEdsClusterConfig(); e != nil {
-			names = append(names, e.GetServiceName())
-		}
-	case resource.ListenerType:
-		m := &listenerv3.Listener{}
-		if err := r.Body.UnmarshalTo(m); err != nil {
-			return nil, err
-		}
-		for _, f := range append(m.GetFilterChains(), m.GetDefaultFilterChain()) {
-			for _, x := range f.GetFilters() {
-				h := &hcmv3.HttpConnectionManager{}
-				if !x.GetTypedConfig().MessageIs(h) {
-					continue
-				}
-				if err := x.GetTypedConfig().UnmarshalTo(h); err != nil {
-					return nil, err
-				}
-				if n := h.GetRds().GetRouteConfigName(); n != "" {
-					names = append(names, n)
-				}
-			}
-		}
-	case resource.VirtualHostType:
-		m := &routev3.VirtualHost{}
-		if err := r.Body.UnmarshalTo(m); err != nil {
-			return nil, err
-		}
-		names = clustersOf(m)
-	case resource.RouteType:
-		m := &routev3.RouteConfiguration{}
-		if err := r.Body.UnmarshalTo(m); err != nil {
-			return nil, err
-		}
-		if m.GetVhds() != nil {
-			names = append(names, "*")
-		}
-	}
-	b.names.Store(key, names)
-	return names, nil
 }
 
 func (b *bench) count(typeURL string) *count {
@@ -296,7 +234,7 @@ func (b *bench) types() []string {
 	return slices.Sorted(maps.Keys(b.counts))
 }
 
-// watch begins the time of an edit.
+// watch begins to look for an edit.
 func (b *bench) watch(text string) {
 	for _, c := range b.proxies {
 		c.seen.Store(nil)
@@ -304,30 +242,19 @@ func (b *bench) watch(text string) {
 	b.marker.Store(&marker{[]byte(text), time.Now()})
 }
 
-// all waits until everybody, or everybody concerned, has what of asks for.
-func (b *bench) all(ctx context.Context, everybody bool, of func(*proxy) *time.Duration) error {
-	limit := time.After(b.o.limit)
-	for {
-		missing := 0
-		for _, c := range b.proxies {
-			if (everybody || c.concerned) && of(c) == nil {
-				missing++
-			}
-		}
-		b.mu.Lock()
-		err := b.failed
-		b.mu.Unlock()
-		if missing == 0 || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-limit:
-			return fmt.Errorf("%d of %d clients are not there after %v", missing, len(b.proxies), b.o.limit)
-		case <-time.After(5 * time.Millisecond):
+// everywhere waits until everybody concerned has seen what is watched for, and returns how
+// long that took each since a moment.
+func (b *bench) everywhere(ctx context.Context, since time.Time) ([]time.Duration, error) {
+	if err := b.all(ctx, func(c *proxy) bool { return !c.concerned || c.seen.Load() != nil }); err != nil {
+		return nil, err
+	}
+	var took []time.Duration
+	for _, c := range b.proxies {
+		if c.concerned {
+			took = append(took, c.seen.Load().Sub(since))
 		}
 	}
+	return took, nil
 }
 
 // received is how many resources those proxies have received.
@@ -341,6 +268,40 @@ func (b *bench) received(which func(*proxy) bool) int64 {
 	return n
 }
 
+// all waits until something is true of everybody.
+func (b *bench) all(ctx context.Context, is func(*proxy) bool) error {
+	limit := time.After(b.o.limit)
+	for {
+		missing := 0
+		for _, c := range b.proxies {
+			if !is(c) {
+				missing++
+			}
+		}
+		b.mu.Lock()
+		err := b.failed
+		b.mu.Unlock()
+		if b.plane != nil && b.plane.over() {
+			err = errors.Join(err, errors.New("the control plane ended: "+b.plane.last))
+		}
+		if missing == 0 || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-limit:
+			for _, c := range b.proxies {
+				if !is(c) {
+					st, _ := c.xds.State()
+					return fmt.Errorf("%d of %d clients are not there after %v; of one the connection is %v, its last error %w", missing, len(b.proxies), b.o.limit, st.Connected, st.LastError)
+				}
+			}
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
 // quiet waits until nothing has been received for a while.
 func (b *bench) quiet(ctx context.Context) {
 	for time.Since(time.Unix(0, b.last.Load())) < b.o.settle && ctx.Err() == nil {
@@ -349,14 +310,15 @@ func (b *bench) quiet(ctx context.Context) {
 }
 
 // meter counts bytes on the wire.
-type meter struct{ b *bench }
+type meter struct{ c *proxy }
 
 func (m meter) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
 func (m meter) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
 func (m meter) HandleConn(context.Context, stats.ConnStats)                       {}
 func (m meter) HandleRPC(_ context.Context, s stats.RPCStats) {
 	if in, ok := s.(*stats.InPayload); ok {
-		m.b.wire.Add(int64(in.WireLength))
-		m.b.touch()
+		m.c.wire.Add(int64(in.WireLength))
+		m.c.b.wire.Add(int64(in.WireLength))
+		m.c.b.touch()
 	}
 }

@@ -1,20 +1,30 @@
-package mesh
+// Package link is a network between proxies and a control plane that does what networks do:
+// it loses connections, lets nothing through and tells nobody, or next to nothing.
+//
+// A Link makes connections (Dial, for grpc.WithContextDialer) and holds what passes on them
+// as it is told. It may be used by any number of goroutines.
+package link
 
 import (
 	"context"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// Link is the network between a proxy and the control plane: configuration goes over it,
-// requests do not. It may lose its connections, or let nothing through, or next to nothing.
+// Link is one network.
 type Link struct {
-	mu      sync.Mutex
+	now  atomic.Pointer[condition]
+	mu   sync.Mutex
+	open map[*conn]bool
+}
+
+// condition is how the network is until changed is closed.
+type condition struct {
 	passes  passes
-	changed chan struct{} // closed when passes changes
-	open    map[*linked]bool
+	changed chan struct{}
 }
 
 type passes int
@@ -25,7 +35,12 @@ const (
 	nothing
 )
 
-func newLink() *Link { return &Link{changed: make(chan struct{}), open: map[*linked]bool{}} }
+// New makes a Link that lets everything through.
+func New() *Link {
+	l := &Link{open: map[*conn]bool{}}
+	l.now.Store(&condition{everything, make(chan struct{})})
+	return l
+}
 
 // Partition lets nothing through from now on, and tells nobody: what was sent waits.
 func (l *Link) Partition() { l.set(nothing) }
@@ -39,7 +54,7 @@ func (l *Link) Heal() { l.set(everything) }
 // Break ends the connections there are.
 func (l *Link) Break() {
 	l.mu.Lock()
-	var all []*linked
+	var all []*conn
 	for c := range l.open {
 		all = append(all, c)
 	}
@@ -50,28 +65,28 @@ func (l *Link) Break() {
 }
 
 func (l *Link) set(p passes) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.passes = p
-	close(l.changed)
-	l.changed = make(chan struct{})
+	close(l.now.Swap(&condition{p, make(chan struct{})}).changed)
 }
 
-// dial is for grpc.WithContextDialer.
-func (l *Link) dial(ctx context.Context, addr string) (net.Conn, error) {
-	c, err := new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(addr, "unix://"))
+// Dial connects to host:port or unix:PATH.
+func (l *Link) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", strings.TrimPrefix(path, "//")
+	}
+	c, err := new(net.Dialer).DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
-	x := &linked{Conn: c, l: l, closed: make(chan struct{})}
+	x := &conn{Conn: c, l: l, closed: make(chan struct{})}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open[x] = true
 	return x, nil
 }
 
-// linked is a connection over a Link.
-type linked struct {
+// conn is a connection over a Link.
+type conn struct {
 	net.Conn
 	l       *Link
 	once    sync.Once
@@ -81,13 +96,11 @@ type linked struct {
 }
 
 // through waits until some of n bytes may pass, and says how many.
-func (c *linked) through(n int) (int, error) {
+func (c *conn) through(n int) (int, error) {
 	for {
-		c.l.mu.Lock()
-		passes, changed := c.l.passes, c.l.changed
-		c.l.mu.Unlock()
+		now := c.l.now.Load()
 		var second <-chan time.Time
-		switch passes {
+		switch now.passes {
 		case everything:
 			return n, nil
 		case aByteASecond:
@@ -96,14 +109,14 @@ func (c *linked) through(n int) (int, error) {
 		select {
 		case <-second:
 			return 1, nil
-		case <-changed:
+		case <-now.changed:
 		case <-c.closed:
 			return 0, net.ErrClosed
 		}
 	}
 }
 
-func (c *linked) Read(p []byte) (int, error) {
+func (c *conn) Read(p []byte) (int, error) {
 	if len(c.arrived) == 0 {
 		n, err := c.Conn.Read(c.buf[:])
 		if err != nil {
@@ -117,7 +130,7 @@ func (c *linked) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (c *linked) Write(p []byte) (int, error) {
+func (c *conn) Write(p []byte) (int, error) {
 	for done := 0; done < len(p); {
 		n, err := c.through(len(p) - done)
 		if err != nil {
@@ -131,7 +144,7 @@ func (c *linked) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (c *linked) Close() error {
+func (c *conn) Close() error {
 	c.once.Do(func() {
 		close(c.closed)
 		c.l.mu.Lock()
