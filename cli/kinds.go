@@ -33,6 +33,7 @@ var kinds = []kind{
 	{name: "Gateway", plural: "gateways", short: "gw", group: networking},
 	{name: "ServiceEntry", plural: "serviceentries", short: "se", group: networking},
 	{name: "WorkloadEntry", plural: "workloadentries", short: "we", group: networking},
+	{name: "Sidecar", plural: "sidecars", group: networking},
 	{name: "PeerAuthentication", plural: "peerauthentications", short: "pa", group: security},
 	{name: servicesKind, plural: "services", short: "svc"},
 	{name: endpointsKind, plural: "endpoints", short: "ep"},

@@ -30,8 +30,8 @@ type kindInfo struct {
 }
 
 var kinds = []kindInfo{
-	{"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, Enforced, []string{"VirtualService", "DestinationRule", "Gateway", "ServiceEntry", "WorkloadEntry"}},
-	{"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, NotEnforced, []string{"Sidecar", "WorkloadGroup"}},
+	{"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, Enforced, []string{"VirtualService", "DestinationRule", "Gateway", "ServiceEntry", "WorkloadEntry", "Sidecar"}},
+	{"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, NotEnforced, []string{"WorkloadGroup"}},
 	{"networking.istio.io", []string{"v1alpha3"}, NotEnforced, []string{"EnvoyFilter"}},
 	{"networking.istio.io", []string{"v1beta1"}, NotEnforced, []string{"ProxyConfig"}},
 	{"security.istio.io", []string{"v1", "v1beta1"}, Enforced, []string{"PeerAuthentication"}},

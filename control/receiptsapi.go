@@ -174,7 +174,7 @@ func (p *Plane) receiptsOf(keys []string) []apiv1.Receipt {
 // needsProxies reports whether anything of an object gets to proxies at all.
 func needsProxies(x *receipt) bool {
 	switch x.id.Kind {
-	case "VirtualService", "DestinationRule", "Gateway", "ServiceEntry", "WorkloadEntry", "PeerAuthentication", "Service", "Secret":
+	case "VirtualService", "DestinationRule", "Gateway", "ServiceEntry", "WorkloadEntry", "Sidecar", "PeerAuthentication", "Service", "Secret":
 		return x.state == store.Compiled
 	}
 	return false

@@ -54,6 +54,7 @@ type Snapshot struct {
 	DestinationRules persist.Map[Key, *DestinationRule]
 	Gateways         persist.Map[Key, *Gateway]
 	PeerAuths        persist.Map[Key, *PeerAuthentication]
+	Sidecars         persist.Map[Key, *Sidecar]
 	Secrets          persist.Map[Key, *Secret]
 }
 
@@ -72,6 +73,7 @@ type Settings struct {
 // Visibility is exportTo. The zero value is "everywhere".
 type Visibility struct {
 	Limited    bool     // false: all namespaces
+	Public     bool     // it says so itself: the mesh's default does not matter
 	Namespaces []string // when limited: exactly these (own namespace resolved by name); empty means nowhere
 }
 

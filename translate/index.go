@@ -24,6 +24,7 @@ type index struct {
 	rules       map[hostIn][]*mesh.DestinationRule // oldest first
 	instances   map[mesh.Key]map[mesh.Key]bool     // by workload: services it is an endpoint of
 	selectors   map[string]selectorUse             // of clients, by canonical form
+	sidecars    map[string][]*mesh.Sidecar         // by namespace, oldest first
 }
 
 // hostIn is a host (or wildcard) and the namespace of the rule that speaks about it.
@@ -40,7 +41,7 @@ func newIndex() *index {
 		snap: &mesh.Snapshot{}, hosts: map[string][]*mesh.Service{}, inNamespace: map[string][]*mesh.Service{},
 		virtuals: map[mesh.Key]*virtual{}, byGateway: map[string][]*virtual{}, byHost: map[string][]*virtual{},
 		byTarget: map[string]map[mesh.Key]bool{}, rules: map[hostIn][]*mesh.DestinationRule{},
-		instances: map[mesh.Key]map[mesh.Key]bool{}, selectors: map[string]selectorUse{},
+		instances: map[mesh.Key]map[mesh.Key]bool{}, selectors: map[string]selectorUse{}, sidecars: map[string][]*mesh.Sidecar{},
 	}
 }
 
@@ -66,6 +67,7 @@ const (
 // change is what differs between two Snapshots, for those who built on the first.
 type change struct {
 	hosts    map[string]dirt
+	reached  map[string]bool   // hosts that other VirtualServices lead to than before
 	services map[mesh.Key]bool // whose object or endpoints changed
 	edges    bool              // what gateways are made of, other than endpoints
 	base     bool              // Settings
@@ -97,7 +99,7 @@ func same[P comparable](a, b P) bool { return a == b }
 // follow brings the index to snap and says what changed.
 func (x *index) follow(snap *mesh.Snapshot) *change {
 	old := x.snap
-	c := &change{hosts: map[string]dirt{}, services: map[mesh.Key]bool{}, authn: map[string]bool{}}
+	c := &change{hosts: map[string]dirt{}, reached: map[string]bool{}, services: map[mesh.Key]bool{}, authn: map[string]bool{}}
 
 	stale := map[mesh.Key]bool{} // VirtualServices to be looked at again
 	for key := range snap.Services.Diff(old.Services, same) {
@@ -137,6 +139,9 @@ func (x *index) follow(snap *mesh.Snapshot) *change {
 	for key := range snap.PeerAuths.Diff(old.PeerAuths, same) {
 		ns, _ := key.Split()
 		c.authn[ns] = true
+	}
+	for key := range snap.Sidecars.Diff(old.Sidecars, same) {
+		x.swapSidecar(old.Sidecars.At(key), snap.Sidecars.At(key))
 	}
 	c.base = snap.Settings != old.Settings
 	x.markAuthn(c, snap)
@@ -214,24 +219,6 @@ func (x *index) swapService(c *change, old, now *mesh.Service) {
 	}
 }
 
-// service is the service a viewer in namespace means by host: its own, else the most
-// authoritative it may see.
-func (x *index) service(host, namespace string) *mesh.Service {
-	var first *mesh.Service
-	for _, s := range x.hosts[host] {
-		if !s.Visible.VisibleTo(namespace) {
-			continue
-		}
-		if s.Namespace == namespace {
-			return s
-		}
-		if first == nil {
-			first = s
-		}
-	}
-	return first
-}
-
 func oldestVirtual(a, b *virtual) int { return older(&a.Ref, &b.Ref) }
 
 func (x *index) swapVirtual(c *change, key mesh.Key, now *mesh.VirtualService) {
@@ -249,6 +236,7 @@ func (x *index) swapVirtual(c *change, key mesh.Key, now *mesh.VirtualService) {
 			}
 		}
 		for h := range old.targets() {
+			c.reached[h] = true
 			delete(x.byTarget[h], key)
 			if len(x.byTarget[h]) == 0 {
 				delete(x.byTarget, h)
@@ -261,11 +249,12 @@ func (x *index) swapVirtual(c *change, key mesh.Key, now *mesh.VirtualService) {
 	}
 	v := &virtual{VirtualService: now, destinations: map[string]*mesh.Service{}}
 	for h := range v.targets() {
+		c.reached[h] = true
 		if x.byTarget[h] == nil {
 			x.byTarget[h] = map[mesh.Key]bool{}
 		}
 		x.byTarget[h][key] = true
-		if s := x.service(h, now.Ref.Namespace); s != nil {
+		if s := x.service(h, &sight{namespace: now.Ref.Namespace}); s != nil {
 			v.destinations[h] = s
 		}
 	}
@@ -287,12 +276,12 @@ func (x *index) swapVirtual(c *change, key mesh.Key, now *mesh.VirtualService) {
 	}
 }
 
-// virtualFor is the VirtualService that speaks for host in sidecars of namespace: of
-// those with the most specific matching host the oldest. pattern is that host.
-func (x *index) virtualFor(host, namespace string) (v *virtual, pattern string) {
+// virtualFor is the VirtualService that speaks for host to viewers: of those they see with
+// the most specific matching host the oldest. pattern is that host.
+func (x *index) virtualFor(host string, seen *sight) (v *virtual, pattern string) {
 	find := func(p string) bool {
 		for _, c := range x.byHost[p] {
-			if c.Visible.VisibleTo(namespace) {
+			if seen.virtual(c.VirtualService) {
 				v, pattern = c, p
 				return false
 			}

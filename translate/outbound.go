@@ -261,7 +261,7 @@ func serverName(host string) string {
 
 // shared builds 0.0.0.0_<port> of what the ports of all services contribute, oldest
 // first; nil if they contribute nothing.
-func (b *base) shared(port uint16, doors []*door) (*resource.Resource, error) {
+func (b *base) shared(port uint16, doors []*door, refused bool) (*resource.Resource, error) {
 	var k mint
 	c := &chainSet{}
 	http, sniff := false, false
@@ -294,7 +294,7 @@ func (b *base) shared(port uint16, doors []*door) (*resource.Resource, error) {
 		c.chains = append(c.chains, chain)
 	}
 	if c.last == nil && (!http || c.seesTLS) { // otherwise the HTTP chain takes all
-		c.last = b.strangers(&k, "PassthroughFilterChain")
+		c.last = b.strangers(&k, "PassthroughFilterChain", refused)
 	}
 	if len(c.chains) == 0 { // a listener has a chain, not only a default one
 		c.chains, c.last = []*listenerv3.FilterChain{c.last}, nil
@@ -337,16 +337,16 @@ func oneNameEach(chains []*listenerv3.FilterChain) []*listenerv3.FilterChain {
 }
 
 // strangers is the chain for destinations the mesh does not know.
-func (b *base) strangers(k *mint, name string) *listenerv3.FilterChain {
+func (b *base) strangers(k *mint, name string, refused bool) *listenerv3.FilterChain {
 	to := passthroughCluster
-	if b.settings.RegistryOnly {
+	if refused {
 		to = blackHoleCluster
 	}
 	return &listenerv3.FilterChain{Name: name, Filters: b.filters.tcpFilters(k, outbound, nil, share{to, 1})}
 }
 
 // virtualOutbound is where redirected connections arrive.
-func (b *base) virtualOutbound(k *mint, transparent bool) *resource.Resource {
+func (b *base) virtualOutbound(k *mint, refused, transparent bool) *resource.Resource {
 	l := &listenerv3.Listener{
 		Name:                virtualOutbound,
 		Address:             socketAddress(anyV4, outboundPort),
@@ -359,7 +359,7 @@ func (b *base) virtualOutbound(k *mint, transparent bool) *resource.Resource {
 				FilterChainMatch: &listenerv3.FilterChainMatch{DestinationPort: u32(outboundPort)},
 				Filters:          b.filters.tcpFilters(k, outbound, nil, share{blackHoleCluster, 1}),
 			},
-			b.strangers(k, "virtualOutbound-catchall-tcp"),
+			b.strangers(k, "virtualOutbound-catchall-tcp", refused),
 		},
 	}
 	if transparent {

@@ -221,6 +221,19 @@ func (c *chaos) gateway(ns, name string) *mesh.Gateway {
 	return g
 }
 
+func (c *chaos) sidecar(ns, name string) *mesh.Sidecar {
+	s := &mesh.Sidecar{Ref: c.ref("Sidecar", ns, name), Selector: one(c, "selector", nil, nil, mesh.Labels{"v": "1"}),
+		Strangers: one(c, "strangers", mesh.StrangersDefault, mesh.StrangersPass, mesh.StrangersRefused)}
+	for range c.n("egress", 2) {
+		e := mesh.Egress{Port: one[uint16](c, "egress port", 0, 0, 80, 443)}
+		for range c.n("imports", 3) {
+			e.Hosts = append(e.Hosts, mesh.Import{Namespace: one(c, "imported", "*", ".", "a", "b"), Host: one(c, "pattern", "*", c.host()), Exclude: c.n("exclude", 3) == 0})
+		}
+		s.Egress = append(s.Egress, e)
+	}
+	return s
+}
+
 // step changes one object of the mesh.
 func (c *chaos) step(s *mesh.Snapshot) *mesh.Snapshot {
 	next := *s
@@ -228,7 +241,7 @@ func (c *chaos) step(s *mesh.Snapshot) *mesh.Snapshot {
 	ns, name := c.namespace(), one(c, "object", "g", "h")
 	key := mesh.NewKey(ns, name)
 	gone := c.n("gone", 4) == 0
-	switch kind := c.n("kind of change", 7); kind {
+	switch kind := c.n("kind of change", 8); kind {
 	case 0:
 		svc := c.service()
 		next.Services = next.Services.Set(svc.Key(), svc)
@@ -271,6 +284,11 @@ func (c *chaos) step(s *mesh.Snapshot) *mesh.Snapshot {
 		next.Gateways = next.Gateways.Set(key, c.gateway(ns, name))
 		if gone {
 			next.Gateways = next.Gateways.Delete(key)
+		}
+	case 8:
+		next.Sidecars = next.Sidecars.Set(key, c.sidecar(ns, name))
+		if gone {
+			next.Sidecars = next.Sidecars.Delete(key)
 		}
 	case 7:
 		if c.maybe("secret") {
@@ -430,7 +448,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 		}
 		whole := *other
 		other = &whole
-		other.Endpoints, other.DestinationRules, other.Gateways, other.PeerAuths = snap.Endpoints, snap.DestinationRules, snap.Gateways, snap.PeerAuths
+		other.Endpoints, other.DestinationRules, other.Gateways, other.PeerAuths, other.Sidecars = snap.Endpoints, snap.DestinationRules, snap.Gateways, snap.PeerAuths, snap.Sidecars
 		for _, n := range chaosNodes() {
 			diffViews(rt, n, translate.New().View(snap, n), kept.View(other, n))
 		}

@@ -17,6 +17,7 @@ import (
 type scopeKey struct {
 	namespace string
 	selectors string // canonical, those the node's labels satisfy
+	sidecar   string // its name and content, "" for none
 	kind      scopeKind
 	net       uint8 // env capture: whose virtual addresses; 0: nobody's, only those given
 	// unprivileged: without those on ports below 1024
@@ -38,6 +39,7 @@ const (
 type scope struct {
 	key       scopeKey
 	audience  audience
+	sight     sight
 	source    string // of the audience, where rules look at it
 	outbound  map[string]netip.AddrPort
 	gen, used uint64
@@ -110,11 +112,17 @@ func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
 		}
 	}
 	key.selectors = strings.Join(slices.Sorted(maps.Keys(satisfied)), "\x00")
+	var sidecar *mesh.Sidecar
+	if key.kind != gateway {
+		sidecar = c.index.sidecarFor(n.Namespace, labels, c.base.settings.RootNamespace)
+		key.sidecar = content(sidecar)
+	}
 	s := c.scopes[key]
 	if s == nil {
 		s = &scope{key: key, tenants: map[string]*tenant{}, tables: map[uint16]*table{},
 			doors: map[uint16]map[string]*door{}, claims: map[string][]claim{}, stale: [forms]map[uint16]bool{{}, {}, {}}}
 		s.audience = audience{gateway: mesh.Mesh, namespace: n.Namespace, satisfied: satisfied}
+		s.sight = sight{namespace: n.Namespace, sidecar: sidecar}
 		s.source = key.namespace + ";" + key.selectors
 		s.outbound = n.Outbound
 		c.scopes[key] = s
@@ -169,6 +177,11 @@ func (s *scope) catchUp(c *Cache) {
 		for h := range changed.hosts {
 			hosts[h] = true
 		}
+		if !s.sight.everything() {
+			for h := range changed.reached {
+				hosts[h] = true
+			}
+		}
 	}
 	s.gen = c.gen
 	if everything {
@@ -213,7 +226,11 @@ func (s *scope) standing(b *base) {
 	for _, r := range clusters {
 		s.clusters = replace(s.clusters, r)
 	}
-	if r := b.virtualOutbounds[s.key.kind]; r != nil {
+	if r := b.outside(s.sight.sidecar).outbounds[s.key.kind]; r != nil {
+		if s.sight.sidecar != nil {
+			own := *r
+			r = own.MadeOf([]resource.Origin{originOf(&s.sight.sidecar.Ref)})
+		}
 		s.listeners = replace(s.listeners, r)
 		s.base.Sets[resource.ListenerType] = resource.Set{}.Set(r.Name(), r)
 	}
@@ -370,7 +387,7 @@ func (s *scope) share(c *Cache, t *touched) {
 		}
 		slices.SortStableFunc(doors, func(a, b *door) int { return older(a.ref, b.ref) })
 		name := listenerName(anyV4, port)
-		if r, err := c.base.shared(port, doors); r != nil && err == nil {
+		if r, err := c.base.shared(port, doors, c.base.outside(s.sight.sidecar).refused); r != nil && err == nil {
 			s.listeners = replace(s.listeners, r)
 		} else {
 			s.listeners = s.listeners.Delete(name)
@@ -404,7 +421,7 @@ func (s *scope) join(b *base) {
 			s.routes[whole] = s.routes[whole].Delete(name)
 			continue
 		}
-		s.routes[whole] = replace(s.routes[whole], s.at(port).join(name, b.elsewhere, false))
+		s.routes[whole] = replace(s.routes[whole], s.at(port).join(name, b.outside(s.sight.sidecar).elsewhere, false))
 	}
 }
 
@@ -417,7 +434,7 @@ func (s *scope) split(b *base, f form) {
 			s.vhosts[f] = t.withdraw(s.vhosts[f], f)
 			continue
 		}
-		s.routes[f] = replace(s.routes[f], t.shell(name, b.elsewhere, false))
+		s.routes[f] = replace(s.routes[f], t.shell(name, b.outside(s.sight.sidecar).elsewhere, false))
 		s.vhosts[f] = t.update(s.vhosts[f], name, f)
 	}
 }
@@ -435,8 +452,28 @@ const lonePort = 80
 
 // tenant builds what host has; nil if the scope does not see it.
 func (s *scope) tenant(c *Cache, host string) *tenant {
-	svc := c.index.service(host, s.key.namespace)
-	v, pattern := c.index.virtualFor(host, s.key.namespace)
+	svc := c.index.service(host, &s.sight)
+	behind := c.index.behind(host, &s.sight)
+	t := s.seen(c, host, svc)
+	if svc != nil && t != nil {
+		t.narrow(svc, &s.sight, behind != nil)
+	}
+	if svc != nil || behind == nil {
+		return t
+	}
+	if t == nil {
+		t = &tenant{}
+	}
+	reached := s.seen(c, host, behind)
+	if reached != nil {
+		t.clusters, t.assignments = reached.clusters, reached.assignments
+	}
+	return t
+}
+
+// seen builds what host has in the eyes of those who see svc, which may be nil.
+func (s *scope) seen(c *Cache, host string, svc *mesh.Service) *tenant {
+	v, pattern := c.index.virtualFor(host, &s.sight)
 	if s.key.kind == proxyless && (svc != nil || v != nil && pattern == host) {
 		if svc == nil {
 			return s.direct(c.base, host, nil, v, nil)

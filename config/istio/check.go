@@ -215,7 +215,7 @@ func ExportTo(values []string, own string, none bool) (v mesh.Visibility, proble
 		return v, `"*" and "~" stand alone`, `"*" already means all namespaces, "~" none`
 	}
 	if len(values) == 0 || seen["*"] {
-		return mesh.Visibility{}, "", ""
+		return mesh.Visibility{Public: seen["*"]}, "", ""
 	}
 	delete(seen, "~")
 	names := make([]string, 0, len(seen))

@@ -26,7 +26,7 @@ type Options struct {
 }
 
 // Lower returns one of *mesh.VirtualService, *mesh.DestinationRule, *mesh.Gateway,
-// *mesh.PeerAuthentication, *mesh.Workload (WorkloadEntry) and []*registry.Service
+// *mesh.Sidecar, *mesh.PeerAuthentication, *mesh.Workload (WorkloadEntry) and []*registry.Service
 // (ServiceEntry), or nil if there is an error among the findings.
 func Lower(o *config.Object, opts Options) (any, []config.Finding) {
 	l := &lowerer{Report: config.NewReport(o), o: o, ns: o.ID.Namespace, suffix: opts.DomainSuffix}
@@ -42,6 +42,8 @@ func Lower(o *config.Object, opts Options) (any, []config.Finding) {
 		out = decode(l, &networkingv1alpha3.ServiceEntry{}, l.serviceEntry)
 	case "networking.istio.io/WorkloadEntry":
 		out = decode(l, &networkingv1alpha3.WorkloadEntry{}, l.workloadEntry)
+	case "networking.istio.io/Sidecar":
+		out = decode(l, &networkingv1alpha3.Sidecar{}, l.sidecar)
 	case "security.istio.io/PeerAuthentication":
 		out = decode(l, &securityv1beta1.PeerAuthentication{}, l.peerAuthentication)
 	default:

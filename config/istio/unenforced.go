@@ -38,6 +38,14 @@ var gaps = map[string][]gap{
 		{"spec.servers[].tls.tlsCertificates", true, "use credentialName, or serverCertificate and privateKey"},
 		{"spec.servers[].tls.insecureSkipVerify", false, "client certificates are verified"},
 	},
+	"Sidecar": {
+		{"spec.ingress[].bind", true, "remove it: connections to every address of the workload are accepted on the port"},
+		{"spec.ingress[].tls", true, "let a Gateway terminate TLS of clients outside the mesh"},
+		{"spec.ingress[].connectionPool", false, "servers accept as many connections as come; limit clients by a DestinationRule"},
+		{"spec.inboundConnectionPool", false, "servers accept as many connections as come; limit clients by a DestinationRule"},
+		{"spec.egress[].bind", true, "remove it: the port is served at the addresses of the hosts"},
+		{"spec.outboundTrafficPolicy.egressProxy", true, "route to the egress gateway by VirtualServices for the hosts"},
+	},
 	"WorkloadEntry": {{"spec.network", false, "all workloads are taken to be in one network"}},
 	"ServiceEntry":  {{"spec.endpoints[].network", false, "all workloads are taken to be in one network"}},
 }

@@ -140,6 +140,10 @@ func dump(s *mesh.Snapshot, kinds []string) string {
 			for k, v := range s.PeerAuths.All() {
 				object(&b, "PeerAuthentication", k, v)
 			}
+		case "sidecars":
+			for k, v := range s.Sidecars.All() {
+				object(&b, "Sidecar", k, v)
+			}
 		case "services":
 			for k, v := range s.Services.All() {
 				object(&b, "Service", k, v)

@@ -13,7 +13,7 @@ import (
 // groups are the API groups of the kinds that a mesh.Ref can name.
 var groups = map[string]string{
 	"VirtualService": "networking.istio.io", "DestinationRule": "networking.istio.io", "Gateway": "networking.istio.io",
-	"ServiceEntry": "networking.istio.io", "WorkloadEntry": "networking.istio.io", "PeerAuthentication": "security.istio.io", "Deployment": "apps",
+	"ServiceEntry": "networking.istio.io", "WorkloadEntry": "networking.istio.io", "Sidecar": "networking.istio.io", "PeerAuthentication": "security.istio.io", "Deployment": "apps",
 }
 
 func idOf(ref mesh.Ref) config.ID {

@@ -60,8 +60,6 @@ func notEnforced(id config.ID) (message, hint string) {
 		return "AuthorizationPolicy is not enforced in this version: no request is refused by it", "with PeerAuthentication STRICT only workloads of the mesh can call; do not rely on this policy"
 	case "RequestAuthentication":
 		return "RequestAuthentication is not enforced in this version: tokens are not checked", "check tokens in the application"
-	case "Sidecar":
-		return "Sidecar is not enforced in this version: workloads see every service", "use exportTo to limit visibility"
 	case "EnvoyFilter", "WasmPlugin", "TrafficExtension":
 		return id.Kind + " is not enforced in this version: it changes no proxy", "remove it; what it patches may have a field in VirtualService, DestinationRule or Gateway"
 	case "Telemetry":

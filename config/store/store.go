@@ -361,7 +361,7 @@ func (s *Store) assemble() {
 	n, old := &s.next, s.snapshot
 	if old != nil && n.Services.Same(old.Services) && n.Endpoints.Same(old.Endpoints) && n.Workloads.Same(old.Workloads) &&
 		n.VirtualServices.Same(old.VirtualServices) && n.DestinationRules.Same(old.DestinationRules) && n.Gateways.Same(old.Gateways) && n.PeerAuths.Same(old.PeerAuths) &&
-		n.Secrets.Same(old.Secrets) {
+		n.Sidecars.Same(old.Sidecars) && n.Secrets.Same(old.Secrets) {
 		return
 	}
 	s.next.Version++
@@ -446,6 +446,8 @@ func (s *Store) set(id config.ID, lowered any) {
 		put(&s.next.DestinationRules, k, lowered)
 	case "networking.istio.io/Gateway":
 		put(&s.next.Gateways, k, lowered)
+	case "networking.istio.io/Sidecar":
+		put(&s.next.Sidecars, k, lowered)
 	case "security.istio.io/PeerAuthentication":
 		put(&s.next.PeerAuths, k, lowered)
 	case "/Secret":

@@ -1,0 +1,134 @@
+package istio
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/mesh"
+)
+
+func (l *lowerer) sidecar(spec *networkingv1alpha3.Sidecar) *mesh.Sidecar {
+	sc := &mesh.Sidecar{Ref: l.o.Ref}
+	if s := spec.WorkloadSelector; s != nil {
+		sc.Selector = l.selector("spec.workloadSelector.labels", s.Labels)
+		if sc.Selector == nil {
+			l.Invalid("spec.workloadSelector.labels", "is empty", "give at least one label; for all workloads of the namespace remove workloadSelector")
+		}
+	}
+	if len(spec.Egress) == 0 && len(spec.Ingress) == 0 && spec.OutboundTrafficPolicy == nil && spec.InboundConnectionPool == nil {
+		l.Invalid("spec", "asks for nothing", "add egress with hosts, ingress or outboundTrafficPolicy")
+	}
+	seen := map[uint16]int{}
+	for i, e := range spec.Egress {
+		at := document.Index("spec.egress", i)
+		out := mesh.Egress{}
+		if e.Port != nil {
+			out.Port = l.sidecarPort(at+".port", e.Port)
+		}
+		l.capture(at, e.CaptureMode)
+		if first, ok := seen[out.Port]; ok {
+			what := "has no port, and neither has "
+			if out.Port != 0 {
+				what = fmt.Sprintf("is for port %d, as is ", out.Port)
+			}
+			l.Invalid(at, what+document.Index("egress", first), "join the hosts of the two")
+		}
+		seen[out.Port] = i
+		if len(e.Hosts) == 0 {
+			l.Invalid(at+".hosts", "is missing", `name hosts as namespace/host, for example "./*"; "~/*" for none`)
+		}
+		for j, h := range e.Hosts {
+			if m, ok := l.importOf(document.Index(at+".hosts", j), h); ok {
+				out.Hosts = append(out.Hosts, m)
+			}
+		}
+		sc.Egress = append(sc.Egress, out)
+	}
+	ports := map[uint16]int{}
+	for i, in := range spec.Ingress {
+		at := document.Index("spec.ingress", i)
+		if in.Port == nil {
+			l.Invalid(at+".port", "is missing", "say which port of the workload is meant: number, protocol and name")
+			continue
+		}
+		out := mesh.Ingress{Port: l.sidecarPort(at+".port", in.Port)}
+		if in.Port.Protocol != "" {
+			out.Protocol = l.protocol(at+".port.protocol", in.Port.Protocol)
+		} else if p, ok := protocols[strings.ToLower(portPrefix(in.Port.Name))]; ok {
+			out.Protocol = p
+		}
+		l.capture(at, in.CaptureMode)
+		if first, ok := ports[out.Port]; ok {
+			l.Invalid(at+".port.number", fmt.Sprintf("port %d is that of %s, too", out.Port, document.Index("ingress", first)), "keep one of the two")
+		}
+		ports[out.Port] = i
+		out.App = l.defaultEndpoint(at+".defaultEndpoint", in.DefaultEndpoint)
+		sc.Ingress = append(sc.Ingress, out)
+	}
+	if p := spec.OutboundTrafficPolicy; p != nil {
+		sc.Strangers = mesh.StrangersRefused
+		if p.Mode == networkingv1alpha3.OutboundTrafficPolicy_ALLOW_ANY {
+			sc.Strangers = mesh.StrangersPass
+		}
+	}
+	return sc
+}
+
+func (l *lowerer) sidecarPort(path string, p *networkingv1alpha3.SidecarPort) uint16 {
+	return l.port(path+".number", p.Number, false)
+}
+
+// capture refuses listeners that applications would have to call by address.
+func (l *lowerer) capture(at string, mode networkingv1alpha3.CaptureMode) {
+	if mode == networkingv1alpha3.CaptureMode_NONE {
+		l.Add(config.FieldNotEnforcedUnsafe, at+".captureMode", "NONE is not enforced in this version", "remove it: connections to the port are captured")
+	}
+}
+
+// importOf reads "namespace/host", where namespace may be ".", "*", or with "~" before it
+// exclude; "~" alone is "~*".
+func (l *lowerer) importOf(path, s string) (m mesh.Import, ok bool) {
+	ns, host, ok := strings.Cut(s, "/")
+	if !ok {
+		l.Invalid(path, fmt.Sprintf("%q is not of the form namespace/host", s), fmt.Sprintf(`write "./%s" for the workload's own namespace, or "*/%s"`, s, s))
+		return m, false
+	}
+	ns, m.Exclude = strings.CutPrefix(ns, "~")
+	switch {
+	case ns == "" && m.Exclude:
+		ns = "*"
+	case ns == "*", ns == ".":
+	case len(validation.IsDNS1123Label(ns)) > 0:
+		l.Invalid(path, fmt.Sprintf("%q is not a namespace", ns), `use ".", "*", "~" or the name of one`)
+		return m, false
+	}
+	if !l.host(path, host, true, false) {
+		return m, false
+	}
+	m.Namespace, m.Host = ns, strings.ToLower(strings.TrimSuffix(host, "."))
+	return m, true
+}
+
+// defaultEndpoint is where the application listens; nothing given is not valid.
+func (l *lowerer) defaultEndpoint(path, s string) netip.AddrPort {
+	const hint = "give 127.0.0.1:PORT, [::1]:PORT, or 0.0.0.0:PORT or [::]:PORT for the workload's own address"
+	if s == "" {
+		return netip.AddrPort{}
+	}
+	if strings.HasPrefix(s, "unix://") {
+		l.Add(config.FieldNotEnforcedUnsafe, path, "Unix sockets are not enforced in this version", hint)
+		return netip.AddrPort{}
+	}
+	at, err := netip.ParseAddrPort(s)
+	if a := at.Addr(); err != nil || at.Port() == 0 || a != netip.IPv6Loopback() && !a.IsUnspecified() && a != netip.AddrFrom4([4]byte{127, 0, 0, 1}) {
+		l.Invalid(path, fmt.Sprintf("%q is no place of the workload", s), hint)
+		return netip.AddrPort{}
+	}
+	return at
+}
