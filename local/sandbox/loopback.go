@@ -98,7 +98,12 @@ func (l *Loopback) Add(_ context.Context, s pod.Spec) (pod.Place, error) {
 			return nil, err
 		}
 	}
-	if err := l.proxies.folders(s); err != nil {
+	// What an earlier pod of the name kept has listeners at addresses that are another's now.
+	err = os.RemoveAll(l.proxies.Layout.ProxyState(s.Template.Namespace, s.Name))
+	if err == nil {
+		err = l.proxies.folders(s)
+	}
+	if err != nil {
 		p.Close()
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -132,11 +133,23 @@ weir1.
 	}
 }
 
-// What a program learns in env capture, and how it is reached.
+// What a program learns in env capture, and how it is reached. A state that was kept for
+// a pod of the name, which had other addresses, is not.
 func TestLoopbackPlace(t *testing.T) {
-	l := NewLoopback(newProxies(t, ""), process.NewStarter(""), Shape{})
+	m := newProxies(t, "")
+	l := NewLoopback(m, process.NewStarter(""), Shape{})
 	tmpl := template()
+	kept := filepath.Join(m.Layout.ProxyState("shop", "cart-0"), "last-good")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(kept), 0o700), os.WriteFile(kept, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	p := add(t, l, pod.Spec{Name: "cart-0", Template: tmpl})
+	if _, err := os.Stat(kept); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an earlier pod's state: %v", err)
+	}
+	if _, err := os.Stat(filepath.Dir(kept)); err != nil {
+		t.Error(err)
+	}
 	app := p.(*loopbackPlace).app
 	if app[80] == app[9090] || app[80] < firstPort || app[80] > lastPort {
 		t.Errorf("ports %v", app)
