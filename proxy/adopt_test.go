@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"sigs.k8s.io/yaml"
 
@@ -105,7 +107,12 @@ func waitFor(t testing.TB, ok func() bool) {
 
 func (a *adopting) change(body, sources string) {
 	a.t.Helper()
-	updates, err := staticUpdates(a.bootstrap(body, sources))
+	a.use(a.bootstrap(body, sources))
+}
+
+func (a *adopting) use(b *bootstrapv3.Bootstrap) {
+	a.t.Helper()
+	updates, err := staticUpdates(b)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -118,6 +125,32 @@ func (a *adopting) change(body, sources string) {
 		}
 	}
 	a.proxy.each(func(*worker) {})
+}
+
+// An address that another program has is taken when that lets it go: nobody needs to change the configuration for it.
+func TestListenAgain(t *testing.T) {
+	a := startAdopting(t, 0)
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	b := a.bootstrap("second", "127.0.0.0")
+	b.GetStaticResources().GetListeners()[0].GetAddress().GetSocketAddress().PortSpecifier = &corev3.SocketAddress_PortValue{PortValue: uint32(other.Addr().(*net.TCPAddr).Port)}
+	a.use(b)
+	if err := a.proxy.Ready(); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Fatalf("while another program listens: %v", err)
+	}
+	other.Close()
+	waitFor(t, func() bool { return a.proxy.Ready() == nil })
+	c, err := net.Dial("tcp", other.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := a.get(c); got != "second" {
+		t.Errorf("answered %q", got)
+	}
 }
 
 // get asks by a connection; "" if it is not served.

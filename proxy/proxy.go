@@ -301,6 +301,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		g.Go("kept state", p.keeper.Run)
 	}
 	g.Go("dns clusters", p.state.resolve)
+	g.Go("listening", p.state.listenAgain)
 	if d := p.o.DNS; d != nil {
 		g.Go("dns", func(ctx context.Context) error {
 			return dns.New(dns.Options{Names: p.state.lookup, Search: d.Search, Resolvers: d.Resolvers, Dial: d.Dial, Log: p.o.Log}).Run(ctx, d.Packets, d.Listeners)

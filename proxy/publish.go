@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	downstreamconnectionsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/resource_monitors/downstream_connections/v3"
@@ -46,6 +47,7 @@ type publisher struct {
 	listenErr error
 
 	names chan struct{} // DNS clusters changed
+	deaf  chan struct{} // something could not be listened on
 }
 
 func newPublisher(p *Proxy) (*publisher, error) {
@@ -57,7 +59,7 @@ func newPublisher(p *Proxy) (*publisher, error) {
 	if o.Metadata, err = peermetadata.New(&p.o.Node, p.peers); err != nil {
 		return nil, err
 	}
-	return &publisher{p: p, builder: state.NewBuilder(o), active: map[string]*state.Listener{}, names: make(chan struct{}, 1)}, nil
+	return &publisher{p: p, builder: state.NewBuilder(o), active: map[string]*state.Listener{}, names: make(chan struct{}, 1), deaf: make(chan struct{}, 1)}, nil
 }
 
 // subscribe makes the xDS client, on top of saved state.
@@ -243,10 +245,7 @@ func (s *publisher) update(u state.Update) error {
 	s.publish(next, gone)
 	s.follow()
 	if u.TypeURL == resource.ClusterType {
-		select {
-		case s.names <- struct{}{}:
-		default:
-		}
+		signal(s.names)
 	}
 	return nil
 }
@@ -318,6 +317,42 @@ func (s *publisher) listen(next *state.State) {
 	}
 	if s.listenErr = err; err != nil {
 		s.p.o.Log.Error("listening", "err", err)
+		signal(s.deaf)
+	}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// listenRetry is how soon an address is tried again that somebody else had.
+const listenRetry = time.Second
+
+// listenAgain tries again to listen on what another program may have let go.
+func (s *publisher) listenAgain(ctx context.Context) error {
+	for {
+		select {
+		case <-s.deaf:
+		case <-ctx.Done():
+			return nil
+		}
+		select {
+		case <-time.After(listenRetry):
+		case <-ctx.Done():
+			return nil
+		}
+		s.mu.Lock()
+		if s.listenErr != nil && s.table != nil {
+			if _, s.listenErr = s.p.group.Apply(s.table); s.listenErr != nil {
+				signal(s.deaf)
+			} else {
+				s.p.o.Log.Info("listening everywhere")
+			}
+		}
+		s.mu.Unlock()
 	}
 }
 
