@@ -18,8 +18,10 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/control"
+	"github.com/weirmesh/weir/internal/giveback"
 	"github.com/weirmesh/weir/internal/memlimit"
 	"github.com/weirmesh/weir/internal/redact"
+	"github.com/weirmesh/weir/internal/runner"
 	"github.com/weirmesh/weir/mesh"
 )
 
@@ -162,7 +164,10 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	return p.Run(ctx)
+	g := runner.New(ctx)
+	g.Go("memory", giveback.Run)
+	g.Go("control", p.Run)
+	return g.Wait()
 }
 
 // listen opens one socket, none for an empty address.
