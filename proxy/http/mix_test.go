@@ -1,7 +1,6 @@
 package http_test
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -14,9 +13,6 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http"
-	"github.com/weirmesh/weir/proxy/http/h1"
-	"github.com/weirmesh/weir/proxy/http/h2"
-	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
 	"github.com/weirmesh/weir/proxy/outbound"
@@ -25,7 +21,7 @@ import (
 
 // TestNothingMixes has clients and upstreams of both versions talk at random through one worker, whose exchanges, streams,
 // codecs and buffers go from one request to the next: with bodies and trailers, in pieces, slowly, with early answers,
-// interim heads, retries, resets and ends at any moment, while states and configurations change. Whatever arrives, at
+// interim heads, tunnels with half-close, retries, resets and ends at any moment, while states and configurations change. Whatever arrives, at
 // either end, must be of its own request only, down to the byte; and in the end nothing may be left.
 //
 // MIX_SEED and MIX_RUNS repeat a run, or make more.
@@ -74,7 +70,7 @@ func mix(t *testing.T, seed uint64) {
 		t.Fatal(err)
 	}
 	w.SetState(s)
-	cfg := &http.Config{TableName: "t", ServerName: []byte("proxy"), Stages: outbound.Stages(outbound.Options{}), StreamIdle: time.Minute, MaxRequests: 20}
+	cfg := &http.Config{TableName: "t", ServerName: []byte("proxy"), Stages: outbound.Stages(outbound.Options{}), StreamIdle: time.Minute, MaxRequests: 20, Upgrades: []string{"websocket"}}
 	listen(t, l, front, func(c *conn.Conn) { c.HandOver(w.Serve(c, cfg)) })
 
 	accept := func() {
@@ -174,6 +170,7 @@ func (m *mixer) asking() (n int) {
 	return n
 }
 
+// fatal is for what must not be.
 func (m *mixer) fatal(format string, args ...any) {
 	m.t.Helper()
 	m.t.Errorf("seed %d: %s", m.seed, fmt.Sprintf(format, args...))
@@ -185,6 +182,7 @@ type plan struct {
 	known    bool // its length
 	trailers bool
 	pads     int
+	tunnel   bool // WebSocket; body is what this end sends by it
 }
 
 func planOf(id int, response bool) (p plan) {
@@ -197,6 +195,9 @@ func planOf(id int, response bool) (p plan) {
 		p.body = r.IntN([]int{10, 1000, 20000, 150000}[r.IntN(4)])
 	}
 	p.known, p.trailers, p.pads = r.IntN(2) == 0, r.IntN(3) == 0, r.IntN(6)
+	if p.tunnel = id%12 == 0; p.tunnel {
+		p.known, p.trailers = false, false
+	}
 	return p
 }
 
@@ -205,443 +206,4 @@ func octet(id, at int, response bool) byte {
 		id += 101
 	}
 	return byte(id*31 + at*7 + at>>8)
-}
-
-// link is the test's end of a connection.
-type link struct {
-	m       *mixer
-	p       *mem.Peer
-	server  bool
-	in, out []byte
-	talks   []*talk
-	two     *h2.Machine // nil: HTTP/1.1
-	enc     h1.Encoder
-	dec     h1.Decoder
-	slow    bool
-	now     int64
-	over    bool
-}
-
-// talk is a request and its response, seen from one end.
-type talk struct {
-	id         int // 0: not known yet
-	out        plan
-	sent       int
-	said, told bool // the head, the end of our message
-	req        message.Request
-	resp       message.Response
-	trailers   message.Headers
-	arena      message.Arena
-	heard, got int
-	read       bool // the peer's message, to its end
-	local      bool // it is the proxy's own
-	interim    bool
-	abort      bool
-	s          *h2.Stream
-}
-
-func (m *mixer) add(p *mem.Peer, server, two bool) {
-	k := &link{m: m, p: p, server: server, slow: m.r.IntN(4) == 0}
-	if two {
-		k.two = &h2.Machine{}
-		o := &h2.Options{StreamWindow: uint32(200 + m.r.IntN(100_000))}
-		if server {
-			k.out = k.two.StartServer(nil, o, 0)
-		} else {
-			k.out = k.two.StartClient(nil, o, 0)
-		}
-	}
-	if !server {
-		m.clients++
-	}
-	m.links = append(m.links, k)
-}
-
-// end forgets the link.
-func (k *link) end() {
-	if k.over {
-		return
-	}
-	k.over = true
-	if !k.server {
-		k.m.clients--
-	}
-	for i, o := range k.m.links {
-		if o == k {
-			k.m.links = append(k.m.links[:i], k.m.links[i+1:]...)
-			break
-		}
-	}
-}
-
-func (k *link) newTalk() *talk {
-	t := &talk{}
-	t.req.Reset()
-	t.resp.Reset()
-	t.abort = k.m.r.IntN(6) == 0
-	k.talks = append(k.talks, t)
-	return t
-}
-
-func (k *link) step() {
-	r := k.m.r
-	k.now += 1e8 // nobody is flooded
-	n := 1 << (4 + r.IntN(14))
-	if k.slow {
-		n = 1 + r.IntN(500)
-	}
-	b, err := k.p.RecvUpTo(n)
-	k.in = append(k.in, b...)
-	if k.two != nil {
-		k.read2()
-	} else {
-		k.read1()
-	}
-	if err != nil {
-		k.p.Reset()
-		k.end()
-		return
-	}
-	if !k.server && !k.m.calm && len(k.talks) < 3 && r.IntN(3) == 0 {
-		k.ask()
-	}
-	for range 1 + r.IntN(4) {
-		k.speak()
-	}
-	if n, err := k.p.Send(k.out); err == nil {
-		k.out = k.out[:copy(k.out, k.out[n:])]
-	}
-}
-
-// ask begins a request.
-func (k *link) ask() {
-	if k.two != nil && k.two.Capacity() == 0 {
-		return
-	}
-	k.m.last++
-	t := k.newTalk()
-	t.id = k.m.last
-	k.m.ids[t.id] += 0
-	t.out = planOf(t.id, false)
-}
-
-func decimal(id int) []byte { return strconv.AppendInt(nil, int64(id), 10) }
-
-func label(h *message.Headers, id, pads int) {
-	h.AddName([]byte("x-id"), decimal(id))
-	for i := range pads {
-		h.AddName(fmt.Appendf(nil, "x-pad-%d", i), decimal(id))
-	}
-}
-
-// speak goes on with a message of ours.
-func (k *link) speak() {
-	r := k.m.r
-	var t *talk
-	for _, o := range k.talks {
-		if !o.told && o.id != 0 && (k.two == nil || r.IntN(2) == 0) {
-			t = o
-			break
-		}
-	}
-	if t == nil || len(k.out) > 300_000 {
-		return
-	}
-	if t.abort && !k.m.calm && r.IntN(8) == 0 {
-		k.abort(t)
-		return
-	}
-	if !t.said {
-		if k.server && !t.read && r.IntN(6) > 0 {
-			return // early answers are few
-		}
-		k.head(t)
-		return
-	}
-	n := min(t.out.body-t.sent, 1+r.IntN(20_000))
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = octet(t.id, t.sent+i, k.server)
-	}
-	t.sent += n
-	last := t.sent == t.out.body
-	var trailers message.Headers
-	if last && t.out.trailers && !t.out.known {
-		trailers.AddName([]byte("x-end"), decimal(t.id))
-	}
-	if k.two == nil {
-		if n > 0 {
-			k.out, _ = k.enc.Prefix(k.out, n)
-			k.out = k.enc.Suffix(append(k.out, b...))
-		}
-		if last {
-			k.out, _ = k.enc.End(k.out, &trailers)
-			k.ended(t)
-		}
-		return
-	}
-	var took int
-	k.out, took = k.two.Data(k.out, t.s, b, last && trailers.Len() == 0)
-	if t.sent -= n - took; took < n {
-		return
-	}
-	if last {
-		if trailers.Len() > 0 {
-			k.out = k.two.Trailers(k.out, t.s, &trailers)
-		}
-		k.ended(t)
-	}
-}
-
-func (k *link) head(t *talk) {
-	r := k.m.r
-	if !k.server {
-		q := message.Request{Authority: []byte("a"), Path: fmt.Appendf(nil, "/%d", t.id), ContentLength: message.Unknown, NoBody: t.out.body == 0}
-		q.SetMethod([]byte([]string{"GET", "POST", "PUT"}[t.id%3]))
-		if label(&q.Headers, t.id, t.out.pads); t.out.known && t.out.body > 0 {
-			q.ContentLength = int64(t.out.body)
-		}
-		t.said = true
-		if k.two == nil {
-			k.out = k.enc.Request(k.out, &q, false)
-		} else if t.s, k.out = k.two.Request(k.out, &q, &t.resp, &t.trailers, &t.arena, k.now); t.s == nil {
-			k.drop(t)
-			return
-		} else {
-			t.s.Owner = t
-		}
-		if q.NoBody {
-			k.ended(t)
-		}
-		return
-	}
-	p := message.Response{Status: 200, ContentLength: message.Unknown}
-	label(&p.Headers, t.id, t.out.pads)
-	switch what := r.IntN(12); {
-	case what == 0 && !t.interim:
-		t.interim = true
-		p.Status, p.NoBody = 103, true
-	case what == 1:
-		t.said = true
-		p.Status = 503
-	default:
-		t.said = true
-	}
-	if t.said {
-		p.NoBody = t.out.body == 0
-		if t.out.known {
-			p.ContentLength = int64(t.out.body)
-		}
-	}
-	if k.two == nil {
-		k.out = k.enc.Response(k.out, &p, &t.req, true)
-	} else {
-		k.out = k.two.Response(k.out, t.s, &p)
-	}
-	if t.said && p.NoBody {
-		k.ended(t)
-	}
-}
-
-// ended: our message is complete.
-func (k *link) ended(t *talk) {
-	t.told = true
-	k.settle(t)
-}
-
-// settle forgets a talk that is over.
-func (k *link) settle(t *talk) {
-	if t.told && (t.read || k.server && k.two != nil) {
-		k.drop(t)
-	}
-}
-
-func (k *link) drop(t *talk) {
-	if k.two != nil && t.s != nil {
-		k.out = k.two.Release(k.out, t.s, h2.Cancel)
-	}
-	for i, o := range k.talks {
-		if o == t {
-			k.talks = append(k.talks[:i], k.talks[i+1:]...)
-			return
-		}
-	}
-}
-
-// abort ends a talk, or the connection, at any point.
-func (k *link) abort(t *talk) {
-	switch r := k.m.r; {
-	case k.two != nil && t.s != nil && r.IntN(4) > 0:
-		k.drop(t)
-	case r.IntN(2) == 0:
-		k.p.Reset()
-		k.end()
-	default:
-		k.p.Send(k.out)
-		k.p.Close()
-		k.end()
-	}
-}
-
-func (k *link) read1() {
-	for !k.over {
-		var t *talk
-		for _, o := range k.talks {
-			if !o.read {
-				t = o
-				break
-			}
-		}
-		switch {
-		case t == nil && !k.server:
-			if len(k.in) > 0 {
-				k.m.fatal("%d bytes that nobody asked for: %q", len(k.in), clip(k.in))
-			}
-			return
-		case t == nil && len(k.in) == 0:
-			return
-		case t == nil:
-			t = k.newTalk()
-		}
-		if t.heard == 0 {
-			t.heard = 1
-			if k.server {
-				k.dec.StartRequest(&t.req, &t.trailers, &t.arena, h1.Limits{}, nil)
-			} else {
-				t.req.SetMethod([]byte([]string{"GET", "POST", "PUT"}[t.id%3]))
-				k.dec.StartResponse(&t.resp, &t.trailers, &t.arena, h1.Limits{}, nil, &t.req)
-			}
-		}
-		n, data, ev := k.dec.Step(k.in)
-		switch ev {
-		case h1.Head:
-			k.hear(t)
-		case h1.Data:
-			k.hearData(t, data)
-		case h1.End:
-			k.hearEnd(t)
-		case h1.Failed:
-			k.m.fatal("%v: %q", k.dec.Reason(), clip(k.in))
-			return
-		}
-		k.in = k.in[:copy(k.in, k.in[n:])]
-		if ev == h1.More {
-			return
-		}
-	}
-}
-
-func clip(b []byte) []byte { return b[:min(len(b), 200)] }
-
-func (k *link) read2() {
-	for !k.over {
-		var n int
-		var ev h2.Event
-		k.out, n, ev = k.two.Step(k.out, k.in, k.now)
-		if ev.Kind == h2.More {
-			break
-		}
-		var t *talk
-		if ev.Stream != nil {
-			t, _ = ev.Stream.Owner.(*talk)
-		}
-		switch ev.Kind {
-		case h2.Open:
-			t = k.newTalk()
-			t.s, ev.Stream.Owner = ev.Stream, t
-			t.s.Request(&t.req, &t.trailers, &t.arena)
-		case h2.Head, h2.Interim:
-			k.hear(t)
-		case h2.Data:
-			k.hearData(t, ev.Data)
-			k.out = k.two.Consumed(k.out, t.s, len(ev.Data))
-		case h2.Reset:
-			if ev.Reason != h2.PeerReset && ev.Reason != h2.Unprocessed {
-				k.m.fatal("stream reset: %v", ev.Reason)
-			}
-			k.drop(t)
-			t = nil
-		case h2.GoAway:
-			if !k.server && len(k.talks) == 0 {
-				k.p.Close()
-				k.end()
-			}
-		case h2.Failed:
-			k.m.fatal("connection failed: %v", ev.Reason)
-			return
-		}
-		if ev.End && t != nil {
-			k.hearEnd(t)
-		}
-		k.in = k.in[:copy(k.in, k.in[n:])]
-	}
-}
-
-// hear checks a head.
-func (k *link) hear(t *talk) {
-	h := &t.resp.Headers
-	if k.server {
-		h = &t.req.Headers
-		t.id, _ = strconv.Atoi(string(bytes.TrimPrefix(t.req.Path, []byte("/"))))
-		t.out = planOf(t.id, true)
-		k.m.ids[t.id]++
-	}
-	id := h.GetName("x-id")
-	if id == nil && !k.server {
-		if t.local = true; t.resp.Status < 400 || string(h.Get(message.Server)) != "proxy" {
-			k.m.fatal("request %d: an answer %d without a number", t.id, t.resp.Status)
-		}
-		return
-	}
-	pads := 0
-	for i, f := range h.Fields() {
-		if !bytes.HasPrefix(f.Name, []byte("x-pad-")) {
-			continue
-		}
-		pads++
-		if !bytes.Equal(f.Value, id) {
-			k.m.fatal("request %d: field %d is %s: %s", t.id, i, f.Name, f.Value)
-		}
-	}
-	if want := planOf(t.id, !k.server); string(id) != strconv.Itoa(t.id) || pads != want.pads || len(h.Get(message.XRequestID)) > 0 != k.server {
-		k.m.fatal("request %d: head of %q with %d of %d pads", t.id, id, pads, want.pads)
-	}
-	if !k.server && t.resp.Status < 200 {
-		t.resp.Reset()
-	}
-}
-
-func (k *link) hearData(t *talk, b []byte) {
-	if t.local {
-		return
-	}
-	for i, c := range b {
-		if want := octet(t.id, t.got+i, !k.server); c != want {
-			k.m.fatal("request %d, server %v: byte %d is %x, want %x", t.id, k.server, t.got+i, c, want)
-			return
-		}
-	}
-	t.got += len(b)
-}
-
-func (k *link) hearEnd(t *talk) {
-	t.read = true
-	want := planOf(t.id, !k.server)
-	end := t.trailers.GetName("x-end")
-	switch {
-	case t.local:
-	case t.got != want.body:
-		k.m.fatal("request %d, server %v: %d of %d bytes", t.id, k.server, t.got, want.body)
-	case want.trailers && !want.known && want.body > 0 && string(end) != strconv.Itoa(t.id), end != nil && string(end) != strconv.Itoa(t.id):
-		k.m.fatal("request %d, server %v: trailers %q", t.id, k.server, end)
-	case !k.server:
-		k.m.ids[whole]++
-	}
-	k.settle(t)
-	if k.two == nil && !k.server && !t.told {
-		k.p.Close() // answered early: the rest of the request is not wanted
-		k.end()
-	} else if k.two != nil && !k.server && !t.told {
-		k.drop(t)
-	}
 }
