@@ -43,7 +43,7 @@ func TestNothingMixes(t *testing.T) {
 }
 
 func mix(t *testing.T, seed uint64) {
-	m := &mixer{t: t, seed: seed, r: rand.New(rand.NewPCG(seed, 0)), net: mem.New(), ids: map[int]int{}}
+	m := &mixer{t: t, seed: seed, r: rand.New(rand.NewPCG(seed, 0)), net: mem.New(), ids: map[int]int{}, sent: map[int]bool{}, harmed: map[int]bool{}}
 	l := m.net.Loop(loop.Options{})
 	seen := &balance{}
 	w := http.NewWorker(http.Options{Loop: l, Observer: seen})
@@ -158,6 +158,8 @@ type mixer struct {
 	calm    bool
 	ids     map[int]int // times a request reached an upstream
 	last    int
+	sent    map[int]bool // requests and tunnels that a client has said to the end
+	harmed  map[int]bool // that somebody ended before their time
 }
 
 // asking counts requests that clients wait for.

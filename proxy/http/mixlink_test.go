@@ -19,6 +19,7 @@ type link struct {
 	server  bool
 	in, out []byte
 	talks   []*talk
+	ids     []int       // of requests so far
 	two     *h2.Machine // nil: HTTP/1.1
 	enc     h1.Encoder
 	dec     h1.Decoder
@@ -109,7 +110,7 @@ func (k *link) step() {
 	open := t != nil && t.tunnel
 	if err == io.EOF && open && !t.read {
 		k.hearEnd(t)
-	} else if err != nil && (err != io.EOF || !open && len(k.out) == 0 && !k.fin) {
+	} else if err != nil && (err != io.EOF || !open && !k.fin) {
 		k.p.Close()
 		k.end()
 	}
@@ -149,6 +150,7 @@ func (k *link) ask() {
 	k.m.last++
 	t := k.newTalk()
 	t.id = k.m.last
+	k.ids = append(k.ids, t.id)
 	k.m.ids[t.id] += 0
 	t.out = planOf(t.id, false)
 	k.last = t.out.tunnel && k.two == nil
@@ -299,7 +301,9 @@ func (k *link) head(t *talk) {
 
 // ended: our message is complete.
 func (k *link) ended(t *talk) {
-	t.told = true
+	if t.told = true; !k.server {
+		k.m.sent[t.id] = true
+	}
 	k.settle(t)
 }
 
@@ -328,6 +332,9 @@ func (k *link) drop(t *talk) {
 
 // abort ends a talk, or the connection, at any point.
 func (k *link) abort(t *talk) {
+	for _, id := range append(k.ids, t.id) { // what was said may be on its way
+		k.m.harmed[id] = true
+	}
 	switch r := k.m.r; {
 	case k.two != nil && t.s != nil && r.IntN(4) > 0:
 		k.drop(t)
@@ -417,10 +424,13 @@ func (k *link) read2() {
 			if ev.Reason != h2.PeerReset && ev.Reason != h2.Unprocessed {
 				k.m.fatal("stream reset: %v", ev.Reason)
 			}
+			if t.tunnel && t.told && k.m.sent[t.id] && !k.m.harmed[t.id] {
+				k.m.fatal("tunnel %d, server %v: reset with %d bytes there, though both ends said all they had to say", t.id, k.server, t.got)
+			}
 			k.drop(t)
 			t = nil
 		case h2.GoAway:
-			if !k.server && len(k.talks) == 0 {
+			if !k.server && len(k.talks)+len(k.out) == 0 {
 				k.p.Close()
 				k.end()
 			}
@@ -443,6 +453,7 @@ func (k *link) hear(t *talk) {
 		t.id, _ = strconv.Atoi(string(bytes.TrimPrefix(t.req.Path, []byte("/"))))
 		t.out = planOf(t.id, true)
 		k.m.ids[t.id]++
+		k.ids = append(k.ids, t.id)
 	}
 	id := h.GetName("x-id")
 	if id == nil && !k.server {
