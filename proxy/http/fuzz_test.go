@@ -53,6 +53,7 @@ func FuzzExchange(f *testing.F) {
 	f.Add([]byte(getRequest+getRequest), answers, []byte{255, 121, 2, 121, 2, 7, 15, 7, 2, 2, 61})
 	tunnel := append(hello2(http2.ClientPreface), onStream(frames2(10, ":method", "CONNECT", ":protocol", "websocket", ":scheme", "http", ":authority", "a", ":path", "/"), 1)...)
 	f.Add(tunnel, answers, []byte{255, 121, 2, 121, 2, 7})
+	f.Add(append([]byte("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAQAAAAF\r\n\r\n"), two...), answers, []byte{255, 121, 2, 121, 2, 7, 15, 7, 2, 2, 61})
 	f.Fuzz(func(t *testing.T, client, upstream, plan []byte) {
 		n := mem.New()
 		l := n.Loop(loop.Options{})
