@@ -73,6 +73,25 @@ func fullTable(t *rapid.T, port string, names []string) *route.Table {
 	return full
 }
 
+func indexOf(t interface{ Fatal(...any) }, names ...string) *ondemand.Index {
+	x := &ondemand.Index{}
+	shards := make([][]uint64, ondemand.Shards)
+	for _, n := range names {
+		h := ondemand.Hash(n)
+		shards[ondemand.ShardOf(h)] = ondemand.Insert(shards[ondemand.ShardOf(h)], h)
+	}
+	for i, s := range shards {
+		body, err := proto.Marshal(ondemand.Shard(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x, err = x.With(ondemand.ShardName(i), body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return x
+}
+
 // Whatever a table with everything would serve a request by, a proxy that holds a part of it
 // asks for, or has; and what the table leaves to its catch-all it asks nothing for.
 func TestDemandsAgreeWithTheWholeTable(t *testing.T) {
@@ -81,28 +100,18 @@ func TestDemandsAgreeWithTheWholeTable(t *testing.T) {
 		port := rapid.SampledFrom([]string{"80", "8080", "9"}).Draw(t, "port")
 		names := map[string]bool{}
 		for i := range rapid.IntRange(0, 12).Draw(t, "hosts") {
-			names[port+"/"+host(t, fmt.Sprint("host ", i))] = true
+			h := host(t, fmt.Sprint("host ", i))
+			if rest, wild := strings.CutPrefix(h, "*"); wild && rest != "" && strings.HasSuffix(":"+port, rest) {
+				continue // a table would match it with the port of the authority, which is no part of a host
+			}
+			names[port+"/"+h] = true
 		}
 		var list []string
-		index := &ondemand.Index{}
-		shards := make([][]uint64, ondemand.Shards)
 		for n := range names {
 			list = append(list, n)
 		}
 		slices.Sort(list)
-		for _, n := range list {
-			h := ondemand.Hash(n)
-			shards[ondemand.ShardOf(h)] = ondemand.Insert(shards[ondemand.ShardOf(h)], h)
-		}
-		for i, s := range shards {
-			body, err := proto.Marshal(ondemand.Shard(s))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if index, err = index.With(ondemand.ShardName(i), body); err != nil {
-				t.Fatal(err)
-			}
-		}
+		index := indexOf(t, list...)
 		full := fullTable(t, port, list)
 
 		// What the proxy holds: a part, and always the catch-all if the table has none.

@@ -17,11 +17,13 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
 	"github.com/weirmesh/weir/proxy/tls"
 	"github.com/weirmesh/weir/proxy/tls/tlstest"
+	"github.com/weirmesh/weir/xds/ondemand"
 )
 
 // world is a process on a network in memory: some workers and what they served.
@@ -32,12 +34,14 @@ type world struct {
 	workers []*listener.Acceptor
 	l       *loop.Loop // for connections of the test
 	log     []string
+	demands *demand.Demands
+	demand  *demand.Worker // of the first worker
 
 	addresses, errors bool // are told too
 }
 
 func newWorld(t *testing.T, workers int, options ...func(*listener.Options)) *world {
-	w := &world{t: t, n: mem.New()}
+	w := &world{t: t, n: mem.New(), demands: demand.New()}
 	w.l = w.n.Loop(loop.Options{})
 	for i := range workers {
 		o := listener.Options{
@@ -52,10 +56,15 @@ func newWorld(t *testing.T, workers int, options ...func(*listener.Options)) *wo
 				w.say("refused by %s: %v", c.Name, why)
 			},
 		}
+		l := w.n.Loop(loop.Options{})
+		o.Demand = w.demands.NewWorker(l, &ondemand.Place{})
+		if i == 0 {
+			w.demand = o.Demand
+		}
 		for _, set := range options {
 			set(&o)
 		}
-		w.workers = append(w.workers, listener.NewAcceptor(w.n.Loop(loop.Options{}), o))
+		w.workers = append(w.workers, listener.NewAcceptor(l, o))
 	}
 	w.group = listener.NewGroup(listener.Sockets{Sockets: w.n.Sockets()}, w.n.Sockets(), nil, slog.New(slog.DiscardHandler), w.workers...)
 	return w

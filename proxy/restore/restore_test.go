@@ -79,6 +79,28 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("%s: %v %v, want mode %v", path, st.Mode().Perm(), err, want)
 		}
 	}
+	if s.OnDemand() || s.Demanded != nil {
+		t.Errorf("on demand: %v, %v", s.OnDemand(), s.Demanded)
+	}
+	// On demand, the index is what comes first, and the names that are asked for are kept until there are others.
+	names := map[string][]string{resource.VirtualHostType: {"80/a"}}
+	keep(t, dir, true, func(k *Keeper) {
+		k.Changed(state.Update{TypeURL: resource.IndexType, Set: []state.Resource{res(t, "00", "1")}})
+		k.Demanded(names)
+	})
+	keep(t, dir, true, func(k *Keeper) {
+		k.Changed(state.Update{TypeURL: resource.ClusterType, Set: []state.Resource{res(t, "d", "1")}})
+	})
+	if s, err = Load(dir, me, time.Now()); err != nil || !s.OnDemand() || s.Updates[0].TypeURL != resource.IndexType || string(s.Material) != "key and certificate" {
+		t.Errorf("on demand: %v", err)
+	}
+	if d := cmp.Diff(names, s.Demanded); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	keep(t, dir, true, func(k *Keeper) { k.Forget(resource.IndexType); k.Demanded(map[string][]string{}) })
+	if s, err = Load(dir, me, time.Now()); err != nil || s.OnDemand() || len(s.Demanded) > 0 {
+		t.Errorf("forgotten: %v, %v, %v", err, s.OnDemand(), s.Demanded)
+	}
 	// A process that began empty does not build on what it did not use.
 	keep(t, dir, false, func(k *Keeper) {
 		k.Changed(state.Update{TypeURL: resource.ClusterType, Set: []state.Resource{res(t, "new", "1")}})
