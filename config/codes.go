@@ -12,6 +12,8 @@ const (
 	ReferenceNotFound       Code = "IST0101"
 	SchemaError             Code = "IST0106"
 	ConflictingMeshHosts    Code = "IST0109"
+	ConflictingSidecars     Code = "IST0110"
+	MultipleSidecars        Code = "IST0111"
 	PortSelectorRequired    Code = "IST0112"
 	DeploymentManyServices  Code = "IST0116"
 	PortNameConvention      Code = "IST0118"
@@ -52,6 +54,8 @@ const (
 	RuleIgnored             Code = "WEIR0106"
 	AddressesExhausted      Code = "WEIR0107"
 	SetAside                Code = "WEIR0108"
+	ImportsNothing          Code = "WEIR0109"
+	NotDiscovered           Code = "WEIR0110"
 
 	ImageNotRunnable  Code = "WEIR0201"
 	ValueNotAvailable Code = "WEIR0202"
@@ -84,6 +88,8 @@ var codes = []CodeInfo{
 	{ReferenceNotFound, Error, "ReferencedResourceNotFound", "The object names a host, subset, gateway, selector, Secret, ConfigMap or ServiceAccount that does not exist. Requests that depend on it fail."},
 	{SchemaError, Error, "SchemaValidationError", "A field is unknown, has the wrong type, or its value is not allowed. The object is quarantined: its last good version stays in force."},
 	{ConflictingMeshHosts, Error, "ConflictingMeshGatewayVirtualServiceHosts", "Several VirtualServices define the same host for sidecars. Only the oldest one is used; the others are ignored for that host."},
+	{ConflictingSidecars, Error, "ConflictingSidecarWorkloadSelectors", "Workloads are selected by several Sidecars. The oldest one is used for them."},
+	{MultipleSidecars, Error, "MultipleSidecarsWithoutWorkloadSelectors", "A namespace has several Sidecars without workloadSelector. Only the oldest one is used."},
 	{PortSelectorRequired, Error, "VirtualServiceDestinationPortSelectorRequired", "The destination service has several ports, so destination.port.number must say which one."},
 	{DeploymentManyServices, Warning, "DeploymentAssociatedToMultipleServices", "Services that select the same Deployment use one port with different protocols; only one of them can be right."},
 	{PortNameConvention, Info, "PortNameIsNotUnderNamingConvention", "The port neither has appProtocol nor a name that begins with a protocol, so its protocol is detected on every connection. Name it <protocol>[-suffix] or set appProtocol."},
@@ -124,6 +130,8 @@ var codes = []CodeInfo{
 	{RuleIgnored, Warning, "RuleIgnored", "Another object of the same kind and scope is older and wins; this one has no effect there."},
 	{AddressesExhausted, Error, "AddressesExhausted", "Every virtual address of the range is in use. The Service cannot be called until another one is deleted."},
 	{SetAside, Warning, "SetAside", "Part of an object could not be brought into the proxies' configuration, or was decided against what was probably meant. The rest of the object is in force."},
+	{ImportsNothing, Warning, "ImportsNothing", "A host of a Sidecar stands for no service that is there and exported to its namespace. Workloads see no more by it."},
+	{NotDiscovered, Warning, "NamespaceNotDiscovered", "The object is in a namespace that the discoverySelectors of MeshConfig leave out. Nothing in such a namespace is part of the mesh: its services cannot be called by name, and its policies are not enforced."},
 
 	{ImageNotRunnable, Error, "ImageNotRunnable", "In local mode containers run as processes. The image is none of the built-in samples and the container has no command, so there is nothing to run. Pods that run stay as they are."},
 	{ValueNotAvailable, Error, "ValueNotAvailable", "In local mode a variable asks for something that only exists in a cluster. Pods that run stay as they are."},

@@ -28,6 +28,7 @@ type Input struct {
 	ConfigMaps  map[mesh.Key]*corev1.ConfigMap
 	Secrets     map[mesh.Key]*kube.Secret
 	Assume      []*mesh.Workload // will run, too
+	Outside     []mesh.Ref       // objects in force that are in no namespace of the mesh
 	// Object finds the object in force behind a Ref, for lines; nil if there is none.
 	Object func(mesh.Ref) *config.Object
 }
@@ -68,6 +69,8 @@ var checks = []func(*analysis){
 	(*analysis).sharedDeployments,
 	(*analysis).peerAuthentications,
 	(*analysis).contradictingTLS,
+	(*analysis).sidecars,
+	(*analysis).outsiders,
 }
 
 // Run returns what was found, sorted.

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"strings"
+
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
@@ -28,6 +30,9 @@ func (s *Store) input() analyze.Input {
 	}
 	for o := range s.objects.Values() {
 		k := mesh.NewKey(o.ID.Namespace, o.ID.Name)
+		if o.Serving != nil && strings.HasSuffix(o.ID.Group, ".istio.io") && !s.scope.discovers(o.ID.Namespace) {
+			in.Outside = append(in.Outside, o.Serving.Ref)
+		}
 		switch v := o.Lowered.(type) {
 		case *appsv1.Deployment:
 			in.Deployments = append(in.Deployments, analyze.Deployment{Ref: o.Serving.Ref, Deployment: v})

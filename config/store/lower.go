@@ -39,6 +39,8 @@ func Lower(o *config.Object, settings *mesh.Settings) (any, State, []config.Find
 	} else {
 		out, findings = istio.Lower(o, istio.Options{DomainSuffix: settings.DomainSuffix})
 	}
+	_, more := meshConfig(o, out, settings.RootNamespace)
+	findings = append(findings, more...)
 	switch {
 	case config.Errors(findings) > 0:
 		return nil, Quarantined, findings

@@ -113,6 +113,7 @@ type Store struct {
 
 	objects  persist.Map[string, *Object]
 	registry *registry.Registry
+	scope    scope
 	next     mesh.Snapshot  // being built
 	snapshot *mesh.Snapshot // published last
 	analyzer analyze.Analyzer
@@ -136,7 +137,7 @@ type claim struct {
 // New makes a Store with what the state folder kept.
 func New(o Options) (*Store, error) {
 	s := &Store{o: o, log: o.Log, units: map[string]config.Unit{}, incomplete: map[string]bool{}, claims: map[config.ID][]claim{},
-		held: map[config.ID]bool{}, noted: map[config.ID]bool{}, unitNotes: map[string]bool{}}
+		held: map[config.ID]bool{}, noted: map[config.ID]bool{}, unitNotes: map[string]bool{}, scope: newScope()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -181,6 +182,7 @@ func (s *Store) Step(units ...config.Unit) *Update {
 		s.resolve(id)
 	}
 	s.saved = nil
+	s.rescope()
 	s.assemble()
 	return s.update()
 }
@@ -253,6 +255,7 @@ func (s *Store) resolve(id config.ID) {
 		s.disk.note(id, next)
 	}
 	if !identical(before, lowered) {
+		s.read(id, lowered)
 		s.set(id, lowered)
 	}
 }
@@ -439,6 +442,7 @@ func identical(a, b any) bool {
 // set brings a lowered object, or its absence, into the plan.
 func (s *Store) set(id config.ID, lowered any) {
 	k := mesh.NewKey(id.Namespace, id.Name)
+	lowered = s.scope.effective(id, lowered)
 	switch id.Group + "/" + id.Kind {
 	case "networking.istio.io/VirtualService":
 		put(&s.next.VirtualServices, k, lowered)

@@ -419,3 +419,51 @@ func TestPlanDependsOnFilesOnly(t *testing.T) {
 		}
 	})
 }
+
+// Which namespaces are part of the mesh follows labels and the MeshConfig at once, and a
+// MeshConfig with mistakes changes nothing.
+func TestDiscoveryFollows(t *testing.T) {
+	s := newStore(t, "")
+	unit := func(name, text string) config.Unit { return file.Parse(name, []byte(text), "default") }
+	namespace := func(label string) config.Unit {
+		return unit("ns.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {mesh: \""+label+"\"}}\n")
+	}
+	meshConfig := func(text string) config.Unit {
+		return unit("mesh.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: '"+text+"'}\n")
+	}
+	objects := unit("o.yaml", `
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {selector: {app: cart}, ports: [{port: 80, name: http}]}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: shop}
+spec: {egress: [{hosts: ["./*"]}]}
+`)
+	for _, step := range []struct {
+		intention string
+		unit      config.Unit
+		in        bool
+		limited   bool
+	}{
+		{"without MeshConfig all are", namespace("no"), true, false},
+		{"others are left out", meshConfig(`discoverySelectors: [{matchLabels: {mesh: "yes"}}]`), false, false},
+		{"a label brings in", namespace("yes"), true, false},
+		{"mistakes change nothing", meshConfig(`discoverySelectors: 3`), true, false},
+		{"a label leaves out", namespace("no"), false, false},
+		{"the default of exportTo comes to all", meshConfig(`defaultServiceExportTo: ["."]`), true, true},
+		{"a MeshConfig that is gone", config.Unit{Name: "mesh.yaml", Gone: true}, true, false},
+	} {
+		u := s.Step(objects, step.unit)
+		objects = config.Unit{Name: "none.yaml"}
+		service := u.Snapshot.Services.At("shop/cart.shop.svc.cluster.local")
+		if in := u.Snapshot.Sidecars.Has("shop/default"); in != step.in || in != (service != nil) {
+			t.Errorf("%s: sidecar %v service %v, want %v", step.intention, in, service != nil, step.in)
+		}
+		if service != nil && service.Visible.Limited != step.limited {
+			t.Errorf("%s: visible %+v", step.intention, service.Visible)
+		}
+	}
+}
