@@ -181,10 +181,15 @@ func (p *pod) keepProxy(ctx context.Context, place Place) {
 // that calls others as its first act must find them.
 func (p *pod) untilProxyReady(ctx context.Context) bool {
 	for pause := firstCheck; ctx.Err() == nil; pause = min(2*pause, slowestCheck) {
-		if p.proxyReady(ctx) == nil {
+		err := p.proxyReady(ctx)
+		if err == nil {
 			return true
 		}
-		p.note("waiting for its proxy")
+		waits := "waiting for its proxy"
+		if pause == slowestCheck { // longer than a start takes
+			waits += ": " + err.Error()
+		}
+		p.note(waits)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
