@@ -94,6 +94,46 @@ func edit(b *testing.B, clients int, vhds bool, change func(w *world, i int)) {
 	}
 }
 
+// imports makes namespace ns0 see its own 20 services alone.
+func imports(w *world) {
+	w.sidecar("ns0", "default", mesh.Sidecar{Egress: []mesh.Egress{{Hosts: []mesh.Import{{Namespace: ".", Host: "*"}}}}})
+}
+
+// A node whose Sidecar imports 20 services of 1,000, on a control plane that has all of
+// them built for others.
+func BenchmarkScopedView(b *testing.B) {
+	w := large(services)
+	imports(w)
+	snap := w.publish()
+	c := translate.New()
+	c.View(snap, nodeIn(500))
+	c.View(snap, nodeIn(0))
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		i++
+		w.sidecar("ns0", fmt.Sprintf("own%d", i), mesh.Sidecar{Selector: mesh.Labels{"n": fmt.Sprint(i)}, Egress: []mesh.Egress{{Hosts: []mesh.Import{{Namespace: ".", Host: "*"}}}}})
+		n := *nodeIn(0)
+		n.Name, n.Labels = "own", mesh.Labels{"n": fmt.Sprint(i)}
+		c.View(w.publish(), &n)
+	}
+}
+
+// An edit of a VirtualService that the client's Sidecar does not import.
+func BenchmarkUnseenEdit(b *testing.B) {
+	w := large(services)
+	imports(w)
+	c := translate.New()
+	c.View(w.publish(), nodeIn(0))
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		i++
+		w.virtualService("ns9", "svc180", route(fqdn("svc180", "ns9"), uint32(i%99)))
+		c.View(w.publish(), nodeIn(0))
+	}
+}
+
 func BenchmarkVirtualServiceEdit(b *testing.B) {
 	for _, clients := range []int{1, 1000} {
 		for _, vhds := range []bool{false, true} {

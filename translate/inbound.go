@@ -45,7 +45,8 @@ type served struct {
 	protocol    mesh.Protocol
 	mode        mesh.MTLSMode
 	services    []*mesh.Service // the first one decides
-	app         netip.AddrPort  // env capture: where the application listens
+	app         netip.AddrPort  // where the application listens, if not where connections are dialled
+	sidecar     *mesh.Sidecar   // that says so; nil: services do
 }
 
 func (p *served) http() bool  { return p.protocol.IsHTTP() }
@@ -56,6 +57,8 @@ func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
 	ports := c.servedPorts(n, labels)
 	if n.Proxyless {
 		ports = c.directPorts(n, labels)
+	} else if n.Interception != NoInterception { // env capture listens where it was told to
+		ports = ingress(c.index.sidecarFor(n.Namespace, labels, c.base.settings.RootNamespace), n, ports)
 	}
 	accepts := c.base.authn.of(n.Namespace, labels)
 	for i := range ports {
@@ -72,7 +75,10 @@ func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
 		}
 	}
 	for _, p := range ports {
-		fmt.Fprintf(&key, " %d,%d,%s,%d", p.port, p.servicePort, p.protocol, p.mode)
+		fmt.Fprintf(&key, " %d,%d,%s,%d,%s", p.port, p.servicePort, p.protocol, p.mode, p.app)
+		if p.sidecar != nil {
+			fmt.Fprintf(&key, ",%s/%s", p.sidecar.Ref.Namespace, p.sidecar.Ref.Name)
+		}
 		for _, s := range p.services {
 			key.WriteString("," + s.Hostname + "/" + s.Namespace)
 		}
@@ -110,6 +116,31 @@ func (c *Cache) servedPorts(n *Node, labels mesh.Labels) []served {
 	})
 	slices.SortFunc(out, func(a, b served) int { return int(a.port) - int(b.port) })
 	return out
+}
+
+// ingress are the ports that s has a workload serve; those of services if it says nothing.
+// A workload that no service leads to serves none, as in Istio.
+func ingress(s *mesh.Sidecar, n *Node, ports []served) []served {
+	if s == nil || s.Ingress == nil || len(ports) == 0 {
+		return ports
+	}
+	var out []served
+	for _, in := range s.Ingress {
+		p := served{port: in.Port, servicePort: in.Port, protocol: in.Protocol, app: in.App, sidecar: s}
+		if i := slices.IndexFunc(ports, func(o served) bool { return o.port == in.Port }); i >= 0 {
+			p.servicePort, p.services = ports[i].servicePort, ports[i].services
+			p.protocol = cmp.Or(p.protocol, ports[i].protocol)
+		}
+		if p.app.IsValid() && p.app.Addr().IsUnspecified() {
+			i := slices.IndexFunc(n.Addresses, func(a netip.Addr) bool { return a.Is4() == in.App.Addr().Is4() })
+			if p.app = (netip.AddrPort{}); i >= 0 {
+				p.app = netip.AddrPortFrom(n.Addresses[i], in.App.Port())
+			}
+		}
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b served) int { return int(a.port) - int(b.port) })
+	return slices.CompactFunc(out, func(a, b served) bool { return a.port == b.port })
 }
 
 // eachServed visits the ports of services that lead to n's workload, because they
@@ -399,6 +430,9 @@ func (k *mint) application(p *served) *resource.Resource {
 }
 
 func (p *served) origins(k *mint) {
+	if p.sidecar != nil {
+		k.of(&p.sidecar.Ref)
+	}
 	for _, s := range p.services {
 		k.from(originsOf(s)...)
 	}

@@ -231,6 +231,9 @@ func (c *chaos) sidecar(ns, name string) *mesh.Sidecar {
 		}
 		s.Egress = append(s.Egress, e)
 	}
+	for range c.n("ingress", 2) {
+		s.Ingress = append(s.Ingress, mesh.Ingress{Port: c.port(), Protocol: c.protocol(), App: one(c, "app", netip.AddrPort{}, addrPort("127.0.0.1:3000"), addrPort("0.0.0.0:3000"))})
+	}
 	return s
 }
 

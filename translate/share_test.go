@@ -2,6 +2,7 @@ package translate_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -142,4 +143,62 @@ func sameContent(a, b *resource.View) bool {
 		}
 	}
 	return true
+}
+
+// Which Sidecar a workload goes by: the oldest that selects it, else its namespace's, else
+// the mesh's, and what an edit of one costs those who go by another.
+func TestSidecarSelection(t *testing.T) {
+	w := newWorld()
+	for _, ns := range []string{"a", "b"} {
+		for _, name := range []string{"x", "y"} {
+			w.service(ns, name, httpPort(80), 1, "v1")
+		}
+	}
+	see := func(hosts ...string) []mesh.Egress {
+		e := mesh.Egress{}
+		for _, h := range hosts {
+			e.Hosts = append(e.Hosts, mesh.Import{Namespace: "*", Host: h})
+		}
+		return []mesh.Egress{e}
+	}
+	c := translate.New()
+	seen := func(n *translate.Node) string {
+		var out []string
+		for name := range c.View(w.publish(), n).Set(resource.ClusterType).All() {
+			if host, ok := strings.CutPrefix(name, "outbound|80||"); ok {
+				out = append(out, strings.TrimSuffix(host, ".svc.cluster.local"))
+			}
+		}
+		return strings.Join(out, " ")
+	}
+	picked := mesh.Labels{"app": "x"}
+	mine, other, elsewhere := sidecar("a", "m", picked), sidecar("a", "o", mesh.Labels{}), sidecar("b", "e", picked)
+	check := func(step, wantMine, wantOther, wantElsewhere string) {
+		t.Helper()
+		if got := []string{seen(mine), seen(other), seen(elsewhere)}; !slices.Equal(got, []string{wantMine, wantOther, wantElsewhere}) {
+			t.Errorf("%s: %q", step, got)
+		}
+	}
+	const all = "x.a x.b y.a y.b"
+	check("none", all, all, all)
+	w.sidecar("istio-system", "default", mesh.Sidecar{Egress: see(fqdn("y", "b"))})
+	check("the mesh's", "y.b", "y.b", "y.b")
+	w.sidecar("istio-system", "picked", mesh.Sidecar{Selector: picked, Egress: see(fqdn("x", "a"))})
+	check("one of the root namespace with a selector is for that alone", "y.b", "y.b", "y.b")
+	w.sidecar("a", "whole", mesh.Sidecar{Egress: see(fqdn("x", "b"))})
+	check("the namespace's", "x.b", "x.b", "y.b")
+	w.sidecar("a", "picked", mesh.Sidecar{Selector: picked, Egress: see(fqdn("x", "a"), fqdn("y", "a"))})
+	check("the workload's", "x.a y.a", "x.b", "y.b")
+	w.sidecar("a", "again", mesh.Sidecar{Selector: picked})
+	check("a younger one", "x.a y.a", "x.b", "y.b")
+
+	before := c.View(w.publish(), other)
+	w.sidecar("a", "picked", mesh.Sidecar{Selector: picked})
+	after := c.View(w.publish(), other)
+	for typ, set := range after.Sets {
+		if !set.Same(before.Sets[typ]) {
+			t.Errorf("%s of those who go by another Sidecar changed", resource.Short(typ))
+		}
+	}
+	check("a replaced one is younger than the other, which lets all be seen", all, "x.b", "y.b")
 }

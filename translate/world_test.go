@@ -103,6 +103,11 @@ func (w *world) peerAuth(ns, name string, p mesh.PeerAuthentication) {
 	w.snap.PeerAuths = w.snap.PeerAuths.Set(mesh.NewKey(ns, name), &p)
 }
 
+func (w *world) sidecar(ns, name string, s mesh.Sidecar) {
+	s.Ref = w.ref("Sidecar", ns, name)
+	w.snap.Sidecars = w.snap.Sidecars.Set(mesh.NewKey(ns, name), &s)
+}
+
 func httpPort(n uint16) mesh.Port { return mesh.Port{Number: n, Name: "http", Protocol: mesh.HTTP} }
 
 func sidecar(ns, name string, labels mesh.Labels) *translate.Node {
