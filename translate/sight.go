@@ -114,7 +114,7 @@ func (x *index) behind(host string, v *sight) *mesh.Service {
 		return nil
 	}
 	for key := range x.byTarget[host] {
-		if r := x.virtuals[key]; r != nil && slices.Contains(r.boundTo(), mesh.Mesh) && v.virtual(r.VirtualService) {
+		if r := x.virtuals[key]; r != nil && v.virtual(r.VirtualService) && slices.Contains(r.boundTo(), mesh.Mesh) {
 			return first(x.hosts[host], v.namespace, func(s *mesh.Service) bool { return s.Visible.VisibleTo(v.namespace) })
 		}
 	}
