@@ -51,6 +51,7 @@ func (a *analysis) sidecars() {
 				at := document.Index(document.Index("spec.egress", i)+".hosts", j)
 				a.imports(s, at, m)
 			}
+			a.spoken(s, i)
 		}
 	}
 }
@@ -82,6 +83,30 @@ func (a *analysis) imports(s *mesh.Sidecar, path string, m mesh.Import) {
 		hint = "hosts are fully qualified: write " + m.Namespace + "/" + m.Host + "." + ns + ".svc." + a.Snapshot.Settings.DomainSuffix
 	}
 	a.add(config.ImportsNothing, s.Ref, path, fmt.Sprintf("namespace %s is exported no service that %s/%s stands for", own, m.Namespace, m.Host), hint)
+}
+
+// spoken checks that the protocol an egress port is given is that of the services there,
+// which is the one that counts.
+func (a *analysis) spoken(s *mesh.Sidecar, i int) {
+	o, e := a.Object(s.Ref), &s.Egress[i]
+	if o == nil || e.Port == 0 {
+		return
+	}
+	egress := o.Root().Get("spec").Get("egress")
+	if egress == nil || i >= len(egress.Items) {
+		return
+	}
+	given := egress.Items[i].Get("port").Get("protocol").String()
+	http := mesh.Protocol(strings.ToLower(given)).IsHTTP()
+	for svc := range a.Snapshot.Services.Values() {
+		p := svc.Port(e.Port)
+		if given == "" || p == nil || p.Protocol == mesh.Auto || p.Protocol.IsHTTP() == http || !e.Imports(s.Ref.Namespace, svc.Namespace, svc.Hostname) {
+			continue
+		}
+		a.add(config.SchemaWarning, s.Ref, document.Index("spec.egress", i)+".port.protocol",
+			fmt.Sprintf("%s is not what port %d of %s is declared to speak, and that counts", given, e.Port, a.short(svc.Hostname)), "declare the protocol at the service's port")
+		return
+	}
 }
 
 // outsiders are objects in namespaces that discoverySelectors leave out.
