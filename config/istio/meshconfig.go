@@ -1,6 +1,7 @@
 package istio
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -90,9 +91,7 @@ func (m *MeshConfig) Selective() bool { return len(m.discovery) > 0 }
 // Discovers reports whether objects in a namespace with these labels are part of the mesh.
 func (m *MeshConfig) Discovers(namespace string, l map[string]string) bool {
 	all := labels.Set{"kubernetes.io/metadata.name": namespace} // as the API server labels it
-	for k, v := range l {
-		all[k] = v
-	}
+	maps.Copy(all, l)
 	return !m.Selective() || slices.ContainsFunc(m.discovery, func(s labels.Selector) bool { return s.Matches(all) })
 }
 
