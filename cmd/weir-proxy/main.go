@@ -41,9 +41,6 @@ func main() {
 	// only: collecting a little more often keeps private memory low and costs the data
 	// path nothing.
 	debug.SetGCPercent(50)
-	// Decoding the first configuration leaves garbage worth more than all that is kept of it;
-	// the runtime would give its pages back over minutes.
-	time.AfterFunc(3*time.Second, debug.FreeOSMemory)
 	err := run(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return
