@@ -7,7 +7,12 @@ GOLANGCI  := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2
 BINARIES  := weir weir-control weir-proxy weir-sample
 FUZZTIME  ?= 10s
 SOAK      ?= 5m
+LONG      ?= 3m
 BENCH     ?= ../shared/bench
+HUB       ?= weir
+TAG       ?= $(VERSION)
+ARCH      ?= amd64 arm64
+SAMPLES   ?= $(wildcard ../shared/fixtures/istio-samples ../shared/fixtures/helloworld-v1.yaml ../shared/fixtures/helloworld-v2.yaml)
 
 .DEFAULT_GOAL := help
 export CGO_ENABLED = 0
@@ -30,16 +35,27 @@ test: ## the tests: no root, no network, no cluster
 	$(GO) test ./...
 
 .PHONY: race
-race: ## the tests under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race ./...
+race: ## the tests under the race detector (needs a C compiler), but translate, which has no goroutines, and tests of bytes that test/e2e races
+	CGO_ENABLED=1 $(GO) test -race -short $$($(GO) list ./... | grep -vE '/(translate|test/wire|test/scripts|test/verdict)$$')
 
 .PHONY: root-test
 root-test: ## tests that need root or user namespaces: capture, namespaces, weir up
-	WEIR_KERNEL_TESTS=require $(GO) test -count=1 -short ./capture/... ./local/... ./test/...
+	WEIR_KERNEL_TESTS=require $(GO) test -count=1 -short ./capture/... ./local/... ./test/acceptance ./test/tproxy
 
 .PHONY: acceptance
 acceptance: ## whole meshes, as users run them: minutes, with figures (root, or user namespaces)
 	WEIR_KERNEL_TESTS=require $(GO) test -count=1 -v -timeout 20m ./test/acceptance
+
+.PHONY: e2e
+e2e: build ## the mesh in the cluster of KUBECONFIG; WEIR_LOAD='../shared/kube/load.sh k1' puts images into its nodes; LONG=1s: long ones are short
+	@[ -n "$$KUBECONFIG" ] || { echo "e2e needs a cluster: set KUBECONFIG (../shared/kube/up.sh makes one)"; exit 1; }
+	@[ -n "$$WEIR_LOAD" ] || echo "WEIR_LOAD is not set: the cluster has $(HUB)/weir-control:$(TAG) already, or can pull it"
+	@[ -z "$$WEIR_LOAD" ] || { $(MAKE) --no-print-directory images ARCH=amd64 && $$WEIR_LOAD dist/images/*-amd64.tar >/dev/null; }
+	WEIR_KUBE_IMAGES='$(HUB):$(TAG)' WEIR_KUBE_LONG='$(LONG)' $(GO) test -p 1 -count=1 -v -timeout 60m $(if $(RUN),-run '$(RUN)') ./test/kube/...
+
+.PHONY: verdicts
+verdicts: ## what is said of every rule against what calls do, for 10,000 random sets of objects (500 more by real proxies): three minutes
+	VERDICT_SETS=10000 $(GO) test -count=1 -v -timeout 30m ./test/verdict
 
 .PHONY: lint
 lint: ## golangci-lint with .golangci.yml, and vet for darwin
@@ -78,6 +94,15 @@ bench-xds: build ## what many proxies cost the control plane (needs ../shared/be
 outage: build ## what can happen to a control plane, with 2,000 proxies: minutes (needs ../shared/bench)
 	@./test/outage.sh $(BENCH)
 
+.PHONY: images
+images: ## container images HUB/NAME:TAG as dist/images/NAME-ARCH.tar; samples also under the names that manifests in SAMPLES use
+	@set -e; for arch in $(ARCH); do \
+	  mkdir -p bin/linux-$$arch; \
+	  GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/linux-$$arch/ ./cmd/weir-control ./cmd/weir-proxy ./cmd/weir-sample; \
+	  $(GO) run ./cmd/weir-images --bin bin/linux-$$arch --arch $$arch --hub '$(HUB)' --tag '$(TAG)' --version '$(VERSION)' \
+	    --revision "$$(git rev-parse HEAD)" --epoch "$$(git log -1 --format=%ct)" --out dist/images $(SAMPLES); \
+	done
+
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist

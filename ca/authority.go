@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/weirmesh/weir/identity"
@@ -27,7 +28,8 @@ const (
 
 	// Istio's DEFAULT_WORKLOAD_CERT_TTL and MAX_WORKLOAD_CERT_TTL.
 	defaultTTL = 24 * time.Hour
-	maxTTL     = 90 * 24 * time.Hour
+	// MaxTTL is the longest life of a certificate, unless Options say another.
+	MaxTTL = 90 * 24 * time.Hour
 )
 
 // ErrEnded is in the error of Sign when the signing certificate, or one above it,
@@ -42,15 +44,18 @@ type Options struct {
 
 // Authority signs certificates.
 type Authority struct {
-	o      Options
-	key    crypto.Signer
-	cert   *x509.Certificate   // of key
-	above  []*x509.Certificate // cert and what is between it and the root; empty if cert is a root
-	root   *x509.Certificate   // where cert leads
-	bundle *identity.Bundle
-	from   time.Time // when all of cert, above and root are valid
-	until  time.Time
-	tail   []string // what follows a leaf in an answer: above and the bundle, PEM
+	o           Options
+	trustDomain string
+	key         crypto.Signer
+	cert        *x509.Certificate   // of key
+	above       []*x509.Certificate // cert and what is between it and the root; empty if cert is a root
+	root        *x509.Certificate   // where cert leads
+	bundle      *identity.Bundle
+	from        time.Time // when all of cert, above and root are valid
+	until       time.Time
+	tail        []string // what follows a leaf in an answer: above and the bundle, PEM
+	// granted is the longest life of a certificate that was signed, in nanoseconds.
+	granted *atomic.Int64
 }
 
 // Grant is what a certificate is to say.
@@ -73,7 +78,7 @@ type Issued struct {
 // certificates peers will accept, by making one and judging it as a peer would.
 func newAuthority(o Options, trustDomain string, key crypto.Signer, cert *x509.Certificate, others []*x509.Certificate, bundle *identity.Bundle) (*Authority, error) {
 	if o.MaxTTL == 0 {
-		o.MaxTTL = maxTTL
+		o.MaxTTL = MaxTTL
 	}
 	if o.DefaultTTL == 0 {
 		o.DefaultTTL = min(defaultTTL, o.MaxTTL)
@@ -81,7 +86,7 @@ func newAuthority(o Options, trustDomain string, key crypto.Signer, cert *x509.C
 	if o.DefaultTTL < 0 || o.MaxTTL < 0 || o.DefaultTTL > o.MaxTTL {
 		return nil, fmt.Errorf("certificate lives: the default %s must be positive and at most the longest, %s", o.DefaultTTL, o.MaxTTL)
 	}
-	if pub, ok := cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(key.Public()) {
+	if !belongs(cert, key) {
 		return nil, errors.New("the signing certificate does not belong to the signing key")
 	}
 	if err := checkKey(cert.PublicKey); err != nil {
@@ -93,7 +98,7 @@ func newAuthority(o Options, trustDomain string, key crypto.Signer, cert *x509.C
 	case cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0:
 		return nil, errors.New("the signing certificate may not sign certificates (key usage keyCertSign)")
 	}
-	a := &Authority{o: o, key: key, cert: cert, bundle: bundle, from: cert.NotBefore, until: cert.NotAfter}
+	a := &Authority{o: o, trustDomain: trustDomain, key: key, cert: cert, bundle: bundle, from: cert.NotBefore, until: cert.NotAfter, granted: &atomic.Int64{}}
 	path, err := a.path(others)
 	if err != nil {
 		return nil, err
@@ -111,6 +116,21 @@ func newAuthority(o Options, trustDomain string, key crypto.Signer, cert *x509.C
 		a.tail = append(a.tail, string(identity.EncodeCertificates(c)))
 	}
 	return a, a.rehearse(trustDomain)
+}
+
+// withBundle is the same authority with other roots, which have to vouch for it.
+func (a *Authority) withBundle(bundle *identity.Bundle) (*Authority, error) {
+	others := slices.Clone(a.above)
+	n, err := newAuthority(a.o, a.trustDomain, a.key, a.cert, others, bundle)
+	if err == nil {
+		n.granted = a.granted
+	}
+	return n, err
+}
+
+// longest is the longest life of the certificates that were signed, at least the default.
+func (a *Authority) longest() time.Duration {
+	return max(a.o.DefaultTTL, time.Duration(a.granted.Load()))
 }
 
 // path is the way from the signing certificate to a root of the bundle.
@@ -175,7 +195,10 @@ func (a *Authority) sign(key crypto.PublicKey, g Grant) (*Issued, error) {
 	if ttl <= 0 {
 		ttl = a.o.DefaultTTL
 	}
-	until := now.Add(min(ttl, a.o.MaxTTL))
+	ttl = min(ttl, a.o.MaxTTL)
+	for old := a.granted.Load(); int64(ttl) > old && !a.granted.CompareAndSwap(old, int64(ttl)); old = a.granted.Load() {
+	}
+	until := now.Add(ttl)
 	if until.After(a.until) {
 		until = a.until // beyond it nobody would accept the certificate
 	}

@@ -18,9 +18,12 @@
 package capture
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
+	"slices"
 )
 
 // Mode is how inbound connections reach the proxy. Outbound ones are always redirected.
@@ -49,6 +52,8 @@ const (
 	// from its client's address (TPROXY only), so that replies find the proxy and not
 	// the client. No ordinary socket may carry it: its packets would go to lo.
 	DialMark = 0x53b
+	// ProbePort is the usual Config.ProbePort, Istio's.
+	ProbePort = 15002
 	// routeTable holds the policy route; 133 is what Istio uses for the same purpose.
 	routeTable = 133
 )
@@ -70,11 +75,27 @@ type Config struct {
 	// DNS alone. The UDP listener binds 127.0.0.1 and ::1: answers from a wildcard socket
 	// do not match the translated query and are lost.
 	DNSPort    uint16
-	HealthPort uint16 // reached directly from outside; 0: none
+	DNSServers []netip.Addr // only queries to these are taken; none: those to every server
+	HealthPort uint16       // reached directly from outside; 0: none
+	// ProbePort lets Verify prove that the rules are there: connections to 127.0.0.6 and
+	// this port reach InboundPort, whoever makes them and whatever else is captured. 0: none.
+	ProbePort uint16
 
 	Outbound Outbound
 	Inbound  Inbound
 	Exempt   Exempt
+
+	// ExcludeInterfaces are left alone in both directions.
+	ExcludeInterfaces []string
+	// VirtualInterfaces lead to virtual machines in the pod: what arrives there is an
+	// application's, and captured as Outbound says.
+	VirtualInterfaces []string
+	// DropInvalid drops packets that belong to no connection, which would otherwise be
+	// answered with a reset that the connection's other end believes.
+	DropInvalid bool
+
+	TProxyMark uint32 // on packets that TPROXY hands to the proxy; 0: the usual one
+	RouteTable int    // of the route that brings them there; 0: the usual one
 
 	// IPv6 says that the workload has IPv6 addresses. Without it IPv6 connections are
 	// redirected all the same, to find no listener: refused, rather than uncaptured.
@@ -89,6 +110,8 @@ type Outbound struct {
 	Ports        []uint16       // captured whatever the destination, if not All
 	ExcludeCIDRs []netip.Prefix
 	ExcludePorts []uint16 // 53 here leaves DNS alone too
+	GIDs         []uint32 // if any, only what processes of these groups send is captured
+	ExcludeGIDs  []uint32 // and what these send is not
 }
 
 // Inbound selects connections to the application. The zero value captures none.
@@ -135,6 +158,7 @@ func (c Config) Validate() error {
 		{"inbound port", c.InboundPort, c.capturesInbound()},
 		{"DNS port", c.DNSPort, false},
 		{"health port", c.HealthPort, false},
+		{"probe port", c.ProbePort, false},
 	} {
 		switch other, taken := owner[p.port]; {
 		case p.port == 0 && p.must:
@@ -173,11 +197,37 @@ func (c Config) Validate() error {
 			}
 		}
 	}
-	if m := c.Exempt.Mark; c.Mode == TProxy && (m == interceptMark || m == DialMark) {
+	if m := c.Exempt.Mark; c.Mode == TProxy && m != 0 && (m == c.tproxyMark() || m == DialMark) {
 		bad("exempt mark %#x: TPROXY routes packets with that mark to lo; use another", m)
+	}
+	if c.TProxyMark == DialMark {
+		bad("TPROXY mark %#x: the proxy's own connections to the application have it; use another", DialMark)
+	}
+	if t := c.routeTable(); t < 1 || t > 252 {
+		bad("route table %d: use 1 to 252, those above are the kernel's", t)
+	}
+	if c.ProbePort != 0 && c.InboundPort == 0 {
+		bad("probe port %d: it leads to the inbound port, which is not set", c.ProbePort)
+	}
+	for _, a := range c.DNSServers {
+		if !a.IsValid() || a.Is4In6() || a.Zone() != "" {
+			bad("DNS server %v: not an IPv4 or IPv6 address", a)
+		}
+	}
+	for _, name := range slices.Concat(c.ExcludeInterfaces, c.VirtualInterfaces) {
+		if !interfaceName.MatchString(name) {
+			bad("interface %q: not a name of up to 15 letters, digits and .:_@-", name)
+		}
 	}
 	return errors.Join(errs...)
 }
+
+// interfaceName is stricter than the kernel (IFNAMSIZ less its NUL): nft reads "*" as a
+// pattern.
+var interfaceName = regexp.MustCompile(`^[A-Za-z0-9_.:@-]{1,15}$`)
+
+func (c Config) tproxyMark() uint32 { return cmp.Or(c.TProxyMark, interceptMark) }
+func (c Config) routeTable() int    { return cmp.Or(c.RouteTable, routeTable) }
 
 func (c Config) capturesOutbound() bool {
 	return c.Outbound.All || len(c.Outbound.CIDRs) > 0 || len(c.Outbound.Ports) > 0

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weirmesh/weir/capture"
+	"github.com/weirmesh/weir/capture/iptables"
 	"github.com/weirmesh/weir/capture/nft"
 )
 
@@ -90,6 +91,13 @@ func TestInNamespace(t *testing.T) {
 				}
 			}
 			listing(t, r)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			if strings.Contains(r.String(), "dport 15002") {
+				if err := capture.Verify(ctx, 15006, capture.ProbePort); err != nil {
+					t.Error(err)
+				}
+			}
+			cancel()
 			for _, p := range c.probes {
 				w.run(t, p)
 			}
@@ -105,6 +113,44 @@ func TestInNamespace(t *testing.T) {
 			}
 		})
 	}
+	t.Run("iptables", func(t *testing.T) {
+		if !w.uid {
+			t.Skip("iptables-restore wants a lock file that belongs to the machine's root")
+		}
+		for _, c := range ruleCases {
+			t.Run(c.name, func(t *testing.T) { w.iptables(t, c) })
+		}
+	})
+	t.Run("verified with nobody else listening", func(t *testing.T) {
+		soon := func() context.Context {
+			ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
+			t.Cleanup(cancel)
+			return ctx
+		}
+		if err := capture.Verify(soon(), 15007, capture.ProbePort); err == nil || !strings.Contains(err.Error(), "not in force") || !strings.Contains(err.Error(), "connection refused") {
+			t.Errorf("no rules: %v", err)
+		}
+		listen(t, nil, "squatter", "tcp", "127.0.0.6:15002")
+		if err := capture.Verify(soon(), 15007, capture.ProbePort); err == nil || !strings.Contains(err.Error(), "not in force") {
+			t.Errorf("no rules, and somebody listens on the probe port: %v", err)
+		}
+		c := capture.Default()
+		c.InboundPort, c.ProbePort = 15007, capture.ProbePort
+		r, err := capture.Rules(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := nft.Apply(r); err != nil {
+			t.Fatal(err)
+		}
+		if err := capture.Verify(t.Context(), 15007, capture.ProbePort); err != nil {
+			t.Error(err)
+		}
+		if err := nft.Remove(r); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("invalid packets", func(t *testing.T) { invalidPackets(t, w) })
 	t.Run("no listener is refused, not passed", func(t *testing.T) {
 		c := capture.Default()
 		c.Mode, c.InboundPort = capture.TProxy, 15999
@@ -120,6 +166,29 @@ func TestInNamespace(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// iptables is a case for a kernel without nf_tables.
+func (w *world) iptables(t *testing.T, c ruleCase) {
+	r := c.rules(t)
+	for range 2 {
+		if err := iptables.Apply(t.Context(), r); errors.Is(err, exec.ErrNotFound) {
+			t.Skip(err)
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := nft.Routes(r); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range c.probes {
+		w.run(t, p)
+	}
+	if err := errors.Join(iptables.Remove(t.Context(), r), nft.RemoveRoutes(r)); err != nil {
+		t.Fatal(err)
+	}
+	w.run(t, probe{"app", "tcp " + web4 + ":80", "web " + web4 + ":80"})
+	w.run(t, probe{"outside", "tcp " + pod4 + ":9080", "app " + pod4 + ":9080"})
 }
 
 // listing compares the kernel's view, as nft(8) prints it, with the ruleset's text.
@@ -206,6 +275,7 @@ func newWorld(t *testing.T) *world {
 	listen(t, nil, "out", "tcp", ":15001")
 	listen(t, nil, "in", "tcp", ":15006")
 	listen(t, nil, "health", "tcp", ":15021")
+	listen(t, nil, "own", "tcp", ":15020")
 	for _, addr := range []string{"127.0.0.1:15053", "[::1]:15053"} {
 		listen(t, nil, "dns", "tcp", addr)
 		answer(t, nil, "dns", addr)
@@ -217,7 +287,7 @@ func newWorld(t *testing.T) *world {
 	for _, port := range []string{"80", "443", "8443", "53"} {
 		listen(t, w.outside, "web", "tcp", ":"+port)
 	}
-	for _, addr := range []string{web4 + ":53", "[" + web6 + "]:53"} {
+	for _, addr := range []string{web4 + ":53", "[" + web6 + "]:53", other4 + ":53"} {
 		answer(t, w.outside, "web", addr)
 	}
 	return w
@@ -325,6 +395,11 @@ func (w *world) run(t *testing.T, p probe) {
 	var ns namespace
 	asProxy := false
 	switch p.from {
+	case "group":
+		if !w.uid {
+			t.Logf("%s to %s: not tried, there is no group %d in this namespace", p.from, p.to, group)
+			return
+		}
 	case "outside":
 		ns = w.outside
 	case "passthrough":
@@ -344,7 +419,7 @@ func (w *world) run(t *testing.T, p probe) {
 	case "proxy":
 		asProxy = true
 		d.Control = sockopt(unix.SOL_SOCKET, unix.SO_MARK, proxyMark)
-		if !w.uid && strings.Contains(t.Name(), "/sidecar") && !strings.HasSuffix(t.Name(), "mark") {
+		if !w.uid && (strings.Contains(t.Name(), "/sidecar") || strings.HasSuffix(t.Name(), "pod")) && !strings.HasSuffix(t.Name(), "mark") {
 			t.Logf("%s to %s: not tried, user %d does not exist in this namespace", p.from, p.to, proxyUID)
 			return
 		}
@@ -359,6 +434,15 @@ func (w *world) run(t *testing.T, p probe) {
 				return err
 			}
 			defer func() { _ = unix.Setfsuid(old) }()
+		}
+		if p.from == "group" {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			old, err := unix.SetfsgidRetGid(group)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = unix.Setfsgid(old) }()
 		}
 		c, err := d.Dial(network, to)
 		if err != nil {

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -31,21 +32,37 @@ func Rules(c Config) (Ruleset, error) {
 	for _, p := range []*[]uint16{&c.Outbound.Ports, &c.Outbound.ExcludePorts, &c.Inbound.Ports, &c.Inbound.ExcludePorts} {
 		*p = sorted(*p)
 	}
-	c.Exempt.UIDs, c.Exempt.GIDs = sorted(c.Exempt.UIDs), sorted(c.Exempt.GIDs)
+	for _, p := range []*[]uint32{&c.Exempt.UIDs, &c.Exempt.GIDs, &c.Outbound.GIDs, &c.Outbound.ExcludeGIDs} {
+		*p = sorted(*p)
+	}
+	for _, p := range []*[]string{&c.ExcludeInterfaces, &c.VirtualInterfaces} {
+		*p = sorted(*p)
+	}
+	c.DNSServers = slices.Clone(c.DNSServers)
+	slices.SortFunc(c.DNSServers, netip.Addr.Compare)
+	c.DNSServers = slices.Compact(c.DNSServers)
 
 	var r Ruleset
 	if c.IPv6 {
 		r.Lo = []netip.Prefix{netip.PrefixFrom(Passthrough6, 128)}
 	}
+	if c.DropInvalid {
+		ch := Chain{Name: "inv", Type: Filter, Hook: Prerouting, Priority: priorityMangle}
+		ch.add(Invalid{}, Drop{})
+		r.Chains = append(r.Chains, ch)
+	}
 	r.Chains = append(r.Chains, output(c))
+	if len(c.VirtualInterfaces) > 0 {
+		r.Chains = append(r.Chains, virtual(c))
+	}
 	switch {
 	case !c.capturesInbound():
 	case c.Mode == Redirect:
 		r.Chains = append(r.Chains, redirectInbound(c))
 	default:
 		r.Chains = append(r.Chains, tproxyInbound(c), tproxyReplies())
-		r.Local = []uint32{interceptMark, DialMark}
-		r.RouteTable = routeTable
+		r.Local = []uint32{c.tproxyMark(), DialMark}
+		r.RouteTable = c.routeTable()
 		r.Families = []Family{IPv4}
 		if c.IPv6 {
 			r.Families = append(r.Families, IPv6)
@@ -60,6 +77,12 @@ func output(c Config) Chain {
 	ch := Chain{Name: "out", Type: NAT, Hook: Output, Priority: priorityNAT}
 	add := ch.add
 
+	if c.ProbePort != 0 {
+		add(Destination{netip.PrefixFrom(Passthrough4, 32), false}, Port{TCP, c.ProbePort}, RedirectTo(c.InboundPort))
+	}
+	for _, name := range c.ExcludeInterfaces {
+		add(OutIface(name), Return{})
+	}
 	// The proxy's connection to the application, also to its port 53.
 	add(OutIface(lo), Source(netip.PrefixFrom(Passthrough4, 32)), Return{})
 	if c.IPv6 {
@@ -82,6 +105,17 @@ func output(c Config) Chain {
 		add(who, Return{})
 	}
 
+	for _, id := range c.Outbound.ExcludeGIDs {
+		add(OwnerGID(id), Return{})
+	}
+	if len(c.Outbound.GIDs) > 0 {
+		var none Rule
+		for _, id := range c.Outbound.GIDs {
+			none = append(none, OwnerGIDNot(id))
+		}
+		add(append(none, Return{})...)
+	}
+
 	for _, p := range c.Outbound.ExcludePorts {
 		add(Port{TCP, p}, Return{})
 		if p == 53 {
@@ -90,16 +124,28 @@ func output(c Config) Chain {
 	}
 	if c.DNSPort != 0 {
 		// Before lo is let through: a resolver stub on 127.0.0.53 is a DNS server like others.
-		add(Port{UDP, 53}, RedirectTo(c.DNSPort))
-		add(Port{TCP, 53}, RedirectTo(c.DNSPort))
+		for _, p := range []Protocol{UDP, TCP} {
+			if len(c.DNSServers) == 0 {
+				add(Port{p, 53}, RedirectTo(c.DNSPort))
+			}
+			for _, server := range c.DNSServers {
+				add(Destination{netip.PrefixFrom(server, server.BitLen()), false}, Port{p, 53}, RedirectTo(c.DNSPort))
+			}
+		}
 	}
 	add(OutIface(lo), Return{})
+	c.outbound(add)
+	return ch
+}
+
+// outbound adds what decides by destination.
+func (c Config) outbound(add func(...Statement)) {
 	for _, p := range c.Outbound.ExcludeCIDRs {
 		add(Destination{p, false}, Return{})
 	}
 	if c.Outbound.All {
 		add(TCP, RedirectTo(c.OutboundPort))
-		return ch
+		return
 	}
 	for _, p := range c.Outbound.Ports {
 		add(Port{TCP, p}, RedirectTo(c.OutboundPort))
@@ -107,12 +153,23 @@ func output(c Config) Chain {
 	for _, p := range c.Outbound.CIDRs {
 		add(Destination{p, false}, TCP, RedirectTo(c.OutboundPort))
 	}
+}
+
+// virtual takes what virtual machines in the pod send.
+func virtual(c Config) Chain {
+	ch := Chain{Name: "virt", Type: NAT, Hook: Prerouting, Priority: priorityNAT}
+	for _, name := range c.VirtualInterfaces {
+		add := func(s ...Statement) { ch.add(append([]Statement{InIface(name)}, s...)...) }
+		for _, p := range c.Outbound.ExcludePorts {
+			add(Port{TCP, p}, Return{})
+		}
+		c.outbound(add)
+	}
 	return ch
 }
 
 func redirectInbound(c Config) Chain {
 	ch := Chain{Name: "pre", Type: NAT, Hook: Prerouting, Priority: priorityNAT}
-	ch.add(InIface(lo), Return{})
 	for _, captured := range c.inbound(&ch) {
 		ch.add(captured, RedirectTo(c.InboundPort))
 	}
@@ -124,10 +181,9 @@ func redirectInbound(c Config) Chain {
 func tproxyInbound(c Config) Chain {
 	ch := Chain{Name: "tpre", Type: Filter, Hook: Prerouting, Priority: priorityMangle}
 	ch.add(Mark(DialMark), SaveMark{}, Return{})
-	ch.add(InIface(lo), Return{})
 	ch.add(Reply{}, Return{})
 	for _, captured := range c.inbound(&ch) {
-		ch.add(captured, TProxyTo(c.InboundPort), SetMark(interceptMark), Accept{})
+		ch.add(captured, TProxyTo(c.InboundPort), SetMark(c.tproxyMark()), Accept{})
 		// No proxy is listening. Without this rule the application would be reached uncaptured.
 		ch.add(captured, Reset{})
 	}
@@ -144,6 +200,9 @@ func tproxyReplies() Chain {
 
 // inbound adds the exceptions to ch and returns the conditions of what is captured.
 func (c Config) inbound(ch *Chain) []Statement {
+	for _, name := range slices.Concat([]string{lo}, c.ExcludeInterfaces, c.VirtualInterfaces) {
+		ch.add(InIface(name), Return{})
+	}
 	except := c.Inbound.ExcludePorts
 	if c.HealthPort != 0 {
 		except = sorted(append(slices.Clip(except), c.HealthPort))
@@ -177,7 +236,7 @@ func (e Exempt) conditions() []Statement {
 
 func (c *Chain) add(s ...Statement) { c.Rules = append(c.Rules, s) }
 
-func sorted[T uint16 | uint32](in []T) []T {
+func sorted[T cmp.Ordered](in []T) []T {
 	out := slices.Clone(in)
 	slices.Sort(out)
 	return slices.Compact(out)

@@ -27,13 +27,14 @@ const (
 	virtual4         = "10.96.0.10" // a service address that no interface has
 	proxyUID, proxyG = 1337, 1337
 	proxyMark        = 0x539
+	group            = 4242
 )
 
 // A probe is one connection or query and where it must arrive. want is the name of the
 // listener (out, in, health and dns are the proxy's, app is the application, web is
-// outside) and the destination it recovered.
+// outside, own another port of the proxy) and the destination it recovered.
 type probe struct {
-	from     string // "app", "proxy", "outside", and the proxy's dials to the application: "passthrough", "spoofing"
+	from     string // "app", "group" (of the app), "proxy", "outside", and the proxy's dials to the application: "passthrough", "spoofing"
 	to, want string
 }
 
@@ -188,6 +189,130 @@ var ruleCases = []ruleCase{
 		},
 	},
 	{
+		name:   "pod",
+		intent: "A pod as weir-proxy init makes it: proxy by user, cluster's DNS servers only, its own ports open, a way to verify.",
+		config: func(c *capture.Config) {
+			c.Exempt = capture.Exempt{UIDs: []uint32{proxyUID}, GIDs: []uint32{proxyG}}
+			c.DNSServers = []netip.Addr{netip.MustParseAddr(web4), netip.MustParseAddr(web6), netip.MustParseAddr(web4)}
+			c.Inbound.ExcludePorts = []uint16{15020, 15090}
+			c.ProbePort = 15002
+			c.DropInvalid = true
+		},
+		probes: []probe{
+			{"app", "udp " + web4 + ":53", "dns"},
+			{"app", "udp [" + web6 + "]:53", "dns"},
+			{"app", "tcp " + web4 + ":53", "dns " + web4 + ":53"},
+			{"app", "udp " + other4 + ":53", "web"},
+			{"app", "tcp " + other4 + ":53", "out " + other4 + ":53"},
+			{"app", "tcp 127.0.0.6:15002", "in 127.0.0.6:15002"},
+			{"proxy", "tcp 127.0.0.6:15002", "in 127.0.0.6:15002"},
+			{"proxy", "tcp " + web4 + ":80", "web " + web4 + ":80"},
+			{"passthrough", "tcp " + pod4 + ":9080", "app " + pod4 + ":9080"},
+			{"outside", "tcp " + pod4 + ":9080", "in " + pod4 + ":9080"},
+			{"outside", "tcp " + pod4 + ":15020", "own " + pod4 + ":15020"},
+		},
+	},
+	{
+		name:   "interfaces",
+		intent: "An interface is left alone in both directions.",
+		config: func(c *capture.Config) {
+			c.ExcludeInterfaces = []string{"net1", "eth0", "eth0"}
+		},
+		probes: []probe{
+			{"app", "tcp " + web4 + ":80", "web " + web4 + ":80"},
+			{"app", "udp " + web4 + ":53", "web"},
+			{"outside", "tcp " + pod4 + ":9080", "app " + pod4 + ":9080"},
+		},
+	},
+	{
+		name:   "interfaces-tproxy",
+		intent: "The same under TPROXY.",
+		config: func(c *capture.Config) {
+			c.Mode = capture.TProxy
+			c.ExcludeInterfaces = []string{"eth0"}
+		},
+		probes: []probe{
+			{"app", "tcp " + web4 + ":80", "web " + web4 + ":80"},
+			{"outside", "tcp " + pod4 + ":9080", "app " + pod4 + ":9080"},
+		},
+	},
+	{
+		name:   "virtual-machine",
+		intent: "What a virtual machine behind an interface sends is outbound, with the exceptions of outbound.",
+		config: func(c *capture.Config) {
+			c.VirtualInterfaces = []string{"eth0"}
+			c.Outbound.ExcludePorts = []uint16{9090}
+			c.Outbound.ExcludeCIDRs = []netip.Prefix{netip.MustParsePrefix("fd01::/64")}
+		},
+		probes: []probe{
+			{"outside", "tcp " + pod4 + ":7070", "out " + pod4 + ":7070"},
+			{"outside", "tcp " + pod4 + ":15006", "out " + pod4 + ":15006"},
+			{"outside", "tcp " + pod4 + ":9090", "app " + pod4 + ":9090"},
+			{"outside", "tcp [" + pod6 + "]:9080", "app [" + pod6 + "]:9080"},
+			{"app", "tcp " + web4 + ":80", "out " + web4 + ":80"},
+		},
+	},
+	{
+		name:   "virtual-machine-tproxy",
+		intent: "The same under TPROXY, for some destinations.",
+		config: func(c *capture.Config) {
+			c.Mode = capture.TProxy
+			c.VirtualInterfaces = []string{"eth0"}
+			c.Outbound = capture.Outbound{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, Ports: []uint16{7070}}
+		},
+		probes: []probe{
+			{"outside", "tcp " + pod4 + ":9080", "out " + pod4 + ":9080"},
+			{"outside", "tcp [" + pod6 + "]:7070", "out [" + pod6 + "]:7070"},
+			{"outside", "tcp [" + pod6 + "]:9080", "app [" + pod6 + "]:9080"},
+		},
+	},
+	{
+		name:   "without-groups",
+		intent: "What processes of two groups send is left alone.",
+		config: func(c *capture.Config) { c.Outbound.ExcludeGIDs = []uint32{group, 5000} },
+		probes: []probe{
+			{"app", "tcp " + web4 + ":80", "out " + web4 + ":80"},
+			{"group", "tcp " + web4 + ":80", "web " + web4 + ":80"},
+			{"group", "udp " + web4 + ":53", "web"},
+		},
+	},
+	{
+		name:   "only-groups",
+		intent: "Only what processes of two groups send is captured.",
+		config: func(c *capture.Config) { c.Outbound.GIDs = []uint32{5000, group} },
+		probes: []probe{
+			{"app", "tcp " + web4 + ":80", "web " + web4 + ":80"},
+			{"group", "tcp " + web4 + ":80", "out " + web4 + ":80"},
+			{"group", "udp " + web4 + ":53", "dns"},
+		},
+	},
+	{
+		name:   "tproxy-pod",
+		intent: "TPROXY beside a proxy known by its user, with a mark and a route table of the operator's.",
+		config: func(c *capture.Config) {
+			c.Mode, c.TProxyMark, c.RouteTable, c.ProbePort = capture.TProxy, 1400, 134, 15002
+			c.Exempt.UIDs = []uint32{proxyUID}
+		},
+		probes: []probe{
+			{"outside", "tcp " + pod4 + ":9080", "in " + pod4 + ":9080"},
+			{"spoofing", "tcp " + pod4 + ":9080", "app " + pod4 + ":9080 from " + outside4},
+			{"proxy", "tcp " + web4 + ":80", "web " + web4 + ":80"},
+			{"app", "tcp 127.0.0.6:15002", "in 127.0.0.6:15002"},
+		},
+	},
+	{
+		name:   "nothing",
+		intent: "Nothing is captured; that the rules are there can still be verified.",
+		config: func(c *capture.Config) {
+			c.Inbound, c.Outbound, c.DNSPort, c.ProbePort = capture.Inbound{}, capture.Outbound{}, 0, 15002
+		},
+		probes: []probe{
+			{"app", "tcp " + web4 + ":80", "web " + web4 + ":80"},
+			{"app", "tcp 127.0.0.6:15002", "in 127.0.0.6:15002"},
+			{"outside", "tcp " + pod4 + ":9080", "app " + pod4 + ":9080"},
+		},
+	},
+	{
 		name:   "tproxy-ports",
 		intent: "TPROXY for one port; the others reach the application.",
 		config: func(c *capture.Config) {
@@ -251,6 +376,14 @@ func TestValidateNamesEveryFault(t *testing.T) {
 		}, []string{"outbound CIDRs: invalid Prefix", "excluded outbound CIDRs: ::ffff:10.0.0.0/104"}},
 		{"port 0", func(c *capture.Config) { c.Inbound.ExcludePorts = []uint16{0} }, []string{"excluded inbound ports: 0 is not a port"}},
 		{"mark in use", func(c *capture.Config) { c.Mode, c.Exempt.Mark = capture.TProxy, capture.DialMark }, []string{"exempt mark 0x53b"}},
+		{"the same as TPROXY's", func(c *capture.Config) { c.Mode, c.TProxyMark, c.Exempt.Mark = capture.TProxy, 7, 7 }, []string{"exempt mark 0x7"}},
+		{"the proxy's mark", func(c *capture.Config) { c.TProxyMark = capture.DialMark }, []string{"TPROXY mark 0x53b"}},
+		{"a table of the kernel's", func(c *capture.Config) { c.RouteTable = 254 }, []string{"route table 254"}},
+		{"a probe that leads nowhere", func(c *capture.Config) { c.InboundPort, c.Inbound, c.ProbePort = 0, capture.Inbound{}, 15002 }, []string{"probe port 15002"}},
+		{"a DNS server", func(c *capture.Config) { c.DNSServers = []netip.Addr{{}} }, []string{"DNS server invalid IP"}},
+		{"interfaces", func(c *capture.Config) {
+			c.ExcludeInterfaces, c.VirtualInterfaces = []string{"eth*"}, []string{"a-name-too-long-"}
+		}, []string{`interface "eth*"`, `interface "a-name-too-long-"`}},
 		{"the same mark without TPROXY", func(c *capture.Config) { c.Exempt.Mark = capture.DialMark }, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -89,11 +89,14 @@ type (
 	// Mark matches a packet's mark, ConnMark its connection's.
 	Mark     uint32
 	ConnMark uint32
-	// OwnerUID and OwnerGID match the owner of the sending socket.
-	OwnerUID uint32
-	OwnerGID uint32
+	// OwnerUID and OwnerGID match the owner of the sending socket, OwnerGIDNot any other.
+	OwnerUID    uint32
+	OwnerGID    uint32
+	OwnerGIDNot uint32
 	// Reply matches packets that answer a connection's first one.
 	Reply struct{}
+	// Invalid matches packets that belong to no connection and begin none.
+	Invalid struct{}
 )
 
 // Actions.
@@ -106,9 +109,11 @@ type (
 	// TProxyTo hands the packet to the transparent socket on a port; without such a
 	// socket the rule does not hold.
 	TProxyTo uint16
-	// Return and Accept end the evaluation of the chain, Reset answers with a TCP reset.
+	// Return and Accept end the evaluation of the chain, Drop discards the packet, Reset
+	// answers with a TCP reset.
 	Return struct{}
 	Accept struct{}
+	Drop   struct{}
 	Reset  struct{}
 )
 
@@ -128,13 +133,16 @@ func (Mark) statement()        {}
 func (ConnMark) statement()    {}
 func (OwnerUID) statement()    {}
 func (OwnerGID) statement()    {}
+func (OwnerGIDNot) statement() {}
 func (Reply) statement()       {}
+func (Invalid) statement()     {}
 func (SetMark) statement()     {}
 func (SaveMark) statement()    {}
 func (RedirectTo) statement()  {}
 func (TProxyTo) statement()    {}
 func (Return) statement()      {}
 func (Accept) statement()      {}
+func (Drop) statement()        {}
 func (Reset) statement()       {}
 
 func (s OutIface) String() string    { return fmt.Sprintf("oifname %q", string(s)) }
@@ -147,13 +155,16 @@ func (s Mark) String() string        { return fmt.Sprintf("meta mark 0x%08x", ui
 func (s ConnMark) String() string    { return fmt.Sprintf("ct mark 0x%08x", uint32(s)) }
 func (s OwnerUID) String() string    { return fmt.Sprintf("meta skuid %d", uint32(s)) }
 func (s OwnerGID) String() string    { return fmt.Sprintf("meta skgid %d", uint32(s)) }
+func (s OwnerGIDNot) String() string { return fmt.Sprintf("meta skgid != %d", uint32(s)) }
 func (Reply) String() string         { return "ct direction reply" }
+func (Invalid) String() string       { return "ct state invalid" }
 func (s SetMark) String() string     { return fmt.Sprintf("meta mark set 0x%08x", uint32(s)) }
 func (SaveMark) String() string      { return "ct mark set meta mark" }
 func (s RedirectTo) String() string  { return fmt.Sprintf("redirect to :%d", uint16(s)) }
 func (s TProxyTo) String() string    { return fmt.Sprintf("tproxy to :%d", uint16(s)) }
 func (Return) String() string        { return "return" }
 func (Accept) String() string        { return "accept" }
+func (Drop) String() string          { return "drop" }
 func (Reset) String() string         { return "reject with tcp reset" }
 
 func (s Protocol) name() string {

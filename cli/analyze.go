@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -8,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 	appsv1 "k8s.io/api/apps/v1"
 
+	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/cli/client"
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/analyze"
 	"github.com/weirmesh/weir/config/document"
@@ -22,17 +25,19 @@ func (a *app) analyze() *cobra.Command {
 	var namespace string
 	var listCodes, local bool
 	cmd := &cobra.Command{
-		Use:   "analyze (-f FILE|DIR|-)... [flags]",
-		Short: "check configuration without a mesh",
-		Long: `Check configuration without a mesh: each object by itself, what the objects say
-about each other, and what becomes of them in proxies. The findings are those that
-a running mesh reports; with --local also those of "weir up" about Deployments it
-cannot run.
+		Use:   "analyze [-f FILE|DIR|-]... [flags]",
+		Short: "check configuration: files, or that of a mesh",
+		Long: `Check configuration. With files, without a mesh: each object by itself, what the
+objects say about each other, and what becomes of them in proxies. The findings
+are those that a running mesh reports; with --local also those of "weir up" about
+Deployments it cannot run. Without files: what the mesh that runs, here or in a
+cluster, says about its objects.
 
 Give everything that belongs together at once: a route to a service whose file
 is not given is a route to nowhere. Exit status 1 if there are errors.
 "weir explain CODE" says more about a finding.`,
 		Example: `  weir analyze -f deploy/
+  weir analyze --context staging
   weir analyze -f bookinfo.yaml -f networking/ --severity error
   helm template . | weir analyze -f - -o json
   weir analyze --list-codes`,
@@ -47,13 +52,13 @@ is not given is a route to nowhere. Exit status 1 if there are errors.
 	_ = cmd.RegisterFlagCompletionFunc("namespace", cobra.NoFileCompletions)
 	cmd.Flags().BoolVar(&local, "local", false, "also say which Deployments \"weir up\" cannot run")
 	cmd.Flags().BoolVar(&listCodes, "list-codes", false, "list the codes of findings")
-	cmd.RunE = func(_ *cobra.Command, args []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if listCodes {
 			return a.codes(output.value)
 		}
 		paths = append(paths, args...)
 		if len(paths) == 0 {
-			return usage("`weir analyze -f deploy/`", "weir analyze needs to know what to check")
+			return a.analyzeMesh(cmd, output.value, severity.value, namespace)
 		}
 		units, err := a.read(paths, namespace)
 		if err != nil {
@@ -90,6 +95,42 @@ is not given is a route to nowhere. Exit status 1 if there are errors.
 		return nil
 	}
 	return cmd
+}
+
+// analyzeMesh shows what a mesh that runs says about its objects, those of one namespace if
+// one is given.
+func (a *app) analyzeMesh(cmd *cobra.Command, output, severity, namespace string) error {
+	c, err := a.mesh()
+	if errors.Is(err, client.ErrNoMesh) {
+		return usage("`weir analyze -f deploy/`, or --context for the mesh of a cluster", "weir analyze needs to know what to check")
+	}
+	if err != nil {
+		return err
+	}
+	s, err := c.Status(cmd.Context())
+	if err != nil {
+		return err
+	}
+	fs := s.Findings
+	if cmd.Flags().Changed("namespace") {
+		fs = slices.DeleteFunc(fs, func(f apiv1.Finding) bool { return f.Namespace != namespace })
+	}
+	shown := atLeast(severity, fs)
+	if output != asTable {
+		if err := a.out.emit(output, shown); err != nil {
+			return err
+		}
+	} else {
+		a.out.findings(shown)
+		if len(shown) > 0 {
+			a.out.printf("\n")
+		}
+		a.out.printf("%s in %s\n", summary(fs), count(s.Counts.Objects+s.Counts.Services, "object"))
+	}
+	if errorsIn(fs) > 0 {
+		return silent(exitNo)
+	}
+	return nil
 }
 
 // analyzed is what a control plane would make of units.

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/weirmesh/weir/cli/client"
+	"github.com/weirmesh/weir/cli/forward"
+	"github.com/weirmesh/weir/internal/kubeconfig"
 	"github.com/weirmesh/weir/local/up"
 	"github.com/weirmesh/weir/local/upsock"
 )
@@ -66,20 +68,34 @@ func (a *app) judge(err error) *failure {
 	var f *failure
 	var refused *client.Error
 	var runtime *upsock.Error
+	var inCluster *kubeconfig.Error
 	var starting *up.Error
+	var missing *forward.Missing
 	switch {
 	case errors.As(err, &f):
 		return f
+	case errors.As(err, &missing) && len(missing.Pods) > 0:
+		return &failure{err: missing, hint: "`kubectl -n " + missing.Namespace + " describe pod " + missing.Pods[0] + "` says what it waits for"}
+	case errors.As(err, &missing):
+		hint := "`weir install` installs it; --istioNamespace names another namespace"
+		if a.meant.Kubeconfig == "" && a.meant.Context == "" {
+			hint += ". Without a mesh on this machine (`weir up`) the cluster of the kubeconfig is meant"
+		}
+		return &failure{err: missing, hint: hint}
 	case errors.As(err, &refused):
 		f = &failure{err: err, hint: refused.Hint}
-		if refused.Status == http.StatusUnauthorized || refused.Status == http.StatusForbidden {
+		if a.cluster == nil && (refused.Status == http.StatusUnauthorized || refused.Status == http.StatusForbidden) {
 			f.hint = "the token in " + a.state + " must be that of the mesh: name its folder with --state"
 		}
 		return f
+	case errors.As(err, &inCluster):
+		return &failure{err: err, hint: inCluster.Hint}
 	case errors.As(err, &runtime):
 		return &failure{err: err, hint: runtime.Hint}
 	case errors.As(err, &starting):
 		return &failure{err: err, hint: starting.Hint}
+	case a.cluster != nil:
+		return &failure{err: err, hint: "the cluster is " + a.cluster.Server() + ": `kubectl cluster-info` shows whether it answers; --context names another"}
 	case errors.Is(err, client.ErrNoMesh):
 		return a.noMesh()
 	case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT):

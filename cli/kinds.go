@@ -35,6 +35,8 @@ var kinds = []kind{
 	{name: "WorkloadEntry", plural: "workloadentries", short: "we", group: networking},
 	{name: "Sidecar", plural: "sidecars", group: networking},
 	{name: "PeerAuthentication", plural: "peerauthentications", short: "pa", group: security},
+	{name: "RequestAuthentication", plural: "requestauthentications", short: "ra", group: security},
+	{name: "AuthorizationPolicy", plural: "authorizationpolicies", short: "ap", group: security},
 	{name: servicesKind, plural: "services", short: "svc"},
 	{name: endpointsKind, plural: "endpoints", short: "ep"},
 	{name: "ServiceAccount", plural: "serviceaccounts", short: "sa"},

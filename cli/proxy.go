@@ -47,7 +47,7 @@ var verbs = []verb{
 	{"listeners", http.MethodGet, "/listeners?format=json", true, "listeners, in Envoy's form"},
 	{"certs", http.MethodGet, "/certs", true, "certificates, in Envoy's form"},
 	{"log-level", http.MethodGet, "/logging", false, "the log level; with debug, info, warn or error it is changed"},
-	{"drain", http.MethodPost, "/drain", false, "stop taking new work on kept connections"},
+	{"drain", http.MethodPost, "/drain", false, "take no new connections any more, and ask those there are to go"},
 }
 
 var logLevels = []string{"debug", "info", "warn", "error"}

@@ -23,12 +23,14 @@ func (a *app) proxyStatus() *cobra.Command {
   SYNCED    it has accepted all that it is to hold
   STALE     something is on its way to it, or it has not answered
   ERROR     it refuses something as it is now; the reason stands below
-  NOT SENT  there is nothing to send
+  NOT SENT  there is nothing to send; of a sidecar with configuration on demand:
+            nothing was used yet that needs resources of this type
   IGNORED   it has not asked for resources of this type
 
-CDS are clusters, LDS listeners, EDS endpoints, RDS routes, ECDS extensions. With
-a workload: all types, with the number of resources. "weir proxy-config diff"
-shows what exactly differs.`,
+CDS are clusters, LDS listeners, EDS endpoints, RDS routes, also where they come
+as virtual hosts (VHDS), ECDS extensions. With a workload: all types, with the
+number of resources. "weir proxy-config diff" shows what exactly differs, "weir
+proxy-config ondemand" what was asked for.`,
 		Example: `  weir proxy-status
   weir proxy-status reviews-v1-0
   weir proxy-status -n istio-system

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
@@ -67,7 +68,11 @@ func (a *app) receipt(r *apiv1.Receipt) {
 	for _, m := range r.Missing {
 		p.printf("  %s\n", p.paint(red, clean("not on: "+lacks(m))))
 	}
+	a.rules(r)
 	for _, s := range r.Shadowed {
+		if slices.ContainsFunc(r.Rules, func(u apiv1.Rule) bool { return u.Part == s.Part && u.State == "shadowed" }) {
+			continue // has been said
+		}
 		by := s.By
 		if s.ByPart != "" {
 			by += ", " + s.ByPart
@@ -81,6 +86,32 @@ func (a *app) receipt(r *apiv1.Receipt) {
 	if len(r.Findings) > 0 {
 		p.printf("\n")
 		p.findings(r.Findings)
+	}
+}
+
+// rules shows what became of each rule, in each place.
+func (a *app) rules(r *apiv1.Receipt) {
+	p := a.out
+	for _, u := range r.Rules {
+		where := u.Part
+		if u.At != "" {
+			where += " at " + u.At
+		}
+		text, c := u.State, green
+		switch u.State {
+		case "active":
+			if u.Example != "" {
+				text += ": " + u.Example
+			}
+		case "shadowed":
+			text, c = text+" by "+u.By+", "+u.ByPart, yellow
+			if u.By == object(r.Kind, r.Namespace, r.Name) {
+				text = "shadowed by " + u.ByPart
+			}
+		default:
+			text, c = text+": "+u.Why, red
+		}
+		p.printf("  %s %s\n", clean(where), p.paint(c, clean(text)))
 	}
 }
 

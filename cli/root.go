@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -19,7 +20,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/weirmesh/weir/cli/client"
+	"github.com/weirmesh/weir/cli/forward"
 	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/internal/redact"
 )
 
 // Options are a command line and its surroundings. The zero value of a field other than
@@ -42,7 +45,11 @@ func Main(ctx context.Context, o Options) int {
 	a := newApp(o)
 	root := a.root()
 	root.SetArgs(o.Args)
-	if err := root.ExecuteContext(ctx); err != nil {
+	err := root.ExecuteContext(ctx)
+	if a.cluster != nil {
+		defer a.cluster.Close()
+	}
+	if err != nil {
 		return a.fail(err)
 	}
 	return 0
@@ -53,8 +60,11 @@ type app struct {
 	Options
 	state string // --state
 	api   string // --api
-	out   *printer
-	errs  *printer
+	// which cluster is meant, if one is, and what was found.
+	meant   forward.Options
+	cluster *forward.Cluster
+	out     *printer
+	errs    *printer
 }
 
 func newApp(o Options) *app {
@@ -64,6 +74,7 @@ func newApp(o Options) *app {
 // The groups of commands in `weir help`.
 const (
 	groupRun       = "run"
+	groupCluster   = "cluster"
 	groupConfigure = "configure"
 	groupLook      = "look"
 	groupOther     = "other"
@@ -72,10 +83,17 @@ const (
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "weir",
-		Short: "a service mesh on this machine",
+		Short: "a service mesh",
 		Long: `Weir is a service mesh. "weir up" runs one on this machine: control plane,
-ingress gateway and your Deployments as local processes, each with a proxy.
-The other commands steer the mesh that runs, and look into it.`,
+ingress gateway and your Deployments as local processes, each with a proxy;
+"weir install" puts it into a Kubernetes cluster. The other commands steer the
+mesh that runs, and look into it.
+
+Which mesh? That of --api; with --kubeconfig or --context the one installed in
+that cluster; else the one that runs on this machine; and if none does, the one
+in the cluster that kubectl would take. A cluster's mesh is reached through the
+API server: it takes the right to forward ports of pods in the namespace of the
+installation.`,
 		Example: `  weir up --demo bookinfo         # run the demo
   weir up -f deploy/              # run what the files in a folder describe
   weir status                     # is everything as it should be?
@@ -105,12 +123,19 @@ The other commands steer the mesh that runs, and look into it.`,
 	root.PersistentFlags().SortFlags = false
 	root.PersistentFlags().StringVar(&a.state, "state", a.State, "`folder` of the mesh: its lock, token, sockets")
 	root.PersistentFlags().StringVar(&a.api, "api", "", "`host:port` of the control plane (default: what the state folder says)")
+	root.PersistentFlags().StringVar(&a.meant.Kubeconfig, "kubeconfig", "", "`file` that names a Kubernetes cluster: its mesh is meant (default: as kubectl)")
+	root.PersistentFlags().StringVar(&a.meant.Context, "context", "", "`name` of a context of the kubeconfig: its cluster's mesh is meant (default: its current one)")
+	root.PersistentFlags().StringVar(&a.meant.Namespace, "istioNamespace", installed, "`namespace` in which weir is installed in the cluster")
 	// The default depends on the machine; help and documentation do not.
 	root.PersistentFlags().Lookup("state").DefValue = ""
 	_ = root.MarkPersistentFlagDirname("state")
-	_ = root.RegisterFlagCompletionFunc("api", cobra.NoFileCompletions)
+	_ = root.MarkPersistentFlagFilename("kubeconfig")
+	for _, n := range []string{"api", "context", "istioNamespace"} {
+		_ = root.RegisterFlagCompletionFunc(n, cobra.NoFileCompletions)
+	}
 	root.AddGroup(
 		&cobra.Group{ID: groupRun, Title: "Run a mesh and programs in it:"},
+		&cobra.Group{ID: groupCluster, Title: "Install it into a Kubernetes cluster:"},
 		&cobra.Group{ID: groupConfigure, Title: "Change it, check configuration:"},
 		&cobra.Group{ID: groupLook, Title: "Look into it:"},
 		&cobra.Group{ID: groupOther, Title: "Other:"},
@@ -120,8 +145,9 @@ The other commands steer the mesh that runs, and look into it.`,
 		commands []*cobra.Command
 	}{
 		{groupRun, []*cobra.Command{a.up(), a.run(), a.exec(), a.logs(), a.down()}},
-		{groupConfigure, []*cobra.Command{a.apply(), a.get(), a.delete(), a.analyze(), a.explain()}},
-		{groupLook, []*cobra.Command{a.status(), a.proxyStatus(), a.proxyConfig(), a.proxy(), a.version()}},
+		{groupCluster, []*cobra.Command{a.install(), a.verify(), a.uninstall(), a.inject(), a.demo()}},
+		{groupConfigure, []*cobra.Command{a.apply(), a.get(), a.delete(), a.mtls(), a.analyze(), a.explain()}},
+		{groupLook, []*cobra.Command{a.status(), a.describe(), a.proxyStatus(), a.proxyConfig(), a.proxy(), a.identity(), a.version()}},
 		{groupOther, []*cobra.Command{a.completion()}},
 	} {
 		for _, cmd := range c.commands {
@@ -165,7 +191,12 @@ func names(cmds []*cobra.Command) []string {
 	return out
 }
 
-// mesh is the control plane of the running mesh.
+// installed is the namespace of an installation unless it is told otherwise.
+const installed = "istio-system"
+
+// mesh is the control plane of the mesh that is meant: of --api; of the cluster, with
+// --kubeconfig or --context; of the mesh that runs on this machine; and if none does, of the
+// cluster that kubectl would take.
 func (a *app) mesh() (*client.Client, error) {
 	if a.api != "" {
 		token, err := client.Token(a.state)
@@ -174,11 +205,55 @@ func (a *app) mesh() (*client.Client, error) {
 		}
 		return client.New(a.api, token), nil
 	}
-	return client.Open(a.state)
+	if a.meant.Kubeconfig == "" && a.meant.Context == "" {
+		local, err := client.Open(a.state)
+		if !errors.Is(err, client.ErrNoMesh) || !a.kubectl() {
+			return local, err
+		}
+	}
+	if err := a.open(); err != nil {
+		return nil, err
+	}
+	// The name is one of those that weir-control answers to.
+	return client.NewVia(a.cluster.Dial, "localhost:15014", redact.String{}), nil
+}
+
+// open reads the kubeconfig, once.
+func (a *app) open() error {
+	if a.cluster != nil {
+		return nil
+	}
+	var err error
+	a.cluster, err = forward.Open(a.meant)
+	return err
+}
+
+// kubectl reports whether kubectl would find a cluster.
+func (a *app) kubectl() bool {
+	env := func(name string) string {
+		for _, e := range slices.Backward(a.Environ) {
+			if v, ok := strings.CutPrefix(e, name+"="); ok {
+				return v
+			}
+		}
+		return ""
+	}
+	if env("KUBECONFIG") != "" {
+		return true
+	}
+	home := env("HOME")
+	if home == "" {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(home, ".kube", "config"))
+	return err == nil
 }
 
 // namespace is the one of objects and workloads that name none.
 func (a *app) namespace() string {
+	if a.cluster != nil {
+		return a.cluster.Namespace()
+	}
 	if l, err := client.ReadLock(a.state); err == nil && l.Namespace != "" {
 		return l.Namespace
 	}

@@ -51,12 +51,21 @@ func TestMain(m *testing.M) {
 //	kill-mesh         as if killed: nobody answers, the lock is free
 //	await-program     until a program was asked for on up.sock
 //
+// The condition race is for scripts of commands that do one thing after the other: under the race detector each takes half a
+// second to start, and shows nothing.
+//
 // On up.sock a program prints what was asked for to its standard output, then a line of
 // its standard input, and a signal, if its argument is "wait" for one; it ends with 3.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata",
 		UpdateScripts: *update,
+		Condition: func(cond string) (bool, error) {
+			if cond == "race" {
+				return raced, nil
+			}
+			return false, fmt.Errorf("unknown condition %s", cond)
+		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("STATE", e.Getenv("WORK")+"/state")
 			e.Values["mesh"] = &standInMesh{asked: make(chan struct{}, 8)}

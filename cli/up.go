@@ -17,8 +17,10 @@ import (
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/istio"
 	"github.com/weirmesh/weir/local/demo"
 	"github.com/weirmesh/weir/local/up"
+	"github.com/weirmesh/weir/mesh"
 )
 
 // initCommand is how `weir up` starts the first process of a namespace tree.
@@ -56,6 +58,7 @@ at $RATINGS_SERVICE_HOST:$RATINGS_SERVICE_PORT and the like.`,
 	cmd.Flags().StringVar(&http, "http", "127.0.0.1:15014", "`host:port` of the control plane's API")
 	cmd.Flags().StringVar(&ingress, "ingress", "127.0.0.1:8080", "`host:port` of the ingress gateway")
 	cmd.Flags().StringVarP(&o.Namespace, "namespace", "n", "default", "of objects that name none")
+	cmd.Flags().StringVar(&o.Compatible, "compatibility-version", "", "whose defaults hold where objects say nothing: Istio's 1.0, 1.1 or 1.31")
 	cmd.Flags().BoolVar(&o.LogProxy, "log-proxies", false, "show what proxies print, access logs included")
 	cmd.Flags().BoolVar(&noColor, "no-color", false, "no colours")
 	cmd.Flags().BoolVar(&o.OneAddress, "one-address", false, "with --capture=env, use 127.0.0.1 only, as on a Mac")
@@ -71,6 +74,9 @@ at $RATINGS_SERVICE_HOST:$RATINGS_SERVICE_PORT and the like.`,
 		}
 		if len(validation.IsDNS1123Label(o.Namespace)) > 0 {
 			return usage("use lower-case letters, digits and '-', beginning and ending with a letter or digit, at most 63", "--namespace %q is not the name of a namespace", o.Namespace)
+		}
+		if err := istio.Compatible(o.Compatible, &mesh.Settings{}); err != nil {
+			return usage("docs/traffic.md lists what each of them means", "--compatibility-version: %v", err)
 		}
 		var err error
 		if o.HTTP, err = listenAddress("--http", http); err != nil {

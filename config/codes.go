@@ -17,7 +17,12 @@ const (
 	PortSelectorRequired    Code = "IST0112"
 	DeploymentManyServices  Code = "IST0116"
 	PortNameConvention      Code = "IST0118"
+	MisplacedAnnotation     Code = "IST0107"
+	UnknownAnnotation       Code = "IST0108"
+	InvalidAnnotation       Code = "IST0125"
 	NoMatchingWorkloads     Code = "IST0127"
+	DeprecatedAnnotation    Code = "IST0135"
+	InvalidApplicationUID   Code = "IST0144"
 	NoServerVerification    Code = "IST0128"
 	NoServerVerificationPt  Code = "IST0129"
 	UnreachableRule         Code = "IST0130"
@@ -45,6 +50,8 @@ const (
 	FieldNotEnforcedUnsafe Code = "WEIR0011"
 	LastGoodServed         Code = "WEIR0012"
 	FailClosed             Code = "WEIR0013"
+	LimitsNothing          Code = "WEIR0014"
+	GatewaysOnly           Code = "WEIR0015"
 
 	ServiceWithoutEndpoints Code = "WEIR0101"
 	DefaultServiceAccount   Code = "WEIR0102"
@@ -56,10 +63,27 @@ const (
 	SetAside                Code = "WEIR0108"
 	ImportsNothing          Code = "WEIR0109"
 	NotDiscovered           Code = "WEIR0110"
+	AuthorityEnds           Code = "WEIR0111"
+	AuthorityUnusable       Code = "WEIR0112"
+	PlaintextProxy          Code = "WEIR0113"
+	AuthorityChanges        Code = "WEIR0114"
+	IdentityHorizon         Code = "WEIR0115"
+	KeysUnreachable         Code = "WEIR0116"
 
 	ImageNotRunnable  Code = "WEIR0201"
 	ValueNotAvailable Code = "WEIR0202"
 	NoLocalEffect     Code = "WEIR0203"
+
+	InjectionRefused      Code = "WEIR0301"
+	NotInjectable         Code = "WEIR0302"
+	AnnotationNotEnforced Code = "WEIR0303"
+	PodSecurityForbids    Code = "WEIR0304"
+	ProxyPortTaken        Code = "WEIR0305"
+	ProbeNotRewritten     Code = "WEIR0306"
+	BeforeProxy           Code = "WEIR0307"
+	JobMayNotEnd          Code = "WEIR0308"
+	HandWrittenProxy      Code = "WEIR0309"
+	InjectorSetting       Code = "WEIR0310"
 )
 
 // CodeInfo explains a code.
@@ -87,12 +111,15 @@ var codes = []CodeInfo{
 	{Deprecated, Warning, "Deprecated", "The field still works but will be removed from Istio's API; the hint names its successor."},
 	{ReferenceNotFound, Error, "ReferencedResourceNotFound", "The object names a host, subset, gateway, selector, Secret, ConfigMap or ServiceAccount that does not exist. Requests that depend on it fail."},
 	{SchemaError, Error, "SchemaValidationError", "A field is unknown, has the wrong type, or its value is not allowed. The object is quarantined: its last good version stays in force."},
+	{MisplacedAnnotation, Warning, "MisplacedAnnotation", "The annotation has an effect on another kind of object, or on a pod template, and none here."},
+	{UnknownAnnotation, Warning, "UnknownAnnotation", "The annotation is in a domain of Istio's, which does not have it. It has no effect."},
 	{ConflictingMeshHosts, Error, "ConflictingMeshGatewayVirtualServiceHosts", "Several VirtualServices define the same host for sidecars. Only the oldest one is used; the others are ignored for that host."},
 	{ConflictingSidecars, Error, "ConflictingSidecarWorkloadSelectors", "Workloads are selected by several Sidecars. The oldest one is used for them."},
 	{MultipleSidecars, Error, "MultipleSidecarsWithoutWorkloadSelectors", "A namespace has several Sidecars without workloadSelector. Only the oldest one is used."},
 	{PortSelectorRequired, Error, "VirtualServiceDestinationPortSelectorRequired", "The destination service has several ports, so destination.port.number must say which one."},
 	{DeploymentManyServices, Warning, "DeploymentAssociatedToMultipleServices", "Services that select the same Deployment use one port with different protocols; only one of them can be right."},
 	{PortNameConvention, Info, "PortNameIsNotUnderNamingConvention", "The port neither has appProtocol nor a name that begins with a protocol, so its protocol is detected on every connection. Name it <protocol>[-suffix] or set appProtocol."},
+	{InvalidAnnotation, Warning, "InvalidAnnotation", "The value of an annotation is not one it can have. It is used as if it were not there."},
 	{NoMatchingWorkloads, Warning, "NoMatchingWorkloadsFound", "The selector of a policy matches no workload: the policy protects nothing."},
 	{NoServerVerification, Warning, "NoServerCertificateVerificationDestinationLevel", "TLS to the host is encrypted but the server's certificate is not verified, because no CA certificates are given."},
 	{NoServerVerificationPt, Warning, "NoServerCertificateVerificationPortLevel", "TLS to a port of the host is encrypted but the server's certificate is not verified, because no CA certificates are given."},
@@ -101,7 +128,9 @@ var codes = []CodeInfo{
 	{HostNotInGateway, Warning, "VirtualServiceHostNotFoundInGateway", "The VirtualService is bound to a Gateway that does not accept its host."},
 	{SchemaWarning, Warning, "SchemaWarning", "The object is valid, but probably does not do what was meant."},
 	{AddressesRequired, Warning, "ServiceEntryAddressesRequired", "A TCP port of a ServiceEntry without addresses receives the traffic of every address on that port."},
+	{DeprecatedAnnotation, Info, "DeprecatedAnnotation", "The annotation still works but will be removed by Istio; the hint names its successor."},
 	{DeploymentPortConflict, Warning, "DeploymentConflictingPorts", "Two Services map the same service port number to different target ports of one Deployment."},
+	{InvalidApplicationUID, Warning, "InvalidApplicationUID", "A container runs as the user or group of the proxy (1337), whose traffic is not captured: what it sends goes past the mesh."},
 	{ConflictingGateways, Error, "ConflictingGateways", "Two Gateways for the same proxies open one port with overlapping hosts; only the oldest is used."},
 	{InvalidCredential, Error, "InvalidGatewayCredential", "The Secret a Gateway names does not hold a usable certificate and key."},
 	{GatewayPortNotOnService, Warning, "GatewayPortNotDefinedOnService", "The Gateway opens a port that the Service of the gateway proxies does not offer: it cannot be reached through the Service."},
@@ -121,6 +150,8 @@ var codes = []CodeInfo{
 	{FieldNotEnforcedUnsafe, Error, "UnsafeFieldNotEnforced", "The field is not enforced in this version, and ignoring it would weaken security or send traffic elsewhere. The object is quarantined."},
 	{LastGoodServed, Error, "LastGoodServed", "The file that defined the object cannot be read completely; the object stays in force as it was until the file is repaired."},
 	{FailClosed, Error, "FailClosed", "The object has errors, no earlier version of it is in force, and it asks for security, which its errors must not take away. Until it is repaired the host of a DestinationRule is called with the TLS settings it gives, and where those are what cannot be read or given, not at all: requests get a 503 whose cause names the object. The workloads of a PeerAuthentication accept nothing but mesh mTLS, unless it says something else that can be read; so does the whole namespace if its selector cannot be read."},
+	{LimitsNothing, Warning, "LimitsNothing", "The Sidecar has errors, and no earlier version of it is in force: until it is repaired its workloads see and reach what they do without it, that is what another Sidecar or exportTo leaves them. To show them nothing instead would cut off a namespace for a misspelt word; a Sidecar limits what proxies hold and is no access control, which is what AuthorizationPolicy and PeerAuthentication at the destination are for."},
+	{GatewaysOnly, Info, "CredentialForGatewaysOnly", "credentialName of a DestinationRule without workloadSelector is for gateways, as in Istio: they find the Secret in their own namespace. Sidecars are not given it, and since nobody is called with less than the rule asks for, what they send to the host themselves gets a 503 whose cause names the rule. Nothing is amiss where they reach the host by an egress gateway; otherwise select them, and put the Secret into their namespace."},
 
 	{ServiceWithoutEndpoints, Warning, "ServiceWithoutEndpoints", "Nothing serves the Service: no workload has the labels of its selector, or none has the port. Requests to it fail."},
 	{DefaultServiceAccount, Info, "DefaultServiceAccount", "The Deployment runs as the service account 'default' and so shares its identity with every other such workload in the namespace."},
@@ -132,8 +163,25 @@ var codes = []CodeInfo{
 	{SetAside, Warning, "SetAside", "Part of an object could not be brought into the proxies' configuration, or was decided against what was probably meant. The rest of the object is in force."},
 	{ImportsNothing, Warning, "ImportsNothing", "A host of a Sidecar stands for no service that is there and exported to its namespace. Workloads see no more by it."},
 	{NotDiscovered, Warning, "NamespaceNotDiscovered", "The object is in a namespace that the discoverySelectors of MeshConfig leave out. Nothing in such a namespace is part of the mesh: its services cannot be called by name, and its policies are not enforced."},
+	{AuthorityEnds, Warning, "CertificateAuthorityEnds", "The signing certificate or the root of the mesh ends soon. Afterwards no certificate is made and none is accepted. Replace it in time: put a new certificate of the same root, or of a new one, into the Secret cacerts or the folder of --ca; who signs and what is trusted then changes by itself, in an order that cuts nobody off. A root that the mesh made for itself is succeeded without anybody's doing."},
+	{AuthorityUnusable, Error, "CertificateAuthorityUnusable", "The files of the certificate authority cannot be used as they are now, or a successor of the root cannot be written. The authority that was in force stays so in the replicas that have it; new ones may not start."},
+	{PlaintextProxy, Warning, "PlaintextProxy", "A proxy as of Istio 1.0 (compatibilityVersion=1.0) takes its configuration in plaintext and has no certificate. What it sends and receives is not encrypted, nobody proves who it is, and where mutual TLS is required it is refused."},
+	{AuthorityChanges, Info, "CertificateAuthorityChanges", "Another root is coming into force. It signs once everybody who holds a usable certificate trusts it, and the old one stays trusted until no usable certificate leads to it. Do not restart the control plane meanwhile: what it starts with is in force at once."},
+	{IdentityHorizon, Warning, "IdentityHorizon", "A certificate in use will end without having been renewed, or all will, because none can be made. The message says when, of whom, and why; `weir identity` says more."},
+	{KeysUnreachable, Warning, "KeysUnreachable", "The control plane cannot fetch the keys by which tokens of a RequestAuthentication are verified. Keys that were fetched before stay in force; if none ever were, all tokens that need them are refused (401) until they are."},
 
 	{ImageNotRunnable, Error, "ImageNotRunnable", "In local mode containers run as processes. The image is none of the built-in samples and the container has no command, so there is nothing to run. Pods that run stay as they are."},
 	{ValueNotAvailable, Error, "ValueNotAvailable", "In local mode a variable asks for something that only exists in a cluster. Pods that run stay as they are."},
 	{NoLocalEffect, Info, "NoLocalEffect", "In local mode the field has no effect, because containers run as processes of this machine."},
+
+	{InjectionRefused, Error, "InjectionRefused", "The pod should get a proxy, and something it says about the proxy cannot be done. It is not started: without the proxy it would run unprotected."},
+	{NotInjectable, Warning, "NotInjectable", "The pod asks for a proxy and cannot have one. It runs outside the mesh."},
+	{AnnotationNotEnforced, Warning, "AnnotationNotEnforced", "The annotation is Istio's and has no effect here."},
+	{PodSecurityForbids, Warning, "PodSecurityForbids", "The namespace's pod security level forbids what capturing traffic needs (the capability NET_ADMIN in the init container). The API server refuses the pod."},
+	{ProxyPortTaken, Warning, "ProxyPortTaken", "A container listens on a port of the proxy. One of the two cannot start."},
+	{ProbeNotRewritten, Warning, "ProbeNotRewritten", "A probe cannot be led through the proxy. It goes to the application directly and fails where only mutual TLS is accepted."},
+	{BeforeProxy, Info, "BeforeProxy", "An init container runs before the proxy. What it sends goes past the mesh, in plaintext."},
+	{JobMayNotEnd, Warning, "JobMayNotEnd", "The proxy is a container of a Job's pod. Kubernetes counts the Job as running for as long as the proxy runs."},
+	{HandWrittenProxy, Info, "HandWrittenProxy", "The pod brings a proxy that starts itself by its own command. It is kept; what it lacks is added."},
+	{InjectorSetting, Warning, "InjectorSetting", "A setting of the injector is not known, or has no effect. The others are in force."},
 }

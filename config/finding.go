@@ -65,7 +65,10 @@ func New(code Code, object mesh.Ref, path string, line int, message, hint string
 	if !ok {
 		panic("config: code " + string(code) + " is not in the table")
 	}
-	if line == 0 {
+	switch {
+	case object.File == "":
+		line = 0 // an object of an API server has fields, not lines
+	case line == 0:
 		line = object.Line
 	}
 	return Finding{Code: code, Severity: info.Severity, Object: object, FieldPath: path, Line: line, Message: message, Hint: hint}

@@ -34,8 +34,7 @@ var kinds = []kindInfo{
 	{"networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"}, NotEnforced, []string{"WorkloadGroup"}},
 	{"networking.istio.io", []string{"v1alpha3"}, NotEnforced, []string{"EnvoyFilter"}},
 	{"networking.istio.io", []string{"v1beta1"}, NotEnforced, []string{"ProxyConfig"}},
-	{"security.istio.io", []string{"v1", "v1beta1"}, Enforced, []string{"PeerAuthentication"}},
-	{"security.istio.io", []string{"v1", "v1beta1"}, NotEnforced, []string{"AuthorizationPolicy", "RequestAuthentication"}},
+	{"security.istio.io", []string{"v1", "v1beta1"}, Enforced, []string{"PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy"}},
 	{"telemetry.istio.io", []string{"v1", "v1alpha1"}, NotEnforced, []string{"Telemetry"}},
 	{"extensions.istio.io", []string{"v1alpha1"}, NotEnforced, []string{"WasmPlugin", "TrafficExtension"}},
 
@@ -95,6 +94,31 @@ func Classify(apiVersion, kind string) (use Use, problem, hint string) {
 		}
 	}
 	return NotUsed, "there is no kind " + kind + " in " + name, ""
+}
+
+// AsksForPolicy reports whether kinds of an API group ask for routing or security: none of
+// their objects may be ignored without a word.
+func AsksForPolicy(group string) bool {
+	return slices.Contains(policyGroups, group) || strings.HasSuffix(group, ".istio.io") && slices.Contains(groups(), group)
+}
+
+// PreferredVersion is the one of the versions an API server serves in which objects of a
+// kind are read; "" if it serves none that Weir knows.
+func PreferredVersion(group, kind string, served []string) string {
+	for _, row := range kinds {
+		if row.group == group && slices.Contains(row.kinds, kind) {
+			for _, v := range row.versions {
+				if slices.Contains(served, v) {
+					return v
+				}
+			}
+			return ""
+		}
+	}
+	if len(served) == 0 || !AsksForPolicy(group) {
+		return ""
+	}
+	return served[0] // nothing is read of them but that they are there
 }
 
 func splitAPIVersion(apiVersion string) (group, version string) {

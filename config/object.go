@@ -52,6 +52,17 @@ func ParseFileName(name string) (id ID, ok bool) {
 	return id, id.Kind != "" && id.Name != "" && len(name) < maxFileName
 }
 
+// refGroups are the API groups of the kinds that a mesh.Ref can name; the others are of the
+// core group.
+var refGroups = map[string]string{
+	"VirtualService": "networking.istio.io", "DestinationRule": "networking.istio.io", "Gateway": "networking.istio.io",
+	"ServiceEntry": "networking.istio.io", "WorkloadEntry": "networking.istio.io", "Sidecar": "networking.istio.io", "PeerAuthentication": "security.istio.io",
+	"RequestAuthentication": "security.istio.io", "AuthorizationPolicy": "security.istio.io", "Deployment": "apps",
+}
+
+// IDOf is the ID of the object that a part of the plan stands for.
+func IDOf(ref mesh.Ref) ID { return ID{refGroups[ref.Kind], ref.Kind, ref.Namespace, ref.Name} }
+
 // ParseID is the reverse of String.
 func ParseID(s string) (ID, error) {
 	p := strings.Split(s, "/")
@@ -91,7 +102,10 @@ func NewObject(root *document.Value, text document.Part, file, defaultNamespace 
 	if root.Kind != document.Map {
 		return fail(NotAnObject, root.Line, "the document is "+root.Kind.String()+", not an object", "an object begins with apiVersion and kind")
 	}
-	if len(root.Fields) > 0 {
+	switch {
+	case file == "":
+		at.Line = 0 // an object of an API server has fields, not lines
+	case len(root.Fields) > 0:
 		at.Line = root.Fields[0].Line
 	}
 	apiVersion, kind := root.Get("apiVersion").String(), root.Get("kind").String()
@@ -283,4 +297,14 @@ type Unit struct {
 	// not now may still be meant.
 	Incomplete bool
 	Gone       bool
+}
+
+// Fact is what a source that watches what is really there says of one thing: lowered
+// already, and never broken, because somebody runs it.
+type Fact struct {
+	ID ID
+	// Lowered is []*registry.Service (of a Service), *registry.Slice (of an EndpointSlice),
+	// *mesh.Workload (of a Pod) or *kube.Secret; nil if the thing is gone.
+	Lowered  any
+	Findings []Finding
 }

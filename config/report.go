@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/mesh"
 )
 
 // Report collects what is found in one object. It finds the line of a field path.
@@ -31,6 +32,9 @@ func (r *Report) append(f Finding) {
 
 // NewReport begins the report on o.
 func NewReport(o *Object) *Report { return &Report{object: o, root: o.Root()} }
+
+// ReportOn begins the report on something that was not read from a document.
+func ReportOn(ref mesh.Ref) *Report { return &Report{object: &Object{Ref: ref}} }
 
 // Root is the object's document.
 func (r *Report) Root() *document.Value { return r.root }

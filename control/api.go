@@ -53,12 +53,26 @@ func (p *Plane) serveHTTP(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
+// Health answers whether the plane lives and is ready, to whoever asks: what a kubelet needs.
+func (p *Plane) Health() http.Handler {
+	m := http.NewServeMux()
+	p.health(m)
+	return m
+}
+
+func (p *Plane) health(m *http.ServeMux) {
+	live := func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, map[string]string{"status": "live"})
+	}
+	m.HandleFunc("GET /healthz/live", live)
+	m.HandleFunc("GET /live", live)
+	m.HandleFunc("GET /healthz/ready", p.handleReady)
+	m.HandleFunc("GET /ready", p.handleReady)
+}
+
 func (p *Plane) mux() *http.ServeMux {
 	m := http.NewServeMux()
-	m.HandleFunc("GET /healthz/live", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, map[string]string{"status": "live"})
-	})
-	m.HandleFunc("GET /healthz/ready", p.handleReady)
+	p.health(m)
 	m.HandleFunc("GET /metrics", p.handleMetrics)
 	m.HandleFunc("GET /api/v1/status", p.known(func(u *store.Update) any { return p.status(u) }))
 	m.HandleFunc("GET /api/v1/workloads", p.known(func(u *store.Update) any { return workloads(u.Snapshot) }))
@@ -74,6 +88,11 @@ func (p *Plane) mux() *http.ServeMux {
 	m.HandleFunc("POST /api/v1/receipts", p.handleReceipts)
 	m.HandleFunc("GET /api/v1/events", p.handleEvents)
 	m.HandleFunc("GET /api/v1/edges", p.handleEdges)
+	m.HandleFunc("GET /api/v1/identity", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, p.identityView(time.Now().Round(0)))
+	})
+	m.HandleFunc("GET /api/v1/mtls", p.handleMTLS)
+	m.HandleFunc("GET /api/v1/identity/rehearsal", p.handleRehearsal)
 	m.HandleFunc("POST /api/v1/objects", p.handleApply)
 	m.HandleFunc("DELETE /api/v1/objects/{kind}/{namespace}/{name}", p.handleDelete)
 	m.HandleFunc("GET /api/v1/wait", p.handleWait)
@@ -88,10 +107,14 @@ func (p *Plane) handleReady(w http.ResponseWriter, _ *http.Request) {
 	switch {
 	case p.stopping.Load():
 		fail(w, http.StatusServiceUnavailable, "the control plane is stopping: its streams go to others", "")
-	case p.self.Current() == nil:
-		fail(w, http.StatusServiceUnavailable, "the serving certificate is not there yet", "")
+	case p.self.Certificate() == nil:
+		fail(w, http.StatusServiceUnavailable, "there is no serving certificate: the certificate authority makes none", "the log says why")
 	case p.latest.Load() == nil:
-		fail(w, http.StatusServiceUnavailable, "the configuration is not read yet", "")
+		why := "the configuration is not read yet"
+		if c := p.o.Cluster; c != nil && c.Awaits != nil {
+			why += c.Awaits()
+		}
+		fail(w, http.StatusServiceUnavailable, why, "")
 	default:
 		answer(w, http.StatusOK, map[string]string{"status": "ready"})
 	}
@@ -188,10 +211,10 @@ func workloadOf(node string) string {
 	return parts[2][dot+1:] + "/" + parts[2][:dot]
 }
 
-// findings are those of the configuration, of its translation for the proxies, and of
-// the runtime that keeps the workloads of a laptop mesh.
+// findings are those of the configuration, of its translation for the proxies, of the
+// proxies themselves, and of the runtime that keeps the workloads of a laptop mesh.
 func (p *Plane) findings(u *store.Update) []config.Finding {
-	all := slices.Concat(u.Findings, p.runtimeFindings())
+	all := slices.Concat(u.Findings, p.runtimeFindings(), p.authorityFindings(time.Now()), p.identityFindings(time.Now()), p.feeds.plaintextFindings(), p.issuerFindings())
 	if problems := p.feeds.problems.Load(); problems != nil {
 		for _, x := range *problems {
 			all = append(all, config.New(config.SetAside, x.Ref, "", cmp.Or(x.Line, x.Ref.Line), x.Text, ""))
@@ -245,7 +268,7 @@ func sameKind(kind, asked string) bool {
 
 // shortKinds are kubectl's and Istio's short names.
 var shortKinds = map[string]string{"vs": "VirtualService", "dr": "DestinationRule", "gw": "Gateway", "se": "ServiceEntry", "we": "WorkloadEntry",
-	"pa": "PeerAuthentication", "svc": "Service", "sa": "ServiceAccount", "deploy": "Deployment", "po": "Pod", "cm": "ConfigMap", "ns": "Namespace"}
+	"pa": "PeerAuthentication", "ra": "RequestAuthentication", "ap": "AuthorizationPolicy", "svc": "Service", "sa": "ServiceAccount", "deploy": "Deployment", "po": "Pod", "cm": "ConfigMap", "ns": "Namespace"}
 
 // noNamespace stands for the namespace of objects that have none in a path.
 const noNamespace = "-"

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"weak"
 
 	"github.com/weirmesh/weir/xds/resource"
 	"github.com/weirmesh/weir/xds/server"
@@ -13,7 +14,8 @@ import (
 
 // census asks the streams who needs an object and who has it. A proxy needs an object if
 // it is subscribed to a resource that was made of it; it has the object if it has ACKed
-// every such resource in a version that is not older than the object's.
+// every such resource in a version that is not older than the object's, and, on demand,
+// what those name besides: until then it goes on with what was before.
 type census struct {
 	xds *server.Server
 
@@ -23,17 +25,20 @@ type census struct {
 	places map[resource.Origin]map[place]struct{}
 	listed int                                 // in places
 	known  map[*server.Standing]*resource.View // whose resources are in places
+
+	// refs are what resources refer to, as far as somebody asked; named counts them all.
+	refs  map[weak.Pointer[resource.Resource]][]place
+	named int
 }
 
 // place names a resource.
-
 type place struct{ typeURL, name string }
 
 // count is what a census finds about one object.
 type count struct {
 	needed, active int
 	// unknown are proxies that have not been given the version of the configuration in
-	// which the object came into force.
+	// which the object came into force; on demand that is the index.
 	unknown int
 	missing []missing
 }
@@ -47,7 +52,7 @@ type missing struct {
 }
 
 func newCensus(x *server.Server) *census {
-	c := &census{xds: x}
+	c := &census{xds: x, refs: map[weak.Pointer[resource.Resource]][]place{}}
 	c.forget()
 	return c
 }
@@ -66,6 +71,8 @@ const (
 	// maxPlaces is what a mesh of 20,000 services needs (some 100 bytes each); places
 	// out of date go when it is reached.
 	maxPlaces = 400_000
+	// maxNamed bounds what is kept of what resources refer to (some 100 bytes each).
+	maxNamed = 50_000
 )
 
 // rows of a match: which objects a resource is made of.
@@ -111,6 +118,14 @@ func (c *census) take(wanted []*receipt, detail int) (counts []count, connected 
 		view := t.View()
 		clear(needs)
 		clear(lacks)
+		knows := uint64(0)
+		if view != nil {
+			knows = view.Version
+		}
+		follow := c.follower(t, view)
+		if follow != nil {
+			knows = min(knows, follow.subs[resource.IndexType].Through())
+		}
 		for sub := range t.Subscriptions() {
 			set := view.Set(sub.TypeURL())
 			m := matches[set]
@@ -136,19 +151,36 @@ func (c *census) take(wanted []*receipt, detail int) (counts []count, connected 
 					}
 				}
 			}
+			if follow == nil || len(m.names) == 0 {
+				continue
+			}
+			for name := range sub.Names() {
+				is := m.names[name]
+				if len(is) == 0 {
+					continue
+				}
+				if p, nack, ok := follow.lacks(c.refersTo(set.At(name))); ok {
+					for _, i := range is {
+						lacks.set(i)
+						if detail > 0 {
+							counts[i].note(detail, t.Node(), p.typeURL, p.name, nack)
+						}
+					}
+				}
+			}
 		}
 		for w, word := range needs {
 			for ; word != 0; word &= word - 1 {
 				i := int32(w*64 + bits.TrailingZeros64(word))
 				counts[i].needed++
-				if !lacks.has(i) && view.Version >= wanted[i].mesh {
+				if !lacks.has(i) && knows >= wanted[i].mesh {
 					counts[i].active++
 				}
 			}
 		}
-		if view == nil || view.Version < newest {
+		if knows < newest {
 			for i, x := range wanted {
-				if view == nil || view.Version < x.mesh {
+				if knows < x.mesh {
 					counts[i].unknown++
 					if detail > 0 && needs.has(int32(i)) {
 						counts[i].note(detail, t.Node(), "", "", nil)
@@ -158,6 +190,19 @@ func (c *census) take(wanted []*receipt, detail int) (counts []count, connected 
 		}
 	})
 	return counts, connected
+}
+
+// follower is for a client with configuration on demand; nil for others, which have
+// everything that something they hold may name.
+func (c *census) follower(t *server.Standing, view *resource.View) *follower {
+	subs := map[string]server.Subscribed{}
+	for sub := range t.Subscriptions() {
+		subs[sub.TypeURL()] = sub
+	}
+	if _, ok := subs[resource.IndexType]; !ok || view == nil {
+		return nil
+	}
+	return &follower{view: view, subs: subs, out: map[string]map[string]*server.NACK{}}
 }
 
 // nodes are those that are connected.
@@ -219,6 +264,26 @@ func (m *match) tables(sub server.Subscribed) bool {
 		}
 	}
 	return false
+}
+
+// refersTo is what a resource refers to. It is looked at again and again while a change is
+// under way, and to read a virtual host costs more than all the rest of a census in a small mesh.
+func (c *census) refersTo(r *resource.Resource) []place {
+	if r == nil {
+		return nil
+	}
+	key := weak.Make(r) // what nobody is sent any more is not kept for this
+	refs, ok := c.refs[key]
+	if !ok {
+		if c.named > maxNamed {
+			clear(c.refs)
+			c.named = 0
+		}
+		refs = refers(r)
+		c.refs[key] = refs
+		c.named += 1 + len(refs)
+	}
+	return refs
 }
 
 func (m *match) add(name string, i int32) {
@@ -284,7 +349,7 @@ func (c *census) learn() {
 		ns := namespaceOf(t)
 		was := cmp.Or(c.known[t], bases[ns], any)
 		bases[ns], any = view, view
-		if was == view {
+		if was.Alike(view) {
 			return
 		}
 		for typeURL, set := range view.Sets {

@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	keysv1 "github.com/weirmesh/weir/api/keys"
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	"github.com/weirmesh/weir/ca"
 	caserver "github.com/weirmesh/weir/ca/server"
@@ -33,6 +35,7 @@ import (
 	"github.com/weirmesh/weir/config/analyze"
 	"github.com/weirmesh/weir/config/source/file"
 	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/control/keys"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/internal/redact"
 	"github.com/weirmesh/weir/internal/runner"
@@ -63,8 +66,22 @@ type Options struct {
 	Namespace   string
 	TrustDomain string
 	Settings    mesh.Settings // TrustDomain is taken from above
+	// Authority is where certificates come from; nil: one of its own, in State. Authenticators
+	// know callers beside those with its certificates and with tokens of State, of
+	// certificates and of xDS.
+	Authority      ca.Source
+	Authenticators []caserver.Authenticator
+	// ServerNames are DNS names by which proxies ask for the control plane; nil:
+	// istiod.istio-system.svc and localhost.
+	ServerNames []string
+	// CA is the folder of a plugged-in authority (ca-key.pem, ca-cert.pem, root-cert.pem,
+	// cert-chain.pem); empty: the mesh has roots of its own, in State. Authority goes before both.
+	CA string
 	// CertTTL is how long workloads' certificates are good; 0: 24 h, as in Istio.
 	CertTTL time.Duration
+
+	// Cluster is where everything comes from in Kubernetes; nil: from the files above.
+	Cluster *Cluster
 
 	// HandOver is how long Run goes on after its context ended, to hand the streams over to
 	// other replicas; 0: it ends at once. It ends earlier when all are gone.
@@ -77,7 +94,7 @@ type Options struct {
 	GRPC []net.Listener
 	HTTP []net.Listener
 	// PlainGRPC are where xDS is served without TLS, to anybody, with no secrets: for tools on this machine. New refuses
-	// addresses that others can reach.
+	// addresses that others can reach, unless Cluster.Plaintext.
 	PlainGRPC []net.Listener
 	// Token that writes to the API need; the zero value refuses all writes.
 	Token redact.String
@@ -92,14 +109,16 @@ type Plane struct {
 	o       Options
 	started time.Time
 	store   *store.Store
-	files   *file.Source
-	// fallbacks are the objects in force where files have none.
-	fallbacks *file.Source
-	auth      *ca.Authority
-	signer    *caserver.Server
-	self      *identity.Manager
-	xds       *server.Server
-	feeds     *feeds
+	// sources are where objects come from: files and those in force where they have none, or the cluster.
+	sources []store.Source
+	auth    ca.Source
+	keep    func(context.Context) error // keeps auth alive; nil: somebody else does
+	signer  *caserver.Server
+	callers []caserver.Authenticator
+	self    *ca.Serving
+	issued  *issued
+	xds     *server.Server
+	feeds   *feeds
 
 	latest atomic.Pointer[store.Update]
 	// changed is closed and made anew with every new latest.
@@ -113,8 +132,11 @@ type Plane struct {
 	edges       *edges
 	instruments *instruments
 	journal     *journal
+	keys        *keys.Fetcher
 	stopping    atomic.Bool // streams are being handed over
 	applying    sync.Mutex  // one apply or delete at a time
+	judging     sync.Mutex
+	judge       store.Judge // under judging
 }
 
 // New opens the state folder.
@@ -127,42 +149,53 @@ func New(o Options) (*Plane, error) {
 		o.TrustDomain = "cluster.local"
 	}
 	o.Settings.TrustDomain = o.TrustDomain
+	cluster := o.Cluster
+	if cluster == nil {
+		cluster = &Cluster{}
+	}
 	for _, l := range o.PlainGRPC {
+		if cluster.Plaintext {
+			break
+		}
 		if a, err := netip.ParseAddrPort(l.Addr().String()); err != nil || !a.Addr().IsLoopback() {
 			return nil, fmt.Errorf("xDS without TLS tells whoever asks what the mesh looks like: it can be served on a loopback address only, not on %s", l.Addr())
 		}
 	}
-	p := &Plane{o: o, started: time.Now(), ready: make(chan struct{}), receipts: newReceipts(), watch: newWatch(), events: newEvents(), instruments: newInstruments(), journal: newJournal(o.Log)}
+	p := &Plane{o: o, started: time.Now(), ready: make(chan struct{}), receipts: newReceipts(), watch: newWatch(), issued: &issued{}, events: newEvents(), instruments: newInstruments(), journal: newJournal(o.Log)}
 	changed := make(chan struct{})
 	p.changed.Store(&changed)
 	if err := os.MkdirAll(p.appliedDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("opening the state folder: %w", err)
 	}
 	var err error
-	if p.auth, err = ca.OpenSelfSigned(filepath.Join(o.State, "ca"), o.TrustDomain, ca.Options{DefaultTTL: o.CertTTL}); err != nil {
-		return nil, fmt.Errorf("opening the certificate authority: %w", err)
+	if p.auth = o.Authority; p.auth == nil {
+		if p.auth, p.keep, err = openAuthority(o); err != nil {
+			return nil, fmt.Errorf("opening the certificate authority: %w", err)
+		}
 	}
 	key, err := token.OpenKey(filepath.Join(o.State, "ca"))
 	if err != nil {
 		return nil, fmt.Errorf("opening the token key: %w", err)
 	}
 	domains := append([]string{o.TrustDomain}, o.Settings.TrustDomainAliases...)
-	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, TrustDomains: domains, Log: o.Log,
-		Authenticators: []caserver.Authenticator{
-			caserver.Certificates{Bundle: p.auth.Bundle(), Accept: identity.TrustDomains(domains)},
-			caserver.Tokens{Key: key},
-		}}); err != nil {
+	p.callers = append([]caserver.Authenticator{
+		caserver.Certificates{Authority: p.auth, Accept: identity.TrustDomains(domains)},
+		caserver.Tokens{Key: key},
+	}, o.Authenticators...)
+	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, TrustDomains: domains, Issued: p.issued.note, Log: o.Log, Authenticators: p.callers}); err != nil {
 		return nil, err
 	}
-	id, err := identity.New(o.TrustDomain, "istio-system", "istiod")
+	id, err := identity.New(o.TrustDomain, cmp.Or(o.Settings.RootNamespace, "istio-system"), "istiod")
 	if err != nil {
 		return nil, err
 	}
-	if p.self, err = identity.NewManager(identity.Options{ID: id, Log: o.Log,
-		Signer: p.auth.Signer(ca.Grant{ID: id, DNSNames: []string{"istiod.istio-system.svc", "localhost"}})}); err != nil {
-		return nil, err
+	if o.ServerNames == nil {
+		o.ServerNames = []string{"istiod.istio-system.svc", "localhost"}
 	}
-	so := store.Options{Settings: o.Settings, State: o.State, Applied: p.appliedDir(), Publish: p.publish, Log: o.Log}
+	p.self = ca.NewServing(p.auth, ca.Grant{ID: id, DNSNames: o.ServerNames}, o.Log)
+	p.keys = keys.New(nil, o.Log)
+	so := store.Options{Settings: o.Settings, State: o.State, Applied: p.appliedDir(), Facts: cluster.Facts, Keys: p.keys, Publish: p.publish, Log: o.Log}
+	so.Ranges.ByName = o.Cluster != nil // replicas have no state in common
 	if o.Laptop {
 		so.Assume = append(so.Assume, analyze.LocalGateway())
 	}
@@ -176,16 +209,20 @@ func New(o Options) (*Plane, error) {
 		}
 		paths = append(paths, o.Pods)
 	}
-	p.files = file.New(file.Options{Paths: paths, Written: filepath.Clean(p.appliedDir()), Namespace: o.Namespace, Log: o.Log})
-	p.fallbacks = file.New(file.Options{Paths: o.Fallbacks, Namespace: o.Namespace, Rank: config.Fallback, Log: o.Log})
-	identifier := "weir-control/" + o.Version + " " + observeToken
+	files := file.New(file.Options{Paths: paths, Written: filepath.Clean(p.appliedDir()), Namespace: o.Namespace, Log: o.Log})
+	p.sources = append(p.sources, files, file.New(file.Options{Paths: o.Fallbacks, Namespace: o.Namespace, Rank: config.Fallback, Log: o.Log}))
+	if cluster.Objects != nil {
+		p.sources = []store.Source{cluster.Objects}
+	}
+	identifier := "weir-control/" + o.Version + " " + observeToken + " " + keysv1.Token
 	var habits *learner
 	if !o.EagerOnly {
 		identifier += " " + ondemand.Token
 		habits = newLearner(time.Now)
 	}
 	p.feeds = newFeeds(habits, o.Log, p.journal.proxy)
-	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Identifier: identifier, Observer: observer{p.instruments, p}, Log: o.Log})
+	p.feeds.why = cluster.Why
+	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Authenticate: p.authenticate, Identifier: identifier, Observer: observer{p.instruments, p}, Log: o.Log})
 	p.census = newCensus(p.xds)
 	p.edges = newEdges(p)
 	return p, nil
@@ -200,16 +237,17 @@ func (p *Plane) Run(ctx context.Context) error {
 	defer stop()
 	g := runner.New(work)
 	g.Go("end", func(work context.Context) error { p.handOver(ctx, work); stop(); return nil })
-	// Who we are: the serving certificate, renewed by our own CA.
-	g.Go("identity", p.self.Run)
 	// What was asked for: files → objects → mesh.Snapshot → publish.
-	g.Go("configuration", func(ctx context.Context) error { return p.store.Run(ctx, p.files, p.fallbacks) })
+	g.Go("configuration", func(ctx context.Context) error { return p.store.Run(ctx, p.sources...) })
 	// Snapshot → views of the connected proxies.
 	g.Go("translation", p.feeds.run)
 	// Views → streams, receipts back.
 	g.Go("xds", p.xds.Run)
 	// Receipts → what became of each change.
 	g.Go("receipts", p.settle)
+	if p.keep != nil {
+		g.Go("certificate authority", p.keep)
+	}
 	// All of it → the log.
 	g.Go("journal", p.journal.run)
 	for _, l := range p.o.GRPC {
@@ -254,7 +292,11 @@ func (p *Plane) publish(u *store.Update) {
 	p.note(p.latest.Load(), u)
 	p.instruments.note(p.latest.Load(), u)
 	p.journal.note(u)
-	first := p.latest.Swap(u) == nil
+	before := p.latest.Swap(u)
+	first := before == nil
+	if first || !before.Snapshot.RequestAuths.Same(u.Snapshot.RequestAuths) {
+		p.keys.Want(u.Snapshot.RequestAuths)
+	}
 	p.feeds.publish(u.Snapshot)
 	if first {
 		close(p.ready)
@@ -279,19 +321,18 @@ func (p *Plane) await(ctx context.Context, ok func(*store.Update) bool) (*store.
 }
 
 func (p *Plane) serveGRPC(ctx, ending context.Context, l net.Listener) error {
-	// A certificate first: a client that connects before would only see a failed handshake.
-	if !p.awaitCertificate(ctx) {
-		return l.Close()
-	}
-	g := p.newGRPC(credentials.NewTLS(identity.ServerTLS(p.self, identity.TrustDomains(append([]string{p.o.TrustDomain}, p.o.Settings.TrustDomainAliases...)), false)))
+	creds := credentials.NewTLS(identity.ServerTLS(p.self, identity.TrustDomains(append([]string{p.o.TrustDomain}, p.o.Settings.TrustDomainAliases...)), false))
+	// TLS has a buffer of its own.
+	g := p.newGRPC(newInTurn(creds), grpc.ReadBufferSize(0))
 	p.signer.Register(g)
 	observev1.RegisterObserveServer(g, p.edges)
+	keysv1.Register(g, newest{p})
 	return p.serve(ctx, ending, g, l)
 }
 
 // newGRPC is a server of xDS alone.
-func (p *Plane) newGRPC(creds credentials.TransportCredentials) *grpc.Server {
-	g := grpc.NewServer(append(p.xds.GRPCOptions(), grpc.Creds(creds))...)
+func (p *Plane) newGRPC(creds credentials.TransportCredentials, more ...grpc.ServerOption) *grpc.Server {
+	g := grpc.NewServer(slices.Concat(p.xds.GRPCOptions(), more, []grpc.ServerOption{grpc.Creds(creds)})...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, p.xds)
 	return g
 }
@@ -311,18 +352,4 @@ func (p *Plane) serve(ctx, ending context.Context, g *grpc.Server, l net.Listene
 		return err
 	}
 	return nil
-}
-
-func (p *Plane) awaitCertificate(ctx context.Context) bool {
-	for {
-		held, changed := p.self.Watch()
-		if held != nil {
-			return true
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return false
-		}
-	}
 }

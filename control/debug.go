@@ -19,7 +19,6 @@ import (
 // debug adds what Istio's control plane answers below /debug, in its forms: Kiali and
 // istioctl read it.
 func (p *Plane) debug(m *http.ServeMux) {
-	m.HandleFunc("GET /ready", p.handleReady)
 	m.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, p.o.Version+"\n") })
 	m.HandleFunc("GET /debug/syncz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, syncz(p.xds.Clients())) })
 	m.HandleFunc("GET /debug/registryz", p.known(func(u *store.Update) any { return registryz(u.Snapshot) }))
@@ -74,6 +73,7 @@ func syncz(clients []server.Client) []syncStatus {
 		}
 		for _, t := range c.Types {
 			if f, ok := fields[t.TypeURL]; ok {
+				t = withHosts(t, c.Types)
 				if t.Sent > 0 {
 					*f[0] = strconv.FormatUint(t.Sent, 10)
 				}

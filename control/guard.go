@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
@@ -14,9 +15,26 @@ import (
 // guard lets requests through that no web page could have made (Host and Origin), and
 // writes only with the token of the state folder. Other users of the machine may read
 // what is no secret.
+//
+// In a cluster the port is open to every pod: they get health and metrics. All else is for
+// who comes by a port-forward, that is over loopback, which the API server grants (pods/
+// portforward in the namespace of the installation); objects are changed in the API server.
 func (p *Plane) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if p.o.Cluster != nil {
+			switch open := slices.Contains(openPaths, r.URL.Path); {
+			case open && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+				next.ServeHTTP(w, r)
+				return
+			case !fromHere(r):
+				fail(w, http.StatusForbidden, "only "+strings.Join(openPaths, ", ")+" are answered to other machines", "use weir, or kubectl port-forward to a pod of weir-control")
+				return
+			case r.URL.Path == "/api/v1/objects" && r.Method == http.MethodPost || r.Method == http.MethodDelete:
+				fail(w, http.StatusForbidden, "objects are those of Kubernetes", "use kubectl apply and kubectl delete")
+				return
+			}
+		}
 		if !ownHost(r) {
 			fail(w, http.StatusForbidden, "Host "+quote(r.Host)+" is not this control plane", "call it by 127.0.0.1 or localhost")
 			return
@@ -37,6 +55,9 @@ func (p *Plane) guard(next http.Handler) http.Handler {
 // holdsToken refuses a request without the token of the state folder; what says what
 // needs it.
 func (p *Plane) holdsToken(w http.ResponseWriter, r *http.Request, what string) bool {
+	if p.o.Cluster != nil {
+		return true // see guard
+	}
 	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	switch {
 	case !ok:
@@ -47,6 +68,15 @@ func (p *Plane) holdsToken(w http.ResponseWriter, r *http.Request, what string) 
 		return false
 	}
 	return true
+}
+
+// openPaths are what a kubelet and Prometheus ask for.
+var openPaths = []string{"/healthz/live", "/healthz/ready", "/live", "/ready", "/metrics", "/version"}
+
+// fromHere reports whether the connection came over loopback.
+func fromHere(r *http.Request) bool {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && from.Addr().Unmap().IsLoopback()
 }
 
 // ownHost reports whether the Host header names this machine: a loopback name or the

@@ -22,9 +22,13 @@ type instruments struct {
 	registry    *prometheus.Registry
 	pushes      *prometheus.CounterVec
 	rejects     *prometheus.CounterVec
+	triggers    *prometheus.CounterVec
 	updates     *prometheus.CounterVec
 	sizes       *prometheus.HistogramVec
+	failures    prometheus.Counter
+	pushing     *prometheus.HistogramVec
 	sending     prometheus.Histogram
+	queue       prometheus.Histogram
 	convergence prometheus.Histogram
 
 	mu sync.Mutex
@@ -43,20 +47,25 @@ func newInstruments() *instruments {
 	}
 	// Istio's begin with .1; changes of a small mesh take some milliseconds.
 	seconds := []float64{.005, .01, .025, .05, .1, .5, 1, 3, 5, 10, 20, 30}
-	histogram := func(name, help string) prometheus.Histogram {
-		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: seconds})
+	timing := func(name, help string) prometheus.HistogramOpts {
+		return prometheus.HistogramOpts{Name: name, Help: help, Buckets: seconds}
 	}
+	histogram := func(name, help string) prometheus.Histogram { return prometheus.NewHistogram(timing(name, help)) }
 	i := &instruments{
 		registry: prometheus.NewRegistry(),
 		pushes:   counter("pilot_xds_pushes", "Responses sent to proxies."),
 		rejects:  counter("pilot_total_xds_rejects", "Responses that proxies refused, wholly or in part."),
+		triggers: counter("pilot_push_triggers", "Changes that were made known to the proxies, by what changed."),
 		updates:  counter("pilot_inbound_updates", "Changes of what is configured and of what runs."),
 		sizes: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pilot_xds_config_size_bytes", Help: "Sizes of responses sent to proxies.",
 			Buckets: []float64{1, 10_000, 1_000_000, 4_000_000, 10_000_000, 40_000_000}}, []string{"type"}),
+		failures:    prometheus.NewCounter(prometheus.CounterOpts{Name: "pilot_total_xds_internal_errors", Help: "Responses that could not be made."}),
+		pushing:     prometheus.NewHistogramVec(timing("pilot_xds_push_time", "Seconds it takes to write a response and to hand it to the connection."), []string{"type"}),
+		queue:       histogram("pilot_proxy_queue_time", "Seconds from a change until a proxy that it concerns begins to be sent it."),
 		sending:     histogram("pilot_xds_send_time", "Seconds it takes to hand a response to the connection."),
 		convergence: histogram("pilot_proxy_convergence_time", "Seconds from a change until a proxy that it concerns has accepted all of it."),
 	}
-	i.registry.MustRegister(i.pushes, i.rejects, i.updates, i.sizes, i.sending, i.convergence,
+	i.registry.MustRegister(i.pushes, i.rejects, i.failures, i.triggers, i.updates, i.sizes, i.pushing, i.sending, i.queue, i.convergence,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return i
 }
@@ -65,19 +74,30 @@ func newInstruments() *instruments {
 func metricType(typeURL string) string { return strings.ToLower(resource.Short(typeURL)) }
 
 // Sent is server.Observer.
-func (i *instruments) Sent(typeURL string, bytes int, took time.Duration) {
-	i.pushes.WithLabelValues(metricType(typeURL)).Inc()
+func (i *instruments) Sent(typeURL string, bytes int, writing, sending time.Duration) {
+	short := metricType(typeURL)
+	i.pushes.WithLabelValues(short).Inc()
 	i.sizes.WithLabelValues(typeURL).Observe(float64(bytes))
-	i.sending.Observe(took.Seconds())
+	i.pushing.WithLabelValues(short).Observe((writing + sending).Seconds())
+	i.sending.Observe(sending.Seconds())
 }
 
+// Failed is server.Observer.
+func (i *instruments) Failed() { i.failures.Inc() }
+
+// Begun is server.Observer.
+func (i *instruments) Begun(after uint64) { i.since(after+1, i.queue) }
+
 // Converged is server.Observer. What counts is the oldest change that was new to the proxy.
-func (i *instruments) Converged(after, _ uint64) {
+func (i *instruments) Converged(after, _ uint64) { i.since(after+1, i.convergence) }
+
+// since observes how old a version is, unless that is forgotten.
+func (i *instruments) since(version uint64, in prometheus.Histogram) {
 	i.mu.Lock()
-	m := i.published[(after+1)%uint64(len(i.published))]
+	m := i.published[version%uint64(len(i.published))]
 	i.mu.Unlock()
-	if m.version == after+1 {
-		i.convergence.Observe(time.Since(m.at).Seconds())
+	if m.version == version {
+		in.Observe(time.Since(m.at).Seconds())
 	}
 }
 
@@ -94,14 +114,16 @@ func (i *instruments) note(old, cur *store.Update) {
 	i.mu.Lock()
 	i.published[now.Version%uint64(len(i.published))] = moment{now.Version, time.Now()}
 	i.mu.Unlock()
+	trigger := map[string]string{"svc": "service", "eds": "endpoint", "config": "config"}
 	for kind, same := range map[string]bool{
 		"svc": now.Services.Same(before.Services),
 		"eds": now.Endpoints.Same(before.Endpoints),
 		"config": now.VirtualServices.Same(before.VirtualServices) && now.DestinationRules.Same(before.DestinationRules) && now.Gateways.Same(before.Gateways) &&
-			now.PeerAuths.Same(before.PeerAuths) && now.Secrets.Same(before.Secrets),
+			now.PeerAuths.Same(before.PeerAuths) && now.Authorizations.Same(before.Authorizations) && now.RequestAuths.Same(before.RequestAuths) && now.KeySets.Same(before.KeySets) && now.Sidecars.Same(before.Sidecars) && now.Secrets.Same(before.Secrets) && now.Settings == before.Settings,
 	} {
 		if !same {
 			i.updates.WithLabelValues(kind).Inc()
+			i.triggers.WithLabelValues(trigger[kind]).Inc()
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -151,7 +152,7 @@ func (j *journal) tell(old, cur *store.Update, took time.Duration) {
 	}
 	switch {
 	case fresh > 0:
-		args := []any{"new", fresh, "all", now, "first", fmt.Sprintf("%s:%d: %s", first.Object.File, first.Line, clip(first.Message)), "code", first.Code}
+		args := []any{"new", fresh, "all", now, "first", whereIs(first) + ": " + clip(first.Message), "code", first.Code}
 		if first.Hint != "" {
 			args = append(args, "remedy", clip(first.Hint))
 		}
@@ -159,4 +160,12 @@ func (j *journal) tell(old, cur *store.Update, took time.Duration) {
 	case now < was:
 		j.log.Info("errors in the configuration are gone", "gone", was-now, "all", now)
 	}
+}
+
+// whereIs says where a finding is about: a line of a file, or a field of an object.
+func whereIs(f config.Finding) string {
+	if f.Object.File != "" {
+		return fmt.Sprintf("%s:%d", f.Object.File, f.Line)
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s %s %s", f.Object.Kind, qualified(f.Object.Namespace, f.Object.Name), f.FieldPath))
 }

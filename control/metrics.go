@@ -36,6 +36,9 @@ func (p *Plane) handleMetrics(w http.ResponseWriter, r *http.Request) {
 	if err := p.instruments.write(&own); err != nil {
 		p.o.Log.Warn("some metrics cannot be read", "err", err)
 	}
+	if c := p.o.Cluster; c != nil && c.Metrics != nil {
+		c.Metrics(&own)
+	}
 	m := newMerger()
 	m.add(own.Bytes(), "")
 	u := p.latest.Load()
@@ -181,10 +184,13 @@ func (p *Plane) ownMetrics(w io.Writer) {
 		value                    float64
 	}
 	clients := p.xds.Clients()
-	rejects := 0
+	rejects, behind := 0, 0
 	var bytesSent uint64
 	for _, c := range clients {
 		bytesSent += c.BytesSent
+		if !c.BehindSince.IsZero() {
+			behind++
+		}
 		for _, t := range c.Types {
 			rejects += len(t.Rejected)
 		}
@@ -193,6 +199,7 @@ func (p *Plane) ownMetrics(w io.Writer) {
 		{"pilot_info", "gauge", "Version of the control plane.", fmt.Sprintf("{version=%q}", p.o.Version), 1},
 		{"istiod_uptime_seconds", "gauge", "Seconds since the start.", "", time.Since(p.started).Seconds()},
 		{"weir_control_rejected_resources", "gauge", "Resources that proxies refuse now.", "", float64(rejects)},
+		{"weir_control_behind", "gauge", "Connected proxies that do not have the newest configuration yet, or refuse some of it.", "", float64(behind)},
 		{"weir_control_sent_bytes", "gauge", "Bytes of configuration sent to the proxies connected now.", "", float64(bytesSent)},
 	}
 	p.edges.table.mu.Lock()
@@ -250,6 +257,20 @@ func (p *Plane) ownMetrics(w io.Writer) {
 			labels = fmt.Sprintf("{error=%q}", m.Error)
 		}
 		list = append(list, metric{m.Name, kind, m.Help, labels, m.Value})
+	}
+	view := p.identityView(time.Now().Round(0))
+	overdue := 0
+	for _, w := range view.Workloads {
+		if w.Overdue {
+			overdue++
+		}
+	}
+	list = append(list,
+		metric{"weir_identity_certificates", "gauge", "Certificates issued by this replica that have not ended.", "", float64(view.Certificates)},
+		metric{"weir_identity_overdue", "gauge", "Connected workloads that should have renewed their certificates and have not.", "", float64(overdue)},
+		metric{"weir_identity_roots", "gauge", "Roots that are trusted.", "", float64(len(view.Roots))})
+	if view.Horizon != nil {
+		list = append(list, metric{"weir_identity_horizon_seconds", "gauge", "Seconds until the first thing breaks if nothing is done; absent if nothing is in sight.", "", time.Until(view.Horizon.At).Seconds()})
 	}
 	last := ""
 	for _, m := range list {

@@ -35,8 +35,19 @@ func (p *Plane) proxyStatus(c *server.Client) apiv1.ProxyStatus {
 	for _, typ := range shownTypes {
 		x.Types = append(x.Types, apiv1.SyncType{Type: resource.Short(typ), State: apiv1.Ignored})
 	}
+	// On demand it subscribes to a type when something is used that needs it: before, there is
+	// nothing to send.
+	onDemand := slices.ContainsFunc(c.Types, func(t server.TypeStatus) bool { return t.TypeURL == resource.IndexType })
+	if onDemand {
+		for i, typ := range shownTypes {
+			if typ == resource.EndpointType || typ == resource.RouteType {
+				x.Types[i].State = apiv1.NotSent
+			}
+		}
+	}
 	for _, t := range c.Types {
-		s := apiv1.SyncType{Type: resource.Short(t.TypeURL), State: syncState(&t), Subscribed: t.Subscribed, Sent: t.Sent, ACKed: t.ACKed}
+		routes := withHosts(t, c.Types)
+		s := apiv1.SyncType{Type: resource.Short(t.TypeURL), State: syncState(&routes, onDemand), Subscribed: t.Subscribed, Sent: t.Sent, ACKed: t.ACKed}
 		if i := slices.Index(shownTypes, t.TypeURL); i >= 0 {
 			x.Types[i] = s
 		} else {
@@ -46,11 +57,32 @@ func (p *Plane) proxyStatus(c *server.Client) apiv1.ProxyStatus {
 	return x
 }
 
-func syncState(t *server.TypeStatus) string {
+// withHosts is t, and if that is about route configurations, about their virtual hosts, too,
+// where these come as resources of their own: whoever looks for routes means both.
+func withHosts(t server.TypeStatus, types []server.TypeStatus) server.TypeStatus {
+	i := slices.IndexFunc(types, func(h server.TypeStatus) bool { return h.TypeURL == resource.VirtualHostType })
+	if t.TypeURL != resource.RouteType || i < 0 {
+		return t
+	}
+	h := &types[i]
+	t.Waits, t.Rejected = t.Waits || h.Waits, slices.Concat(t.Rejected, h.Rejected)
+	switch answered := t.ACKed == t.Sent; {
+	case h.ACKed == h.Sent && answered:
+		t.ACKed = max(t.ACKed, h.ACKed)
+	case h.ACKed != h.Sent && answered:
+		t.ACKed = h.ACKed
+	case h.ACKed != h.Sent:
+		t.ACKed = min(t.ACKed, h.ACKed)
+	}
+	t.Sent = max(t.Sent, h.Sent)
+	return t
+}
+
+func syncState(t *server.TypeStatus, onDemand bool) string {
 	switch {
 	case len(t.Rejected) > 0:
 		return apiv1.Erred
-	case !t.Wildcard && t.Subscribed == 0:
+	case !t.Wildcard && t.Subscribed == 0 && !onDemand:
 		return apiv1.Ignored
 	case t.Waits:
 		return apiv1.Stale

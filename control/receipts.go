@@ -44,6 +44,9 @@ type receipt struct {
 	took atomic.Pointer[spread]
 	// settled is when it was active everywhere; zero if it is not, in Unix nanoseconds.
 	settled atomic.Int64
+	// done is on how many proxies it was active when it first was on all that need it, even if
+	// nobody does; nil before.
+	done atomic.Pointer[int]
 }
 
 func newReceipts() *receipts {

@@ -18,6 +18,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/mem"
@@ -43,7 +44,8 @@ func (p *plane) dial(ctx context.Context, t *testing.T, namespace, account strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	mgr, err := identity.NewManager(identity.Options{ID: id, Signer: p.auth.Signer(ca.Grant{ID: id}), Log: slog.New(slog.DiscardHandler)})
+	authority, _ := p.auth.Watch()
+	mgr, err := identity.NewManager(identity.Options{ID: id, Signer: authority.Signer(ca.Grant{ID: id}), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,6 +371,13 @@ func TestShadowed(t *testing.T) {
 	want := []apiv1.Shadow{{Part: "spec.http[1]", By: "VirtualService default/reviews", ByPart: "spec.http[0]", Message: "is never used: spec.http[0] already matches everything"}}
 	if !slices.Equal(r.Shadowed, want) || len(r.Findings) != 1 {
 		t.Errorf("got %+v", r)
+	}
+	rules := []apiv1.Rule{
+		{Part: "spec.http[0]", At: "mesh", State: "active", Example: "GET http://reviews.default.svc.cluster.local:9080/ from namespace default"},
+		{Part: "spec.http[1]", At: "mesh", State: "shadowed", By: "VirtualService default/reviews", ByPart: "spec.http[0]", Why: "spec.http[0] already matches all that it matches"},
+	}
+	if diff := cmp.Diff(rules, r.Rules); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/config/verdict"
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/xds/resource"
 )
@@ -40,7 +41,7 @@ func (p *Plane) handleReceipt(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	answer(w, http.StatusOK, p.awaitReceipts(r.Context(), keys[:1], timeout, false)[0])
+	answer(w, http.StatusOK, p.judged(p.awaitReceipts(r.Context(), keys[:1], timeout, false))[0])
 }
 
 // handleReceipts is POST /api/v1/receipts.
@@ -68,7 +69,7 @@ func (p *Plane) handleReceipts(w http.ResponseWriter, r *http.Request) {
 		}
 		keys = append(keys, found...)
 	}
-	answer(w, http.StatusOK, p.awaitReceipts(r.Context(), keys, timeout, q.Absent))
+	answer(w, http.StatusOK, p.judged(p.awaitReceipts(r.Context(), keys, timeout, q.Absent)))
 }
 
 // timeoutOf reads a duration of at most maxWait; "" is 0.
@@ -115,6 +116,36 @@ func (p *Plane) awaitReceipts(ctx context.Context, keys []string, timeout time.D
 		}
 		tick.Stop()
 	}
+}
+
+// judged adds what became of each rule.
+func (p *Plane) judged(all []apiv1.Receipt) []apiv1.Receipt {
+	u := p.latest.Load()
+	var view *verdict.View
+	for i := range all {
+		r := &all[i]
+		if r.Kind != "VirtualService" && r.Kind != "DestinationRule" && r.Kind != "Gateway" {
+			continue
+		}
+		o := u.Objects.At(config.ID{Group: "networking.istio.io", Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}.String())
+		if o == nil || o.Raw == nil {
+			continue
+		}
+		if view == nil {
+			view = verdict.On(u.Snapshot)
+		}
+		for _, d := range view.Of(o.Raw, o.State == store.Compiled, o.Findings) {
+			rule := apiv1.Rule{Part: d.Part, At: d.At, State: d.State.String(), ByPart: d.ByPart, Why: d.Why}
+			if d.By.Kind != "" {
+				rule.By = named(d.By)
+			}
+			if d.Sample != nil {
+				rule.Example = d.Sample.String()
+			}
+			r.Rules = append(r.Rules, rule)
+		}
+	}
+	return all
 }
 
 // receiptsOf are the receipts of objects.
@@ -174,7 +205,7 @@ func (p *Plane) receiptsOf(keys []string) []apiv1.Receipt {
 // needsProxies reports whether anything of an object gets to proxies at all.
 func needsProxies(x *receipt) bool {
 	switch x.id.Kind {
-	case "VirtualService", "DestinationRule", "Gateway", "ServiceEntry", "WorkloadEntry", "Sidecar", "PeerAuthentication", "Service", "Secret":
+	case "VirtualService", "DestinationRule", "Gateway", "ServiceEntry", "WorkloadEntry", "Sidecar", "PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy", "Service", "Secret":
 		return x.state == store.Compiled
 	}
 	return false

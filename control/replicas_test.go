@@ -76,7 +76,8 @@ func subscribe(t *testing.T, at *replica, name string, eds, rds []string) *subsc
 	if err != nil {
 		t.Fatal(err)
 	}
-	held, err := identity.NewManager(identity.Options{ID: id, Log: slog.New(slog.DiscardHandler), Signer: at.auth.Signer(ca.Grant{ID: id})})
+	authority, _ := at.auth.Watch()
+	held, err := identity.NewManager(identity.Options{ID: id, Log: slog.New(slog.DiscardHandler), Signer: authority.Signer(ca.Grant{ID: id})})
 	if err != nil {
 		t.Fatal(err)
 	}

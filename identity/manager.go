@@ -53,6 +53,9 @@ type Options struct {
 	// Bootstrap are the roots that vouch for the control plane before the first
 	// answer, and beside those of later answers. Peers are not judged by them.
 	Bootstrap *Bundle
+	// Roots, where set, gives them instead, anew for each connection: from files that are
+	// replaced while we run. With an error the newest before it count.
+	Roots func() (*Bundle, error)
 	// Restored is material of an earlier run, used at once if it is of ID.
 	Restored *Material
 	Log      *slog.Logger
@@ -64,9 +67,10 @@ type Options struct {
 type Manager struct {
 	o       Options
 	current atomic.Pointer[published]
+	roots   atomic.Pointer[Bundle] // the newest of Options.Roots
 
 	mu       sync.Mutex
-	rotation rotation
+	rotation Rotation
 	answered *Bundle // roots that came with the certificate held
 	extra    *Bundle // roots given by SetRoots
 	status   Status
@@ -101,15 +105,15 @@ func NewManager(o Options) (*Manager, error) {
 	if o.Signer == nil || o.Log == nil {
 		return nil, errors.New("workload identity: a signer and a logger are required")
 	}
-	m := &Manager{o: o, rotation: rotation{rand: mathrand.Float64}}
+	m := &Manager{o: o, rotation: Rotation{Rand: mathrand.Float64}}
 	m.status.ID = o.ID
 	m.current.Store(&published{changed: make(chan struct{})})
 	if r := o.Restored; r != nil && r.ID() != o.ID {
 		o.Log.Warn("stored certificate is somebody else's and is left alone", "id", o.ID, "stored", r.ID())
 	} else if r != nil {
 		m.answered = r.Bundle()
-		m.rotation.hold(r.NotBefore(), r.NotAfter())
-		if o.Bootstrap != nil && !o.Bootstrap.meets(r.Bundle()) {
+		m.rotation.Hold(r.NotBefore(), r.NotAfter())
+		if b := m.bootstrap(); b != nil && !b.meets(r.Bundle()) {
 			m.rotation.due = time.Time{} // the mesh has a new authority: ask now, and hold on meanwhile
 		}
 		m.publish(r)
@@ -153,12 +157,27 @@ func (p peers) Bundle() *Bundle {
 }
 
 // Bundle makes a Manager a Source for connections to the control plane: its
-// roots include Options.Bootstrap.
+// roots include Options.Bootstrap, or those of Roots.
 func (m *Manager) Bundle() *Bundle {
+	bootstrap := m.bootstrap()
 	if held := m.Current(); held != nil {
-		return held.Bundle().Union(m.o.Bootstrap)
+		return held.Bundle().Union(bootstrap)
 	}
-	return m.o.Bootstrap
+	return bootstrap
+}
+
+// bootstrap are the roots of the moment that vouch for the control plane.
+func (m *Manager) bootstrap() *Bundle {
+	if m.o.Roots == nil {
+		return m.o.Bootstrap
+	}
+	b, err := m.o.Roots()
+	if err != nil {
+		m.o.Log.Warn("the roots for the control plane cannot be read", "err", err)
+		return m.roots.Load()
+	}
+	m.roots.Store(b)
+	return b
 }
 
 // SetRoots replaces the roots that are trusted beside those that came with the
@@ -186,7 +205,7 @@ func (m *Manager) Status() Status {
 func (m *Manager) Run(ctx context.Context) error {
 	for {
 		m.mu.Lock()
-		wait := m.rotation.wait(wallClock())
+		wait := m.rotation.Wait(wallClock())
 		m.mu.Unlock()
 		if wait > 0 {
 			timer := time.NewTimer(min(wait, wakeEvery))
@@ -242,7 +261,7 @@ func (m *Manager) settle(next *Material, err error) {
 	defer m.mu.Unlock()
 	now := wallClock()
 	if err == nil {
-		use, good := m.rotation.signed(now, next.NotBefore(), next.NotAfter())
+		use, good := m.rotation.Signed(now, next.NotBefore(), next.NotAfter())
 		if use {
 			m.answered = next.Bundle()
 			m.publish(next.withBundle(m.answered.Union(m.extra)))
@@ -256,7 +275,7 @@ func (m *Manager) settle(next *Material, err error) {
 		err = fmt.Errorf("the authority's answer: a certificate valid from %s until %s, while it is %s here: the clocks of the two machines differ",
 			next.NotBefore().UTC().Format(time.RFC3339), next.NotAfter().UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	} else {
-		m.rotation.failed(now)
+		m.rotation.Failed(now)
 	}
 	m.status.Failures, m.status.LastError, m.status.LastErrorAt = m.rotation.failures, err.Error(), now
 	m.status.NextAttempt = m.rotation.due

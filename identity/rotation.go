@@ -23,42 +23,42 @@ const (
 	leastRetry = time.Second
 )
 
-// rotation decides when to ask for a certificate. It is a pure machine: events
-// come in with the wall clock's time, wait says how long nothing is to be done.
+// Rotation decides when to ask for a certificate. It is a pure machine: events
+// come in with the wall clock's time, Wait says how long nothing is to be done.
 // Wall-clock time, because the ends of certificates are: it may jump either way
-// between two events (a laptop wakes, a clock is set), and each answer of wait
+// between two events (a laptop wakes, a clock is set), and each answer of Wait
 // follows from the present time alone.
-type rotation struct {
-	rand func() float64 // uniform in [0,1), for jitter; called by events, not by wait
+type Rotation struct {
+	Rand func() float64 // uniform in [0,1), for jitter; called by events, not by Wait
 
 	from, until time.Time // the certificate held; zero: none
 	due         time.Time // when to ask; zero: now
 	failures    int       // since the last success
 }
 
-// holding reports whether the certificate held is good.
-func (r *rotation) holding(now time.Time) bool {
+// Holding reports whether the certificate held is good.
+func (r *Rotation) Holding(now time.Time) bool {
 	return !now.Before(r.from) && now.Before(r.until)
 }
 
-// hold takes over a certificate whose date of receipt is not known.
-func (r *rotation) hold(from, until time.Time) {
+// Hold takes over a certificate whose date of receipt is not known.
+func (r *Rotation) Hold(from, until time.Time) {
 	r.from, r.until = from, until
 	r.due = r.renewAt(from)
 }
 
-// signed takes an answer of the authority. It reports whether the certificate is
+// Signed takes an answer of the authority. It reports whether the certificate is
 // to be used: an answer that is no good by our clock does not replace one that is,
 // and counts as a failure, for asking again at once would give the same.
-func (r *rotation) signed(now, from, until time.Time) (use, good bool) {
+func (r *Rotation) Signed(now, from, until time.Time) (use, good bool) {
 	good = !now.Before(from) && now.Before(until)
-	if !good && r.holding(now) {
-		r.failed(now)
+	if !good && r.Holding(now) {
+		r.Failed(now)
 		return false, false
 	}
 	r.from, r.until = from, until
 	if !good {
-		r.failed(now)
+		r.Failed(now)
 		return true, false
 	}
 	r.failures = 0
@@ -68,18 +68,18 @@ func (r *rotation) signed(now, from, until time.Time) (use, good bool) {
 	return true, true
 }
 
-// failed takes note that the authority gave none.
-func (r *rotation) failed(now time.Time) {
+// Failed takes note that the authority gave none.
+func (r *Rotation) Failed(now time.Time) {
 	r.failures++
 	delay := r.retryCap(now)
 	if n := r.failures - 1; n < 20 { // 2^20 × firstRetry is more than a day
 		delay = min(delay, firstRetry<<n)
 	}
-	r.due = now.Add(time.Duration(float64(delay) * (0.75 + 0.5*r.rand())))
+	r.due = now.Add(time.Duration(float64(delay) * (0.75 + 0.5*r.Rand())))
 }
 
-// wait is the time until the next request; zero: now.
-func (r *rotation) wait(now time.Time) time.Duration {
+// Wait is the time until the next request; zero: now.
+func (r *Rotation) Wait(now time.Time) time.Duration {
 	if r.due.IsZero() {
 		return 0
 	}
@@ -88,19 +88,19 @@ func (r *rotation) wait(now time.Time) time.Duration {
 		// The clock may have been set back since, or a certificate have expired:
 		// no retry is further away than one decided now could be.
 		wait = min(wait, r.retryCap(now)*5/4)
-	} else if !r.holding(now) {
+	} else if !r.Holding(now) {
 		wait = 0 // the clock was set, or we slept
 	}
 	return max(wait, 0)
 }
 
-func (r *rotation) renewAt(start time.Time) time.Time {
-	half := 0.5 + renewSpread*(2*r.rand()-1)
+func (r *Rotation) renewAt(start time.Time) time.Time {
+	half := 0.5 + renewSpread*(2*r.Rand()-1)
 	return start.Add(time.Duration(float64(r.until.Sub(start)) * half))
 }
 
-func (r *rotation) retryCap(now time.Time) time.Duration {
-	if !r.holding(now) {
+func (r *Rotation) retryCap(now time.Time) time.Duration {
+	if !r.Holding(now) {
 		return retryBare
 	}
 	return max(leastRetry, min(retryHolding, r.until.Sub(now)/triesLeft))

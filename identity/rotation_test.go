@@ -14,8 +14,8 @@ import (
 func TestRotation(t *testing.T) {
 	datadriven.Walk(t, "testdata/rotation", func(t *testing.T, path string) {
 		now := noon
-		var r *rotation
-		begin := func(jitter float64) { r = &rotation{rand: func() float64 { return jitter }} }
+		var r *Rotation
+		begin := func(jitter float64) { r = &Rotation{Rand: func() float64 { return jitter }} }
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			var life, age, by, starts string
 			jitter, times := "0.5", 1
@@ -42,19 +42,19 @@ func TestRotation(t *testing.T) {
 				begin(j)
 			case "held": // a certificate of an earlier run
 				begin(0.5)
-				r.hold(now.Add(-duration(age)), now.Add(duration(life)-duration(age)))
+				r.Hold(now.Add(-duration(age)), now.Add(duration(life)-duration(age)))
 			case "advance": // the clock, and what was due does not happen
 				now = now.Add(duration(by))
 			case "failed":
 				for range times {
-					r.failed(now)
+					r.Failed(now)
 				}
 			case "signed": // as our authority does, backdated by two minutes
 				from := now.Add(-2 * time.Minute)
 				if starts != "" {
 					from = now.Add(duration(starts))
 				}
-				switch use, good := r.signed(now, from, from.Add(duration(life))); {
+				switch use, good := r.Signed(now, from, from.Add(duration(life))); {
 				case use && good:
 					outcome = "used; "
 				case use:
@@ -70,10 +70,10 @@ func TestRotation(t *testing.T) {
 	})
 }
 
-func (r *rotation) describe(now time.Time) string {
+func (r *Rotation) describe(now time.Time) string {
 	s := "nothing held; "
 	switch {
-	case r.holding(now):
+	case r.Holding(now):
 		s = fmt.Sprintf("holding for %s; ", r.until.Sub(now))
 	case now.Before(r.from):
 		s = fmt.Sprintf("holding one that begins in %s; ", r.from.Sub(now))
@@ -83,7 +83,7 @@ func (r *rotation) describe(now time.Time) string {
 	if r.failures > 0 {
 		s += fmt.Sprintf("failure %d; ", r.failures)
 	}
-	if w := r.wait(now); w > 0 {
+	if w := r.Wait(now); w > 0 {
 		return s + fmt.Sprintf("ask in %s", w)
 	}
 	return s + "ask now"
@@ -98,7 +98,7 @@ func TestTenYears(t *testing.T) {
 	for seed := range uint64(5) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		between := func(lo, hi time.Duration) time.Duration { return lo + time.Duration(rnd.Int64N(int64(hi-lo))) }
-		r := &rotation{rand: rnd.Float64}
+		r := &Rotation{Rand: rnd.Float64}
 		var (
 			now           = noon
 			end           = now.AddDate(2, 0, 0)
@@ -109,16 +109,16 @@ func TestTenYears(t *testing.T) {
 			obtained      int
 		)
 		for now.Before(end) {
-			if r.wait(now) == 0 {
+			if r.Wait(now) == 0 {
 				if away {
-					r.failed(now)
+					r.Failed(now)
 				} else {
-					r.signed(now, now.Add(-2*time.Minute), now.Add(24*time.Hour))
+					r.Signed(now, now.Add(-2*time.Minute), now.Add(24*time.Hour))
 					obtained++
 				}
 			}
-			step := max(time.Millisecond, min(r.wait(now), turns.Sub(now), sleeps.Sub(now)))
-			if away || r.holding(now) {
+			step := max(time.Millisecond, min(r.Wait(now), turns.Sub(now), sleeps.Sub(now)))
+			if away || r.Holding(now) {
 				bare = 0
 			} else {
 				bare += step

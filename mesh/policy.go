@@ -1,6 +1,9 @@
 package mesh
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // DestinationRule says how a host is called: subsets and traffic policy.
 type DestinationRule struct {
@@ -9,6 +12,7 @@ type DestinationRule struct {
 	Policy           TrafficPolicy
 	PortPolicies     map[uint16]TrafficPolicy // replace Policy for that port, block by block not inherited
 	Subsets          []Subset
+	HealthCheck      *HealthCheck // what endpoints are asked from time to time; nil: nothing
 	Visible          Visibility
 	WorkloadSelector Labels // nil: every client
 	// Refused says that the object has errors and never was in force, and that it asks for
@@ -32,9 +36,66 @@ type TrafficPolicy struct {
 	Pool         *ConnectionPool
 	Outlier      *OutlierDetection
 	TLS          *ClientTLS
+	Budget       *RetryBudget
+	Tunnel       *Tunnel
 	// ProxyProtocol is the version of the PROXY protocol (1 or 2) by which servers learn
 	// whose connection it is; 0: they do not.
 	ProxyProtocol uint8
+}
+
+// CheckKind is what an active health check asks.
+type CheckKind uint8
+
+// Kinds of checks: a request, grpc.health.v1.Health/Check, or that a connection opens.
+const (
+	CheckHTTP CheckKind = iota
+	CheckGRPC
+	CheckTCP
+)
+
+// HealthCheck is what endpoints must answer to be used.
+type HealthCheck struct {
+	Kind               CheckKind
+	Ports              []uint16 // of the service; nil: all that speak what is asked
+	Interval, Timeout  time.Duration
+	Unhealthy, Healthy uint32 // so many answers in a row change what an endpoint is taken for
+	// Of HTTP: Method "" is GET, Host "" the service's, no Statuses are 200.
+	Method, Host, Path string
+	Headers            []Header
+	Statuses           []StatusRange
+	Service            string // of gRPC; "": the whole server
+}
+
+// StatusRange is From to To, both included.
+type StatusRange struct{ From, To uint16 }
+
+// On reports whether a port of a service is checked.
+func (h *HealthCheck) On(p *Port) bool {
+	switch {
+	case h == nil, p.Protocol == UDP:
+		return false
+	case h.Ports != nil:
+		return slices.Contains(h.Ports, p.Number)
+	case h.Kind == CheckHTTP:
+		return p.Protocol.IsHTTP()
+	case h.Kind == CheckGRPC:
+		return p.Protocol.IsHTTP2()
+	}
+	return true
+}
+
+// Tunnel says that the host's endpoints are forward proxies, which take TCP connections on to somewhere else.
+type Tunnel struct {
+	Post bool // asked for by POST instead of CONNECT
+	Host string
+	Port uint16
+}
+
+// RetryBudget bounds retries by the requests under way, instead of ConnectionPool.MaxRetries.
+type RetryBudget struct {
+	Percent        float64
+	MinConcurrency uint32
+	Interval       time.Duration // requests that began so lately count, too
 }
 
 // Balancing names an algorithm.
@@ -49,10 +110,83 @@ const (
 )
 
 // LoadBalancer chooses among endpoints.
-type LoadBalancer struct{ Simple Balancing }
+type LoadBalancer struct {
+	Simple Balancing       // "": the mesh's default
+	Hash   *ConsistentHash // instead of Simple; nil: none
+	Warmup *Warmup         // of endpoints that are new; nil: they get their share at once
+	// Locality prefers endpoints by where they are; nil: as Settings.Locality.
+	Locality *LocalityPolicy
+}
+
+// LocalityPolicy prefers endpoints by where they and their client are: by shares (Distribute), or in an order, where the
+// next ones are used as far as those before are not healthy. Without any of the three lists the order is subzone, zone,
+// region, the rest.
+type LocalityPolicy struct {
+	Off        bool
+	Distribute []LocalityShares
+	Failover   []RegionFailover  // which region comes before the others
+	Priority   []LabelPreference // those who have the first n labels in common with the client come before those who have fewer
+}
+
+// LocalityShares are for clients somewhere. Localities are "region/zone/subzone", of which the end may be missing or "*".
+type LocalityShares struct {
+	From string
+	To   []LocalityShare
+}
+
+// LocalityShare is a part of the requests.
+type LocalityShare struct {
+	To      string
+	Percent uint32
+}
+
+// RegionFailover names the region that stands in for another.
+type RegionFailover struct{ From, To string }
+
+// LabelPreference is a label whose value endpoints should share with their client, or that should be Value if Fixed.
+type LabelPreference struct {
+	Label, Value string
+	Fixed        bool
+}
+
+// Active is the policy, nil if it is off.
+func (p *LocalityPolicy) Active() *LocalityPolicy {
+	if p == nil || p.Off {
+		return nil
+	}
+	return p
+}
+
+// ConsistentHash sends requests that have something in common to the same endpoint, as long as it is there. Exactly one of
+// the first four says what.
+type ConsistentHash struct {
+	Header, Query string // a header's or query parameter's name
+	SourceIP      bool
+	Cookie        *HashCookie
+	RingSize      uint64 // at least so many points; 0: 1024
+	Maglev        bool   // by a table instead of a ring
+	TableSize     uint64 // of Maglev, a prime number; 0: 65537
+}
+
+// HashCookie is a cookie to hash.
+type HashCookie struct {
+	Name, Path string
+	Generate   bool          // clients without one get one
+	TTL        time.Duration // that lasts so long; 0: as long as their session
+	Attributes []NameValue
+}
+
+// NameValue is a name with a value, which may be empty.
+type NameValue struct{ Name, Value string }
+
+// Warmup lets new endpoints take their share step by step.
+type Warmup struct {
+	Duration            time.Duration
+	Percent, Aggression float64 // of the share to begin with, and the curve; 0: 10, 1
+}
 
 // ConnectionPool limits and times connections. 0 means the default (no limit; 10 s to
-// connect; 1 h idle).
+// connect; 1 h idle), a negative idle timeout none.
 type ConnectionPool struct {
 	MaxConnections           uint32
 	ConnectTimeout           time.Duration
@@ -70,6 +204,8 @@ type ConnectionPool struct {
 	H2Upgrade                string // "", "DO_NOT_UPGRADE", "UPGRADE"
 	UseClientProtocol        bool
 	MaxConcurrentStreams     uint32
+	// Every PingInterval a server is asked by HTTP/2 PING whether it is there, and has PingTimeout to answer.
+	PingInterval, PingTimeout time.Duration
 }
 
 // OutlierDetection ejects endpoints that fail. Pointers are nil when not given.
@@ -82,6 +218,8 @@ type OutlierDetection struct {
 	BaseEjection           time.Duration
 	MaxEjectionPercent     uint32
 	MinHealthPercent       uint32
+	// Probes is how many requests at once may try an endpoint that returns, until one of them has ended; 0: it returns wholly.
+	Probes uint32
 }
 
 // ClientTLS is how the connection to the host is secured. nil: automatic mesh mTLS.
@@ -90,6 +228,7 @@ type ClientTLS struct {
 	Certificate    string // paths as seen by the proxy
 	PrivateKey     string
 	CACertificates string
+	CRL            string
 	CredentialName string
 	SANs           []string
 	SNI            string
@@ -129,12 +268,24 @@ type ServerTLS struct {
 	Certificate    string
 	PrivateKey     string
 	CACertificates string
-	CredentialName string
-	MinVersion     string
-	MaxVersion     string
-	CipherSuites   []string
-	SANs           []string
+	CRL            string    // path: revoked certificates of clients
+	More           []KeyPair // beside Certificate, or instead: of other kinds of keys
+	// Credentials are Secrets that hold certificates, the first of them the authorities of
+	// clients, too, unless CACredential names another.
+	Credentials  []string
+	CACredential string
+	MinVersion   string
+	MaxVersion   string
+	CipherSuites []string
+	SANs         []string
+	// Clients must show one of these, by the SHA-256 of its public key in base64 or of the
+	// whole in hexadecimal; nil: any that the authorities vouch for.
+	PinnedKeys, PinnedCertificates []string
+	SkipVerify                     bool // clients may show what they like
 }
+
+// KeyPair is a certificate and its key, as paths seen by the proxy.
+type KeyPair struct{ Certificate, PrivateKey string }
 
 // MTLSMode is what a workload accepts.
 type MTLSMode uint8

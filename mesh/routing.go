@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// VirtualService says where requests to hosts go. Hosts are resolved to FQDNs.
+// VirtualService says where requests to hosts go. Hosts are resolved to FQDNs; without any it
+// is there for others to delegate to.
 type VirtualService struct {
 	Ref      Ref
 	Hosts    []string
@@ -22,7 +23,8 @@ const Mesh = "mesh"
 // HTTPRoute is one rule; the first whose Matches holds is used. No Matches: all.
 type HTTPRoute struct {
 	Name    string
-	Line    int // where the rule begins in Ref.File
+	Line    int  // where the rule begins in Ref.File
+	From    *Ref // the delegate that has the rule; nil: the VirtualService itself
 	Matches []HTTPMatch
 	Action  HTTPAction
 	Timeout time.Duration // whole request, retries included; 0 is none
@@ -31,7 +33,9 @@ type HTTPRoute struct {
 	Rewrite *Rewrite
 	Headers HeaderOps
 	Mirrors []Mirror
-	CORS    *CORS
+	// MirrorList says that Mirrors are the object's mirrors, and not its mirror.
+	MirrorList bool
+	CORS       *CORS
 }
 
 // HTTPAction is exactly one of its fields.
@@ -39,6 +43,7 @@ type HTTPAction struct {
 	Destinations []Destination
 	Redirect     *Redirect
 	Direct       *DirectResponse
+	Delegate     Key // a VirtualService whose rules stand here; see Delegated
 }
 
 // HTTPMatch holds when all its set fields hold.
@@ -56,6 +61,7 @@ type HTTPMatch struct {
 	SourceLabels    Labels
 	SourceNamespace string
 	Gateways        []string // nil: those of the VirtualService
+	StatPrefix      string   // "": what matches has no counters of its own
 }
 
 // HeaderMatch matches a header or query parameter by name (headers: lower case).
@@ -125,11 +131,20 @@ type Rewrite struct {
 	RegexSub   string
 }
 
+// SafeRetryOn cannot make anybody process a request twice who must not: it provably did not reach an application, or is
+// idempotent by its method. The last word is ours (xds-profile.md); proxies that do not know it leave it out.
+const SafeRetryOn = "connect-failure,refused-stream,reset-before-request,reset-idempotent"
+
+// SafeRetries are what a mesh does where nobody says anything else.
+func SafeRetries() RetryPolicy {
+	return RetryPolicy{Attempts: 2, RetryOn: SafeRetryOn, IgnorePreviousHosts: true}
+}
+
 // RetryPolicy says what is tried again.
 type RetryPolicy struct {
 	Attempts              uint32 // further tries after the first; 0 is off
 	PerTryTimeout         time.Duration
-	RetryOn               string // Envoy's comma list
+	RetryOn               string // Envoy's comma list and reset-idempotent; "": the mesh's
 	RetryRemoteLocalities bool
 	IgnorePreviousHosts   bool
 	Backoff               time.Duration

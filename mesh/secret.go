@@ -11,4 +11,6 @@ type Secret struct {
 	// CA are the certificates in PEM that client certificates must chain to; empty if
 	// there are none.
 	CA []byte
+	// CRL are lists of certificates that those authorities have revoked; empty if there are none.
+	CRL []byte
 }

@@ -60,6 +60,12 @@ type Service struct {
 	Namespace string
 	// Addresses are the virtual addresses clients dial; empty for headless services.
 	Addresses []netip.Addr
+	// Nominal says that nobody asked for these Addresses: they were allotted to a host outside,
+	// so that only who resolves names by the mesh's name table ever dials them.
+	Nominal bool
+	// Led says that the network itself leads who dials Addresses to an endpoint that is there,
+	// as kube-proxy does, whatever proxies know.
+	Led bool
 	// Prefixes are blocks of addresses that belong to the service, too (ServiceEntry
 	// with CIDR addresses).
 	Prefixes []netip.Prefix

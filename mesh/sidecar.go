@@ -19,6 +19,10 @@ type Sidecar struct {
 	Ingress []Ingress
 	// Strangers says where calls to what they do not see go.
 	Strangers Strangers
+	// Proxy is where they go instead if they may pass; nil: where they were dialled.
+	Proxy *Destination
+	// Pool limits and times connections to the applications of the workloads; nil: nothing does.
+	Pool *ConnectionPool
 }
 
 // Strangers is outboundTrafficPolicy.
@@ -52,6 +56,8 @@ type Ingress struct {
 	// App is where the application listens: a loopback address; an unspecified one stands
 	// for the workload's own; invalid: where the connection was dialled.
 	App netip.AddrPort
+	// Pool is what holds for the port instead of that of the Sidecar.
+	Pool *ConnectionPool
 }
 
 // Covers reports whether a host pattern (a host, "*.suffix" or "*") covers host, which may

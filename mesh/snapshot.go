@@ -54,20 +54,36 @@ type Snapshot struct {
 	DestinationRules persist.Map[Key, *DestinationRule]
 	Gateways         persist.Map[Key, *Gateway]
 	PeerAuths        persist.Map[Key, *PeerAuthentication]
+	Authorizations   persist.Map[Key, *AuthorizationPolicy]
+	RequestAuths     persist.Map[Key, *RequestAuthentication]
+	KeySets          persist.Map[string, *KeySet] // by URI, those that were fetched
 	Sidecars         persist.Map[Key, *Sidecar]
 	Secrets          persist.Map[Key, *Secret]
 }
 
 // Settings are mesh-wide (Istio's MeshConfig, as far as enforced).
 type Settings struct {
-	TrustDomain        string   // "cluster.local"
-	TrustDomainAliases []string // also accepted in peers' certificates
-	ClusterID          string   // "Kubernetes" unless told otherwise, as Istio's label source_cluster
-	DomainSuffix       string   // "cluster.local": host names are <svc>.<ns>.svc.<suffix>
-	RootNamespace      string   // "istio-system": mesh-wide policy lives there
-	RegistryOnly       bool     // outboundTrafficPolicy REGISTRY_ONLY; false is ALLOW_ANY
-	AccessLog          bool     // access log on standard output in Istio's default format
-	DefaultRetries     RetryPolicy
+	TrustDomain        string      // "cluster.local"
+	TrustDomainAliases []string    // also accepted in peers' certificates
+	ClusterID          string      // "Kubernetes" unless told otherwise, as Istio's label source_cluster
+	DomainSuffix       string      // "cluster.local": host names are <svc>.<ns>.svc.<suffix>
+	RootNamespace      string      // "istio-system": mesh-wide policy lives there
+	RegistryOnly       bool        // outboundTrafficPolicy REGISTRY_ONLY; false is ALLOW_ANY
+	AccessLog          bool        // access log on standard output
+	AccessLogFormat    string      // "" is Istio's default; text, or an object of JSON
+	AccessLogJSON      bool        // lines are JSON
+	DefaultRetries     RetryPolicy // of routes that say nothing; its RetryOn also of those that name no conditions
+	Defaults           Defaults
+	Authorizers        []Authorizer    // whom policies with action CUSTOM ask
+	Locality           *LocalityPolicy // where a DestinationRule has none; nil: localities make no difference
+}
+
+// Defaults hold where a DestinationRule says nothing. The zero value is Istio's of today.
+type Defaults struct {
+	Balancing        Balancing // "": LeastRequest
+	PoolLimit        uint32    // of connections, waiting and active requests, and retries; 0: none
+	GatewayErrors    bool      // outlier detection counts 502, 503 and 504, and no other 5xx
+	MinHealthPercent uint32
 }
 
 // Visibility is exportTo. The zero value is "everywhere".

@@ -153,6 +153,28 @@ func TestListenAgain(t *testing.T) {
 	}
 }
 
+// A proxy that drains takes no new connections whatever is configured later, and says that it is not ready for any;
+// those it has go by what is configured.
+func TestDrainedStaysDrained(t *testing.T) {
+	a := startAdopting(t, 1)
+	at, _ := a.proxy.group.Local(loop.TCP(netip.MustParseAddrPort("127.0.0.1:0")))
+	a.proxy.Drain()
+	a.change("second", "127.0.0.0")
+	if c, err := net.Dial("tcp", at.String()); err == nil {
+		c.Close()
+		t.Error("it listens as before")
+	}
+	if at, ok := a.proxy.group.Local(loop.TCP(netip.MustParseAddrPort("127.0.0.1:0"))); ok {
+		t.Errorf("it listens on %s", at)
+	}
+	if err := a.proxy.Ready(); err == nil || err.Error() != "draining: it takes no new connections" {
+		t.Errorf("ready: %v", err)
+	}
+	if got := a.get(a.conns[0]); got != "second" {
+		t.Errorf("the connection there is is answered %q", got)
+	}
+}
+
 // get asks by a connection; "" if it is not served.
 func (a *adopting) get(c net.Conn) string {
 	if _, err := fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/admin"
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/xds/client"
 	"github.com/weirmesh/weir/xds/dump"
 	"github.com/weirmesh/weir/xds/resource"
@@ -34,7 +35,11 @@ func (p *Proxy) Dump() (*dump.Dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &dump.Dump{Bootstrap: p.bootstrap()}
+	bootstrap, err := p.bootstrap()
+	if err != nil {
+		return nil, err
+	}
+	d := &dump.Dump{Bootstrap: bootstrap}
 	refused := p.refused()
 	for _, u := range held {
 		if u.TypeURL == resource.IndexType {
@@ -68,25 +73,12 @@ func (p *Proxy) refused() map[string]*client.NACK {
 	return out
 }
 
-// bootstrap says in Envoy's words what the flags of a proxy of the mesh say.
-func (p *Proxy) bootstrap() *bootstrapv3.Bootstrap {
-	ads := &corev3.ConfigSource{ResourceApiVersion: corev3.ApiVersion_V3, ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}}}
-	return &bootstrapv3.Bootstrap{
-		Node: p.nodeProto(),
-		DynamicResources: &bootstrapv3.Bootstrap_DynamicResources{
-			CdsConfig: ads, LdsConfig: ads,
-			AdsConfig: &corev3.ApiConfigSource{ApiType: corev3.ApiConfigSource_DELTA_GRPC, TransportApiVersion: corev3.ApiVersion_V3,
-				GrpcServices: []*corev3.GrpcService{{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: "xds-grpc"}}}}},
-		},
-	}
-}
-
 // ownSecrets are the secrets that the workload's identity serves, by Istio's names.
 func ownSecrets(id *identity.Manager) ([]dump.Resource, error) {
-	held := id.Current()
-	if held == nil {
+	if id == nil || id.Current() == nil {
 		return nil, nil
 	}
+	held := id.Current()
 	inline := func(b []byte) *corev3.DataSource {
 		return &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: b}}
 	}
@@ -139,7 +131,7 @@ func (p *Proxy) Clusters() (out []admin.Cluster) {
 	p.state.mu.Lock()
 	defer p.state.mu.Unlock()
 	for c := range p.state.builder.State().Clusters() {
-		v := admin.Cluster{Name: c.Name, Connections: c.Limits.Connections.Load(), Pending: c.Limits.Pending.Load(), Requests: c.Limits.Requests.Load()}
+		v := admin.Cluster{Name: c.Name, Connections: c.Limits.Connections.Load(), Pending: c.Limits.Pending.Load(), Requests: c.Limits.Requests.Load(), Stats: clusterStats(c)}
 		eds, idle := p.state.builder.Unhealthy(c.Name)
 		v.EDSName = eds
 		panics := map[string]bool{} // what is chosen although it is unhealthy
@@ -147,7 +139,7 @@ func (p *Proxy) Clusters() (out []admin.Cluster) {
 			panics[e] = true
 		}
 		for i, e := range c.Endpoints {
-			h := admin.Host{Address: e.Addr, Path: e.Path, Name: e.Host, Healthy: !panics[hostKey(e)], Active: e.Active.Load()}
+			h := admin.Host{Address: e.Addr, Path: e.Path, Name: e.Host, Healthy: !panics[hostKey(e)], Active: e.Active.Load(), Ejected: e.Outlier.Phase() == outlier.Open, Sick: e.Sick.Load()}
 			delete(panics, hostKey(e))
 			if i < len(c.Weights) {
 				h.Weight = c.Weights[i]

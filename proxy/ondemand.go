@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +10,9 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/proxy/demand"
+	"github.com/weirmesh/weir/proxy/listener"
+	"github.com/weirmesh/weir/proxy/state"
+	"github.com/weirmesh/weir/xds/dump"
 	"github.com/weirmesh/weir/xds/ondemand"
 	"github.com/weirmesh/weir/xds/resource"
 )
@@ -115,7 +119,7 @@ func (s *publisher) giveUp(keys []demand.Key) {
 	before := s.builder.State()
 	for typeURL, names := range byType(keys) {
 		s.p.xds.Unsubscribe(typeURL, names...)
-		s.builder.Forget(typeURL, names)
+		s.builder.Forget(typeURL, state.Server{}, names)
 	}
 	if next := s.builder.State(); next.View() != before.View() {
 		s.publish(next, nil)
@@ -158,6 +162,9 @@ func (s *publisher) restored() {
 	s.builder.Restored()
 	s.publish(s.builder.State(), nil)
 	s.follow()
+	if s.builder.State().View() != nil && s.live && s.listenErr == nil && len(s.builder.Missing()) == 0 {
+		s.p.ready.Store(true) // the former process was, and what it has asked for in vain changes nothing of that
+	}
 }
 
 func (s *publisher) keepDemands() {
@@ -181,35 +188,71 @@ func (p *Proxy) waits() *demand.Waits {
 	return total
 }
 
-// onDemand is what /state says of it; nil: it plays no part.
-func (p *Proxy) onDemand() any {
+// OnDemand is admin.Proxy.
+func (p *Proxy) OnDemand() *dump.OnDemand {
+	x := &dump.OnDemand{Resources: []dump.Demanded{}}
 	if p.demands == nil {
-		return nil
+		x.Why = "this proxy is to hold everything: a gateway, env capture, a static configuration, or --on-demand=false"
+		return x
 	}
-	v := p.state.current().View()
-	m := map[string]any{"active": v != nil}
-	if v == nil {
-		return m
+	if s, _ := p.xds.State(); !s.Connected {
+		x.Away = "not connected to a control plane"
+		if s.LastError != nil {
+			x.Away = s.LastError.Error()
+		}
 	}
-	m["index"] = nil
+	x.Held, x.HeldBytes = p.demands.Held()
+	w := p.waits()
+	x.Demands, x.Waits, x.Refused, x.Expired, x.LongestWait = p.demands.Total(), w.Count, w.Refused, w.Expired, w.Longest.String()
+	p.state.onDemand(x)
+	return x
+}
+
+// onDemand says what is held, and what is waited for.
+func (s *publisher) onDemand(x *dump.OnDemand) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.builder.State().View()
+	if x.Active = v != nil; !x.Active {
+		x.Why = "the control plane does not offer it, or has not been reached yet"
+		return
+	}
 	if v.Index != nil {
-		m["index"] = v.Index.Len()
+		n := v.Index.Len()
+		x.Index = &n
 	}
-	demanded := map[string][]string{}
-	for typeURL, names := range byType(p.demands.Names()) {
-		demanded[resource.Short(typeURL)] = names
+	known := map[demand.Key]bool{}
+	for _, a := range s.p.demands.All() {
+		known[a.Key] = true
+		idle := a.Idle * int(lookEvery/time.Minute)
+		d := dump.Demanded{Type: resource.Short(a.TypeURL), Name: a.Name, State: dump.Served, Since: &a.Since, Idle: &idle}
+		come, served, missing := s.builder.Awaits(a.TypeURL, a.Name)
+		if a.TypeURL == resource.ListenerType {
+			served = s.active[a.Name] != nil
+		}
+		d.Missing = missing
+		switch {
+		case v.Absent[a.Name] && !come:
+			d.State = dump.Absent
+		case !served:
+			d.State = dump.Waiting
+		}
+		x.Resources = append(x.Resources, d)
 	}
-	absent := []string{}
-	for n := range v.Absent {
-		absent = append(absent, n)
+	learned := func(typeURL, name string) {
+		if k := (demand.Key{TypeURL: typeURL, Name: name}); !known[k] {
+			x.Resources = append(x.Resources, dump.Demanded{Type: resource.Short(typeURL), Name: name, State: dump.Learned})
+		}
 	}
-	slices.Sort(absent)
-	m["demanded"], m["absent"] = demanded, absent
-	held, body := p.demands.Held()
-	waits := p.waits()
-	m["held"], m["heldBytes"] = held, body
-	m["demands"], m["waits"], m["refused"], m["expired"], m["longestWait"] = p.demands.Total(), waits.Count, waits.Refused, waits.Expired, waits.Longest.String()
-	return m
+	for l := range s.builder.State().Listeners() {
+		if l.Config != nil && l.Config.Direction == listener.Outbound && len(l.Config.Binds) == 0 {
+			learned(resource.ListenerType, l.Name)
+		}
+	}
+	for n := range s.builder.Hosts() {
+		learned(resource.VirtualHostType, n)
+	}
+	slices.SortFunc(x.Resources, func(a, b dump.Demanded) int { return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name)) })
 }
 
 // writeOnDemand writes its metrics.

@@ -33,6 +33,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/internal/locked"
 	"github.com/weirmesh/weir/internal/memnet"
 	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/loop"
@@ -40,6 +41,7 @@ import (
 	"github.com/weirmesh/weir/proxy/state"
 	"github.com/weirmesh/weir/proxy/tls/tlstest"
 	"github.com/weirmesh/weir/xds/client"
+	"github.com/weirmesh/weir/xds/dump"
 	"github.com/weirmesh/weir/xds/ondemand"
 	"github.com/weirmesh/weir/xds/resource"
 	"github.com/weirmesh/weir/xds/server"
@@ -92,28 +94,11 @@ type sidecar struct {
 	wild   map[string]bool   // of them, what a wildcard means
 	more   []string          // further names in the index
 	feed   *server.Feed
-	log    *lines
+	log    *locked.Buffer
 	n      uint64
 	end    func() // the control plane
 	proxy  *Proxy
 	finish func()
-}
-
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 const (
@@ -233,7 +218,7 @@ const announcing = "weir-test " + ondemand.Token
 
 func newSidecar(t *testing.T) *sidecar {
 	t.Helper()
-	s := &sidecar{t: t, ca: tlstest.New(t), dir: t.TempDir(), held: map[string]string{}, wild: map[string]bool{}, log: &lines{}, to: destinations{of: map[netip.Addr]netip.AddrPort{}}}
+	s := &sidecar{t: t, ca: tlstest.New(t), dir: t.TempDir(), held: map[string]string{}, wild: map[string]bool{}, log: &locked.Buffer{}, to: destinations{of: map[netip.Addr]netip.AddrPort{}}}
 	s.held[resource.ListenerType+" virtualOutbound"], s.wild[resource.ListenerType+" virtualOutbound"] = catcher, true
 	s.held[resource.ClusterType+" PassthroughCluster"], s.wild[resource.ClusterType+" PassthroughCluster"] = pass, true
 	s.held[resource.ListenerType+" 0.0.0.0_80"] = port80
@@ -264,7 +249,7 @@ func (s *sidecar) start() {
 			return grpc.NewClient("passthrough:///control", append(client.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
 				grpc.WithContextDialer(func(ctx context.Context, a string) (net.Conn, error) { return s.net.DialContext(ctx, "", a) }))...)
 		}},
-		poller: func() (loop.Poller, error) { p, err := loop.NewPoller(); return redirected{p, &s.to}, err },
+		Poller: func() (loop.Poller, error) { p, err := loop.NewPoller(); return redirected{p, &s.to}, err },
 	})
 	if err != nil {
 		s.t.Fatal(err)
@@ -518,6 +503,60 @@ func TestAway(t *testing.T) {
 	}
 }
 
+// What is shown of it: what was used and is held, what waits and for what, what came unasked, what does not exist, and
+// who is away.
+func TestShown(t *testing.T) {
+	s := newSidecar(t)
+	a, b := answers(t, "a"), answers(t, "b")
+	s.service("a.default.svc.cluster.local", "outbound|80||a", a.Listener.Addr())
+	s.service("b.default.svc.cluster.local", "outbound|80||b", b.Listener.Addr())
+	late := s.held[resource.ClusterType+" outbound|80||b"]
+	delete(s.held, resource.EndpointType+" outbound|80||b") // never told
+	s.service("l.default.svc.cluster.local", "outbound|80||a", a.Listener.Addr())
+	s.wild[resource.VirtualHostType+" 80/l.default.svc.cluster.local"] = true
+	s.more = []string{"80/ghost.default.svc.cluster.local"}
+	show := func() (lines []string) {
+		x := s.proxy.OnDemand()
+		for _, r := range x.Resources {
+			if (r.Since == nil) != (r.State == dump.Learned) || r.Since != nil && (time.Since(*r.Since) > time.Minute || *r.Idle != 0) {
+				t.Errorf("%s: since %v, idle %v", r.Name, r.Since, r.Idle)
+			}
+			lines = append(lines, strings.TrimSpace(fmt.Sprintln(r.Type, r.Name, r.State, strings.Join(r.Missing, ", "))))
+		}
+		if !x.Active || x.Index == nil || *x.Index != 5 {
+			t.Errorf("%+v", x)
+		}
+		return lines
+	}
+	s.control(announcing)
+	s.start()
+	s.ready()
+	waitFor(t, func() bool { return len(show()) == 1 })
+	s.expect("10.96.0.1:80", "a", 200, "a")
+	s.get("127.0.0.1:80", "ghost")
+	delete(s.held, resource.ClusterType+" outbound|80||b")
+	s.end()
+	waitFor(t, func() bool { return s.proxy.OnDemand().Away != "" })
+	c := s.dial("10.96.0.2:80")
+	fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: b\r\n\r\n")
+	waitFor(t, func() bool { return s.proxy.OnDemand().Held == 1 })
+	want := []string{"LDS 0.0.0.0_80 SERVED", "VHDS 80/a.default.svc.cluster.local SERVED", "VHDS 80/b.default.svc.cluster.local WAITING",
+		"VHDS 80/ghost.default.svc.cluster.local ABSENT", "VHDS 80/l.default.svc.cluster.local LEARNED"}
+	if got := show(); !slices.Equal(got, want) {
+		t.Errorf("shown: %q", got)
+	}
+	s.held[resource.ClusterType+" outbound|80||b"] = late
+	s.control(announcing)
+	waitFor(t, func() bool {
+		x := s.proxy.OnDemand()
+		return x.Away == "" && x.Held == 0 // that there are no endpoints is an answer, too
+	})
+	want[2] = "VHDS 80/b.default.svc.cluster.local SERVED"
+	if got := show(); !slices.Equal(got, want) {
+		t.Errorf("shown in the end: %q", got)
+	}
+}
+
 // A control plane that does not know of it: what is held is all there is, and it is asked for no index.
 func TestAnotherControlPlane(t *testing.T) {
 	s := newSidecar(t)
@@ -566,7 +605,10 @@ func TestAgeing(t *testing.T) {
 	if got := line(t, db); got != "welcome" {
 		t.Fatal(got)
 	}
-	s.expect("10.96.0.1:80", "a", 200, "a")
+	kept := s.dial("10.96.0.1:80")
+	if status, body := s.on(kept, "a"); status != 200 || body != "a" {
+		t.Errorf("%d %q", status, body)
+	}
 	for range 11 {
 		s.proxy.state.age()
 	}
@@ -577,7 +619,9 @@ func TestAgeing(t *testing.T) {
 		t.Errorf("a listener with a connection is not asked for any more: %v", got)
 	}
 	waitFor(t, func() bool { return s.proxy.state.current().ClusterNamed("outbound|80||a") == nil })
-	s.expect("10.96.0.1:80", "a", 200, "a")
+	if status, body := s.on(kept, "a"); status != 200 || body != "a" { // the connection is there, and its next request asks anew
+		t.Errorf("on the connection that was open all the time: %d %q", status, body)
+	}
 	db.Close()
 	waitFor(t, func() bool { return s.proxy.group.Connections("10.96.0.9_3306") == 0 })
 	for range 11 {

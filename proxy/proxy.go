@@ -23,6 +23,7 @@ import (
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/weirmesh/weir/identity"
@@ -42,7 +43,8 @@ import (
 	"github.com/weirmesh/weir/xds/client"
 )
 
-// Options of a Proxy. A static proxy has Static and no Control.
+// Options of a Proxy. A static proxy has Static and no Control; with both, what Static says is there before anything
+// comes from the control plane.
 type Options struct {
 	Version string
 	// Node is who we are towards the control plane and our peers; Metadata are further
@@ -63,6 +65,8 @@ type Options struct {
 	// asked for may go unused, in whole minutes; 0: 10.
 	OnDemand     bool
 	OnDemandIdle time.Duration
+	// Required are listeners without which the proxy is not ready.
+	Required []string
 	// StateDir is where the last good state is kept; "" keeps nothing.
 	StateDir string
 
@@ -97,17 +101,34 @@ type Options struct {
 
 	// DrainTime is how long Run goes on after its context ended, for exchanges under way.
 	DrainTime time.Duration
+	// ListenerDrain is how long a connection goes on that a change of configuration would not
+	// let in any more; 0: 45 s, Istio's default (drainDuration).
+	ListenerDrain time.Duration
 
-	poller func() (loop.Poller, error) // nil: the kernel's; of tests
+	// Poller makes a worker's poller; nil: the kernel's. It is for tests, which have no rules of
+	// capture.
+	Poller func() (loop.Poller, error)
 }
 
-// Control is the way to the control plane.
+// Control is the way to the control plane. Without a Signer the workload has no identity,
+// and nothing of what it does is secured.
 type Control struct {
 	TrustDomain string
 	ID          identity.ID
 	Signer      identity.Signer
-	// Bootstrap are the roots that vouch for the control plane.
+	// Bootstrap are the roots that vouch for the control plane; Roots, where set, gives them
+	// anew for each connection.
 	Bootstrap *identity.Bundle
+	Roots     func() (*identity.Bundle, error)
+	// TTL is the life of certificates that is asked for; 0: the signer's.
+	TTL time.Duration
+	// Strange says that it is not of a mesh: it knows nothing of identities, and no name means the workload's own.
+	Strange bool
+	// SotW speaks state of the world instead of delta.
+	SotW bool
+	// Address is where the control plane is, as Dial takes it, and Server who it has to be, a SPIFFE
+	// ID or a DNS name: to be shown. Without an address it is not.
+	Address, Server string
 	// Dial connects with the identity's TLS.
 	Dial func(ctx context.Context, m *identity.Manager) (client.Conn, error)
 }
@@ -139,6 +160,7 @@ type Proxy struct {
 	state   *publisher
 	xds     *client.Client
 	uplink  atomic.Pointer[client.Conn] // the newest to the control plane
+	stirred chan struct{}               // a worker did something since collect
 	sender  *edges.Sender
 	keeper  *restore.Keeper
 	logs    *observe.Log
@@ -148,7 +170,9 @@ type Proxy struct {
 	quit    context.CancelFunc
 	quitCtx context.Context //nolint:containedctx // ended by Quit, joined to Run's
 
-	ready atomic.Bool // once
+	ready    atomic.Bool // once
+	draining atomic.Bool
+	leaving  atomic.Bool // clients from outside are asked to go
 
 	restored    error // why kept state was not used; nil if it was, or none is kept
 	restoredAge time.Duration
@@ -160,13 +184,16 @@ func New(o Options) (*Proxy, error) {
 	if o.Census == nil {
 		o.Census = &loop.Census{}
 	}
-	if o.poller == nil {
-		o.poller = loop.NewPoller
+	if o.Poller == nil {
+		o.Poller = loop.NewPoller
+	}
+	if o.ListenerDrain == 0 {
+		o.ListenerDrain = 45 * time.Second
 	}
 	if o.Listen == nil {
 		o.Listen = listener.Sockets{Sockets: loop.Kernel()}
 	}
-	p := &Proxy{o: o, started: time.Now(), self: o.Node.Peer(), gate: tls.NewGate(0, 0), peers: observe.NewPeers(), callers: listener.NewPeers(), descriptors: loop.DescriptorLimit(), pools: &pool.Group{}}
+	p := &Proxy{o: o, started: time.Now(), self: o.Node.Peer(), gate: tls.NewGate(0, 0), peers: observe.NewPeers(), callers: listener.NewPeers(), descriptors: loop.DescriptorLimit(), pools: &pool.Group{}, stirred: make(chan struct{}, 1)}
 	p.quitCtx, p.quit = context.WithCancel(context.Background())
 	var err error
 	if p.frame, err = tcp.Frame(&p.o.Node); err != nil {
@@ -175,15 +202,16 @@ func New(o Options) (*Proxy, error) {
 	if o.AccessLog != nil {
 		p.logs = observe.NewLog()
 	}
-	if (o.Control == nil) == (o.Static == nil) {
-		return nil, errors.New("a proxy has either a control plane or a static configuration")
+	if o.Control == nil && o.Static == nil {
+		return nil, errors.New("a proxy has a control plane, a static configuration, or both")
 	}
 	if o.OnDemand && o.Control != nil {
 		p.demands = demand.New()
 	}
 	var saved *restore.Saved
 	if o.Control != nil {
-		if saved, err = p.openIdentity(); err != nil {
+		saved = p.openState()
+		if err := p.openIdentity(saved); err != nil {
 			return nil, err
 		}
 	}
@@ -213,44 +241,58 @@ func New(o Options) (*Proxy, error) {
 	return p, nil
 }
 
-// openIdentity makes the identity manager, from kept material if there is some.
-func (p *Proxy) openIdentity() (*restore.Saved, error) {
-	c := p.o.Control
-	io := identity.Options{ID: c.ID, Signer: c.Signer, Bootstrap: c.Bootstrap, Log: p.o.Log}
-	var saved *restore.Saved
-	if p.o.StateDir != "" {
-		var err error
-		binding := restore.Binding{TrustDomain: c.TrustDomain, Identity: c.ID.String(), Node: p.o.Node.Name + "." + p.o.Node.Namespace}
-		saved, err = restore.Load(p.o.StateDir, binding, time.Now())
-		switch {
-		case err == nil:
-			p.restoredAge = time.Since(saved.Saved)
-			p.o.Log.Info("continuing with the kept state", "age", p.restoredAge.Round(time.Second))
-		case !errors.Is(err, restore.ErrNone):
-			p.restored = err
-			p.o.Log.Warn("starting empty", "err", err)
-		}
-		if saved != nil && !p.o.OnDemand && saved.OnDemand() {
-			p.restored = errors.New("it is a part of the configuration only, on demand")
-			p.o.Log.Warn("starting without kept configuration", "err", p.restored)
-			saved.Updates = nil
-		}
-		if saved != nil && len(saved.Material) > 0 {
-			m, err := identity.Unmarshal(saved.Material)
-			if err != nil {
-				p.o.Log.Warn("kept certificate cannot be used", "err", err)
-			}
-			io.Restored = m
-		}
-		p.keeper = restore.NewKeeper(p.o.StateDir, binding, saved != nil && p.restored == nil, p.o.Log)
+// openState reads what a former process kept, nil if there is nothing of use, and begins to keep.
+func (p *Proxy) openState() *restore.Saved {
+	if p.o.StateDir == "" {
+		return nil
 	}
-	var err error
+	binding := restore.Binding{TrustDomain: p.o.Control.TrustDomain, Node: p.o.Node.Name + "." + p.o.Node.Namespace}
+	if p.o.Control.Signer != nil { // without one, in plaintext, it is nobody's but the node's
+		binding.Identity = p.o.Control.ID.String()
+	}
+	saved, err := restore.Load(p.o.StateDir, binding, time.Now())
+	switch {
+	case err == nil:
+		p.restoredAge = time.Since(saved.Saved)
+		p.o.Log.Info("continuing with the kept state", "age", p.restoredAge.Round(time.Second))
+	case !errors.Is(err, restore.ErrNone):
+		p.restored = err
+		p.o.Log.Warn("starting empty", "err", err)
+	}
+	if saved != nil && !p.o.OnDemand && saved.OnDemand() {
+		p.restored = errors.New("it is a part of the configuration only, on demand")
+		p.o.Log.Warn("starting without kept configuration", "err", p.restored)
+		saved.Updates = nil
+	}
+	p.keeper = restore.NewKeeper(p.o.StateDir, binding, saved != nil && p.restored == nil, p.o.Log)
+	return saved
+}
+
+// openIdentity makes the identity manager, from kept material if there is some. Nobody signs
+// for a proxy in plaintext: it has no identity.
+func (p *Proxy) openIdentity(saved *restore.Saved) (err error) {
+	c := p.o.Control
+	if c.Signer == nil {
+		return nil
+	}
+	io := identity.Options{ID: c.ID, Signer: c.Signer, TTL: c.TTL, Bootstrap: c.Bootstrap, Roots: c.Roots, Log: p.o.Log}
+	if saved != nil && len(saved.Material) > 0 {
+		if io.Restored, err = identity.Unmarshal(saved.Material); err != nil {
+			p.o.Log.Warn("kept certificate cannot be used", "err", err)
+		}
+	}
 	p.id, err = identity.NewManager(io)
-	return saved, err
+	return err
 }
 
 // NodeProto is the xDS node.
 func (p *Proxy) nodeProto() *corev3.Node {
+	agent := &corev3.Node_UserAgentVersion{UserAgentVersion: p.o.Version}
+	if own := p.o.Static.GetNode(); own != nil { // as its bootstrap says
+		n := proto.CloneOf(own)
+		n.UserAgentName, n.UserAgentVersionType = "weir-proxy", agent
+		return n
+	}
 	m := p.o.Node.Metadata()
 	m.Fields["ISTIO_VERSION"] = structpb.NewStringValue("1.31.0") // the dialect of configuration we understand
 	for k, v := range p.o.Metadata {
@@ -262,7 +304,7 @@ func (p *Proxy) nodeProto() *corev3.Node {
 		m.Fields[k] = x
 	}
 	return &corev3.Node{Id: p.o.Node.ID, Cluster: p.self.CanonicalService + "." + p.self.Namespace, Metadata: m,
-		UserAgentName: "weir-proxy", UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: p.o.Version}}
+		UserAgentName: "weir-proxy", UserAgentVersionType: agent}
 }
 
 // Run serves until ctx ends or Quit is called, then drains. The stages:
@@ -300,6 +342,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if p.keeper != nil {
 		g.Go("kept state", p.keeper.Run)
 	}
+	g.Go("secrets", p.state.askForSecrets)
 	g.Go("dns clusters", p.state.resolve)
 	g.Go("listening", p.state.listenAgain)
 	if d := p.o.DNS; d != nil {
@@ -348,12 +391,30 @@ func (p *Proxy) drain() {
 	}
 }
 
-// Drain stops accepting and asks clients to go.
+// Drain stops accepting, for good, and asks clients to go.
 func (p *Proxy) Drain() {
+	p.draining.Store(true)
 	<-p.group.Drain()
 	for _, w := range p.workers {
 		w.loop.Post(func() { w.http.Drain() })
 	}
+}
+
+// DrainInbound asks clients from outside to go elsewhere, without refusing those that have
+// not heard of it: connection: close, GOAWAY, and not ready any more. The workload's own
+// calls go on as before.
+func (p *Proxy) DrainInbound() {
+	p.leaving.Store(true)
+	for _, w := range p.workers {
+		w.loop.Post(func() { w.http.DrainInbound() })
+	}
+}
+
+// Busy is the number of exchanges and relayed connections under way, and whether anybody
+// from outside has ever connected.
+func (p *Proxy) Busy() (active int, called bool) {
+	p.each(func(w *worker) { called = called || w.accept.Stats().Inbound > 0 })
+	return p.active(), called
 }
 
 // Quit ends Run.

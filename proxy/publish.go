@@ -1,11 +1,11 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,10 +17,14 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/weirmesh/weir/api/keys"
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/dns/names"
+	"github.com/weirmesh/weir/proxy/filter/jwtauthn"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
 	"github.com/weirmesh/weir/proxy/listener"
+	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/observe/edges"
 	"github.com/weirmesh/weir/proxy/restore"
@@ -41,8 +45,10 @@ type publisher struct {
 	active    map[string]*state.Listener
 	table     *listener.Table
 	subs      state.Wanted // subscribed to
+	secrets   secretServers
 	vhds      bool
 	saved     *restore.Saved
+	begun     bool // what there was at the start is in force
 	live      bool // workers have a state with listeners applied
 	listenErr error
 
@@ -51,7 +57,8 @@ type publisher struct {
 }
 
 func newPublisher(p *Proxy) (*publisher, error) {
-	o := state.Options{Gate: p.gate, Peers: p.callers, StdRecords: p.o.StdRecords, Demand: p.demands}
+	o := state.Options{Gate: p.gate, Keys: jwtauthn.NewSets(p.newestKeys), Peers: p.callers, StdRecords: p.o.StdRecords, Demand: p.demands, Strange: p.o.Control != nil && p.o.Control.Strange, Plaintext: p.o.Control != nil && p.id == nil && !p.o.Control.Strange,
+		Loop: func() *loop.Loop { return p.workers[0].loop }, Checks: func() *cluster.Checks { return p.workers[0].checks }}
 	if p.id != nil {
 		o.Identity = p.id.Peers()
 	}
@@ -59,7 +66,8 @@ func newPublisher(p *Proxy) (*publisher, error) {
 	if o.Metadata, err = peermetadata.New(&p.o.Node, p.peers); err != nil {
 		return nil, err
 	}
-	return &publisher{p: p, builder: state.NewBuilder(o), active: map[string]*state.Listener{}, names: make(chan struct{}, 1), deaf: make(chan struct{}, 1)}, nil
+	return &publisher{p: p, builder: state.NewBuilder(o), active: map[string]*state.Listener{}, names: make(chan struct{}, 1), deaf: make(chan struct{}, 1),
+		secrets: secretServers{clients: map[state.Server]*client.Client{}, changed: make(chan struct{}, 1)}}, nil
 }
 
 // subscribe makes the xDS client, on top of saved state.
@@ -75,11 +83,11 @@ func (p *Proxy) subscribe(saved *restore.Saved) {
 			held[u.TypeURL] = m
 		}
 	}
-	p.xds = client.New(client.Options{Node: p.nodeProto, Log: p.o.Log, Held: held, Apply: p.state.apply, Opened: p.state.opened,
+	p.xds = client.New(client.Options{Node: p.nodeProto, Log: p.o.Log, Held: held, Apply: p.state.apply, Opened: p.state.opened, SotW: p.o.Control.SotW,
 		Announced: map[string]string{resource.IndexType: ondemand.Token},
 		Dial: func(ctx context.Context) (client.Conn, error) {
 			// Without a certificate the control plane would only refuse us.
-			for {
+			for p.id != nil {
 				held, changed := p.id.Watch()
 				if held != nil {
 					break
@@ -96,7 +104,7 @@ func (p *Proxy) subscribe(saved *restore.Saved) {
 			}
 			return conn, err
 		}})
-	p.sender = edges.NewSender(edges.Options{Hello: &observev1.Hello{NodeId: p.o.Node.ID, Workload: p.o.Node.Workload}, Connect: p.observed, Collect: p.totals, Log: p.o.Log})
+	p.sender = edges.NewSender(edges.Options{Hello: &observev1.Hello{NodeId: p.o.Node.ID, Workload: p.o.Node.Workload}, Connect: p.observed, Collect: p.collect, Stirred: p.stirred, Log: p.o.Log})
 	p.xds.Subscribe(resource.ClusterType)
 	p.xds.Subscribe(resource.ListenerType)
 	if p.demands != nil {
@@ -108,6 +116,38 @@ func (p *Proxy) subscribe(saved *restore.Saved) {
 	if p.o.DNS != nil {
 		p.xds.Subscribe(resource.NameTableType)
 	}
+}
+
+const (
+	// restart is how long a control plane that dies takes to be back where another one is started for it, with room. A pod
+	// that becomes ready as it dies takes the place of one that ends at once, and nobody hears of the new one before.
+	// Afterwards no pod becomes ready without a control plane, and who does not answer is not replaced.
+	restart = 15 * time.Second
+	// news is how long the first answers of one that is back take.
+	news = time.Second
+)
+
+// outdated reports whether endpoints may have been replaced while the control plane is, or just was, away.
+func (p *Proxy) outdated() bool {
+	if p.xds == nil {
+		return false
+	}
+	s, _ := p.xds.State()
+	away := time.Since(s.Since)
+	return !s.Connected && away < restart || s.Connected && away < news
+}
+
+// newestKeys asks the control plane for the newest keys of a token issuer.
+func (p *Proxy) newestKeys(ctx context.Context, uri string) (string, error) {
+	if p.xds == nil {
+		return "", errors.New("there is no control plane")
+	}
+	s, _ := p.xds.State()
+	conn := p.uplink.Load()
+	if !s.Connected || conn == nil || !slices.Contains(strings.Fields(s.ControlPlane), keys.Token) {
+		return "", errors.New("no control plane is there that fetches keys")
+	}
+	return keys.Newest(ctx, *conn, uri)
 }
 
 // observed waits for a control plane that listens to what happens, and returns the
@@ -133,8 +173,23 @@ func (p *Proxy) totals() *observe.Totals {
 	return total
 }
 
+// collect is totals for who waits for stirred before it looks again.
+func (p *Proxy) collect() *observe.Totals {
+	total := observe.NewTotals()
+	p.each(func(w *worker) {
+		total.Add(w.numbers)
+		w.loop.Stirred(func() { signal(p.stirred) })
+	})
+	return total
+}
+
 // begin puts kept or static state in force.
 func (s *publisher) begin(static *bootstrapv3.Bootstrap) error {
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.begun = true
+	}()
 	if static != nil {
 		updates, err := staticUpdates(static)
 		if err != nil {
@@ -145,9 +200,11 @@ func (s *publisher) begin(static *bootstrapv3.Bootstrap) error {
 				return err
 			}
 		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.listenErr // a static proxy that cannot listen is of no use
+		if s.p.o.Control == nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return cmp.Or(nobody(s.builder.Wanted(nil)), s.listenErr) // a static proxy that cannot listen is of no use
+		}
 	}
 	if s.saved != nil {
 		for _, u := range s.saved.Updates {
@@ -158,6 +215,21 @@ func (s *publisher) begin(static *bootstrapv3.Bootstrap) error {
 		}
 		s.saved = nil
 		s.restored()
+	}
+	return nil
+}
+
+// nobody says what a proxy without a control plane asks one for.
+func nobody(w state.Wanted) error {
+	for what, names := range map[string][]string{"load assignments (EDS)": w.Endpoints, "route configurations (RDS)": w.Routes, "extension configurations (ECDS)": w.Extensions} {
+		if len(names) > 0 {
+			return fmt.Errorf("static_resources name %s that nobody sends, such as %q: there is no dynamic_resources.ads_config", what, names[0])
+		}
+	}
+	for _, n := range w.Secrets {
+		if n.From == (state.Server{}) {
+			return fmt.Errorf("static_resources name secrets that nobody sends, such as %q: there is no dynamic_resources.ads_config", n.Name)
+		}
 	}
 	return nil
 }
@@ -215,9 +287,14 @@ func maxConnections(b *bootstrapv3.Bootstrap) (int64, error) {
 
 // apply is client.Options.Apply.
 func (s *publisher) apply(_ context.Context, updates []client.Update) error {
+	return s.applyFrom(state.Server{}, updates)
+}
+
+// applyFrom applies what a server sent.
+func (s *publisher) applyFrom(from state.Server, updates []client.Update) error {
 	var errs []error
 	for _, u := range updates {
-		x := state.Update{TypeURL: u.TypeURL, Removed: u.Removed, Absent: u.Absent}
+		x := state.Update{TypeURL: u.TypeURL, Removed: u.Removed, Absent: u.Absent, From: from}
 		for _, r := range u.Set {
 			x.Set = append(x.Set, state.Resource(r))
 		}
@@ -225,7 +302,7 @@ func (s *publisher) apply(_ context.Context, updates []client.Update) error {
 			errs = append(errs, err)
 			continue
 		}
-		if s.p.keeper != nil {
+		if s.p.keeper != nil && from == (state.Server{}) {
 			s.p.keeper.Changed(x)
 		}
 	}
@@ -358,14 +435,15 @@ func (s *publisher) listenAgain(ctx context.Context) error {
 
 // follow subscribes to what the state asks for by name.
 func (s *publisher) follow() {
+	w := s.builder.Wanted(s.active)
+	s.followSecrets(w.Secrets)
 	if s.p.xds == nil {
 		return
 	}
-	w := s.builder.Wanted(s.active)
-	s.change(resource.ClusterType, s.subs.Clusters, w.Clusters)
-	s.change(resource.EndpointType, s.subs.Endpoints, w.Endpoints)
-	s.change(resource.RouteType, s.subs.Routes, w.Routes)
-	s.change(resource.SecretType, s.subs.Secrets, w.Secrets)
+	s.change(s.p.xds, resource.ClusterType, state.Server{}, s.subs.Clusters, w.Clusters)
+	s.change(s.p.xds, resource.EndpointType, state.Server{}, s.subs.Endpoints, w.Endpoints)
+	s.change(s.p.xds, resource.RouteType, state.Server{}, s.subs.Routes, w.Routes)
+	s.change(s.p.xds, resource.ExtensionConfigType, state.Server{}, s.subs.Extensions, w.Extensions)
 	s.subs = w
 	if !s.vhds && s.builder.WantsVirtualHosts() {
 		s.vhds = true
@@ -373,7 +451,8 @@ func (s *publisher) follow() {
 	}
 }
 
-func (s *publisher) change(typeURL string, old, wanted []string) {
+// change tells a server from which names come, c, which are wanted no more, and which newly.
+func (s *publisher) change(c *client.Client, typeURL string, from state.Server, old, wanted []string) {
 	var add, drop []string
 	for _, n := range wanted {
 		if _, ok := slices.BinarySearch(old, n); !ok {
@@ -386,12 +465,12 @@ func (s *publisher) change(typeURL string, old, wanted []string) {
 		}
 	}
 	if len(add) > 0 {
-		s.p.xds.Subscribe(typeURL, add...)
+		c.Subscribe(typeURL, add...)
 	}
 	if len(drop) > 0 {
-		s.p.xds.Unsubscribe(typeURL, drop...)
-		s.builder.Forget(typeURL, drop)
-		if s.p.keeper != nil && typeURL != resource.ClusterType { // those stay until the server says otherwise
+		c.Unsubscribe(typeURL, drop...)
+		s.builder.Forget(typeURL, from, drop)
+		if s.p.keeper != nil && c == s.p.xds && typeURL != resource.ClusterType { // those stay until the server says otherwise
 			s.p.keeper.Changed(state.Update{TypeURL: typeURL, Removed: drop})
 		}
 	}
@@ -402,6 +481,8 @@ func (s *publisher) missing() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch m := s.builder.Missing(); {
+	case !s.begun: // listeners of the kept state come one after the other
+		return errors.New("the kept state is not whole yet")
 	case len(m) > 3:
 		return fmt.Errorf("%s and %d more have not come yet", strings.Join(m[:3], ", "), len(m)-3)
 	case len(m) > 0:
@@ -410,6 +491,11 @@ func (s *publisher) missing() error {
 		return s.listenErr
 	case !s.live:
 		return errors.New("no listeners yet")
+	}
+	for _, name := range s.p.o.Required {
+		if s.active[name] == nil {
+			return fmt.Errorf("listener %s is not live: it has not come, or was rejected (the log says why)", name)
+		}
 	}
 	return nil
 }
@@ -422,11 +508,10 @@ func (s *publisher) current() *state.State {
 }
 
 // lookup is dns.Options.Names.
-func (s *publisher) lookup(host string) ([]netip.Addr, bool) {
-	n := s.current().Names()
-	if n == nil {
-		return nil, false
+func (s *publisher) lookup(host string) (names.Addrs, bool) {
+	t := s.current().Names()
+	if t == nil {
+		return names.Addrs{}, false
 	}
-	a, ok := n.Table[host]
-	return a, ok
+	return t.Find(host)
 }

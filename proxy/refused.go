@@ -34,22 +34,19 @@ type refusals struct {
 var causes = map[listener.Refusal]observe.Cause{
 	listener.NoChain: observe.FilterChainNotFound, listener.Handshake: observe.DownstreamTLSFailed, listener.BadHeader: observe.DownstreamHeaderBad,
 	listener.InspectTimeout: observe.DownstreamSilent, listener.Crowded: observe.DownstreamSilent, listener.Misjudged: observe.DownstreamMisjudged,
-	listener.TooMany: observe.ConnectionLimit, listener.TooManyInAll: observe.ConnectionLimit, listener.Exhausted: observe.DescriptorsExhausted, listener.Unconfigured: observe.DestinationConfigUnavailable,
+	listener.TooMany: observe.ConnectionLimit, listener.TooManyInAll: observe.ConnectionLimit, listener.TooFast: observe.RequestRateLimited, listener.Exhausted: observe.DescriptorsExhausted, listener.Unconfigured: observe.DestinationConfigUnavailable,
 	listener.Looping: observe.NoCause,
 }
 
 // tell is listener.Options.Refused.
 func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusal, err error) {
 	cause := causes[why]
-	if cause != observe.NoCause && r.access != nil && logs(c) {
-		r.record = observe.Record{Start: r.loop.Wall(), Flags: cause.Flag().String(), Details: cause.Details(), DownstreamLocal: info.Local, DownstreamRemote: info.Remote, ServerName: info.ServerName}
+	if cause != observe.NoCause && r.access != nil {
+		r.record = observe.Record{Start: r.loop.Wall(), Flags: cause.Flag(), Details: cause.Details(), DownstreamLocal: info.Asked(), DownstreamRemote: info.Remote, ServerName: info.ServerName}
 		if e, ok := errors.AsType[*tls.Error](err); ok {
 			r.record.Details, r.record.Termination = "", cause.Details()+"{"+e.Reason.String()+"}"
 		}
-		if info.Original.IsValid() {
-			r.record.DownstreamLocal = info.Original
-		}
-		r.access.Write(&r.record)
+		r.access.Write(logs(c), &r.record)
 	}
 	if now := r.loop.Now(); r.told == 0 || now-r.told >= int64(tellEvery) {
 		a := []any{"listener", c.Name, "peer", info.Remote, "why", why}
@@ -69,17 +66,17 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 	}
 }
 
-// logs reports whether what a listener serves is written to the access log.
-func logs(c *listener.Config) bool {
+// logs are the access logs of what a listener serves.
+func logs(c *listener.Config) []observe.AccessLog {
 	for _, ch := range c.Chains {
 		switch f := ch.Filters.(type) {
 		case *http.Config:
-			return f.Log
+			return f.Logs
 		case *tcp.Config:
-			return f.Log
+			return f.Logs
 		}
 	}
-	return false
+	return nil
 }
 
 // writeRefusals writes how many connections were refused, by reason.

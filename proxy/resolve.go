@@ -39,7 +39,7 @@ func (s *publisher) resolve(ctx context.Context) error {
 	due := map[string]time.Time{}
 	asked := map[string][]cluster.Name{}
 	failing := map[string]bool{} // it was said
-	t := time.NewTicker(resolveEvery / 10)
+	t := time.NewTimer(resolveEvery)
 	defer t.Stop()
 	for {
 		s.mu.Lock()
@@ -51,13 +51,18 @@ func (s *publisher) resolve(ctx context.Context) error {
 		maps.DeleteFunc(due, func(c string, _ time.Time) bool { return gone(c) })
 		maps.DeleteFunc(failing, func(c string, _ bool) bool { return gone(c) })
 		now := time.Now()
+		t.Stop() // without clusters of names there is nothing to wake up for
 		// Who has waited longest is first.
 		for _, c := range slices.SortedFunc(maps.Keys(names), func(a, b string) int { return cmp.Or(due[a].Compare(due[b]), cmp.Compare(a, b)) }) {
 			if len(asking) == resolveAtOnce {
 				break
 			}
-			if asking[c] || due[c].After(now) {
+			if asking[c] {
 				continue
+			}
+			if due[c].After(now) { // and so are all that follow
+				t.Reset(due[c].Sub(now))
+				break
 			}
 			asking[c], asked[c] = true, names[c]
 			go func() { done <- outcome{c, s.resolveCluster(ctx, find, c, names[c])} }()
@@ -82,10 +87,10 @@ func (s *publisher) resolve(ctx context.Context) error {
 }
 
 func (s *publisher) resolveCluster(ctx context.Context, find func(context.Context, string) ([]netip.Addr, error), c string, names []cluster.Name) error {
-	var addrs []netip.AddrPort
-	for _, n := range names {
+	var addrs []cluster.Found
+	for i, n := range names {
 		if ip, err := netip.ParseAddr(n.Host); err == nil {
-			addrs = append(addrs, netip.AddrPortFrom(ip, n.Port))
+			addrs = append(addrs, cluster.Found{AddrPort: netip.AddrPortFrom(ip, n.Port), Name: i})
 			continue
 		}
 		short, cancel := context.WithTimeout(ctx, resolveTimeout)
@@ -96,10 +101,10 @@ func (s *publisher) resolveCluster(ctx context.Context, find func(context.Contex
 			return err
 		}
 		for _, ip := range n.Lookup.Of(ips) {
-			addrs = append(addrs, netip.AddrPortFrom(ip, n.Port))
+			addrs = append(addrs, cluster.Found{AddrPort: netip.AddrPortFrom(ip, n.Port), Name: i})
 		}
 	}
-	slices.SortFunc(addrs, netip.AddrPort.Compare)
+	slices.SortFunc(addrs, func(a, b cluster.Found) int { return cmp.Or(a.Compare(b.AddrPort), cmp.Compare(a.Name, b.Name)) })
 	s.resolved(func() (*state.State, []*cluster.Endpoint) { return s.builder.Resolved(c, addrs) })
 	return nil
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/weirmesh/weir/proxy/http"
@@ -15,6 +16,7 @@ type relays struct {
 	loop    *loop.Loop
 	numbers *observe.Worker
 	log     *observe.Log // nil: none
+	host    string       // %HOSTNAME%
 	// reported is what each connection under way has been counted with so far.
 	reported  map[*tcp.Relay]*tally
 	workloads http.Workloads
@@ -55,22 +57,22 @@ func (o *relays) count(r *tcp.Relay) *tally {
 func (o *relays) End(r *tcp.Relay) {
 	o.count(r).series.Closed++
 	delete(o.reported, r)
-	if o.log == nil || !r.Config().Log {
+	if o.log == nil || len(r.Config().Logs) == 0 {
 		return
 	}
 	down := r.Downstream()
 	rec := &o.record
 	*rec = observe.Record{Start: o.loop.Wall().Add(time.Duration(r.Start - o.loop.Now())), Duration: time.Duration(o.loop.Now() - r.Start),
-		Flags: r.Cause.Flag().String(), Termination: r.Cause.Details(), UpstreamFailure: r.Failure, Received: int64(r.Received), Sent: int64(r.Sent),
-		UpstreamLocal: r.Upstream.Local, DownstreamLocal: down.Local, DownstreamRemote: down.Remote}
-	if r.Cause == observe.NoCause {
+		Flags: r.Flags(), Termination: cmp.Or(r.Details, r.Cause.Details()), UpstreamFailure: r.Failure, Received: int64(r.Received), Sent: int64(r.Sent),
+		UpstreamLocal: r.Upstream.Local, UpstreamTLS: r.Upstream.TLS, DownstreamLocal: down.Asked(), DownstreamRemote: down.Remote, DownstreamTLS: down.TLS, Hostname: o.host}
+	if r.Cause == observe.NoCause || r.Cause.Flag() == observe.UpstreamConnectionFailure { // the latter is told by the failure
 		rec.Termination = ""
 	}
-	if down.Original.IsValid() {
-		rec.DownstreamLocal = down.Original
+	if down.Direct != nil {
+		rec.DownstreamDirect = *down.Direct
 	}
 	if r.Endpoint != nil {
-		rec.UpstreamHost, rec.UpstreamPath = r.Endpoint.Addr, r.Endpoint.Path
+		rec.UpstreamHost, rec.UpstreamPath, rec.UpstreamName = r.Endpoint.Addr, r.Endpoint.Path, r.Endpoint.Host
 	}
 	if r.Upstream.Remote.IsValid() {
 		rec.UpstreamHost = r.Upstream.Remote // of several addresses, the one that answered
@@ -81,11 +83,11 @@ func (o *relays) End(r *tcp.Relay) {
 	if rec.ServerName = down.ServerName; down.TLS != nil {
 		rec.ServerName = down.TLS.SNI
 	}
-	o.log.Write(rec)
+	o.log.Write(r.Config().Logs, rec)
 }
 
 func (o *relays) labels(r *tcp.Relay) observe.Labels {
-	l := observe.Labels{Protocol: "tcp", GRPCStatus: -1, Flags: r.Cause.Flag()}
+	l := observe.Labels{Protocol: "tcp", GRPCStatus: -1, Flags: r.Flags()}
 	if r.Cluster != nil {
 		s := &r.Cluster.Service
 		l.Service, l.Port = observe.Service{Host: s.Host, Name: s.Name, Namespace: s.Namespace}, s.Port

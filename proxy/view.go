@@ -16,6 +16,12 @@ import (
 // Ready is nil when the certificate is held and configuration is live. It is
 // admin.Proxy, like all that follows.
 func (p *Proxy) Ready() error {
+	if p.draining.Load() {
+		return errors.New("draining: it takes no new connections")
+	}
+	if p.leaving.Load() {
+		return errors.New("draining: clients are asked to go elsewhere")
+	}
 	if p.id != nil && p.id.Current() == nil {
 		if s := p.id.Status(); s.LastError != "" {
 			return fmt.Errorf("no certificate yet: %s", s.LastError)
@@ -64,6 +70,9 @@ func (p *Proxy) Stats(_ context.Context, w io.Writer) error {
 	}
 	if err == nil {
 		err = p.writeOnDemand(w)
+	}
+	if err == nil {
+		err = p.writeBreakers(w)
 	}
 	if err == nil && p.sender != nil {
 		_, err = fmt.Fprintf(w, "# HELP weir_proxy_observe_streams_total Observe streams that were opened.\n# TYPE weir_proxy_observe_streams_total counter\nweir_proxy_observe_streams_total %d\n"+
@@ -323,8 +332,8 @@ func (p *Proxy) State() any {
 	skipped := p.state.builder.Skipped()
 	p.state.mu.Unlock()
 	m := map[string]any{"generation": s.Generation, "listeners": p.listeners(), "routes": tables, "clusters": p.clusters(), "skippedOptionalFilters": skipped}
-	if d := p.onDemand(); d != nil {
-		m["onDemand"] = d
+	if p.demands != nil {
+		m["onDemand"] = p.OnDemand()
 	}
 	return m
 }

@@ -4,15 +4,23 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/state"
 	"github.com/weirmesh/weir/proxy/tls/tlstest"
+	"github.com/weirmesh/weir/xds/client"
+	"github.com/weirmesh/weir/xds/resource"
 )
 
 // Until when the certificates of listeners are good can be seen, and their keys cannot.
@@ -73,6 +81,37 @@ func TestCertificatesAreShown(t *testing.T) {
 	for name, value := range map[string]any{"identity": p.Identity(), "state": p.State()} {
 		if text, err := json.Marshal(value); err != nil || strings.Contains(string(text), body) {
 			t.Errorf("%s shows the private key, or %v", name, err)
+		}
+	}
+}
+
+// A proxy that nobody signs for keeps its configuration, and shows it, like any other.
+func TestPlaintextIsKept(t *testing.T) {
+	o := Options{
+		Node: observe.Node{ID: "sidecar~127.0.0.1~me.default~default.svc.cluster.local", Name: "me", Namespace: "default"}, StateDir: t.TempDir(),
+		Log: slog.New(slog.DiscardHandler), Level: &slog.LevelVar{},
+		Control: &Control{TrustDomain: "cluster.local", Dial: func(context.Context, *identity.Manager) (client.Conn, error) { return nil, errors.New("away") }},
+	}
+	body, err := anypb.New(&clusterv3.Cluster{Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, update := range []state.Update{{TypeURL: resource.ClusterType, Set: []state.Resource{{Name: "web", Version: "1", Body: body}}}, {}} {
+		p, err := New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if update.TypeURL != "" { // by the first process; the second has it from the file
+			p.keeper.Changed(update)
+		}
+		d, err := p.Dump()
+		if err != nil || len(d.Resources) != 1 || d.Resources[0].Name != "web" {
+			t.Errorf("%+v, %v", d, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := p.Run(ctx); err != nil {
+			t.Error(err)
 		}
 	}
 }

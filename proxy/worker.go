@@ -27,27 +27,35 @@ type worker struct {
 	tcp     *tcp.Worker
 	demand  *demand.Worker
 	numbers *observe.Worker
+	checks  *cluster.Checks // active health checks, which are the first worker's business; nil of the others
 	state   *state.State
 	table   *listener.Table // whose chains connections go by
+	tabled  int64           // since when, on the loop's clock
+	late    loop.Timer      // asks those to go who were let in after it
+	grace   time.Duration   // of connections that would not be let in any more
 	ended   chan struct{}
 	log     *slog.Logger
 }
 
 func (p *Proxy) newWorker(i int) (*worker, error) {
-	poller, err := p.o.poller()
+	poller, err := p.o.Poller()
 	if err != nil {
 		return nil, fmt.Errorf("worker %d: %w", i, err)
 	}
-	w := &worker{loop: loop.New(poller, loop.Options{Log: p.o.Log, Census: p.o.Census}), numbers: observe.NewWorker(), state: p.state.builder.State(), ended: make(chan struct{}), log: p.o.Log}
+	w := &worker{loop: loop.New(poller, loop.Options{Log: p.o.Log, Census: p.o.Census}), numbers: observe.NewWorker(), state: p.state.builder.State(), grace: p.o.ListenerDrain, ended: make(chan struct{}), log: p.o.Log}
+	w.late.Fire = func() { w.adopt(w.table) }
 	demands := p.demands
 	if demands == nil {
 		demands = demand.New() // without a View it has nothing to say
 	}
 	w.demand = demands.NewWorker(w.loop, p.place())
-	w.http = http.NewWorker(http.Options{Loop: w.loop, Demand: w.demand, Group: p.pools, Socket: p.socket, Source: p.o.Source, Hostname: p.o.Node.Name,
+	w.http = http.NewWorker(http.Options{Loop: w.loop, Demand: w.demand, Group: p.pools, Socket: p.socket, Source: p.o.Source, Hostname: p.o.Node.Name, Outdated: p.outdated,
 		Observer: &http.Report{Self: p.self, Numbers: w.numbers, Log: p.logs}})
+	if i == 0 {
+		w.checks = cluster.NewChecks(w.loop, w.http)
+	}
 	w.tcp = tcp.NewWorker(tcp.Options{Loop: w.loop, Socket: p.socket, Source: p.o.Source, Metadata: p.frame, Peers: p.peers,
-		Observer: &relays{self: p.self, loop: w.loop, numbers: w.numbers, log: p.logs, reported: map[*tcp.Relay]*tally{}}})
+		Observer: &relays{self: p.self, loop: w.loop, numbers: w.numbers, log: p.logs, host: p.o.Node.Name, reported: map[*tcp.Relay]*tally{}}})
 	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve, Begin: w.begin, Demand: w.demand,
 		Room: p.room, Relief: w.http.Pool().CloseIdle,
 		Refused: (&refusals{loop: w.loop, access: p.logs, log: p.o.Log}).tell})
@@ -86,28 +94,41 @@ func (w *worker) begin(c *conn.Conn, a listener.Arrival, spoke func()) listener.
 // current replaces the chain of a connection that took its time to say what it wants by the one it would come by now; false:
 // there is none.
 func (w *worker) current(a *listener.Arrival, c *conn.Conn) bool {
-	if a.Table != w.table {
-		a.Chain = w.table.Again(a.Chain, c.Info())
+	if a.Table == w.table {
+		return true
 	}
+	if now := w.loop.Now(); !w.table.Has(a.Config.Name) && now-w.tabled < int64(lateComers) {
+		// It was let in by a listener that is gone: it is served as it would have been a moment ago, and asked to go like those
+		// that came before.
+		if !w.late.Armed() {
+			w.loop.Arm(&w.late, now+int64(lateComers))
+		}
+		return true
+	}
+	a.Chain = w.table.Again(a.Chain, c.Info())
 	return a.Chain != nil
 }
 
-// drainTime is how long a connection may go on that would not be let in any more: Istio's
-// default (drainDuration).
-const drainTime = 45 * time.Second
+// lateComers is how long who was in the accept queue of a listener that was removed has to say what it wants.
+const lateComers = time.Second
 
 // adopt has connections go by the chains of t, those there are and those to come.
 func (w *worker) adopt(t *listener.Table) {
-	w.table = t
+	w.table, w.tabled = t, w.loop.Now()
 	w.http.Adopt(func(f *http.Config, info *conn.Info) *http.Config {
 		if c := t.Again(f.Chain.(*listener.Chain), info); c != nil {
 			return c.Filters.(*http.Config)
 		}
 		return nil
-	}, drainTime)
+	}, w.grace)
 	w.tcp.Adopt(func(f *tcp.Config, info *conn.Info) bool {
-		return t.Again(f.Chain.(*listener.Chain), info) != nil
-	}, drainTime)
+		c := t.Again(f.Chain.(*listener.Chain), info)
+		if c == nil {
+			return false
+		}
+		now, ok := c.Filters.(*tcp.Config)
+		return !ok || now.Allows(info)
+	}, w.grace)
 }
 
 // use makes s the state of what begins from now on; on the loop.

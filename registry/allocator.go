@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"encoding/binary"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 
@@ -18,6 +20,10 @@ type Allocation struct {
 // 240.240.0.0/16 for hosts outside.
 type Ranges struct {
 	Cluster, Cluster6, External netip.Prefix
+	// ByName makes addresses follow from the names of services, so that replicas which know
+	// nothing of each other give the same (but where two names fall on one address: then it
+	// is whose service was there first); otherwise they are given one after the other.
+	ByName bool
 }
 
 func (r Ranges) withDefaults() Ranges {
@@ -108,7 +114,7 @@ func (a *allocator) place(k mesh.Key, s *Service, asks, used func(mesh.Key) bool
 		for _, r := range a.rangesFor(s, allocate) {
 			addr, found := a.keep(n, r)
 			if !found {
-				addr, found = a.takeAddr(r, used)
+				addr, found = a.takeAddr(k, r, used)
 			}
 			ok = ok && found
 			if found {
@@ -156,13 +162,25 @@ func (a *allocator) keep(n *Allocation, r netip.Prefix) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-func (a *allocator) takeAddr(r netip.Prefix, used func(mesh.Key) bool) (netip.Addr, bool) {
+func (a *allocator) takeAddr(k mesh.Key, r netip.Prefix, used func(mesh.Key) bool) (netip.Addr, bool) {
 	first := r.Masked().Addr().Next() // the block's own address stays free
-	for _, reclaim := range []bool{false, true} {
-		addr := a.cursors[r]
-		if !addr.IsValid() || reclaim {
-			addr = first
-		}
+	start := a.cursors[r]
+	switch {
+	case a.ranges.ByName:
+		start = byName(k, r, first)
+	case !start.IsValid():
+		start = first
+	}
+	type pass struct {
+		from    netip.Addr
+		reclaim bool
+	}
+	passes := []pass{{start, false}, {first, true}}
+	if a.ranges.ByName {
+		passes = slices.Insert(passes, 1, pass{first, false})
+	}
+	for _, p := range passes {
+		addr, reclaim := p.from, p.reclaim
 		for ; r.Contains(addr) && r.Contains(addr.Next()); addr = addr.Next() { // and so does the last
 			owner, taken := a.addrs[addr]
 			if taken && (!reclaim || used(owner)) {
@@ -176,6 +194,21 @@ func (a *allocator) takeAddr(r netip.Prefix, used func(mesh.Key) bool) (netip.Ad
 		}
 	}
 	return netip.Addr{}, false
+}
+
+// byName is where the search for an address of k begins.
+func byName(k mesh.Key, r netip.Prefix, first netip.Addr) netip.Addr {
+	bits := min(r.Addr().BitLen()-r.Bits(), 31)
+	if bits < 2 {
+		return first
+	}
+	h := fnv.New64a()
+	h.Write([]byte(k))
+	b := first.AsSlice()
+	low := b[len(b)-4:]
+	binary.BigEndian.PutUint32(low, binary.BigEndian.Uint32(low)+uint32(h.Sum64()%(1<<bits-2)))
+	addr, _ := netip.AddrFromSlice(b)
+	return addr
 }
 
 func (a *allocator) takeIndex(k mesh.Key, used func(mesh.Key) bool) (uint32, bool) {

@@ -16,8 +16,14 @@ func (r *Registry) endpoints(j *joined, final *mesh.Service) *mesh.EndpointSet {
 		return set
 	}
 	workloads := r.selected(s)
+	if s.Sliced {
+		workloads = slices.DeleteFunc(workloads, func(w *mesh.Workload) bool { return w.OwnerKind != "WorkloadEntry" })
+	}
 	for _, port := range s.Mesh.Ports {
 		out := r.listedOn(j, port)
+		if s.Sliced {
+			out = append(out, r.inSlices(s, port)...)
+		}
 		for _, w := range workloads {
 			out = append(out, r.served(s, final, w, port)...)
 		}

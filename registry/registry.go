@@ -1,9 +1,10 @@
 // Package registry is what is really there: which services exist, under which virtual
 // addresses they are called, and which workloads serve them now.
 //
-// Services as they were asked for and workloads enter (SetService, SetWorkload); Flush
-// turns what changed into the maps of a mesh.Snapshot, sharing the rest: a workload
-// touches only the services that select it. A Registry is a plain state machine for one
+// Services as they were asked for, workloads, and endpoints as somebody else counts them
+// enter (SetService, SetWorkload, SetSlice); Flush turns what changed into the maps of a
+// mesh.Snapshot, sharing the rest: a workload touches only the services that select it
+// or list it. A Registry is a plain state machine for one
 // goroutine: no clock, no files. registry/file keeps its allocations.
 package registry
 
@@ -31,6 +32,7 @@ type Registry struct {
 
 	selectors map[pair]map[mesh.Key]bool // services by the first pair of their selector
 	labelled  map[pair]map[mesh.Key]bool // workloads by each of their labels
+	sliced    sliced
 
 	dirtyServices, dirtyWorkloads, dirtyEndpoints map[mesh.Key]bool
 	problems                                      map[mesh.Key]Problem
@@ -68,7 +70,7 @@ func New(trustDomain string, ranges Ranges, given map[mesh.Key]Allocation) *Regi
 		trustDomain: trustDomain, alloc: newAllocator(ranges, given),
 		services: map[mesh.Key][]candidate[*Service]{}, joined: map[mesh.Key]*joined{}, workloads: map[mesh.Key][]candidate[*mesh.Workload]{},
 		byService: map[string][]mesh.Key{}, byWork: map[string]mesh.Key{},
-		selectors: map[pair]map[mesh.Key]bool{}, labelled: map[pair]map[mesh.Key]bool{},
+		selectors: map[pair]map[mesh.Key]bool{}, labelled: map[pair]map[mesh.Key]bool{}, sliced: newSliced(),
 		dirtyServices: map[mesh.Key]bool{}, dirtyWorkloads: map[mesh.Key]bool{}, dirtyEndpoints: map[mesh.Key]bool{},
 		problems: map[mesh.Key]Problem{},
 	}
@@ -128,6 +130,7 @@ func (r *Registry) SetWorkload(id string, w *mesh.Workload) {
 // that select it.
 func (r *Registry) label(k mesh.Key, add bool) {
 	r.dirtyWorkloads[k] = true
+	r.changedWorkload(k)
 	w := r.workload(k)
 	if w == nil {
 		if len(r.workloads[k]) == 0 {
@@ -244,6 +247,7 @@ func (r *Registry) placeServices() {
 		queue = append(queue, displaced...)
 		final := s.Mesh
 		final.Addresses, final.Index = got.Addresses, got.Index
+		final.Nominal = s.Allocate == FromExternal && len(s.Mesh.Addresses) == 0
 		if old, have := r.result.Services.Get(k); !have || !reflect.DeepEqual(old, &final) {
 			r.result.Services = r.result.Services.Set(k, &final)
 		}

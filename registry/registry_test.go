@@ -272,3 +272,51 @@ func TestIncrementalIsFull(t *testing.T) {
 func content(r registry.Result) any {
 	return []any{maps.Collect(r.Services.All()), maps.Collect(r.Endpoints.All()), maps.Collect(r.Workloads.All())}
 }
+
+// Replicas that know nothing of each other give hosts the same addresses, whatever they
+// learned first and whatever was there before.
+func TestAddressesByName(t *testing.T) {
+	service := func(i int) *registry.Service {
+		host := fmt.Sprintf("host-%d.example.com", i)
+		return &registry.Service{Allocate: registry.FromExternal, Mesh: mesh.Service{Hostname: host, Name: host, Namespace: "out", Ports: []mesh.Port{{Number: 443}}}}
+	}
+	const n = 40
+	given := func(order []int) map[mesh.Key][]netip.Addr {
+		r := registry.New("cluster.local", registry.Ranges{ByName: true}, nil)
+		for _, i := range order {
+			s := service(i)
+			r.SetService(string(s.Mesh.Key()), []*registry.Service{s})
+			r.Flush()
+		}
+		out := map[mesh.Key][]netip.Addr{}
+		for k, s := range r.Flush().Services.All() {
+			out[k] = s.Addresses
+		}
+		return out
+	}
+	var there, back []int
+	for i := range n {
+		there, back = append(there, i), append(back, n-1-i)
+	}
+	one := given(there)
+	if d := cmp.Diff(one, given(back), cmpopts.EquateComparable(netip.Addr{})); d != "" {
+		t.Error(d)
+	}
+	seen := map[netip.Addr]bool{}
+	for k, as := range one {
+		if len(as) != 1 || seen[as[0]] || !netip.MustParsePrefix("240.240.0.0/16").Contains(as[0]) {
+			t.Errorf("%s has %v", k, as)
+		}
+		seen[as[0]] = true
+	}
+	// A small block is used up to the last address.
+	r := registry.New("cluster.local", registry.Ranges{External: netip.MustParsePrefix("240.0.0.0/29"), ByName: true}, nil)
+	for i := range 6 {
+		s := service(i)
+		r.SetService(string(s.Mesh.Key()), []*registry.Service{s})
+	}
+	r.Flush()
+	if p := r.Problems(); len(p) > 0 {
+		t.Errorf("%+v", p)
+	}
+}

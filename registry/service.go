@@ -16,6 +16,9 @@ type Service struct {
 	IPv6, IPv6Only bool
 	// NotReady says that endpoints count before they are ready.
 	NotReady bool
+	// Sliced says that the Pods which serve it are those in its Slices: readiness and ports
+	// are then what these say. WorkloadEntries are selected by labels all the same.
+	Sliced bool
 	// Listed are the endpoints given by the service itself.
 	Listed []Listed
 }

@@ -1,6 +1,7 @@
 package sample
 
 import (
+	"fmt"
 	"net"
 	"path"
 	"slices"
@@ -69,20 +70,85 @@ func images() []image {
 // which only a command can name. ok is false if neither stands for the image;
 // such a container must be run by other means.
 func ByImage(ref string, command, args []string) (argv []string, ok bool) {
+	i, ok := find(ref)
+	switch {
+	case !ok:
+		return nil, false
+	case len(command) == 0:
+		return i.Argv(args), true
+	case slices.Contains(i.Programs, path.Base(command[0])):
+		return i.Argv(slices.Concat(command[1:], args)), true
+	}
+	return slices.Concat(command, args), true
+}
+
+// Images returns the ends of the repositories that samples stand for.
+func Images() []string {
+	var out []string
+	for _, i := range images() {
+		out = append(out, i.Name)
+	}
+	return out
+}
+
+// Image returns which of Images an image reference names.
+func Image(ref string) (name string, ok bool) {
+	i, ok := find(ref)
+	return i.Name, ok
+}
+
+func find(ref string) (image, bool) {
 	name := repository(ref)
 	for _, i := range images() {
-		if name != i.Name && !strings.HasSuffix(name, "/"+i.Name) {
-			continue
+		if name == i.Name || strings.HasSuffix(name, "/"+i.Name) {
+			return i, true
 		}
-		if len(command) == 0 {
-			return i.Argv(args), true
-		}
-		if slices.Contains(i.Programs, path.Base(command[0])) {
-			return i.Argv(slices.Concat(command[1:], args)), true
-		}
-		return slices.Concat(command, args), true
 	}
-	return nil, false
+	return image{}, false
+}
+
+// OtherNames are the files under which an image of the samples has Binary, too: the
+// programs of the originals that manifests and people call by name.
+func OtherNames() []string {
+	return []string{"/bin/sleep", "/usr/bin/curl", "/bin/go-httpbin", "/bin/tcp-echo", "/usr/bin/gunicorn"}
+}
+
+// Argv returns the arguments of Binary for a command line whose program is a link to
+// it, or that begins with "as IMAGE" and means that image's own program. The word curl
+// before them is package curl's.
+func Argv(argv []string) ([]string, error) {
+	if len(argv) == 0 {
+		return nil, nil
+	}
+	stands := func(ref string, args []string) ([]string, error) {
+		argv, ok := ByImage(ref, nil, args)
+		if !ok {
+			return nil, fmt.Errorf("no sample stands for the image %q", ref)
+		}
+		if argv[0] == Binary {
+			argv = argv[1:]
+		}
+		return argv, nil
+	}
+	switch name, args := path.Base(argv[0]), argv[1:]; name {
+	case "sleep":
+		if len(args) == 0 {
+			return []string{"sleep"}, nil
+		}
+		return append([]string{"sleep", "--for"}, args...), nil
+	case "curl":
+		return append([]string{"curl"}, args...), nil
+	case "go-httpbin":
+		return stands("mccutchen/go-httpbin", args)
+	case "tcp-echo":
+		return stands("tcp-echo-server", args)
+	case "gunicorn":
+		return stands("kong/httpbin", args)
+	}
+	if args := argv[1:]; len(args) >= 2 && args[0] == "as" {
+		return stands(args[1], args[2:])
+	}
+	return argv[1:], nil
 }
 
 // repository strips the tag and the digest of an image reference.

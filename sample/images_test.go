@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -69,6 +70,45 @@ func TestByImage(t *testing.T) {
 		}
 		if !found {
 			t.Errorf("%s: there is no sample %q", c.image, argv[1])
+		}
+	}
+}
+
+// In an image the program is called by the names of those it stands for.
+func TestArgv(t *testing.T) {
+	for _, c := range []struct{ argv, want string }{
+		{"/usr/local/bin/weir-sample echo --port 80", "echo --port 80"},
+		{"/bin/weir-sample", ""},
+		{"weir-sample as istio/tcp-echo-server 9000,9001 one", "tcp-echo --port 9000,9001 --prefix one"},
+		{"weir-sample as examples-bookinfo-reviews-v3", "bookinfo-reviews --version v3"},
+		{"weir-sample as curlimages/curl sleep 60", "sleep"},
+		{"/bin/sleep", "sleep"},
+		{"/bin/sleep 3650d", "sleep --for 3650d"},
+		{"go-httpbin -port 9090", "httpbin --port 9090"},
+		{"/bin/tcp-echo 9000 two", "tcp-echo --port 9000 --prefix two"},
+		{"gunicorn -b [::]:8080 httpbin:app", "httpbin --port 8080"},
+		{"./renamed echo", "echo"},
+		{"weir-sample as nginx:1", "error: no sample stands"},
+		{"weir-sample as curlimages/curl -s http://a", "curl -s http://a"},
+		{"/usr/bin/curl -s http://a", "curl -s http://a"},
+	} {
+		got, err := Argv(strings.Fields(c.argv))
+		if want, ok := strings.CutPrefix(c.want, "error: "); ok {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, %v, want an error with %q", c.argv, got, err, want)
+			}
+			continue
+		}
+		if err != nil || strings.Join(got, " ") != c.want {
+			t.Errorf("%s: %q, %v, want %q", c.argv, got, err, c.want)
+		}
+	}
+	for s, want := range map[string]time.Duration{
+		"5": 5 * time.Second, "1.5s": 1500 * time.Millisecond, "2m": 2 * time.Minute, "1h": time.Hour, "2d": 48 * time.Hour,
+		"infinity": 0, "0": 1, "1e300d": 100 * 365 * 24 * time.Hour, "": -1, "s": -1, "-1": -1, "1w": -1, "NaN": -1,
+	} {
+		if got, err := sleepTime(s); got != want && (want != -1 || err == nil) {
+			t.Errorf("sleep %q: %v, %v, want %v", s, got, err, want)
 		}
 	}
 }

@@ -29,6 +29,7 @@ type Environment struct {
 	Host   string              // the pod's or machine's name
 	Log    *slog.Logger
 	Output io.Writer // help
+	Result io.Writer // what a program is run for
 }
 
 // Program is one line of the table.
@@ -48,6 +49,11 @@ type service func(ctx context.Context, lns []net.Listener, drain time.Duration) 
 
 // errUsage is reported with the program's help.
 var errUsage = errors.New("wrong usage")
+
+// Status is an exit status that a program was told to have.
+type Status int
+
+func (s Status) Error() string { return fmt.Sprintf("ended with status %d, as told", int(s)) }
 
 // Run runs the program that argv names, with argv[1:] as its flags, until ctx
 // ends. It returns nil after an orderly end or after showing help.

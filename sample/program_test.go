@@ -27,7 +27,7 @@ func (a addresses) Write(line []byte) (int, error) {
 func environment(vars map[string]string) Environment {
 	return Environment{
 		Getenv: func(name string) string { return vars[name] },
-		Host:   "pod-1", Log: slog.New(slog.DiscardHandler), Output: io.Discard,
+		Host:   "pod-1", Log: slog.New(slog.DiscardHandler), Output: io.Discard, Result: io.Discard,
 	}
 }
 
@@ -50,6 +50,8 @@ func TestPrograms(t *testing.T) {
 		{argv: "httpbin", path: "/hostname", want: "{\n  \"hostname\": \"pod-1\"\n}"},
 		{argv: "echo --version v9 --tcp-port 0", path: "/?format=text", want: "GET /?format=text HTTP/1.1\n"},
 		{argv: "tcp-echo --prefix one"},
+		{argv: "grpc"},
+		{argv: "client --url http://127.0.0.1:1 --rate 0.01"},
 		{argv: "sleep"},
 	} {
 		t.Run(c.argv, func(t *testing.T) {
@@ -70,7 +72,7 @@ func TestPrograms(t *testing.T) {
 			ended := make(chan error, 1)
 			go func() { ended <- Run(ctx, env, strings.Fields(c.argv)) }()
 			address := ""
-			if c.argv != "sleep" {
+			if c.argv != "sleep" && !strings.HasPrefix(c.argv, "client") {
 				address = <-listening
 			}
 			if c.path != "" {

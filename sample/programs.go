@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"slices"
@@ -13,7 +14,9 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/sample/bookinfo"
+	"github.com/weirmesh/weir/sample/client"
 	"github.com/weirmesh/weir/sample/echo"
+	"github.com/weirmesh/weir/sample/health"
 	"github.com/weirmesh/weir/sample/helloworld"
 	"github.com/weirmesh/weir/sample/httpbin"
 	"github.com/weirmesh/weir/sample/server"
@@ -31,7 +34,9 @@ func Programs() []Program {
 		{"httpbin", "answers requests in every way HTTP knows", "--port 8000", []int{httpbin.Port}, bin},
 		{"tcp-echo", "sends lines back with a prefix", "--port 9000,9001,9002 --prefix one", []int{9000}, tcpEcho},
 		{"echo", "reports the request, misbehaves on request; HTTP/1.1 and TCP", "--port 8080,8081 --tcp-port 9000 --version v2", []int{8080}, echoing},
-		{"sleep", "does nothing but live, for `weir exec`", "", nil, sleep},
+		{"grpc", "answers gRPC's health checks", "--port 50051", []int{50051}, grpc},
+		{"client", "calls others at a rate, says what failed; as a Job it ends", "--url http://reviews:9080/reviews/0 --rate 100", nil, calling},
+		{"sleep", "does nothing but live, for `weir exec`", "--for 1h", nil, sleep},
 	}
 }
 
@@ -176,13 +181,75 @@ func echoing(fs *flag.FlagSet, env Environment) func() (service, error) {
 	}
 }
 
-func sleep(*flag.FlagSet, Environment) func() (service, error) {
+func grpc(_ *flag.FlagSet, env Environment) func() (service, error) {
+	return func() (service, error) { return web(health.Handler(env.Host), env.Log), nil }
+}
+
+func calling(fs *flag.FlagSet, env Environment) func() (service, error) {
+	o, status := client.Options{Out: env.Result}, 0
+	fs.Func("url", "`URL` to call: http, grpc://HOST:PORT or tcp://HOST:PORT (repeatable, called in turn)", func(s string) error {
+		o.URLs = append(o.URLs, s)
+		return nil
+	})
+	fs.IntVar(&o.Count, "count", 0, "`calls` until it ends (default: until SIGTERM)")
+	fs.Float64Var(&o.Rate, "rate", 0, "`calls` a second (default: one after another)")
+	fs.DurationVar(&o.Timeout, "timeout", 10*time.Second, "how `long` a call may take")
+	fs.DurationVar(&o.Linger, "linger", 0, "how `long` to go on calling after SIGTERM")
+	fs.IntVar(&o.Idle, "idle", 0, "`connections` that are still open when it ends")
+	fs.StringVar(&o.Quit, "quit", "", "`URL` to POST to when all is done, as the proxy of a Job's pod wants it if it is an ordinary container")
+	fs.IntVar(&status, "exit", 0, "`status` to end with if no call failed")
 	return func() (service, error) {
 		return func(ctx context.Context, _ []net.Listener, _ time.Duration) error {
+			s, err := client.Run(ctx, o)
+			switch {
+			case err != nil:
+				return err
+			case s.Failed > 0:
+				return fmt.Errorf("%d of %d calls failed", s.Failed, s.Calls)
+			case status != 0:
+				return Status(status)
+			}
+			return nil
+		}, nil
+	}
+}
+
+func sleep(fs *flag.FlagSet, _ Environment) func() (service, error) {
+	d := time.Duration(0)
+	fs.Func("for", "how `long`, as sleep(1) takes it: 5, 5s, 1.5h, 3650d, infinity (default infinity)", func(s string) (err error) {
+		d, err = sleepTime(s)
+		return err
+	})
+	return func() (service, error) {
+		return func(ctx context.Context, _ []net.Listener, _ time.Duration) error {
+			if d > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, d)
+				defer cancel()
+			}
 			<-ctx.Done()
 			return nil
 		}, nil
 	}
+}
+
+// sleepTime reads an argument of sleep(1); 0 is infinity.
+func sleepTime(s string) (time.Duration, error) {
+	if s == "infinity" || s == "inf" {
+		return 0, nil
+	}
+	number, unit := s, time.Second
+	if n := len(s) - 1; n > 0 {
+		if u, ok := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour}[s[n]]; ok {
+			number, unit = s[:n], u
+		}
+	}
+	f, err := strconv.ParseFloat(number, 64)
+	if err != nil || f < 0 || math.IsNaN(f) {
+		return 0, fmt.Errorf("%q is not a time such as 5, 5s, 1.5h, 3650d or infinity", s)
+	}
+	// Not 0, and not more than fits: a century sleeps as well as forever.
+	return max(1, time.Duration(min(f*float64(unit), float64(100*365*24*time.Hour)))), nil
 }
 
 // backend says where a bookinfo service is. The original's variables name it; the

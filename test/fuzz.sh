@@ -1,20 +1,29 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the module for the given time, one on each processor. Usage: test/fuzz.sh 10s
+# Runs every fuzz target of the module for the given time. Usage: test/fuzz.sh 10s
+# FUZZ_AT_ONCE of them run at once, by default one on each processor. A package's instrumented test is built once for all its targets
+# (`go test -fuzz` would build, vet and link it again for each: half the time of a run with 65 targets, 2026-11).
 set -euo pipefail
 export TIME=${1:-10s}
 cd "$(dirname "$0")/.."
+export WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+export CORPUS="$(go env GOCACHE)/fuzz"
+module=$(go list -m)
 one() { # a target's output stays together
-  local out
-  if out=$(go test -run '^$' -fuzz "^$2\$" -fuzztime "$TIME" -parallel 1 -fuzzminimizetime 10x "$1" 2>&1); then
-    printf '== %s %s (%s)\n%s\n' "$1" "$2" "$TIME" "$(tail -n 1 <<<"$out")"
+  local dir=$1 target=$2 binary=$3 package=$4 out
+  if out=$(cd "$dir" && "$binary" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$TIME" -test.parallel 1 -test.fuzzminimizetime 10x \
+    -test.fuzzcachedir "$CORPUS/$package" 2>&1); then
+    printf '== %s %s (%s)\n%s\n' "$dir" "$target" "$TIME" "$(tail -n 1 <<<"$out")"
   else
-    printf '== %s %s (%s) FAILED\n%s\n' "$1" "$2" "$TIME" "$out"
+    printf '== %s %s (%s) FAILED\n%s\n' "$dir" "$target" "$TIME" "$out"
     return 1
   fi
 }
 export -f one
 grep -rlE '^func Fuzz[A-Za-z0-9_]+\(' --include='*_test.go' . | xargs -r -n1 dirname | sort -u | while read -r dir; do
+  binary="$WORK/$(tr / _ <<<"${dir#./}").test"
+  go test -c -fuzz . -o "$binary" "$dir" >&2
   grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$dir"/*_test.go | sed 's/^func //' | sort -u | while read -r target; do
-    echo "$dir $target"
+    echo "$dir $target $binary $module/${dir#./}"
   done
-done | xargs -P "$(getconf _NPROCESSORS_ONLN)" -L 1 bash -c 'one "$0" "$1"'
+done | xargs -P "${FUZZ_AT_ONCE:-$(getconf _NPROCESSORS_ONLN)}" -L 1 bash -c 'one "$@"' one

@@ -25,15 +25,12 @@ import (
 	"github.com/weirmesh/weir/mesh"
 )
 
-// defaultRetryOn is Istio's (features.md B.1).
-const defaultRetryOn = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
-
 // retryConditions are what retry_on may say (RetryPolicy.retry_on and its gRPC part).
 // Numbers are status codes.
 var retryConditions = map[string]bool{
 	"5xx": true, "gateway-error": true, "reset": true, "reset-before-request": true, "connect-failure": true,
 	"envoy-ratelimited": true, "retriable-4xx": true, "refused-stream": true, "retriable-status-codes": true,
-	"cancelled": true, "deadline-exceeded": true, "internal": true, "resource-exhausted": true, "unavailable": true,
+	"cancelled": true, "deadline-exceeded": true, "internal": true, "resource-exhausted": true, "unavailable": true, "reset-idempotent": true,
 }
 
 // action sets what happens to requests that take the route.
@@ -99,8 +96,7 @@ func (b *routeBuilder) forward(r *routev3.Route, rule *mesh.HTTPRoute) (to *rout
 			}
 			c := &routev3.WeightedCluster_ClusterWeight{Name: b.v.cluster(&targets[i], b.port), Weight: u32(targets[i].Weight)}
 			if h := b.mutations(c, &targets[i].Headers); h != "" {
-				// xDS has it (ClusterWeight.host_rewrite_literal), our data plane not yet (2026-11).
-				b.note("host %q for one of several destinations is left alone", clip(h))
+				c.HostRewriteSpecifier = &routev3.WeightedCluster_ClusterWeight_HostRewriteLiteral{HostRewriteLiteral: h}
 			}
 			w.Clusters = append(w.Clusters, c)
 		}
@@ -146,8 +142,15 @@ func (b *routeBuilder) redirect(d *mesh.Redirect) *routev3.RedirectAction {
 	case d.PrefixRewrite != "":
 		out.PathRewriteSpecifier = &routev3.RedirectAction_PrefixRewrite{PrefixRewrite: b.word("redirect.prefixRewrite", d.PrefixRewrite)}
 	}
-	if d.DerivePort == "FROM_REQUEST_PORT" {
+	switch {
+	case d.DerivePort == "FROM_REQUEST_PORT":
 		out.PortRedirect = uint32(b.port)
+	// Istio sends nothing and leaves to Envoy what it calls its default, which keeps a port that is in the request's
+	// authority: the port of another scheme.
+	case d.DerivePort == "FROM_PROTOCOL_DEFAULT" && d.Scheme == "http":
+		out.PortRedirect = 80
+	case d.DerivePort == "FROM_PROTOCOL_DEFAULT" && d.Scheme == "https":
+		out.PortRedirect = 443
 	}
 	if out.PortRedirect > math.MaxUint16 {
 		b.fail(fmt.Errorf("redirect port %d does not exist", out.PortRedirect))
@@ -254,7 +257,7 @@ func (b *routeBuilder) retryPolicy(p *mesh.RetryPolicy) *routev3.RetryPolicy {
 		PerTryTimeout: someDuration(p.PerTryTimeout),
 	}
 	var on []string
-	for c := range strings.SplitSeq(cmp.Or(p.RetryOn, defaultRetryOn), ",") {
+	for c := range strings.SplitSeq(cmp.Or(p.RetryOn, b.retries.RetryOn, mesh.SafeRetryOn), ",") {
 		c = strings.TrimSpace(c)
 		if code, err := strconv.ParseUint(c, 10, 16); err == nil && code >= 100 && code < 600 {
 			out.RetriableStatusCodes = append(out.RetriableStatusCodes, uint32(code))

@@ -27,7 +27,7 @@ func newAuthn(root string, all persist.Map[mesh.Key, *mesh.PeerAuthentication]) 
 		a.byNamespace[p.Ref.Namespace] = append(a.byNamespace[p.Ref.Namespace], p)
 	}
 	for _, l := range a.byNamespace {
-		slices.SortFunc(l, func(x, y *mesh.PeerAuthentication) int { return older(&x.Ref, &y.Ref) })
+		slices.SortFunc(l, func(x, y *mesh.PeerAuthentication) int { return mesh.Older(&x.Ref, &y.Ref) })
 	}
 	return a
 }

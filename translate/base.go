@@ -16,39 +16,53 @@ type base struct {
 	// What every proxy of a kind has.
 	clusters        []*resource.Resource
 	inboundClusters []*resource.Resource
-	outer           map[bool]*outer // by whether strangers are refused
+	outer           map[string]*outer // by the cluster that strangers go to
 }
 
 // outer is what becomes of calls to what is not in the mesh.
 type outer struct {
-	refused   bool
+	to        string // their cluster
 	elsewhere *vhost // for hosts nobody knows
 	outbounds map[scopeKind]*resource.Resource
 }
 
 // outside is the one for viewers with this Sidecar, which may be nil.
 func (b *base) outside(s *mesh.Sidecar) *outer {
-	if s != nil && s.Strangers != mesh.StrangersDefault {
-		return b.outer[s.Strangers == mesh.StrangersRefused]
+	to := passthroughCluster
+	switch {
+	case s != nil && s.Proxy != nil:
+		to = clusterName(s.Proxy.Port, s.Proxy.Subset, s.Proxy.Host)
+	case s != nil && s.Strangers == mesh.StrangersRefused,
+		(s == nil || s.Strangers == mesh.StrangersDefault) && b.settings.RegistryOnly:
+		to = blackHoleCluster
 	}
-	return b.outer[b.settings.RegistryOnly]
+	if b.outer[to] == nil {
+		var k mint
+		o := &outer{to: to, elsewhere: seal(&k, strangersHost(to), 0, 1, 1), outbounds: map[scopeKind]*resource.Resource{
+			redirected:  b.virtualOutbound(&k, to, false),
+			transparent: b.virtualOutbound(&k, to, true),
+		}}
+		if k.err != nil { // a name that no proxy could read
+			return b.outer[blackHoleCluster]
+		}
+		b.outer[to] = o
+	}
+	return b.outer[to]
 }
 
 func newBase(s *mesh.Settings, epoch uint64) *base {
 	var k mint // names and numbers of our own: this cannot fail
-	b := &base{settings: s, filters: newFilters(s.AccessLog), epoch: epoch}
-	b.outer = map[bool]*outer{}
-	for _, refused := range []bool{false, true} {
-		b.outer[refused] = &outer{refused: refused, elsewhere: seal(&k, strangersHost(refused), 0, 1, 1),
-			outbounds: map[scopeKind]*resource.Resource{
-				redirected:  b.virtualOutbound(&k, refused, false),
-				transparent: b.virtualOutbound(&k, refused, true),
-			}}
+	b := &base{settings: s, filters: newFilters(s), epoch: epoch}
+	b.outer = map[string]*outer{}
+	for _, strangers := range []mesh.Strangers{mesh.StrangersPass, mesh.StrangersRefused} {
+		b.outside(&mesh.Sidecar{Strangers: strangers})
 	}
 	b.clusters = []*resource.Resource{
 		k.resource(passthroughCluster, passthrough(&k, passthroughCluster)),
 		k.resource(blackHoleCluster, blackHole()),
 	}
-	b.inboundClusters = []*resource.Resource{k.resource(inboundPassthroughCluster, passthrough(&k, inboundPassthroughCluster))}
+	inbound := passthrough(&k, inboundPassthroughCluster)
+	inbound.UpstreamBindConfig = ownSource()
+	b.inboundClusters = []*resource.Resource{k.resource(inboundPassthroughCluster, inbound)}
 	return b
 }

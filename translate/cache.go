@@ -32,18 +32,24 @@ import (
 type Cache struct {
 	index *index
 	base  *base
+	authz *authz
 	snap  *mesh.Snapshot
 	gen   uint64 // counts Snapshots
 	// edgeGen is when what gateways are made of changed last.
 	edgeGen uint64
+	// secretGen is when Secrets changed last.
+	secretGen uint64
 
 	services map[mesh.Key]*service
 	renewed  []*service // by the last change
 	scopes   map[scopeKey]*scope
+	donors   map[scopeKey]*scope // by scopeKey.class, of scopes
 	inbounds map[string]*inboundSet
 	own      map[string]*resource.Resource // of inbounds, by version
 	edges    map[string]*edgeSet
+	clients  map[string]*secretSet
 	views    map[viewKey]*view
+	names    *resource.Resource // the name table made last
 
 	lists    map[string][]*mesh.Service // see listing
 	listsGen uint64
@@ -55,25 +61,42 @@ type Cache struct {
 
 // New returns an empty Cache.
 func New() *Cache {
-	return &Cache{index: newIndex(), services: map[mesh.Key]*service{}, scopes: map[scopeKey]*scope{},
-		inbounds: map[string]*inboundSet{}, own: map[string]*resource.Resource{}, edges: map[string]*edgeSet{}, views: map[viewKey]*view{}}
+	return &Cache{index: newIndex(), services: map[mesh.Key]*service{}, scopes: map[scopeKey]*scope{}, donors: map[scopeKey]*scope{},
+		inbounds: map[string]*inboundSet{}, own: map[string]*resource.Resource{}, edges: map[string]*edgeSet{}, clients: map[string]*secretSet{}, views: map[viewKey]*view{}}
 }
 
 // viewKey is equal for nodes that get the same View.
 type viewKey struct {
 	scope *scope
-	own   any // *inboundSet or *edgeSet
-	dns   bool
-	form  form
-	known *Learned
-	// unproven: without secrets
-	unproven bool
+	own   ownSet
+	// clients are Secrets for what it calls; nil: none.
+	clients *secretSet
+	dns     bool
+	form    form
+	known   *Learned
+	// unproven, strange: without secrets
+	unproven, strange bool
 }
 
 type view struct {
 	*resource.View
-	parts parts // it was made of
+	parts parts          // it was made of
+	base  *resource.View // of the scope
 	used  uint64
+}
+
+// ownSet is what a node has for itself, beside what its scope has.
+type ownSet interface {
+	// of is what it has of a type.
+	of(typeURL string) []*resource.Resource
+}
+
+// joinTo puts what own has of a type into set.
+func joinTo(set resource.Set, own ownSet, typeURL string) resource.Set {
+	for _, r := range own.of(typeURL) {
+		set = set.Set(r.Name(), r)
+	}
+	return set
 }
 
 // View returns what n gets under snap. Snapshots may come in any order, but each that
@@ -83,45 +106,53 @@ func (c *Cache) View(snap *mesh.Snapshot, n *Node) *resource.View {
 	labels := c.labels(n)
 	s := c.scope(n, labels)
 	key := viewKey{scope: s, dns: n.DNS, form: n.form(), known: n.Learned, unproven: n.Unproven}
-	var add func(map[string]resource.Set)
 	if n.Type == Router {
-		e := c.edge(n, labels, s)
-		key.own, add = e, e.addTo
+		key.own, key.strange = c.edge(n, labels, s), !c.vouched(n)
 	} else {
-		in := c.inbound(n, labels)
-		key.own, add = in, in.addTo
+		key.own = c.inbound(n, labels)
+	}
+	if key.clients = c.clientSecrets(n, labels); key.clients != nil {
+		key.strange = !c.vouched(n)
 	}
 	v := c.views[key]
 	parts := s.parts(c, n)
 	switch {
-	case v == nil || !sameSets(parts, v.parts):
-		v = &view{View: &resource.View{Version: snap.Version, Sets: map[string]resource.Set{
-			resource.ClusterType:  parts[0],
-			resource.EndpointType: parts[1],
-			resource.ListenerType: parts[2],
-			resource.RouteType:    parts[3],
-		}}, parts: parts}
-		if n.form() != whole {
-			v.Sets[resource.VirtualHostType] = parts[4]
-		}
-		if n.DNS {
-			v.Sets[resource.NameTableType] = parts[5]
-		}
-		if n.OnDemand {
-			v.Sets[resource.IndexType] = parts[6]
-			v.Wild = s.unasked(n.Learned, v.View, add)
-		}
-		add(v.View.Sets)
-		if n.Unproven {
-			delete(v.Sets, resource.SecretType)
-		}
+	case v == nil || !sameSets(parts, v.parts) || v.base != s.base:
+		v = s.assemble(key, parts, v)
+		v.Version = snap.Version
 		c.views[key] = v
 	case v.Version != snap.Version:
-		v = &view{View: &resource.View{Version: snap.Version, Sets: v.Sets, Wild: v.Wild}, parts: parts}
-		c.views[key] = v
+		v.View = &resource.View{Version: snap.Version, Sets: v.Sets, Wild: v.Wild}
 	}
 	v.used, s.used = c.gen, c.gen
 	return v.View
+}
+
+// assemble makes a View, the same sets of that of before (which may be nil) where the parts are the
+// same: whoever holds it need not even look at them.
+func (s *scope) assemble(key viewKey, parts parts, before *view) *view {
+	v := &view{View: &resource.View{Sets: make(map[string]resource.Set, len(parts)+1)}, parts: parts, base: s.base}
+	for i, typeURL := range partTypes {
+		switch {
+		case typeURL == resource.VirtualHostType && key.form == whole, typeURL == resource.NameTableType && !key.dns, typeURL == resource.IndexType && key.form != onDemand:
+		case before != nil && parts[i].Same(before.parts[i]):
+			v.Sets[typeURL] = before.Sets[typeURL]
+		default:
+			v.Sets[typeURL] = joinTo(parts[i], key.own, typeURL)
+		}
+	}
+	if !key.unproven && !key.strange {
+		if secrets := joinTo(joinTo(resource.Set{}, key.own, resource.SecretType), key.clients, resource.SecretType); secrets.Len() > 0 {
+			v.Sets[resource.SecretType] = secrets
+		}
+	}
+	if key.form == onDemand {
+		if before != nil && before.base != s.base {
+			before = nil
+		}
+		v.Wild = s.unasked(key, v.View, before)
+	}
+	return v
 }
 
 func sameSets(a, b parts) bool {
@@ -135,7 +166,7 @@ func sameSets(a, b parts) bool {
 
 // settingsOf are a Snapshot's settings, with Istio's defaults where none are given.
 func settingsOf(snap *mesh.Snapshot) *mesh.Settings {
-	s := mesh.Settings{DefaultRetries: mesh.RetryPolicy{Attempts: 2, RetryOn: defaultRetryOn, IgnorePreviousHosts: true}}
+	s := mesh.Settings{DefaultRetries: mesh.SafeRetries()}
 	if snap.Settings != nil {
 		s = *snap.Settings
 	}
@@ -165,6 +196,9 @@ func (c *Cache) follow(snap *mesh.Snapshot) {
 		b.authn = newAuthn(b.settings.RootNamespace, snap.PeerAuths)
 		c.base = &b
 	}
+	if changed.base || changed.authz || c.authz == nil {
+		c.authz = newAuthz(c.base.settings.RootNamespace, snap, c.gen, c.authz)
+	}
 	if changed.base {
 		for host := range c.index.hosts {
 			changed.mark(host, dirtyAll)
@@ -172,6 +206,9 @@ func (c *Cache) follow(snap *mesh.Snapshot) {
 	}
 	if changed.base || changed.edges {
 		c.edgeGen = c.gen
+	}
+	if changed.secrets {
+		c.secretGen = c.gen
 	}
 	for _, s := range c.renewed {
 		s.prev = nil
@@ -231,6 +268,10 @@ func (c *Cache) sweep() {
 			delete(c.scopes, k)
 		}
 	}
+	clear(c.donors)
+	for k, s := range c.scopes {
+		c.donors[k.class()] = s
+	}
 	for k, v := range c.views {
 		if v.used <= old {
 			delete(c.views, k)
@@ -249,6 +290,11 @@ func (c *Cache) sweep() {
 			delete(c.edges, k)
 		}
 	}
+	for k, s := range c.clients {
+		if s.used <= old {
+			delete(c.clients, k)
+		}
+	}
 }
 
 // labels are the workload's as the registry knows them, else as the node says.
@@ -257,6 +303,13 @@ func (c *Cache) labels(n *Node) mesh.Labels {
 		return w.Labels
 	}
 	return n.Labels
+}
+
+// vouched reports whether n is a workload that is known, and runs as who n proved to be. What
+// else a node says of itself, its labels above all, anybody of its namespace can say.
+func (c *Cache) vouched(n *Node) bool {
+	w := c.snap.Workloads.At(mesh.NewKey(n.Namespace, n.Name))
+	return w != nil && w.ServiceAccount == n.ServiceAccount
 }
 
 // Problems lists what translation had to set aside in the Views given out for the
@@ -272,13 +325,24 @@ func (c *Cache) Problems() []Problem {
 		if s.used != c.gen {
 			continue
 		}
-		for _, t := range s.tenants {
-			note(t.problems)
+		for list := range s.problems.Values() {
+			note(list)
 		}
 	}
 	for _, e := range c.edges {
 		if e.used == c.gen {
 			note(e.problems)
+		}
+	}
+	for k, v := range c.views {
+		if e, ok := k.own.(*edgeSet); ok && v.used == c.gen && k.strange && !k.unproven {
+			note(e.withheld)
+		}
+		if v.used == c.gen && k.clients != nil {
+			note(k.clients.problems)
+			if k.strange && !k.unproven {
+				note(k.clients.withheld)
+			}
 		}
 	}
 	return slices.SortedFunc(maps.Keys(seen), func(a, b Problem) int {

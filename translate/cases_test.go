@@ -22,6 +22,7 @@ import (
 	"github.com/weirmesh/weir/proxy/state"
 	"github.com/weirmesh/weir/translate"
 	"github.com/weirmesh/weir/xds/resource"
+	"github.com/weirmesh/weir/xds/simulate"
 )
 
 var update = flag.Bool("update", false, "rewrite the expected sections: only commit the changes if you understand what caused them and if they are desired")
@@ -206,7 +207,7 @@ func step(t testing.TB, settings mesh.Settings, units []config.Unit, faultless b
 }
 
 // parseNode reads "sidecar|router NAME.NAMESPACE [key=value]…"; keys net, capture, proxy-protocol,
-// unprivileged, outbound=SERVICE:PORT>BIND, inbound=BIND>PORT>APP and label keys.
+// unprivileged, own-dns, outbound=SERVICE:PORT>BIND, inbound=BIND>PORT>APP and label keys.
 func parseNode(t testing.TB, s string) *translate.Node {
 	words := strings.Fields(s)
 	if len(words) < 2 {
@@ -237,8 +238,13 @@ func parseNode(t testing.TB, s string) *translate.Node {
 			n.Proxyless, n.DNS = true, false
 		case "address":
 			n.Addresses = append(n.Addresses, netip.MustParseAddr(v))
+		case "locality":
+			parts := append(strings.Split(v, "/"), "", "")
+			n.Locality = mesh.Locality{Region: parts[0], Zone: parts[1], SubZone: parts[2]}
 		case "unprivileged":
 			n.Unprivileged = true
+		case "own-dns":
+			n.DNS = false
 		case "inbound":
 			f := strings.Split(v, ">")
 			port, err := strconv.ParseUint(f[1], 10, 16)
@@ -262,7 +268,7 @@ func callAll(t testing.TB, s *simulator, node *translate.Node, lines string) str
 		if len(words) == 0 {
 			continue
 		}
-		from, c := node, call{headers: map[string]string{}}
+		from, c := node, call{}
 		c.to = words[0]
 		if i := strings.IndexByte(c.to, '/'); i >= 0 {
 			c.to, c.path = c.to[:i], c.to[i:]
@@ -284,7 +290,7 @@ func callAll(t testing.TB, s *simulator, node *translate.Node, lines string) str
 			case k == "sni":
 				c.sni, c.tcp = v, true
 			case strings.HasPrefix(k, "header:"):
-				c.headers[strings.TrimPrefix(k, "header:")] = v
+				c.headers = append(c.headers, simulate.Header{Name: strings.TrimPrefix(k, "header:"), Value: v})
 			default:
 				t.Fatalf("%s: what is %q?", line, w)
 			}

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"math"
+	"net"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -37,9 +39,15 @@ type upstream struct {
 	rule     *rule
 	crew     *crew
 	settings *mesh.Settings
+	at       *place // of the viewer, where that makes a difference
 	// originalDst says the viewer sees the address its client dialled, and that this is
 	// a real one: not so behind virtual addresses and on gateways.
 	originalDst bool
+	// passing is for clients that speak mesh TLS with the endpoints through a gateway, and name this cluster in it: what they
+	// say is passed on as it is.
+	passing bool
+	// edge says that the viewer is a gateway.
+	edge bool
 }
 
 func (u *upstream) subsetName() string {
@@ -50,6 +58,9 @@ func (u *upstream) subsetName() string {
 }
 
 func (u *upstream) name() string {
+	if u.passing {
+		return sniName(u.port.Number, u.subsetName(), u.svc.Hostname)
+	}
 	return clusterName(u.port.Number, u.subsetName(), u.svc.Hostname)
 }
 
@@ -58,26 +69,50 @@ func (u *upstream) name() string {
 func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Resource) {
 	k := mint{origins: slices.Clone(u.origins)}
 	policy, closed := u.rule.on(u.port.Number, u.subset)
+	if closed == nil && !u.edge && !u.rule.chosen && originates(policy.TLS) && policy.TLS.CredentialName != "" {
+		closed = cmp.Or(u.rule.ref, u.rule.refs[0]) // as in Istio it is not for them, and nobody is called with less
+	}
 	if closed != nil {
 		k.of(closed)
 		return k.resource(u.name(), u.closed(closed)), nil
 	}
 	c := &clusterv3.Cluster{
 		Name:            u.name(),
-		CircuitBreakers: circuitBreakers(policy.Pool),
+		CircuitBreakers: circuitBreakers(policy.Pool, policy.Budget, u.settings.Defaults.PoolLimit),
 		Metadata:        u.metadata(u.rule.ref),
 		ConnectTimeout:  duration(defaultConnectTimeout),
 	}
 	resolves := u.svc.Resolution == mesh.DNS || u.svc.Resolution == mesh.DNSRoundRobin
-	load := u.crew.assignment(c.Name, u.subset, u.settings.ClusterID, resolves)
+	prefer := u.prefers(policy.LoadBalancer)
+	load := u.crew.assignment(c.Name, u.subset, u.settings.ClusterID, resolves, prefer)
 	if !u.discovery(c, load, policy.LoadBalancer) {
 		return nil, nil
 	}
-	balance(c, policy.LoadBalancer)
-	outlier(c, policy.Outlier)
+	balance(&k, c, policy.LoadBalancer, u.settings.Defaults.Balancing)
+	outlier(c, policy.Outlier, &u.settings.Defaults)
+	if prefer != nil && len(prefer.Distribute) > 0 {
+		c.CommonLbConfig.LocalityConfigSpecifier = &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
+			LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{}}
+	}
+	if o := policy.Outlier; o != nil && o.Probes > 0 {
+		ours(c.Metadata)["half_open_probes"] = structpb.NewNumberValue(float64(o.Probes))
+	}
+	if u.svc.Led && u.subset == nil && len(u.svc.Addresses) > 0 {
+		ours(c.Metadata)["led"] = text(netip.AddrPortFrom(u.svc.Addresses[0], u.port.Number).String())
+	}
+	if t := policy.Tunnel; t != nil {
+		ours(c.Metadata)["tunnel"] = structpb.NewStructValue(fields(map[string]*structpb.Value{
+			"host": text(net.JoinHostPort(t.Host, itoa(t.Port))), "post": structpb.NewBoolValue(t.Post)}))
+	}
+	if u.rule.check.On(u.port) {
+		healthCheck(c, u.rule.check)
+	}
 	u.connections(&k, c, policy.Pool)
-	for _, why := range u.transport(&k, c, &policy) {
-		*problems = append(*problems, problem(u.rule.ref, 0, "%s: %s", c.Name, why))
+	speaker := cmp.Or(u.rule.ref, &u.svc.Ref) // only what is refused may speak, too
+	if !u.passing {
+		for _, why := range u.transport(&k, c, &policy) {
+			*problems = append(*problems, problem(speaker, 0, "%s: %s", c.Name, why))
+		}
 	}
 	k.of(u.rule.refs...)
 	k.from(u.crew.policies...)
@@ -89,14 +124,12 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 			k.of(u.rule.refs...)
 		}
 		k.origins = append(k.origins, u.crew.workloads...)
-		assignment = k.resource(c.Name, load)
+		if !u.passing { // it has that of its like
+			assignment = k.resource(c.Name, load)
+		}
 	}
 	if k.err != nil {
-		ref := &u.svc.Ref
-		if u.rule.ref != nil {
-			ref = u.rule.ref
-		}
-		*problems = append(*problems, problem(ref, 0, "%s is left out: %v", c.Name, k.err))
+		*problems = append(*problems, problem(speaker, 0, "%s is left out: %v", c.Name, k.err))
 		return nil, nil
 	}
 	return cluster, assignment
@@ -107,13 +140,16 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 func (u *upstream) closed(because *mesh.Ref) *clusterv3.Cluster {
 	c := blackHole()
 	c.Name, c.Metadata = u.name(), u.metadata(because)
-	ours := c.Metadata.FilterMetadata["weir"]
-	if ours == nil {
-		ours = fields(map[string]*structpb.Value{})
-		c.Metadata.FilterMetadata["weir"] = ours
-	}
-	ours.Fields["refused"] = text(because.Kind + " " + because.Namespace + "/" + because.Name)
+	ours(c.Metadata)["refused"] = text(because.Kind + " " + because.Namespace + "/" + because.Name)
 	return c
+}
+
+// ours are the fields of metadata that only our own proxy reads.
+func ours(m *corev3.Metadata) map[string]*structpb.Value {
+	if m.FilterMetadata["weir"] == nil {
+		m.FilterMetadata["weir"] = fields(map[string]*structpb.Value{})
+	}
+	return m.FilterMetadata["weir"].Fields
 }
 
 // metadata names the service, and rule as the object that speaks about it.
@@ -171,7 +207,7 @@ func (u *upstream) discovery(c *clusterv3.Cluster, load *endpointv3.ClusterLoadA
 		byName()
 	default:
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
-		c.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads(), ServiceName: c.Name}
+		c.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads(), ServiceName: clusterName(u.port.Number, u.subsetName(), u.svc.Hostname)}
 	}
 	return true
 }
@@ -184,42 +220,63 @@ func names(load *endpointv3.ClusterLoadAssignment) int {
 	return n
 }
 
-func balance(c *clusterv3.Cluster, lb *mesh.LoadBalancer) {
+// balance says who is chosen; otherwise is the algorithm where lb, which may be nil, names none.
+func balance(k *mint, c *clusterv3.Cluster, lb *mesh.LoadBalancer, otherwise mesh.Balancing) {
 	if c.GetType() == clusterv3.Cluster_ORIGINAL_DST {
 		return
 	}
-	c.LbPolicy = clusterv3.Cluster_LEAST_REQUEST
 	if lb == nil {
-		return
+		lb = &mesh.LoadBalancer{}
 	}
-	switch lb.Simple {
+	c.LbPolicy = clusterv3.Cluster_LEAST_REQUEST
+	switch cmp.Or(lb.Simple, otherwise) {
 	case mesh.RoundRobin:
 		c.LbPolicy = clusterv3.Cluster_ROUND_ROBIN
 	case mesh.Random:
 		c.LbPolicy = clusterv3.Cluster_RANDOM
 	case mesh.LeastRequest, mesh.OriginalDst:
 	}
+	if lb.Hash != nil {
+		consistentHash(k, c, lb.Hash)
+		return
+	}
+	if w := lb.Warmup; w != nil {
+		slow := &clusterv3.Cluster_SlowStartConfig{SlowStartWindow: duration(w.Duration), Aggression: &corev3.RuntimeDouble{DefaultValue: cmp.Or(w.Aggression, 1), RuntimeKey: "aggression"},
+			MinWeightPercent: &typev3.Percent{Value: cmp.Or(w.Percent, 10)}}
+		switch c.LbPolicy {
+		case clusterv3.Cluster_ROUND_ROBIN:
+			c.LbConfig = &clusterv3.Cluster_RoundRobinLbConfig_{RoundRobinLbConfig: &clusterv3.Cluster_RoundRobinLbConfig{SlowStartConfig: slow}}
+		case clusterv3.Cluster_LEAST_REQUEST:
+			c.LbConfig = &clusterv3.Cluster_LeastRequestLbConfig_{LeastRequestLbConfig: &clusterv3.Cluster_LeastRequestLbConfig{SlowStartConfig: slow}}
+		}
+	}
 }
 
-func circuitBreakers(p *mesh.ConnectionPool) *clusterv3.CircuitBreakers {
+// circuitBreakers are the limits of a pool, which may be nil; otherwise is that of what has none: 0, none either.
+func circuitBreakers(p *mesh.ConnectionPool, b *mesh.RetryBudget, otherwise uint32) *clusterv3.CircuitBreakers {
 	if p == nil {
 		p = &mesh.ConnectionPool{}
 	}
-	limit := func(v uint32) *wrapperspb.UInt32Value { return u32(cmp.Or(v, unlimited)) }
-	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+	limit := func(v uint32) *wrapperspb.UInt32Value { return u32(cmp.Or(v, otherwise, unlimited)) }
+	t := &clusterv3.CircuitBreakers_Thresholds{
 		MaxConnections:     limit(p.MaxConnections),
 		MaxPendingRequests: limit(p.MaxPendingRequests),
 		MaxRequests:        limit(p.MaxRequests),
 		MaxRetries:         limit(p.MaxRetries),
 		TrackRemaining:     true,
-	}}}
+	}
+	if b != nil {
+		t.RetryBudget = &clusterv3.CircuitBreakers_Thresholds_RetryBudget{BudgetPercent: &typev3.Percent{Value: b.Percent},
+			MinRetryConcurrency: u32(b.MinConcurrency), BudgetInterval: someDuration(b.Interval)}
+	}
+	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{t}}
 }
 
-func outlier(c *clusterv3.Cluster, o *mesh.OutlierDetection) {
+func outlier(c *clusterv3.Cluster, o *mesh.OutlierDetection, otherwise *mesh.Defaults) {
 	// Unhealthy endpoints are listed so that a reply can say so; without this, below
 	// half of them healthy, Envoy would send to them again.
-	panicAt := 0.0
-	if o != nil {
+	panicAt := float64(otherwise.MinHealthPercent)
+	if o != nil && o.MinHealthPercent > 0 {
 		panicAt = float64(min(o.MinHealthPercent, 100))
 	}
 	c.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: panicAt}}
@@ -241,11 +298,16 @@ func outlier(c *clusterv3.Cluster, o *mesh.OutlierDetection) {
 		}
 		return u32(*v)
 	}
+	fives, gateways := o.Consecutive5xx, o.ConsecutiveGateway
+	if otherwise.GatewayErrors && fives == nil {
+		never, five := uint32(0), uint32(5) // consecutiveErrors of Istio 1.1
+		fives, gateways = &never, cmp.Or(gateways, &five)
+	}
 	c.OutlierDetection = &clusterv3.OutlierDetection{
-		Consecutive_5Xx:                        given(o.Consecutive5xx),
-		EnforcingConsecutive_5Xx:               enforce(o.Consecutive5xx),
-		ConsecutiveGatewayFailure:              given(o.ConsecutiveGateway),
-		EnforcingConsecutiveGatewayFailure:     enforce(o.ConsecutiveGateway),
+		Consecutive_5Xx:                        given(fives),
+		EnforcingConsecutive_5Xx:               enforce(fives),
+		ConsecutiveGatewayFailure:              given(gateways),
+		EnforcingConsecutiveGatewayFailure:     enforce(gateways),
 		SplitExternalLocalOriginErrors:         o.SplitLocalOrigin,
 		ConsecutiveLocalOriginFailure:          given(o.ConsecutiveLocalOrigin),
 		EnforcingConsecutiveLocalOriginFailure: enforce(o.ConsecutiveLocalOrigin),
@@ -253,6 +315,7 @@ func outlier(c *clusterv3.Cluster, o *mesh.OutlierDetection) {
 		Interval:                               someDuration(o.Interval),
 		BaseEjectionTime:                       someDuration(o.BaseEjection),
 		MaxEjectionPercent:                     someU32(min(o.MaxEjectionPercent, 100)),
+		AlwaysEjectOneHost:                     wrapperspb.Bool(true), // 10 %, the default, would be nobody in most services
 	}
 }
 
@@ -264,15 +327,33 @@ func (u *upstream) connections(k *mint, c *clusterv3.Cluster, p *mesh.Connection
 	if p.ConnectTimeout > 0 {
 		c.ConnectTimeout = duration(p.ConnectTimeout)
 	}
-	if p.Keepalive {
-		c.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{TcpKeepalive: &corev3.TcpKeepalive{
-			KeepaliveProbes:   someU32(p.KeepaliveProbes),
-			KeepaliveTime:     someU32(uint32(p.KeepaliveTime / time.Second)),
-			KeepaliveInterval: someU32(uint32(p.KeepaliveInterval / time.Second)),
-		}}
-	}
+	c.UpstreamConnectionOptions = keepalive(p)
 	if o := u.httpOptions(p); o != nil {
 		c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptionsKey: k.any(o)}
+	}
+}
+
+// keepalive is nil for the operating system's.
+func keepalive(p *mesh.ConnectionPool) *clusterv3.UpstreamConnectionOptions {
+	if !p.Keepalive {
+		return nil
+	}
+	return &clusterv3.UpstreamConnectionOptions{TcpKeepalive: &corev3.TcpKeepalive{
+		KeepaliveProbes:   someU32(p.KeepaliveProbes),
+		KeepaliveTime:     someU32(uint32(p.KeepaliveTime / time.Second)),
+		KeepaliveInterval: someU32(uint32(p.KeepaliveInterval / time.Second)),
+	}}
+}
+
+// lifetimes is how long connections of HTTP last, nil if nothing says so; p may be nil.
+func lifetimes(p *mesh.ConnectionPool) *corev3.HttpProtocolOptions {
+	if p == nil || p.HTTPIdleTimeout == 0 && p.MaxConnectionDuration == 0 && p.MaxRequestsPerConnection == 0 {
+		return nil
+	}
+	return &corev3.HttpProtocolOptions{
+		IdleTimeout:              idleTimeout(p.HTTPIdleTimeout),
+		MaxConnectionDuration:    someDuration(p.MaxConnectionDuration),
+		MaxRequestsPerConnection: someU32(p.MaxRequestsPerConnection),
 	}
 }
 
@@ -283,6 +364,9 @@ func (u *upstream) httpOptions(p *mesh.ConnectionPool) *upstreamsv3.HttpProtocol
 		return nil
 	}
 	h2 := &corev3.Http2ProtocolOptions{MaxConcurrentStreams: someU32(min(p.MaxConcurrentStreams, math.MaxInt32))}
+	if p.PingInterval > 0 {
+		h2.ConnectionKeepalive = &corev3.KeepaliveSettings{Interval: duration(p.PingInterval), Timeout: duration(p.PingTimeout)}
+	}
 	o := &upstreamsv3.HttpProtocolOptions{}
 	switch {
 	case p.UseClientProtocol, protocol == mesh.Auto:
@@ -294,12 +378,7 @@ func (u *upstream) httpOptions(p *mesh.ConnectionPool) *upstreamsv3.HttpProtocol
 			ExplicitHttpConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig{
 				ProtocolConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: h2}}}
 	}
-	if p.HTTPIdleTimeout != 0 || p.MaxConnectionDuration != 0 || p.MaxRequestsPerConnection != 0 {
-		o.CommonHttpProtocolOptions = &corev3.HttpProtocolOptions{
-			IdleTimeout:              someDuration(p.HTTPIdleTimeout),
-			MaxConnectionDuration:    someDuration(p.MaxConnectionDuration),
-			MaxRequestsPerConnection: someU32(p.MaxRequestsPerConnection),
-		}
+	if o.CommonHttpProtocolOptions = lifetimes(p); o.CommonHttpProtocolOptions != nil {
 		if o.UpstreamProtocolOptions == nil {
 			o.UpstreamProtocolOptions = &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_{
 				ExplicitHttpConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig{
@@ -343,6 +422,9 @@ func (u *upstream) transport(k *mint, c *clusterv3.Cluster, policy *mesh.Traffic
 	case "DISABLE":
 	case "ISTIO_MUTUAL":
 		sni = cmp.Or(t.SNI, sni)
+		if len(t.SANs) > 0 {
+			ids = t.SANs
+		}
 		c.TransportSocket = meshTLS()
 	case "SIMPLE", "MUTUAL":
 		c.TransportSocket = originClient(k, t, u.svc)
@@ -371,14 +453,22 @@ func passthrough(k *mint, name string) *clusterv3.Cluster {
 		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST},
 		LbPolicy:                      clusterv3.Cluster_CLUSTER_PROVIDED,
 		ConnectTimeout:                duration(defaultConnectTimeout),
-		CircuitBreakers:               circuitBreakers(nil),
-		TypedExtensionProtocolOptions: clientsProtocol(k),
+		CircuitBreakers:               circuitBreakers(nil, nil, 0),
+		TypedExtensionProtocolOptions: clientsProtocol(k, nil),
 	}
 }
 
+// ownSource is where connections to the application come from. Capture lets these addresses
+// through, which a connection from the pod to itself would not be without.
+func ownSource() *corev3.BindConfig {
+	return &corev3.BindConfig{SourceAddress: &corev3.SocketAddress{Address: "127.0.0.6", PortSpecifier: &corev3.SocketAddress_PortValue{}},
+		ExtraSourceAddresses: []*corev3.ExtraSourceAddress{{Address: &corev3.SocketAddress{Address: "::6", PortSpecifier: &corev3.SocketAddress_PortValue{}}}}}
+}
+
 // clientsProtocol speaks to the server what the client speaks.
-func clientsProtocol(k *mint) map[string]*anypb.Any {
+func clientsProtocol(k *mint, p *mesh.ConnectionPool) map[string]*anypb.Any {
 	return map[string]*anypb.Any{httpOptionsKey: k.any(&upstreamsv3.HttpProtocolOptions{
+		CommonHttpProtocolOptions: lifetimes(p),
 		UpstreamProtocolOptions: &upstreamsv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
 			UseDownstreamProtocolConfig: &upstreamsv3.HttpProtocolOptions_UseDownstreamHttpConfig{
 				HttpProtocolOptions: &corev3.Http1ProtocolOptions{}, Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}},
@@ -386,8 +476,9 @@ func clientsProtocol(k *mint) map[string]*anypb.Any {
 }
 
 // http2 speaks HTTP/2 to the server.
-func http2(k *mint) map[string]*anypb.Any {
+func http2(k *mint, p *mesh.ConnectionPool) map[string]*anypb.Any {
 	return map[string]*anypb.Any{httpOptionsKey: k.any(&upstreamsv3.HttpProtocolOptions{
+		CommonHttpProtocolOptions: lifetimes(p),
 		UpstreamProtocolOptions: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_{
 			ExplicitHttpConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig{
 				ProtocolConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}}},

@@ -10,6 +10,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	sniclusterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_cluster/v3"
 
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/xds/resource"
@@ -26,6 +27,8 @@ type edgeSet struct {
 	secrets   []*resource.Resource
 	hosts     map[string]*edgeHost // virtual hosts by table and name
 	problems  []Problem
+	withheld  []Problem // if secrets are not given
+	authz     *authorization
 }
 
 // edgeHost is a virtual host and what it was built of.
@@ -43,19 +46,18 @@ type edgePart struct {
 	redirect bool
 }
 
-func (e *edgeSet) addTo(sets map[string]resource.Set) {
-	for _, r := range e.listeners {
-		sets[resource.ListenerType] = sets[resource.ListenerType].Set(r.Name(), r)
+func (e *edgeSet) of(typeURL string) []*resource.Resource {
+	switch typeURL {
+	case resource.ListenerType:
+		return e.listeners
+	case resource.RouteType:
+		return e.routes
+	case resource.VirtualHostType:
+		return slices.Collect(e.vhosts.Values())
+	case resource.SecretType:
+		return e.secrets
 	}
-	for _, r := range e.routes {
-		sets[resource.RouteType] = sets[resource.RouteType].Set(r.Name(), r)
-	}
-	for _, r := range e.vhosts.All() {
-		sets[resource.VirtualHostType] = sets[resource.VirtualHostType].Set(r.Name(), r)
-	}
-	for _, r := range e.secrets {
-		sets[resource.SecretType] = sets[resource.SecretType].Set(r.Name(), r)
-	}
+	return nil
 }
 
 // family is what can share a port.
@@ -102,7 +104,7 @@ func (c *Cache) edge(n *Node, labels mesh.Labels, s *scope) *edgeSet {
 			gateways = append(gateways, g)
 		}
 	}
-	slices.SortFunc(gateways, func(a, b *mesh.Gateway) int { return older(&a.Ref, &b.Ref) })
+	slices.SortFunc(gateways, func(a, b *mesh.Gateway) int { return mesh.Older(&a.Ref, &b.Ref) })
 	targets := map[uint16]uint16{} // by service port
 	var key strings.Builder
 	f := whole
@@ -119,17 +121,19 @@ func (c *Cache) edge(n *Node, labels mesh.Labels, s *scope) *edgeSet {
 			fmt.Fprintf(&key, " %d>%d", p.Number, port)
 		}
 	})
+	allows := c.authz.of(c.base.settings, n.Namespace, labels)
+	key.WriteString(allows.key)
 	e := c.edges[key.String()]
 	if e == nil || e.gen < c.edgeGen {
-		e = c.buildEdge(e, f, gateways, targets, n.ProxyProtocol, &s.audience)
+		e = c.buildEdge(e, f, gateways, targets, n.ProxyProtocol, &s.audience, allows)
 		c.edges[key.String()] = e
 	}
 	e.used = c.gen
 	return e
 }
 
-func (c *Cache) buildEdge(old *edgeSet, f form, gateways []*mesh.Gateway, targets map[uint16]uint16, proxyProtocol bool, a *audience) *edgeSet {
-	e := &edgeSet{gen: c.gen, form: f, hosts: map[string]*edgeHost{}}
+func (c *Cache) buildEdge(old *edgeSet, f form, gateways []*mesh.Gateway, targets map[uint16]uint16, proxyProtocol bool, a *audience, allows *authorization) *edgeSet {
+	e := &edgeSet{gen: c.gen, form: f, authz: allows, hosts: map[string]*edgeHost{}}
 	if old == nil {
 		old = &edgeSet{}
 	}
@@ -153,6 +157,7 @@ func (c *Cache) buildEdge(old *edgeSet, f form, gateways []*mesh.Gateway, target
 		for i := range o.servers {
 			k.of(&o.servers[i].gateway.Ref)
 		}
+		allows.origins(&k)
 		k.from(o.origins...)
 		r := k.resource(l.Name, l)
 		if r == nil {
@@ -229,6 +234,7 @@ func (c *Cache) httpOpening(k *mint, e, old *edgeSet, o *opening, a *audience) *
 	c.edgeTable(e, old, name, o.servers, a)
 	l := o.listener(corev3.TrafficDirection_OUTBOUND)
 	m := c.base.filters.httpManager(edge, "outbound_"+l.Name)
+	e.authz.guardHTTP(k, m, o.port, true)
 	if slices.ContainsFunc(o.servers, func(s openServer) bool { return s.Protocol == mesh.GRPCWeb }) {
 		c.base.filters.grpcWeb(m)
 	}
@@ -252,6 +258,9 @@ func (c *Cache) tlsOpening(e, old *edgeSet, o *opening, a *audience) *listenerv3
 // admit adds the chains of a server to its listener, unless a proxy would refuse them.
 func (e *edgeSet) admit(l *listenerv3.Listener, o *opening, s *openServer, k *mint, chains []*listenerv3.FilterChain) {
 	for _, f := range chains {
+		if !isManager(f) {
+			f.Filters = e.authz.guardTCP(k, f.Filters, o.port)
+		}
 		k.vet(f)
 	}
 	if k.err != nil {
@@ -271,6 +280,8 @@ func (c *Cache) tlsServer(k *mint, e, old *edgeSet, o *opening, s *openServer, a
 	switch s.TLS.Mode {
 	case "PASSTHROUGH":
 		return c.base.sniChains(k, s, c.bound(s, a), a)
+	case "AUTO_PASSTHROUGH":
+		return c.base.namedChain(k, s)
 	case "SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL", "ISTIO_MUTUAL":
 	default:
 		k.fail(fmt.Errorf("tls.mode %q is not supported", s.TLS.Mode))
@@ -295,6 +306,7 @@ func (c *Cache) tlsServer(k *mint, e, old *edgeSet, o *opening, s *openServer, a
 	}
 	name := strings.Join([]string{"https", itoa(s.Port), s.PortName, s.gateway.Ref.Name, s.gateway.Ref.Namespace}, ".") + o.suffix()
 	m := c.base.filters.httpManager(edge, "outbound_"+listenerName(o.bind, o.port))
+	e.authz.guardHTTP(k, m, o.port, true)
 	if s.Protocol == mesh.GRPCWeb {
 		c.base.filters.grpcWeb(m)
 	}
@@ -440,7 +452,7 @@ func (c *Cache) fill(eh *edgeHost, host string, a *audience) {
 			eh.problems = append(eh.problems, problem(&p.v.Ref, 0, "is not in force for %s: %v", m.Name, rb.err))
 			continue
 		}
-		k.of(&p.v.Ref)
+		k.of(p.v.refs()...)
 		for _, r := range routes {
 			switch {
 			case !takesEverything(r):
@@ -491,7 +503,7 @@ func (b *base) sniChains(k *mint, s *openServer, bound []*virtual, a *audience) 
 				k.of(&v.Ref)
 				out = append(out, &listenerv3.FilterChain{
 					FilterChainMatch: matching(names, netip.Prefix{}),
-					Filters:          b.filters.tcpFilters(k, edge, nil, shares(v, r.Route, s.Port)...),
+					Filters:          b.filters.tcpFilters(k, edge, lasting{}, shares(v, r.Route, s.Port)...),
 					Metadata:         origin("virtual-service", &v.Ref, r.Line),
 				})
 			}
@@ -500,13 +512,31 @@ func (b *base) sniChains(k *mint, s *openServer, bound []*virtual, a *audience) 
 	return out
 }
 
+// namedChain is the chain of a server whose clients are proxies, and name the cluster they want (upstream.passing).
+func (b *base) namedChain(k *mint, s *openServer) []*listenerv3.FilterChain {
+	var names []string
+	for _, h := range s.Hosts {
+		names = append(names, h.Host)
+	}
+	byName := &listenerv3.Filter{Name: "envoy.filters.network.sni_cluster", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: k.any(&sniclusterv3.SniCluster{})}}
+	return []*listenerv3.FilterChain{{
+		FilterChainMatch: matching(names, netip.Prefix{}),
+		Filters:          append([]*listenerv3.Filter{byName}, b.filters.tcpFilters(k, edge, lasting{}, share{blackHoleCluster, 1})...),
+	}}
+}
+
+// passes reports whether a server of g lets clients name clusters.
+func passes(g *mesh.Gateway) bool {
+	return slices.ContainsFunc(g.Servers, func(s mesh.Server) bool { return s.TLS != nil && s.TLS.Mode == "AUTO_PASSTHROUGH" })
+}
+
 // tcpChains are the chains of a server that speaks TCP inside.
 func (b *base) tcpChains(k *mint, s *openServer, bound []*virtual, a *audience) []*listenerv3.FilterChain {
 	var out []*listenerv3.FilterChain
 	who := &audience{gateway: s.gatewayName(), namespace: a.namespace, satisfied: a.satisfied}
 	p := &mesh.Port{Number: s.Port, Protocol: mesh.TCP}
 	for _, v := range bound {
-		out = append(out, b.l4Chains(k, v, p, who, nil, nil)...)
+		out = append(out, b.l4Chains(k, v, p, who, lasting{}, nil)...)
 	}
 	return out
 }

@@ -166,12 +166,17 @@ var healthStatus = map[mesh.Health]corev3.HealthStatus{
 	mesh.Draining:  corev3.HealthStatus_DRAINING,
 }
 
-// assignment is the load assignment of a crew, or of the part of it a subset selects.
-// Localities are in order of name, endpoints in order of address. Endpoints that are
-// names need a cluster that resolves them.
-func (c *crew) assignment(name string, subset *mesh.Subset, clusterID string, resolves bool) *endpointv3.ClusterLoadAssignment {
-	byLocality := map[mesh.Locality]*endpointv3.LocalityLbEndpoints{}
-	var order []mesh.Locality
+// assignment is the load assignment of a crew, or of the part of it a subset selects, in
+// an order of preference; prefer is nil if there is none. Localities of a priority are in
+// order of name, endpoints in order of address. Endpoints that are names need a cluster
+// that resolves them.
+func (c *crew) assignment(name string, subset *mesh.Subset, clusterID string, resolves bool, prefer *preference) *endpointv3.ClusterLoadAssignment {
+	type at struct {
+		rank int
+		mesh.Locality
+	}
+	groups := map[at]*endpointv3.LocalityLbEndpoints{}
+	out := &endpointv3.ClusterLoadAssignment{ClusterName: name}
 	for i := range c.endpoints {
 		e := &c.endpoints[i]
 		if subset != nil && !subset.Labels.Selects(e.labelsFor()) || !resolves && e.isName() {
@@ -181,24 +186,23 @@ func (c *crew) assignment(name string, subset *mesh.Subset, clusterID string, re
 		if m == nil {
 			continue
 		}
-		group := byLocality[e.Locality]
+		where := at{prefer.rank(e), e.Locality}
+		group := groups[where]
 		if group == nil {
-			group = &endpointv3.LocalityLbEndpoints{LoadBalancingWeight: u32(0)}
+			group = &endpointv3.LocalityLbEndpoints{LoadBalancingWeight: u32(0), Priority: uint32(where.rank)}
 			if l := e.Locality; l != (mesh.Locality{}) {
 				group.Locality = &corev3.Locality{Region: l.Region, Zone: l.Zone, SubZone: l.SubZone}
 			}
-			byLocality[e.Locality] = group
-			order = append(order, e.Locality)
+			groups[where] = group
+			out.Endpoints = append(out.Endpoints, group)
 		}
 		group.LbEndpoints = append(group.LbEndpoints, m)
 		group.LoadBalancingWeight.Value += m.GetLoadBalancingWeight().GetValue()
 	}
-	slices.SortFunc(order, func(a, b mesh.Locality) int {
-		return cmp.Or(strings.Compare(a.Region, b.Region), strings.Compare(a.Zone, b.Zone), strings.Compare(a.SubZone, b.SubZone))
+	slices.SortFunc(out.Endpoints, func(a, b *endpointv3.LocalityLbEndpoints) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), compareLocalities(a.GetLocality(), b.GetLocality()))
 	})
-	out := &endpointv3.ClusterLoadAssignment{ClusterName: name}
-	for _, l := range order {
-		out.Endpoints = append(out.Endpoints, byLocality[l])
-	}
+	withoutGaps(out.Endpoints)
+	out.Endpoints = prefer.distribute(out.Endpoints)
 	return out
 }

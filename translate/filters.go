@@ -1,7 +1,10 @@
 package translate
 
 import (
+	"cmp"
 	"slices"
+	"strings"
+	"time"
 
 	xdstypev1 "github.com/cncf/xds/go/udpa/type/v1"
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
@@ -20,18 +23,15 @@ import (
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
-)
 
-// accessLogFormat is Istio's default text format (features.md B.14).
-const accessLogFormat = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% ` +
-	`%RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% ` +
-	`%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" ` +
-	`"%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% ` +
-	`%REQUESTED_SERVER_NAME% %ROUTE_NAME%` + "\n"
+	"github.com/weirmesh/weir/api/substitution"
+	"github.com/weirmesh/weir/mesh"
+)
 
 const (
 	faultFilterName = "envoy.filters.http.fault"
@@ -62,7 +62,7 @@ type filters struct {
 	originalDst, originalSrc, proxyProtocol, tlsInspector, httpInspector *listenerv3.ListenerFilter
 }
 
-func newFilters(accessLog bool) *filters {
+func newFilters(s *mesh.Settings) *filters {
 	var k mint // constants: they cannot fail
 	f := &filters{
 		originalDst:   listenerFilter(k.any(&originaldstv3.OriginalDst{}), "envoy.filters.listener.original_dst"),
@@ -74,14 +74,12 @@ func newFilters(accessLog bool) *filters {
 		tcp:           map[direction][]*listenerv3.Filter{},
 		web:           &hcmv3.HttpFilter{Name: "envoy.filters.http.grpc_web", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: k.any(&grpcwebv3.GrpcWeb{})}},
 	}
-	if accessLog {
+	if s.AccessLog {
 		f.accessLog = []*accesslogv3.AccessLog{{
 			Name: "envoy.access_loggers.file",
 			ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: k.any(&filev3.FileAccessLog{
-				Path: "/dev/stdout",
-				AccessLogFormat: &filev3.FileAccessLog_LogFormat{LogFormat: &corev3.SubstitutionFormatString{
-					Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inlineString(accessLogFormat)},
-				}},
+				Path:            "/dev/stdout",
+				AccessLogFormat: &filev3.FileAccessLog_LogFormat{LogFormat: accessLogFormat(s)},
 			})},
 		}}
 	}
@@ -94,6 +92,30 @@ func newFilters(accessLog bool) *filters {
 		}
 	}
 	return f
+}
+
+// accessLogFormat is what MeshConfig asks for, Istio's default otherwise.
+func accessLogFormat(s *mesh.Settings) *corev3.SubstitutionFormatString {
+	if !s.AccessLogJSON {
+		text := cmp.Or(s.AccessLogFormat, substitution.IstioText)
+		if !strings.HasSuffix(text, "\n") {
+			text += "\n"
+		}
+		return &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inlineString(text)}}
+	}
+	values := &structpb.Struct{}
+	if s.AccessLogFormat == "" || protojson.Unmarshal([]byte(s.AccessLogFormat), values) != nil { // whoever took the settings in has told
+		values = istioJSON()
+	}
+	return &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: values}}
+}
+
+func istioJSON() *structpb.Struct {
+	values := map[string]*structpb.Value{}
+	for k, v := range substitution.IstioJSON() {
+		values[k] = text(v)
+	}
+	return fields(values)
 }
 
 func listenerFilter(config *anypb.Any, name string) *listenerv3.ListenerFilter {
@@ -119,9 +141,7 @@ func httpFilters(k *mint, d direction) []*hcmv3.HttpFilter {
 	if d != inbound {
 		// What HTTP connections to mesh workloads offer as ALPN.
 		out = append(out, filter("istio.alpn", typedStruct(k, "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig", alpnOverrides())))
-		cors := filter(corsFilterName, k.any(&corsv3.Cors{}))
-		cors.IsOptional = true // a proxy that lacks it says so instead of refusing everything
-		out = append(out, filter(faultFilterName, k.any(&faultv3.HTTPFault{})), cors)
+		out = append(out, filter(faultFilterName, k.any(&faultv3.HTTPFault{})), filter(corsFilterName, k.any(&corsv3.Cors{})))
 	}
 	stats := map[string]*structpb.Value{}
 	if d != outbound {
@@ -217,9 +237,12 @@ type share struct {
 	weight  uint32
 }
 
-// tcpFilters relays to one cluster or to several by weight. idle nil is the default.
-func (f *filters) tcpFilters(k *mint, d direction, idle *durationpb.Duration, to ...share) []*listenerv3.Filter {
-	p := &tcpproxyv3.TcpProxy{AccessLog: f.accessLog, IdleTimeout: idle}
+// lasting is how long a relayed connection may be idle (negative: for ever), and last; 0: as the data plane has it.
+type lasting struct{ idle, max time.Duration }
+
+// tcpFilters relays to one cluster or to several by weight.
+func (f *filters) tcpFilters(k *mint, d direction, l lasting, to ...share) []*listenerv3.Filter {
+	p := &tcpproxyv3.TcpProxy{AccessLog: f.accessLog, IdleTimeout: idleTimeout(l.idle), MaxDownstreamConnectionDuration: someDuration(l.max)}
 	switch len(to) {
 	case 1:
 		p.StatPrefix = to[0].cluster

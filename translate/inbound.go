@@ -29,13 +29,14 @@ type inboundSet struct {
 	used                uint64
 }
 
-func (in *inboundSet) addTo(sets map[string]resource.Set) {
-	for _, r := range in.listeners {
-		sets[resource.ListenerType] = sets[resource.ListenerType].Set(r.Name(), r)
+func (in *inboundSet) of(typeURL string) []*resource.Resource {
+	switch typeURL {
+	case resource.ListenerType:
+		return in.listeners
+	case resource.ClusterType:
+		return in.clusters
 	}
-	for _, r := range in.clusters {
-		sets[resource.ClusterType] = sets[resource.ClusterType].Set(r.Name(), r)
-	}
+	return nil
 }
 
 // served is one port of a workload that services lead to.
@@ -44,9 +45,11 @@ type served struct {
 	servicePort uint16
 	protocol    mesh.Protocol
 	mode        mesh.MTLSMode
-	services    []*mesh.Service // the first one decides
-	app         netip.AddrPort  // where the application listens, if not where connections are dialled
-	sidecar     *mesh.Sidecar   // that says so; nil: services do
+	services    []*mesh.Service      // the first one decides
+	app         netip.AddrPort       // where the application listens, if not where connections are dialled
+	pool        *mesh.ConnectionPool // of connections to the application
+	sidecar     *mesh.Sidecar        // that says so; nil: services do
+	authz       *authorization       // who may do what
 }
 
 func (p *served) http() bool  { return p.protocol.IsHTTP() }
@@ -57,18 +60,28 @@ func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
 	ports := c.servedPorts(n, labels)
 	if n.Proxyless {
 		ports = c.directPorts(n, labels)
-	} else if n.Interception != NoInterception { // env capture listens where it was told to
-		ports = ingress(c.index.sidecarFor(n.Namespace, labels, c.base.settings.RootNamespace), n, ports)
+	} else {
+		s := c.index.sidecarFor(n.Namespace, labels, c.base.settings.RootNamespace)
+		if n.Interception != NoInterception { // env capture listens where it was told to
+			ports = ingress(s, n, ports)
+		}
+		for i := range ports {
+			if p := &ports[i]; p.pool == nil && s != nil && s.Pool != nil {
+				p.pool, p.sidecar = s.Pool, s
+			}
+		}
 	}
 	accepts := c.base.authn.of(n.Namespace, labels)
+	allows := c.authz.of(c.base.settings, n.Namespace, labels)
 	for i := range ports {
-		ports[i].mode = accepts.on(ports[i].port)
+		ports[i].mode, ports[i].authz = accepts.on(ports[i].port), allows
 	}
 	var key strings.Builder
 	fmt.Fprintf(&key, "%d %s %d %v", c.base.epoch, n.Interception, accepts.mode, n.Inbound)
 	for _, at := range n.Inbound {
 		fmt.Fprintf(&key, " %d", accepts.on(at.Port))
 	}
+	key.WriteString(allows.key)
 	for _, p := range accepts.by { // those that say the same differ in what the resources are made of
 		if p != nil {
 			fmt.Fprintf(&key, " %s/%s", p.Namespace, p.Name)
@@ -76,6 +89,9 @@ func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
 	}
 	for _, p := range ports {
 		fmt.Fprintf(&key, " %d,%d,%s,%d,%s", p.port, p.servicePort, p.protocol, p.mode, p.app)
+		if p.pool != nil {
+			fmt.Fprintf(&key, ",%+v", *p.pool)
+		}
 		if p.sidecar != nil {
 			fmt.Fprintf(&key, ",%s/%s", p.sidecar.Ref.Namespace, p.sidecar.Ref.Name)
 		}
@@ -92,9 +108,9 @@ func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
 		if n.Proxyless {
 			c.base.directInbound(in, n, labels, ports)
 		} else if n.Interception == NoInterception {
-			c.base.boundInbound(in, n, ports, accepts)
+			c.base.boundInbound(in, n, ports, accepts, allows)
 		} else {
-			c.base.capturedInbound(in, n.Interception == TProxy, ports, accepts)
+			c.base.capturedInbound(in, n.Interception == TProxy, ports, accepts, allows)
 		}
 		in.intern(c.own)
 		c.inbounds[key.String()] = in
@@ -126,7 +142,7 @@ func ingress(s *mesh.Sidecar, n *Node, ports []served) []served {
 	}
 	var out []served
 	for _, in := range s.Ingress {
-		p := served{port: in.Port, servicePort: in.Port, protocol: in.Protocol, app: in.App, sidecar: s}
+		p := served{port: in.Port, servicePort: in.Port, protocol: in.Protocol, app: in.App, pool: in.Pool, sidecar: s}
 		if i := slices.IndexFunc(ports, func(o served) bool { return o.port == in.Port }); i >= 0 {
 			p.servicePort, p.services = ports[i].servicePort, ports[i].services
 			p.protocol = cmp.Or(p.protocol, ports[i].protocol)
@@ -159,7 +175,7 @@ func (c *Cache) eachServed(n *Node, labels mesh.Labels, visit func(s *mesh.Servi
 			services = append(services, s)
 		}
 	}
-	slices.SortFunc(services, authority)
+	slices.SortFunc(services, mesh.Authority)
 	for _, s := range services {
 		for i := range s.Ports {
 			p := &s.Ports[i]
@@ -192,9 +208,10 @@ func (c *Cache) endpointPort(s *mesh.Service, p *mesh.Port, workload mesh.Key, o
 }
 
 // capturedInbound builds virtualInbound and a cluster per port.
-func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served, rest acceptance) {
+func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served, rest acceptance, allows *authorization) {
 	var k mint
 	k.of(rest.by[:]...)
+	allows.origins(&k)
 	l := &listenerv3.Listener{
 		Name:                virtualInbound,
 		Address:             socketAddress(anyV4, inboundPort),
@@ -210,7 +227,7 @@ func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served,
 	l.FilterChains = append(l.FilterChains, &listenerv3.FilterChain{ // it would come back for ever
 		Name:             "virtualInbound-blackhole",
 		FilterChainMatch: &listenerv3.FilterChainMatch{DestinationPort: u32(inboundPort)},
-		Filters:          b.filters.tcpFilters(&k, inbound, nil, share{blackHoleCluster, 1}),
+		Filters:          b.filters.tcpFilters(&k, inbound, lasting{}, share{blackHoleCluster, 1}),
 	})
 	var open, declared []uint16 // ports on which TLS, or HTTP, must not be waited for
 	for i := range ports {
@@ -235,7 +252,7 @@ func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served,
 		in.clusters = append(in.clusters, k.application(p))
 		p.origins(&k)
 	}
-	for _, c := range b.inboundChains(&k, &served{protocol: mesh.Auto, mode: rest.mode}) {
+	for _, c := range b.inboundChains(&k, &served{protocol: mesh.Auto, mode: rest.mode, authz: allows}) {
 		c.Name = virtualInbound
 		if isManager(c) {
 			c.Name = "virtualInbound-catchall-http"
@@ -250,11 +267,11 @@ func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served,
 }
 
 // boundInbound builds the listeners of env capture.
-func (b *base) boundInbound(in *inboundSet, n *Node, ports []served, accepts acceptance) {
+func (b *base) boundInbound(in *inboundSet, n *Node, ports []served, accepts acceptance, allows *authorization) {
 	var k mint
 	done := map[uint16]bool{}
 	for _, at := range n.Inbound {
-		p := served{port: at.Port, servicePort: at.Port, mode: accepts.on(at.Port)}
+		p := served{port: at.Port, servicePort: at.Port, mode: accepts.on(at.Port), authz: allows}
 		if i := slices.IndexFunc(ports, func(o served) bool { return o.port == at.Port }); i >= 0 {
 			p = ports[i]
 		}
@@ -271,6 +288,7 @@ func (b *base) boundInbound(in *inboundSet, n *Node, ports []served, accepts acc
 		b.inspect(l, c)
 		k.origins = nil
 		k.of(accepts.by[:]...)
+		allows.origins(&k)
 		p.origins(&k)
 		in.listeners = append(in.listeners, k.resource(l.Name, l))
 		if !done[p.port] {
@@ -353,6 +371,7 @@ func (b *base) inboundChains(k *mint, p *served) []*listenerv3.FilterChain {
 	case mesh.MTLSDisable:
 		switch {
 		case p.http():
+			chain(tls, alpnMeshAll, http, true) // a peer that has not heard of the change yet
 			chain(plain, nil, http, false)
 			chain(tls, nil, tcp, false)
 		case p.sniff():
@@ -386,9 +405,10 @@ func (b *base) inboundFilters(k *mint, p *served, http bool) []*listenerv3.Filte
 		cluster = inboundClusterName(p.port)
 	}
 	if !http {
-		return b.filters.tcpFilters(k, inbound, nil, share{cluster, 1})
+		return p.authz.guardTCP(k, b.filters.tcpFilters(k, inbound, lasting{}, share{cluster, 1}), p.port)
 	}
 	m := b.filters.httpManager(inbound, "inbound_"+listenerName(anyV4, p.port))
+	p.authz.guardHTTP(k, m, p.port, false)
 	if p.protocol == mesh.GRPCWeb {
 		b.filters.grpcWeb(m)
 	}
@@ -443,7 +463,13 @@ func inboundCluster(k *mint, p *served) *clusterv3.Cluster {
 	c := &clusterv3.Cluster{
 		Name:            inboundClusterName(p.port),
 		ConnectTimeout:  duration(defaultConnectTimeout),
-		CircuitBreakers: circuitBreakers(nil),
+		CircuitBreakers: circuitBreakers(p.pool, nil, 0),
+	}
+	if p.pool != nil {
+		if p.pool.ConnectTimeout > 0 {
+			c.ConnectTimeout = duration(p.pool.ConnectTimeout)
+		}
+		c.UpstreamConnectionOptions = keepalive(p.pool)
 	}
 	if p.app.IsValid() {
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
@@ -454,12 +480,13 @@ func inboundCluster(k *mint, p *served) *clusterv3.Cluster {
 	} else {
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
 		c.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
+		c.UpstreamBindConfig = ownSource()
 	}
 	switch {
 	case p.protocol == mesh.GRPCWeb: // whatever the client speaks, the application speaks gRPC
-		c.TypedExtensionProtocolOptions = http2(k)
+		c.TypedExtensionProtocolOptions = http2(k, p.pool)
 	case p.http() || p.sniff():
-		c.TypedExtensionProtocolOptions = clientsProtocol(k)
+		c.TypedExtensionProtocolOptions = clientsProtocol(k, p.pool)
 	}
 	var list []*structpb.Value
 	for _, s := range p.services {

@@ -1,7 +1,6 @@
 package translate
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -15,16 +14,20 @@ import (
 type index struct {
 	snap *mesh.Snapshot
 
-	hosts       map[string][]*mesh.Service // by hostname, the most authoritative first
-	inNamespace map[string][]*mesh.Service // those that select workloads
-	virtuals    map[mesh.Key]*virtual
-	byGateway   map[string][]*virtual              // by gateway they are bound to, mesh included; oldest first
-	byHost      map[string][]*virtual              // those bound to the mesh, by host; oldest first
-	byTarget    map[string]map[mesh.Key]bool       // VirtualServices by host they route to
-	rules       map[hostIn][]*mesh.DestinationRule // oldest first
-	instances   map[mesh.Key]map[mesh.Key]bool     // by workload: services it is an endpoint of
-	selectors   map[string]selectorUse             // of clients, by canonical form
-	sidecars    map[string][]*mesh.Sidecar         // by namespace, oldest first
+	hosts        map[string][]*mesh.Service // by hostname, the most authoritative first
+	inNamespace  map[string][]*mesh.Service // those that select workloads
+	virtuals     map[mesh.Key]*virtual
+	byGateway    map[string][]*virtual              // by gateway they are bound to, mesh included; oldest first
+	byHost       map[string][]*virtual              // those bound to the mesh, by host; oldest first
+	byTarget     map[string]map[mesh.Key]bool       // VirtualServices by host they route to
+	delegators   map[mesh.Key]map[mesh.Key]bool     // by VirtualService they delegate to
+	rules        map[hostIn][]*mesh.DestinationRule // oldest first
+	instances    map[mesh.Key]map[mesh.Key]bool     // by workload: services it is an endpoint of
+	selectors    map[string]selectorUse             // of clients, by canonical form
+	sidecars     map[string][]*mesh.Sidecar         // by namespace, oldest first
+	credentialed map[*mesh.DestinationRule]bool     // that name Secrets
+	located      int                                // how many times DestinationRules prefer localities
+	preferred    map[string]int                     // labels by which they do, and how many times
 }
 
 // hostIn is a host (or wildcard) and the namespace of the rule that speaks about it.
@@ -40,8 +43,8 @@ func newIndex() *index {
 	return &index{
 		snap: &mesh.Snapshot{}, hosts: map[string][]*mesh.Service{}, inNamespace: map[string][]*mesh.Service{},
 		virtuals: map[mesh.Key]*virtual{}, byGateway: map[string][]*virtual{}, byHost: map[string][]*virtual{},
-		byTarget: map[string]map[mesh.Key]bool{}, rules: map[hostIn][]*mesh.DestinationRule{},
-		instances: map[mesh.Key]map[mesh.Key]bool{}, selectors: map[string]selectorUse{}, sidecars: map[string][]*mesh.Sidecar{},
+		byTarget: map[string]map[mesh.Key]bool{}, delegators: map[mesh.Key]map[mesh.Key]bool{}, rules: map[hostIn][]*mesh.DestinationRule{},
+		instances: map[mesh.Key]map[mesh.Key]bool{}, selectors: map[string]selectorUse{}, sidecars: map[string][]*mesh.Sidecar{}, preferred: map[string]int{}, credentialed: map[*mesh.DestinationRule]bool{},
 	}
 }
 
@@ -71,7 +74,9 @@ type change struct {
 	services map[mesh.Key]bool // whose object or endpoints changed
 	edges    bool              // what gateways are made of, other than endpoints
 	base     bool              // Settings
+	secrets  bool              // some Secret
 	authn    map[string]bool   // namespaces of PeerAuthentications
+	authz    bool              // AuthorizationPolicies, RequestAuthentications, key sets
 }
 
 func (c *change) mark(host string, d dirt) { c.hosts[host] |= d }
@@ -108,6 +113,9 @@ func (x *index) follow(snap *mesh.Snapshot) *change {
 	}
 	for key := range snap.VirtualServices.Diff(old.VirtualServices, same) {
 		stale[key] = true
+		for root := range x.delegators[key] {
+			stale[root] = true
+		}
 		c.edges = true
 	}
 	// A VirtualService that routes to a service without naming a port depends on it.
@@ -118,7 +126,7 @@ func (x *index) follow(snap *mesh.Snapshot) *change {
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(stale)) {
-		x.swapVirtual(c, key, snap.VirtualServices.At(key))
+		x.swapVirtual(c, key, snap.VirtualServices.At(key), func(k mesh.Key) *mesh.VirtualService { return snap.VirtualServices.At(k) })
 	}
 	for key := range snap.DestinationRules.Diff(old.DestinationRules, same) {
 		x.swapRule(c, old.DestinationRules.At(key), snap.DestinationRules.At(key))
@@ -133,7 +141,9 @@ func (x *index) follow(snap *mesh.Snapshot) *change {
 		}
 		c.mark(host, d)
 	}
-	if !snap.Gateways.Same(old.Gateways) || !snap.Secrets.Same(old.Secrets) {
+	c.authz = !snap.Authorizations.Same(old.Authorizations) || !snap.RequestAuths.Same(old.RequestAuths) || !snap.KeySets.Same(old.KeySets)
+	c.secrets = !snap.Secrets.Same(old.Secrets)
+	if c.authz || !snap.Gateways.Same(old.Gateways) || !snap.Secrets.Same(old.Secrets) {
 		c.edges = true
 	}
 	for key := range snap.PeerAuths.Diff(old.PeerAuths, same) {
@@ -191,18 +201,6 @@ func put[K comparable, E any](m map[K][]E, k K, list []E) {
 	m[k] = list
 }
 
-// authority orders services of one hostname: Kubernetes Services before ServiceEntries,
-// then the oldest.
-func authority(a, b *mesh.Service) int {
-	rank := func(s *mesh.Service) int {
-		if s.Ref.Kind == "ServiceEntry" {
-			return 1
-		}
-		return 0
-	}
-	return cmp.Or(cmp.Compare(rank(a), rank(b)), older(&a.Ref, &b.Ref), strings.Compare(string(a.Key()), string(b.Key())))
-}
-
 func (x *index) swapService(c *change, old, now *mesh.Service) {
 	if old != nil {
 		is := func(s *mesh.Service) bool { return s == old }
@@ -211,17 +209,17 @@ func (x *index) swapService(c *change, old, now *mesh.Service) {
 		c.mark(old.Hostname, dirtyAll)
 	}
 	if now != nil && now.Hostname != "" {
-		put(x.hosts, now.Hostname, insert(x.hosts[now.Hostname], now, authority))
+		put(x.hosts, now.Hostname, insert(x.hosts[now.Hostname], now, mesh.Authority))
 		if len(now.Selector) > 0 {
-			put(x.inNamespace, now.Namespace, insert(x.inNamespace[now.Namespace], now, authority))
+			put(x.inNamespace, now.Namespace, insert(x.inNamespace[now.Namespace], now, mesh.Authority))
 		}
 		c.mark(now.Hostname, dirtyAll)
 	}
 }
 
-func oldestVirtual(a, b *virtual) int { return older(&a.Ref, &b.Ref) }
+func oldestVirtual(a, b *virtual) int { return mesh.Older(&a.Ref, &b.Ref) }
 
-func (x *index) swapVirtual(c *change, key mesh.Key, now *mesh.VirtualService) {
+func (x *index) swapVirtual(c *change, key mesh.Key, now *mesh.VirtualService, find func(mesh.Key) *mesh.VirtualService) {
 	if old := x.virtuals[key]; old != nil {
 		is := func(v *virtual) bool { return v == old }
 		delete(x.virtuals, key)
@@ -243,18 +241,31 @@ func (x *index) swapVirtual(c *change, key mesh.Key, now *mesh.VirtualService) {
 			}
 		}
 		old.selectors(func(l mesh.Labels) { x.useSelector(canonical(l), l, -1) })
+		for _, d := range old.delegates {
+			delete(x.delegators[d], key)
+			if len(x.delegators[d]) == 0 {
+				delete(x.delegators, d)
+			}
+		}
 	}
 	if now == nil {
 		return
 	}
-	v := &virtual{VirtualService: now, destinations: map[string]*mesh.Service{}}
+	v := &virtual{destinations: map[string]*mesh.Service{}, delegates: now.Delegates()}
+	v.VirtualService, _ = now.Delegated(find)
+	for _, d := range v.delegates {
+		if x.delegators[d] == nil {
+			x.delegators[d] = map[mesh.Key]bool{}
+		}
+		x.delegators[d][key] = true
+	}
 	for h := range v.targets() {
 		c.reached[h] = true
 		if x.byTarget[h] == nil {
 			x.byTarget[h] = map[mesh.Key]bool{}
 		}
 		x.byTarget[h][key] = true
-		if s := x.service(h, &sight{namespace: now.Ref.Namespace}); s != nil {
+		if s := x.service(h, &mesh.Sight{Namespace: now.Ref.Namespace}); s != nil {
 			v.destinations[h] = s
 		}
 	}
@@ -278,10 +289,10 @@ func (x *index) swapVirtual(c *change, key mesh.Key, now *mesh.VirtualService) {
 
 // virtualFor is the VirtualService that speaks for host to viewers: of those they see with
 // the most specific matching host the oldest. pattern is that host.
-func (x *index) virtualFor(host string, seen *sight) (v *virtual, pattern string) {
+func (x *index) virtualFor(host string, seen *mesh.Sight) (v *virtual, pattern string) {
 	find := func(p string) bool {
 		for _, c := range x.byHost[p] {
-			if seen.virtual(c.VirtualService) {
+			if seen.SeesRules(c.VirtualService) {
 				v, pattern = c, p
 				return false
 			}
@@ -289,7 +300,7 @@ func (x *index) virtualFor(host string, seen *sight) (v *virtual, pattern string
 		return true
 	}
 	if find(host) {
-		wider(host, find)
+		mesh.Wider(host, find)
 	}
 	return v, pattern
 }
@@ -304,8 +315,22 @@ func (x *index) useSelector(id string, l mesh.Labels, n int) {
 	x.selectors[id] = u
 }
 
+// useLocalities counts what a rule says about localities n times.
+func (x *index) useLocalities(r *mesh.DestinationRule, n int) {
+	for p := range localities(r) {
+		x.located += n
+		for _, l := range p.Priority {
+			if x.preferred[l.Label] += n; x.preferred[l.Label] == 0 {
+				delete(x.preferred, l.Label)
+			}
+		}
+	}
+}
+
 func (x *index) swapRule(c *change, old, now *mesh.DestinationRule) {
 	if old != nil {
+		x.useLocalities(old, -1)
+		delete(x.credentialed, old)
 		at := hostIn{old.Ref.Namespace, old.Host}
 		put(x.rules, at, remove(x.rules[at], func(r *mesh.DestinationRule) bool { return r == old }))
 		if len(old.WorkloadSelector) > 0 {
@@ -314,8 +339,12 @@ func (x *index) swapRule(c *change, old, now *mesh.DestinationRule) {
 		x.pattern(c, old.Host, dirtyClusters|dirtyDoors)
 	}
 	if now != nil {
+		x.useLocalities(now, 1)
+		if len(credentialsOf(now)) > 0 {
+			x.credentialed[now] = true
+		}
 		at := hostIn{now.Ref.Namespace, now.Host}
-		put(x.rules, at, insert(x.rules[at], now, func(a, b *mesh.DestinationRule) int { return older(&a.Ref, &b.Ref) }))
+		put(x.rules, at, insert(x.rules[at], now, func(a, b *mesh.DestinationRule) int { return mesh.Older(&a.Ref, &b.Ref) }))
 		if len(now.WorkloadSelector) > 0 {
 			x.useSelector(canonical(now.WorkloadSelector), now.WorkloadSelector, 1)
 		}
@@ -323,52 +352,10 @@ func (x *index) swapRule(c *change, old, now *mesh.DestinationRule) {
 	}
 }
 
-// rulesFor are the DestinationRules for a service as its client sees them: those of the
-// client's namespace, else of the service's, else of the root namespace; of these those
-// with the most specific host. Rules made for selected clients come before the others.
-// Refused ones that would come before or beside them are in the list, too.
+// rulesFor are the DestinationRules for a service as its client sees them.
 func (x *index) rulesFor(s *mesh.Service, a *audience, root string) []*mesh.DestinationRule {
-	var found []*mesh.DestinationRule
-	namespaces := []string{a.namespace, s.Namespace, root}
-	for i, ns := range namespaces {
-		if slices.Contains(namespaces[:i], ns) {
-			continue
-		}
-		more := true
-		find := func(host string) bool {
-			var rules []*mesh.DestinationRule
-			rules, more = applicable(x.rules[hostIn{ns, host}], a)
-			found = append(found, rules...)
-			return more
-		}
-		if find(s.Hostname) {
-			wider(s.Hostname, find)
-		}
-		if !more {
-			break
-		}
-	}
-	return found
-}
-
-// applicable are the rules of one namespace and host that a client goes by, and whether
-// others may still come after them: there is none in force.
-func applicable(rules []*mesh.DestinationRule, a *audience) (out []*mesh.DestinationRule, more bool) {
-	var all, selected []*mesh.DestinationRule
-	for _, r := range rules {
-		switch {
-		case !r.Visible.VisibleTo(a.namespace):
-		case len(r.WorkloadSelector) == 0:
-			all = append(all, r)
-		case r.Ref.Namespace == a.namespace && a.satisfied[canonical(r.WorkloadSelector)]:
-			selected = append(selected, r)
-		}
-	}
-	inForce := func(r *mesh.DestinationRule) bool { return !r.Refused }
-	if slices.ContainsFunc(selected, inForce) {
-		return selected, false
-	}
-	return append(selected, all...), !slices.ContainsFunc(all, inForce)
+	c := mesh.Client{Namespace: a.namespace, Has: func(selector mesh.Labels) bool { return a.satisfied[canonical(selector)] }}
+	return c.Rules(s, root, func(namespace, host string) []*mesh.DestinationRule { return x.rules[hostIn{namespace, host}] })
 }
 
 func (x *index) swapEndpoints(key mesh.Key, old, now *mesh.EndpointSet) {

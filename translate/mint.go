@@ -107,6 +107,14 @@ func someDuration(d time.Duration) *durationpb.Duration {
 	return durationpb.New(d)
 }
 
+// idleTimeout is someDuration of a timeout that is none when it is negative: 0 in xDS.
+func idleTimeout(d time.Duration) *durationpb.Duration {
+	if d < 0 {
+		return durationpb.New(0)
+	}
+	return someDuration(d)
+}
+
 func u32(v uint32) *wrapperspb.UInt32Value { return wrapperspb.UInt32(v) }
 
 func someU32(v uint32) *wrapperspb.UInt32Value {

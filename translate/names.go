@@ -54,23 +54,6 @@ func configPath(kind string, r *mesh.Ref) string {
 
 func isWildcard(host string) bool { return strings.HasPrefix(host, "*") }
 
-// wider yields the wildcard patterns that match host, most specific first. A wildcard
-// is wider than itself only by what lies above it: "*.b.c" yields "*.c", then "*".
-func wider(host string, yield func(pattern string) bool) {
-	host = strings.TrimPrefix(host, "*.")
-	for {
-		i := strings.IndexByte(host, '.')
-		if i < 0 {
-			break
-		}
-		host = host[i+1:]
-		if !yield("*." + host) {
-			return
-		}
-	}
-	yield("*")
-}
-
 // covers reports whether pattern (an exact host or a wildcard) matches host, which may
 // itself be a wildcard.
 func covers(pattern, host string) bool {
@@ -81,20 +64,4 @@ func covers(pattern, host string) bool {
 		return false
 	}
 	return strings.HasSuffix(host, pattern[1:]) && len(host) > len(pattern)-1
-}
-
-// older orders objects for "the oldest wins": by creation, then by namespace and name.
-func older(a, b *mesh.Ref) int {
-	switch {
-	case a.Created != b.Created:
-		if a.Created < b.Created {
-			return -1
-		}
-		return 1
-	case a.Namespace != b.Namespace:
-		return strings.Compare(a.Namespace, b.Namespace)
-	case a.Name != b.Name:
-		return strings.Compare(a.Name, b.Name)
-	}
-	return strings.Compare(a.Kind, b.Kind)
 }

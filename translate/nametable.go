@@ -11,16 +11,19 @@ import (
 // nameTableName is what the one resource of its type is called.
 const nameTableName = "NameTable"
 
-// nameTable joins the names of all hosts.
-func (s *scope) nameTable() resource.Set {
+// nameTable joins the names of all hosts. Most scopes see the same ones: they share it.
+func (s *scope) nameTable(c *Cache) resource.Set {
 	if s.table.Len() == 0 || !s.tableOf.Same(s.names) {
 		var b []byte
 		var origins []resource.Origin
 		for host, entries := range s.names.All() {
 			b = append(b, entries...)
-			origins = append(origins, s.tenants[host].origins...)
+			origins = append(origins, s.tenants.At(host).origins...)
 		}
-		s.table = replace(s.table, resource.FromBytes(resource.NameTableType, nameTableName, b).MadeOf(origins))
+		if r := resource.FromBytes(resource.NameTableType, nameTableName, b).MadeOf(origins); !resource.Equal(c.names, r) {
+			c.names = r
+		}
+		s.table = replace(s.table, c.names)
 		s.tableOf = s.names
 	}
 	return s.table

@@ -39,6 +39,7 @@ type Node struct {
 	Name           string // of its workload
 	ServiceAccount string // "" if unknown
 	Labels         mesh.Labels
+	Locality       mesh.Locality // where it says it is; what the registry knows of its workload comes first
 	Addresses      []netip.Addr
 	Interception   Interception
 	// VirtualNet is W of the 127.W.0.0/16 in which env capture gives every service an
@@ -140,6 +141,12 @@ func ParseNode(n *corev3.Node, peer Peer) (*Node, error) {
 	out.Labels = mesh.Labels{}
 	for k, v := range labels {
 		out.Labels[k] = v.GetStringValue()
+	}
+	l := n.GetLocality()
+	out.Locality = mesh.Locality{Region: l.GetRegion(), Zone: l.GetZone(), SubZone: l.GetSubZone()}
+	if s := out.Labels[labelLocality]; out.Locality == (mesh.Locality{}) && s != "" { // dots, as labels have no slashes
+		parts := append(strings.SplitN(s, ".", 3), "", "")
+		out.Locality = mesh.Locality{Region: parts[0], Zone: parts[1], SubZone: parts[2]}
 	}
 	var err error
 	if out.Addresses, err = nodeAddresses(parts[1], m["INSTANCE_IPS"].GetStringValue()); err != nil {

@@ -48,22 +48,31 @@ func (x *catalogue) follow(listeners, vhosts resource.Set) resource.Set {
 }
 
 // unasked is what a proxy on demand gets without asking (View.Wild): what does not depend
-// on services, what add adds, and what was learned as far as v has it.
-func (s *scope) unasked(l *Learned, v *resource.View, add func(map[string]resource.Set)) map[string]resource.Set {
+// on services, what is its own, and what was learned as far as v has it. before is the same
+// of the View that v takes the place of, nil if there is none with the same beginnings.
+func (s *scope) unasked(key viewKey, v *resource.View, before *view) map[string]resource.Set {
 	out := maps.Clone(s.base.Sets)
-	out[resource.VirtualHostType] = resource.Set{}
-	add(out)
-	if l != nil {
+	for _, typeURL := range []string{resource.ClusterType, resource.ListenerType, resource.VirtualHostType} {
+		if before != nil {
+			out[typeURL] = before.Wild[typeURL]
+		} else {
+			out[typeURL] = joinTo(out[typeURL], key.own, typeURL)
+		}
+	}
+	if l := key.known; l != nil {
 		out[resource.ListenerType] = some(out[resource.ListenerType], v.Sets[resource.ListenerType], l.Listeners)
 		out[resource.VirtualHostType] = some(out[resource.VirtualHostType], v.Sets[resource.VirtualHostType], l.VirtualHosts)
 	}
 	return out
 }
 
-// some puts those of from with the given names into set.
+// some makes set hold those of from with the given names.
 func some(set, from resource.Set, names []string) resource.Set {
 	for _, n := range names {
-		if r := from.At(n); r != nil {
+		switch r := from.At(n); {
+		case r == nil:
+			set = set.Delete(n)
+		case set.At(n) != r:
 			set = set.Set(n, r)
 		}
 	}

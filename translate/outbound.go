@@ -8,6 +8,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -67,23 +68,28 @@ type door struct {
 }
 
 // doors builds the contributions of all ports of s.
-func (b *base) doors(s *service, v *virtual, r *rule, a *audience) []*door {
+// doors are those of a service for viewers who dial its addresses, or, named false, do not
+// know the Nominal ones.
+func (b *base) doors(s *service, v *virtual, r *rule, a *audience, named bool) []*door {
 	var out []*door
 	for i, p := range s.ports {
 		d := &door{port: p.Number, ref: &s.Ref, http: p.Protocol.IsHTTP()}
 		if !d.http {
-			b.open(d, s, i, v, r, a)
+			b.open(d, s, i, v, r, a, named)
 		}
 		out = append(out, d)
 	}
 	return out
 }
 
-func (b *base) open(d *door, s *service, i int, v *virtual, r *rule, a *audience) {
+func (b *base) open(d *door, s *service, i int, v *virtual, r *rule, a *audience, named bool) {
 	p := s.ports[i]
 	k := mint{origins: slices.Clone(s.origins)}
 	at := s.Addresses
-	if len(at) == 0 { // headless: where its pods are
+	if s.Nominal && !named {
+		at = nil
+	}
+	if len(at) == 0 && s.Resolution == mesh.Passthrough { // headless: where its pods are
 		at = s.crews[i].addresses()
 	}
 	if len(at) > 0 {
@@ -96,7 +102,7 @@ func (b *base) open(d *door, s *service, i int, v *virtual, r *rule, a *audience
 	if len(at) == 0 || len(s.Prefixes) > 0 {
 		d.sniffed = p.Protocol == mesh.Auto
 		if !d.sniffed || len(s.Prefixes) > 0 {
-			for _, c := range b.relays(&k, s, p, v, r, a, s.Prefixes) {
+			for _, c := range b.relays(&k, s, p, v, r, a, s.Prefixes, false) {
 				if c.FilterChainMatch == nil {
 					d.plain = c
 				} else {
@@ -126,9 +132,37 @@ func (b *base) chainsFor(k *mint, s *service, p *mesh.Port, v *virtual, r *rule,
 			return c
 		}
 	}
-	c.chains = append(c.chains, b.relays(k, s, p, v, r, a, nil)...)
+	relays := b.relays(k, s, p, v, r, a, nil, true)
+	if c.sniffs {
+		c.chains = append(c.chains, inSubnets(c.chains[0], relays)...)
+	}
+	c.chains = append(c.chains, relays...)
 	c.seesTLS = p.Protocol.IsTLS()
+	// A chain for certain subnets is chosen before server names are looked at, and nobody goes back: what else comes there
+	// finds only the default chain.
+	rest := slices.IndexFunc(c.chains, func(f *listenerv3.FilterChain) bool { return f.FilterChainMatch == nil })
+	if rest >= 0 && slices.ContainsFunc(c.chains, func(f *listenerv3.FilterChain) bool { return len(f.GetFilterChainMatch().GetPrefixRanges()) > 0 }) {
+		c.last = c.chains[rest]
+		c.chains = slices.Delete(c.chains, rest, rest+1)
+	}
 	return c
+}
+
+// inSubnets is the chain for what looks like HTTP in each subnet that others are for: which subnet is asked before
+// what is spoken.
+func inSubnets(http *listenerv3.FilterChain, others []*listenerv3.FilterChain) []*listenerv3.FilterChain {
+	var out []*listenerv3.FilterChain
+	for _, o := range others {
+		subnets := o.GetFilterChainMatch().GetPrefixRanges()
+		if len(subnets) == 0 || slices.ContainsFunc(out, func(f *listenerv3.FilterChain) bool {
+			return proto.Equal(f.FilterChainMatch.PrefixRanges[0], subnets[0])
+		}) {
+			continue
+		}
+		out = append(out, &listenerv3.FilterChain{Filters: http.Filters, FilterChainMatch: &listenerv3.FilterChainMatch{
+			PrefixRanges: subnets, ApplicationProtocols: http.FilterChainMatch.GetApplicationProtocols()}})
+	}
+	return out
 }
 
 func (b *base) httpChain(k *mint, routes string) *listenerv3.FilterChain {
@@ -139,22 +173,22 @@ func (b *base) httpChain(k *mint, routes string) *listenerv3.FilterChain {
 
 // relays are the TCP chains of a port: those its VirtualService names, then its own
 // cluster, for what arrives from anywhere or for certain subnets. There is at least
-// one, and no two have the same match.
-func (b *base) relays(k *mint, s *service, p *mesh.Port, v *virtual, r *rule, a *audience, subnets []netip.Prefix) []*listenerv3.FilterChain {
-	var idle *durationpb.Duration
+// one, and no two have the same match. own says that nobody else's connections arrive there.
+func (b *base) relays(k *mint, s *service, p *mesh.Port, v *virtual, r *rule, a *audience, subnets []netip.Prefix, own bool) []*listenerv3.FilterChain {
+	var l lasting
 	if pool := r.policyOn(p.Number, nil).Pool; pool != nil {
-		idle = someDuration(pool.TCPIdleTimeout)
+		l = lasting{pool.TCPIdleTimeout, pool.MaxConnectionDuration}
 		k.of(r.refs...)
 	}
-	out := b.l4Chains(k, v, p, a, idle, subnets)
+	out := b.l4Chains(k, v, p, a, l, subnets)
 	var names []string
-	if p.Protocol.IsTLS() && len(s.Addresses)+len(subnets) == 0 {
+	if p.Protocol.IsTLS() && !own && len(subnets) == 0 {
 		names = []string{s.Hostname}
 	}
 	for _, n := range orAnywhere(subnets) {
 		out = append(out, &listenerv3.FilterChain{
 			FilterChainMatch: matching(names, n),
-			Filters:          b.filters.tcpFilters(k, outbound, idle, share{clusterName(p.Number, "", s.Hostname), 1}),
+			Filters:          b.filters.tcpFilters(k, outbound, l, share{clusterName(p.Number, "", s.Hostname), 1}),
 		})
 	}
 	return oneNameEach(out)
@@ -170,7 +204,7 @@ func orAnywhere(subnets []netip.Prefix) []netip.Prefix {
 // l4Chains are the chains the tls (on ports where TLS passes through) and tcp rules of
 // v make for a port. Proxies take the most specific chain and rules are tried in order,
 // so nothing follows a rule that takes everything. subnets are where the service is.
-func (b *base) l4Chains(k *mint, v *virtual, p *mesh.Port, a *audience, idle *durationpb.Duration, subnets []netip.Prefix) []*listenerv3.FilterChain {
+func (b *base) l4Chains(k *mint, v *virtual, p *mesh.Port, a *audience, l lasting, subnets []netip.Prefix) []*listenerv3.FilterChain {
 	var out []*listenerv3.FilterChain
 	if v == nil {
 		return nil
@@ -187,7 +221,7 @@ func (b *base) l4Chains(k *mint, v *virtual, p *mesh.Port, a *audience, idle *du
 		for _, n := range orAnywhere(where) {
 			c := &listenerv3.FilterChain{
 				FilterChainMatch: matching(m.SNIHosts, n),
-				Filters:          b.filters.tcpFilters(k, outbound, idle, shares(v, to, p.Number)...),
+				Filters:          b.filters.tcpFilters(k, outbound, l, shares(v, to, p.Number)...),
 				Metadata:         origin("virtual-service", &v.Ref, line),
 			}
 			out = append(out, c)
@@ -261,7 +295,7 @@ func serverName(host string) string {
 
 // shared builds 0.0.0.0_<port> of what the ports of all services contribute, oldest
 // first; nil if they contribute nothing.
-func (b *base) shared(port uint16, doors []*door, refused bool) (*resource.Resource, error) {
+func (b *base) shared(port uint16, doors []*door, strangers string) (*resource.Resource, error) {
 	var k mint
 	c := &chainSet{}
 	http, sniff := false, false
@@ -291,10 +325,18 @@ func (b *base) shared(port uint16, doors []*door, refused bool) (*resource.Resou
 		case c.seesTLS:
 			chain.FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "raw_buffer"}
 		}
+		sniffing := &listenerv3.FilterChain{Filters: chain.Filters, FilterChainMatch: &listenerv3.FilterChainMatch{ApplicationProtocols: alpnPlainHTTP}}
+		ofSniffed := slices.DeleteFunc(slices.Clone(c.chains), func(f *listenerv3.FilterChain) bool {
+			return !slices.ContainsFunc(doors, func(d *door) bool { return d.sniffed && slices.Contains(d.shared, f) })
+		})
+		if own := inSubnets(sniffing, ofSniffed); len(own) > 0 { // what comes to their own addresses may be HTTP, too
+			c.sniffs = true
+			c.chains = append(c.chains, own...)
+		}
 		c.chains = append(c.chains, chain)
 	}
 	if c.last == nil && (!http || c.seesTLS) { // otherwise the HTTP chain takes all
-		c.last = b.strangers(&k, "PassthroughFilterChain", refused)
+		c.last = b.strangers(&k, "PassthroughFilterChain", strangers)
 	}
 	if len(c.chains) == 0 { // a listener has a chain, not only a default one
 		c.chains, c.last = []*listenerv3.FilterChain{c.last}, nil
@@ -337,16 +379,12 @@ func oneNameEach(chains []*listenerv3.FilterChain) []*listenerv3.FilterChain {
 }
 
 // strangers is the chain for destinations the mesh does not know.
-func (b *base) strangers(k *mint, name string, refused bool) *listenerv3.FilterChain {
-	to := passthroughCluster
-	if refused {
-		to = blackHoleCluster
-	}
-	return &listenerv3.FilterChain{Name: name, Filters: b.filters.tcpFilters(k, outbound, nil, share{to, 1})}
+func (b *base) strangers(k *mint, name, to string) *listenerv3.FilterChain {
+	return &listenerv3.FilterChain{Name: name, Filters: b.filters.tcpFilters(k, outbound, lasting{}, share{to, 1})}
 }
 
 // virtualOutbound is where redirected connections arrive.
-func (b *base) virtualOutbound(k *mint, refused, transparent bool) *resource.Resource {
+func (b *base) virtualOutbound(k *mint, strangers string, transparent bool) *resource.Resource {
 	l := &listenerv3.Listener{
 		Name:                virtualOutbound,
 		Address:             socketAddress(anyV4, outboundPort),
@@ -357,9 +395,9 @@ func (b *base) virtualOutbound(k *mint, refused, transparent bool) *resource.Res
 			{ // a connection to the proxy itself would come back for ever
 				Name:             "virtualOutbound-blackhole",
 				FilterChainMatch: &listenerv3.FilterChainMatch{DestinationPort: u32(outboundPort)},
-				Filters:          b.filters.tcpFilters(k, outbound, nil, share{blackHoleCluster, 1}),
+				Filters:          b.filters.tcpFilters(k, outbound, lasting{}, share{blackHoleCluster, 1}),
 			},
-			b.strangers(k, "virtualOutbound-catchall-tcp", refused),
+			b.strangers(k, "virtualOutbound-catchall-tcp", strangers),
 		},
 	}
 	if transparent {

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/weirmesh/weir/api/nds"
+	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/xds/resource"
 )
 
@@ -211,7 +212,7 @@ func (p *printer) forward(a *routev3.RouteAction) string {
 	}
 	if r := a.GetRetryPolicy(); r != nil {
 		out = append(out, fmt.Sprintf("retries=%d", r.GetNumRetries().GetValue()))
-		if r.GetRetryOn() != "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes" {
+		if r.GetRetryOn() != mesh.SafeRetryOn {
 			out = append(out, "on="+r.GetRetryOn())
 		}
 		if len(r.GetRetriableStatusCodes()) > 0 {
@@ -278,6 +279,9 @@ func (p *printer) cluster(c *clusterv3.Cluster) {
 		limit("pending", t.GetMaxPendingRequests())
 		limit("requests", t.GetMaxRequests())
 		limit("retries", t.GetMaxRetries())
+		if b := t.GetRetryBudget(); b != nil {
+			out = append(out, "budget="+short(b))
+		}
 	}
 	if c.GetOutlierDetection() != nil {
 		out = append(out, "outlier="+short(c.GetOutlierDetection()))
@@ -292,6 +296,23 @@ func (p *printer) cluster(c *clusterv3.Cluster) {
 	}
 	if n := c.GetCommonLbConfig().GetHealthyPanicThreshold().GetValue(); n != 0 {
 		out = append(out, fmt.Sprintf("panic=%v", n))
+	}
+	for _, h := range c.GetHealthChecks() {
+		out = append(out, "check="+short(h))
+	}
+	if c.GetCommonLbConfig().GetLocalityWeightedLbConfig() != nil {
+		out = append(out, "by locality")
+	}
+	for _, name := range []string{"half_open_probes", "led", "tunnel"} {
+		if v := c.GetMetadata().GetFilterMetadata()["weir"].GetFields()[name]; v != nil {
+			out = append(out, name+"="+short(v))
+		}
+	}
+	if b := c.GetUpstreamBindConfig(); b != nil {
+		out = append(out, "from="+b.GetSourceAddress().GetAddress())
+		for _, x := range b.GetExtraSourceAddresses() {
+			out = append(out, "or="+x.GetAddress().GetAddress())
+		}
 	}
 	istio := c.GetMetadata().GetFilterMetadata()["istio"].GetFields()
 	if v := istio["config"].GetStringValue(); v != "" {
@@ -367,6 +388,12 @@ func (p *printer) load(l *endpointv3.ClusterLoadAssignment) {
 		where := ""
 		if loc := group.GetLocality(); loc != nil {
 			where = " in " + strings.Join([]string{loc.GetRegion(), loc.GetZone(), loc.GetSubZone()}, "/")
+		}
+		if n := group.GetPriority(); n > 0 {
+			where += fmt.Sprintf(" priority=%d", n)
+		}
+		if n := group.GetLoadBalancingWeight().GetValue(); n > 999 { // a share of distribute
+			where += fmt.Sprintf(" share=%d", n)
 		}
 		for _, e := range group.GetLbEndpoints() {
 			a := e.GetEndpoint().GetAddress().GetSocketAddress()

@@ -96,7 +96,7 @@ func (c *chaos) endpoints(workloads []*mesh.Workload) *mesh.EndpointSet {
 		p := c.port()
 		ep := mesh.Endpoint{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(c.n("addr", 5))}), c.port()), Labels: c.labels("labels"),
 			TLS: c.maybe("tls"), Weight: one[uint32](c, "weight", 0, 1, 7, 1<<32-1), Health: one(c, "health", mesh.Healthy, mesh.Unhealthy, mesh.Draining),
-			Locality: one(c, "locality", mesh.Locality{}, mesh.Locality{Region: "r"})}
+			Locality: one(c, "locality", mesh.Locality{}, mesh.Locality{Region: "r"}, mesh.Locality{Region: "r", Zone: "z"}, mesh.Locality{Region: "s"})}
 		switch c.n("kind", 3) {
 		case 0:
 			ep.Workload = one(c, "workload", workloads...)
@@ -185,7 +185,7 @@ func (c *chaos) policy() mesh.TrafficPolicy {
 		p.Pool = &mesh.ConnectionPool{ConnectTimeout: time.Duration(c.n("connect", 1)), MaxConnections: 1, H2Upgrade: "UPGRADE", HTTPIdleTimeout: time.Duration(c.n("idle", 1)), Keepalive: true}
 	}
 	if c.maybe("lb") {
-		p.LoadBalancer = &mesh.LoadBalancer{Simple: one(c, "simple", mesh.RoundRobin, mesh.OriginalDst, mesh.Balancing(""))}
+		p.LoadBalancer = &mesh.LoadBalancer{Simple: one(c, "simple", mesh.RoundRobin, mesh.OriginalDst, mesh.Balancing("")), Locality: c.localities()}
 	}
 	if c.maybe("outlier") {
 		five := uint32(5)
@@ -194,8 +194,15 @@ func (c *chaos) policy() mesh.TrafficPolicy {
 	return p
 }
 
+func (c *chaos) localities() *mesh.LocalityPolicy {
+	return one(c, "localities", nil, nil, &mesh.LocalityPolicy{}, &mesh.LocalityPolicy{Off: true}, &mesh.LocalityPolicy{Failover: []mesh.RegionFailover{{From: "r", To: "s"}}},
+		&mesh.LocalityPolicy{Priority: []mesh.LabelPreference{{Label: "v"}, {Label: "app", Value: "x", Fixed: true}}, Failover: []mesh.RegionFailover{{From: "s", To: "r"}}},
+		&mesh.LocalityPolicy{Distribute: []mesh.LocalityShares{{From: "r/*", To: []mesh.LocalityShare{{To: "r", Percent: 70}, {To: "s", Percent: 30}}}}})
+}
+
 func (c *chaos) destinationRule(ns, name string) *mesh.DestinationRule {
-	r := &mesh.DestinationRule{Ref: c.ref("DestinationRule", ns, name), Host: c.host(), Policy: c.policy(), Visible: c.visibility(), WorkloadSelector: c.labels("selector"), Refused: c.maybe("refused")}
+	r := &mesh.DestinationRule{Ref: c.ref("DestinationRule", ns, name), Host: c.host(), Policy: c.policy(), Visible: c.visibility(), WorkloadSelector: c.labels("selector"), Refused: c.maybe("refused"),
+		HealthCheck: one(c, "check", nil, &mesh.HealthCheck{Kind: mesh.CheckTCP, Interval: time.Second, Timeout: time.Second, Unhealthy: 1, Healthy: 1})}
 	for i := range c.n("subsets", 2) {
 		p := c.policy()
 		r.Subsets = append(r.Subsets, mesh.Subset{Name: fmt.Sprintf("v%d", i+1), Labels: c.labels("subset"), Policy: &p})
@@ -214,7 +221,10 @@ func (c *chaos) gateway(ns, name string) *mesh.Gateway {
 			s.Hosts = append(s.Hosts, mesh.GatewayHost{Namespace: one(c, "ns", "*", "a"), Host: c.host()})
 		}
 		if c.maybe("tls") {
-			s.TLS = &mesh.ServerTLS{Mode: one(c, "mode", "", "SIMPLE", "PASSTHROUGH", "MUTUAL", "ISTIO_MUTUAL", "AUTO_PASSTHROUGH"), HTTPSRedirect: c.maybe("redirect"), CredentialName: one(c, "credential", "", "c")}
+			s.TLS = &mesh.ServerTLS{Mode: one(c, "mode", "", "SIMPLE", "PASSTHROUGH", "MUTUAL", "ISTIO_MUTUAL", "AUTO_PASSTHROUGH"), HTTPSRedirect: c.maybe("redirect")}
+			if c.maybe("credential") {
+				s.TLS.Credentials = []string{"c"}
+			}
 		}
 		g.Servers = append(g.Servers, s)
 	}
@@ -299,7 +309,7 @@ func (c *chaos) step(s *mesh.Snapshot) *mesh.Snapshot {
 			break
 		}
 		if gone {
-			next.Settings = one(c, "settings", nil, &mesh.Settings{RegistryOnly: true, AccessLog: true, TrustDomainAliases: []string{"old"}})
+			next.Settings = one(c, "settings", nil, &mesh.Settings{Locality: &mesh.LocalityPolicy{Priority: []mesh.LabelPreference{{Label: "v"}}}}, &mesh.Settings{RegistryOnly: true, AccessLog: true, TrustDomainAliases: []string{"old"}})
 			break
 		}
 		w := c.workload(c.n("workload", 5))
@@ -310,7 +320,7 @@ func (c *chaos) step(s *mesh.Snapshot) *mesh.Snapshot {
 
 func chaosNodes() []*translate.Node {
 	w1 := &translate.Node{Type: translate.Sidecar, Namespace: "a", Name: "w1", Labels: mesh.Labels{"v": "1", "app": "x"}, Interception: translate.Redirect, DNS: true}
-	w2 := &translate.Node{Type: translate.Sidecar, Namespace: "b", Name: "w2", Labels: mesh.Labels{"v": "2"}, Interception: translate.TProxy}
+	w2 := &translate.Node{Type: translate.Sidecar, Namespace: "b", Name: "w2", Labels: mesh.Labels{"v": "2"}, Interception: translate.TProxy, Locality: mesh.Locality{Region: "r", Zone: "z"}}
 	env := &translate.Node{Type: translate.Sidecar, Namespace: "a", Name: "w3", Labels: mesh.Labels{"v": "1"}, Interception: translate.NoInterception, VirtualNet: 9,
 		Inbound: []translate.Inbound{{Bind: addrPort("127.9.0.1:80"), Port: 80, App: addrPort("127.0.0.1:4000")}, {Bind: addrPort("127.9.0.1:81"), Port: 8080, App: addrPort("127.0.0.1:4001")}}}
 	gw := &translate.Node{Type: translate.Router, Namespace: "istio-system", Name: "gw", Labels: mesh.Labels{"v": "1", "app": "x"}}
@@ -423,6 +433,14 @@ func diffViews(t rapid.TB, n *translate.Node, want, got *resource.View) {
 		for name := range got.Set(typ).Diff(want.Set(typ), resource.Equal) {
 			t.Fatalf("%s/%s: %s %q differs, or what it is made of:\nfresh: %v\nincremental: %v", n.Namespace, n.Name, resource.Short(typ), name, want.Set(typ).At(name), got.Set(typ).At(name))
 		}
+	}
+	for _, typ := range slices.Sorted(maps.Keys(want.Wild)) {
+		for name := range got.Wild[typ].Diff(want.Wild[typ], resource.Equal) {
+			t.Fatalf("%s/%s: %s %q comes unasked to one only:\nfresh: %v\nincremental: %v", n.Namespace, n.Name, resource.Short(typ), name, want.Wild[typ].At(name), got.Wild[typ].At(name))
+		}
+	}
+	if len(want.Wild) != len(got.Wild) || len(want.Sets) != len(got.Sets) {
+		t.Fatalf("%s/%s: types differ", n.Namespace, n.Name)
 	}
 }
 

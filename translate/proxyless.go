@@ -63,7 +63,7 @@ func (s *scope) direct(b *base, host string, st *service, v *virtual, rules []*m
 		hosts, t.problems = hs.hosts, slices.Clone(hs.problems)
 		for i, p := range st.ports {
 			for _, subset := range merged.named() {
-				u := &upstream{svc: st.Service, port: p, subset: subset, rule: merged, crew: &st.crews[i], settings: b.settings}
+				u := &upstream{svc: st.Service, port: p, subset: subset, rule: merged, crew: &st.crews[i], settings: b.settings, at: b.near(rules, s.place)}
 				cluster, assignment := u.direct(&t.problems)
 				t.clusters = append(t.clusters, s.present(s.clusters, cluster)...)
 				t.assignments = append(t.assignments, s.present(s.assignments, assignment)...)
@@ -152,8 +152,9 @@ func directRoutes(k *mint, name string, h *vhost, v *virtual) *resource.Resource
 				delete(r.TypedPerFilterConfig, filter) // CORS is for browsers
 			}
 		}
-		if c := r.GetRoute().GetCluster(); v != nil && c != "" && v.destinations[c[strings.LastIndexByte(c, '|')+1:]] == nil {
-			// Nobody: gRPC would wait for the cluster, for 15 s, with all calls to this host.
+		c := r.GetRoute().GetCluster()
+		if host := c[strings.LastIndexByte(c, '|')+1:]; v != nil && c != "" && (v.destinations[host] == nil || isWildcard(host)) {
+			// Nobody, or no name that one could dial: gRPC would wait for the cluster, for 15 s, with all calls to this host.
 			r.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 503}}
 		}
 		// gRPC reads the timeout from nowhere else. 0 is none.
@@ -173,7 +174,7 @@ func (u *upstream) direct(problems *[]Problem) (cluster, assignment *resource.Re
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads(), ServiceName: u.name()},
 		ConnectTimeout:       duration(defaultConnectTimeout),
-		CircuitBreakers:      circuitBreakers(policy.Pool),
+		CircuitBreakers:      circuitBreakers(policy.Pool, nil, u.settings.Defaults.PoolLimit),
 		Metadata:             u.metadata(u.rule.ref),
 		// Of what Istio has, every implementation of gRPC knows this one alone.
 		LbPolicy: clusterv3.Cluster_ROUND_ROBIN,
@@ -196,8 +197,8 @@ func (u *upstream) direct(problems *[]Problem) (cluster, assignment *resource.Re
 	case mode == "SIMPLE" || mode == "MUTUAL":
 		note("has no endpoints: they cannot do tls.mode " + mode)
 	default:
-		outlier(c, policy.Outlier)
-		load = u.reachable(c)
+		outlier(c, policy.Outlier, &u.settings.Defaults)
+		load = u.reachable(c, u.prefers(policy.LoadBalancer))
 		if mode == "ISTIO_MUTUAL" || u.crew.demanded {
 			c.TransportSocket = providedClient(&k, u.settings, sniName(u.port.Number, u.subsetName(), u.svc.Hostname), slices.Concat(u.crew.ids, u.svc.ServiceAccounts))
 		}
@@ -215,8 +216,8 @@ func (u *upstream) direct(problems *[]Problem) (cluster, assignment *resource.Re
 
 // reachable are the endpoints as gRPC takes them: with a locality, each address once, no
 // Unix sockets. Those that are names make c a DNS cluster, of one name.
-func (u *upstream) reachable(c *clusterv3.Cluster) *endpointv3.ClusterLoadAssignment {
-	load := u.crew.assignment(c.Name, u.subset, u.settings.ClusterID, u.svc.Resolution == mesh.DNS || u.svc.Resolution == mesh.DNSRoundRobin)
+func (u *upstream) reachable(c *clusterv3.Cluster, prefer *preference) *endpointv3.ClusterLoadAssignment {
+	load := u.crew.assignment(c.Name, u.subset, u.settings.ClusterID, u.svc.Resolution == mesh.DNS || u.svc.Resolution == mesh.DNSRoundRobin, prefer)
 	seen := map[string]bool{}
 	load.Endpoints = slices.DeleteFunc(load.Endpoints, func(l *endpointv3.LocalityLbEndpoints) bool {
 		l.LbEndpoints = slices.DeleteFunc(l.LbEndpoints, func(e *endpointv3.LbEndpoint) bool {
@@ -234,6 +235,7 @@ func (u *upstream) reachable(c *clusterv3.Cluster) *endpointv3.ClusterLoadAssign
 		}
 		return len(l.LbEndpoints) == 0
 	})
+	withoutGaps(load.Endpoints)
 	name := ""
 	for _, l := range load.Endpoints {
 		for _, e := range l.LbEndpoints {
@@ -296,7 +298,7 @@ func (b *base) directInbound(in *inboundSet, n *Node, labels mesh.Labels, ports 
 	addresses = slices.Compact(addresses)
 	var k mint
 	for _, p := range ports {
-		chain := &listenerv3.FilterChain{Name: "inbound-plaintext", Filters: managerFilter(&k, &hcmv3.HttpConnectionManager{
+		m := &hcmv3.HttpConnectionManager{
 			StatPrefix: "inbound_" + itoa(p.port),
 			RouteSpecifier: routeConfig(&routev3.RouteConfiguration{Name: "inbound", VirtualHosts: []*routev3.VirtualHost{{
 				Name: "inbound|http|" + itoa(p.servicePort), Domains: []string{"*"},
@@ -307,7 +309,9 @@ func (b *base) directInbound(in *inboundSet, n *Node, labels mesh.Labels, ports 
 				}},
 			}}}),
 			HttpFilters: []*hcmv3.HttpFilter{httpFilter(routerFilterName, k.any(&routerv3.Router{}))},
-		})}
+		}
+		p.authz.guardDirect(&k, m, p.port)
+		chain := &listenerv3.FilterChain{Name: "inbound-plaintext", Filters: managerFilter(&k, m)}
 		if p.mode == mesh.MTLSStrict || p.mode == mesh.MTLSPermissive && labels["security.istio.io/tlsMode"] == "istio" {
 			chain.Name = "inbound-mtls"
 			chain.TransportSocket = tlsSocket(&k, &tlsv3.DownstreamTlsContext{
@@ -365,7 +369,7 @@ func (c *Cache) listing(namespace string) []*mesh.Service {
 			}
 		}
 		for _, list := range c.lists {
-			slices.SortFunc(list, authority)
+			slices.SortFunc(list, mesh.Authority)
 		}
 	}
 	return c.lists[namespace]

@@ -1,9 +1,11 @@
 package translate
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -38,6 +40,18 @@ type virtual struct {
 	*mesh.VirtualService
 	destinations map[string]*mesh.Service // by host; missing: unknown
 	sourced      bool                     // some rule depends on who the client is
+	delegates    []mesh.Key               // whose rules it has, or would have
+}
+
+// refs are the objects it was made of.
+func (v *virtual) refs() []*mesh.Ref {
+	out := []*mesh.Ref{&v.Ref}
+	for i := range v.HTTP {
+		if r := v.HTTP[i].From; r != nil && !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // port is the port of a destination as seen from a listener port.
@@ -63,10 +77,11 @@ type routeBuilder struct {
 	retries  mesh.RetryPolicy
 	problems []Problem
 	line     int // of the rule being built
+	ref      *mesh.Ref
 }
 
 func (b *routeBuilder) note(format string, args ...any) {
-	b.problems = append(b.problems, problem(&b.v.Ref, b.line, format, args...))
+	b.problems = append(b.problems, problem(cmp.Or(b.ref, &b.v.Ref), b.line, format, args...))
 }
 
 // httpRoutes lists the routes of v for an audience and a port, in order. The list ends
@@ -75,7 +90,7 @@ func (b *routeBuilder) httpRoutes(a *audience) []*routev3.Route {
 	var out []*routev3.Route
 	for i := range b.v.HTTP {
 		rule := &b.v.HTTP[i]
-		b.line = rule.Line
+		b.line, b.ref = rule.Line, cmp.Or(rule.From, &b.v.Ref)
 		matches := rule.Matches
 		if len(matches) == 0 {
 			matches = []mesh.HTTPMatch{{}}
@@ -97,14 +112,16 @@ func (b *routeBuilder) httpRoutes(a *audience) []*routev3.Route {
 
 func takesEverything(r *routev3.Route) bool {
 	m := r.GetMatch()
-	return m.GetPrefix() == "/" && len(m.GetHeaders()) == 0 && len(m.GetQueryParameters()) == 0
+	return m.GetPrefix() == "/" && len(m.GetHeaders()) == 0 && len(m.GetQueryParameters()) == 0 && len(m.GetDynamicMetadata()) == 0
 }
 
 func (b *routeBuilder) route(rule *mesh.HTTPRoute, m *mesh.HTTPMatch) *routev3.Route {
 	r := &routev3.Route{
 		Name:     rule.Name,
 		Match:    b.match(m),
-		Metadata: origin("virtual-service", &b.v.Ref, rule.Line),
+		Metadata: origin("virtual-service", b.ref, rule.Line),
+
+		StatPrefix: m.StatPrefix,
 	}
 	if m.Name != "" {
 		r.Name = rule.Name + "." + m.Name
@@ -145,11 +162,17 @@ func (b *routeBuilder) match(m *mesh.HTTPMatch) *routev3.RouteMatch {
 			header(pseudo.name, pseudo.m, false)
 		}
 	}
-	for _, h := range m.Headers {
-		header(h.Name, h.Match, false)
-	}
-	for _, h := range m.WithoutHeaders {
-		header(h.Name, h.Match, true)
+	for _, list := range []struct {
+		headers []mesh.HeaderMatch
+		invert  bool
+	}{{m.Headers, false}, {m.WithoutHeaders, true}} {
+		for i := range list.headers {
+			if h := &list.headers[i]; strings.HasPrefix(h.Name, mesh.ClaimPrefix) {
+				out.DynamicMetadata = append(out.DynamicMetadata, b.claimMatch(h, list.invert))
+			} else {
+				header(h.Name, h.Match, list.invert)
+			}
+		}
 	}
 	for _, q := range m.QueryParams {
 		p := &routev3.QueryParameterMatcher{Name: q.Name}
@@ -203,9 +226,9 @@ func defaultRoute(cluster string, retries mesh.RetryPolicy) *routev3.Route {
 }
 
 // strangersHost is the virtual host for hosts nobody knows.
-func strangersHost(registryOnly bool) *routev3.VirtualHost {
+func strangersHost(to string) *routev3.VirtualHost {
 	everything := &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
-	if registryOnly {
+	if to == blackHoleCluster {
 		return &routev3.VirtualHost{Name: "block_all", Domains: []string{"*"}, Routes: []*routev3.Route{{
 			Name: "block_all", Match: everything,
 			Action: &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 502}},
@@ -214,7 +237,7 @@ func strangersHost(registryOnly bool) *routev3.VirtualHost {
 	return &routev3.VirtualHost{Name: "allow_any", Domains: []string{"*"}, Routes: []*routev3.Route{{
 		Name: "allow_any", Match: everything,
 		Action: &routev3.Route_Route{Route: &routev3.RouteAction{
-			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: passthroughCluster},
+			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: to},
 			Timeout:          &durationpb.Duration{},
 		}},
 	}}}

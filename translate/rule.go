@@ -13,6 +13,8 @@ type rule struct {
 	policy  mesh.TrafficPolicy
 	ports   map[uint16]mesh.TrafficPolicy
 	subsets []*mesh.Subset
+	check   *mesh.HealthCheck // the first of them has
+	chosen  bool              // they are for clients that they select
 
 	refused []refusedRule
 }
@@ -38,6 +40,10 @@ func merge(rules []*mesh.DestinationRule) *rule {
 		}
 		if out.policy == (mesh.TrafficPolicy{}) && out.ports == nil {
 			out.policy, out.ports = r.Policy, r.PortPolicies
+		}
+		out.chosen = out.chosen || len(r.WorkloadSelector) > 0
+		if out.check == nil {
+			out.check = r.HealthCheck
 		}
 		for i := range r.Subsets {
 			if s := &r.Subsets[i]; out.subset(s.Name) == nil {
@@ -107,8 +113,7 @@ func (r *rule) on(port uint16, subset *mesh.Subset) (mesh.TrafficPolicy, *mesh.R
 func (r *rule) policyOn(port uint16, subset *mesh.Subset) mesh.TrafficPolicy {
 	p := r.policy
 	if byPort, ok := r.ports[port]; ok {
-		byPort.ProxyProtocol = p.ProxyProtocol // which ports have no setting for
-		p = byPort
+		p = onPort(byPort, &p)
 	}
 	if subset == nil {
 		return p
@@ -126,13 +131,24 @@ func (r *rule) policyOn(port uint16, subset *mesh.Subset) mesh.TrafficPolicy {
 		if o.TLS != nil {
 			p.TLS = o.TLS
 		}
+		if o.Tunnel != nil {
+			p.Tunnel = o.Tunnel
+		}
+		if o.Budget != nil {
+			p.Budget = o.Budget
+		}
 		if o.ProxyProtocol != 0 {
 			p.ProxyProtocol = o.ProxyProtocol
 		}
 	}
 	if byPort, ok := subset.PortPolicies[port]; ok {
-		byPort.ProxyProtocol = p.ProxyProtocol
-		p = byPort
+		p = onPort(byPort, &p)
 	}
+	return p
+}
+
+// onPort is the policy of a port, with what ports have no settings for from the level above.
+func onPort(p mesh.TrafficPolicy, above *mesh.TrafficPolicy) mesh.TrafficPolicy {
+	p.ProxyProtocol, p.Budget, p.Tunnel = above.ProxyProtocol, above.Budget, above.Tunnel
 	return p
 }

@@ -19,10 +19,13 @@ type scopeKey struct {
 	selectors string // canonical, those the node's labels satisfy
 	sidecar   string // its name and content, "" for none
 	kind      scopeKind
+	unnamed   bool  // captured, but for its workload's DNS
 	net       uint8 // env capture: whose virtual addresses; 0: nobody's, only those given
 	// unprivileged: without those on ports below 1024
 	unprivileged bool
+	passing      bool   // gateways: clients name clusters
 	outbound     string // canonical, env capture: the addresses given
+	place        string // of those whose endpoints depend on it; "" where nobody's do
 }
 
 type scopeKind uint8
@@ -35,26 +38,31 @@ const (
 	proxyless // see proxyless.go
 )
 
-// scope is what one class of viewers sees of the mesh.
+// scope is what one class of viewers sees of the mesh. Scopes are nearly equal, so one begins
+// as a fork of another, with which it shares what stays the same.
 type scope struct {
 	key       scopeKey
 	audience  audience
-	sight     sight
+	sight     mesh.Sight
 	source    string // of the audience, where rules look at it
 	outbound  map[string]netip.AddrPort
+	place     *place
 	gen, used uint64
 
-	tenants map[string]*tenant // by host
-	base    *resource.View     // what does not depend on services
+	tenants persist.Map[string, *tenant] // by host
+	// problems are those of tenants that have some.
+	problems persist.Map[string, []Problem]
+	base     *resource.View // what does not depend on services
+	outer    *outer
 
 	clusters, assignments, listeners resource.Set
 	routes, vhosts                   [forms]resource.Set
 	asked                            catalogue
 
 	tables map[uint16]*table
-	stale  [forms]map[uint16]bool      // tables to make anew, by form, when somebody asks for that
-	doors  map[uint16]map[string]*door // by port and host
-	claims map[string][]claim          // listeners by name
+	stale  [forms]map[uint16]bool                // tables to make anew, by form, when somebody asks for that
+	doors  map[uint16]persist.Map[string, *door] // by port and host
+	claims persist.Map[string, []claim]          // listeners by name
 
 	names   persist.Map[string, []byte]
 	table   resource.Set // the name table
@@ -72,7 +80,7 @@ const (
 	forms
 )
 
-// tenant is what one host has in a scope.
+// tenant is what one host has in a scope. It does not change once it is there.
 type tenant struct {
 	clusters    []*resource.Resource
 	assignments []*resource.Resource
@@ -97,6 +105,9 @@ func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
 	switch {
 	case n.Type == Router:
 		key.kind = gateway
+		for g := range c.snap.Gateways.Values() {
+			key.passing = key.passing || passes(g) && g.Selector.Selects(labels)
+		}
 	case n.Proxyless:
 		key.kind = proxyless
 	case n.Interception == NoInterception:
@@ -105,6 +116,7 @@ func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
 	case n.Interception == TProxy:
 		key.kind = transparent
 	}
+	key.unnamed = !n.DNS && (key.kind == redirected || key.kind == transparent)
 	satisfied := map[string]bool{}
 	for id, u := range c.index.selectors {
 		if u.labels.Selects(labels) {
@@ -112,6 +124,8 @@ func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
 		}
 	}
 	key.selectors = strings.Join(slices.Sorted(maps.Keys(satisfied)), "\x00")
+	var at *place
+	at, key.place = c.place(n, labels)
 	var sidecar *mesh.Sidecar
 	if key.kind != gateway {
 		sidecar = c.index.sidecarFor(n.Namespace, labels, c.base.settings.RootNamespace)
@@ -119,12 +133,12 @@ func (c *Cache) scope(n *Node, labels mesh.Labels) *scope {
 	}
 	s := c.scopes[key]
 	if s == nil {
-		s = &scope{key: key, tenants: map[string]*tenant{}, tables: map[uint16]*table{},
-			doors: map[uint16]map[string]*door{}, claims: map[string][]claim{}, stale: [forms]map[uint16]bool{{}, {}, {}}}
+		s = c.fork(key)
 		s.audience = audience{gateway: mesh.Mesh, namespace: n.Namespace, satisfied: satisfied}
-		s.sight = sight{namespace: n.Namespace, sidecar: sidecar}
+		s.sight = mesh.Sight{Namespace: n.Namespace, Sidecar: sidecar}
 		s.source = key.namespace + ";" + key.selectors
 		s.outbound = n.Outbound
+		s.place = at
 		c.scopes[key] = s
 	}
 	s.catchUp(c)
@@ -144,6 +158,10 @@ func given(outbound map[string]netip.AddrPort) string {
 // listeners, routes, virtual hosts and, if wanted, the name table and the index.
 type parts [7]resource.Set
 
+// partTypes are their types.
+var partTypes = [len(parts{})]string{resource.ClusterType, resource.EndpointType, resource.ListenerType, resource.RouteType, resource.VirtualHostType,
+	resource.NameTableType, resource.IndexType}
+
 func (s *scope) parts(c *Cache, n *Node) parts {
 	f := n.form()
 	if f == whole {
@@ -153,7 +171,7 @@ func (s *scope) parts(c *Cache, n *Node) parts {
 	}
 	out := parts{s.clusters, s.assignments, s.listeners, s.routes[f], s.vhosts[f]}
 	if n.DNS {
-		out[5] = s.nameTable()
+		out[5] = s.nameTable(c)
 	}
 	if f == onDemand {
 		out[6] = s.asked.follow(s.listeners, s.vhosts[f])
@@ -177,7 +195,7 @@ func (s *scope) catchUp(c *Cache) {
 		for h := range changed.hosts {
 			hosts[h] = true
 		}
-		if !s.sight.everything() {
+		if !s.sight.Everything() {
 			for h := range changed.reached {
 				hosts[h] = true
 			}
@@ -191,16 +209,19 @@ func (s *scope) catchUp(c *Cache) {
 		for h := range c.index.byHost {
 			hosts[h] = true
 		}
-		for h := range s.tenants {
+		for h := range s.tenants.All() {
 			hosts[h] = true
 		}
 		s.standing(c.base)
 	}
+	outer := c.base.outside(s.sight.Sidecar)
+	strangers := s.outer != outer
+	s.outer = outer
 	t := &touched{map[uint16]bool{}, map[uint16]bool{}}
 	for h := range hosts {
 		s.settle(c, h, t)
 	}
-	if everything { // what strangers get may have changed
+	if strangers { // what they get may have changed
 		for p := range s.doors {
 			t.tables[p], t.doors[p] = true, true
 		}
@@ -226,10 +247,10 @@ func (s *scope) standing(b *base) {
 	for _, r := range clusters {
 		s.clusters = replace(s.clusters, r)
 	}
-	if r := b.outside(s.sight.sidecar).outbounds[s.key.kind]; r != nil {
-		if s.sight.sidecar != nil {
+	if r := b.outside(s.sight.Sidecar).outbounds[s.key.kind]; r != nil {
+		if s.sight.Sidecar != nil {
 			own := *r
-			r = own.MadeOf([]resource.Origin{originOf(&s.sight.sidecar.Ref)})
+			r = own.MadeOf([]resource.Origin{originOf(&s.sight.Sidecar.Ref)})
 		}
 		s.listeners = replace(s.listeners, r)
 		s.base.Sets[resource.ListenerType] = resource.Set{}.Set(r.Name(), r)
@@ -246,15 +267,23 @@ func replace(set resource.Set, r *resource.Resource) resource.Set {
 
 // settle gives host the place it has now.
 func (s *scope) settle(c *Cache, host string, t *touched) {
-	old, now := s.tenants[host], s.tenant(c, host)
+	old, now := s.tenants.At(host), s.tenant(c, host)
+	if old == now {
+		return
+	}
 	if now == nil {
-		delete(s.tenants, host)
+		s.tenants = s.tenants.Delete(host)
 		now = &tenant{}
 	} else {
-		s.tenants[host] = now
+		s.tenants = s.tenants.Set(host, now)
 	}
 	if old == nil {
 		old = &tenant{}
+	}
+	if len(now.problems) > 0 {
+		s.problems = s.problems.Set(host, now.problems)
+	} else {
+		s.problems = s.problems.Delete(host)
 	}
 	s.clusters = exchange(s.clusters, old.clusters, now.clusters)
 	s.assignments = exchange(s.assignments, old.assignments, now.assignments)
@@ -292,7 +321,7 @@ func named(list []*resource.Resource, name string) bool {
 
 func (s *scope) settleHosts(old, now []*vhost, t *touched) {
 	for _, h := range old {
-		if !slices.Contains(now, h) {
+		if !slices.ContainsFunc(now, func(n *vhost) bool { return n.port == h.port && n.name == h.name }) {
 			s.tables[h.port].drop(h.name)
 			t.tables[h.port] = true
 		}
@@ -312,7 +341,7 @@ func (s *scope) settleDoors(host string, old, now []*door, t *touched) {
 		if i < 0 || !now[i].sameShared(d) {
 			t.doors[d.port], t.tables[d.port] = true, true
 		}
-		delete(s.doors[d.port], host)
+		s.doors[d.port] = s.doors[d.port].Delete(host)
 		for _, r := range d.own {
 			s.claim(r.Name(), host, nil, nil)
 		}
@@ -321,10 +350,7 @@ func (s *scope) settleDoors(host string, old, now []*door, t *touched) {
 		if !slices.ContainsFunc(old, d.samePort) {
 			t.doors[d.port], t.tables[d.port] = true, true
 		}
-		if s.doors[d.port] == nil {
-			s.doors[d.port] = map[string]*door{}
-		}
-		s.doors[d.port][host] = d
+		s.doors[d.port] = s.doors[d.port].Set(host, d)
 		for _, r := range d.own {
 			s.claim(r.Name(), host, d.ref, r)
 		}
@@ -346,13 +372,17 @@ func (d *door) sameShared(o *door) bool {
 
 // claim replaces host's claim to a listener name; res nil gives it up.
 func (s *scope) claim(name, host string, ref *mesh.Ref, res *resource.Resource) {
-	list := slices.DeleteFunc(slices.Clone(s.claims[name]), func(c claim) bool { return c.host == host })
+	list := slices.DeleteFunc(slices.Clone(s.claims.At(name)), func(c claim) bool { return c.host == host })
 	if res != nil {
 		list = insert(list, claim{ref, host, res}, func(a, b claim) int {
-			return cmp.Or(b.calls(name)-a.calls(name), older(a.ref, b.ref), strings.Compare(a.host, b.host))
+			return cmp.Or(b.calls(name)-a.calls(name), mesh.Older(a.ref, b.ref), strings.Compare(a.host, b.host))
 		})
 	}
-	put(s.claims, name, list)
+	if len(list) == 0 {
+		s.claims = s.claims.Delete(name)
+		return
+	}
+	s.claims = s.claims.Set(name, list)
 }
 
 // calls is 1 if name is the full name of the claim's host with a port, which a short form
@@ -366,7 +396,7 @@ func (c *claim) calls(name string) int {
 
 // grant gives a listener name to the oldest service that claims it.
 func (s *scope) grant(name string) {
-	list := s.claims[name]
+	list := s.claims.At(name)
 	switch {
 	case len(list) == 0:
 		s.listeners = s.listeners.Delete(name)
@@ -381,13 +411,10 @@ func (s *scope) share(c *Cache, t *touched) {
 		return
 	}
 	for port := range t.doors {
-		var doors []*door
-		for _, host := range slices.Sorted(maps.Keys(s.doors[port])) {
-			doors = append(doors, s.doors[port][host])
-		}
-		slices.SortStableFunc(doors, func(a, b *door) int { return older(a.ref, b.ref) })
+		doors := slices.Collect(s.doors[port].Values())
+		slices.SortStableFunc(doors, func(a, b *door) int { return mesh.Older(a.ref, b.ref) })
 		name := listenerName(anyV4, port)
-		if r, err := c.base.shared(port, doors, c.base.outside(s.sight.sidecar).refused); r != nil && err == nil {
+		if r, err := c.base.shared(port, doors, c.base.outside(s.sight.Sidecar).to); r != nil && err == nil {
 			s.listeners = replace(s.listeners, r)
 		} else {
 			s.listeners = s.listeners.Delete(name)
@@ -400,7 +427,7 @@ func (s *scope) due(f form) iter.Seq2[uint16, bool] {
 	return func(yield func(uint16, bool) bool) {
 		for port := range s.stale[f] {
 			wanted := false
-			for _, d := range s.doors[port] {
+			for d := range s.doors[port].Values() {
 				if wanted = d.http || d.sniffed; wanted {
 					break
 				}
@@ -421,7 +448,7 @@ func (s *scope) join(b *base) {
 			s.routes[whole] = s.routes[whole].Delete(name)
 			continue
 		}
-		s.routes[whole] = replace(s.routes[whole], s.at(port).join(name, b.outside(s.sight.sidecar).elsewhere, false))
+		s.routes[whole] = replace(s.routes[whole], s.at(port).join(name, b.outside(s.sight.Sidecar).elsewhere, false))
 	}
 }
 
@@ -434,7 +461,7 @@ func (s *scope) split(b *base, f form) {
 			s.vhosts[f] = t.withdraw(s.vhosts[f], f)
 			continue
 		}
-		s.routes[f] = replace(s.routes[f], t.shell(name, b.outside(s.sight.sidecar).elsewhere, false))
+		s.routes[f] = replace(s.routes[f], t.shell(name, b.outside(s.sight.Sidecar).elsewhere, false))
 		s.vhosts[f] = t.update(s.vhosts[f], name, f)
 	}
 }
@@ -456,7 +483,7 @@ func (s *scope) tenant(c *Cache, host string) *tenant {
 	behind := c.index.behind(host, &s.sight)
 	t := s.seen(c, host, svc)
 	if svc != nil && t != nil {
-		t.narrow(svc, &s.sight, behind != nil)
+		t = t.narrow(svc, &s.sight, behind != nil)
 	}
 	if svc != nil || behind == nil {
 		return t
@@ -495,31 +522,20 @@ func (s *scope) seen(c *Cache, host string, svc *mesh.Service) *tenant {
 	st := c.service(svc)
 	rules := c.index.rulesFor(svc, &s.audience, c.base.settings.RootNamespace)
 	captured := s.key.kind == redirected || s.key.kind == transparent
-	cs := st.clusterSet(c.base, rules, captured)
-	t := &tenant{clusters: cs.clusters, assignments: cs.assignments, problems: cs.problems}
+	cs := st.clusterSet(c.base, rules, captured, s.key.kind == gateway, s.key.passing, s.place, s.key.place)
 	if s.key.kind == gateway {
-		return t
+		return st.tenant(cs, nil, nil)
 	}
 	hs := st.hostSet(c.base, v, &s.audience, s.source)
-	t.problems = slices.Concat(t.problems, hs.problems)
-	t.names, t.origins = st.names, st.origins
 	if captured {
-		t.hosts = hs.hosts
-		t.doors = st.doorSet(c.base, v, rules, &s.audience, s.source).doors
-		for _, d := range t.doors {
-			t.problems = append(t.problems, d.problems...)
-		}
+		return st.tenant(cs, hs, st.doorSet(c.base, v, rules, &s.audience, s.source, !s.key.unnamed))
 	}
-	for _, h := range hs.hosts {
-		if !captured && isWildcard(host) {
-			continue // nobody listens for it: see bind
-		}
-		if !captured || st.port(h.port).Protocol == mesh.Auto {
+	t := &tenant{clusters: cs.clusters, assignments: cs.assignments, names: st.names, origins: st.origins, problems: slices.Concat(cs.problems, hs.problems)}
+	t.doors = s.bind(c.base, st, v, rules, &t.problems)
+	if !isWildcard(host) { // nobody listens for those: see bind
+		for _, h := range hs.hosts {
 			t.tables = append(t.tables, h.table())
 		}
-	}
-	if s.key.kind == virtualNet {
-		t.doors = s.bind(c.base, st, v, rules, &t.problems)
 	}
 	return t
 }

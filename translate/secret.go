@@ -3,6 +3,7 @@ package translate
 import (
 	stdtls "crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -18,15 +19,24 @@ const caSuffix = "-cacert"
 // credential is the SDS name of a Secret in the proxy's namespace.
 func credential(name string) string { return "kubernetes://" + name }
 
+// authorityOf is the Secret that says whose client certificates count; "" if none does.
+func authorityOf(t *mesh.ServerTLS) string {
+	switch {
+	case t.CACredential != "":
+		return t.CACredential
+	case t.CACertificates == "" && len(t.Credentials) > 0:
+		return t.Credentials[0]
+	}
+	return ""
+}
+
 // credentials adds the secrets a server names. A Secret that does not exist is not
 // sent: the listener waits for it.
 func (c *Cache) credentials(e, old *edgeSet, s *openServer, namespace string) {
-	if s.TLS == nil || s.TLS.CredentialName == "" {
+	if s.TLS == nil || s.TLS.Mode == "PASSTHROUGH" || s.TLS.Mode == "AUTO_PASSTHROUGH" || s.TLS.Mode == "ISTIO_MUTUAL" {
 		return
 	}
-	name := s.TLS.CredentialName
-	secret := c.snap.Secrets.At(mesh.NewKey(namespace, name))
-	add := func(sds, why string, m *tlsv3.Secret) {
+	add := func(name, sds string, secret *mesh.Secret, why string, m *tlsv3.Secret) {
 		if m == nil {
 			e.problems = append(e.problems, problem(&s.gateway.Ref, 0, "credentialName %q: Secret %s/%s %s: the server on port %d waits for it", name, namespace, name, why, s.Port))
 			return
@@ -35,18 +45,22 @@ func (c *Cache) credentials(e, old *edgeSet, s *openServer, namespace string) {
 		k := mint{origins: []resource.Origin{originOf(&secret.Ref), originOf(&s.gateway.Ref)}}
 		if r := k.resource(sds, m); r != nil {
 			e.secrets = append(e.secrets, kept(r, old.secrets))
+			e.withheld = append(e.withheld, problem(&s.gateway.Ref, 0, "credentialName %q: Secret %s/%s is not given to a connected proxy that says it is this gateway: "+
+				"no Pod %s/<its name> is known that runs as the service account it proved to have", name, namespace, secret.Ref.Name, namespace))
 		}
 	}
-	if s.TLS.Mode != "PASSTHROUGH" && s.TLS.Mode != "ISTIO_MUTUAL" {
+	for _, name := range s.TLS.Credentials {
+		secret := c.snap.Secrets.At(mesh.NewKey(namespace, name))
 		m, why := certificate(secret)
-		add(credential(name), why, m)
+		add(name, credential(name), secret, why, m)
 	}
-	if s.TLS.Mode == "MUTUAL" || s.TLS.Mode == "OPTIONAL_MUTUAL" {
+	if name := authorityOf(s.TLS); name != "" && (s.TLS.Mode == "MUTUAL" || s.TLS.Mode == "OPTIONAL_MUTUAL") {
+		secret := c.snap.Secrets.At(mesh.NewKey(namespace, name))
 		if own := c.snap.Secrets.At(mesh.NewKey(namespace, name+caSuffix)); own != nil {
 			secret = own
 		}
 		m, why := authorities(secret)
-		add(credential(name)+caSuffix, why, m)
+		add(name, credential(name)+caSuffix, secret, why, m)
 	}
 }
 
@@ -74,7 +88,26 @@ func authorities(s *mesh.Secret) (m *tlsv3.Secret, why string) {
 	case !x509.NewCertPool().AppendCertsFromPEM(s.CA):
 		return nil, "has no authority for client certificates (ca.crt)"
 	}
-	return &tlsv3.Secret{Type: &tlsv3.Secret_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: inlineBytes(s.CA)}}}, ""
+	v := &tlsv3.CertificateValidationContext{TrustedCa: inlineBytes(s.CA)}
+	if len(s.CRL) > 0 {
+		if !revocations(s.CRL) {
+			return nil, "has something in ca.crl that is no list of revoked certificates"
+		}
+		v.Crl = inlineBytes(s.CRL)
+	}
+	return &tlsv3.Secret{Type: &tlsv3.Secret_ValidationContext{ValidationContext: v}}, ""
+}
+
+// revocations reports whether text is one or more revocation lists in PEM.
+func revocations(text []byte) bool {
+	found := false
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if _, err := x509.ParseRevocationList(block.Bytes); err != nil {
+			return false
+		}
+		found = true
+	}
+	return found
 }
 
 func inlineBytes(b []byte) *corev3.DataSource {

@@ -51,18 +51,43 @@ func TestCredentials(t *testing.T) {
 	put("default", "foreign", mesh.Secret{Certificate: cert, Key: func() []byte { return key }})
 	server := func(port uint16, mode, credential string) mesh.Server {
 		return mesh.Server{Port: port, PortName: "https", Protocol: mesh.HTTPS, Hosts: []mesh.GatewayHost{{Namespace: "*", Host: "*"}},
-			TLS: &mesh.ServerTLS{Mode: mode, CredentialName: credential}}
+			TLS: &mesh.ServerTLS{Mode: mode, Credentials: []string{credential}}}
 	}
 	w.gateway("default", "tls", mesh.Gateway{Selector: mesh.Labels{"istio": "ingressgateway"}, Servers: []mesh.Server{
 		server(443, "MUTUAL", "good"), server(444, "SIMPLE", "bad"), server(445, "SIMPLE", "foreign")}})
+	gateway := &mesh.Workload{Namespace: "istio-system", Name: ingress().Name, ServiceAccount: "gateway", Labels: ingress().Labels}
+	w.snap.Workloads = w.snap.Workloads.Set(gateway.Key(), gateway)
 	snap := w.publish()
 	cache := translate.New()
-	stranger := *ingress()
-	stranger.Unproven = true
-	if n := cache.View(snap, &stranger).Set(resource.SecretType).Len(); n != 0 {
-		t.Errorf("%d secrets for somebody who only says that it is the gateway", n)
+	for _, c := range []struct {
+		who, name, account string
+		unproven           bool
+		said               int
+	}{
+		{"somebody who only says that it is the gateway", gateway.Name, "gateway", true, 0},
+		{"another service account that says it is the gateway's pod", gateway.Name, "other", false, 1},
+		{"another service account with the gateway's labels", "nobody-knows", "other", false, 1},
+		{"a pod that nobody knows", "nobody-knows", "gateway", false, 1},
+	} {
+		stranger := *ingress()
+		stranger.Name, stranger.ServiceAccount, stranger.Unproven = c.name, c.account, c.unproven
+		cache := translate.New()
+		if n := cache.View(snap, &stranger).Set(resource.SecretType).Len(); n != 0 {
+			t.Errorf("%d secrets for %s", n, c.who)
+		}
+		var said int
+		for _, p := range cache.Problems() {
+			if strings.Contains(p.Text, "is not given") && p.Ref.Name == "tls" {
+				said++
+			}
+		}
+		if said != c.said {
+			t.Errorf("%s: %d problems, want %d: %v", c.who, said, c.said, cache.Problems())
+		}
 	}
-	secrets := cache.View(snap, ingress()).Set(resource.SecretType)
+	proven := ingress()
+	proven.ServiceAccount = "gateway"
+	secrets := cache.View(snap, proven).Set(resource.SecretType)
 	if secrets.Len() != 2 {
 		t.Errorf("%d secrets, want 2", secrets.Len())
 	}

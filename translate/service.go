@@ -19,6 +19,7 @@ type service struct {
 	clusters []*clusterSet
 	hosts    []*hostSet
 	doors    []*doorSet
+	tenants  []tenancy
 	names    []byte // entries of the name table
 	origins  []resource.Origin
 
@@ -31,6 +32,9 @@ type service struct {
 type clusterSet struct {
 	rules       []*mesh.DestinationRule
 	originalDst bool
+	edge        bool   // of a gateway, where that makes a difference
+	passing     bool   // with those that clients of a gateway name
+	at          string // whose place, "" where that makes no difference
 	clusters    []*resource.Resource
 	assignments []*resource.Resource
 	problems    []Problem
@@ -50,7 +54,17 @@ type doorSet struct {
 	virtual *virtual
 	rules   []*mesh.DestinationRule
 	source  string
+	named   bool
 	doors   []*door
+}
+
+// tenancy is what a service is to viewers who look at it these ways; hosts and doors are nil
+// for gateways.
+type tenancy struct {
+	clusters *clusterSet
+	hosts    *hostSet
+	doors    *doorSet
+	tenant   *tenant
 }
 
 func newService(b *base, s *mesh.Service, eps *mesh.EndpointSet) *service {
@@ -99,13 +113,18 @@ func kept(r *resource.Resource, old []*resource.Resource) *resource.Resource {
 	return r
 }
 
-func (s *service) clusterSet(b *base, rules []*mesh.DestinationRule, originalDst bool) *clusterSet {
+// clusterSet are the clusters under rules; at is where the viewer is, and atKey its key.
+func (s *service) clusterSet(b *base, rules []*mesh.DestinationRule, originalDst, edge, passing bool, at *place, atKey string) *clusterSet {
+	if at = b.near(rules, at); at == nil {
+		atKey = ""
+	}
+	edge = edge && slices.ContainsFunc(rules, func(r *mesh.DestinationRule) bool { return len(credentialsOf(r)) > 0 })
 	for _, c := range s.clusters {
-		if c.originalDst == originalDst && slices.Equal(c.rules, rules) {
+		if c.originalDst == originalDst && c.edge == edge && c.passing == passing && c.at == atKey && slices.Equal(c.rules, rules) {
 			return c
 		}
 	}
-	c := &clusterSet{rules: rules, originalDst: originalDst}
+	c := &clusterSet{rules: rules, originalDst: originalDst, edge: edge, passing: passing, at: atKey}
 	keep := func(list *[]*resource.Resource, r *resource.Resource, of func(*clusterSet) []*resource.Resource) {
 		if r == nil {
 			return
@@ -123,10 +142,14 @@ func (s *service) clusterSet(b *base, rules []*mesh.DestinationRule, originalDst
 	merged := merge(rules)
 	for i, p := range s.ports {
 		for _, subset := range merged.named() {
-			u := &upstream{svc: s.Service, origins: s.origins, port: p, subset: subset, rule: merged, crew: &s.crews[i], settings: b.settings, originalDst: originalDst}
+			u := upstream{svc: s.Service, origins: s.origins, port: p, subset: subset, rule: merged, crew: &s.crews[i], settings: b.settings, at: at, originalDst: originalDst, edge: edge}
 			cluster, assignment := u.build(&c.problems)
 			keep(&c.clusters, cluster, func(o *clusterSet) []*resource.Resource { return o.clusters })
 			keep(&c.assignments, assignment, func(o *clusterSet) []*resource.Resource { return o.assignments })
+			if u.passing = passing && !s.External; u.passing {
+				cluster, _ = u.build(&c.problems)
+				keep(&c.clusters, cluster, func(o *clusterSet) []*resource.Resource { return o.clusters })
+			}
 		}
 	}
 	s.clusters = append(s.clusters, c)
@@ -168,16 +191,17 @@ func (s *service) hostSet(b *base, v *virtual, a *audience, source string) *host
 	return h
 }
 
-func (s *service) doorSet(b *base, v *virtual, rules []*mesh.DestinationRule, a *audience, source string) *doorSet {
+func (s *service) doorSet(b *base, v *virtual, rules []*mesh.DestinationRule, a *audience, source string, named bool) *doorSet {
 	if v == nil || !v.sourced {
 		source = ""
 	}
+	named = named || !s.Nominal
 	for _, d := range s.doors {
-		if d.virtual == v && d.source == source && slices.Equal(d.rules, rules) {
+		if d.virtual == v && d.source == source && d.named == named && slices.Equal(d.rules, rules) {
 			return d
 		}
 	}
-	d := &doorSet{virtual: v, rules: rules, source: source, doors: b.doors(s, v, merge(rules), a)}
+	d := &doorSet{virtual: v, rules: rules, source: source, named: named, doors: b.doors(s, v, merge(rules), a, named)}
 	if s.prev != nil {
 		for _, o := range s.prev.doors {
 			for _, was := range o.doors {
@@ -191,4 +215,29 @@ func (s *service) doorSet(b *base, v *virtual, rules []*mesh.DestinationRule, a 
 	}
 	s.doors = append(s.doors, d)
 	return d
+}
+
+// tenant puts together what a service has for viewers with original destinations, or, without h
+// and d, for gateways.
+func (s *service) tenant(c *clusterSet, h *hostSet, d *doorSet) *tenant {
+	for _, t := range s.tenants {
+		if t.clusters == c && t.hosts == h && t.doors == d {
+			return t.tenant
+		}
+	}
+	t := &tenant{clusters: c.clusters, assignments: c.assignments, problems: c.problems}
+	if h != nil {
+		t.hosts, t.doors, t.names, t.origins = h.hosts, d.doors, s.names, s.origins
+		t.problems = slices.Concat(t.problems, h.problems)
+		for _, d := range t.doors {
+			t.problems = append(t.problems, d.problems...)
+		}
+		for _, vh := range h.hosts {
+			if s.port(vh.port).Protocol == mesh.Auto {
+				t.tables = append(t.tables, vh.table())
+			}
+		}
+	}
+	s.tenants = append(s.tenants, tenancy{c, h, d, t})
+	return t
 }

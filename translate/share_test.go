@@ -105,7 +105,7 @@ func TestNodesShare(t *testing.T) {
 		t.Error("two replicas have Views of their own")
 	}
 	other := cache.View(snap, sidecar("other", "client", nil))
-	for _, typ := range []string{resource.ClusterType, resource.EndpointType} {
+	for _, typ := range []string{resource.ClusterType, resource.EndpointType, resource.NameTableType} {
 		for name, r := range other.Set(typ).All() {
 			if mine := a.Set(typ).At(name); mine != r {
 				t.Errorf("%s was built twice", r)
@@ -201,4 +201,46 @@ func TestSidecarSelection(t *testing.T) {
 		}
 	}
 	check("a replaced one is younger than the other, which lets all be seen", all, "x.b", "y.b")
+}
+
+// Where clients are makes a difference only for the services of which somebody says that it does: all else they share,
+// down to the whole View where nobody says so.
+func TestPlacesShare(t *testing.T) {
+	w := bookinfo()
+	ratings := fqdn("ratings", "default")
+	near := &mesh.LoadBalancer{Locality: &mesh.LocalityPolicy{}}
+	there := func(name, region, zone string) *translate.Node {
+		n := sidecar("default", name, nil)
+		n.Locality = mesh.Locality{Region: region, Zone: zone}
+		return n
+	}
+	a, b, c := there("x-0", "us", "a"), there("x-1", "us", "b"), there("x-2", "us", "b")
+	s := w.snap.Services.At(mesh.NewKey("default", ratings))
+	list := slices.Clone(w.snap.Endpoints.At(s.Key()).Ports[9080])
+	list = append(list, list[0])
+	list[0].Locality, list[1].Locality, list[1].Addr = mesh.Locality{Region: "us", Zone: "a"}, mesh.Locality{Region: "us", Zone: "b"}, addrPort("10.9.9.9:9080")
+	w.endpoints(s, 9080, list...)
+
+	cache, snap := translate.New(), w.publish()
+	if cache.View(snap, a) != cache.View(snap, b) {
+		t.Error("clients in two zones have Views of their own, and nobody asked for that")
+	}
+	before := cache.View(snap, a)
+	w.destinationRule("default", "ratings", mesh.DestinationRule{Host: ratings, Policy: mesh.TrafficPolicy{LoadBalancer: near}})
+	snap = w.publish()
+	va, vb := cache.View(snap, a), cache.View(snap, b)
+	if vb != cache.View(snap, c) {
+		t.Error("clients in one zone have Views of their own")
+	}
+	if d := cmp.Diff([]string{"EDS outbound|9080||" + ratings}, differences(va, vb)); d != "" {
+		t.Errorf("between zones (-want +got)\n%s", d)
+	}
+	if d := cmp.Diff([]string{"CDS outbound|9080||" + ratings, "EDS outbound|9080||" + ratings}, differences(before, va)); d != "" {
+		t.Errorf("by the rule (-want +got)\n%s", d)
+	}
+	w.snap.DestinationRules = w.snap.DestinationRules.Delete(mesh.NewKey("default", "ratings"))
+	snap = w.publish()
+	if cache.View(snap, a) != cache.View(snap, b) {
+		t.Error("without the rule clients in two zones do not share their View again")
+	}
 }

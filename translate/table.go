@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"maps"
 	"slices"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -22,30 +23,40 @@ type table struct {
 	spread [forms]spread // of the forms in which virtual hosts are resources of their own
 	// claims counts the virtual hosts that want a domain. A proxy refuses a table in
 	// which a domain is there twice, so where somebody contests, join decides.
-	claims    map[string]int
+	claims    persist.Map[string, int]
 	contested int
 	origins   []resource.Origin // of the table as such
 }
 
 // spread is what became of the virtual hosts of a table as resources of their own.
 type spread struct {
-	given   map[string][]*resource.Resource // by virtual host; nil before somebody asked
-	changed map[string]struct{}             // virtual hosts that came, changed or went since
-	decided bool                            // some domain was contested
+	asked   bool                                      // by anybody
+	given   persist.Map[string, []*resource.Resource] // by virtual host
+	changed map[string]struct{}                       // virtual hosts that came, changed or went since
+	decided bool                                      // some domain was contested
+}
+
+// fork is a table that begins as this one.
+func (t *table) fork() *table {
+	out := *t
+	for f := range out.spread {
+		out.spread[f].changed = maps.Clone(out.spread[f].changed)
+	}
+	return &out
 }
 
 func (t *table) put(h *vhost) {
-	t.drop(h.name)
-	t.hosts = t.hosts.Set(h.name, h)
-	t.touch(h.name)
-	if t.claims == nil {
-		t.claims = map[string]int{}
-	}
-	for _, d := range h.domains {
-		if t.claims[d]++; t.claims[d] == 2 {
-			t.contested++
+	if was := t.hosts.At(h.name); was == nil || !slices.Equal(was.domains, h.domains) {
+		t.drop(h.name)
+		for _, d := range h.domains {
+			n := t.claims.At(d) + 1
+			if t.claims = t.claims.Set(d, n); n == 2 {
+				t.contested++
+			}
 		}
 	}
+	t.hosts = t.hosts.Set(h.name, h)
+	t.touch(h.name)
 }
 
 func (t *table) drop(name string) {
@@ -56,18 +67,21 @@ func (t *table) drop(name string) {
 	t.hosts = t.hosts.Delete(name)
 	t.touch(name)
 	for _, d := range h.domains {
-		switch t.claims[d]--; t.claims[d] {
+		switch n := t.claims.At(d) - 1; n {
 		case 0:
-			delete(t.claims, d)
+			t.claims = t.claims.Delete(d)
 		case 1:
 			t.contested--
+			fallthrough
+		default:
+			t.claims = t.claims.Set(d, n)
 		}
 	}
 }
 
 func (t *table) touch(name string) {
 	for f := range t.spread {
-		if p := &t.spread[f]; p.given != nil {
+		if p := &t.spread[f]; p.asked {
 			p.changed[name] = struct{}{}
 		}
 	}
@@ -93,7 +107,7 @@ func (t *table) join(name string, rest *vhost, ignorePort bool) *resource.Resour
 			b = h.appendTo(b, h.name, d)
 		}
 	}
-	if rest != nil && t.claims["*"] == 0 {
+	if rest != nil && !t.claims.Has("*") {
 		b = rest.appendTo(b, rest.name, rest.domains)
 	}
 	return resource.FromBytes(resource.RouteType, name, b).MadeOf(origins)
@@ -117,7 +131,7 @@ func head(name string, ignorePort, vhds bool) []byte {
 // shell is the RouteConfiguration whose virtual hosts go by VHDS, but for rest.
 func (t *table) shell(name string, rest *vhost, ignorePort bool) *resource.Resource {
 	b := head(name, ignorePort, true)
-	if rest != nil && t.claims["*"] == 0 {
+	if rest != nil && !t.claims.Has("*") {
 		b = rest.appendTo(b, rest.name, rest.domains)
 	}
 	return resource.FromBytes(resource.RouteType, name, b).MadeOf(t.origins)
@@ -126,9 +140,9 @@ func (t *table) shell(name string, rest *vhost, ignorePort bool) *resource.Resou
 // update brings the virtual hosts of the table in set, resources of their own, up to date.
 func (t *table) update(set resource.Set, name string, f form) resource.Set {
 	p := &t.spread[f]
-	domains, all := func(h *vhost) []string { return h.domains }, p.given == nil
+	domains, all := func(h *vhost) []string { return h.domains }, !p.asked
 	if all {
-		*p = spread{given: map[string][]*resource.Resource{}, changed: map[string]struct{}{}}
+		*p = spread{asked: true, changed: map[string]struct{}{}}
 	}
 	if t.contested > 0 || p.decided { // a change of one may change another
 		decided := t.decide()
@@ -150,7 +164,7 @@ func (t *table) update(set resource.Set, name string, f form) resource.Set {
 	}
 	// What one has no more another may have now.
 	for id, resources := range now {
-		for _, r := range p.given[id] {
+		for _, r := range p.given.At(id) {
 			if !named(resources, r.Name()) {
 				set = set.Delete(r.Name())
 			}
@@ -160,8 +174,10 @@ func (t *table) update(set resource.Set, name string, f form) resource.Set {
 		for _, r := range resources {
 			set = replace(set, r)
 		}
-		if p.given[id] = resources; resources == nil {
-			delete(p.given, id)
+		if resources == nil {
+			p.given = p.given.Delete(id)
+		} else {
+			p.given = p.given.Set(id, resources)
 		}
 	}
 	clear(p.changed)
@@ -171,7 +187,7 @@ func (t *table) update(set resource.Set, name string, f form) resource.Set {
 // withdraw takes the virtual hosts of the table out of set.
 func (t *table) withdraw(set resource.Set, f form) resource.Set {
 	p := &t.spread[f]
-	for _, given := range p.given {
+	for given := range p.given.Values() {
 		for _, r := range given {
 			set = set.Delete(r.Name())
 		}

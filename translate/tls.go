@@ -151,10 +151,11 @@ func automatic(k *mint, meshTLS *corev3.TransportSocket) []*clusterv3.Cluster_Tr
 // only, the mesh: modes SIMPLE and MUTUAL.
 func originClient(k *mint, t *mesh.ClientTLS, s *mesh.Service) *corev3.TransportSocket {
 	c := &tlsv3.CommonTlsContext{}
-	if t.CredentialName != "" { // secrets go to gateways' listeners only (2026-11)
-		k.fail(errors.New("credentialName is not served here: give clientCertificate, privateKey and caCertificates as files"))
-	}
-	if t.Mode == "MUTUAL" {
+	switch {
+	case t.Mode != "MUTUAL":
+	case t.CredentialName != "":
+		c.TlsCertificateSdsSecretConfigs = []*tlsv3.SdsSecretConfig{sds(credential(t.CredentialName))}
+	default:
 		c.TlsCertificates = certificateFiles(k, t.Certificate, t.PrivateKey)
 	}
 	sni := t.SNI
@@ -171,10 +172,16 @@ func originClient(k *mint, t *mesh.ClientTLS, s *mesh.Service) *corev3.Transport
 		names = []string{sni}
 	}
 	v := &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: anyKind(names)}
+	if t.CRL != "" {
+		v.Crl = file(t.CRL)
+	}
 	switch {
 	case t.SkipVerify:
 		c.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
 			TrustChainVerification: tlsv3.CertificateValidationContext_ACCEPT_UNTRUSTED}}
+	case t.CredentialName != "":
+		c.ValidationContextType = &tlsv3.CommonTlsContext_CombinedValidationContext{CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
+			DefaultValidationContext: v, ValidationContextSdsSecretConfig: sds(credential(t.CredentialName) + caSuffix)}}
 	case t.CACertificates != "":
 		v.TrustedCa = file(t.CACertificates)
 		c.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: v}
@@ -220,20 +227,30 @@ func edgeServer(k *mint, t *mesh.ServerTLS, s *mesh.Settings) *corev3.TransportS
 		TlsMaximumProtocolVersion: tlsVersion(t.MaxVersion, tlsv3.TlsParameters_TLS_AUTO),
 		CipherSuites:              t.CipherSuites,
 	}}
-	if t.CredentialName != "" {
-		c.TlsCertificateSdsSecretConfigs = []*tlsv3.SdsSecretConfig{sds(credential(t.CredentialName))}
-	} else {
+	for _, name := range t.Credentials {
+		c.TlsCertificateSdsSecretConfigs = append(c.TlsCertificateSdsSecretConfigs, sds(credential(name)))
+	}
+	if t.Certificate+t.PrivateKey != "" || len(t.Credentials)+len(t.More) == 0 {
 		c.TlsCertificates = certificateFiles(k, t.Certificate, t.PrivateKey)
+	}
+	for _, p := range t.More {
+		c.TlsCertificates = append(c.TlsCertificates, certificateFiles(k, p.Certificate, p.PrivateKey)...)
 	}
 	d := &tlsv3.DownstreamTlsContext{CommonTlsContext: c}
 	if t.Mode == "MUTUAL" || t.Mode == "OPTIONAL_MUTUAL" {
 		d.RequireClientCertificate = wrapperspb.Bool(t.Mode == "MUTUAL")
-		v := &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: anyKind(t.SANs)}
-		switch {
-		case t.CredentialName != "":
+		v := &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: anyKind(t.SANs), VerifyCertificateSpki: t.PinnedKeys, VerifyCertificateHash: t.PinnedCertificates}
+		if t.SkipVerify {
+			v.TrustChainVerification = tlsv3.CertificateValidationContext_ACCEPT_UNTRUSTED
+		}
+		if t.CRL != "" {
+			v.Crl = file(t.CRL)
+		}
+		switch authority := authorityOf(t); {
+		case authority != "":
 			c.ValidationContextType = &tlsv3.CommonTlsContext_CombinedValidationContext{
 				CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-					DefaultValidationContext: v, ValidationContextSdsSecretConfig: sds(credential(t.CredentialName) + caSuffix)}}
+					DefaultValidationContext: v, ValidationContextSdsSecretConfig: sds(credential(authority) + caSuffix)}}
 		case t.CACertificates == "":
 			// Without a CA every client certificate would be as good as another.
 			k.fail(errors.New("mode " + t.Mode + " needs caCertificates or credentialName"))

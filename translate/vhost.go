@@ -20,7 +20,7 @@ import (
 type vhost struct {
 	name    string
 	port    uint16
-	domains []string // the first `own` are its own beyond doubt, then come short forms, after `names` addresses
+	domains []string // the first `own` are its own beyond doubt, then come short forms, after `names` wildcards and addresses
 	own     int
 	names   int
 	tail    []byte
@@ -99,7 +99,7 @@ func (h *vhost) resources(f form, table string, domains []string) []*resource.Re
 }
 
 // byKey groups domains by what a proxy asks for (docs/design/ondemand.md, "Virtual hosts"): the
-// host with its short forms, and each address.
+// host with its short forms, each wildcard, and each address.
 func (h *vhost) byKey(domains []string) iter.Seq2[string, []string] {
 	return func(yield func(string, []string) bool) {
 		host := h.domains[0]
@@ -130,7 +130,7 @@ func (h *vhost) same(o *vhost) bool {
 }
 
 // seal marshals a virtual host; own is how many of its domains are beyond doubt, names how
-// many are no addresses.
+// many are no wildcards for pods and no addresses.
 func seal(k *mint, m *routev3.VirtualHost, port uint16, own, names int) *vhost {
 	k.check(m)
 	if !utf8.ValidString(m.Name + strings.Join(m.Domains, "")) {
@@ -155,7 +155,7 @@ func domainsOf(host string, port uint16) []string {
 
 // serviceDomains lists all names and addresses a service answers to on a port, for a
 // viewer in its own namespace or in another. The first own are the full names, the first
-// names no addresses.
+// names no addresses and no wildcards: those of a headless service, for its pods by name.
 func serviceDomains(s *mesh.Service, port uint16, sameNamespace bool, suffix string) (domains []string, own, names int) {
 	domains = domainsOf(s.Hostname, port)
 	own = len(domains)
@@ -168,6 +168,11 @@ func serviceDomains(s *mesh.Service, port uint16, sameNamespace bool, suffix str
 		}
 	}
 	names = len(domains)
+	if s.Resolution == mesh.Passthrough && isClusterLocal(s, suffix) {
+		for _, d := range domains[:names] {
+			domains = append(domains, "*."+d)
+		}
+	}
 	for _, a := range s.Addresses {
 		domains = append(domains, domainsOf(a.String(), port)...)
 	}
@@ -196,7 +201,7 @@ func (b *base) virtualHost(host string, s *mesh.Service, port uint16, v *virtual
 		rb := &routeBuilder{v: v, port: port, retries: b.settings.DefaultRetries}
 		m.Routes = rb.httpRoutes(a)
 		problems = rb.problems
-		rb.of(&v.Ref)
+		rb.of(v.refs()...)
 		if s != nil {
 			rb.from(originsOf(s)...)
 		}

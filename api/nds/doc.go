@@ -2,7 +2,7 @@
 // control plane sends (type URL type.googleapis.com/istio.networking.nds.v1.NameTable)
 // and the proxy's DNS answers from.
 //
-// translate writes it, proxy/state reads it. Messages follow the rules of protobuf: not
+// translate writes it, proxy/dns/names reads it. Messages follow the rules of protobuf: not
 // to be changed while somebody else reads them.
 package nds
 

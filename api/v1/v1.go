@@ -122,10 +122,10 @@ type SyncType struct {
 // States of a SyncType, as istioctl names them.
 const (
 	Synced  = "SYNCED"   // it has accepted what it is to hold
-	NotSent = "NOT SENT" // it has subscribed to something, and there is nothing to send
+	NotSent = "NOT SENT" // there is nothing to send: of what it has subscribed to, or, on demand, because nothing was used yet
 	Stale   = "STALE"    // something is on its way, or not answered
 	Erred   = "ERROR"    // it refuses something as it is now
-	Ignored = "IGNORED"  // it has not subscribed
+	Ignored = "IGNORED"  // it has not subscribed, and will not unless it is told to
 )
 
 // Rejection is what a proxy refused (NACK).
@@ -197,6 +197,22 @@ type Receipt struct {
 	// Shadowed are parts of the object that have no effect because of another object, or
 	// another part of the same.
 	Shadowed []Shadow `json:"shadowed,omitempty"`
+	// Rules says of every rule of a VirtualService, at every place it is bound to, of every
+	// server of a Gateway and of every part of a DestinationRule what became of it.
+	Rules []Rule `json:"rules,omitempty"`
+}
+
+// Rule is what became of one rule in one place: State is active (Example is a call that gets
+// to it, if one was found), shadowed (By has what it would get) or rejected; Why of those that
+// are not active.
+type Rule struct {
+	Part    string `json:"part"`         // field path: spec.http[2]
+	At      string `json:"at,omitempty"` // "mesh", or NAMESPACE/NAME of a Gateway; empty if there is but one place
+	State   string `json:"state"`
+	By      string `json:"by,omitempty"` // KIND NAMESPACE/NAME
+	ByPart  string `json:"byPart,omitempty"`
+	Why     string `json:"why,omitempty"`
+	Example string `json:"example,omitempty"`
 }
 
 // Propagation says how long a change took to proxies. Quantiles are right to within 10 %.

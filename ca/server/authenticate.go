@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
+	"github.com/weirmesh/weir/ca"
 	"github.com/weirmesh/weir/ca/token"
 	"github.com/weirmesh/weir/identity"
 )
@@ -18,7 +19,7 @@ import (
 // Caller is who asks, as proven.
 type Caller struct {
 	ID       identity.ID
-	Workload string // the one workload, where the proof names it
+	Workload string // the one workload, where the proof names it: of a pod its name
 	Proof    string // what proved it, for the log
 }
 
@@ -26,13 +27,19 @@ type Caller struct {
 // kind it knows.
 var ErrAbsent = errors.New("no such credential")
 
+// ErrUnchecked is in the error of an Authenticator that could not ask whether a credential
+// is good: the caller is to try again.
+var ErrUnchecked = errors.New("the credential cannot be checked at present")
+
 // Authenticator finds out who calls, from the credentials of a gRPC request. Its
 // errors are told to the caller. It is safe for concurrent use.
 type Authenticator interface {
 	Authenticate(ctx context.Context) (Caller, error)
 }
 
-func authenticate(ctx context.Context, chain []Authenticator) (Caller, error) {
+// Authenticate asks the authenticators of a chain one after the other; the first that
+// knows the caller decides. Its error may be told to the caller.
+func Authenticate(ctx context.Context, chain []Authenticator) (Caller, error) {
 	var refused []error
 	for _, a := range chain {
 		caller, err := a.Authenticate(ctx)
@@ -54,7 +61,7 @@ type Tokens struct{ Key *token.Key }
 
 // Authenticate reads the authorization header.
 func (t Tokens) Authenticate(ctx context.Context) (Caller, error) {
-	text, ok := bearer(ctx)
+	text, ok := Bearer(ctx)
 	if !ok || !token.Is(text) { // another kind of token is another authenticator's
 		return Caller{}, ErrAbsent
 	}
@@ -65,7 +72,8 @@ func (t Tokens) Authenticate(ctx context.Context) (Caller, error) {
 	return Caller{c.ID, c.Workload, "bearer token"}, nil
 }
 
-func bearer(ctx context.Context) (string, bool) {
+// Bearer is the token in a gRPC request's authorization header.
+func Bearer(ctx context.Context) (string, bool) {
 	for _, v := range metadata.ValueFromIncomingContext(ctx, "authorization") {
 		const scheme = "bearer " // case-insensitive: RFC 9110 section 11.1
 		if len(v) >= len(scheme) && strings.EqualFold(v[:len(scheme)], scheme) {
@@ -79,8 +87,8 @@ func bearer(ctx context.Context) (string, bool) {
 // which is how a workload renews. The certificate is judged anew for each request:
 // a connection may live longer than what it was made with.
 type Certificates struct {
-	Bundle *identity.Bundle
-	Accept identity.Accept
+	Authority ca.Source // whose roots judge
+	Accept    identity.Accept
 }
 
 // Authenticate judges the client certificate.
@@ -97,7 +105,8 @@ func (c Certificates) Authenticate(ctx context.Context) (Caller, error) {
 	for _, cert := range info.State.PeerCertificates {
 		raw = append(raw, cert.Raw)
 	}
-	id, err := identity.VerifyPeer(raw, c.Bundle, time.Now(), identity.Client, c.Accept)
+	authority, _ := c.Authority.Watch()
+	id, err := identity.VerifyPeer(raw, authority.Bundle(), time.Now(), identity.Client, c.Accept)
 	if err != nil {
 		return Caller{}, fmt.Errorf("client certificate: %w", err)
 	}

@@ -43,7 +43,8 @@ func (s *Server) Metrics() []Metric {
 		return m
 	}
 	gauge := func(name, help string, v float64) Metric { return Metric{Name: name, Help: help, Value: v} }
-	c, root, chain := &s.count, s.o.Authority.RootNotAfter(), s.o.Authority.ChainNotAfter()
+	authority, _ := s.o.Authority.Watch()
+	c, root, chain := &s.count, authority.RootNotAfter(), authority.ChainNotAfter()
 	return []Metric{
 		counter(metricRequests, "Certificate requests received.", &c.requests),
 		counter(metricUnauthenticated, "Certificate requests refused for lack of a good credential.", &c.unauthenticated),

@@ -11,6 +11,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,11 +27,13 @@ import (
 	securityv1alpha1 "istio.io/api/security/v1alpha1"
 
 	"github.com/weirmesh/weir/ca"
+	"github.com/weirmesh/weir/ca/internal/limit"
+	"github.com/weirmesh/weir/identity"
 )
 
 // Options of a Server. All but Authorize are required.
 type Options struct {
-	Authority *ca.Authority
+	Authority ca.Source
 	// Authenticators are asked in this order; the first that knows the caller
 	// decides who it is.
 	Authenticators []Authenticator
@@ -39,14 +42,22 @@ type Options struct {
 	// Authorize may refuse an authenticated caller, with an error that it may
 	// read: a service account that is gone, for instance. Nil: nobody is refused.
 	Authorize func(context.Context, Caller) error
-	Log       *slog.Logger
+	// Issued is told of every certificate; workload is the one that asked, as far as it is
+	// known. Nil: nobody is told.
+	Issued func(id identity.ID, workload, host string, leaf *x509.Certificate)
+	Log    *slog.Logger
+}
+
+type callerKey struct {
+	id   identity.ID // zero: somebody unknown
+	host string
 }
 
 // Server is an IstioCertificateServiceServer.
 type Server struct {
 	securityv1alpha1.UnimplementedIstioCertificateServiceServer
 	o     Options
-	limit limiter
+	limit limit.Limiter[callerKey]
 	count counters
 }
 
@@ -67,19 +78,23 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 // CreateCertificate certifies the key of a request as that of the caller.
 func (s *Server) CreateCertificate(ctx context.Context, req *securityv1alpha1.IstioCertificateRequest) (*securityv1alpha1.IstioCertificateResponse, error) {
 	s.count.requests.Add(1)
-	host := peerHost(ctx)
+	host := PeerHost(ctx)
 
-	caller, err := authenticate(ctx, s.o.Authenticators)
+	caller, err := Authenticate(ctx, s.o.Authenticators)
 	if err != nil {
 		s.count.unauthenticated.Add(1)
-		if s.limit.allow(time.Now(), callerKey{host: host}) { // strangers do not fill the log
+		if s.limit.Allow(time.Now(), callerKey{host: host}) { // strangers do not fill the log
 			s.o.Log.Warn("certificate request refused", "peer", host, "err", err)
 		}
-		return nil, status.Error(codes.Unauthenticated, err.Error())
+		code := codes.Unauthenticated
+		if errors.Is(err, ErrUnchecked) {
+			code = codes.Unavailable
+		}
+		return nil, status.Error(code, err.Error())
 	}
-	if !s.limit.allow(time.Now(), callerKey{caller.ID, host}) { // counted, and not logged: that would be the next flood
+	if !s.limit.Allow(time.Now(), callerKey{caller.ID, host}) { // counted, and not logged: that would be the next flood
 		s.count.limited.Add(1)
-		return nil, status.Errorf(codes.ResourceExhausted, "%s asks from %s more often than %d times a second: is a proxy in a loop?", caller.ID, host, limitRate)
+		return nil, status.Errorf(codes.ResourceExhausted, "%s asks from %s more often than %d times a second: is a proxy in a loop?", caller.ID, host, limit.Rate)
 	}
 	issued, err := s.issue(ctx, caller, req)
 	if err != nil {
@@ -87,6 +102,9 @@ func (s *Server) CreateCertificate(ctx context.Context, req *securityv1alpha1.Is
 		return nil, err
 	}
 	s.count.issued.Add(1)
+	if s.o.Issued != nil {
+		s.o.Issued(caller.ID, cmp.Or(caller.Workload, req.GetMetadata().GetFields()["WorkloadName"].GetStringValue()), host, issued.Leaf)
+	}
 	s.o.Log.Info("certificate issued", "id", caller.ID, "workload", caller.Workload, "peer", host, "by", caller.Proof,
 		"serial", fmt.Sprintf("%x", issued.Leaf.SerialNumber), "valid_until", issued.Leaf.NotAfter)
 	return &securityv1alpha1.IstioCertificateResponse{CertChain: issued.Chain}, nil
@@ -115,7 +133,8 @@ func (s *Server) issue(ctx context.Context, caller Caller, req *securityv1alpha1
 	}
 	const century = 100 * 365 * 24 * 3600 // seconds; more than any authority grants, and a time.Duration holds it
 	ttl := time.Duration(min(req.GetValidityDuration(), century)) * time.Second
-	issued, err := s.o.Authority.Sign([]byte(req.GetCsr()), ca.Grant{ID: caller.ID, TTL: max(ttl, 0)})
+	authority, _ := s.o.Authority.Watch()
+	issued, err := authority.Sign([]byte(req.GetCsr()), ca.Grant{ID: caller.ID, TTL: max(ttl, 0)})
 	if err == nil {
 		return issued, nil
 	}
@@ -131,9 +150,9 @@ func (s *Server) issue(ctx context.Context, caller Caller, req *securityv1alpha1
 	return nil, status.Error(codes.Internal, err.Error())
 }
 
-// peerHost is the caller's address without its port, which changes with each
+// PeerHost is the caller's address without its port, which changes with each
 // connection.
-func peerHost(ctx context.Context) string {
+func PeerHost(ctx context.Context) string {
 	p, ok := peer.FromContext(ctx)
 	if !ok || p.Addr == nil {
 		return "unknown"

@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -31,6 +30,7 @@ import (
 	securityv1alpha1 "istio.io/api/security/v1alpha1"
 
 	"github.com/weirmesh/weir/ca"
+	"github.com/weirmesh/weir/ca/internal/limit"
 	"github.com/weirmesh/weir/ca/token"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/identity/istioca"
@@ -75,7 +75,7 @@ func (c *controlPlane) start(change func(*Options)) {
 	mesh := identity.TrustDomains{"cluster.local", "old.domain"}
 	o := Options{
 		Authority: authority, TrustDomains: mesh, Log: slog.New(slog.DiscardHandler),
-		Authenticators: []Authenticator{Certificates{authority.Bundle(), mesh}, Tokens{c.key}},
+		Authenticators: []Authenticator{Certificates{authority, mesh}, Tokens{c.key}},
 	}
 	if change != nil {
 		change(&o)
@@ -94,6 +94,11 @@ func (c *controlPlane) start(change func(*Options)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.port, c.grpc = l, s
+}
+
+func (c *controlPlane) authority() *ca.Authority {
+	a, _ := c.server.o.Authority.Watch()
+	return a
 }
 
 func (c *controlPlane) stop() {
@@ -163,7 +168,7 @@ func once(s redact.String) func() (redact.String, error) {
 func TestLifeOfAWorkload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newControlPlane(t, nil)
-		bundle := c.server.o.Authority.Bundle()
+		bundle := c.authority().Bundle()
 		var mu sync.Mutex
 		tok := c.token(cart, time.Hour)
 		m, err := identity.NewManager(identity.Options{
@@ -238,7 +243,7 @@ func TestLifeOfAWorkload(t *testing.T) {
 func TestLostFolder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old, c := newControlPlane(t, nil), newControlPlane(t, nil)
-		held, err := old.server.o.Authority.Issue(ca.Grant{ID: cart})
+		held, err := old.authority().Issue(ca.Grant{ID: cart})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -286,7 +291,7 @@ func TestCreateCertificate(t *testing.T) {
 				return nil
 			}
 		})
-		authority := c.server.o.Authority
+		authority := c.authority()
 		material := func(id identity.ID) *identity.Material {
 			m, err := authority.Issue(ca.Grant{ID: id})
 			if err != nil {
@@ -406,7 +411,7 @@ func TestEndOfTheAuthority(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newControlPlane(t, nil)
 		tok := c.token(cart, 20*365*24*time.Hour)
-		time.Sleep(time.Until(c.server.o.Authority.ChainNotAfter()))
+		time.Sleep(time.Until(c.authority().ChainNotAfter()))
 		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+tok.Reveal()))
 		_, err := c.server.CreateCertificate(ctx, &securityv1alpha1.IstioCertificateRequest{Csr: string(csr(t))})
 		if s := status.Convert(err); s.Code() != codes.Unavailable || !strings.Contains(s.Message(), "not valid now") {
@@ -432,7 +437,7 @@ func TestLimit(t *testing.T) {
 			_, err := c.server.CreateCertificate(ctx, &securityv1alpha1.IstioCertificateRequest{Csr: string(csr(t))})
 			return status.Code(err)
 		}
-		for i := range limitBurst {
+		for i := range limit.Burst {
 			if code := ask(cart); code != codes.OK {
 				t.Fatalf("request %d of a start: %s", i+1, code)
 			}
@@ -445,36 +450,18 @@ func TestLimit(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		allowed := 0
-		for range 2 * limitRate {
+		for range 2 * limit.Rate {
 			if ask(cart) == codes.OK {
 				allowed++
 			}
 		}
-		if allowed != limitRate {
-			t.Errorf("a second later %d are answered, want %d", allowed, limitRate)
+		if allowed != limit.Rate {
+			t.Errorf("a second later %d are answered, want %d", allowed, limit.Rate)
 		}
-		if got := c.counters(); got[metricLimited] != 1+limitRate {
+		if got := c.counters(); got[metricLimited] != 1+limit.Rate {
 			t.Errorf("counters %v", got)
 		}
 	})
-}
-
-func TestLimiterForgets(t *testing.T) {
-	var l limiter
-	now := time.Now()
-	for i := range maxCallers + 100 {
-		l.allow(now, callerKey{host: fmt.Sprint(i)})
-	}
-	if n := len(l.buckets); n > maxCallers {
-		t.Errorf("%d callers are remembered, at most %d should be", n, maxCallers)
-	}
-	l.allow(now.Add(time.Minute), callerKey{host: "later"})
-	if n := len(l.buckets); n != 1 {
-		t.Errorf("a minute later %d callers are remembered", n)
-	}
-	if !l.allow(now.Add(-time.Hour), callerKey{host: "later"}) {
-		t.Error("a clock that went back locks callers out")
-	}
 }
 
 func TestMetricNames(t *testing.T) {

@@ -17,19 +17,20 @@ import (
 
 // Apply makes the calling thread's network namespace capture as r says, whatever rules
 // of ours it had before. The table changes in one transaction: no packet meets half of
-// it. Before an error is returned the addresses and routes may have been added.
+// it. Before an error is returned the addresses and routes may have been added. An error
+// names the right or the kernel feature that is missing, and is ErrNone without nf_tables.
 func Apply(r capture.Ruleset) error {
-	if err := applyRoutes(r); err != nil {
+	if err := Routes(r); err != nil {
 		return fmt.Errorf("capture rules: %w", err)
 	}
 	c, err := nftables.New()
 	if err != nil {
-		return fmt.Errorf("capture rules: %w", err)
+		return fmt.Errorf("capture rules: %w", explain(err, r))
 	}
 	// Deleting a table waits for the kernel's readers (7 to 14 ms): not in a fresh namespace.
 	exists, err := tableExists(c)
 	if err != nil {
-		return fmt.Errorf("capture rules: looking for table inet %s: %w", capture.Table, err)
+		return fmt.Errorf("capture rules: looking for table inet %s: %w", capture.Table, explain(err, r))
 	}
 	if exists {
 		c.DelTable(table())
@@ -41,7 +42,7 @@ func Apply(r capture.Ruleset) error {
 		}
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("capture rules: writing table inet %s: %w", capture.Table, err)
+		return fmt.Errorf("capture rules: writing table inet %s: %w", capture.Table, explain(err, r))
 	}
 	return nil
 }
@@ -50,15 +51,15 @@ func Apply(r capture.Ruleset) error {
 func Remove(r capture.Ruleset) error {
 	c, err := nftables.New()
 	if err != nil {
-		return fmt.Errorf("removing capture rules: %w", err)
+		return fmt.Errorf("removing capture rules: %w", explain(err, r))
 	}
 	// Adding first makes the deletion succeed in any case.
 	c.AddTable(table())
 	c.DelTable(table())
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("removing capture rules: table inet %s: %w", capture.Table, err)
+		return fmt.Errorf("removing capture rules: table inet %s: %w", capture.Table, explain(err, r))
 	}
-	if err := removeRoutes(r); err != nil {
+	if err := RemoveRoutes(r); err != nil {
 		return fmt.Errorf("removing capture rules: %w", err)
 	}
 	return nil
@@ -104,7 +105,19 @@ func addChain(c *nftables.Conn, t *nftables.Table, ch capture.Chain) error {
 	return nil
 }
 
-func applyRoutes(r capture.Ruleset) error {
+// Routes does the part of Apply that is not rules: addresses and policy routes.
+func Routes(r capture.Ruleset) error {
+	err := routes(r)
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: %w", err, errRight)
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT):
+		return fmt.Errorf("%w: this kernel lacks policy routing (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES)", err)
+	}
+	return err
+}
+
+func routes(r capture.Ruleset) error {
 	if len(r.Lo) == 0 && len(r.Families) == 0 {
 		return nil
 	}
@@ -131,7 +144,8 @@ func applyRoutes(r capture.Ruleset) error {
 	return nil
 }
 
-func removeRoutes(r capture.Ruleset) error {
+// RemoveRoutes undoes Routes(r).
+func RemoveRoutes(r capture.Ruleset) error {
 	if len(r.Lo) == 0 && len(r.Families) == 0 {
 		return nil
 	}
@@ -141,7 +155,7 @@ func removeRoutes(r capture.Ruleset) error {
 	}
 	var errs []error
 	try := func(err error, format string, args ...any) {
-		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.EAFNOSUPPORT) {
 			errs = append(errs, fmt.Errorf(format+": %w", append(args, err)...))
 		}
 	}

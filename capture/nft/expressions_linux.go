@@ -44,8 +44,15 @@ func expressions(s capture.Statement) ([]expr.Any, error) {
 		return meta(expr.MetaKeySKUID, host32(uint32(s))), nil
 	case capture.OwnerGID:
 		return meta(expr.MetaKeySKGID, host32(uint32(s))), nil
+	case capture.OwnerGIDNot:
+		return []expr.Any{&expr.Meta{Key: expr.MetaKeySKGID, Register: 1}, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: host32(uint32(s))}}, nil
 	case capture.Reply:
 		return []expr.Any{&expr.Ct{Register: 1, Key: expr.CtKeyDIRECTION}, equal([]byte{1})}, nil // IP_CT_DIR_REPLY
+	case capture.Invalid:
+		// NF_CT_STATE_INVALID_BIT of a set of states.
+		return []expr.Any{&expr.Ct{Register: 1, Key: expr.CtKeySTATE},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: host32(expr.CtStateBitINVALID), Xor: host32(0)},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: host32(0)}}, nil
 
 	case capture.SetMark:
 		return []expr.Any{immediate(host32(uint32(s))), &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1}}, nil
@@ -61,6 +68,8 @@ func expressions(s capture.Statement) ([]expr.Any, error) {
 		return []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}, nil
 	case capture.Accept:
 		return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}, nil
+	case capture.Drop:
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}, nil
 	case capture.Reset:
 		return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}, nil
 	}

@@ -76,6 +76,23 @@ func (c *Client) Status(ctx context.Context) (*apiv1.Status, error) {
 	return get[*apiv1.Status](ctx, c, "/api/v1/status")
 }
 
+// Identity asks who signs certificates, what is trusted, and what breaks first.
+func (c *Client) Identity(ctx context.Context) (*apiv1.Identity, error) {
+	return get[*apiv1.Identity](ctx, c, "/api/v1/identity")
+}
+
+// Rehearsal asks what becomes of identities in years to come, with nobody to sign for a part of
+// the time.
+func (c *Client) Rehearsal(ctx context.Context, years, away float64) (*apiv1.Rehearsal, error) {
+	return get[*apiv1.Rehearsal](ctx, c, fmt.Sprintf("/api/v1/identity/rehearsal?years=%g&away=%g", years, away))
+}
+
+// MTLS asks what ports of workloads accept and who calls them in plaintext; namespace and workload may
+// be empty.
+func (c *Client) MTLS(ctx context.Context, namespace, workload string, window time.Duration) (*apiv1.MTLS, error) {
+	return get[*apiv1.MTLS](ctx, c, "/api/v1/mtls?"+url.Values{"namespace": {namespace}, "workload": {workload}, "window": {window.String()}}.Encode())
+}
+
 // Workloads asks for what is running.
 func (c *Client) Workloads(ctx context.Context) ([]apiv1.Workload, error) {
 	return get[[]apiv1.Workload](ctx, c, "/api/v1/workloads")

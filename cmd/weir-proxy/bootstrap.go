@@ -43,11 +43,9 @@ func parseBootstrap(text []byte) (*bootstrapv3.Bootstrap, error) {
 	}
 	static := b.GetStaticResources()
 	switch {
-	case b.GetDynamicResources() != nil:
-		return nil, errors.New("dynamic_resources: `weir-proxy run` is for static configuration; use `weir-proxy sidecar` with --xds")
 	case len(static.GetSecrets()) > 0:
 		return nil, errors.New("static_resources.secrets: not supported; give certificates inline or by filename where they are used")
-	case len(static.GetListeners()) == 0:
+	case len(static.GetListeners()) == 0 && b.GetDynamicResources() == nil:
 		return nil, errors.New("static_resources.listeners: is empty, so there is nothing to do")
 	}
 	names := map[string]bool{}

@@ -18,7 +18,7 @@ func FuzzBootstrap(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if b, err := parseBootstrap(text); err == nil && len(b.GetStaticResources().GetListeners()) == 0 {
+		if b, err := parseBootstrap(text); err == nil && len(b.GetStaticResources().GetListeners()) == 0 && b.GetDynamicResources() == nil {
 			t.Error("nothing to do, and no error")
 		}
 	})

@@ -22,6 +22,7 @@ func TestRefused(t *testing.T) {
 	mesh := func(more ...string) []string {
 		return append([]string{"sidecar", "--name", "a-0", "--ip", "10.0.0.1", "--xds", "unix:///x", "--ca-root", roots}, more...)
 	}
+	t.Setenv("POD_NAME", "")
 	for _, c := range []struct {
 		name string
 		args []string
@@ -34,7 +35,8 @@ func TestRefused(t *testing.T) {
 		{"a file that is not YAML", []string{"run", "-c", write("a.yaml", "a: [")}, "a.yaml"},
 		{"an unknown field", []string{"run", "-c", write("b.yaml", "static_resourcez: {}")}, "static_resourcez"},
 		{"nothing to listen on", []string{"run", "-c", write("c.yaml", "static_resources: {}")}, "listeners: is empty"},
-		{"dynamic configuration", []string{"run", "-c", write("d.yaml", "dynamic_resources: {ads_config: {}}")}, "weir-proxy sidecar"},
+		{"dynamic configuration", []string{"run", "-c", write("d.yaml", "dynamic_resources: {ads_config: {}}")}, "dynamic_resources.cds_config: only {ads: {}}"},
+		{"an xDS server nobody knows", []string{"run", "-c", write("d2.yaml", "dynamic_resources: {cds_config: {ads: {}}, lds_config: {ads: {}}, ads_config: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: xds}}]}}")}, `there is no cluster "xds"`},
 		{"static secrets", []string{"run", "-c", write("e.yaml", "static_resources: {secrets: [{name: x}]}")}, "static_resources.secrets"},
 		{"a listener without chains", []string{"run", "-c", write("f.yaml", "static_resources: {listeners: [{name: l, address: {socket_address: {address: 127.0.0.1, port_value: 1}}}]}")}, "listener l: has no filter chain"},
 		{"a listener without a name", []string{"run", "-c", write("n.yaml", "static_resources: {listeners: [{address: {socket_address: {address: 127.0.0.1, port_value: 1}}}]}")}, "listener static_resources.listeners[0]: has no filter chain"},
@@ -45,7 +47,9 @@ func TestRefused(t *testing.T) {
 		{"two listeners of one name", []string{"run", "-c", write("l.yaml", "static_resources: {listeners: [{name: l}, {name: l}]}")}, `static_resources.listeners[1]: there are two listeners "l"`},
 		{"two clusters of one name", []string{"run", "-c", write("m.yaml", "static_resources: {listeners: [{name: l}], clusters: [{name: c}, {name: c}]}")}, `static_resources.clusters[1]: there are two clusters "c"`},
 		{"a loud log", []string{"run", "-c", write("g.yaml", "static_resources: {listeners: [{name: l}]}"), "--log-level", "loud"}, "--log-level"},
-		{"a sidecar without a name", []string{"sidecar"}, "is missing"},
+		{"a pod without a name", []string{"sidecar"}, "POD_NAME is missing"},
+		{"an unknown flag of a pod", []string{"proxy", "router", "--bogus"}, "-bogus"},
+		{"a sidecar without a name", []string{"sidecar", "--xds", "x"}, "is missing"},
 		{"an address that is none", mesh("--ip", "here"), "--ip"},
 		{"roots that are none", mesh(), "--ca-root"},
 		{"an unknown capture", mesh("--capture", "magic"), "--capture"},

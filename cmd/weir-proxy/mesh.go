@@ -132,6 +132,9 @@ func runMesh(ctx context.Context, kind string, args []string) error {
 	if o.Control, err = m.control(); err != nil {
 		return err
 	}
+	if err := m.captured(ctx, kind); err != nil {
+		return err
+	}
 	if err := m.network(ctx, &o); err != nil {
 		return err
 	}
@@ -139,7 +142,7 @@ func runMesh(ctx context.Context, kind string, args []string) error {
 	if err != nil {
 		return err
 	}
-	return p.Run(ctx)
+	return serve(ctx, p)
 }
 
 // node is who we are, in Istio's words.
@@ -230,8 +233,9 @@ func (m *meshFlags) control() (*proxy.Control, error) {
 		return nil, err
 	}
 	var servers identity.Accept = identity.OneOf{istiod}
+	server := istiod.String()
 	if m.xdsName != "" {
-		servers = identity.DNSName(m.xdsName)
+		servers, server = identity.DNSName(m.xdsName), m.xdsName
 	}
 	pem, err := os.ReadFile(m.caRoot)
 	if err != nil {
@@ -260,7 +264,7 @@ func (m *meshFlags) control() (*proxy.Control, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &proxy.Control{TrustDomain: m.trustDomain, ID: id, Signer: signer, Bootstrap: roots,
+	return &proxy.Control{TrustDomain: m.trustDomain, ID: id, Signer: signer, Bootstrap: roots, Address: m.xds, Server: server,
 		Dial: func(_ context.Context, mgr *identity.Manager) (client.Conn, error) {
 			return grpc.NewClient(m.xds, append(client.DialOptions(), grpc.WithNoProxy(),
 				grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(mgr, servers))))...)

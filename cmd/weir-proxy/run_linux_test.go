@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -230,4 +233,25 @@ func serve2(c net.Conn) {
 	new(http2.Server).ServeConn(c, &http2.ServeConnOpts{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		_, _ = io.WriteString(w, q.URL.Path)
 	})})
+}
+
+// A sidecar whose pod captures nothing does not start, and the caller learns it from the
+// exit status, too.
+func TestNotCaptured(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	m := &meshFlags{capture: "redirect", appFD: -1}
+	err := m.captured(ctx, "sidecar")
+	status := interface{ exitStatus() int }(nil)
+	if err == nil || !strings.Contains(err.Error(), "weir-proxy init") || !errors.As(err, &status) || status.exitStatus() != 126 {
+		t.Errorf("no rules: %v", err)
+	}
+	for _, c := range []struct {
+		kind string
+		m    meshFlags
+	}{{"gateway", *m}, {"sidecar", meshFlags{capture: "none", appFD: -1}}, {"sidecar", meshFlags{capture: "redirect", appFD: 5}}} {
+		if err := c.m.captured(ctx, c.kind); err != nil {
+			t.Errorf("%s %s: %v", c.kind, c.m.capture, err)
+		}
+	}
 }

@@ -18,7 +18,7 @@ import (
 // runStatic runs a proxy from a bootstrap file.
 func runStatic(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("weir-proxy run", flag.ContinueOnError)
-	file := f.String("c", "", "Envoy-style bootstrap, YAML or JSON: static_resources (listeners, clusters), node, admin")
+	file := f.String("c", "", "Envoy-style bootstrap, YAML or JSON: static_resources (listeners, clusters), dynamic_resources (by ads_config), node, admin")
 	workers := f.Int("workers", 0, "event loops, one thread each; 0: one a processor")
 	admin := f.String("admin", "", "address of the admin interface; default: the bootstrap's")
 	drain := f.Duration("drain", 5*time.Second, "how long to go on at the end for requests under way")
@@ -46,6 +46,9 @@ func runStatic(ctx context.Context, args []string) error {
 	proxy.SetThreads(*workers)
 	o := proxy.Options{Version: version, Static: b, Workers: *workers, Log: log, Level: lv, DrainTime: *drain, AccessLog: os.Stdout,
 		Node: observe.Node{ID: b.GetNode().GetId(), Name: b.GetNode().GetId(), Cluster: b.GetNode().GetCluster()}}
+	if o.Control, err = dynamic(b); err != nil {
+		return fmt.Errorf("%s: %w", *file, err)
+	}
 	if o.StdRecords, err = stdRecords(); err != nil {
 		return err
 	}
@@ -69,5 +72,5 @@ func runStatic(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return p.Run(ctx)
+	return serve(ctx, p)
 }

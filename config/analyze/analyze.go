@@ -4,33 +4,39 @@
 // A Snapshot and the objects behind it enter (Input); findings leave. Nothing here
 // changes what the mesh does. It says the same offline (weir analyze) and in a running
 // mesh, because it asks what the files say will run, not what is healthy just now.
-// What an Analyzer keeps only saves work; it is for one goroutine.
+//
+// What there is to find is divided into parts (parts.go), each about one object or one
+// name that objects share. A part finds what it needs in indexes (index.go), which notes
+// down what it looked at; when that changes, and only then, the part is done again. What
+// an Analyzer finds is what a new one would find. It is for one goroutine.
 package analyze
 
 import (
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/weirmesh/weir/config"
-	"github.com/weirmesh/weir/config/kube"
+	"github.com/weirmesh/weir/internal/persist"
 	"github.com/weirmesh/weir/mesh"
 )
 
-// Input is what is looked at.
+// Input is what is looked at. A run compares it with that of the run before: what did not
+// change must be shared, as persist.Maps do.
 type Input struct {
-	Snapshot    *mesh.Snapshot
-	Deployments []Deployment
-	Accounts    map[mesh.Key]bool
-	ConfigMaps  map[mesh.Key]*corev1.ConfigMap
-	Secrets     map[mesh.Key]*kube.Secret
-	Assume      []*mesh.Workload // will run, too
-	Outside     []mesh.Ref       // objects in force that are in no namespace of the mesh
-	// Object finds the object in force behind a Ref, for lines; nil if there is none.
-	Object func(mesh.Ref) *config.Object
+	Snapshot *mesh.Snapshot
+	Objects  Objects                       // in force
+	Facts    Objects                       // what is really there besides
+	Outside  persist.Map[string, mesh.Ref] // objects in force that are in no namespace of the mesh
+	Assume   []*mesh.Workload              // will run, too
+}
+
+// Objects are found by config.ID.String(). A value is immutable.
+type Objects interface {
+	At(id string) (text *config.Object, lowered any) // nil: there is none
+	// Since yields the ids whose objects are others than in an earlier value; nil is empty.
+	Since(earlier Objects) iter.Seq[string]
 }
 
 // LocalGateway is the ingress gateway that the laptop mesh always runs, for Assume.
@@ -38,200 +44,77 @@ func LocalGateway() *mesh.Workload {
 	return &mesh.Workload{Name: "istio-ingressgateway-0", Namespace: "istio-system", Labels: mesh.Labels{"app": "istio-ingressgateway", "istio": "ingressgateway"}}
 }
 
-// Deployment is a Deployment and where it stands.
-type Deployment struct {
-	Ref mesh.Ref
-	*appsv1.Deployment
-}
+// Analyzer remembers what it found and what that depended on: a run costs what changed
+// since the last one. The zero value is ready.
+type Analyzer struct{ a *analysis }
 
-// Analyzer remembers where fields stand in objects that did not change since its last
-// run: reading them again is most of the cost. The zero value is ready.
-type Analyzer struct{ facts map[*config.Object]*facts }
-
-// facts are what findings need of an object's text.
-type facts struct {
-	suppressed []string
-	lines      map[string]int
-}
-
-// checks is everything Run does.
-var checks = []func(*analysis){
-	(*analysis).virtualServiceReferences,
-	(*analysis).virtualServiceRules,
-	(*analysis).virtualServiceConflicts,
-	(*analysis).gatewayRules,
-	(*analysis).ruleConflicts,
-	(*analysis).destinationRules,
-	(*analysis).gateways,
-	(*analysis).gatewayConflicts,
-	(*analysis).services,
-	(*analysis).deployments,
-	(*analysis).sharedDeployments,
-	(*analysis).peerAuthentications,
-	(*analysis).contradictingTLS,
-	(*analysis).sidecars,
-	(*analysis).outsiders,
-}
-
-// Run returns what was found, sorted.
+// Run returns what was found, sorted; the very same list if it is as before.
 func (z *Analyzer) Run(in Input) []config.Finding {
-	a := newAnalysis(in)
-	a.old = z.facts
-	for _, check := range checks {
-		check(a)
+	if z.a == nil || z.a.Snapshot.Settings != in.Snapshot.Settings || !slices.Equal(z.a.Assume, in.Assume) {
+		z.a = newAnalysis(in)
 	}
-	z.facts = a.facts
-	return config.Tidy(a.findings)
+	z.a.update(in)
+	return z.a.findings()
 }
 
 // suppress is Istio's annotation by which an object turns findings off, by code or "*".
 const suppress = "galley.istio.io/analyze-suppress"
 
+// text is what findings need of an object's text. Reading it again is most of the cost.
+type text struct {
+	of         *config.Object
+	suppressed []string
+	lines      map[string]int
+}
+
 // add reports a finding about a field of an object, unless the object suppresses it.
 func (a *analysis) add(code config.Code, ref mesh.Ref, path, message, hint string) {
 	line := ref.Line
-	if o := a.Object(ref); o != nil {
-		f := a.factsOf(o)
-		if slices.Contains(f.suppressed, "*") || slices.Contains(f.suppressed, string(code)) {
+	if t := a.textOf(config.IDOf(ref).String()); t != nil {
+		if slices.Contains(t.suppressed, "*") || slices.Contains(t.suppressed, string(code)) {
 			return
 		}
 		if path != "" {
 			var ok bool
-			if line, ok = f.lines[path]; !ok {
-				line = o.LineOf(path)
-				f.lines[path] = line
+			if line, ok = t.lines[path]; !ok {
+				line = t.of.LineOf(path)
+				t.lines[path] = line
 			}
 		}
 	}
-	a.findings = append(a.findings, config.New(code, ref, path, line, message, hint))
+	a.doing.findings = append(a.doing.findings, config.New(code, ref, path, line, message, hint))
 }
 
-func (a *analysis) factsOf(o *config.Object) *facts {
-	f := a.facts[o]
-	if f != nil {
-		return f
+func (a *analysis) textOf(id string) *text {
+	o := a.object(id)
+	if o == nil {
+		return nil
 	}
-	if f = a.old[o]; f == nil {
-		f = &facts{lines: map[string]int{}}
+	t := a.texts[id]
+	if t == nil || t.of != o {
+		t = &text{of: o, lines: map[string]int{}}
 		for s := range strings.SplitSeq(o.Root().Get("metadata").Get("annotations").Get(suppress).String(), ",") {
-			f.suppressed = append(f.suppressed, strings.TrimSpace(s))
+			t.suppressed = append(t.suppressed, strings.TrimSpace(s))
 		}
+		a.texts[id] = t
 	}
-	a.facts[o] = f
-	return f
-}
-
-type analysis struct {
-	Input
-	findings []config.Finding
-	facts    map[*config.Object]*facts
-	old      map[*config.Object]*facts // of the last run
-
-	hosts     map[string][]*mesh.Service // by host name
-	names     []string                   // of all hosts
-	rules     map[string][]*mesh.DestinationRule
-	wildRules []*mesh.DestinationRule
-	instances []instance
-	labelled  map[pair][]int // instances by label
-}
-
-// instance is a workload that runs or will run.
-type instance struct {
-	namespace string
-	labels    mesh.Labels
-	ports     map[string]uint16 // named; nil of a kind that has no names
-	numbers   map[uint16]bool   // declared container ports; nil if unknown
-	entry     bool              // a WorkloadEntry
-	deployed  *Deployment
-}
-
-type pair struct{ namespace, key, value string }
-
-func newAnalysis(in Input) *analysis {
-	a := &analysis{Input: in, facts: map[*config.Object]*facts{}, hosts: map[string][]*mesh.Service{}, rules: map[string][]*mesh.DestinationRule{}, labelled: map[pair][]int{}}
-	for s := range in.Snapshot.Services.Values() {
-		a.hosts[s.Hostname] = append(a.hosts[s.Hostname], s)
-	}
-	for h := range a.hosts {
-		a.names = append(a.names, h)
-	}
-	slices.Sort(a.names)
-	for r := range a.rulesInForce() {
-		a.rules[r.Host] = append(a.rules[r.Host], r)
-		if strings.HasPrefix(r.Host, "*") {
-			a.wildRules = append(a.wildRules, r)
-		}
-	}
-	for w := range in.Snapshot.Workloads.Values() {
-		a.workload(w)
-	}
-	for _, w := range in.Assume {
-		a.workload(w)
-	}
-	for i := range in.Deployments {
-		d := &in.Deployments[i]
-		inst := instance{namespace: d.Namespace, labels: d.Spec.Template.Labels, ports: map[string]uint16{}, deployed: d}
-		for _, c := range d.Spec.Template.Spec.Containers {
-			for _, p := range c.Ports {
-				if inst.numbers == nil {
-					inst.numbers = map[uint16]bool{}
-				}
-				inst.numbers[uint16(p.ContainerPort)] = true
-				if p.Name != "" {
-					inst.ports[p.Name] = uint16(p.ContainerPort)
-				}
-			}
-		}
-		a.instance(inst)
-	}
-	return a
-}
-
-// rulesInForce leaves out those that are refused: they have a finding that says more.
-func (a *analysis) rulesInForce() iter.Seq[*mesh.DestinationRule] {
-	return func(yield func(*mesh.DestinationRule) bool) {
-		for r := range a.Snapshot.DestinationRules.Values() {
-			if !r.Refused && !yield(r) {
-				return
-			}
-		}
-	}
-}
-
-func (a *analysis) workload(w *mesh.Workload) {
-	a.instance(instance{namespace: w.Namespace, labels: w.Labels, ports: w.Ports, entry: w.OwnerKind == "WorkloadEntry"})
-}
-
-func (a *analysis) instance(i instance) {
-	for k, v := range i.labels {
-		// In its namespace, and for selectors that reach across namespaces in all.
-		for _, p := range []pair{{i.namespace, k, v}, {"", k, v}} {
-			a.labelled[p] = append(a.labelled[p], len(a.instances))
-		}
-	}
-	a.instances = append(a.instances, i)
+	return t
 }
 
 // selected finds what a selector picks in a namespace ("" is all). No selector picks
 // everything.
 func (a *analysis) selected(namespace string, selector mesh.Labels) []*instance {
+	p := pair{namespace: namespace}
+	if len(selector) > 0 { // one pair narrows enough, Selects checks the others
+		p.key = slices.Min(slices.Collect(maps.Keys(selector)))
+		p.value = selector[p.key]
+	}
+	a.look(thing{labelled, p.namespace, p.key, p.value})
 	var out []*instance
-	take := func(i int) {
-		if in := &a.instances[i]; (namespace == "" || in.namespace == namespace) && selector.Selects(in.labels) {
-			out = append(out, in)
+	for _, i := range a.labelled[p] {
+		if selector.Selects(i.labels) {
+			out = append(out, i)
 		}
-	}
-	if len(selector) == 0 {
-		for i := range a.instances {
-			take(i)
-		}
-		return out
-	}
-	for k, v := range selector {
-		for _, i := range a.labelled[pair{namespace, k, v}] {
-			take(i)
-		}
-		break // one pair narrows enough, Selects checks the others
 	}
 	return out
 }
@@ -240,16 +123,13 @@ func (a *analysis) selected(namespace string, selector mesh.Labels) []*instance 
 // namespace's first, then any that is visible. hidden says that there is one, but not
 // for this namespace.
 func (a *analysis) service(host, namespace string) (s *mesh.Service, hidden bool) {
-	candidates := a.hosts[host]
-	if len(candidates) == 0 {
-		// A wildcard entry covers it.
-		for rest := host; rest != "" && len(candidates) == 0; {
-			_, after, ok := strings.Cut(rest, ".")
-			if !ok {
-				break
-			}
-			candidates, rest = a.hosts["*."+after], after
+	candidates := a.servicesOf(host)
+	for rest := host; len(candidates) == 0; { // a wildcard entry covers it
+		_, after, ok := strings.Cut(rest, ".")
+		if !ok {
+			break
 		}
+		candidates, rest = a.servicesOf("*."+after), after
 	}
 	for _, c := range candidates {
 		switch {

@@ -3,6 +3,7 @@ package analyze
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/weirmesh/weir/config"
@@ -11,25 +12,45 @@ import (
 	"github.com/weirmesh/weir/mesh"
 )
 
-// gateways checks who serves Gateways, on which ports and with which certificates.
-func (a *analysis) gateways() {
-	for gw := range a.Snapshot.Gateways.Values() {
-		if gw.Selector == nil {
-			continue
+// gateway checks who serves a Gateway, on which ports and with which certificates.
+func (a *analysis) gateway(x subject) bool {
+	gw, ok := a.Snapshot.Gateways.Get(mesh.Key(x.name))
+	if !ok || gw.Selector == nil {
+		return ok
+	}
+	picked := a.selected("", gw.Selector)
+	if len(picked) == 0 {
+		a.add(config.ReferenceNotFound, gw.Ref, "spec.selector", fmt.Sprintf("no gateway has the labels %s", pairs(gw.Selector)), a.gatewayHint())
+		return true
+	}
+	serving := a.servicesOfAny(picked)
+	for i, s := range gw.Servers {
+		at := document.Index("spec.servers", i)
+		a.gatewayPort(gw, at+".port.number", s.Port, serving)
+		if s.TLS != nil {
+			a.credentials(gw, at+".tls", s.TLS, picked)
 		}
-		picked := a.selected("", gw.Selector)
-		if len(picked) == 0 {
-			a.add(config.ReferenceNotFound, gw.Ref, "spec.selector", fmt.Sprintf("no gateway has the labels %s", pairs(gw.Selector)), a.gatewayHint())
-			continue
-		}
-		for i, s := range gw.Servers {
-			at := document.Index("spec.servers", i)
-			a.gatewayPort(gw, at+".port.number", s.Port, picked)
-			if s.TLS != nil && s.TLS.CredentialName != "" {
-				a.credential(gw, at+".tls.credentialName", s.TLS, picked)
+	}
+	return true
+}
+
+// servicesOfAny are the services that select one of picked, in order of keys.
+func (a *analysis) servicesOfAny(picked []*instance) []*mesh.Service {
+	in := map[string][]*instance{}
+	for _, i := range picked {
+		in[i.namespace] = append(in[i.namespace], i)
+	}
+	var out []*mesh.Service
+	for namespace, here := range in {
+		a.look(thing{kind: servicesIn, a: namespace})
+		for _, s := range a.services[namespace] {
+			if s.Selector != nil && slices.ContainsFunc(here, func(i *instance) bool { return s.Selector.Selects(i.labels) }) {
+				out = append(out, s)
 			}
 		}
 	}
+	slices.SortFunc(out, byKey)
+	return out
 }
 
 func (a *analysis) gatewayHint() string {
@@ -40,12 +61,9 @@ func (a *analysis) gatewayHint() string {
 }
 
 // gatewayPort checks that a Service of the gateway offers a port, where there is one.
-func (a *analysis) gatewayPort(gw *mesh.Gateway, path string, port uint16, picked []*instance) {
+func (a *analysis) gatewayPort(gw *mesh.Gateway, path string, port uint16, serving []*mesh.Service) {
 	var offered []string
-	for s := range a.Snapshot.Services.Values() {
-		if s.Selector == nil || !slices.ContainsFunc(picked, func(in *instance) bool { return in.namespace == s.Namespace && s.Selector.Selects(in.labels) }) {
-			continue
-		}
+	for _, s := range serving {
 		for _, p := range s.Ports {
 			if p.Number == port || p.Target == port {
 				return
@@ -58,12 +76,35 @@ func (a *analysis) gatewayPort(gw *mesh.Gateway, path string, port uint16, picke
 	}
 }
 
-// credential checks the Secret of a server, which lies beside the gateway's workloads.
-func (a *analysis) credential(gw *mesh.Gateway, path string, t *mesh.ServerTLS, picked []*instance) {
+// credentials checks the Secrets of a server, which lie beside the gateway's workloads.
+func (a *analysis) credentials(gw *mesh.Gateway, path string, t *mesh.ServerTLS, picked []*instance) {
+	mutual := strings.HasSuffix(t.Mode, "MUTUAL")
+	for i, name := range t.Credentials {
+		at := path + ".credentialName"
+		if len(t.Credentials) > 1 {
+			at = document.Index(path+".credentialNames", i)
+		}
+		a.credential(gw, at, name, picked, func(s *kube.Secret) string {
+			elsewhere := i > 0 || t.CACredential != "" || t.CACertificates != "" || named[*kube.Secret](a, "Secret", s.Namespace, name+"-cacert") != nil
+			return keyPair(s, t.Mode, mutual && !elsewhere)
+		})
+	}
+	if t.CACredential != "" && mutual {
+		a.credential(gw, path+".caCertCredentialName", t.CACredential, picked, func(s *kube.Secret) string {
+			if !has(s, "ca.crt", "cacert") {
+				return "has no CA certificate (ca.crt)"
+			}
+			return ""
+		})
+	}
+}
+
+// credential checks one Secret.
+func (a *analysis) credential(gw *mesh.Gateway, path, name string, picked []*instance, check func(*kube.Secret) string) {
 	var places []string
 	for _, in := range picked {
-		if s := a.Secrets[mesh.NewKey(in.namespace, t.CredentialName)]; s != nil {
-			if problem := keyPair(s, t.Mode); problem != "" {
+		if s := named[*kube.Secret](a, "Secret", in.namespace, name); s != nil {
+			if problem := check(s); problem != "" {
 				a.add(config.InvalidCredential, gw.Ref, path, fmt.Sprintf("Secret %s/%s %s", s.Namespace, s.Name, problem), "it needs tls.crt and tls.key, and for client certificates ca.crt")
 			}
 			return
@@ -73,39 +114,45 @@ func (a *analysis) credential(gw *mesh.Gateway, path string, t *mesh.ServerTLS, 
 		}
 	}
 	slices.Sort(places)
-	a.add(config.ReferenceNotFound, gw.Ref, path, fmt.Sprintf("Secret %s does not exist in namespace %s, where the gateway runs", t.CredentialName, strings.Join(places, ", ")), "apply it there")
+	a.add(config.ReferenceNotFound, gw.Ref, path, fmt.Sprintf("Secret %s does not exist in namespace %s, where the gateway runs", name, strings.Join(places, ", ")), "apply it there")
 }
 
-func keyPair(s *kube.Secret, mode string) string {
-	has := func(names ...string) bool {
-		return slices.ContainsFunc(names, func(n string) bool { return !s.Data[n].IsZero() })
-	}
+func has(s *kube.Secret, names ...string) bool {
+	return slices.ContainsFunc(names, func(n string) bool { return !s.Data[n].IsZero() })
+}
+
+func keyPair(s *kube.Secret, mode string, authorities bool) string {
 	switch {
-	case !has("tls.crt", "cert"):
+	case !has(s, "tls.crt", "cert"):
 		return "has no certificate (tls.crt)"
-	case !has("tls.key", "key"):
+	case !has(s, "tls.key", "key"):
 		return "has no key (tls.key)"
-	case strings.HasSuffix(mode, "MUTUAL") && !has("ca.crt", "cacert"):
+	case authorities && !has(s, "ca.crt", "cacert"):
 		return "has no CA certificate (ca.crt), which mode " + mode + " needs"
 	}
 	return ""
 }
 
-// gatewayConflicts finds servers that cannot share a port: one encrypted and the other
+// gatewayConflicts finds servers that cannot share their port: one encrypted and the other
 // not, or two certificates for one host. Plain HTTP servers are merged.
-func (a *analysis) gatewayConflicts() {
-	all := slices.Collect(a.Snapshot.Gateways.Values())
-	slices.SortStableFunc(all, func(x, y *mesh.Gateway) int { return int(x.Ref.Created - y.Ref.Created) })
+func (a *analysis) gatewayConflicts(x subject) bool {
+	port, err := strconv.ParseUint(x.name, 10, 16)
+	if err != nil {
+		return false
+	}
 	type server struct {
 		gw *mesh.Gateway
 		s  *mesh.Server
 		i  int
 	}
-	byPort := map[uint16][]server{}
-	for _, gw := range all {
+	var earlier []server
+	for _, gw := range a.ports[uint16(port)] {
 		for i := range gw.Servers {
 			s := &gw.Servers[i]
-			for _, o := range byPort[s.Port] {
+			if s.Port != uint16(port) {
+				continue
+			}
+			for _, o := range earlier {
 				if o.s.Bind != s.Bind || pairs(o.gw.Selector) != pairs(gw.Selector) {
 					continue
 				}
@@ -115,9 +162,10 @@ func (a *analysis) gatewayConflicts() {
 					break
 				}
 			}
-			byPort[s.Port] = append(byPort[s.Port], server{gw, s, i})
+			earlier = append(earlier, server{gw, s, i})
 		}
 	}
+	return len(earlier) > 0
 }
 
 func conflict(a, b *mesh.Server) string {

@@ -1,7 +1,6 @@
 package analyze
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 
@@ -10,49 +9,42 @@ import (
 	"github.com/weirmesh/weir/mesh"
 )
 
-// peerAuthentications finds policies that protect nothing, or that an older one beats.
-func (a *analysis) peerAuthentications() {
-	first := map[string]*mesh.PeerAuthentication{}
-	for _, p := range a.policies() {
-		if p.Selector == nil {
-			if older := first[p.Ref.Namespace]; older != nil {
-				a.shadowed(config.RuleIgnored, p.Ref, "", fmt.Sprintf("PeerAuthentication %s is for the whole namespace, too, and is older: it is used", older.Ref.Name), "keep one, or add a selector", older.Ref, "")
-			} else {
-				first[p.Ref.Namespace] = p
+// peerAuthentications finds policies of a namespace that protect nothing, or that an older
+// one beats.
+func (a *analysis) peerAuthentications(s subject) bool {
+	all := a.policies[s.name]
+	var first *mesh.PeerAuthentication
+	for _, p := range all {
+		switch {
+		case p.Selector != nil:
+			if len(a.selected(p.Ref.Namespace, p.Selector)) == 0 {
+				a.add(config.NoMatchingWorkloads, p.Ref, "spec.selector.matchLabels", fmt.Sprintf("no workload in namespace %s has the labels %s", p.Ref.Namespace, pairs(p.Selector)), "correct the labels")
 			}
-			continue
-		}
-		if len(a.selected(p.Ref.Namespace, p.Selector)) == 0 {
-			a.add(config.NoMatchingWorkloads, p.Ref, "spec.selector.matchLabels", fmt.Sprintf("no workload in namespace %s has the labels %s", p.Ref.Namespace, pairs(p.Selector)), "correct the labels")
+		case first != nil:
+			a.shadowed(config.RuleIgnored, p.Ref, "", fmt.Sprintf("PeerAuthentication %s is for the whole namespace, too, and is older: it is used", first.Ref.Name), "keep one, or add a selector", first.Ref, "")
+		default:
+			first = p
 		}
 	}
-}
-
-// policies lists PeerAuthentications in force, the oldest first.
-func (a *analysis) policies() []*mesh.PeerAuthentication {
-	out := slices.Collect(a.Snapshot.PeerAuths.Values())
-	out = slices.DeleteFunc(out, func(p *mesh.PeerAuthentication) bool { return p.Refused })
-	slices.SortStableFunc(out, func(x, y *mesh.PeerAuthentication) int { return cmp.Compare(x.Ref.Created, y.Ref.Created) })
-	return out
+	return len(all) > 0
 }
 
 // mode is what a workload accepts on a port, and the policy that says so: the workload's
 // own, its namespace's, the mesh's; the oldest of equals.
-func (a *analysis) mode(policies []*mesh.PeerAuthentication, in *instance, port uint16) (mesh.MTLSMode, *mesh.PeerAuthentication) {
-	scopes := []func(p *mesh.PeerAuthentication) bool{
-		func(p *mesh.PeerAuthentication) bool {
-			return p.Ref.Namespace == in.namespace && p.Selector != nil && p.Selector.Selects(in.labels)
-		},
-		func(p *mesh.PeerAuthentication) bool {
-			return p.Ref.Namespace == in.namespace && p.Selector == nil
-		},
-		func(p *mesh.PeerAuthentication) bool {
-			return p.Ref.Namespace == a.Snapshot.Settings.RootNamespace && p.Selector == nil
-		},
+func (a *analysis) mode(in *instance, port uint16) (mesh.MTLSMode, *mesh.PeerAuthentication) {
+	own, everybody := a.policiesIn(in.namespace), a.policiesIn(a.Snapshot.Settings.RootNamespace)
+	whole := func(p *mesh.PeerAuthentication) bool { return p.Selector == nil }
+	scopes := []struct {
+		policies []*mesh.PeerAuthentication
+		has      func(p *mesh.PeerAuthentication) bool
+	}{
+		{own, func(p *mesh.PeerAuthentication) bool { return p.Selector != nil && p.Selector.Selects(in.labels) }},
+		{own, whole},
+		{everybody, whole},
 	}
 	for _, scope := range scopes {
-		for _, p := range policies {
-			if !scope(p) {
+		for _, p := range scope.policies {
+			if !scope.has(p) {
 				continue
 			}
 			if m := p.Ports[port]; m != mesh.MTLSUnset {
@@ -67,33 +59,30 @@ func (a *analysis) mode(policies []*mesh.PeerAuthentication, in *instance, port 
 	return mesh.MTLSPermissive, nil
 }
 
-// contradictingTLS finds DestinationRules that make clients speak what servers refuse.
-func (a *analysis) contradictingTLS() {
-	policies := a.policies()
-	for r := range a.rulesInForce() {
-		s, _ := a.service(r.Host, r.Ref.Namespace)
-		if s == nil || s.External || s.Selector == nil {
-			continue
+// contradictingTLS finds what a DestinationRule makes clients speak that servers refuse.
+func (a *analysis) contradictingTLS(r *mesh.DestinationRule) {
+	s, _ := a.service(r.Host, r.Ref.Namespace)
+	if s == nil || s.External || s.Selector == nil {
+		return
+	}
+	picked := a.selected(s.Namespace, s.Selector)
+	for _, p := range s.Ports {
+		tls, path := r.Policy.TLS, "spec.trafficPolicy.tls.mode"
+		if pp, ok := r.PortPolicies[p.Number]; ok {
+			tls, path = pp.TLS, "spec.trafficPolicy.portLevelSettings"
 		}
-		picked := a.selected(s.Namespace, s.Selector)
-		for _, p := range s.Ports {
-			tls, path := r.Policy.TLS, "spec.trafficPolicy.tls.mode"
-			if pp, ok := r.PortPolicies[p.Number]; ok {
-				tls, path = pp.TLS, "spec.trafficPolicy.portLevelSettings"
+		a.contradiction(r, tls, path, s, p, picked)
+		for i, sub := range r.Subsets {
+			if sub.Policy == nil || sub.Policy.TLS == nil {
+				continue
 			}
-			a.contradiction(policies, r, tls, path, s, p, picked)
-			for i, sub := range r.Subsets {
-				if sub.Policy == nil || sub.Policy.TLS == nil {
-					continue
-				}
-				in := slices.DeleteFunc(slices.Clone(picked), func(in *instance) bool { return !sub.Labels.Selects(in.labels) })
-				a.contradiction(policies, r, sub.Policy.TLS, document.Index("spec.subsets", i)+".trafficPolicy.tls.mode", s, p, in)
-			}
+			in := slices.DeleteFunc(slices.Clone(picked), func(in *instance) bool { return !sub.Labels.Selects(in.labels) })
+			a.contradiction(r, sub.Policy.TLS, document.Index("spec.subsets", i)+".trafficPolicy.tls.mode", s, p, in)
 		}
 	}
 }
 
-func (a *analysis) contradiction(policies []*mesh.PeerAuthentication, r *mesh.DestinationRule, tls *mesh.ClientTLS, path string, s *mesh.Service, p mesh.Port, picked []*instance) {
+func (a *analysis) contradiction(r *mesh.DestinationRule, tls *mesh.ClientTLS, path string, s *mesh.Service, p mesh.Port, picked []*instance) {
 	if tls == nil {
 		return
 	}
@@ -104,7 +93,7 @@ func (a *analysis) contradiction(policies []*mesh.PeerAuthentication, r *mesh.De
 		} else if port == 0 {
 			port = p.Number
 		}
-		mode, policy := a.mode(policies, in, port)
+		mode, policy := a.mode(in, port)
 		var accepts string
 		switch {
 		case mode == mesh.MTLSStrict && tls.Mode != "ISTIO_MUTUAL":

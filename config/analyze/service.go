@@ -5,53 +5,62 @@ import (
 	"slices"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/config/kube"
 	"github.com/weirmesh/weir/mesh"
 )
 
-// destinationRules checks whom rules are for, and certificates that nobody checks.
-func (a *analysis) destinationRules() {
-	for r := range a.rulesInForce() {
-		if !strings.HasPrefix(r.Host, "*") {
-			if s, _ := a.service(r.Host, r.Ref.Namespace); s == nil {
-				a.add(config.UnknownRuleHost, r.Ref, "spec.host", fmt.Sprintf("service %s does not exist", a.short(r.Host)), a.hostHint(r.Host, r.Ref.Namespace))
-			}
-		}
-		const hint = "remove insecureSkipVerify; without caCertificates the system's are used"
-		if r.Policy.TLS != nil && r.Policy.TLS.SkipVerify {
-			a.add(config.NoServerVerification, r.Ref, "spec.trafficPolicy.tls.insecureSkipVerify", "the server's certificate is not verified", hint)
-		}
-		for port, p := range r.PortPolicies {
-			if p.TLS != nil && p.TLS.SkipVerify {
-				a.add(config.NoServerVerificationPt, r.Ref, "spec.trafficPolicy.portLevelSettings", fmt.Sprintf("the server's certificate is not verified on port %d", port), hint)
-			}
+// destinationRule checks whom a rule is for, and certificates that nobody checks.
+func (a *analysis) destinationRule(s subject) bool {
+	r, ok := a.Snapshot.DestinationRules.Get(mesh.Key(s.name))
+	if !ok || r.Refused { // it has a finding that says more
+		return ok
+	}
+	if !strings.HasPrefix(r.Host, "*") {
+		if s, _ := a.service(r.Host, r.Ref.Namespace); s == nil {
+			a.add(config.UnknownRuleHost, r.Ref, "spec.host", fmt.Sprintf("service %s does not exist", a.short(r.Host)), a.hostHint(r.Host, r.Ref.Namespace))
 		}
 	}
+	const hint = "remove insecureSkipVerify; without caCertificates the system's are used"
+	if r.Policy.TLS != nil && r.Policy.TLS.SkipVerify {
+		a.add(config.NoServerVerification, r.Ref, "spec.trafficPolicy.tls.insecureSkipVerify", "the server's certificate is not verified", hint)
+	}
+	for port, p := range r.PortPolicies {
+		if p.TLS != nil && p.TLS.SkipVerify {
+			a.add(config.NoServerVerificationPt, r.Ref, "spec.trafficPolicy.portLevelSettings", fmt.Sprintf("the server's certificate is not verified on port %d", port), hint)
+		}
+	}
+	a.contradictingTLS(r)
+	return true
 }
 
-// services checks that something serves each service, and how ports are named.
-func (a *analysis) services() {
-	for s := range a.Snapshot.Services.Values() {
-		if s.Selector != nil {
-			a.serviceWorkloads(s)
-		}
-		if s.Ref.Kind != "Service" {
-			continue
-		}
-		for i, p := range s.Ports {
-			if p.Protocol == mesh.Auto {
-				at := document.Index("spec.ports", i)
-				name := fmt.Sprintf("port %d is named %q", p.Number, p.Name)
-				if p.Name == "" {
-					name = fmt.Sprintf("port %d has no name", p.Number)
-				}
-				a.add(config.PortNameConvention, s.Ref, at, name+", so that its protocol is detected on each connection", "name it after its protocol, for example http-"+orWeb(p.Name)+", or set appProtocol")
+// checkService checks that something serves it, and how its ports are named.
+func (a *analysis) checkService(x subject) bool {
+	s, ok := a.Snapshot.Services.Get(mesh.Key(x.name))
+	if !ok {
+		return false
+	}
+	if s.Selector != nil {
+		a.serviceWorkloads(s)
+	}
+	if s.Ref.Kind != "Service" {
+		return true
+	}
+	for i, p := range s.Ports {
+		if p.Protocol == mesh.Auto {
+			at := document.Index("spec.ports", i)
+			name := fmt.Sprintf("port %d is named %q", p.Number, p.Name)
+			if p.Name == "" {
+				name = fmt.Sprintf("port %d has no name", p.Number)
 			}
+			a.add(config.PortNameConvention, s.Ref, at, name+", so that its protocol is detected on each connection", "name it after its protocol, for example http-"+orWeb(p.Name)+", or set appProtocol")
 		}
 	}
+	return true
 }
 
 func orWeb(name string) string {
@@ -93,26 +102,38 @@ func pairs(l mesh.Labels) string {
 
 const template = "spec.template.spec"
 
-// deployments checks what Deployments refer to.
-func (a *analysis) deployments() {
-	for _, d := range a.Deployments {
-		name := d.Spec.Template.Spec.ServiceAccountName
-		switch {
-		case name == "" || name == "default":
-			a.add(config.DefaultServiceAccount, d.Ref, template, "runs as service account default, and so has one identity with all others that do", "give it a ServiceAccount of its own (serviceAccountName)")
-		case !a.Accounts[mesh.NewKey(d.Namespace, name)]:
-			a.add(config.ReferenceNotFound, d.Ref, template+".serviceAccountName", fmt.Sprintf("ServiceAccount %s/%s does not exist", d.Namespace, name), "apply it: apiVersion v1, kind ServiceAccount")
-		}
-		for i, c := range d.Spec.Template.Spec.InitContainers {
-			a.environment(d, document.Index(template+".initContainers", i), c)
-		}
-		for i, c := range d.Spec.Template.Spec.Containers {
-			a.environment(d, document.Index(template+".containers", i), c)
-		}
+// deployment checks what a Deployment refers to, and Services that disagree about it.
+func (a *analysis) deployment(s subject) bool {
+	o, lowered := a.Objects.At(s.name)
+	v, ok := lowered.(*appsv1.Deployment)
+	if !ok {
+		return false
 	}
+	d := deploymentAt{o.Ref, v}
+	name := d.Spec.Template.Spec.ServiceAccountName
+	switch {
+	case name == "" || name == "default":
+		a.add(config.DefaultServiceAccount, d.Ref, template, "runs as service account default, and so has one identity with all others that do", "give it a ServiceAccount of its own (serviceAccountName)")
+	case named[*corev1.ServiceAccount](a, "ServiceAccount", d.Namespace, name) == nil:
+		a.add(config.ReferenceNotFound, d.Ref, template+".serviceAccountName", fmt.Sprintf("ServiceAccount %s/%s does not exist", d.Namespace, name), "apply it: apiVersion v1, kind ServiceAccount")
+	}
+	for i, c := range d.Spec.Template.Spec.InitContainers {
+		a.environment(d, document.Index(template+".initContainers", i), c)
+	}
+	for i, c := range d.Spec.Template.Spec.Containers {
+		a.environment(d, document.Index(template+".containers", i), c)
+	}
+	a.sharedDeployment(d, a.instances[instanceID{deployed, s.name}])
+	return true
 }
 
-func (a *analysis) environment(d Deployment, path string, c corev1.Container) {
+// deploymentAt is a Deployment and where it stands.
+type deploymentAt struct {
+	Ref mesh.Ref
+	*appsv1.Deployment
+}
+
+func (a *analysis) environment(d deploymentAt, path string, c corev1.Container) {
 	missing := func(at, kind, name, key string, optional *bool) {
 		if optional != nil && *optional {
 			return
@@ -129,14 +150,14 @@ func (a *analysis) environment(d Deployment, path string, c corev1.Container) {
 		}
 		at := document.Index(path+".env", i) + ".valueFrom"
 		if r := e.ValueFrom.ConfigMapKeyRef; r != nil {
-			if m := a.ConfigMaps[mesh.NewKey(d.Namespace, r.Name)]; m == nil {
+			if m := named[*corev1.ConfigMap](a, "ConfigMap", d.Namespace, r.Name); m == nil {
 				missing(at, "ConfigMap", r.Name, "", r.Optional)
 			} else if _, ok := m.Data[r.Key]; !ok {
 				missing(at, "ConfigMap", r.Name, r.Key, r.Optional)
 			}
 		}
 		if r := e.ValueFrom.SecretKeyRef; r != nil {
-			if s := a.Secrets[mesh.NewKey(d.Namespace, r.Name)]; s == nil {
+			if s := named[*kube.Secret](a, "Secret", d.Namespace, r.Name); s == nil {
 				missing(at, "Secret", r.Name, "", r.Optional)
 			} else if _, ok := s.Data[r.Key]; !ok {
 				missing(at, "Secret", r.Name, r.Key, r.Optional)
@@ -145,51 +166,43 @@ func (a *analysis) environment(d Deployment, path string, c corev1.Container) {
 	}
 	for i, e := range c.EnvFrom {
 		at := document.Index(path+".envFrom", i)
-		if r := e.ConfigMapRef; r != nil && a.ConfigMaps[mesh.NewKey(d.Namespace, r.Name)] == nil {
+		if r := e.ConfigMapRef; r != nil && named[*corev1.ConfigMap](a, "ConfigMap", d.Namespace, r.Name) == nil {
 			missing(at, "ConfigMap", r.Name, "", r.Optional)
 		}
-		if r := e.SecretRef; r != nil && a.Secrets[mesh.NewKey(d.Namespace, r.Name)] == nil {
+		if r := e.SecretRef; r != nil && named[*kube.Secret](a, "Secret", d.Namespace, r.Name) == nil {
 			missing(at, "Secret", r.Name, "", r.Optional)
 		}
 	}
 }
 
-// sharedDeployments finds Services that disagree about one Deployment.
-func (a *analysis) sharedDeployments() {
+// sharedDeployment finds Services that disagree about a Deployment.
+func (a *analysis) sharedDeployment(d deploymentAt, in *instance) {
 	type use struct {
 		s *mesh.Service
 		p mesh.Port
 	}
-	type place struct {
-		d *Deployment
-		n uint16
-	}
-	byTarget, byNumber := map[place]use{}, map[place]use{}
-	for s := range a.Snapshot.Services.Values() {
-		if s.Selector == nil || s.Ref.Kind != "Service" {
+	byTarget, byNumber := map[uint16]use{}, map[uint16]use{}
+	a.look(thing{kind: servicesIn, a: d.Namespace})
+	for _, s := range a.services[d.Namespace] {
+		if s.Selector == nil || s.Ref.Kind != "Service" || !s.Selector.Selects(in.labels) {
 			continue
 		}
-		for _, in := range a.selected(s.Namespace, s.Selector) {
-			if in.deployed == nil {
-				continue
+		for _, p := range s.Ports {
+			target := p.Target
+			if p.TargetName != "" {
+				target = in.ports[p.TargetName]
+			} else if target == 0 {
+				target = p.Number
 			}
-			for _, p := range s.Ports {
-				target := p.Target
-				if p.TargetName != "" {
-					target = in.ports[p.TargetName]
-				} else if target == 0 {
-					target = p.Number
-				}
-				if o, ok := byTarget[place{in.deployed, target}]; ok && o.s != s && o.p.Protocol != p.Protocol {
-					a.add(config.DeploymentManyServices, in.deployed.Ref, "", fmt.Sprintf("Services %s and %s declare different protocols for its port %d", o.s.Name, s.Name, target), "declare the same in both")
-				} else if !ok {
-					byTarget[place{in.deployed, target}] = use{s, p}
-				}
-				if o, ok := byNumber[place{in.deployed, p.Number}]; ok && o.s != s && o.p.Target != p.Target && o.p.TargetName == "" && p.TargetName == "" {
-					a.add(config.DeploymentPortConflict, in.deployed.Ref, "", fmt.Sprintf("Services %s and %s map port %d to different ports of it", o.s.Name, s.Name, p.Number), "use different port numbers")
-				} else if !ok {
-					byNumber[place{in.deployed, p.Number}] = use{s, p}
-				}
+			if o, ok := byTarget[target]; ok && o.s != s && o.p.Protocol != p.Protocol {
+				a.add(config.DeploymentManyServices, d.Ref, "", fmt.Sprintf("Services %s and %s declare different protocols for its port %d", o.s.Name, s.Name, target), "declare the same in both")
+			} else if !ok {
+				byTarget[target] = use{s, p}
+			}
+			if o, ok := byNumber[p.Number]; ok && o.s != s && o.p.Target != p.Target && o.p.TargetName == "" && p.TargetName == "" {
+				a.add(config.DeploymentPortConflict, d.Ref, "", fmt.Sprintf("Services %s and %s map port %d to different ports of it", o.s.Name, s.Name, p.Number), "use different port numbers")
+			} else if !ok {
+				byNumber[p.Number] = use{s, p}
 			}
 		}
 	}

@@ -2,7 +2,6 @@ package analyze
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -16,45 +15,43 @@ import (
 // regular expressions nobody knows.
 
 // virtualServiceRules looks for rules that an earlier rule of the object hides.
-func (a *analysis) virtualServiceRules() {
-	for vs := range a.Snapshot.VirtualServices.Values() {
-		for i := range vs.HTTP {
-			r := &vs.HTTP[i]
-			at := document.Index("spec.http", i)
-			if j, why := hiddenBy(vs, r, vs, vs.HTTP[:i]); j >= 0 {
-				message, hint := fmt.Sprintf("is never used: spec.http[%d] %s", j, why), "remove one of the two, or change its match"
-				if why == matchesEverything {
-					hint = "put the rule without conditions last"
-				}
-				a.shadowed(config.UnreachableRule, vs.Ref, at, message, hint, vs.Ref, document.Index("spec.http", j))
-				if why == matchesEverything {
-					continue
-				}
+func (a *analysis) virtualServiceRules(vs *mesh.VirtualService) {
+	for i := range vs.HTTP {
+		r := &vs.HTTP[i]
+		at := document.Index("spec.http", i)
+		if j, why := hiddenBy(vs, r, vs, vs.HTTP[:i]); j >= 0 {
+			message, hint := fmt.Sprintf("is never used: spec.http[%d] %s", j, why), "remove one of the two, or change its match"
+			if why == matchesEverything {
+				hint = "put the rule without conditions last"
 			}
-			for k, m := range r.Matches {
-				if slices.ContainsFunc(r.Matches[:k], func(e mesh.HTTPMatch) bool { return sameMatch(e, m) }) {
-					a.add(config.IneffectiveMatch, vs.Ref, document.Index(at+".match", k), "repeats an earlier match of this rule", "remove it")
-				}
+			a.shadowed(config.UnreachableRule, vs.Ref, at, message, hint, vs.Ref, document.Index("spec.http", j))
+			if why == matchesEverything {
+				continue
 			}
 		}
-		tls, tcp := make([][]mesh.L4Match, len(vs.TLS)), make([][]mesh.L4Match, len(vs.TCP))
-		for i := range vs.TLS {
-			tls[i] = vs.TLS[i].Matches
+		for k, m := range r.Matches {
+			if slices.ContainsFunc(r.Matches[:k], func(e mesh.HTTPMatch) bool { return sameMatch(e, m) }) {
+				a.add(config.IneffectiveMatch, vs.Ref, document.Index(at+".match", k), "repeats an earlier match of this rule", "remove it")
+			}
 		}
-		for i := range vs.TCP {
-			tcp[i] = vs.TCP[i].Matches
-		}
-		a.hiddenL4(vs, "spec.tls", tls)
-		a.hiddenL4(vs, "spec.tcp", tcp)
 	}
+	tls, tcp := make([][]mesh.L4Match, len(vs.TLS)), make([][]mesh.L4Match, len(vs.TCP))
+	for i := range vs.TLS {
+		tls[i] = vs.TLS[i].Matches
+	}
+	for i := range vs.TCP {
+		tcp[i] = vs.TCP[i].Matches
+	}
+	a.hiddenL4(vs, "spec.tls", tls)
+	a.hiddenL4(vs, "spec.tcp", tcp)
 }
 
 // shadowed is add for what has no effect because of another part or object.
 func (a *analysis) shadowed(code config.Code, ref mesh.Ref, path, message, hint string, by mesh.Ref, byPath string) {
-	before := len(a.findings)
+	before := len(a.doing.findings)
 	a.add(code, ref, path, message, hint)
-	if len(a.findings) > before {
-		a.findings[before] = a.findings[before].Because(by, byPath)
+	if found := a.doing.findings[before:]; len(found) > 0 {
+		found[0] = found[0].Because(by, byPath)
 	}
 }
 
@@ -77,6 +74,9 @@ func hiddenBy(vs *mesh.VirtualService, r *mesh.HTTPRoute, of *mesh.VirtualServic
 	last, why := -1, ""
 	for i := range matches {
 		j := slices.IndexFunc(earlier, func(e mesh.HTTPRoute) bool {
+			if e.Action.Delegate != "" { // what its delegate does not match goes on
+				return false
+			}
 			return len(e.Matches) == 0 && covers(of, &everything, vs, &matches[i]) ||
 				slices.ContainsFunc(e.Matches, func(m mesh.HTTPMatch) bool { return covers(of, &m, vs, &matches[i]) })
 		})
@@ -202,50 +202,44 @@ func coversL4(vs *mesh.VirtualService, e, l *mesh.L4Match) bool {
 // maxSharing bounds the VirtualServices of one host at one gateway that are compared.
 const maxSharing = 50
 
-// gatewayRules looks for rules that an older VirtualService for the same host at the same
+// gatewayHost looks for rules that an older VirtualService for the same host at the same
 // gateway hides. There all VirtualServices of a host are joined: the rules of the oldest
 // come first, but what takes everything comes behind all that does not.
-func (a *analysis) gatewayRules() {
-	type place struct{ gateway, host string }
-	sharing := map[place][]*mesh.VirtualService{}
-	for _, vs := range a.byAge() {
-		for _, g := range vs.Gateways {
-			for _, h := range slices.Compact(slices.Sorted(slices.Values(vs.Hosts))) {
-				if p := (place{g, h}); g != mesh.Mesh && len(sharing[p]) < maxSharing {
-					sharing[p] = append(sharing[p], vs)
-				}
-			}
-		}
+func (a *analysis) gatewayHost(s subject) bool {
+	host, gateway := s.name, s.of
+	all := a.bound[binding{gateway, host}]
+	a.look(thing{kind: aGateway, a: gateway})
+	gw := a.Snapshot.Gateways.At(mesh.Key(gateway))
+	if gw == nil {
+		return len(all) > 0
 	}
-	for _, p := range slices.SortedFunc(maps.Keys(sharing), func(x, y place) int {
-		return strings.Compare(x.gateway+" "+x.host, y.gateway+" "+y.host)
-	}) {
-		for n, vs := range sharing[p] {
-			for i := range vs.HTTP {
-				r := &vs.HTTP[i]
-				takes := takesEverything(r)
-				for _, older := range sharing[p][:n] {
-					rules := slices.Clone(older.HTTP)
-					if !takes { // it comes before those of the older that do
-						for k := range rules {
-							if takesEverything(&rules[k]) {
-								rules[k].Matches = []mesh.HTTPMatch{{Gateways: []string{}, Port: ^uint16(0), SourceNamespace: "\x00"}} // matches nothing
-							}
+	sharing := slices.DeleteFunc(slices.Clone(all[:min(maxSharing, len(all))]), func(vs *mesh.VirtualService) bool { return !accepts(gw, vs.Ref.Namespace, host) })
+	for n, vs := range sharing {
+		for i := range vs.HTTP {
+			r := &vs.HTTP[i]
+			takes := takesEverything(r)
+			for _, older := range sharing[:n] {
+				rules := slices.Clone(older.HTTP)
+				if !takes { // it comes before those of the older that do
+					for k := range rules {
+						if takesEverything(&rules[k]) {
+							rules[k].Matches = []mesh.HTTPMatch{{Gateways: []string{}, Port: ^uint16(0), SourceNamespace: "\x00"}} // matches nothing
 						}
 					}
-					j, _ := hiddenBy(at(vs, p.gateway), atGateway(r, p.gateway), at(older, p.gateway), rules)
-					if j < 0 {
-						continue
-					}
-					a.shadowed(config.UnreachableRule, vs.Ref, document.Index("spec.http", i),
-						fmt.Sprintf("is never used for host %s at Gateway %s: spec.http[%d] of VirtualService %s/%s, which is older, %s", a.short(p.host), p.gateway, j,
-							older.Ref.Namespace, older.Ref.Name, matchesAll),
-						"merge the two, or change its match", older.Ref, document.Index("spec.http", j))
-					break
 				}
+				j, _ := hiddenBy(at(vs, gateway), atGateway(r, gateway), at(older, gateway), rules)
+				if j < 0 {
+					continue
+				}
+				a.shadowed(config.UnreachableRule, vs.Ref, document.Index("spec.http", i),
+					fmt.Sprintf("is never used for host %s at Gateway %s: spec.http[%d] of VirtualService %s/%s, which is older, %s", a.short(host), gateway, j,
+						older.Ref.Namespace, older.Ref.Name, matchesAll),
+					"merge the two, or change its match", older.Ref, document.Index("spec.http", j))
+				break
 			}
 		}
 	}
+	return len(all) > 0
 }
 
 // at is vs as one gateway sees it.
@@ -275,32 +269,19 @@ func takesEverything(r *mesh.HTTPRoute) bool {
 	return len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, unconditional)
 }
 
-// byAge are the VirtualServices, the oldest first.
-func (a *analysis) byAge() []*mesh.VirtualService {
-	all := slices.Collect(a.Snapshot.VirtualServices.Values())
-	slices.SortStableFunc(all, func(x, y *mesh.VirtualService) int { return int(x.Ref.Created - y.Ref.Created) })
-	return all
-}
-
-// ruleConflicts finds DestinationRules for one host whose parts an older one has already.
-func (a *analysis) ruleConflicts() {
-	type place struct{ namespace, host string }
-	older := map[place][]*mesh.DestinationRule{}
-	all := slices.Collect(a.Snapshot.DestinationRules.Values())
-	slices.SortStableFunc(all, func(x, y *mesh.DestinationRule) int { return int(x.Ref.Created - y.Ref.Created) })
+// ruleHost finds DestinationRules for one host whose parts an older one has already.
+func (a *analysis) ruleHost(s subject) bool {
+	all := a.ruleHosts[place{s.of, s.name}]
 	gives := func(r *mesh.DestinationRule) bool { return r.Policy != (mesh.TrafficPolicy{}) || r.PortPolicies != nil }
-	for _, r := range all {
-		if len(r.WorkloadSelector) > 0 || r.Refused || r.Visible.Limited {
-			continue // not for the same clients
-		}
-		p := place{r.Ref.Namespace, r.Host}
-		if i := slices.IndexFunc(older[p], gives); i >= 0 && gives(r) {
-			o := older[p][i]
+	for n, r := range all {
+		older := all[:n]
+		if i := slices.IndexFunc(older, gives); i >= 0 && gives(r) {
+			o := older[i]
 			a.shadowed(config.RuleIgnored, r.Ref, "spec.trafficPolicy", fmt.Sprintf("DestinationRule %s is for host %s, too, and is older: its trafficPolicy is used", o.Ref.Name, a.short(r.Host)),
 				"merge the two", o.Ref, "spec.trafficPolicy")
 		}
 		for i, s := range r.Subsets {
-			for _, o := range older[p] {
+			for _, o := range older {
 				if j := slices.IndexFunc(o.Subsets, func(x mesh.Subset) bool { return x.Name == s.Name }); j >= 0 {
 					a.shadowed(config.RuleIgnored, r.Ref, document.Index("spec.subsets", i), fmt.Sprintf("DestinationRule %s defines subset %s of host %s, too, and is older: its definition is used", o.Ref.Name, s.Name, a.short(r.Host)),
 						"remove one of the two", o.Ref, document.Index("spec.subsets", j))
@@ -308,6 +289,6 @@ func (a *analysis) ruleConflicts() {
 				}
 			}
 		}
-		older[p] = append(older[p], r)
 	}
+	return len(all) > 0
 }

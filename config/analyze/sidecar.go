@@ -1,7 +1,6 @@
 package analyze
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,49 +10,54 @@ import (
 	"github.com/weirmesh/weir/mesh"
 )
 
-// sidecars finds those that are for nobody, or that an older one beats, and imports of
-// what is not there.
-func (a *analysis) sidecars() {
-	all := slices.Collect(a.Snapshot.Sidecars.Values())
-	slices.SortStableFunc(all, func(x, y *mesh.Sidecar) int {
-		return cmp.Or(cmp.Compare(x.Ref.Created, y.Ref.Created), strings.Compare(x.Ref.Name, y.Ref.Name))
-	})
-	whole := map[string]*mesh.Sidecar{}    // by namespace
+// sidecarsOf finds those of a namespace that are for nobody, or that an older one beats.
+func (a *analysis) sidecarsOf(x subject) bool {
+	ns, all := x.name, a.sidecars[x.name]
+	var whole *mesh.Sidecar
 	taken := map[*instance]*mesh.Sidecar{} // by those selectors pick
 	for _, s := range all {
-		ns := s.Ref.Namespace
 		if s.Selector == nil {
-			if older := whole[ns]; older != nil {
-				a.shadowed(config.MultipleSidecars, s.Ref, "", fmt.Sprintf("Sidecar %s is for the whole namespace, too, and is older: it is used", older.Ref.Name), "keep one, or add a workloadSelector", older.Ref, "")
+			if whole != nil {
+				a.shadowed(config.MultipleSidecars, s.Ref, "", fmt.Sprintf("Sidecar %s is for the whole namespace, too, and is older: it is used", whole.Ref.Name), "keep one, or add a workloadSelector", whole.Ref, "")
 			} else {
-				whole[ns] = s
+				whole = s
 			}
-		} else {
-			picked := a.selected(ns, s.Selector)
-			if len(picked) == 0 {
-				a.add(config.NoMatchingWorkloads, s.Ref, "spec.workloadSelector.labels", fmt.Sprintf("no workload in namespace %s has the labels %s", ns, pairs(s.Selector)), "correct the labels")
-			}
-			var older *mesh.Sidecar
-			for _, in := range picked {
-				if taken[in] == nil {
-					taken[in] = s
-				} else if older == nil {
-					older = taken[in]
-				}
-			}
-			if older != nil {
-				a.shadowed(config.ConflictingSidecars, s.Ref, "spec.workloadSelector.labels",
-					fmt.Sprintf("workloads that it selects are selected by Sidecar %s, too, which is older: it is used for them", older.Ref.Name), "make the selectors exclude each other", older.Ref, "spec.workloadSelector.labels")
+			continue
+		}
+		picked := a.selected(ns, s.Selector)
+		if len(picked) == 0 {
+			a.add(config.NoMatchingWorkloads, s.Ref, "spec.workloadSelector.labels", fmt.Sprintf("no workload in namespace %s has the labels %s", ns, pairs(s.Selector)), "correct the labels")
+		}
+		var older *mesh.Sidecar
+		for _, in := range picked {
+			if taken[in] == nil {
+				taken[in] = s
+			} else if older == nil {
+				older = taken[in]
 			}
 		}
-		for i := range s.Egress {
-			for j, m := range s.Egress[i].Hosts {
-				at := document.Index(document.Index("spec.egress", i)+".hosts", j)
-				a.imports(s, at, m)
-			}
-			a.spoken(s, i)
+		if older != nil {
+			a.shadowed(config.ConflictingSidecars, s.Ref, "spec.workloadSelector.labels",
+				fmt.Sprintf("workloads that it selects are selected by Sidecar %s, too, which is older: it is used for them", older.Ref.Name), "make the selectors exclude each other", older.Ref, "spec.workloadSelector.labels")
 		}
 	}
+	return len(all) > 0
+}
+
+// sidecar finds imports of what is not there, and protocols that are others.
+func (a *analysis) sidecar(x subject) bool {
+	s, ok := a.Snapshot.Sidecars.Get(mesh.Key(x.name))
+	if !ok {
+		return false
+	}
+	for i := range s.Egress {
+		for j, m := range s.Egress[i].Hosts {
+			at := document.Index(document.Index("spec.egress", i)+".hosts", j)
+			a.imports(s, at, m)
+		}
+		a.spoken(s, i)
+	}
+	return true
 }
 
 // imports checks that an import is of something.
@@ -64,16 +68,21 @@ func (a *analysis) imports(s *mesh.Sidecar, path string, m mesh.Import) {
 	}
 	e := &mesh.Egress{Hosts: []mesh.Import{m}}
 	own := s.Ref.Namespace
-	for svc := range a.Snapshot.Services.Values() {
+	// As long as what is found first stays, the others do not matter.
+	for k, svc := range a.Snapshot.Services.All() {
 		if svc.Visible.VisibleTo(own) && e.Imports(own, svc.Namespace, svc.Hostname) {
+			a.look(thing{kind: aService, a: string(k)})
 			return
 		}
 	}
-	for v := range a.Snapshot.VirtualServices.Values() {
+	for k, v := range a.Snapshot.VirtualServices.All() {
 		if v.Visible.VisibleTo(own) && slices.ContainsFunc(v.Hosts, func(h string) bool { return e.Meets(own, v.Ref.Namespace, h) }) {
+			a.look(thing{kind: aVirtualService, a: string(k)})
 			return
 		}
 	}
+	a.look(thing{kind: allServices})
+	a.look(thing{kind: allVirtualServices})
 	hint := "correct the namespace or the host, or export the service to namespace " + own
 	if !strings.ContainsAny(m.Host, ".*") {
 		ns := m.Namespace
@@ -88,8 +97,12 @@ func (a *analysis) imports(s *mesh.Sidecar, path string, m mesh.Import) {
 // spoken checks that the protocol an egress port is given is that of the services there,
 // which is the one that counts.
 func (a *analysis) spoken(s *mesh.Sidecar, i int) {
-	o, e := a.Object(s.Ref), &s.Egress[i]
-	if o == nil || e.Port == 0 {
+	e := &s.Egress[i]
+	if e.Port == 0 {
+		return
+	}
+	o := a.object(config.IDOf(s.Ref).String())
+	if o == nil {
 		return
 	}
 	egress := o.Root().Get("spec").Get("egress")
@@ -98,6 +111,7 @@ func (a *analysis) spoken(s *mesh.Sidecar, i int) {
 	}
 	given := egress.Items[i].Get("port").Get("protocol").String()
 	http := mesh.Protocol(strings.ToLower(given)).IsHTTP()
+	a.look(thing{kind: allServices})
 	for svc := range a.Snapshot.Services.Values() {
 		p := svc.Port(e.Port)
 		if given == "" || p == nil || p.Protocol == mesh.Auto || p.Protocol.IsHTTP() == http || !e.Imports(s.Ref.Namespace, svc.Namespace, svc.Hostname) {
@@ -109,9 +123,11 @@ func (a *analysis) spoken(s *mesh.Sidecar, i int) {
 	}
 }
 
-// outsiders are objects in namespaces that discoverySelectors leave out.
-func (a *analysis) outsiders() {
-	for _, ref := range a.Outside {
+// outsider is an object in a namespace that discoverySelectors leave out.
+func (a *analysis) outsider(s subject) bool {
+	ref, ok := a.Outside.Get(s.name)
+	if ok {
 		a.add(config.NotDiscovered, ref, "", "has no effect: discoverySelectors leave out namespace "+ref.Namespace, "give the namespace a label that they select, or remove the object")
 	}
+	return ok
 }

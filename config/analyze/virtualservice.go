@@ -11,27 +11,72 @@ import (
 	"github.com/weirmesh/weir/mesh"
 )
 
-// virtualServiceReferences checks hosts, gateways and destinations.
-func (a *analysis) virtualServiceReferences() {
-	for vs := range a.Snapshot.VirtualServices.Values() {
-		a.boundGateways(vs)
-		if slices.Contains(vs.Gateways, mesh.Mesh) {
-			for i, h := range vs.Hosts {
-				if !a.inMesh(h) || strings.HasPrefix(h, "*") {
-					continue
-				}
-				a.knownHost(vs.Ref, document.Index("spec.hosts", i), h)
+// virtualService checks its hosts, gateways and destinations, and its rules.
+func (a *analysis) virtualService(s subject) bool {
+	vs, ok := a.Snapshot.VirtualServices.Get(mesh.Key(s.name))
+	if !ok {
+		return false
+	}
+	a.boundGateways(vs)
+	if slices.Contains(vs.Gateways, mesh.Mesh) {
+		for i, h := range vs.Hosts {
+			if !a.inMesh(h) || strings.HasPrefix(h, "*") {
+				continue
 			}
+			a.knownHost(vs.Ref, document.Index("spec.hosts", i), h)
 		}
-		for i, r := range vs.HTTP {
-			at := document.Index("spec.http", i)
-			a.destinations(vs.Ref, at+".route", r.Action.Destinations)
+	}
+	for i, r := range vs.HTTP {
+		at := document.Index("spec.http", i)
+		a.destinations(vs.Ref, at+".route", r.Action.Destinations)
+		for j := range r.Mirrors {
+			where := at + ".mirror"
+			if r.MirrorList {
+				where = document.Index(at+".mirrors", j) + ".destination"
+			}
+			a.destination(vs.Ref, where, &r.Mirrors[j].To)
 		}
-		for i, r := range vs.TLS {
-			a.destinations(vs.Ref, document.Index("spec.tls", i)+".route", r.Route)
+	}
+	a.delegates(vs)
+	for i, r := range vs.TLS {
+		a.destinations(vs.Ref, document.Index("spec.tls", i)+".route", r.Route)
+	}
+	for i, r := range vs.TCP {
+		a.destinations(vs.Ref, document.Index("spec.tcp", i)+".route", r.Route)
+	}
+	a.virtualServiceRules(vs)
+	return true
+}
+
+// delegates checks what the rules of vs delegate to.
+func (a *analysis) delegates(vs *mesh.VirtualService) {
+	if key := mesh.NewKey(vs.Ref.Namespace, vs.Ref.Name); vs.IsDelegate() {
+		if a.look(thing{kind: delegatorsOf, a: string(key)}); len(a.delegators[key]) == 0 {
+			a.add(config.UnreachableRule, vs.Ref, "spec.hosts", "is empty, and no VirtualService delegates to this one: it changes nothing", "name the hosts, or delegate to it")
 		}
-		for i, r := range vs.TCP {
-			a.destinations(vs.Ref, document.Index("spec.tcp", i)+".route", r.Route)
+	}
+	for i := range vs.HTTP {
+		to := vs.HTTP[i].Action.Delegate
+		if to == "" {
+			continue
+		}
+		at := document.Index("spec.http", i) + ".delegate"
+		a.look(thing{kind: aVirtualService, a: string(to)})
+		switch d := a.Snapshot.VirtualServices.At(to); {
+		case d == nil:
+			a.add(config.ReferenceNotFound, vs.Ref, at, fmt.Sprintf("VirtualService %s does not exist: the rule is left out", to), "apply a VirtualService of that name without hosts")
+		case !d.IsDelegate():
+			a.add(config.ReferenceNotFound, vs.Ref, at, fmt.Sprintf("VirtualService %s has hosts of its own: the rule is left out", to), "remove its hosts: only then others can delegate to it")
+		case !d.Visible.VisibleTo(vs.Ref.Namespace):
+			a.add(config.ReferenceNotFound, vs.Ref, at, fmt.Sprintf("VirtualService %s is not visible in namespace %s: the rule is left out", to, vs.Ref.Namespace), "add the namespace to its exportTo")
+		}
+	}
+	_, lost := vs.Delegated(func(k mesh.Key) *mesh.VirtualService { return a.Snapshot.VirtualServices.At(k) })
+	for _, x := range lost {
+		if d := a.Snapshot.VirtualServices.At(x.To); d != nil {
+			a.add(config.UnreachableRule, d.Ref, document.Index("spec.http", x.Rule),
+				fmt.Sprintf("is never used where spec.http[%d] of VirtualService %s/%s delegates to it: its match is not within that of the rule there", x.Root, vs.Ref.Namespace, vs.Ref.Name),
+				"match a part of what is delegated")
 		}
 	}
 }
@@ -42,8 +87,10 @@ func (a *analysis) boundGateways(vs *mesh.VirtualService) {
 			continue
 		}
 		at := document.Index("spec.gateways", i)
+		a.look(thing{kind: aGateway, a: g})
 		gw, ok := a.Snapshot.Gateways.Get(mesh.Key(g))
 		if !ok {
+			a.look(thing{kind: allGateways})
 			hint := "apply the Gateway, or write \"mesh\" for the sidecars"
 			for other := range a.Snapshot.Gateways.Values() {
 				if other.Ref.Name == g[strings.IndexByte(g, '/')+1:] {
@@ -55,8 +102,10 @@ func (a *analysis) boundGateways(vs *mesh.VirtualService) {
 			a.add(config.ReferenceNotFound, vs.Ref, at, fmt.Sprintf("Gateway %s does not exist", g), hint)
 			continue
 		}
+		// One that speaks for sidecars, too, has hosts that are for them.
+		apart := slices.Contains(vs.Gateways, mesh.Mesh) && slices.ContainsFunc(vs.Hosts, func(h string) bool { return accepts(gw, vs.Ref.Namespace, h) })
 		for j, h := range vs.Hosts {
-			if !accepts(gw, vs.Ref.Namespace, h) {
+			if !apart && !accepts(gw, vs.Ref.Namespace, h) {
 				a.add(config.HostNotInGateway, vs.Ref, document.Index("spec.hosts", j), fmt.Sprintf("Gateway %s does not accept host %s of this namespace", g, a.short(h)),
 					"add it to the hosts of a server of the Gateway")
 			}
@@ -100,17 +149,18 @@ func (a *analysis) knownHost(ref mesh.Ref, path, host string) *mesh.Service {
 
 func (a *analysis) hostHint(host, namespace string) string {
 	suffix := ".svc." + a.Snapshot.Settings.DomainSuffix
+	names := a.hostNames()
 	if len(a.hosts[host+suffix]) > 0 {
 		return "write the complete name: " + host + suffix
 	}
 	name, _, _ := strings.Cut(host, ".")
-	for _, h := range a.names {
+	for _, h := range names {
 		if n, rest, _ := strings.Cut(h, "."); n == name && strings.HasSuffix(rest, suffix[1:]) {
 			return "write " + h + ": the service is in another namespace"
 		}
 	}
 	var near []string
-	for _, h := range a.names {
+	for _, h := range names {
 		near = append(near, a.short(h))
 	}
 	if s := document.Suggest(a.short(host), near); s != "" {
@@ -120,16 +170,19 @@ func (a *analysis) hostHint(host, namespace string) string {
 }
 
 func (a *analysis) destinations(ref mesh.Ref, path string, ds []mesh.Destination) {
-	for i, d := range ds {
-		at := document.Index(path, i) + ".destination"
-		s := a.knownHost(ref, at+".host", d.Host)
-		if s == nil {
-			continue
-		}
-		a.destinationPort(ref, at, s, d)
-		if d.Subset != "" {
-			a.destinationSubset(ref, at+".subset", s, d)
-		}
+	for i := range ds {
+		a.destination(ref, document.Index(path, i)+".destination", &ds[i])
+	}
+}
+
+func (a *analysis) destination(ref mesh.Ref, at string, d *mesh.Destination) {
+	s := a.knownHost(ref, at+".host", d.Host)
+	if s == nil {
+		return
+	}
+	a.destinationPort(ref, at, s, *d)
+	if d.Subset != "" {
+		a.destinationSubset(ref, at+".subset", s, *d)
 	}
 }
 
@@ -150,16 +203,21 @@ func (a *analysis) destinationPort(ref mesh.Ref, at string, s *mesh.Service, d m
 
 func (a *analysis) destinationSubset(ref mesh.Ref, path string, s *mesh.Service, d mesh.Destination) {
 	var known []string
-	for _, r := range a.rulesFor(d.Host) {
-		if !r.Visible.VisibleTo(ref.Namespace) {
-			continue
-		}
+	for _, r := range a.rulesIn(ref.Namespace, s) {
 		for j, sub := range r.Subsets {
 			if sub.Name != d.Subset {
 				known = append(known, sub.Name)
 				continue
 			}
 			a.subsetSelects(r, j, s)
+			return
+		}
+	}
+	// Who has it, where another rule comes first?
+	for _, r := range a.rulesFor(d.Host) {
+		if r.Visible.VisibleTo(ref.Namespace) && slices.ContainsFunc(r.Subsets, func(x mesh.Subset) bool { return x.Name == d.Subset }) {
+			a.add(config.ReferenceNotFound, ref, path, fmt.Sprintf("subset %s of %s is not defined: DestinationRule %s/%s, which has one, does not count here, because another is for the host itself, or of a nearer namespace",
+				d.Subset, a.short(d.Host), r.Ref.Namespace, r.Ref.Name), "define it in the rule that counts")
 			return
 		}
 	}
@@ -172,8 +230,32 @@ func (a *analysis) destinationSubset(ref mesh.Ref, path string, s *mesh.Service,
 	a.add(config.ReferenceNotFound, ref, path, fmt.Sprintf("subset %s of %s is not defined", d.Subset, a.short(d.Host)), hint)
 }
 
+// rulesIn are the DestinationRules that clients in a namespace go by for a service: those that
+// count for all, and those for some.
+func (a *analysis) rulesIn(namespace string, s *mesh.Service) []*mesh.DestinationRule {
+	a.look(thing{kind: rulesFor, a: s.Hostname})
+	a.look(thing{kind: wildRules})
+	at := func(namespace, host string) []*mesh.DestinationRule {
+		list := a.rules[host]
+		if strings.HasPrefix(host, "*") {
+			list = a.wildRules
+		}
+		list = slices.DeleteFunc(slices.Clone(list), func(r *mesh.DestinationRule) bool { return r.Ref.Namespace != namespace || r.Host != host })
+		slices.SortFunc(list, func(x, y *mesh.DestinationRule) int { return older(x.Ref, y.Ref) })
+		return list
+	}
+	var out []*mesh.DestinationRule
+	for _, selected := range []bool{true, false} {
+		c := mesh.Client{Namespace: namespace, Has: func(mesh.Labels) bool { return selected }}
+		out = append(out, c.Rules(s, a.Snapshot.Settings.RootNamespace, at)...)
+	}
+	return out
+}
+
 // rulesFor lists the DestinationRules for a host, the exact ones first.
 func (a *analysis) rulesFor(host string) []*mesh.DestinationRule {
+	a.look(thing{kind: rulesFor, a: host})
+	a.look(thing{kind: wildRules})
 	out := slices.Clone(a.rules[host])
 	for _, r := range a.wildRules {
 		if r.Host != host && overlaps(r.Host, host) {
@@ -221,25 +303,29 @@ func unconditional(m mesh.HTTPMatch) bool {
 	return sameMatch(m, mesh.HTTPMatch{})
 }
 
-// virtualServiceConflicts finds hosts that several VirtualServices define for sidecars.
-func (a *analysis) virtualServiceConflicts() {
-	first := map[string][]*mesh.VirtualService{}
-	for _, vs := range a.byAge() {
-		if !slices.Contains(vs.Gateways, mesh.Mesh) {
-			continue
-		}
-		for i, h := range vs.Hosts {
-			at := document.Index("spec.hosts", i)
-			for _, older := range first[h] {
+// meshHost finds VirtualServices that define a host that an older one defines for the same
+// sidecars.
+func (a *analysis) meshHost(s subject) bool {
+	h, all := s.name, a.meshHosts[s.name]
+	for n, vs := range all {
+		for i := range vs.Hosts {
+			if vs.Hosts[i] != h {
+				continue
+			}
+			before := all[:n]
+			if slices.Contains(vs.Hosts[:i], h) { // it says so itself
+				before = all[:n+1]
+			}
+			for _, older := range before {
 				if meet(vs, older) {
-					a.shadowed(config.ConflictingMeshHosts, vs.Ref, at, fmt.Sprintf("host %s is also defined by VirtualService %s/%s, which is older and used", a.short(h), older.Ref.Namespace, older.Ref.Name),
+					a.shadowed(config.ConflictingMeshHosts, vs.Ref, document.Index("spec.hosts", i), fmt.Sprintf("host %s is also defined by VirtualService %s/%s, which is older and used", a.short(h), older.Ref.Namespace, older.Ref.Name),
 						"merge the two, or limit them by exportTo", older.Ref, document.Index("spec.hosts", slices.Index(older.Hosts, h)))
 					break
 				}
 			}
-			first[h] = append(first[h], vs)
 		}
 	}
+	return len(all) > 0
 }
 
 // meet reports whether some namespace sees both.

@@ -263,7 +263,7 @@ func (l *lowerer) gatewayName(n string) (string, bool) {
 
 // percent checks a percentage.
 func (l *lowerer) percent(path string, v float64) float64 {
-	if v < 0 || v > 100 {
+	if !(v >= 0 && v <= 100) { // NaN is neither
 		l.Invalid(path, fmt.Sprintf("%v is not a percentage", v), "give a number from 0 to 100")
 	}
 	return v

@@ -1,11 +1,17 @@
 package istio
 
 import (
+	"cmp"
 	"fmt"
+	"math/big"
+	"strings"
+	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
 
+	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/document"
 	"github.com/weirmesh/weir/mesh"
 )
@@ -42,7 +48,27 @@ func (l *lowerer) destinationRule(spec *networkingv1alpha3.DestinationRule) *mes
 		}
 		dr.Subsets = append(dr.Subsets, sub)
 	}
+	if dr.WorkloadSelector == nil {
+		l.gatewaysOnly("spec.trafficPolicy", spec.TrafficPolicy)
+		for i, s := range spec.Subsets {
+			l.gatewaysOnly(document.Index("spec.subsets", i)+".trafficPolicy", s.TrafficPolicy)
+		}
+	}
+	l.beyond(dr)
 	return dr
+}
+
+// gatewaysOnly says of credentials whom they are for.
+func (l *lowerer) gatewaysOnly(path string, p *networkingv1alpha3.TrafficPolicy) {
+	say := func(path string, t *networkingv1alpha3.ClientTLSSettings) {
+		if t.GetCredentialName() != "" && (t.Mode == networkingv1alpha3.ClientTLSSettings_SIMPLE || t.Mode == networkingv1alpha3.ClientTLSSettings_MUTUAL) {
+			l.Add(config.GatewaysOnly, path+".tls.credentialName", "is for gateways: calls of sidecars to the host are refused", "add workloadSelector if sidecars call the host themselves")
+		}
+	}
+	say(path, p.GetTls())
+	for i, s := range p.GetPortLevelSettings() {
+		say(document.Index(path+".portLevelSettings", i), s.Tls)
+	}
 }
 
 func (l *lowerer) trafficPolicy(path string, p *networkingv1alpha3.TrafficPolicy) (mesh.TrafficPolicy, map[uint16]mesh.TrafficPolicy) {
@@ -55,6 +81,24 @@ func (l *lowerer) trafficPolicy(path string, p *networkingv1alpha3.TrafficPolicy
 		Pool:         l.connectionPool(path+".connectionPool", p.ConnectionPool),
 		Outlier:      l.outlier(path+".outlierDetection", p.OutlierDetection),
 		TLS:          l.clientTLS(path+".tls", p.Tls),
+	}
+	if b := p.RetryBudget; b != nil {
+		at := path + ".retryBudget"
+		out.Budget = &mesh.RetryBudget{Percent: 20, MinConcurrency: cmp.Or(b.MinRetryConcurrency, 3)} // Istio's
+		if b.Percent != nil {
+			out.Budget.Percent = l.percent(at+".percent", b.Percent.Value)
+		}
+		if d := b.BudgetInterval; d != nil && d.AsDuration() != 0 {
+			out.Budget.Interval = l.duration(at+".budgetInterval", d)
+		}
+	}
+	if t := p.Tunnel; t != nil {
+		at := path + ".tunnel"
+		out.Tunnel = &mesh.Tunnel{Post: t.Protocol == "POST", Host: strings.TrimSuffix(t.TargetHost, "."), Port: l.port(at+".targetPort", t.TargetPort, false)}
+		if t.Protocol != "" && t.Protocol != "CONNECT" && t.Protocol != "POST" {
+			l.Invalid(at+".protocol", fmt.Sprintf("%q is neither CONNECT nor POST", t.Protocol), "remove it for CONNECT")
+		}
+		l.host(at+".targetHost", t.TargetHost, false, true)
 	}
 	if p.ProxyProtocol != nil {
 		out.ProxyProtocol = uint8(p.ProxyProtocol.Version) + 1 // V1 is 0
@@ -86,8 +130,10 @@ func (l *lowerer) loadBalancer(path string, b *networkingv1alpha3.LoadBalancerSe
 	if b.WarmupDurationSecs != nil && b.Warmup != nil { //nolint:staticcheck // a dated field that users' files still have
 		l.Invalid(path+".warmup", "cannot be given together with warmupDurationSecs", "keep warmup")
 	}
-	out := &mesh.LoadBalancer{Simple: mesh.LeastRequest}
+	out := &mesh.LoadBalancer{}
 	switch b.GetSimple() {
+	case networkingv1alpha3.LoadBalancerSettings_LEAST_REQUEST, networkingv1alpha3.LoadBalancerSettings_LEAST_CONN: //nolint:staticcheck // a dated name that users' files still have
+		out.Simple = mesh.LeastRequest
 	case networkingv1alpha3.LoadBalancerSettings_ROUND_ROBIN:
 		out.Simple = mesh.RoundRobin
 	case networkingv1alpha3.LoadBalancerSettings_RANDOM:
@@ -95,10 +141,107 @@ func (l *lowerer) loadBalancer(path string, b *networkingv1alpha3.LoadBalancerSe
 	case networkingv1alpha3.LoadBalancerSettings_PASSTHROUGH:
 		out.Simple = mesh.OriginalDst
 	}
-	if h := b.GetConsistentHash(); h != nil && h.HashKey == nil {
-		l.Invalid(path+".consistentHash", "does not say what is hashed", "add httpHeaderName, httpCookie, useSourceIp or httpQueryParameterName")
+	out.Locality = l.locality(path+".localityLbSetting", b.LocalityLbSetting)
+	if h := b.GetConsistentHash(); h != nil {
+		out.Hash = l.consistentHash(path+".consistentHash", h)
+	}
+	switch {
+	case b.Warmup != nil:
+		at := path + ".warmup"
+		out.Warmup = &mesh.Warmup{Duration: l.duration(at+".duration", b.Warmup.Duration), Percent: l.percent(at+".minimumPercent", b.Warmup.GetMinimumPercent().GetValue()), Aggression: b.Warmup.GetAggression().GetValue()}
+		if b.Warmup.Duration == nil {
+			l.Invalid(at+".duration", "is missing", "say how long an endpoint warms up")
+		}
+		if v := b.Warmup.Aggression; v != nil && v.Value < 1 {
+			l.Invalid(at+".aggression", fmt.Sprintf("%v is too small", v.Value), "give at least 1")
+		}
+	case b.WarmupDurationSecs != nil: //nolint:staticcheck // as above
+		out.Warmup = &mesh.Warmup{Duration: l.duration(path+".warmupDurationSecs", b.WarmupDurationSecs)} //nolint:staticcheck // as above
 	}
 	return out
+}
+
+// maxRing bounds rings and tables: Envoy's limit of a Maglev table, and 60 MB of memory.
+const maxRing = 5_000_011
+
+func (l *lowerer) consistentHash(path string, h *networkingv1alpha3.LoadBalancerSettings_ConsistentHashLB) *mesh.ConsistentHash {
+	out := &mesh.ConsistentHash{RingSize: h.MinimumRingSize} //nolint:staticcheck // a dated field that users' files still have
+	switch k := h.HashKey.(type) {
+	case *networkingv1alpha3.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName:
+		if out.Header = strings.ToLower(k.HttpHeaderName); out.Header == "" {
+			l.Invalid(path+".httpHeaderName", "is empty", "name the header to hash")
+		}
+	case *networkingv1alpha3.LoadBalancerSettings_ConsistentHashLB_HttpQueryParameterName:
+		if out.Query = k.HttpQueryParameterName; out.Query == "" {
+			l.Invalid(path+".httpQueryParameterName", "is empty", "name the parameter to hash")
+		}
+	case *networkingv1alpha3.LoadBalancerSettings_ConsistentHashLB_UseSourceIp:
+		if out.SourceIP = k.UseSourceIp; !out.SourceIP {
+			l.Invalid(path, "does not say what is hashed", "add httpHeaderName, httpCookie, useSourceIp: true or httpQueryParameterName")
+		}
+	case *networkingv1alpha3.LoadBalancerSettings_ConsistentHashLB_HttpCookie:
+		c := &mesh.HashCookie{Name: k.HttpCookie.GetName(), Path: k.HttpCookie.GetPath()}
+		if c.Name == "" {
+			l.Invalid(path+".httpCookie.name", "is missing", "name the cookie to hash")
+		}
+		if ttl := k.HttpCookie.GetTtl(); ttl != nil {
+			if c.Generate, c.TTL = true, ttl.AsDuration(); c.TTL < 0 {
+				l.Invalid(path+".httpCookie.ttl", "is negative", "0s is a cookie for the client's session")
+			}
+		}
+		for _, a := range k.HttpCookie.GetAttributes() {
+			c.Attributes = append(c.Attributes, mesh.NameValue{Name: a.GetName(), Value: a.GetValue()})
+		}
+		if v, bad := cookieProblem(c); bad {
+			l.Invalid(path+".httpCookie", fmt.Sprintf("%q cannot be part of a cookie", v), "leave out control characters, spaces in names, ';' and '='")
+		}
+		out.Cookie = c
+	default:
+		l.Invalid(path, "does not say what is hashed", "add httpHeaderName, httpCookie, useSourceIp or httpQueryParameterName")
+	}
+	size := func(at string, n uint64) uint64 {
+		if n > maxRing {
+			l.Invalid(path+at, fmt.Sprintf("%d is too much", n), fmt.Sprintf("give at most %d", maxRing))
+		}
+		return n
+	}
+	switch a := h.HashAlgorithm.(type) {
+	case *networkingv1alpha3.LoadBalancerSettings_ConsistentHashLB_RingHash_:
+		out.RingSize = size(".ringHash.minimumRingSize", a.RingHash.GetMinimumRingSize())
+	case *networkingv1alpha3.LoadBalancerSettings_ConsistentHashLB_Maglev:
+		out.Maglev, out.TableSize = true, size(".maglev.tableSize", a.Maglev.GetTableSize())
+		if n := out.TableSize; n > 0 && !new(big.Int).SetUint64(n).ProbablyPrime(0) {
+			l.Invalid(path+".maglev.tableSize", fmt.Sprintf("%d is not a prime number", n), "use 65537, the default")
+		}
+	default:
+		size(".minimumRingSize", out.RingSize)
+	}
+	return out
+}
+
+// cookieProblem is a part of a cookie that RFC 6265 section 4.1.1 does not permit.
+func cookieProblem(c *mesh.HashCookie) (part string, bad bool) {
+	name := func(s string) bool {
+		return s == "" || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`;,="`, r) })
+	}
+	value := func(s string) bool {
+		return strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r >= 0x7f || r == ';' })
+	}
+	if c.Name != "" && name(c.Name) {
+		return c.Name, true
+	}
+	if value(c.Path) {
+		return c.Path, true
+	}
+	for _, a := range c.Attributes {
+		if name(a.Name) {
+			return a.Name, true
+		}
+		if value(a.Value) {
+			return a.Value, true
+		}
+	}
+	return "", false
 }
 
 func (l *lowerer) connectionPool(path string, p *networkingv1alpha3.ConnectionPoolSettings) *mesh.ConnectionPool {
@@ -114,7 +257,7 @@ func (l *lowerer) connectionPool(path string, p *networkingv1alpha3.ConnectionPo
 		out.MaxConnections = l.atLeast(at+".maxConnections", t.MaxConnections, 0)
 		out.ConnectTimeout = l.duration(at+".connectTimeout", t.ConnectTimeout)
 		out.MaxConnectionDuration = l.duration(at+".maxConnectionDuration", t.MaxConnectionDuration)
-		out.TCPIdleTimeout = l.duration(at+".idleTimeout", t.IdleTimeout)
+		out.TCPIdleTimeout = l.idle(at+".idleTimeout", t.IdleTimeout)
 		if k := t.TcpKeepalive; k != nil {
 			out.Keepalive = true
 			out.KeepaliveProbes = k.Probes
@@ -129,8 +272,12 @@ func (l *lowerer) connectionPool(path string, p *networkingv1alpha3.ConnectionPo
 		out.MaxRequestsPerConnection = l.atLeast(at+".maxRequestsPerConnection", h.MaxRequestsPerConnection, 0)
 		out.MaxRetries = l.atLeast(at+".maxRetries", h.MaxRetries, 0)
 		out.MaxConcurrentStreams = l.atLeast(at+".maxConcurrentStreams", h.MaxConcurrentStreams, 0)
-		if h.IdleTimeout != nil && h.IdleTimeout.AsDuration() != 0 { // 0 turns it off
-			out.HTTPIdleTimeout = l.duration(at+".idleTimeout", h.IdleTimeout)
+		out.HTTPIdleTimeout = l.idle(at+".idleTimeout", h.IdleTimeout)
+		if k := h.Http2KeepAlive; k != nil {
+			out.PingInterval, out.PingTimeout = l.duration(at+".http2KeepAlive.interval", k.Interval), l.duration(at+".http2KeepAlive.timeout", k.Timeout)
+			if k.Interval == nil || k.Timeout == nil {
+				l.Invalid(at+".http2KeepAlive", "needs both interval and timeout", "say how often to ask and how long to wait, for example 30s and 10s")
+			}
 		}
 		if h.H2UpgradePolicy != networkingv1alpha3.ConnectionPoolSettings_HTTPSettings_DEFAULT {
 			out.H2Upgrade = h.H2UpgradePolicy.String()
@@ -141,6 +288,14 @@ func (l *lowerer) connectionPool(path string, p *networkingv1alpha3.ConnectionPo
 		}
 	}
 	return out
+}
+
+// idle is an idle timeout: 0 in the object is none, -1 here.
+func (l *lowerer) idle(path string, d *durationpb.Duration) time.Duration {
+	if d != nil && d.AsDuration() == 0 {
+		return -1
+	}
+	return l.duration(path, d)
 }
 
 func (l *lowerer) outlier(path string, o *networkingv1alpha3.OutlierDetection) *mesh.OutlierDetection {
@@ -180,16 +335,13 @@ func (l *lowerer) clientTLS(path string, t *networkingv1alpha3.ClientTLSSettings
 		return nil
 	}
 	out := &mesh.ClientTLS{
-		Mode: t.Mode.String(), Certificate: t.ClientCertificate, PrivateKey: t.PrivateKey, CACertificates: t.CaCertificates,
+		Mode: t.Mode.String(), Certificate: t.ClientCertificate, PrivateKey: t.PrivateKey, CACertificates: t.CaCertificates, CRL: t.CaCrl,
 		CredentialName: t.CredentialName, SANs: t.SubjectAltNames, SNI: t.Sni, SkipVerify: t.InsecureSkipVerify.GetValue(),
 	}
-	files := []field{{"clientCertificate", t.ClientCertificate}, {"privateKey", t.PrivateKey}, {"caCertificates", t.CaCertificates}}
+	files := []field{{"clientCertificate", t.ClientCertificate}, {"privateKey", t.PrivateKey}, {"caCertificates", t.CaCertificates}, {"caCrl", t.CaCrl}}
 	switch {
 	case t.Mode == networkingv1alpha3.ClientTLSSettings_ISTIO_MUTUAL:
-		l.noneOf(path, "ISTIO_MUTUAL uses the mesh's own certificates", append(files, field{"credentialName", t.CredentialName}, field{"sni", t.Sni})...)
-		if len(t.SubjectAltNames) > 0 {
-			l.noneOf(path, "ISTIO_MUTUAL uses the mesh's own certificates", field{"subjectAltNames", t.SubjectAltNames[0]})
-		}
+		l.noneOf(path, "ISTIO_MUTUAL uses the mesh's own certificates", append(files, field{"credentialName", t.CredentialName})...)
 	case t.CredentialName != "":
 		l.noneOf(path, "credentialName stands for them", files...)
 	case t.Mode == networkingv1alpha3.ClientTLSSettings_MUTUAL:

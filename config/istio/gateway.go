@@ -1,6 +1,9 @@
 package istio
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -96,7 +99,7 @@ func (l *lowerer) server(path string, s *networkingv1alpha3.Server) mesh.Server 
 		l.Invalid(path+".tls", "is missing: the protocol is "+s.Port.GetProtocol(), "add tls.mode and a certificate, or use protocol HTTP or TCP")
 	case s.Tls != nil && !out.Protocol.IsTLS() && out.Protocol != "" && !out.Protocol.IsHTTP():
 		l.Invalid(path+".tls", "is given, but the protocol is "+s.Port.GetProtocol(), "use protocol TLS")
-	case s.Tls != nil && out.Protocol.IsHTTP() && (s.Tls.Mode != networkingv1alpha3.ServerTLSSettings_PASSTHROUGH || s.Tls.ServerCertificate+s.Tls.PrivateKey+s.Tls.CaCertificates+s.Tls.CredentialName != ""):
+	case s.Tls != nil && out.Protocol.IsHTTP() && (s.Tls.Mode != networkingv1alpha3.ServerTLSSettings_PASSTHROUGH || s.Tls.ServerCertificate+s.Tls.PrivateKey+s.Tls.CaCertificates+s.Tls.CredentialName+s.Tls.CaCertCredentialName != "" || len(s.Tls.CredentialNames)+len(s.Tls.TlsCertificates) > 0):
 		l.Invalid(path+".tls", "is given, but the protocol is "+s.Port.GetProtocol()+", where only httpsRedirect has a meaning", "use protocol HTTPS")
 	}
 	out.TLS = l.serverTLS(path+".tls", s.Tls, out.Protocol)
@@ -133,26 +136,50 @@ func (l *lowerer) serverTLS(path string, t *networkingv1alpha3.ServerTLSSettings
 	}
 	out := &mesh.ServerTLS{
 		Mode: t.Mode.String(), HTTPSRedirect: t.HttpsRedirect, Certificate: t.ServerCertificate, PrivateKey: t.PrivateKey, CACertificates: t.CaCertificates,
-		CredentialName: t.CredentialName, CipherSuites: t.CipherSuites, SANs: t.SubjectAltNames,
+		CRL: t.CaCrl, Credentials: t.CredentialNames, CACredential: t.CaCertCredentialName, CipherSuites: t.CipherSuites, SANs: t.SubjectAltNames,
+		PinnedKeys: t.VerifyCertificateSpki, PinnedCertificates: t.VerifyCertificateHash, SkipVerify: t.InsecureSkipVerify.GetValue(),
 		MinVersion: tlsVersion(t.MinProtocolVersion), MaxVersion: tlsVersion(t.MaxProtocolVersion),
 	}
-	files := []field{{"serverCertificate", t.ServerCertificate}, {"privateKey", t.PrivateKey}, {"caCertificates", t.CaCertificates}}
-	credential := field{"credentialName", t.CredentialName}
+	if t.CredentialName != "" {
+		out.Credentials = []string{t.CredentialName}
+	}
+	files := []field{{"serverCertificate", t.ServerCertificate}, {"privateKey", t.PrivateKey}, {"caCertificates", t.CaCertificates}, {"caCrl", t.CaCrl}}
+	credentials := []field{{"credentialName", t.CredentialName}, {"credentialNames", strings.Join(t.CredentialNames, ",")}, {"caCertCredentialName", t.CaCertCredentialName}}
+	pairs := field{"tlsCertificates", ""}
+	for i, c := range t.TlsCertificates {
+		at := document.Index(path+".tlsCertificates", i)
+		l.allOf(at, t.Mode.String(), field{"serverCertificate", c.ServerCertificate}, field{"privateKey", c.PrivateKey})
+		l.noneOf(at, "clients are judged by those of the server", field{"caCertificates", c.CaCertificates})
+		out.More = append(out.More, mesh.KeyPair{Certificate: c.ServerCertificate, PrivateKey: c.PrivateKey})
+		pairs.value = "given"
+	}
+	if t.CredentialName != "" {
+		l.noneOf(path, "credentialName stands for them", credentials[1])
+	}
 	switch t.Mode {
 	case networkingv1alpha3.ServerTLSSettings_ISTIO_MUTUAL:
-		l.noneOf(path, "ISTIO_MUTUAL uses the mesh's own certificates", append(files, credential)...)
+		l.noneOf(path, "ISTIO_MUTUAL uses the mesh's own certificates", slices.Concat(files, credentials, []field{pairs})...)
 	case networkingv1alpha3.ServerTLSSettings_PASSTHROUGH, networkingv1alpha3.ServerTLSSettings_AUTO_PASSTHROUGH:
 		if !p.IsHTTP() {
-			l.noneOf(path, t.Mode.String()+" does not open the connection", append(files, credential)...)
+			l.noneOf(path, t.Mode.String()+" does not open the connection", slices.Concat(files, credentials, []field{pairs})...)
 		}
-	case networkingv1alpha3.ServerTLSSettings_SIMPLE:
-		if t.CredentialName == "" {
-			l.allOf(path, "SIMPLE", files[:2]...)
+	default: // SIMPLE, MUTUAL, OPTIONAL_MUTUAL
+		mutual := t.Mode != networkingv1alpha3.ServerTLSSettings_SIMPLE
+		switch {
+		case len(out.Credentials) > 0:
+			l.noneOf(path, "credentialName stands for them", append(files[:2:2], pairs)...)
+			l.noneOf(path, "lists of revoked certificates are in the Secret (ca.crl)", files[3])
+		case len(out.More) > 0:
+			l.noneOf(path, "tlsCertificates stands for them", files[:2]...)
+		default:
+			l.allOf(path, t.Mode.String(), files[:2]...)
 		}
-	default: // MUTUAL, OPTIONAL_MUTUAL
-		if t.CredentialName == "" {
-			l.allOf(path, t.Mode.String(), files...)
+		if mutual && len(out.Credentials) == 0 && out.CACredential == "" {
+			l.allOf(path, t.Mode.String(), files[2])
 		}
+		l.pins(path+".verifyCertificateSpki", t.VerifyCertificateSpki, base64.StdEncoding.DecodeString, "give the SHA-256 of the public key in base64")
+		l.pins(path+".verifyCertificateHash", t.VerifyCertificateHash, func(s string) ([]byte, error) { return hex.DecodeString(strings.ReplaceAll(s, ":", "")) },
+			"give the SHA-256 of the certificate in hexadecimal")
 	}
 	if t.HttpsRedirect && p.IsTLS() {
 		l.Add(config.SchemaWarning, path+".httpsRedirect", "has no effect on a TLS port", "set it on the HTTP port")
@@ -161,6 +188,15 @@ func (l *lowerer) serverTLS(path string, t *networkingv1alpha3.ServerTLSSettings
 		l.Invalid(path+".minProtocolVersion", "is above maxProtocolVersion", "lower it, or raise maxProtocolVersion")
 	}
 	return out
+}
+
+// pins checks SHA-256 sums.
+func (l *lowerer) pins(path string, all []string, decode func(string) ([]byte, error), hint string) {
+	for i, s := range all {
+		if b, err := decode(s); err != nil || len(b) != sha256.Size {
+			l.Invalid(document.Index(path, i), fmt.Sprintf("%q is no such sum", s), hint)
+		}
+	}
 }
 
 func tlsVersion(v networkingv1alpha3.ServerTLSSettings_TLSProtocol) string {

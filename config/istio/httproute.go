@@ -81,13 +81,9 @@ func isToken(s string) bool {
 	return s != ""
 }
 
-// retryConditions are Envoy's x-envoy-retry-on and x-envoy-retry-grpc-on values.
+// retryConditions are Envoy's x-envoy-retry-on and x-envoy-retry-grpc-on values, and ours: reset of idempotent requests.
 var retryConditions = []string{"5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited", "retriable-4xx", "refused-stream",
-	"retriable-status-codes", "retriable-headers", "http3-post-connect-failure", "cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"}
-
-// defaultRetryOn is Istio's, used where retries are given without conditions
-// (features of 1.31).
-const defaultRetryOn = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
+	"retriable-status-codes", "retriable-headers", "http3-post-connect-failure", "cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable", "reset-idempotent"}
 
 func (l *lowerer) retries(path string, r *networkingv1alpha3.HTTPRetry) *mesh.RetryPolicy {
 	if r == nil {
@@ -97,7 +93,6 @@ func (l *lowerer) retries(path string, r *networkingv1alpha3.HTTPRetry) *mesh.Re
 		Attempts:              l.atLeast(path+".attempts", r.Attempts, 0),
 		PerTryTimeout:         l.duration(path+".perTryTimeout", r.PerTryTimeout),
 		Backoff:               l.duration(path+".backoff", r.Backoff),
-		RetryOn:               defaultRetryOn,
 		RetryRemoteLocalities: r.RetryRemoteLocalities.GetValue(),
 		IgnorePreviousHosts:   r.RetryIgnorePreviousHosts == nil || r.RetryIgnorePreviousHosts.GetValue(),
 	}

@@ -26,7 +26,7 @@ type Options struct {
 }
 
 // Lower returns one of *mesh.VirtualService, *mesh.DestinationRule, *mesh.Gateway,
-// *mesh.Sidecar, *mesh.PeerAuthentication, *mesh.Workload (WorkloadEntry) and []*registry.Service
+// *mesh.Sidecar, *mesh.PeerAuthentication, *mesh.RequestAuthentication, *mesh.AuthorizationPolicy, *mesh.Workload (WorkloadEntry) and []*registry.Service
 // (ServiceEntry), or nil if there is an error among the findings.
 func Lower(o *config.Object, opts Options) (any, []config.Finding) {
 	l := &lowerer{Report: config.NewReport(o), o: o, ns: o.ID.Namespace, suffix: opts.DomainSuffix}
@@ -46,6 +46,10 @@ func Lower(o *config.Object, opts Options) (any, []config.Finding) {
 		out = decode(l, &networkingv1alpha3.Sidecar{}, l.sidecar)
 	case "security.istio.io/PeerAuthentication":
 		out = decode(l, &securityv1beta1.PeerAuthentication{}, l.peerAuthentication)
+	case "security.istio.io/RequestAuthentication":
+		out = decode(l, &securityv1beta1.RequestAuthentication{}, l.requestAuthentication)
+	case "security.istio.io/AuthorizationPolicy":
+		out = decode(l, &securityv1beta1.AuthorizationPolicy{}, l.authorizationPolicy)
 	default:
 		l.Add(config.KindNotEnforced, "kind", "Istio's "+o.ID.Kind+" is not enforced in this version", "remove it, or do not rely on it")
 	}

@@ -1,9 +1,9 @@
 package istio
 
 import (
+	"cmp"
 	"maps"
 	"slices"
-	"strings"
 
 	meshv1alpha1 "istio.io/api/mesh/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,54 +14,53 @@ import (
 	"github.com/weirmesh/weir/mesh"
 )
 
-// MeshConfig is what Weir reads of Istio's MeshConfig: whom it is about, and what of it
-// is seen where objects do not say so themselves. The zero value is Istio's default.
+// MeshConfig is what Weir reads of Istio's MeshConfig: whom it is about, what of it is seen
+// where objects do not say so themselves, and settings of the mesh. The zero value is
+// Istio's default.
 type MeshConfig struct {
 	discovery                        []labels.Selector // nil: every namespace
 	services, virtualServices, rules []string          // default exportTo
+	registryOnly, accessLog          *bool             // nil: not said
+	logFormat                        string
+	logJSON                          bool
+	retries                          *mesh.RetryPolicy
+	locality                         *mesh.LocalityPolicy
+	authorizers                      []mesh.Authorizer
 }
 
 // MeshConfigName and MeshConfigKey say where it stands: in a ConfigMap of the root namespace.
 const (
-	MeshConfigName = "istio"
-	MeshConfigKey  = "mesh"
+	MeshConfigName  = "istio"
+	MeshConfigKey   = "mesh"
+	MeshNetworksKey = "meshNetworks"
 )
 
-// meshFields are the fields that are read.
-var meshFields = []string{"discoverySelectors", "defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo"}
+// meshFields are the fields that are read here, and proxyFields those that injection and
+// proxies read; all others are in tables.
+var meshFields = []string{"discoverySelectors", "defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo",
+	"outboundTrafficPolicy", "accessLogFile", "accessLogFormat", "accessLogEncoding", "defaultHttpRetryPolicy", "localityLbSetting", "trustDomain", "trustDomainAliases", "rootNamespace", "extensionProviders"}
 
-// LowerMeshConfig reads the text of a MeshConfig, which stands at path in o.
-func LowerMeshConfig(o *config.Object, path, text string) (*MeshConfig, []config.Finding) {
+// LowerMeshConfig reads the text of a MeshConfig, which stands at path in o. settings are
+// those the mesh was started with.
+func LowerMeshConfig(o *config.Object, path, text string, settings *mesh.Settings) (*MeshConfig, []config.Finding) {
 	r := config.NewReport(o)
-	root, err := document.ParseYAML(text, 1)
-	if err != nil {
-		r.Invalid(path, "is not YAML: "+err.Error(), "repair the text")
-		return nil, r.Findings
-	}
-	if root == nil || root.Kind == document.Null {
+	root := meshText(r, path, text)
+	if root == nil {
+		if r.Failed() {
+			return nil, r.Findings
+		}
 		return &MeshConfig{}, r.Findings
 	}
-	if root.Kind != document.Map {
-		r.Invalid(path, "is not a map of fields", "write FIELD: VALUE")
-		return nil, r.Findings
-	}
-	read := &document.Value{Kind: document.Map}
-	var others []string
-	for _, f := range root.Fields {
-		if slices.Contains(meshFields, f.Name) {
-			read.Fields = append(read.Fields, f)
-		} else if s := document.Suggest(f.Name, meshFields); s != "" {
-			r.Invalid(path, "there is no field "+f.Name, "did you mean "+s+"?")
-		} else {
-			others = append(others, f.Name)
-		}
-	}
-	if len(others) > 0 {
-		r.Add(config.FieldNotEnforced, path, strings.Join(others, ", ")+": not enforced in this version", "say it by flags of weir-control where there is one, and remove it here")
+	read := takeNoted(r, path, root, meshNotes, []string{"enablePrometheusMerge", "defaultConfig"}, meshFields)
+	if d := root.Get("defaultConfig"); d != nil && d.Kind == document.Map {
+		takeNoted(r, document.Key(path, "defaultConfig"), d, proxyNotes, proxyFields, nil)
+	} else if d != nil && d.Kind != document.Null {
+		r.Invalid(path, "defaultConfig is not a map of fields", "write FIELD: VALUE below it")
 	}
 	m := &meshv1alpha1.MeshConfig{}
 	document.Proto(read, "", m, func(p document.Problem) { r.Invalid(path, p.Path+" "+p.Message, p.Hint) })
 	out := &MeshConfig{services: m.DefaultServiceExportTo, virtualServices: m.DefaultVirtualServiceExportTo, rules: m.DefaultDestinationRuleExportTo}
+	out.settings(&lowerer{Report: r, o: o}, path, read, m, settings)
 	for i, list := range [][]string{out.services, out.virtualServices, out.rules} {
 		if _, problem, hint := ExportTo(list, "own", i == 0); problem != "" {
 			r.Invalid(path, meshFields[i+1]+": "+problem, hint)
@@ -85,24 +84,114 @@ func LowerMeshConfig(o *config.Object, path, text string) (*MeshConfig, []config
 	return out, r.Findings
 }
 
+// meshText reads YAML that stands in a ConfigMap; nil if there is none, or it is wrong.
+func meshText(r *config.Report, path, text string) *document.Value {
+	root, err := document.ParseYAML(text, 1)
+	switch {
+	case err != nil:
+		r.Invalid(path, "is not YAML: "+err.Error(), "repair the text")
+		return nil
+	case root == nil || root.Kind == document.Null:
+		return nil
+	case root.Kind != document.Map:
+		r.Invalid(path, "is not a map of fields", "write FIELD: VALUE")
+		return nil
+	}
+	return root
+}
+
+// settings reads what overrides how the mesh was started, and tells what cannot.
+func (c *MeshConfig) settings(l *lowerer, path string, read *document.Value, m *meshv1alpha1.MeshConfig, started *mesh.Settings) {
+	if p := m.OutboundTrafficPolicy; p != nil {
+		only := p.Mode == meshv1alpha1.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY
+		c.registryOnly = &only
+		if p.Mode != meshv1alpha1.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY && p.Mode != meshv1alpha1.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY {
+			l.Add(config.FieldNotEnforced, path+".outboundTrafficPolicy.mode", p.Mode.String()+" is not enforced in this version: it is ALLOW_ANY", "use ALLOW_ANY or REGISTRY_ONLY")
+		}
+	}
+	if read.Get("accessLogFile") != nil {
+		on := m.AccessLogFile != ""
+		if on && m.AccessLogFile != "/dev/stdout" {
+			l.Add(config.FieldNotEnforced, path+".accessLogFile", m.AccessLogFile+" is not written: the log goes to standard output", "write /dev/stdout")
+		}
+		c.accessLog = &on
+	}
+	c.logFormat, c.logJSON = m.AccessLogFormat, m.AccessLogEncoding == meshv1alpha1.MeshConfig_JSON
+	checkLogFormat(l.Report, path+".accessLogFormat", c.logFormat, c.logJSON)
+	c.retries = l.retries(path, m.DefaultHttpRetryPolicy)
+	c.authorizers = l.authorizers(path, m.ExtensionProviders)
+	c.locality = l.locality(path+".localityLbSetting", m.LocalityLbSetting)
+	const restart = "these follow from how weir-control was started: restart it"
+	if d := m.TrustDomain; d != "" && d != started.TrustDomain {
+		l.Add(config.FieldNotEnforced, path+".trustDomain", d+" is not in force: identities are in "+started.TrustDomain, restart)
+	}
+	for _, d := range m.TrustDomainAliases {
+		if d != started.TrustDomain && !slices.Contains(started.TrustDomainAliases, d) {
+			l.Add(config.FieldNotEnforced, path+".trustDomainAliases", d+" is not in force", restart)
+		}
+	}
+	if ns := m.RootNamespace; ns != "" && ns != started.RootNamespace {
+		l.Add(config.FieldNotEnforced, path+".rootNamespace", ns+" is not in force: the root namespace is that of the installation, "+started.RootNamespace, "move mesh-wide policies there")
+	}
+}
+
+// Settings are those of a mesh that was started with s; s itself if nothing is said.
+func (c *MeshConfig) Settings(s *mesh.Settings) *mesh.Settings {
+	if c.registryOnly == nil && c.accessLog == nil && c.logFormat == "" && !c.logJSON && c.retries == nil && c.locality == nil && c.authorizers == nil {
+		return s
+	}
+	own := *s
+	if c.registryOnly != nil {
+		own.RegistryOnly = *c.registryOnly
+	}
+	if c.accessLog != nil {
+		own.AccessLog = *c.accessLog
+	}
+	own.Authorizers = c.authorizers
+	own.AccessLogFormat, own.AccessLogJSON = c.logFormat, c.logJSON
+	if c.retries != nil {
+		own.DefaultRetries = *c.retries
+		own.DefaultRetries.RetryOn = cmp.Or(c.retries.RetryOn, s.DefaultRetries.RetryOn)
+	}
+	if c.locality != nil {
+		own.Locality = c.locality
+	}
+	return &own
+}
+
+// CheckMeshNetworks says what is wrong with the text of MeshNetworks at path in o.
+func CheckMeshNetworks(o *config.Object, path, text string) []config.Finding {
+	r := config.NewReport(o)
+	root := meshText(r, path, text)
+	if root == nil {
+		return r.Findings
+	}
+	m := &meshv1alpha1.MeshNetworks{}
+	document.Proto(root, "", m, func(p document.Problem) { r.Invalid(path, p.Path+" "+p.Message, p.Hint) })
+	for _, name := range sortedKeys(m.Networks) {
+		r.Add(config.FieldNotEnforced, document.Key(path+".networks", name), "is not enforced in this version: "+oneNet, "call workloads of other networks through a ServiceEntry of their gateway")
+	}
+	return r.Findings
+}
+
 // Selective reports whether namespaces may be left out.
-func (m *MeshConfig) Selective() bool { return len(m.discovery) > 0 }
+func (c *MeshConfig) Selective() bool { return len(c.discovery) > 0 }
 
 // Discovers reports whether objects in a namespace with these labels are part of the mesh.
-func (m *MeshConfig) Discovers(namespace string, l map[string]string) bool {
+func (c *MeshConfig) Discovers(namespace string, l map[string]string) bool {
 	all := labels.Set{"kubernetes.io/metadata.name": namespace} // as the API server labels it
 	maps.Copy(all, l)
-	return !m.Selective() || slices.ContainsFunc(m.discovery, func(s labels.Selector) bool { return s.Matches(all) })
+	return !c.Selective() || slices.ContainsFunc(c.discovery, func(s labels.Selector) bool { return s.Matches(all) })
 }
 
 // DefaultExportTo is what a Visibility comes to in an object of a kind and namespace.
-func (m *MeshConfig) DefaultExportTo(v mesh.Visibility, kind, namespace string) mesh.Visibility {
-	values := m.services
+func (c *MeshConfig) DefaultExportTo(v mesh.Visibility, kind, namespace string) mesh.Visibility {
+	values := c.services
 	switch kind {
 	case "VirtualService":
-		values = m.virtualServices
+		values = c.virtualServices
 	case "DestinationRule":
-		values = m.rules
+		values = c.rules
 	}
 	if v.Limited || v.Public || len(values) == 0 {
 		return v

@@ -15,9 +15,11 @@ import (
 
 // Refuse says what an object asks for by way of protection although it has errors, so
 // that traffic is not served with less while no version of it is in force: a
-// *mesh.DestinationRule or *mesh.PeerAuthentication that is Refused, and a finding that
+// *mesh.DestinationRule or *mesh.PeerAuthentication that is Refused, an *mesh.AuthorizationPolicy that denies more, a
+// *mesh.RequestAuthentication that refuses more tokens, and a finding that
 // tells. Both are nil for objects that ask for nothing of the kind, and for those of
-// which not even whom they protect can be read.
+// which not even whom they protect can be read. A Sidecar protects nobody: the finding says
+// that it limits nothing.
 //
 // What cannot be read is taken to be the strictest thing it may have meant.
 func Refuse(o *config.Object, opts Options) (any, []config.Finding) {
@@ -35,6 +37,9 @@ func Refuse(o *config.Object, opts Options) (any, []config.Finding) {
 			}
 			return dr, []config.Finding{config.New(config.FailClosed, o.Ref, "", 0, message, "repair the object, or remove it")}
 		}
+	case "networking.istio.io/Sidecar":
+		return nil, []config.Finding{config.New(config.LimitsNothing, o.Ref, "", 0,
+			"until it is repaired it limits nothing: its workloads see and reach what they do without it", "repair the object, or remove it")}
 	case "security.istio.io/PeerAuthentication":
 		if pa := r.peerAuthentication(); pa != nil {
 			whom := "workloads of namespace " + o.ID.Namespace
@@ -46,6 +51,25 @@ func Refuse(o *config.Object, opts Options) (any, []config.Finding) {
 			}
 			return pa, []config.Finding{config.New(config.FailClosed, o.Ref, "", 0,
 				"until it is repaired "+whom+" accept nothing but mesh mTLS, because it may ask for that", "repair the object, or remove it")}
+		}
+	case "security.istio.io/RequestAuthentication":
+		if ra := r.requestAuthentication(); ra != nil {
+			whom := "workloads of namespace " + o.ID.Namespace
+			if ra.Selector != nil {
+				whom = "the workloads it selects"
+			}
+			return ra, []config.Finding{config.New(config.FailClosed, o.Ref, "", 0, "until it is repaired "+whom+" refuse all tokens of its rules that have errors", "repair the object, or remove it")}
+		}
+	case "security.istio.io/AuthorizationPolicy":
+		if p := r.authorizationPolicy(); p != nil {
+			whom, what := "workloads of namespace "+o.ID.Namespace, "deny what it may deny"
+			if p.Selector != nil {
+				whom = "the workloads it selects"
+			}
+			if p.Action == mesh.AuthorizationAllow {
+				what = "allow nothing by those of its rules that have errors"
+			}
+			return p, []config.Finding{config.New(config.FailClosed, o.Ref, "", 0, "until it is repaired "+whom+" "+what, "repair the object, or remove it")}
 		}
 	}
 	return nil, nil

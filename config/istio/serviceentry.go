@@ -186,7 +186,7 @@ func (l *lowerer) entryEndpoints(spec *networkingv1alpha3.ServiceEntry, s *regis
 // endpoint lowers what WorkloadEntries and inline endpoints have in common.
 func (l *lowerer) endpoint(path string, e *networkingv1alpha3.WorkloadEntry, byName bool) registry.Listed {
 	out := registry.Listed{
-		Labels: l.labels(path+".labels", e.Labels), Weight: e.Weight, Locality: locality(e.Locality), Account: e.ServiceAccount,
+		Labels: l.labels(path+".labels", e.Labels), Weight: e.Weight, Locality: slashedLocality(e.Locality), Account: e.ServiceAccount,
 	}
 	// As Istio: the label decides, otherwise an identity means mesh mTLS.
 	switch mode, ok := e.Labels["security.istio.io/tlsMode"]; {
@@ -234,7 +234,7 @@ func (l *lowerer) endpoint(path string, e *networkingv1alpha3.WorkloadEntry, byN
 // maxSocketPath is the longest path of a Unix socket (unix(7), sun_path with its NUL).
 const maxSocketPath = 107
 
-func locality(s string) mesh.Locality {
+func slashedLocality(s string) mesh.Locality {
 	var parts [3]string
 	copy(parts[:], strings.SplitN(s, "/", 3))
 	return mesh.Locality{Region: parts[0], Zone: parts[1], SubZone: parts[2]}

@@ -69,12 +69,23 @@ func (l *lowerer) sidecar(spec *networkingv1alpha3.Sidecar) *mesh.Sidecar {
 		}
 		ports[out.Port] = i
 		out.App = l.defaultEndpoint(at+".defaultEndpoint", in.DefaultEndpoint)
+		out.Pool = l.connectionPool(at+".connectionPool", in.ConnectionPool)
 		sc.Ingress = append(sc.Ingress, out)
 	}
+	sc.Pool = l.connectionPool("spec.inboundConnectionPool", spec.InboundConnectionPool)
 	if p := spec.OutboundTrafficPolicy; p != nil {
 		sc.Strangers = mesh.StrangersRefused
 		if p.Mode == networkingv1alpha3.OutboundTrafficPolicy_ALLOW_ANY {
 			sc.Strangers = mesh.StrangersPass
+		}
+		if e := p.EgressProxy; e != nil {
+			const at = "spec.outboundTrafficPolicy.egressProxy"
+			if p.Mode != networkingv1alpha3.OutboundTrafficPolicy_ALLOW_ANY {
+				l.Invalid(at, "cannot be given with mode "+p.Mode.String()+", which lets nothing pass", "set mode: ALLOW_ANY")
+			}
+			if l.host(at+".host", e.Host, false, false) {
+				sc.Proxy = &mesh.Destination{Host: l.fqdn(e.Host), Subset: e.Subset, Port: l.port(at+".port.number", e.GetPort().GetNumber(), false)}
+			}
 		}
 	}
 	return sc

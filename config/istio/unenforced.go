@@ -20,31 +20,24 @@ type gap struct {
 // version does not do (as of 2026-11).
 var gaps = map[string][]gap{
 	"VirtualService": {
-		{"spec.http[].mirror", false, "requests are not copied"},
-		{"spec.http[].mirrors", false, "requests are not copied"},
-		{"spec.http[].corsPolicy", false, "the application must answer preflight requests itself"},
-		{"spec.http[].delegate", true, "write the delegate's routes into this VirtualService"},
-		{"spec.http[].match[].statPrefix", false, "there are no statistics by route"},
 		{"spec.tcp[].match[].sourceSubnet", true, "Istio ignores it, too: remove it, or match on sourceLabels"},
 	},
 	"DestinationRule": policyGaps("spec.trafficPolicy", "spec.subsets[].trafficPolicy"),
 	"Gateway": {
 		{"spec.servers[].defaultEndpoint", true, "bind a VirtualService instead"},
-		{"spec.servers[].tls.verifyCertificateSpki", true, "use subjectAltNames"},
-		{"spec.servers[].tls.verifyCertificateHash", true, "use subjectAltNames"},
-		{"spec.servers[].tls.caCrl", true, "revoked certificates would be accepted"},
-		{"spec.servers[].tls.credentialNames", true, "use credentialName"},
-		{"spec.servers[].tls.caCertCredentialName", true, "put the CA certificate into the Secret of credentialName as ca.crt"},
-		{"spec.servers[].tls.tlsCertificates", true, "use credentialName, or serverCertificate and privateKey"},
-		{"spec.servers[].tls.insecureSkipVerify", false, "client certificates are verified"},
 	},
 	"Sidecar": {
 		{"spec.ingress[].bind", true, "remove it: connections to every address of the workload are accepted on the port"},
 		{"spec.ingress[].tls", true, "let a Gateway terminate TLS of clients outside the mesh"},
-		{"spec.ingress[].connectionPool", false, "servers accept as many connections as come; limit clients by a DestinationRule"},
-		{"spec.inboundConnectionPool", false, "servers accept as many connections as come; limit clients by a DestinationRule"},
 		{"spec.egress[].bind", true, "remove it: the port is served at the addresses of the hosts"},
-		{"spec.outboundTrafficPolicy.egressProxy", true, "route to the egress gateway by VirtualServices for the hosts"},
+	},
+	"RequestAuthentication": {
+		{"spec.targetRefs", true, "select workloads by selector.matchLabels"},
+		{"spec.targetRef", true, "select workloads by selector.matchLabels"},
+	},
+	"AuthorizationPolicy": {
+		{"spec.targetRefs", true, "select workloads by selector.matchLabels"},
+		{"spec.targetRef", true, "select workloads by selector.matchLabels"},
 	},
 	"WorkloadEntry": {{"spec.network", false, "all workloads are taken to be in one network"}},
 	"ServiceEntry":  {{"spec.endpoints[].network", false, "all workloads are taken to be in one network"}},
@@ -55,17 +48,7 @@ func policyGaps(prefixes ...string) []gap {
 	for _, prefix := range prefixes {
 		for _, p := range []string{prefix, prefix + ".portLevelSettings[]"} {
 			out = append(out,
-				gap{p + ".loadBalancer.consistentHash", false, "requests are spread by least request"},
-				gap{p + ".loadBalancer.localityLbSetting", false, "all endpoints are treated alike"},
-				gap{p + ".loadBalancer.zoneAwareLbSetting", false, "all endpoints are treated alike"},
-				gap{p + ".loadBalancer.warmup", false, "new endpoints get their full share at once"},
-				gap{p + ".loadBalancer.warmupDurationSecs", false, "new endpoints get their full share at once"},
-				gap{p + ".connectionPool.http.http2KeepAlive", false, "no pings are sent"},
-				gap{p + ".outlierDetection", false, "failing endpoints stay in use"},
-				gap{p + ".tls.credentialName", true, "give clientCertificate, privateKey and caCertificates as files"},
-				gap{p + ".tls.caCrl", true, "revoked certificates would be accepted"},
-				gap{p + ".tunnel", true, "traffic would bypass the tunnel"},
-				gap{p + ".retryBudget", false, "use connectionPool.http.maxRetries"},
+				gap{p + ".loadBalancer.zoneAwareLbSetting", false, "use localityLbSetting"},
 			)
 		}
 	}

@@ -1,7 +1,9 @@
 package istio
 
 import (
+	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -20,8 +22,7 @@ func (l *lowerer) virtualService(spec *networkingv1alpha3.VirtualService) *mesh.
 	}
 	onMesh := slices.Contains(vs.Gateways, mesh.Mesh)
 	if len(spec.Hosts) == 0 {
-		l.Add(config.FieldNotEnforcedUnsafe, "spec.hosts", "there are no hosts: only a delegate has none, and delegates are not enforced in this version",
-			"name the hosts, or write these routes into the VirtualService that delegates to them")
+		l.delegate(spec)
 	}
 	for i, h := range spec.Hosts {
 		at := document.Index("spec.hosts", i)
@@ -53,6 +54,22 @@ func (l *lowerer) virtualService(spec *networkingv1alpha3.VirtualService) *mesh.
 	return vs
 }
 
+// delegate checks what has no hosts: rules that stand where another VirtualService delegates
+// to them.
+func (l *lowerer) delegate(spec *networkingv1alpha3.VirtualService) {
+	if len(spec.Tls)+len(spec.Tcp) > 0 {
+		l.Invalid("spec.hosts", "is missing", "name the hosts: only http rules can be delegated to")
+	}
+	if len(spec.Gateways) > 0 {
+		l.Invalid("spec.gateways", "has no meaning without hosts", "remove it: who delegates says at which gateways, or add hosts")
+	}
+	for i, r := range spec.Http {
+		if r.Delegate != nil {
+			l.Invalid(document.Index("spec.http", i)+".delegate", "a VirtualService without hosts cannot delegate further", "write the routes here, or add hosts")
+		}
+	}
+}
+
 func (l *lowerer) httpRoute(path string, r *networkingv1alpha3.HTTPRoute) mesh.HTTPRoute {
 	out := mesh.HTTPRoute{
 		Name:    r.Name,
@@ -62,8 +79,8 @@ func (l *lowerer) httpRoute(path string, r *networkingv1alpha3.HTTPRoute) mesh.H
 		Retries: l.retries(path+".retries", r.Retries),
 		Fault:   l.fault(path+".fault", r.Fault),
 		Rewrite: l.rewrite(path+".rewrite", r.Rewrite),
-		Mirrors: l.mirrors(path, r),
-		CORS:    l.cors(path+".corsPolicy", r.CorsPolicy),
+		Mirrors: l.mirrors(path, r), MirrorList: len(r.Mirrors) > 0,
+		CORS: l.cors(path+".corsPolicy", r.CorsPolicy),
 	}
 	for i, m := range r.Match {
 		out.Matches = append(out.Matches, l.httpMatch(document.Index(path+".match", i), m))
@@ -74,6 +91,14 @@ func (l *lowerer) httpRoute(path string, r *networkingv1alpha3.HTTPRoute) mesh.H
 		out.Action.Redirect = l.redirect(path+".redirect", r.Redirect, r.Match)
 	case r.DirectResponse != nil:
 		out.Action.Direct = l.direct(path+".directResponse", r.DirectResponse)
+	case r.Delegate != nil:
+		at := path + ".delegate"
+		if r.Delegate.Name == "" {
+			l.Invalid(at+".name", "is missing", "name the VirtualService that has the rules")
+		}
+		ns := cmp.Or(r.Delegate.Namespace, l.ns)
+		l.name(at+".namespace", "namespace", ns)
+		out.Action.Delegate = mesh.NewKey(ns, r.Delegate.Name)
 	default:
 		out.Action.Destinations = l.httpDestinations(path+".route", r.Route)
 	}
@@ -94,7 +119,7 @@ func (l *lowerer) oneAction(path string, r *networkingv1alpha3.HTTPRoute) {
 		}
 	}
 	if len(actions) == 0 {
-		l.Invalid(path, "the rule says nothing to do", "add route, redirect or directResponse")
+		l.Invalid(path, "the rule says nothing to do", "add route, redirect, directResponse or delegate")
 	}
 	if len(actions) > 1 {
 		l.Invalid(path+"."+actions[1], "cannot be given together with "+actions[0], "split the rule, each with its own match")
@@ -156,6 +181,7 @@ func (l *lowerer) httpMatch(path string, m *networkingv1alpha3.HTTPMatchRequest)
 		SourceLabels:    l.labels(path+".sourceLabels", m.SourceLabels),
 		SourceNamespace: m.SourceNamespace,
 		Gateways:        l.gatewayNames(path+".gateways", m.Gateways),
+		StatPrefix:      m.StatPrefix,
 	}
 }
 
@@ -192,13 +218,19 @@ func (l *lowerer) presence(path string, m *networkingv1alpha3.StringMatch) mesh.
 	return l.stringMatch(path, m, false)
 }
 
+// claimName is how a claim is written where headers are matched.
+var claimName = regexp.MustCompile(`^@request\.auth\.claims(\.[^.\[\]]+)+$|^@request\.auth\.claims(\[[^\[\]]+\])+$`)
+
 func (l *lowerer) headerMatches(path string, ms map[string]*networkingv1alpha3.StringMatch) []mesh.HeaderMatch {
 	var out []mesh.HeaderMatch
 	for _, k := range sortedKeys(ms) {
 		at := document.Key(path, k)
 		switch {
-		case strings.HasPrefix(k, "@request.auth.claims"):
-			l.Add(config.FieldNotEnforcedUnsafe, at, "matching on claims of a token is not enforced in this version", "match on a header that the application checks")
+		case strings.HasPrefix(k, mesh.ClaimPrefix):
+			if !claimName.MatchString(k) {
+				l.Invalid(at, fmt.Sprintf("%q names no claim", k), `write "@request.auth.claims.NAME", or "@request.auth.claims[NAME][NAME]" for one inside another or with dots`)
+			}
+			out = append(out, mesh.HeaderMatch{Name: k, Match: l.presence(at, ms[k])})
 		case k == "uri" || k == "scheme" || k == "method" || k == "authority":
 			l.Add(config.SchemaWarning, at, "is ignored: it is not a header", "use "+path[:strings.LastIndexByte(path, '.')]+"."+k)
 		case !isToken(k):

@@ -2,12 +2,14 @@
 // them strictly, checks what the API server would refuse and lowers Services and Pods
 // into the plan's words.
 //
-// One config.Object enters Lower; its lowered form and all findings about it leave. Lower
-// is pure, and any number of goroutines may call it. There is no Kubernetes client here.
+// One config.Object enters Lower, or an object of an API server LowerService, LowerPod,
+// LowerSecret; the lowered form and all findings about it leave. All of it is pure, and any
+// number of goroutines may call it. There is no Kubernetes client here.
 package kube
 
 import (
 	"fmt"
+	"maps"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +18,8 @@ import (
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/document"
 	"github.com/weirmesh/weir/internal/redact"
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/registry"
 )
 
 // Options are what lowering an object depends on besides the object.
@@ -69,6 +73,49 @@ func Lower(o *config.Object, opts Options) (any, []config.Finding) {
 		return nil, l.Findings
 	}
 	return out, l.Findings
+}
+
+// LowerService lowers a Service of an API server. What is wrong with it is told, and the
+// rest of it is right: it was accepted, and somebody uses it.
+func LowerService(s *corev1.Service, opts Options) ([]*registry.Service, []config.Finding) {
+	ref := refOf("Service", s)
+	l := &lowerer{Report: config.ReportOn(ref), o: &config.Object{Ref: ref}, suffix: opts.DomainSuffix}
+	return l.service(s), l.Findings
+}
+
+// LowerPod lowers a Pod of an API server; nil if it has no address, or has ended. Where it
+// is reached is what its status says: annotations of ours, by which `weir up` says it, are
+// anybody's in a cluster.
+func LowerPod(p *corev1.Pod) *mesh.Workload {
+	ref := refOf("Pod", p)
+	l := &lowerer{Report: config.ReportOn(ref), o: &config.Object{Ref: ref}}
+	w := l.pod(p)
+	if w == nil {
+		return nil
+	}
+	if mode, ok := p.Labels[labelTLSMode]; ok {
+		w.Proxied = mode == "istio"
+	}
+	w.Annotations, w.Published, w.AdminAddr = nil, nil, ""
+	return w
+}
+
+// LowerSecret lowers a Secret of an API server.
+func LowerSecret(s *corev1.Secret) *Secret {
+	out := &Secret{Namespace: s.Namespace, Name: s.Name, Type: s.Type, Data: make(map[string]redact.Bytes, len(s.Data))}
+	for k, v := range s.Data {
+		out.Data[k] = redact.New(v)
+	}
+	return out
+}
+
+// Equal reports whether two Secrets hold the same.
+func (s *Secret) Equal(o *Secret) bool {
+	return s.Type == o.Type && maps.EqualFunc(s.Data, o.Data, redact.Bytes.Equal)
+}
+
+func refOf(kind string, o metav1.Object) mesh.Ref {
+	return mesh.Ref{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName(), Created: o.GetCreationTimestamp().Unix()}
 }
 
 type lowerer struct {

@@ -20,13 +20,14 @@ import (
 
 // Annotations and labels of Pods that say something about the workload.
 const (
-	annotationProxied  = "sidecar.istio.io/status"
-	annotationAdmin    = "weir.dev/admin"
-	annotationInbound  = "weir.dev/inbound"
-	labelTLSMode       = "security.istio.io/tlsMode"
-	labelLocality      = "topology.istio.io/locality"
-	labelTemplateHash  = "pod-template-hash"
-	defaultServiceAcct = "default"
+	annotationProxied   = "sidecar.istio.io/status"
+	annotationTemplates = "inject.istio.io/templates"
+	annotationAdmin     = "weir.dev/admin"
+	annotationInbound   = "weir.dev/inbound"
+	labelTLSMode        = "security.istio.io/tlsMode"
+	labelLocality       = "topology.istio.io/locality"
+	labelTemplateHash   = "pod-template-hash"
+	defaultServiceAcct  = "default"
 )
 
 func (l *lowerer) pod(p *corev1.Pod) *mesh.Workload {
@@ -41,8 +42,11 @@ func (l *lowerer) pod(p *corev1.Pod) *mesh.Workload {
 	if w.ServiceAccount == "" {
 		w.ServiceAccount = defaultServiceAcct
 	}
-	_, w.Proxied = p.Annotations[annotationProxied]
-	w.Proxied = w.Proxied || p.Labels[labelTLSMode] == "istio"
+	// A gateway is called in plaintext unless a DestinationRule says otherwise: what its ports speak is up to Gateways.
+	if p.Annotations[annotationTemplates] != "gateway" {
+		_, w.Proxied = p.Annotations[annotationProxied]
+		w.Proxied = w.Proxied || p.Labels[labelTLSMode] == "istio"
+	}
 	w.Owner, w.OwnerKind = owner(p)
 	w.Locality = dottedLocality(p.Labels[labelLocality])
 	ips := p.Status.PodIPs

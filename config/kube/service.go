@@ -32,6 +32,7 @@ func (l *lowerer) service(s *corev1.Service) []*registry.Service {
 	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 		l.Add(config.FieldNotEnforced, "spec.sessionAffinity", "ClientIP is not enforced in this version", "requests of one client may reach different endpoints")
 	}
+	l.distribution(s)
 	switch s.Spec.Type {
 	case "", corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
 		l.clusterIPs(s, out)
@@ -56,6 +57,21 @@ func (l *lowerer) service(s *corev1.Service) []*registry.Service {
 	return []*registry.Service{out}
 }
 
+// distribution reports what is asked about which endpoints are preferred.
+func (l *lowerer) distribution(s *corev1.Service) {
+	const hint = "requests go to all endpoints alike"
+	if d := s.Spec.TrafficDistribution; d != nil && *d != "" {
+		l.Add(config.FieldNotEnforced, "spec.trafficDistribution", *d+" is not enforced in this version", hint)
+	}
+	const name = "networking.istio.io/traffic-distribution"
+	if v := s.Annotations[name]; v != "" {
+		l.Add(config.FieldNotEnforced, document.Key("metadata.annotations", name), v+" is not enforced in this version", hint)
+	}
+	if p := s.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
+		l.Add(config.FieldNotEnforced, "spec.internalTrafficPolicy", "Local is not enforced in this version", hint)
+	}
+}
+
 func labels(m map[string]string) mesh.Labels {
 	if len(m) == 0 {
 		return nil
@@ -76,6 +92,7 @@ func (l *lowerer) visible(s *corev1.Service) mesh.Visibility {
 	v, problem, hint := istio.ExportTo(names, s.Namespace, true)
 	if problem != "" {
 		l.Invalid(document.Key("metadata.annotations", name), problem, hint)
+		return mesh.Visibility{Limited: true, Namespaces: []string{s.Namespace}}
 	}
 	return v
 }
@@ -152,6 +169,7 @@ func (l *lowerer) clusterIPs(s *corev1.Service, out *registry.Service) {
 			continue
 		}
 		out.Mesh.Addresses = append(out.Mesh.Addresses, addr.Unmap())
+		out.Mesh.Led = s.UID != "" // an API server has it, and so a kube-proxy
 	}
 	if len(asked) > 0 {
 		return

@@ -130,3 +130,21 @@ func (l *lastGood) replace(id config.ID, o *config.Object) error {
 	}
 	return nil
 }
+
+// RestoreLastGood puts versions that were kept elsewhere into a state folder, before New
+// reads it. What the folder has of an object is not touched.
+func RestoreLastGood(state string, objects []*config.Object, log *slog.Logger) error {
+	l, saved, err := openLastGood(filepath.Join(state, "lastgood"), log)
+	if err != nil {
+		return fmt.Errorf("opening the state folder: %w", err)
+	}
+	for _, o := range objects {
+		if saved[o.ID] != nil {
+			continue
+		}
+		if err := l.replace(o.ID, o); err != nil {
+			return fmt.Errorf("keeping the last good version of %s: %w", o.ID, err)
+		}
+	}
+	return nil
+}

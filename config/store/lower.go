@@ -39,8 +39,7 @@ func Lower(o *config.Object, settings *mesh.Settings) (any, State, []config.Find
 	} else {
 		out, findings = istio.Lower(o, istio.Options{DomainSuffix: settings.DomainSuffix})
 	}
-	_, more := meshConfig(o, out, settings.RootNamespace)
-	findings = append(findings, more...)
+	findings = append(findings, meshConfig(o, out, settings)...)
 	switch {
 	case config.Errors(findings) > 0:
 		return nil, Quarantined, findings
@@ -58,10 +57,6 @@ func refuse(o *config.Object, settings *mesh.Settings) (any, []config.Finding) {
 // notEnforced says what the operator must not rely on.
 func notEnforced(id config.ID) (message, hint string) {
 	switch id.Kind {
-	case "AuthorizationPolicy":
-		return "AuthorizationPolicy is not enforced in this version: no request is refused by it", "with PeerAuthentication STRICT only workloads of the mesh can call; do not rely on this policy"
-	case "RequestAuthentication":
-		return "RequestAuthentication is not enforced in this version: tokens are not checked", "check tokens in the application"
 	case "EnvoyFilter", "WasmPlugin", "TrafficExtension":
 		return id.Kind + " is not enforced in this version: it changes no proxy", "remove it; what it patches may have a field in VirtualService, DestinationRule or Gateway"
 	case "Telemetry":

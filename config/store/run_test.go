@@ -154,11 +154,30 @@ func BenchmarkEdit(b *testing.B) {
 	}
 }
 
+// An edit and the analysis of it.
 func BenchmarkAnalyze1000(b *testing.B) {
 	s := newStore(b, "")
 	s.Step(thousand()...)
+	s.Analyze()
+	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		s.Step(unit("svc-7.extra.yaml", routeTo("extra", "svc-7", 1+i%50, 50)))
+		s.Analyze()
+	}
+}
+
+// A Pod that becomes ready and unready in a mesh of a thousand services, analysis included.
+func BenchmarkFlap(b *testing.B) {
+	s := newStore(b, "")
+	s.Step(thousand()...)
+	pod := func(ready string) config.Unit {
+		return unit("pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {app: svc-7}}\nspec: {containers: [{name: c, image: i}]}\nstatus: {podIP: 10.1.0.2, phase: Running, conditions: [{type: Ready, status: '"+ready+"'}]}\n")
+	}
+	s.Step(pod("True"))
+	s.Analyze()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		s.Step(pod([]string{"False", "True"}[i%2]))
 		s.Analyze()
 	}
 }

@@ -2,6 +2,8 @@ package store
 
 import (
 	"maps"
+	"reflect"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -29,13 +31,15 @@ func isMeshConfig(id config.ID, root string) bool {
 	return id.Group == "" && id.Kind == "ConfigMap" && id.Namespace == root && id.Name == istio.MeshConfigName
 }
 
-// meshConfig reads the MeshConfig of a ConfigMap, if it is the one that has it.
-func meshConfig(o *config.Object, lowered any, root string) (*istio.MeshConfig, []config.Finding) {
+// meshConfig says what there is to say about a ConfigMap, if it is the one that has the
+// MeshConfig.
+func meshConfig(o *config.Object, lowered any, settings *mesh.Settings) []config.Finding {
 	m, ok := lowered.(*corev1.ConfigMap)
-	if !ok || !isMeshConfig(o.ID, root) {
-		return nil, nil
+	if !ok || !isMeshConfig(o.ID, settings.RootNamespace) {
+		return nil
 	}
-	return istio.LowerMeshConfig(o, "data."+istio.MeshConfigKey, m.Data[istio.MeshConfigKey])
+	_, findings := istio.LowerMeshConfig(o, "data."+istio.MeshConfigKey, m.Data[istio.MeshConfigKey], settings)
+	return append(findings, istio.CheckMeshNetworks(o, "data."+istio.MeshNetworksKey, m.Data[istio.MeshNetworksKey])...)
 }
 
 // read takes up what an object says, which may be gone.
@@ -45,9 +49,12 @@ func (s *Store) read(id config.ID, lowered any) {
 	case isMeshConfig(id, s.next.Settings.RootNamespace):
 		sc.config, sc.everything = &istio.MeshConfig{}, true
 		if m, ok := lowered.(*corev1.ConfigMap); ok {
-			if c, _ := istio.LowerMeshConfig(s.objects.At(id.String()).Serving, "", m.Data[istio.MeshConfigKey]); c != nil {
+			if c, _ := istio.LowerMeshConfig(s.objects.At(id.String()).Serving, "", m.Data[istio.MeshConfigKey], &s.o.Settings); c != nil {
 				sc.config = c
 			}
+		}
+		if now := sc.config.Settings(&s.o.Settings); !reflect.DeepEqual(now, s.next.Settings) {
+			s.next.Settings = now
 		}
 	case id.Group == "" && id.Kind == "Namespace":
 		before := sc.labels[id.Name]
@@ -70,10 +77,27 @@ func (s *Store) rescope() {
 	for o := range s.objects.Values() {
 		if sc.everything || sc.stale[o.ID.Namespace] {
 			s.set(o.ID, o.Lowered)
+			s.mark(o.ID, o)
+		}
+	}
+	for f := range s.facts.Values() {
+		if sc.everything || sc.stale[f.id.Namespace] {
+			s.set(f.id, f.lowered)
 		}
 	}
 	sc.everything = false
 	clear(sc.stale)
+}
+
+// mark keeps count of the objects that are in force in no namespace of the mesh; o is nil if
+// there is none.
+func (s *Store) mark(id config.ID, o *Object) {
+	switch key := id.String(); {
+	case o != nil && o.Serving != nil && strings.HasSuffix(id.Group, ".istio.io") && !s.scope.discovers(id.Namespace):
+		s.outside = s.outside.Set(key, o.Serving.Ref)
+	case s.outside.Has(key):
+		s.outside = s.outside.Delete(key)
+	}
 }
 
 func (sc *scope) discovers(namespace string) bool {

@@ -42,6 +42,10 @@ type Options struct {
 	// Applied is the folder of what `weir apply` was given: a user knows the objects in it,
 	// not the files.
 	Applied string
+	// Facts says what is really there; nil: Services, Pods and Secrets are among the objects.
+	Facts Facts
+	// Keys are those of token issuers; nil: none are fetched.
+	Keys Keys
 	// Publish takes every Update, from Run's goroutine and in order. It must not block
 	// for long: configuration waits for it.
 	Publish func(*Update)
@@ -59,7 +63,7 @@ type Update struct {
 }
 
 // Object finds the object that a part of the Snapshot stands for.
-func (u *Update) Object(ref mesh.Ref) *Object { return u.Objects.At(idOf(ref).String()) }
+func (u *Update) Object(ref mesh.Ref) *Object { return u.Objects.At(config.IDOf(ref).String()) }
 
 // Object is one object and what became of it.
 type Object struct {
@@ -108,10 +112,17 @@ type Store struct {
 	claims     map[config.ID][]claim
 	held       map[config.ID]bool // in force although no unit says so any more
 	saved      map[config.ID]*config.Object
-	noted      map[config.ID]bool // objects with findings
-	unitNotes  map[string]bool    // units with findings
+	noted      map[config.ID]bool        // objects with findings
+	unitNotes  map[string]bool           // units with findings
+	facts      persist.Map[string, fact] // what is really there, by config.ID.String()
+	notedFacts map[config.ID][]config.Finding
+	problems   []registry.Problem
+	stale      bool             // own is
+	own        []config.Finding // what units, objects, facts and problems say
+	all        []config.Finding // that and analysis; nil: to be joined
 
 	objects  persist.Map[string, *Object]
+	outside  persist.Map[string, mesh.Ref] // in force in no namespace of the mesh
 	registry *registry.Registry
 	scope    scope
 	next     mesh.Snapshot  // being built
@@ -137,7 +148,8 @@ type claim struct {
 // New makes a Store with what the state folder kept.
 func New(o Options) (*Store, error) {
 	s := &Store{o: o, log: o.Log, units: map[string]config.Unit{}, incomplete: map[string]bool{}, claims: map[config.ID][]claim{},
-		held: map[config.ID]bool{}, noted: map[config.ID]bool{}, unitNotes: map[string]bool{}, scope: newScope()}
+		held: map[config.ID]bool{}, noted: map[config.ID]bool{}, unitNotes: map[string]bool{},
+		notedFacts: map[config.ID][]config.Finding{}, scope: newScope()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -195,6 +207,9 @@ func (s *Store) take(u config.Unit, affected map[config.ID]bool) {
 	}
 	delete(s.units, u.Name)
 	delete(s.incomplete, u.Name)
+	if s.unitNotes[u.Name] || len(u.Findings) > 0 {
+		s.stale = true
+	}
 	delete(s.unitNotes, u.Name)
 	if u.Gone {
 		return
@@ -234,6 +249,9 @@ func (s *Store) resolve(id config.ID) {
 		next = s.hold(id, old)
 	}
 	delete(s.held, id)
+	if s.noted[id] || next != nil && len(next.Findings) > 0 {
+		s.stale = true
+	}
 	delete(s.noted, id)
 	var lowered, before any
 	if old != nil {
@@ -258,6 +276,7 @@ func (s *Store) resolve(id config.ID) {
 		s.read(id, lowered)
 		s.set(id, lowered)
 	}
+	s.mark(id, next)
 }
 
 // judge lowers the first claim on an object and keeps what is in force if it fails.
@@ -362,8 +381,8 @@ func (s *Store) assemble() {
 	r := s.registry.Flush()
 	s.next.Services, s.next.Endpoints, s.next.Workloads = r.Services, r.Endpoints, r.Workloads
 	n, old := &s.next, s.snapshot
-	if old != nil && n.Services.Same(old.Services) && n.Endpoints.Same(old.Endpoints) && n.Workloads.Same(old.Workloads) &&
-		n.VirtualServices.Same(old.VirtualServices) && n.DestinationRules.Same(old.DestinationRules) && n.Gateways.Same(old.Gateways) && n.PeerAuths.Same(old.PeerAuths) &&
+	if old != nil && n.Settings == old.Settings && n.Services.Same(old.Services) && n.Endpoints.Same(old.Endpoints) && n.Workloads.Same(old.Workloads) &&
+		n.VirtualServices.Same(old.VirtualServices) && n.DestinationRules.Same(old.DestinationRules) && n.Gateways.Same(old.Gateways) && n.PeerAuths.Same(old.PeerAuths) && n.Authorizations.Same(old.Authorizations) && n.RequestAuths.Same(old.RequestAuths) && n.KeySets.Same(old.KeySets) &&
 		n.Sidecars.Same(old.Sidecars) && n.Secrets.Same(old.Secrets) {
 		return
 	}
@@ -372,7 +391,25 @@ func (s *Store) assemble() {
 	s.snapshot = &published
 }
 
+// update is the state as it is. Findings are collected when there are others: there are
+// thousands in a large mesh, and few changes change them.
 func (s *Store) update() *Update {
+	problems := s.registry.Problems()
+	if !slices.EqualFunc(problems, s.problems, func(a, b registry.Problem) bool {
+		return a.Service == b.Service && a.TakenBy == b.TakenBy && a.Exhausted == b.Exhausted && slices.Equal(a.Unused, b.Unused)
+	}) {
+		s.problems, s.stale = problems, true
+	}
+	if s.stale {
+		s.stale, s.own, s.all = false, s.collect(), nil
+	}
+	if s.all == nil {
+		s.all = config.Merge(s.own, s.analysis)
+	}
+	return &Update{Snapshot: s.snapshot, Objects: s.objects, Findings: s.all, Analyzed: s.analyzed == s.snapshot && s.analyzedObjects.Same(s.objects)}
+}
+
+func (s *Store) collect() []config.Finding {
 	var fs []config.Finding
 	for name := range s.unitNotes {
 		fs = append(fs, s.units[name].Findings...)
@@ -380,10 +417,13 @@ func (s *Store) update() *Update {
 	for id := range s.noted {
 		fs = append(fs, s.objects.At(id.String()).Findings...)
 	}
-	for _, p := range s.registry.Problems() {
+	for _, more := range s.notedFacts {
+		fs = append(fs, more...)
+	}
+	for _, p := range s.problems {
 		fs = append(fs, problemFindings(p)...)
 	}
-	return &Update{Snapshot: s.snapshot, Objects: s.objects, Findings: config.Merge(config.Tidy(fs), s.analysis), Analyzed: s.analyzed == s.snapshot && s.analyzedObjects.Same(s.objects)}
+	return config.Tidy(fs)
 }
 
 // inForce says why one object is used and not the other.
@@ -421,7 +461,10 @@ func problemFindings(p registry.Problem) []config.Finding {
 // Analyze looks across objects and returns the state with what was found.
 func (s *Store) Analyze() *Update {
 	if s.analyzed != s.snapshot || !s.analyzedObjects.Same(s.objects) {
-		s.analysis = s.analyzer.Run(s.input())
+		found := s.analyzer.Run(s.input())
+		if len(found) != len(s.analysis) || len(found) > 0 && &found[0] != &s.analysis[0] {
+			s.analysis, s.all = found, nil
+		}
 		s.analyzed, s.analyzedObjects = s.snapshot, s.objects
 	}
 	return s.update()
@@ -454,6 +497,10 @@ func (s *Store) set(id config.ID, lowered any) {
 		put(&s.next.Sidecars, k, lowered)
 	case "security.istio.io/PeerAuthentication":
 		put(&s.next.PeerAuths, k, lowered)
+	case "security.istio.io/AuthorizationPolicy":
+		put(&s.next.Authorizations, k, lowered)
+	case "security.istio.io/RequestAuthentication":
+		put(&s.next.RequestAuths, k, lowered)
 	case "/Secret":
 		put(&s.next.Secrets, k, credential(id, lowered))
 	case "/Service", "networking.istio.io/ServiceEntry":
@@ -462,6 +509,9 @@ func (s *Store) set(id config.ID, lowered any) {
 	case "/Pod", "networking.istio.io/WorkloadEntry":
 		w, _ := lowered.(*mesh.Workload)
 		s.registry.SetWorkload(id.String(), w)
+	case "discovery.k8s.io/EndpointSlice":
+		slice, _ := lowered.(*registry.Slice)
+		s.registry.SetSlice(id.String(), slice)
 	}
 }
 
@@ -483,7 +533,7 @@ func credential(id config.ID, lowered any) any {
 	key := first("tls.key", "key")
 	c := &mesh.Secret{
 		Ref:         mesh.Ref{Kind: id.Kind, Namespace: id.Namespace, Name: id.Name},
-		Certificate: first("tls.crt", "cert"), CA: first("ca.crt", "cacert"), Key: func() []byte { return key },
+		Certificate: first("tls.crt", "cert"), CA: first("ca.crt", "cacert"), CRL: first("ca.crl", "crl"), Key: func() []byte { return key },
 	}
 	if len(c.Certificate)+len(c.CA) == 0 {
 		return nil

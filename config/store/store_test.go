@@ -98,6 +98,41 @@ func TestLastGoodVersionStays(t *testing.T) {
 	}
 }
 
+// A Sidecar with errors never takes anything from its workloads: its last good version limits on, and where there was
+// none nothing does, another Sidecar of the namespace excepted, and it is said.
+func TestRefusedSidecarLimitsNothing(t *testing.T) {
+	sidecar := func(name, host string) string {
+		return "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: " + name + "}\nspec: {egress: [{hosts: [" + host + "]}]}\n---\n"
+	}
+	const bad = "'not a host'"
+	check := func(t *testing.T, u *store.Update, said bool, inForce ...string) {
+		t.Helper()
+		var names []string
+		for k, s := range u.Snapshot.Sidecars.All() {
+			names = append(names, string(k)+" "+s.Egress[0].Hosts[0].Host)
+		}
+		if !slices.Equal(names, inForce) {
+			t.Errorf("in force: %q, want %q", names, inForce)
+		}
+		if got := slices.ContainsFunc(u.Findings, func(f config.Finding) bool { return f.Code == config.LimitsNothing && f.Object.Name == "new" }); got != said {
+			t.Errorf("said that it limits nothing: %v, want %v: %v", got, said, u.Findings)
+		}
+	}
+	dir := t.TempDir()
+	s := newStore(t, dir)
+	check(t, s.Step(unit("a.yaml", sidecar("new", bad))), true)
+	check(t, s.Step(unit("a.yaml", sidecar("new", bad)+sidecar("old", "./a.example.com"))), true, "default/old a.example.com")
+	check(t, s.Step(unit("a.yaml", sidecar("new", "./b.example.com")+sidecar("old", "./a.example.com"))), false, "default/new b.example.com", "default/old a.example.com")
+	check(t, s.Step(unit("a.yaml", sidecar("new", bad)+sidecar("old", "./a.example.com"))), false, "default/new b.example.com", "default/old a.example.com")
+	if err := s.Save(); err != nil {
+		t.Fatal(err)
+	}
+	s = newStore(t, dir)
+	check(t, s.Step(unit("a.yaml", sidecar("new", bad)+sidecar("old", "./a.example.com"))), false, "default/new b.example.com", "default/old a.example.com")
+	check(t, s.Step(unit("a.yaml", sidecar("old", "./a.example.com"))), false, "default/old a.example.com")
+	check(t, s.Step(unit("a.yaml", sidecar("new", bad)+sidecar("old", "./a.example.com"))), true, "default/old a.example.com")
+}
+
 // What a rule with errors closes stays closed: while its file cannot be read, over a
 // restart, and until it is repaired or removed; and a version that was good comes first.
 func TestRefusedStaysClosed(t *testing.T) {
@@ -122,7 +157,7 @@ func TestRefusedStaysClosed(t *testing.T) {
 		}
 	}
 	s := newStore(t, dir)
-	bad := unit("a.yaml", rule("tls: {mode: MUTUAL, credentialName: c}"))
+	bad := unit("a.yaml", rule("tls: {mode: MUTUAL}"))
 	refused(t, s.Step(bad), true)
 	refused(t, s.Step(unit("a.yaml", rule("tls: {mode: SIMPL}"))), true)
 	refused(t, s.Step(unit("a.yaml", rule("tls: {mode: [}"))), true)
@@ -399,6 +434,9 @@ func TestPlanDependsOnFilesOnly(t *testing.T) {
 			x := genUnit(t)
 			now[x.Name] = x
 			u = running.Step(x)
+			if rapid.Bool().Draw(t, "analyzed") {
+				running.Analyze()
+			}
 		}
 		var units []config.Unit
 		for _, x := range now {

@@ -15,13 +15,9 @@ import (
 	"time"
 )
 
-const (
-	// interval is between two looks. A burst, such as thousands of clients that connect,
-	// has pauses shorter than that.
-	interval = 10 * time.Second
-	// worth is what a collection must promise: it costs about 0.5 ms a megabyte that lives.
-	worth = 16 << 20
-)
+// interval is between two looks. A burst, such as thousands of clients that connect, has
+// pauses shorter than that.
+const interval = 10 * time.Second
 
 // usage is the memory of the process, in bytes.
 type usage struct {
@@ -31,8 +27,9 @@ type usage struct {
 	allocated uint64 // ever
 }
 
-// Run works until ctx ends.
-func Run(ctx context.Context) error {
+// Run works until ctx ends. worth is how many bytes a collection must promise: it costs
+// about 1 ms a megabyte that lives.
+func Run(ctx context.Context, worth uint64) error {
 	t := time.NewTicker(interval)
 	defer t.Stop()
 	was := read()
@@ -43,7 +40,9 @@ func Run(ctx context.Context) error {
 		case <-t.C:
 		}
 		is := read()
-		if is.due(was) {
+		if is.due(was, worth) {
+			// One collection, though what pools hold would go at a second: that costs as much again, and
+			// twenty proxies of an idle mesh do it at the same time.
 			debug.FreeOSMemory()
 			is = read()
 		}
@@ -51,11 +50,11 @@ func Run(ctx context.Context) error {
 	}
 }
 
-// due reports whether it is quiet, and a quarter of what lives can be had. As little as may
+// due reports whether it is quiet, and an eighth of what lives can be had. As little as may
 // be allocated in an interval, that is at most every fourth.
-func (is usage) due(was usage) bool {
+func (is usage) due(was usage, worth uint64) bool {
 	gain := is.free + is.objects - min(is.objects, is.live)
-	return gain >= max(worth, is.live/4) && is.allocated-was.allocated <= is.live/16
+	return gain >= max(worth, is.live/8) && is.allocated-was.allocated <= is.live/32
 }
 
 func read() usage {

@@ -159,8 +159,11 @@ func (n *node[K, V]) del(k K) *node[K, V] {
 // cursor walks a tree in order and can skip a whole subtree it is about to enter.
 type cursor[K cmp.Ordered, V any] struct {
 	// stack holds subtrees still to be visited: a frame with whole=true is an
-	// unopened subtree, otherwise it is the node itself (its left side is done).
-	stack []frame[K, V]
+	// unopened subtree, otherwise it is the node itself (its left side is done). There are
+	// at most two a level, and a tree of 2^31 entries has 45. It is no slice, so that a
+	// comparison allocates nothing.
+	stack [96]frame[K, V]
+	n     int
 }
 
 type frame[K cmp.Ordered, V any] struct {
@@ -170,15 +173,16 @@ type frame[K cmp.Ordered, V any] struct {
 
 func (c *cursor[K, V]) push(n *node[K, V], whole bool) {
 	if n != nil {
-		c.stack = append(c.stack, frame[K, V]{n, whole})
+		c.stack[c.n] = frame[K, V]{n, whole}
+		c.n++
 	}
 }
 
-func (c *cursor[K, V]) pop() { c.stack = c.stack[:len(c.stack)-1] }
+func (c *cursor[K, V]) pop() { c.n-- }
 
 // open replaces the top frame, an unopened subtree, by its parts.
 func (c *cursor[K, V]) open() {
-	n := c.stack[len(c.stack)-1].n
+	n := c.stack[c.n-1].n
 	c.pop()
 	c.push(n.right, true)
 	c.push(n, false)
@@ -186,13 +190,16 @@ func (c *cursor[K, V]) open() {
 }
 
 func (c *cursor[K, V]) top() (frame[K, V], bool) {
-	if len(c.stack) == 0 {
+	if c.n == 0 {
 		return frame[K, V]{}, false
 	}
-	return c.stack[len(c.stack)-1], true
+	return c.stack[c.n-1], true
 }
 
 func diff[K cmp.Ordered, V any](old, cur *node[K, V], same func(a, b V) bool, yield func(K) bool) {
+	if old == cur {
+		return
+	}
 	var a, b cursor[K, V]
 	a.push(old, true)
 	b.push(cur, true)

@@ -91,3 +91,32 @@ func TestDiffSkipsWhatIsShared(t *testing.T) {
 		t.Fatalf("diff %v after %d comparisons, want [5000] after at most 40", got, compared)
 	}
 }
+
+// Thousands of streams compare maps for each change.
+func TestDiffDoesNotAllocate(t *testing.T) {
+	var m Map[int, int]
+	for i := range 10000 {
+		m = m.Set(i, i)
+	}
+	n, found := m.Set(5000, -1), 0
+	if allocs := testing.AllocsPerRun(10, func() {
+		for range n.Diff(m, func(a, b int) bool { return a == b }) {
+			found++
+		}
+	}); allocs > 0 || found != 11 {
+		t.Fatalf("%v allocations, %d differences in 11 comparisons", allocs, found)
+	}
+}
+
+func BenchmarkDiff(b *testing.B) {
+	var m Map[int, int]
+	for i := range 10000 {
+		m = m.Set(i, i)
+	}
+	n := m.Set(5000, -1)
+	b.ReportAllocs()
+	for b.Loop() {
+		for range n.Diff(m, func(a, b int) bool { return a == b }) {
+		}
+	}
+}

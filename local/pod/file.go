@@ -1,10 +1,10 @@
 package pod
 
 import (
-	"bytes"
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,10 +25,11 @@ func (f files) path(p *pod) string {
 func (p *pod) write() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	b, err := yaml.Marshal(p.object())
-	if err == nil && bytes.Equal(b, p.written) {
+	o := p.object()
+	if reflect.DeepEqual(o, p.written) {
 		return
 	}
+	b, err := yaml.Marshal(o)
 	if err == nil {
 		err = p.rt.files.replace(p, b)
 	}
@@ -36,7 +37,7 @@ func (p *pod) write() {
 		p.rt.o.Log.Error("cannot write the pod's file: the mesh does not know of it", "pod", p.key(), "err", err)
 		return
 	}
-	p.written = b
+	p.written = o
 }
 
 // replace is atomic for readers. What is under run/ need not survive a crash.

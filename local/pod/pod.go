@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/weirmesh/weir/local/plan"
 	"github.com/weirmesh/weir/local/supervise"
 	"github.com/weirmesh/weir/mesh"
@@ -63,7 +65,7 @@ type pod struct {
 	settled  bool // ready, and every proxy knows
 	stopping bool
 	message  string
-	written  []byte
+	written  *corev1.Pod // in its file
 }
 
 // program is a container's program.
@@ -180,6 +182,7 @@ func (p *pod) keepProxy(ctx context.Context, place Place) {
 // untilProxyReady waits for the certificate and the configuration of the proxy: a program
 // that calls others as its first act must find them.
 func (p *pod) untilProxyReady(ctx context.Context) bool {
+	began, said := time.Now(), ""
 	for pause := firstCheck; ctx.Err() == nil; pause = min(2*pause, slowestCheck) {
 		err := p.proxyReady(ctx)
 		if err == nil {
@@ -190,6 +193,11 @@ func (p *pod) untilProxyReady(ctx context.Context) bool {
 			waits += ": " + err.Error()
 		}
 		p.note(waits)
+		if time.Since(began) >= proxyPatience && waits != said {
+			said = waits
+			p.say("%s; see `weir logs %s --proxy`", waits, p.name)
+			p.note(waits)
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):

@@ -28,6 +28,9 @@ const (
 	// proxyFailures in a row take a ready pod out of service: on a busy machine one answer
 	// comes too late, and to take all pods out would make it worse.
 	proxyFailures = 3
+	// proxyPatience is how long a proxy may take to get ready before people are told what it
+	// waits for; it takes some 100 ms, on a machine that starts a hundred of them a second.
+	proxyPatience = 3 * time.Second
 	// patience is how long a program may take to listen before it is told where it should,
 	// and before the ports on which it does listen are enough. Ports that no container
 	// declares are waited for as long as a program without ports must live.

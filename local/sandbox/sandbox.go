@@ -8,9 +8,7 @@
 package sandbox
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"io"
 	"maps"
 	"net"
@@ -24,6 +22,7 @@ import (
 
 	"github.com/weirmesh/weir/ca/token"
 	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/internal/healthz"
 	"github.com/weirmesh/weir/local/pod"
 )
 
@@ -125,41 +124,21 @@ func (m *Proxies) folders(s pod.Spec) error {
 }
 
 // admin is a proxy's admin interface, on a Unix socket.
-type admin struct{ client *http.Client }
+type admin struct{ transport *http.Transport }
 
 func newAdmin(path string) admin {
-	return admin{&http.Client{Transport: &http.Transport{
+	return admin{&http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", path)
 		},
 		IdleConnTimeout: 30 * time.Second,
-	}}}
+	}}
 }
-
-// maxReason bounds what is read of an answer.
-const maxReason = 512
 
 // ProxyReady asks /healthz/ready.
 func (a admin) ProxyReady(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://proxy/healthz/ready", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := a.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReason))
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		reason, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n") // the first of several says enough
-		return errors.New(cmp.Or(reason, resp.Status))
-	}
-	return nil
+	return healthz.Get(ctx, a.transport, "http://proxy/healthz/ready")
 }
 
-func (a admin) close() { a.client.CloseIdleConnections() }
+func (a admin) close() { a.transport.CloseIdleConnections() }

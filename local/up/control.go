@@ -29,6 +29,9 @@ func (t *top) control(ctx context.Context) error {
 	t.progress("starting the control plane")
 	args := []string{t.programs.control, "--state", string(t.layout), "--http", t.o.HTTP.String(), "--grpc", t.grpc, "--grpc-unix", t.layout.XDS(),
 		"--pods", t.layout.Pods(), "--trust-domain", trustDomain, "--namespace", t.o.Namespace, "--access-log"}
+	if v := t.o.Compatible; v != "" {
+		args = append(args, "--compatibility-version", v)
+	}
 	args = append(args, "--fallback", t.layout.Fallback())
 	for _, p := range t.paths {
 		args = append(args, "-f", p)

@@ -39,6 +39,7 @@ type Options struct {
 	HTTP       netip.AddrPort // where the control plane's API is
 	Ingress    netip.AddrPort // where port 8080 of the ingress gateway is
 	Namespace  string         // of objects that name none
+	Compatible string         // compatibility version; "" is Weir's own
 	LogProxy   bool           // show what proxies print
 	Color      bool           // in logs
 	// Binaries is the folder looked into for weir-control, weir-proxy and weir-sample

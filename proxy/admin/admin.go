@@ -25,8 +25,8 @@ import (
 // Proxy is what the admin interface shows and does. Implementations are safe for
 // concurrent use.
 type Proxy interface {
-	// Ready is nil when the certificate is held and configuration is live; otherwise it
-	// says what is missing.
+	// Ready is nil when the certificate is held, configuration is live and it does not drain;
+	// otherwise it says what is missing.
 	Ready() error
 	// Stats writes metrics in the Prometheus text format.
 	Stats(ctx context.Context, w io.Writer) error
@@ -37,12 +37,18 @@ type Proxy interface {
 	Identity() any
 	// Dump is what it was sent and has accepted; an error says why it does not know.
 	Dump() (*dump.Dump, error)
+	// OnDemand is what it holds of its configuration on demand, and what it waits for.
+	OnDemand() *dump.OnDemand
 	// Certs, Clusters and Listeners are in order of name.
 	Certs() []Certificates
 	Clusters() []Cluster
+	// RouteStats are the counters of routes that have some, and of authorization, by their whole names.
+	RouteStats() []Stat
 	Listeners() []Listener
-	// Drain stops accepting new work on kept connections; Quit ends the proxy.
+	// Drain stops accepting, for good, and asks clients on kept connections to go; Quit ends
+	// the proxy.
 	Drain()
+	DrainInbound()
 	Quit()
 }
 
@@ -62,13 +68,31 @@ func Serve(ctx context.Context, l net.Listener, o Options) error {
 	mux.HandleFunc("GET /{$}", index)
 	for path, value := range map[string]func() any{
 		"/server_info": o.Proxy.Info, "/state": o.Proxy.State, "/identity": o.Proxy.Identity,
+		"/ondemand": func() any { return o.Proxy.OnDemand() },
 	} {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, value()) })
 	}
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) { // Envoy's, and words of its own
+		if err := o.Proxy.Ready(); err != nil {
+			http.Error(w, "INITIALIZING: "+err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		say(w, "LIVE")
+	})
+	mux.HandleFunc("/", unknown)
 	mux.HandleFunc("GET /config_dump", handleDump(o.Proxy))
 	mux.HandleFunc("GET /clusters", handleClusters(o.Proxy))
+	mux.HandleFunc("GET /stats", handleStats(o.Proxy))
 	mux.HandleFunc("GET /listeners", handleListeners(o.Proxy))
 	mux.HandleFunc("GET /certs", handleCerts(o.Proxy))
+	mux.HandleFunc("POST /drain_listeners", func(w http.ResponseWriter, r *http.Request) { // Envoy's; graceful is what it always is
+		if r.URL.Query().Has("inboundonly") {
+			o.Proxy.DrainInbound()
+		} else {
+			o.Proxy.Drain()
+		}
+		say(w, "OK")
+	})
 	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, _ *http.Request) { o.Proxy.Drain(); say(w, "draining") })
 	mux.HandleFunc("POST /quitquitquit", func(w http.ResponseWriter, _ *http.Request) { say(w, "bye"); o.Proxy.Quit() })
 	mux.HandleFunc("GET /logging", func(w http.ResponseWriter, _ *http.Request) { say(w, o.Level.Level().String()) })
@@ -91,6 +115,11 @@ func ServeHealth(ctx context.Context, l net.Listener, o Options) error {
 	mux := http.NewServeMux()
 	health(mux, o.Proxy)
 	return serve(ctx, l, mux, o.Log)
+}
+
+// ServeHandler answers on l with h, within the limits that the others have.
+func ServeHandler(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	return serve(ctx, l, h, log)
 }
 
 func health(mux *http.ServeMux, p Proxy) {
@@ -148,18 +177,36 @@ func localOnly(h http.Handler) http.Handler {
 	})
 }
 
+// unknown says what to ask for instead.
+func unknown(w http.ResponseWriter, r *http.Request) {
+	message := "this proxy is not Envoy and has no " + r.Method + " " + r.URL.Path + "; GET / lists what there is"
+	switch r.URL.Path {
+	case "/quitquitquit", "/drain", "/drain_listeners":
+		w.Header().Set("Allow", http.MethodPost)
+		http.Error(w, "say POST "+r.URL.Path, http.StatusMethodNotAllowed)
+		return
+	case "/healthcheck/fail":
+		message += ": POST /drain does that"
+	}
+	http.Error(w, message, http.StatusNotFound)
+}
+
 func index(w http.ResponseWriter, _ *http.Request) {
 	say(w, `GET  /healthz/ready       200 when certificate and configuration are there
+GET  /ready               the same, as Envoy says it
 GET  /stats/prometheus    metrics
+GET  /stats               counters and gauges of clusters, as Envoy says it; ?filter=REGEX
 GET  /server_info         version, node, workers, generation
 GET  /state               live listeners, routes, clusters, endpoints
 GET  /identity            certificate, validity, next renewal
+GET  /ondemand            configuration on demand: what is held, since when, what is waited for
 GET  /config_dump         configuration as it came, in Envoy's form; ?include_eds, ?resource=, ?name_regex=
 GET  /clusters            clusters with endpoints, as Envoy says it; ?format=json
 GET  /listeners           listeners, as Envoy says it; ?format=json
 GET  /certs               certificates, as Envoy says it
 GET  /logging             log level; POST ?level=debug changes it
-POST /drain               answer with connection: close, take no new connections
+POST /drain               take no new connections any more, answer with connection: close
+POST /drain_listeners     the same, as Envoy says it; ?inboundonly: clients from outside are asked to go, and served until they do
 POST /quitquitquit        end the proxy
 GET  /debug/pprof/        profiles`)
 }

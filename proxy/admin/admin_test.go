@@ -25,8 +25,8 @@ import (
 )
 
 type fake struct {
-	err           error
-	drained, quit bool
+	err                    error
+	drained, leaving, quit bool
 }
 
 func (f *fake) Ready() error { return f.err }
@@ -37,7 +37,11 @@ func (f *fake) Stats(_ context.Context, w io.Writer) error {
 func (f *fake) Info() any     { return map[string]string{"version": "x"} }
 func (f *fake) State() any    { return []string{"state"} }
 func (f *fake) Identity() any { return nil }
+
+func (f *fake) OnDemand() *dump.OnDemand { return &dump.OnDemand{Why: "nobody asked"} }
+
 func (f *fake) Drain()        { f.drained = true }
+func (f *fake) DrainInbound() { f.leaving = true }
 func (f *fake) Quit()         { f.quit = true }
 
 func (f *fake) Dump() (*dump.Dump, error) {
@@ -54,7 +58,11 @@ func (f *fake) Certs() []Certificates {
 
 func (f *fake) Clusters() []Cluster {
 	return []Cluster{{Name: "c", EDSName: "e", Hosts: []Host{
-		{Address: netip.MustParseAddrPort("10.0.0.1:80"), Healthy: true, Active: 3}, {Path: "/run/x", Weight: 7}}}}
+		{Address: netip.MustParseAddrPort("10.0.0.1:80"), Healthy: true, Active: 3, Ejected: true}, {Path: "/run/x", Weight: 7}}, Stats: []Stat{{Name: "upstream_cx_overflow", Value: 2}, {Name: "upstream_rq_pending_overflow", Value: 5}}}}
+}
+
+func (f *fake) RouteStats() []Stat {
+	return []Stat{{Name: "vhost.v.route.r.upstream_rq_2xx", Value: 3}}
 }
 
 func (f *fake) Listeners() []Listener {
@@ -79,7 +87,7 @@ func TestEnvoysForms(t *testing.T) {
 	read("/listeners?format=json", listeners)
 	read("/certs", certs)
 	read("/config_dump?include_eds", all)
-	if hosts := clusters.GetClusterStatuses()[0].GetHostStatuses(); hosts[0].GetHealthStatus().GetEdsHealthStatus() != corev3.HealthStatus_HEALTHY ||
+	if hosts := clusters.GetClusterStatuses()[0].GetHostStatuses(); hosts[0].GetHealthStatus().GetEdsHealthStatus() != corev3.HealthStatus_HEALTHY || !hosts[0].GetHealthStatus().GetFailedOutlierCheck() ||
 		hosts[1].GetAddress().GetPipe().GetPath() != "/run/x" || hosts[1].GetHealthStatus().GetEdsHealthStatus() != corev3.HealthStatus_UNHEALTHY {
 		t.Errorf("clusters: %v", clusters)
 	}
@@ -94,8 +102,10 @@ func TestEnvoysForms(t *testing.T) {
 		t.Errorf("dump: %v, %v", all, err)
 	}
 	for path, want := range map[string]string{
-		"/clusters":                    "c::10.0.0.1:80::health_flags::healthy\n",
+		"/clusters":                    "c::10.0.0.1:80::health_flags::/failed_outlier_check\n",
 		"/listeners":                   "l::0.0.0.0:80\nl::[::]:80\n",
+		"/stats":                       "cluster.c.upstream_cx_overflow: 2\ncluster.c.upstream_rq_pending_overflow: 5\n",
+		"/stats?filter=(":              "filter: error parsing",
 		"/config_dump?resource=secret": "is not part of a dump",
 	} {
 		if _, body := call("GET", path, ""); !strings.Contains(body, want) {
@@ -122,10 +132,17 @@ func TestPaths(t *testing.T) {
 		{call, "GET", "/config_dump", 501, "no certificate yet"},
 		{call, "GET", "/state", 200, "state"},
 		{call, "GET", "/", 200, "/quitquitquit"},
-		{call, "GET", "/quitquitquit", 405, ""},
+		{call, "GET", "/quitquitquit", 405, "say POST"},
+		{call, "GET", "/ready", 503, "INITIALIZING: no certificate yet"},
+		{call, "GET", "/memory", 404, "has no GET /memory; GET / lists"},
+		{call, "POST", "/healthcheck/fail", 404, "POST /drain does that"},
+		{health, "GET", "/ready", 404, ""},
 		{call, "POST", "/logging?level=debug", 200, "DEBUG"},
 		{call, "POST", "/logging?level=loud", 400, "level must be"},
 		{call, "POST", "/drain", 200, "draining"},
+		{call, "POST", "/drain_listeners", 200, "OK"},
+		{call, "POST", "/drain_listeners?inboundonly&graceful", 200, "OK"},
+		{call, "GET", "/drain_listeners", 405, "say POST"},
 		{call, "POST", "/quitquitquit", 200, "bye"},
 		{health, "GET", "/config_dump", 404, ""},
 		{health, "POST", "/quitquitquit", 404, ""},
@@ -135,7 +152,7 @@ func TestPaths(t *testing.T) {
 			t.Errorf("%s %s: %d %q, want %d %q", c.method, c.path, status, body, c.status, c.body)
 		}
 	}
-	if !f.drained || !f.quit {
+	if !f.drained || !f.leaving || !f.quit {
 		t.Error("drain and quit must reach the proxy")
 	}
 	f.err = nil

@@ -1,11 +1,13 @@
 package admin
 
 import (
+	"cmp"
 	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"strings"
 	"time"
 
@@ -21,6 +23,14 @@ type Cluster struct {
 	Hosts         []Host
 	// What is in use of the whole cluster.
 	Connections, Pending, Requests int32
+	Stats                          []Stat
+}
+
+// Stat is a counter or gauge of a cluster, by Envoy's name for it.
+type Stat struct {
+	Name  string // "upstream_rq_pending_overflow"
+	Value int64
+	Gauge bool
 }
 
 // Host is an endpoint of a cluster.
@@ -30,6 +40,8 @@ type Host struct {
 	Name    string // that it was resolved from
 	Weight  uint32 // 0 means 1
 	Healthy bool   // as the control plane says
+	Ejected bool   // by outlier detection
+	Sick    bool   // as active health checks say
 	Active  int32  // requests, or TCP connections
 }
 
@@ -103,7 +115,9 @@ func handleClusters(p Proxy) http.HandlerFunc {
 		Type  string `json:"type,omitempty"`
 	}
 	type health struct {
-		EDS string `json:"eds_health_status"`
+		EDS     string `json:"eds_health_status"`
+		Sick    bool   `json:"failed_active_health_check,omitempty"`
+		Ejected bool   `json:"failed_outlier_check,omitempty"`
 	}
 	type host struct {
 		Address  address `json:"address"`
@@ -127,7 +141,7 @@ func handleClusters(p Proxy) http.HandlerFunc {
 				s := status{Name: c.Name, AddedViaAPI: true, Observability: c.Name, EDSName: c.EDSName}
 				for _, h := range c.Hosts {
 					x := host{Address: at(h.Address, h.Path), Stats: []stat{{Name: "rq_active", Value: int64(h.Active), Type: "GAUGE"}}, Weight: max(h.Weight, 1), Hostname: h.Name}
-					x.Health.EDS = "HEALTHY"
+					x.Health.EDS, x.Health.Ejected, x.Health.Sick = "HEALTHY", h.Ejected, h.Sick
 					if !h.Healthy {
 						x.Health.EDS = "UNHEALTHY"
 					}
@@ -146,12 +160,44 @@ func handleClusters(p Proxy) http.HandlerFunc {
 				fmt.Fprintf(&b, "%s::eds_service_name::%s\n", c.Name, c.EDSName)
 			}
 			for _, h := range c.Hosts {
-				flags := "healthy"
-				if !h.Healthy {
-					flags = "/failed_eds_health"
+				flags := ""
+				if h.Sick {
+					flags = "/failed_active_hc"
 				}
+				if h.Ejected {
+					flags += "/failed_outlier_check"
+				}
+				if !h.Healthy {
+					flags += "/failed_eds_health"
+				}
+				flags = cmp.Or(flags, "healthy")
 				fmt.Fprintf(&b, "%[1]s::%[2]s::rq_active::%[3]d\n%[1]s::%[2]s::hostname::%[4]s\n%[1]s::%[2]s::health_flags::%[5]s\n%[1]s::%[2]s::weight::%[6]d\n",
 					c.Name, h.String(), h.Active, h.Name, flags, max(h.Weight, 1))
+			}
+		}
+		plain(w, b.String())
+	}
+}
+
+// handleStats answers /stats: lines of text, those whose name filter matches.
+func handleStats(p Proxy) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		filter, err := regexp.Compile(r.URL.Query().Get("filter"))
+		if err != nil {
+			http.Error(w, "filter: "+err.Error(), http.StatusBadRequest)
+			return
+		}
+		var b strings.Builder
+		for _, c := range p.Clusters() {
+			for _, s := range c.Stats {
+				if name := "cluster." + c.Name + "." + s.Name; filter.MatchString(name) {
+					fmt.Fprintf(&b, "%s: %d\n", name, s.Value)
+				}
+			}
+		}
+		for _, s := range p.RouteStats() {
+			if filter.MatchString(s.Name) {
+				fmt.Fprintf(&b, "%s: %d\n", s.Name, s.Value)
 			}
 		}
 		plain(w, b.String())

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/tls"
@@ -44,6 +45,8 @@ const (
 	LeastRequest
 	Random
 	Provided // the cluster decides: OriginalDst
+	RingHash
+	Maglev
 )
 
 // Protocol is the HTTP version spoken to endpoints (HttpProtocolOptions.upstream_protocol_options).
@@ -74,10 +77,13 @@ type Cluster struct {
 	Name      string
 	Kind      Kind
 	Policy    Policy
-	Endpoints []*Endpoint // those that may be chosen: healthy ones, or all in panic
+	Endpoints []*Endpoint // all that may ever be chosen: see View
 	Weights   []uint32    // of Endpoints, same order; nil: all alike; 0 means 1
 	// Names to resolve for the DNS kinds.
 	Names []Name
+	// Led is an address from which the network itself leads to an endpoint that is there (kube-proxy, from a Service's
+	// address), for when ours may be out of date; invalid: there is none.
+	Led netip.AddrPort
 
 	ConnectTimeout        time.Duration // 0 was replaced by 10 s
 	IdleTimeout           time.Duration // of a pooled connection; 0: 1 h
@@ -92,8 +98,9 @@ type Cluster struct {
 	// Transports holds the cluster's transport_socket_matches in order, the default
 	// last (empty Labels); Endpoint.Transport is the one chosen for an endpoint.
 	Transports []TransportMatch
-	// Bind is the local address of connections; invalid: the kernel chooses.
-	Bind netip.Addr
+	// Bind and Bind6 are the local addresses of connections, by family; invalid: the kernel
+	// chooses.
+	Bind, Bind6 netip.Addr
 	// Inbound clusters dial the workload's own application.
 	Inbound bool
 	// LocalAddress, for OriginalDst clusters that must reach the application on a
@@ -104,27 +111,74 @@ type Cluster struct {
 	// other clusters.
 	Refused string
 
+	// Tunnel says that TCP is to be taken further by endpoints; nil: they are where it goes.
+	Tunnel *Tunnel
+
 	Limits *Limits
 	// Service is what the cluster stands for in metrics and logs.
 	Service Service
 	// Version is the xDS version it came with.
 	Version string
 
-	// Made by Seal: whether weights differ, their sum, and the step of weighted round
-	// robin through it.
-	Weighted    bool
-	TotalWeight uint32
-	Stride      uint32
-	cumulative  []uint32
+	// Places are of Endpoints, same order: where they stand; nil: all alike. Localities are what Place.Locality names.
+	Places     []Place
+	Localities []Locality
+	// LocalityWeighted divides requests among the localities of a priority by their weights
+	// (locality_weighted_lb_config); otherwise localities make no difference within a priority.
+	LocalityWeighted bool
+	// PanicAt is the percentage of endpoints in use below which health is not looked at (healthy_panic_threshold).
+	PanicAt uint32
+	// Outlier is when endpoints are set aside for failing; nil: never.
+	Outlier   *outlier.Config
+	SlowStart SlowStart
+	Check     *Check // what endpoints are asked from time to time; nil: nothing
+	// Hash is what requests have in common that RingHash and Maglev send to one endpoint; TableSize is Maglev's, and four
+	// times the points that RingHash gives an endpoint of weight 1.
+	Hash      []HashKey
+	TableSize uint32
+
+	// Health is what was learned of the endpoints. It survives while the cluster's name does; Seal makes one where there is
+	// none.
+	Health *Health
 }
 
 // From is the local address of connections to e: the cluster's, or own towards other loopback addresses (env capture,
 // where a workload is told by its address from others of the machine); invalid: the kernel chooses.
 func (c *Cluster) From(e *Endpoint, own netip.Addr) netip.Addr {
-	if !c.Bind.IsValid() && !c.Inbound && own.IsLoopback() && e.Addr.Addr().IsLoopback() {
+	bind := c.Bind
+	if e.Addr.Addr().Is6() && !e.Addr.Addr().Is4In6() {
+		bind = c.Bind6
+	}
+	if !bind.IsValid() && !c.Inbound && own.IsLoopback() && e.Addr.Addr().IsLoopback() {
 		return own
 	}
-	return c.Bind
+	return bind
+}
+
+// Tunnel is where connections to a cluster's endpoints, which are forward proxies, go on to.
+type Tunnel struct {
+	Host string // host:port
+	Post bool   // asked for by POST instead of CONNECT
+}
+
+// Place is where an endpoint stands in its cluster.
+type Place struct {
+	Priority  uint8 // lower ones are used first
+	Locality  uint16
+	Unhealthy bool // as the control plane says: chosen in panic only
+}
+
+// Locality is a group of endpoints near each other.
+type Locality struct {
+	Name   string // "region/zone/subzone", "" for none
+	Weight uint32 // load_balancing_weight, for LocalityWeighted
+}
+
+// SlowStart lets endpoints that are new take their share step by step (slow_start_config).
+type SlowStart struct {
+	Window     time.Duration // 0: at once
+	Aggression float64       // 1 is linear, more is faster at first
+	MinPercent float64       // of the share, at the beginning
 }
 
 // Name is a DNS name and port of a StrictDNS or LogicalDNS cluster.
@@ -133,6 +187,15 @@ type Name struct {
 	Port   uint16
 	Weight uint32
 	Lookup Lookup
+	// Where its endpoints stand.
+	Priority uint8
+	Locality Locality
+}
+
+// Found is an address and which of the names of its cluster it was resolved from.
+type Found struct {
+	netip.AddrPort
+	Name int
 }
 
 // Lookup says which of the addresses of a name are used (dns_lookup_family).
@@ -228,6 +291,11 @@ type Endpoint struct {
 	// Behalf says for which client connections are made, of an endpoint that is to know and
 	// therefore serves one client each; nil of all others.
 	Behalf *Behalf
+	// Outlier is how it did lately, Sick that active health checks say it must not be used: only they write it.
+	Outlier outlier.Host
+	Sick    atomic.Bool
+	// Since is when it came, by the clock of the loops, for SlowStart; 0: that is not known yet.
+	Since atomic.Int64
 	// Active counts requests (or TCP connections) in flight, over all workers.
 	Active atomic.Int32
 	// Gone is set when the endpoint left its cluster: idle connections are closed,
@@ -264,6 +332,15 @@ func (c *Cluster) InMesh() bool { return len(c.Endpoints) > 0 && c.Endpoints[0].
 type Limits struct {
 	MaxConnections, MaxPending, MaxRequests, MaxRetries atomic.Uint32
 	Connections, Pending, Requests, Retries             atomic.Int32
+	// What a maximum did not permit: a new connection, a request, another attempt.
+	CxOverflow, RqOverflow, RetryOverflow atomic.Uint64
+	// What came of those that had a place, and is rare: connections that could not be made, those of them that took too long,
+	// requests that did, attempts that did, further attempts, those of them that helped, requests that had no more left, and
+	// attempts that the endpoint reset.
+	ConnectFail, ConnectTimeout, RqTimeout, TryTimeout, Retried, RetrySuccess, RetryLimit, RqReset atomic.Uint64
+
+	budget atomic.Pointer[RetryBudget] // instead of MaxRetries; nil: none
+	recent recent
 }
 
 // Unlimited is Envoy's and Istio's "no limit": 2^32-1.

@@ -2,29 +2,9 @@ package cluster
 
 import "sort"
 
-// Seal computes what choosing needs from Endpoints. proxy/state calls it once, before
-// the Cluster is published.
-func (c *Cluster) Seal() {
-	c.Weighted, c.TotalWeight, c.cumulative = false, 0, nil
-	for _, w := range c.Weights {
-		if w > 1 {
-			c.Weighted = true
-		}
-	}
-	if !c.Weighted {
-		return
-	}
-	c.cumulative = make([]uint32, len(c.Endpoints))
-	for i := range c.Endpoints {
-		c.TotalWeight += max(c.Weights[i], 1)
-		c.cumulative[i] = c.TotalWeight
-	}
-	c.Stride = stride(c.TotalWeight)
-}
-
 // Pick returns the endpoint that owns point at of [0, TotalWeight).
-func (c *Cluster) Pick(at uint32) *Endpoint {
-	return c.Endpoints[sort.Search(len(c.cumulative), func(i int) bool { return at < c.cumulative[i] })]
+func (g *Group) Pick(at uint32) *Endpoint {
+	return g.Endpoints[sort.Search(len(g.cumulative), func(i int) bool { return at < g.cumulative[i] })]
 }
 
 // stride is a number near the golden section of n and coprime to it: steps of that

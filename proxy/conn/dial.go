@@ -148,6 +148,11 @@ func (c *Conn) begin(fd int, to loop.Addr) Why {
 		e = p.Set(fd, loop.Transparent, 1)
 	}
 	if bind := loop.TCP(d.Bind); d.Bind.IsValid() && bind.Family() == to.Family() && e == 0 {
+		if d.Bind.Port() == 0 {
+			// A port for each connection of one source would be 28,000 of them; where the kernel
+			// cannot choose later, that is how it is.
+			p.Set(fd, loop.BindAddress, 1)
+		}
 		e = p.Bind(fd, bind)
 	}
 	if e != 0 {

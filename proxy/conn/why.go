@@ -2,6 +2,7 @@ package conn
 
 import (
 	"fmt"
+	"strings"
 	"syscall"
 )
 
@@ -78,6 +79,21 @@ func (w Why) String() string {
 		return w.Kind.String() + ": " + w.Errno.Error()
 	}
 	return w.Kind.String()
+}
+
+// Transport is what the transport had to say, in the words that tools know from Envoy's access logs where it says the
+// same (UPSTREAM_TRANSPORT_FAILURE_REASON); "" if nothing.
+func (w Why) Transport() string {
+	switch {
+	case w.Err != nil:
+		return w.Err.Error()
+	case w.Errno == 0:
+		return ""
+	case w.Kind == ConnectRefused || w.Kind == ConnectFailed:
+		s := w.Errno.Error() // the C library's words, but for the first letter
+		return "delayed connect error: " + strings.ToUpper(s[:1]) + s[1:]
+	}
+	return w.Errno.Error()
 }
 
 func whyOf(e syscall.Errno) Why {

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	"github.com/weirmesh/weir/proxy/demand"
@@ -73,25 +72,6 @@ func fullTable(t *rapid.T, port string, names []string) *route.Table {
 	return full
 }
 
-func indexOf(t interface{ Fatal(...any) }, names ...string) *ondemand.Index {
-	x := &ondemand.Index{}
-	shards := make([][]uint64, ondemand.Shards)
-	for _, n := range names {
-		h := ondemand.Hash(n)
-		shards[ondemand.ShardOf(h)] = ondemand.Insert(shards[ondemand.ShardOf(h)], h)
-	}
-	for i, s := range shards {
-		body, err := proto.Marshal(ondemand.Shard(s))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if x, err = x.With(ondemand.ShardName(i), body); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return x
-}
-
 // Whatever a table with everything would serve a request by, a proxy that holds a part of it
 // asks for, or has; and what the table leaves to its catch-all it asks nothing for.
 func TestDemandsAgreeWithTheWholeTable(t *testing.T) {
@@ -111,7 +91,7 @@ func TestDemandsAgreeWithTheWholeTable(t *testing.T) {
 			list = append(list, n)
 		}
 		slices.Sort(list)
-		index := indexOf(t, list...)
+		index := ondemand.Of(list...)
 		full := fullTable(t, port, list)
 
 		// What the proxy holds: a part, and always the catch-all if the table has none.

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/weirmesh/weir/xds/ondemand"
 )
@@ -67,6 +68,8 @@ type Use struct {
 	d   *Demands
 	key Key
 	at  atomic.Uint32 // epoch; 0: not since it was asked for
+
+	since time.Time // it was asked for; guarded by d.mu
 }
 
 // Use makes the Use of a resource that has come, or finds it if it was asked for.
@@ -93,9 +96,12 @@ func (u *Use) Touch() {
 func (d *Demands) first(u *Use) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	had := d.names[u.key] != nil // it was wanted before it was live
-	if d.names[u.key] = u; !had {
+	before := d.names[u.key]
+	if d.names[u.key] = u; before == nil {
+		u.since = time.Now()
 		d.ask(u.key)
+	} else { // it was wanted before it was live
+		u.since = before.since
 	}
 }
 
@@ -114,7 +120,7 @@ func (d *Demands) want(typeURL, name string) {
 	defer d.mu.Unlock()
 	u := d.names[k]
 	if u == nil {
-		u = &Use{d: d, key: k}
+		u = &Use{d: d, key: k, since: time.Now()}
 		d.names[k] = u
 		d.total++
 		d.ask(k)
@@ -176,7 +182,7 @@ func (d *Demands) Restore(keys []Key) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, k := range keys {
-		u := &Use{d: d, key: k}
+		u := &Use{d: d, key: k, since: time.Now()}
 		u.at.Store(d.epoch.Load())
 		d.names[k] = u
 	}
@@ -204,6 +210,26 @@ func (d *Demands) Names() []Key {
 	}
 	d.mu.Unlock()
 	slices.SortFunc(out, func(a, b Key) int { return cmp.Or(cmp.Compare(a.TypeURL, b.TypeURL), cmp.Compare(a.Name, b.Name)) })
+	return out
+}
+
+// Asked is something that is asked for: since when, and for how many epochs it was not used.
+type Asked struct {
+	Key
+	Since time.Time
+	Idle  int
+}
+
+// All is what is asked for, in order.
+func (d *Demands) All() []Asked {
+	d.mu.Lock()
+	now := d.epoch.Load()
+	out := make([]Asked, 0, len(d.names))
+	for k, u := range d.names {
+		out = append(out, Asked{k, u.since, max(0, int(now-u.at.Load()))})
+	}
+	d.mu.Unlock()
+	slices.SortFunc(out, func(a, b Asked) int { return cmp.Or(cmp.Compare(a.TypeURL, b.TypeURL), cmp.Compare(a.Name, b.Name)) })
 	return out
 }
 

@@ -81,7 +81,7 @@ func TestMostNames(t *testing.T) {
 // A host outside the mesh is looked up in the index once, until that changes.
 func TestHostsAreKnown(t *testing.T) {
 	w := demand.New().NewWorker(mem.New().Loop(loop.Options{}), place)
-	v := &demand.View{Index: indexOf(t, "80/*.com")}
+	v := &demand.View{Index: ondemand.Of("80/*.com")}
 	w.Changed(v)
 	host := []byte("api.example.org")
 	if n := testing.AllocsPerRun(100, func() {
@@ -91,7 +91,7 @@ func TestHostsAreKnown(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	w.Changed(&demand.View{Index: indexOf(t, "80/*.org")})
+	w.Changed(&demand.View{Index: ondemand.Of("80/*.org")})
 	if !w.Host(nothing{}, "80", host, 0) {
 		t.Error("a new index changes nothing")
 	}
@@ -114,7 +114,7 @@ func (h holds) Holds(name []byte) bool { return string(name) == string(h) }
 
 func BenchmarkHost(b *testing.B) {
 	w := demand.New().NewWorker(mem.New().Loop(loop.Options{}), place)
-	w.Changed(&demand.View{Index: indexOf(b, "80/*.com")})
+	w.Changed(&demand.View{Index: ondemand.Of("80/*.com")})
 	host := []byte("api.somewhere.example.org")
 	b.Run("known", func(b *testing.B) {
 		b.ReportAllocs()

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weirmesh/weir/proxy/dns/names"
 )
 
 const (
@@ -37,7 +39,7 @@ const (
 type Options struct {
 	// Names returns the addresses of a mesh host (lower case, no final dot); ok is
 	// false for a name that is not the mesh's.
-	Names func(host string) (addrs []netip.Addr, ok bool)
+	Names func(host string) (addrs names.Addrs, ok bool)
 	// Search are the search domains of the workload ("default.svc.cluster.local").
 	Search []string
 	// Resolvers answer other names ("192.0.2.53:53"), tried in order. Empty: such
@@ -72,7 +74,8 @@ func (s *Server) Run(ctx context.Context, packets []net.PacketConn, listeners []
 	defer cancel()
 	var servers []*dns.Server
 	for _, p := range packets {
-		servers = append(servers, &dns.Server{PacketConn: p})
+		// The library would wake up every two seconds to read again.
+		servers = append(servers, &dns.Server{PacketConn: p, ReadTimeout: 24 * time.Hour})
 	}
 	for _, l := range listeners {
 		servers = append(servers, &dns.Server{Listener: l, MaxTCPQueries: 128, IdleTimeout: func() time.Duration { return 10 * time.Second }})
@@ -186,7 +189,9 @@ func (s *Server) answer(q *dns.Msg) *dns.Msg {
 		m.Answer = append(m.Answer, &dns.CNAME{Hdr: header(name, dns.TypeCNAME), Target: dns.Fqdn(alias)})
 		name = dns.Fqdn(alias)
 	}
-	for _, a := range addrs {
+	for addrs.Len() > 0 {
+		var a netip.Addr
+		a, addrs = addrs.Next()
 		switch {
 		case question.Qtype == dns.TypeA && a.Unmap().Is4():
 			m.Answer = append(m.Answer, &dns.A{Hdr: header(name, dns.TypeA), A: a.Unmap().AsSlice()})

@@ -4,23 +4,35 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/weirmesh/weir/api/nds"
+	"github.com/weirmesh/weir/proxy/dns/names"
 )
 
-var table = map[string][]netip.Addr{
-	"ratings.default.svc.cluster.local": {netip.MustParseAddr("10.96.0.4")},
-	"ratings":                           {netip.MustParseAddr("10.96.0.4")},
-	"dual.default.svc.cluster.local":    {netip.MustParseAddr("10.96.0.5"), netip.MustParseAddr("fd00::5")},
-	"api.example.com":                   {netip.MustParseAddr("240.240.0.1")},
-}
-
-func names(h string) ([]netip.Addr, bool) { a, ok := table[h]; return a, ok }
+var table = func() *names.Table {
+	m := &nds.NameTable{Table: map[string]*nds.NameTable_NameInfo{
+		"ratings.default.svc.cluster.local":  {Ips: []string{"10.96.0.4"}, AltHosts: []string{"ratings"}},
+		"dual.default.svc.cluster.local":     {Ips: []string{"10.96.0.5", "fd00::5"}},
+		"headless.default.svc.cluster.local": {Ips: []string{"10.0.0.7", "10.0.0.6"}},
+		"api.example.com":                    {Ips: []string{"240.240.0.1"}},
+	}}
+	b, err := proto.Marshal(m)
+	if err != nil {
+		panic(err)
+	}
+	t, err := names.Parse(b)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}()
 
 // start runs a Server on loopback and returns a function that asks it.
 func start(t *testing.T, o Options) func(network, name string, qtype uint16) *dns.Msg {
@@ -33,7 +45,7 @@ func start(t *testing.T, o Options) func(network, name string, qtype uint16) *dn
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Names, o.Log = names, slog.New(slog.DiscardHandler)
+	o.Names, o.Log = table.Find, slog.New(slog.DiscardHandler)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- New(o).Run(ctx, []net.PacketConn{p}, []net.Listener{l}) }()
@@ -81,6 +93,7 @@ func TestMeshNames(t *testing.T) {
 		{"ratings.", dns.TypeA, []string{"NOERROR", "ratings. A 10.96.0.4"}},
 		{"ratings.default.svc.cluster.local.", dns.TypeAAAA, []string{"NOERROR"}},
 		{"dual.default.svc.cluster.local.", dns.TypeAAAA, []string{"NOERROR", "dual.default.svc.cluster.local. AAAA fd00::5"}},
+		{"headless.default.svc.cluster.local.", dns.TypeA, []string{"NOERROR", "headless.default.svc.cluster.local. A 10.0.0.7", "headless.default.svc.cluster.local. A 10.0.0.6"}},
 		{"ratings.default.svc.cluster.local.", dns.TypeTXT, []string{"NOERROR"}},
 		{"api.example.com.default.svc.cluster.local.", dns.TypeA, []string{"NOERROR", "api.example.com.default.svc.cluster.local. CNAME api.example.com.", "api.example.com. A 240.240.0.1"}},
 		{"nowhere.invalid.", dns.TypeA, []string{"SERVFAIL"}},

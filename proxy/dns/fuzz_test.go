@@ -36,7 +36,7 @@ func FuzzServe(f *testing.F) {
 		if !ok || accept(h) != dns.MsgAccept || q.Unpack(query) != nil {
 			return // dns.Server answers
 		}
-		s := New(Options{Names: names, Search: []string{"default.svc.cluster.local"}, Resolvers: []string{"resolver:53"}, Log: slog.New(slog.DiscardHandler),
+		s := New(Options{Names: table.Find, Search: []string{"default.svc.cluster.local"}, Resolvers: []string{"resolver:53"}, Log: slog.New(slog.DiscardHandler),
 			Dial: func(context.Context, string, string) (net.Conn, error) {
 				return &resolver{answer: slices.Clone(answer)}, nil
 			}})

@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"github.com/weirmesh/weir/proxy/filter/cors"
 	"github.com/weirmesh/weir/proxy/filter/fault"
 	"github.com/weirmesh/weir/proxy/filter/grpcweb"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
@@ -14,7 +15,9 @@ import (
 type Options struct {
 	Metadata *peermetadata.Node // nil: no metadata exchange
 	Fault    *route.Fault       // nil: none
+	CORS     bool               // routes may have policies
 	GRPCWeb  bool
+	Access   []http.Stage // who may come in, and how often, in the order configured
 }
 
 // Stages are the steps of a request, in order; its response takes them backwards. The access log and the metrics come
@@ -27,9 +30,13 @@ func Stages(o Options) []http.Stage {
 		s = append(s, grpcweb.Stage()) // gRPC-Web becomes gRPC: what follows sees gRPC only
 	}
 	s = append(s, http.Match()) // route and cluster
+	s = append(s, o.Access...)  // who may do what, and how often: behind the route, so that metrics know whose service was asked for
 	if o.Metadata != nil {
 		s = append(s, o.Metadata.Client()) // tell who calls, learn who answers
 	}
 	s = append(s, fault.Stages(o.Fault)...) // delay, abort
-	return append(s, http.Router())         // headers, rewrite, timeouts, retries, endpoint, connection
+	if o.CORS {
+		s = append(s, cors.Stage()) // preflight requests, answers for pages of other origins
+	}
+	return append(s, http.Router()) // headers, rewrite, timeouts, retries, endpoint, connection
 }

@@ -18,6 +18,7 @@ type end2 struct {
 	p      *mem.Peer
 	frames []byte // of one message, on stream 0
 	id     uint32
+	taken  int // since the window of its connection was last opened
 }
 
 // frames2 makes HEADERS of the fields and DATA of the body, on stream 0.
@@ -48,7 +49,7 @@ func hello2(preface string) []byte {
 	f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1}, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 100},
 		http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1})
 	f.WriteSettingsAck()
-	f.WriteWindowUpdate(0, 1<<31-1-65535)
+	f.WriteWindowUpdate(0, 1<<30)
 	return b.Bytes()
 }
 
@@ -70,6 +71,16 @@ func onStream(frames []byte, id uint32) []byte {
 
 // say sends the message on stream id.
 func (e *end2) say(id uint32) { e.p.Send(onStream(e.frames, id)) }
+
+// took counts what came, and opens the window of the connection again; half of it is left.
+func (e *end2) took(n int) {
+	if e.taken += n; e.taken > 1<<29 {
+		var b bytes.Buffer
+		http2.NewFramer(&b, nil).WriteWindowUpdate(0, uint32(e.taken))
+		e.p.Send(b.Bytes())
+		e.taken = 0
+	}
+}
 
 // ends counts the frames that end a stream in b.
 func ends(b []byte) (n int) {
@@ -128,10 +139,12 @@ func (p *path2) ask() {
 }
 
 func (p *path2) answer(t testing.TB) {
-	if p.path.upstream.Take(p.buf) == 0 {
+	asked := p.path.upstream.Take(p.buf)
+	if asked == 0 {
 		t.Fatal("nothing reached the upstream")
 	}
 	if p.upstream != nil {
+		p.upstream.took(asked)
 		p.upstream.say(p.upstream.id)
 		p.upstream.id += 2
 	} else {
@@ -139,11 +152,14 @@ func (p *path2) answer(t testing.TB) {
 	}
 	p.net.Step()
 	n := p.path.client.Take(p.buf)
+	if p.client != nil {
+		p.client.took(n)
+	}
 	switch {
 	case p.client == nil && !bytes.HasPrefix(p.buf[:n], []byte("HTTP/1.1 200 OK\r\n")):
 		t.Fatalf("the client got %q", p.buf[:n])
 	case p.client != nil && p.begun && ends(p.buf[:n]) != 1:
-		t.Fatalf("the client got %d ends of streams in %q", ends(p.buf[:n]), p.buf[:n])
+		t.Fatalf("the client got %d ends of streams in %d bytes: %.200q", ends(p.buf[:n]), n, p.buf[:n])
 	}
 	p.begun = true
 }

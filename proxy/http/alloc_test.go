@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/weirmesh/weir/api/substitution"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
@@ -55,7 +56,7 @@ func makePath(t testing.TB, direction http.Direction, request, response []byte, 
 		stages = inbound.Stages(inbound.Options{Metadata: node})
 	}
 	p.worker = http.NewWorker(http.Options{Loop: l, Observer: &http.Report{Self: self.Peer(), Numbers: observe.NewWorker(), Log: observe.NewLog()}})
-	cfg := &http.Config{Direction: direction, ServerName: []byte("istio-envoy"), Stages: stages, TableName: "9080", Log: true,
+	cfg := &http.Config{Direction: direction, ServerName: []byte("istio-envoy"), Stages: stages, TableName: "9080", Logs: istioLog(t),
 		Path: message.PathOptions{Normalize: true}}
 	limits := &cluster.Limits{}
 	for _, m := range []interface{ Store(uint32) }{&limits.MaxConnections, &limits.MaxPending, &limits.MaxRequests, &limits.MaxRetries} {
@@ -66,7 +67,7 @@ func makePath(t testing.TB, direction http.Direction, request, response []byte, 
 		Service:   cluster.Service{Host: "reviews.default.svc.cluster.local", Name: "reviews", Namespace: "default"},
 		Endpoints: []*cluster.Endpoint{{Addr: at, Limits: limits, Workload: cluster.Workload{Name: "reviews-v1", Namespace: "default"}}}}
 	c.Seal()
-	retry := &route.Retry{On: route.OnConnectFailure | route.OnRefusedStream | route.OnUnavailable | route.OnCancelled | route.OnRetriableStatusCodes, StatusCodes: []int{503}, Attempts: 2, HostAttempts: 5, OtherHosts: true}
+	retry := &route.Retry{On: route.OnConnectFailure | route.OnRefusedStream | route.OnResetBeforeRequest | route.OnResetIdempotent, Attempts: 2, HostAttempts: 5, OtherHosts: true}
 	table, err := route.New("9080", "1", false, []*route.VirtualHost{{Name: "reviews", Domains: []string{"reviews:9080", "reviews"}, AttemptCount: true,
 		Entries: []*route.Entry{{Name: "default", When: route.When{Path: "/", Per1M: 1_000_000}, Forward: &route.Forward{Clusters: []route.Weighted{{Name: c.Name, Weight: 1}}, Total: 1, Retry: retry}}}}})
 	if err != nil {
@@ -161,4 +162,14 @@ func BenchmarkExchange(b *testing.B) {
 			}
 		})
 	}
+}
+
+// istioLog is the access log that Istio asks for where nobody says otherwise.
+func istioLog(t testing.TB) []observe.AccessLog {
+	t.Helper()
+	f, err := observe.ParseText(substitution.IstioText, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []observe.AccessLog{{Format: f}}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/message"
@@ -20,17 +21,22 @@ import (
 // attempt chooses an endpoint and gets a connection to it.
 func (x *Exchange) attempt() {
 	c := x.latest()
-	if !cluster.Acquire(&c.Limits.Requests, &c.Limits.MaxRequests) {
-		x.Reply(observe.UpstreamOverflow)
-		return
-	}
-	x.limits = c.Limits
 	e := x.choose()
 	if e == nil {
 		x.Reply(observe.NoHealthyUpstream)
 		return
 	}
-	x.Endpoint = e
+	x.Endpoint = e // whose labels a refusal has, too
+	if !cluster.Acquire(&c.Limits.Requests, &c.Limits.MaxRequests) {
+		c.Limits.RqOverflow.Add(1)
+		if x.is(trying) {
+			x.flags &^= trying
+			e.Outlier.Tried()
+		}
+		x.Reply(observe.UpstreamOverflow)
+		return
+	}
+	x.limits = c.Limits
 	x.Attempts++
 	if x.Host != nil && x.Host.AttemptCount {
 		n := strconv.AppendInt(x.arena.Open(4), int64(x.Attempts), 10)
@@ -42,7 +48,6 @@ func (x *Exchange) attempt() {
 		x.armMaximum()
 	}
 	isFresh := x.is(fresh) || x.is(terminates)
-	x.flags &^= fresh
 	x.armTry()
 	if b := behalf(e, x.Conn); b != (cluster.Behalf{}) {
 		e = x.w.pool.OnBehalf(c, e, b)
@@ -85,6 +90,9 @@ func (x *Exchange) speaks(c *cluster.Cluster) cluster.Protocol {
 // choose picks the endpoint of this attempt, nil if there is none.
 func (x *Exchange) choose() *cluster.Endpoint {
 	c := x.Cluster
+	if x.is(fixed) {
+		return x.Endpoint
+	}
 	if c.Kind == cluster.OriginalDst {
 		addr := x.Conn.Asked()
 		if c.LocalAddress.IsValid() {
@@ -100,13 +108,43 @@ func (x *Exchange) choose() *cluster.Endpoint {
 	if x.retry != nil && x.retry.OtherHosts {
 		avoid, draws = x.tried, x.retry.HostAttempts
 	}
-	return x.w.picker(c.ID).Pick(c, x.w.loop.Rand(), avoid, draws)
+	number := x.w.loop.Rand()
+	if c.Hash != nil {
+		number = x.hash(c, number)
+	}
+	if n := len(x.tried); n > 0 && x.retry != nil && x.retry.OtherPriorities > 0 && n%x.retry.OtherPriorities == 0 {
+		if e := c.Elsewhere(number, x.tried); e != nil {
+			return e
+		}
+	}
+	e, trial := x.w.picker(c.ID).Choose(c, number, avoid, draws)
+	// Those that are near have all been tried, the last one is not there, and nobody knows yet: rather than the same again
+	// one of those that come next, or whom the network finds.
+	if e != nil && x.is(missed) && slices.Contains(x.tried, e) {
+		var f *cluster.Endpoint
+		if avoid != nil {
+			f = c.Elsewhere(number, avoid)
+		}
+		if f == nil && c.Led.IsValid() && x.w.outdated() {
+			f = x.w.pool.At(c, c.Led, e)
+		}
+		if f != nil {
+			if trial {
+				e.Outlier.Tried()
+			}
+			return f
+		}
+	}
+	if trial {
+		x.flags |= trying
+	}
+	return e
 }
 
 // latest is the exchange's cluster with the endpoints of now, if there still is one that may be called: they change faster
 // than routes, and an exchange that waited, for a delay or to try again, may have seen the last of those it began with.
 func (x *Exchange) latest() *cluster.Cluster {
-	if now := x.w.state.Cluster(x.Cluster.ID); now != nil && now.Refused == "" {
+	if now := x.w.state.Cluster(x.Cluster.ID); now != nil && now.Refused == "" && !x.is(fixed) {
 		x.Cluster = now
 	}
 	return x.Cluster
@@ -121,6 +159,21 @@ func (x *Exchange) NotConnected(why conn.Why) {
 	x.upstreamFailed(c, text, true, true, false)
 }
 
+// Abandoned is called by the pool: the endpoint is not of the cluster any more, while its connection is being made. It may
+// be a pod that is gone, whose address never answers: rather than wait for that the request goes to one that is there. It
+// is the same attempt, since nothing was sent.
+func (x *Exchange) Abandoned() {
+	if x.is(fixed) || x.latest().View().Usable() == 0 {
+		return
+	}
+	retryAt := x.retryAt
+	x.retryAt = nil
+	x.endAttempt()
+	x.retryAt = retryAt
+	x.Attempts--
+	x.attempt()
+}
+
 // endAttempt forgets the attempt under way, if there is one.
 func (x *Exchange) endAttempt() {
 	x.waiter.Cancel()
@@ -132,11 +185,14 @@ func (x *Exchange) endAttempt() {
 		up.cancel(x)
 	}
 	if x.limits != nil {
-		x.limits.Requests.Add(-1)
+		x.limits.Over(x.routed)
 		x.limits = nil
 	}
 	if x.is(attemptOpen) {
-		x.flags &^= attemptOpen
+		if x.is(trying) {
+			x.Endpoint.Outlier.Tried()
+		}
+		x.flags &^= attemptOpen | trying
 		x.Endpoint.Active.Add(-1)
 	}
 	if x.retryAt != nil {
@@ -178,8 +234,37 @@ func (x *Exchange) tryDue() int64 {
 	return min(idle, x.tryEnds)
 }
 
+// judge reports what the upstream answered to outlier detection: its status, or that of gRPC, which may come at the end.
+func (x *Exchange) judge(end bool) {
+	if x.Cluster.Outlier == nil {
+		return
+	}
+	status := x.Response.Status
+	if isGRPC(&x.Request) {
+		n := x.grpcStatusOf()
+		if trailing := !x.Response.Headers.Has(message.GRPCStatus) && status == 200; trailing != end {
+			return
+		}
+		if n >= 0 {
+			status = httpStatusOf(n)
+		}
+	} else if end {
+		return
+	}
+	x.report(outlier.OfStatus(status))
+}
+
+// report tells outlier detection how the attempt went.
+func (x *Exchange) report(r outlier.Result) {
+	if x.Cluster.Outlier != nil && x.is(attemptOpen) {
+		x.Cluster.Report(x.Endpoint, r, x.w.loop.Now())
+	}
+}
+
 func (x *Exchange) onTimeout() {
 	x.down.blame()
+	x.Cluster.Limits.RqTimeout.Add(1)
+	x.report(outlier.LocalFailure)
 	x.Failure = ""
 	x.Reply(observe.UpstreamTimeout)
 }
@@ -195,8 +280,10 @@ func (x *Exchange) onTry() {
 		x.w.loop.Arm(&x.try, due)
 		return
 	}
+	x.Cluster.Limits.TryTimeout.Add(1)
+	x.report(outlier.LocalFailure)
 	x.Failure = ""
-	if x.mayRetry() && x.retry.On&(route.On5xx|route.OnGatewayError|route.OnReset) != 0 && x.again(false) {
+	if x.mayRetry() && x.retry.On&x.onSilence() != 0 && x.again(false) {
 		return
 	}
 	x.Reply(c)
@@ -212,8 +299,7 @@ func (x *Exchange) retryFailure(c observe.Cause, untouched bool) bool {
 	if !x.mayRetry() {
 		return false
 	}
-	// An upstream that does not answer counts as a 5xx and as a gateway error, as in Envoy.
-	on := route.On5xx | route.OnGatewayError | route.OnReset
+	on := x.onSilence()
 	switch {
 	case unreached(c):
 		if x.Cluster.Inbound && x.Peer != nil {
@@ -233,6 +319,16 @@ func (x *Exchange) retryFailure(c observe.Cause, untouched bool) bool {
 	return x.retry.On&on != 0 && x.again(unreached(c))
 }
 
+// onSilence are the conditions under which a request is tried again that reached an upstream which does not answer: it
+// counts as a 5xx and as a gateway error, as in Envoy.
+func (x *Exchange) onSilence() route.RetryOn {
+	on := route.On5xx | route.OnGatewayError | route.OnReset
+	if x.Request.Method.Idempotent() {
+		on |= route.OnResetIdempotent
+	}
+	return on
+}
+
 // retryResponse begins another attempt instead of passing a response on, if the policy says so.
 func (x *Exchange) retryResponse() bool {
 	if !x.mayRetry() {
@@ -241,6 +337,12 @@ func (x *Exchange) retryResponse() bool {
 	p := &x.Response
 	if p.Headers.Has(message.XWeirUndelivered) && x.Cluster.InMesh() && x.retry.On&onUnreached != 0 {
 		return x.again(true)
+	}
+	switch {
+	case p.Headers.Has(message.XEnvoyOverloaded):
+		return false // more requests are the last thing that upstream needs
+	case p.Headers.GetName("x-envoy-ratelimited") != nil:
+		return x.retry.On&route.OnEnvoyRateLimited != 0 && x.again(false)
 	}
 	return x.retry.Retriable(p.Status, int(x.grpcStatusOf())) && x.again(false)
 }
@@ -269,22 +371,51 @@ func unreached(c observe.Cause) bool {
 	return false
 }
 
+const (
+	// newsLook is how often a request that waits for other endpoints looks whether there are.
+	newsLook = 200 * time.Millisecond
+	// newsWait is how long such a request waits before it asks those it knows again, the first time; maxNewsWait is the
+	// longest time. Hundreds may wait for one that is gone, and are not to keep both proxies busy.
+	newsWait    = newsLook
+	maxNewsWait = 2 * time.Second
+)
+
+// awaitNews goes on waiting for other endpoints, if that is what the exchange does.
+func (x *Exchange) awaitNews() bool {
+	now := x.w.loop.Now()
+	if x.due <= now || x.w.state.Cluster(x.Cluster.ID) != x.Cluster || !x.w.outdated() {
+		return false
+	}
+	x.w.loop.Arm(&x.wait, min(x.due, now+int64(newsLook)))
+	return true
+}
+
 // again ends this attempt and arranges for the next one, unless the number of retries or their limit is used up. unreached
 // says that the attempt did not reach its endpoint.
 func (x *Exchange) again(unreached bool) bool {
-	if x.retries == 0 {
+	// Whoever took the place of endpoints that are gone will be known in a moment: until then the last one is asked.
+	waits := x.retries == 0 && unreached && len(x.tried) > 0 && x.w.outdated()
+	if x.retries == 0 && !waits {
+		x.Cluster.Limits.RetryLimit.Add(1)
 		x.Flags |= observe.UpstreamRetryLimitExceeded
 		return false
 	}
 	l := x.Cluster.Limits
-	if !cluster.Acquire(&l.Retries, &l.MaxRetries) {
+	if !l.AcquireRetry(x.w.loop.Now()) {
+		l.RetryOverflow.Add(1)
 		x.Flags |= observe.UpstreamOverflowFlag
 		return false
 	}
 	x.endAttempt()
+	l.Retried.Add(1)
 	x.retryAt = l
-	x.flags |= backingOff
-	x.retries--
+	x.flags = x.flags&^missed | backingOff
+	if unreached {
+		x.flags |= missed
+	}
+	if !waits {
+		x.retries--
+	}
 	x.tried = append(x.tried, x.Endpoint)
 	x.Response.Reset()
 	x.ResponseTrailers.Reset()
@@ -292,6 +423,7 @@ func (x *Exchange) again(unreached bool) bool {
 	n := len(x.tried)
 	// Fully jittered exponential back-off, as Envoy's: 0 to base × (2^n - 1), at most the maximum.
 	limit := x.retry.BackoffMax
+	x.due = 0
 	if n < 20 {
 		limit = min(limit, x.retry.BackoffBase*(1<<n-1))
 	}
@@ -301,8 +433,14 @@ func (x *Exchange) again(unreached bool) bool {
 	}
 	// Back-off spares an upstream that has too much to do. The first endpoint that is not there says nothing about the
 	// others: one of them is asked at once.
-	if n == 1 && unreached && x.retry.Eager && x.retry.OtherHosts && len(x.latest().Endpoints) > 1 {
+	if n == 1 && unreached && x.retry.Eager && x.retry.OtherHosts && (len(x.latest().Endpoints) > 1 || x.Cluster.Led.IsValid() && x.w.outdated()) {
 		d = 0
+	}
+	if waits {
+		x.pause = max(newsWait, min(2*x.pause, maxNewsWait))
+		d = x.pause/2 + time.Duration(x.w.loop.Rand()%uint64(x.pause))
+		x.due = x.w.loop.Now() + int64(d)
+		d = min(d, newsLook)
 	}
 	x.w.loop.Arm(&x.wait, x.w.loop.Now()+int64(d))
 	return true
@@ -349,8 +487,10 @@ func (x *Exchange) policy(f *route.Forward) {
 		expected = x.perTry
 	}
 	if expected > 0 {
-		n := strconv.AppendInt(x.arena.Open(12), int64(expected/time.Millisecond), 10)
-		h.Set(message.XEnvoyExpectedRQTimeoutMS, x.arena.Close(n))
+		if !x.Config.Quiet {
+			n := strconv.AppendInt(x.arena.Open(12), int64(expected/time.Millisecond), 10)
+			h.Set(message.XEnvoyExpectedRQTimeoutMS, x.arena.Close(n))
+		}
 		if grpc && f.GRPC != nil {
 			h.Set(message.GRPCTimeout, x.arena.Close(appendGRPCTimeout(x.arena.Open(9), expected)))
 		}
@@ -408,11 +548,7 @@ func parseUint(b []byte, limit uint64) (uint64, bool) {
 
 // causeOf says what the end of an upstream connection means for the exchange on it.
 func causeOf(why conn.Why) (c observe.Cause, transport string) {
-	if why.Err != nil {
-		transport = why.Err.Error()
-	} else if why.Errno != 0 {
-		transport = why.Errno.Error()
-	}
+	transport = why.Transport()
 	switch why.Kind {
 	case conn.ConnectRefused, conn.ConnectFailed:
 		return observe.UpstreamConnectFailed, transport

@@ -66,7 +66,7 @@ func (c *client2) serve(x *Exchange) {
 	}
 	info := c.Conn.Info()
 	x.UpstreamLocal, x.UpstreamTLS = info.Local, info.TLS
-	x.UpstreamBegan = c.w.loop.Now()
+	x.UpstreamBegan, x.UpstreamHTTP = c.w.loop.Now(), message.HTTP2
 	if x.Request.Upgrade == nil || c.m.ConnectProtocol() {
 		if c.write(st); x.up != st {
 			return

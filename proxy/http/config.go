@@ -8,6 +8,7 @@ import (
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -50,6 +51,11 @@ type Config struct {
 	Via         []byte              // via; nil: none
 	Limits      h1.Limits           // max_request_headers_kb, common_http_protocol_options.max_headers_count
 
+	// Quiet leaves out the router's x-envoy headers (Router.suppress_envoy_headers).
+	Quiet bool
+	// Strict are headers whose value must mean something (Router.strict_check_headers).
+	Strict []message.ID
+
 	// Edge says that clients are not trusted with x-envoy headers, and that the connection tells their address
 	// (use_remote_address).
 	Edge bool
@@ -85,8 +91,10 @@ type Config struct {
 	// said that it is the last (http1_safe_max_connection_duration).
 	SafeMaxDuration bool
 
-	// Log writes an access log line for every exchange.
-	Log bool
+	Logs []observe.AccessLog // access_log
+
+	// Asks are the clusters that filters ask before a request goes on.
+	Asks []cluster.ID
 }
 
 // DefaultHeaderTimeout bounds how long a client may take for a request head, where nothing is configured: a client

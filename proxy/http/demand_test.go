@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/demand"
@@ -38,30 +36,11 @@ func newDemanding(t testing.TB) *demanding {
 	l := d.net.Loop(loop.Options{})
 	d.demand = d.demands.NewWorker(l, shopPlace)
 	d.worker = http.NewWorker(http.Options{Loop: l, Observer: d.seen, Demand: d.demand})
-	d.view = &demand.View{Index: indexOf(t, "80/a", "80/b", "80/c")}
+	d.view = &demand.View{Index: ondemand.Of("80/a", "80/b", "80/c")}
 	d.come()
 	cfg := &http.Config{TableName: "80", Upgrades: []string{"websocket"}, Stages: []http.Stage{http.Canonical(), http.Match(), http.Router()}}
 	listen(t, l, front, func(c *conn.Conn) { c.HandOver(d.worker.Serve(c, cfg)) })
 	return d
-}
-
-func indexOf(t testing.TB, names ...string) *ondemand.Index {
-	x := &ondemand.Index{}
-	shards := make([][]uint64, ondemand.Shards)
-	for _, n := range names {
-		h := ondemand.Hash(n)
-		shards[ondemand.ShardOf(h)] = ondemand.Insert(shards[ondemand.ShardOf(h)], h)
-	}
-	for i, s := range shards {
-		body, err := proto.Marshal(ondemand.Shard(s))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if x, err = x.With(ondemand.ShardName(i), body); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return x
 }
 
 // come makes the hosts there, besides those that are.
@@ -156,7 +135,7 @@ func TestHeldForConfiguration(t *testing.T) {
 	d.come()
 	p = d.ask(get("outside"))
 	d.held(1)
-	d.view = &demand.View{Index: indexOf(t, "80/c")}
+	d.view = &demand.View{Index: ondemand.Of("80/c")}
 	d.come()
 	if got := statusOf(p); got != "HTTP/1.1 404 Not Found <nil>" {
 		t.Errorf("once the index has come: %s", got)

@@ -91,6 +91,7 @@ type Exchange struct {
 	// UpstreamLocal is the proxy's address on the last upstream connection, UpstreamTLS its security.
 	UpstreamLocal netip.AddrPort
 	UpstreamTLS   *tls.Peer
+	UpstreamHTTP  message.Protocol // of the last attempt that had a connection
 	// OriginalPath is the path before it was rewritten; nil: it was not.
 	OriginalPath []byte
 
@@ -110,6 +111,7 @@ type Exchange struct {
 	state  State
 	origin *origin
 	hold   *demand.Hold // while it waits for configuration
+	call   *call        // while it waits for an answer
 	down   downstream
 	up     upstream // of the attempt under way, once connected
 	arena  message.Arena
@@ -117,6 +119,7 @@ type Exchange struct {
 	stage        int    // the next one
 	redirect     []byte // location of a redirect
 	webSocketKey []byte // the client's, or ours
+	cookie       []byte // for the client, by which later requests find the same endpoint; nil: none
 	routed       int64  // when the router got the request
 	flags        exchangeFlags
 
@@ -124,15 +127,23 @@ type Exchange struct {
 	// what bodies pass on their way; nil: nothing
 	requestBody, responseBody Body
 
+	answering []answering // headers of the response, from stages
+	bodyMost  int         // while it awaits its body
+
+	copies *copyOf // of the request, that get its body; nil: none
+
 	retry              *route.Retry // the policy in force; nil: none
 	retries            uint32       // left
 	tried              []*cluster.Endpoint
 	total              time.Duration // the timeout of the whole; then those of an attempt
 	perTry, perTryIdle time.Duration
-	tryEnds            int64 // when the attempt ends by perTry; 0: it does not
-	waiter             pool.Waiter
-	limits             *cluster.Limits // where this attempt counts as a request; nil: nowhere
-	retryAt            *cluster.Limits // where it counts as a retry; nil: nowhere
+	// A request that waits for other endpoints asks those it knows again when due, pause after it did.
+	pause   time.Duration
+	due     int64
+	tryEnds int64 // when the attempt ends by perTry; 0: it does not
+	waiter  pool.Waiter
+	limits  *cluster.Limits // where this attempt counts as a request; nil: nowhere
+	retryAt *cluster.Limits // where it counts as a retry; nil: nowhere
 
 	timeout loop.Timer // of the route
 	try     loop.Timer // of the attempt
@@ -156,7 +167,7 @@ const (
 	pausedDown                            // the client's body waits for us
 	pausedUp                              // the upstream's body waits for us
 	replayed                              // a dead idle connection was replaced already
-	fresh                                 // the next attempt needs a new connection
+	fresh                                 // a kept connection had been closed: others may have been, so further attempts need new ones
 	attemptOpen                           // the attempt counts as active on its endpoint
 	tunnelling                            // after a 101
 	backingOff                            // wait is the back-off
@@ -165,7 +176,11 @@ const (
 	noTrailers // those of the response are not sent
 	ownKey     // webSocketKey was made here
 	terminates // a CONNECT whose payload goes to an endpoint as it is
+	trying     // the attempt tries an endpoint that is half-open
 	perAttempt // maximum is the cluster's, not the listener's
+	missed     // the last attempt did not reach its endpoint
+	awaitsBody // a stage waits for the request body
+	fixed      // Cluster and Endpoint are those to ask, and no others: a health check
 )
 
 func (x *Exchange) is(f exchangeFlags) bool { return x.flags&f != 0 }
@@ -184,13 +199,17 @@ func (x *Exchange) reset() {
 	x.Cause, x.Flags, x.Details, x.Failure, x.Attempts = observe.NoCause, 0, "", "", 0
 	x.Received, x.Sent = 0, 0
 	x.Began, x.RequestEnded, x.UpstreamBegan, x.ResponseBegan, x.Ended = 0, 0, 0, 0, 0
+	x.UpstreamHTTP = message.HTTP11
 	x.state, x.origin, x.down, x.up = nil, nil, nil, nil
 	x.stage, x.flags = 0, keepBody
 	x.retry, x.retries, x.total, x.perTry, x.perTryIdle = nil, 0, 0, 0, 0
-	x.redirect, x.routed, x.webSocketKey = nil, 0, nil
-	x.requestBody, x.responseBody = nil, nil
+	x.redirect, x.routed, x.webSocketKey, x.cookie = nil, 0, nil, nil
+	x.requestBody, x.responseBody, x.copies = nil, nil, nil
+	clear(x.answering)
+	x.answering = x.answering[:0]
 	clear(x.tried)
 	x.tried = x.tried[:0]
+	x.pause = 0
 	x.idleFor = 0
 }
 
@@ -291,6 +310,9 @@ func (t Ticket) Resume(then func(x *Exchange) Verdict) {
 func (x *Exchange) onWait() {
 	x.down.blame()
 	if x.is(backingOff) {
+		if x.awaitNews() {
+			return
+		}
 		x.flags &^= backingOff
 		x.attempt()
 		return
@@ -372,6 +394,7 @@ func (x *Exchange) startResponse() {
 			s.Response(x)
 		}
 	}
+	x.addAnswering()
 	sign(x)
 	x.flags |= headSent
 	x.dropBody()
@@ -440,10 +463,18 @@ func (x *Exchange) complete() {
 	x.flags |= responded
 	x.endAttempt()
 	x.release()
+	if x.call != nil {
+		k := x.call
+		x.call = nil
+		k.cancel()
+	}
 	x.timeout.Stop()
 	x.idle.Stop()
 	x.maximum.Stop()
 	x.dropBody()
+	if x.copies != nil {
+		x.endCopies(false)
+	}
 	x.Ended = x.w.loop.Now()
 	if x.Details == "" {
 		x.Details = x.Cause.Details()
@@ -488,9 +519,13 @@ func (x *Exchange) onMaximum() {
 	if x.is(perAttempt) {
 		c = observe.MaxDurationReached
 	}
-	if isGRPC(&x.Request) {
-		x.ReplyGRPC(c, 4, x.arena.CopyString(c.Body())) // DEADLINE_EXCEEDED
-		return
+	body := x.arena.CopyString(c.Body())
+	switch {
+	case isGRPC(&x.Request):
+		x.ReplyGRPC(c, 4, body) // DEADLINE_EXCEEDED
+	case x.is(requestDone):
+		x.ReplyWith(c, 504, body)
+	default:
+		x.ReplyWith(c, 408, body)
 	}
-	x.Reply(c)
 }

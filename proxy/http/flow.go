@@ -1,6 +1,9 @@
 package http
 
 import (
+	"strings"
+
+	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/observe"
 )
@@ -59,6 +62,9 @@ func (x *Exchange) requestData(b []byte, last bool) {
 
 // forward sends bytes of the request body upstream, or keeps them until that is possible.
 func (x *Exchange) forward(b []byte, last bool) {
+	if x.copies != nil {
+		x.copyBody(b, last)
+	}
 	switch {
 	case x.is(responded):
 		return
@@ -75,7 +81,8 @@ func (x *Exchange) forward(b []byte, last bool) {
 		x.crowd()
 	default:
 		x.body = x.w.loop.Buffers().Append(x.body, b)
-		if len(x.body) > replayLimit && !x.is(pausedDown) {
+		x.bodyCame()
+		if len(x.body) > replayLimit && !x.is(pausedDown) && !x.is(awaitsBody) {
 			x.flags |= pausedDown
 			x.down.pause(x)
 		}
@@ -126,6 +133,10 @@ func (x *Exchange) requestEnd() {
 	}
 	if x.RequestTrailers.Len() > 0 && x.Config.Underscores != UnderscoresPass {
 		x.RequestTrailers.RemoveFunc(hasUnderscore) // too late to refuse
+	}
+	x.bodyCame()
+	if x.copies != nil {
+		x.endCopies(true)
 	}
 	x.armTimeout()
 	x.armTry()
@@ -189,6 +200,7 @@ func (x *Exchange) responseHead() bool {
 		return false
 	}
 	x.try.Stop()
+	x.judge(false)
 	if x.retryResponse() {
 		return false
 	}
@@ -204,6 +216,9 @@ func (x *Exchange) finishHead() {
 	x.Cause = observe.NoCause
 	if x.Details == "" {
 		x.Details = observe.NoCause.Details()
+	}
+	if len(x.tried) > 0 && x.Flags&observe.UpstreamRetryLimitExceeded == 0 {
+		x.Cluster.Limits.RetrySuccess.Add(1)
 	}
 	x.startResponse()
 }
@@ -232,6 +247,7 @@ func (x *Exchange) write(b []byte, last bool) {
 
 // responseEnd: the upstream's response is complete, and its connection is not x's any more.
 func (x *Exchange) responseEnd() {
+	x.judge(true)
 	x.up = nil
 	x.endResponse()
 }
@@ -241,6 +257,12 @@ func (x *Exchange) responseEnd() {
 func (x *Exchange) upstreamFailed(c observe.Cause, transport string, untouched, silent, reused bool) {
 	x.up = nil
 	x.Failure = transport
+	if c == observe.UpstreamReset || c == observe.UpstreamRefused {
+		x.Cluster.Limits.RqReset.Add(1)
+	}
+	if c != observe.UpstreamNoSocket && c != observe.UpstreamRefused && !(silent && reused) { // not our own lack, nor a race with its keep-alive timeout
+		x.report(outlier.LocalFailure)
+	}
 	if x.is(headSent) {
 		x.endAttempt()
 		x.Cause = c
@@ -273,12 +295,15 @@ func (x *Exchange) upstreamFailed(c observe.Cause, transport string, untouched, 
 
 // fail answers for an upstream that failed.
 func (x *Exchange) fail(c observe.Cause) {
-	if x.Failure == "" {
-		x.Reply(c)
-		return
+	body := c.Body()
+	if x.Attempts > 1 {
+		body = strings.Replace(body, "reset reason", "retried and the latest reset reason", 1)
 	}
-	x.Details = withTransport(c.Details(), x.Failure)
-	x.ReplyWith(c, c.Status(), []byte(c.Body()+", transport failure reason: "+x.Failure))
+	if x.Failure != "" {
+		x.Details = withTransport(c.Details(), x.Failure)
+		body += ", transport failure reason: " + x.Failure
+	}
+	x.ReplyWith(c, c.Status(), x.arena.CopyString(body))
 }
 
 // clientTunnelEnd: the client of a tunnel half-closed.

@@ -1,114 +1,64 @@
 package http
 
 import (
-	"net/netip"
-	"strconv"
+	"time"
 
-	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/route"
+	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // format evaluates a header value into the arena.
-func (x *Exchange) format(f *route.Format) []byte {
-	if len(f.Parts) == 0 {
-		return x.arena.CopyString(f.Text)
+func (x *Exchange) format(f *observe.Format) []byte {
+	if s, ok := f.Literal(); ok {
+		return x.arena.CopyString(s)
 	}
-	b := x.arena.Open(128)
-	for i := range f.Parts {
-		p := &f.Parts[i]
-		start := len(b)
-		b = x.operator(b, p)
-		if p.Op != route.OpLiteral && p.Max > 0 && len(b)-start > p.Max {
-			b = b[:start+p.Max]
-		}
-	}
-	return x.arena.Close(b)
+	rec := &x.w.record
+	x.Describe(rec)
+	v := x.arena.Close(f.AppendValue(x.arena.Open(128), rec))
+	*rec = observe.Record{} // refers to nothing of the exchange any more
+	return v
 }
 
-// operator appends the value of one operator, "-" where there is none (Envoy's substitution format).
-func (x *Exchange) operator(b []byte, p *route.Part) []byte {
-	switch p.Op {
-	case route.OpLiteral:
-		return append(b, p.Literal...)
-	case route.OpReq:
-		v := requestValue(&x.Request, p.Arg)
-		if v == nil && p.Alt != "" {
-			v = requestValue(&x.Request, p.Alt)
-		}
-		return orDash(b, v)
-	case route.OpResp:
-		v := x.Response.Headers.GetName(p.Arg)
-		if v == nil && p.Alt != "" {
-			v = x.Response.Headers.GetName(p.Alt)
-		}
-		return orDash(b, v)
-	case route.OpDownstreamRemoteAddress:
-		return appendAddr(b, x.Remote)
-	case route.OpDownstreamRemoteAddressWithoutPort:
-		if !x.Remote.IsValid() {
-			return append(b, '-')
-		}
-		return x.Remote.Addr().Unmap().AppendTo(b)
-	case route.OpDownstreamLocalAddress:
-		return appendAddr(b, x.Conn.Local)
-	case route.OpDownstreamLocalPort:
-		return strconv.AppendUint(b, uint64(x.Conn.Local.Port()), 10)
-	case route.OpDownstreamPeerURISAN:
-		if x.Conn.TLS == nil {
-			return append(b, '-')
-		}
-		return orDash(b, x.Conn.TLS.URI)
-	case route.OpUpstreamHost:
-		if x.Endpoint == nil {
-			return append(b, '-')
-		}
-		return appendAddr(b, x.Endpoint.Addr)
-	case route.OpUpstreamCluster:
-		if x.Target == nil {
-			return append(b, '-')
-		}
-		return append(b, x.Target.Name...)
-	case route.OpProtocol:
-		return append(b, x.Request.Protocol.String()...)
-	case route.OpResponseCode:
-		return strconv.AppendInt(b, int64(x.Response.Status), 10)
-	case route.OpResponseFlags:
-		return append(b, x.Flags.String()...)
-	case route.OpRouteName:
-		if x.Route == nil {
-			return append(b, '-')
-		}
-		return orDash(b, x.Route.Name)
-	case route.OpRequestedServerName:
-		if x.Conn.TLS == nil {
-			return append(b, '-')
-		}
-		return orDash(b, x.Conn.TLS.SNI)
-	case route.OpStartTime:
-		return x.Start().UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
-	case route.OpHostname:
-		return orDash(b, x.w.o.Hostname)
+// Describe fills rec with what is known of the exchange now.
+func (x *Exchange) Describe(rec *observe.Record) {
+	*rec = observe.Record{
+		Start: x.Start(), Duration: x.Duration(),
+		Request: &x.Request, Response: &x.Response, Trailers: &x.ResponseTrailers,
+		RequestEnded: x.since(x.RequestEnded), ResponseBegan: -1,
+		GRPCStatus: -1, Attempts: x.Attempts,
+		Forwarded: x.UpstreamBegan != 0, UpstreamHTTP: x.UpstreamHTTP,
+		Flags: x.Flags, Details: x.Details, UpstreamFailure: x.Failure,
+		Received: int64(x.Received), Sent: int64(x.Sent),
+		UpstreamLocal: x.UpstreamLocal, UpstreamTLS: x.UpstreamTLS,
+		DownstreamLocal: x.Conn.Asked(), DownstreamRemote: x.Remote, DownstreamDirect: x.Conn.Remote, DownstreamTLS: x.Conn.TLS,
+		Hostname: x.w.o.Hostname,
 	}
-	return append(b, '-')
+	if x.Cause == observe.NoCause {
+		rec.ResponseBegan = x.since(x.ResponseBegan)
+	}
+	if isGRPC(&x.Request) {
+		rec.GRPCStatus = x.grpcStatusOf()
+	}
+	if d := x.Conn.Direct; d != nil {
+		rec.DownstreamDirect = *d
+	}
+	if e := x.Endpoint; e != nil {
+		rec.UpstreamHost, rec.UpstreamPath, rec.UpstreamName = e.Addr, e.Path, e.Host
+	}
+	if x.Target != nil {
+		rec.UpstreamCluster = x.Target.Name
+	}
+	if x.Route != nil {
+		rec.RouteName = x.Route.Name
+	}
+	if x.Conn.TLS != nil {
+		rec.ServerName = x.Conn.TLS.SNI
+	}
 }
 
-func requestValue(q *message.Request, name string) []byte {
-	if v, ok := q.Pseudo(name); ok {
-		return v
+// since is how long after the beginning a moment was; negative: it did not come.
+func (x *Exchange) since(moment int64) time.Duration {
+	if moment == 0 {
+		return -1
 	}
-	return q.Headers.GetName(name)
-}
-
-func orDash[S ~string | ~[]byte](b []byte, v S) []byte {
-	if len(v) == 0 {
-		return append(b, '-')
-	}
-	return append(b, v...)
-}
-
-func appendAddr(b []byte, a netip.AddrPort) []byte {
-	if !a.IsValid() {
-		return append(b, '-')
-	}
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).AppendTo(b)
+	return time.Duration(moment - x.Began)
 }

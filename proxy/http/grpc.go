@@ -17,6 +17,9 @@ func isGRPC(q *message.Request) bool {
 	return bytes.HasPrefix(t, grpcType) && (len(t) == len(grpcType) || t[len(grpcType)] == '+' || t[len(grpcType)] == ';')
 }
 
+// IsGRPC reports whether the request is one of gRPC.
+func (x *Exchange) IsGRPC() bool { return isGRPC(&x.Request) }
+
 // askedDeadline lets the timeout of a gRPC request take the place of the route's.
 func (x *Exchange) askedDeadline(f *route.Forward) {
 	if f.GRPC != nil {
@@ -114,6 +117,35 @@ func grpcStatus(status int) int {
 		return 14 // UNAVAILABLE
 	}
 	return 2 // UNKNOWN
+}
+
+// httpStatusOf maps a gRPC status to the HTTP status that stands for it (google.rpc.Code).
+func httpStatusOf(status int8) int {
+	switch status {
+	case 0:
+		return 200
+	case 1: // CANCELLED
+		return 499
+	case 3, 9, 11: // INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE
+		return 400
+	case 4: // DEADLINE_EXCEEDED
+		return 504
+	case 5: // NOT_FOUND
+		return 404
+	case 6, 10: // ALREADY_EXISTS, ABORTED
+		return 409
+	case 7: // PERMISSION_DENIED
+		return 403
+	case 8: // RESOURCE_EXHAUSTED
+		return 429
+	case 12: // UNIMPLEMENTED
+		return 501
+	case 14: // UNAVAILABLE
+		return 503
+	case 16: // UNAUTHENTICATED
+		return 401
+	}
+	return 500
 }
 
 // percentEncode writes grpc-message as its specification asks: printable ASCII except '%' as it is.

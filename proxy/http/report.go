@@ -1,15 +1,12 @@
 package http
 
 import (
-	"time"
-
 	"github.com/weirmesh/weir/proxy/cluster"
-	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // Report is the Observer of a worker that counts exchanges in Istio's metrics and
-// writes the access log.
+// writes access logs.
 type Report struct {
 	Self    *observe.Peer
 	Numbers *observe.Worker // this worker's
@@ -54,8 +51,13 @@ func (r *Report) End(x *Exchange) {
 		}
 	}
 	r.Numbers.Request(&l, took, int64(x.Received), int64(x.Sent))
-	if r.Log != nil && x.Config.Log {
-		r.write(x, took)
+	if e := x.Route; e != nil && e.StatPrefix != "" {
+		r.Numbers.Route(observe.Route{Host: x.Host.Name, Prefix: e.StatPrefix}, x.Response.Status, len(x.tried), x.Cause == observe.UpstreamTimeout)
+	}
+	if r.Log != nil && len(x.Config.Logs) > 0 {
+		x.Describe(&r.record)
+		r.Log.Write(x.Config.Logs, &r.record)
+		r.record = observe.Record{} // refers to nothing of the exchange any more
 	}
 }
 
@@ -83,34 +85,4 @@ func (all *Workloads) Of(e *cluster.Endpoint) *observe.Peer {
 	p := &observe.Peer{Workload: w.Name, Namespace: w.Namespace, CanonicalService: w.Service, CanonicalRevision: w.Revision, Cluster: w.Cluster}
 	all.peers[w] = p
 	return p
-}
-
-func (r *Report) write(x *Exchange, took time.Duration) {
-	rec := &r.record
-	*rec = observe.Record{
-		Start: x.Start(), Duration: took,
-		Request: &x.Request, OriginalPath: x.OriginalPath,
-		ServiceTime: x.Response.Headers.Get(message.XEnvoyUpstreamServiceTime),
-		Status:      x.Response.Status, Flags: x.Flags.String(), Details: x.Details, UpstreamFailure: x.Failure,
-		Received: int64(x.Received), Sent: int64(x.Sent),
-		UpstreamLocal:   x.UpstreamLocal,
-		DownstreamLocal: x.Conn.Local, DownstreamRemote: x.Remote,
-	}
-	if x.Conn.Original.IsValid() {
-		rec.DownstreamLocal = x.Conn.Original
-	}
-	if x.Endpoint != nil {
-		rec.UpstreamHost, rec.UpstreamPath = x.Endpoint.Addr, x.Endpoint.Path
-	}
-	if x.Target != nil {
-		rec.UpstreamCluster = x.Target.Name
-	}
-	if x.Route != nil {
-		rec.RouteName = x.Route.Name
-	}
-	if x.Conn.TLS != nil {
-		rec.ServerName = x.Conn.TLS.SNI
-	}
-	r.Log.Write(rec)
-	*rec = observe.Record{} // refers to nothing of the exchange any more
 }

@@ -1,6 +1,8 @@
 package http
 
 import (
+	"cmp"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -13,18 +15,20 @@ import (
 // Match finds the route of the request, and its cluster. A request without one gets its reply from the router, so that
 // the filters between see every request. It holds a request whose route is configuration on demand that is not there.
 func Match() Stage {
-	return Stage{Name: "route", Request: func(x *Exchange) Verdict {
-		if x.find() {
-			return Continue
-		}
-		if x.hold = x.w.o.Demand.Hold(x.lookAgain); x.hold == nil {
-			return x.Reply(observe.DestinationConfigUnavailable)
-		}
-		if !x.hold.Keep(len(x.body)) {
-			return x.crowd()
-		}
-		return Hold
-	}}
+	return Stage{Name: "route", Request: matchRoute}
+}
+
+func matchRoute(x *Exchange) Verdict {
+	if x.find() {
+		return Continue
+	}
+	if x.hold = x.w.o.Demand.Hold(x.lookAgain); x.hold == nil {
+		return x.Reply(observe.DestinationConfigUnavailable)
+	}
+	if !x.hold.Keep(len(x.body)) {
+		return x.crowd()
+	}
+	return Hold
 }
 
 // find finds the route; false: it has to be waited for.
@@ -53,6 +57,9 @@ func (x *Exchange) find() bool {
 	}
 	return true
 }
+
+// Rematch finds the route again: a stage has learnt what routes ask about.
+func (x *Exchange) Rematch() { x.find() }
 
 func (x *Exchange) table() *route.Table {
 	if t := x.Config.Table; t != nil {
@@ -116,6 +123,10 @@ func forward(x *Exchange) Verdict {
 	case e.Direct != nil:
 		return x.ReplyWith(observe.DirectResponse, e.Direct.Status, e.Direct.Body)
 	}
+	if bad := x.senseless(); bad != message.OtherHeader {
+		x.Details = observe.StrictHeaders.Details() + "{" + bad.String() + "}"
+		return x.ReplyWith(observe.StrictHeaders, 400, x.arena.Close(fmt.Appendf(x.arena.Open(128), "invalid header '%s' with value '%s'", bad, x.Request.Headers.Get(bad))))
+	}
 	f := e.Forward
 	if asksTunnel(&x.Request) && !x.upgrade() {
 		return Replied
@@ -138,10 +149,12 @@ func forward(x *Exchange) Verdict {
 		q := &x.Request
 		x.OriginalPath = q.Path
 		q.Path = x.arena.Close(e.AppendRewritten(x.arena.Open(len(q.Path)+len(f.PrefixRewrite)), q.Path))
-		q.Headers.Set(message.XEnvoyOriginalPath, x.OriginalPath)
+		if !x.Config.Quiet {
+			q.Headers.Set(message.XEnvoyOriginalPath, x.OriginalPath)
+		}
 	}
-	if f.HostRewrite != "" {
-		x.Request.Authority = x.arena.CopyString(f.HostRewrite)
+	if host := cmp.Or(x.Target.HostRewrite, f.HostRewrite); host != "" {
+		x.Request.Authority = x.arena.CopyString(host)
 	}
 	x.armTimeout()
 	if x.Request.Continue {
@@ -149,8 +162,32 @@ func forward(x *Exchange) Verdict {
 		x.Request.Continue = false
 		x.down.askBody(x)
 	}
+	if f.Mirrors != nil && !asksTunnel(&x.Request) {
+		x.mirror(f)
+	}
 	x.attempt()
 	return Hold
+}
+
+// senseless is the first of the headers that are checked strictly whose value means nothing; OtherHeader: none.
+func (x *Exchange) senseless() message.ID {
+	for _, id := range x.Config.Strict {
+		v := x.Request.Headers.Get(id)
+		if v == nil {
+			continue
+		}
+		switch id {
+		case message.XEnvoyRetryOn, message.XEnvoyRetryGRPCOn:
+			if _, codes, unknown := route.ParseRetryOn(string(v)); len(unknown) > 0 || len(codes) > 0 {
+				return id
+			}
+		default:
+			if _, ok := parseUint(v, maxMillis); !ok {
+				return id
+			}
+		}
+	}
+	return message.OtherHeader
 }
 
 // refuse answers for a cluster that is not to be called, naming the object that forbids it to the access log, and to
@@ -169,18 +206,22 @@ func (x *Exchange) refuse() Verdict {
 func finalize(x *Exchange) {
 	h := &x.Response.Headers
 	h.Remove(message.XWeirUndelivered) // ends at every proxy; an application has no say in it
-	switch x.Cause {
-	case observe.NoCause:
+	switch {
+	case x.Cause == observe.DirectResponse:
+		if x.redirect != nil {
+			h.Set(message.Location, x.redirect)
+		}
+	case x.Config.Quiet:
+	case x.Cause == observe.NoCause:
 		// Since the request was complete and here, whichever came later: neither slow clients nor injected delays count.
 		since := max(x.RequestEnded, x.routed)
 		ms := strconv.AppendInt(x.arena.Open(12), millis(x.w.loop.Now()-since), 10)
 		h.Set(message.XEnvoyUpstreamServiceTime, x.arena.Close(ms))
-	case observe.DirectResponse:
-		if x.redirect != nil {
-			h.Set(message.Location, x.redirect)
-		}
-	case observe.UpstreamOverflow:
+	case x.Cause == observe.UpstreamOverflow:
 		h.Set(message.XEnvoyOverloaded, valueTrue)
+	}
+	if x.cookie != nil {
+		h.Add(message.SetCookie, x.cookie)
 	}
 	if x.Target != nil && x.Target.Headers != nil {
 		x.responseHeaders(x.Target.Headers)
@@ -202,16 +243,16 @@ func (x *Exchange) requestHeaders(ops *route.Headers) {
 	}
 	for i := range ops.RequestAdd {
 		v := &ops.RequestAdd[i]
-		h.AddName(x.arena.CopyString(v.Name), x.format(&v.Value))
+		h.AddName(x.arena.CopyString(v.Name), x.format(v.Value))
 	}
 	for i := range ops.RequestAddIfAbsent {
 		if v := &ops.RequestAddIfAbsent[i]; h.GetName(v.Name) == nil {
-			h.AddName(x.arena.CopyString(v.Name), x.format(&v.Value))
+			h.AddName(x.arena.CopyString(v.Name), x.format(v.Value))
 		}
 	}
 	for i := range ops.RequestSet {
 		v := &ops.RequestSet[i]
-		switch value := x.format(&v.Value); v.Name {
+		switch value := x.format(v.Value); v.Name {
 		case ":authority", "host":
 			x.Request.Authority = value
 		case ":path":
@@ -231,15 +272,15 @@ func (x *Exchange) responseHeaders(ops *route.Headers) {
 	}
 	for i := range ops.ResponseAdd {
 		v := &ops.ResponseAdd[i]
-		h.AddName(x.arena.CopyString(v.Name), x.format(&v.Value))
+		h.AddName(x.arena.CopyString(v.Name), x.format(v.Value))
 	}
 	for i := range ops.ResponseAddIfAbsent {
 		if v := &ops.ResponseAddIfAbsent[i]; h.GetName(v.Name) == nil {
-			h.AddName(x.arena.CopyString(v.Name), x.format(&v.Value))
+			h.AddName(x.arena.CopyString(v.Name), x.format(v.Value))
 		}
 	}
 	for i := range ops.ResponseSet {
 		v := &ops.ResponseSet[i]
-		h.SetName(x.arena.CopyString(v.Name), x.format(&v.Value))
+		h.SetName(x.arena.CopyString(v.Name), x.format(v.Value))
 	}
 }

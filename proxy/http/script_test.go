@@ -16,14 +16,15 @@ import (
 	"github.com/cockroachdb/datadriven"
 
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
+	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/outbound"
-	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -34,16 +35,19 @@ import (
 // Commands (NAME is a connection; data has CRLF line ends and Go's escapes, \c at
 // the end of a line is no line end):
 //
-//	config [edge] [websocket] [grpc-web] [normalize] [idle=D] [header-timeout=D] [request-timeout=D] [stream-idle=D] [max-requests=N]
+//	config [edge] [inbound|outbound] [websocket] [grpc-web] [normalize] [idle=D] [header-timeout=D] [request-timeout=D] [stream-idle=D] [max-requests=N]
 //	       [max-duration=D] [safe] [connect] [http10] [default-host=H] [names=proper|preserve|preserve-or-proper]
 //	cluster name=NAME [endpoints=a:p,…] [max-connections=N] [max-pending=N] [max-requests=N] [max-retries=N] [requests-per-connection=N] [original-dst] [mesh] [refused=OBJECT] [proxy-protocol]
-//	       [names=…] [head=BYTES] [stream-max=D]
-//	route [host=H] [prefix=P] [path=P] [connect] [terminate] [no-websocket] cluster=A[,B] [weights=1,2] [timeout=D] [retry=CONDITIONS] [attempts=N] [per-try=D] [per-try-idle=D]
+//	       [names=…] [head=BYTES] [stream-max=D] [5xx=N] [gateway=N] [local=N] [sweep=D] [ejection=D] [max-ejected=PERCENT] [panic=PERCENT] [probes=N]
+//	       [check=tcp|http|grpc] (every 10s, 1s to answer, 2 in a row) [budget=(PERCENT,MIN)] [next=a:p,…] (of the next priority) [led=a:p]
+//	       [round-robin] [hash=header:H|query:Q|cookie:C|source] [maglev]
+//	route [host=H] [prefix=P] [path=P] [connect] [terminate] [no-websocket] cluster=A[,B] [weights=1,2] [timeout=D] [retry=CONDITIONS] [attempts=N] [eager] [other-priorities=N] [per-try=D] [per-try-idle=D]
 //	      [grpc-timeout=D] [stream-max=D] [stream-grpc=D] [prefix-rewrite=P] [host-rewrite=H] [redirect=PATH] [direct=STATUS] [fault-delay=D] [fault-abort=STATUS] [attempt-count]
 //	      (input lines: "request|response set|add|remove name: value")
 //	connect NAME [from=ADDR]    a client connects
 //	listen ADDR                 an upstream begins to listen
 //	unlisten ADDR               and stops
+//	silence ADDR                nothing answers there any more, no refusal either
 //	accept ADDR NAME            the upstream's next connection
 //	h2 NAME [server] [K=V…]     from now on NAME speaks HTTP/2; it sends its preface and SETTINGS
 //	send NAME                   (input: bytes, or frames; see peer2)
@@ -55,7 +59,8 @@ import (
 //	advance D                   time passes
 //	join NAME ADDR              a cluster has another endpoint from now on
 //	adopt [gone]                the last config is for connections from before, too, or their chain is gone
-//	drain, retire ADDR, counts, log
+//	outdated yes|no              what http.Options.Outdated says
+//	drain [inbound], retire ADDR, counts, overflows CLUSTER, usable CLUSTER, checked CLUSTER, log
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
 		s := newScript(t)
@@ -74,6 +79,8 @@ type script struct {
 	net       *mem.Net
 	loop      *loop.Loop
 	worker    *http.Worker
+	outdated  bool // http.Options.Outdated
+	checks    *cluster.Checks
 	cfg       *http.Config
 	state     *state
 	hosts     map[string]*route.VirtualHost
@@ -103,8 +110,9 @@ func (s *state) Table(string) *route.Table { return s.table }
 func newScript(t *testing.T) *script {
 	s := &script{t: t, net: mem.New(), hosts: map[string]*route.VirtualHost{}, listeners: map[string]*mem.Listener{}, conns: map[string]*mem.Peer{}, frames: map[string]*peer2{}, state: &state{}}
 	s.loop = s.net.Loop(loop.Options{})
-	s.worker = http.NewWorker(http.Options{Loop: s.loop, Observer: s, Hostname: "node"})
-	s.cfg = &http.Config{ServerName: []byte("istio-envoy"), Stages: outbound.Stages(outbound.Options{}), TableName: "80", Log: true}
+	s.worker = http.NewWorker(http.Options{Loop: s.loop, Observer: s, Hostname: "node", Outdated: func() bool { return s.outdated }})
+	s.checks = cluster.NewChecks(s.loop, s.worker)
+	s.cfg = &http.Config{ServerName: []byte("istio-envoy"), Stages: outbound.Stages(outbound.Options{}), TableName: "80", Logs: istioLog(t)}
 	s.listener = listen(t, s.loop, front, func(c *conn.Conn) { c.HandOver(s.worker.Serve(c, s.cfg)) })
 	return s
 }
@@ -280,13 +288,19 @@ func (s *script) run(d *datadriven.TestData) string {
 		}
 		s.net.Advance(by)
 	case "drain":
-		s.worker.Drain()
+		if name == "inbound" {
+			s.worker.DrainInbound()
+		} else {
+			s.worker.Drain()
+		}
 	case "adopt":
 		next := s.cfg
 		if d.HasArg("gone") {
 			next = nil
 		}
 		s.worker.Adopt(func(*http.Config, *conn.Info) *http.Config { return next }, 45*time.Second)
+	case "outdated":
+		s.outdated = name == "yes"
 	case "join":
 		i := slices.IndexFunc(s.state.clusters, func(c *cluster.Cluster) bool { return c.Name == name })
 		next := *s.state.clusters[i]
@@ -301,6 +315,7 @@ func (s *script) run(d *datadriven.TestData) string {
 					e.Gone.Store(true)
 					next := *c
 					next.Endpoints = slices.Delete(slices.Clone(c.Endpoints), i, i+1)
+					next.Seal()
 					s.setCluster(&next)
 					s.worker.Pool().Retire(e, func() { s.log = append(s.log, "unused: "+name) })
 					break
@@ -310,6 +325,21 @@ func (s *script) run(d *datadriven.TestData) string {
 	case "counts":
 		c := s.worker.Pool().Counts()
 		return fmt.Sprintf("idle %d busy %d connecting %d waiting %d\n", c.Idle, c.Busy, c.Connecting, c.Waiting)
+	case "usable": // how many endpoints of a cluster may be chosen, and who is ejected
+		c := s.state.clusters[s.clusterID(name)]
+		out := fmt.Sprintf("%d", c.View().Usable())
+		for _, e := range c.Endpoints {
+			if e.Outlier.Phase() == outlier.Open {
+				out += " without " + e.Addr.String()
+			}
+		}
+		return out + "\n"
+	case "checked": // what health checks of a cluster came to
+		h := &s.state.clusters[s.clusterID(name)].Health.Checked
+		return fmt.Sprintf("attempts %d successes %d failures %d network %d\n", h.Attempts.Load(), h.Successes.Load(), h.Failures.Load(), h.NetworkFailures.Load())
+	case "overflows": // connections, requests and retries that the limits of a cluster did not permit
+		l := s.state.clusters[s.clusterID(name)].Limits
+		return fmt.Sprintf("cx %d rq %d retry %d\n", l.CxOverflow.Load(), l.RqOverflow.Load(), l.RetryOverflow.Load())
 	case "log":
 		s.net.Step()
 		out := strings.Join(s.log, "\n")
@@ -441,6 +471,10 @@ func (s *script) configure(d *datadriven.TestData) {
 	c := *s.cfg
 	for _, a := range d.CmdArgs {
 		switch a.Key {
+		case "inbound":
+			c.Direction = http.Inbound
+		case "outbound":
+			c.Direction = http.Outbound
 		case "edge":
 			c.Edge = true
 		case "grpc-web":
@@ -502,68 +536,6 @@ func number(t *testing.T, a datadriven.CmdArg) int {
 	return n
 }
 
-func (s *script) addCluster(d *datadriven.TestData) {
-	c := &cluster.Cluster{ID: cluster.ID(len(s.state.clusters)), ConnectTimeout: 10 * time.Second, Limits: &cluster.Limits{}}
-	l := c.Limits
-	l.MaxConnections.Store(cluster.Unlimited)
-	l.MaxPending.Store(cluster.Unlimited)
-	l.MaxRequests.Store(cluster.Unlimited)
-	l.MaxRetries.Store(cluster.Unlimited)
-	for _, a := range d.CmdArgs {
-		switch a.Key {
-		case "name":
-			c.Name = a.Vals[0]
-		case "endpoints":
-			for _, v := range a.Vals {
-				e := &cluster.Endpoint{ID: s.ids, Addr: netip.MustParseAddrPort(v), Limits: l}
-				s.ids++
-				c.Endpoints = append(c.Endpoints, e)
-			}
-		case "max-connections":
-			l.MaxConnections.Store(uint32(number(s.t, a)))
-		case "max-pending":
-			l.MaxPending.Store(uint32(number(s.t, a)))
-		case "max-requests":
-			l.MaxRequests.Store(uint32(number(s.t, a)))
-		case "max-retries":
-			l.MaxRetries.Store(uint32(number(s.t, a)))
-		case "http2":
-			c.Protocol = cluster.HTTP2
-		case "client-protocol":
-			c.Protocol = cluster.Downstream
-		case "streams":
-			c.HTTP2.MaxStreams = uint32(number(s.t, a))
-		case "requests-per-connection":
-			c.MaxRequestsPerConn = uint32(number(s.t, a))
-		case "idle":
-			c.IdleTimeout = duration(s.t, a)
-		case "original-dst":
-			c.Kind = cluster.OriginalDst
-			c.LocalAddress = netip.MustParseAddr("127.0.0.1")
-		case "names":
-			c.HTTP1.Names = names[a.Vals[0]]
-		case "head":
-			c.ResponseLimits.HeadBytes = number(s.t, a)
-		case "stream-max":
-			c.MaxStreamDuration = duration(s.t, a)
-		case "refused":
-			c.Refused = strings.Join(a.Vals, " ")
-		case "mesh": // after endpoints
-			for _, e := range c.Endpoints {
-				e.Workload.Name = "pod"
-			}
-		case "proxy-protocol": // after endpoints
-			for _, e := range c.Endpoints {
-				e.Transport.Store(&cluster.Transport{Proxy: proxyproto.V1})
-			}
-		default:
-			d.Fatalf(s.t, "unknown %s", a.Key)
-		}
-	}
-	c.Seal()
-	s.setCluster(c)
-}
-
 func (s *script) setCluster(c *cluster.Cluster) {
 	next := *s.state
 	next.clusters = slices.Clone(s.state.clusters)
@@ -618,6 +590,10 @@ func (s *script) addRoute(d *datadriven.TestData) {
 		case "retry":
 			retry.On, retry.StatusCodes, _ = route.ParseRetryOn(strings.Join(a.Vals, ","))
 			f.Retry = retry
+		case "eager": // the first time at once, and elsewhere
+			retry.Eager, retry.OtherHosts = true, true
+		case "other-priorities":
+			retry.OtherPriorities = number(s.t, a)
 		case "attempts":
 			retry.Attempts = uint32(number(s.t, a))
 		case "grpc-timeout":
@@ -667,7 +643,7 @@ func (s *script) addRoute(d *datadriven.TestData) {
 		on, rest, _ = strings.Cut(rest, " ")
 		what, rest, _ = strings.Cut(rest, " ")
 		name, value, _ := strings.Cut(rest, ": ")
-		v, err := route.ParseFormat(value)
+		v, err := observe.ParseText(value, false)
 		if err != nil {
 			d.Fatalf(s.t, "%v", err)
 		}

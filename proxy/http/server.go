@@ -149,7 +149,7 @@ var switching = []byte("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\
 // goes on as it is.
 func (s *server) upgrade(x *Exchange) *server2 {
 	text, ok := s.dec.AsksHTTP2()
-	if !ok || s.cfg.Codec != AutoCodec || s.c.Info().TLS != nil || s.until != 0 || s.w.drain {
+	if !ok || s.cfg.Codec != AutoCodec || s.c.Info().TLS != nil || s.until != 0 || s.w.drained[s.cfg.Direction] {
 		return nil
 	}
 	var buf [256]byte
@@ -345,6 +345,8 @@ func (s *server) touch() {
 	}
 }
 
+func (s *server) direction() Direction { return s.cfg.Direction }
+
 func (s *server) drain() {} // the next response says so
 
 func (s *server) closeIdle() {
@@ -394,7 +396,7 @@ func (s *server) askBody(*Exchange) {
 var continueHead = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 
 func (s *server) writeHead(x *Exchange) {
-	s.keep = s.dec.KeepAlive() && !s.w.drain && s.until == 0 && x.Response.Status != 101 && s.w.loop.Now() < s.ends &&
+	s.keep = s.dec.KeepAlive() && !s.w.drained[s.cfg.Direction] && s.until == 0 && x.Response.Status != 101 && s.w.loop.Now() < s.ends &&
 		// What follows a CONNECT was meant for a tunnel, and must not be read as a request.
 		x.Request.Method != message.CONNECT &&
 		(s.cfg.MaxRequests == 0 || s.served+1 < s.cfg.MaxRequests) &&

@@ -141,7 +141,7 @@ func (s *server2) open(hs *h2.Stream) {
 	st.flags = heading
 	hs.Request(&x.Request, &x.RequestTrailers, &x.arena)
 	s.headBy, s.partial = s.w.loop.Now()+int64(s.headerTimeout()), false
-	if s.opened++; s.opened == s.cfg.MaxRequests {
+	if s.opened++; s.opened == s.cfg.MaxRequests || s.w.drained[s.cfg.Direction] {
 		s.drain()
 	}
 }
@@ -327,6 +327,8 @@ func (s *server2) touch() {
 		}
 	}
 }
+
+func (s *server2) direction() Direction { return s.cfg.Direction }
 
 // drain asks the client to open no more streams.
 func (s *server2) drain() {

@@ -38,6 +38,8 @@ type Options struct {
 	Hostname string
 	// Demand says which requests wait for configuration; nil: none.
 	Demand *demand.Worker
+	// Outdated reports whether endpoints may have been replaced without our knowing, but not for long; nil: never.
+	Outdated func() bool
 }
 
 // Worker is the HTTP side of one loop.
@@ -50,12 +52,16 @@ type Worker struct {
 	free      *loop.Spares[*Exchange]
 	codecs    *loop.Spares[*codec] // an idle client connection needs none
 	streams   *loop.Spares[*stream]
+	probes    *loop.Spares[*probe]
+	probing   Config // of their exchanges
 	h2streams h2.Pool
 	goOn      message.Response // 100 Continue
 	fronts    *front           // open client connections
 	farewell  farewell
-	active    int // exchanges
-	drain     bool
+	active    int     // exchanges
+	drained   [3]bool // by Direction: clients are asked to go
+
+	record observe.Record // of the exchange whose header is evaluated
 
 	date   []byte // the Date header of the second dateOf
 	dateOf int64
@@ -71,6 +77,7 @@ func NewWorker(o Options) *Worker {
 		free:    loop.NewSpares[*Exchange](o.Loop, fewExchanges, mostExchanges),
 		codecs:  loop.NewSpares[*codec](o.Loop, fewExchanges, mostExchanges),
 		streams: loop.NewSpares[*stream](o.Loop, fewExchanges, mostExchanges),
+		probes:  loop.NewSpares[*probe](o.Loop, fewExchanges, mostExchanges),
 	}
 	w.farewell.turn.Do, w.farewell.timer.Fire = w.sayFarewell, w.endGrace
 	w.pool = pool.New(pool.Options{Loop: o.Loop, Group: o.Group, Target: w.target, New: w.newClient})
@@ -117,6 +124,9 @@ func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, p cluster.Proto
 // SetState makes s the state that new exchanges begin with.
 func (w *Worker) SetState(s State) { w.state = s }
 
+// outdated reports whether endpoints may have been replaced without our knowing.
+func (w *Worker) outdated() bool { return w.o.Outdated != nil && w.o.Outdated() }
+
 // Pool gives access to the upstream connections.
 func (w *Worker) Pool() *pool.Pool { return w.pool }
 
@@ -129,9 +139,22 @@ func (w *Worker) Active() int { return w.active }
 // Drain asks clients to go: responses of HTTP/1.1 say connection: close from now on, HTTP/2 clients get GOAWAY, and idle
 // upstream connections are closed.
 func (w *Worker) Drain() {
-	w.drain = true
-	w.each(func(f *front) { f.is.drain() })
+	w.ask(Inbound, Gateway, Outbound)
 	w.pool.Drain()
+}
+
+// DrainInbound asks the clients from outside to go, while those of the workload stay.
+func (w *Worker) DrainInbound() { w.ask(Inbound, Gateway) }
+
+func (w *Worker) ask(to ...Direction) {
+	for _, d := range to {
+		w.drained[d] = true
+	}
+	w.each(func(f *front) {
+		if w.drained[f.is.direction()] {
+			f.is.drain()
+		}
+	})
 }
 
 // CloseIdle closes the client connections that wait for a request.
@@ -208,6 +231,7 @@ func (w *Worker) endGrace() {
 type frontend interface {
 	// adopt replaces the Config that exchanges begin with; false: there is none.
 	adopt(next func(*Config, *conn.Info) *Config) bool
+	direction() Direction
 	drain()
 	closeIdle()
 	// leave begins nothing any more, tells the client so, and closes when nothing is under way. It may be called again.

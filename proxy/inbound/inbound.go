@@ -16,6 +16,7 @@ type Options struct {
 	Metadata *peermetadata.Node // nil: no metadata exchange
 	Fault    *route.Fault       // nil: none
 	GRPCWeb  bool
+	Access   []http.Stage // who may come in, and how often, in the order configured
 }
 
 // Stages are the steps of a request, in order; its response takes them backwards. The access log and the metrics come
@@ -31,6 +32,7 @@ func Stages(o Options) []http.Stage {
 		s = append(s, o.Metadata.Server()) // learn who calls, answer in kind
 	}
 	s = append(s, http.Match())             // route and cluster
+	s = append(s, o.Access...)              // who may do what, and how often: behind the route, so that metrics know whose service was asked for
 	s = append(s, fault.Stages(o.Fault)...) // delay, abort
 	return append(s, http.Router())         // headers, timeouts, retries, the application's address, connection
 }

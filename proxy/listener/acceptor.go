@@ -46,6 +46,7 @@ const (
 	NoChain                       // no filter chain matches it
 	TooMany                       // MaxConnections of its listener or chain are open
 	TooManyInAll                  // MaxConnections of the process are open
+	TooFast                       // its chain's Rate of connections is used up
 	Exhausted                     // the process has no descriptors to spare
 	InspectTimeout                // it said nothing within InspectTimeout
 	Handshake                     // TLS failed
@@ -61,6 +62,7 @@ var refusalNames = [refusals]string{
 	NoChain:        "no filter chain matches",
 	TooMany:        "too many connections to this listener",
 	TooManyInAll:   "too many connections to this proxy",
+	TooFast:        "connections come faster than the local rate limit allows",
 	Exhausted:      "the limit of open files is reached",
 	InspectTimeout: "the client said nothing to choose a filter chain by",
 	Handshake:      "the TLS handshake failed",
@@ -72,7 +74,7 @@ var refusalNames = [refusals]string{
 
 // Refusals are all reasons there are.
 func Refusals() []Refusal {
-	return []Refusal{Looping, NoChain, TooMany, TooManyInAll, Exhausted, InspectTimeout, Handshake, BadHeader, Crowded, Misjudged, Unconfigured}
+	return []Refusal{Looping, NoChain, TooMany, TooManyInAll, TooFast, Exhausted, InspectTimeout, Handshake, BadHeader, Crowded, Misjudged, Unconfigured}
 }
 
 func (r Refusal) String() string { return refusalNames[r] }
@@ -80,6 +82,7 @@ func (r Refusal) String() string { return refusalNames[r] }
 // Stats count what one acceptor did.
 type Stats struct {
 	Accepted  uint64
+	Inbound   uint64 // of them, those that the workload did not make
 	Moved     uint64 // of them, given to another worker
 	Exhausted uint64 // times that accepting failed for want of descriptors or memory
 	Refused   [refusals]uint64
@@ -120,17 +123,21 @@ func (a *Acceptor) Open() int64 { return a.open.Load() }
 // Table is what the acceptor uses now; on the loop.
 func (a *Acceptor) Table() *Table { return a.table }
 
-// apply changes to t, on the loop.
-func (a *Acceptor) apply(t *Table, fresh map[loop.Addr]int) {
+// apply changes to t, on the loop; drained: without its sockets.
+func (a *Acceptor) apply(t *Table, fresh map[loop.Addr]int, drained bool) {
 	a.table = t
 	clear(a.tallies)
-	if len(t.Configs) > 0 {
+	listening := t.Configs
+	if drained {
+		listening = nil
+	}
+	if len(listening) > 0 {
 		a.spare.refill(a)
 	} else {
 		a.spare.empty(a.l.Poller())
 	}
 	owner := map[loop.Addr]*Config{}
-	for _, c := range t.Configs {
+	for _, c := range listening {
 		for _, b := range c.Binds {
 			owner[b] = c
 		}
@@ -208,6 +215,9 @@ func (s *socket) accept() {
 		switch e {
 		case 0:
 			a.stats.Accepted++
+			if s.config.Direction != Outbound {
+				a.stats.Inbound++
+			}
 			if w := a.group.idler(a); w != a {
 				at, config, table := s.at, s.config, s.table
 				if w.l.Post(func() { w.arrive(fd, remote, at, config, table) }) {
@@ -315,6 +325,11 @@ func (a *Acceptor) choose(c *conn.Conn, config *Config, table *Table, names *byN
 		return
 	}
 	if chain.MaxConnections > 0 && !a.enter(c, config, chain) {
+		return
+	}
+	if chain.Rate != nil && !chain.Rate.Take(a.l.Now()) {
+		a.refused(c.Info(), config, TooFast, nil)
+		c.Reset()
 		return
 	}
 	arrival := Arrival{table, config, chain}

@@ -373,6 +373,22 @@ func TestApply(t *testing.T) {
 	}
 	old.Send([]byte("and still"))
 	w.want(`only data "and still"`)
+	if n := w.group.Connections("a"); n != 2 {
+		t.Errorf("%d connections counted after draining", n)
+	}
+
+	// Drained stays drained, whatever is configured later.
+	w.apply(plain("a", "10.0.0.1:80"), plain("c", "10.0.0.1:82"))
+	for _, at := range []string{"10.0.0.1:80", "10.0.0.1:82"} {
+		if _, err := w.n.Dial(netip.MustParseAddrPort(at)); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("a change after draining opens %s: %v", at, err)
+		}
+		if _, ok := w.group.Local(bind(at)[0]); ok {
+			t.Errorf("after draining the group says it listens on %s", at)
+		}
+	}
+	old.Send([]byte("to the end"))
+	w.want(`only data "to the end"`)
 }
 
 // A taken port is an error that names the listener; the rest works.

@@ -9,6 +9,9 @@ import (
 	"github.com/weirmesh/weir/proxy/tls"
 )
 
+// Has reports whether there is a listener of that name.
+func (t *Table) Has(name string) bool { return t.byName[name] != nil }
+
 // Again finds the chain that a connection would come by if it came now, to the same listener and for the same kind of
 // service. It came by the chain was of an earlier Table, and is described by info. nil: it would not be let in.
 //

@@ -5,32 +5,11 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop/mem"
 	"github.com/weirmesh/weir/xds/ondemand"
 )
-
-func indexOf(t *testing.T, names ...string) *ondemand.Index {
-	x := &ondemand.Index{}
-	shards := make([][]uint64, ondemand.Shards)
-	for _, n := range names {
-		h := ondemand.Hash(n)
-		shards[ondemand.ShardOf(h)] = ondemand.Insert(shards[ondemand.ShardOf(h)], h)
-	}
-	for i, s := range shards {
-		body, err := proto.Marshal(ondemand.Shard(s))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if x, err = x.With(ondemand.ShardName(i), body); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return x
-}
 
 // A connection whose listener is in the index and not there waits for it, unread, whatever the client says or does not
 // say. What is not in the index goes by what caught it, at once.
@@ -44,7 +23,7 @@ func TestAwaitingListeners(t *testing.T) {
 		return c
 	}
 	w.apply(catch)
-	view := &demand.View{Index: indexOf(t, "10.0.0.1_80", "0.0.0.0_90", "fd00::1_80", "::_70", "10.0.0.9_80")}
+	view := &demand.View{Index: ondemand.Of("10.0.0.1_80", "0.0.0.0_90", "fd00::1_80", "::_70", "10.0.0.9_80")}
 	w.demand.Changed(view)
 	held := func(want int) {
 		t.Helper()
@@ -94,7 +73,7 @@ func TestAwaitingListeners(t *testing.T) {
 	}
 
 	// What has a listener for all addresses waits for its own first.
-	w.demand.Changed(&demand.View{Index: indexOf(t, "10.0.0.3_90", "0.0.0.0_90")})
+	w.demand.Changed(&demand.View{Index: ondemand.Of("10.0.0.3_90", "0.0.0.0_90")})
 	w.dialVia("127.0.0.1:15001", "10.0.0.3:90")
 	held(1)
 	w.dialVia("127.0.0.1:15001", "10.0.0.4:90")

@@ -21,6 +21,7 @@ import (
 	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/proxyproto"
+	"github.com/weirmesh/weir/proxy/ratelimit"
 	"github.com/weirmesh/weir/proxy/tls"
 )
 
@@ -97,6 +98,8 @@ type Chain struct {
 	// connection_limit). One more is closed after RefuseDelay.
 	MaxConnections int64
 	RefuseDelay    time.Duration
+	// Rate limits how fast connections come; nil: it does not.
+	Rate *ratelimit.Bucket
 	// ServerFirst says that Filters relay bytes to a server that may speak before its client.
 	ServerFirst bool
 	// Filters is what the worker's Serve makes a Handler of: the decoded HTTP

@@ -25,10 +25,12 @@ type Group struct {
 	// with IgnoreGroupLimit; 0 is no limit. Set it before the first Apply.
 	MaxConnections int64
 
-	open   atomic.Int64 // what counts for it
-	mu     sync.Mutex
-	bound  map[loop.Addr]loop.Addr // as configured → as the kernel says
-	counts map[string]*atomic.Int64
+	open    atomic.Int64 // what counts for it
+	mu      sync.Mutex
+	table   *Table                  // the newest
+	drained bool                    // nothing is listened on any more
+	bound   map[loop.Addr]loop.Addr // as configured → as the kernel says
+	counts  map[string]*atomic.Int64
 }
 
 // NewGroup makes a group of the workers' acceptors. sockets are those of the kernel, or
@@ -37,7 +39,7 @@ func NewGroup(source ListenSource, sockets loop.Sockets, peers *Peers, log *slog
 	if peers == nil {
 		peers = NewPeers()
 	}
-	g := &Group{source: source, sockets: sockets, log: log, workers: workers, peers: peers,
+	g := &Group{source: source, sockets: sockets, log: log, workers: workers, peers: peers, table: &Table{},
 		bound: map[loop.Addr]loop.Addr{}, counts: map[string]*atomic.Int64{}}
 	for _, w := range workers {
 		w.group = g
@@ -49,10 +51,16 @@ func NewGroup(source ListenSource, sockets loop.Sockets, peers *Peers, log *slog
 // have are closed once their accept queues are empty, new ones are opened, the others
 // stay as they are. Connections go on under the Table they came with. live is
 // closed when every worker uses t. Errors name addresses that could not be opened;
-// everything else is applied nevertheless, and the next Apply tries again.
+// everything else is applied nevertheless, and the next Apply tries again. After a Drain t
+// is for the connections there are.
 func (g *Group) Apply(t *Table) (live <-chan struct{}, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.apply(t)
+}
+
+func (g *Group) apply(t *Table) (live <-chan struct{}, err error) {
+	g.table = t
 	var errs []error
 	fresh := make([]map[loop.Addr]int, len(g.workers))
 	for i := range fresh {
@@ -78,6 +86,9 @@ func (g *Group) Apply(t *Table) (live <-chan struct{}, err error) {
 				}
 			}
 			counts[key] = ch.count
+		}
+		if g.drained {
+			continue
 		}
 		for _, a := range c.Binds {
 			wanted[a] = true
@@ -118,8 +129,9 @@ func (g *Group) Apply(t *Table) (live <-chan struct{}, err error) {
 			close(done)
 		}
 	}
+	drained := g.drained
 	for i, w := range g.workers {
-		if !w.l.Post(func() { w.apply(t, fresh[i]); finish() }) {
+		if !w.l.Post(func() { w.apply(t, fresh[i], drained); finish() }) {
 			for _, fd := range fresh[i] {
 				g.sockets.Close(fd)
 			}
@@ -129,10 +141,13 @@ func (g *Group) Apply(t *Table) (live <-chan struct{}, err error) {
 	return done, errors.Join(errs...)
 }
 
-// Drain stops accepting on all workers, for the end of the process: what waits in
-// the accept queues is taken first. Open connections go on.
+// Drain stops accepting on all workers, for good: what waits in the accept queues is
+// taken first. Open connections go on.
 func (g *Group) Drain() (done <-chan struct{}) {
-	done, _ = g.Apply(&Table{})
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.drained = true
+	done, _ = g.apply(g.table)
 	return done
 }
 

@@ -104,7 +104,9 @@ type Loop struct {
 	rng     mrand.PCG
 	blame   Handler
 	gave    atomic.Bool
-	worked  bool // something was called in this turn
+	calls   uint64 // of handlers, timers, nodes and posted functions, ever
+	stirred func()
+	still   uint64 // what calls was when stirred was set
 	panics  atomic.Uint64
 	turns   uint64
 
@@ -169,8 +171,9 @@ func (l *Loop) Run(ctx context.Context) error {
 // is for owners that drive the loop themselves instead of calling Run: loop/mem
 // does, and so may a test or a benchmark.
 func (l *Loop) Step() bool {
+	before := l.calls
 	l.turn(0)
-	return l.worked
+	return l.calls != before
 }
 
 // End tells every handler Ending and releases the poller. Run calls it; who
@@ -210,7 +213,6 @@ func (l *Loop) turn(timeout int64) {
 	l.ready = 0
 	l.now = l.poller.Now()
 	l.wallSet = false
-	l.worked = l.readyN > 0
 	l.turns++
 	l.protect((*Loop).work)
 }
@@ -222,6 +224,7 @@ func (l *Loop) work() {
 	for l.ready < l.readyN {
 		e := l.events[l.ready]
 		l.ready++
+		l.calls++
 		i, gen := uint32(e.Token), uint32(e.Token>>32)
 		if s := &l.slots[i]; s.gen == gen && s.h != nil {
 			l.blame = s.h
@@ -233,7 +236,7 @@ func (l *Loop) work() {
 		if t == nil {
 			break
 		}
-		l.worked = true
+		l.calls++
 		l.blame = nil
 		t.Fire()
 	}
@@ -241,6 +244,10 @@ func (l *Loop) work() {
 		l.call(n)
 	}
 	l.turnEnd()
+	if fn := l.stirred; fn != nil && l.calls != l.still {
+		l.stirred = nil
+		fn()
+	}
 }
 
 func (l *Loop) turnEnd() {
@@ -258,7 +265,7 @@ func (l *Loop) turnEnd() {
 }
 
 func (l *Loop) call(n *TurnNode) {
-	l.worked = true
+	l.calls++
 	l.blame = nil
 	n.Do()
 }
@@ -278,7 +285,7 @@ func (l *Loop) runPosted() {
 		fn := l.running[l.runNext]
 		l.running[l.runNext] = nil
 		l.runNext++
-		l.worked = true
+		l.calls++
 		l.blame = nil
 		fn()
 	}
@@ -330,6 +337,11 @@ func (l *Loop) Panics() uint64 { return l.panics.Load() }
 
 // Turns counts the turns so far; an idle loop has none.
 func (l *Loop) Turns() uint64 { return l.turns }
+
+// Stirred calls fn once, at the end of the turn in which anything is called after this: for
+// who looks at what the loop's handlers count, and need not look while nothing happens. It
+// takes the place of an earlier fn, and must not block.
+func (l *Loop) Stirred(fn func()) { l.stirred, l.still = fn, l.calls }
 
 // Post runs fn on the loop in a coming turn, in the order of posting. Any
 // goroutine may call it, the loop's own included. It reports false when the loop has

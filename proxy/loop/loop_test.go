@@ -352,6 +352,55 @@ func TestIdleCostsNothing(t *testing.T) {
 	}
 }
 
+// Who asks to be told when something happens is told of whatever comes after, in the same
+// turn too, but not of its own asking, and once.
+func TestStirred(t *testing.T) {
+	p, err := loop.NewPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := loop.New(p, loop.Options{})
+	t.Cleanup(l.End)
+	told := 0
+	ask := func() { l.Stirred(func() { told++ }) }
+	expect := func(n int, why string) {
+		t.Helper()
+		l.Step()
+		l.Step()
+		if told != n {
+			t.Errorf("%s: told %d times", why, told)
+		}
+		told = 0
+	}
+	l.Post(ask)
+	expect(0, "nothing happened")
+	l.Post(func() {})
+	expect(1, "a posted function")
+	l.Post(func() {})
+	expect(0, "another one")
+	l.Post(ask)
+	l.Post(func() {})
+	expect(1, "a posted function of the same turn")
+	var n loop.TurnNode
+	n.Do = func() {}
+	l.Post(func() { ask(); l.AtFlush(&n) })
+	expect(1, "a node of the same turn")
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(fds[1]) })
+	tok, err := l.Register(fds[0], handlerFunc(func(loop.Events) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close(tok, fds[0]) })
+	l.Step()
+	syscall.Write(fds[1], []byte("x"))
+	l.Post(ask)
+	expect(1, "readiness in the same turn")
+}
+
 // A worker that never rests leaves room for the goroutines beside it, those it
 // started itself included. Measured: below 1 ms; asserted is what is promised.
 func TestSaturatedLoopLeavesRoom(t *testing.T) {

@@ -95,6 +95,7 @@ const (
 	V6Only                     // IPV6_V6ONLY
 	Mark                       // SO_MARK, a number; Linux, NET_ADMIN
 	FreeBind                   // IP_FREEBIND: bind to an address the machine does not have yet; Linux
+	BindAddress                // IP_BIND_ADDRESS_NO_PORT: bind to an address, and choose the port when the other end is known; Linux
 	Transparent                // IP_TRANSPARENT or IPV6_TRANSPARENT; Linux, NET_ADMIN or NET_RAW
 )
 

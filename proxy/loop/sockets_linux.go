@@ -61,6 +61,8 @@ func (s *sockets) Set(fd int, o Option, value int) syscall.Errno {
 		return number(unix.SOL_SOCKET, unix.SO_MARK)
 	case FreeBind:
 		return number(unix.SOL_IP, unix.IP_FREEBIND) // IPv6 sockets heed it too
+	case BindAddress:
+		return number(unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT) // IPv6 sockets heed it too
 	case Transparent:
 		// The first fails on an IPv6 socket in an IPv6-only kernel, the second on an IPv4 one.
 		e4, e6 := number(unix.SOL_IP, unix.IP_TRANSPARENT), number(unix.SOL_IPV6, unix.IPV6_TRANSPARENT)

@@ -16,6 +16,13 @@ const (
 	DestinationRefused
 	DestinationConfigUnavailable
 	DirectResponse
+	CORSPreflight
+	TokenRefused
+	AccessDenied
+	ExtAuthzDenied
+	ExtAuthzError
+	ExtAuthzTooLarge
+	RequestRateLimited
 	FilterChainNotFound
 	DownstreamTLSFailed
 	DownstreamHeaderBad
@@ -43,6 +50,7 @@ const (
 	// The client.
 	DownstreamProtocolError
 	MissingHost
+	StrictHeaders
 	LowVersion
 	PathNormalizationFailed
 	UpgradeRefused
@@ -98,6 +106,26 @@ var causes = [numCauses]causeInfo{
 		"is the control plane there (`weir proxy-status`)? what the proxy has asked for is in its /state under onDemand; --on-demand=false makes it hold everything"},
 	DirectResponse: {0, "direct_response", 0, "",
 		"the route answers by itself: a redirect or a fixed response", ""},
+	CORSPreflight: {0, "cors_response", 0, "",
+		"a browser asked what a page of another origin may do, and the route's CORS policy says it", "see http.corsPolicy of the VirtualService"},
+	TokenRefused: {0, "jwt_authn_access_denied", 401, "Jwt verification fails",
+		"the request has a token (JWT) that is not valid, or none where one is needed",
+		"the details say what is wrong with it: compare the token's iss, aud, exp and kid with the jwtRules of the RequestAuthentications of the destination"},
+	AccessDenied: {0, "rbac_access_denied_matched_policy[none]", 403, "RBAC: access denied",
+		"an AuthorizationPolicy of the destination denies the request, or none that allows anything allows this one",
+		"the details name the policy and its rule; who may do what is said by the AuthorizationPolicies of the destination's namespace and of the root namespace"},
+	ExtAuthzDenied: {UnauthorizedExternalService, "ext_authz_denied", 403, "",
+		"the service that an AuthorizationPolicy with action CUSTOM asks denies the request",
+		"that service's log says why; which it is says the policy's provider, among extensionProviders of the mesh's configuration"},
+	ExtAuthzError: {UnauthorizedExternalService, "ext_authz_error", 403, "",
+		"the service that decides about the request (AuthorizationPolicy with action CUSTOM) gave no answer, or none that can be used",
+		"does it run, and answer within the provider's timeout? failOpen of the provider lets requests pass meanwhile"},
+	ExtAuthzTooLarge: {0, "request_payload_too_large", 413, "Payload Too Large",
+		"the request body is larger than what is to be shown to the service that decides about the request",
+		"raise includeRequestBodyInCheck.maxRequestBytes of the provider, or set allowPartialMessage"},
+	RequestRateLimited: {RateLimited, "local_rate_limited", 429, "local_rate_limited",
+		"more requests came than a local rate limit lets pass",
+		"see the limit's token_bucket; the response says when to come again where it is configured to"},
 	FilterChainNotFound: {NoRouteFound, "filter_chain_not_found", 0, "",
 		"no filter chain of the listener accepts the connection",
 		"a client without mesh TLS on a STRICT port? an SNI or port no Gateway server has?"},
@@ -155,18 +183,21 @@ var causes = [numCauses]causeInfo{
 		"raise retries.perTryTimeout in the VirtualService, or find out why the destination is slow"},
 	UpstreamPerTryIdleTimeout: {UpstreamRequestTimeout, "upstream_per_try_idle_timeout", 504, "upstream request timeout",
 		"nothing was transferred for longer than the retry policy's per_try_idle_timeout", ""},
-	MaxDurationReached: {UpstreamMaxStreamDurationReached, "max_duration_timeout", 504, "upstream max stream duration reached",
+	MaxDurationReached: {UpstreamMaxStreamDurationReached, "upstream_max_stream_duration_reached", 0, "upstream max stream duration reached",
 		"the exchange lasted longer than max_stream_duration", ""},
 
-	StreamDurationReached: {0, "max_duration_timeout", 408, "downstream duration timeout",
+	StreamDurationReached: {0, "max_duration_timeout", 0, "downstream duration timeout",
 		"the exchange lasted longer than the listener's max_stream_duration", ""},
 	DownstreamProtocolError: {DownstreamProtocolErrorFlag, "http1.codec_error", 400, "Bad Request",
 		"the client's request is not valid HTTP, or ambiguous", "the details name what was wrong"},
-	MissingHost: {DownstreamProtocolErrorFlag, "missing_host_header", 400, "",
+	MissingHost: {0, "missing_host_header", 400, "",
 		"the request has no Host", "HTTP/1.1 clients must send Host"},
+	StrictHeaders: {InvalidEnvoyRequestHeaders, "request_headers_failed_strict_check", 400, "",
+		"a header by which the client asks for timeouts or retries has a value that means nothing, and the listener is strict about it (strict_check_headers)",
+		"the details name the header"},
 	LowVersion: {0, "low_version", 426, "",
 		"the client speaks HTTP/1.0, which the listener does not take (accept_http_10)", "let the client speak HTTP/1.1"},
-	PathNormalizationFailed: {DownstreamProtocolErrorFlag, "path_normalization_failed", 400, "",
+	PathNormalizationFailed: {0, "path_normalization_failed", 400, "",
 		"the path has an incomplete percent escape or an escaped NUL", "repair the client's URL"},
 	UpgradeRefused: {0, "upgrade_failed", 403, "",
 		"the client asked for a protocol upgrade that is not allowed here", "only websocket is"},

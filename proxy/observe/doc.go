@@ -1,5 +1,5 @@
 // Package observe is what the proxy tells about its traffic: Istio's standard metrics,
-// the access log in Istio's default format, and who the other side is (Istio's
+// access logs in the formats of api/substitution, and who the other side is (Istio's
 // metadata exchange).
 //
 // Finished requests and connections enter, as Labels and Records; text for Prometheus

@@ -1,9 +1,6 @@
 package observe
 
-import (
-	"math/bits"
-	"strings"
-)
+import "math/bits"
 
 // Flags is a set of Envoy's response flags (%RESPONSE_FLAGS%, features of an
 // exchange or connection that did not simply succeed).
@@ -39,9 +36,21 @@ const (
 	DownstreamRemoteReset                              // DR
 )
 
+// AnyFlag is the set of all flags.
+const AnyFlag = DownstreamRemoteReset<<1 - 1
+
 var flagNames = [...]string{
 	"LH", "UH", "UT", "LR", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "RLSE", "DC", "URX", "SI", "IH", "DPE",
 	"UMSDR", "DT", "UPE", "NC", "OM", "DF", "DR",
+}
+
+// longFlagNames are those of %RESPONSE_FLAGS_LONG%.
+var longFlagNames = [len(flagNames)]string{
+	"FailedLocalHealthCheck", "NoHealthyUpstream", "UpstreamRequestTimeout", "LocalReset", "UpstreamRemoteReset", "UpstreamConnectionFailure",
+	"UpstreamConnectionTermination", "UpstreamOverflow", "NoRouteFound", "DelayInjected", "FaultInjected", "RateLimited", "UnauthorizedExternalService",
+	"RateLimitServiceError", "DownstreamConnectionTermination", "UpstreamRetryLimitExceeded", "StreamIdleTimeout", "InvalidEnvoyRequestHeaders",
+	"DownstreamProtocolError", "UpstreamMaxStreamDurationReached", "DurationTimeout", "UpstreamProtocolError", "NoClusterFound", "OverloadManagerTerminated",
+	"DnsResolutionFailed", "DownstreamRemoteReset",
 }
 
 // String is what access logs and metrics show: comma-joined, "-" for none. It allocates only for two flags or more.
@@ -52,11 +61,19 @@ func (f Flags) String() string {
 	case f&(f-1) == 0:
 		return flagNames[bits.TrailingZeros32(uint32(f))]
 	}
-	var names []string
-	for i, name := range flagNames {
-		if f&(1<<i) != 0 {
-			names = append(names, name)
-		}
+	return string(f.append(nil, flagNames[:]))
+}
+
+// append appends the names of the flags, comma-joined, "-" for none.
+func (f Flags) append(b []byte, names []string) []byte {
+	if f == 0 {
+		return append(b, '-')
 	}
-	return strings.Join(names, ",")
+	for first := true; f != 0; f &= f - 1 {
+		if !first {
+			b = append(b, ',')
+		}
+		b, first = append(b, names[bits.TrailingZeros32(uint32(f))]...), false
+	}
+	return b
 }

@@ -139,8 +139,9 @@ const maxSeries = 20_000
 // Worker holds one worker's numbers. Only that worker touches it; Collect copies it on
 // the worker's own thread.
 type Worker struct {
-	http map[Labels]*HTTPSeries
-	tcp  map[Labels]*TCPSeries
+	http   map[Labels]*HTTPSeries
+	tcp    map[Labels]*TCPSeries
+	routes map[Route]*RouteSeries
 	// Overflow counts requests whose series found no room.
 	Overflow uint64
 
@@ -207,12 +208,13 @@ func (w *Worker) TCP(l *Labels) *TCPSeries {
 type Totals struct {
 	HTTP     map[Labels]*HTTPSeries
 	TCP      map[Labels]*TCPSeries
+	Routes   map[Route]*RouteSeries
 	Overflow uint64
 }
 
 // NewTotals makes an empty sum.
 func NewTotals() *Totals {
-	return &Totals{HTTP: map[Labels]*HTTPSeries{}, TCP: map[Labels]*TCPSeries{}}
+	return &Totals{HTTP: map[Labels]*HTTPSeries{}, TCP: map[Labels]*TCPSeries{}, Routes: map[Route]*RouteSeries{}}
 }
 
 // Add adds a worker's numbers. It must run on that worker.
@@ -230,6 +232,14 @@ func (t *Totals) Add(w *Worker) {
 		if sum == nil {
 			sum = &TCPSeries{}
 			t.TCP[l] = sum
+		}
+		sum.add(s)
+	}
+	for r, s := range w.routes {
+		sum := t.Routes[r]
+		if sum == nil {
+			sum = &RouteSeries{}
+			t.Routes[r] = sum
 		}
 		sum.add(s)
 	}

@@ -3,7 +3,6 @@ package observe
 import (
 	"bytes"
 	"context"
-	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,8 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-
-	"github.com/weirmesh/weir/proxy/http/message"
 )
 
 var reviews = &Node{ID: "sidecar~10.244.0.3~reviews-v1-0.default~default.svc.cluster.local", Name: "reviews-v1-0", Namespace: "default",
@@ -208,45 +205,6 @@ func BenchmarkRequest(b *testing.B) {
 	}
 }
 
-func record() *Record {
-	q := &message.Request{}
-	q.Reset()
-	q.SetMethod([]byte("GET"))
-	q.Authority, q.Path = []byte("reviews:9080"), []byte("/reviews/0")
-	q.Headers.Add(message.UserAgent, []byte("curl/8"))
-	q.Headers.Add(message.XRequestID, []byte("9f9a8e2e-0000-4000-8000-000000000001"))
-	return &Record{Start: time.Date(2026, 11, 20, 1, 2, 3, 4e6, time.UTC), Duration: 12 * time.Millisecond, Request: q,
-		ServiceTime: []byte("11"), Status: 200, Flags: "-", Details: "via_upstream", Sent: 295,
-		UpstreamHost: netip.MustParseAddrPort("10.244.0.3:9080"), UpstreamCluster: "outbound|9080||reviews.default.svc.cluster.local",
-		UpstreamLocal: netip.MustParseAddrPort("10.244.0.2:40000"), DownstreamLocal: netip.MustParseAddrPort("10.96.0.7:9080"),
-		DownstreamRemote: netip.MustParseAddrPort("10.244.0.2:50000"), RouteName: "default"}
-}
-
-// Istio's default format, to the byte.
-func TestAccessLogLine(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		change func(*Record)
-		want   string
-	}{
-		{"a request", func(*Record) {},
-			`[2026-11-20T01:02:03.004Z] "GET /reviews/0 HTTP/1.1" 200 - via_upstream - "-" 0 295 12 11 "-" "curl/8" "9f9a8e2e-0000-4000-8000-000000000001" "reviews:9080" "10.244.0.3:9080" outbound|9080||reviews.default.svc.cluster.local 10.244.0.2:40000 10.96.0.7:9080 10.244.0.2:50000 - default`},
-		{"a connection", func(r *Record) {
-			r.Request, r.Status, r.Details, r.ServiceTime, r.Flags = nil, 0, "", nil, "UF,URX"
-			r.UpstreamHost = netip.AddrPort{}
-		}, `[2026-11-20T01:02:03.004Z] "- - -" 0 UF,URX - - "-" 0 295 12 - "-" "-" "-" "-" "-" outbound|9080||reviews.default.svc.cluster.local 10.244.0.2:40000 10.96.0.7:9080 10.244.0.2:50000 - default`},
-		{"what a peer sends cannot forge a line", func(r *Record) {
-			r.Request.Path = []byte("/\"\n[2026]")
-		}, `[2026-11-20T01:02:03.004Z] "GET /\"\x0a[2026] HTTP/1.1" 200 - via_upstream - "-" 0 295 12 11 "-" "curl/8" "9f9a8e2e-0000-4000-8000-000000000001" "reviews:9080" "10.244.0.3:9080" outbound|9080||reviews.default.svc.cluster.local 10.244.0.2:40000 10.96.0.7:9080 10.244.0.2:50000 - default`},
-	} {
-		r := record()
-		c.change(r)
-		if d := cmp.Diff(c.want+"\n", string(r.AppendText(nil))); d != "" {
-			t.Errorf("%s (-want +got):\n%s", c.name, d)
-		}
-	}
-}
-
 type blocked struct{ release chan struct{} }
 
 func (b blocked) Write(p []byte) (int, error) { <-b.release; return len(p), nil }
@@ -256,15 +214,16 @@ func TestLog(t *testing.T) {
 	l := NewLog()
 	r := record()
 	var out bytes.Buffer
+	logs := []AccessLog{{Format: istio(t)}, {Format: istio(t), Only: UpstreamOverflowFlag}}
 	for range 300 {
-		l.Write(r)
+		l.Write(logs, r)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := l.Run(ctx, &out); err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(out.String(), string(r.AppendText(nil))); n != 300 {
+	if n := strings.Count(out.String(), string(logs[0].Format.AppendLine(nil, r))); n != 300 {
 		t.Errorf("%d whole lines, want 300", n)
 	}
 
@@ -273,7 +232,7 @@ func TestLog(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- l.Run(ctx, blocked{release}) }()
 	for l.Dropped.Load() == 0 {
-		l.Write(r) // ends: the bound is 4 MiB
+		l.Write(logs, r) // ends: the bound is 4 MiB
 	}
 	close(release)
 	cancel()
@@ -283,10 +242,10 @@ func TestLog(t *testing.T) {
 }
 
 func BenchmarkAccessLogLine(b *testing.B) {
-	r := record()
+	r, f := record(), istio(b)
 	buf := make([]byte, 0, 1024)
 	b.ReportAllocs()
 	for b.Loop() {
-		buf = r.AppendText(buf[:0])
+		buf = f.AppendLine(buf[:0], r)
 	}
 }

@@ -51,6 +51,7 @@ func (t *Totals) WritePrometheus(w io.Writer) error {
 			sample(b, m.name, e.labels, "", strconv.FormatUint(m.get(e.series), 10))
 		}
 	}
+	t.writeRoutes(b)
 	if t.Overflow > 0 {
 		head(b, "weir_proxy_series_overflow_total", "counter", "Requests counted without their source because there were too many series.")
 		fmt.Fprintf(b, "weir_proxy_series_overflow_total %d\n", t.Overflow)

@@ -34,7 +34,8 @@ type When struct {
 	IgnoreCase bool
 	Headers    []ValueMatch
 	Query      []ValueMatch
-	Per1M      uint32 // runtime_fraction; 1,000,000 is always
+	Claims     []ClaimMatch // dynamic_metadata
+	Per1M      uint32       // runtime_fraction; 1,000,000 is always
 }
 
 // ValueKind is how a header or query parameter is compared.
@@ -157,7 +158,7 @@ func (m *When) matches(r *message.Request, path, query []byte, rnd uint64) bool 
 		}
 	}
 	for i := range m.Headers {
-		if !m.Headers[i].header(r) {
+		if !m.Headers[i].HoldsFor(r) {
 			return false
 		}
 	}
@@ -167,10 +168,22 @@ func (m *When) matches(r *message.Request, path, query []byte, rnd uint64) bool 
 			return false
 		}
 	}
+	for i := range m.Claims {
+		if !m.Claims[i].HoldsFor(r) {
+			return false
+		}
+	}
 	return m.Per1M >= 1_000_000 || uint32(rnd>>32%1_000_000) < m.Per1M
 }
 
-func (v *ValueMatch) header(r *message.Request) bool {
+// Holds reports whether a request is as m says; rnd decides fractional matches.
+func (m *When) Holds(r *message.Request, rnd uint64) bool {
+	path, query := r.PathQuery()
+	return m.matches(r, path, query, rnd)
+}
+
+// HoldsFor reports whether r has the header, or pseudo-header, that v asks for.
+func (v *ValueMatch) HoldsFor(r *message.Request) bool {
 	if v.Name[0] == ':' || v.ID == message.Host {
 		value, ok := r.Pseudo(v.Name)
 		return v.holds(value, ok)
@@ -180,6 +193,9 @@ func (v *ValueMatch) header(r *message.Request) bool {
 	value, ok := r.Headers.Joined(v.Name, nil)
 	return v.holds(value, ok)
 }
+
+// Holds reports whether a value that is there is what v asks for.
+func (v *ValueMatch) Holds(value []byte) bool { return v.holds(value, true) }
 
 func (v *ValueMatch) holds(value []byte, present bool) bool {
 	if !present {

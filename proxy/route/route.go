@@ -12,11 +12,14 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/demand"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/ratelimit"
 )
 
 // Table is one RouteConfiguration.
@@ -74,8 +77,23 @@ type Entry struct {
 	// Headers are the operations of route and virtual host, most specific first, as
 	// Envoy applies them; those of a weighted cluster come before.
 	Headers []Headers
+	// StatPrefix names the counters of the route; "": it has none.
+	StatPrefix string
 	// Fault injected on this route, nil none.
 	Fault *Fault
+	// CORS is what pages of other origins may do, nil: the proxy has no say in it.
+	CORS *CORS
+	// ExtAuthz is what is different here about asking who may come in, nil: nothing.
+	ExtAuthz *ExtAuthz
+	// RateLimit takes the place of the listener's local rate limit, nil: that holds.
+	RateLimit *ratelimit.Limit
+}
+
+// ExtAuthz is ExtAuthzPerRoute.
+type ExtAuthz struct {
+	Disabled bool
+	NoBody   bool              // the body is not shown
+	Context  map[string]string // context_extensions
 }
 
 // Forward sends the request to a cluster.
@@ -101,6 +119,17 @@ type Forward struct {
 	RegexRewrite  *regexp.Regexp
 	Substitution  string // for RegexRewrite, in Go's form: ${1}
 	HostRewrite   string // "" keeps the authority
+
+	// Mirrors get copies (request_mirror_policies).
+	Mirrors []Mirror
+}
+
+// Mirror is a cluster that gets a copy of requests, whose answers nobody reads.
+type Mirror struct {
+	Cluster cluster.ID
+	Name    string
+	Per1M   uint32 // of 1,000,000 requests
+	AsSent  bool   // the authority gets no "-shadow" (disable_shadow_host_suffix_append)
 }
 
 // Upgrade says whether a protocol may be changed to.
@@ -134,6 +163,8 @@ type Weighted struct {
 	Name    string
 	Weight  uint32
 	Headers *Headers
+	// HostRewrite takes the place of the Forward's; "": that one holds.
+	HostRewrite string
 }
 
 // Headers are header operations. Names are lower case.
@@ -144,10 +175,10 @@ type Headers struct {
 	ResponseRemove                                []string
 }
 
-// HeaderValue is a header with its value, possibly with %OPERATORS%.
+// HeaderValue is a header with its value, possibly with operators.
 type HeaderValue struct {
 	Name  string
-	Value Format
+	Value *observe.Format
 }
 
 // Redirect answers with a location.
@@ -177,6 +208,16 @@ type Fault struct {
 	HeaderAbort bool
 }
 
+// CORS is CorsPolicy: which origins may read answers, and what a preflight request is told.
+type CORS struct {
+	Origins                           []ValueMatch // one must match
+	Methods, Headers, Exposed, MaxAge string       // "" says nothing
+	Credentials                       bool
+	// IgnoreUnmatched answers preflight requests of other origins, instead of leaving that to the upstream.
+	IgnoreUnmatched bool
+	Per1M           uint32 // of 1,000,000 requests (filter_enabled)
+}
+
 // RetryOn is a set of conditions.
 type RetryOn uint32
 
@@ -198,6 +239,8 @@ const (
 	OnInternal
 	OnResourceExhausted
 	OnUnavailable
+	// OnResetIdempotent is ours: OnReset, of requests that may be processed twice (RFC 9110 section 9.2.2).
+	OnResetIdempotent
 )
 
 var retryOnNames = map[string]RetryOn{
@@ -206,16 +249,19 @@ var retryOnNames = map[string]RetryOn{
 	"refused-stream": OnRefusedStream, "retriable-status-codes": OnRetriableStatusCodes,
 	"retriable-headers": OnRetriableHeaders, "http3-post-connect-failure": OnHTTP3PostConnectFailure,
 	"cancelled": OnCancelled, "deadline-exceeded": OnDeadlineExceeded, "internal": OnInternal,
-	"resource-exhausted": OnResourceExhausted, "unavailable": OnUnavailable,
+	"resource-exhausted": OnResourceExhausted, "unavailable": OnUnavailable, "reset-idempotent": OnResetIdempotent,
 }
 
 // ParseRetryOn reads Envoy's comma list. Unknown words are returned; a number (Istio
 // allows status codes in retryOn) is returned in codes.
 func ParseRetryOn(list string) (on RetryOn, codes []int, unknown []string) {
-	for _, w := range splitList(list) {
+	for w := range strings.SplitSeq(list, ",") {
+		if w = strings.TrimSpace(w); w == "" {
+			continue
+		}
 		if c, ok := retryOnNames[w]; ok {
 			on |= c
-		} else if code, ok := statusCode(w); ok {
+		} else if code, err := strconv.Atoi(w); err == nil && code >= 100 && code <= 599 {
 			codes = append(codes, code)
 			on |= OnRetriableStatusCodes
 		} else {
@@ -234,9 +280,11 @@ type Retry struct {
 	PerTryIdle    time.Duration
 	OtherHosts    bool // envoy.retry_host_predicates.previous_hosts
 	HostAttempts  int  // host_selection_retry_max_attempts
-	BackoffBase   time.Duration
-	BackoffMax    time.Duration
-	Eager         bool // nobody asked for a back-off: the first retry does not wait if its endpoint was not reached and there is another
+	// OtherPriorities: after so many attempts each time another priority (envoy.retry_priorities.previous_priorities); 0: never.
+	OtherPriorities int
+	BackoffBase     time.Duration
+	BackoffMax      time.Duration
+	Eager           bool // nobody asked for a back-off: the first retry does not wait if its endpoint was not reached and there is another
 }
 
 // Retriable reports whether a response status is retried, given its grpc-status (-1

@@ -179,42 +179,6 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
-func TestParseFormat(t *testing.T) {
-	f, err := ParseFormat("a %REQ(X-Id?:path):10% 100%% %UPSTREAM_HOST%")
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []Part{{Literal: "a "}, {Op: OpReq, Arg: "x-id", Alt: ":path", Max: 10}, {Literal: " 100% "}, {Op: OpUpstreamHost}}
-	if len(f.Parts) != len(want) {
-		t.Fatalf("%+v", f.Parts)
-	}
-	for i := range want {
-		if f.Parts[i] != want[i] {
-			t.Errorf("part %d: %+v, want %+v", i, f.Parts[i], want[i])
-		}
-	}
-	if f, err := ParseFormat("plain"); err != nil || f.Parts != nil || f.Text != "plain" {
-		t.Errorf("literal: %+v %v", f, err)
-	}
-	for _, bad := range []string{"50%", "%NOPE%", "%REQ%", "%REQ(a%", "%REQ(a):x%", "%START_TIME%%"} {
-		if _, err := ParseFormat(bad); err == nil {
-			t.Errorf("%q accepted", bad)
-		}
-	}
-}
-
-func FuzzParseFormat(f *testing.F) {
-	for _, s := range []string{"", "%", "%%", "%REQ(a?b):3%", "%REQ(%", "a%START_TIME(%s)%b"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		p, err := ParseFormat(s)
-		if err == nil && p.Text != s {
-			t.Errorf("text %q of %q", p.Text, s)
-		}
-	})
-}
-
 func TestParseRetryOn(t *testing.T) {
 	on, codes, unknown := ParseRetryOn("connect-failure, 503,unavailable,bogus")
 	if on != OnConnectFailure|OnUnavailable|OnRetriableStatusCodes || len(codes) != 1 || codes[0] != 503 || len(unknown) != 1 {

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -14,11 +15,16 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/weirmesh/weir/api/nds"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/demand"
+	"github.com/weirmesh/weir/proxy/dns/names"
+	"github.com/weirmesh/weir/proxy/filter/extauthz"
+	"github.com/weirmesh/weir/proxy/filter/jwtauthn"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/ratelimit"
+	"github.com/weirmesh/weir/proxy/rbac"
 	"github.com/weirmesh/weir/proxy/route"
 	"github.com/weirmesh/weir/proxy/tls"
 	"github.com/weirmesh/weir/xds/resource"
@@ -30,6 +36,7 @@ type Update struct {
 	Set     []Resource
 	Removed []string
 	Absent  []string // of Removed: asked for by name, and there is none
+	From    Server   // who says so; of secrets only
 }
 
 // Resource is one named resource as received. The Builder does not keep Body.
@@ -43,19 +50,36 @@ type Options struct {
 	// Identity is the proxy's own key, certificate and trust bundle; nil for a proxy
 	// without, which then refuses configuration that needs them.
 	Identity identity.Source
+	// Plaintext says that the proxy was told to have none: filter chains and transports that
+	// need one are left out, beside others, and what has no other is refused.
+	Plaintext bool
+	// Strange says that the control plane is not of a mesh: no name means the workload's own identity.
+	Strange bool
 	// Gate limits handshakes under way.
 	Gate *tls.Gate
 	// StdRecords leaves TLS records to crypto/tls.
 	StdRecords bool
 	// Metadata is what the metadata exchange tells of this workload; nil: no exchange.
 	Metadata *peermetadata.Node
+	// Keys are the keys of tokens; nil: the Builder makes its own, and asks nobody for newer ones.
+	Keys *jwtauthn.Sets
 	// Peers hears of the addresses of workloads with proxies; nil: nobody wants to know.
 	Peers Peers
 	// Demand is what is asked for by name; nil: nothing ever is, on demand.
 	Demand *demand.Demands
+	// Loop is where time passes for the health of endpoints; nil: nowhere.
+	Loop func() *loop.Loop
+	// Checks check endpoints actively, on that loop; nil: nobody does.
+	Checks func() *cluster.Checks
 	// MaxResources bounds the resources of each type; 0 means DefaultMaxResources.
 	MaxResources int
 }
+
+// errNoIdentity is why something of TLS is refused.
+var errNoIdentity = errors.New("this proxy runs without an identity")
+
+// leftOut reports whether err is about something that a proxy in plaintext does without.
+func (b *Builder) leftOut(err error) bool { return b.opts.Plaintext && errors.Is(err, errNoIdentity) }
 
 // Peers collects the addresses of the mesh's workloads that endpoints name: see
 // listener.Peers.
@@ -76,19 +100,24 @@ type Builder struct {
 	ids       map[string]cluster.ID // every cluster name ever mentioned
 	idNames   []string              // by ID
 	limitsOf  map[string]*cluster.Limits
+	healthOf  map[string]*cluster.Health
 	nextEP    int32
 	freeEP    []int32
 	specs     map[string]*clusterSpec
-	endpoints map[string][]endpointSpec   // by EDS name
-	resolved  map[string][]netip.AddrPort // by cluster name, DNS kinds
+	endpoints map[string][]endpointSpec  // by EDS name
+	resolved  map[string][]cluster.Found // by cluster name, DNS kinds
 	came      []*cluster.Endpoint
 	gone      []*cluster.Endpoint
 
 	skippedFilters []string
-	secrets        map[string]*secret
+	ledger         *rbac.Ledger
+	counts         counts
+	secrets        map[SecretName]*secret
+	extensions     map[string]*anypb.Any // by name (ECDS)
+	noExtension    map[string]bool       // of those asked for there are none
 	routes         map[string]*routes
 	vhosts         map[string]map[string]*route.VirtualHost // by table and name; nil before the first
-	uses           []string                                 // secrets of the listener being decoded
+	uses           uses                                     // of the listener or cluster being decoded
 	live           live
 }
 
@@ -97,10 +126,16 @@ func NewBuilder(o Options) *Builder {
 	if o.MaxResources == 0 {
 		o.MaxResources = DefaultMaxResources
 	}
+	if o.Keys == nil {
+		o.Keys = jwtauthn.NewSets(nil)
+	}
 	return &Builder{opts: o, cur: &State{byName: map[string]cluster.ID{}, tables: map[string]*route.Table{}, listeners: map[string]*Listener{}, names: nil},
-		routes: map[string]*routes{}, ids: map[string]cluster.ID{}, limitsOf: map[string]*cluster.Limits{}, secrets: map[string]*secret{}, specs: map[string]*clusterSpec{},
-		endpoints: map[string][]endpointSpec{}, resolved: map[string][]netip.AddrPort{}}
+		routes: map[string]*routes{}, ids: map[string]cluster.ID{}, limitsOf: map[string]*cluster.Limits{}, healthOf: map[string]*cluster.Health{}, ledger: rbac.NewLedger(), counts: counts{map[string]*extauthz.Counts{}, map[string]*ratelimit.Counts{}}, secrets: map[SecretName]*secret{}, extensions: map[string]*anypb.Any{}, noExtension: map[string]bool{}, specs: map[string]*clusterSpec{},
+		endpoints: map[string][]endpointSpec{}, resolved: map[string][]cluster.Found{}}
 }
+
+// Ledger counts what authorization decided. It may be read from any goroutine.
+func (b *Builder) Ledger() *rbac.Ledger { return b.ledger }
 
 // State is the newest State.
 func (b *Builder) State() *State { return b.cur }
@@ -126,6 +161,8 @@ func (b *Builder) Apply(u Update) (*State, []*cluster.Endpoint, error) {
 		err = b.applyListeners(&next, u)
 	case resource.SecretType:
 		err = b.applySecrets(&next, u)
+	case resource.ExtensionConfigType:
+		err = b.applyExtensions(&next, u)
 	case resource.NameTableType:
 		err = b.applyNames(&next, u)
 	case resource.IndexType:
@@ -181,6 +218,23 @@ func (b *Builder) limits(name string) *cluster.Limits {
 	return l
 }
 
+func (b *Builder) health(name string) *cluster.Health {
+	h, ok := b.healthOf[name]
+	if !ok {
+		var l *loop.Loop
+		var checks *cluster.Checks
+		if b.opts.Loop != nil {
+			l = b.opts.Loop()
+		}
+		if b.opts.Checks != nil {
+			checks = b.opts.Checks()
+		}
+		h = cluster.NewHealth(l, checks)
+		b.healthOf[name] = h
+	}
+	return h
+}
+
 func (b *Builder) endpointID() int32 {
 	if n := len(b.freeEP); n > 0 {
 		id := b.freeEP[n-1]
@@ -209,16 +263,21 @@ func decodeAll[M interface {
 	*T
 	proto.Message
 }, T, D any](u Update, decode func(name, version string, m M) (D, error)) (map[string]D, error) {
+	return decodeEach(u, func(r Resource) (d D, err error) {
+		m := M(new(T))
+		if err := r.Body.UnmarshalTo(m); err != nil {
+			return d, fmt.Errorf("resource %q: decoding %s: %w", r.Name, u.TypeURL, err)
+		}
+		return decode(r.Name, r.Version, m)
+	})
+}
+
+// decodeEach is decodeAll for who needs no message.
+func decodeEach[D any](u Update, decode func(Resource) (D, error)) (map[string]D, error) {
 	out := make(map[string]D, len(u.Set))
 	var errs, wrong []string
 	for _, r := range u.Set {
-		m := M(new(T))
-		d, err := func() (d D, err error) {
-			if err := r.Body.UnmarshalTo(m); err != nil {
-				return d, fmt.Errorf("resource %q: decoding %s: %w", r.Name, u.TypeURL, err)
-			}
-			return decode(r.Name, r.Version, m)
-		}()
+		d, err := decode(r)
 		if err != nil {
 			errs, wrong = append(errs, err.Error()), append(wrong, r.Name)
 			continue
@@ -269,6 +328,8 @@ func (b *Builder) applyClusters(next *State, u Update) error {
 			delete(b.resolved, name)
 			// Limits stay while requests hold them; a cluster that comes back starts afresh.
 			delete(b.limitsOf, name)
+			b.healthOf[name].End()
+			delete(b.healthOf, name)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(specs)) {
@@ -298,7 +359,12 @@ func (b *Builder) endpointsOf(s *clusterSpec) []endpointSpec {
 	case s.Kind == cluster.StrictDNS, s.Kind == cluster.LogicalDNS:
 		var eps []endpointSpec
 		for _, a := range b.resolved[s.Name] {
-			eps = append(eps, endpointSpec{addr: a, healthy: true})
+			e := endpointSpec{addr: a.AddrPort, healthy: true}
+			if a.Name < len(s.Names) { // which may be others by now
+				n := &s.Names[a.Name]
+				e.weight, e.priority, e.locality = n.Weight, n.Priority, n.Locality
+			}
+			eps = append(eps, e)
 		}
 		return eps
 	}
@@ -351,7 +417,7 @@ func (b *Builder) Unresolved(name string) (*State, []*cluster.Endpoint) {
 
 // Resolved says to what addresses the names of a DNS cluster resolve now. It is an
 // update like any other, made by the proxy's resolver.
-func (b *Builder) Resolved(name string, addrs []netip.AddrPort) (*State, []*cluster.Endpoint) {
+func (b *Builder) Resolved(name string, addrs []cluster.Found) (*State, []*cluster.Endpoint) {
 	b.came, b.gone = nil, nil
 	s, ok := b.specs[name]
 	before, known := b.resolved[name]
@@ -500,7 +566,16 @@ func (b *Builder) applyListeners(next *State, u Update) error {
 }
 
 func (b *Builder) applyNames(next *State, u Update) error {
-	tables, err := decodeAll(u, func(_, version string, m *nds.NameTable) (*Names, error) { return decodeNames(m, version) })
+	tables, err := decodeEach(u, func(r Resource) (*names.Table, error) {
+		if t := r.Body.GetTypeUrl(); t != u.TypeURL {
+			return nil, fmt.Errorf("resource %q is of type %q", r.Name, t)
+		}
+		t, err := names.Parse(r.Body.GetValue())
+		if err != nil {
+			return nil, fmt.Errorf("resource %q: name table: %w", r.Name, err)
+		}
+		return t, nil
+	})
 	if err != nil {
 		return err
 	}
@@ -511,25 +586,6 @@ func (b *Builder) applyNames(next *State, u Update) error {
 		next.names = t
 	}
 	return nil
-}
-
-func decodeNames(m *nds.NameTable, version string) (*Names, error) {
-	n := &Names{Version: version, Table: make(map[string][]netip.Addr, len(m.GetTable()))}
-	for host, info := range m.GetTable() {
-		var addrs []netip.Addr
-		for _, s := range info.GetIps() {
-			a, err := netip.ParseAddr(s)
-			if err != nil {
-				return nil, fmt.Errorf("name table: host %q: %w", host, err)
-			}
-			addrs = append(addrs, a)
-		}
-		n.Table[strings.ToLower(host)] = addrs
-		for _, alt := range info.GetAltHosts() {
-			n.Table[strings.ToLower(alt)] = addrs
-		}
-	}
-	return n, nil
 }
 
 func merged[V any](old, set map[string]V, removed []string) map[string]V {

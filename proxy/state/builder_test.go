@@ -33,6 +33,7 @@ import (
 
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/route"
 	"github.com/weirmesh/weir/xds/resource"
 )
@@ -261,7 +262,7 @@ func TestRoutes(t *testing.T) {
 		t.Errorf("fault %+v", f)
 	}
 	split := vh.Entries[1].Forward
-	if split.Total != 100 || split.Timeout.Seconds() != 15 || split.Clusters[0].Headers.RequestSet[0].Value.Parts[0].Op != route.OpReq || split.PrefixRewrite != "/x" {
+	if split.Total != 100 || split.Timeout.Seconds() != 15 || literal(split.Clusters[0].Headers.RequestSet[0].Value) || split.PrefixRewrite != "/x" {
 		t.Errorf("split %+v", split)
 	}
 	if vh.Entries[2].Redirect.Status != 302 || string(vh.Entries[3].Direct.Body) != "closed" {
@@ -281,7 +282,7 @@ func TestRoutes(t *testing.T) {
 // Who is wrong in an update is named, so that the others can be applied without them.
 func TestRefusedByName(t *testing.T) {
 	b := newBuilder()
-	u := update(t, resource.ClusterType, `name: "a"`, `name: "b" lb_policy: RING_HASH`, `name: "c"`, `name: "d" transport_socket { name: "quic" }`)
+	u := update(t, resource.ClusterType, `name: "a"`, `name: "b" lb_policy: LOAD_BALANCING_POLICY_CONFIG`, `name: "c"`, `name: "d" transport_socket { name: "quic" }`)
 	_, _, err := b.Apply(u)
 	refused, ok := errors.AsType[*RefusedError](err)
 	if !ok || !slices.Equal(refused.Refused(), []string{"b", "d"}) {
@@ -305,7 +306,8 @@ func TestRefusedDestination(t *testing.T) {
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ name, typeURL, text, want string }{
 		{"an unknown cluster type", resource.ClusterType, `name: "x" cluster_type { name: "custom" }`, "cluster x.cluster_type: field is not supported"},
-		{"consistent hashing", resource.ClusterType, `name: "x" lb_policy: RING_HASH`, "cluster x.lb_policy: RING_HASH is not supported"},
+		{"a balancing policy of its own", resource.ClusterType, `name: "x" lb_policy: LOAD_BALANCING_POLICY_CONFIG`, "cluster x.lb_policy: LOAD_BALANCING_POLICY_CONFIG is not supported"},
+		{"a table whose size is no prime", resource.ClusterType, `name: "x" lb_policy: MAGLEV maglev_lb_config { table_size { value: 65536 } }`, "cluster x.lb_config: size 65536: it is a prime number for a table, and at most 5000011"},
 		{"no name", resource.ClusterType, `type: STATIC`, "cluster: name is empty"},
 		{"TLS 1.0", resource.ClusterType, `name: "x" transport_socket { name: "tls" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext] {
 			common_tls_context { tls_params { tls_minimum_protocol_version: TLSv1_0 } } } } }`,
@@ -330,7 +332,7 @@ func TestRefused(t *testing.T) {
 			`route configuration "r": domain "a" is in virtual hosts "v" and "w"`},
 		{"an unknown operator", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "a" }
 			request_headers_to_add { header { key: "a" value: "%NOPE%" } } } }`,
-			`route configuration r virtual host v.routes[0].request_headers_to_add[0].header.value: value "%NOPE%": operator %NOPE% is not supported in header values`},
+			`route configuration r virtual host v.routes[0].request_headers_to_add[0].header.value: format "%NOPE%": there is no operator %NOPE%`},
 		{"a header in a header's value", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" response_headers_to_add { header { key: "a" value: "b\r\nc: d" } } }`,
 			`route configuration r virtual host v.response_headers_to_add[0].header.value: "b\r\nc: d" has a control character`},
 		{"a header's name of two words", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" response_headers_to_add { header { key: "a b" value: "c" } } }`,
@@ -374,7 +376,7 @@ func TestResolved(t *testing.T) {
 	if d := cmp.Diff(map[string][]cluster.Name{"outbound|443||api.example.com": {{Host: "api.example.com", Port: 443}}}, names); d != "" {
 		t.Error(d)
 	}
-	addrs := []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:443"), netip.MustParseAddrPort("192.0.2.2:443")}
+	addrs := []cluster.Found{{AddrPort: netip.MustParseAddrPort("192.0.2.1:443")}, {AddrPort: netip.MustParseAddrPort("192.0.2.2:443")}}
 	s, _ := b.Resolved("outbound|443||api.example.com", addrs)
 	if n := len(s.ClusterNamed("outbound|443||api.example.com").Endpoints); n != 2 {
 		t.Errorf("%d endpoints", n)
@@ -384,6 +386,23 @@ func TestResolved(t *testing.T) {
 	}
 	if _, gone := b.Resolved("outbound|443||api.example.com", addrs[1:]); len(gone) != 1 {
 		t.Errorf("gone %v", gone)
+	}
+}
+
+// Addresses stand where the name does that they were resolved from.
+func TestResolvedByPriority(t *testing.T) {
+	b := newBuilder()
+	group := func(priority int, host string) string {
+		return fmt.Sprintf(`endpoints { priority: %d lb_endpoints { load_balancing_weight { value: %d } endpoint { address { socket_address { address: %q port_value: 443 } } } } } `, priority, priority+2, host)
+	}
+	apply(t, b, update(t, resource.ClusterType, `name: "c" type: STRICT_DNS load_assignment { `+group(0, "near.example.com")+group(1, "far.example.com")+`}`))
+	s, _ := b.Resolved("c", []cluster.Found{{AddrPort: netip.MustParseAddrPort("192.0.2.1:443"), Name: 1}, {AddrPort: netip.MustParseAddrPort("192.0.2.2:443")}})
+	c := s.ClusterNamed("c")
+	if len(c.Places) != 2 || c.Places[0].Priority != 1 || c.Places[1].Priority != 0 || !slices.Equal(c.Weights, []uint32{3, 2}) {
+		t.Errorf("places %v, weights %v", c.Places, c.Weights)
+	}
+	if g := c.View().Groups; len(g) != 1 || g[0].Endpoints[0] != c.Endpoints[1] {
+		t.Errorf("%d groups are chosen from, not the near one alone", len(g))
 	}
 }
 
@@ -443,7 +462,7 @@ func TestSecrets(t *testing.T) {
 		}
 		return len(l.Config.Chains)
 	}
-	if sds := b.Wanted(nil).Secrets; chains(s) != 0 || !slices.Equal(sds, []string{"kubernetes://a", "kubernetes://b"}) {
+	if sds := b.Wanted(nil).Secrets; chains(s) != 0 || !slices.Equal(sds, []SecretName{{Name: "kubernetes://a"}, {Name: "kubernetes://b"}}) {
 		t.Fatalf("%d chains, wanted %v", chains(s), sds)
 	}
 	if m := b.Missing(); len(m) != 0 {
@@ -495,4 +514,9 @@ func selfSigned(t testing.TB) (cert, key []byte) {
 		t.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
+}
+
+func literal(f *observe.Format) bool {
+	_, ok := f.Literal()
+	return ok
 }

@@ -1,8 +1,13 @@
 package state
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"math"
+	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,9 +39,16 @@ type clusterSpec struct {
 	limits          limitValues
 	lookup          cluster.Lookup
 	auto            autoName
+	probes          uint32 // metadata weir.half_open_probes
+	// secrets are those it names, and source is what names them: it is decoded again when they come or change.
+	secrets []SecretName
+	source  *clusterv3.Cluster
 }
 
-type limitValues struct{ connections, pending, requests, retries uint32 }
+type limitValues struct {
+	connections, pending, requests, retries uint32
+	budget                                  *cluster.RetryBudget
+}
 
 func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 	path := "cluster " + c.GetName()
@@ -79,6 +91,10 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 		s.Policy = cluster.Random
 	case clusterv3.Cluster_CLUSTER_PROVIDED:
 		s.Policy = cluster.Provided
+	case clusterv3.Cluster_RING_HASH, clusterv3.Cluster_MAGLEV:
+		if err := s.decodeHash(c, path); err != nil {
+			return nil, err
+		}
 	default:
 		return nil, fmt.Errorf("%s.lb_policy: %v is not supported", path, c.GetLbPolicy())
 	}
@@ -96,31 +112,86 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 			return nil, err
 		}
 	}
-	if b := c.GetUpstreamBindConfig().GetSourceAddress(); b.GetAddress() != "" {
-		ip, err := netip.ParseAddr(b.GetAddress())
-		if err != nil {
-			return nil, fmt.Errorf("%s.upstream_bind_config.source_address: %w", path, err)
-		}
-		s.Bind = ip
+	if err := s.decodeBind(c.GetUpstreamBindConfig(), path+".upstream_bind_config"); err != nil {
+		return nil, err
 	}
 	if k := c.GetUpstreamConnectionOptions().GetTcpKeepalive(); k != nil {
 		s.Keepalive = cluster.Keepalive{On: true, Probes: k.GetKeepaliveProbes().GetValue(),
 			Time:     time.Duration(k.GetKeepaliveTime().GetValue()) * time.Second,
 			Interval: time.Duration(k.GetKeepaliveInterval().GetValue()) * time.Second}
 	}
-	s.decodeLimits(c)
+	if err := s.decodeLimits(c, path); err != nil {
+		return nil, err
+	}
+	s.probes = uint32(min(max(0, c.GetMetadata().GetFilterMetadata()["weir"].GetFields()["half_open_probes"].GetNumberValue()), maxProbes))
+	if err := s.decodeHealth(c, path); err != nil {
+		return nil, err
+	}
+	if err := s.decodeCheck(c, path); err != nil {
+		return nil, err
+	}
 	s.decodeService(c.GetMetadata())
-	s.Refused = c.GetMetadata().GetFilterMetadata()["weir"].GetFields()["refused"].GetStringValue()
+	ours := c.GetMetadata().GetFilterMetadata()["weir"].GetFields()
+	s.Refused = ours["refused"].GetStringValue()
+	if a := ours["led"].GetStringValue(); a != "" {
+		var err error
+		if s.Led, err = netip.ParseAddrPort(a); err != nil {
+			return nil, fmt.Errorf("%s.metadata.weir.led: %w", path, err)
+		}
+	}
+	if t := ours["tunnel"].GetStructValue().GetFields(); t != nil {
+		s.Tunnel = &cluster.Tunnel{Host: t["host"].GetStringValue(), Post: t["post"].GetBoolValue()}
+		if host, port, err := net.SplitHostPort(s.Tunnel.Host); err != nil || host == "" || port == "" || strings.ContainsFunc(s.Tunnel.Host, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+			return nil, fmt.Errorf("%s.metadata.weir.tunnel: %q is not host:port", path, s.Tunnel.Host)
+		}
+	}
 	if err := s.decodeProtocol(c, path); err != nil {
 		return nil, err
 	}
-	return s, b.decodeTransports(s, c, path)
+	b.uses = uses{}
+	err := b.decodeTransports(s, c, path)
+	if b.uses.any() {
+		s.secrets, s.source = b.uses.secrets, c
+	}
+	if errors.Is(err, errAwaited) { // nobody is called with less than it asks for
+		missing := slices.DeleteFunc(slices.Clone(s.secrets), func(n SecretName) bool { return b.secrets[n] != nil })
+		s.Transports, s.Refused, err = nil, cmp.Or(s.Refused, "secret "+missing[0].Name+" has not come"), nil
+	}
+	return s, err
 }
 
-func (s *clusterSpec) decodeLimits(c *clusterv3.Cluster) {
+// decodeBind reads where connections are to come from: an address of each family.
+func (s *clusterSpec) decodeBind(b *corev3.BindConfig, path string) error {
+	for i, a := range append([]*corev3.SocketAddress{b.GetSourceAddress()}, extraSources(b)...) {
+		if a.GetAddress() == "" {
+			continue
+		}
+		ip, err := netip.ParseAddr(a.GetAddress())
+		switch {
+		case err != nil && i == 0:
+			return fmt.Errorf("%s.source_address: %w", path, err)
+		case err != nil:
+			return fmt.Errorf("%s.extra_source_addresses[%d]: %w", path, i-1, err)
+		case ip.Is4():
+			s.Bind = cmp.Or(s.Bind, ip)
+		default:
+			s.Bind6 = cmp.Or(s.Bind6, ip)
+		}
+	}
+	return nil
+}
+
+func extraSources(b *corev3.BindConfig) (out []*corev3.SocketAddress) {
+	for _, x := range b.GetExtraSourceAddresses() {
+		out = append(out, x.GetAddress())
+	}
+	return out
+}
+
+func (s *clusterSpec) decodeLimits(c *clusterv3.Cluster, path string) error {
 	// Envoy's defaults where nothing is said (1024 of each, 3 retries) protect an edge
 	// proxy; Istio always says "no limit", and that is our default too.
-	s.limits = limitValues{cluster.Unlimited, cluster.Unlimited, cluster.Unlimited, cluster.Unlimited}
+	s.limits = limitValues{connections: cluster.Unlimited, pending: cluster.Unlimited, requests: cluster.Unlimited, retries: cluster.Unlimited}
 	for _, t := range c.GetCircuitBreakers().GetThresholds() {
 		if t.GetPriority() != corev3.RoutingPriority_DEFAULT {
 			continue
@@ -134,7 +205,20 @@ func (s *clusterSpec) decodeLimits(c *clusterv3.Cluster) {
 		set(&s.limits.pending, t.GetMaxPendingRequests(), t.MaxPendingRequests != nil)
 		set(&s.limits.requests, t.GetMaxRequests(), t.MaxRequests != nil)
 		set(&s.limits.retries, t.GetMaxRetries(), t.MaxRetries != nil)
+		if b := t.GetRetryBudget(); b != nil {
+			s.limits.budget = &cluster.RetryBudget{Percent: 20, Min: 3, Interval: b.GetBudgetInterval().AsDuration()} // Envoy's
+			if p := b.GetBudgetPercent(); p != nil {
+				s.limits.budget.Percent = p.GetValue()
+			}
+			if m := b.GetMinRetryConcurrency(); m != nil {
+				s.limits.budget.Min = m.GetValue()
+			}
+			if x := s.limits.budget; !(x.Percent >= 0 && x.Percent <= 100) || x.Interval < 0 || x.Interval > cluster.MaxOutlierInterval {
+				return fmt.Errorf("%s.circuit_breakers.retry_budget: budget_percent must be 0 to 100, budget_interval within a year", path)
+			}
+		}
 	}
+	return nil
 }
 
 // decodeService reads metadata istio.services, and else takes the host of Istio's name
@@ -267,6 +351,9 @@ func (b *Builder) decodeTransports(s *clusterSpec, c *clusterv3.Cluster, path st
 	for i, m := range c.GetTransportSocketMatches() {
 		at := fmt.Sprintf("%s.transport_socket_matches[%d]", path, i)
 		t, err := b.decodeUpstreamTransport(m.GetTransportSocket(), s.auto, at)
+		if b.leftOut(err) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -308,13 +395,17 @@ func (s *clusterSpec) decodeNames(la *endpointv3.ClusterLoadAssignment, path str
 	if s.Kind != cluster.StrictDNS && s.Kind != cluster.LogicalDNS {
 		return nil
 	}
-	for _, group := range la.GetEndpoints() {
+	for i, group := range la.GetEndpoints() {
+		if group.GetPriority() > maxPriority {
+			return fmt.Errorf("%s.load_assignment.endpoints[%d].priority: %d is more than %d", path, i, group.GetPriority(), maxPriority)
+		}
 		for _, e := range group.GetLbEndpoints() {
 			a := e.GetEndpoint().GetAddress().GetSocketAddress()
 			if a.GetAddress() == "" || a.GetPortValue() == 0 {
 				return fmt.Errorf("%s.load_assignment: a DNS cluster needs endpoints with host name and port", path)
 			}
-			s.Names = append(s.Names, cluster.Name{Host: a.GetAddress(), Port: uint16(a.GetPortValue()), Weight: e.GetLoadBalancingWeight().GetValue(), Lookup: s.lookup})
+			s.Names = append(s.Names, cluster.Name{Host: a.GetAddress(), Port: uint16(a.GetPortValue()), Weight: e.GetLoadBalancingWeight().GetValue(), Lookup: s.lookup,
+				Priority: uint8(group.GetPriority()), Locality: localityOf(group)})
 		}
 	}
 	if s.Kind == cluster.LogicalDNS && len(s.Names) != 1 {
@@ -332,6 +423,8 @@ type endpointSpec struct {
 	match    *structpb.Struct // envoy.transport_socket_match
 	workload string           // istio.workload
 	healthy  bool
+	priority uint8
+	locality cluster.Locality
 }
 
 // key identifies an endpoint inside its cluster: while it is the same, connections to
@@ -354,9 +447,13 @@ func decodeEndpoints(la *endpointv3.ClusterLoadAssignment) ([]endpointSpec, erro
 	}
 	var out []endpointSpec
 	for i, group := range la.GetEndpoints() {
+		if group.GetPriority() > maxPriority {
+			return nil, fmt.Errorf("%s.endpoints[%d].priority: %d is more than %d", path, i, group.GetPriority(), maxPriority)
+		}
+		locality := localityOf(group)
 		for j, e := range group.GetLbEndpoints() {
 			at := fmt.Sprintf("%s.endpoints[%d].lb_endpoints[%d]", path, i, j)
-			spec := endpointSpec{weight: e.GetLoadBalancingWeight().GetValue()}
+			spec := endpointSpec{weight: e.GetLoadBalancingWeight().GetValue(), priority: uint8(group.GetPriority()), locality: locality}
 			switch e.GetHealthStatus() {
 			case corev3.HealthStatus_UNKNOWN, corev3.HealthStatus_HEALTHY, corev3.HealthStatus_DEGRADED:
 				spec.healthy = true
@@ -388,6 +485,14 @@ func decodeEndpoints(la *endpointv3.ClusterLoadAssignment) ([]endpointSpec, erro
 		}
 	}
 	return out, nil
+}
+
+func localityOf(group *endpointv3.LocalityLbEndpoints) cluster.Locality {
+	out := cluster.Locality{Weight: group.GetLoadBalancingWeight().GetValue()}
+	if l := group.GetLocality(); l != nil {
+		out.Name = strings.TrimRight(l.GetRegion()+"/"+l.GetZone()+"/"+l.GetSubZone(), "/")
+	}
+	return out
 }
 
 // parseWorkload reads Istio's endpoint metadata "name;namespace;service;revision;cluster".
@@ -424,17 +529,36 @@ func (b *Builder) assemble(s *clusterSpec, eps []endpointSpec, prev *cluster.Clu
 	c.Limits.MaxPending.Store(s.limits.pending)
 	c.Limits.MaxRequests.Store(s.limits.requests)
 	c.Limits.MaxRetries.Store(s.limits.retries)
+	c.Limits.SetBudget(s.limits.budget)
 	old := map[string]*cluster.Endpoint{}
 	if prev != nil {
 		for _, e := range prev.Endpoints {
 			old[e.Key] = e
 		}
 	}
-	c.Endpoints, c.Weights = nil, nil
+	c.Endpoints, c.Weights, c.Places, c.Localities = nil, nil, nil, nil
+	c.Health = b.health(s.Name)
+	levels := c.LocalityWeighted || slices.ContainsFunc(eps, func(e endpointSpec) bool { return e.priority > 0 })
+	localities := map[cluster.Locality]uint16{}
 	for i := range eps {
 		e := &eps[i]
-		if !e.healthy {
+		// Those that take no requests count where it matters how many there are; else they are let go.
+		if !e.healthy && !levels && c.PanicAt == 0 {
 			continue
+		}
+		if levels || !e.healthy {
+			if c.Places == nil {
+				c.Places = make([]cluster.Place, len(c.Endpoints), len(eps))
+			}
+		}
+		if c.Places != nil {
+			id, ok := localities[e.locality]
+			if !ok && len(c.Localities) < math.MaxUint16 {
+				id = uint16(len(c.Localities))
+				localities[e.locality] = id
+				c.Localities = append(c.Localities, e.locality)
+			}
+			c.Places = append(c.Places, cluster.Place{Priority: e.priority, Locality: id, Unhealthy: !e.healthy})
 		}
 		t := s.transportFor(e.match)
 		key := e.key() + "|"

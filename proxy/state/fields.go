@@ -36,6 +36,7 @@ const (
 	onlyEnvoy   = "names or tunes an Envoy part that does not exist here"
 	statsNames  = "Envoy's own statistics; Istio's metrics do not depend on it"
 	controlInfo = "information for people and control planes"
+	rates       = "endpoints are judged by consecutive errors"
 	later       = "arrives with a later part of the data plane; harmless when absent"
 )
 
@@ -54,7 +55,8 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.core.v3.TransportSocket":          acts("name typed_config"),
 	"envoy.config.core.v3.TypedExtensionConfig":     acts("name typed_config"),
 	"envoy.config.core.v3.Locality":                 everything,
-	"envoy.config.core.v3.BindConfig":               acts("source_address"),
+	"envoy.config.core.v3.BindConfig":               acts("source_address extra_source_addresses"),
+	"envoy.config.core.v3.ExtraSourceAddress":       acts("address"),
 	"envoy.config.core.v3.DataSource":               acts("filename inline_bytes inline_string"),
 	"envoy.config.core.v3.TcpKeepalive":             acts("keepalive_probes keepalive_time keepalive_interval"),
 	"envoy.config.core.v3.HeaderValueOption":        acts("header append append_action keep_empty_value"),
@@ -106,22 +108,67 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.cluster.v3.Cluster": acts("name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers"+
 		" typed_extension_protocol_options common_http_protocol_options http2_protocol_options http_protocol_options protocol_selection"+
 		" transport_socket transport_socket_matches metadata upstream_bind_config upstream_connection_options max_requests_per_connection"+
-		" dns_lookup_family original_dst_lb_config").
+		" dns_lookup_family original_dst_lb_config outlier_detection common_lb_config least_request_lb_config round_robin_lb_config"+
+		" ring_hash_lb_config maglev_lb_config load_balancing_policy health_checks").
 		but("alt_stat_name", statsNames).but("filters", later).but("dns_refresh_rate", later).but("respect_dns_ttl", later).but("dns_jitter", later).
-		but("common_lb_config", later).but("per_connection_buffer_limit_bytes", "buffers have their own watermarks").
+		but("per_connection_buffer_limit_bytes", "buffers have their own watermarks").
 		but("cleanup_interval", "an original-destination endpoint goes with its last connection").
-		but("outlier_detection", later).but("least_request_lb_config", "two choices, as the default").
-		but("round_robin_lb_config", later).but("load_balancing_policy", "lb_policy is read").but("track_cluster_stats", statsNames).
+		but("load_balancing_policy", "lb_policy is read").but("track_cluster_stats", statsNames).
 		but("wait_for_warm_on_init", onlyEnvoy).but("ignore_health_on_host_removal", "removed endpoints leave at once").
 		but("close_connections_on_host_health_failure", later).but("connection_pool_per_downstream_connection", later).
 		but("dns_failure_refresh_rate", later).but("preconnect_policy", later),
-	"envoy.config.cluster.v3.Cluster.EdsClusterConfig":     acts("eds_config service_name"),
-	"envoy.config.cluster.v3.Cluster.TransportSocketMatch": acts("name match transport_socket"),
-	"envoy.config.cluster.v3.Cluster.OriginalDstLbConfig":  acts("upstream_port_override").but("use_http_header", later),
-	"envoy.config.cluster.v3.UpstreamConnectionOptions":    acts("tcp_keepalive").but("set_local_interface_name_on_upstream_connections", onlyEnvoy),
-	"envoy.config.cluster.v3.CircuitBreakers":              acts("thresholds").but("per_host_thresholds", later),
-	"envoy.config.cluster.v3.CircuitBreakers.Thresholds": acts("priority max_connections max_pending_requests max_requests max_retries").
-		but("retry_budget", later).but("track_remaining", statsNames).but("max_connection_pools", onlyEnvoy),
+	"envoy.config.core.v3.HealthCheck": acts("timeout interval interval_jitter interval_jitter_percent unhealthy_threshold healthy_threshold"+
+		" http_health_check tcp_health_check grpc_health_check").
+		but("initial_jitter", "first checks are spread over a second").but("reuse_connection", "connections are kept for the next check").
+		but("no_traffic_interval", "checks have one interval").but("no_traffic_healthy_interval", "checks have one interval").
+		but("unhealthy_interval", "checks have one interval").but("unhealthy_edge_interval", "checks have one interval").but("healthy_edge_interval", "checks have one interval").
+		but("event_log_path", statsNames).but("event_logger", statsNames).but("event_service", statsNames).
+		but("always_log_health_check_failures", statsNames).but("always_log_health_check_success", statsNames),
+	"envoy.config.core.v3.HealthCheck.HttpHealthCheck": acts("host path method expected_statuses request_headers_to_add").
+		but("codec_client_type", "checks speak what requests to the cluster do"),
+	"envoy.config.core.v3.HealthCheck.TcpHealthCheck":    acts("send receive"),
+	"envoy.config.core.v3.HealthCheck.GrpcHealthCheck":   acts("service_name authority"),
+	"envoy.config.cluster.v3.Cluster.EdsClusterConfig":   acts("eds_config service_name"),
+	"envoy.config.cluster.v3.LoadBalancingPolicy":        acts("policies"),
+	"envoy.config.cluster.v3.LoadBalancingPolicy.Policy": acts("typed_extension_config"),
+	"envoy.config.cluster.v3.Cluster.RingHashLbConfig": acts("minimum_ring_size").but("hash_function", "hashes are the proxy's own").
+		but("maximum_ring_size", "rings have a limit of their own"),
+	"envoy.config.cluster.v3.Cluster.MaglevLbConfig": acts("table_size"),
+	"envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash": acts("minimum_ring_size consistent_hashing_lb_config").but("hash_function", "hashes are the proxy's own").
+		but("maximum_ring_size", "rings have a limit of their own").but("use_hostname_for_hashing", later).but("hash_balance_factor", later).but("locality_weighted_lb_config", later),
+	"envoy.extensions.load_balancing_policies.maglev.v3.Maglev":                    acts("table_size consistent_hashing_lb_config").but("locality_weighted_lb_config", later),
+	"envoy.extensions.load_balancing_policies.common.v3.ConsistentHashingLbConfig": acts("hash_policy").but("use_hostname_for_hashing", later).but("hash_balance_factor", later),
+	"envoy.config.route.v3.RouteAction.HashPolicy":                                 acts("header cookie connection_properties query_parameter terminal"),
+	"envoy.config.route.v3.RouteAction.HashPolicy.Header":                          acts("header_name"),
+	"envoy.config.route.v3.RouteAction.HashPolicy.Cookie":                          acts("name ttl path attributes"),
+	"envoy.config.route.v3.RouteAction.HashPolicy.CookieAttribute":                 everything,
+	"envoy.config.route.v3.RouteAction.HashPolicy.ConnectionProperties":            acts("source_ip"),
+	"envoy.config.route.v3.RouteAction.HashPolicy.QueryParameter":                  acts("name"),
+	"envoy.config.cluster.v3.OutlierDetection": acts("consecutive_5xx enforcing_consecutive_5xx consecutive_gateway_failure enforcing_consecutive_gateway_failure"+
+		" split_external_local_origin_errors consecutive_local_origin_failure enforcing_consecutive_local_origin_failure interval base_ejection_time"+
+		" max_ejection_time max_ejection_percent always_eject_one_host").
+		but("enforcing_success_rate", rates).but("success_rate_minimum_hosts", rates).but("success_rate_request_volume", rates).
+		but("success_rate_stdev_factor", rates).but("enforcing_local_origin_success_rate", rates).but("failure_percentage_threshold", rates).
+		but("enforcing_failure_percentage", rates).but("enforcing_failure_percentage_local_origin", rates).but("failure_percentage_minimum_hosts", rates).
+		but("failure_percentage_request_volume", rates).but("max_ejection_time_jitter", "endpoints return when a sweep finds their time over").
+		but("successful_active_health_check_uneject_host", "who is ejected stays so for its time").but("monitors", onlyEnvoy).
+		but("detect_degraded_hosts", onlyEnvoy),
+	"envoy.config.cluster.v3.Cluster.CommonLbConfig": acts("healthy_panic_threshold locality_weighted_lb_config").
+		but("zone_aware_lb_config", "zones are followed where priorities or weights say so").but("update_merge_window", "changes hold at once").
+		but("ignore_new_hosts_until_first_hc", "new endpoints are used until a check fails").but("close_connections_on_host_set_change", later).
+		but("consistent_hashing_lb_config", later).but("override_host_status", onlyEnvoy),
+	"envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig": everything,
+	"envoy.config.cluster.v3.Cluster.LeastRequestLbConfig":                    acts("slow_start_config").but("choice_count", "two choices, as the default").but("active_request_bias", onlyEnvoy),
+	"envoy.config.cluster.v3.Cluster.RoundRobinLbConfig":                      acts("slow_start_config"),
+	"envoy.config.cluster.v3.Cluster.SlowStartConfig":                         acts("slow_start_window aggression min_weight_percent"),
+	"envoy.config.core.v3.RuntimeDouble":                                      acts("default_value").but("runtime_key", "there is no runtime layer; the default value holds"),
+	"envoy.config.cluster.v3.Cluster.TransportSocketMatch":                    acts("name match transport_socket"),
+	"envoy.config.cluster.v3.Cluster.OriginalDstLbConfig":                     acts("upstream_port_override").but("use_http_header", later),
+	"envoy.config.cluster.v3.UpstreamConnectionOptions":                       acts("tcp_keepalive").but("set_local_interface_name_on_upstream_connections", onlyEnvoy),
+	"envoy.config.cluster.v3.CircuitBreakers":                                 acts("thresholds").but("per_host_thresholds", later),
+	"envoy.config.cluster.v3.CircuitBreakers.Thresholds": acts("priority max_connections max_pending_requests max_requests max_retries retry_budget").
+		but("track_remaining", statsNames).but("max_connection_pools", onlyEnvoy),
+	"envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget": acts("budget_percent budget_interval min_retry_concurrency"),
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": acts("common_http_protocol_options explicit_http_config use_downstream_protocol_config auto_config"+
 		" upstream_http_protocol_options").
 		but("http_filters", later).but("header_validation_config", onlyEnvoy),
@@ -129,8 +176,8 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig": everything,
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig":          everything,
 	"envoy.config.endpoint.v3.ClusterLoadAssignment":                                 acts("cluster_name endpoints").but("policy", later).but("named_endpoints", onlyEnvoy),
-	"envoy.config.endpoint.v3.LocalityLbEndpoints": acts("lb_endpoints").but("locality", later).but("load_balancing_weight", later).
-		but("priority", later).but("proximity", later).but("metadata", controlInfo),
+	"envoy.config.endpoint.v3.LocalityLbEndpoints": acts("lb_endpoints locality load_balancing_weight priority").
+		but("proximity", later).but("metadata", controlInfo),
 	"envoy.config.endpoint.v3.LbEndpoint":                 acts("endpoint health_status metadata load_balancing_weight"),
 	"envoy.config.endpoint.v3.Endpoint":                   acts("address additional_addresses").but("hostname", controlInfo).but("health_check_config", later),
 	"envoy.config.endpoint.v3.Endpoint.AdditionalAddress": acts("address"),
@@ -171,38 +218,104 @@ var fields = map[protoreflect.FullName]known{
 		" response_headers_to_add response_headers_to_remove typed_per_filter_config").
 		but("metadata", controlInfo).but("include_attempt_count_in_response", later),
 	"envoy.config.route.v3.Route": acts("name match route redirect direct_response metadata typed_per_filter_config request_headers_to_add"+
-		" request_headers_to_remove response_headers_to_add response_headers_to_remove").
-		but("decorator", "spans are named by a later part").but("tracing", later).but("stat_prefix", statsNames),
-	"envoy.config.route.v3.RouteMatch": acts("connect_matcher prefix path safe_regex path_separated_prefix case_sensitive runtime_fraction headers query_parameters").
+		" request_headers_to_remove response_headers_to_add response_headers_to_remove stat_prefix").
+		but("decorator", "spans are named by a later part").but("tracing", later),
+	"envoy.config.route.v3.RouteMatch": acts("connect_matcher prefix path safe_regex path_separated_prefix case_sensitive runtime_fraction headers query_parameters dynamic_metadata").
 		but("grpc", later),
 	"envoy.config.route.v3.HeaderMatcher": acts("name exact_match safe_regex_match range_match present_match prefix_match suffix_match contains_match" +
 		" string_match invert_match treat_missing_header_as_empty"),
 	"envoy.config.route.v3.QueryParameterMatcher": acts("name string_match present_match"),
 	"envoy.config.route.v3.RouteAction": acts("cluster upgrade_configs weighted_clusters prefix_rewrite regex_rewrite host_rewrite_literal timeout idle_timeout retry_policy"+
-		" cluster_not_found_response_code max_grpc_timeout grpc_timeout_offset max_stream_duration").
+		" cluster_not_found_response_code max_grpc_timeout grpc_timeout_offset max_stream_duration request_mirror_policies").
 		but("priority", later).but("hash_policy", later).but("metadata_match", later).
-		but("auto_host_rewrite", later).but("append_x_forwarded_host", later).but("flush_timeout", later).
-		but("request_mirror_policies", later),
+		but("auto_host_rewrite", later).but("append_x_forwarded_host", later).but("flush_timeout", later),
+	"envoy.config.route.v3.RouteAction.RequestMirrorPolicy": acts("cluster runtime_fraction disable_shadow_host_suffix_append").
+		but("trace_sampled", "spans are a later part"),
 	"envoy.config.route.v3.RouteAction.MaxStreamDuration":           everything,
 	"envoy.config.route.v3.RouteMatch.ConnectMatcher":               everything,
 	"envoy.config.route.v3.RouteAction.UpgradeConfig":               acts("upgrade_type enabled connect_config"),
 	"envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig": acts(""),
 	"envoy.config.route.v3.WeightedCluster":                         acts("clusters total_weight").but("runtime_key_prefix", "there is no runtime layer"),
-	"envoy.config.route.v3.WeightedCluster.ClusterWeight":           acts("name weight request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove"),
-	"envoy.config.route.v3.RetryPolicy": acts("retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate host_selection_retry_max_attempts"+
-		" retriable_status_codes retry_back_off").but("retry_priority", "locality is a later part"),
-	"envoy.config.route.v3.RetryPolicy.RetryBackOff":                       everything,
-	"envoy.config.route.v3.RetryPolicy.RetryHostPredicate":                 acts("name typed_config"),
-	"envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate": everything,
-	"envoy.config.route.v3.RedirectAction":                                 acts("https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite regex_rewrite response_code strip_query"),
-	"envoy.config.route.v3.DirectResponseAction":                           acts("status body"),
+	"envoy.config.route.v3.WeightedCluster.ClusterWeight":           acts("name weight request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove host_rewrite_literal"),
+	"envoy.config.route.v3.RetryPolicy": acts("retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate host_selection_retry_max_attempts" +
+		" retriable_status_codes retry_back_off retry_priority"),
+	"envoy.config.route.v3.RetryPolicy.RetryPriority":                                 acts("name typed_config"),
+	"envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig": acts("update_frequency"),
+	"envoy.config.route.v3.RetryPolicy.RetryBackOff":                                  everything,
+	"envoy.config.route.v3.RetryPolicy.RetryHostPredicate":                            acts("name typed_config"),
+	"envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate":            everything,
+	"envoy.config.route.v3.RedirectAction":                                            acts("https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite regex_rewrite response_code strip_query"),
+	"envoy.config.route.v3.DirectResponseAction":                                      acts("status body"),
 	"envoy.extensions.filters.http.fault.v3.HTTPFault": acts("delay abort").but("upstream_cluster", later).but("max_active_faults", later).
 		but("delay_percent_runtime", onlyEnvoy).but("abort_percent_runtime", onlyEnvoy),
+	"envoy.extensions.filters.http.cors.v3.Cors": everything,
+	"envoy.extensions.filters.http.cors.v3.CorsPolicy": acts("allow_origin_string_match allow_methods allow_headers expose_headers max_age allow_credentials filter_enabled"+
+		" forward_not_matching_preflights").but("shadow_enabled", onlyEnvoy).but("allow_private_network_access", onlyEnvoy),
 	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":               everything,
 	"envoy.extensions.filters.common.fault.v3.FaultDelay":             everything,
 	"envoy.extensions.filters.http.fault.v3.FaultAbort":               everything,
 	"envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay": everything,
 	"envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort":   everything,
+
+	// Authorization.
+	"envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication": acts("providers rules bypass_cors_preflight requirement_map").but("stat_prefix", statsNames),
+	"envoy.extensions.filters.http.jwt_authn.v3.JwtProvider": acts("issuer audiences local_jwks forward from_headers from_params from_cookies forward_payload_header"+
+		" pad_forward_payload_header payload_in_metadata normalize_payload_in_metadata clock_skew_seconds claim_to_headers clear_route_cache").
+		but("jwt_cache_config", "verified tokens are always kept, within a limit"),
+	"envoy.extensions.filters.http.jwt_authn.v3.JwtProvider.NormalizePayload": everything,
+	"envoy.extensions.filters.http.jwt_authn.v3.JwtHeader":                    everything,
+	"envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader":             acts("header_name claim_name claim_path"),
+	"envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader.PathSegment": everything,
+	"envoy.extensions.filters.http.jwt_authn.v3.RequirementRule":              acts("match requires requirement_name"),
+	"envoy.extensions.filters.http.jwt_authn.v3.JwtRequirement":               acts("provider_name provider_and_audiences requires_any requires_all allow_missing_or_failed allow_missing"),
+	"envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementOrList":         everything,
+	"envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementAndList":        everything,
+	"envoy.extensions.filters.http.jwt_authn.v3.ProviderWithAudiences":        everything,
+	"google.protobuf.Empty":                      everything,
+	"envoy.extensions.filters.http.rbac.v3.RBAC": acts("rules shadow_rules rules_stat_prefix shadow_rules_stat_prefix").but("track_per_rule_stats", statsNames),
+	"envoy.extensions.filters.network.rbac.v3.RBAC": acts("rules shadow_rules stat_prefix shadow_rules_stat_prefix").
+		but("enforcement_type", "a connection is judged once, before its first byte is passed on").but("delay_deny", later),
+	"envoy.config.rbac.v3.RBAC":                                          acts("action policies").but("audit_logging_options", "the access log names the policy that denied"),
+	"envoy.config.rbac.v3.Policy":                                        acts("permissions principals"),
+	"envoy.config.rbac.v3.Permission":                                    acts("and_rules or_rules any header url_path destination_ip destination_port destination_port_range metadata not_rule requested_server_name uri_template"),
+	"envoy.config.rbac.v3.Permission.Set":                                acts("rules"),
+	"envoy.config.rbac.v3.Principal":                                     acts("and_ids or_ids any authenticated source_ip direct_remote_ip remote_ip header url_path metadata filter_state not_id"),
+	"envoy.config.rbac.v3.Principal.Set":                                 acts("ids"),
+	"envoy.config.rbac.v3.Principal.Authenticated":                       acts("principal_name"),
+	"envoy.type.matcher.v3.PathMatcher":                                  acts("path"),
+	"envoy.type.matcher.v3.FilterStateMatcher":                           acts("key string_match"),
+	"envoy.type.matcher.v3.MetadataMatcher":                              everything,
+	"envoy.type.v3.Int32Range":                                           everything,
+	"envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": everything,
+
+	// Asking somebody else, and limits.
+	"envoy.extensions.filters.http.ext_authz.v3.ExtAuthz": acts("grpc_service http_service transport_api_version failure_mode_allow failure_mode_allow_header_add with_request_body clear_route_cache"+
+		" status_on_error filter_enabled filter_enabled_metadata allowed_headers disallowed_headers include_tls_session max_denied_response_body_bytes stat_prefix").
+		but("validate_mutations", "a header that cannot be one always makes an answer no answer").
+		but("charge_cluster_response_stats", statsNames).but("emit_filter_state_stats", statsNames).but("emit_client_span", "spans are a later part").
+		but("enforce_response_header_limits", "responses have their own limits"),
+	"envoy.extensions.filters.http.ext_authz.v3.BufferSettings": everything,
+	"envoy.extensions.filters.http.ext_authz.v3.HttpService": acts("server_uri path_prefix path_override authorization_request authorization_response").
+		but("retry_policy", "a connection that had been closed is replaced; nothing else is asked twice"),
+	"envoy.extensions.filters.http.ext_authz.v3.AuthorizationRequest":  acts("allowed_headers headers_to_add"),
+	"envoy.extensions.filters.http.ext_authz.v3.AuthorizationResponse": acts("allowed_upstream_headers allowed_upstream_headers_to_append allowed_client_headers allowed_client_headers_on_success"),
+	"envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute":      acts("disabled check_settings"),
+	"envoy.extensions.filters.http.ext_authz.v3.CheckSettings":         acts("context_extensions disable_request_body_buffering").but("emit_client_span", "spans are a later part"),
+	"envoy.config.core.v3.HttpUri":                                     acts("cluster timeout").but("uri", "the cluster is asked"),
+	"envoy.type.v3.HttpStatus":                                         everything,
+	"envoy.type.matcher.v3.ListStringMatcher":                          acts("patterns"),
+	"envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit": acts("stat_prefix status token_bucket filter_enabled filter_enforced request_headers_to_add_when_not_enforced response_headers_to_add"+
+		" enable_x_ratelimit_headers rate_limited_as_resource_exhausted enable_retry_after_header").
+		but("stage", "it selects descriptors, which are refused").but("vh_rate_limits", "it selects descriptors, which are refused").
+		but("always_consume_default_token_bucket", "there is no other bucket").but("max_dynamic_descriptors", "there are none"),
+	"envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit": acts("token_bucket runtime_enabled").but("stat_prefix", statsNames),
+	"envoy.type.v3.TokenBucket": everything,
+
+	// Objects that Istio passes from filter to filter.
+	"envoy.extensions.filters.http.set_filter_state.v3.Config":    acts("on_request_headers").but("clear_route_cache", "no object it may set has a part in routing"),
+	"envoy.extensions.filters.network.set_filter_state.v3.Config": acts("on_new_connection on_downstream_tls_handshake"),
+	"envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue": acts("object_key format_string").but("factory_key", "objects that may be set are not made").
+		but("read_only", "objects that may be set are not made").but("shared_with_upstream", "objects that may be set are not made").but("skip_if_empty", "objects that may be set are not made"),
 
 	// Listeners.
 	"envoy.config.listener.v3.Listener": acts("name address additional_addresses filter_chains default_filter_chain use_original_dst listener_filters"+
@@ -215,7 +328,8 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.listener.v3.ListenerFilter":                         acts("name typed_config").but("filter_disabled", later),
 	"envoy.config.listener.v3.FilterChain":                            acts("filter_chain_match filters transport_socket name transport_socket_connect_timeout").but("metadata", controlInfo),
 	"envoy.config.listener.v3.FilterChainMatch":                       acts("destination_port prefix_ranges source_prefix_ranges source_ports server_names transport_protocol application_protocols"),
-	"envoy.config.listener.v3.Filter":                                 acts("name typed_config"),
+	"envoy.config.listener.v3.Filter":                                 acts("name typed_config config_discovery"),
+	"envoy.config.core.v3.ExtensionConfigSource":                      acts("config_source default_config apply_default_config_without_warming type_urls"),
 	"envoy.extensions.filters.network.sni_cluster.v3.SniCluster":      everything,
 	"envoy.extensions.filters.listener.original_dst.v3.OriginalDst":   everything,
 	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector": everything,
@@ -240,15 +354,16 @@ var fields = map[protoreflect.FullName]known{
 		but("internal_address_config", later).but("strip_trailing_host_dot", later).but("delayed_close_timeout", "closing lingers with a limit of its own").
 		but("early_header_mutation_extensions", later).but("proxy_status_config", later),
 	"envoy.extensions.filters.network.http_connection_manager.v3.Rds":                                               acts("config_source route_config_name"),
-	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":                                        acts("name typed_config is_optional disabled"),
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":                                        acts("name typed_config config_discovery is_optional disabled"),
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig":               acts("upgrade_type enabled").but("filters", later),
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails": everything,
-	"envoy.extensions.filters.http.router.v3.Router":                                                                acts("suppress_envoy_headers").but("start_child_span", later).but("dynamic_stats", statsNames).but("upstream_log", later),
+	"envoy.extensions.filters.http.router.v3.Router":                                                                acts("suppress_envoy_headers strict_check_headers").but("start_child_span", later).but("dynamic_stats", statsNames).but("upstream_log", later),
 	"envoy.config.accesslog.v3.AccessLog":                                                                           acts("name typed_config filter"),
 	"envoy.config.accesslog.v3.AccessLogFilter":                                                                     acts("response_flag_filter"),
 	"envoy.config.accesslog.v3.ResponseFlagFilter":                                                                  everything,
-	"envoy.extensions.access_loggers.file.v3.FileAccessLog":                                                         acts("path log_format format"),
-	"envoy.config.core.v3.SubstitutionFormatString":                                                                 acts("text_format_source text_format json_format").but("omit_empty_values", later).but("formatters", later),
+	"envoy.extensions.access_loggers.file.v3.FileAccessLog":                                                         acts("path log_format format json_format typed_json_format"),
+	"envoy.config.core.v3.SubstitutionFormatString": acts("text_format_source text_format json_format omit_empty_values").
+		but("formatters", "operators of Envoy's extensions are known, or refused, by name").but("json_format_options", "keys are always in order").but("content_type", "a log has none"),
 }
 
 // check refuses the first field of m, or of a message inside it, that the table does

@@ -3,72 +3,16 @@ package state
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
-	udpav1 "github.com/cncf/xds/go/udpa/type/v1"
-	xdsv3 "github.com/cncf/xds/go/xds/type/v3"
-	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	fileaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
-	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
-	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
-	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/weirmesh/weir/proxy/filter/peermetadata"
-	"github.com/weirmesh/weir/proxy/gateway"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/inbound"
-	"github.com/weirmesh/weir/proxy/outbound"
-	"github.com/weirmesh/weir/proxy/route"
 )
-
-// Types of filters, as they stand in typed_config, or inside a TypedStruct there.
-const (
-	hcmURL              = typePrefix + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-	tcpProxyURL         = typePrefix + "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
-	routerURL           = typePrefix + "envoy.extensions.filters.http.router.v3.Router"
-	faultURL            = typePrefix + "envoy.extensions.filters.http.fault.v3.HTTPFault"
-	grpcWebURL          = typePrefix + "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb"
-	peerMetadataURL     = typePrefix + "io.istio.http.peer_metadata.Config"
-	alpnURL             = typePrefix + "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig"
-	statsURL            = typePrefix + "stats.PluginConfig"
-	metadataExchangeURL = typePrefix + "envoy.tcp.metadataexchange.config.MetadataExchange"
-	fileAccessLogURL    = typePrefix + "envoy.extensions.access_loggers.file.v3.FileAccessLog"
-)
-
-// inertFilters are what Istio's control plane sends and this proxy leaves alone on
-// purpose, with the reason.
-var inertFilters = map[string]string{
-	alpnURL:  "the stage that dials offers HTTP protocols to mesh peers by itself",
-	statsURL: "Istio's standard metrics are always made",
-	typePrefix + "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig": "gRPC message counts come with gRPC",
-	typePrefix + "envoy.extensions.filters.http.cors.v3.Cors":               "the application answers preflight requests itself until a later part",
-	typePrefix + "envoy.extensions.filters.http.cors.v3.CorsPolicy":         "as the filter it configures",
-}
-
-// filterType is the type of a filter's configuration, looking into a TypedStruct.
-func filterType(a *anypb.Any, path string) (string, error) {
-	switch a.GetTypeUrl() {
-	case typePrefix + "udpa.type.v1.TypedStruct":
-		s := &udpav1.TypedStruct{}
-		if err := a.UnmarshalTo(s); err != nil {
-			return "", fmt.Errorf("%s: %w", path, err)
-		}
-		return s.GetTypeUrl(), nil
-	case typePrefix + "xds.type.v3.TypedStruct":
-		s := &xdsv3.TypedStruct{}
-		if err := a.UnmarshalTo(s); err != nil {
-			return "", fmt.Errorf("%s: %w", path, err)
-		}
-		return s.GetTypeUrl(), nil
-	}
-	return a.GetTypeUrl(), nil
-}
 
 // decodeManager makes the configuration of an HTTP connection manager and names the
 // route configuration it gets by RDS ("" for its own).
@@ -146,7 +90,7 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 	if c.HTTP2, err = decodeHTTP2(m.GetHttp2ProtocolOptions(), path+".http2_protocol_options"); err != nil {
 		return nil, "", err
 	}
-	if c.Log, err = logs(m.GetAccessLog(), path); err != nil {
+	if c.Logs, err = logs(m.GetAccessLog(), path); err != nil {
 		return nil, "", err
 	}
 	if err := b.decodeHTTPFilters(c, m, path); err != nil {
@@ -223,117 +167,3 @@ func certs(c *http.Config, m *hcmv3.HttpConnectionManager) {
 		c.CertParts |= http.CertDNS
 	}
 }
-
-// decodeHTTPFilters checks the filters and lists the stages they stand for.
-func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManager, path string) error {
-	var peers *peermetadata.Node
-	var fault *route.Fault
-	grpcWeb, routed := false, false
-	for i, f := range m.GetHttpFilters() {
-		at := fmt.Sprintf("%s.http_filters[%d] %s", path, i, f.GetName())
-		if routed {
-			return fmt.Errorf("%s: the router is the last filter", at)
-		}
-		if f.GetDisabled() {
-			return fmt.Errorf("%s.disabled: field is not supported", at)
-		}
-		url, err := filterType(f.GetTypedConfig(), at)
-		if err != nil {
-			return err
-		}
-		switch url {
-		case routerURL:
-			if err := unpack(f.GetTypedConfig(), &routerv3.Router{}, at); err != nil {
-				return err
-			}
-			routed = true
-		case faultURL:
-			x := &faultv3.HTTPFault{}
-			if err := unpack(f.GetTypedConfig(), x, at); err != nil {
-				return err
-			}
-			if x.GetDelay() != nil || x.GetAbort() != nil {
-				if fault, err = decodeFault(x, at); err != nil {
-					return err
-				}
-			}
-		case grpcWebURL:
-			if err := unpack(f.GetTypedConfig(), &grpcwebv3.GrpcWeb{}, at); err != nil {
-				return err
-			}
-			grpcWeb = true
-		case peerMetadataURL:
-			peers = b.opts.Metadata
-		default:
-			_, inert := inertFilters[url]
-			switch {
-			case inert:
-			case f.GetIsOptional():
-				b.skipped(f.GetName(), url)
-			default:
-				return fmt.Errorf("%s: filter %s is not supported", at, url)
-			}
-		}
-	}
-	if !routed {
-		return fmt.Errorf("%s.http_filters: the last filter must be envoy.filters.http.router", path)
-	}
-	switch c.Direction {
-	case http.Inbound:
-		c.Stages = inbound.Stages(inbound.Options{Metadata: peers, Fault: fault, GRPCWeb: grpcWeb})
-	case http.Outbound:
-		c.Stages = outbound.Stages(outbound.Options{Metadata: peers, Fault: fault, GRPCWeb: grpcWeb})
-	case http.Gateway:
-		c.Stages = gateway.Stages(gateway.Options{Metadata: peers, Fault: fault, GRPCWeb: grpcWeb})
-	}
-	return nil
-}
-
-// skipped notes an optional filter that nobody here knows.
-func (b *Builder) skipped(name, url string) {
-	s := name + " (" + url + ")"
-	if !slices.Contains(b.skippedFilters, s) && len(b.skippedFilters) < 100 {
-		b.skippedFilters = append(b.skippedFilters, s)
-	}
-}
-
-// Skipped lists optional filters that were left out, for the configuration dump.
-func (b *Builder) Skipped() []string { return slices.Clone(b.skippedFilters) }
-
-// logs reports whether access is logged to standard output. The line is always Istio's
-// default; another format is refused rather than not honoured.
-func logs(list []*accesslogv3.AccessLog, path string) (bool, error) {
-	on := false
-	for i, l := range list {
-		at := fmt.Sprintf("%s.access_log[%d]", path, i)
-		if l.GetTypedConfig().GetTypeUrl() != fileAccessLogURL {
-			return false, fmt.Errorf("%s: %s is not supported", at, l.GetTypedConfig().GetTypeUrl())
-		}
-		f := &fileaccesslogv3.FileAccessLog{}
-		if err := unpack(l.GetTypedConfig(), f, at); err != nil {
-			return false, err
-		}
-		if p := f.GetPath(); p != "/dev/stdout" && p != "/dev/stderr" {
-			return false, fmt.Errorf("%s.path: %q is not supported, only /dev/stdout", at, p)
-		}
-		format := f.GetLogFormat().GetTextFormatSource().GetInlineString()
-		if format == "" {
-			format = f.GetLogFormat().GetTextFormat()
-		}
-		if format == "" {
-			format = f.GetFormat()
-		}
-		if f.GetLogFormat().GetJsonFormat() != nil || format != "" && strings.TrimSpace(format) != istioLogFormat {
-			return false, fmt.Errorf("%s.log_format: only Istio's default text format is supported", at)
-		}
-		on = on || l.GetFilter() == nil
-	}
-	return on, nil
-}
-
-// istioLogFormat is Istio's default access log format without its newline.
-const istioLogFormat = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% ` +
-	`%RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% %BYTES_SENT% ` +
-	`%DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" ` +
-	`"%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% ` +
-	`%DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%`

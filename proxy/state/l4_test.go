@@ -217,3 +217,33 @@ func TestConnectionLimit(t *testing.T) {
 		}
 	}
 }
+
+// A proxy that was told to have no identity does without what needs one, where there is
+// something beside it; who was not told refuses it, and so does it where nothing is left.
+func TestPlaintext(t *testing.T) {
+	const (
+		tcp    = ` filters { name: "tcp" typed_config { [type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { cluster: "a" } } } }`
+		mutual = `transport_socket { name: "tls" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.%sTlsContext] { common_tls_context {
+			tls_certificate_sds_secret_configs { name: "default" } validation_context_sds_secret_config { name: "ROOTCA" } } } } } `
+		listener = `name: "l" address { socket_address { address: "0.0.0.0" port_value: 15006 } }
+			filter_chains { name: "tls" filter_chain_match { transport_protocol: "tls" } ` + mutual + tcp + ` filter_chains { name: "raw" ` + tcp
+	)
+	inbound := update(t, resource.ListenerType, fmt.Sprintf(listener, "Downstream"))
+	outbound := update(t, resource.ClusterType, fmt.Sprintf(`name: "x" transport_socket_matches { name: "tlsMode-istio" `+mutual+`}`, "Upstream"))
+	insists := update(t, resource.ClusterType, fmt.Sprintf(`name: "y" `+mutual, "Upstream"))
+
+	b := NewBuilder(Options{Plaintext: true})
+	s, _ := apply(t, b, inbound)
+	if c := s.listeners["l"].Config.Chains; len(c) != 1 || c[0].Name != "raw" {
+		t.Errorf("chains: %v", c)
+	}
+	apply(t, b, outbound)
+	if _, _, err := b.Apply(insists); err == nil {
+		t.Error("TLS that a DestinationRule asks for was left out")
+	}
+	for _, u := range []Update{inbound, outbound} {
+		if _, _, err := NewBuilder(Options{}).Apply(u); err == nil || !strings.Contains(err.Error(), "without an identity") {
+			t.Errorf("%s: %v", u.TypeURL, err)
+		}
+	}
+}

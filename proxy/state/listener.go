@@ -16,16 +16,19 @@ import (
 	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	connectionlimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
+	networkrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	sniclusterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_cluster/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/proxyproto"
+	"github.com/weirmesh/weir/proxy/rbac"
 	"github.com/weirmesh/weir/proxy/tcp"
 	"github.com/weirmesh/weir/proxy/tls"
 )
@@ -144,7 +147,7 @@ func (b *Builder) decodeWholeListener(l *listenerv3.Listener, version string) (*
 			at = path + " filter chain " + fc.GetName()
 		}
 		chain, err := b.decodeChain(fc, dir, at, out)
-		if errors.Is(err, errAwaited) {
+		if errors.Is(err, errAwaited) || b.leftOut(err) {
 			continue // the other chains are served meanwhile
 		}
 		if err != nil {
@@ -160,7 +163,7 @@ func (b *Builder) decodeWholeListener(l *listenerv3.Listener, version string) (*
 		}
 		c.Default = chain
 	}
-	if len(c.Chains) == 0 && c.Default == nil && len(b.uses) > 0 {
+	if len(c.Chains) == 0 && c.Default == nil && b.uses.any() {
 		return nil, errAwaited
 	}
 	if len(c.Chains) == 0 && c.Default == nil {
@@ -181,38 +184,46 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 	if c.Match, err = decodeChainMatch(fc.GetFilterChainMatch(), path+".filter_chain_match"); err != nil {
 		return nil, err
 	}
+	var rules []*rbac.Filter
 	exchange, byServerName := false, false
 	for i, f := range fc.GetFilters() {
 		at := fmt.Sprintf("%s.filters[%d] %s", path, i, f.GetName())
 		if c.Filters != nil {
 			return nil, fmt.Errorf("%s: comes after the filter that ends the chain", at)
 		}
-		url, err := filterType(f.GetTypedConfig(), at)
+		config, err := b.found(f.GetName(), f.GetTypedConfig(), f.GetConfigDiscovery(), at)
+		if err != nil {
+			return nil, err
+		}
+		url, err := filterType(config, at)
 		if err != nil {
 			return nil, err
 		}
 		switch url {
 		case hcmURL:
-			m, rds, err := b.decodeManager(f.GetTypedConfig(), dir, at)
+			m, rds, err := b.decodeManager(config, dir, at)
 			if err != nil {
 				return nil, err
 			}
 			if rds != "" && !slices.Contains(l.Routes, rds) {
 				l.Routes = append(l.Routes, rds)
 			}
+			if len(rules) > 0 {
+				return nil, fmt.Errorf("%s: a network RBAC filter in front of HTTP is not supported; put envoy.filters.http.rbac into http_filters", at)
+			}
 			m.Chain, c.Filters = c, m
 		case tcpProxyURL:
-			p, err := b.decodeTCP(f, dir, at)
+			p, err := b.decodeTCP(config, dir, at)
 			if err != nil {
 				return nil, err
 			}
-			p.Chain, p.Exchange, p.ByServerName = c, exchange, byServerName
+			p.Chain, p.Exchange, p.ByServerName, p.RBAC = c, exchange, byServerName, rules
 			c.Filters, c.ServerFirst = p, true
 		case metadataExchangeURL:
 			exchange = true
 		case connectionLimitURL:
 			x := &connectionlimitv3.ConnectionLimit{}
-			if err := unpack(f.GetTypedConfig(), x, at); err != nil {
+			if err := unpack(config, x, at); err != nil {
 				return nil, err
 			}
 			if x.GetMaxConnections().GetValue() == 0 || x.GetMaxConnections().GetValue() > math.MaxInt64 {
@@ -222,10 +233,28 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 				c.MaxConnections, c.RefuseDelay = int64(x.GetMaxConnections().GetValue()), x.GetDelay().AsDuration()
 			}
 		case sniClusterURL:
-			if err := unpack(f.GetTypedConfig(), &sniclusterv3.SniCluster{}, at); err != nil {
+			if err := unpack(config, &sniclusterv3.SniCluster{}, at); err != nil {
 				return nil, err
 			}
 			byServerName = true
+		case networkRBACURL:
+			x := &networkrbacv3.RBAC{}
+			if err := unpack(config, x, at); err != nil {
+				return nil, err
+			}
+			filter, err := b.decodeRBAC(rbacSpec{rules: x.GetRules(), shadow: x.GetShadowRules(), prefix: x.GetStatPrefix() + "rbac.", shaded: x.GetShadowRulesStatPrefix()}, at)
+			if err != nil {
+				return nil, err
+			}
+			rules = append(rules, filter)
+		case networkRateLimitURL:
+			if c.Rate, err = decodeConnectionRate(config, at); err != nil {
+				return nil, err
+			}
+		case networkSetStateURL:
+			if err := networkFilterState(config, at); err != nil {
+				return nil, err
+			}
 		case statsURL: // Istio's standard metrics are always made
 		default:
 			return nil, fmt.Errorf("%s: filter %s is not supported", at, url)
@@ -280,9 +309,9 @@ func decodeChainMatch(m *listenerv3.FilterChainMatch, path string) (listener.Mat
 	return out, nil
 }
 
-func (b *Builder) decodeTCP(f *listenerv3.Filter, dir http.Direction, path string) (*tcp.Config, error) {
+func (b *Builder) decodeTCP(config *anypb.Any, dir http.Direction, path string) (*tcp.Config, error) {
 	p := &tcpproxyv3.TcpProxy{}
-	if err := unpack(f.GetTypedConfig(), p, path); err != nil {
+	if err := unpack(config, p, path); err != nil {
 		return nil, err
 	}
 	c := &tcp.Config{StatPrefix: p.GetStatPrefix(), Inbound: dir == http.Inbound, MaxConnectAttempts: 1}
@@ -296,7 +325,7 @@ func (b *Builder) decodeTCP(f *listenerv3.Filter, dir http.Direction, path strin
 		c.MaxConnectAttempts = int(min(n, 10))
 	}
 	var err error
-	if c.Log, err = logs(p.GetAccessLog(), path); err != nil {
+	if c.Logs, err = logs(p.GetAccessLog(), path); err != nil {
 		return nil, err
 	}
 	add := func(name string, weight uint32) {

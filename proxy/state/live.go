@@ -4,6 +4,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/demand"
@@ -293,6 +294,70 @@ func (b *Builder) settledHost(h *route.VirtualHost) bool {
 	return true
 }
 
+// Awaits says of a listener or virtual host on demand whether it has come, whether a version
+// of it is served (of a listener the caller knows), and what has to come before this one is.
+func (b *Builder) Awaits(typeURL, name string) (come, served bool, missing []string) {
+	var clusters iter.Seq[cluster.ID]
+	switch typeURL {
+	case resource.ListenerType:
+		l := b.cur.listeners[name]
+		if l == nil {
+			return false, false, nil
+		}
+		for _, r := range l.Routes {
+			if b.cur.Table(r) == nil && !b.live.absent[resource.RouteType][r] {
+				missing = append(missing, "RDS "+r)
+			}
+		}
+		if l.Config == nil {
+			for _, n := range l.Secrets {
+				missing = append(missing, "SDS "+n.Name)
+			}
+			for _, n := range l.Extensions {
+				missing = append(missing, "ECDS "+n)
+			}
+			return true, false, missing
+		}
+		clusters = clustersOf(l.Config)
+	case resource.VirtualHostType:
+		table := name[:max(0, strings.LastIndexByte(name, '/'))]
+		h := b.vhosts[table][name]
+		served = b.live.served[table].hosts[name] != nil
+		if h == nil {
+			return false, served, nil
+		}
+		clusters = clustersOfHost(h)
+	}
+	for id := range clusters {
+		if b.settled(id) {
+			continue
+		}
+		m := "CDS " + b.idNames[id]
+		if s := b.specs[b.idNames[id]]; s != nil {
+			if m = "addresses of " + b.idNames[id]; s.edsName != "" {
+				m = "EDS " + s.edsName
+			}
+		}
+		if !slices.Contains(missing, m) {
+			missing = append(missing, m)
+		}
+	}
+	return true, served, missing
+}
+
+// Hosts are the virtual hosts that have come, by name.
+func (b *Builder) Hosts() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, m := range b.vhosts {
+			for n := range m {
+				if !yield(n) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // clustersOfHost are the clusters that a virtual host names.
 func clustersOfHost(h *route.VirtualHost) iter.Seq[cluster.ID] {
 	return func(yield func(cluster.ID) bool) {
@@ -303,6 +368,29 @@ func clustersOfHost(h *route.VirtualHost) iter.Seq[cluster.ID] {
 			for i := range e.Forward.Clusters {
 				if !yield(e.Forward.Clusters[i].Cluster) {
 					return
+				}
+			}
+			for i := range e.Forward.Mirrors {
+				if !yield(e.Forward.Mirrors[i].Cluster) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// askedBy are the clusters that filters of a listener ask: those of inbound listeners that come by no other way.
+func askedBy(c *listener.Config) iter.Seq[cluster.ID] {
+	return func(yield func(cluster.ID) bool) {
+		for _, ch := range append(slices.Clip(c.Chains), c.Default) {
+			if ch == nil {
+				continue
+			}
+			if f, ok := ch.Filters.(*http.Config); ok {
+				for _, id := range f.Asks {
+					if !yield(id) {
+						return
+					}
 				}
 			}
 		}
@@ -324,6 +412,11 @@ func clustersOf(c *listener.Config) iter.Seq[cluster.ID] {
 					}
 				}
 			case *http.Config:
+				for _, id := range f.Asks {
+					if !yield(id) {
+						return
+					}
+				}
 				if f.Table == nil {
 					continue
 				}
@@ -344,7 +437,9 @@ type Wanted struct {
 	Clusters  []string // on demand only: otherwise they come by themselves
 	Endpoints []string // load assignments of EDS clusters
 	Routes    []string // tables of RDS listeners
-	Secrets   []string
+	Secrets   []SecretName
+	// Extensions are configurations of filters (ECDS).
+	Extensions []string
 }
 
 // Wanted lists what the state asks for by name, and what the listeners do that are in use.
@@ -354,6 +449,7 @@ func (b *Builder) Wanted(active map[string]*Listener) Wanted {
 		if s.edsName != "" {
 			w.Endpoints = append(w.Endpoints, s.edsName)
 		}
+		w.Secrets = append(w.Secrets, s.secrets...)
 	}
 	cds := map[cluster.ID]bool{}
 	hosts := func(list iter.Seq[*route.VirtualHost]) {
@@ -367,8 +463,16 @@ func (b *Builder) Wanted(active map[string]*Listener) Wanted {
 		for _, l := range set {
 			w.Routes = append(w.Routes, l.Routes...)
 			w.Secrets = append(w.Secrets, l.Secrets...)
-			if b.live.view != nil && l.Config != nil && l.Config.Direction == listener.Outbound {
+			w.Extensions = append(w.Extensions, l.Extensions...)
+			if b.live.view == nil || l.Config == nil {
+				continue
+			}
+			if l.Config.Direction == listener.Outbound {
 				for id := range clustersOf(l.Config) {
+					cds[id] = true
+				}
+			} else {
+				for id := range askedBy(l.Config) {
 					cds[id] = true
 				}
 			}
@@ -391,10 +495,12 @@ func (b *Builder) Wanted(active map[string]*Listener) Wanted {
 	for id := range cds {
 		w.Clusters = append(w.Clusters, b.idNames[id])
 	}
-	for _, list := range []*[]string{&w.Clusters, &w.Endpoints, &w.Routes, &w.Secrets} {
+	for _, list := range []*[]string{&w.Clusters, &w.Endpoints, &w.Routes, &w.Extensions} {
 		slices.Sort(*list)
 		*list = slices.Compact(*list)
 	}
+	slices.SortFunc(w.Secrets, SecretName.compare)
+	w.Secrets = slices.Compact(w.Secrets)
 	return w
 }
 
@@ -419,7 +525,7 @@ func (b *Builder) Missing() []string {
 
 // Forget drops what is not subscribed to any more: there is no removal for it from the
 // server, but for what a wildcard might mean. Of that only is forgotten that there was none.
-func (b *Builder) Forget(typeURL string, names []string) *State {
+func (b *Builder) Forget(typeURL string, from Server, names []string) *State {
 	next := *b.cur
 	switch typeURL {
 	case resource.EndpointType:
@@ -427,7 +533,14 @@ func (b *Builder) Forget(typeURL string, names []string) *State {
 			delete(b.endpoints, n)
 		}
 	case resource.SecretType:
-		b.secrets = merged(b.secrets, nil, names)
+		for _, n := range names {
+			delete(b.secrets, SecretName{from, n})
+		}
+	case resource.ExtensionConfigType:
+		b.extensions = merged(b.extensions, nil, names)
+		for _, n := range names {
+			delete(b.noExtension, n)
+		}
 	case resource.RouteType:
 		next.tables = merged(next.tables, nil, names)
 		b.routes = merged(b.routes, nil, names)

@@ -30,6 +30,12 @@ func TestVirtualHostsAreLiveWithTheirClusters(t *testing.T) {
 			t.Errorf("%s is served by %s, %s; want %s, %s", authority, h.Name, h.Entries[0].Forward.Clusters[0].Name, host, cluster)
 		}
 	}
+	awaits := func(name string, served bool, missing ...string) {
+		t.Helper()
+		if come, is, got := b.Awaits(resource.VirtualHostType, name); !come || is != served || !slices.Equal(got, missing) {
+			t.Errorf("%s has come: %v, is served: %v, waits for %q; want served: %v, %q", name, come, is, got, served, missing)
+		}
+	}
 	if s, changed := b.OnDemand(true); !changed || s.View() == nil || s.View().Index != nil {
 		t.Fatal("it does not begin")
 	}
@@ -46,14 +52,18 @@ func TestVirtualHostsAreLiveWithTheirClusters(t *testing.T) {
 
 	apply(t, b, update(t, resource.VirtualHostType, host("a", `"a"`, "one")))
 	serves("a", "rest", "pass")
+	awaits("80/a", false, "CDS one")
 	apply(t, b, update(t, resource.ClusterType, eds("one")))
 	serves("a", "rest", "pass")
+	awaits("80/a", false, "EDS one")
 	apply(t, b, update(t, resource.EndpointType, load("one")))
 	serves("a", "80/a", "one")
+	awaits("80/a", true)
 
 	// An update, and one before it is live.
 	apply(t, b, update(t, resource.VirtualHostType, host("a", `"a"`, "two")))
 	serves("a", "80/a", "one")
+	awaits("80/a", true, "CDS two")
 	if got := b.Wanted(nil).Clusters; !slices.Equal(got, []string{"one", "pass", "two"}) {
 		t.Errorf("clusters wanted while one serves and two is awaited: %v", got)
 	}
@@ -82,7 +92,7 @@ func TestVirtualHostsAreLiveWithTheirClusters(t *testing.T) {
 	if v := b.State().View(); !v.Absent["80/a"] || len(v.Absent) != 1 {
 		t.Errorf("absent: %v", v.Absent)
 	}
-	if s := b.Forget(resource.VirtualHostType, []string{"80/a"}); s.View().Absent["80/a"] {
+	if s := b.Forget(resource.VirtualHostType, Server{}, []string{"80/a"}); s.View().Absent["80/a"] {
 		t.Error("it is not forgotten")
 	}
 

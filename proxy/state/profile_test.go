@@ -103,7 +103,17 @@ spec:
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: edge}
-spec: {hosts: ["*"], gateways: [gw], http: [{match: [{uri: {prefix: /}}], route: [{destination: {host: reviews, port: {number: 9080}}}]}], tcp: [{match: [{port: 31400}], route: [{destination: {host: reviews, port: {number: 3306}}}]}]}
+spec: {hosts: ["*"], gateways: [gw], http: [{match: [{headers: {"@request.auth.claims.groups": {exact: a}}, uri: {prefix: /}}], route: [{destination: {host: reviews, port: {number: 9080}}}]}, {match: [{uri: {prefix: /}}], route: [{destination: {host: reviews, port: {number: 9080}}}]}], tcp: [{match: [{port: 31400}], route: [{destination: {host: reviews, port: {number: 3306}}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: istio-system}
+spec: {jwtRules: [{issuer: "https://a.example", outputPayloadToHeader: x-payload, fromHeaders: [{name: x-token, prefix: "JWT "}]}, {issuer: "https://b.example", jwksUri: "https://b.example/keys", audiences: [b]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: tokens}
+spec: {rules: [{from: [{source: {requestPrincipals: ["https://a.example/*"]}}], when: [{key: "request.auth.claims[groups][x]", values: [y]}]}]}
 ---
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication

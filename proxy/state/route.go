@@ -15,20 +15,20 @@ import (
 	faultcommonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/fault/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	previousprioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
 const (
-	faultFilter = "envoy.filters.http.fault"
-	always1M    = 1_000_000
+	always1M = 1_000_000
 
 	defaultRouteTimeout = 15 * time.Second      // RouteAction.timeout
 	defaultBackoffBase  = 25 * time.Millisecond // RetryBackOff.base_interval as Envoy's default
@@ -117,7 +117,7 @@ func decodeVirtualHost(v *routev3.VirtualHost, at string, ids func(name string) 
 	if err != nil {
 		return nil, err
 	}
-	hostFault, err := perFilterFault(v.GetTypedPerFilterConfig(), at)
+	host, err := decodePerFilter(v.GetTypedPerFilterConfig(), at)
 	if err != nil {
 		return nil, err
 	}
@@ -127,9 +127,8 @@ func decodeVirtualHost(v *routev3.VirtualHost, at string, ids func(name string) 
 			return nil, err
 		}
 		e.Headers = appendOps(e.Headers, hostOps)
-		if e.Fault == nil {
-			e.Fault = hostFault
-		}
+		e.Fault, e.CORS = cmp.Or(e.Fault, host.fault), cmp.Or(e.CORS, host.cors)
+		e.ExtAuthz, e.RateLimit = cmp.Or(e.ExtAuthz, host.authz), cmp.Or(e.RateLimit, host.limit)
 		vh.Entries = append(vh.Entries, e)
 	}
 	return vh, nil
@@ -145,7 +144,7 @@ func appendOps(to []route.Headers, ops ...*route.Headers) []route.Headers {
 }
 
 func decodeRoute(r *routev3.Route, path string, ids func(string) cluster.ID) (*route.Entry, error) {
-	e := &route.Entry{Name: r.GetName(), Source: routeSource(r.GetMetadata())}
+	e := &route.Entry{Name: r.GetName(), StatPrefix: r.GetStatPrefix(), Source: routeSource(r.GetMetadata())}
 	var err error
 	if e.When, err = decodeMatch(r.GetMatch(), path+".match"); err != nil {
 		return nil, err
@@ -155,9 +154,11 @@ func decodeRoute(r *routev3.Route, path string, ids func(string) cluster.ID) (*r
 		return nil, err
 	}
 	e.Headers = appendOps(nil, ops)
-	if e.Fault, err = perFilterFault(r.GetTypedPerFilterConfig(), path); err != nil {
+	own, err := decodePerFilter(r.GetTypedPerFilterConfig(), path)
+	if err != nil {
 		return nil, err
 	}
+	e.Fault, e.CORS, e.ExtAuthz, e.RateLimit = own.fault, own.cors, own.authz, own.limit
 	switch {
 	case r.GetRoute() != nil:
 		e.Forward, err = decodeForward(r.GetRoute(), path+".route", ids)
@@ -212,6 +213,16 @@ func decodeMatch(m *routev3.RouteMatch, path string) (route.When, error) {
 			return w, err
 		}
 		w.Headers = append(w.Headers, v)
+	}
+	for i, d := range m.GetDynamicMetadata() {
+		c, known, err := claimMatch(d, fmt.Sprintf("%s.dynamic_metadata[%d]", path, i))
+		if err != nil {
+			return w, err
+		}
+		if !known { // there never is any
+			c.Path, c.Value = nil, func(any, bool) bool { return false }
+		}
+		w.Claims = append(w.Claims, c)
 	}
 	for i, q := range m.GetQueryParameters() {
 		at := fmt.Sprintf("%s.query_parameters[%d]", path, i)
@@ -323,7 +334,7 @@ func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster
 			if err != nil {
 				return nil, err
 			}
-			f.Clusters = append(f.Clusters, route.Weighted{Cluster: ids(w.GetName()), Name: w.GetName(), Weight: w.GetWeight().GetValue(), Headers: ops})
+			f.Clusters = append(f.Clusters, route.Weighted{Cluster: ids(w.GetName()), Name: w.GetName(), Weight: w.GetWeight().GetValue(), Headers: ops, HostRewrite: w.GetHostRewriteLiteral()})
 		}
 	}
 	if len(f.Clusters) == 0 {
@@ -361,6 +372,15 @@ func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster
 			return nil, fmt.Errorf("%s.upgrade_configs[%d].connect_config: is for upgrade_type CONNECT, not %s", path, i, u.GetUpgradeType())
 		}
 		f.Upgrades = append(f.Upgrades, up)
+	}
+	for _, m := range a.GetRequestMirrorPolicies() {
+		to := route.Mirror{Cluster: ids(m.GetCluster()), Name: m.GetCluster(), Per1M: always1M, AsSent: m.GetDisableShadowHostSuffixAppend()}
+		if p := m.GetRuntimeFraction().GetDefaultValue(); p != nil {
+			to.Per1M = perMillion(p)
+		}
+		if m.GetCluster() != "" && to.Per1M > 0 {
+			f.Mirrors = append(f.Mirrors, to)
+		}
 	}
 	var err error
 	f.Retry, err = decodeRetry(a.GetRetryPolicy(), path+".retry_policy")
@@ -424,6 +444,18 @@ func decodeRetry(p *routev3.RetryPolicy, path string) (*route.Retry, error) {
 		}
 		r.OtherHosts = true
 	}
+	if o := p.GetRetryPriority(); o != nil {
+		if o.GetName() != "envoy.retry_priorities.previous_priorities" {
+			return nil, fmt.Errorf("%s.retry_priority: %s is not supported", path, o.GetName())
+		}
+		m := &previousprioritiesv3.PreviousPrioritiesConfig{}
+		if err := unpack(o.GetTypedConfig(), m, path+".retry_priority"); err != nil {
+			return nil, err
+		}
+		if r.OtherPriorities = int(m.GetUpdateFrequency()); r.OtherPriorities <= 0 {
+			return nil, fmt.Errorf("%s.retry_priority.update_frequency: must be positive", path)
+		}
+	}
 	if b := p.GetRetryBackOff(); b != nil {
 		r.BackoffBase = orDefault(b.GetBaseInterval(), defaultBackoffBase)
 		r.BackoffMax = b.GetMaxInterval().AsDuration()
@@ -431,7 +463,7 @@ func decodeRetry(p *routev3.RetryPolicy, path string) (*route.Retry, error) {
 	if r.BackoffMax == 0 {
 		r.BackoffMax = 10 * r.BackoffBase // RetryBackOff.max_interval's default
 	}
-	if r.Attempts == 0 || r.On == 0 {
+	if (r.Attempts == 0 || r.On == 0) && r.PerTryTimeout == 0 && r.PerTryIdle == 0 {
 		return nil, nil
 	}
 	return r, nil
@@ -502,7 +534,7 @@ func headerOps(m mutations, path string) (*route.Headers, error) {
 			if err := cmp.Or(token(at+".header.key", name), oneLine(at+".header.value", o.GetHeader().GetValue())); err != nil {
 				return err
 			}
-			value, err := route.ParseFormat(o.GetHeader().GetValue())
+			value, err := observe.ParseText(o.GetHeader().GetValue(), false)
 			if err != nil {
 				return fmt.Errorf("%s.header.value: %w", at, err)
 			}
@@ -538,30 +570,6 @@ func headerOps(m mutations, path string) (*route.Headers, error) {
 		return nil, nil
 	}
 	return h, nil
-}
-
-// perFilterFault reads the fault of a typed_per_filter_config; other filters have no
-// per-route configuration here and are refused.
-func perFilterFault(m map[string]*anypb.Any, path string) (*route.Fault, error) {
-	var out *route.Fault
-	for name, a := range m {
-		at := path + ".typed_per_filter_config[" + name + "]"
-		if _, inert := inertFilters[a.GetTypeUrl()]; inert {
-			continue
-		}
-		if name != faultFilter {
-			return nil, fmt.Errorf("%s: not supported", at)
-		}
-		f := &faultv3.HTTPFault{}
-		if err := unpack(a, f, at); err != nil {
-			return nil, err
-		}
-		var err error
-		if out, err = decodeFault(f, at); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }
 
 func decodeFault(f *faultv3.HTTPFault, path string) (*route.Fault, error) {

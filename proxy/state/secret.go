@@ -1,12 +1,15 @@
 package state
 
 import (
+	"cmp"
 	stdtls "crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 )
@@ -17,19 +20,95 @@ type secret struct {
 	validation  *tlsv3.CertificateValidationContext
 }
 
-// errAwaited says that a secret has been asked for and has not come: whoever needs it
+// errAwaited says that something has been asked for by name and has not come: whoever needs it
 // waits and is neither wrong nor live.
-var errAwaited = errors.New("secret has not come yet")
+var errAwaited = errors.New("has not come yet")
 
-// secretFor finds the secret of an SDS name and notes that the listener being decoded
+// SecretName is what a secret is asked for by: the same name at two servers is two secrets.
+type SecretName struct {
+	From Server
+	Name string
+}
+
+// Server is who is asked for a secret; the zero value is the control plane, by ADS.
+type Server struct {
+	Target  string // unix:PATH, as gRPC takes it
+	Cluster string // instead: the cluster where it is
+	SotW    bool
+}
+
+func (s Server) String() string { return cmp.Or(s.Target, s.Cluster) }
+
+func (s Server) compare(o Server) int {
+	return cmp.Or(cmp.Compare(s.Target, o.Target), cmp.Compare(s.Cluster, o.Cluster))
+}
+
+func (n SecretName) compare(o SecretName) int {
+	return cmp.Or(n.From.compare(o.From), cmp.Compare(n.Name, o.Name))
+}
+
+// server is who an SDS configuration names.
+func server(c *corev3.ConfigSource, path string) (Server, error) {
+	a := c.GetApiConfigSource()
+	if a == nil {
+		return Server{}, nil
+	}
+	path += ".sds_config.api_config_source"
+	out := Server{}
+	switch a.GetApiType() {
+	case corev3.ApiConfigSource_GRPC:
+		out.SotW = true
+	case corev3.ApiConfigSource_DELTA_GRPC:
+	default:
+		return out, fmt.Errorf("%s.api_type: %v is not supported", path, a.GetApiType())
+	}
+	if len(a.GetGrpcServices()) != 1 {
+		return out, fmt.Errorf("%s.grpc_services: %d services, one is supported", path, len(a.GetGrpcServices()))
+	}
+	g := a.GetGrpcServices()[0]
+	if out.Cluster = g.GetEnvoyGrpc().GetClusterName(); out.Cluster != "" {
+		return out, nil
+	}
+	out.Target = g.GetGoogleGrpc().GetTargetUri()
+	if !strings.HasPrefix(out.Target, "unix:") { // keys go by no wire that others can read
+		return out, fmt.Errorf("%s.grpc_services[0]: is neither a cluster nor a Unix socket (unix:PATH)", path)
+	}
+	return out, nil
+}
+
+// SecretServer is where the cluster of an SDS server is: a Unix socket, or an error that says why there is none.
+func (b *Builder) SecretServer(name string) (target string, err error) {
+	s := b.specs[name]
+	if s == nil {
+		return "", fmt.Errorf("cluster %q of an SDS server is not there", name)
+	}
+	for _, e := range b.endpointsOf(s) {
+		if e.pipe != "" {
+			return "unix:" + e.pipe, nil
+		}
+	}
+	return "", fmt.Errorf("cluster %q of an SDS server has no endpoint at a Unix socket (pipe)", name)
+}
+
+// own reports whether an SDS name means the workload's own identity, which this proxy fetches by itself.
+func (b *Builder) own(name, of string) bool {
+	return name == of && !b.opts.Strange
+}
+
+// secretFor finds the secret of an SDS name and notes that what is being decoded
 // depends on it.
-func (b *Builder) secretFor(name, path string) (*secret, error) {
-	if !slices.Contains(b.uses, name) {
-		b.uses = append(b.uses, name)
+func (b *Builder) secretFor(c *tlsv3.SdsSecretConfig, path string) (*secret, error) {
+	from, err := server(c.GetSdsConfig(), path)
+	if err != nil {
+		return nil, err
+	}
+	name := SecretName{from, c.GetName()}
+	if !slices.Contains(b.uses.secrets, name) {
+		b.uses.secrets = append(b.uses.secrets, name)
 	}
 	s := b.secrets[name]
 	if s == nil {
-		return nil, fmt.Errorf("%s: %q: %w", path, name, errAwaited)
+		return nil, fmt.Errorf("%s: secret %q %w", path, c.GetName(), errAwaited)
 	}
 	return s, nil
 }
@@ -67,34 +146,87 @@ func (b *Builder) applySecrets(next *State, u Update) error {
 		return err
 	}
 	before := b.secrets
-	b.secrets = merged(before, set, u.Removed)
-	// Listeners that show or trust one of them get new contexts; connections stay.
-	again := map[string]*Listener{}
+	b.secrets = maps.Clone(before)
+	for name, x := range set {
+		b.secrets[SecretName{u.From, name}] = x
+	}
+	for _, name := range u.Removed {
+		delete(b.secrets, SecretName{u.From, name})
+	}
+	names := func(s SecretName) bool {
+		return s.From == u.From && (set[s.Name] != nil || slices.Contains(u.Removed, s.Name))
+	}
+	err = b.again(next, func(l *Listener) bool { return slices.ContainsFunc(l.Secrets, names) })
+	if err == nil {
+		err = b.clustersAgain(next, func(s *clusterSpec) bool { return slices.ContainsFunc(s.secrets, names) })
+	}
+	if err != nil {
+		b.secrets = before
+	}
+	return err
+}
+
+// clustersAgain makes clusters anew for which something came that they name. Connections stay: they were right when they
+// were made.
+func (b *Builder) clustersAgain(next *State, concerned func(*clusterSpec) bool) error {
+	made := map[string]*clusterSpec{}
+	for name, s := range b.specs {
+		if !concerned(s) {
+			continue
+		}
+		now, err := b.decodeCluster(s.source)
+		if err != nil {
+			return err
+		}
+		now.Version = s.Version
+		made[name] = now
+	}
+	if len(made) > 0 {
+		next.clusters, next.byName = slices.Clone(next.clusters), maps.Clone(next.byName)
+	}
+	for _, name := range slices.Sorted(maps.Keys(made)) {
+		b.specs[name] = made[name]
+		b.publish(next, made[name])
+	}
+	return nil
+}
+
+// again makes listeners anew for which something came that they name: those that show or trust a secret get new
+// contexts, and connections stay.
+func (b *Builder) again(next *State, concerned func(*Listener) bool) error {
+	made := map[string]*Listener{}
 	for name, l := range next.listeners {
-		if !slices.ContainsFunc(l.Secrets, func(s string) bool { return set[s] != nil || slices.Contains(u.Removed, s) }) {
+		if !concerned(l) {
 			continue
 		}
 		d, err := b.decodeListener(l.source, l.Version)
 		if err != nil {
-			b.secrets = before
 			return err
 		}
 		if d.Config != nil && l.Config != nil {
 			d.Config.Use = l.Config.Use
 		}
-		again[name] = d
+		made[name] = d
 	}
-	if len(again) > 0 {
+	if len(made) > 0 {
 		next.listeners = maps.Clone(next.listeners)
-		maps.Copy(next.listeners, again)
+		maps.Copy(next.listeners, made)
 	}
 	return nil
 }
 
-// decodeListener makes a listener. One whose secrets have not all come has no Config
-// yet.
+// uses is what the listener or cluster being decoded names and others send.
+type uses struct {
+	secrets    []SecretName
+	extensions []string
+}
+
+func (u *uses) any() bool { return len(u.secrets)+len(u.extensions) > 0 }
+
+// decodeListener makes a listener. One for which not everything has come that it names has no
+// Config yet.
 func (b *Builder) decodeListener(l *listenerv3.Listener, version string) (*Listener, error) {
-	b.uses = nil
+	b.uses = uses{}
 	out, err := b.decodeWholeListener(l, version)
 	if errors.Is(err, errAwaited) {
 		out, err = &Listener{Name: l.GetName(), Version: version}, nil
@@ -102,8 +234,8 @@ func (b *Builder) decodeListener(l *listenerv3.Listener, version string) (*Liste
 	if err != nil {
 		return nil, err
 	}
-	if len(b.uses) > 0 {
-		out.Secrets, out.source = b.uses, l
+	if b.uses.any() {
+		out.Secrets, out.Extensions, out.source = b.uses.secrets, b.uses.extensions, l
 	}
 	return out, nil
 }

@@ -3,13 +3,13 @@ package state
 import (
 	"iter"
 	"maps"
-	"net/netip"
 	"slices"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/demand"
+	"github.com/weirmesh/weir/proxy/dns/names"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/route"
 )
@@ -24,7 +24,7 @@ type State struct {
 	byName    map[string]cluster.ID
 	tables    map[string]*route.Table
 	listeners map[string]*Listener
-	names     *Names
+	names     *names.Table
 	view      *demand.View
 }
 
@@ -69,7 +69,7 @@ func (s *State) Listeners() iter.Seq[*Listener] { return sorted(s.listeners) }
 func (s *State) View() *demand.View { return s.view }
 
 // Names is the mesh's DNS table, nil if none was sent.
-func (s *State) Names() *Names { return s.names }
+func (s *State) Names() *names.Table { return s.names }
 
 func sorted[V any](m map[string]V) iter.Seq[V] {
 	return func(yield func(V) bool) {
@@ -86,15 +86,12 @@ type Listener struct {
 	Name    string
 	Version string
 	Config  *listener.Config
-	// Routes are the route tables its chains use by RDS, Secrets the secrets by SDS; it
-	// goes live when they exist. Config is nil while a secret is awaited.
-	Routes, Secrets []string
+	// Routes are the route tables its chains use by RDS, Secrets the secrets by SDS, Extensions the
+	// configurations of filters by ECDS; it goes live when they exist. Config is nil while a secret
+	// or an extension is awaited.
+	Routes     []string
+	Secrets    []SecretName
+	Extensions []string
 
-	source *listenerv3.Listener // to make it again when a secret changes; nil without
-}
-
-// Names maps lower-case host names to addresses.
-type Names struct {
-	Version string
-	Table   map[string][]netip.Addr
+	source *listenerv3.Listener // to make it again when one of them changes; nil without
 }

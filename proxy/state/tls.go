@@ -72,11 +72,6 @@ func (b *Builder) clientOptions(u *tlsv3.UpstreamTlsContext, path string) (o tls
 		return o, err
 	}
 	o.MinVersion, o.MaxVersion, o.CipherSuites, o.Curves = p.lowest, p.highest, p.suites, p.curves
-	for _, s := range secretNames(c) {
-		if s != ownCertificate && s != ownRoots {
-			return o, fmt.Errorf("%s: secret %q: towards endpoints only the workload's own certificate (%q) and the mesh's roots (%q) come by SDS", path, s, ownCertificate, ownRoots)
-		}
-	}
 	var certs []*stdtls.Certificate
 	if o.Identity, certs, err = b.certificates(c, path); err != nil {
 		return o, err
@@ -101,16 +96,6 @@ func (b *Builder) clientOptions(u *tlsv3.UpstreamTlsContext, path string) (o tls
 	return o, nil
 }
 
-func secretNames(c *tlsv3.CommonTlsContext) (names []string) {
-	for _, s := range c.GetTlsCertificateSdsSecretConfigs() {
-		names = append(names, s.GetName())
-	}
-	if _, name := validation(c); name != "" {
-		names = append(names, name)
-	}
-	return names
-}
-
 // certificates are what to show: the proxy's own, or those of configuration; none of
 // either for a client that shows nothing.
 func (b *Builder) certificates(c *tlsv3.CommonTlsContext, path string) (identity.Source, []*stdtls.Certificate, error) {
@@ -125,16 +110,16 @@ func (b *Builder) certificates(c *tlsv3.CommonTlsContext, path string) (identity
 	named := c.GetTlsCertificateSdsSecretConfigs()
 	for i, s := range named {
 		at := fmt.Sprintf("%s.tls_certificate_sds_secret_configs[%d]", path, i)
-		if s.GetName() == ownCertificate {
+		if b.own(s.GetName(), ownCertificate) {
 			if b.opts.Identity == nil {
-				return nil, nil, fmt.Errorf("%s: asks for the workload's certificate, and this proxy runs without an identity", at)
+				return nil, nil, fmt.Errorf("%s: asks for the workload's certificate, and %w", at, errNoIdentity)
 			}
 			if len(named)+len(all) > 1 {
 				return nil, nil, fmt.Errorf("%s: the workload's own certificate is shown alone", at)
 			}
 			return b.opts.Identity, nil, nil
 		}
-		held, err := b.secretFor(s.GetName(), at)
+		held, err := b.secretFor(s, at)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -165,14 +150,14 @@ func decodeCertificate(m *tlsv3.TlsCertificate, path string) (*stdtls.Certificat
 // trust says by what peers are judged; asked is false if nothing says so.
 func (b *Builder) trust(c *tlsv3.CommonTlsContext, path string) (t tls.Trust, asked bool, err error) {
 	v, sds := validation(c)
-	own := sds == ownRoots
-	if sds != "" && !own {
+	own := sds != nil && b.own(sds.GetName(), ownRoots)
+	if sds != nil && !own {
 		s, err := b.secretFor(sds, path)
 		if err != nil {
 			return t, false, err
 		}
 		if s.validation == nil {
-			return t, false, fmt.Errorf("%s: secret %q holds no validation context", path, sds)
+			return t, false, fmt.Errorf("%s: secret %q holds no validation context", path, sds.GetName())
 		}
 		whole := &tlsv3.CertificateValidationContext{}
 		if v != nil {
@@ -187,7 +172,7 @@ func (b *Builder) trust(c *tlsv3.CommonTlsContext, path string) (t tls.Trust, as
 	if own {
 		switch {
 		case b.opts.Identity == nil:
-			return t, false, fmt.Errorf("%s: asks for the mesh's roots, and this proxy runs without an identity", path)
+			return t, false, fmt.Errorf("%s: asks for the mesh's roots, and %w", path, errNoIdentity)
 		case t.Roots != nil || t.System || t.SkipVerify:
 			return t, false, fmt.Errorf("%s.validation_context: peers of the mesh are judged by its roots (%s); a trusted_ca, system_root_certs or ACCEPT_UNTRUSTED beside them is not supported", path, ownRoots)
 		}
@@ -249,11 +234,11 @@ func decodePins(all []string, decode func(string) ([]byte, error), path string) 
 
 // validation returns the inline validation context and the SDS name, of whichever form
 // is used.
-func validation(c *tlsv3.CommonTlsContext) (*tlsv3.CertificateValidationContext, string) {
+func validation(c *tlsv3.CommonTlsContext) (*tlsv3.CertificateValidationContext, *tlsv3.SdsSecretConfig) {
 	if v := c.GetCombinedValidationContext(); v != nil {
-		return v.GetDefaultValidationContext(), v.GetValidationContextSdsSecretConfig().GetName()
+		return v.GetDefaultValidationContext(), v.GetValidationContextSdsSecretConfig()
 	}
-	return c.GetValidationContext(), c.GetValidationContextSdsSecretConfig().GetName()
+	return c.GetValidationContext(), c.GetValidationContextSdsSecretConfig()
 }
 
 var nameKinds = map[tlsv3.SubjectAltNameMatcher_SanType]tls.NameKind{

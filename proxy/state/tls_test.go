@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/tls"
 	"github.com/weirmesh/weir/proxy/tls/tlstest"
 	"github.com/weirmesh/weir/xds/resource"
@@ -200,5 +201,42 @@ func TestSecretValidation(t *testing.T) {
 	}
 	if _, _, err := b.Apply(update(t, resource.SecretType, `name: "bad" validation_context { crl { inline_string: "no" } }`)); err == nil || !strings.HasPrefix(err.Error(), "secret bad.validation_context.crl: ") {
 		t.Errorf("a damaged secret: %v", err)
+	}
+}
+
+// A cluster whose TLS comes as secrets refuses calls until they have come, and is made anew when they change; those that
+// name no secret stay as they are.
+func TestClientSecrets(t *testing.T) {
+	const name = "outbound|443||web.example"
+	ca := tlstest.New(t)
+	b := newBuilder()
+	s, _ := apply(t, b, update(t, resource.ClusterType, `name: "`+name+`" type: STRICT_DNS transport_socket { name: "envoy.transport_sockets.tls" typed_config {
+		[type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext] { sni: "web.example" common_tls_context { combined_validation_context {
+			default_validation_context { match_typed_subject_alt_names { san_type: DNS matcher { exact: "web.example" } } } validation_context_sds_secret_config { name: "web-cacert" } } } } } }`,
+		`name: "other" type: STRICT_DNS`))
+	of := func(s *State, name string) *cluster.Cluster { return s.Cluster(s.byName[name]) }
+	other := of(s, "other")
+	if got := of(s, name).Refused; got != "secret web-cacert has not come" {
+		t.Errorf("before the secret: %q", got)
+	}
+	if got := b.Wanted(nil).Secrets; len(got) != 1 || got[0].Name != "web-cacert" {
+		t.Errorf("wanted: %v", got)
+	}
+	secret := update(t, resource.SecretType, `name: "web-cacert" validation_context { trusted_ca `+quoted(ca.PEM())+` }`)
+	s, _ = apply(t, b, secret)
+	first := of(s, name)
+	if first.Refused != "" || len(first.Transports) != 1 || first.Transports[0].Transport.TCP == nil {
+		t.Errorf("with the secret: %q, %d ways", first.Refused, len(first.Transports))
+	}
+	s, _ = apply(t, b, secret)
+	if now := of(s, name); now.Transports[0].Transport.TCP == first.Transports[0].Transport.TCP || now.Transports[0].Transport.Key != first.Transports[0].Transport.Key {
+		t.Error("a new secret must be for new connections, and leave those that there are")
+	}
+	if of(s, "other") != other {
+		t.Error("another cluster was made anew")
+	}
+	s, _ = apply(t, b, Update{TypeURL: resource.SecretType, Removed: []string{"web-cacert"}})
+	if of(s, name).Refused == "" {
+		t.Error("the secret is gone")
 	}
 }

@@ -126,7 +126,7 @@ func (b *Builder) clients(u *tlsv3.UpstreamTlsContext, auto autoName, path strin
 		return nil, err
 	}
 	t := &cluster.Transport{SNI: o.SNI, ALPN: o.ALPN, Names: o.Trust.Names, Istio: slices.Contains(o.ALPN, istioALPN)}
-	if t.Key, err = transportKey(u); err != nil {
+	if t.Key, err = b.transportKey(u); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if t.TCP, err = tls.NewClient(o); err != nil {
@@ -148,19 +148,16 @@ func (b *Builder) clients(u *tlsv3.UpstreamTlsContext, auto autoName, path strin
 }
 
 // transportKey is equal for transports whose connections are interchangeable. The names
-// accepted from the server are left out: a connection made under a former list was
+// accepted from workloads of the mesh are left out: a connection made under a former list was
 // right when it was made, and lists change whenever a workload with a further service
-// account joins.
-func transportKey(u *tlsv3.UpstreamTlsContext) (string, error) {
+// account joins. Of servers outside somebody wrote them down.
+func (b *Builder) transportKey(u *tlsv3.UpstreamTlsContext) (string, error) {
 	u = proto.CloneOf(u)
-	for _, v := range []*tlsv3.CertificateValidationContext{u.GetCommonTlsContext().GetValidationContext(),
-		u.GetCommonTlsContext().GetCombinedValidationContext().GetDefaultValidationContext()} {
-		if v != nil {
-			v.MatchTypedSubjectAltNames, v.MatchSubjectAltNames = nil, nil
-		}
+	if v, sds := validation(u.GetCommonTlsContext()); v != nil && sds != nil && b.own(sds.GetName(), ownRoots) {
+		v.MatchTypedSubjectAltNames, v.MatchSubjectAltNames = nil, nil
 	}
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(u)
-	sum := sha256.Sum256(b) // it may hold a private key
+	text, err := proto.MarshalOptions{Deterministic: true}.Marshal(u)
+	sum := sha256.Sum256(text) // it may hold a private key
 	return string(sum[:16]), err
 }
 

@@ -135,5 +135,5 @@ func TestClusterByServerName(t *testing.T) {
 	p.want("via_upstream received " + strconv.Itoa(len(hello)) + " sent 0 " + name + " 10.0.1.1:15006")
 	c = dial(t, n, entry)
 	c.Send(madeHello(1<<14, serverName("outbound_.1_._.nobody.local")))
-	p.want("no_healthy_upstream received 0 sent 0 BlackHoleCluster")
+	p.want("cluster_not_found received 0 sent 0")
 }

@@ -1,13 +1,17 @@
 package tcp
 
 import (
+	"cmp"
 	"errors"
 	"math"
 
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/rbac"
 	"github.com/weirmesh/weir/proxy/tls"
 )
 
@@ -23,6 +27,8 @@ type Relay struct {
 	Source, Destination *observe.Peer
 	// Cause is why the proxy ended the relay; NoCause if one of the peers did.
 	Cause observe.Cause
+	// Details is more than the cause can say, for logs; "" if there is nothing more.
+	Details string
 	// Failure is the last failure of the upstream connection in words.
 	Failure string
 	// Upstream describes the connection to the endpoint once it is open.
@@ -43,6 +49,7 @@ type Relay struct {
 	tried    []*cluster.Endpoint
 	limits   *cluster.Limits // whose Connections we hold
 	spoke    func()          // of a tentative relay
+	passage  *passage        // through a forward proxy; nil: there is none
 	flags    flags
 	// Full reads in a row, by direction.
 	bulkDown, bulkUp uint8
@@ -71,7 +78,9 @@ func (r *Relay) Downstream() *conn.Info { return r.down.Info() }
 func (r *Relay) Config() *Config { return r.config }
 
 // Settled reports that no metadata is awaited any more: labels will not change.
-func (r *Relay) Settled() bool { return r.is(upOpen) && !r.is(expectDown|expectUp|tentative) }
+func (r *Relay) Settled() bool {
+	return r.is(upOpen) && !r.is(expectDown|expectUp|tentative) && (r.passage == nil || r.passage.open)
+}
 
 // downstream and upstream are the two faces of a Relay to its connections.
 type (
@@ -165,10 +174,17 @@ func (r *Relay) start() {
 	if !r.is(chainless) {
 		r.endBy(math.MaxInt64)
 	}
+	if r.is(tentative) && !r.config.Allows(r.down.Info()) {
+		return // whoever it turns out to be, it is decided again in Open
+	}
+	if d := r.enforce(); !d.Allowed {
+		r.Details = d.Details()
+		r.fail(observe.AccessDenied)
+		return
+	}
 	if name := r.down.Info().ServerName; r.config.ByServerName && name != "" {
 		r.Cluster = r.state.ClusterNamed(name)
-	}
-	if r.Cluster == nil {
+	} else {
 		r.Cluster = r.state.Cluster(r.config.choose(w.l.Rand()))
 	}
 	if r.Cluster == nil {
@@ -181,6 +197,13 @@ func (r *Relay) start() {
 		return
 	}
 	r.connect()
+}
+
+func (r *Relay) enforce() rbac.Decision {
+	if len(r.config.RBAC) == 0 {
+		return rbac.Decision{Allowed: true}
+	}
+	return rbac.Enforce(r.config.RBAC, &rbac.Facts{Conn: r.down.Info()})
 }
 
 func (d *downstream) Data(c *conn.Conn, b []byte) int {
@@ -208,17 +231,19 @@ func (d *downstream) Data(c *conn.Conn, b []byte) int {
 	}
 	r.Received += uint64(len(b))
 	r.touch()
-	r.up.Write(b)
+	r.write(b)
 	if r.up.Buffered() > conn.HighWater {
 		c.Pause()
 	}
-	bulk(&r.bulkDown, c, r.up, len(b))
+	if r.spliceable() {
+		bulk(&r.bulkDown, c, r.up, len(b))
+	}
 	return used + len(b)
 }
 
 func (d *downstream) EOF(*conn.Conn) {
 	if d.up != nil {
-		d.up.CloseWrite()
+		(*Relay)(d).closeWrite()
 	}
 }
 
@@ -246,7 +271,7 @@ func (d *downstream) Closed(_ *conn.Conn, why conn.Why) {
 // The connection to the endpoint.
 
 func (r *Relay) connect() {
-	e := r.w.endpoint(r.Cluster, r.down.Info(), r.tried)
+	e, trial := r.w.endpoint(r.Cluster, r.down.Info(), r.tried)
 	if e == nil {
 		if r.Cause == observe.NoCause {
 			r.Cause = observe.NoHealthyUpstream
@@ -256,12 +281,16 @@ func (r *Relay) connect() {
 	}
 	if e.Limits != nil {
 		if !cluster.Acquire(&e.Limits.Connections, &e.Limits.MaxConnections) {
+			e.Limits.CxOverflow.Add(1)
 			r.fail(observe.UpstreamOverflow)
 			return
 		}
 		r.limits = e.Limits
 	}
 	e.Active.Add(1)
+	if trial { // a connection that opens, or does not, ends it
+		e.Outlier.Tried()
+	}
 	r.Endpoint = e
 	r.attempts--
 	r.up = conn.Dial(r.w.l, r.w.target(r.Cluster, e, r.down.Info()), (*upstream)(r))
@@ -271,13 +300,18 @@ func (u *upstream) Open(c *conn.Conn) {
 	r := (*Relay)(u)
 	r.flags |= upOpen
 	r.Cause, r.Failure = observe.NoCause, ""
+	r.Cluster.Report(r.Endpoint, outlier.Success, r.w.l.Now())
 	r.Upstream = *c.Info()
 	if r.config.Exchange && exchanges(c) {
 		r.flags |= expectUp
 		c.Write(r.w.o.Metadata)
 	}
-	r.settled()
 	r.touch()
+	if t := r.Cluster.Tunnel; t != nil {
+		r.ask(c, t)
+		return
+	}
+	r.settled()
 	if !r.is(tentative) {
 		r.down.Resume()
 	}
@@ -303,6 +337,15 @@ func (u *upstream) Data(c *conn.Conn, b []byte) int {
 			return used
 		}
 	}
+	if r.passage != nil {
+		return used + r.through(c, b)
+	}
+	r.deliver(c, b)
+	return used + len(b)
+}
+
+// deliver passes on what the endpoint said.
+func (r *Relay) deliver(c *conn.Conn, b []byte) {
 	r.first()
 	r.Sent += uint64(len(b))
 	r.touch()
@@ -310,8 +353,9 @@ func (u *upstream) Data(c *conn.Conn, b []byte) int {
 	if r.down.Buffered() > conn.HighWater {
 		c.Pause()
 	}
-	bulk(&r.bulkUp, c, r.down, len(b))
-	return used + len(b)
+	if r.spliceable() {
+		bulk(&r.bulkUp, c, r.down, len(b))
+	}
 }
 
 // bulk lets the kernel move the bytes of a direction that has shown to carry many.
@@ -342,7 +386,16 @@ func (u *upstream) Moved(_ *conn.Conn, n int) {
 }
 
 func (u *upstream) EOF(*conn.Conn) {
-	(*Relay)(u).first()
+	r := (*Relay)(u)
+	r.first()
+	if p := r.passage; p != nil && p.dec.EOF() == h1.Failed {
+		if p.open {
+			r.fail(observe.UpstreamTerminated) // in the middle of a body
+		} else {
+			r.refused(observe.UpstreamConnectFailed, "the forward proxy closed the connection")
+		}
+		return
+	}
 	u.down.CloseWrite()
 }
 
@@ -352,15 +405,26 @@ func (u *upstream) Closed(c *conn.Conn, why conn.Why) {
 	r := (*Relay)(u)
 	r.release()
 	r.up = nil
+	if p := r.passage; p != nil && !p.open && !r.is(downEnded) {
+		r.refused(observe.UpstreamConnectFailed, "the forward proxy closed the connection: "+why.String())
+		return
+	}
 	if r.is(downEnded) {
 		r.end()
 		return
 	}
 	if !r.is(upOpen) && why.Kind.BeforeOpen() {
-		r.Cause, r.Failure = causeOf(why), why.String()
+		r.Cluster.Limits.ConnectFail.Add(1)
+		if why.Kind == conn.ConnectTimeout {
+			r.Cluster.Limits.ConnectTimeout.Add(1)
+		}
+		r.Cause, r.Failure = causeOf(why), cmp.Or(why.Transport(), why.Kind.String())
 		if r.misjudged(why) {
 			r.connect()
 			return
+		}
+		if r.Cause != observe.UpstreamNoSocket {
+			r.Cluster.Report(r.Endpoint, outlier.LocalFailure, r.w.l.Now())
 		}
 		r.tried = append(r.tried, r.Endpoint)
 		if r.attempts > 0 {
@@ -410,6 +474,16 @@ func causeOf(why conn.Why) observe.Cause {
 	return observe.UpstreamConnectFailed
 }
 
+// Flags are the response flags of Cause. A connection that could not be made has used up its attempts, as Envoy counts them,
+// be it one.
+func (r *Relay) Flags() observe.Flags {
+	f := r.Cause.Flag()
+	if f&observe.UpstreamConnectionFailure != 0 {
+		f |= observe.UpstreamRetryLimitExceeded
+	}
+	return f
+}
+
 // fail ends the relay for a reason of our own, so that the client learns it failed: by
 // RST, where an orderly end would look like an empty answer.
 func (r *Relay) fail(why observe.Cause) {
@@ -440,6 +514,9 @@ func (r *Relay) end() {
 	r.idle.Stop()
 	r.report.Stop()
 	r.limit.Stop()
+	if r.passage != nil {
+		r.passage.timer.Stop()
+	}
 	w := r.w
 	w.active--
 	if r.prev != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/proxyproto"
+	"github.com/weirmesh/weir/proxy/rbac"
 )
 
 // Config is one TCP proxy with the filters in front of it. It is immutable. Fields name the
@@ -31,12 +32,15 @@ type Config struct {
 	// chosen only if all have it.
 	Clusters []Weighted
 	// ByServerName takes the cluster that has the name of the ClientHello's SNI instead (the
-	// filter envoy.filters.network.sni_cluster), where there is one.
+	// filter envoy.filters.network.sni_cluster), if it has one.
 	ByServerName bool
 
 	IdleTimeout        time.Duration // idle_timeout; 0: 1 h, negative: none
 	MaxDuration        time.Duration // max_downstream_connection_duration; 0: none
 	MaxConnectAttempts int           // max_connect_attempts; 0: 1
+
+	// RBAC decides who may come (the filters envoy.filters.network.rbac, in their order).
+	RBAC []*rbac.Filter
 
 	// Chain is the filter chain that connections come by, for whoever decides in Worker.Adopt.
 	Chain any
@@ -44,8 +48,12 @@ type Config struct {
 	// Exchange exchanges workload metadata with peers that agreed to it by ALPN (the
 	// filter istio.metadata_exchange).
 	Exchange bool
-	// Log writes an access log line for every connection.
-	Log bool
+	Logs     []observe.AccessLog // access_log
+}
+
+// Allows reports whether a connection may come.
+func (c *Config) Allows(info *conn.Info) bool {
+	return rbac.Allows(c.RBAC, &rbac.Facts{Conn: info})
 }
 
 // Weighted is a cluster and its share.
@@ -189,23 +197,30 @@ func (c *Config) choose(random uint64) cluster.ID {
 	return cluster.NoCluster // not reached: at < total
 }
 
-// endpoint chooses where a connection of cluster c goes, nil if nowhere.
-func (w *Worker) endpoint(c *cluster.Cluster, info *conn.Info, tried []*cluster.Endpoint) *cluster.Endpoint {
+// endpoint chooses where a connection of cluster c goes, nil if nowhere. trial is described at lb.Picker.Choose.
+func (w *Worker) endpoint(c *cluster.Cluster, info *conn.Info, tried []*cluster.Endpoint) (e *cluster.Endpoint, trial bool) {
 	if c.Kind != cluster.OriginalDst {
-		return w.picker(c.ID).Pick(c, w.l.Rand(), tried, 2*len(c.Endpoints))
+		number := w.l.Rand()
+		for i := range c.Hash {
+			if c.Hash[i].Source { // all that a connection has of what may be hashed
+				b := info.Remote.Addr().Unmap().As16()
+				number = cluster.Also(0, cluster.Hash(b[:]))
+			}
+		}
+		return w.picker(c.ID).Choose(c, number, tried, 2*len(c.Endpoints))
 	}
 	addr := info.Asked()
 	if c.LocalAddress.IsValid() {
 		addr = netip.AddrPortFrom(c.LocalAddress, addr.Port())
 	}
 	if !addr.IsValid() || len(tried) > 0 {
-		return nil
+		return nil, false
 	}
-	e := &cluster.Endpoint{ID: -1, Addr: addr, Limits: c.Limits}
+	e = &cluster.Endpoint{ID: -1, Addr: addr, Limits: c.Limits}
 	if n := len(c.Transports); n > 0 {
 		e.Transport.Store(c.Transports[n-1].Transport) // the default is the last
 	}
-	return e
+	return e, false
 }
 
 // target says how to reach an endpoint for a client.
@@ -213,7 +228,9 @@ func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, info *conn.Info
 	t := conn.Target{Addr: loop.Addr{AddrPort: e.Addr, Path: e.Path}, Also: e.Also, Timeout: c.ConnectTimeout,
 		Keepalive: conn.Keepalive{On: c.Keepalive.On, Idle: c.Keepalive.Time, Interval: c.Keepalive.Interval, Count: int(c.Keepalive.Probes)}}
 	if tr := e.Transport.Load(); tr != nil {
-		t.TLS = tr.TCP
+		if t.TLS = tr.TCP; c.Tunnel != nil {
+			t.TLS = tr.HTTP // a forward proxy speaks HTTP/1.1
+		}
 		if tr.Proxy != proxyproto.None {
 			t.Preface = proxyproto.Append(nil, tr.Proxy, info.Remote, info.Asked())
 		}

@@ -66,8 +66,11 @@ func HTTP(ctx context.Context, lns []net.Listener, handler http.Handler, drain t
 		}),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
+		Protocols:         new(http.Protocols),
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true) // for those that begin with its preface
 	failed := make(chan error, len(lns))
 	var serving sync.WaitGroup
 	for _, ln := range lns {

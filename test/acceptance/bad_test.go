@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/internal/locked"
 )
 
 const reviewsV3 = `apiVersion: networking.istio.io/v1
@@ -44,7 +45,7 @@ func TestBadInputIsReportedAndHurtsNobody(t *testing.T) {
 		billion += fmt.Sprintf("%c: &%c [%s]\n", c, c, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*%c,", c-1), 9), ","))
 	}
 	reviewsV2 := strings.Replace(reviewsV3, "subset: v3", "subset: v2", 1) // with v2: it was read
-	policy := "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny}\nspec: {action: DENY}\n"
+	policy := "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: deny}\nspec: {configPatches: []}\n"
 	for _, c := range []struct {
 		name, text, code, severity string
 		lastGood                   bool // of reviews, whose file this is
@@ -178,7 +179,7 @@ func TestCommands(t *testing.T) {
 	// A program of the user's joins, serves, and is gone when it ends.
 	run := m.command(t.Context(), "run", "--as", "default/relay", "--port", "http=9080", "--", filepath.Join(m.bin, "program"))
 	run.Env = append(run.Env, "ACCEPTANCE_PROGRAM=stubborn")
-	out := &output{}
+	out := &locked.Buffer{}
 	run.Stdout, run.Stderr = out, out
 	if err := run.Start(); err != nil {
 		t.Fatal(err)

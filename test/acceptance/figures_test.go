@@ -29,7 +29,10 @@ func TestFigures(t *testing.T) {
 		return sum
 	}
 	const idle = 10 * time.Second
-	before := used()
-	<-time.After(idle)
-	t.Logf("idle: %.2f %% of a core over %v; up after %v", 100*float64(used()-before)/float64(idle), idle, m.started.Round(time.Millisecond))
+	for _, when := range []string{"just after requests", "memory given back", "settled"} {
+		before := used()
+		<-time.After(idle)
+		t.Logf("idle, %s: %.2f %% of a core over %v", when, 100*float64(used()-before)/float64(idle), idle)
+	}
+	t.Logf("up after %v", m.started.Round(time.Millisecond))
 }

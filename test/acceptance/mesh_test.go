@@ -23,6 +23,7 @@ import (
 	"time"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/internal/locked"
 )
 
 // patience bounds everything that should take milliseconds, on a machine that others use.
@@ -122,7 +123,7 @@ type mesh struct {
 	err      error // once ended
 	report   report
 	started  time.Duration // until the report
-	logs     *output
+	logs     *locked.Buffer
 	client   *http.Client
 }
 
@@ -159,7 +160,7 @@ func prepare(t *testing.T, o options) *mesh {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	m := &mesh{t: t, options: o, bin: bin, dir: dir, state: filepath.Join(dir, "state"), config: filepath.Join(dir, "config"), logs: &output{}}
+	m := &mesh{t: t, options: o, bin: bin, dir: dir, state: filepath.Join(dir, "state"), config: filepath.Join(dir, "config"), logs: &locked.Buffer{}}
 	m.client = &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 200}}
 	t.Cleanup(m.client.CloseIdleConnections)
 	if err := os.Mkdir(m.config, 0o755); err != nil {
@@ -280,6 +281,10 @@ func (m *mesh) up() {
 		m.t.Fatal(err)
 	}
 	m.t.Cleanup(func() {
+		if m.t.Failed() {
+			status := m.weir("status")
+			m.t.Logf("weir status: %v", status)
+		}
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
@@ -289,7 +294,7 @@ func (m *mesh) up() {
 			<-ended
 		}
 		if m.t.Failed() {
-			m.t.Logf("what weir up printed, the end of it:\n%s", m.logs.tail(6000))
+			m.t.Logf("what weir up printed, the end of it:\n%s", m.logs.Tail(6000))
 		}
 	})
 	select {
@@ -304,7 +309,7 @@ func (m *mesh) up() {
 	if text := m.logs.String(); strings.Contains(text, "network namespaces do not work here") && !required() {
 		m.t.Skip(strings.TrimSpace(text))
 	}
-	m.t.Fatalf("weir up: %v\n%s", err, m.logs.tail(4000))
+	m.t.Fatalf("weir up: %v\n%s", err, m.logs.Tail(4000))
 }
 
 // end sends a signal to weir up, waits until it has ended and returns how long it took.
@@ -412,27 +417,4 @@ func wait(t *testing.T, limit time.Duration, what string, ok func() error) {
 			t.Fatalf("%s: not within %v: %v", what, limit, err)
 		}
 	}
-}
-
-// output is what a program printed so far.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
-func (o *output) tail(n int) string {
-	s := o.String()
-	return s[max(0, len(s)-n):]
 }

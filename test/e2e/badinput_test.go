@@ -42,6 +42,7 @@ func TestBadInputIsNamedAndHarmsNothing(t *testing.T) {
 		name string
 		// text is the bad file; the line to be named ends in # HERE.
 		text string
+		size int64 // what zero bytes fill it up to
 		want apiv1.Finding
 	}{
 		{name: "an unknown field", text: strings.Replace(good, "    directResponse: {status: 210}", "    directRespons: {status: 211} # HERE", 1),
@@ -52,12 +53,12 @@ func TestBadInputIsNamedAndHarmsNothing(t *testing.T) {
 			want: apiv1.Finding{Code: "IST0106", Severity: "error", Kind: "VirtualService", Namespace: "default", Name: "NAME", Field: "spec.http[0].directResponse.status"}},
 		{name: "a bad regular expression", text: strings.Replace(good, "{exact: /mark}}]", "{regex: \"/mark(\"}}] # HERE", 1),
 			want: apiv1.Finding{Code: "IST0106", Severity: "error", Kind: "VirtualService", Namespace: "default", Name: "NAME", Field: "spec.http[0].match[0].uri.regex"}},
-		{name: "no hosts", text: strings.Replace(good, "hosts: [NAME]", "hosts: [] # HERE", 1),
-			want: apiv1.Finding{Code: "WEIR0011", Severity: "error", Kind: "VirtualService", Namespace: "default", Name: "NAME", Field: "spec.hosts"}},
+		{name: "no hosts, at a gateway", text: strings.Replace(good, "hosts: [NAME]", "hosts: []\n  gateways: [x] # HERE", 1),
+			want: apiv1.Finding{Code: "IST0106", Severity: "error", Kind: "VirtualService", Namespace: "default", Name: "NAME", Field: "spec.gateways"}},
 		{name: "an unknown kind", text: good + "---\napiVersion: networking.istio.io/v1\nkind: VirtualServise # HERE\nmetadata: {name: x}\n",
 			want: apiv1.Finding{Code: "WEIR0007", Severity: "error", Kind: "VirtualServise", Namespace: "default", Name: "x", Field: "kind"}},
-		{name: "a policy that is not enforced", text: good + "---\napiVersion: security.istio.io/v1 # HERE\nkind: AuthorizationPolicy\nmetadata: {name: deny-all}\nspec: {}\n",
-			want: apiv1.Finding{Code: "WEIR0008", Severity: "error", Kind: "AuthorizationPolicy", Namespace: "default", Name: "deny-all"}},
+		{name: "a policy that is not enforced", text: good + "---\napiVersion: networking.istio.io/v1alpha3 # HERE\nkind: EnvoyFilter\nmetadata: {name: tokens}\nspec: {}\n",
+			want: apiv1.Finding{Code: "WEIR0008", Severity: "error", Kind: "EnvoyFilter", Namespace: "default", Name: "tokens"}},
 		{name: "a kind of Kubernetes that is left alone", text: good + "---\napiVersion: apps/v1 # HERE\nkind: StatefulSet\nmetadata: {name: db}\nspec: {serviceName: db}\n",
 			want: apiv1.Finding{Code: "WEIR0009", Severity: "info", Kind: "StatefulSet", Namespace: "default", Name: "db"}},
 		{name: "a document that is no object", text: good + "---\nhello: world # HERE\n",
@@ -74,7 +75,7 @@ func TestBadInputIsNamedAndHarmsNothing(t *testing.T) {
 			want: apiv1.Finding{Code: "WEIR0002", Severity: "error"}},
 		{name: "a billion laughs", text: good + laughs(),
 			want: apiv1.Finding{Code: "WEIR0003", Severity: "error"}},
-		{name: "a file of 65 MB", text: good + "# " + strings.Repeat("x", 65<<20) + "\n",
+		{name: "a file of 65 MB", text: good + "# ", size: 65 << 20,
 			want: apiv1.Finding{Code: "WEIR0003", Severity: "error"}},
 		{name: "a program", text: program(t),
 			want: apiv1.Finding{Code: "WEIR0002", Severity: "error"}},
@@ -142,7 +143,7 @@ func TestBadInputIsNamedAndHarmsNothing(t *testing.T) {
 	marked()
 	change(231)
 	for i, c := range cases {
-		m.WriteRaw(name(i)+".yaml", []byte(strings.ReplaceAll(c.text, "NAME", name(i))))
+		m.WriteLong(name(i)+".yaml", []byte(strings.ReplaceAll(c.text, "NAME", name(i))), c.size)
 	}
 	found()
 	marked()

@@ -138,7 +138,7 @@ func TestPermissiveTakesPlaintextStrictRefusesIt(t *testing.T) {
 func TestErrorsDoNotOpenAnything(t *testing.T) {
 	t.Parallel()
 	m, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
-	m.Config("rule.yaml", destinationRule("echo", "{host: echo, trafficPolicy: {portLevelSettings: [{port: {number: 8080}, tls: {mode: MUTUAL, credentialName: c}}]}}"))
+	m.Config("rule.yaml", destinationRule("echo", "{host: echo, trafficPolicy: {portLevelSettings: [{port: {number: 8080}, tls: {mode: MUTUAL}}]}}"))
 	r := client.Get("http://echo:8080/")
 	if r.Status != http.StatusServiceUnavailable || !strings.Contains(string(r.Body), "DestinationRule default/echo") {
 		t.Errorf("the destination that cannot be secured: %v", r)
@@ -178,7 +178,8 @@ func TestDisableIsPlaintextEvenInsideTheMesh(t *testing.T) {
 	if !bytes.Contains(flows[len(flows)-1].Sent(), []byte("GET /"+secret)) {
 		t.Error("the request is not on the wire in plaintext")
 	}
-	c, err := tls.Dial("tcp", fmt.Sprintf("%s:8080", pods[0].IP()), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"istio"}})
+	// TLS is the application's business, which speaks none; the mesh's is for peers that have not heard of the change yet.
+	c, err := tls.Dial("tcp", fmt.Sprintf("%s:8080", pods[0].IP()), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 	if err == nil {
 		c.Close()
 		t.Error("TLS was accepted")
@@ -217,7 +218,9 @@ func TestAWorkloadWithoutProxyIsCalledInPlaintextUnlessMutualTLSIsDemanded(t *te
 	}
 }
 
-// Every change of policy, in whatever order proxies hear of it, is without a failed request.
+// Every change of policy, in whatever order proxies hear of it, is without a failed request: changes
+// that are waited for, and changes so close together that proxies hear of them late, in part, and one of them
+// when the other is two ahead. Callers come by themselves and go; some keep their connections.
 func TestFlippingPoliciesUnderLoadFailsNothing(t *testing.T) {
 	t.Parallel()
 	m, client, _ := echoMesh(t, nil, echoPod("echo-0", "v1"), echoPod("echo-1", "v1"))
@@ -229,7 +232,57 @@ func TestFlippingPoliciesUnderLoadFailsNothing(t *testing.T) {
 			m.Config("policy.yaml", peerAuthentication("default", "{mtls: {mode: PERMISSIVE}}"))
 		}
 	}
+	load.noneFailed(t, "flips that are waited for")
+	const flips = 100
+	for i := range flips {
+		m.Write("policy.yaml", peerAuthentication("default", "{mtls: {mode: "+[]string{"STRICT", "PERMISSIVE"}[i%2]+"}}"))
+		load.await(int64(1 + i%7*3)) // some change meanwhile, some right behind another
+		if i%10 == 9 {
+			m.Settle()
+		}
+	}
+	m.Settle()
 	load.stop(t)
+}
+
+// Whoever calls in plaintext stands in the ledger of the port, by name if it has a proxy, and
+// stands against STRICT; others do not.
+func TestPlaintextCallersAreKnown(t *testing.T) {
+	t.Parallel()
+	m, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	port := func(number uint16) (x apiv1.MTLSPort, err error) {
+		v, err := m.API().MTLS(t.Context(), "default", "", 24*time.Hour)
+		if err != nil {
+			return x, err
+		}
+		i := slices.IndexFunc(v.Ports, func(p apiv1.MTLSPort) bool { return strings.HasPrefix(p.Workload, "echo") && p.Port == number })
+		if i < 0 {
+			return x, fmt.Errorf("port %d is not in %+v", number, v.Ports)
+		}
+		return v.Ports[i], nil
+	}
+	await := func(what string, number uint16, ok func(apiv1.MTLSPort) bool) {
+		t.Helper()
+		m.Eventually(what, func() error {
+			x, err := port(number)
+			if err == nil && !ok(x) {
+				err = fmt.Errorf("%+v", x)
+			}
+			return err
+		})
+	}
+	client.Get("http://echo:8080/").Report(t)
+	await("a call by mutual TLS", 8080, func(x apiv1.MTLSPort) bool {
+		return x.Mode == "PERMISSIVE" && !x.LastTLS.IsZero() && len(x.Callers) == 0
+	})
+	if r := mesh.Do(client.Outside(), "GET", pods[0].At(8080), nil); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	await("a stranger in plaintext", 8080, func(x apiv1.MTLSPort) bool {
+		return len(x.Callers) == 1 && x.Callers[0].Workload == "" && !x.Ready && strings.Contains(x.Blockers[0], "somebody without a proxy")
+	})
+	m.Config("policy.yaml", peerAuthentication("default", "{mtls: {mode: STRICT}}"))
+	await("the mode", 8080, func(x apiv1.MTLSPort) bool { return x.Mode == "STRICT" && len(x.Policies) == 1 })
 }
 
 func TestACertificateOfAnotherAuthorityIsRefusedByName(t *testing.T) {

@@ -122,6 +122,7 @@ func TestControlPlaneMetrics(t *testing.T) {
 	for name, least := range map[string]float64{
 		"pilot_xds_pushes{type=rds}": 2, "pilot_xds_config_size_bytes{type=type.googleapis.com/envoy.config.route.v3.RouteConfiguration}": 2,
 		"pilot_xds_send_time": 2, "pilot_proxy_convergence_time": 2, "pilot_inbound_updates{type=config}": 1,
+		"pilot_xds_push_time{type=rds}": 2, "pilot_proxy_queue_time": 2, "pilot_push_triggers{type=config}": 1,
 	} {
 		name, label, _ := strings.Cut(strings.TrimSuffix(name, "}"), "{")
 		count := func(metrics map[string][]mesh.Series) float64 {

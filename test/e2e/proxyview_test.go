@@ -13,6 +13,11 @@ import (
 	"testing"
 	"time"
 
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/cli/envoy"
 	"github.com/weirmesh/weir/test/mesh"
@@ -62,6 +67,7 @@ func TestProxyView(t *testing.T) {
 		})
 	}
 	client := held(b.client)
+	complete(t, client.Bootstrap)
 	if _, table, err := envoy.Clusters(client, envoy.ClusterFilter{FQDN: "reviews", Subset: "v3"}); err != nil || len(table.Rows) != 1 || table.Rows[0][5] != "reviews.default" {
 		t.Errorf("clusters: %v %v", table, err)
 	}
@@ -117,6 +123,34 @@ spec: {host: details, trafficPolicy: {tls: {mode: MUTUAL, clientCertificate: /no
 		}
 		return nil
 	})
+}
+
+// complete checks what an Envoy would of a bootstrap: every rule of its messages, what is in them
+// packed included, and that the cluster of the control plane is there.
+func complete(t *testing.T, text []byte) {
+	t.Helper()
+	b := &bootstrapv3.Bootstrap{}
+	if err := errors.Join(protojson.Unmarshal(text, b), b.ValidateAll()); err != nil {
+		t.Error(err)
+	}
+	name := b.GetDynamicResources().GetAdsConfig().GetGrpcServices()[0].GetEnvoyGrpc().GetClusterName()
+	clusters := b.GetStaticResources().GetClusters()
+	if len(clusters) != 1 || clusters[0].GetName() != name {
+		t.Fatalf("cluster %q is not among %v", name, clusters)
+	}
+	options, secure := &upstreamsv3.HttpProtocolOptions{}, &tlsv3.UpstreamTlsContext{}
+	for _, x := range clusters[0].GetTypedExtensionProtocolOptions() {
+		if err := errors.Join(x.UnmarshalTo(options), options.ValidateAll()); err != nil || options.GetExplicitHttpConfig().GetHttp2ProtocolOptions() == nil {
+			t.Errorf("%v %v", options, err)
+		}
+	}
+	if err := errors.Join(clusters[0].GetTransportSocket().GetTypedConfig().UnmarshalTo(secure), secure.ValidateAll()); err != nil {
+		t.Error(err)
+	}
+	names := secure.GetCommonTlsContext().GetValidationContext().GetMatchTypedSubjectAltNames()
+	if len(names) != 1 || names[0].GetMatcher().GetExact() != "spiffe://cluster.local/ns/istio-system/sa/istiod" {
+		t.Errorf("the control plane has to be %v", names)
+	}
 }
 
 func proxies(t *testing.T, m *mesh.Mesh) []apiv1.ProxyStatus {

@@ -62,12 +62,13 @@ spec:
     route:
     - destination: {host: echo, subset: v1, port: {number: 8080}}
       headers: {request: {set: {x-to: v1}}, response: {set: {x-by: v1}}}
-  - {match: [{uri: {prefix: /timeout}}], timeout: 1s, route: *v1}
+  - {match: [{uri: {prefix: /timeout}}], timeout: 2s, route: *v1}
+  - {match: [{uri: {prefix: /in-time}}], timeout: 60s, route: *v1}
   - {match: [{uri: {prefix: /retry/none}}], retries: {attempts: 0}, route: *v1}
   - {match: [{uri: {prefix: /retry/5xx}}], retries: {attempts: 3, retryOn: 5xx, backoff: 1ms}, route: *v1}
   - {match: [{uri: {prefix: /retry/code}}], retries: {attempts: 2, retryOn: "409,retriable-4xx", backoff: 1ms}, route: *v1}
   - {match: [{uri: {prefix: /retry/reset}}], retries: {attempts: 2, retryOn: "reset", backoff: 1ms}, route: *v1}
-  - {match: [{uri: {prefix: /retry/slow}}], retries: {attempts: 2, retryOn: "gateway-error", perTryTimeout: 0.5s, backoff: 1ms}, route: *v1}
+  - {match: [{uri: {prefix: /retry/slow}}], retries: {attempts: 2, retryOn: "gateway-error", perTryTimeout: 2s, backoff: 1ms}, route: *v1}
   - {match: [{uri: {prefix: /retry/default}}], route: *v1}
   - {match: [{uri: {prefix: /abort}}], fault: {abort: {httpStatus: 429, percentage: {value: 25}}}, route: *v1}
   - {match: [{uri: {prefix: /nobody}}], route: [{destination: {host: echo, subset: v9, port: {number: 8080}}}]}
@@ -188,13 +189,13 @@ func TestRequestsAreRoutedAsTheVirtualServiceSays(t *testing.T) {
 	})
 
 	m.Run("a timeout is a 504 that says so", func(t *testing.T) {
-		r := client.Get("http://echo:8080/timeout?delay=3s", "x-request-id: too-late")
-		if r.Status != http.StatusGatewayTimeout || string(r.Body) != "upstream request timeout" || r.Took > 10*time.Second {
+		r := client.Get("http://echo:8080/timeout?delay=20s", "x-request-id: too-late")
+		if r.Status != http.StatusGatewayTimeout || string(r.Body) != "upstream request timeout" || r.Took > 15*time.Second {
 			t.Errorf("%v after %v", r, r.Took)
 		}
 		client.AccessLog("too-late", "504 UT response_timeout")
 		pods[0].AccessLog("too-late", " 0 DC downstream_remote_disconnect")
-		client.Get("http://echo:8080/timeout?delay=1ms").Report(t)
+		client.Get("http://echo:8080/in-time?delay=1ms").Report(t)
 	})
 
 	for _, c := range []struct {
@@ -209,7 +210,7 @@ func TestRequestsAreRoutedAsTheVirtualServiceSays(t *testing.T) {
 		// The server's proxy answers for an application that resets, and says that a GET may be
 		// repeated.
 		{"/retry/reset?reset=request", 3, 503},
-		{"/retry/slow?delay=3s", 3, 504},
+		{"/retry/slow?delay=20s", 3, 504},
 		// The default policy is for connection failures.
 		{"/retry/default?status=500", 1, 500},
 		{"/retry/default?status=503&header=x-weir-undelivered:%20true", 1, 503},

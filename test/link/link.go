@@ -17,6 +17,7 @@ import (
 // Link is one network.
 type Link struct {
 	now  atomic.Pointer[condition]
+	far  atomic.Int64 // how long what arrives is on its way, in nanoseconds
 	mu   sync.Mutex
 	open map[*conn]bool
 }
@@ -47,6 +48,9 @@ func (l *Link) Partition() { l.set(nothing) }
 
 // Slow lets one byte a second through on each connection, in each direction.
 func (l *Link) Slow() { l.set(aByteASecond) }
+
+// Far keeps everything that arrives from now on for so long, one thing after the other.
+func (l *Link) Far(d time.Duration) { l.far.Store(int64(d)) }
 
 // Heal lets everything through, and first what waited.
 func (l *Link) Heal() { l.set(everything) }
@@ -123,6 +127,13 @@ func (c *conn) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		c.arrived = c.buf[:n]
+		if far := c.l.far.Load(); far > 0 {
+			select {
+			case <-time.After(time.Duration(far)):
+			case <-c.closed:
+				return 0, net.ErrClosed
+			}
+		}
 	}
 	n, err := c.through(min(len(p), len(c.arrived)))
 	n = copy(p[:n], c.arrived)

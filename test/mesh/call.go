@@ -44,13 +44,18 @@ func (m *Mesh) Services() map[string]apiv1.Service {
 
 // Virtual is the address at which the workload calls a service, by any name it has.
 func (w *Workload) Virtual(host string) (netip.Addr, error) {
+	s, err := w.service(host)
+	return w.addr(byte(s.Index>>8), byte(s.Index)), err
+}
+
+func (w *Workload) service(host string) (apiv1.Service, error) {
 	services := w.mesh.Services()
 	for _, suffix := range []string{"", "." + w.Namespace + ".svc.cluster.local", ".svc.cluster.local", ".cluster.local"} {
 		if s, ok := services[host+suffix]; ok {
-			return w.addr(byte(s.Index>>8), byte(s.Index)), nil
+			return s, nil
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("the mesh has no service %q", host)
+	return apiv1.Service{}, fmt.Errorf("the mesh has no service %q", host)
 }
 
 // resolve turns host:port as the program writes it into where its proxy listens.
@@ -71,6 +76,13 @@ func (w *Workload) resolve(target string) (string, error) {
 
 // Dial connects as the workload's program would: "tcp-echo:9000".
 func (w *Workload) Dial(ctx context.Context, target string) (net.Conn, error) {
+	if w.Captured {
+		dst, err := w.address(target)
+		if err != nil {
+			return nil, err
+		}
+		return w.DialAt(ctx, dst)
+	}
 	at, err := w.resolve(target)
 	if err != nil {
 		return nil, err
@@ -112,8 +124,10 @@ type Response struct {
 	Status int
 	Header http.Header
 	Body   []byte
-	Took   time.Duration
-	Err    error
+	// Trailer is what came behind the body.
+	Trailer http.Header
+	Took    time.Duration
+	Err     error
 }
 
 // String is for failures.
@@ -169,6 +183,7 @@ func Do(c *http.Client, method, url string, body []byte, headers ...string) *Res
 	defer func() { _ = res.Body.Close() }()
 	out := &Response{Status: res.StatusCode, Header: res.Header}
 	out.Body, out.Err = io.ReadAll(res.Body)
+	out.Trailer = res.Trailer
 	out.Took = time.Since(begin)
 	return out
 }

@@ -14,7 +14,6 @@
 package mesh
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +32,7 @@ import (
 	"github.com/weirmesh/weir/ca/token"
 	"github.com/weirmesh/weir/cli/client"
 	"github.com/weirmesh/weir/control"
+	"github.com/weirmesh/weir/internal/locked"
 	"github.com/weirmesh/weir/internal/redact"
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/proxy/loop"
@@ -56,7 +56,7 @@ type Mesh struct {
 
 	change func(*control.Options)
 	log    *slog.Logger
-	logs   *buffer
+	logs   *locked.Buffer
 	keys   *token.Key
 
 	mu        sync.Mutex
@@ -85,13 +85,13 @@ func New(t testing.TB, change func(*control.Options)) *Mesh {
 	if err != nil {
 		t.Fatal(err)
 	}
-	logs := &buffer{}
+	logs := &locked.Buffer{}
 	m := &Mesh{T: t, Dir: dir, change: change, markers: map[string]string{}, logs: logs,
 		log: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelInfo}))}
 	t.Cleanup(func() {
 		m.close()
 		if t.Failed() {
-			t.Logf("what control plane and proxies logged (the end):\n%s", logs.tail(16<<10))
+			t.Logf("what control plane and proxies logged (the end):\n%s", logs.Tail(16<<10))
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("removing the mesh's folder: %v", err)
@@ -152,7 +152,7 @@ func (m *Mesh) TryControl() error {
 	o := control.Options{Version: "test", State: m.path("state"), Paths: []string{m.path("config")}, Pods: m.path("pods"),
 		Token: redact.New(apiToken), Log: m.log.With("room", "control"), HTTP: []net.Listener{http}, GRPC: []net.Listener{grpc},
 		Settings: mesh.Settings{ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system", AccessLog: true,
-			DefaultRetries: mesh.RetryPolicy{Attempts: 2, RetryOn: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes", IgnorePreviousHosts: true}}}
+			DefaultRetries: mesh.SafeRetries()}}
 	if m.change != nil {
 		m.change(&o)
 	}
@@ -258,23 +258,29 @@ func (m *Mesh) Write(name, text string) {
 	mark := fmt.Sprintf("marker-%d", m.writes)
 	m.markers[name] = mark
 	m.mu.Unlock()
-	m.replace(m.path("config", name), fmt.Appendf([]byte(text), marker, mark))
+	m.replace(m.path("config", name), fmt.Appendf([]byte(text), marker, mark), 0)
 }
 
 // WriteRaw gives the control plane a file as it is, byte by byte.
-func (m *Mesh) WriteRaw(name string, data []byte) {
+func (m *Mesh) WriteRaw(name string, data []byte) { m.WriteLong(name, data, 0) }
+
+// WriteLong does so with a file that zero bytes fill up to a size.
+func (m *Mesh) WriteLong(name string, data []byte, size int64) {
 	m.T.Helper()
 	m.mu.Lock()
 	delete(m.markers, name)
 	m.mu.Unlock()
-	m.replace(m.path("config", name), data)
+	m.replace(m.path("config", name), data, size)
 }
 
-// replace writes a file so that a reader sees the old or the new one.
-func (m *Mesh) replace(path string, data []byte) {
+// replace writes a file of at least size bytes so that a reader sees the old or the new one.
+func (m *Mesh) replace(path string, data []byte, size int64) {
 	m.T.Helper()
 	tmp := filepath.Join(m.Dir, "new-"+filepath.Base(path))
 	err := os.WriteFile(tmp, data, 0o600)
+	if err == nil && size > int64(len(data)) {
+		err = os.Truncate(tmp, size)
+	}
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
@@ -444,6 +450,9 @@ func (m *Mesh) Eventually(what string, check func() error) {
 	}
 }
 
+// Await waits until check returns nil, and returns its last error if it never does.
+func (m *Mesh) Await(check func() error) error { return eventually(check) }
+
 func eventually(check func() error) error {
 	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(3 * time.Millisecond)
@@ -495,27 +504,4 @@ func (l *cuttable) cut() {
 	for c := range l.open {
 		_ = c.(*accepted).Conn.Close()
 	}
-}
-
-// buffer keeps what is written to it.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
-func (b *buffer) tail(n int) string {
-	s := b.String()
-	return s[max(0, len(s)-n):]
 }

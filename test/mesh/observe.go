@@ -143,7 +143,7 @@ func (w *Workload) AccessLog(words ...string) []string {
 			return line == ""
 		})
 		if len(found) == 0 {
-			return fmt.Errorf("it has logged:\n%s", w.log.tail(2<<10))
+			return fmt.Errorf("it has logged:\n%s", w.log.Tail(2<<10))
 		}
 		return nil
 	})
@@ -152,3 +152,14 @@ func (w *Workload) AccessLog(words ...string) []string {
 
 // Logged is every access log line so far.
 func (w *Workload) Logged() []string { return strings.Split(strings.TrimSpace(w.log.String()), "\n") }
+
+// LoggedWith are the access log lines so far that have a text in them.
+func (w *Workload) LoggedWith(text string) []string {
+	var out []string
+	for line := range strings.Lines(w.log.String()) {
+		if strings.HasSuffix(line, "\n") && strings.Contains(line, text) {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	return out
+}

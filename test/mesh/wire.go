@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+
+	"github.com/weirmesh/weir/internal/locked"
 )
 
 // Wire carries connections from one address to another and keeps what passes.
@@ -20,7 +22,7 @@ type Wire struct {
 }
 
 // Flow is one connection over a Wire.
-type Flow struct{ there, back buffer }
+type Flow struct{ there, back locked.Buffer }
 
 // Sent is what the side that connected sent.
 func (f *Flow) Sent() []byte { return []byte(f.there.String()) }

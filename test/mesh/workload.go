@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/internal/locked"
 	"github.com/weirmesh/weir/proxy"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
@@ -47,6 +48,10 @@ type Spec struct {
 	Program []string
 	// Env are further variables of the program.
 	Env map[string]string
+	// Captured is a workload of whose connections the proxy takes hold by their destination, as
+	// with REDIRECT (env capture otherwise), and which takes configuration on demand. It calls
+	// others, and nobody calls it: see DialAt.
+	Captured bool
 	// NoProxy is a workload outside the mesh: callers reach its program directly.
 	NoProxy bool
 	// Gateway is the ingress gateway: a router, not a sidecar.
@@ -77,8 +82,10 @@ type Workload struct {
 	admin string       // path of the proxy's socket
 	taps  map[uint16]*Wire
 	http  transport
-	log   buffer // access log
+	log   locked.Buffer // access log
 	link  *link.Link
+
+	capture *capture // of a captured one
 
 	mu    sync.Mutex
 	proxy *running
@@ -93,6 +100,7 @@ type running struct {
 	done   chan struct{} // closed after err is set
 	err    error
 	ready  func() error // of a proxy
+	leave  func()       // nil: another process
 }
 
 func start(f func(context.Context) error) *running {
@@ -166,6 +174,9 @@ func (m *Mesh) place(s Spec) *Workload {
 	s.Namespace = cmp.Or(s.Namespace, "default")
 	s.ServiceAccount = cmp.Or(s.ServiceAccount, "default")
 	w := &Workload{Spec: s, mesh: m, taps: map[uint16]*Wire{}, link: link.New()}
+	if s.Captured {
+		w.capture = &capture{w: w, to: map[netip.Addr]netip.AddrPort{}, at: map[netip.AddrPort]netip.Addr{}}
+	}
 	var err error
 	if w.net, w.lock, err = takeNet(); err != nil {
 		m.T.Fatal(err)
@@ -246,6 +257,9 @@ func (w *Workload) WritePod() {
 		p.Annotations["sidecar.istio.io/status"] = "{}"
 		p.Annotations["weir.dev/admin"] = "unix://" + w.admin
 	}
+	if w.Gateway {
+		p.Annotations["inject.istio.io/templates"] = "gateway"
+	}
 	if w.Owner != "" {
 		yes := true
 		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: w.Owner, Controller: &yes}}
@@ -270,7 +284,7 @@ func (w *Workload) WritePod() {
 	if err != nil {
 		w.mesh.T.Fatal(err)
 	}
-	w.mesh.replace(w.podFile(), text)
+	w.mesh.replace(w.podFile(), text, 0)
 }
 
 func (w *Workload) podFile() string {
@@ -340,7 +354,7 @@ func (w *Workload) StartApp() {
 		return w.serviceVariable(name)
 	}
 	a := start(func(ctx context.Context) error {
-		return sample.Run(ctx, sample.Environment{Getenv: getenv, Host: w.Name, Log: w.mesh.log.With("app", w.Name), Output: &buffer{}}, w.Program)
+		return sample.Run(ctx, sample.Environment{Getenv: getenv, Host: w.Name, Log: w.mesh.log.With("app", w.Name), Output: &locked.Buffer{}}, w.Program)
 	})
 	w.mu.Lock()
 	w.app = a
@@ -442,8 +456,16 @@ func (w *Workload) inside() (*running, error) {
 		return nil, err
 	}
 	r := start(p.Run)
-	r.ready = p.Ready
+	r.ready, r.leave = p.Ready, p.DrainInbound
 	return r, nil
+}
+
+// Leave has the proxy, one in this process, ask its clients to go elsewhere, as one does whose pod ends.
+func (w *Workload) Leave() {
+	w.mu.Lock()
+	p := w.proxy
+	w.mu.Unlock()
+	p.leave()
 }
 
 // StopProxy ends the proxy as SIGTERM would: it drains.
@@ -478,9 +500,16 @@ func (w *Workload) options() (proxy.Options, error) {
 	o := proxy.Options{Version: "test", Node: n, Census: &census, StateDir: w.mesh.path("proxies", w.Namespace+"_"+w.Name),
 		AccessLog: &w.log, Log: log, DrainTime: 2 * time.Second, LookupHost: w.mesh.lookupHost,
 		Metadata: map[string]any{"INSTANCE_IPS": ip, "INTERCEPTION_MODE": "NONE"}}
-	if w.Gateway {
-		o.Listen = moved{w.IP(), listener.Sockets{Sockets: loop.Kernel()}}
-	} else {
+	here := moved{w.IP(), listener.Sockets{Sockets: loop.Kernel()}}
+	switch {
+	case w.Gateway:
+		o.Listen = here
+	case w.Captured:
+		o.Listen, o.OnDemand = own{here}, true
+		o.Poller = func() (loop.Poller, error) { p, err := loop.NewPoller(); return captured{p, w.capture}, err }
+		o.Metadata["INTERCEPTION_MODE"], o.Metadata["DNS_CAPTURE"] = "REDIRECT", "true"
+		o.Metadata["WEIR"] = map[string]any{"VHDS": true, "ONDEMAND": true}
+	default:
 		var inbound []any
 		for _, p := range w.Ports {
 			inbound = append(inbound, map[string]any{"port": float64(p.Number), "bind": w.inbound(p.Number).String(), "app": w.App(p.Number).String()})
@@ -513,7 +542,7 @@ func (w *Workload) control() (*proxy.Control, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &proxy.Control{TrustDomain: trustDomain, ID: id, Signer: signer, Bootstrap: roots,
+	return &proxy.Control{TrustDomain: trustDomain, ID: id, Signer: signer, Bootstrap: roots, Address: w.mesh.target(), Server: istiod()[0].String(),
 		Dial: func(_ context.Context, held *identity.Manager) (client.Conn, error) {
 			return grpc.NewClient(w.mesh.target(), append(client.DialOptions(), grpc.WithContextDialer(w.link.Dial),
 				// A handshake that comes to nothing over a Link is to be noticed soon.

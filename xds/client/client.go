@@ -81,6 +81,8 @@ type Options struct {
 
 	// SotW speaks state of the world instead of delta.
 	SotW bool
+	// Secrets asks the secret discovery service, which knows that one type, instead of the aggregated one.
+	Secrets bool
 	// Held are versions by type and name of resources that are in effect already, from a
 	// saved state. What the server has in the same version is not sent again.
 	Held map[string]map[string]string

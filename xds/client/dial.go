@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc"
 	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/weirmesh/weir/xds/resource"
 )
 
 const (
@@ -22,15 +24,14 @@ const (
 )
 
 // DialOptions are the options for connections to a control plane: a vanished one is noticed
-// within 12 s, one that hangs within 40 s, one that comes back within 4 s; responses may be
-// as large as a mesh of 5,000 services is (47 MB) five times over. Addresses are host:port
-// and unix:PATH; a proxy for HTTP is not used, because that is for applications.
+// within 12 s, one that hangs within 40 s, one that comes back within 4 s. Addresses are
+// host:port and unix:PATH; a proxy for HTTP is not used, because that is for applications.
 func DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
 		// Pings more often than every 15 s offend istiod; so TCP does that.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: silence}),
 		grpc.WithContextDialer(dial),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(256 << 20)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(resource.MaxResponse), grpc.ForceCodecV2(newCodec())),
 		// Attempts are spaced by the Client. The time is for a control plane to which thousands
 		// come at once: who gives up in the middle of a handshake only makes it do it again.
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: grpcbackoff.DefaultConfig, MinConnectTimeout: 20 * time.Second}),

@@ -7,6 +7,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 )
@@ -26,10 +27,14 @@ type stream struct {
 }
 
 func (c *Client) open(ctx context.Context, conn Conn) (*stream, error) {
-	ads := discoveryv3.NewAggregatedDiscoveryServiceClient(conn)
+	ads, sds := discoveryv3.NewAggregatedDiscoveryServiceClient(conn), secretv3.NewSecretDiscoveryServiceClient(conn)
+	whole, delta := ads.StreamAggregatedResources, ads.DeltaAggregatedResources
+	if c.opts.Secrets {
+		whole, delta = sds.StreamSecrets, sds.DeltaSecrets
+	}
 	st := &stream{node: c.opts.Node()}
 	if c.opts.SotW {
-		s, err := ads.StreamAggregatedResources(ctx)
+		s, err := whole(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -38,7 +43,7 @@ func (c *Client) open(ctx context.Context, conn Conn) (*stream, error) {
 		st.send = func(r request) error { return s.Send(r.sotw(st.takeNode())) }
 		return st, nil
 	}
-	s, err := ads.DeltaAggregatedResources(ctx)
+	s, err := delta(ctx)
 	if err != nil {
 		return nil, err
 	}

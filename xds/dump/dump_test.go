@@ -193,6 +193,22 @@ func TestDiff(t *testing.T) {
 	}
 }
 
+// A proxy shows a message whose type it does not have in its own way: what has the version that was sent is what was sent.
+func TestDiffOfWhatOneSideCannotShow(t *testing.T) {
+	held := func(typeURL, body string) *dump.Held {
+		return &dump.Held{Resources: []dump.HeldResource{{TypeURL: typeURL, Name: "x", Version: "1", Body: json.RawMessage(body)}}}
+	}
+	const a, b = `{"typed_config":{"@type":"a","x":1}}`, `{"typed_config":{"@type":"type.googleapis.com/udpa.type.v1.TypedStruct","type_url":"a"}}`
+	for typeURL, want := range map[string]int{
+		resource.ListenerType: 0,
+		resource.RouteType:    1, // the version is not that of the virtual hosts in it
+	} {
+		if got, err := dump.Diff(held(typeURL, a), held(typeURL, b)); err != nil || len(got) != want {
+			t.Errorf("%s: %+v, %v; want %d", resource.Short(typeURL), got, err, want)
+		}
+	}
+}
+
 // Whatever is read, it does not break the reader.
 func FuzzRead(f *testing.F) {
 	f.Add([]byte(write(f, example(f), "include_eds")))

@@ -83,6 +83,17 @@ type Index struct {
 	shards [Shards][]uint64
 }
 
+// Of is the index of these names.
+func Of(names ...string) *Index {
+	x := &Index{}
+	for _, n := range names {
+		h := Hash(n)
+		s := &x.shards[ShardOf(h)]
+		*s = Insert(*s, h)
+	}
+	return x
+}
+
 // Has reports whether a name with this hash is in the index.
 func (x *Index) Has(hash uint64) bool {
 	s := x.shards[ShardOf(hash)]

@@ -1,6 +1,10 @@
 package resource
 
-import "github.com/weirmesh/weir/internal/persist"
+import (
+	"reflect"
+
+	"github.com/weirmesh/weir/internal/persist"
+)
 
 // Set holds the resources of one type by name. Being persistent, a set that differs in a
 // few resources from another is cheap to make and cheap to compare with it (Diff with
@@ -20,6 +24,15 @@ type View struct {
 	// the site makes of a wildcard is its affair: xDS protocol, "How the client specifies
 	// what resources to return".) All Views of one client have the same types in Wild.
 	Wild map[string]Set
+}
+
+// Alike reports whether two Views hold the very same maps, and differ in Version at most: a
+// cheap "nothing changed". Views that are not alike may still have the same content.
+func (v *View) Alike(o *View) bool {
+	same := func(a, b map[string]Set) bool {
+		return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
+	}
+	return v == o || v != nil && o != nil && same(v.Sets, o.Sets) && same(v.Wild, o.Wild)
 }
 
 // NewView sorts resources into a View. Of two with the same type and name the last stays.

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
@@ -19,7 +20,7 @@ import (
 //
 //	clusters    additions and changes of clusters
 //	routes      then of listeners, routes and virtual hosts
-//	unroute     then removals of those
+//	unroute     then removals of those (of virtual hosts, only where their table goes, too)
 //	uncluster   then removals of clusters, endpoints, secrets and extensions
 //
 // A phase begins when everything sent in the one before is ACKed or NACKed; `routes` waits
@@ -116,6 +117,37 @@ func newMachine(sotw bool, noncePrefix string, l limits, b *bundles) *machine {
 
 // publish makes v the View that the client should hold.
 func (m *machine) publish(v *resource.View) []*response {
+	if m.pass(v) {
+		return nil
+	}
+	return m.drive(v)
+}
+
+// pass makes v the View of a client that has answered everything, if v has nothing else for
+// it: most changes are so to most clients. It does what drive would do, or nothing.
+func (m *machine) pass(v *resource.View) bool {
+	if m.target == nil || m.target != m.latest || m.phase != phaseDone || len(m.subs) == 0 {
+		return false
+	}
+	alike := v.Alike(m.latest)
+	for _, s := range m.subs {
+		if s.busy() || !alike && s.concerns(m.latest, v) {
+			return false
+		}
+	}
+	if !alike {
+		for _, s := range m.subs {
+			s.move(v)
+		}
+	}
+	m.latest, m.target, m.round = v, v, v.Version
+	m.warming, m.awaited = nil, nil
+	m.settle()
+	return true
+}
+
+// drive is publish for a client that v may have something for.
+func (m *machine) drive(v *resource.View) []*response {
 	old := m.latest
 	m.latest = v
 	for _, s := range m.subs {
@@ -377,7 +409,7 @@ func (m *machine) due(s *subscription, base resource.Set) (d due) {
 			if h.version != "" {
 				m.replacing(s, n)
 			}
-		case h.version != "" && (m.phase < s.removal || inTarget):
+		case h.version != "" && (m.phase < s.removal && !m.tableStays(s, n) || inTarget):
 			keep(n, h) // something may refer to it
 			continue
 		case m.sotw && !m.isWhole(s):
@@ -395,6 +427,17 @@ func (m *machine) due(s *subscription, base resource.Set) (d due) {
 	}
 	s.dirty = later
 	return d
+}
+
+// tableStays reports whether n is a virtual host of a route configuration that stays. It
+// goes together with what is added: the domains of a table belong to one virtual host each,
+// and may pass from what goes to what comes.
+func (m *machine) tableStays(s *subscription, n string) bool {
+	if s.typeURL != resource.VirtualHostType {
+		return false
+	}
+	table, _, _ := strings.Cut(n, "/")
+	return m.target.Set(resource.RouteType).Has(table)
 }
 
 // replacing is called for a resource that takes the place of one that the client holds.

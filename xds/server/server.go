@@ -20,6 +20,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,8 +45,12 @@ type Source interface {
 // Peer is who is at the other end of the connection.
 type Peer struct {
 	Addr string
-	// ID is the SPIFFE ID in the peer's verified certificate, "" without mTLS.
+	// ID is the SPIFFE ID in the peer's verified certificate, or of what Authenticate found;
+	// "" if neither is there.
 	ID string
+	// Workload is the one workload of that identity, as "namespace/name", if the credential
+	// names it.
+	Workload string
 	// Plaintext says that the connection came in where no TLS is spoken.
 	Plaintext bool
 }
@@ -57,6 +62,10 @@ type Options struct {
 	// must be that of the node's namespace and service account. The text of the error is
 	// shown to the peer, with code PermissionDenied. Nil refuses everybody.
 	Authorize func(peer Peer, node *corev3.Node) error
+	// Authenticate finds the ID and the workload of a peer that showed no certificate, by
+	// the metadata of its stream. The error is shown to the peer, with code Unauthenticated
+	// unless it is a gRPC status error. Nil: who shows no certificate has no ID.
+	Authenticate func(ctx context.Context) (id, workload string, err error)
 	// Identifier is put into control_plane.identifier of every response.
 	Identifier string
 	Log        *slog.Logger
@@ -65,7 +74,9 @@ type Options struct {
 
 	MaxStreams      int // open streams; 0: 20,000
 	MaxNames        int // resource names a stream may subscribe to; 0: 200,000
-	MaxRequestBytes int // of one request; 0: 16 MiB, which is 200,000 names of 80 bytes
+	MaxRequestBytes int // of one request; 0: resource.MaxRequest
+	// MaxResponseBytes is what a response may be; 0: resource.MaxResponse, what clients take.
+	MaxResponseBytes int
 	// Beginning is how many streams are sent their first View at a time, MaxBeginning how
 	// long one may take before the next gets its place; 0: 64 and 1 s.
 	Beginning    int
@@ -75,8 +86,13 @@ type Options struct {
 // Observer counts. Its methods are called from the goroutines of streams, and must not
 // block nor call the Server.
 type Observer interface {
-	// Sent is about a response, with what it took to hand it to the connection.
-	Sent(typeURL string, bytes int, took time.Duration)
+	// Sent is about a response, with what it took to write it and to hand it to the connection.
+	Sent(typeURL string, bytes int, writing, sending time.Duration)
+	// Failed says that there was a response which could not be made.
+	Failed()
+	// Begun says that a client which had all of the View of version after, and to which nothing
+	// was under way, is about to be sent something of a later one.
+	Begun(after uint64)
 	// Rejected is about a response that a client NACKed, and what was in it.
 	Rejected(node, typeURL string, n *NACK, resources []*resource.Resource)
 	// Applied says that a client which had answered everything up to the View of version
@@ -94,9 +110,11 @@ type Observer interface {
 // unobserved is no Observer.
 type unobserved struct{}
 
-func (unobserved) Sent(string, int, time.Duration) {}
-func (unobserved) Converged(uint64, uint64)        {}
-func (unobserved) Left(string)                     {}
+func (unobserved) Sent(string, int, time.Duration, time.Duration) {}
+func (unobserved) Failed()                                        {}
+func (unobserved) Begun(uint64)                                   {}
+func (unobserved) Converged(uint64, uint64)                       {}
+func (unobserved) Left(string)                                    {}
 func (unobserved) Rejected(string, string, *NACK, []*resource.Resource) {
 }
 func (unobserved) Applied(uint64, uint64, []*resource.Resource) {}
@@ -104,6 +122,9 @@ func (unobserved) Applied(uint64, uint64, []*resource.Resource) {}
 const (
 	maxTypes     = 64 // per stream; xDS and Istio together have about fifteen
 	firstRequest = 15 * time.Second
+	// maxConnection bounds the streams of one connection: a proxy has two or three, and less than
+	// 100 is no good manners (RFC 9113, section 6.5.2).
+	maxConnection = 100
 )
 
 // Server is an aggregated discovery service.
@@ -128,7 +149,8 @@ type Server struct {
 func New(o Options) *Server {
 	o.MaxStreams = cmp.Or(o.MaxStreams, 20_000)
 	o.MaxNames = cmp.Or(o.MaxNames, 200_000)
-	o.MaxRequestBytes = cmp.Or(o.MaxRequestBytes, 16<<20)
+	o.MaxRequestBytes = cmp.Or(o.MaxRequestBytes, resource.MaxRequest)
+	o.MaxResponseBytes = cmp.Or(o.MaxResponseBytes, resource.MaxResponse)
 	o.Beginning = cmp.Or(o.Beginning, 64)
 	o.MaxBeginning = cmp.Or(o.MaxBeginning, time.Second)
 	if o.Observer == nil {
@@ -147,6 +169,7 @@ func (s *Server) GRPCOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(s.opts.MaxRequestBytes),
+		grpc.MaxConcurrentStreams(maxConnection),
 		// A proxy that pings every 30 s is welcome, whatever the network does to the
 		// intervals; twice as often is an abuse.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 15 * time.Second, PermitWithoutStream: true}),
@@ -246,31 +269,39 @@ type Feed struct {
 	// stream. It must not block nor call the Server. It is set before Connect returns.
 	Named func(typeURL, name string, asks bool)
 
-	mu      sync.Mutex
-	view    *resource.View
-	changed chan struct{}
+	mu        sync.Mutex
+	view      *resource.View
+	followers []*session // replaced, not changed
 }
 
 // Publish makes v the latest View. It never waits. Publish a View even if nothing in it
 // changed but its Version: that is how a version becomes active on nodes it does not
-// touch, and it costs no message.
+// touch, and it costs no message, nor wakes anybody.
 func (f *Feed) Publish(v *resource.View) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.view = v
-	if f.changed != nil {
-		close(f.changed)
-		f.changed = nil
+	followers := f.followers
+	f.mu.Unlock()
+	for _, se := range followers {
+		se.offer()
 	}
 }
 
-// View is the latest View, nil before the first, and a channel that is closed when there
-// is a newer one.
-func (f *Feed) View() (*resource.View, <-chan struct{}) {
+// latest is nil before the first View.
+func (f *Feed) latest() *resource.View {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.changed == nil {
-		f.changed = make(chan struct{})
-	}
-	return f.view, f.changed
+	return f.view
+}
+
+func (f *Feed) follow(se *session) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.followers = append(slices.Clip(f.followers), se)
+}
+
+func (f *Feed) unfollow(se *session) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.followers = slices.DeleteFunc(slices.Clone(f.followers), func(o *session) bool { return o == se })
 }

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -289,6 +290,36 @@ func TestStreamsAreRefused(t *testing.T) {
 	}
 }
 
+// One connection has room for a proxy's streams, and not for those of a mesh.
+func TestStreamsOfAConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlane(t, nil)
+		c, err := p.dial("alice")(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		const tried, most = 1000, 100
+		ctx, cancel := context.WithCancel(t.Context())
+		var opened atomic.Int64
+		var wg sync.WaitGroup
+		for range tried {
+			wg.Go(func() {
+				if _, err := discoveryv3.NewAggregatedDiscoveryServiceClient(c).DeltaAggregatedResources(ctx); err == nil {
+					opened.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		if n := opened.Load(); n != most {
+			t.Errorf("%d streams on one connection, want %d", n, most)
+		}
+		cancel()
+		wg.Wait()
+		c.Close()
+		p.stop()
+	})
+}
+
 func TestMaxStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlane(t, func(o *server.Options) { o.MaxStreams = 1 })
@@ -310,6 +341,29 @@ func TestMaxStreams(t *testing.T) {
 		}
 		end2()
 		end3()
+		p.stop()
+	})
+}
+
+// What a client would not take is not sent: its stream ends and says why. Who asks for less has it.
+func TestResponseThatIsTooLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlane(t, func(o *server.Options) { o.MaxResponseBytes = 400 })
+		p.feed.Publish(resource.NewView(1, cluster("a", strings.Repeat("x", 100)), cluster("b", strings.Repeat("x", 100))))
+		all, end := p.open(t.Context(), "alice", &corev3.Node{Id: "alice"})
+		_, err := all.Recv()
+		if s := status.Convert(err); s.Code() != codes.ResourceExhausted || !strings.HasPrefix(s.Message(), "CDS is a response of ") || !strings.HasSuffix(s.Message(), " bytes, and a client takes 400: let it see less (Sidecar objects, exportTo), or ask for what it uses") {
+			t.Errorf("the stream ends with %v", err)
+		}
+		some, end2 := p.open(t.Context(), "alice", nil)
+		if err := some.Send(&discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "alice"}, TypeUrl: resource.ClusterType, ResourceNamesSubscribe: []string{"b"}}); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := some.Recv(); err != nil || len(r.GetResources()) != 1 {
+			t.Errorf("who asks for one gets %v, %v", r, err)
+		}
+		end()
+		end2()
 		p.stop()
 	})
 }
@@ -418,7 +472,7 @@ func (e *events) add(format string, args ...any) {
 	e.all = append(e.all, fmt.Sprintf(format, args...))
 }
 
-func (e *events) Sent(typeURL string, bytes int, _ time.Duration) {
+func (e *events) Sent(typeURL string, bytes int, _, _ time.Duration) {
 	e.add("sent %s %v", resource.Short(typeURL), bytes > 20)
 }
 func (e *events) Rejected(node, typeURL string, n *server.NACK, in []*resource.Resource) {
@@ -429,6 +483,8 @@ func (e *events) Applied(after, to uint64, in []*resource.Resource) {
 	e.add("applied %d to %d: %v", after, to, in)
 }
 func (e *events) Left(node string)           { e.add("%s left", node) }
+func (e *events) Failed()                    { e.add("failed") }
+func (e *events) Begun(after uint64)         { e.add("begun after %d", after) }
 func (e *events) Converged(after, to uint64) { e.add("converged %d to %d", after, to) }
 
 // What is counted: responses, rejections, and that a client has come from one version to
@@ -450,7 +506,7 @@ func TestObserver(t *testing.T) {
 			p.feed.Publish(v)
 			synctest.Wait()
 		}
-		want := []string{"sent CDS true", "sent CDS true", "converged 4 to 5", `applied 4 to 5: [CDS "a"]`, "sent CDS true", `alice rejected CDS [bad] of 1: cluster "bad": no`,
+		want := []string{"sent CDS true", "begun after 4", "sent CDS true", "converged 4 to 5", `applied 4 to 5: [CDS "a"]`, "begun after 5", "sent CDS true", `alice rejected CDS [bad] of 1: cluster "bad": no`,
 			"sent CDS true", "sent CDS true", "converged 5 to 8", `applied 6 to 8: [CDS "a"]`} // the removal apart
 		if d := cmp.Diff(want, seen.all); d != "" {
 			t.Errorf("(-want +got)\n%s", d)

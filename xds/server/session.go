@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -29,7 +28,8 @@ type session struct {
 	peer   Peer
 	since  time.Time
 	cp     *corev3.ControlPlane
-	named  func(typeURL, name string, asks bool) // see Feed
+	feed   *Feed
+	wake   chan struct{} // there may be a newer View
 
 	mu          sync.Mutex
 	m           *machine
@@ -56,6 +56,10 @@ type request interface{ GetNode() *corev3.Node }
 func serve[R request](s *Server, stream grpc.ServerStream, recv func() (R, error), sotw bool,
 	step func(*machine, R, time.Time) ([]*response, error),
 ) error {
+	who, err := s.identify(stream.Context())
+	if err != nil {
+		return err
+	}
 	if err := s.enter(); err != nil {
 		return err
 	}
@@ -92,7 +96,7 @@ func serve[R request](s *Server, stream grpc.ServerStream, recv func() (R, error
 	case <-tooLate.C:
 		return status.Errorf(codes.DeadlineExceeded, "no request came within %v", firstRequest)
 	}
-	se, feed, err := s.introduce(ctx, stream, first.GetNode(), sotw)
+	se, err := s.introduce(ctx, stream, who, first.GetNode(), sotw)
 	if err != nil {
 		return err
 	}
@@ -103,7 +107,7 @@ func serve[R request](s *Server, stream grpc.ServerStream, recv func() (R, error
 		log.Debug("xds stream ended", "after", time.Since(se.since))
 	}()
 
-	view, changed, begun, err := s.begin(ctx, feed)
+	begun, err := s.begin(ctx, se)
 	if err != nil {
 		return err
 	}
@@ -111,10 +115,15 @@ func serve[R request](s *Server, stream grpc.ServerStream, recv func() (R, error
 	// Who is slow to take it must not keep the others waiting.
 	defer time.AfterFunc(s.opts.MaxBeginning, begun).Stop()
 	publish := func() error {
-		return se.do(log, func(m *machine, _ time.Time) ([]*response, error) { return m.publish(view), nil })
+		return se.do(func(m *machine, _ time.Time) ([]*response, error) {
+			if v := se.feed.latest(); v != m.latest {
+				return m.publish(v), nil
+			}
+			return nil, nil
+		})
 	}
 	request := func(r R) error {
-		return se.do(log, func(m *machine, now time.Time) ([]*response, error) { return step(m, r, now) })
+		return se.do(func(m *machine, now time.Time) ([]*response, error) { return step(m, r, now) })
 	}
 	if err := publish(); err != nil {
 		return err
@@ -134,8 +143,7 @@ func serve[R request](s *Server, stream grpc.ServerStream, recv func() (R, error
 			return errStopping
 		case r := <-requests:
 			err = request(r)
-		case <-changed:
-			view, changed = feed.View()
+		case <-se.wake:
 			err = publish()
 		case err := <-ended:
 			return endOf(err)
@@ -145,7 +153,7 @@ func serve[R request](s *Server, stream grpc.ServerStream, recv func() (R, error
 		if err != nil {
 			return err
 		}
-		if se.m.settled > 0 { // written by this goroutine only
+		if se.answeredFirst() {
 			begun()
 		}
 	}
@@ -155,25 +163,24 @@ func serve[R request](s *Server, stream grpc.ServerStream, recv func() (R, error
 // stream is sent then is most of what it costs, so of thousands that come back at once
 // (the control plane or the network was away) a few are served to their end after the
 // other, first come, first served. begun gives the place back.
-func (s *Server) begin(ctx context.Context, feed *Feed) (view *resource.View, changed <-chan struct{}, begun func(), err error) {
-	for view, changed = feed.View(); view == nil; view, changed = feed.View() {
+func (s *Server) begin(ctx context.Context, se *session) (begun func(), err error) {
+	for se.feed.latest() == nil {
 		select {
-		case <-changed:
+		case <-se.wake:
 		case <-ctx.Done():
-			return nil, nil, nil, ctx.Err()
+			return nil, ctx.Err()
 		case <-s.stop:
-			return nil, nil, nil, errStopping
+			return nil, errStopping
 		}
 	}
 	select {
 	case s.places <- struct{}{}:
 	case <-ctx.Done():
-		return nil, nil, nil, ctx.Err()
+		return nil, ctx.Err()
 	case <-s.stop:
-		return nil, nil, nil, errStopping
+		return nil, errStopping
 	}
-	view, changed = feed.View()
-	return view, changed, sync.OnceFunc(func() { <-s.places }), nil
+	return sync.OnceFunc(func() { <-s.places }), nil
 }
 
 // endOf is what a stream ends with when its client stops sending.
@@ -184,40 +191,57 @@ func endOf(err error) error {
 	return err
 }
 
-// introduce checks who is there and finds the Feed for it.
-func (s *Server) introduce(ctx context.Context, stream grpc.ServerStream, node *corev3.Node, sotw bool) (*session, *Feed, error) {
-	if node.GetId() == "" {
-		return nil, nil, status.Error(codes.InvalidArgument, "the first request on a stream must carry the node with its id")
+// identify finds out who opened a stream. Who cannot show that takes no place of those who can.
+func (s *Server) identify(ctx context.Context) (Peer, error) {
+	p := peerOf(ctx)
+	if s.opts.Authenticate == nil || p.ID != "" || p.Plaintext {
+		return p, nil
 	}
-	p := peerOf(stream.Context())
+	var err error
+	if p.ID, p.Workload, err = s.opts.Authenticate(ctx); err != nil {
+		s.opts.Log.Warn("xds stream refused", "peer", p.Addr, "err", err)
+		if _, ok := status.FromError(err); !ok {
+			err = status.Error(codes.Unauthenticated, err.Error())
+		}
+	}
+	return p, err
+}
+
+// introduce checks whether p may be the node and finds the Feed for it.
+func (s *Server) introduce(ctx context.Context, stream grpc.ServerStream, p Peer, node *corev3.Node, sotw bool) (*session, error) {
+	if node.GetId() == "" {
+		return nil, status.Error(codes.InvalidArgument, "the first request on a stream must carry the node with its id")
+	}
 	if s.opts.Authorize == nil {
-		return nil, nil, status.Error(codes.PermissionDenied, "this control plane has no rule by which it could admit a node")
+		return nil, status.Error(codes.PermissionDenied, "this control plane has no rule by which it could admit a node")
 	}
 	if err := s.opts.Authorize(p, node); err != nil {
 		s.opts.Log.Warn("xds stream refused", "node", node.GetId(), "peer", p.Addr, "id", p.ID, "err", err)
-		return nil, nil, status.Error(codes.PermissionDenied, err.Error())
+		return nil, status.Error(codes.PermissionDenied, err.Error())
 	}
 	feed, err := s.opts.Source.Connect(ctx, node, p)
 	if err != nil {
 		if _, ok := status.FromError(err); !ok {
 			err = status.Error(codes.Unavailable, err.Error())
 		}
-		return nil, nil, err
+		return nil, err
 	}
 	se := &session{
 		server: s, stream: stream, node: node, peer: p, since: time.Now(),
-		cp: &corev3.ControlPlane{Identifier: s.opts.Identifier}, named: feed.Named,
+		cp: &corev3.ControlPlane{Identifier: s.opts.Identifier}, feed: feed, wake: make(chan struct{}, 1),
 		// Nonces of another stream must not pass for this one's.
 		m: newMachine(sotw, rand.Text()[:8]+"-", limits{types: maxTypes, names: s.opts.MaxNames}, s.bundles),
 	}
 	se.standing.se = se
+	feed.follow(se)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sessions[se] = struct{}{}
-	return se, feed, nil
+	return se, nil
 }
 
 func (se *session) leave() {
+	se.feed.unfollow(se)
 	se.server.mu.Lock()
 	delete(se.server.sessions, se)
 	se.server.mu.Unlock()
@@ -228,62 +252,127 @@ func (se *session) leave() {
 	se.server.opts.Observer.Left(se.node.GetId())
 }
 
-// do takes one step of the machine and sends what comes of it.
-func (se *session) do(log *slog.Logger, step func(*machine, time.Time) ([]*response, error)) error {
-	se.mu.Lock()
-	now := time.Now()
-	before, settled := se.m.active, se.m.settled
-	out, err := step(se.m, now)
-	nacks, named := se.m.nacks, se.m.named
-	se.m.nacks, se.m.named = nil, nil
-	applied, accepted := se.m.settled, se.m.accepted
-	if applied > settled {
-		se.m.accepted = nil
+// offer takes the newest View in the goroutine of who published it if the stream is at rest
+// and stays so, which costs a tenth of waking it; else the stream takes it.
+func (se *session) offer() {
+	if se.mu.TryLock() {
+		if v := se.feed.latest(); v == se.m.latest {
+			se.mu.Unlock()
+			return
+		} else if before := se.mark(); se.m.pass(v) {
+			said := se.note(before, time.Now(), false)
+			se.mu.Unlock()
+			said.tell(se)
+			return
+		}
+		se.mu.Unlock()
 	}
-	switch upToDate := se.m.latest == nil || se.m.active == se.m.latest.Version; {
+	select {
+	case se.wake <- struct{}{}:
+	default:
+	}
+}
+
+// answeredFirst reports whether the client has answered all that it begins with.
+func (se *session) answeredFirst() bool {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	return se.m.settled > 0
+}
+
+// mark is how far a stream is.
+type mark struct{ active, settled uint64 }
+
+func (se *session) mark() mark { return mark{se.m.active, se.m.settled} }
+
+// said is what a step of the machine has to tell others.
+type said struct {
+	from, to  mark
+	nacks     []rejection
+	named     []naming
+	begun     bool
+	converged bool
+	applied   []*resource.Resource
+}
+
+// note takes from the machine what a step has to tell. se.mu is held.
+func (se *session) note(before mark, now time.Time, sends bool) said {
+	m := se.m
+	x := said{from: before, to: se.mark(), nacks: m.nacks, named: m.named}
+	m.nacks, m.named = nil, nil
+	if x.to.settled > before.settled {
+		x.applied, m.accepted = m.accepted, nil
+	}
+	switch upToDate := m.latest == nil || m.active == m.latest.Version; {
 	case upToDate:
 		se.behindSince = time.Time{}
 	case se.behindSince.IsZero():
 		se.behindSince = now
 	}
-	after := se.m.active
-	converged := after > before && before > 0 && se.sent
-	se.sent = se.sent && after == before || len(out) > 0
+	x.begun = sends && !se.sent && before.active > 0 && m.latest.Version > before.active
+	x.converged = x.to.active > before.active && before.active > 0 && se.sent
+	se.sent = se.sent && x.to.active == before.active || sends
 	se.notify()
-	se.mu.Unlock()
-	if se.named != nil {
-		for _, n := range named {
-			se.named(n.typeURL, n.name, n.asks)
+	return x
+}
+
+func (x *said) tell(se *session) {
+	if se.feed.Named != nil {
+		for _, n := range x.named {
+			se.feed.Named(n.typeURL, n.name, n.asks)
 		}
 	}
 	observer := se.server.opts.Observer
-	if converged {
-		observer.Converged(before, after)
+	if x.begun {
+		observer.Begun(x.from.active)
 	}
-	if applied > settled && len(accepted) > 0 {
-		observer.Applied(settled, applied, accepted)
+	if x.converged {
+		observer.Converged(x.from.active, x.to.active)
 	}
-	for _, n := range nacks {
+	if len(x.applied) > 0 {
+		observer.Applied(x.from.settled, x.to.settled, x.applied)
+	}
+	for _, n := range x.nacks {
 		observer.Rejected(se.node.GetId(), n.typeURL, n.nack, n.resources)
-		log.Warn("configuration rejected", "type", resource.Short(n.typeURL), "names", n.nack.Names, "version", n.nack.Version, "err", n.nack.Message)
+		se.server.opts.Log.Warn("configuration rejected", "node", se.node.GetId(), "type", resource.Short(n.typeURL), "names", n.nack.Names, "version", n.nack.Version, "err", n.nack.Message)
 	}
+}
+
+// do takes one step of the machine and sends what comes of it.
+func (se *session) do(step func(*machine, time.Time) ([]*response, error)) error {
+	se.mu.Lock()
+	now, before := time.Now(), se.mark()
+	out, err := step(se.m, now)
+	said := se.note(before, now, len(out) > 0)
+	se.mu.Unlock()
+	said.tell(se)
 	if err != nil {
 		return err
 	}
+	observer := se.server.opts.Observer
 	for _, r := range out {
+		began := time.Now()
 		f, err := encode(r, se.m.sotw, se.cp)
 		if err != nil {
+			observer.Failed()
 			return status.Errorf(codes.Internal, "marshalling a response: %v", err)
 		}
 		var size uint64
 		for _, b := range f {
 			size += uint64(b.Len())
 		}
-		began := time.Now()
+		if most := uint64(se.server.opts.MaxResponseBytes); size > most {
+			err := status.Errorf(codes.ResourceExhausted, "%s is a response of %d bytes, and a client takes %d: let it see less (Sidecar objects, exportTo), or ask for what it uses",
+				resource.Short(r.typeURL), size, most)
+			observer.Failed()
+			se.server.opts.Log.Error("configuration is too large to be sent", "node", se.node.GetId(), "type", resource.Short(r.typeURL), "bytes", size, "most", most)
+			return err
+		}
+		written := time.Now()
 		if err := se.stream.SendMsg(f); err != nil {
 			return err
 		}
-		observer.Sent(r.typeURL, int(size), time.Since(began))
+		observer.Sent(r.typeURL, int(size), written.Sub(began), time.Since(written))
 		se.mu.Lock()
 		se.bytes += size
 		se.mu.Unlock()

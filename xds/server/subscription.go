@@ -185,6 +185,42 @@ func (s *subscription) retarget(oldView, view *resource.View) {
 	s.names.follow(base)
 }
 
+// busy reports whether there is something to send or to be answered.
+func (s *subscription) busy() bool {
+	return s.flight != nil || s.greet || len(s.dirty)+len(s.retry) > 0
+}
+
+// manyDifferences is where it is not worth while to look for one that matters.
+const manyDifferences = 256
+
+// concerns reports whether what the client should hold differs between two Views, or may.
+func (s *subscription) concerns(oldView, view *resource.View) bool {
+	wild, limited := view.Wildcard(s.typeURL)
+	if limited != s.limited {
+		return true
+	}
+	if limited && s.wildcard {
+		for range wild.Diff(s.wild, resource.Same) {
+			return true
+		}
+	}
+	seen := 0
+	for n := range view.Set(s.typeURL).Diff(oldView.Set(s.typeURL), resource.Same) {
+		if seen++; seen > manyDifferences || s.subscribed(n) {
+			return true
+		}
+	}
+	return false
+}
+
+// move goes to a View that does not concern the client.
+func (s *subscription) move(view *resource.View) {
+	if s.limited {
+		s.wild, _ = view.Wildcard(s.typeURL)
+	}
+	s.names.follow(view.Set(s.typeURL))
+}
+
 // touch makes name dirty, or clean if the client holds what it should, which is r.
 func (s *subscription) touch(name string, r *resource.Resource, h held) {
 	if !h.forced && h.version == versionOf(r) {

@@ -25,6 +25,12 @@ const maxSize = 1 << 20
 // LoadOrCreate returns the content of dir/name. If there is no such file, it is
 // made of what create returns; an error of create leaves nothing behind.
 func LoadOrCreate(dir, name string, create func() (redact.Bytes, error)) (redact.Bytes, error) {
+	return Update(dir, name, create, func(held redact.Bytes) (redact.Bytes, error) { return held, nil })
+}
+
+// Update is LoadOrCreate of a file that may have to change: what change makes of its content
+// takes its place and is returned. With an error of change the file stays as it is.
+func Update(dir, name string, create func() (redact.Bytes, error), change func(redact.Bytes) (redact.Bytes, error)) (redact.Bytes, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return redact.Bytes{}, fmt.Errorf("making the folder for %s: %w", name, err)
 	}
@@ -42,10 +48,13 @@ func LoadOrCreate(dir, name string, create func() (redact.Bytes, error)) (redact
 
 	path := filepath.Join(dir, name)
 	data, err := read(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return data, err
+	if errors.Is(err, fs.ErrNotExist) {
+		data, err = create()
 	}
-	if data, err = create(); err != nil {
+	if err == nil {
+		data, err = change(data)
+	}
+	if err != nil {
 		return redact.Bytes{}, err
 	}
 	return data, Replace(path, data.Reveal(), 0o600)

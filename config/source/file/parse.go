@@ -19,13 +19,14 @@ const (
 	maxFindings = 100
 )
 
+var errTooLarge = fmt.Errorf("the file has more than %d MiB", maxFile>>20)
+
 // Parse reads the objects in data, the content of the file called name. Objects without
 // a namespace get namespace.
 func Parse(name string, data []byte, namespace string) config.Unit {
 	p := &parser{unit: config.Unit{Name: name}, namespace: namespace}
 	if len(data) > maxFile {
-		p.refuse(config.LimitExceeded, 1, fmt.Sprintf("the file has more than %d MiB", maxFile>>20), "split it into several files")
-		return p.unit
+		return unreadable(name, errTooLarge)
 	}
 	text := strings.TrimPrefix(string(data), "\ufeff")
 	if document.LooksLikeJSON(text) {

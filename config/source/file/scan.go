@@ -147,13 +147,17 @@ func (l *listing) walk(dir string, rank int, above map[string]bool) {
 	}
 }
 
-// read returns the content of a file, at most one byte more than allowed.
+// read returns the content of a file, at most one byte more than allowed; errTooLarge
+// if it is known to have more.
 func read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() > maxFile {
+		return nil, errTooLarge
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)

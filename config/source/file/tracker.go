@@ -193,6 +193,10 @@ func (f *tracked) loses() bool {
 }
 
 func unreadable(path string, err error) config.Unit {
+	if errors.Is(err, errTooLarge) {
+		return config.Unit{Name: path, Incomplete: true, Findings: []config.Finding{
+			config.New(config.LimitExceeded, mesh.Ref{File: path, Line: 1}, "", 1, err.Error(), "split it into several files")}}
+	}
 	msg := err.Error()
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		msg = pe.Err.Error()

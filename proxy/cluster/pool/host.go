@@ -156,6 +156,7 @@ func (h *host) dialMore() {
 		if !p.place(l) {
 			// Once more after asking to be told: a place may have become free in between.
 			if p.block(h); !p.place(l) {
+				l.CxOverflow.Add(1)
 				if !p.evict(l, h) {
 					p.o.Group.evictElsewhere(l, p)
 				}

@@ -205,6 +205,12 @@ func (it *Item) Closed(why conn.Why) {
 	}
 	switch was {
 	case dialling:
+		if why.Kind.BeforeOpen() {
+			it.limits.ConnectFail.Add(1)
+		}
+		if why.Kind == conn.ConnectTimeout {
+			it.limits.ConnectTimeout.Add(1)
+		}
 		h.connecting--
 		h.promised -= uint64(it.streams)
 		// Those who counted on it hear that it failed, and may choose another endpoint.

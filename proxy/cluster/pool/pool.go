@@ -94,12 +94,16 @@ const (
 	Overflow               // too many wait already (max_pending_requests)
 )
 
-// Client is who waits for a connection. Exactly one of the calls comes, later than Get, unless the Waiter is cancelled.
+// Client is who waits for a connection. Exactly one of Connected and NotConnected comes, later than Get, unless the Waiter is
+// cancelled.
 type Client interface {
 	// Connected lends m.
 	Connected(m Member)
 	// NotConnected: the connection that was dialled for the oldest waiter did not open.
 	NotConnected(why conn.Why)
+	// Abandoned: the endpoint left its cluster, and a program that is gone may never answer. The client may Cancel and
+	// choose another one, or go on waiting.
+	Abandoned()
 }
 
 // Waiter is a place in the queue, embedded in the Client. The zero value with Client set is ready.
@@ -133,6 +137,7 @@ func (p *Pool) Get(c *cluster.Cluster, e *cluster.Endpoint, proto cluster.Protoc
 		}
 	}
 	if l := e.Limits; !cluster.Acquire(&l.Pending, &l.MaxPending) {
+		l.RqOverflow.Add(1)
 		h.tidy()
 		return nil, Overflow
 	}
@@ -158,6 +163,16 @@ func (p *Pool) OriginalDst(c *cluster.Cluster, addr netip.AddrPort) *cluster.End
 // an original destination.
 func (p *Pool) OnBehalf(c *cluster.Cluster, e *cluster.Endpoint, b cluster.Behalf) *cluster.Endpoint {
 	own := &cluster.Endpoint{ID: -1, Addr: e.Addr, Path: e.Path, Also: e.Also, Host: e.Host, Workload: e.Workload, Limits: e.Limits, Behalf: &b}
+	return p.like(c, own, e)
+}
+
+// At returns e at another address, which leads to one of its like. It has no ID, like an original destination.
+func (p *Pool) At(c *cluster.Cluster, addr netip.AddrPort, e *cluster.Endpoint) *cluster.Endpoint {
+	return p.like(c, &cluster.Endpoint{ID: -1, Addr: addr, Limits: e.Limits}, e)
+}
+
+// like returns own, or what is known by its key, which is secured as e is.
+func (p *Pool) like(c *cluster.Cluster, own, e *cluster.Endpoint) *cluster.Endpoint {
 	if known := p.known(c, own); known != nil {
 		own = known
 	}
@@ -212,8 +227,8 @@ func (p *Pool) first(e *cluster.Endpoint) *host {
 	return nil
 }
 
-// Retire forgets an endpoint that left its cluster: idle connections are closed, lent ones when they come back. unused is
-// called when nothing of it is left on this worker.
+// Retire forgets an endpoint that left its cluster: idle connections are closed, lent ones when they come back, and who
+// waits for one may go elsewhere. unused is called when nothing of it is left on this worker.
 func (p *Pool) Retire(e *cluster.Endpoint, unused func()) {
 	h := p.first(e)
 	if h == nil {
@@ -228,6 +243,11 @@ func (p *Pool) Retire(e *cluster.Endpoint, unused func()) {
 	for h != nil {
 		next := h.next
 		h.closeIdle(0)
+		for w := h.head; w != nil; {
+			after := w.next
+			w.Client.Abandoned() // may take w out of the queue, and no other
+			w = after
+		}
 		h.tidy()
 		h = next
 	}

@@ -46,6 +46,8 @@ type client struct {
 	w    pool.Waiter
 	m    *member
 	log  *[]string
+
+	leaves bool // when abandoned
 }
 
 func (c *client) Connected(m pool.Member) {
@@ -55,6 +57,13 @@ func (c *client) Connected(m pool.Member) {
 
 func (c *client) NotConnected(why conn.Why) {
 	*c.log = append(*c.log, fmt.Sprintf("%s failed: %v", c.name, why.Kind))
+}
+
+func (c *client) Abandoned() {
+	*c.log = append(*c.log, c.name+" abandoned")
+	if c.leaves {
+		c.w.Cancel()
+	}
 }
 
 type world struct {
@@ -80,6 +89,7 @@ func newWorld(t testing.TB, workers, endpoints int) *world {
 			t.Fatal(err)
 		}
 	}
+	w.cluster.Seal()
 	g := &pool.Group{}
 	for range workers {
 		lp := w.net.Loop(loop.Options{})

@@ -57,6 +57,8 @@ type Request struct {
 	Upgrade       []byte // the protocol asked for (RFC 9110 section 7.8), nil without
 	Continue      bool   // the client waits for 100 before it sends the body (RFC 9110 section 10.1.1)
 	Headers       Headers
+	// Claims are what verified tokens say, by the name under which a filter put it (in Envoy, its dynamic metadata); nil: nothing.
+	Claims map[string]any
 }
 
 // Reset empties the request and keeps its memory.

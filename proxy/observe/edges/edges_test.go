@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -160,7 +161,7 @@ func (s *clientStream) RecvMsg(m any) error {
 
 // A stream that breaks costs nothing: the report that was not acknowledged comes again
 // under its number, and what happened meanwhile in the next. A control plane that asks for
-// records is told that there are none.
+// records is told that there are none. While nothing happens, nothing is looked at.
 func TestSender(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -171,13 +172,17 @@ func TestSender(t *testing.T) {
 			defer mu.Unlock()
 			w.Request(called(200, 0), 0, 0, 0)
 		}
+		var looks atomic.Int64
+		stirred := make(chan struct{}, 1)
 		conns := make(chan *conn)
 		s := NewSender(Options{Hello: &observev1.Hello{NodeId: "n", Workload: "w"}, Log: slog.New(slog.DiscardHandler),
 			Collect: func() *observe.Totals {
 				mu.Lock()
 				defer mu.Unlock()
+				looks.Add(1)
 				return totals(w)
 			},
+			Stirred: stirred,
 			Connect: func(ctx context.Context) (grpc.ClientConnInterface, error) {
 				select {
 				case c := <-conns:
@@ -227,6 +232,19 @@ func TestSender(t *testing.T) {
 		}
 		if s.Stats.Reports.Load() != 1 || s.Stats.Streams.Load() != 3 {
 			t.Errorf("%d reports on %d streams", s.Stats.Reports.Load(), s.Stats.Streams.Load())
+		}
+		c.heard <- &observev1.ControlMessage{Message: &observev1.ControlMessage_Ack{Ack: &observev1.Ack{Sequence: 2}}}
+		synctest.Wait()
+		before := looks.Load()
+		time.Sleep(time.Hour) // of the bubble's clock
+		if n := looks.Load() - before; n > 1 {
+			t.Errorf("looked %d times while nothing happened", n)
+		}
+		start = time.Now()
+		request()
+		stirred <- struct{}{}
+		if r := (<-c.sent).GetReport(); r.GetSequence() != 3 || time.Since(start) > interval {
+			t.Errorf("%v after something happened came %v", time.Since(start), r)
 		}
 		cancel()
 		if err := <-done; err != nil {

@@ -42,6 +42,8 @@ type Options struct {
 	Connect func(context.Context) (grpc.ClientConnInterface, error)
 	// Collect returns the counters of all workers as they are now.
 	Collect func() *observe.Totals
+	// Stirred holds a value when any of them may have changed since the last Collect.
+	Stirred <-chan struct{}
 	Log     *slog.Logger
 }
 
@@ -129,6 +131,7 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 	// Proxies that came back together do not report together.
 	tick := time.NewTimer(rand.N(interval))
 	defer tick.Stop()
+	var stirred <-chan struct{} // waited for while there is nothing to do: an idle proxy sleeps
 	for {
 		select {
 		case err := <-ended:
@@ -144,19 +147,23 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 					return err
 				}
 			}
-		case <-tick.C:
+		case <-stirred:
+			stirred = nil
 			tick.Reset(interval)
-			if s.r.Pending() != nil {
-				if time.Since(sent) > patience {
-					return errNoAck
+		case <-tick.C:
+			if s.r.Pending() == nil {
+				r := s.r.Next(s.o.Collect())
+				if r == nil {
+					stirred = s.o.Stirred
+					continue
 				}
-				continue
-			}
-			if r := s.r.Next(s.o.Collect()); r != nil {
 				if err := report(r); err != nil {
 					return err
 				}
+			} else if time.Since(sent) > patience {
+				return errNoAck
 			}
+			tick.Reset(interval)
 		}
 	}
 }

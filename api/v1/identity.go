@@ -1,0 +1,75 @@
+package v1
+
+import "time"
+
+// Identity is GET /api/v1/identity: who signs certificates, what is trusted, and when the first
+// thing breaks if nothing is done.
+type Identity struct {
+	Time           time.Time `json:"time"` // of the answer
+	TrustDomain    string    `json:"trustDomain"`
+	Aliases        []string  `json:"aliases,omitempty"` // further trust domains whose identities are accepted
+	CertificateTTL string    `json:"certificateTTL"`    // of workloads' certificates: "24h0m0s"
+	// SigningUntil is the end of the signing certificate and of those above it.
+	SigningUntil time.Time `json:"signingUntil"`
+	// Succeeds says that the mesh makes a successor of its root by itself, in time.
+	Succeeds bool `json:"succeeds"`
+	// Problem says what is wrong with the authority's files, Notes what is coming into force.
+	Problem string         `json:"problem,omitempty"`
+	Notes   []string       `json:"notes,omitempty"`
+	Roots   []IdentityRoot `json:"roots"`
+	// Horizon is when the first thing breaks if nothing is done; null if nothing is in sight.
+	Horizon *Horizon `json:"horizon"`
+	// Certificates are those this replica issued that have not ended, Workloads their holders, those
+	// that end first first.
+	Certificates int                `json:"certificates"`
+	Workloads    []IdentityWorkload `json:"workloads"`
+}
+
+// IdentityRoot is a root that peers are judged by.
+type IdentityRoot struct {
+	Name     string    `json:"name"`
+	Serial   string    `json:"serial"` // hexadecimal
+	From     time.Time `json:"from"`
+	Until    time.Time `json:"until"`
+	Signs    bool      `json:"signs,omitempty"`
+	Succeeds bool      `json:"succeeds,omitempty"` // its key is the mesh's
+	// Begins is when it signs, Retires when it is no longer trusted.
+	Begins  time.Time `json:"begins,omitzero"`
+	Retires time.Time `json:"retires,omitzero"`
+}
+
+// Horizon is the first thing that breaks.
+type Horizon struct {
+	At     time.Time `json:"at"`
+	What   string    `json:"what"`
+	Why    string    `json:"why"`
+	Remedy string    `json:"remedy,omitempty"`
+}
+
+// IdentityWorkload is the holder of a certificate.
+type IdentityWorkload struct {
+	Identity  string    `json:"identity"`
+	Workload  string    `json:"workload"` // pod, or the address it asked from
+	From      time.Time `json:"from"`
+	Until     time.Time `json:"until"`
+	Connected bool      `json:"connected"`         // its proxy is connected to this replica
+	Overdue   bool      `json:"overdue,omitempty"` // it should have renewed by now
+}
+
+// Rehearsal is GET /api/v1/identity/rehearsal: the machines of the authority and of workloads, run ahead
+// of time.
+type Rehearsal struct {
+	From    time.Time        `json:"from"`
+	Until   time.Time        `json:"until"`
+	Away    float64          `json:"away,omitempty"` // part of the time without an authority
+	Issued  int              `json:"issued"`         // certificates, of three workloads
+	Refused int              `json:"refused"`        // requests while nobody signed
+	Events  []RehearsalEvent `json:"events"`         // what happens to roots
+	Breaks  []RehearsalEvent `json:"breaks"`         // what goes wrong
+}
+
+// RehearsalEvent is something that happens.
+type RehearsalEvent struct {
+	At   time.Time `json:"at"`
+	What string    `json:"what"`
+}

@@ -1,0 +1,200 @@
+package ca
+
+import (
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weirmesh/weir/identity"
+)
+
+// handover puts one authority into the place of another without cutting anybody off, whatever
+// was asked for: a root signs when everybody who holds a usable certificate trusts it, and
+// stays trusted while a usable certificate needs it. It is a pure machine; what happened
+// comes in with the wall clock's time.
+type handover struct {
+	held    *Authority // in force; nil before the first
+	trusted []trust    // the roots of held, and since when certificates bring them
+	longest time.Duration
+}
+
+type trust struct {
+	root  *x509.Certificate
+	since time.Time
+	// needed is the end of the last certificate that may lead to it; zero if none does.
+	needed time.Time
+}
+
+// change is what a step of a handover says.
+type change struct {
+	held  *Authority
+	notes []string  // what is not as was asked for, until when, and why
+	next  time.Time // when another step says something else; zero: never
+}
+
+// Step brings what was asked for into force, as far as that harms nobody.
+func (h *handover) Step(now time.Time, asked *Authority) (change, error) {
+	if h.held == nil {
+		h.held = asked
+		for _, r := range asked.bundle.Roots() {
+			h.trusted = append(h.trusted, trust{root: r}) // what was before is not known
+		}
+		return change{held: asked}, nil
+	}
+	var c change
+	soon := func(t time.Time) {
+		if c.next.IsZero() || t.Before(c.next) {
+			c.next = t
+		}
+	}
+	// Of all that were in force: certificates of the first may outlive the second's.
+	h.longest = max(h.longest, h.held.longest())
+	overlap := h.longest + settle
+	begins := now
+	if !asked.root.Equal(h.held.root) {
+		since := now
+		if i := slices.IndexFunc(h.trusted, func(t trust) bool { return t.root.Equal(asked.root) }); i >= 0 {
+			since = h.trusted[i].since
+		}
+		// Where the old one ends too early: as Succession does.
+		begins = since.Add(min(overlap, max(0, h.held.until.Sub(since))/4*3))
+	}
+	waits := now.Before(begins)
+	roots := asked.bundle.Roots()
+	var trusted []trust
+	for _, t := range h.trusted {
+		if t.root.Equal(h.held.root) {
+			t.needed = earlier(now.Add(overlap), h.held.until)
+		}
+		switch {
+		case slices.ContainsFunc(roots, t.root.Equal):
+		case now.Before(t.needed):
+			// Of a root that signs, the end is in sight only once another does.
+			if !t.root.Equal(h.held.root) || !waits {
+				soon(t.needed)
+			}
+			roots = append(roots, t.root)
+			c.notes = append(c.notes, fmt.Sprintf("root %s is left out and stays trusted until %s: certificates in use lead to it", name(t.root), t.needed.UTC().Format(time.RFC3339)))
+		default:
+			continue
+		}
+		trusted = append(trusted, t)
+	}
+	for _, r := range roots {
+		if !slices.ContainsFunc(trusted, func(t trust) bool { return t.root.Equal(r) }) {
+			trusted = append(trusted, trust{root: r, since: now})
+		}
+	}
+	signer := asked
+	if waits {
+		signer = h.held
+		soon(begins)
+		c.notes = append(c.notes, fmt.Sprintf("root %s signs from %s on: until then workloads hold certificates that came without it", name(asked.root), begins.UTC().Format(time.RFC3339)))
+	}
+	bundle, err := identity.NewBundle(roots...)
+	if err != nil {
+		return change{}, err
+	}
+	if !signer.bundle.Equal(bundle) {
+		if signer, err = signer.withBundle(bundle); err != nil {
+			return change{}, err
+		}
+	}
+	h.held, h.trusted, c.held = signer, trusted, signer
+	return c, nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func name(c *x509.Certificate) string {
+	return fmt.Sprintf("%q (serial %x)", c.Subject.String(), c.SerialNumber)
+}
+
+// Rolling is a Source whose authority is replaced while it runs, by a handover. Look has to be
+// called now and then. It is safe for concurrent use.
+type Rolling struct {
+	log *slog.Logger
+
+	mu       sync.Mutex
+	machine  handover
+	asked    *Authority
+	replaced chan struct{}
+	last     change
+}
+
+// NewRolling begins with an authority.
+func NewRolling(first *Authority, log *slog.Logger) *Rolling {
+	r := &Rolling{log: log, replaced: make(chan struct{})}
+	r.Ask(first)
+	return r
+}
+
+// Watch makes a Rolling a Source.
+func (r *Rolling) Watch() (held *Authority, replaced <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last.held, r.replaced
+}
+
+// Ask names the authority that is to be in force.
+func (r *Rolling) Ask(a *Authority) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked = a
+	r.step()
+}
+
+// Look lets time pass.
+func (r *Rolling) Look() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if next := r.last.next; !next.IsZero() && !time.Now().Round(0).Before(next) {
+		r.step()
+	}
+}
+
+// Notes say what is not yet as was asked for, and until when.
+func (r *Rolling) Notes() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.last.notes)
+}
+
+// step is called under mu.
+func (r *Rolling) step() {
+	before := r.last.held
+	c, err := r.machine.Step(time.Now().Round(0), r.asked)
+	if err != nil {
+		r.log.Error("the certificate authority stays as it is", "err", err)
+		r.last.notes = []string{err.Error()}
+		return
+	}
+	r.last = c
+	if c.held == before {
+		return
+	}
+	r.log.Info("certificate authority", "signs", c.held.cert.Subject, "root", c.held.root.Subject, "root_valid_until", c.held.root.NotAfter,
+		"trusted", len(c.held.bundle.Roots()), "notes", strings.Join(c.notes, "; "))
+	close(r.replaced)
+	r.replaced = make(chan struct{})
+}
+
+// Views are the roots of an authority as they are in force.
+func (a *Authority) Views() []View {
+	var out []View
+	for _, c := range a.bundle.Roots() {
+		v := viewOf(c)
+		v.Signs = c.Equal(a.root)
+		out = append(out, v)
+	}
+	return out
+}

@@ -1,0 +1,227 @@
+// Package forward reaches the control plane that runs in a Kubernetes cluster, through the
+// API server: what kubectl port-forward does, without a port on this machine.
+//
+// A kubeconfig enters; connections to weir-control's API leave (Dial). Who may forward ports
+// of pods in the namespace of the installation may look into the mesh: there is no other
+// credential. A Cluster is safe for concurrent use.
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/httpstream" //nolint:staticcheck // client-go 0.37 still takes and gives its types (2026-11)
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/transport/spdy"
+
+	"github.com/weirmesh/weir/internal/kubeconfig"
+)
+
+// Options say which cluster is meant. The zero value is kubectl's: KUBECONFIG, ~/.kube/config
+// and the current context.
+type Options struct {
+	Kubeconfig, Context string
+	// Namespace is that of the installation.
+	Namespace string
+}
+
+// port is where weir-control serves its API in a pod.
+const port = 15014
+
+// labels pick the pods of weir-control.
+const labels = "app=istiod"
+
+// Cluster is a cluster with an installation.
+type Cluster struct {
+	o      Options
+	config *kubeconfig.Config
+	client kubernetes.Interface
+
+	mu   sync.Mutex
+	conn httpstream.Connection
+	id   int
+}
+
+// Open reads the kubeconfig. Nothing is called yet.
+func Open(o Options) (*Cluster, error) {
+	config, err := kubeconfig.Load(o.Kubeconfig, o.Context)
+	if err != nil {
+		return nil, err
+	}
+	client, err := kubernetes.NewForConfig(config.REST)
+	if err != nil {
+		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
+	}
+	return &Cluster{o: o, config: config, client: client}, nil
+}
+
+// Server is the API server's address, for people.
+func (c *Cluster) Server() string { return c.config.REST.Host }
+
+// Namespace is the one of objects that name none: that of the context.
+func (c *Cluster) Namespace() string { return c.config.Namespace }
+
+// Missing is an installation that is not there, or not ready.
+type Missing struct {
+	Server, Namespace string
+	Pods              []string // of weir-control, none of which is ready
+}
+
+func (e *Missing) Error() string {
+	if len(e.Pods) > 0 {
+		return fmt.Sprintf("no pod of weir-control is ready in namespace %s of %s (%v)", e.Namespace, e.Server, e.Pods)
+	}
+	return fmt.Sprintf("weir is not installed in namespace %s of %s: there is no pod with label %s", e.Namespace, e.Server, labels)
+}
+
+// pod finds a pod that serves.
+func (c *Cluster) pod(ctx context.Context) (string, error) {
+	list, err := c.client.CoreV1().Pods(c.o.Namespace).List(ctx, metav1.ListOptions{LabelSelector: labels})
+	if err != nil {
+		return "", c.config.Unreachable("looking for weir-control", err)
+	}
+	missing := &Missing{Server: c.Server(), Namespace: c.o.Namespace}
+	for _, p := range list.Items {
+		for _, cond := range p.Status.Conditions {
+			if cond.Type == corev1.PodReady && cond.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil {
+				return p.Name, nil
+			}
+		}
+		missing.Pods = append(missing.Pods, p.Name)
+	}
+	return "", missing
+}
+
+// connect opens the one connection through which all others go.
+func (c *Cluster) connect(ctx context.Context) (httpstream.Connection, int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.id++
+	if c.conn != nil {
+		select {
+		case <-c.conn.CloseChan():
+		default:
+			return c.conn, c.id, nil
+		}
+	}
+	pod, err := c.pod(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	at := c.client.CoreV1().RESTClient().Post().Resource("pods").Namespace(c.o.Namespace).Name(pod).SubResource("portforward").URL()
+	transport, upgrader, err := spdy.RoundTripperFor(c.config.REST)
+	if err != nil {
+		return nil, 0, err
+	}
+	old := spdy.NewDialer(upgrader, &http.Client{Transport: transport, Timeout: 30 * time.Second}, http.MethodPost, at)
+	websocket, err := portforward.NewSPDYOverWebsocketDialer(at, c.config.REST)
+	if err != nil {
+		return nil, 0, err
+	}
+	// API servers before 1.31, and proxies before them, know no WebSocket here.
+	dialer := portforward.NewFallbackDialer(websocket, old, func(err error) bool {
+		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
+	})
+	c.conn, _, err = dialer.Dial(portforward.PortForwardProtocolV1Name)
+	if err != nil {
+		c.conn = nil
+		if apierrors.IsForbidden(err) {
+			return nil, 0, fmt.Errorf("forwarding a port of pod %s/%s: %w", c.o.Namespace, pod, err)
+		}
+		return nil, 0, fmt.Errorf("reaching pod %s/%s through the API server: %w", c.o.Namespace, pod, err)
+	}
+	return c.conn, c.id, nil
+}
+
+// Dial opens a connection to weir-control, whatever address it is given.
+func (c *Cluster) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	through, id, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h := http.Header{}
+	h.Set(corev1.StreamType, corev1.StreamTypeError)
+	h.Set(corev1.PortHeader, strconv.Itoa(port))
+	h.Set(corev1.PortForwardRequestIDHeader, strconv.Itoa(id))
+	failed, err := through.CreateStream(h)
+	if err != nil {
+		return nil, fmt.Errorf("forwarding a port: %w", err)
+	}
+	_ = failed.Close() // nothing is written to it
+	h.Set(corev1.StreamType, corev1.StreamTypeData)
+	data, err := through.CreateStream(h)
+	if err != nil {
+		through.RemoveStreams(failed)
+		return nil, fmt.Errorf("forwarding a port: %w", err)
+	}
+	x := &stream{Stream: data, through: through, failed: failed, why: make(chan error, 1)}
+	go func() { // ends with the stream
+		text, err := io.ReadAll(io.LimitReader(failed, 4096))
+		if err == nil && len(text) > 0 {
+			x.why <- errors.New(string(text))
+			_ = data.Reset()
+		}
+		close(x.why)
+	}()
+	return x, nil
+}
+
+// Close ends all connections.
+func (c *Cluster) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn == nil {
+		return nil
+	}
+	return c.conn.Close()
+}
+
+// stream is a connection of net/http. Deadlines are the contexts' of requests.
+type stream struct {
+	httpstream.Stream
+	through httpstream.Connection
+	failed  httpstream.Stream
+	why     chan error // what the kubelet says if it cannot connect
+}
+
+func (s *stream) Read(b []byte) (int, error) {
+	n, err := s.Stream.Read(b)
+	if err != nil {
+		select {
+		case why := <-s.why:
+			if why != nil {
+				return n, why
+			}
+		default:
+		}
+	}
+	return n, err
+}
+
+func (s *stream) Close() error {
+	err := s.Reset()
+	s.through.RemoveStreams(s.Stream, s.failed)
+	return err
+}
+
+type address struct{}
+
+func (address) Network() string { return "port-forward" }
+func (address) String() string  { return "weir-control" }
+
+func (s *stream) LocalAddr() net.Addr              { return address{} }
+func (s *stream) RemoteAddr() net.Addr             { return address{} }
+func (s *stream) SetDeadline(time.Time) error      { return nil }
+func (s *stream) SetReadDeadline(time.Time) error  { return nil }
+func (s *stream) SetWriteDeadline(time.Time) error { return nil }

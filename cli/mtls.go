@@ -1,0 +1,224 @@
+package cli
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+)
+
+func (a *app) mtls() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "mtls COMMAND [flags]",
+		Short: "who still calls in plaintext, and demanding mutual TLS without losing a call",
+		Long: `Who still calls in plaintext, and demanding mutual TLS without losing a call.
+
+"weir mtls status" shows what each port of each workload accepts and who called it
+in plaintext lately; "weir mtls enforce" demands mutual TLS of all callers, once
+nobody stands against it.`,
+		Example: `  weir mtls status
+  weir mtls enforce shop`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.mtlsStatus(), a.mtlsEnforce())
+	return cmd
+}
+
+// scope reads NAMESPACE or NAMESPACE/WORKLOAD.
+func scope(arg string) (namespace, workload string, err error) {
+	namespace, workload, slash := strings.Cut(arg, "/")
+	if namespace == "" || slash && (workload == "" || strings.Contains(workload, "/")) {
+		return "", "", usage("NAMESPACE or NAMESPACE/WORKLOAD, for example shop/cart", "%q names no workload", arg)
+	}
+	return namespace, workload, nil
+}
+
+func (a *app) mtlsStatus() *cobra.Command {
+	var window time.Duration
+	cmd := &cobra.Command{
+		Use:   "status [NAMESPACE[/WORKLOAD]] [flags]",
+		Short: "show what ports accept, and who calls them in plaintext",
+		Long: `Show what each port of each workload with a proxy accepts, who called it in
+plaintext within the window, and whether it could demand mutual TLS.
+
+A caller without a proxy has no name: its connection proves nothing. What this
+replica of the control plane has not seen counts against being ready: a time
+before it started, and proxies that report to another replica.`,
+		Example: `  weir mtls status
+  weir mtls status shop/cart --window 1h
+  weir mtls status -o json | jq '.ports[] | select(.ready | not)'`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	output := outputFlag(cmd)
+	windowFlag(cmd, &window)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var namespace, workload string
+		if len(args) > 0 {
+			var err error
+			if namespace, workload, err = scope(args[0]); err != nil {
+				return err
+			}
+		}
+		c, err := a.mesh()
+		if err != nil {
+			return err
+		}
+		v, err := c.MTLS(cmd.Context(), namespace, workload, window)
+		if err != nil {
+			return err
+		}
+		if output.value != asTable {
+			return a.out.emit(output.value, v)
+		}
+		t := newTable("NAMESPACE", "WORKLOAD", "PORT", "MODE", "LAST MTLS", "PLAINTEXT CALLERS", "STRICT")
+		for _, p := range v.Ports {
+			ready := cell{text: "ready", color: green}
+			switch {
+			case p.Mode == "STRICT":
+				ready = text("in force")
+			case !p.Ready:
+				ready = cell{text: "not yet", color: yellow}
+			}
+			t.add(text(p.Namespace), text(p.Workload), text(fmt.Sprint(p.Port)), text(p.Mode), text(ago(p.LastTLS, v.Time)), text(callers(p.Callers, v.Time)), ready)
+		}
+		a.out.print(t)
+		return nil
+	}
+	return cmd
+}
+
+func ago(t, now time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return span(now.Sub(t)) + " ago"
+}
+
+func callers(all []apiv1.MTLSCaller, now time.Time) string {
+	var out []string
+	for _, c := range all {
+		who := "without a proxy"
+		if c.Workload != "" {
+			who = c.Namespace + "/" + c.Workload
+		}
+		out = append(out, who+" ("+ago(c.Last, now)+")")
+	}
+	return strings.Join(out, ", ")
+}
+
+func (a *app) mtlsEnforce() *cobra.Command {
+	var window time.Duration
+	var accept, printed bool
+	var wait waiting
+	cmd := &cobra.Command{
+		Use:   "enforce NAMESPACE[/WORKLOAD] [flags]",
+		Short: "demand mutual TLS of all callers, unless that would lose calls",
+		Long: `Demand mutual TLS of all callers of a namespace or workload: if nobody called it
+in plaintext within the window, a PeerAuthentication with mode STRICT is applied.
+Otherwise what stands against it is shown, nothing is changed, and the exit
+status is 1. With --accept-loss it is applied all the same.
+
+--print writes the object instead: in Kubernetes, for kubectl apply.`,
+		Example: `  weir mtls enforce shop
+  weir mtls enforce shop/cart --window 2h
+  weir mtls enforce shop --print | kubectl apply -f -`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usage("for example `weir mtls enforce shop`, or shop/cart", "weir mtls enforce needs one namespace or workload")
+			}
+			return nil
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	windowFlag(cmd, &window)
+	cmd.Flags().BoolVar(&accept, "accept-loss", false, "refuse those who call in plaintext")
+	cmd.Flags().BoolVar(&printed, "print", false, "write the object and change nothing")
+	wait.flags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		namespace, workload, err := scope(args[0])
+		if err != nil {
+			return err
+		}
+		c, err := a.mesh()
+		if err != nil {
+			return err
+		}
+		v, err := c.MTLS(cmd.Context(), namespace, workload, window)
+		if err != nil {
+			return err
+		}
+		if len(v.Ports) == 0 {
+			return hinted("`weir mtls status` lists those there are", "no workload with a proxy serves anything in %s", args[0])
+		}
+		object, err := enforcement(namespace, workload, v.Ports)
+		if err != nil {
+			return err
+		}
+		blocked := 0
+		for _, p := range v.Ports {
+			if p.Mode == "STRICT" {
+				continue
+			}
+			for _, b := range p.Blockers {
+				blocked++
+				a.errs.printf("%s\n", clean(fmt.Sprintf("%s/%s port %d: %s", p.Namespace, p.Workload, p.Port, b)))
+			}
+		}
+		if blocked > 0 && !accept {
+			a.errs.printf("nothing was changed; give those callers a proxy, or wait; --window counts less far back, --accept-loss refuses them\n")
+			return silent(exitNo)
+		}
+		if printed {
+			a.out.printf("%s", object)
+			return nil
+		}
+		b := &bundle{}
+		b.add("(made here)", []byte(object))
+		start := time.Now()
+		r, err := c.Apply(cmd.Context(), b.text, false)
+		if err != nil {
+			return err
+		}
+		return a.finish(cmd.Context(), c, b, r, start, wait, asTable)
+	}
+	return cmd
+}
+
+// enforcement is the PeerAuthentication that makes all of ports STRICT.
+func enforcement(namespace, workload string, ports []apiv1.MTLSPort) (string, error) {
+	name := "default"
+	if workload != "" {
+		name = workload
+	}
+	for _, p := range ports {
+		for _, by := range p.Policies {
+			// The oldest of several on one level counts, and a workload's goes before its namespace's.
+			if p.Mode != "STRICT" && by.Name != name && (by.Level == "workload" || by.Level == "namespace" && workload == "") {
+				return "", hinted("change that one to mode STRICT, or delete it", "PeerAuthentication %s/%s decides about %s/%s port %d, and goes before another", by.Namespace, by.Name, p.Namespace, p.Workload, p.Port)
+			}
+		}
+	}
+	var object strings.Builder
+	fmt.Fprintf(&object, "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  name: %s\n  namespace: %s\nspec:\n", name, namespace)
+	if workload != "" {
+		if len(ports[0].Labels) == 0 {
+			return "", hinted("enforce it for the whole namespace", "the pods of %s/%s have no labels in common that could select them", namespace, workload)
+		}
+		object.WriteString("  selector:\n    matchLabels:\n")
+		for _, l := range slices.Sorted(maps.Keys(ports[0].Labels)) {
+			fmt.Fprintf(&object, "      %s: %q\n", l, ports[0].Labels[l])
+		}
+	}
+	object.WriteString("  mtls:\n    mode: STRICT\n")
+	return object.String(), nil
+}
+
+func windowFlag(cmd *cobra.Command, window *time.Duration) {
+	cmd.Flags().DurationVar(window, "window", 24*time.Hour, "how far back callers count, up to 25h")
+}

@@ -1,0 +1,75 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/weirmesh/weir/install/cluster"
+)
+
+func (a *app) uninstall() *cobra.Command {
+	var f installation
+	var purge, yes bool
+	cmd := &cobra.Command{
+		Use:   "uninstall [flags]",
+		Short: "remove Weir from a Kubernetes cluster",
+		Long: `Remove Weir from a Kubernetes cluster, with all that it made. Pods keep their
+sidecars, without a control plane, until they are restarted.
+
+The definitions of Istio's kinds stay as long as there are objects of these kinds
+that somebody made: with the definitions they would be deleted. --purge does that.`,
+		Example: `  weir uninstall
+  weir uninstall --purge --yes`,
+		Args: cobra.NoArgs,
+	}
+	f.flags(a, cmd)
+	cmd.Flags().BoolVar(&purge, "purge", false, "delete all objects of Istio's kinds, too, with their definitions")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return f.visit(a, cmd, func(ctx context.Context, c *cluster.Cluster) error {
+			found, err := c.Find(ctx, f.release, a.meant.Namespace)
+			if err != nil {
+				return err
+			}
+			if len(found.Objects) == 0 && len(found.CRDs) == 0 && !found.Namespace {
+				a.errs.printf("there is no installation %s in %s: nothing to remove\n", f.release, c.Context)
+				return nil
+			}
+			definitions := ""
+			if len(found.CRDs) > 0 && (purge || len(found.Others) == 0) {
+				definitions = " and " + count(len(found.CRDs), "definition")
+			}
+			a.errs.printf("removing %s%s from %s\n", count(len(found.Objects), "object"), definitions, c.Context)
+			if len(found.Others) > 0 {
+				first := found.Others[0]
+				switch {
+				case purge:
+					a.errs.printf("%s %s that people made, %s %s/%s among them\n", a.errs.paint(yellow, "and"), count(len(found.Others), "object"), first.GetKind(), first.GetNamespace(), first.GetName())
+				default:
+					a.errs.printf("the definitions of Istio's kinds stay, for the sake of %s (%s %s/%s …); --purge deletes them\n", count(len(found.Others), "object"), first.GetKind(), first.GetNamespace(), first.GetName())
+				}
+			}
+			if !yes && term.IsTerminal(int(a.Stdin.Fd())) {
+				a.errs.printf("go on? [y/N] ")
+				line, _ := bufio.NewReader(a.Stdin).ReadString('\n')
+				if word := strings.ToLower(strings.TrimSpace(line)); word != "y" && word != "yes" {
+					return fmt.Errorf("nothing was removed")
+				}
+			}
+			if err := c.Uninstall(ctx, f.release, a.meant.Namespace, found, purge); err != nil {
+				return err
+			}
+			a.errs.printf("Weir is removed.\n")
+			if n := len(found.Pods); n > 0 {
+				a.errs.printf("%s still with a sidecar, %s among them: kubectl rollout restart deployment -n NAMESPACE\n", count(n, "pod"), found.Pods[0])
+			}
+			return nil
+		})
+	}
+	return cmd
+}

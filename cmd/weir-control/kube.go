@@ -1,0 +1,220 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/yaml"
+
+	cakube "github.com/weirmesh/weir/ca/kube"
+	"github.com/weirmesh/weir/config/istio"
+	sourcekube "github.com/weirmesh/weir/config/source/kube"
+	"github.com/weirmesh/weir/control"
+	"github.com/weirmesh/weir/control/lastgood"
+	"github.com/weirmesh/weir/internal/kubeconfig"
+	"github.com/weirmesh/weir/internal/kubewatch"
+	"github.com/weirmesh/weir/internal/runner"
+	registrykube "github.com/weirmesh/weir/registry/kube"
+)
+
+// cluster is a control plane that takes everything from Kubernetes.
+type cluster struct {
+	kube                      bool
+	kubeconfig, context       string
+	revision, clusterID       string
+	mounted                   bool
+	webhook, plaintext, ready string
+	server                    *rest.Config
+	client                    kubernetes.Interface
+	objects                   dynamic.Interface
+	heads                     metadata.Interface
+	authority                 *cakube.Authority
+	options                   *control.Options
+	made                      map[string]string // labels of what is made
+}
+
+func (k *cluster) flags(f *flag.FlagSet) {
+	f.BoolVar(&k.kube, "kube", false, "take everything from the Kubernetes cluster this pod runs in")
+	f.StringVar(&k.kubeconfig, "kubeconfig", "", "take everything from the Kubernetes cluster of this file")
+	f.StringVar(&k.context, "context", "", "context of --kubeconfig; its current one if not given")
+	f.StringVar(&k.revision, "revision", "", "revision of the installation: its ConfigMap is istio-REVISION")
+	f.StringVar(&k.clusterID, "cluster-id", "Kubernetes", "name of the cluster, as metrics and proxies say it")
+	f.BoolVar(&k.mounted, "service-account-tokens", true, "accept also the tokens that Kubernetes mounts into every pod, as sidecars of Istio 1.0 have them; otherwise only projected ones for audience istio-ca (Kubernetes)")
+	f.StringVar(&k.webhook, "webhook", "", "where injection and validation are served to the API server (Kubernetes)")
+	f.StringVar(&k.plaintext, "plaintext", "", "where xDS is served without TLS, secrets and certificates to proxies as of Istio 1.0, for example :15010 (Kubernetes, compatibility version 1.0)")
+	f.StringVar(&k.ready, "ready", "", "where GET /ready is served, for example :8080 (Kubernetes)")
+}
+
+// alone are the flags that mean something only where everything comes from Kubernetes.
+var alone = []string{"context", "revision", "cluster-id", "service-account-tokens", "webhook", "plaintext"}
+
+// check refuses flags that would mean nothing, or two things.
+func (k *cluster) check(f *flag.FlagSet) (err error) {
+	if k.kube && k.kubeconfig != "" {
+		return errors.New("--kube is the cluster this pod runs in, --kubeconfig another: choose one")
+	}
+	f.Visit(func(given *flag.Flag) {
+		if !k.on() && slices.Contains(alone, given.Name) {
+			err = fmt.Errorf("--%s is about Kubernetes: it needs --kube (in a pod) or --kubeconfig FILE", given.Name)
+		}
+	})
+	return err
+}
+
+// on reports whether everything comes from Kubernetes.
+func (k *cluster) on() bool { return k.kube || k.kubeconfig != "" }
+
+// defaults gives flags that were not given what is usual in a cluster.
+func (k *cluster) defaults(f *flag.FlagSet, values map[string]string) {
+	f.Visit(func(given *flag.Flag) { delete(values, given.Name) })
+	for name, v := range values {
+		if err := f.Set(name, v); err != nil {
+			panic(err) // a string takes every value
+		}
+	}
+}
+
+// connect finds the API server. Nothing is sent yet.
+func (k *cluster) connect() error {
+	var err error
+	if k.kube {
+		if k.server, err = rest.InClusterConfig(); errors.Is(err, rest.ErrNotInCluster) {
+			return errors.New("--kube: this is no pod of a Kubernetes cluster; elsewhere use --kubeconfig FILE")
+		}
+	} else {
+		var c *kubeconfig.Config
+		if c, err = kubeconfig.Load(k.kubeconfig, k.context); err == nil {
+			k.server = c.REST
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("finding the API server: %w", err)
+	}
+	k.server.UserAgent = "weir-control/" + version
+	k.server.WarningHandler = rest.NoWarnings{}
+	// Watches cost a request each, once; writes (status, leases, root certificates) are paced by
+	// those who make them. This holds back what has gone wrong.
+	k.server.QPS, k.server.Burst = 50, 100
+	if k.objects, err = dynamic.NewForConfig(k.server); err != nil {
+		return err
+	}
+	if k.heads, err = metadata.NewForConfig(k.server); err != nil {
+		return err
+	}
+	typed := rest.CopyConfig(k.server)
+	typed.ContentType, typed.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
+	k.client, err = kubernetes.NewForConfig(typed)
+	return err
+}
+
+// state is where restarts of one pod find what was (last good versions, addresses given).
+func (k *cluster) state() string {
+	if k.kube {
+		return "/var/lib/weir" // the volume of the chart
+	}
+	return filepath.Join(os.TempDir(), "weir-control")
+}
+
+// identities reads from the MeshConfig what cannot change while the mesh runs: in which
+// trust domains identities are.
+func (k *cluster) identities(ctx context.Context, o *control.Options) error {
+	name := istio.MeshConfigName
+	if k.revision != "" {
+		name += "-" + k.revision
+	}
+	for told := false; ; told = true {
+		c, err := k.client.CoreV1().ConfigMaps(o.Namespace).Get(ctx, name, metav1.GetOptions{})
+		switch {
+		case err == nil:
+			var m struct {
+				TrustDomain        string
+				TrustDomainAliases []string
+			}
+			// What is wrong with it is a finding, later.
+			if yaml.Unmarshal([]byte(c.Data[istio.MeshConfigKey]), &m) == nil {
+				o.TrustDomain = cmp.Or(m.TrustDomain, o.TrustDomain)
+				o.Settings.TrustDomainAliases = m.TrustDomainAliases
+			}
+			return nil
+		case apierrors.IsNotFound(err):
+			return nil
+		case apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) || ctx.Err() != nil:
+			return fmt.Errorf("reading the mesh's configuration: %w", err)
+		case !told:
+			o.Log.Warn("the API server does not answer; waiting for it", "server", k.server.Host, "err", err)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// assemble says in o where everything comes from.
+func (k *cluster) assemble(ctx context.Context, o *control.Options) error {
+	if err := k.connect(); err != nil {
+		return err
+	}
+	if err := k.identities(ctx, o); err != nil {
+		return err
+	}
+	o.Settings.ClusterID, o.Settings.RootNamespace = k.clusterID, o.Namespace
+	if err := k.certificates(ctx, o); err != nil {
+		return err
+	}
+	if err := lastgood.Restore(ctx, k.lastGood(), o.State); err != nil {
+		return fmt.Errorf("reading last good versions: %w", err)
+	}
+	server := kubewatch.New(o.Log)
+	runs := registrykube.New(registrykube.Options{Server: server, Client: k.client, Heads: k.heads, DomainSuffix: o.Settings.DomainSuffix, Namespace: o.Namespace, Log: o.Log})
+	o.Cluster = &control.Cluster{
+		Objects: sourcekube.New(sourcekube.Options{Server: server, Client: k.client, Objects: k.objects, Heads: k.heads, Namespace: o.Namespace, Revision: k.revision, Log: o.Log}),
+		Facts:   runs, Why: runs.Why, Plaintext: k.plaintext != "", Awaits: server.Awaits, Metrics: server.Metrics,
+	}
+	if k.plaintext != "" {
+		plain, err := listen("tcp", k.plaintext)
+		if err != nil {
+			return err
+		}
+		o.PlainGRPC = append(o.PlainGRPC, plain...)
+	}
+	return nil
+}
+
+// serve adds what runs beside the Plane once it is made.
+func (k *cluster) serve(g *runner.Group, p *control.Plane) error {
+	if k.on() {
+		if err := k.lead(g, p); err != nil {
+			return err
+		}
+	}
+	ready, err := listen("tcp", k.ready)
+	if err != nil {
+		return err
+	}
+	for _, l := range ready {
+		g.Go("readiness", func(ctx context.Context) error {
+			srv := &http.Server{Handler: p.Health(), ReadHeaderTimeout: 5 * time.Second}
+			defer context.AfterFunc(ctx, func() { _ = srv.Close() })()
+			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	return nil
+}

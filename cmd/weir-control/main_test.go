@@ -1,0 +1,61 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A flag that would mean nothing is refused with what it needs.
+func TestRefused(t *testing.T) {
+	for args, want := range map[string]string{
+		"--plaintext :15010":         "--plaintext is about Kubernetes: it needs --kube",
+		"--state x --webhook :15017": "--webhook is about Kubernetes",
+		"--context staging":          "--context is about Kubernetes",
+		"--kube --kubeconfig x":      "choose one",
+		"--kubeconfig x -f y":        "choose one",
+		"--state":                    "flag needs an argument",
+		"":                           "--state is missing",
+		// What a flag says is not the fault of a file in the state folder.
+		"--state x --trust-domain a/b":       `--trust-domain "a/b": `,
+		"--state x --cert-ttl -5s":           "--cert-ttl -5s",
+		"--state x --cert-ttl 2161h":         "--cert-ttl 2161h",
+		"--state x --shutdown-duration -1s":  "--shutdown-duration -1s",
+		"--state x --namespace My_Namespace": `--namespace "My_Namespace"`,
+	} {
+		if err := run(strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("weir-control %s: %v, want %q", args, err, want)
+		}
+	}
+}
+
+// A state folder has one writer, and a token once there was one.
+func TestStateFolder(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	held, err := openState(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openState(dir); err == nil || !strings.Contains(err.Error(), "in use by another weir-control") {
+		t.Errorf("a second one: %v", err)
+	}
+	first, err := apiToken(dir)
+	if err != nil || len(first.Reveal()) < 40 {
+		t.Errorf("a token of %d characters, %v", len(first.Reveal()), err)
+	}
+	if again, err := apiToken(dir); err != nil || !again.Equal(first) {
+		t.Errorf("the second time it is another: %v", err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "token")); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v %v", info, err)
+	}
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	held, err = openState(dir)
+	if err != nil {
+		t.Fatalf("after the first ended: %v", err)
+	}
+	_ = held.Close()
+}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"context"
+
+	"github.com/weirmesh/weir/control"
+	"github.com/weirmesh/weir/inject"
+	"github.com/weirmesh/weir/inject/webhook"
+	"github.com/weirmesh/weir/internal/leader"
+	"github.com/weirmesh/weir/internal/runner"
+)
+
+// webhooks serves injection and validation to the API server, and keeps the API server's
+// side of them right.
+func (k *cluster) webhooks(g *runner.Group, p *control.Plane, election *leader.Election) error {
+	o := k.options
+	listeners, err := listen("tcp", k.webhook)
+	if err != nil || len(listeners) == 0 {
+		return err
+	}
+	w := webhook.NewWatcher(k.client, inject.Source{Namespace: o.Namespace, Revision: k.revision, TrustDomain: o.TrustDomain}, version, o.Log)
+	s := webhook.New(webhook.Options{Settings: w.Settings, Labels: w.Labels, Validate: p.Judge, Certificate: p.Certificate, Metrics: p.Metrics(), Log: o.Log})
+	g.Go("injector's settings", w.Run)
+	for _, l := range listeners {
+		g.Go("webhooks", func(ctx context.Context) error { return s.Run(ctx, l) })
+	}
+	service := "istiod"
+	if k.revision != "" {
+		service += "-" + k.revision
+	}
+	keeper := &webhook.Keeper{Client: k.client, Namespace: o.Namespace, Revision: k.revision, Root: p.Root, Log: o.Log,
+		Served: webhook.Reaching("https://"+service+"."+o.Namespace+".svc/ready", func() []byte { pem, _ := p.Root(); return pem })}
+	election.While("webhook configurations", keeper.Run)
+	return nil
+}

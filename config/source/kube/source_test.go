@@ -1,0 +1,221 @@
+package kube
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	clienttesting "k8s.io/client-go/testing"
+
+	dynamicfake "k8s.io/client-go/dynamic/fake"
+	kubefake "k8s.io/client-go/kubernetes/fake"
+	metadatafake "k8s.io/client-go/metadata/fake"
+
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/internal/kubewatch"
+)
+
+// server is an API server as far as a Source sees it, and the Source.
+type server struct {
+	t       *testing.T
+	client  *kubefake.Clientset
+	objects *dynamicfake.FakeDynamicClient
+	heads   *metadatafake.FakeMetadataClient
+	api     *kubewatch.Server
+	units   chan []config.Unit
+	now     map[string]config.Unit // what the units that came say
+}
+
+var virtualServices = schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}
+
+func newServer(t *testing.T) *server {
+	scheme := runtime.NewScheme()
+	if err := metav1.AddMetaToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	lists := map[schema.GroupVersionResource]string{crds: "CustomResourceDefinitionList"}
+	for _, v := range []string{"v1", "v1beta1"} {
+		lists[schema.GroupVersionResource{Group: "networking.istio.io", Version: v, Resource: "virtualservices"}] = "VirtualServiceList"
+	}
+	lists[schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1alpha3", Resource: "envoyfilters"}] = "EnvoyFilterList"
+	return &server{t: t, client: kubefake.NewClientset(), objects: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), lists),
+		heads: metadatafake.NewSimpleMetadataClient(scheme),
+		api:   kubewatch.New(slog.New(slog.DiscardHandler)), units: make(chan []config.Unit), now: map[string]config.Unit{}}
+}
+
+func (s *server) run() {
+	s.api.Plain = true
+	ctx, cancel := context.WithCancel(s.t.Context())
+	src := New(Options{Server: s.api, Client: s.client, Objects: s.objects, Heads: s.heads, Namespace: "istio-system", Log: slog.New(slog.DiscardHandler)})
+	ended := make(chan error, 1)
+	go func() {
+		ended <- src.Run(ctx, func(u []config.Unit) {
+			select {
+			case s.units <- u:
+			case <-ctx.Done():
+			}
+		})
+	}()
+	s.t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			s.t.Error(err)
+		}
+	})
+}
+
+// until takes units until what they say is as asked.
+func (s *server) until(what string, ok func() bool) {
+	s.t.Helper()
+	late := time.After(10 * time.Second)
+	for !ok() {
+		select {
+		case units := <-s.units:
+			for _, u := range units {
+				if u.Gone {
+					delete(s.now, u.Name)
+				} else {
+					s.now[u.Name] = u
+				}
+			}
+		case <-late:
+			s.t.Fatalf("%s: it is %v%s", what, slices.Sorted(maps.Keys(s.now)), s.api.Awaits())
+		}
+	}
+}
+
+func (s *server) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// watched waits until a resource is watched: the fake forgets what happens before.
+func (s *server) watched(fake interface{ Actions() []clienttesting.Action }, resource schema.GroupVersionResource) {
+	s.t.Helper()
+	late := time.After(10 * time.Second)
+	for {
+		if slices.ContainsFunc(fake.Actions(), func(a clienttesting.Action) bool { return a.GetVerb() == "watch" && a.GetResource() == resource }) {
+			return
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-late:
+			s.t.Fatalf("nobody watches %v", resource)
+		}
+	}
+}
+
+// define makes or changes the definition of a kind.
+func (s *server) define(kind, plural, group string, established bool, versions ...string) {
+	s.t.Helper()
+	var served []any
+	for _, v := range versions {
+		served = append(served, map[string]any{"name": v, "served": true})
+	}
+	status := "False"
+	if established {
+		status = "True"
+	}
+	name := plural + "." + group
+	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": map[string]any{"name": name},
+		"spec":   map[string]any{"group": group, "names": map[string]any{"kind": kind, "plural": plural}, "versions": served},
+		"status": map[string]any{"conditions": []any{map[string]any{"type": "Established", "status": status}}}}}
+	head := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "apiextensions.k8s.io/v1", Kind: "CustomResourceDefinition"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{"versions": strings.Join(versions, ","), "established": status}}}
+	if _, err := s.objects.Tracker().Get(crds, "", name); err == nil {
+		s.must(s.objects.Tracker().Update(crds, u, ""))
+		s.must(s.heads.Tracker().Update(crds, head, ""))
+		return
+	}
+	s.must(s.objects.Tracker().Create(crds, u, ""))
+	s.must(s.heads.Tracker().Create(crds, head, ""))
+}
+
+func object(version, kind, name string, spec map[string]any) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{"apiVersion": version, "kind": kind,
+		"metadata": map[string]any{"name": name, "namespace": "shop", "resourceVersion": "7", "generateName": "x-", "uid": "u", "generation": int64(3),
+			"managedFields": []any{}, "annotations": map[string]any{lastApplied: "{}"}},
+		"spec": spec, "status": map[string]any{"conditions": []any{}}}}
+}
+
+const cart = "networking.istio.io/VirtualService/shop/cart"
+
+func (s *server) text(name string) string {
+	u := s.now[name]
+	if len(u.Objects) != 1 {
+		return ""
+	}
+	return u.Objects[0].Text()
+}
+
+// The first word is everything there is; then come changes, and kinds that are defined
+// later; kinds whose definition goes take their objects along.
+func TestSource(t *testing.T) {
+	s := newServer(t)
+	s.define("VirtualService", "virtualservices", "networking.istio.io", true, "v1beta1", "v1")
+	s.define("Widget", "widgets", "example.com", true, "v1")
+	s.must(s.objects.Tracker().Create(virtualServices, object("networking.istio.io/v1", "VirtualService", "cart", map[string]any{"hosts": []any{"cart"}}), "shop"))
+	s.must(s.client.Tracker().Add(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "istio", Namespace: "istio-system"}, Data: map[string]string{"mesh": "accessLogFile: /dev/stdout"}}))
+	s.must(s.heads.Tracker().Create(corev1.SchemeGroupVersion.WithResource("namespaces"), &metav1.PartialObjectMetadata{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"a": "b"}}}, ""))
+	s.run()
+	first := true
+	s.until("everything", func() bool { was := !first; first = false; return was })
+	if d := cmp.Diff([]string{"/ConfigMap/istio-system/istio", "/Namespace//shop", cart}, slices.Sorted(maps.Keys(s.now))); d != "" {
+		t.Error("the first word: " + d)
+	}
+	want := `{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"generation":3,"name":"cart","namespace":"shop"},"spec":{"hosts":["cart"]}}`
+	if got := s.text(cart); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if r := s.now[cart].Objects[0].Ref; r.File != "" || r.Line != 0 {
+		t.Errorf("%+v", r)
+	}
+
+	s.watched(s.objects, virtualServices)
+	s.must(s.objects.Tracker().Update(virtualServices, object("networking.istio.io/v1", "VirtualService", "cart", map[string]any{"hosts": []any{"card"}}), "shop"))
+	s.until("an edit", func() bool { return strings.Contains(s.text(cart), "card") })
+
+	filters := schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1alpha3", Resource: "envoyfilters"}
+	s.watched(s.heads, crds)
+	s.must(s.objects.Tracker().Create(filters, object("networking.istio.io/v1alpha3", "EnvoyFilter", "patch", nil), "shop"))
+	s.define("EnvoyFilter", "envoyfilters", "networking.istio.io", false, "v1alpha3")
+	s.define("EnvoyFilter", "envoyfilters", "networking.istio.io", true, "v1alpha3")
+	s.until("a kind that is defined later", func() bool { return s.text("networking.istio.io/EnvoyFilter/shop/patch") != "" })
+
+	s.must(s.heads.Tracker().Delete(crds, "", "virtualservices.networking.istio.io"))
+	s.until("a kind that is gone", func() bool { return s.text(cart) == "" })
+
+	s.must(s.client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("configmaps"), "istio-system", "istio"))
+	s.until("a ConfigMap that is gone", func() bool { return s.text("/ConfigMap/istio-system/istio") == "" })
+}
+
+// When a kind comes to be served in a better version, its objects stay, and those that are
+// gone since do not.
+func TestVersionOfKind(t *testing.T) {
+	s := newServer(t)
+	old := virtualServices
+	old.Version = "v1beta1"
+	s.define("VirtualService", "virtualservices", "networking.istio.io", true, "v1beta1")
+	for _, name := range []string{"cart", "gone"} {
+		s.must(s.objects.Tracker().Create(old, object("networking.istio.io/v1beta1", "VirtualService", name, map[string]any{}), "shop"))
+	}
+	s.must(s.objects.Tracker().Create(virtualServices, object("networking.istio.io/v1", "VirtualService", "cart", map[string]any{}), "shop"))
+	s.run()
+	s.until("both", func() bool { return len(s.now) == 2 })
+	s.watched(s.heads, crds)
+	s.define("VirtualService", "virtualservices", "networking.istio.io", true, "v1beta1", "v1")
+	s.until("the other version", func() bool { return len(s.now) == 1 && strings.Contains(s.text(cart), `"networking.istio.io/v1"`) })
+}

@@ -1,0 +1,58 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/weirmesh/weir/ca"
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/mesh"
+)
+
+// soon is how long before the end of an authority people are told: enough for two roots to
+// be trusted side by side while certificates of a day are renewed, and for a holiday.
+const soon = 30 * 24 * time.Hour
+
+// openAuthority opens the one in the state folder, or the one plugged in, and says what keeps it
+// alive.
+func openAuthority(o Options) (ca.Source, func(context.Context) error, error) {
+	ttl := ca.Options{DefaultTTL: o.CertTTL}
+	if o.CA != "" {
+		plugged, err := ca.FollowPlugged(o.CA, o.TrustDomain, ttl, o.Log)
+		if err != nil {
+			return nil, nil, err
+		}
+		return plugged, plugged.Run, nil
+	}
+	own, err := ca.FollowSelfSigned(filepath.Join(o.State, "ca"), o.TrustDomain, ttl, o.Log)
+	if err != nil {
+		return nil, nil, err
+	}
+	return own, own.Run, nil
+}
+
+// authorityFindings say what people have to do about the certificate authority.
+func (p *Plane) authorityFindings(now time.Time) (out []config.Finding) {
+	ref := mesh.Ref{Kind: "CertificateAuthority", Name: p.o.TrustDomain}
+	held, _ := p.auth.Watch()
+	if end := held.ChainNotAfter(); end.Sub(now) < soon { // the first end of the root and what it signed
+		what, hint := "root certificate", "replace it before, with both roots in force for a while"
+		if end.Before(held.RootNotAfter()) {
+			what, hint = "signing certificate", "replace it before by another of the same root"
+		}
+		out = append(out, config.New(config.AuthorityEnds, ref, "", 0, fmt.Sprintf("the %s of the mesh ends on %s", what, end.UTC().Format(time.DateOnly)), hint))
+	}
+	if follows, ok := p.auth.(interface{ Problem() string }); ok {
+		if problem := follows.Problem(); problem != "" {
+			out = append(out, config.New(config.AuthorityUnusable, ref, "", 0, problem, "correct it; what was in force stays so"))
+		}
+	}
+	if rolls, ok := p.auth.(interface{ Notes() []string }); ok {
+		for _, n := range rolls.Notes() {
+			out = append(out, config.New(config.AuthorityChanges, ref, "", 0, n, ""))
+		}
+	}
+	return out
+}

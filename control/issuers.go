@@ -1,0 +1,47 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/weirmesh/weir/config"
+)
+
+// newest answers proxies that met a token which is newer than their keys.
+type newest struct{ p *Plane }
+
+// Newest is keys.Server. Workloads of the mesh may ask, and only for what the configuration names: nobody else makes the
+// control plane fetch anything.
+func (n newest) Newest(ctx context.Context, uri string) (string, error) {
+	proven := false
+	if who, ok := peer.FromContext(ctx); ok {
+		t, ok := who.AuthInfo.(credentials.TLSInfo)
+		proven = ok && t.SPIFFEID != nil
+	}
+	if !proven {
+		if _, _, err := n.p.authenticate(ctx); err != nil {
+			return "", status.Error(codes.Unauthenticated, "keys are only given to workloads of the mesh")
+		}
+	}
+	return n.p.keys.Newest(ctx, uri)
+}
+
+// issuerFindings name the issuers of tokens whose keys cannot be fetched.
+func (p *Plane) issuerFindings() (out []config.Finding) {
+	for _, x := range p.keys.Problems() {
+		message := fmt.Sprintf("keys at %s cannot be fetched since %s: %v; those that were fetched before stay in force", x.URI, x.Since.UTC().Format(time.RFC3339), x.Err)
+		if x.Never {
+			message = fmt.Sprintf("keys at %s could never be fetched, the first time at %s: %v; all tokens that need them are refused", x.URI, x.Since.UTC().Format(time.RFC3339), x.Err)
+		}
+		for _, ref := range x.Refs {
+			out = append(out, config.New(config.KeysUnreachable, ref, "spec.jwtRules", ref.Line, message, "the control plane fetches them: it has to reach the address; it tries again by itself"))
+		}
+	}
+	return out
+}

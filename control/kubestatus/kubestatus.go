@@ -1,0 +1,223 @@
+// Package kubestatus tells what became of objects where people look for it: in the status of
+// Istio's custom resources.
+//
+// In: control.Outcomes. Out: status.conditions Accepted and Reconciled in Istio's shape,
+// status.validationMessages with Istio's codes, by patches of the status subresource. Other
+// conditions and fields of a status are left as they are, an object that another revision's
+// control plane serves is left alone, and what somebody else writes over is not written
+// again until there is something new to say. Run is for the leader, once more every term;
+// only cmd/weir-control and tests import the package.
+package kubestatus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/util/flowcontrol"
+
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/control"
+)
+
+const (
+	// A reading and mostly a writing: 20 objects a second are little for an API server, and
+	// a mesh of 5,000 objects has its status 4 minutes after a new leader began.
+	perSecond, burst = 20, 40
+	// sweepEvery bounds how often one object is written while it changes all the time, and
+	// is how late a change is told.
+	sweepEvery = time.Second
+	// grace is for a change to get to all proxies, which takes milliseconds, before it is
+	// told that it has not: so most changes are written once.
+	grace = 10 * time.Second
+	// pauseMost is between tries that fail.
+	pauseMost = time.Minute
+)
+
+// Source says what became of objects; a *control.Plane does.
+type Source interface {
+	Outcomes(want func(config.ID) bool) (all []control.Outcome, changed <-chan struct{})
+}
+
+// Options of a Writer. Revision may be empty.
+type Options struct {
+	Client dynamic.Interface
+	From   Source
+	// Revision is that of this control plane: objects with a label istio.io/rev of another are
+	// somebody else's.
+	Revision string
+	Log      *slog.Logger
+}
+
+// Writer writes.
+type Writer struct{ o Options }
+
+// New makes a writer.
+func New(o Options) (*Writer, error) {
+	if o.Client == nil || o.From == nil || o.Log == nil {
+		return nil, errors.New("status of objects: a client, a source and a logger are required")
+	}
+	return &Writer{o}, nil
+}
+
+// term is one leadership.
+type term struct {
+	*Writer
+	limit   flowcontrol.RateLimiter
+	written map[config.ID]verdict
+	heads   map[config.ID]head
+	failing map[string]time.Time // kinds that cannot be written, and when to try again
+}
+
+// head is what of an object's metadata matters here.
+type head struct {
+	raw        *config.Object // that it was read from
+	generation int64
+	ours       bool
+}
+
+// Run writes until ctx ends.
+func (w *Writer) Run(ctx context.Context) error {
+	t := &term{Writer: w, limit: flowcontrol.NewTokenBucketRateLimiter(perSecond, burst), written: map[config.ID]verdict{}, heads: map[config.ID]head{}, failing: map[string]time.Time{}}
+	defer t.limit.Stop()
+	for {
+		changed, again := t.sweep(ctx)
+		select { // not more often than that, whatever happens
+		case <-ctx.Done():
+			return nil
+		case <-time.After(sweepEvery):
+		}
+		if !again {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changed:
+			}
+		}
+	}
+}
+
+// sweep writes what is not written yet; again says that there is more to come.
+func (t *term) sweep(ctx context.Context) (changed <-chan struct{}, again bool) {
+	all, changed := t.o.From.Outcomes(hasStatus)
+	there := make(map[config.ID]bool, len(all))
+	for i := range all {
+		o := &all[i]
+		id := o.Object.ID
+		there[id] = true
+		h := t.head(o)
+		if o.Object.Raw == nil || !h.ours {
+			continue
+		}
+		v, final := judge(o, h.generation, time.Now())
+		again = again || !final
+		if v.accepted.status == "" || t.written[id] == v {
+			continue
+		}
+		if time.Now().Before(t.failing[id.Kind]) {
+			again = true
+			continue
+		}
+		if t.limit.Wait(ctx) != nil {
+			return changed, false
+		}
+		switch err := t.write(ctx, o.Object.Raw, v); {
+		case ctx.Err() != nil:
+			return changed, false
+		case err == nil:
+			t.written[id] = v
+		case apierrors.IsNotFound(err):
+			t.written[id] = v // it is gone, which is news that is on its way
+		case apierrors.IsConflict(err):
+			again = true
+		default:
+			again = true
+			t.failing[id.Kind] = time.Now().Add(pauseMost)
+			t.o.Log.Warn("status cannot be written", "kind", id.Kind, "object", id.Namespace+"/"+id.Name, "next_attempt", pauseMost, "err", err)
+		}
+	}
+	for id := range t.written {
+		if !there[id] {
+			delete(t.written, id)
+		}
+	}
+	for id := range t.heads {
+		if !there[id] {
+			delete(t.heads, id)
+		}
+	}
+	return changed, again
+}
+
+// hasStatus reports whether Istio's status belongs into objects of a kind.
+func hasStatus(id config.ID) bool {
+	switch id.Group {
+	case "networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io":
+		return id.Namespace != ""
+	}
+	return false
+}
+
+func (t *term) head(o *control.Outcome) head {
+	id, raw := o.Object.ID, o.Object.Raw
+	h := t.heads[id]
+	if raw == nil || h.raw == raw {
+		return h
+	}
+	meta := raw.Root().Get("metadata")
+	h = head{raw: raw}
+	if g := meta.Get("generation"); g != nil {
+		h.generation, _ = strconv.ParseInt(g.Text, 10, 64)
+	}
+	rev := meta.Get("labels").Get("istio.io/rev").String()
+	h.ours = rev == "" || rev == t.o.Revision || rev == "default" && t.o.Revision == ""
+	t.heads[id] = h
+	return h
+}
+
+// write brings the status of an object up to date, if it says anything else.
+func (t *term) write(ctx context.Context, o *config.Object, v verdict) error {
+	gv, err := schema.ParseGroupVersion(o.APIVersion)
+	if err != nil {
+		return err
+	}
+	client := t.o.Client.Resource(gv.WithResource(plural(o.ID.Kind))).Namespace(o.ID.Namespace)
+	live, err := client.Get(ctx, o.ID.Name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if live.GetGeneration() != v.generation {
+		return nil // this is about a version that is no more; the new one is on its way
+	}
+	status, _ := live.Object["status"].(map[string]any)
+	next, changed := v.into(status, time.Now())
+	if !changed {
+		return nil
+	}
+	// Of the version read: what others wrote since then is not lost.
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": live.GetResourceVersion()}, "status": next})
+	if err != nil {
+		return fmt.Errorf("status of %s: %w", o.ID, err)
+	}
+	_, err = client.Patch(ctx, o.ID.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "weir-control"}, "status")
+	return err
+}
+
+// plural is the resource of one of Istio's kinds.
+func plural(kind string) string {
+	name := strings.ToLower(kind)
+	if stem, ok := strings.CutSuffix(name, "y"); ok && !strings.HasSuffix(stem, "a") { // gateways, and entries
+		return stem + "ies"
+	}
+	return name + "s"
+}

@@ -1,0 +1,213 @@
+package install
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	kjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/client-go/kubernetes/scheme"
+)
+
+func render(t *testing.T, s Settings) *Release {
+	t.Helper()
+	r, err := Render(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// An object with a misspelt field is accepted by a cluster, and means something else.
+func TestWhatIsMadeIsWhatKubernetesKnows(t *testing.T) {
+	strict := kjson.NewSerializerWithOptions(kjson.DefaultMetaFactory, scheme.Scheme, scheme.Scheme, kjson.SerializerOptions{Strict: true})
+	for _, set := range [][]string{nil, {"compatibilityVersion=1.0"}, {"global.network=n1", "global.meshID=m", "global.priorityClassName=p", "global.imagePullSecrets[0]=s", "pilot.env.A=b",
+		"gateways.istio-ingressgateway.env.ISTIO_META_NETWORK=n2", "gateways.istio-ingressgateway.externalIPs[0]=10.0.0.1", "meshConfig.trustDomain=td", "sidecarInjectorWebhook.enableNamespacesByDefault=true",
+		"pilot.nodeSelector.a=b", "gateways.istio-ingressgateway.loadBalancerIP=10.0.0.1", "gateways.istio-ingressgateway.annotations.a=b"}} {
+		for _, profile := range Profiles() {
+			r := render(t, Settings{Profile: profile, Set: set, Namespace: "mesh", Release: "r1"})
+			for _, o := range r.Objects {
+				name := profile + " " + o.GetKind() + " " + o.GetName()
+				if o.GetLabels()[Owner] != "r1" || o.GetLabels()["app.kubernetes.io/part-of"] != "istio" {
+					t.Errorf("%s: labels %v do not say whose it is", name, o.GetLabels())
+				}
+				if ns := o.GetNamespace(); ns != "mesh" && (ns != "" || !slices.Contains([]string{"ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"}, o.GetKind())) {
+					t.Errorf("%s: in namespace %q", name, ns)
+				}
+				if strings.HasSuffix(o.GroupVersionKind().Group, "istio.io") {
+					continue
+				}
+				b, err := json.Marshal(o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := strict.Decode(b, nil, nil); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		}
+	}
+}
+
+// The definitions are Istio's, to the byte but for the labels.
+func TestDefinitionsAreThoseOfTheLibrary(t *testing.T) {
+	dir, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "istio.io/api").Output()
+	if err != nil {
+		t.Skip("no go command: ", err)
+	}
+	want, err := os.ReadFile(strings.TrimSpace(string(dir)) + "/kubernetes/customresourcedefinitions.gen.yaml")
+	if err != nil {
+		t.Skip("not in the module cache: ", err)
+	}
+	got, err := files.ReadFile("chart/crds/istio.yaml")
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("chart/crds/istio.yaml is not the file of istio.io/api in go.mod: copy it again (%v)", err)
+	}
+	for set, want := range map[string]int{"crds=true": 15, "crds=false": 0} {
+		if crds, err := render(t, Settings{Set: []string{set}}).CRDs(); err != nil || len(crds) != want {
+			t.Errorf("%s: %d definitions, %v", set, len(crds), err)
+		}
+	}
+}
+
+// Every setting named by the guides to Istio 1.0 and 1.1 is honoured, mapped with a notice,
+// or refused with a sentence.
+func TestSettingsOfOldCharts(t *testing.T) {
+	for _, c := range []struct {
+		set    string
+		says   string // in a notice, or
+		refuse string // in the error
+		object string // has
+		text   string
+		gone   string // object that is not made
+	}{
+		{set: "global.mtls.enabled=true", says: "PeerAuthentication", object: "PeerAuthentication/default", text: `"mode":"STRICT"`},
+		{set: "global.mtls.enabled=false", says: "PeerAuthentication", object: "PeerAuthentication/default", text: `"mode":"PERMISSIVE"`},
+		{set: "global.enableTracing=false", object: "ConfigMap/istio", text: `enableTracing: false`},
+		{set: "security.selfSigned=false", says: "Secret cacerts"},
+		{set: "security.selfSigned=true"},
+		{set: "mixer.telemetry.enabled=false"},
+		{set: "mixer.policy.enabled=false"},
+		{set: "mixer.policy.enabled=true", refuse: "AuthorizationPolicy"},
+		{set: "global.useMCP=false"},
+		{set: "global.useMCP=true", refuse: "Galley"},
+		{set: "global.controlPlaneSecurityEnabled=true"},
+		{set: "global.controlPlaneSecurityEnabled=false", says: "compatibilityVersion=1.0"},
+		{set: "gateways.istio-egressgateway.enabled=true", object: "Deployment/istio-egressgateway", text: "router"},
+		{set: "gateways.istio-egressgateway.enabled=false", gone: "Deployment/istio-egressgateway"},
+		{set: "global.meshExpansion.enabled=true", refuse: "outside the cluster"},
+		{set: "global.meshExpansion.enabled=false"},
+		{set: "global.meshNetworks.n2.endpoints[0].fromRegistry=remote", object: "ConfigMap/istio", text: "fromRegistry: remote"},
+		{set: "gateways.enabled=true", object: "Deployment/istio-ingressgateway", text: "router"},
+		{set: "gateways.enabled=false", gone: "Deployment/istio-ingressgateway"},
+		{set: "gateways.istio-ingressgateway.enabled=true", object: "Deployment/istio-ingressgateway", text: "router"},
+		{set: "global.createRemoteSvcEndpoints=true", refuse: "another cluster"},
+		{set: "global.remotePilotCreateSvcEndpoint=true", refuse: "another cluster"},
+		{set: "global.remotePilotAddress=10.0.0.1", refuse: "another cluster"},
+		{set: "global.disablePolicyChecks=true", says: "no policy checks"},
+		{set: "global.policyCheckFailOpen=true", says: "no policy checks"},
+		{set: "gateways.istio-ingressgateway.env.ISTIO_META_NETWORK=network2", object: "Deployment/istio-ingressgateway", text: `{"name":"ISTIO_META_NETWORK","value":"network2"}`},
+		{set: "global.network=network2", object: "ConfigMap/istio-sidecar-injector", text: `\"network\":\"network2\"`},
+		{set: "values.global.meshID=mesh1", object: "ConfigMap/istio-sidecar-injector", text: `\"meshID\":\"mesh1\"`},
+		{set: "values.global.multiCluster.clusterName=c1", object: "Deployment/istiod", text: "--cluster-id=c1"},
+		{set: "profile=remote", refuse: "--profile"},
+		{set: "istiodRemote.enabled=true", refuse: "another cluster"},
+		{set: "compatibilityVersion=1.0", object: "Deployment/istiod", text: "--plaintext=:15010"},
+		{set: "compatibilityVersion=1.0", object: "Deployment/istiod", text: "--compatibility-version=1.0"},
+		{set: "compatibilityVersion=1", object: "Deployment/istiod", text: "--compatibility-version=1.0"},
+		{set: "compatibilityVersion=1.31", object: "Deployment/istiod", text: "--compatibility-version=1.31"},
+		{set: "prometheus.enabled=true", refuse: "not part"},
+		{set: "prometheus.enabled=false"},
+		{set: "global.hubb=x", refuse: "did you mean global.hub?"},
+		{set: "nonsense=1", refuse: "no such value"},
+		{set: "pilot.resources.limits.memory=1Gi", object: "Deployment/istiod", text: `"memory":"1Gi"`},
+		{set: "pilot=3", refuse: "fields of its own"},
+		{set: "global.hub.x=3", refuse: "has no field x"},
+		{set: "pilot.replicaCount=two", refuse: "two is no number"},
+		{set: "validation.enabled=perhaps", refuse: "neither true nor false"},
+		{set: "meshConfig.outboundTrafficPolicy.mode=REGISTRY_ONLY", object: "ConfigMap/istio", text: "mode: REGISTRY_ONLY"},
+		{set: "meshConfig=3", refuse: "3 is a value"},
+		{set: "pilot.env=3", refuse: "3 is a value"},
+		{set: "global.mtls.enabled=perhaps", refuse: "perhaps is neither true nor false"},
+		{set: "global.mtls.enabled=1", refuse: "1 is neither true nor false"},
+		{set: "global.trustDomain=example.org", object: "ConfigMap/istio", text: "trustDomain: example.org"},
+		{set: "novalue", refuse: "KEY=VALUE"},
+	} {
+		t.Run(c.set, func(t *testing.T) {
+			r, err := Render(Settings{Set: []string{c.set}})
+			if err != nil {
+				if c.refuse == "" || !strings.Contains(err.Error(), c.refuse) {
+					t.Errorf("refused: %v; want %q", err, c.refuse)
+				}
+				return
+			}
+			if c.refuse != "" {
+				t.Errorf("not refused")
+			}
+			if notices := strings.Join(r.Notices, "\n"); (c.says == "") != (notices == "") || !strings.Contains(notices, c.says) {
+				t.Errorf("notices %q, want %q", notices, c.says)
+			}
+			object := func(name string) *unstructured.Unstructured {
+				i := slices.IndexFunc(r.Objects, func(o *unstructured.Unstructured) bool { return o.GetKind()+"/"+o.GetName() == name })
+				if i < 0 {
+					return nil
+				}
+				return r.Objects[i]
+			}
+			if c.object != "" {
+				if o := object(c.object); o == nil {
+					t.Errorf("no %s", c.object)
+				} else if b, err := json.Marshal(o); err != nil || !strings.Contains(string(b), c.text) {
+					t.Errorf("%s has no %s: %s %v", c.object, c.text, b, err)
+				}
+			}
+			if c.gone != "" && object(c.gone) != nil {
+				t.Errorf("%s is made", c.gone)
+			}
+		})
+	}
+}
+
+// What can read every secret of a cluster owns it.
+func TestLeastPrivilege(t *testing.T) {
+	for _, o := range render(t, Settings{Profile: "demo"}).Objects {
+		if o.GetKind() != "ClusterRole" {
+			continue
+		}
+		rules, _, _ := unstructured.NestedSlice(o.Object, "rules")
+		for _, r := range rules {
+			b, err := json.Marshal(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s := string(b); strings.Contains(s, `"secrets"`) || strings.Contains(s, `"verbs":["*"]`) || strings.Contains(s, `"apiGroups":["*"]`) || strings.Contains(s, "bind") || strings.Contains(s, "escalate") {
+				t.Errorf("%s: %s", o.GetName(), s)
+			}
+		}
+	}
+}
+
+// Later settings win over earlier ones, those of the command line over files, files over
+// the profile, and the profile over the chart.
+func TestWhatWins(t *testing.T) {
+	r := render(t, Settings{Profile: "minimal", Files: [][]byte{[]byte("global: {hub: one, tag: t1}"), []byte("global: {hub: two}\ngateways: {istio-egressgateway: {enabled: true}}")}, Set: []string{"global.tag=t2"}})
+	var got []string
+	for _, o := range r.Objects {
+		if o.GetKind() != "Deployment" {
+			continue
+		}
+		containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
+		got = append(got, containers[0].(map[string]any)["image"].(string))
+	}
+	if want := []string{"two/weir-control:t2", "two/weir-proxy:t2"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if _, err := Render(Settings{Profile: "big"}); err == nil || !strings.Contains(err.Error(), "default, demo, minimal") {
+		t.Errorf("a profile that is not there: %v", err)
+	}
+}

@@ -1,0 +1,147 @@
+package jwt
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// Limits of a set. That of a provider has 2 to 10 keys; one of 100 KiB with its certificates is the
+// largest seen.
+const (
+	MaxKeySet = 1 << 20
+	maxKeys   = 200
+)
+
+// Keys are a set of public keys.
+type Keys struct {
+	// URI is where the set was fetched; "": nowhere, it was given.
+	URI string
+	// Placeholder says that nothing was fetched there yet: no token is signed by its key.
+	Placeholder bool
+
+	list    []key
+	ignored int
+}
+
+type key struct {
+	id, algorithm string // "": any
+	public        any
+}
+
+// Len is how many keys can be used, Ignored how many cannot: of another kind, or damaged.
+func (k *Keys) Len() int { return len(k.list) }
+
+// Ignored is described at Len.
+func (k *Keys) Ignored() int { return k.ignored }
+
+// mark is a member that we add to sets. Others ignore it (RFC 7517 section 5).
+type mark struct {
+	URI         string `json:"uri"`
+	Placeholder bool   `json:"placeholder,omitempty"`
+}
+
+const markName = "weir.dev"
+
+// ParseKeys reads a JSON Web Key Set.
+func ParseKeys(text string) (*Keys, error) {
+	if len(text) > MaxKeySet {
+		return nil, fmt.Errorf("is of %d bytes, at most %d", len(text), MaxKeySet)
+	}
+	var set struct {
+		Keys *[]json.RawMessage `json:"keys"`
+		Mark mark               `json:"weir.dev"`
+	}
+	if err := json.Unmarshal([]byte(text), &set); err != nil {
+		return nil, fmt.Errorf("is no JSON Web Key Set: %w", err)
+	}
+	switch {
+	case set.Keys == nil:
+		return nil, errors.New(`is no JSON Web Key Set: it has no "keys"`)
+	case len(*set.Keys) > maxKeys:
+		return nil, fmt.Errorf("has %d keys, at most %d", len(*set.Keys), maxKeys)
+	}
+	out := &Keys{URI: set.Mark.URI, Placeholder: set.Mark.Placeholder}
+	for _, raw := range *set.Keys {
+		var j jose.JSONWebKey
+		if err := j.UnmarshalJSON(raw); err != nil || j.Use != "" && j.Use != "sig" {
+			out.ignored++
+			continue
+		}
+		k := key{j.KeyID, j.Algorithm, j.Public().Key}
+		switch k.public.(type) {
+		case *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey:
+			out.list = append(out.list, k)
+		default:
+			out.ignored++
+		}
+	}
+	if len(out.list) == 0 {
+		return nil, errors.New("has no key that can verify a signature: RSA, EC and OKP (Ed25519) keys can")
+	}
+	return out, nil
+}
+
+// Marked is a set, as text, that says where it was fetched.
+func Marked(text, uri string) (string, error) {
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(text), &m); err != nil {
+		return "", fmt.Errorf("is no JSON Web Key Set: %w", err)
+	}
+	m[markName], _ = json.Marshal(mark{URI: uri})
+	out, err := json.Marshal(m)
+	return string(out), err
+}
+
+// Placeholder is the set that stands for one that was never fetched. Nobody has the private key: x is
+// the SHA-256 hash of a text, and how a point was made of it is in the test.
+func Placeholder(uri string) string {
+	m, _ := json.Marshal(mark{URI: uri, Placeholder: true})
+	return `{"keys":[` + nobody + `],"` + markName + `":` + string(m) + `}`
+}
+
+const nobody = `{"kty":"EC","crv":"P-256","kid":"weir.dev/nobody","use":"sig","alg":"ES256","x":"D3JIKSjA1iFAU8useRtGsRM3ImjA0Cm4Jz0RS6n-0SE","y":"OiXfFLCjjzI42Isy4KTAw-JE41TpZEdCr8bxyrS5HYQ"}`
+
+// Verify verifies the signature. known says whether one of the keys is that which the token names:
+// otherwise the set may be older than the token.
+func (k *Keys) Verify(t *Token) (s Status, known bool) {
+	s = NoMatchingKey
+	if k.Placeholder {
+		return NoKeys, false
+	}
+	var signed *jose.JSONWebSignature
+	for i := range k.list {
+		c := &k.list[i]
+		if t.KeyID != "" && c.id != "" && t.KeyID != c.id || c.algorithm != "" && c.algorithm != t.Algorithm || !c.fits(t.Algorithm) {
+			continue
+		}
+		known = known || t.KeyID != "" && t.KeyID == c.id
+		if signed == nil {
+			var err error
+			if signed, err = jose.ParseSignedCompact(t.Text, algorithms); err != nil {
+				return VerificationFails, true
+			}
+		}
+		if _, err := signed.Verify(c.public); err == nil {
+			return OK, true
+		}
+		s = VerificationFails
+	}
+	return s, known
+}
+
+// fits reports whether the key is of the kind that an algorithm needs.
+func (k *key) fits(algorithm string) bool {
+	switch k.public.(type) {
+	case *rsa.PublicKey:
+		return algorithm[0] == 'R' || algorithm[0] == 'P'
+	case *ecdsa.PublicKey:
+		return algorithm[:2] == "ES"
+	}
+	return algorithm == string(jose.EdDSA)
+}

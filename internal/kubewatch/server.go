@@ -1,0 +1,154 @@
+// Package kubewatch mirrors what an API server of Kubernetes holds: one call of Watch a
+// kind, one Server for all of them.
+//
+// Any client of client-go enters (typed, dynamic, metadata); what became of single objects
+// leaves by the functions of a Mirror, called from the goroutine of Watch. Nothing is kept
+// here but names: whoever watches keeps what it needs of an object and no second copy of
+// the rest. An API server that is away is asked again, within 10 s at most; one line says
+// that it is away and one that it is back, whatever the number of kinds. A kind that may
+// not be watched is one line, too. A Batch gathers what several Watches tell until it can
+// be published. A Server is safe for concurrent use.
+package kubewatch
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// Server is what is known about an API server.
+type Server struct {
+	// Plain says that lists are not streamed: client-go's fakes cannot. Set it before Watch.
+	Plain bool
+
+	log *slog.Logger
+	now func() time.Time
+
+	mu      sync.Mutex
+	away    time.Time         // since when; zero: it answers
+	waits   map[string]bool   // kinds that were not read yet
+	trouble map[string]string // by kind: why it cannot be watched
+	refused map[string]bool   // kinds of which the log says that they are
+	objects map[string]int    // by kind
+	outages int
+}
+
+// New makes a Server.
+func New(log *slog.Logger) *Server {
+	return &Server{log: log, now: time.Now, waits: map[string]bool{}, trouble: map[string]string{}, refused: map[string]bool{}, objects: map[string]int{}}
+}
+
+// told takes what a request about a kind came to, and reports whether it was refused.
+func (s *Server) told(ctx context.Context, kind string, optional bool, err error) (refused bool) {
+	if ctx.Err() != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(s.trouble, kind)
+		delete(s.refused, kind)
+		s.answered()
+	case apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err):
+		s.answered()
+		if !s.refused[kind] {
+			level := slog.LevelError
+			if optional {
+				level = slog.LevelInfo
+			}
+			s.log.Log(ctx, level, "the API server refuses to let a kind be watched", "kind", kind, "err", err, "remedy", "check the ClusterRole of weir-control: it needs get, list and watch")
+		}
+		s.trouble[kind], s.refused[kind] = err.Error(), true
+		return true
+	case apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) || apierrors.IsNotAcceptable(err):
+		s.answered()
+		s.trouble[kind] = err.Error()
+	case apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsBadRequest(err) || apierrors.IsInvalid(err):
+		s.answered() // the next request asks for everything
+	default: // no connection, or 429 and 5xx
+		s.trouble[kind] = err.Error()
+		if s.away.IsZero() {
+			s.away = s.now()
+			s.outages++
+			s.log.Warn("the API server does not answer; what is known stays in force", "err", err)
+		}
+	}
+	return false
+}
+
+func (s *Server) answered() {
+	if !s.away.IsZero() {
+		s.log.Info("the API server answers again", "after", s.now().Sub(s.away).Round(time.Millisecond))
+		s.away = time.Time{}
+	}
+}
+
+// Away is since when the API server does not answer; zero if it does.
+func (s *Server) Away() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.away
+}
+
+// Awaits says which kinds have not been read yet and why, to be put behind a sentence; ""
+// if all have.
+func (s *Server) Awaits() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for _, kind := range slices.Sorted(maps.Keys(s.waits)) {
+		if why := s.trouble[kind]; why != "" {
+			kind += " (" + why + ")"
+		}
+		out = append(out, kind)
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return ": waiting for " + strings.Join(out, ", ")
+}
+
+// Metrics writes what is known as Prometheus text.
+func (s *Server) Metrics(w io.Writer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	up := 1
+	if !s.away.IsZero() {
+		up = 0
+	}
+	fmt.Fprintf(w, "# HELP weir_kubernetes_up Whether the API server of Kubernetes answers.\n# TYPE weir_kubernetes_up gauge\nweir_kubernetes_up %d\n", up)
+	fmt.Fprintf(w, "# HELP weir_kubernetes_outages_total How often it ceased to answer.\n# TYPE weir_kubernetes_outages_total counter\nweir_kubernetes_outages_total %d\n", s.outages)
+	fmt.Fprint(w, "# HELP weir_kubernetes_objects Objects that are watched.\n# TYPE weir_kubernetes_objects gauge\n")
+	for _, kind := range slices.Sorted(maps.Keys(s.objects)) {
+		fmt.Fprintf(w, "weir_kubernetes_objects{kind=%q} %d\n", kind, s.objects[kind])
+	}
+}
+
+func (s *Server) note(kind string, waits bool, objects int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if waits {
+		s.waits[kind] = true
+	} else {
+		delete(s.waits, kind)
+	}
+	s.objects[kind] = objects
+}
+
+func (s *Server) forget(kind string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.waits, kind)
+	delete(s.trouble, kind)
+	delete(s.refused, kind)
+	delete(s.objects, kind)
+}

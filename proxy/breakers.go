@@ -1,0 +1,133 @@
+package proxy
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/weirmesh/weir/proxy/admin"
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/cluster/outlier"
+)
+
+// clusterStats are what circuit breakers did and stand at, and what failed, by Envoy's names.
+func clusterStats(c *cluster.Cluster) []admin.Stat {
+	l := c.Limits
+	counter := func(name string, v uint64) admin.Stat { return admin.Stat{Name: name, Value: int64(v)} }
+	gauge := func(name string, v int64) admin.Stat { return admin.Stat{Name: name, Value: v, Gauge: true} }
+	out := []admin.Stat{
+		counter("upstream_cx_overflow", l.CxOverflow.Load()),
+		counter("upstream_rq_pending_overflow", l.RqOverflow.Load()),
+		counter("upstream_rq_retry_overflow", l.RetryOverflow.Load()),
+		counter("upstream_cx_connect_fail", l.ConnectFail.Load()),
+		counter("upstream_cx_connect_timeout", l.ConnectTimeout.Load()),
+		counter("upstream_rq_timeout", l.RqTimeout.Load()),
+		counter("upstream_rq_per_try_timeout", l.TryTimeout.Load()),
+		counter("upstream_rq_retry", l.Retried.Load()),
+		counter("upstream_rq_retry_success", l.RetrySuccess.Load()),
+		counter("upstream_rq_retry_limit_exceeded", l.RetryLimit.Load()),
+		counter("upstream_rq_rx_reset", l.RqReset.Load()),
+		gauge("upstream_cx_active", int64(l.Connections.Load())),
+		gauge("upstream_rq_active", int64(l.Requests.Load())),
+		gauge("upstream_rq_pending_active", int64(l.Pending.Load())),
+	}
+	for _, b := range []struct {
+		name, remaining string
+		max             uint32
+		used            int32
+	}{
+		{"cx", "cx", l.MaxConnections.Load(), l.Connections.Load()},
+		{"rq_pending", "pending", l.MaxPending.Load(), l.Pending.Load()},
+		{"rq", "rq", l.MaxRequests.Load(), l.Requests.Load()},
+		{"rq_retry", "retries", l.RetriesAllowed(0), l.Retries.Load()},
+	} {
+		left := max(0, int64(b.max)-int64(b.used))
+		open := int64(0)
+		if left == 0 {
+			open = 1
+		}
+		out = append(out, gauge("circuit_breakers.default."+b.name+"_open", open), gauge("circuit_breakers.default.remaining_"+b.remaining, left))
+	}
+	if c.Outlier != nil {
+		o := c.Health.Outliers()
+		out = append(out, gauge("outlier_detection.ejections_active", int64(o.Active)), counter("outlier_detection.ejections_enforced_total", uint64(o.Total)),
+			counter("outlier_detection.ejections_overflow", uint64(o.Overflow)),
+			counter("outlier_detection.ejections_enforced_consecutive_5xx", uint64(o.By[outlier.FiveXX])),
+			counter("outlier_detection.ejections_enforced_consecutive_gateway_failure", uint64(o.By[outlier.Gateway])),
+			counter("outlier_detection.ejections_enforced_consecutive_local_origin_failure", uint64(o.By[outlier.LocalOrigin])))
+	}
+	if c.Check != nil {
+		k := &c.Health.Checked
+		sick := 0
+		for _, e := range c.Endpoints {
+			if e.Sick.Load() {
+				sick++
+			}
+		}
+		out = append(out, counter("health_check.attempt", k.Attempts.Load()), counter("health_check.success", k.Successes.Load()), counter("health_check.failure", k.Failures.Load()),
+			counter("health_check.network_failure", k.NetworkFailures.Load()), gauge("health_check.healthy", int64(len(c.Endpoints)-sick)))
+	}
+	return append(out, gauge("membership_healthy", int64(c.View().Usable())), gauge("membership_total", int64(len(c.Endpoints))))
+}
+
+// RouteStats are what routes with a stat_prefix and filters have counted, and what authorization decided, by Envoy's names.
+func (p *Proxy) RouteStats() (out []admin.Stat) {
+	add := func(name string, value uint64) { out = append(out, admin.Stat{Name: name, Value: int64(value)}) }
+	for name, value := range p.state.builder.Ledger().All() {
+		add(name, value)
+	}
+	p.state.mu.Lock()
+	p.state.builder.FilterStats(add)
+	p.state.mu.Unlock()
+	for _, c := range p.totals().RouteCounters() {
+		out = append(out, admin.Stat{Name: "vhost." + c.Route.Host + ".route." + c.Route.Prefix + "." + c.Name, Value: int64(c.Value)})
+	}
+	return out
+}
+
+// limited reports whether a cluster has a circuit breaker, of whatever kind, or health checks.
+func limited(c *cluster.Cluster) bool {
+	l := c.Limits
+	return c.Outlier != nil || c.Check != nil || l.MaxConnections.Load() != cluster.Unlimited || l.MaxPending.Load() != cluster.Unlimited || l.MaxRequests.Load() != cluster.Unlimited ||
+		l.MaxRetries.Load() != cluster.Unlimited || l.Budgeted()
+}
+
+// troubled reports whether anything of a cluster has failed.
+func troubled(l *cluster.Limits) bool {
+	return l.ConnectFail.Load()|l.RqTimeout.Load()|l.TryTimeout.Load()|l.Retried.Load()|l.RetryLimit.Load()|l.RqReset.Load() != 0
+}
+
+// writeBreakers writes the statistics of the clusters that have circuit breakers, or trouble: those of all would be most of what
+// Prometheus keeps, and say nothing.
+func (p *Proxy) writeBreakers(to io.Writer) error {
+	type sample struct {
+		cluster string
+		value   int64
+	}
+	var names []string
+	kinds, samples := map[string]string{}, map[string][]sample{}
+	for c := range p.state.current().Clusters() {
+		if !limited(c) && !troubled(c.Limits) {
+			continue
+		}
+		for _, s := range clusterStats(c) {
+			name := "envoy_cluster_" + strings.ReplaceAll(s.Name, ".", "_")
+			if samples[name] == nil {
+				names = append(names, name)
+				if kinds[name] = "counter"; s.Gauge {
+					kinds[name] = "gauge"
+				}
+			}
+			samples[name] = append(samples[name], sample{c.Name, s.Value})
+		}
+	}
+	w := bufio.NewWriter(to)
+	for _, name := range names {
+		fmt.Fprintf(w, "# TYPE %s %s\n", name, kinds[name])
+		for _, s := range samples[name] {
+			fmt.Fprintf(w, "%s{cluster_name=%q} %d\n", name, s.cluster, s.value)
+		}
+	}
+	return w.Flush()
+}

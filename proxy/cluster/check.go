@@ -1,0 +1,290 @@
+package cluster
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/loop"
+)
+
+// CheckKind is what a check asks.
+type CheckKind uint8
+
+// Kinds of checks.
+const (
+	CheckTCP  CheckKind = iota // that a connection opens, TLS included
+	CheckHTTP                  // a request
+	CheckGRPC                  // grpc.health.v1.Health/Check
+)
+
+// Check is what endpoints must answer to be used (envoy.config.core.v3.HealthCheck).
+type Check struct {
+	Key  string // equal for equal checks
+	Kind CheckKind
+	// A check begins an interval after the end of the last one, and a random part of Jitter later, and has Timeout.
+	Interval, Timeout, Jitter time.Duration
+	Unhealthy, Healthy        uint32 // how many in a row change what an endpoint is taken for
+
+	Method, Host, Path string // Host "": the service's
+	Headers            [][2]string
+	Statuses           [][2]int // from, up to but not including; nil: 200
+	Service            string   // of gRPC, "" for the whole server
+}
+
+// Expects reports whether a status is that of an endpoint which is well.
+func (k *Check) Expects(status int) bool {
+	if k.Statuses == nil {
+		return status == 200
+	}
+	for _, s := range k.Statuses {
+		if status >= s[0] && status < s[1] {
+			return true
+		}
+	}
+	return false
+}
+
+// CheckResult is how a check ended.
+type CheckResult uint8
+
+// Results.
+const (
+	CheckPassed  CheckResult = iota
+	CheckFailed              // it was answered, and not as expected
+	CheckNetwork             // it was not: no connection, or nothing in time
+)
+
+// Prober asks an endpoint once, on the loop of the Checks. c and e are the Checks' own, with unlimited Limits: requests of
+// others neither wait for checks nor count with them. It calls done once, not before Probe returned, unless Cancel is
+// called first.
+type Prober interface {
+	Probe(c *Cluster, e *Endpoint, k *Check, done func(CheckResult)) Probing
+}
+
+// Probing is a check under way.
+type Probing interface{ Cancel() }
+
+// CheckStats count the checks of a cluster, by Envoy's names.
+type CheckStats struct{ Attempts, Successes, Failures, NetworkFailures atomic.Uint64 }
+
+// Checks are the active health checks of a proxy. They all happen on one loop, and an endpoint of several clusters (those
+// of subsets) is asked once for all of them. It is used on that loop only.
+type Checks struct {
+	loop    *loop.Loop
+	prober  Prober
+	all     map[string]*checker
+	active  int
+	waiting []*checker
+}
+
+// NewChecks makes checks that happen on a loop; none are under way yet.
+func NewChecks(l *loop.Loop, p Prober) *Checks {
+	return &Checks{loop: l, prober: p, all: map[string]*checker{}}
+}
+
+// checksAtOnce bounds checks under way: with 256 a proxy asks 10,000 endpoints, of which each takes 20 ms, in a second.
+const checksAtOnce = 256
+
+// watched is an endpoint in a cluster, with who asks it.
+type watched struct {
+	health   *Health
+	endpoint *Endpoint
+	by       *checker
+}
+
+// follow asks the endpoints that h has now, and no others.
+func (s *Checks) follow(h *Health) {
+	h.mu.Lock()
+	c := h.cluster
+	over := h.over
+	h.mu.Unlock()
+	now := map[*Endpoint]bool{}
+	var gone []*watched
+	if c.Check != nil && !over {
+		if h.watched == nil {
+			h.watched = map[*Endpoint]*watched{}
+		}
+		for _, e := range c.Endpoints {
+			now[e] = true
+			was := h.watched[e]
+			if was != nil && was.by.check.Key == c.Check.Key {
+				continue
+			}
+			if was != nil {
+				gone = append(gone, was)
+			}
+			h.watched[e] = s.join(c, &watched{health: h, endpoint: e})
+		}
+	}
+	for e, w := range h.watched {
+		if !now[e] {
+			delete(h.watched, e)
+			gone = append(gone, w)
+			w.sick(false)
+		}
+	}
+	// Last: what is known of an address is known of the endpoint that follows there.
+	for _, w := range gone {
+		s.leave(w)
+	}
+}
+
+// sick sets what the endpoint is taken for.
+func (w *watched) sick(is bool) {
+	if w.endpoint.Sick.Swap(is) != is {
+		w.health.soon()
+	}
+}
+
+func (s *Checks) join(c *Cluster, w *watched) *watched {
+	key := c.Check.Key + "|" + w.endpoint.name()
+	k := s.all[key]
+	if k == nil {
+		k = &checker{checks: s, key: key, check: c.Check}
+		k.timer.Fire, k.done = k.fire, k.ended
+		k.imitate(c, w.endpoint)
+		s.all[key] = k
+		// All endpoints of a cluster are new together: spread over the first second at most.
+		s.loop.Arm(&k.timer, s.loop.Now()+k.part(min(c.Check.Interval, time.Second)))
+	}
+	w.by = k
+	k.of = append(k.of, w)
+	w.sick(k.sick)
+	return w
+}
+
+func (s *Checks) leave(w *watched) {
+	k := w.by
+	for i, o := range k.of {
+		if o == w {
+			k.of = append(k.of[:i], k.of[i+1:]...)
+			break
+		}
+	}
+	if len(k.of) > 0 {
+		first := k.of[0]
+		first.health.mu.Lock()
+		c := first.health.cluster
+		first.health.mu.Unlock()
+		k.imitate(c, first.endpoint)
+		return
+	}
+	delete(s.all, k.key)
+	k.timer.Stop()
+	if p := k.under; p != nil {
+		k.under = nil
+		s.active--
+		p.Cancel()
+		s.next()
+	}
+}
+
+// next begins a check that waits for another one's end.
+func (s *Checks) next() {
+	for len(s.waiting) > 0 && s.active < checksAtOnce {
+		k := s.waiting[0]
+		s.waiting[0] = nil
+		s.waiting = s.waiting[1:]
+		if k.queued = false; len(k.of) > 0 {
+			k.begin()
+		}
+	}
+}
+
+// checker asks one endpoint.
+type checker struct {
+	checks *Checks
+	key    string
+	check  *Check
+	of     []*watched // for whom; the first one's transport is used
+
+	cluster  *Cluster // ours: as the first one's, without what is learned and limited there
+	endpoint *Endpoint
+
+	timer  loop.Timer
+	done   func(CheckResult)
+	under  Probing // nil: none
+	queued bool
+	sick   bool
+	run    uint32 // results in a row that say otherwise
+}
+
+// imitate makes cluster and endpoint like those given.
+func (k *checker) imitate(c *Cluster, e *Endpoint) {
+	l := &Limits{}
+	for _, max := range []*atomic.Uint32{&l.MaxConnections, &l.MaxPending, &l.MaxRequests, &l.MaxRetries} {
+		max.Store(Unlimited)
+	}
+	own := *c
+	own.Limits, own.Outlier, own.Health, own.Hash = l, nil, nil, nil
+	own.Endpoints, own.Weights, own.Places = nil, nil, nil
+	own.MaxRequestsPerConn, own.MaxConnectionDuration, own.MaxStreamDuration = 0, 0, 0
+	own.IdleTimeout = 2*k.check.Interval + k.check.Timeout // kept for the next check, and not much longer than there are any
+	switch {
+	case k.check.Kind == CheckGRPC:
+		own.Protocol = HTTP2
+	case own.Protocol == Downstream:
+		own.Protocol = HTTP1
+	}
+	k.cluster = &own
+	k.endpoint = &Endpoint{ID: -1, Key: e.Key, Addr: e.Addr, Path: e.Path, Also: e.Also, Host: e.Host, Workload: e.Workload, Limits: l}
+}
+
+// part is a random part of d.
+func (k *checker) part(d time.Duration) int64 {
+	if d <= 0 {
+		return 0
+	}
+	return int64(k.checks.loop.Rand() % uint64(d))
+}
+
+func (k *checker) fire() {
+	if s := k.checks; s.active >= checksAtOnce {
+		if !k.queued {
+			k.queued = true
+			s.waiting = append(s.waiting, k)
+		}
+		return
+	}
+	k.begin()
+}
+
+func (k *checker) begin() {
+	k.checks.active++
+	for _, w := range k.of {
+		w.health.Checked.Attempts.Add(1)
+	}
+	k.endpoint.Transport.Store(k.of[0].endpoint.Transport.Load())
+	k.under = k.checks.prober.Probe(k.cluster, k.endpoint, k.check, k.done)
+}
+
+func (k *checker) ended(r CheckResult) {
+	k.under = nil
+	k.checks.active--
+	for _, w := range k.of {
+		c := &w.health.Checked
+		switch r {
+		case CheckPassed:
+			c.Successes.Add(1)
+		case CheckNetwork:
+			c.NetworkFailures.Add(1)
+			c.Failures.Add(1)
+		case CheckFailed:
+			c.Failures.Add(1)
+		}
+	}
+	needed := k.check.Unhealthy
+	if k.sick {
+		needed = k.check.Healthy
+	}
+	if k.sick != (r == CheckPassed) {
+		k.run = 0
+	} else if k.run++; k.run >= needed {
+		k.run, k.sick = 0, !k.sick
+		for _, w := range k.of {
+			w.sick(k.sick)
+		}
+	}
+	k.checks.loop.Arm(&k.timer, k.checks.loop.Now()+int64(k.check.Interval)+k.part(k.check.Jitter))
+	k.checks.next()
+}

@@ -1,0 +1,147 @@
+package cluster_test
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/loop/mem"
+)
+
+// prober notes who is asked and answers when it is told to.
+type prober struct{ under []*asked }
+
+type asked struct {
+	p    *prober
+	at   netip.AddrPort
+	done func(cluster.CheckResult)
+}
+
+func (p *prober) Probe(_ *cluster.Cluster, e *cluster.Endpoint, _ *cluster.Check, done func(cluster.CheckResult)) cluster.Probing {
+	a := &asked{p, e.Addr, done}
+	p.under = append(p.under, a)
+	return a
+}
+
+func (a *asked) Cancel() {
+	for i, u := range a.p.under {
+		if u == a {
+			a.p.under = append(a.p.under[:i], a.p.under[i+1:]...)
+			return
+		}
+	}
+}
+
+// answer ends all checks under way.
+func (p *prober) answer(r cluster.CheckResult) (n int) {
+	all := p.under
+	p.under = nil
+	for _, a := range all {
+		a.done(r)
+	}
+	return len(all)
+}
+
+func checked(h *cluster.Health, endpoints int, key string) *cluster.Cluster {
+	c := &cluster.Cluster{Health: h, Check: &cluster.Check{Key: key, Interval: 10 * time.Second, Timeout: time.Second, Unhealthy: 2, Healthy: 1}}
+	for i := range endpoints {
+		c.Endpoints = append(c.Endpoints, &cluster.Endpoint{ID: int32(i), Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 80)})
+	}
+	c.Seal()
+	return c
+}
+
+// An endpoint in several clusters is asked once for all of them, as long as it is in one of them.
+func TestChecksAreShared(t *testing.T) {
+	n := mem.New()
+	l, p := n.Loop(loop.Options{}), &prober{}
+	checks := cluster.NewChecks(l, p)
+	ha, hb, hc := cluster.NewHealth(l, checks), cluster.NewHealth(l, checks), cluster.NewHealth(l, checks)
+	whole, subset, other := checked(ha, 3, "k"), checked(hb, 1, "k"), checked(hc, 1, "another check")
+	usable := func() string {
+		n.Step()
+		return fmt.Sprint(whole.View().Usable(), subset.View().Usable(), other.View().Usable())
+	}
+	n.Advance(time.Second)
+	if len(p.under) != 4 {
+		t.Fatalf("%d checks are under way, want 4", len(p.under))
+	}
+	for range 2 {
+		p.answer(cluster.CheckFailed)
+		n.Advance(10 * time.Second)
+	}
+	if got := usable(); got != "0 0 0" {
+		t.Errorf("usable after two failures: %s", got)
+	}
+	if a := ha.Checked.Attempts.Load() + hb.Checked.Attempts.Load(); a != 3*3+3 {
+		t.Errorf("%d attempts are counted", a)
+	}
+	// One that joins later is taken for what is known of it.
+	hd := cluster.NewHealth(l, checks)
+	late := checked(hd, 1, "k")
+	n.Step()
+	if late.View().Usable() != 0 {
+		t.Error("in another cluster the endpoint is taken to be well")
+	}
+	// So is one that takes another's place at the same address.
+	moved := *late
+	moved.Endpoints = []*cluster.Endpoint{{ID: 9, Addr: late.Endpoints[0].Addr}}
+	hb.End()
+	moved.Seal()
+	n.Step()
+	if moved.View().Usable() != 0 {
+		t.Error("the endpoint that follows at the same address is taken to be well")
+	}
+	hd.End()
+	next := *whole
+	next.Check, next.Endpoints = nil, whole.Endpoints
+	next.Seal()
+	whole = &next
+	if got := usable(); got != "3 1 0" { // without a check nobody is sick
+		t.Errorf("usable without checks: %s", got)
+	}
+	if len(p.under) != 1 {
+		t.Errorf("%d checks are under way, of one endpoint", len(p.under))
+	}
+	p.answer(cluster.CheckPassed)
+	if got := usable(); got != "3 1 1" {
+		t.Errorf("usable after a success: %s", got)
+	}
+	hc.End()
+	n.Advance(time.Minute)
+	if len(p.under) != 0 {
+		t.Errorf("%d checks are under way, of nobody", len(p.under))
+	}
+}
+
+// However many endpoints there are, so many checks are under way at most, and everybody has a turn.
+func TestChecksAreBounded(t *testing.T) {
+	n := mem.New()
+	l, p := n.Loop(loop.Options{}), &prober{}
+	h := cluster.NewHealth(l, cluster.NewChecks(l, p))
+	c := checked(h, 700, "k")
+	n.Advance(time.Second)
+	if len(p.under) != 256 {
+		t.Fatalf("%d checks are under way", len(p.under))
+	}
+	total := 0
+	for len(p.under) > 0 {
+		total += p.answer(cluster.CheckPassed)
+		if len(p.under) > 256 {
+			t.Fatalf("%d checks are under way", len(p.under))
+		}
+	}
+	if total != 700 {
+		t.Errorf("%d endpoints were asked, want 700", total)
+	}
+	n.Advance(10 * time.Second)
+	h.End() // with checks under way and others waiting
+	n.Step()
+	if len(p.under) != 0 {
+		t.Errorf("%d checks are under way of a cluster that is gone", len(p.under))
+	}
+	_ = c
+}

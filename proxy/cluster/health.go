@@ -1,0 +1,186 @@
+package cluster
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/cluster/outlier"
+	"github.com/weirmesh/weir/proxy/loop"
+)
+
+// Health is what was learned of a cluster's endpoints, and the View that follows from it. Workers read the View without a
+// lock; who learns something that changes it makes the next one, so that all workers go by it from then on.
+type Health struct {
+	view atomic.Pointer[View]
+
+	mu       sync.Mutex
+	cluster  *Cluster // the newest
+	detector outlier.Detector
+	loop     *loop.Loop // where time passes; nil: nowhere, and who is ejected stays so
+	timer    loop.Timer
+	due      int64 // when the timer fires, while it is armed
+	now      int64 // the time last heard of
+
+	// Checked is what active health checks came to. watched are the endpoints under them, on their loop; over: there is no
+	// such cluster any more.
+	Checked CheckStats
+	checks  *Checks // nil: there are none
+	watched map[*Endpoint]*watched
+	turn    loop.TurnNode
+	follows bool
+	over    bool
+}
+
+// NewHealth makes the Health of a cluster whose time passes on a loop, and whose endpoints are checked there; checks may be
+// nil.
+func NewHealth(l *loop.Loop, checks *Checks) *Health {
+	h := &Health{loop: l, checks: checks}
+	h.turn.Do = func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.renew()
+	}
+	return h
+}
+
+// End forgets the cluster: nobody checks its endpoints any more.
+func (h *Health) End() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.over = true
+	h.check()
+}
+
+// check has the endpoints of now checked, if any are or were; h.mu is held.
+func (h *Health) check() {
+	if h.checks == nil || h.cluster.Check == nil && !h.follows {
+		return
+	}
+	h.follows = h.cluster.Check != nil
+	h.loop.Post(func() { h.checks.follow(h) })
+}
+
+// soon makes the View of now at the end of this turn, however many endpoints changed in it; on the loop.
+func (h *Health) soon() { h.loop.AtTurnEnd(&h.turn) }
+
+// warmStep is how many times shares are computed while an endpoint warms up: by steps of 5 %.
+const warmStep = 20
+
+// Seal makes the Cluster the one its Health goes by. It is called once, before the Cluster is published; what is published
+// is complete.
+func (c *Cluster) Seal() {
+	if c.Health == nil {
+		c.Health = &Health{}
+	}
+	h := c.Health
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cluster = c
+	hosts := make([]*outlier.Host, len(c.Endpoints))
+	for i, e := range c.Endpoints {
+		hosts[i] = &e.Outlier
+		if c.SlowStart.Window == 0 {
+			e.Since.CompareAndSwap(0, longAgo)
+		}
+	}
+	h.detector.Set(c.Outlier, hosts)
+	h.renew()
+	if c.SlowStart.Window > 0 {
+		h.at(0) // for what came, and the shares of now
+	}
+	h.check()
+}
+
+// longAgo is the Since of endpoints that were there before anybody wanted to know.
+const longAgo = -1
+
+// renew makes the View of now; h.mu is held.
+func (h *Health) renew() { h.view.Store(newView(h.cluster, h.now)) }
+
+// at has tick called at a time; h.mu is held.
+func (h *Health) at(when int64) {
+	if h.loop == nil {
+		return
+	}
+	h.loop.Post(func() {
+		h.timer.Fire = h.tick
+		if when = max(when, h.loop.Now()+1); !h.timer.Armed() || when < h.due {
+			h.due = when
+			h.loop.Arm(&h.timer, when)
+		}
+	})
+}
+
+// tick lets time pass; on the loop.
+func (h *Health) tick() {
+	now := h.loop.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := h.cluster
+	h.now = now
+	next, changed := int64(0), h.detector.Sweep(now)
+	for _, e := range c.Endpoints {
+		if c.SlowStart.Window > 0 {
+			e.Since.CompareAndSwap(0, now)
+			if c.warming(e, now) {
+				next = now + int64(c.SlowStart.Window)/warmStep
+			}
+			changed = true
+		}
+	}
+	if h.detector.Busy() {
+		if sweep := now + int64(c.Outlier.Interval); next == 0 || sweep < next {
+			next = sweep
+		}
+	}
+	if changed {
+		h.renew()
+	}
+	if next > 0 {
+		h.due = next
+		h.loop.Arm(&h.timer, next)
+	}
+}
+
+// View is which endpoints may be chosen now.
+func (c *Cluster) View() *View { return c.Health.view.Load() }
+
+// Report notes how a request to an endpoint, or a connection for one, ended.
+func (c *Cluster) Report(e *Endpoint, r outlier.Result, now int64) {
+	if c.Outlier == nil || e == nil {
+		return
+	}
+	if why := e.Outlier.Count(c.Outlier, r); why != outlier.None {
+		c.Health.eject(e, why, now)
+	}
+}
+
+func (h *Health) eject(e *Endpoint, why outlier.Reason, now int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.detector.Eject(&e.Outlier, why, now) {
+		return
+	}
+	h.now = now
+	h.renew()
+	h.at(now + int64(h.cluster.Outlier.Interval))
+}
+
+// Outliers are what outlier detection did.
+func (h *Health) Outliers() outlier.Stats {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.detector.Stats()
+}
+
+// Usable counts the endpoints that may be chosen.
+func (v *View) Usable() (n int) {
+	for i := range v.Groups {
+		n += len(v.Groups[i].Endpoints)
+	}
+	return n
+}
+
+// MaxOutlierInterval bounds Config.Interval and its kin, so that adding them to a time is safe.
+const MaxOutlierInterval = 365 * 24 * time.Hour

@@ -1,0 +1,185 @@
+package jwtauthn
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirmesh/weir/internal/jwt"
+)
+
+const (
+	// Patience is how long a request waits for keys that are newer than its token.
+	Patience = 500 * time.Millisecond
+	// spacing is the least time between two questions for one set. It leaves room for the second
+	// question within Patience: the answer to the first may be older than the request.
+	spacing = 150 * time.Millisecond
+	// absence is for how long a key that the newest set did not have is taken not to exist: old tokens
+	// go on coming for hours after a rotation.
+	absence = 2 * time.Second
+	// maxAbsent bounds how many of them are remembered.
+	maxAbsent = 256
+	// maxHeld bounds the requests of a process that wait for keys: who would be one more is refused.
+	maxHeld = 1024
+)
+
+// Ask asks for the newest version of the set at uri.
+type Ask func(ctx context.Context, uri string) (text string, err error)
+
+// Sets are the key sets of a proxy. All methods may be called from any goroutine.
+type Sets struct {
+	ask  Ask
+	held atomic.Int64
+
+	mu sync.Mutex
+	m  map[string]*Source
+}
+
+// NewSets makes an empty Sets. ask may be nil: there is nobody to ask.
+func NewSets(ask Ask) *Sets { return &Sets{ask: ask, m: map[string]*Source{}} }
+
+// Given takes a set from the configuration. Those of one origin have one Source; the newest that was really
+// fetched counts for all.
+func (s *Sets) Given(text string) (*Source, error) {
+	keys, err := jwt.ParseKeys(text)
+	if err != nil {
+		return nil, err
+	}
+	if keys.URI == "" {
+		src := &Source{}
+		src.keys.Store(keys)
+		return src, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	src := s.m[keys.URI]
+	if src == nil {
+		src = &Source{uri: keys.URI, ask: s.ask, sets: s, absent: map[string]time.Time{}}
+		s.m[keys.URI] = src
+	}
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	if src.keys.Load() == nil || src.given != text && !keys.Placeholder {
+		src.given = text
+		src.keys.Store(keys)
+	}
+	return src, nil
+}
+
+// hold counts a request that is going to wait, false if there are too many.
+func (s *Sets) hold() bool {
+	if s.held.Add(1) > maxHeld {
+		s.held.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (s *Sets) release() { s.held.Add(-1) }
+
+// Source is one set of keys, as new as is known.
+type Source struct {
+	uri  string // "": nobody has a newer one
+	ask  Ask
+	sets *Sets
+	keys atomic.Pointer[jwt.Keys]
+
+	mu      sync.Mutex
+	given   string // the text that came last by configuration
+	last    time.Time
+	flight  *flight // the question under way, or waiting for its time
+	absent  map[string]time.Time
+	problem error // of the last answer
+}
+
+type flight struct {
+	began atomic.Int64 // Unix nanoseconds; 0: it waits
+	done  chan struct{}
+}
+
+// verify verifies a token, if need be with keys that are newer than the token. It may take Patience.
+func (s *Source) verify(t *jwt.Token) (jwt.Status, *jwt.Keys) {
+	keys := s.keys.Load()
+	status, known := keys.Verify(t)
+	if status == jwt.OK || known || s.uri == "" || s.ask == nil || s.isAbsent(t.KeyID) || !s.sets.hold() {
+		return status, keys
+	}
+	defer s.sets.release()
+	came := time.Now()
+	late := time.NewTimer(Patience)
+	defer late.Stop()
+	for {
+		f := s.asked()
+		select {
+		case <-f.done:
+		case <-late.C:
+			return status, keys
+		}
+		if now := s.keys.Load(); now != keys {
+			keys = now
+			if status, known = keys.Verify(t); status == jwt.OK || known {
+				return status, keys
+			}
+		}
+		if f.began.Load() >= came.UnixNano() {
+			s.setAbsent(t.KeyID)
+			return status, keys
+		}
+	}
+}
+
+func (s *Source) isAbsent(kid string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	until, ok := s.absent[kid]
+	if ok && time.Now().After(until) {
+		delete(s.absent, kid)
+		ok = false
+	}
+	return ok
+}
+
+func (s *Source) setAbsent(kid string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.absent) >= maxAbsent {
+		clear(s.absent)
+	}
+	s.absent[kid] = time.Now().Add(absence)
+}
+
+// asked is the question under way, or a new one.
+func (s *Source) asked() *flight {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flight != nil {
+		return s.flight
+	}
+	f := &flight{done: make(chan struct{})}
+	s.flight = f
+	wait := spacing - time.Since(s.last)
+	go func() { // ends with its context
+		if wait > 0 {
+			time.Sleep(wait)
+		}
+		began := time.Now()
+		f.began.Store(began.UnixNano())
+		ctx, cancel := context.WithTimeout(context.Background(), Patience)
+		defer cancel()
+		text, err := s.ask(ctx, s.uri)
+		var keys *jwt.Keys
+		if err == nil {
+			keys, err = jwt.ParseKeys(text)
+		}
+		s.mu.Lock()
+		if s.last, s.flight, s.problem = began, nil, err; err == nil && !keys.Placeholder && text != s.given {
+			s.given = text
+			s.keys.Store(keys)
+			clear(s.absent)
+		}
+		s.mu.Unlock()
+		close(f.done)
+	}()
+	return f
+}

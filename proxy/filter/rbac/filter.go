@@ -1,0 +1,67 @@
+// Package rbac refuses requests that authorization policies do not allow
+// (envoy.filters.http.rbac).
+//
+// What enters: a request whose route is known, and the rules that proxy/state compiled. What leaves: 403 with
+// the cause AccessDenied, whose details name the deciding policy in logs and records, and never to the caller.
+// The stage keeps nothing but counts and is shared by all workers.
+package rbac
+
+import (
+	"bytes"
+
+	"github.com/weirmesh/weir/proxy/http"
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/rbac"
+)
+
+// loosest is how the most obliging program reads a path: %2F and %5C are slashes, and several slashes one.
+var loosest = message.PathOptions{Normalize: true, MergeSlashes: true, Slashes: message.UnescapeSlashes}
+
+// Stages are the filters in their order; none if there is nothing to enforce.
+func Stages(filters []*rbac.Filter) []http.Stage {
+	if len(filters) == 0 {
+		return nil
+	}
+	return []http.Stage{{Name: "rbac", Request: func(x *http.Exchange) http.Verdict {
+		d := decide(filters, x)
+		if d.Allowed {
+			return http.Continue
+		}
+		x.Details = d.Details()
+		return x.Reply(observe.AccessDenied)
+	}}}
+}
+
+// Matches reports whether one of the named policies matches the request, by whichever reading of its path.
+func Matches(r *rbac.Rules, x *http.Exchange, named map[string]bool) bool {
+	f := rbac.Facts{Conn: x.Conn, Remote: x.Remote, Request: &x.Request}
+	if r.Matches(&f, named) {
+		return true
+	}
+	reading, ok := message.CanonicalPath(x.Request.Path, loosest, x.Arena())
+	if !ok {
+		return true // who is asked may deny what nobody can read
+	}
+	f.Path = reading
+	return !bytes.Equal(reading, x.Request.Path) && r.Matches(&f, named)
+}
+
+// decide decides by both readings of the path: what the program will make of it nobody knows here, and however it reads it,
+// it has to be allowed.
+func decide(filters []*rbac.Filter, x *http.Exchange) rbac.Decision {
+	f := rbac.Facts{Conn: x.Conn, Remote: x.Remote, Request: &x.Request}
+	reading, ok := message.CanonicalPath(x.Request.Path, loosest, x.Arena())
+	switch {
+	case !ok: // nobody can read it
+		if d := rbac.Enforce(filters, &f); !d.Allowed {
+			return d
+		}
+		return rbac.Decision{}
+	case bytes.Equal(reading, x.Request.Path):
+		return rbac.Enforce(filters, &f)
+	}
+	other := f
+	other.Path = reading
+	return rbac.Enforce(filters, &f, &other)
+}

@@ -1,0 +1,110 @@
+package http
+
+import (
+	"bytes"
+	"net/netip"
+	"strconv"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/http/message"
+)
+
+// hash is what the request hashes to in its cluster; random if it has nothing to hash. A client without a cookie that it
+// is to have gets one by the response.
+func (x *Exchange) hash(c *cluster.Cluster, random uint64) uint64 {
+	sum, found := uint64(0), false
+	for i := range c.Hash {
+		h, ok := x.hashOf(&c.Hash[i], random)
+		if !ok {
+			continue
+		}
+		sum, found = cluster.Also(sum, h), true
+		if c.Hash[i].Terminal {
+			break
+		}
+	}
+	if !found {
+		return random
+	}
+	return sum
+}
+
+func (x *Exchange) hashOf(k *cluster.HashKey, random uint64) (uint64, bool) {
+	var v []byte
+	switch {
+	case k.Source:
+		return hashAddr(x.Remote.Addr()), x.Remote.IsValid()
+	case k.Header == ":authority", k.Header == "host":
+		v = x.Request.Authority
+	case k.Header == ":path":
+		v = x.Request.Path
+	case k.Header != "":
+		v = x.Request.Headers.GetName(k.Header)
+	case k.Query != "":
+		v = queryValue(x.Request.Path, k.Query)
+	default:
+		if v = cookieValue(&x.Request.Headers, k.Cookie); v != nil || !k.Generate {
+			break
+		}
+		if x.cookie == nil { // another attempt goes by the same
+			b := append(x.arena.Open(len(k.Cookie)+len(k.SetCookie)+20), k.Cookie...)
+			b = append(b, '=', '"')
+			b = strconv.AppendUint(b, random|1<<63, 16) // 16 digits
+			x.cookie = x.arena.Close(append(append(b, '"'), k.SetCookie...))
+		}
+		at := len(k.Cookie) + 2
+		v = x.cookie[at : at+16]
+	}
+	if v == nil {
+		return 0, false
+	}
+	return cluster.Hash(v), true
+}
+
+// hashAddr is the hash of a client's address.
+func hashAddr(a netip.Addr) uint64 {
+	b := a.Unmap().As16()
+	return cluster.Hash(b[:])
+}
+
+// queryValue is the first value of a parameter in a path, as it is written there; nil: there is none.
+func queryValue(path []byte, name string) []byte {
+	_, rest, _ := bytes.Cut(path, questionMark)
+	for len(rest) > 0 {
+		var pair []byte
+		pair, rest, _ = bytes.Cut(rest, ampersand)
+		if len(pair) >= len(name) && string(pair[:len(name)]) == name {
+			switch {
+			case len(pair) == len(name):
+				return pair[len(name):]
+			case pair[len(name)] == '=':
+				return pair[len(name)+1:]
+			}
+		}
+	}
+	return nil
+}
+
+var questionMark, ampersand, semicolon = []byte{'?'}, []byte{'&'}, []byte{';'}
+
+// cookieValue is the value of a cookie, without quotes; nil: there is none.
+func cookieValue(h *message.Headers, name string) []byte {
+	if !h.Has(message.Cookie) {
+		return nil
+	}
+	for i := range h.Fields() {
+		f := &h.Fields()[i]
+		if f.ID != message.Cookie {
+			continue
+		}
+		for rest := f.Value; len(rest) > 0; {
+			var pair []byte
+			pair, rest, _ = bytes.Cut(rest, semicolon)
+			pair = bytes.TrimLeft(pair, " ")
+			if len(pair) > len(name) && string(pair[:len(name)]) == name && pair[len(name)] == '=' {
+				return bytes.Trim(pair[len(name)+1:], `"`)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package rbac
+
+import (
+	"iter"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// Filter is one filter of a chain: rules that are enforced, and rules that are only watched.
+type Filter struct {
+	Rules  *Rules // nil: nothing is denied
+	Shadow *Rules // nil: nothing is watched
+	// Counts outlive the configuration.
+	Counts *Counts
+}
+
+// Counts are the filter's statistics, by Envoy's names. They may be read at any time.
+type Counts struct {
+	// Prefix is that of what is enforced, ShadowPrefix of what is only watched.
+	Prefix, ShadowPrefix        string
+	Allowed, Denied             atomic.Uint64
+	ShadowAllowed, ShadowDenied atomic.Uint64
+}
+
+// Enforce decides and counts. Of several readings of one request each has to be allowed.
+func (f *Filter) Enforce(readings ...*Facts) Decision {
+	if f.Shadow != nil {
+		if f.Shadow.decide(readings).Allowed {
+			f.Counts.ShadowAllowed.Add(1)
+		} else {
+			f.Counts.ShadowDenied.Add(1)
+		}
+	}
+	if f.Rules == nil {
+		return Decision{Allowed: true}
+	}
+	d := f.Rules.decide(readings)
+	if d.Allowed {
+		f.Counts.Allowed.Add(1)
+	} else {
+		f.Counts.Denied.Add(1)
+	}
+	return d
+}
+
+func (r *Rules) decide(readings []*Facts) (d Decision) {
+	for _, f := range readings {
+		if d = r.Decide(f); !d.Allowed {
+			break
+		}
+	}
+	return d
+}
+
+// Enforce decides by several filters, of which each has to let the facts pass; the decision is the last one's.
+func Enforce(filters []*Filter, readings ...*Facts) Decision {
+	d := Decision{Allowed: true}
+	for _, f := range filters {
+		if d = f.Enforce(readings...); !d.Allowed {
+			break
+		}
+	}
+	return d
+}
+
+// Allows is Enforce that counts nothing, for who only wants to know.
+func Allows(filters []*Filter, facts *Facts) bool {
+	for _, f := range filters {
+		if f.Rules != nil && !f.Rules.Decide(facts).Allowed {
+			return false
+		}
+	}
+	return true
+}
+
+// Ledger has the Counts of all filters there ever were. Its methods may be called from any goroutine.
+type Ledger struct {
+	mu sync.Mutex
+	m  map[string]*Counts
+}
+
+// NewLedger makes an empty Ledger.
+func NewLedger() *Ledger { return &Ledger{m: map[string]*Counts{}} }
+
+// Of are the Counts of the filters with these prefixes.
+func (l *Ledger) Of(prefix, shadowPrefix string) *Counts {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := prefix + "|" + shadowPrefix
+	c := l.m[key]
+	if c == nil {
+		c = &Counts{Prefix: prefix, ShadowPrefix: shadowPrefix}
+		l.m[key] = c
+	}
+	return c
+}
+
+// All yields names and values, in order of the prefixes: those that are watched only if something was.
+func (l *Ledger) All() iter.Seq2[string, uint64] {
+	return func(yield func(string, uint64) bool) {
+		l.mu.Lock()
+		m := maps.Clone(l.m)
+		l.mu.Unlock()
+		for _, key := range slices.Sorted(maps.Keys(m)) {
+			c := m[key]
+			watched := c.ShadowAllowed.Load()+c.ShadowDenied.Load() > 0
+			for _, one := range []struct {
+				name  string
+				value uint64
+				shown bool
+			}{
+				{c.Prefix + "allowed", c.Allowed.Load(), true}, {c.Prefix + "denied", c.Denied.Load(), true},
+				{c.ShadowPrefix + "shadow_allowed", c.ShadowAllowed.Load(), watched}, {c.ShadowPrefix + "shadow_denied", c.ShadowDenied.Load(), watched},
+			} {
+				if one.shown && !yield(one.name, one.value) {
+					return
+				}
+			}
+		}
+	}
+}

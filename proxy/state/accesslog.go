@@ -1,0 +1,83 @@
+package state
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	fileaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+
+	"github.com/weirmesh/weir/api/substitution"
+	"github.com/weirmesh/weir/proxy/observe"
+)
+
+const fileAccessLogURL = typePrefix + "envoy.extensions.access_loggers.file.v3.FileAccessLog"
+
+// logs decodes access logs. They are written to the process's standard output, whichever of the two standard files they name.
+func logs(list []*accesslogv3.AccessLog, path string) ([]observe.AccessLog, error) {
+	var out []observe.AccessLog
+	for i, l := range list {
+		at := fmt.Sprintf("%s.access_log[%d]", path, i)
+		if l.GetTypedConfig().GetTypeUrl() != fileAccessLogURL {
+			return nil, fmt.Errorf("%s: %s is not supported", at, l.GetTypedConfig().GetTypeUrl())
+		}
+		f := &fileaccesslogv3.FileAccessLog{}
+		if err := unpack(l.GetTypedConfig(), f, at); err != nil {
+			return nil, err
+		}
+		if p := f.GetPath(); p != "/dev/stdout" && p != "/dev/stderr" {
+			return nil, fmt.Errorf("%s.path: %q is not supported, only /dev/stdout", at, p)
+		}
+		a := observe.AccessLog{}
+		if filter := l.GetFilter(); filter != nil {
+			if err := check(filter, at+".filter"); err != nil {
+				return nil, err
+			}
+			var unknown string
+			if a.Only, unknown = observe.FlagsOf(filter.GetResponseFlagFilter().GetFlags()); unknown != "" {
+				return nil, fmt.Errorf("%s.filter.response_flag_filter.flags: there is no flag %s", at, unknown)
+			}
+			a.Only = cmp.Or(a.Only, observe.AnyFlag)
+		}
+		var err error
+		if a.Format, err = fileFormat(f); err != nil {
+			return nil, fmt.Errorf("%s.%w", at, err)
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// fileFormat is the format of an access logger, in one of the ways there are to say it. Errors begin with the field.
+func fileFormat(f *fileaccesslogv3.FileAccessLog) (*observe.Format, error) {
+	text, json, omit, field := f.GetFormat(), f.GetJsonFormat(), false, "format" // deprecated, and still sent
+	if typed := f.GetTypedJsonFormat(); typed != nil {                           // the same
+		json = typed
+	}
+	if lf := f.GetLogFormat(); lf != nil {
+		field, omit, json = "log_format", lf.GetOmitEmptyValues(), lf.GetJsonFormat()
+		switch s := lf.GetFormat().(type) {
+		case *corev3.SubstitutionFormatString_TextFormatSource:
+			inline, ok := s.TextFormatSource.GetSpecifier().(*corev3.DataSource_InlineString)
+			if !ok {
+				return nil, errors.New("log_format.text_format_source: only inline_string is supported")
+			}
+			text = inline.InlineString
+		case *corev3.SubstitutionFormatString_TextFormat:
+			text = s.TextFormat
+		}
+	}
+	var out *observe.Format
+	var err error
+	if json != nil {
+		out, err = observe.ParseJSON(json, omit)
+	} else {
+		out, err = observe.ParseText(cmp.Or(text, substitution.EnvoyText), omit)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", field, err)
+	}
+	return out, nil
+}

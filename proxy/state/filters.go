@@ -1,0 +1,256 @@
+package state
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	udpav1 "github.com/cncf/xds/go/udpa/type/v1"
+	xdsv3 "github.com/cncf/xds/go/xds/type/v3"
+	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
+	jwtauthnv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
+	rbacfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/weirmesh/weir/proxy/filter/jwtauthn"
+	"github.com/weirmesh/weir/proxy/filter/peermetadata"
+	rbacfilter "github.com/weirmesh/weir/proxy/filter/rbac"
+	"github.com/weirmesh/weir/proxy/gateway"
+	"github.com/weirmesh/weir/proxy/http"
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/inbound"
+	"github.com/weirmesh/weir/proxy/outbound"
+	"github.com/weirmesh/weir/proxy/rbac"
+	"github.com/weirmesh/weir/proxy/route"
+)
+
+// Types of filters, as they stand in typed_config, or inside a TypedStruct there.
+const (
+	hcmURL              = typePrefix + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+	tcpProxyURL         = typePrefix + "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+	statsURL            = typePrefix + "stats.PluginConfig"
+	metadataExchangeURL = typePrefix + "envoy.tcp.metadataexchange.config.MetadataExchange"
+	networkRBACURL      = typePrefix + "envoy.extensions.filters.network.rbac.v3.RBAC"
+	setFilterStateURL   = typePrefix + "envoy.extensions.filters.http.set_filter_state.v3.Config"
+	jwtAuthnURL         = typePrefix + "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
+	networkSetStateURL  = typePrefix + "envoy.extensions.filters.network.set_filter_state.v3.Config"
+)
+
+// httpFilter is what is done with one type of HTTP filter.
+type httpFilter struct {
+	name string // as Istio or Envoy calls it
+	// make checks the configuration and adds to the list what the filter does; nil: nothing is done, and that is right,
+	// for the reason in inert.
+	make  func(b *Builder, l *filterList, config *anypb.Any, at string) error
+	inert string
+}
+
+// httpFilters are the HTTP filters there are, by the type of their configuration. Of any other the rule is: optional, it is left
+// out and reported; otherwise it is refused by its path.
+var httpFilters = map[string]httpFilter{
+	typePrefix + "envoy.extensions.filters.http.router.v3.Router":    {name: "envoy.filters.http.router", make: (*Builder).routerFilter},
+	typePrefix + "envoy.extensions.filters.http.fault.v3.HTTPFault":  {name: "envoy.filters.http.fault", make: (*Builder).faultFilter},
+	typePrefix + "envoy.extensions.filters.http.cors.v3.Cors":        {name: "envoy.filters.http.cors", make: (*Builder).corsFilter},
+	typePrefix + "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb": {name: "envoy.filters.http.grpc_web", make: (*Builder).grpcWebFilter},
+	typePrefix + "envoy.extensions.filters.http.rbac.v3.RBAC":        {name: "envoy.filters.http.rbac", make: (*Builder).rbacFilter},
+	typePrefix + "io.istio.http.peer_metadata.Config":                {name: "istio.metadata_exchange", make: (*Builder).peerMetadataFilter},
+	extAuthzURL:       {name: "envoy.filters.http.ext_authz", make: (*Builder).extAuthzFilter},
+	localRateLimitURL: {name: "envoy.filters.http.local_ratelimit", make: (*Builder).rateLimitFilter},
+	jwtAuthnURL:       {name: jwtFilter, make: (*Builder).jwtAuthnFilter},
+	setFilterStateURL: {name: "envoy.filters.http.set_filter_state", make: (*Builder).filterStateFilter},
+	typePrefix + "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig": {name: "istio.alpn", inert: "the stage that dials offers HTTP protocols to mesh peers by itself"},
+	statsURL: {name: "istio.stats", inert: "Istio's standard metrics are always made"},
+	typePrefix + "envoy.extensions.filters.http.on_demand.v3.OnDemand": {name: "envoy.filters.http.on_demand",
+		inert: "virtual hosts of a table come all at once, so that none has to be asked for"},
+	typePrefix + "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig": {name: "envoy.filters.http.grpc_stats",
+		inert: "the status of every gRPC call is in Istio's standard metrics; Envoy's own counters are not made"},
+}
+
+// networkFilters are the names of the network filters that decodeChain knows, by the type of their configuration.
+var networkFilters = map[string]string{
+	hcmURL:              "envoy.filters.network.http_connection_manager",
+	tcpProxyURL:         "envoy.filters.network.tcp_proxy",
+	networkRBACURL:      "envoy.filters.network.rbac",
+	metadataExchangeURL: "istio.metadata_exchange",
+	connectionLimitURL:  "envoy.filters.network.connection_limit",
+	sniClusterURL:       "envoy.filters.network.sni_cluster",
+	networkSetStateURL:  "envoy.filters.network.set_filter_state",
+	networkRateLimitURL: "envoy.filters.network.local_ratelimit",
+	statsURL:            "istio.stats",
+}
+
+// filterList is what the HTTP filters of a connection manager amount to. The order of stages is that of the direction's
+// room; where the filters stand to each other matters among those that decide who comes in, which keep the order they
+// were configured in.
+type filterList struct {
+	config  *http.Config
+	stats   string // prefix of the manager
+	peers   *peermetadata.Node
+	fault   *route.Fault
+	cors    bool
+	grpcWeb bool
+	routed  bool
+	access  []http.Stage
+	shadows map[string]*rbac.Rules // by shadow_rules_stat_prefix
+	rules   []*rbac.Filter         // the last of access, not a stage yet
+}
+
+// enter adds stages that decide who comes in.
+func (l *filterList) enter(stages ...http.Stage) {
+	l.access = append(l.access, rbacfilter.Stages(l.rules)...) // neighbours judge together: the path is read once
+	l.rules = nil
+	l.access = append(l.access, stages...)
+}
+
+// filterType is the type of a filter's configuration, looking into a TypedStruct.
+func filterType(a *anypb.Any, path string) (string, error) {
+	switch a.GetTypeUrl() {
+	case typePrefix + "udpa.type.v1.TypedStruct":
+		s := &udpav1.TypedStruct{}
+		if err := a.UnmarshalTo(s); err != nil {
+			return "", fmt.Errorf("%s: %w", path, err)
+		}
+		return s.GetTypeUrl(), nil
+	case typePrefix + "xds.type.v3.TypedStruct":
+		s := &xdsv3.TypedStruct{}
+		if err := a.UnmarshalTo(s); err != nil {
+			return "", fmt.Errorf("%s: %w", path, err)
+		}
+		return s.GetTypeUrl(), nil
+	}
+	return a.GetTypeUrl(), nil
+}
+
+// decodeHTTPFilters checks the filters and lists the stages they stand for.
+func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManager, path string) error {
+	l := &filterList{config: c, stats: m.GetStatPrefix(), shadows: map[string]*rbac.Rules{}}
+	for i, f := range m.GetHttpFilters() {
+		at := fmt.Sprintf("%s.http_filters[%d] %s", path, i, f.GetName())
+		if l.routed {
+			return fmt.Errorf("%s: the router is the last filter", at)
+		}
+		if f.GetDisabled() {
+			return fmt.Errorf("%s.disabled: field is not supported", at)
+		}
+		config, err := b.found(f.GetName(), f.GetTypedConfig(), f.GetConfigDiscovery(), at)
+		if err != nil {
+			return err
+		}
+		url, err := filterType(config, at)
+		if err != nil {
+			return err
+		}
+		switch known, ok := httpFilters[url]; {
+		case known.make != nil:
+			if err := known.make(b, l, config, at); err != nil {
+				return err
+			}
+		case ok:
+		case f.GetIsOptional():
+			b.skipped(f.GetName(), url)
+		default:
+			return fmt.Errorf("%s: filter %s is not supported", at, url)
+		}
+	}
+	if !l.routed {
+		return fmt.Errorf("%s.http_filters: the last filter must be envoy.filters.http.router", path)
+	}
+	l.enter()
+	switch c.Direction {
+	case http.Inbound:
+		c.Stages = inbound.Stages(inbound.Options{Metadata: l.peers, Fault: l.fault, GRPCWeb: l.grpcWeb, Access: l.access})
+	case http.Outbound:
+		c.Stages = outbound.Stages(outbound.Options{Metadata: l.peers, Fault: l.fault, CORS: l.cors, GRPCWeb: l.grpcWeb, Access: l.access})
+	case http.Gateway:
+		c.Stages = gateway.Stages(gateway.Options{Metadata: l.peers, Fault: l.fault, CORS: l.cors, GRPCWeb: l.grpcWeb, Access: l.access})
+	}
+	return nil
+}
+
+func (b *Builder) routerFilter(l *filterList, config *anypb.Any, at string) error {
+	r := &routerv3.Router{}
+	if err := unpack(config, r, at); err != nil {
+		return err
+	}
+	c := l.config
+	c.Quiet = r.GetSuppressEnvoyHeaders()
+	for _, h := range r.GetStrictCheckHeaders() { // of the field's five, by its own rules
+		c.Strict = append(c.Strict, message.IDOf(strings.ToLower(h)))
+	}
+	if i := slices.Index(c.Strict, message.OtherHeader); i >= 0 {
+		return fmt.Errorf("%s.strict_check_headers[%d]: %q is not supported", at, i, r.GetStrictCheckHeaders()[i])
+	}
+	l.routed = true
+	return nil
+}
+
+func (b *Builder) faultFilter(l *filterList, config *anypb.Any, at string) error {
+	x := &faultv3.HTTPFault{}
+	if err := unpack(config, x, at); err != nil {
+		return err
+	}
+	if x.GetDelay() == nil && x.GetAbort() == nil {
+		return nil
+	}
+	var err error
+	l.fault, err = decodeFault(x, at)
+	return err
+}
+
+func (b *Builder) corsFilter(l *filterList, config *anypb.Any, at string) error {
+	l.cors = true
+	return unpack(config, &corsv3.Cors{}, at)
+}
+
+func (b *Builder) grpcWebFilter(l *filterList, config *anypb.Any, at string) error {
+	l.grpcWeb = true
+	return unpack(config, &grpcwebv3.GrpcWeb{}, at)
+}
+
+func (b *Builder) peerMetadataFilter(l *filterList, _ *anypb.Any, _ string) error {
+	l.peers = b.opts.Metadata
+	return nil
+}
+
+func (b *Builder) jwtAuthnFilter(l *filterList, config *anypb.Any, at string) error {
+	x := &jwtauthnv3.JwtAuthentication{}
+	if err := unpack(config, x, at); err != nil {
+		return err
+	}
+	f, err := b.decodeJWT(x, at)
+	if err == nil {
+		l.enter(jwtauthn.Stage(f))
+	}
+	return err
+}
+
+func (b *Builder) rbacFilter(l *filterList, config *anypb.Any, at string) error {
+	x := &rbacfilterv3.RBAC{}
+	if err := unpack(config, x, at); err != nil {
+		return err
+	}
+	f, err := b.decodeRBAC(rbacSpec{rules: x.GetRules(), shadow: x.GetShadowRules(), prefix: "http." + l.stats + ".rbac.", ruled: x.GetRulesStatPrefix(), shaded: x.GetShadowRulesStatPrefix()}, at)
+	if err != nil {
+		return err
+	}
+	l.rules = append(l.rules, f)
+	if f.Shadow != nil {
+		l.shadows[x.GetShadowRulesStatPrefix()] = f.Shadow
+	}
+	return nil
+}
+
+// skipped notes an optional filter that nobody here knows.
+func (b *Builder) skipped(name, url string) {
+	s := name + " (" + url + ")"
+	if !slices.Contains(b.skippedFilters, s) && len(b.skippedFilters) < 100 {
+		b.skippedFilters = append(b.skippedFilters, s)
+	}
+}
+
+// Skipped lists optional filters that were left out, for the configuration dump.
+func (b *Builder) Skipped() []string { return slices.Clone(b.skippedFilters) }

@@ -1,0 +1,95 @@
+package state
+
+import (
+	"fmt"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/cluster/outlier"
+)
+
+// maxPriority is xDS's (LocalityLbEndpoints.priority).
+const maxPriority = 128
+
+// maxProbes bounds weir.half_open_probes.
+const maxProbes = 1000
+
+// decodeHealth reads how the health of endpoints changes what is chosen.
+func (s *clusterSpec) decodeHealth(c *clusterv3.Cluster, path string) error {
+	l := c.GetCommonLbConfig()
+	s.PanicAt = 50 // Envoy's
+	if t := l.GetHealthyPanicThreshold(); t != nil {
+		if v := t.GetValue(); v < 0 || v > 100 {
+			return fmt.Errorf("%s.common_lb_config.healthy_panic_threshold: %v is not 0 to 100", path, v)
+		}
+		s.PanicAt = uint32(t.GetValue())
+	}
+	s.LocalityWeighted = l.GetLocalityWeightedLbConfig() != nil
+	slow, at := c.GetLeastRequestLbConfig().GetSlowStartConfig(), path+".least_request_lb_config"
+	if c.GetLbPolicy() == clusterv3.Cluster_ROUND_ROBIN {
+		slow, at = c.GetRoundRobinLbConfig().GetSlowStartConfig(), path+".round_robin_lb_config"
+	}
+	if slow != nil && s.Kind != cluster.OriginalDst {
+		s.SlowStart = cluster.SlowStart{Window: slow.GetSlowStartWindow().AsDuration(), Aggression: 1, MinPercent: 10}
+		if a := slow.GetAggression(); a != nil {
+			s.SlowStart.Aggression = a.GetDefaultValue()
+		}
+		if m := slow.GetMinWeightPercent(); m != nil {
+			s.SlowStart.MinPercent = m.GetValue()
+		}
+		if w := s.SlowStart; w.Window < 0 || w.Window > cluster.MaxOutlierInterval || w.Aggression <= 0 || w.MinPercent < 0 || w.MinPercent > 100 {
+			return fmt.Errorf("%s.slow_start_config: window, aggression and percentage must be positive", at)
+		}
+	}
+	if o := c.GetOutlierDetection(); o != nil && s.Kind != cluster.OriginalDst {
+		return s.decodeOutlier(o, path+".outlier_detection")
+	}
+	return nil
+}
+
+// decodeOutlier reads outlier detection with Envoy's defaults. Success rates and failure percentages are not looked at:
+// Istio turns them off.
+func (s *clusterSpec) decodeOutlier(d *clusterv3.OutlierDetection, path string) (err error) {
+	number := func(v *wrapperspb.UInt32Value, otherwise uint32) uint32 {
+		if v == nil {
+			return otherwise
+		}
+		return v.GetValue()
+	}
+	span := func(field string, v *durationpb.Duration, otherwise time.Duration) time.Duration {
+		if v == nil {
+			return otherwise
+		}
+		t := v.AsDuration()
+		if (t <= 0 || t > cluster.MaxOutlierInterval) && err == nil {
+			err = fmt.Errorf("%s.%s: %v is not within a year", path, field, t)
+		}
+		return t
+	}
+	enforced := func(enforce *wrapperspb.UInt32Value, otherwise uint32, n *wrapperspb.UInt32Value) uint32 {
+		if number(enforce, otherwise) == 0 {
+			return 0
+		}
+		return number(n, 5)
+	}
+	o := &outlier.Config{
+		Split:        d.GetSplitExternalLocalOriginErrors(),
+		Interval:     span("interval", d.GetInterval(), 10*time.Second),
+		BaseEjection: span("base_ejection_time", d.GetBaseEjectionTime(), 30*time.Second),
+		MaxPercent:   min(100, number(d.GetMaxEjectionPercent(), 10)),
+		AlwaysOne:    d.GetAlwaysEjectOneHost().GetValue(),
+		Probes:       s.probes,
+	}
+	o.MaxEjection = max(o.BaseEjection, span("max_ejection_time", d.GetMaxEjectionTime(), 300*time.Second))
+	o.Consecutive[outlier.FiveXX] = enforced(d.GetEnforcingConsecutive_5Xx(), 100, d.GetConsecutive_5Xx())
+	o.Consecutive[outlier.Gateway] = enforced(d.GetEnforcingConsecutiveGatewayFailure(), 0, d.GetConsecutiveGatewayFailure())
+	if o.Split {
+		o.Consecutive[outlier.LocalOrigin] = enforced(d.GetEnforcingConsecutiveLocalOriginFailure(), 100, d.GetConsecutiveLocalOriginFailure())
+	}
+	s.Outlier = o
+	return err
+}

@@ -1,0 +1,104 @@
+package state
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/cluster/outlier"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+const eds = `type: EDS eds_cluster_config { eds_config { ads {} } } `
+
+// Outlier detection has Envoy's defaults, and none of it is there unless it is asked for.
+func TestOutlierDetection(t *testing.T) {
+	consecutive := func(fiveXX, gateway, local uint32) [outlier.Reasons]uint32 {
+		return [...]uint32{fiveXX, gateway, local}
+	}
+	for _, c := range []struct {
+		text string
+		want *outlier.Config
+	}{
+		{``, nil},
+		{`outlier_detection {}`, &outlier.Config{Consecutive: consecutive(5, 0, 0), Interval: 10 * time.Second, BaseEjection: 30 * time.Second, MaxEjection: 300 * time.Second, MaxPercent: 10}},
+		{`outlier_detection { consecutive_5xx { value: 7 } enforcing_consecutive_5xx { value: 0 } consecutive_gateway_failure { value: 1 } enforcing_consecutive_gateway_failure { value: 100 }
+			interval { seconds: 1 } base_ejection_time { seconds: 900 } max_ejection_percent { value: 100 } always_eject_one_host { value: true } }
+			metadata { filter_metadata { key: "weir" value { fields { key: "half_open_probes" value { number_value: 3 } } } } }`,
+			&outlier.Config{Consecutive: consecutive(0, 1, 0), Interval: time.Second, BaseEjection: 900 * time.Second, MaxEjection: 900 * time.Second, MaxPercent: 100, AlwaysOne: true, Probes: 3}},
+		{`outlier_detection { split_external_local_origin_errors: true consecutive_local_origin_failure { value: 2 } }`,
+			&outlier.Config{Consecutive: consecutive(5, 0, 2), Split: true, Interval: 10 * time.Second, BaseEjection: 30 * time.Second, MaxEjection: 300 * time.Second, MaxPercent: 10}},
+	} {
+		s, _ := apply(t, newBuilder(), update(t, resource.ClusterType, `name: "c" `+eds+c.text))
+		if diff := cmp.Diff(c.want, s.ClusterNamed("c").Outlier); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.text, diff)
+		}
+	}
+	_, _, err := newBuilder().Apply(update(t, resource.ClusterType, `name: "c" `+eds+`outlier_detection { interval { seconds: -1 } }`))
+	if err == nil || !strings.Contains(err.Error(), "outlier_detection.interval") {
+		t.Errorf("an interval in the past: %v", err)
+	}
+}
+
+// Who is chosen: the first priority while it is well, more of the next the less of it is, localities by their weights, and
+// everybody in panic.
+func TestWhoIsChosen(t *testing.T) {
+	endpoint := func(i int, status string) string {
+		return fmt.Sprintf(`lb_endpoints { health_status: %s endpoint { address { socket_address { address: "10.0.0.%d" port_value: 80 } } } } `, status, i)
+	}
+	group := func(priority, weight int, zone string, endpoints ...string) string {
+		return fmt.Sprintf(`endpoints { priority: %d load_balancing_weight { value: %d } locality { region: "r" zone: %q } %s } `, priority, weight, zone, strings.Join(endpoints, ""))
+	}
+	const ok, ill = "HEALTHY", "UNHEALTHY"
+	near := func(a, b string) string { return group(0, 1, "near", endpoint(1, a), endpoint(2, b)) }
+	far := group(1, 1, "far", endpoint(3, ok), endpoint(4, ok))
+	const calm = `common_lb_config { healthy_panic_threshold { value: 0 } } `
+	const weighted = `common_lb_config { healthy_panic_threshold { value: 0 } locality_weighted_lb_config {} } `
+	for _, c := range []struct {
+		name, cluster, endpoints string
+		want                     string // the last digit of addresses and their share in percent
+	}{
+		{"all are well", calm, near(ok, ok) + far, "1:50 2:50"},
+		{"half of them are: 70 % of the load stays", calm, near(ok, ill) + far, "1:70 3:15 4:15"},
+		{"none of them is", calm, near(ill, ill) + far, "3:50 4:50"},
+		{"nobody is", calm, near(ill, ill), ""},
+		{"nobody is, and there is panic", ``, near(ill, ill), "1:50 2:50"},
+		{"half of two are: no panic below half", ``, near(ok, ill), "1:100"},
+		{"localities make no difference", calm, group(0, 1, "a", endpoint(1, ok)) + group(0, 9, "b", endpoint(2, ok)), "1:50 2:50"},
+		{"but by their weights", weighted, group(0, 1, "a", endpoint(1, ok)) + group(0, 3, "b", endpoint(2, ok), endpoint(3, ok)), "1:25 2:38 3:38"},
+		{"a locality that is half ill gets 70 % of its weight", weighted, group(0, 1, "a", endpoint(1, ok), endpoint(2, ill)) + group(0, 1, "b", endpoint(3, ok)), "1:41 3:59"},
+		{"a locality without weight gets nothing", weighted, group(0, 0, "a", endpoint(1, ok)) + group(0, 1, "b", endpoint(2, ok)), "2:100"},
+	} {
+		b := newBuilder()
+		apply(t, b, update(t, resource.ClusterType, `name: "c" `+eds+c.cluster))
+		s, _ := apply(t, b, update(t, resource.EndpointType, `cluster_name: "c" `+c.endpoints))
+		if got := shares(s.ClusterNamed("c")); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+// shares are those of endpoints in percent.
+func shares(c *cluster.Cluster) string {
+	const draws = 10_000
+	var n [10]int
+	v := c.View()
+	for i := range uint64(draws) {
+		if g := v.Group(uint32(i * (1 << 32) / draws)); g != nil {
+			for _, e := range g.Endpoints {
+				n[e.Addr.Addr().As4()[3]] += 1000 / len(g.Endpoints)
+			}
+		}
+	}
+	var out []string
+	for i, x := range n {
+		if x > 0 {
+			out = append(out, fmt.Sprintf("%d:%.0f", i, float64(x)/1000/draws*100))
+		}
+	}
+	return strings.Join(out, " ")
+}

@@ -1,0 +1,328 @@
+package authorization
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	networkrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	securityv1beta1 "istio.io/api/security/v1beta1"
+	typev1beta1 "istio.io/api/type/v1beta1"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/weirmesh/weir/config/istio"
+	"github.com/weirmesh/weir/config/source/file"
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/rbac"
+	"github.com/weirmesh/weir/proxy/state"
+	"github.com/weirmesh/weir/proxy/tls"
+	"github.com/weirmesh/weir/translate"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// call is a request, or (without a method) a connection, to the workload default/echo.
+type call struct {
+	method, path, host string
+	headers            map[string]string
+	port               uint16
+	source, remote     netip.Addr
+	id                 string // SPIFFE ID without its scheme; "" is plaintext
+	sni                string
+}
+
+// The small vocabularies make values meet.
+var (
+	ids      = []string{"cluster.local/ns/default/sa/client", "cluster.local/ns/prod/sa/client", "cluster.local/ns/prod/sa/admin", "old.example/ns/default/sa/client", "other.example/ns/prod/sa/x"}
+	paths    = []string{"/", "/a", "/a/b", "/a/b/c", "/admin", "/admin/x", "/style.css"}
+	hosts    = []string{"echo", "echo:8080", "shop.example", "API.shop.example"}
+	methods  = []string{"GET", "POST", "PUT"}
+	sources  = []string{"10.0.0.1", "10.0.1.1", "192.0.2.9", "2001:db8::1"}
+	prefixes = []string{"10.0.0.0/24", "10.0.0.1", "10.0.0.0/8", "2001:db8::/32", "0.0.0.0/0"}
+	tokens   = []string{"", "good", "good-1", "bad"}
+)
+
+// 20,000 random pairs of a set of policies and a call are decided alike.
+func TestRandomPoliciesAreDecidedAlike(t *testing.T) {
+	const sets, calls = 400, 50
+	denied := 0
+	for seed := range uint64(sets) {
+		r := rand.New(rand.NewPCG(seed, 11))
+		specs := make([]*securityv1beta1.AuthorizationPolicy, 1+r.IntN(3))
+		namespaces := make([]string, len(specs))
+		snap := &mesh.Snapshot{Version: 1, Settings: &mesh.Settings{TrustDomain: "cluster.local", TrustDomainAliases: []string{"old.example"}, RootNamespace: "istio-system"}}
+		var text []string
+		for i := range specs {
+			specs[i] = randomPolicy(r)
+			namespaces[i] = pick(r, "default", "default", "default", "istio-system", "prod")
+			p, yaml := lower(t, fmt.Sprintf("p%d", i), namespaces[i], specs[i])
+			text = append(text, yaml)
+			snap.Authorizations = snap.Authorizations.Set(mesh.NewKey(namespaces[i], p.Ref.Name), p)
+		}
+		rules := compiled(t, snap)
+		for range calls {
+			c := randomCall(r)
+			want := naive(specs, namespaces, c)
+			got := true
+			f := c.facts()
+			for _, r := range rules[chainOf(c)] {
+				got = got && r.Decide(f).Allowed
+			}
+			if got != want {
+				t.Fatalf("seed %d: %+v is allowed %v by the proxy, %v by what the policies say:\n%s", seed, c, got, want, strings.Join(text, "\n"))
+			}
+			if !got {
+				denied++
+			}
+		}
+	}
+	if denied < sets*calls/5 || denied > sets*calls*4/5 {
+		t.Errorf("%d of %d are denied: the policies or calls are not random enough", denied, sets*calls)
+	}
+	t.Logf("%d of %d are denied", denied, sets*calls)
+}
+
+func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
+
+// some is one or two values, of a vocabulary or patterns of them.
+func some(r *rand.Rand, of []string, patterns ...string) []string {
+	var out []string
+	for range 1 + r.IntN(2) {
+		if r.IntN(3) == 0 && len(patterns) > 0 {
+			out = append(out, pick(r, patterns...))
+		} else {
+			out = append(out, pick(r, of...))
+		}
+	}
+	return out
+}
+
+func randomPolicy(r *rand.Rand) *securityv1beta1.AuthorizationPolicy {
+	p := &securityv1beta1.AuthorizationPolicy{Action: pick(r, securityv1beta1.AuthorizationPolicy_ALLOW, securityv1beta1.AuthorizationPolicy_ALLOW, securityv1beta1.AuthorizationPolicy_DENY)}
+	if r.IntN(3) == 0 {
+		p.Selector = &typev1beta1.WorkloadSelector{MatchLabels: map[string]string{"app": pick(r, "echo", "echo", "other")}}
+	}
+	for range r.IntN(4) {
+		rule := &securityv1beta1.Rule{}
+		for range r.IntN(3) {
+			rule.From = append(rule.From, &securityv1beta1.Rule_From{Source: randomSource(r)})
+		}
+		for range r.IntN(3) {
+			rule.To = append(rule.To, &securityv1beta1.Rule_To{Operation: randomOperation(r)})
+		}
+		for range r.IntN(2) {
+			rule.When = append(rule.When, randomCondition(r))
+		}
+		p.Rules = append(p.Rules, rule)
+	}
+	return p
+}
+
+func randomSource(r *rand.Rand) *securityv1beta1.Source {
+	s := &securityv1beta1.Source{}
+	for range 1 + r.IntN(2) {
+		switch r.IntN(10) {
+		case 0, 1:
+			s.Principals = some(r, ids, "*", "cluster.local/*", "*/sa/client", "cluster.local/ns/prod/*")
+		case 2:
+			s.NotPrincipals = some(r, ids, "*", "*/sa/admin")
+		case 3:
+			s.Namespaces = some(r, []string{"default", "prod"}, "*", "de*", "*d")
+		case 4:
+			s.NotNamespaces = some(r, []string{"default", "prod"}, "pro*")
+		case 5:
+			s.IpBlocks = some(r, prefixes)
+		case 6:
+			s.NotIpBlocks = some(r, prefixes)
+		case 7:
+			s.RemoteIpBlocks = some(r, prefixes)
+		case 8:
+			s.RequestPrincipals = some(r, []string{"issuer/subject"}, "*")
+		case 9:
+			s.NotRequestPrincipals = some(r, []string{"issuer/subject"}, "*")
+		}
+	}
+	return s
+}
+
+func randomOperation(r *rand.Rand) *securityv1beta1.Operation {
+	o := &securityv1beta1.Operation{}
+	for range 1 + r.IntN(2) {
+		switch r.IntN(8) {
+		case 0, 1:
+			o.Paths = some(r, paths, "/a*", "*.css", "/a/{*}", "/a/{**}", "/{*}/b/{**}", "*")
+		case 2:
+			o.NotPaths = some(r, paths, "/admin*", "/{*}")
+		case 3:
+			o.Methods = some(r, methods, "P*", "*")
+		case 4:
+			o.NotMethods = some(r, methods)
+		case 5:
+			o.Hosts = some(r, hosts, "*.SHOP.example", "echo*")
+		case 6:
+			o.Ports = some(r, []string{"8080", "9000"})
+		case 7:
+			o.NotPorts = some(r, []string{"8080", "7777"})
+		}
+	}
+	return o
+}
+
+func randomCondition(r *rand.Rand) *securityv1beta1.Condition {
+	c := &securityv1beta1.Condition{}
+	values := []string{}
+	switch r.IntN(6) {
+	case 0, 1:
+		c.Key, values = "request.headers[x-token]", some(r, tokens[1:], "good*", "*")
+	case 2:
+		c.Key, values = "source.namespace", some(r, []string{"default", "prod"})
+	case 3:
+		c.Key, values = "destination.port", some(r, []string{"8080", "9000", "7777"})
+	case 4:
+		c.Key, values = "connection.sni", some(r, []string{"shop.example"}, "*.example", "*")
+	case 5:
+		c.Key, values = "source.ip", some(r, prefixes)
+	}
+	if r.IntN(3) == 0 {
+		c.NotValues = values
+	} else {
+		c.Values = values
+	}
+	return c
+}
+
+func randomCall(r *rand.Rand) *call {
+	c := &call{port: pick[uint16](r, 8080, 8080, 9000, 7777), source: netip.MustParseAddr(pick(r, sources...)), sni: pick(r, "", "shop.example", "api.example")}
+	c.remote = c.source
+	if r.IntN(4) > 0 {
+		c.id = pick(r, ids...)
+	}
+	if c.port == 8080 {
+		c.method, c.path, c.host = pick(r, methods...), pick(r, paths...), pick(r, hosts...)
+		c.headers = map[string]string{"x-token": pick(r, tokens...)}
+		c.remote = netip.MustParseAddr(pick(r, sources...))
+	}
+	return c
+}
+
+func (c *call) facts() *rbac.Facts {
+	f := &rbac.Facts{Conn: &conn.Info{Remote: netip.AddrPortFrom(c.source, 40000), Local: netip.AddrPortFrom(netip.MustParseAddr("10.9.9.9"), c.port), ServerName: c.sni}, Remote: netip.AddrPortFrom(c.remote, 0)}
+	if c.id != "" {
+		f.Conn.TLS = &tls.Peer{Presented: true, URI: "spiffe://" + c.id}
+	}
+	if c.method != "" {
+		q := &message.Request{Path: []byte(c.path + "?q=/admin"), Authority: []byte(c.host)}
+		q.SetMethod([]byte(c.method))
+		for k, v := range c.headers {
+			if v != "" {
+				q.Headers.SetName([]byte(k), []byte(v))
+			}
+		}
+		f.Request = q
+	}
+	return f
+}
+
+// lower takes the way of a file.
+func lower(t *testing.T, name, namespace string, spec *securityv1beta1.AuthorizationPolicy) (*mesh.AuthorizationPolicy, string) {
+	t.Helper()
+	b, err := protojson.Marshal(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(map[string]any{"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": map[string]string{"name": name, "namespace": namespace}, "spec": json.RawMessage(b)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := file.Parse("policies.yaml", text, "default")
+	if len(u.Objects) != 1 {
+		t.Fatalf("%s: %+v", text, u.Findings)
+	}
+	out, findings := istio.Lower(u.Objects[0], istio.Options{DomainSuffix: "cluster.local"})
+	p, ok := out.(*mesh.AuthorizationPolicy)
+	if !ok {
+		t.Fatalf("%s: %+v", text, findings)
+	}
+	return p, string(text)
+}
+
+// chainOf is which filter chain a call comes by.
+func chainOf(c *call) string {
+	switch c.port {
+	case 8080:
+		return "http"
+	case 9000:
+		return "tcp"
+	}
+	return "rest"
+}
+
+// compiled are the rules of the workload's chains, as its proxy has them.
+func compiled(t *testing.T, snap *mesh.Snapshot) map[string][]*rbac.Rules {
+	t.Helper()
+	labels := mesh.Labels{"app": "echo"}
+	s := &mesh.Service{Ref: mesh.Ref{Kind: "Service", Namespace: "default", Name: "echo"}, Hostname: "echo.default.svc.cluster.local", Name: "echo", Namespace: "default", Selector: labels,
+		Ports: []mesh.Port{{Number: 8080, Name: "http", Protocol: mesh.HTTP}, {Number: 9000, Name: "tcp", Protocol: mesh.TCP}}}
+	snap.Services = snap.Services.Set(s.Key(), s)
+	v := translate.New().View(snap, &translate.Node{Type: translate.Sidecar, Namespace: "default", Name: "echo-0", Labels: labels, Interception: translate.Redirect})
+	l := &listenerv3.Listener{}
+	for r := range v.Set(resource.ListenerType).Values() {
+		if r.Name() == "virtualInbound" {
+			if err := r.Unmarshal(l); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	out := map[string][]*rbac.Rules{}
+	add := func(chain string, m *rbacv3.RBAC) {
+		r, err := state.CompileRBAC(m, chain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[chain] = append(out[chain], r)
+	}
+	done := map[string]bool{}
+	for _, c := range l.GetFilterChains() {
+		chain := map[uint32]string{8080: "http", 9000: "tcp", 0: "rest"}[c.GetFilterChainMatch().GetDestinationPort().GetValue()]
+		for _, f := range c.GetFilters() {
+			m := &hcmv3.HttpConnectionManager{}
+			n := &networkrbacv3.RBAC{}
+			switch {
+			case f.GetTypedConfig().MessageIs(m) && chain == "http" && !done[chain]:
+				if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
+					t.Fatal(err)
+				}
+				for _, hf := range m.GetHttpFilters() {
+					if x := (&httprbacv3.RBAC{}); hf.GetTypedConfig().MessageIs(x) {
+						if err := hf.GetTypedConfig().UnmarshalTo(x); err != nil {
+							t.Fatal(err)
+						}
+						add(chain, x.GetRules())
+					}
+				}
+			case f.GetTypedConfig().MessageIs(n) && chain != "http" && chain != "" && !done[chain]:
+				if err := f.GetTypedConfig().UnmarshalTo(n); err != nil {
+					t.Fatal(err)
+				}
+				add(chain, n.GetRules())
+			}
+		}
+		// The chain for the application's own TLS on the HTTP port relays: it is no chain of requests.
+		last := c.GetFilters()[len(c.GetFilters())-1]
+		done[chain] = done[chain] || (chain == "http") == last.GetTypedConfig().MessageIs(&hcmv3.HttpConnectionManager{})
+	}
+	if len(done) < 3 || slices.Contains([]bool{done["http"], done["tcp"], done["rest"]}, false) {
+		t.Fatalf("chains: %v", done)
+	}
+	return out
+}

@@ -1,0 +1,161 @@
+package e2e_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"testing"
+
+	"github.com/weirmesh/weir/sample/echo"
+	"github.com/weirmesh/weir/test/mesh"
+)
+
+func authorizationPolicy(name, spec string) string {
+	return fmt.Sprintf("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: %s}\nspec: %s\n", name, spec)
+}
+
+const echoOnly = "selector: {matchLabels: {app: echo}}"
+
+// Who may do what is what the policies say, for requests and for connections, from the next request on.
+func TestAuthorization(t *testing.T) {
+	t.Parallel()
+	m := mesh.New(t, nil)
+	m.Config("echo.yaml", echoService)
+	all := m.Workloads(caller("client"), caller("other"), echoPod("echo-0", "v1"))
+	who := map[string]*mesh.Workload{"client": all[0], "other": all[1]} // and "stranger", who is not in the mesh
+	echo := all[2]
+
+	const denied = "RBAC: access denied"
+	for _, c := range []struct {
+		name, policies string
+		calls          string // "WHO METHOD PATH [header: value] STATUS" or "WHO tcp yes|no", separated by ";"
+		log            string // of the last denial
+	}{
+		{name: "no policy allows everything", calls: "client GET / 200; other GET / 200; stranger GET / 200; client tcp yes; stranger tcp yes"},
+		{name: "a policy without rules allows nothing", policies: authorizationPolicy("none", "{"+echoOnly+"}"),
+			calls: "client GET / 403; stranger GET / 403; client tcp no", log: "rbac_access_denied_matched_policy[none]"},
+		{name: "an empty rule allows everything", policies: authorizationPolicy("all", "{"+echoOnly+", rules: [{}]}"), calls: "client GET / 200; stranger GET / 200; client tcp yes"},
+		{name: "one principal", policies: authorizationPolicy("one", "{"+echoOnly+", rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/client]}}]}]}"),
+			calls: "client GET / 200; client tcp yes; other GET / 403; stranger GET / 403; other tcp no; stranger tcp no"},
+		{name: "a service account by name", policies: authorizationPolicy("sa", "{"+echoOnly+", rules: [{from: [{source: {serviceAccounts: [other]}}]}]}"), calls: "client GET / 403; other GET / 200"},
+		{name: "a namespace, by a pattern", policies: authorizationPolicy("ns", "{"+echoOnly+", rules: [{from: [{source: {namespaces: [def*]}}]}]}"), calls: "client GET / 200; stranger GET / 403"},
+		{name: "another namespace", policies: authorizationPolicy("ns2", "{"+echoOnly+", rules: [{from: [{source: {namespaces: [prod]}}]}]}"), calls: "client GET / 403"},
+		{name: "anybody with an identity", policies: authorizationPolicy("any", "{"+echoOnly+", rules: [{from: [{source: {principals: ['*']}}]}]}"), calls: "other GET / 200; stranger GET / 403"},
+		{name: "nobody without one", policies: authorizationPolicy("strangers", "{"+echoOnly+", action: DENY, rules: [{from: [{source: {notPrincipals: ['*']}}]}]}"),
+			calls: "other GET / 200; other tcp yes; stranger tcp no; stranger GET / 403", log: "rbac_access_denied_matched_policy[ns[default]-policy[strangers]-rule[0]]"},
+		{name: "methods and paths", policies: authorizationPolicy("ops", "{"+echoOnly+", rules: [{to: [{operation: {methods: [GET, HEAD], paths: [/public/*, '*.css', /exact]}}]}]}"),
+			calls: "client GET /public/x?y 200; client HEAD /public/ 200; client POST /public/x 403; client GET /a/b.css 200; client GET /exact 200; client GET /exact/no 403; client GET /exact?q 200; client tcp no"},
+		{name: "templates", policies: authorizationPolicy("tpl", "{"+echoOnly+", rules: [{to: [{operation: {paths: ['/a/{*}/c', '/all/{**}']}}]}]}"),
+			calls: "client GET /a/b/c 200; client GET /a/b/x/c 403; client GET /all/1/2 200; client GET /all 403"},
+		{name: "what is denied is denied though it is allowed", policies: documents(authorizationPolicy("allow", "{"+echoOnly+", rules: [{}]}"),
+			authorizationPolicy("deny", "{"+echoOnly+", action: DENY, rules: [{from: [{source: {notServiceAccounts: [client]}}], to: [{operation: {paths: [/admin, /admin/*]}}]}]}")),
+			calls: "client GET /admin 200; other GET /x 200; other GET /admin 403; other GET /x/../admin/y 403; other GET /%61dmin 403"},
+		{name: "conditions", policies: authorizationPolicy("when", "{"+echoOnly+", rules: [{when: [{key: 'request.headers[x-token]', values: [good*], notValues: [good-not]}, {key: destination.port, values: ['8080']}]}]}"),
+			calls: "client GET / 403; client GET / x-token:good-1 200; client GET / x-token:good-not 403; client tcp no"},
+		{name: "another port", policies: authorizationPolicy("port", "{"+echoOnly+", action: DENY, rules: [{to: [{operation: {ports: ['9000']}}]}]}"), calls: "client GET / 200; client tcp no"},
+		{name: "hosts", policies: authorizationPolicy("hosts", "{"+echoOnly+", action: DENY, rules: [{to: [{operation: {hosts: ['ECHO:8080']}}]}]}"), calls: "client GET / 403; client GET / host:other.example 200"},
+		{name: "of the root namespace, for all", policies: strings.Replace(authorizationPolicy("root", "{rules: [{to: [{operation: {methods: [GET]}}]}]}"), "name: root", "name: root, namespace: istio-system", 1),
+			calls: "client GET / 200; client POST / 403"},
+		{name: "for somebody else", policies: authorizationPolicy("else", "{selector: {matchLabels: {app: nobody}}}"), calls: "client GET / 200"},
+		{name: "only watched", policies: strings.Replace(authorizationPolicy("dry", "{"+echoOnly+"}"), "name: dry", "name: dry, annotations: {istio.io/dry-run: 'true'}", 1), calls: "client GET / 200; client tcp yes"},
+		{name: "AUDIT denies nothing", policies: authorizationPolicy("audit", "{"+echoOnly+", action: AUDIT, rules: [{}]}"), calls: "client GET / 200"},
+		{name: "CUSTOM, of which nobody is asked, denies what it is about", policies: authorizationPolicy("custom", "{"+echoOnly+", action: CUSTOM, provider: {name: x}, rules: [{to: [{operation: {paths: [/ask]}}]}]}"),
+			calls: "client GET / 200; client GET /ask 403"},
+		{name: "a claim of a token", policies: authorizationPolicy("jwt", "{"+echoOnly+", rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}"), calls: "client GET / 403"},
+		{name: "no token", policies: authorizationPolicy("nojwt", "{"+echoOnly+", action: DENY, rules: [{from: [{source: {notRequestPrincipals: ['*']}}]}]}"), calls: "client GET / 403"},
+		{name: "a DENY with an error denies everything", policies: authorizationPolicy("bad", "{"+echoOnly+", action: DENY, rules: [{to: [{operation: {path: [/x]}}]}]}"), calls: "client GET / 403; client tcp no"},
+		{name: "an ALLOW with an error allows what can be read", policies: authorizationPolicy("bad2", "{"+echoOnly+", rules: [{to: [{operation: {methods: [GET]}}]}, {from: [{source: {ipBlocks: [x]}}]}]}"), calls: "client GET / 200; client POST / 403"},
+	} {
+		m.Run(c.name, func(t *testing.T) {
+			m.Config("authorization.yaml", c.policies)
+			last := ""
+			for i, call := range strings.Split(c.calls, ";") {
+				f := strings.Fields(call)
+				from, want := who[f[0]], f[len(f)-1]
+				if f[1] == "tcp" {
+					dial := func(ctx context.Context) (net.Conn, error) {
+						return new(net.Dialer).DialContext(ctx, "tcp", strings.TrimPrefix(echo.At(9000), "http://"))
+					}
+					if from != nil {
+						dial = dialer(from, "echo:9000")
+					}
+					if got := passes(dial); got != (want == "yes") {
+						t.Errorf("%s: TCP passes: %v", call, got)
+					}
+					continue
+				}
+				last = fmt.Sprintf("%s-%d", strings.ReplaceAll(c.name, " ", "-"), i)
+				headers := []string{"x-request-id: " + last}
+				for _, h := range f[3 : len(f)-1] {
+					headers = append(headers, strings.Replace(h, ":", ": ", 1))
+				}
+				var r *mesh.Response
+				if from != nil {
+					r = from.Do(f[1], "http://echo:8080"+f[2], nil, headers...)
+				} else {
+					r = mesh.Do(echo.Outside(), f[1], echo.At(8080)+f[2], nil, headers...)
+				}
+				if fmt.Sprint(r.Status) != want {
+					t.Errorf("%s: %v", call, r)
+				}
+				if r.Status == http.StatusForbidden && f[1] != "HEAD" && string(r.Body) != denied {
+					t.Errorf("%s: the body says %q", call, r.Body)
+				}
+			}
+			if c.log != "" {
+				if line := echo.AccessLog(last); len(line) != 1 || !strings.Contains(line[0], "403 - "+c.log) {
+					t.Errorf("the log says %q", line)
+				}
+			}
+		})
+	}
+}
+
+// passes reports whether a connection gets an answer.
+func passes(dial func(context.Context) (net.Conn, error)) bool {
+	line, err := exchangeWith(dial, "hello\n")
+	return err == nil && line == "hello\n"
+}
+
+// A path that a program may read as a denied one is denied, refused, or reaches the program as another one.
+func TestPathsDoNotGetAroundPolicies(t *testing.T) {
+	t.Parallel()
+	m, _, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	m.Config("authorization.yaml", authorizationPolicy("admin", "{"+echoOnly+", action: DENY, rules: [{to: [{operation: {paths: [/admin, /admin/*]}}]}]}"))
+	var variants []string
+	for _, dir := range []string{"/admin", "/%61dmin", "/a%64min", "/%61%64%6d%69%6E", "/./admin", "/x/../admin", "/x/./../admin", "/%2e/admin", "/x/%2e%2e/admin", "/x/%2E%2e/./admin", "/x/y/../../admin",
+		"/../admin", "/..//../admin", "/admin/../admin", "/x/..%2f../admin", "//admin", "/x/..//admin", "///x/..///admin", "/%2fadmin", "/x/..%5cadmin", "/x\\..\\admin", "http://echo:8080/admin", "http://echo:8080/x/../admin", "http://ECHO:8080/%61dmin"} {
+		for _, rest := range []string{"", "/", "/x", "?", "?x=/y", "/../admin", "/.", "/x/..", "/%2e", "/%2e%2e/admin", "%2fx", "//x", "%2F..%2Fadmin", "%5cx"} {
+			variants = append(variants, dir+rest)
+		}
+	}
+	for _, v := range variants {
+		c, err := net.Dial("tcp", strings.TrimPrefix(pods[0].At(8080), "http://")) // somebody without a proxy that would tidy up
+		must(t, err)
+		_, err = fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: echo:8080\r\nConnection: close\r\n\r\n", v)
+		must(t, err)
+		r, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", v, err)
+		}
+		var got echo.Report
+		err = json.NewDecoder(r.Body).Decode(&got)
+		c.Close()
+		if r.StatusCode != http.StatusOK {
+			continue
+		}
+		must(t, err)
+		plain, err := url.PathUnescape(got.Path)
+		must(t, err)
+		if p := path.Clean(plain); p == "/admin" || strings.HasPrefix(p, "/admin/") {
+			t.Errorf("%s reached the program as %s", v, got.Target)
+		}
+	}
+	t.Logf("%d ways to write it", len(variants))
+}

@@ -1,0 +1,176 @@
+package e2e_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+
+	"github.com/weirmesh/weir/identity"
+)
+
+// What a server accepts, what a DestinationRule asks of the client, and where in the rule that stands:
+// in no combination does one end speak TLS and the other not, and no call fails.
+func TestNoCombinationOfModesContradictsItself(t *testing.T) {
+	t.Parallel()
+	m, client, _ := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	kinds := map[string]string{
+		"top level":    "{host: echo, trafficPolicy: {tls: {mode: %s}}}",
+		"whole name":   "{host: echo.default.svc.cluster.local, trafficPolicy: {tls: {mode: %s}}}",
+		"subset":       "{host: echo, subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {tls: {mode: %s}}}]}",
+		"port":         "{host: echo, trafficPolicy: {portLevelSettings: [{port: {number: 8080}, tls: {mode: %s}}]}}",
+		"wildcard":     `{host: "*.default.svc.cluster.local", trafficPolicy: {tls: {mode: %s}}}`,
+		"all wildcard": `{host: "*.local", trafficPolicy: {tls: {mode: %s}}}`,
+		"no tls":       "{host: echo, trafficPolicy: {loadBalancer: {simple: RANDOM}}} # %s",
+	}
+	toSubset := virtualService("echo", "{hosts: [echo], http: [{route: [{destination: {host: echo, subset: v1}}]}]}")
+	for _, server := range []string{"", "PERMISSIVE", "STRICT", "DISABLE"} {
+		policy := "[]"
+		if server != "" {
+			policy = peerAuthentication("default", "{mtls: {mode: "+server+"}}")
+			m.Config("policy.yaml", policy)
+		}
+		for kind, spec := range kinds {
+			for _, mode := range []string{"DISABLE", "ISTIO_MUTUAL"} {
+				text := destinationRule("echo", fmt.Sprintf(spec, mode))
+				if kind == "subset" {
+					text = documents(text, toSubset)
+				}
+				m.Config("rule.yaml", text)
+				at := fmt.Sprintf("server %q, client %s in %s", server, mode, kind)
+				asks := kind != "no tls"
+				r := client.Get("http://echo:8080/")
+				if r.Err != nil || r.Status != http.StatusOK {
+					t.Errorf("%s: %v", at, r)
+					continue
+				}
+				// Plaintext where the server asks for none and the rule does not ask for mutual TLS, or where the
+				// server admits plaintext and the rule asks for it. A port that is set to DISABLE still
+				// knows the mesh's TLS: a rule can raise what is spoken.
+				want := client.ID()
+				if mutual := asks && mode == "ISTIO_MUTUAL"; server == "DISABLE" && !mutual || asks && mode == "DISABLE" && server != "STRICT" {
+					want = ""
+				}
+				if got := r.Report(t).Identity; got != want {
+					t.Errorf("%s: the request came as %q, want %q", at, got, want)
+				}
+			}
+		}
+		m.Remove("rule.yaml")
+	}
+}
+
+// Others' programs accept what this mesh shows and are accepted with what it signed: openssl, and a
+// client of go-spiffe. What is forged, of another trust domain or for somebody else they refuse.
+func TestOthersAcceptOurCertificates(t *testing.T) {
+	t.Parallel()
+	m, _, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	echo := pods[0]
+	m.Config("policy.yaml", peerAuthentication("default", "{mtls: {mode: STRICT}}"))
+	ours := m.Certificate("default", "client")
+	roots, err := m.Roots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := fmt.Sprintf("%s:8080", echo.IP())
+
+	t.Run("openssl", func(t *testing.T) {
+		program, err := exec.LookPath("openssl")
+		if err != nil {
+			t.Skip("openssl is not installed")
+		}
+		dir := t.TempDir()
+		chain, key, ca := filepath.Join(dir, "chain.pem"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "roots.pem")
+		private, err := identity.EncodeKey(ours.PrivateKey.(crypto.Signer))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text []byte
+		for _, der := range ours.Certificate {
+			text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+		}
+		for path, content := range map[string][]byte{chain: text, key: private.Reveal(), ca: roots.PEM()} {
+			if err := os.WriteFile(path, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		run := func(stdin string, args ...string) (string, error) {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, program, args...)
+			cmd.Stdin = strings.NewReader(stdin)
+			out, err := cmd.CombinedOutput()
+			return string(out), err
+		}
+		if out, err := run("", "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", ca, chain); err != nil {
+			t.Errorf("openssl verify: %v\n%s", err, out)
+		}
+		request := "GET / HTTP/1.1\r\nHost: echo\r\nConnection: close\r\n\r\n"
+		connect := []string{"s_client", "-connect", address, "-CAfile", ca, "-verify_return_error", "-alpn", "istio-http/1.1,istio", "-ign_eof"}
+		out, err := run(request, append(connect, "-cert", chain, "-key", key)...)
+		if err != nil || !strings.Contains(out, "Verify return code: 0 (ok)") || !strings.Contains(out, "200 OK") {
+			t.Errorf("openssl s_client: %v\n%s", err, out)
+		}
+		if out, err := run(request, connect...); err == nil && strings.Contains(out, "200 OK") {
+			t.Errorf("without a certificate openssl is answered:\n%s", out)
+		}
+	})
+
+	t.Run("go-spiffe", func(t *testing.T) {
+		domain := spiffeid.RequireTrustDomainFromString("cluster.local")
+		bundle := x509bundle.FromX509Authorities(domain, roots.Roots())
+		svid := func(cert *tls.Certificate) *x509svid.SVID {
+			var chain []*x509.Certificate
+			for _, der := range cert.Certificate {
+				c, err := x509.ParseCertificate(der)
+				if err != nil {
+					t.Fatal(err)
+				}
+				chain = append(chain, c)
+			}
+			id, err := x509svid.IDFromCert(chain[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return &x509svid.SVID{ID: id, Certificates: chain, PrivateKey: cert.PrivateKey.(crypto.Signer)}
+		}
+		if _, _, err := x509svid.Verify(svid(ours).Certificates, bundle); err != nil {
+			t.Errorf("our certificate is refused: %v", err)
+		}
+		for name, cert := range map[string]*tls.Certificate{"another authority's": foreign(t, "cluster.local"), "another domain's": foreign(t, "other.domain")} {
+			if _, _, err := x509svid.Verify(svid(cert).Certificates, bundle); err == nil {
+				t.Errorf("%s certificate is accepted", name)
+			}
+		}
+		get := func(authorize tlsconfig.Authorizer) (int, error) {
+			config := tlsconfig.MTLSClientConfig(svid(ours), bundle, authorize)
+			config.NextProtos = []string{"istio-http/1.1", "istio"}
+			c := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: config, TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}}}
+			r, err := c.Get("https://" + address + "/")
+			if err != nil {
+				return 0, err
+			}
+			return r.StatusCode, r.Body.Close()
+		}
+		if code, err := get(tlsconfig.AuthorizeID(spiffeid.RequireFromString(echo.ID()))); err != nil || code != http.StatusOK {
+			t.Errorf("the right server: %d, %v", code, err)
+		}
+		if _, err := get(tlsconfig.AuthorizeID(spiffeid.RequireFromString("spiffe://cluster.local/ns/default/sa/somebody-else"))); err == nil {
+			t.Error("another server than expected is accepted")
+		}
+	})
+}

@@ -1,0 +1,41 @@
+package translate
+
+import (
+	"cmp"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+
+	"github.com/weirmesh/weir/mesh"
+)
+
+// checkJitter is the part of an interval, in percent, by which checks are delayed at random, so that those of many proxies
+// do not come together.
+const checkJitter = 10
+
+// healthCheck has the proxy ask the endpoints of a cluster.
+func healthCheck(c *clusterv3.Cluster, h *mesh.HealthCheck) {
+	if c.GetType() == clusterv3.Cluster_ORIGINAL_DST {
+		return // which has no endpoints before somebody calls them
+	}
+	out := &corev3.HealthCheck{Interval: duration(h.Interval), Timeout: duration(h.Timeout), IntervalJitterPercent: checkJitter,
+		UnhealthyThreshold: u32(h.Unhealthy), HealthyThreshold: u32(h.Healthy)}
+	switch h.Kind {
+	case mesh.CheckHTTP:
+		x := &corev3.HealthCheck_HttpHealthCheck{Host: h.Host, Path: h.Path, Method: corev3.RequestMethod(corev3.RequestMethod_value[cmp.Or(h.Method, "GET")])}
+		for _, s := range h.Statuses {
+			x.ExpectedStatuses = append(x.ExpectedStatuses, &typev3.Int64Range{Start: int64(s.From), End: int64(s.To) + 1})
+		}
+		for _, o := range h.Headers {
+			x.RequestHeadersToAdd = append(x.RequestHeadersToAdd, &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: o.Name, Value: o.Value},
+				AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD})
+		}
+		out.HealthChecker = &corev3.HealthCheck_HttpHealthCheck_{HttpHealthCheck: x}
+	case mesh.CheckGRPC:
+		out.HealthChecker = &corev3.HealthCheck_GrpcHealthCheck_{GrpcHealthCheck: &corev3.HealthCheck_GrpcHealthCheck{ServiceName: h.Service}}
+	case mesh.CheckTCP:
+		out.HealthChecker = &corev3.HealthCheck_TcpHealthCheck_{TcpHealthCheck: &corev3.HealthCheck_TcpHealthCheck{}}
+	}
+	c.HealthChecks = []*corev3.HealthCheck{out}
+}
