@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"regexp"
 	"strings"
 	"syscall"
@@ -203,4 +204,5 @@ func standIn() {
 	}
 	fmt.Println("ready")
 	<-ctx.Done()
+	runtime.KeepAlive(lock) // a collected file is closed, and its lock free
 }

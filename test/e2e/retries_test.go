@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -31,6 +32,7 @@ func (l *ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.seen[r.Header.Get("x-id")]++
 	l.mu.Unlock()
 	if r.URL.Query().Has("reset") {
+		_, _ = io.Copy(io.Discard, r.Body) // until then all of it may still be there to be sent again
 		c, _, err := w.(http.Hijacker).Hijack()
 		if err == nil {
 			_ = c.(*net.TCPConn).SetLinger(0)
