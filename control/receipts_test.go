@@ -76,15 +76,13 @@ func (p *plane) proxy(t *testing.T, name string, refuse *atomic.Bool) (stop func
 			meta, _ := structpb.NewStruct(map[string]any{"NAMESPACE": "default", "NAME": name + "-0", "SERVICE_ACCOUNT": name})
 			return &corev3.Node{Id: "sidecar~10.0.0.9~" + name + "-0.default~default.svc.cluster.local", Metadata: meta}
 		},
-		Apply: func(_ context.Context, updates []client.Update) error {
-			for _, u := range updates {
-				for _, r := range u.Set {
-					if u.TypeURL == resource.RouteType && refuse.Load() {
-						return errors.New("route " + r.Name + ": no such thing")
-					}
-					if u.TypeURL == resource.ClusterType && strings.HasPrefix(r.Name, "outbound") {
-						c.Subscribe(resource.EndpointType, r.Name)
-					}
+		Apply: func(_ context.Context, u client.Update) error {
+			for _, r := range u.Set {
+				if u.TypeURL == resource.RouteType && refuse.Load() {
+					return errors.New("route " + r.Name + ": no such thing")
+				}
+				if u.TypeURL == resource.ClusterType && strings.HasPrefix(r.Name, "outbound") {
+					c.Subscribe(resource.EndpointType, r.Name)
 				}
 			}
 			return nil

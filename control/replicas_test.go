@@ -103,17 +103,15 @@ func subscribe(t *testing.T, at *replica, name string, eds, rds []string) *subsc
 			istiod := identity.OneOf{{TrustDomain: "cluster.local", Namespace: "istio-system", ServiceAccount: "istiod"}}
 			return grpc.NewClient("passthrough:///"+s.at.grpc, append(client.DialOptions(), grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(held, istiod))))...)
 		},
-		Apply: func(_ context.Context, us []client.Update) error {
+		Apply: func(_ context.Context, u client.Update) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			for _, u := range us {
-				for _, r := range u.Set {
-					s.held[u.TypeURL+" "+r.Name] = resource.FromBytes(u.TypeURL, r.Name, r.Body.GetValue())
-					s.updates++
-				}
-				for _, n := range u.Removed {
-					delete(s.held, u.TypeURL+" "+n)
-				}
+			for _, r := range u.Set {
+				s.held[u.TypeURL+" "+r.Name] = resource.FromBytes(u.TypeURL, r.Name, r.Body.GetValue())
+				s.updates++
+			}
+			for _, n := range u.Removed {
+				delete(s.held, u.TypeURL+" "+n)
 			}
 			return nil
 		}})

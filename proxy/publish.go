@@ -286,35 +286,34 @@ func maxConnections(b *bootstrapv3.Bootstrap) (int64, error) {
 }
 
 // apply is client.Options.Apply.
-func (s *publisher) apply(_ context.Context, updates []client.Update) error {
-	return s.applyFrom(state.Server{}, updates)
+func (s *publisher) apply(_ context.Context, u client.Update) error {
+	return s.applyFrom(state.Server{}, u)
 }
 
 // applyFrom applies what a server sent.
-func (s *publisher) applyFrom(from state.Server, updates []client.Update) error {
-	var errs []error
-	for _, u := range updates {
-		x := state.Update{TypeURL: u.TypeURL, Removed: u.Removed, Absent: u.Absent, From: from}
-		for _, r := range u.Set {
-			x.Set = append(x.Set, state.Resource(r))
-		}
-		if err := s.update(x); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if s.p.keeper != nil && from == (state.Server{}) {
-			s.p.keeper.Changed(x)
-		}
+func (s *publisher) applyFrom(from state.Server, u client.Update) error {
+	x := state.Update{TypeURL: u.TypeURL, Removed: u.Removed, Absent: u.Absent, From: from}
+	for _, r := range u.Set {
+		x.Set = append(x.Set, state.Resource(r))
+	}
+	if err := s.update(x); err != nil {
+		return err
+	}
+	if s.p.keeper != nil && from == (state.Server{}) {
+		s.p.keeper.Changed(x)
 	}
 	// An ACK says that it is in force: every worker has come to it by now.
 	s.p.each(func(*worker) {})
-	return errors.Join(errs...)
+	return nil
 }
 
 // update builds and publishes one update, or changes nothing.
 func (s *publisher) update(u state.Update) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(u.Absent) > 0 && s.p.xds != nil { // of what was given up meanwhile it is not known: nobody would say that it has come
+		u.Absent = s.p.xds.Asked(u.TypeURL, u.Absent)
+	}
 	next, gone, err := s.builder.Apply(u)
 	if err != nil {
 		return err

@@ -68,7 +68,7 @@ func merge[K comparable, V any](a, b map[K]V) map[K]V {
 
 func (s *publisher) secretClient(from state.Server) *client.Client {
 	return client.New(client.Options{Node: s.p.nodeProto, Log: s.p.o.Log.With("secrets", from.String()), SotW: from.SotW, Secrets: true,
-		Apply: func(_ context.Context, updates []client.Update) error { return s.applyFrom(from, updates) },
+		Apply: func(_ context.Context, u client.Update) error { return s.applyFrom(from, u) },
 		Dial: func(context.Context) (client.Conn, error) {
 			target := from.Target
 			if from.Cluster != "" {

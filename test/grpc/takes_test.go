@@ -114,12 +114,10 @@ func listeners(t *testing.T, m *mesh.Mesh) map[string]bool {
 			return grpc.NewClient("unix://"+filepath.Join(m.Dir, "xds.sock"), append(client.DialOptions(), grpc.WithTransportCredentials(credentials.NewTLS(
 				&tls.Config{Certificates: []tls.Certificate{*cert}, RootCAs: pool, ServerName: "localhost", MinVersion: tls.VersionTLS12})))...)
 		},
-		Apply: func(_ context.Context, us []client.Update) error {
-			for _, u := range us {
-				select {
-				case got <- u.Set:
-				default:
-				}
+		Apply: func(_ context.Context, u client.Update) error {
+			select {
+			case got <- u.Set:
+			default:
 			}
 			return nil
 		}})

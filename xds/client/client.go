@@ -61,15 +61,14 @@ type Options struct {
 	Dial func(ctx context.Context) (Conn, error)
 	// Node is called once per stream.
 	Node func() *corev3.Node
-	// Apply makes updates effective, in their order: everything that has arrived so far,
-	// at most one per type, empty only where it is the first of its type: there is nothing. An error leaves what was before and refuses them; of several
-	// each is then tried alone, so that one does not condemn the others (and Apply must
-	// bear being told again what it has accepted). If the error of one is, or wraps, a
+	// Apply makes an update effective; it is empty only where it is the first of its type: there is nothing. An error
+	// leaves what was before and refuses it. If the error is, or wraps, a
 	// Refuser, it is tried again without the resources that are wrong: what is right in a
 	// refused response is in effect, as in Envoy, which matters most in state of the world,
 	// where the same response would come again and again. Subscriptions that Apply changes are
-	// sent before the ACK, as servers that wait with routes for endpoints expect.
-	Apply func(ctx context.Context, updates []Update) error
+	// sent before the ACK, as servers that wait with routes for endpoints expect, and count for what
+	// the next response means.
+	Apply func(ctx context.Context, u Update) error
 	Log   *slog.Logger
 
 	// Opened, where set, is called with control_plane.identifier of the first response on
@@ -138,6 +137,20 @@ func (c *Client) Subscribe(typeURL string, names ...string) {
 // what is dropped by this.
 func (c *Client) Unsubscribe(typeURL string, names ...string) {
 	c.change(func() { c.m.unsubscribe(typeURL, names...) })
+}
+
+// Asked are those of names that are subscribed to by name now.
+func (c *Client) Asked(typeURL string, names []string) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.m.find(typeURL)
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool {
+		if s == nil {
+			return true
+		}
+		_, ok := s.names[n]
+		return !ok
+	})
 }
 
 func (c *Client) change(f func()) {
@@ -222,9 +235,9 @@ func (c *Client) connected(controlPlane string) {
 	c.lost, c.told = nil, ""
 }
 
-// maxBatch is how many responses are applied together at most, and read ahead. A server
+// readAhead is how many responses are read before they are applied. A server
 // that keeps one response per type in flight never fills it.
-const maxBatch = 16
+const readAhead = 16
 
 // session is one stream, until it ends.
 func (c *Client) session(ctx context.Context) error {
@@ -242,7 +255,7 @@ func (c *Client) session(ctx context.Context) error {
 
 	// This goroutine always reads, so a server that is writing can go on and then read
 	// what we write.
-	responses := make(chan response, maxBatch)
+	responses := make(chan response, readAhead)
 	ended := make(chan error, 1)
 	go func() {
 		for {
@@ -268,16 +281,7 @@ func (c *Client) session(ctx context.Context) error {
 	for {
 		select {
 		case r := <-responses:
-			batch := []response{r}
-			for more := true; more && len(batch) < maxBatch; {
-				select {
-				case r := <-responses:
-					batch = append(batch, r)
-				default:
-					more = false
-				}
-			}
-			err = c.apply(ctx, st, batch)
+			err = c.apply(ctx, st, r)
 		case <-c.wake:
 			err = c.flush(st)
 		case err = <-ended:
@@ -301,32 +305,9 @@ func (c *Client) flush(st *stream) error {
 	return send(st, out)
 }
 
-// apply applies and answers responses, in runs that have no type twice.
-func (c *Client) apply(ctx context.Context, st *stream, batch []response) error {
-	for len(batch) > 0 {
-		n := 1
-		for n < len(batch) && !hasType(batch[:n], batch[n].GetTypeUrl()) {
-			n++
-		}
-		if err := c.applyRun(ctx, st, batch[:n]); err != nil {
-			return err
-		}
-		batch = batch[n:]
-	}
-	return nil
-}
-
-func hasType(rs []response, typeURL string) bool {
-	for _, r := range rs {
-		if r.GetTypeUrl() == typeURL {
-			return true
-		}
-	}
-	return false
-}
-
-func (c *Client) applyRun(ctx context.Context, st *stream, run []response) error {
-	identifier := run[0].GetControlPlane().GetIdentifier()
+// apply applies and answers a response. What it means depends on what is subscribed to, which the one before may have changed.
+func (c *Client) apply(ctx context.Context, st *stream, resp response) error {
+	identifier := resp.GetControlPlane().GetIdentifier()
 	c.mu.Lock()
 	first := !c.state.Connected
 	if first {
@@ -339,32 +320,12 @@ func (c *Client) applyRun(ctx context.Context, st *stream, run []response) error
 		c.opts.Opened(identifier)
 	}
 	c.mu.Lock()
-	all := make([]*received, len(run))
-	for i, r := range run {
-		all[i] = st.read(&c.m, r)
-	}
+	r := st.read(&c.m, resp)
 	c.mu.Unlock()
 
-	var updates []Update
-	for _, r := range all {
-		if r.problem == nil && (!r.empty() || r.first) {
-			updates = append(updates, r.Update)
-		}
-	}
-	var err error
-	if len(updates) > 0 {
-		err = c.opts.Apply(ctx, updates)
-	}
-	for _, r := range all {
-		switch {
-		case err == nil || r.problem != nil || r.empty() && !r.first:
-			continue
-		case len(updates) == 1:
-			r.problem = err
-		default:
-			r.problem = c.opts.Apply(ctx, []Update{r.Update})
-		}
-		if rest := r.without(r.problem); rest != nil && c.opts.Apply(ctx, []Update{rest.Update}) == nil {
+	if r.problem == nil && (!r.empty() || r.first) {
+		r.problem = c.opts.Apply(ctx, r.Update)
+		if rest := r.without(r.problem); rest != nil && c.opts.Apply(ctx, rest.Update) == nil {
 			r.accepted = rest
 		}
 	}
@@ -374,24 +335,22 @@ func (c *Client) applyRun(ctx context.Context, st *stream, run []response) error
 
 	c.mu.Lock()
 	out := c.m.pending()
-	for _, r := range all {
-		nack := ""
-		if r.problem != nil {
-			nack = cmp.Or(r.problem.Error(), "rejected")
-			c.nacks[r.TypeURL] = NACK{Version: r.Version, Names: c.refused(r), Message: nack, Time: time.Now()}
-			c.opts.Log.Warn("configuration rejected", "type", resource.Short(r.TypeURL), "version", r.Version, "err", r.problem)
-			if r.accepted != nil {
-				c.m.partly(r.accepted)
-			}
-		} else {
-			c.m.accepted(r)
-			if n, ok := c.nacks[r.TypeURL]; ok {
-				n.Names = r.strange(n.Names)
-				c.nacks[r.TypeURL] = n
-			}
+	nack := ""
+	if r.problem != nil {
+		nack = cmp.Or(r.problem.Error(), "rejected")
+		c.nacks[r.TypeURL] = NACK{Version: r.Version, Names: c.refused(r), Message: nack, Time: time.Now()}
+		c.opts.Log.Warn("configuration rejected", "type", resource.Short(r.TypeURL), "version", r.Version, "err", r.problem)
+		if r.accepted != nil {
+			c.m.partly(r.accepted)
 		}
-		out = append(out, c.m.answer(r.TypeURL, r.nonce, nack))
+	} else {
+		c.m.accepted(r)
+		if n, ok := c.nacks[r.TypeURL]; ok {
+			n.Names = r.strange(n.Names)
+			c.nacks[r.TypeURL] = n
+		}
 	}
+	out = append(out, c.m.answer(r.TypeURL, r.nonce, nack))
 	c.notify()
 	c.mu.Unlock()
 	return send(st, out)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -83,7 +84,7 @@ func (s *script) dial(context.Context) (client.Conn, error) {
 	)...)
 }
 
-func (s *script) options(apply func(context.Context, []client.Update) error) client.Options {
+func (s *script) options(apply func(context.Context, client.Update) error) client.Options {
 	return client.Options{
 		Dial: s.dial, Node: func() *corev3.Node { return &corev3.Node{Id: "proxy"} },
 		Apply: apply, Log: slog.New(slog.DiscardHandler),
@@ -102,6 +103,9 @@ func (s *script) heard() []string {
 		}
 		if n := r.GetResourceNamesSubscribe(); len(n) > 0 {
 			line = append(line, fmt.Sprint("sub=", n))
+		}
+		if n := r.GetResourceNamesUnsubscribe(); len(n) > 0 {
+			line = append(line, fmt.Sprint("unsub=", n))
 		}
 		if n := r.GetResponseNonce(); n != "" {
 			line = append(line, "nonce="+n)
@@ -135,8 +139,7 @@ func response(typeURL, nonce string, names ...string) *discoveryv3.DeltaDiscover
 	return r
 }
 
-// What arrived while something was applied is applied together. If that is refused, each
-// is tried alone, and only what is refused then is NACKed. What Apply subscribes to is
+// Responses are applied one after the other, and those that are refused are NACKed. What Apply subscribes to is
 // asked for before the ACK.
 func TestApply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -144,19 +147,15 @@ func TestApply(t *testing.T) {
 		var c *client.Client
 		var calls []string
 		release := make(chan struct{})
-		c = client.New(s.options(func(_ context.Context, updates []client.Update) error {
-			var call []string
+		c = client.New(s.options(func(_ context.Context, u client.Update) error {
 			bad := false
-			for _, u := range updates {
-				call = append(call, resource.Short(u.TypeURL))
-				for _, r := range u.Set {
-					bad = bad || r.Name == "bad"
-				}
-				if u.TypeURL == resource.ClusterType {
-					c.Subscribe(resource.EndpointType, "a", "bad")
-				}
+			for _, r := range u.Set {
+				bad = bad || r.Name == "bad"
 			}
-			calls = append(calls, strings.Join(call, "+"))
+			if u.TypeURL == resource.ClusterType {
+				c.Subscribe(resource.EndpointType, "a", "bad")
+			}
+			calls = append(calls, resource.Short(u.TypeURL))
 			<-release
 			if bad {
 				return errors.New("endpoint bad has no address")
@@ -184,7 +183,7 @@ func TestApply(t *testing.T) {
 			"EDS nonce=2 InvalidArgument: endpoint bad has no address", "LDS nonce=3", "CDS nonce=4",
 			"LDS nonce=5", `For nonce=6 InvalidArgument: resources of type "never.asked/For" were not asked for`,
 			"LDS nonce=7")
-		if d := cmp.Diff([]string{"CDS", "EDS+LDS+CDS", "EDS", "LDS", "CDS", "LDS"}, calls); d != "" {
+		if d := cmp.Diff([]string{"CDS", "EDS", "LDS", "CDS", "LDS"}, calls); d != "" {
 			t.Errorf("calls of Apply (-want +got)\n%s", d)
 		}
 		st, _ := c.State()
@@ -209,6 +208,49 @@ func TestApply(t *testing.T) {
 	})
 }
 
+// What a response means is read when those before it are applied: a name given up by then is not
+// told as absent, or nobody would say when it has come, and one that is asked for again is not
+// taken away by an answer to what was before.
+func TestAnUpdateMayChangeWhatTheNextMeans(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, stop := newScript(t)
+		var c *client.Client
+		var updates []string
+		c = client.New(s.options(func(_ context.Context, u client.Update) error {
+			updates = append(updates, fmt.Sprintf("%s %d set, removed %v, absent %v", resource.Short(u.TypeURL), len(u.Set), u.Removed, u.Absent))
+			if u.TypeURL == resource.VirtualHostType && len(updates) > 1 { // a route leads elsewhere now
+				c.Unsubscribe(resource.ClusterType, "old")
+				c.Subscribe(resource.ClusterType, "new")
+			}
+			return nil
+		}))
+		c.Subscribe(resource.ClusterType)
+		c.Subscribe(resource.ClusterType, "old")
+		c.Subscribe(resource.VirtualHostType)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- c.Run(ctx) }()
+		s.expect("CDS node=proxy sub=[* old]", "VHDS sub=[*]")
+		s.say <- response(resource.ClusterType, "1", "old", "new")
+		s.expect("CDS nonce=1")
+		updates = append(updates[:0], "begun")
+		s.say <- response(resource.VirtualHostType, "2", "80/host")
+		gone := response(resource.ClusterType, "3")
+		gone.RemovedResources = []string{"new", "old"}
+		s.say <- gone
+		s.expect("CDS sub=[new] unsub=[old]", "VHDS nonce=2", "CDS sub=[new]", "CDS nonce=3")
+		if d := cmp.Diff([]string{"begun", "VHDS 1 set, removed [], absent []", "CDS 0 set, removed [old], absent []"}, updates); d != "" {
+			t.Errorf("updates (-want +got)\n%s", d)
+		}
+		if got := c.Asked(resource.ClusterType, []string{"new", "old"}); !slices.Equal(got, []string{"new"}) {
+			t.Errorf("asked for are %v", got)
+		}
+		cancel()
+		<-done
+		stop()
+	})
+}
+
 // refusal is an error about certain resources.
 type refusal []string
 
@@ -221,14 +263,12 @@ func TestApplyPart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, stop := newScript(t)
 		var calls []string
-		c := client.New(s.options(func(_ context.Context, updates []client.Update) error {
+		c := client.New(s.options(func(_ context.Context, u client.Update) error {
 			var names, wrong []string
-			for _, u := range updates {
-				for _, r := range u.Set {
-					names = append(names, r.Name)
-					if strings.HasPrefix(r.Name, "bad") {
-						wrong = append(wrong, r.Name)
-					}
+			for _, r := range u.Set {
+				names = append(names, r.Name)
+				if strings.HasPrefix(r.Name, "bad") {
+					wrong = append(wrong, r.Name)
 				}
 			}
 			calls = append(calls, strings.Join(names, "+"))
@@ -269,7 +309,7 @@ func TestApplyPart(t *testing.T) {
 func TestState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, stop := newScript(t)
-		c := client.New(s.options(func(context.Context, []client.Update) error { return nil }))
+		c := client.New(s.options(func(context.Context, client.Update) error { return nil }))
 		c.Subscribe(resource.ClusterType)
 		st, changed := c.State()
 		if st.Connected || st.Synced || st.LastError != nil {
@@ -311,7 +351,7 @@ func TestReconnect(t *testing.T) {
 		var mu sync.Mutex
 		var attempts []time.Time
 		up := false
-		o := s.options(func(context.Context, []client.Update) error { return nil })
+		o := s.options(func(context.Context, client.Update) error { return nil })
 		o.Dial = func(ctx context.Context) (client.Conn, error) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -365,7 +405,7 @@ func TestOutageInTheLog(t *testing.T) {
 		var attempts []time.Time
 		up := true
 		log := &lines{}
-		o := s.options(func(context.Context, []client.Update) error { return nil })
+		o := s.options(func(context.Context, client.Update) error { return nil })
 		o.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
 				return slog.Attr{}

@@ -251,45 +251,41 @@ func (p *proxy) at(typeURL string) map[string]string {
 	return p.store[typeURL]
 }
 
-func (p *proxy) apply(_ context.Context, updates []client.Update) error {
-	for _, u := range updates {
-		for _, r := range u.Set {
-			if strings.Contains(contentOf(r), "bad") {
-				if p.terse {
-					return fmt.Errorf("no")
-				}
-				return fmt.Errorf("resource %q is bad", r.Name)
+func (p *proxy) apply(_ context.Context, u client.Update) error {
+	for _, r := range u.Set {
+		if strings.Contains(contentOf(r), "bad") {
+			if p.terse {
+				return fmt.Errorf("no")
 			}
+			return fmt.Errorf("resource %q is bad", r.Name)
 		}
 	}
-	for _, u := range updates {
-		for _, r := range u.Set {
-			switch had := p.at(u.TypeURL)[r.Name]; u.TypeURL {
-			case resource.ClusterType:
-				p.c.Subscribe(resource.EndpointType, r.Name)
-				p.warming[r.Name] = had != ""
-			case resource.EndpointType:
-				delete(p.warming, r.Name)
-			}
-			p.at(u.TypeURL)[r.Name] = contentOf(r)
+	for _, r := range u.Set {
+		switch had := p.at(u.TypeURL)[r.Name]; u.TypeURL {
+		case resource.ClusterType:
+			p.c.Subscribe(resource.EndpointType, r.Name)
+			p.warming[r.Name] = had != ""
+		case resource.EndpointType:
+			delete(p.warming, r.Name)
 		}
-		for _, n := range u.Removed {
-			delete(p.at(u.TypeURL), n)
-			if u.TypeURL == resource.ClusterType {
-				p.c.Unsubscribe(resource.EndpointType, n)
-				delete(p.warming, n)
-				delete(p.at(resource.EndpointType), n)
-			}
+		p.at(u.TypeURL)[r.Name] = contentOf(r)
+	}
+	for _, n := range u.Removed {
+		delete(p.at(u.TypeURL), n)
+		if u.TypeURL == resource.ClusterType {
+			p.c.Unsubscribe(resource.EndpointType, n)
+			delete(p.warming, n)
+			delete(p.at(resource.EndpointType), n)
 		}
-		if u.TypeURL == resource.ListenerType {
-			wanted := p.routes()
-			for _, r := range routes {
-				if slices.Contains(wanted, r) {
-					p.c.Subscribe(resource.RouteType, r)
-				} else {
-					p.c.Unsubscribe(resource.RouteType, r)
-					delete(p.at(resource.RouteType), r)
-				}
+	}
+	if u.TypeURL == resource.ListenerType {
+		wanted := p.routes()
+		for _, r := range routes {
+			if slices.Contains(wanted, r) {
+				p.c.Subscribe(resource.RouteType, r)
+			} else {
+				p.c.Unsubscribe(resource.RouteType, r)
+				delete(p.at(resource.RouteType), r)
 			}
 		}
 	}
@@ -299,7 +295,7 @@ func (p *proxy) apply(_ context.Context, updates []client.Update) error {
 	for r, content := range p.at(resource.RouteType) {
 		c := reference(content)
 		if p.at(resource.ClusterType)[c] == "" || p.at(resource.EndpointType)[c] == "" {
-			p.err = fmt.Errorf("route %s refers to %s, which is not there:\n%v\nafter %v", r, c, p.store, updates)
+			p.err = fmt.Errorf("route %s refers to %s, which is not there:\n%v\nafter %v", r, c, p.store, u)
 		}
 	}
 	return nil

@@ -123,20 +123,18 @@ func (p *plane) follow(ctx context.Context, name string, sotw bool) *follower {
 	f.Client = client.New(client.Options{
 		Dial: p.dial(name), Node: func() *corev3.Node { return &corev3.Node{Id: name} }, SotW: sotw,
 		Log: slog.New(slog.DiscardHandler),
-		Apply: func(_ context.Context, updates []client.Update) error {
-			for _, u := range updates {
-				for _, r := range u.Set {
-					if r.Name == f.refuse {
-						return fmt.Errorf("cluster %q: no", r.Name)
-					}
+		Apply: func(_ context.Context, u client.Update) error {
+			for _, r := range u.Set {
+				if r.Name == f.refuse {
+					return fmt.Errorf("cluster %q: no", r.Name)
 				}
-				for _, r := range u.Set {
-					f.clusters[r.Name] = r.Version
-					f.applied++
-				}
-				for _, n := range u.Removed {
-					delete(f.clusters, n)
-				}
+			}
+			for _, r := range u.Set {
+				f.clusters[r.Name] = r.Version
+				f.applied++
+			}
+			for _, n := range u.Removed {
+				delete(f.clusters, n)
 			}
 			return nil
 		},

@@ -194,26 +194,24 @@ func (c *proxy) awaitSync(ctx context.Context) {
 }
 
 // apply is client.Options.Apply.
-func (c *proxy) apply(_ context.Context, updates []client.Update) error {
+func (c *proxy) apply(_ context.Context, u client.Update) error {
 	m, s := c.b.marker.Load(), c.b.stream.Load()
-	for _, u := range updates {
-		k := c.b.count(u.TypeURL)
-		c.resources.Add(int64(len(u.Set) + len(u.Removed)))
-		k.resources.Add(int64(len(u.Set)))
-		for _, r := range u.Set {
-			body := r.Body.GetValue()
-			k.bytes.Add(int64(len(body)))
-			if m != nil && c.seen.Load() == nil && bytes.Contains(body, m.text) {
-				now := time.Now()
-				c.seen.Store(&now)
-			}
-			if s != nil {
-				s.received(c, body)
-			}
+	k := c.b.count(u.TypeURL)
+	c.resources.Add(int64(len(u.Set) + len(u.Removed)))
+	k.resources.Add(int64(len(u.Set)))
+	for _, r := range u.Set {
+		body := r.Body.GetValue()
+		k.bytes.Add(int64(len(body)))
+		if m != nil && c.seen.Load() == nil && bytes.Contains(body, m.text) {
+			now := time.Now()
+			c.seen.Store(&now)
 		}
-		if err := c.sub.follow(c.xds, u); err != nil {
-			c.b.fail(err)
+		if s != nil {
+			s.received(c, body)
 		}
+	}
+	if err := c.sub.follow(c.xds, u); err != nil {
+		c.b.fail(err)
 	}
 	c.b.touch()
 	return nil

@@ -206,27 +206,25 @@ func (p *plane) proxy(kind, name string, labels map[string]any) *proxy {
 	return x
 }
 
-func (x *proxy) apply(_ context.Context, updates []client.Update) error {
+func (x *proxy) apply(_ context.Context, u client.Update) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for _, u := range updates {
-		m := x.text[u.TypeURL]
-		if m == nil {
-			m = map[string]string{}
-			x.text[u.TypeURL] = m
+	m := x.text[u.TypeURL]
+	if m == nil {
+		m = map[string]string{}
+		x.text[u.TypeURL] = m
+	}
+	for _, n := range u.Removed {
+		delete(m, n)
+	}
+	for _, r := range u.Set {
+		body, err := r.Body.UnmarshalNew()
+		if err != nil {
+			return err
 		}
-		for _, n := range u.Removed {
-			delete(m, n)
-		}
-		for _, r := range u.Set {
-			body, err := r.Body.UnmarshalNew()
-			if err != nil {
-				return err
-			}
-			m[r.Name] = strings.Join(strings.Fields(prototext.Format(body)), " ") // which has spaces as it likes
-			if e, ok := body.(*endpointv3.ClusterLoadAssignment); ok {
-				m[r.Name] = endpoints(e)
-			}
+		m[r.Name] = strings.Join(strings.Fields(prototext.Format(body)), " ") // which has spaces as it likes
+		if e, ok := body.(*endpointv3.ClusterLoadAssignment); ok {
+			m[r.Name] = endpoints(e)
 		}
 	}
 	return nil
