@@ -50,7 +50,7 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 	}
 	w.demand = demands.NewWorker(w.loop, p.place())
 	w.http = http.NewWorker(http.Options{Loop: w.loop, Demand: w.demand, Group: p.pools, Socket: p.socket, Source: p.o.Source, Hostname: p.o.Node.Name, Outdated: p.outdated,
-		Observer: &http.Report{Self: p.self, Numbers: w.numbers, Log: p.logs}})
+		Observer: &http.Report{Self: p.self, Numbers: w.numbers, Log: p.logs, Unknown: (&strangers{loop: w.loop, p: p}).tell}})
 	if i == 0 {
 		w.checks = cluster.NewChecks(w.loop, w.http)
 	}

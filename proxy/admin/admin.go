@@ -39,6 +39,8 @@ type Proxy interface {
 	Dump() (*dump.Dump, error)
 	// OnDemand is what it holds of its configuration on demand, and what it waits for.
 	OnDemand() *dump.OnDemand
+	// Unknown are hosts that were asked for and that nobody knows, with the nearest that are known.
+	Unknown() []dump.UnknownHost
 	// Certs, Clusters and Listeners are in order of name.
 	Certs() []Certificates
 	Clusters() []Cluster
@@ -68,7 +70,7 @@ func Serve(ctx context.Context, l net.Listener, o Options) error {
 	mux.HandleFunc("GET /{$}", index)
 	for path, value := range map[string]func() any{
 		"/server_info": o.Proxy.Info, "/state": o.Proxy.State, "/identity": o.Proxy.Identity,
-		"/ondemand": func() any { return o.Proxy.OnDemand() },
+		"/ondemand": func() any { return o.Proxy.OnDemand() }, "/unknown_hosts": func() any { return o.Proxy.Unknown() },
 	} {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, value()) })
 	}
@@ -200,6 +202,7 @@ GET  /server_info         version, node, workers, generation
 GET  /state               live listeners, routes, clusters, endpoints
 GET  /identity            certificate, validity, next renewal
 GET  /ondemand            configuration on demand: what is held, since when, what is waited for
+GET  /unknown_hosts       hosts that were asked for and that no route table has, and the nearest that there are
 GET  /config_dump         configuration as it came, in Envoy's form; ?include_eds, ?resource=, ?name_regex=
 GET  /clusters            clusters with endpoints, as Envoy says it; ?format=json
 GET  /listeners           listeners, as Envoy says it; ?format=json

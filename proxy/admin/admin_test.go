@@ -40,6 +40,8 @@ func (f *fake) Identity() any { return nil }
 
 func (f *fake) OnDemand() *dump.OnDemand { return &dump.OnDemand{Why: "nobody asked"} }
 
+func (f *fake) Unknown() []dump.UnknownHost { return []dump.UnknownHost{{Host: "a.exmaple"}} }
+
 func (f *fake) Drain()        { f.drained = true }
 func (f *fake) DrainInbound() { f.leaving = true }
 func (f *fake) Quit()         { f.quit = true }

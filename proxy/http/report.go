@@ -3,6 +3,7 @@ package http
 import (
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/route"
 )
 
 // Report is the Observer of a worker that counts exchanges in Istio's metrics and
@@ -11,6 +12,8 @@ type Report struct {
 	Self    *observe.Peer
 	Numbers *observe.Worker // this worker's
 	Log     *observe.Log    // nil: no access log
+	// Unknown is told of a host that no virtual host of a table has, when it is first asked for; nil: nobody is.
+	Unknown func(t *route.Table, host string)
 
 	record    observe.Record
 	workloads Workloads
@@ -54,10 +57,23 @@ func (r *Report) End(x *Exchange) {
 	if e := x.Route; e != nil && e.StatPrefix != "" {
 		r.Numbers.Route(observe.Route{Host: x.Host.Name, Prefix: e.StatPrefix}, x.Response.Status, len(x.tried), x.Cause == observe.UpstreamTimeout)
 	}
+	if x.Cause == observe.RouteNotFound && x.Host == nil {
+		r.stranger(x)
+	}
 	if r.Log != nil && len(x.Config.Logs) > 0 {
 		x.Describe(&r.record)
 		r.Log.Write(x.Config.Logs, &r.record)
 		r.record = observe.Record{} // refers to nothing of the exchange any more
+	}
+}
+
+func (r *Report) stranger(x *Exchange) {
+	t := x.table()
+	if t == nil {
+		return // the listener's routes have not come, whoever is asked for
+	}
+	if r.Numbers.Unknown(t.Name, x.Request.Authority, x.w.loop.Wall()) && r.Unknown != nil {
+		r.Unknown(t, string(x.Request.Authority))
 	}
 }
 

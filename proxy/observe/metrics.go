@@ -142,6 +142,8 @@ type Worker struct {
 	http   map[Labels]*HTTPSeries
 	tcp    map[Labels]*TCPSeries
 	routes map[Route]*RouteSeries
+	// unknown are hosts that nobody knows, the last ones asked for.
+	unknown []UnknownHost
 	// Overflow counts requests whose series found no room.
 	Overflow uint64
 

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -234,5 +235,51 @@ func TestMatchDoesNotAllocate(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations a match", n)
+	}
+}
+
+// Operators are shown the hosts that somebody may have meant: slips of the pen, names without the rest of them, never "*".
+func TestNear(t *testing.T) {
+	hosts := []*VirtualHost{{Name: "all", Domains: []string{"*"}}}
+	for _, d := range []string{"bookinfo.example.com,bookinfo.example.com:*", "shop.example.com", "*.wild.example.org", "reviews.default.svc.cluster.local", "Ratings.default.svc.cluster.local", "[2001:db8::1]:80"} {
+		hosts = append(hosts, &VirtualHost{Name: d, Domains: strings.Split(d, ",")})
+	}
+	table, err := New("t", "", false, hosts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]string{
+		"bookinfo.exmaple.com":      "bookinfo.example.com",
+		"BOOKINFO.example.co:8080":  "bookinfo.example.com",
+		"reviews":                   "reviews.default.svc.cluster.local",
+		"rating.default.svc":        "ratings.default.svc.cluster.local reviews.default.svc.cluster.local",
+		"shop":                      "shop.example.com",
+		"a.wlid.example.org":        "*.wild.example.org",
+		"[2001:db8::2]:80":          "[2001:db8::1]",
+		strings.Repeat("x", 300):    "",
+		"":                          "",
+		"reviews.default.svc.local": "reviews.default.svc.cluster.local ratings.default.svc.cluster.local",
+	} {
+		got := table.Near(host)
+		if w := strings.Fields(want); len(got) < len(w) || len(got) > maxNear || strings.Join(got[:len(w)], " ") != want || want == "" && len(got) > 0 {
+			t.Errorf("near %q are %q, want %q first", host, got, want)
+		}
+	}
+	if table.Knows("nobody.example") || !table.Knows("shop.example.com") || !table.Knows("x.wild.example.org") {
+		t.Error("who is known?")
+	}
+}
+
+func BenchmarkNear(b *testing.B) {
+	var hosts []*VirtualHost
+	for i := range 5000 {
+		hosts = append(hosts, &VirtualHost{Domains: []string{fmt.Sprintf("service-%d.team-%d.example.com", i, i%50)}})
+	}
+	table, err := New("t", "", false, hosts)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		table.Near("serivce-17.team-4.exampel.com")
 	}
 }

@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weirmesh/weir/test/mesh"
+	"github.com/weirmesh/weir/xds/dump"
 )
 
 // Both sides of a request count it under Istio's names with all of Istio's labels, and the
@@ -219,6 +221,25 @@ spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: ht
 		t.Error(r)
 	}
 	gateway.AccessLog("404 NR route_not_found", "other.example")
+	// Operators are told what the caller may have meant, and the caller is not.
+	if r := mesh.Do(outside, http.MethodGet, "http://gateway:8080/", nil, "host: ehco.example"); r.Status != http.StatusNotFound || len(r.Body) > 0 || strings.Contains(fmt.Sprint(r.Header), "echo.example") {
+		t.Errorf("the caller gets %v", r)
+	}
+	var unknown []dump.UnknownHost
+	if err := json.Unmarshal(gateway.Admin(http.MethodGet, "/unknown_hosts").Body, &unknown); err != nil {
+		t.Fatal(err)
+	}
+	for i, host := range []string{"ehco.example", "other.example"} {
+		if len(unknown) != 2 || unknown[i].Host != host || unknown[i].Requests != 1 || !slices.Equal(unknown[i].Nearest, []string{"echo.example"}) {
+			t.Errorf("unknown hosts are %+v", unknown)
+		}
+	}
+	m.Eventually("the log says so", func() error {
+		if len(m.Logged(0, "no virtual host for requests", "host=other.example", "nearest=[echo.example]")) != 1 {
+			return errors.New("it does not")
+		}
+		return nil
+	})
 	m.Eventually("the gateway counts", func() error {
 		series := gateway.Metrics()["istio_requests_total"]
 		if mesh.Count(series, "reporter=source", "source_workload=istio-ingressgateway", "source_workload_namespace=istio-system", "destination_workload=echo-v1",
