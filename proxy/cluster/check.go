@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +43,13 @@ func (k *Check) Expects(status int) bool {
 		}
 	}
 	return false
+}
+
+// CheckedAt is where an endpoint's health is asked for, if not where requests go (health_check_config).
+type CheckedAt struct {
+	Never bool           // it is not: the endpoint is always taken for well
+	Addr  netip.AddrPort // invalid: where requests go
+	Host  string         // of HTTP and gRPC, "": the check's
 }
 
 // CheckResult is how a check ended.
@@ -105,6 +113,9 @@ func (s *Checks) follow(h *Health) {
 			h.watched = map[*Endpoint]*watched{}
 		}
 		for _, e := range c.Endpoints {
+			if e.Checked.Never {
+				continue
+			}
 			now[e] = true
 			was := h.watched[e]
 			if was != nil && was.by.check.Key == c.Check.Key {
@@ -138,6 +149,9 @@ func (w *watched) sick(is bool) {
 
 func (s *Checks) join(c *Cluster, w *watched) *watched {
 	key := c.Check.Key + "|" + w.endpoint.name()
+	if at := w.endpoint.Checked; at != (CheckedAt{}) {
+		key += "|" + at.Addr.String() + "|" + at.Host
+	}
 	k := s.all[key]
 	if k == nil {
 		k = &checker{checks: s, key: key, check: c.Check}
@@ -228,6 +242,12 @@ func (k *checker) imitate(c *Cluster, e *Endpoint) {
 	}
 	k.cluster = &own
 	k.endpoint = &Endpoint{ID: -1, Key: e.Key, Addr: e.Addr, Path: e.Path, Also: e.Also, Host: e.Host, Workload: e.Workload, Limits: l}
+	if at := e.Checked; at != (CheckedAt{}) {
+		if at.Addr.IsValid() {
+			k.endpoint.Addr, k.endpoint.Path, k.endpoint.Also = at.Addr, "", nil
+		}
+		k.endpoint.Checked = at
+	}
 }
 
 // part is a random part of d.

@@ -107,6 +107,11 @@ type Cluster struct {
 	// fixed address whatever was dialled; invalid: what was dialled.
 	LocalAddress netip.Addr
 
+	// DestinationHeader, for OriginalDst clusters, may name another address and port than the client dialled; "": none may. Port, if
+	// it is not 0, takes the place of any of these addresses' port.
+	DestinationHeader string
+	Port              uint16
+
 	// Refused names the object because of which nobody is to be called here; "" for all
 	// other clusters.
 	Refused string
@@ -153,6 +158,14 @@ func (c *Cluster) From(e *Endpoint, own netip.Addr) netip.Addr {
 		return own
 	}
 	return bind
+}
+
+// Ported is an original destination with the cluster's own port, if it has one.
+func (c *Cluster) Ported(a netip.AddrPort) netip.AddrPort {
+	if c.Port != 0 && a.IsValid() {
+		return netip.AddrPortFrom(a.Addr(), c.Port)
+	}
+	return a
 }
 
 // Tunnel is where connections to a cluster's endpoints, which are forward proxies, go on to.
@@ -278,8 +291,10 @@ type Endpoint struct {
 	Path string // a Unix socket instead of Addr
 	// Also are further addresses of the same endpoint, of the other family mostly.
 	Also []netip.AddrPort
-	// Host is the name it was resolved from, "" otherwise.
-	Host     string
+	// Host is the name it was resolved from, or that the control plane says it has; "": neither.
+	Host string
+	// Checked is what active health checks are to ask instead.
+	Checked  CheckedAt
 	Workload Workload
 	Limits   *Limits // of its cluster
 	// Proxied: a workload of the mesh with a proxy, which speaks mesh TLS as a client too.

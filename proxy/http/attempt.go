@@ -38,6 +38,9 @@ func (x *Exchange) attempt() {
 	}
 	x.limits = c.Limits
 	x.Attempts++
+	if e.Host != "" && x.Route != nil && x.Route.Forward != nil && x.Route.Forward.HostOfEndpoint {
+		x.rewriteHost(e.Host)
+	}
 	if x.Host != nil && x.Host.AttemptCount {
 		n := strconv.AppendInt(x.arena.Open(4), int64(x.Attempts), 10)
 		x.Request.Headers.Set(message.XEnvoyAttemptCount, x.arena.Close(n))
@@ -87,6 +90,17 @@ func (x *Exchange) speaks(c *cluster.Cluster) cluster.Protocol {
 	return cluster.HTTP1
 }
 
+// maxAddress is longer than any address with a zone and a port.
+const maxAddress = 80
+
+// hashed is what chooses the endpoint: what the cluster says, or the route.
+func (x *Exchange) hashed(c *cluster.Cluster) []cluster.HashKey {
+	if c.Hash == nil && x.Route != nil && x.Route.Forward != nil && (c.Policy == cluster.RingHash || c.Policy == cluster.Maglev) {
+		return x.Route.Forward.Hash
+	}
+	return c.Hash
+}
+
 // choose picks the endpoint of this attempt, nil if there is none.
 func (x *Exchange) choose() *cluster.Endpoint {
 	c := x.Cluster
@@ -98,7 +112,14 @@ func (x *Exchange) choose() *cluster.Endpoint {
 		if c.LocalAddress.IsValid() {
 			addr = netip.AddrPortFrom(c.LocalAddress, addr.Port())
 		}
-		if !addr.IsValid() {
+		if c.DestinationHeader != "" {
+			if v := x.Request.Headers.GetName(c.DestinationHeader); len(v) > 0 && len(v) <= maxAddress {
+				if a, err := netip.ParseAddrPort(string(v)); err == nil {
+					addr = a
+				}
+			}
+		}
+		if addr = c.Ported(addr); !addr.IsValid() {
 			return nil
 		}
 		return x.w.pool.OriginalDst(c, addr)
@@ -109,8 +130,8 @@ func (x *Exchange) choose() *cluster.Endpoint {
 		avoid, draws = x.tried, x.retry.HostAttempts
 	}
 	number := x.w.loop.Rand()
-	if c.Hash != nil {
-		number = x.hash(c, number)
+	if keys := x.hashed(c); keys != nil {
+		number = x.hash(keys, number)
 	}
 	if n := len(x.tried); n > 0 && x.retry != nil && x.retry.OtherPriorities > 0 && n%x.retry.OtherPriorities == 0 {
 		if e := c.Elsewhere(number, x.tried); e != nil {
@@ -240,7 +261,7 @@ func (x *Exchange) judge(end bool) {
 		return
 	}
 	status := x.Response.Status
-	if isGRPC(&x.Request) {
+	if x.Request.IsGRPC() {
 		n := x.grpcStatusOf()
 		if trailing := !x.Response.Headers.Has(message.GRPCStatus) && status == 200; trailing != end {
 			return
@@ -449,7 +470,7 @@ func (x *Exchange) again(unreached bool) bool {
 // policy sets retries and timeouts from the route and from what the request may ask for by x-envoy headers, which end here.
 func (x *Exchange) policy(f *route.Forward) {
 	x.total = f.Timeout
-	grpc := isGRPC(&x.Request)
+	grpc := x.Request.IsGRPC()
 	if grpc {
 		x.askedDeadline(f)
 	}

@@ -47,6 +47,7 @@ type Config struct {
 	ServerMode ServerMode
 
 	Path        message.PathOptions // normalize_path, merge_slashes, path_with_escaped_slashes_action
+	NoHostDot   bool                // strip_trailing_host_dot
 	Underscores Underscores         // common_http_protocol_options.headers_with_underscores_action
 	Via         []byte              // via; nil: none
 	Limits      h1.Limits           // max_request_headers_kb, common_http_protocol_options.max_headers_count

@@ -175,6 +175,7 @@ const (
 	clientEOF
 	noTrailers // those of the response are not sent
 	ownKey     // webSocketKey was made here
+	toldHost   // x-forwarded-host says what the authority was
 	terminates // a CONNECT whose payload goes to an endpoint as it is
 	trying     // the attempt tries an endpoint that is half-open
 	perAttempt // maximum is the cluster's, not the listener's
@@ -328,7 +329,7 @@ func (x *Exchange) Reply(c observe.Cause) Verdict {
 // ReplyWith is Reply with another status and body than the cause's own, for causes that leave them open. body must stay
 // unchanged as long as the exchange. A gRPC client gets the status as one of gRPC's.
 func (x *Exchange) ReplyWith(c observe.Cause, status int, body []byte) Verdict {
-	if isGRPC(&x.Request) && status != 200 {
+	if x.Request.IsGRPC() && status != 200 {
 		return x.ReplyGRPC(c, grpcStatus(status), body)
 	}
 	if !x.replies(c) {
@@ -521,7 +522,7 @@ func (x *Exchange) onMaximum() {
 	}
 	body := x.arena.CopyString(c.Body())
 	switch {
-	case isGRPC(&x.Request):
+	case x.Request.IsGRPC():
 		x.ReplyGRPC(c, 4, body) // DEADLINE_EXCEEDED
 	case x.is(requestDone):
 		x.ReplyWith(c, 504, body)

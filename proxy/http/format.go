@@ -35,7 +35,7 @@ func (x *Exchange) Describe(rec *observe.Record) {
 	if x.Cause == observe.NoCause {
 		rec.ResponseBegan = x.since(x.ResponseBegan)
 	}
-	if isGRPC(&x.Request) {
+	if x.Request.IsGRPC() {
 		rec.GRPCStatus = x.grpcStatusOf()
 	}
 	if d := x.Conn.Direct; d != nil {

@@ -1,7 +1,6 @@
 package http
 
 import (
-	"bytes"
 	"strconv"
 	"time"
 
@@ -11,14 +10,8 @@ import (
 
 var grpcType = []byte("application/grpc")
 
-// isGRPC recognises gRPC by its content type ("application/grpc", "application/grpc+proto", …).
-func isGRPC(q *message.Request) bool {
-	t := q.Headers.Get(message.ContentType)
-	return bytes.HasPrefix(t, grpcType) && (len(t) == len(grpcType) || t[len(grpcType)] == '+' || t[len(grpcType)] == ';')
-}
-
 // IsGRPC reports whether the request is one of gRPC.
-func (x *Exchange) IsGRPC() bool { return isGRPC(&x.Request) }
+func (x *Exchange) IsGRPC() bool { return x.Request.IsGRPC() }
 
 // askedDeadline lets the timeout of a gRPC request take the place of the route's.
 func (x *Exchange) askedDeadline(f *route.Forward) {

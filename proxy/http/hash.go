@@ -9,17 +9,17 @@ import (
 	"github.com/weirmesh/weir/proxy/http/message"
 )
 
-// hash is what the request hashes to in its cluster; random if it has nothing to hash. A client without a cookie that it
+// hash is what the request hashes to by keys; random if it has nothing to hash. A client without a cookie that it
 // is to have gets one by the response.
-func (x *Exchange) hash(c *cluster.Cluster, random uint64) uint64 {
+func (x *Exchange) hash(keys []cluster.HashKey, random uint64) uint64 {
 	sum, found := uint64(0), false
-	for i := range c.Hash {
-		h, ok := x.hashOf(&c.Hash[i], random)
+	for i := range keys {
+		h, ok := x.hashOf(&keys[i], random)
 		if !ok {
 			continue
 		}
 		sum, found = cluster.Also(sum, h), true
-		if c.Hash[i].Terminal {
+		if keys[i].Terminal {
 			break
 		}
 	}

@@ -37,6 +37,9 @@ func canonical(x *Exchange) Verdict {
 			q.Headers.Set(message.MaxForwards, x.arena.Close(strconv.AppendUint(x.arena.Open(10), n-1, 10)))
 		}
 	}
+	if c.NoHostDot {
+		x.stripDot()
+	}
 	escaped := c.Path.Slashes != message.KeepSlashes && message.HasEscapedSlash(q.Path)
 	if escaped && c.Path.Slashes == message.RefuseSlashes {
 		x.Details = observe.PathNormalizationFailed.Details()
@@ -54,6 +57,18 @@ func canonical(x *Exchange) Verdict {
 		return x.ReplyWith(observe.EscapedSlash, 307, nil)
 	}
 	return Continue
+}
+
+// stripDot takes away the dot that ends a name from the root on, in front of the port.
+func (x *Exchange) stripDot() {
+	a := x.Request.Authority
+	end := len(a)
+	if i := bytes.LastIndexByte(a, ':'); i >= 0 {
+		end = i
+	}
+	if end > 1 && a[end-1] == '.' {
+		x.Request.Authority = x.arena.Close(append(append(x.arena.Open(len(a)), a[:end-1]...), a[end:]...))
+	}
 }
 
 // underscores applies headers_with_underscores_action, and reports whether the request may go on.

@@ -1,6 +1,7 @@
 package http
 
 import (
+	"cmp"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/message"
@@ -55,7 +56,7 @@ func (p *probe) begin() {
 // ask makes the request of a check.
 func (x *Exchange) ask(c *cluster.Cluster, e *cluster.Endpoint, k *cluster.Check) {
 	q, a := &x.Request, &x.arena
-	host := k.Host
+	host := cmp.Or(e.Checked.Host, k.Host)
 	if host == "" {
 		host = c.Service.Host
 	}

@@ -26,7 +26,7 @@ func (r *Report) Begin(*Exchange) {}
 func (r *Report) End(x *Exchange) {
 	took := x.Duration()
 	l := observe.Labels{Protocol: "http", Status: uint16(x.Response.Status), GRPCStatus: -1, Flags: x.Flags}
-	if isGRPC(&x.Request) {
+	if x.Request.IsGRPC() {
 		l.Protocol = "grpc"
 		l.GRPCStatus = x.grpcStatusOf()
 	}

@@ -132,18 +132,21 @@ func forward(x *Exchange) Verdict {
 		return Replied
 	}
 	if x.Cluster == nil {
-		return x.Reply(observe.ClusterNotFound)
+		return x.ReplyWith(observe.ClusterNotFound, cmp.Or(f.NoCluster, observe.ClusterNotFound.Status()), []byte(observe.ClusterNotFound.Body()))
 	}
 	if x.Cluster.Refused != "" {
 		return x.refuse()
 	}
 	x.routed = x.w.loop.Now()
 	x.policy(f)
-	if x.Target.Headers != nil {
+	if x.Target.Headers != nil && !e.SpecificLast {
 		x.requestHeaders(x.Target.Headers)
 	}
 	for i := range e.Headers {
 		x.requestHeaders(&e.Headers[i])
+	}
+	if x.Target.Headers != nil && e.SpecificLast {
+		x.requestHeaders(x.Target.Headers)
 	}
 	if f.PrefixRewrite != "" || f.RegexRewrite != nil {
 		q := &x.Request
@@ -154,7 +157,7 @@ func forward(x *Exchange) Verdict {
 		}
 	}
 	if host := cmp.Or(x.Target.HostRewrite, f.HostRewrite); host != "" {
-		x.Request.Authority = x.arena.CopyString(host)
+		x.rewriteHost(host)
 	}
 	x.armTimeout()
 	if x.Request.Continue {
@@ -167,6 +170,23 @@ func forward(x *Exchange) Verdict {
 	}
 	x.attempt()
 	return Hold
+}
+
+// rewriteHost changes the authority. It may be done again, by attempts at other endpoints: what the client asked for is told once.
+func (x *Exchange) rewriteHost(host string) {
+	q := &x.Request
+	if string(q.Authority) == host {
+		return
+	}
+	if x.Route.Forward.TellHost && !x.is(toldHost) {
+		x.flags |= toldHost
+		v := q.Authority
+		if old, ok := q.Headers.Joined("x-forwarded-host", nil); ok && len(old) > 0 {
+			v = x.arena.Close(append(append(append(x.arena.Open(len(old)+1+len(v)), old...), ','), v...))
+		}
+		q.Headers.Set(message.XForwardedHost, v)
+	}
+	q.Authority = x.arena.CopyString(host)
 }
 
 // senseless is the first of the headers that are checked strictly whose value means nothing; OtherHeader: none.
@@ -223,13 +243,20 @@ func finalize(x *Exchange) {
 	if x.cookie != nil {
 		h.Add(message.SetCookie, x.cookie)
 	}
-	if x.Target != nil && x.Target.Headers != nil {
+	if x.Host != nil && x.Host.AnswerAttempts && x.Attempts > 0 {
+		h.Set(message.XEnvoyAttemptCount, x.arena.Close(strconv.AppendInt(x.arena.Open(4), int64(x.Attempts), 10)))
+	}
+	specificLast := x.Route != nil && x.Route.SpecificLast
+	if x.Target != nil && x.Target.Headers != nil && !specificLast {
 		x.responseHeaders(x.Target.Headers)
 	}
 	if x.Route != nil {
 		for i := range x.Route.Headers {
 			x.responseHeaders(&x.Route.Headers[i])
 		}
+	}
+	if x.Target != nil && x.Target.Headers != nil && specificLast {
+		x.responseHeaders(x.Target.Headers)
 	}
 }
 
@@ -243,16 +270,24 @@ func (x *Exchange) requestHeaders(ops *route.Headers) {
 	}
 	for i := range ops.RequestAdd {
 		v := &ops.RequestAdd[i]
-		h.AddName(x.arena.CopyString(v.Name), x.format(v.Value))
+		if value := x.format(v.Value); len(value) > 0 || v.KeepEmpty {
+			h.AddName(x.arena.CopyString(v.Name), value)
+		}
 	}
 	for i := range ops.RequestAddIfAbsent {
 		if v := &ops.RequestAddIfAbsent[i]; h.GetName(v.Name) == nil {
-			h.AddName(x.arena.CopyString(v.Name), x.format(v.Value))
+			if value := x.format(v.Value); len(value) > 0 || v.KeepEmpty {
+				h.AddName(x.arena.CopyString(v.Name), value)
+			}
 		}
 	}
 	for i := range ops.RequestSet {
 		v := &ops.RequestSet[i]
-		switch value := x.format(v.Value); v.Name {
+		value := x.format(v.Value)
+		if len(value) == 0 && !v.KeepEmpty {
+			continue
+		}
+		switch v.Name {
 		case ":authority", "host":
 			x.Request.Authority = value
 		case ":path":
@@ -272,15 +307,21 @@ func (x *Exchange) responseHeaders(ops *route.Headers) {
 	}
 	for i := range ops.ResponseAdd {
 		v := &ops.ResponseAdd[i]
-		h.AddName(x.arena.CopyString(v.Name), x.format(v.Value))
+		if value := x.format(v.Value); len(value) > 0 || v.KeepEmpty {
+			h.AddName(x.arena.CopyString(v.Name), value)
+		}
 	}
 	for i := range ops.ResponseAddIfAbsent {
 		if v := &ops.ResponseAddIfAbsent[i]; h.GetName(v.Name) == nil {
-			h.AddName(x.arena.CopyString(v.Name), x.format(v.Value))
+			if value := x.format(v.Value); len(value) > 0 || v.KeepEmpty {
+				h.AddName(x.arena.CopyString(v.Name), value)
+			}
 		}
 	}
 	for i := range ops.ResponseSet {
 		v := &ops.ResponseSet[i]
-		h.SetName(x.arena.CopyString(v.Name), x.format(v.Value))
+		if value := x.format(v.Value); len(value) > 0 || v.KeepEmpty {
+			h.SetName(x.arena.CopyString(v.Name), value)
+		}
 	}
 }

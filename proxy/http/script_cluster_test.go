@@ -110,6 +110,16 @@ func (s *script) addCluster(d *datadriven.TestData) {
 		case "original-dst":
 			c.Kind = cluster.OriginalDst
 			c.LocalAddress = netip.MustParseAddr("127.0.0.1")
+		case "destination": // after original-dst
+			c.DestinationHeader, c.LocalAddress = a.Vals[0], netip.Addr{}
+		case "port":
+			c.Port = uint16(number(s.t, a))
+		case "names-of": // after endpoints
+			for i, v := range a.Vals {
+				c.Endpoints[i].Host = v
+			}
+		case "ring":
+			c.Policy, c.TableSize = cluster.RingHash, 1024
 		case "names":
 			c.HTTP1.Names = names[a.Vals[0]]
 		case "head":

@@ -40,9 +40,10 @@ import (
 //	cluster name=NAME [endpoints=a:p,…] [max-connections=N] [max-pending=N] [max-requests=N] [max-retries=N] [requests-per-connection=N] [original-dst] [mesh] [refused=OBJECT] [proxy-protocol]
 //	       [names=…] [head=BYTES] [stream-max=D] [5xx=N] [gateway=N] [local=N] [sweep=D] [ejection=D] [max-ejected=PERCENT] [panic=PERCENT] [probes=N]
 //	       [check=tcp|http|grpc] (every 10s, 1s to answer, 2 in a row) [budget=(PERCENT,MIN)] [next=a:p,…] (of the next priority) [led=a:p]
-//	       [round-robin] [hash=header:H|query:Q|cookie:C|source] [maglev]
+//	       [names-of=H,…] (endpoints') [destination=HEADER] [port=N] [ring] [round-robin] [hash=header:H|query:Q|cookie:C|source] [maglev]
 //	route [host=H] [prefix=P] [path=P] [connect] [terminate] [no-websocket] cluster=A[,B] [weights=1,2] [timeout=D] [retry=CONDITIONS] [attempts=N] [eager] [other-priorities=N] [per-try=D] [per-try-idle=D]
-//	      [grpc-timeout=D] [stream-max=D] [stream-grpc=D] [prefix-rewrite=P] [host-rewrite=H] [redirect=PATH] [direct=STATUS] [fault-delay=D] [fault-abort=STATUS] [attempt-count]
+//	      [grpc-timeout=D] [stream-max=D] [stream-grpc=D] [prefix-rewrite=P] [host-rewrite=H] [redirect=PATH] [direct=STATUS] [fault-delay=D] [fault-abort=STATUS] [attempt-count] [answer-attempts]
+//	      [endpoint-host] [tell-host] [no-cluster=STATUS] [hash-header=H] [grpc]
 //	      (input lines: "request|response set|add|remove name: value")
 //	connect NAME [from=ADDR]    a client connects
 //	listen ADDR                 an upstream begins to listen
@@ -568,7 +569,7 @@ func (s *script) addRoute(d *datadriven.TestData) {
 	retry := &route.Retry{Attempts: 1, HostAttempts: 3, OtherHosts: true, Eager: true, BackoffBase: 25 * time.Millisecond, BackoffMax: 250 * time.Millisecond}
 	var fault route.Fault
 	fault.AbortGRPC = -1
-	count := false
+	count, answer := false, false
 	for _, a := range d.CmdArgs {
 		switch a.Key {
 		case "host":
@@ -617,6 +618,18 @@ func (s *script) addRoute(d *datadriven.TestData) {
 			f.PrefixRewrite = a.Vals[0]
 		case "host-rewrite":
 			f.HostRewrite = a.Vals[0]
+		case "endpoint-host":
+			f.HostOfEndpoint, f.TellHost = true, true
+		case "tell-host":
+			f.TellHost = true
+		case "no-cluster":
+			f.NoCluster = number(s.t, a)
+		case "hash-header":
+			f.Hash = []cluster.HashKey{{Header: a.Vals[0]}}
+		case "grpc":
+			e.When.GRPC = true
+		case "answer-attempts":
+			answer = true
 		case "redirect":
 			e.Redirect = &route.Redirect{Path: a.Vals[0], Status: 301}
 		case "direct":
@@ -643,7 +656,7 @@ func (s *script) addRoute(d *datadriven.TestData) {
 		on, rest, _ = strings.Cut(rest, " ")
 		what, rest, _ = strings.Cut(rest, " ")
 		name, value, _ := strings.Cut(rest, ": ")
-		v, err := observe.ParseText(value, false)
+		v, err := observe.ParseText(value, true)
 		if err != nil {
 			d.Fatalf(s.t, "%v", err)
 		}
@@ -673,7 +686,7 @@ func (s *script) addRoute(d *datadriven.TestData) {
 		vh = &route.VirtualHost{Name: host, Domains: []string{host}}
 		s.hosts[host] = vh
 	}
-	vh.AttemptCount = vh.AttemptCount || count
+	vh.AttemptCount, vh.AnswerAttempts = vh.AttemptCount || count, vh.AnswerAttempts || answer
 	vh.Entries = append(vh.Entries, e)
 	var hosts []*route.VirtualHost
 	for _, h := range s.hosts {

@@ -35,6 +35,7 @@ type When struct {
 	Headers    []ValueMatch
 	Query      []ValueMatch
 	Claims     []ClaimMatch // dynamic_metadata
+	GRPC       bool         // only requests of gRPC
 	Per1M      uint32       // runtime_fraction; 1,000,000 is always
 }
 
@@ -137,6 +138,9 @@ func (t *Table) rest() (*VirtualHost, ondemand.Specificity) {
 
 func (m *When) matches(r *message.Request, path, query []byte, rnd uint64) bool {
 	if (m.Kind == PathConnect) != (r.Method == message.CONNECT) {
+		return false
+	}
+	if m.GRPC && !r.IsGRPC() {
 		return false
 	}
 	switch m.Kind {

@@ -51,6 +51,8 @@ type VirtualHost struct {
 	Entries []*Entry
 	// AttemptCount adds x-envoy-attempt-count to requests.
 	AttemptCount bool
+	// AnswerAttempts adds it to responses.
+	AnswerAttempts bool
 	// Use is when it was used, nil where nobody keeps account of that.
 	Use *demand.Use
 }
@@ -75,8 +77,9 @@ type Entry struct {
 	Direct   *Direct
 
 	// Headers are the operations of route and virtual host, most specific first, as
-	// Envoy applies them; those of a weighted cluster come before.
-	Headers []Headers
+	// Envoy applies them; those of a weighted cluster come before. With SpecificLast all of that is the other way round.
+	Headers      []Headers
+	SpecificLast bool
 	// StatPrefix names the counters of the route; "": it has none.
 	StatPrefix string
 	// Fault injected on this route, nil none.
@@ -119,6 +122,14 @@ type Forward struct {
 	RegexRewrite  *regexp.Regexp
 	Substitution  string // for RegexRewrite, in Go's form: ${1}
 	HostRewrite   string // "" keeps the authority
+	// HostOfEndpoint makes the authority the name of the endpoint that is asked, if it has one (auto_host_rewrite).
+	HostOfEndpoint bool
+	// TellHost adds what the authority was to x-forwarded-host where it is changed (append_x_forwarded_host).
+	TellHost bool
+	// NoCluster is the status of requests to a cluster that is not there (cluster_not_found_response_code).
+	NoCluster int
+	// Hash is what requests have in common that go to one endpoint, for clusters that do not say it themselves (hash_policy).
+	Hash []cluster.HashKey
 
 	// Mirrors get copies (request_mirror_policies).
 	Mirrors []Mirror
@@ -177,8 +188,9 @@ type Headers struct {
 
 // HeaderValue is a header with its value, possibly with operators.
 type HeaderValue struct {
-	Name  string
-	Value *observe.Format
+	Name      string
+	Value     *observe.Format
+	KeepEmpty bool // without it, a header whose value turns out to be empty is not sent
 }
 
 // Redirect answers with a location.
@@ -206,6 +218,8 @@ type Fault struct {
 	AbortPer1M  uint32
 	HeaderDelay bool // x-envoy-fault-delay-request may ask
 	HeaderAbort bool
+	// Cluster is whose requests alone are hit, "": all.
+	Cluster string
 }
 
 // CORS is CorsPolicy: which origins may read answers, and what a preflight request is told.

@@ -79,8 +79,17 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 		s.Kind = cluster.LogicalDNS
 	case clusterv3.Cluster_ORIGINAL_DST:
 		s.Kind = cluster.OriginalDst
+		if err := s.decodeOriginalDst(c.GetOriginalDstLbConfig(), path+".original_dst_lb_config"); err != nil {
+			return nil, err
+		}
 	default:
 		return nil, fmt.Errorf("%s.type: %v is not supported", path, c.GetType())
+	}
+	for i, f := range c.GetFilters() {
+		// Of metadata exchange the transport's ALPN says where it is to be.
+		if url := f.GetTypedConfig().GetTypeUrl(); url != metadataExchangeURL && f.GetName() != networkFilters[metadataExchangeURL] {
+			return nil, fmt.Errorf("%s.filters[%d] %s: filters of clusters are not supported", path, i, f.GetName())
+		}
 	}
 	switch c.GetLbPolicy() {
 	case clusterv3.Cluster_ROUND_ROBIN:
@@ -158,6 +167,21 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 		s.Transports, s.Refused, err = nil, cmp.Or(s.Refused, "secret "+missing[0].Name+" has not come"), nil
 	}
 	return s, err
+}
+
+func (s *clusterSpec) decodeOriginalDst(o *clusterv3.Cluster_OriginalDstLbConfig, path string) error {
+	if o.GetUpstreamPortOverride() != nil {
+		n := o.GetUpstreamPortOverride().GetValue()
+		if n == 0 || n > math.MaxUint16 {
+			return fmt.Errorf("%s.upstream_port_override: %d is not a port", path, n)
+		}
+		s.Port = uint16(n)
+	}
+	if o.GetUseHttpHeader() {
+		s.DestinationHeader = strings.ToLower(cmp.Or(o.GetHttpHeaderName(), "x-envoy-original-dst-host"))
+		return token(path+".http_header_name", s.DestinationHeader)
+	}
+	return nil
 }
 
 // decodeBind reads where connections are to come from: an address of each family.
@@ -241,6 +265,9 @@ func (s *clusterSpec) decodeService(m *corev3.Metadata) {
 }
 
 func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
+	if c.GetProtocolSelection() == clusterv3.Cluster_USE_DOWNSTREAM_PROTOCOL {
+		defer func() { s.Protocol = cluster.Downstream }()
+	}
 	speak := func(p cluster.Protocol, o *corev3.Http2ProtocolOptions, at string) (err error) {
 		s.Protocol = p
 		s.HTTP2, err = decodeHTTP2(o, at)
@@ -291,6 +318,11 @@ func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
 		}
 		if err := common(o.GetCommonHttpProtocolOptions(), at+".common_http_protocol_options"); err != nil {
 			return err
+		}
+		for i, f := range o.GetHttpFilters() {
+			if f.GetName() != "envoy.filters.http.upstream_codec" {
+				return fmt.Errorf("%s.http_filters[%d] %s: filters of clusters are not supported", at, i, f.GetName())
+			}
 		}
 		if u := o.GetUpstreamHttpProtocolOptions(); u != nil {
 			s.auto = autoName{s.Service.Host, u.GetAutoSni(), u.GetAutoSanValidation()}
@@ -425,6 +457,8 @@ type endpointSpec struct {
 	healthy  bool
 	priority uint8
 	locality cluster.Locality
+	host     string
+	checked  cluster.CheckedAt
 }
 
 // key identifies an endpoint inside its cluster: while it is the same, connections to
@@ -437,7 +471,11 @@ func (e *endpointSpec) key() string {
 	for _, a := range e.also {
 		k += "," + a.String()
 	}
-	return k + "|" + e.match.GetFields()["tlsMode"].GetStringValue() + "|" + e.workload
+	k += "|" + e.match.GetFields()["tlsMode"].GetStringValue() + "|" + e.workload
+	if e.host != "" || e.checked != (cluster.CheckedAt{}) {
+		k += fmt.Sprintf("|%s|%v", e.host, e.checked)
+	}
+	return k
 }
 
 func decodeEndpoints(la *endpointv3.ClusterLoadAssignment) ([]endpointSpec, error) {
@@ -478,6 +516,10 @@ func decodeEndpoints(la *endpointv3.ClusterLoadAssignment) ([]endpointSpec, erro
 			default:
 				return nil, fmt.Errorf("%s.endpoint.address: is missing", at)
 			}
+			spec.host = e.GetEndpoint().GetHostname()
+			if err := spec.decodeChecked(e.GetEndpoint().GetHealthCheckConfig(), at+".endpoint.health_check_config"); err != nil {
+				return nil, err
+			}
 			m := e.GetMetadata().GetFilterMetadata()
 			spec.match = m["envoy.transport_socket_match"]
 			spec.workload = m["istio"].GetFields()["workload"].GetStringValue()
@@ -485,6 +527,34 @@ func decodeEndpoints(la *endpointv3.ClusterLoadAssignment) ([]endpointSpec, erro
 		}
 	}
 	return out, nil
+}
+
+// decodeChecked reads where health is asked for instead; the address of requests is known already.
+func (e *endpointSpec) decodeChecked(h *endpointv3.Endpoint_HealthCheckConfig, path string) error {
+	if h == nil {
+		return nil
+	}
+	e.checked = cluster.CheckedAt{Never: h.GetDisableActiveHealthCheck(), Host: h.GetHostname()}
+	if strings.ContainsFunc(e.checked.Host, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return fmt.Errorf("%s.hostname: %q is not a host", path, e.checked.Host)
+	}
+	at := e.addr
+	if a := h.GetAddress().GetSocketAddress(); a != nil {
+		ap, err := socketAddr(a)
+		if err != nil {
+			return fmt.Errorf("%s.address: %w", path, err)
+		}
+		at = ap
+	}
+	if n := h.GetPortValue(); n > math.MaxUint16 {
+		return fmt.Errorf("%s.port_value: %d is out of range", path, n)
+	} else if n > 0 && at.IsValid() {
+		at = netip.AddrPortFrom(at.Addr(), uint16(n))
+	}
+	if at != e.addr {
+		e.checked.Addr = at
+	}
+	return nil
 }
 
 func localityOf(group *endpointv3.LocalityLbEndpoints) cluster.Locality {
@@ -569,7 +639,7 @@ func (b *Builder) assemble(s *clusterSpec, eps []endpointSpec, prev *cluster.Clu
 		if kept {
 			delete(old, key)
 		} else {
-			ep = &cluster.Endpoint{ID: b.endpointID(), Key: key, Addr: e.addr, Also: e.also, Path: e.pipe, Workload: parseWorkload(e.workload), Limits: c.Limits,
+			ep = &cluster.Endpoint{ID: b.endpointID(), Key: key, Addr: e.addr, Also: e.also, Path: e.pipe, Workload: parseWorkload(e.workload), Limits: c.Limits, Host: e.host, Checked: e.checked,
 				Proxied: e.pipe == "" && e.match.GetFields()["tlsMode"].GetStringValue() == "istio"}
 			b.came = append(b.came, ep)
 		}

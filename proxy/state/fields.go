@@ -37,17 +37,23 @@ const (
 	statsNames  = "Envoy's own statistics; Istio's metrics do not depend on it"
 	controlInfo = "information for people and control planes"
 	rates       = "endpoints are judged by consecutive errors"
-	later       = "arrives with a later part of the data plane; harmless when absent"
+	dnsRate     = "names are asked for every 10 s: resolvers do not tell how long an answer holds"
+	byAddress   = "endpoints are hashed by address, so that all proxies agree"
+	noBalance   = "a key keeps its endpoint while that is well, however busy it is"
+	ofCluster   = "common_lb_config of the cluster says it"
+	endOnly     = "a log line is written when what it is about has ended"
+	spans       = "the proxy makes no spans; trace headers are passed on"
 )
 
 // fields is the list of everything the proxy understands of xDS.
 var fields = map[protoreflect.FullName]known{
-	"envoy.config.core.v3.Address":                  acts("socket_address pipe"),
-	"envoy.config.core.v3.Pipe":                     acts("path"),
-	"envoy.config.core.v3.SocketAddress":            acts("protocol address port_value ipv4_compat"),
-	"envoy.config.core.v3.CidrRange":                everything,
-	"envoy.config.core.v3.Metadata":                 acts("filter_metadata").but("typed_filter_metadata", controlInfo),
-	"envoy.config.core.v3.ConfigSource":             acts("ads self resource_api_version api_config_source initial_fetch_timeout"),
+	"envoy.config.core.v3.Address":       acts("socket_address pipe"),
+	"envoy.config.core.v3.Pipe":          acts("path"),
+	"envoy.config.core.v3.SocketAddress": acts("protocol address port_value ipv4_compat"),
+	"envoy.config.core.v3.CidrRange":     everything,
+	"envoy.config.core.v3.Metadata":      acts("filter_metadata").but("typed_filter_metadata", controlInfo),
+	"envoy.config.core.v3.ConfigSource": acts("ads self api_config_source").
+		but("resource_api_version", "version 3 is the only one").but("initial_fetch_timeout", "what is named is waited for, and said to be missing, without end"),
 	"envoy.config.core.v3.AggregatedConfigSource":   everything,
 	"envoy.config.core.v3.SelfConfigSource":         everything,
 	"envoy.config.core.v3.ApiConfigSource":          everything,
@@ -109,14 +115,14 @@ var fields = map[protoreflect.FullName]known{
 		" typed_extension_protocol_options common_http_protocol_options http2_protocol_options http_protocol_options protocol_selection"+
 		" transport_socket transport_socket_matches metadata upstream_bind_config upstream_connection_options max_requests_per_connection"+
 		" dns_lookup_family original_dst_lb_config outlier_detection common_lb_config least_request_lb_config round_robin_lb_config"+
-		" ring_hash_lb_config maglev_lb_config load_balancing_policy health_checks").
-		but("alt_stat_name", statsNames).but("filters", later).but("dns_refresh_rate", later).but("respect_dns_ttl", later).but("dns_jitter", later).
+		" ring_hash_lb_config maglev_lb_config load_balancing_policy health_checks filters").
+		but("alt_stat_name", statsNames).but("dns_refresh_rate", dnsRate).but("respect_dns_ttl", dnsRate).but("dns_jitter", dnsRate).but("dns_failure_refresh_rate", dnsRate).
 		but("per_connection_buffer_limit_bytes", "buffers have their own watermarks").
 		but("cleanup_interval", "an original-destination endpoint goes with its last connection").
-		but("load_balancing_policy", "lb_policy is read").but("track_cluster_stats", statsNames).
+		but("track_cluster_stats", statsNames).
 		but("wait_for_warm_on_init", onlyEnvoy).but("ignore_health_on_host_removal", "removed endpoints leave at once").
-		but("close_connections_on_host_health_failure", later).but("connection_pool_per_downstream_connection", later).
-		but("dns_failure_refresh_rate", later).but("preconnect_policy", later),
+		but("close_connections_on_host_health_failure", "what is under way with an endpoint that fails its checks may end; nothing new goes there").
+		but("preconnect_policy", "connections are made when something is to be sent, and kept"),
 	"envoy.config.core.v3.HealthCheck": acts("timeout interval interval_jitter interval_jitter_percent unhealthy_threshold healthy_threshold"+
 		" http_health_check tcp_health_check grpc_health_check").
 		but("initial_jitter", "first checks are spread over a second").but("reuse_connection", "connections are kept for the next check").
@@ -135,9 +141,9 @@ var fields = map[protoreflect.FullName]known{
 		but("maximum_ring_size", "rings have a limit of their own"),
 	"envoy.config.cluster.v3.Cluster.MaglevLbConfig": acts("table_size"),
 	"envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash": acts("minimum_ring_size consistent_hashing_lb_config").but("hash_function", "hashes are the proxy's own").
-		but("maximum_ring_size", "rings have a limit of their own").but("use_hostname_for_hashing", later).but("hash_balance_factor", later).but("locality_weighted_lb_config", later),
-	"envoy.extensions.load_balancing_policies.maglev.v3.Maglev":                    acts("table_size consistent_hashing_lb_config").but("locality_weighted_lb_config", later),
-	"envoy.extensions.load_balancing_policies.common.v3.ConsistentHashingLbConfig": acts("hash_policy").but("use_hostname_for_hashing", later).but("hash_balance_factor", later),
+		but("maximum_ring_size", "rings have a limit of their own").but("use_hostname_for_hashing", byAddress).but("hash_balance_factor", noBalance).but("locality_weighted_lb_config", ofCluster),
+	"envoy.extensions.load_balancing_policies.maglev.v3.Maglev":                    acts("table_size consistent_hashing_lb_config").but("locality_weighted_lb_config", ofCluster),
+	"envoy.extensions.load_balancing_policies.common.v3.ConsistentHashingLbConfig": acts("hash_policy").but("use_hostname_for_hashing", byAddress).but("hash_balance_factor", noBalance),
 	"envoy.config.route.v3.RouteAction.HashPolicy":                                 acts("header cookie connection_properties query_parameter terminal"),
 	"envoy.config.route.v3.RouteAction.HashPolicy.Header":                          acts("header_name"),
 	"envoy.config.route.v3.RouteAction.HashPolicy.Cookie":                          acts("name ttl path attributes"),
@@ -155,31 +161,34 @@ var fields = map[protoreflect.FullName]known{
 		but("detect_degraded_hosts", onlyEnvoy),
 	"envoy.config.cluster.v3.Cluster.CommonLbConfig": acts("healthy_panic_threshold locality_weighted_lb_config").
 		but("zone_aware_lb_config", "zones are followed where priorities or weights say so").but("update_merge_window", "changes hold at once").
-		but("ignore_new_hosts_until_first_hc", "new endpoints are used until a check fails").but("close_connections_on_host_set_change", later).
-		but("consistent_hashing_lb_config", later).but("override_host_status", onlyEnvoy),
+		but("ignore_new_hosts_until_first_hc", "new endpoints are used until a check fails").but("close_connections_on_host_set_change", "new state never closes a connection that it need not").
+		but("consistent_hashing_lb_config", "endpoints are placed by address, and none is taken for busy").but("override_host_status", onlyEnvoy),
 	"envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig": everything,
 	"envoy.config.cluster.v3.Cluster.LeastRequestLbConfig":                    acts("slow_start_config").but("choice_count", "two choices, as the default").but("active_request_bias", onlyEnvoy),
 	"envoy.config.cluster.v3.Cluster.RoundRobinLbConfig":                      acts("slow_start_config"),
 	"envoy.config.cluster.v3.Cluster.SlowStartConfig":                         acts("slow_start_window aggression min_weight_percent"),
 	"envoy.config.core.v3.RuntimeDouble":                                      acts("default_value").but("runtime_key", "there is no runtime layer; the default value holds"),
 	"envoy.config.cluster.v3.Cluster.TransportSocketMatch":                    acts("name match transport_socket"),
-	"envoy.config.cluster.v3.Cluster.OriginalDstLbConfig":                     acts("upstream_port_override").but("use_http_header", later),
+	"envoy.config.cluster.v3.Cluster.OriginalDstLbConfig":                     acts("upstream_port_override use_http_header http_header_name"),
 	"envoy.config.cluster.v3.UpstreamConnectionOptions":                       acts("tcp_keepalive").but("set_local_interface_name_on_upstream_connections", onlyEnvoy),
-	"envoy.config.cluster.v3.CircuitBreakers":                                 acts("thresholds").but("per_host_thresholds", later),
+	"envoy.config.cluster.v3.CircuitBreakers":                                 acts("thresholds").but("per_host_thresholds", "limits are those of the cluster, exact over all workers"),
 	"envoy.config.cluster.v3.CircuitBreakers.Thresholds": acts("priority max_connections max_pending_requests max_requests max_retries retry_budget").
 		but("track_remaining", statsNames).but("max_connection_pools", onlyEnvoy),
 	"envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget": acts("budget_percent budget_interval min_retry_concurrency"),
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": acts("common_http_protocol_options explicit_http_config use_downstream_protocol_config auto_config"+
-		" upstream_http_protocol_options").
-		but("http_filters", later).but("header_validation_config", onlyEnvoy),
+		" upstream_http_protocol_options http_filters").
+		but("header_validation_config", onlyEnvoy),
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig":      everything,
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig": everything,
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig":          everything,
-	"envoy.config.endpoint.v3.ClusterLoadAssignment":                                 acts("cluster_name endpoints").but("policy", later).but("named_endpoints", onlyEnvoy),
+	"envoy.config.endpoint.v3.ClusterLoadAssignment":                                 acts("cluster_name endpoints policy").but("named_endpoints", onlyEnvoy),
+	"envoy.config.endpoint.v3.ClusterLoadAssignment.Policy": acts("").but("overprovisioning_factor", "it is 140, Envoy's default").
+		but("endpoint_stale_after", "endpoints stay until others come").but("weighted_priority_health", "endpoints are counted, whatever their weight"),
+	"envoy.config.endpoint.v3.Endpoint.HealthCheckConfig": acts("port_value hostname address disable_active_health_check"),
 	"envoy.config.endpoint.v3.LocalityLbEndpoints": acts("lb_endpoints locality load_balancing_weight priority").
-		but("proximity", later).but("metadata", controlInfo),
+		but("proximity", "Envoy does not act on it either; priority and weight do").but("metadata", controlInfo),
 	"envoy.config.endpoint.v3.LbEndpoint":                 acts("endpoint health_status metadata load_balancing_weight"),
-	"envoy.config.endpoint.v3.Endpoint":                   acts("address additional_addresses").but("hostname", controlInfo).but("health_check_config", later),
+	"envoy.config.endpoint.v3.Endpoint":                   acts("address additional_addresses hostname health_check_config"),
 	"envoy.config.endpoint.v3.Endpoint.AdditionalAddress": acts("address"),
 
 	// TLS.
@@ -211,31 +220,30 @@ var fields = map[protoreflect.FullName]known{
 	// Routes.
 	"envoy.config.route.v3.Vhds": everything,
 	"envoy.config.route.v3.RouteConfiguration": acts("name virtual_hosts vhds ignore_port_in_host_matching request_headers_to_add request_headers_to_remove"+
-		" response_headers_to_add response_headers_to_remove").
-		but("validate_clusters", "a missing cluster answers 503 with its cause").but("max_direct_response_body_size_bytes", later).
-		but("most_specific_header_mutations_wins", later),
-	"envoy.config.route.v3.VirtualHost": acts("name domains routes include_request_attempt_count request_headers_to_add request_headers_to_remove"+
+		" response_headers_to_add response_headers_to_remove max_direct_response_body_size_bytes most_specific_header_mutations_wins").
+		but("validate_clusters", "a missing cluster answers 503 with its cause"),
+	"envoy.config.route.v3.VirtualHost": acts("name domains routes include_request_attempt_count include_attempt_count_in_response request_headers_to_add request_headers_to_remove"+
 		" response_headers_to_add response_headers_to_remove typed_per_filter_config").
-		but("metadata", controlInfo).but("include_attempt_count_in_response", later),
+		but("metadata", controlInfo),
 	"envoy.config.route.v3.Route": acts("name match route redirect direct_response metadata typed_per_filter_config request_headers_to_add"+
 		" request_headers_to_remove response_headers_to_add response_headers_to_remove stat_prefix").
-		but("decorator", "spans are named by a later part").but("tracing", later),
-	"envoy.config.route.v3.RouteMatch": acts("connect_matcher prefix path safe_regex path_separated_prefix case_sensitive runtime_fraction headers query_parameters dynamic_metadata").
-		but("grpc", later),
+		but("decorator", spans).but("tracing", spans),
+	"envoy.config.route.v3.RouteMatch": acts("connect_matcher prefix path safe_regex path_separated_prefix case_sensitive runtime_fraction headers query_parameters dynamic_metadata grpc"),
 	"envoy.config.route.v3.HeaderMatcher": acts("name exact_match safe_regex_match range_match present_match prefix_match suffix_match contains_match" +
 		" string_match invert_match treat_missing_header_as_empty"),
 	"envoy.config.route.v3.QueryParameterMatcher": acts("name string_match present_match"),
 	"envoy.config.route.v3.RouteAction": acts("cluster upgrade_configs weighted_clusters prefix_rewrite regex_rewrite host_rewrite_literal timeout idle_timeout retry_policy"+
-		" cluster_not_found_response_code max_grpc_timeout grpc_timeout_offset max_stream_duration request_mirror_policies").
-		but("priority", later).but("hash_policy", later).but("metadata_match", later).
-		but("auto_host_rewrite", later).but("append_x_forwarded_host", later).but("flush_timeout", later),
+		" cluster_not_found_response_code max_grpc_timeout grpc_timeout_offset max_stream_duration request_mirror_policies hash_policy auto_host_rewrite append_x_forwarded_host").
+		but("priority", "requests share the thresholds of priority DEFAULT").but("metadata_match", "it chooses among subsets of endpoints, and clusters with lb_subset_config are refused").
+		but("flush_timeout", "what is left to send has the idle timeout of its stream"),
 	"envoy.config.route.v3.RouteAction.RequestMirrorPolicy": acts("cluster runtime_fraction disable_shadow_host_suffix_append").
-		but("trace_sampled", "spans are a later part"),
+		but("trace_sampled", spans),
 	"envoy.config.route.v3.RouteAction.MaxStreamDuration":           everything,
 	"envoy.config.route.v3.RouteMatch.ConnectMatcher":               everything,
+	"envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions":        everything,
 	"envoy.config.route.v3.RouteAction.UpgradeConfig":               acts("upgrade_type enabled connect_config"),
 	"envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig": acts(""),
-	"envoy.config.route.v3.WeightedCluster":                         acts("clusters total_weight").but("runtime_key_prefix", "there is no runtime layer"),
+	"envoy.config.route.v3.WeightedCluster":                         acts("clusters").but("total_weight", "it is the sum of the weights").but("runtime_key_prefix", "there is no runtime layer"),
 	"envoy.config.route.v3.WeightedCluster.ClusterWeight":           acts("name weight request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove host_rewrite_literal"),
 	"envoy.config.route.v3.RetryPolicy": acts("retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate host_selection_retry_max_attempts" +
 		" retriable_status_codes retry_back_off retry_priority"),
@@ -246,7 +254,7 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate":            everything,
 	"envoy.config.route.v3.RedirectAction":                                            acts("https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite regex_rewrite response_code strip_query"),
 	"envoy.config.route.v3.DirectResponseAction":                                      acts("status body"),
-	"envoy.extensions.filters.http.fault.v3.HTTPFault": acts("delay abort").but("upstream_cluster", later).but("max_active_faults", later).
+	"envoy.extensions.filters.http.fault.v3.HTTPFault": acts("delay abort upstream_cluster").but("max_active_faults", "percentages alone say how many requests are hit").
 		but("delay_percent_runtime", onlyEnvoy).but("abort_percent_runtime", onlyEnvoy),
 	"envoy.extensions.filters.http.cors.v3.Cors": everything,
 	"envoy.extensions.filters.http.cors.v3.CorsPolicy": acts("allow_origin_string_match allow_methods allow_headers expose_headers max_age allow_credentials filter_enabled"+
@@ -274,7 +282,7 @@ var fields = map[protoreflect.FullName]known{
 	"google.protobuf.Empty":                      everything,
 	"envoy.extensions.filters.http.rbac.v3.RBAC": acts("rules shadow_rules rules_stat_prefix shadow_rules_stat_prefix").but("track_per_rule_stats", statsNames),
 	"envoy.extensions.filters.network.rbac.v3.RBAC": acts("rules shadow_rules stat_prefix shadow_rules_stat_prefix").
-		but("enforcement_type", "a connection is judged once, before its first byte is passed on").but("delay_deny", later),
+		but("enforcement_type", "a connection is judged once, before its first byte is passed on").but("delay_deny", "a connection that is denied is reset at once"),
 	"envoy.config.rbac.v3.RBAC":                                          acts("action policies").but("audit_logging_options", "the access log names the policy that denied"),
 	"envoy.config.rbac.v3.Policy":                                        acts("permissions principals"),
 	"envoy.config.rbac.v3.Permission":                                    acts("and_rules or_rules any header url_path destination_ip destination_port destination_port_range metadata not_rule requested_server_name uri_template"),
@@ -289,18 +297,18 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": everything,
 
 	// Asking somebody else, and limits.
-	"envoy.extensions.filters.http.ext_authz.v3.ExtAuthz": acts("grpc_service http_service transport_api_version failure_mode_allow failure_mode_allow_header_add with_request_body clear_route_cache"+
+	"envoy.extensions.filters.http.ext_authz.v3.ExtAuthz": acts("grpc_service http_service failure_mode_allow failure_mode_allow_header_add with_request_body clear_route_cache"+
 		" status_on_error filter_enabled filter_enabled_metadata allowed_headers disallowed_headers include_tls_session max_denied_response_body_bytes stat_prefix").
 		but("validate_mutations", "a header that cannot be one always makes an answer no answer").
-		but("charge_cluster_response_stats", statsNames).but("emit_filter_state_stats", statsNames).but("emit_client_span", "spans are a later part").
-		but("enforce_response_header_limits", "responses have their own limits"),
+		but("charge_cluster_response_stats", statsNames).but("emit_filter_state_stats", statsNames).but("emit_client_span", spans).
+		but("enforce_response_header_limits", "responses have their own limits").but("transport_api_version", "version 3 is the only one"),
 	"envoy.extensions.filters.http.ext_authz.v3.BufferSettings": everything,
 	"envoy.extensions.filters.http.ext_authz.v3.HttpService": acts("server_uri path_prefix path_override authorization_request authorization_response").
 		but("retry_policy", "a connection that had been closed is replaced; nothing else is asked twice"),
 	"envoy.extensions.filters.http.ext_authz.v3.AuthorizationRequest":  acts("allowed_headers headers_to_add"),
 	"envoy.extensions.filters.http.ext_authz.v3.AuthorizationResponse": acts("allowed_upstream_headers allowed_upstream_headers_to_append allowed_client_headers allowed_client_headers_on_success"),
 	"envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute":      acts("disabled check_settings"),
-	"envoy.extensions.filters.http.ext_authz.v3.CheckSettings":         acts("context_extensions disable_request_body_buffering").but("emit_client_span", "spans are a later part"),
+	"envoy.extensions.filters.http.ext_authz.v3.CheckSettings":         acts("context_extensions disable_request_body_buffering").but("emit_client_span", spans),
 	"envoy.config.core.v3.HttpUri":                                     acts("cluster timeout").but("uri", "the cluster is asked"),
 	"envoy.type.v3.HttpStatus":                                         everything,
 	"envoy.type.matcher.v3.ListStringMatcher":                          acts("patterns"),
@@ -309,7 +317,10 @@ var fields = map[protoreflect.FullName]known{
 		but("stage", "it selects descriptors, which are refused").but("vh_rate_limits", "it selects descriptors, which are refused").
 		but("always_consume_default_token_bucket", "there is no other bucket").but("max_dynamic_descriptors", "there are none"),
 	"envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit": acts("token_bucket runtime_enabled").but("stat_prefix", statsNames),
-	"envoy.type.v3.TokenBucket": everything,
+	"envoy.type.v3.TokenBucket":         everything,
+	"envoy.type.v3.HashPolicy":          acts("source_ip"),
+	"envoy.type.v3.HashPolicy.SourceIp": everything,
+	"envoy.config.cluster.v3.Filter":    acts("name typed_config"),
 
 	// Objects that Istio passes from filter to filter.
 	"envoy.extensions.filters.http.set_filter_state.v3.Config":    acts("on_request_headers").but("clear_route_cache", "no object it may set has a part in routing"),
@@ -319,13 +330,14 @@ var fields = map[protoreflect.FullName]known{
 
 	// Listeners.
 	"envoy.config.listener.v3.Listener": acts("name address additional_addresses filter_chains default_filter_chain use_original_dst listener_filters"+
-		" listener_filters_timeout continue_on_listener_filters_timeout traffic_direction bind_to_port enable_reuse_port access_log transparent freebind tcp_backlog_size ignore_global_conn_limit").
+		" listener_filters_timeout continue_on_listener_filters_timeout traffic_direction bind_to_port access_log transparent freebind tcp_backlog_size ignore_global_conn_limit").
 		but("stat_prefix", statsNames).but("metadata", controlInfo).but("per_connection_buffer_limit_bytes", "buffers have their own watermarks").
 		but("connection_balance_config", "workers balance on their own").but("max_connections_to_accept_per_socket_event", onlyEnvoy).
-		but("drain_type", "drain follows removal and shutdown alike").but("socket_options", later).
-		but("deprecated_v1", "bind_to_port is read"),
+		but("drain_type", "drain follows removal and shutdown alike").but("socket_options", "sockets have the options that other fields of the listener name").
+		but("deprecated_v1", "bind_to_port is read").but("enable_reuse_port", "every worker has a socket of its own"),
 	"envoy.config.listener.v3.AdditionalAddress":                      acts("address"),
-	"envoy.config.listener.v3.ListenerFilter":                         acts("name typed_config").but("filter_disabled", later),
+	"envoy.config.listener.v3.ListenerFilter":                         acts("name typed_config filter_disabled"),
+	"envoy.config.listener.v3.ListenerFilterChainMatchPredicate":      everything,
 	"envoy.config.listener.v3.FilterChain":                            acts("filter_chain_match filters transport_socket name transport_socket_connect_timeout").but("metadata", controlInfo),
 	"envoy.config.listener.v3.FilterChainMatch":                       acts("destination_port prefix_ranges source_prefix_ranges source_ports server_names transport_protocol application_protocols"),
 	"envoy.config.listener.v3.Filter":                                 acts("name typed_config config_discovery"),
@@ -339,25 +351,25 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector":    everything,
 	"envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit": acts("max_connections delay runtime_enabled").but("stat_prefix", statsNames),
 	"envoy.config.core.v3.RuntimeFeatureFlag":                              acts("default_value").but("runtime_key", "there is no runtime layer; the default value holds"),
-	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy": acts("cluster weighted_clusters idle_timeout max_downstream_connection_duration access_log max_connect_attempts stat_prefix").
-		but("hash_policy", later).but("access_log_options", later),
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy": acts("cluster weighted_clusters idle_timeout max_downstream_connection_duration access_log max_connect_attempts stat_prefix hash_policy").
+		but("access_log_options", endOnly),
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster":               everything,
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight": everything,
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": acts("stat_prefix route_config rds http_filters access_log"+
 		" use_remote_address upgrade_configs stream_idle_timeout request_timeout request_headers_timeout normalize_path merge_slashes"+
 		" forward_client_cert_details set_current_client_cert_details server_name server_header_transformation xff_num_trusted_hops"+
-		" generate_request_id codec_type common_http_protocol_options max_request_headers_kb skip_xff_append via drain_timeout preserve_external_request_id"+
-		" http_protocol_options http2_protocol_options path_with_escaped_slashes_action http1_safe_max_connection_duration").
+		" generate_request_id codec_type common_http_protocol_options max_request_headers_kb skip_xff_append via preserve_external_request_id"+
+		" http_protocol_options http2_protocol_options strip_trailing_host_dot path_with_escaped_slashes_action http1_safe_max_connection_duration").
 		but("stream_error_on_invalid_http_message", "an HTTP/1.1 connection ends with its first invalid message, an HTTP/2 stream with its own").
-		but("tracing", "spans are a later part").but("represent_ipv4_remote_address_as_ipv4_mapped_ipv6", onlyEnvoy).but("access_log_options", later).
-		but("request_id_extension", "x-request-id is a UUID").but("proxy_100_continue", "the proxy answers 100-continue, an upstream that refuses says so by its status").but("scheme_header_transformation", later).
-		but("internal_address_config", later).but("strip_trailing_host_dot", later).but("delayed_close_timeout", "closing lingers with a limit of its own").
-		but("early_header_mutation_extensions", later).but("proxy_status_config", later),
+		but("tracing", spans).but("represent_ipv4_remote_address_as_ipv4_mapped_ipv6", onlyEnvoy).but("access_log_options", endOnly).
+		but("request_id_extension", "x-request-id is a UUID").but("proxy_100_continue", "the proxy answers 100-continue, an upstream that refuses says so by its status").but("scheme_header_transformation", "the scheme is what the connection is, or what a trusted proxy in front says by x-forwarded-proto").
+		but("internal_address_config", "no request is treated as internal for its address: use_remote_address alone says whom to trust").but("delayed_close_timeout", "closing lingers with a limit of its own").
+		but("proxy_status_config", "causes are told by the access log and by response flags"),
 	"envoy.extensions.filters.network.http_connection_manager.v3.Rds":                                               acts("config_source route_config_name"),
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":                                        acts("name typed_config config_discovery is_optional disabled"),
-	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig":               acts("upgrade_type enabled").but("filters", later),
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig":               acts("upgrade_type enabled"),
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails": everything,
-	"envoy.extensions.filters.http.router.v3.Router":                                                                acts("suppress_envoy_headers strict_check_headers").but("start_child_span", later).but("dynamic_stats", statsNames).but("upstream_log", later),
+	"envoy.extensions.filters.http.router.v3.Router":                                                                acts("suppress_envoy_headers strict_check_headers").but("start_child_span", spans).but("dynamic_stats", statsNames).but("upstream_log", "the access log has one line a request, which names every attempt's outcome"),
 	"envoy.config.accesslog.v3.AccessLog":                                                                           acts("name typed_config filter"),
 	"envoy.config.accesslog.v3.AccessLogFilter":                                                                     acts("response_flag_filter"),
 	"envoy.config.accesslog.v3.ResponseFlagFilter":                                                                  everything,

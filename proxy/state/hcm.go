@@ -27,7 +27,7 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 	c := &http.Config{
 		StatPrefix: m.GetStatPrefix(), Direction: dir, ServerName: []byte(cmp.Or(m.GetServerName(), "envoy")), // the field's default
 
-		Path: message.PathOptions{Normalize: m.GetNormalizePath().GetValue(), MergeSlashes: m.GetMergeSlashes()},
+		Path: message.PathOptions{Normalize: m.GetNormalizePath().GetValue(), MergeSlashes: m.GetMergeSlashes()}, NoHostDot: m.GetStripTrailingHostDot(),
 		Edge: m.GetUseRemoteAddress().GetValue(), SkipXFF: m.GetSkipXffAppend(), TrustedHops: int(min(m.GetXffNumTrustedHops(), 100)),
 		KeepRequestID: m.GetPreserveExternalRequestId(), NoRequestID: m.GetGenerateRequestId() != nil && !m.GetGenerateRequestId().GetValue(),
 		HeaderTimeout: m.GetRequestHeadersTimeout().AsDuration(), RequestTimeout: m.GetRequestTimeout().AsDuration(),

@@ -110,6 +110,10 @@ func (b *Builder) decodeWholeListener(l *listenerv3.Listener, version string) (*
 	c.Transparent, c.FreeBind, c.Backlog = l.GetTransparent().GetValue(), l.GetFreebind().GetValue(), int(min(l.GetTcpBacklogSize().GetValue(), math.MaxInt32))
 	for i, f := range l.GetListenerFilters() {
 		at := fmt.Sprintf("%s.listener_filters[%d] %s", path, i, f.GetName())
+		if url := f.GetTypedConfig().GetTypeUrl(); f.GetFilterDisabled() != nil && url != tlsInspectorURL && url != httpInspectorURL {
+			// Inspectors run where a chain for the destination depends on what they find, and nowhere else.
+			return nil, fmt.Errorf("%s.filter_disabled: is supported for inspectors only", at)
+		}
 		var err error
 		switch f.GetTypedConfig().GetTypeUrl() {
 		case originalDstURL:
@@ -323,6 +327,12 @@ func (b *Builder) decodeTCP(config *anypb.Any, dir http.Direction, path string) 
 	c.MaxDuration = p.GetMaxDownstreamConnectionDuration().AsDuration()
 	if n := p.GetMaxConnectAttempts().GetValue(); n > 0 {
 		c.MaxConnectAttempts = int(min(n, 10))
+	}
+	for i, h := range p.GetHashPolicy() {
+		if h.GetSourceIp() == nil {
+			return nil, fmt.Errorf("%s.hash_policy[%d]: source_ip is all there is", path, i)
+		}
+		c.HashSource = true
 	}
 	var err error
 	if c.Logs, err = logs(p.GetAccessLog(), path); err != nil {

@@ -44,6 +44,8 @@ type routes struct {
 	hosts         []*route.VirtualHost
 	vhds          bool
 	common        *route.Headers
+	// specificLast: the operations on headers of what is more specific come last (most_specific_header_mutations_wins).
+	specificLast bool
 }
 
 // decodeRoutes reads a RouteConfiguration. ids gives clusters their numbers, whether they
@@ -53,7 +55,8 @@ func decodeRoutes(rc *routev3.RouteConfiguration, version string, ids func(name 
 	if err := check(rc, path); err != nil {
 		return nil, err
 	}
-	out := &routes{name: rc.GetName(), version: version, ignorePort: rc.GetIgnorePortInHostMatching(), vhds: rc.GetVhds() != nil}
+	out := &routes{name: rc.GetName(), version: version, ignorePort: rc.GetIgnorePortInHostMatching(), vhds: rc.GetVhds() != nil,
+		specificLast: rc.GetMostSpecificHeaderMutationsWins()}
 	if c := rc.GetVhds().GetConfigSource(); out.vhds && c.GetAds() == nil && c.GetSelf() == nil {
 		return nil, fmt.Errorf("%s.vhds.config_source: virtual hosts are taken from the same stream only: use ads", path)
 	}
@@ -71,6 +74,13 @@ func decodeRoutes(rc *routev3.RouteConfiguration, version string, ids func(name 
 			return nil, err
 		}
 		out.hosts = append(out.hosts, vh)
+		if most := rc.GetMaxDirectResponseBodySizeBytes(); most != nil {
+			for j, e := range vh.Entries {
+				if e.Direct != nil && len(e.Direct.Body) > int(most.GetValue()) {
+					return nil, fmt.Errorf("%s.routes[%d].direct_response.body: has %d bytes, more than max_direct_response_body_size_bytes (%d)", at, j, len(e.Direct.Body), most.GetValue())
+				}
+			}
+		}
 	}
 	return out, nil
 }
@@ -83,9 +93,9 @@ func (r *routes) table(more map[string]*route.VirtualHost) (*route.Table, error)
 			hosts = append(hosts, more[name])
 		}
 	}
-	if r.common != nil {
+	if r.common != nil || r.specificLast {
 		for i, h := range hosts {
-			hosts[i] = withOps(h, r.common)
+			hosts[i] = r.withOps(h)
 		}
 	}
 	t, err := route.New(r.name, r.version, r.ignorePort, hosts)
@@ -95,13 +105,16 @@ func (r *routes) table(more map[string]*route.VirtualHost) (*route.Table, error)
 	return t, err
 }
 
-// withOps is h with further operations on headers.
-func withOps(h *route.VirtualHost, ops *route.Headers) *route.VirtualHost {
+// withOps is h with the operations on headers of all hosts, in the order of this table.
+func (r *routes) withOps(h *route.VirtualHost) *route.VirtualHost {
 	c := *h
 	c.Entries = slices.Clone(h.Entries)
 	for i, e := range c.Entries {
 		own := *e
-		own.Headers = appendOps(slices.Clip(own.Headers), ops)
+		own.Headers = appendOps(slices.Clone(own.Headers), r.common)
+		if own.SpecificLast = r.specificLast; own.SpecificLast {
+			slices.Reverse(own.Headers)
+		}
 		own.Host = nil
 		c.Entries[i] = &own
 	}
@@ -112,7 +125,7 @@ func decodeVirtualHost(v *routev3.VirtualHost, at string, ids func(name string) 
 	if len(v.GetDomains()) == 0 {
 		return nil, fmt.Errorf("%s.domains: is empty", at)
 	}
-	vh := &route.VirtualHost{Name: v.GetName(), Domains: v.GetDomains(), AttemptCount: v.GetIncludeRequestAttemptCount()}
+	vh := &route.VirtualHost{Name: v.GetName(), Domains: v.GetDomains(), AttemptCount: v.GetIncludeRequestAttemptCount(), AnswerAttempts: v.GetIncludeAttemptCountInResponse()}
 	hostOps, err := headerOps(v, at)
 	if err != nil {
 		return nil, err
@@ -185,7 +198,7 @@ func routeSource(m *corev3.Metadata) route.Source {
 }
 
 func decodeMatch(m *routev3.RouteMatch, path string) (route.When, error) {
-	w := route.When{IgnoreCase: m.GetCaseSensitive() != nil && !m.GetCaseSensitive().GetValue(), Per1M: always1M}
+	w := route.When{IgnoreCase: m.GetCaseSensitive() != nil && !m.GetCaseSensitive().GetValue(), Per1M: always1M, GRPC: m.GetGrpc() != nil}
 	switch p := m.GetPathSpecifier().(type) {
 	case *routev3.RouteMatch_Prefix:
 		w.Kind, w.Path = route.PathPrefix, p.Prefix
@@ -324,7 +337,8 @@ func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster
 	if err := forwardTexts(a, path); err != nil {
 		return nil, err
 	}
-	f := &route.Forward{PrefixRewrite: a.GetPrefixRewrite(), HostRewrite: a.GetHostRewriteLiteral()}
+	f := &route.Forward{PrefixRewrite: a.GetPrefixRewrite(), HostRewrite: a.GetHostRewriteLiteral(),
+		HostOfEndpoint: a.GetAutoHostRewrite().GetValue(), TellHost: a.GetAppendXForwardedHost(), NoCluster: 503}
 	switch s := a.GetClusterSpecifier().(type) {
 	case *routev3.RouteAction_Cluster:
 		f.Clusters = []route.Weighted{{Cluster: ids(s.Cluster), Name: s.Cluster, Weight: 1}}
@@ -381,6 +395,22 @@ func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster
 		if m.GetCluster() != "" && to.Per1M > 0 {
 			f.Mirrors = append(f.Mirrors, to)
 		}
+	}
+	switch code := a.GetClusterNotFoundResponseCode(); code {
+	case routev3.RouteAction_SERVICE_UNAVAILABLE:
+	case routev3.RouteAction_NOT_FOUND:
+		f.NoCluster = 404
+	case routev3.RouteAction_INTERNAL_SERVER_ERROR:
+		f.NoCluster = 500
+	default:
+		return nil, fmt.Errorf("%s.cluster_not_found_response_code: %v is not supported", path, code)
+	}
+	for i, p := range a.GetHashPolicy() {
+		k, err := decodeHashKey(p)
+		if err != nil {
+			return nil, fmt.Errorf("%s.hash_policy[%d]: %w", path, i, err)
+		}
+		f.Hash = append(f.Hash, k)
 	}
 	var err error
 	f.Retry, err = decodeRetry(a.GetRetryPolicy(), path+".retry_policy")
@@ -534,7 +564,7 @@ func headerOps(m mutations, path string) (*route.Headers, error) {
 			if err := cmp.Or(token(at+".header.key", name), oneLine(at+".header.value", o.GetHeader().GetValue())); err != nil {
 				return err
 			}
-			value, err := observe.ParseText(o.GetHeader().GetValue(), false)
+			value, err := observe.ParseText(o.GetHeader().GetValue(), true)
 			if err != nil {
 				return fmt.Errorf("%s.header.value: %w", at, err)
 			}
@@ -549,7 +579,7 @@ func headerOps(m mutations, path string) (*route.Headers, error) {
 			case o.GetAppendAction() == corev3.HeaderValueOption_OVERWRITE_IF_EXISTS:
 				return fmt.Errorf("%s.append_action: OVERWRITE_IF_EXISTS is not supported", at)
 			}
-			*to = append(*to, route.HeaderValue{Name: name, Value: value})
+			*to = append(*to, route.HeaderValue{Name: name, Value: value, KeepEmpty: o.GetKeepEmptyValue()})
 		}
 		return nil
 	}
@@ -573,7 +603,7 @@ func headerOps(m mutations, path string) (*route.Headers, error) {
 }
 
 func decodeFault(f *faultv3.HTTPFault, path string) (*route.Fault, error) {
-	out := &route.Fault{AbortGRPC: -1}
+	out := &route.Fault{AbortGRPC: -1, Cluster: f.GetUpstreamCluster()}
 	if d := f.GetDelay(); d != nil {
 		out.DelayPer1M = perMillion(d.GetPercentage())
 		switch s := d.GetFaultDelaySecifier().(type) {

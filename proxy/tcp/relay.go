@@ -271,7 +271,7 @@ func (d *downstream) Closed(_ *conn.Conn, why conn.Why) {
 // The connection to the endpoint.
 
 func (r *Relay) connect() {
-	e, trial := r.w.endpoint(r.Cluster, r.down.Info(), r.tried)
+	e, trial := r.w.endpoint(r.config, r.Cluster, r.down.Info(), r.tried)
 	if e == nil {
 		if r.Cause == observe.NoCause {
 			r.Cause = observe.NoHealthyUpstream

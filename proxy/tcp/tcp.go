@@ -11,6 +11,7 @@ package tcp
 import (
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/weirmesh/weir/proxy/cluster"
@@ -34,6 +35,8 @@ type Config struct {
 	// ByServerName takes the cluster that has the name of the ClientHello's SNI instead (the
 	// filter envoy.filters.network.sni_cluster), if it has one.
 	ByServerName bool
+	// HashSource sends clients of one address to one endpoint of clusters that hash, whatever these say (hash_policy).
+	HashSource bool
 
 	IdleTimeout        time.Duration // idle_timeout; 0: 1 h, negative: none
 	MaxDuration        time.Duration // max_downstream_connection_duration; 0: none
@@ -198,14 +201,13 @@ func (c *Config) choose(random uint64) cluster.ID {
 }
 
 // endpoint chooses where a connection of cluster c goes, nil if nowhere. trial is described at lb.Picker.Choose.
-func (w *Worker) endpoint(c *cluster.Cluster, info *conn.Info, tried []*cluster.Endpoint) (e *cluster.Endpoint, trial bool) {
+func (w *Worker) endpoint(cfg *Config, c *cluster.Cluster, info *conn.Info, tried []*cluster.Endpoint) (e *cluster.Endpoint, trial bool) {
 	if c.Kind != cluster.OriginalDst {
 		number := w.l.Rand()
-		for i := range c.Hash {
-			if c.Hash[i].Source { // all that a connection has of what may be hashed
-				b := info.Remote.Addr().Unmap().As16()
-				number = cluster.Also(0, cluster.Hash(b[:]))
-			}
+		// The client's address is all that a connection has of what may be hashed.
+		if cfg.HashSource || slices.ContainsFunc(c.Hash, func(k cluster.HashKey) bool { return k.Source }) {
+			b := info.Remote.Addr().Unmap().As16()
+			number = cluster.Also(0, cluster.Hash(b[:]))
 		}
 		return w.picker(c.ID).Choose(c, number, tried, 2*len(c.Endpoints))
 	}
@@ -213,7 +215,7 @@ func (w *Worker) endpoint(c *cluster.Cluster, info *conn.Info, tried []*cluster.
 	if c.LocalAddress.IsValid() {
 		addr = netip.AddrPortFrom(c.LocalAddress, addr.Port())
 	}
-	if !addr.IsValid() || len(tried) > 0 {
+	if addr = c.Ported(addr); !addr.IsValid() || len(tried) > 0 {
 		return nil, false
 	}
 	e = &cluster.Endpoint{ID: -1, Addr: addr, Limits: c.Limits}

@@ -25,10 +25,14 @@ const maxDelay = 3_600_000
 // Stages are the delay and the abort. own is the filter's configuration, for routes that have none; nil: no fault there.
 func Stages(own *route.Fault) []http.Stage {
 	of := func(x *http.Exchange) *route.Fault {
+		f := own
 		if x.Route != nil && x.Route.Fault != nil {
-			return x.Route.Fault
+			f = x.Route.Fault
 		}
-		return own
+		if f != nil && f.Cluster != "" && (x.Target == nil || x.Target.Name != f.Cluster) {
+			return nil
+		}
+		return f
 	}
 	return []http.Stage{
 		{Name: "fault delay", Request: func(x *http.Exchange) http.Verdict {

@@ -73,6 +73,14 @@ func (r *Request) SetMethod(name []byte) {
 	r.RawMethod, r.Method = name, MethodOf(name)
 }
 
+// IsGRPC recognises gRPC by its content type ("application/grpc", "application/grpc+proto", …).
+func (r *Request) IsGRPC() bool {
+	t := r.Headers.Get(ContentType)
+	return bytes.HasPrefix(t, grpcType) && (len(t) == len(grpcType) || t[len(grpcType)] == '+' || t[len(grpcType)] == ';')
+}
+
+var grpcType = []byte("application/grpc")
+
 // PathQuery splits Path at the first '?'. query is without the '?', and nil when there is none.
 func (r *Request) PathQuery() (path, query []byte) {
 	if i := bytes.IndexByte(r.Path, '?'); i >= 0 {

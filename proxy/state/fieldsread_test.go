@@ -1,0 +1,95 @@
+package state
+
+import (
+	"strings"
+	"testing"
+
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+
+	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/xds/resource"
+)
+
+// Routes: what foreign control planes say of hashing, hosts and headers, and Istio of hashing.
+func TestRouteFields(t *testing.T) {
+	b := newBuilder()
+	s, _ := apply(t, b, update(t, resource.RouteType, `
+name: "r" most_specific_header_mutations_wins: true max_direct_response_body_size_bytes { value: 5 }
+request_headers_to_add { header { key: "x" value: "table" } append_action: OVERWRITE_IF_EXISTS_OR_ADD }
+virtual_hosts { name: "v" domains: "*" include_attempt_count_in_response: true
+  request_headers_to_add { header { key: "x" value: "host" } append_action: OVERWRITE_IF_EXISTS_OR_ADD keep_empty_value: true }
+  routes { match { prefix: "/g" grpc {} } direct_response { status: 200 body { inline_string: "12345" } } }
+  routes { match { prefix: "/" } route { cluster: "c" auto_host_rewrite { value: true } append_x_forwarded_host: true cluster_not_found_response_code: NOT_FOUND
+    hash_policy { header { header_name: "User" } } hash_policy { connection_properties { source_ip: true } } }
+    request_headers_to_add { header { key: "x" value: "route" } append_action: OVERWRITE_IF_EXISTS_OR_ADD }
+    typed_per_filter_config { key: "envoy.filters.http.fault" value { [type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault] { upstream_cluster: "d" } } } } }`))
+	vh := s.Table("r").Host([]byte("a"))
+	if !vh.AnswerAttempts || !vh.Entries[0].When.GRPC || vh.Entries[1].When.GRPC {
+		t.Errorf("%+v", vh)
+	}
+	e := vh.Entries[1]
+	if f := e.Forward; !f.HostOfEndpoint || !f.TellHost || f.NoCluster != 404 || len(f.Hash) != 2 || f.Hash[0].Header != "user" || !f.Hash[1].Source || e.Fault.Cluster != "d" {
+		t.Errorf("%+v", f)
+	}
+	var order []string
+	for _, h := range e.Headers {
+		v, _ := h.RequestSet[0].Value.Literal()
+		order = append(order, v)
+	}
+	if got := strings.Join(order, " "); got != "table host route" || !e.SpecificLast || !e.Headers[1].RequestSet[0].KeepEmpty {
+		t.Errorf("operations on headers in the order %s", got)
+	}
+}
+
+// Clusters and endpoints: where original destinations go, and where health is asked for.
+func TestClusterFields(t *testing.T) {
+	b := newBuilder()
+	s, _ := apply(t, b, update(t, resource.ClusterType,
+		`name: "o" type: ORIGINAL_DST lb_policy: CLUSTER_PROVIDED original_dst_lb_config { use_http_header: true upstream_port_override { value: 81 } }
+		 filters { name: "istio.metadata_exchange" }`,
+		`name: "h" type: ORIGINAL_DST lb_policy: CLUSTER_PROVIDED original_dst_lb_config { use_http_header: true http_header_name: "X-To" }`,
+		`name: "e" type: STATIC health_checks { timeout { seconds: 1 } interval { seconds: 1 } tcp_health_check {} } load_assignment { cluster_name: "e" endpoints {
+		  lb_endpoints { endpoint { hostname: "a.example" address { socket_address { address: "10.0.0.1" port_value: 80 } } health_check_config { port_value: 8080 hostname: "health" } } }
+		  lb_endpoints { endpoint { address { socket_address { address: "10.0.0.2" port_value: 80 } } health_check_config { disable_active_health_check: true } } } } }`))
+	of := func(name string) *cluster.Cluster { return s.Cluster(b.clusterID(name)) }
+	if c := of("o"); c.Port != 81 || c.DestinationHeader != "x-envoy-original-dst-host" {
+		t.Errorf("%+v", c)
+	}
+	if c := of("h"); c.Port != 0 || c.DestinationHeader != "x-to" {
+		t.Errorf("%+v", c)
+	}
+	eps := of("e").Endpoints
+	if e := eps[0]; e.Host != "a.example" || e.Checked.Addr.String() != "10.0.0.1:8080" || e.Checked.Host != "health" || e.Checked.Never {
+		t.Errorf("%+v", e.Checked)
+	}
+	if e := eps[1]; !e.Checked.Never {
+		t.Errorf("%+v", e.Checked)
+	}
+}
+
+// What would change what happens to traffic, and is not done, is refused by its path.
+func TestRefusedFields(t *testing.T) {
+	manager := func(text string) string {
+		return `name: "l" address { socket_address { address: "127.0.0.1" port_value: 80 } } filter_chains { filters { name: "h" typed_config {
+		[type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager] { rds { route_config_name: "r" config_source { ads {} } } ` + text + ` } } } }`
+	}
+	for _, tc := range []struct{ url, text, want string }{
+		{resource.ClusterType, `name: "c" connection_pool_per_downstream_connection: true`, "cluster c.connection_pool_per_downstream_connection"},
+		{resource.ClusterType, `name: "c" filters { name: "envoy.filters.network.tcp_proxy" }`, "cluster c.filters[0] envoy.filters.network.tcp_proxy"},
+		{resource.ClusterType, `name: "c" typed_extension_protocol_options { key: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" value {
+		  [type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions] { explicit_http_config { http_protocol_options {} } http_filters { name: "x" } } } }`, "http_filters[0] x"},
+		{resource.ClusterType, `name: "o" type: ORIGINAL_DST lb_policy: CLUSTER_PROVIDED original_dst_lb_config { upstream_port_override { value: 70000 } }`, "upstream_port_override: 70000"},
+		{resource.EndpointType, `cluster_name: "c" policy { drop_overloads { category: "a" drop_percentage { numerator: 5 } } }`, "policy.drop_overloads"},
+		{resource.RouteType, `name: "r" max_direct_response_body_size_bytes { value: 4 } virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } direct_response { status: 200 body { inline_string: "12345" } } } }`,
+			"direct_response.body: has 5 bytes"},
+		{resource.ListenerType, manager(`upgrade_configs { upgrade_type: "websocket" filters { name: "x" } }`), "upgrade_configs[0].filters"},
+		{resource.ListenerType, manager(`early_header_mutation_extensions { name: "x" }`), "early_header_mutation_extensions"},
+		{resource.ListenerType, `name: "l" address { socket_address { address: "127.0.0.1" port_value: 80 } } listener_filters { name: "p" filter_disabled { any_match: true } typed_config {
+		  [type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol] {} } } filter_chains { filters { name: "t" typed_config {
+		  [type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { cluster: "a" } } } }`, "listener_filters[0] p.filter_disabled"},
+	} {
+		if _, _, err := newBuilder().Apply(update(t, tc.url, tc.text)); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v; want it to name %s", tc.text, err, tc.want)
+		}
+	}
+}
