@@ -132,6 +132,15 @@ func (h *host) queue(w *Waiter) {
 	h.waiting++
 }
 
+// waiter is the oldest who may have it, nil if there is none.
+func (h *host) waiter(it *Item) *Waiter {
+	w := h.head
+	for w != nil && w.fresh && it.kept {
+		w = w.next
+	}
+	return w
+}
+
 // take removes w from the queue.
 func (h *host) take(w *Waiter) {
 	if w.prev != nil {

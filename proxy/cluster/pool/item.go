@@ -15,6 +15,7 @@ type Item struct {
 	member  Member
 	state   itemState
 	reused  bool
+	kept    bool   // a request on it has ended: its peer may close it while nobody looks
 	leaving bool   // takes no further request
 	yields  bool   // leaves because somebody else waits for its place
 	shared  bool   // is in host.shared
@@ -105,6 +106,7 @@ func (it *Item) lend() {
 func (it *Item) Release() {
 	if it.state == lent {
 		it.active--
+		it.kept = true
 		it.settle()
 	}
 }
@@ -125,8 +127,11 @@ func (it *Item) Leave() {
 // settle finds the next use of a connection that is ready: waiters, more requests, the idle list, or none.
 func (it *Item) settle() {
 	h, p := it.host, it.host.pool
-	for it.active < it.streams && h.head != nil && !it.leaving && !it.worn() {
-		w := h.head
+	for it.active < it.streams && !it.leaving && !it.worn() {
+		w := h.waiter(it)
+		if w == nil {
+			break
+		}
 		h.take(w)
 		it.lend()
 		w.Client.Connected(it.member)

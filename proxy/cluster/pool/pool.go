@@ -112,6 +112,7 @@ type Waiter struct {
 
 	host       *host
 	next, prev *Waiter
+	fresh      bool // see Pool.Get
 }
 
 // Waiting reports whether the waiter is in a queue.
@@ -141,6 +142,7 @@ func (p *Pool) Get(c *cluster.Cluster, e *cluster.Endpoint, proto cluster.Protoc
 		h.tidy()
 		return nil, Overflow
 	}
+	w.fresh = fresh
 	h.queue(w)
 	h.dialMore()
 	return nil, Waiting

@@ -22,6 +22,7 @@ type member struct {
 	pool.Item
 	streams uint32 // carried at once; 0: that is agreed on when it opens
 	agreed  uint32
+	ended   bool // a request
 }
 
 func (m *member) Pooled() *pool.Item { return &m.Item }
@@ -48,10 +49,20 @@ type client struct {
 	log  *[]string
 
 	leaves bool // when abandoned
+	fresh  bool
+}
+
+func (c *client) release() {
+	c.m.ended = true
+	c.m.Release()
 }
 
 func (c *client) Connected(m pool.Member) {
 	c.m = m.(*member)
+	if c.fresh && c.m.ended {
+		*c.log = append(*c.log, c.name+" has a kept connection")
+		return
+	}
 	*c.log = append(*c.log, c.name+" connected")
 }
 
@@ -104,9 +115,13 @@ func newWorld(t testing.TB, workers, endpoints int) *world {
 }
 
 func (w *world) get(name string, worker, endpoint int) *client {
-	c := &client{name: name, log: &w.log}
-	c.w.Client = c
-	m, result := w.pools[worker].Get(w.cluster, w.cluster.Endpoints[endpoint], w.cluster.Protocol, &c.w, false)
+	return w.ask(&client{name: name}, worker, endpoint)
+}
+
+func (w *world) ask(c *client, worker, endpoint int) *client {
+	c.log, c.w.Client = &w.log, c
+	name := c.name
+	m, result := w.pools[worker].Get(w.cluster, w.cluster.Endpoints[endpoint], w.cluster.Protocol, &c.w, c.fresh)
 	switch result {
 	case pool.Lent:
 		c.m = m.(*member)
@@ -175,6 +190,33 @@ func TestQueue(t *testing.T) {
 	if n := w.pools[0].Counts(); n != (pool.Counts{Busy: 1}) {
 		t.Errorf("%+v", n)
 	}
+}
+
+// Who has just found a kept connection dead waits for a new one, although another one comes back before it: that may be
+// as dead, when a machine was slow for as long as servers keep connections.
+func TestFreshMeansNew(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	a := w.get("a", 0, 0)
+	w.net.Silence(w.cluster.Endpoints[0].Addr, true)
+	w.ask(&client{name: "b", fresh: true}, 0, 0)
+	w.get("c", 0, 0)
+	a.release()
+	w.want(t, "a connected", "c connected")
+	w.net.Advance(11 * time.Second)
+	w.net.Silence(w.cluster.Endpoints[0].Addr, false)
+	w.want(t, "b failed: connecting timed out")
+	w.ask(&client{name: "d", fresh: true}, 0, 0)
+	w.want(t, "d connected")
+
+	// Where there is no place for another connection, the one that came back gives its own.
+	w = newWorld(t, 1, 1)
+	w.cluster.Limits.MaxConnections.Store(1)
+	a = w.get("a", 0, 0)
+	w.ask(&client{name: "b", fresh: true}, 0, 0)
+	w.want(t, "a connected")
+	a.release()
+	w.net.Step()
+	w.want(t, "b connected")
 }
 
 func TestPendingOverflow(t *testing.T) {
@@ -292,6 +334,9 @@ func TestPoolProperty(t *testing.T) {
 			if n := l.Connections.Load(); int(n) > most {
 				rt.Fatalf("%d connections, at most %d", n, most)
 			}
+			if i := slices.IndexFunc(w.log, func(s string) bool { return strings.HasSuffix(s, "has a kept connection") }); i >= 0 {
+				rt.Fatal(w.log[i])
+			}
 			busy := 0
 			for _, p := range w.pools {
 				busy += p.Counts().Busy
@@ -303,12 +348,12 @@ func TestPoolProperty(t *testing.T) {
 		for i := range rapid.IntRange(1, 40).Draw(rt, "steps") {
 			switch rapid.IntRange(0, 4).Draw(rt, "op") {
 			case 0, 1:
-				open = append(open, w.get(fmt.Sprint(i), rapid.IntRange(0, 2).Draw(rt, "worker"), rapid.IntRange(0, 1).Draw(rt, "endpoint")))
+				open = append(open, w.ask(&client{name: fmt.Sprint(i), fresh: rapid.Bool().Draw(rt, "fresh")}, rapid.IntRange(0, 2).Draw(rt, "worker"), rapid.IntRange(0, 1).Draw(rt, "endpoint")))
 			case 2:
 				if len(open) > 0 {
 					k := rapid.IntRange(0, len(open)-1).Draw(rt, "release")
 					if c := open[k]; c.m != nil {
-						c.m.Release()
+						c.release()
 						open = slices.Delete(open, k, k+1)
 					}
 				}
@@ -344,7 +389,7 @@ func TestPoolProperty(t *testing.T) {
 			if k < 0 {
 				rt.Fatalf("%d requests wait and nobody has a connection", len(open))
 			}
-			open[k].m.Release()
+			open[k].release()
 			open = slices.Delete(open, k, k+1)
 			w.net.Step()
 			check()
