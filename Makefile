@@ -86,6 +86,14 @@ soak: ## large bodies, and every kind of traffic, for SOAK (5m): does anything g
 bench: build ## CPU per request beside nginx and HAProxy (needs ../shared/bench)
 	@./test/bench.sh $(BENCH)
 
+.PHONY: instructions
+instructions: ## instructions an exchange costs the proxy, against test/instructions.txt: more than 10 % above fails (needs valgrind)
+	@./test/instructions.sh
+
+.PHONY: instructions-update
+instructions-update: ## write test/instructions.txt anew
+	@./test/instructions.sh update
+
 .PHONY: bench-xds
 bench-xds: build ## what many proxies cost the control plane (needs ../shared/bench)
 	@./test/bench-xds.sh $(BENCH)
