@@ -79,6 +79,7 @@ func (p *Plane) mux() *http.ServeMux {
 	m.HandleFunc("GET /api/v1/services", p.known(func(u *store.Update) any { return services(u.Snapshot) }))
 	m.HandleFunc("GET /api/v1/proxies", p.known(func(*store.Update) any { return p.proxyStatuses() }))
 	m.HandleFunc("GET /api/v1/proxies/{namespace}/{name}/config", p.handleDump)
+	m.HandleFunc("GET /api/v1/workloads/{namespace}/{name}/config", p.handleWorkloadConfig)
 	m.HandleFunc("GET /api/v1/findings", p.known(func(u *store.Update) any { return findings(p.findings(u)) }))
 	m.HandleFunc("GET /api/v1/objects", p.handleObjects)
 	m.HandleFunc("GET /api/v1/objects/{kind}", p.handleObjects)

@@ -334,8 +334,8 @@ status: {podIP: %s, conditions: [{type: Ready, status: %q}]}
 	})
 	const id = "spiffe://cluster.local/ns/default/sa/reviews"
 	want := []apiv1.ServicePort{{Number: 9080, Name: "http", Protocol: "http", Endpoints: []string{"10.1.0.1:9080"}, Backends: []apiv1.Backend{
-		{Address: "10.1.0.1:9080", Workload: "default/reviews-v1-0", Version: "v1", Health: "healthy", Locality: "eu/a", Identity: id, Proxied: true, Weight: 1},
-		{Address: "10.1.0.2:9080", Workload: "default/reviews-v2-0", Version: "v2", Health: "unhealthy", Locality: "eu/a", Identity: id, Proxied: true, Weight: 1},
+		{Address: "10.1.0.1:9080", Workload: "default/reviews-v1-0", Version: "v1", Health: "healthy", Locality: "eu/a", Identity: id, Proxied: true, Weight: 1, Port: 9080},
+		{Address: "10.1.0.2:9080", Workload: "default/reviews-v2-0", Version: "v2", Health: "unhealthy", Locality: "eu/a", Identity: id, Proxied: true, Weight: 1, Port: 9080},
 	}}}
 	if d := cmp.Diff(want, got[0].Ports); d != "" {
 		t.Errorf("(-want +got):\n%s", d)

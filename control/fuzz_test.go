@@ -23,7 +23,7 @@ func FuzzAPI(f *testing.F) {
 	for _, target := range []string{
 		"GET /api/v1/status", "GET /api/v1/objects?raw", "GET /api/v1/objects/Service/default/reviews", "GET /api/v1/receipts/Service/default/reviews",
 		"GET /api/v1/wait?version=1&timeout=1ms", "GET /api/v1/wait?workload=default/a&health=healthy", "GET /api/v1/edges?since=2026-11-01T00:00:00Z",
-		"GET /api/v1/events?follow=true", "GET /api/v1/proxies/default/a/config?x=%zz", "DELETE /api/v1/objects/Service/default/none", "GET /debug/syncz", "PUT /",
+		"GET /api/v1/events?follow=true", "GET /api/v1/proxies/default/a/config?x=%zz", "GET /api/v1/workloads/default/a/config", "DELETE /api/v1/objects/Service/default/none", "GET /debug/syncz", "PUT /",
 	} {
 		f.Add(target, []byte(nil))
 	}

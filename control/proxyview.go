@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/translate"
 	"github.com/weirmesh/weir/xds/dump"
 	"github.com/weirmesh/weir/xds/resource"
 	"github.com/weirmesh/weir/xds/server"
@@ -129,6 +131,44 @@ func (p *Plane) handleDump(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	if err := dump.Write(w, d, q); err != nil {
 		panic(http.ErrAbortHandler) // the head is out: a connection that breaks says that this is not all
+	}
+}
+
+// handleWorkloadConfig answers with everything that a sidecar of a workload would be sent if it asked for it, in the
+// form of handleDump, load assignments included: what is to become of calls, whether or not its proxy is
+// connected here and has asked for them before. Secrets are left out.
+func (p *Plane) handleWorkloadConfig(w http.ResponseWriter, r *http.Request) {
+	if !p.holdsToken(w, r, "what proxies are sent is shown with") {
+		return
+	}
+	q, err := dump.ParseQuery(r.URL.Query())
+	if err != nil {
+		fail(w, http.StatusBadRequest, err.Error(), "")
+		return
+	}
+	q.EDS = true
+	u := p.latest.Load()
+	if u == nil {
+		fail(w, http.StatusServiceUnavailable, "the configuration is not read yet", "try again in a moment")
+		return
+	}
+	wl := u.Snapshot.Workloads.At(mesh.NewKey(r.PathValue("namespace"), r.PathValue("name")))
+	if wl == nil {
+		fail(w, http.StatusNotFound, "there is no workload "+quote(r.PathValue("namespace")+"/"+r.PathValue("name")), "GET /api/v1/workloads lists those there are")
+		return
+	}
+	d := &dump.Dump{}
+	for typ, set := range translate.New().View(u.Snapshot, translate.SidecarOf(wl)).Sets {
+		if typ == resource.SecretType {
+			continue
+		}
+		for x := range set.Values() {
+			d.Resources = append(d.Resources, dump.Resource{TypeURL: typ, Name: x.Name(), Version: x.Version(), Body: x.Any()})
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if err := dump.Write(w, d, q); err != nil {
+		panic(http.ErrAbortHandler) // as in handleDump
 	}
 }
 

@@ -29,6 +29,9 @@ func services(s *mesh.Snapshot) []apiv1.Service {
 			if eps != nil {
 				for i := range eps.Ports[port.Number] {
 					b := backend(&eps.Ports[port.Number][i], s.Settings.TrustDomain)
+					if wl := eps.Ports[port.Number][i].Workload; wl != nil {
+						b.Port, _ = wl.Serves(&port)
+					}
 					sp.Backends = append(sp.Backends, b)
 					if b.Health == healthy {
 						sp.Endpoints = append(sp.Endpoints, b.Address)

@@ -74,6 +74,12 @@ type Node struct {
 // not to be changed, and compared by its address.
 type Learned struct{ Listeners, VirtualHosts []string }
 
+// SidecarOf is the node of a workload's sidecar as it would be with captured traffic, asking for everything at once.
+func SidecarOf(w *mesh.Workload) *Node {
+	return &Node{Type: Sidecar, Namespace: w.Namespace, Name: w.Name, ServiceAccount: w.ServiceAccount, Labels: w.Labels, Locality: w.Locality,
+		Addresses: w.Addresses, Interception: Redirect, Unproven: true}
+}
+
 func (n *Node) form() form {
 	switch {
 	case n.OnDemand:

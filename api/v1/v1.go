@@ -83,6 +83,7 @@ type Backend struct {
 	Identity string `json:"identity,omitempty"` // expected of it
 	Proxied  bool   `json:"proxied"`            // its proxy speaks mesh mTLS
 	Weight   uint32 `json:"weight"`
+	Port     uint16 `json:"port,omitempty"` // the workload's own, as policies count it; 0: not known
 }
 
 // Proxy is one connected proxy.

@@ -115,6 +115,12 @@ func (c *Client) ProxyConfig(ctx context.Context, proxy string) ([]byte, error) 
 	return c.call(ctx, http.MethodGet, "/api/v1/proxies/"+url.PathEscape(namespace)+"/"+url.PathEscape(name)+"/config?include_eds", nil)
 }
 
+// WorkloadConfig asks for what a sidecar of a workload would be sent, whatever it asked for; names is a
+// regular expression of those wanted, "" for all.
+func (c *Client) WorkloadConfig(ctx context.Context, namespace, name, names string) ([]byte, error) {
+	return c.call(ctx, http.MethodGet, "/api/v1/workloads/"+url.PathEscape(namespace)+"/"+url.PathEscape(name)+"/config?"+url.Values{"name_regex": {names}}.Encode(), nil)
+}
+
 // Objects asks for objects with their receipts; empty arguments from the right on ask
 // for all there are. A name without a namespace is that of an object that has none. An
 // object that is named and missing is an *Error with status 404.

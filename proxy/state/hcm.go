@@ -27,8 +27,8 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 	c := &http.Config{
 		StatPrefix: m.GetStatPrefix(), Direction: dir, ServerName: []byte(cmp.Or(m.GetServerName(), "envoy")), // the field's default
 
-		Path: message.PathOptions{Normalize: m.GetNormalizePath().GetValue(), MergeSlashes: m.GetMergeSlashes()}, NoHostDot: m.GetStripTrailingHostDot(),
-		Edge: m.GetUseRemoteAddress().GetValue(), SkipXFF: m.GetSkipXffAppend(), TrustedHops: int(min(m.GetXffNumTrustedHops(), 100)),
+		NoHostDot: m.GetStripTrailingHostDot(),
+		Edge:      m.GetUseRemoteAddress().GetValue(), SkipXFF: m.GetSkipXffAppend(), TrustedHops: int(min(m.GetXffNumTrustedHops(), 100)),
 		KeepRequestID: m.GetPreserveExternalRequestId(), NoRequestID: m.GetGenerateRequestId() != nil && !m.GetGenerateRequestId().GetValue(),
 		HeaderTimeout: m.GetRequestHeadersTimeout().AsDuration(), RequestTimeout: m.GetRequestTimeout().AsDuration(),
 		StreamIdle: 5 * time.Minute, // the field's default
@@ -42,22 +42,14 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 	if err := commonHTTP(c, m.GetCommonHttpProtocolOptions(), path+".common_http_protocol_options"); err != nil {
 		return nil, "", err
 	}
-	switch a := m.GetPathWithEscapedSlashesAction(); a {
-	case hcmv3.HttpConnectionManager_IMPLEMENTATION_SPECIFIC_DEFAULT, hcmv3.HttpConnectionManager_KEEP_UNCHANGED:
-	case hcmv3.HttpConnectionManager_REJECT_REQUEST:
-		c.Path.Slashes = message.RefuseSlashes
-	case hcmv3.HttpConnectionManager_UNESCAPE_AND_REDIRECT:
-		c.Path.Slashes = message.RedirectSlashes
-	case hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD:
-		c.Path.Slashes = message.UnescapeSlashes
-	default:
-		return nil, "", fmt.Errorf("%s.path_with_escaped_slashes_action: %v is not supported", path, a)
+	var err error
+	if c.Path, err = PathOptions(m, path); err != nil {
+		return nil, "", err
 	}
 	if m.GetStreamIdleTimeout() != nil {
 		c.StreamIdle = m.GetStreamIdleTimeout().AsDuration()
 	}
 	c.SafeMaxDuration = m.GetHttp1SafeMaxConnectionDuration()
-	var err error
 	if c.Limits.HeadBytes, err = headBytes(m.GetMaxRequestHeadersKb(), path+".max_request_headers_kb"); err != nil {
 		return nil, "", err
 	}
@@ -166,4 +158,21 @@ func certs(c *http.Config, m *hcmv3.HttpConnectionManager) {
 	if d.GetDns() {
 		c.CertParts |= http.CertDNS
 	}
+}
+
+// PathOptions is how a connection manager reads paths; at is how it is called in errors.
+func PathOptions(m *hcmv3.HttpConnectionManager, at string) (message.PathOptions, error) {
+	o := message.PathOptions{Normalize: m.GetNormalizePath().GetValue(), MergeSlashes: m.GetMergeSlashes()}
+	switch a := m.GetPathWithEscapedSlashesAction(); a {
+	case hcmv3.HttpConnectionManager_IMPLEMENTATION_SPECIFIC_DEFAULT, hcmv3.HttpConnectionManager_KEEP_UNCHANGED:
+	case hcmv3.HttpConnectionManager_REJECT_REQUEST:
+		o.Slashes = message.RefuseSlashes
+	case hcmv3.HttpConnectionManager_UNESCAPE_AND_REDIRECT:
+		o.Slashes = message.RedirectSlashes
+	case hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD:
+		o.Slashes = message.UnescapeSlashes
+	default:
+		return o, fmt.Errorf("%s.path_with_escaped_slashes_action: %v is not supported", at, a)
+	}
+	return o, nil
 }

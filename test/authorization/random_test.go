@@ -3,6 +3,7 @@ package authorization
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -19,6 +20,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/weirmesh/weir/cli/access"
 	"github.com/weirmesh/weir/config/istio"
 	"github.com/weirmesh/weir/config/source/file"
 	"github.com/weirmesh/weir/mesh"
@@ -69,8 +71,8 @@ func TestRandomPoliciesAreDecidedAlike(t *testing.T) {
 			text = append(text, yaml)
 			snap.Authorizations = snap.Authorizations.Set(mesh.NewKey(namespaces[i], p.Ref.Name), p)
 		}
-		rules := compiled(t, snap)
-		for range calls {
+		rules, listener := compiled(t, snap)
+		for i := range calls {
 			c := randomCall(r)
 			want := naive(specs, namespaces, c)
 			got := true
@@ -84,12 +86,59 @@ func TestRandomPoliciesAreDecidedAlike(t *testing.T) {
 			if !got {
 				denied++
 			}
+			if i%5 > 0 { // it compiles each condition again
+				continue
+			}
+			if why := misjudged(listener, c, r, got); why != "" {
+				t.Fatalf("seed %d: %+v is allowed %v by the proxy; %s:\n%s", seed, c, got, why, strings.Join(text, "\n"))
+			}
 		}
 	}
 	if denied < sets*calls/5 || denied > sets*calls*4/5 {
 		t.Errorf("%d of %d are denied: the policies or calls are not random enough", denied, sets*calls)
 	}
 	t.Logf("%d of %d are denied", denied, sets*calls)
+}
+
+// misjudged holds `weir can` against the proxy: who knows all of a call decides as the proxy does, and who knows a part of
+// it says nothing that is not so.
+func misjudged(l *listenerv3.Listener, c *call, r *rand.Rand, allowed bool) string {
+	full := access.Call{To: netip.AddrPortFrom(netip.MustParseAddr("10.9.9.9"), c.port), From: c.source, TLS: c.id != "", SNI: &c.sni, Method: c.method, Host: c.host, Path: c.path + "?q=/admin", Token: access.Token{Given: true}}
+	if c.id != "" {
+		full.ID = "spiffe://" + c.id
+	}
+	full.Headers = map[string]string{"x-token": c.headers["x-token"]}
+	forwarded := c.method != "" && c.remote != c.source // by x-forwarded-for: what of that counts is not known
+	if forwarded {
+		full.Headers["x-forwarded-for"] = c.remote.String()
+	}
+	part := full
+	part.Headers = maps.Clone(full.Headers)
+	for range 1 + r.IntN(2) {
+		switch r.IntN(4) {
+		case 0:
+			delete(part.Headers, "x-token")
+		case 1:
+			part.SNI = nil
+		case 2:
+			part.From = netip.Addr{}
+		case 3:
+			part.Token = access.Token{}
+		}
+	}
+	want := map[bool]access.Verdict{true: access.Allowed, false: access.Denied}[allowed]
+	for _, x := range []access.Call{full, part} {
+		a, err := access.Inbound(l, x)
+		switch {
+		case err != nil:
+			return err.Error()
+		case a.Verdict != want && a.Verdict != access.Unknown, a.Verdict == access.Unknown && len(a.Needs) == 0:
+			return fmt.Sprintf("%+v of %+v", a, x)
+		case a.Verdict == access.Unknown && x.From.IsValid() && x.SNI != nil && x.Token.Given && len(x.Headers) == len(full.Headers) && !forwarded:
+			return fmt.Sprintf("all is known, and yet %+v", a)
+		}
+	}
+	return ""
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
@@ -268,7 +317,7 @@ func chainOf(c *call) string {
 }
 
 // compiled are the rules of the workload's chains, as its proxy has them.
-func compiled(t *testing.T, snap *mesh.Snapshot) map[string][]*rbac.Rules {
+func compiled(t *testing.T, snap *mesh.Snapshot) (map[string][]*rbac.Rules, *listenerv3.Listener) {
 	t.Helper()
 	labels := mesh.Labels{"app": "echo"}
 	s := &mesh.Service{Ref: mesh.Ref{Kind: "Service", Namespace: "default", Name: "echo"}, Hostname: "echo.default.svc.cluster.local", Name: "echo", Namespace: "default", Selector: labels,
@@ -324,5 +373,5 @@ func compiled(t *testing.T, snap *mesh.Snapshot) map[string][]*rbac.Rules {
 	if len(done) < 3 || slices.Contains([]bool{done["http"], done["tcp"], done["rest"]}, false) {
 		t.Fatalf("chains: %v", done)
 	}
-	return out
+	return out, l
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/weirmesh/weir/proxy/rbac"
 )
 
-// loosest is how the most obliging program reads a path: %2F and %5C are slashes, and several slashes one.
-var loosest = message.PathOptions{Normalize: true, MergeSlashes: true, Slashes: message.UnescapeSlashes}
+// Loosest is how the most obliging program reads a path: %2F and %5C are slashes, and several slashes one.
+var Loosest = message.PathOptions{Normalize: true, MergeSlashes: true, Slashes: message.UnescapeSlashes}
 
 // Stages are the filters in their order; none if there is nothing to enforce.
 func Stages(filters []*rbac.Filter) []http.Stage {
@@ -39,7 +39,7 @@ func Matches(r *rbac.Rules, x *http.Exchange, named map[string]bool) bool {
 	if r.Matches(&f, named) {
 		return true
 	}
-	reading, ok := message.CanonicalPath(x.Request.Path, loosest, x.Arena())
+	reading, ok := message.CanonicalPath(x.Request.Path, Loosest, x.Arena())
 	if !ok {
 		return true // who is asked may deny what nobody can read
 	}
@@ -51,7 +51,7 @@ func Matches(r *rbac.Rules, x *http.Exchange, named map[string]bool) bool {
 // it has to be allowed.
 func decide(filters []*rbac.Filter, x *http.Exchange) rbac.Decision {
 	f := rbac.Facts{Conn: x.Conn, Remote: x.Remote, Request: &x.Request}
-	reading, ok := message.CanonicalPath(x.Request.Path, loosest, x.Arena())
+	reading, ok := message.CanonicalPath(x.Request.Path, Loosest, x.Arena())
 	switch {
 	case !ok: // nobody can read it
 		if d := rbac.Enforce(filters, &f); !d.Allowed {

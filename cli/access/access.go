@@ -1,0 +1,235 @@
+// Package access answers whether a proxy lets a call in, and which policy and rule decide.
+//
+// The listener of the called workload, as xDS has it, and a Call enter; an Answer leaves. Conditions are
+// compiled and evaluated by the code of the proxies (proxy/state, proxy/rbac, internal/jwt); what is ours is
+// that a Call may be known in part: a condition about what is not known is neither true nor false, and only
+// what holds whatever that may be is Allowed or Denied. The command line calls it. Pure functions, for any
+// goroutine.
+package access
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	jwtauthnv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
+	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	networkrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+
+	"github.com/weirmesh/weir/xds/simulate"
+)
+
+// Verdict is the answer in one word.
+type Verdict string
+
+// Verdicts. Unknown: it depends on what the Call does not say.
+const (
+	Allowed Verdict = "allowed"
+	Denied  Verdict = "denied"
+	Unknown Verdict = "unknown"
+)
+
+// Call is a call as it arrives at the proxy of the workload that is called.
+type Call struct {
+	To   netip.AddrPort // the workload, and its port
+	From netip.Addr     // invalid: not known
+	TLS  bool           // mutual TLS of the mesh
+	ID   string         // SPIFFE ID that the caller shows; "" in plaintext
+	SNI  *string        // nil: not known
+
+	// Method is "" of what is not HTTP.
+	Method, Host, Path string
+	Headers            map[string]string // in lower case; "" says that it is absent, others are not known
+	Token              Token
+	Now                time.Time // for tokens
+}
+
+// Answer is what becomes of a Call.
+type Answer struct {
+	Verdict Verdict `json:"verdict"`
+	// Policy is the AuthorizationPolicy that decides, namespace/name; "" if none does. Rule is the index of its rule.
+	Policy string `json:"policy,omitempty"`
+	Rule   *int   `json:"rule,omitempty"`
+	Why    string `json:"why"`
+	// Needs is what an Unknown one depends on.
+	Needs []string `json:"needs,omitempty"`
+	// Watched is what policies with the annotation for dry runs would do.
+	Watched []string `json:"watched,omitempty"`
+}
+
+// Refused are answers of listeners: whose PeerAuthentication says so is not in xDS.
+const Refused = "the port takes mutual TLS only, and the call comes in plaintext"
+
+// Inbound decides by the listener of a sidecar.
+func Inbound(l *listenerv3.Listener, c Call) (Answer, error) {
+	chain := pick(l, c)
+	if chain == nil {
+		return Answer{Verdict: Denied, Why: Refused}, nil
+	}
+	if chain.GetTransportSocket() == nil {
+		c.ID = "" // nothing of the caller's was verified
+	}
+	e := &evaluation{call: c, verdict: Allowed}
+	for i, f := range chain.GetFilters() {
+		m, err := f.GetTypedConfig().UnmarshalNew()
+		if err != nil {
+			return Answer{}, fmt.Errorf("filter %s: %w", f.GetName(), err)
+		}
+		switch m := m.(type) {
+		case *networkrbacv3.RBAC:
+			e.call.Method = "" // a chain that relays sees no requests
+			err = e.rules(m.GetRules(), m.GetShadowRules(), m.GetShadowRulesStatPrefix())
+		case *hcmv3.HttpConnectionManager:
+			err = e.requests(m)
+		}
+		if err != nil {
+			return Answer{}, fmt.Errorf("%s.filters[%d]: %w", chain.GetName(), i, err)
+		}
+	}
+	return e.answer(), nil
+}
+
+// Takes reports whether a listener ends mutual TLS on a port: what a caller whose own configuration is not
+// known will use.
+func Takes(l *listenerv3.Listener, c Call) bool {
+	c.TLS = true
+	return pick(l, c).GetTransportSocket() != nil
+}
+
+func pick(l *listenerv3.Listener, c Call) *listenerv3.FilterChain {
+	at := simulate.Connection{Destination: c.To, Transport: "raw_buffer"}
+	if c.SNI != nil {
+		at.ServerName = *c.SNI
+	}
+	switch {
+	case c.TLS && c.Method != "":
+		at.Transport, at.Protocols = "tls", []string{"istio-http/1.1"}
+	case c.TLS:
+		at.Transport, at.Protocols = "tls", []string{"istio-peer-exchange"}
+	case c.Method != "":
+		at.Protocols = []string{"http/1.1"}
+	}
+	return simulate.Pick(l, at)
+}
+
+// requests follows a request through the filters of a connection manager.
+func (e *evaluation) requests(m *hcmv3.HttpConnectionManager) error {
+	if e.call.Method == "" {
+		e.verdict, e.why = Unknown, "the port is one of HTTP: who may do what is decided for each request"
+		e.need("method and path")
+		return nil
+	}
+	if err := e.read(m); err != nil {
+		return err
+	}
+	asked := map[string]finding{} // of rules that say about whom a provider is asked, by the prefix of what they find
+	for i, f := range m.GetHttpFilters() {
+		x, err := f.GetTypedConfig().UnmarshalNew()
+		if err != nil {
+			return fmt.Errorf("http_filters[%d]: %w", i, err)
+		}
+		switch x := x.(type) {
+		case *jwtauthnv3.JwtAuthentication:
+			err = e.tokens(x)
+		case *httprbacv3.RBAC:
+			if x.GetRules() == nil && isCustom(x) {
+				asked[x.GetShadowRulesStatPrefix()], err = e.decide(x.GetShadowRules())
+				break
+			}
+			err = e.rules(x.GetRules(), x.GetShadowRules(), x.GetShadowRulesStatPrefix())
+		case *extauthzv3.ExtAuthz:
+			e.asks(x, asked)
+		}
+		if err != nil {
+			return fmt.Errorf("http_filters[%d]: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// isCustom reports whether rules choose requests for an ext_authz filter behind them.
+func isCustom(x *httprbacv3.RBAC) bool {
+	for name := range x.GetShadowRules().GetPolicies() {
+		return strings.HasPrefix(name, customPolicy)
+	}
+	return false
+}
+
+const customPolicy = "istio-ext-authz-"
+
+// asks is an ext_authz filter: what it answers nobody knows here.
+func (e *evaluation) asks(x *extauthzv3.ExtAuthz, asked map[string]finding) {
+	key := x.GetFilterEnabledMetadata().GetPath()
+	found := finding{truth: yes}
+	if len(key) > 0 {
+		found = asked[strings.TrimSuffix(key[0].GetKey(), "shadow_effective_policy_id")]
+	}
+	if found.truth == no || e.verdict == Denied {
+		return
+	}
+	who := x.GetGrpcService().GetEnvoyGrpc().GetClusterName()
+	if h := x.GetHttpService(); h != nil {
+		who = h.GetServerUri().GetCluster()
+	}
+	if parts := strings.Split(who, "|"); len(parts) == 4 {
+		who = parts[3] + ":" + parts[1]
+	}
+	e.verdict, e.why = Unknown, "the provider at "+who+" is asked"
+	e.name(strings.TrimPrefix(found.policy, customPolicy))
+	e.need("what " + who + " answers")
+	for _, n := range found.needs {
+		e.need(n)
+	}
+}
+
+// evaluation is one Call on its way through the filters.
+type evaluation struct {
+	call    Call
+	facts   []facts // the readings of a request, of which each has to be allowed
+	claims  map[string]any
+	unsaid  bool // whether there is a token is not known
+	verdict Verdict
+	policy  string
+	rule    *int
+	why     string
+	needs   []string
+	watched []string
+}
+
+func (e *evaluation) need(what string) {
+	if !slices.Contains(e.needs, what) {
+		e.needs = append(e.needs, what)
+	}
+}
+
+// name keeps which policy and rule decide: ns[default]-policy[viewers]-rule[0].
+func (e *evaluation) name(policy string) {
+	e.policy, e.rule = "", nil
+	parts := strings.SplitN(policy, "]", 4)
+	if len(parts) < 4 {
+		return
+	}
+	ns, name, rule := strings.TrimPrefix(parts[0], "ns["), strings.TrimPrefix(parts[1], "-policy["), strings.TrimPrefix(parts[2], "-rule[")
+	if n, err := strconv.Atoi(rule); err == nil {
+		e.policy, e.rule = ns+"/"+name, &n
+	}
+}
+
+func (e *evaluation) answer() Answer {
+	a := Answer{Verdict: e.verdict, Policy: e.policy, Rule: e.rule, Why: e.why, Watched: e.watched}
+	switch a.Verdict {
+	case Unknown:
+		a.Needs = e.needs
+	case Allowed:
+		if a.Why == "" {
+			a.Why = "no policy restricts it"
+		}
+	}
+	return a
+}
