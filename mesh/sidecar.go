@@ -38,8 +38,27 @@ const (
 
 // Egress is what is seen on a port: those of Hosts that have it.
 type Egress struct {
-	Port  uint16 // 0: on every port that no other Egress has
+	Port  uint16 // 0: on every port that no other Egress has; with a socket on every port
 	Hosts []Import
+	// Bind is where Hosts are served instead of at their own addresses: an IP address, or
+	// "unix://" and the path of a socket; "": there, unless Uncaptured.
+	Bind string
+	// Uncaptured says that applications call the proxy where Hosts are served: by Bind, or at
+	// 127.0.0.1.
+	Uncaptured bool
+	Protocol   Protocol // of ports that declare none, and at a socket which of them are served; "": nothing is said
+}
+
+// Apart reports whether the hosts are served where the Egress says, and nowhere else.
+func (e *Egress) Apart() bool { return e.Bind != "" || e.Uncaptured }
+
+// Socket is the path of the Unix socket where the hosts are served, "" if it is an address.
+func (e *Egress) Socket() string {
+	path, ok := strings.CutPrefix(e.Bind, "unix://")
+	if !ok {
+		return ""
+	}
+	return path
 }
 
 // Import names hosts by the namespace of the object that defines them, and by pattern.

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 	"strings"
 )
@@ -16,22 +17,42 @@ type Sight struct {
 // Everything reports whether all that is exported is imported.
 func (v *Sight) Everything() bool { return v.Sidecar == nil || v.Sidecar.Egress == nil }
 
-// Port reports whether port of s is imported: by the Egress for that port, or else by
-// that for all others.
+// Port reports whether port of s is imported: by an Egress for that port, or else by
+// that for all others, or to a socket.
 func (v *Sight) Port(s *Service, port uint16) bool {
-	if v.Everything() {
-		return true
-	}
-	var rest *Egress
-	for i := range v.Sidecar.Egress {
-		switch e := &v.Sidecar.Egress[i]; e.Port {
-		case port:
-			return e.Imports(v.Namespace, s.Namespace, s.Hostname)
-		case 0:
-			rest = e
+	return v.Everything() || v.any(s, port, func(*Egress) bool { return true })
+}
+
+// InPlace reports whether port of s is imported to where the service is.
+func (v *Sight) InPlace(s *Service, port uint16) bool {
+	return v.Everything() || v.any(s, port, func(e *Egress) bool { return !e.Apart() })
+}
+
+// any reports whether port of s is imported by an Egress that is as wanted.
+func (v *Sight) any(s *Service, port uint16, wanted func(*Egress) bool) bool {
+	for e := range v.Importing(port) {
+		if wanted(e) && e.Imports(v.Namespace, s.Namespace, s.Hostname) {
+			return true
 		}
 	}
-	return rest != nil && rest.Imports(v.Namespace, s.Namespace, s.Hostname)
+	return false
+}
+
+// Importing are the Egresses that say what is imported of services' ports of that number.
+func (v *Sight) Importing(port uint16) iter.Seq[*Egress] {
+	return func(yield func(*Egress) bool) {
+		if v.Everything() {
+			return
+		}
+		all := v.Sidecar.Egress
+		own := port != 0 && slices.ContainsFunc(all, func(e Egress) bool { return e.Port == port })
+		for i := range all {
+			e := &all[i]
+			if (e.Socket() != "" || e.Port == port || e.Port == 0 && !own) && !yield(e) {
+				return
+			}
+		}
+	}
 }
 
 // Sees reports whether a port of s is seen.

@@ -16,7 +16,7 @@ func (k scopeKey) class() scopeKey {
 // gives every host the place it has, whatever place it had. What namespaces see differs
 // in little, so most has its place already, and what both see the same is held once.
 func (c *Cache) fork(key scopeKey) *scope {
-	s := &scope{tables: map[uint16]*table{}, doors: map[uint16]persist.Map[string, *door]{}, stale: [forms]map[uint16]bool{{}, {}, {}}}
+	s := &scope{tables: map[uint16]*table{}, doors: map[uint16]persist.Map[string, *door]{}, apart: map[spot]*gathering{}, stale: [forms]map[uint16]bool{{}, {}, {}}}
 	if donor := c.donors[key.class()]; donor != nil {
 		own := *donor
 		s = &own
@@ -24,6 +24,10 @@ func (c *Cache) fork(key scopeKey) *scope {
 		s.tables = make(map[uint16]*table, len(donor.tables))
 		for port, t := range donor.tables {
 			s.tables[port] = t.fork()
+		}
+		s.apart = make(map[spot]*gathering, len(donor.apart))
+		for at, g := range donor.apart {
+			s.apart[at] = g.fork()
 		}
 		for f, ports := range donor.stale {
 			s.stale[f] = maps.Clone(ports)

@@ -24,17 +24,39 @@ type chainSet struct {
 	sniffs  bool                    // needs the HTTP inspector too
 }
 
-// outboundListener makes a listener of outbound chains. Only those of env capture are
-// bound; the others get their connections from virtualOutbound by original destination.
-func (b *base) outboundListener(name, addr string, port uint16, c *chainSet, bound bool) *listenerv3.Listener {
+// spot is where connections arrive.
+type spot struct {
+	addr   string // an IP address
+	port   uint16
+	socket string // or the path of a Unix socket
+	bound  bool   // somebody listens there; connections are redirected otherwise
+}
+
+func (at *spot) name() string {
+	if at.socket != "" {
+		return "unix://" + at.socket
+	}
+	return listenerName(at.addr, at.port)
+}
+
+func (at *spot) address() *corev3.Address {
+	if at.socket != "" {
+		return &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: at.socket}}}
+	}
+	return socketAddress(at.addr, at.port)
+}
+
+// outboundListener makes a listener of outbound chains. Only those of env capture, and where a
+// Sidecar says so, are bound; the others get their connections from virtualOutbound by original destination.
+func (b *base) outboundListener(at *spot, c *chainSet) *listenerv3.Listener {
 	l := &listenerv3.Listener{
-		Name:               name,
-		Address:            socketAddress(addr, port),
+		Name:               at.name(),
+		Address:            at.address(),
 		TrafficDirection:   corev3.TrafficDirection_OUTBOUND,
 		FilterChains:       c.chains,
 		DefaultFilterChain: c.last,
 	}
-	if !bound {
+	if !at.bound {
 		l.BindToPort = wrapperspb.Bool(false)
 	}
 	b.inspect(l, c)
@@ -95,8 +117,8 @@ func (b *base) open(d *door, s *service, i int, v *virtual, r *rule, a *audience
 	if len(at) > 0 {
 		c := b.chainsFor(&k, s, p, v, r, a)
 		for _, addr := range at {
-			name := listenerName(addr.String(), p.Number)
-			d.own = append(d.own, k.resource(name, b.outboundListener(name, addr.String(), p.Number, c, false)))
+			at := spot{addr: addr.String(), port: p.Number}
+			d.own = append(d.own, k.resource(at.name(), b.outboundListener(&at, c)))
 		}
 	}
 	if len(at) == 0 || len(s.Prefixes) > 0 {
@@ -293,9 +315,9 @@ func serverName(host string) string {
 	return host
 }
 
-// shared builds 0.0.0.0_<port> of what the ports of all services contribute, oldest
-// first; nil if they contribute nothing.
-func (b *base) shared(port uint16, doors []*door, strangers string) (*resource.Resource, error) {
+// shared builds the listener at which the doors of several services are, oldest first: 0.0.0.0_<port>, or
+// where a Sidecar says. It is nil if they contribute nothing.
+func (b *base) shared(at spot, routes string, doors []*door, strangers string) (*resource.Resource, error) {
 	var k mint
 	c := &chainSet{}
 	http, sniff := false, false
@@ -315,8 +337,8 @@ func (b *base) shared(port uint16, doors []*door, strangers string) (*resource.R
 		return nil, nil
 	}
 	if http || sniff {
-		m := b.filters.httpManager(outbound, "outbound_"+listenerName(anyV4, port))
-		m.RouteSpecifier = rds(itoa(port))
+		m := b.filters.httpManager(outbound, "outbound_"+at.name())
+		m.RouteSpecifier = rds(routes)
 		chain := &listenerv3.FilterChain{Filters: managerFilter(&k, m)}
 		switch {
 		case !http:
@@ -341,8 +363,7 @@ func (b *base) shared(port uint16, doors []*door, strangers string) (*resource.R
 	if len(c.chains) == 0 { // a listener has a chain, not only a default one
 		c.chains, c.last = []*listenerv3.FilterChain{c.last}, nil
 	}
-	name := listenerName(anyV4, port)
-	r := k.resource(name, b.outboundListener(name, anyV4, port, c, false))
+	r := k.resource(at.name(), b.outboundListener(&at, c))
 	return r, k.err
 }
 

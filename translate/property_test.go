@@ -235,7 +235,13 @@ func (c *chaos) sidecar(ns, name string) *mesh.Sidecar {
 	s := &mesh.Sidecar{Ref: c.ref("Sidecar", ns, name), Selector: one(c, "selector", nil, nil, mesh.Labels{"v": "1"}),
 		Strangers: one(c, "strangers", mesh.StrangersDefault, mesh.StrangersPass, mesh.StrangersRefused)}
 	for range c.n("egress", 2) {
-		e := mesh.Egress{Port: one[uint16](c, "egress port", 0, 0, 80, 443)}
+		e := mesh.Egress{Port: one[uint16](c, "egress port", 0, 0, 80, 443), Bind: one(c, "egress bind", "", "", "", "10.96.0.1", "127.0.0.2", "unix:///run/mesh")}
+		switch e.Uncaptured = e.Bind == "127.0.0.2" || e.Bind == "" && c.n("uncaptured", 3) == 0; {
+		case e.Socket() != "":
+			e.Port = 0
+		case e.Port == 0:
+			e.Bind = ""
+		}
 		for range c.n("imports", 3) {
 			e.Hosts = append(e.Hosts, mesh.Import{Namespace: one(c, "imported", "*", ".", "a", "b"), Host: one(c, "pattern", "*", c.host()), Exclude: c.n("exclude", 3) == 0})
 		}

@@ -63,6 +63,7 @@ type scope struct {
 	stale  [forms]map[uint16]bool                // tables to make anew, by form, when somebody asks for that
 	doors  map[uint16]persist.Map[string, *door] // by port and host
 	claims persist.Map[string, []claim]          // listeners by name
+	apart  map[spot]*gathering                   // listeners where the Sidecar says
 
 	names   persist.Map[string, []byte]
 	table   resource.Set // the name table
@@ -87,6 +88,7 @@ type tenant struct {
 	hosts       []*vhost
 	tables      []*resource.Resource // routes of one port alone
 	doors       []*door
+	apart       []presence // at listeners of the Sidecar's own
 	names       []byte
 	origins     []resource.Origin // of names
 	problems    []Problem
@@ -225,8 +227,12 @@ func (s *scope) catchUp(c *Cache) {
 		for p := range s.doors {
 			t.tables[p], t.doors[p] = true, true
 		}
+		for _, g := range s.apart {
+			g.stale = true
+		}
 	}
 	s.share(c, t)
+	s.gather(c.base)
 	for port := range t.tables {
 		for f := range s.stale {
 			s.stale[f][port] = true
@@ -244,6 +250,9 @@ func (s *scope) standing(b *base) {
 		clusters = slices.Concat(clusters, b.inboundClusters)
 	}
 	s.base = resource.NewView(0, clusters...)
+	for _, g := range s.apart { // which is to be in it
+		g.stale = true
+	}
 	for _, r := range clusters {
 		s.clusters = replace(s.clusters, r)
 	}
@@ -292,6 +301,7 @@ func (s *scope) settle(c *Cache, host string, t *touched) {
 	}
 	s.settleHosts(old.hosts, now.hosts, t)
 	s.settleDoors(host, old.doors, now.doors, t)
+	s.settleApart(host, old.apart, now.apart)
 	switch {
 	case now.names == nil:
 		s.names = s.names.Delete(host)
@@ -398,6 +408,7 @@ func (c *claim) calls(name string) int {
 func (s *scope) grant(name string) {
 	list := s.claims.At(name)
 	switch {
+	case s.isApart(name):
 	case len(list) == 0:
 		s.listeners = s.listeners.Delete(name)
 	case s.listeners.At(name) != list[0].res:
@@ -413,11 +424,11 @@ func (s *scope) share(c *Cache, t *touched) {
 	for port := range t.doors {
 		doors := slices.Collect(s.doors[port].Values())
 		slices.SortStableFunc(doors, func(a, b *door) int { return mesh.Older(a.ref, b.ref) })
-		name := listenerName(anyV4, port)
-		if r, err := c.base.shared(port, doors, c.base.outside(s.sight.Sidecar).to); r != nil && err == nil {
+		at := spot{addr: anyV4, port: port}
+		if r, err := c.base.shared(at, itoa(port), doors, c.base.outside(s.sight.Sidecar).to); r != nil && err == nil {
 			s.listeners = replace(s.listeners, r)
 		} else {
-			s.listeners = s.listeners.Delete(name)
+			s.listeners = s.listeners.Delete(at.name())
 		}
 	}
 }
@@ -482,8 +493,11 @@ func (s *scope) tenant(c *Cache, host string) *tenant {
 	svc := c.index.service(host, &s.sight)
 	behind := c.index.behind(host, &s.sight)
 	t := s.seen(c, host, svc)
+	if s.key.kind != gateway && s.key.kind != proxyless {
+		t = s.withApart(c, host, svc, t)
+	}
 	if svc != nil && t != nil {
-		t = t.narrow(svc, &s.sight, behind != nil)
+		t = t.narrow(svc, &s.sight, behind != nil, s.key.kind == proxyless)
 	}
 	if svc != nil || behind == nil {
 		return t
@@ -565,9 +579,9 @@ func (s *scope) bind(b *base, st *service, v *virtual, rules []*mesh.Destination
 			at = netip.AddrPortFrom(own, p.Number)
 		}
 		k := mint{origins: slices.Clone(st.origins)}
-		addr := at.Addr().String()
-		name := listenerName(addr, at.Port())
-		res := k.resource(name, b.outboundListener(name, addr, at.Port(), b.chainsFor(&k, st, p, v, r, &s.audience), true))
+		here := spot{addr: at.Addr().String(), port: at.Port(), bound: true}
+		name := here.name()
+		res := k.resource(name, b.outboundListener(&here, b.chainsFor(&k, st, p, v, r, &s.audience)))
 		if res == nil {
 			*problems = append(*problems, problem(&st.Ref, 0, "port %d has no listener: %v", p.Number, k.err))
 			continue

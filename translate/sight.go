@@ -22,7 +22,7 @@ func content(s *mesh.Sidecar) string {
 	}
 	for i := range s.Egress {
 		e := &s.Egress[i]
-		fmt.Fprintf(&b, "\x00%d", e.Port)
+		fmt.Fprintf(&b, "\x00%d %s %t %s", e.Port, e.Bind, e.Uncaptured, e.Protocol)
 		for _, m := range e.Hosts {
 			fmt.Fprintf(&b, " %t %s/%s", m.Exclude, m.Namespace, m.Host)
 		}
@@ -64,17 +64,23 @@ func (x *index) swapSidecar(old, now *mesh.Sidecar) {
 }
 
 // narrow leaves of what a service has in a scope what is for the ports that are seen;
-// reached says that VirtualServices may lead to the others.
-func (t *tenant) narrow(s *mesh.Service, v *mesh.Sight, reached bool) *tenant {
-	if v.Everything() || !slices.ContainsFunc(s.Ports, func(p mesh.Port) bool { return !v.Port(s, p.Number) }) {
+// reached says that VirtualServices may lead to the others, everywhere that there is no other
+// place where ports are served than that of the service.
+func (t *tenant) narrow(s *mesh.Service, v *mesh.Sight, reached, everywhere bool) *tenant {
+	inPlace := v.InPlace
+	if everywhere {
+		inPlace = v.Port
+	}
+	if v.Everything() || !slices.ContainsFunc(s.Ports, func(p mesh.Port) bool { return !inPlace(s, p.Number) }) {
 		return t
 	}
 	whole := *t
 	t = &whole
-	hidden := map[string]bool{} // names of resources
+	hidden, away := map[string]bool{}, map[string]bool{} // names of resources: not seen, or not where the service is
 	for _, p := range s.Ports {
-		if !v.Port(s, p.Number) {
-			hidden[hostPort(s.Hostname, p.Number)], hidden[itoa(p.Number)+"|"+s.Hostname] = true, true
+		if !inPlace(s, p.Number) {
+			away[hostPort(s.Hostname, p.Number)] = true
+			hidden[itoa(p.Number)+"|"+s.Hostname] = !v.Port(s, p.Number)
 		}
 	}
 	cluster := func(r *resource.Resource) bool { // outbound|<port>|<subset>|<host>
@@ -87,8 +93,8 @@ func (t *tenant) narrow(s *mesh.Service, v *mesh.Sight, reached bool) *tenant {
 	if !reached {
 		t.clusters, t.assignments = without(t.clusters, cluster), without(t.assignments, cluster)
 	}
-	t.tables = without(t.tables, func(r *resource.Resource) bool { return hidden[r.Name()] || cluster(r) })
-	t.hosts = slices.DeleteFunc(slices.Clone(t.hosts), func(h *vhost) bool { return hidden[hostPort(s.Hostname, h.port)] })
-	t.doors = slices.DeleteFunc(slices.Clone(t.doors), func(d *door) bool { return hidden[hostPort(s.Hostname, d.port)] })
+	t.tables = without(t.tables, func(r *resource.Resource) bool { return away[r.Name()] || cluster(r) })
+	t.hosts = slices.DeleteFunc(slices.Clone(t.hosts), func(h *vhost) bool { return away[hostPort(s.Hostname, h.port)] })
+	t.doors = slices.DeleteFunc(slices.Clone(t.doors), func(d *door) bool { return away[hostPort(s.Hostname, d.port)] })
 	return t
 }

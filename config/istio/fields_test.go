@@ -114,7 +114,7 @@ var done = map[string][]string{
 	"HTTPSettings":                strings.Fields("http1MaxPendingRequests http2MaxRequests maxRequestsPerConnection maxRetries idleTimeout h2UpgradePolicy useClientProtocol maxConcurrentStreams http2KeepAlive"),
 	"HeaderOperations":            strings.Fields("set add remove"),
 	"Headers":                     strings.Fields("request response"),
-	"IstioEgressListener":         strings.Fields("port captureMode hosts"),
+	"IstioEgressListener":         strings.Fields("port bind captureMode hosts"),
 	"IstioIngressListener":        strings.Fields("port captureMode defaultEndpoint connectionPool"),
 	"L4MatchAttributes":           strings.Fields("destinationSubnets port sourceLabels gateways sourceNamespace"),
 	"LoadBalancerSettings":        strings.Fields("simple consistentHash warmup warmupDurationSecs localityLbSetting"),

@@ -211,11 +211,8 @@ func (l *lowerer) endpoint(path string, e *networkingv1alpha3.WorkloadEntry, byN
 	case e.Address == "":
 		l.Invalid(path+".address", "is missing", "give an IP address or a DNS name")
 	case strings.HasPrefix(e.Address, "unix://"):
-		switch socket := strings.TrimPrefix(e.Address, "unix://"); {
-		case !strings.HasPrefix(socket, "/") && !strings.HasPrefix(socket, "@"):
-			l.Invalid(path+".address", fmt.Sprintf("%q does not name a Unix socket by its whole path", e.Address), "use unix:///path, or unix://@name for an abstract one")
-		case len(socket) > maxSocketPath:
-			l.Invalid(path+".address", fmt.Sprintf("the path of a Unix socket has %d bytes, at most %d are possible", len(socket), maxSocketPath), "use a shorter path")
+		l.socket(path+".address", e.Address)
+		switch {
 		case len(e.Ports) > 0:
 			l.Invalid(path+".ports", "a Unix socket has no ports", "remove ports")
 		case byName:

@@ -24,32 +24,7 @@ func (l *lowerer) sidecar(spec *networkingv1alpha3.Sidecar) *mesh.Sidecar {
 	if len(spec.Egress) == 0 && len(spec.Ingress) == 0 && spec.OutboundTrafficPolicy == nil && spec.InboundConnectionPool == nil {
 		l.Invalid("spec", "asks for nothing", "add egress with hosts, ingress or outboundTrafficPolicy")
 	}
-	seen := map[uint16]int{}
-	for i, e := range spec.Egress {
-		at := document.Index("spec.egress", i)
-		out := mesh.Egress{}
-		if e.Port != nil {
-			out.Port = l.sidecarPort(at+".port", e.Port)
-		}
-		l.capture(at, e.CaptureMode)
-		if first, ok := seen[out.Port]; ok {
-			what := "has no port, and neither has "
-			if out.Port != 0 {
-				what = fmt.Sprintf("is for port %d, as is ", out.Port)
-			}
-			l.Invalid(at, what+document.Index("egress", first), "join the hosts of the two")
-		}
-		seen[out.Port] = i
-		if len(e.Hosts) == 0 {
-			l.Invalid(at+".hosts", "is missing", `name hosts as namespace/host, for example "./*"; "~/*" for none`)
-		}
-		for j, h := range e.Hosts {
-			if m, ok := l.importOf(document.Index(at+".hosts", j), h); ok {
-				out.Hosts = append(out.Hosts, m)
-			}
-		}
-		sc.Egress = append(sc.Egress, out)
-	}
+	l.egress(sc, spec.Egress)
 	ports := map[uint16]int{}
 	for i, in := range spec.Ingress {
 		at := document.Index("spec.ingress", i)
@@ -89,6 +64,87 @@ func (l *lowerer) sidecar(spec *networkingv1alpha3.Sidecar) *mesh.Sidecar {
 		}
 	}
 	return sc
+}
+
+func (l *lowerer) egress(sc *mesh.Sidecar, list []*networkingv1alpha3.IstioEgressListener) {
+	type spot struct {
+		port uint16
+		bind string
+	}
+	seen := map[spot]int{}
+	for i, e := range list {
+		at := document.Index("spec.egress", i)
+		out := mesh.Egress{Uncaptured: e.CaptureMode == networkingv1alpha3.CaptureMode_NONE, Bind: l.egressBind(at, e)}
+		if p := e.Port; p != nil {
+			out.Port = l.port(at+".port.number", p.Number, out.Socket() != "")
+			if p.Protocol != "" && out.Apart() {
+				out.Protocol = protocols[strings.ToLower(p.Protocol)]
+			}
+		}
+		key := spot{out.Port, out.Bind}
+		if out.Bind == "" && out.Uncaptured {
+			key.bind = "127.0.0.1"
+		}
+		if first, ok := seen[key]; ok {
+			what := "has no port, and neither has "
+			switch {
+			case out.Port != 0:
+				what = fmt.Sprintf("is for port %d, as is ", out.Port)
+			case out.Bind != "":
+				what = "is for " + out.Bind + ", as is "
+			}
+			l.Invalid(at, what+document.Index("egress", first), "join the hosts of the two")
+		}
+		seen[key] = i
+		if len(e.Hosts) == 0 {
+			l.Invalid(at+".hosts", "is missing", `name hosts as namespace/host, for example "./*"; "~/*" for none`)
+		}
+		for j, h := range e.Hosts {
+			if m, ok := l.importOf(document.Index(at+".hosts", j), h); ok {
+				out.Hosts = append(out.Hosts, m)
+			}
+		}
+		sc.Egress = append(sc.Egress, out)
+	}
+}
+
+// egressBind is where an egress is served if not at the addresses of its hosts.
+func (l *lowerer) egressBind(at string, e *networkingv1alpha3.IstioEgressListener) string {
+	path := at + ".bind"
+	if e.Bind == "" {
+		return ""
+	}
+	if strings.HasPrefix(e.Bind, "unix://") {
+		l.socket(path, e.Bind)
+		if e.Port.GetNumber() != 0 {
+			l.Invalid(at+".port.number", "a Unix socket has no port", "write number: 0")
+		}
+		if e.CaptureMode == networkingv1alpha3.CaptureMode_IPTABLES {
+			l.Invalid(at+".captureMode", "nothing can redirect to a Unix socket", "use NONE")
+		}
+		return e.Bind
+	}
+	addr, err := netip.ParseAddr(e.Bind)
+	switch {
+	case err != nil:
+		l.Invalid(path, fmt.Sprintf("%q is not an IP address", e.Bind), "give an IP address, or unix:///path")
+		return ""
+	case e.Port == nil:
+		l.Invalid(at+".port", "is missing: bind says where it is served", "give number, protocol and name")
+	case addr.IsUnspecified() && e.CaptureMode != networkingv1alpha3.CaptureMode_NONE:
+		return "" // wherever they go: as without it
+	}
+	return addr.Unmap().String()
+}
+
+// socket checks "unix://" with the path of a socket.
+func (l *lowerer) socket(path, s string) {
+	switch socket := strings.TrimPrefix(s, "unix://"); {
+	case !strings.HasPrefix(socket, "/") && !strings.HasPrefix(socket, "@"):
+		l.Invalid(path, fmt.Sprintf("%q does not name a Unix socket by its whole path", s), "use unix:///path, or unix://@name for an abstract one")
+	case len(socket) > maxSocketPath:
+		l.Invalid(path, fmt.Sprintf("the path of a Unix socket has %d bytes, at most %d are possible", len(socket), maxSocketPath), "use a shorter path")
+	}
 }
 
 func (l *lowerer) sidecarPort(path string, p *networkingv1alpha3.SidecarPort) uint16 {

@@ -29,7 +29,6 @@ var gaps = map[string][]gap{
 	"Sidecar": {
 		{"spec.ingress[].bind", true, "remove it: connections to every address of the workload are accepted on the port"},
 		{"spec.ingress[].tls", true, "let a Gateway terminate TLS of clients outside the mesh"},
-		{"spec.egress[].bind", true, "remove it: the port is served at the addresses of the hosts"},
 	},
 	"RequestAuthentication": {
 		{"spec.targetRefs", true, "select workloads by selector.matchLabels"},

@@ -81,6 +81,9 @@ func (w *Workload) Dial(ctx context.Context, target string) (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		if dst.Addr() == loopback {
+			return new(net.Dialer).DialContext(ctx, "tcp", w.here(dst).String())
+		}
 		return w.DialAt(ctx, dst)
 	}
 	at, err := w.resolve(target)

@@ -101,13 +101,28 @@ func (w *Workload) address(target string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(a, uint16(port)), err
 }
 
-// own listens on a workload's own address wherever every address of IPv4 was asked for.
-type own struct{ moved }
+// loopback is where nothing is redirected.
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+// here is the loopback address of a captured workload, who all share those of this machine.
+func (w *Workload) here(at netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(w.addr(0, 4), at.Port())
+}
+
+// own listens on a workload's own address wherever every address of IPv4, or loopback, was asked for.
+type own struct {
+	moved
+	w *Workload
+}
 
 // Listen is described at listener.ListenSource.
 func (s own) Listen(a loop.Addr, n int, o listener.SocketOptions) ([]int, error) {
-	if a.Path == "" && a.Addr().Is6() {
+	switch {
+	case a.Path != "":
+	case a.Addr().Is6():
 		return nil, syscall.EADDRNOTAVAIL
+	case a.Addr() == loopback:
+		a.AddrPort = s.w.here(a.AddrPort)
 	}
 	return s.moved.Listen(a, n, o)
 }

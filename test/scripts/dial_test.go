@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 
 	"github.com/weirmesh/weir/test/mesh"
 )
@@ -20,6 +21,9 @@ type dialer struct {
 }
 
 func (d *dialer) dial(ctx context.Context) (net.Conn, error) {
+	if d.c.socket != "" {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(d.s.certs, d.c.socket))
+	}
 	if d.c.from == "outside" {
 		return new(net.Dialer).DialContext(ctx, "tcp", d.at)
 	}
@@ -60,7 +64,7 @@ func (d *dialer) client() (c *http.Client, own bool) {
 		t.Protocols.SetUnencryptedHTTP2(true)
 	}
 	c = d.w.Client()
-	if own = d.c.kind != "" || d.c.from == "outside"; own {
+	if own = d.c.kind != "" || d.c.from == "outside" || d.c.socket != ""; own {
 		c.Transport = seen{t}
 	}
 	return c, own

@@ -108,7 +108,7 @@ var elsewhere = map[string]string{
 	"Sidecar.ingress": "translate", "Server.bind": "translate",
 	// Not in force: config/istio says so when the object is applied.
 	"LoadBalancerSettings.zoneAwareLbSetting": "not in force", "Server.defaultEndpoint": "not in force",
-	"WorkloadEntry.network": "not in force", "IstioEgressListener.bind": "not in force", "IstioEgressListener.captureMode": "not in force",
+	"WorkloadEntry.network":         "not in force",
 	"Sidecar.inboundConnectionPool": "translate", "HTTPMatchRequest.statPrefix": "test/e2e: outcomes", "Delay.exponentialDelay": "not in force", "Abort.http2Error": "not in force",
 	"L4MatchAttributes.sourceSubnet": "not in force", "TLSCertificate.caCertificates": "not in force", "SidecarPort.targetPort": "deprecated, without effect",
 	"Port.targetPort": "deprecated, without effect",

@@ -30,6 +30,7 @@ type call struct {
 
 	from, method, kind, target, path string // kind: "", "tcp", "tls", "https", "grpc"
 	headers                          [][2]string
+	socket                           string // a file, instead of a target
 	host, sni, cert, version         string
 	times                            int
 	want                             []outcome
@@ -166,6 +167,9 @@ func readCall(line string) (call, error) {
 		c.target, c.path = c.target[:i], c.target[i:]
 	}
 	c.host = c.target
+	if name, ok := strings.CutPrefix(c.target, "unix:"); ok {
+		c.socket, c.target, c.host = name, "127.0.0.1:80", "localhost"
+	}
 	for w = w[1:]; len(w) > 0; w = w[1:] {
 		if n, err := strconv.Atoi(w[0]); err == nil && len(w) == 2 && w[1] == "times" {
 			c.times = n

@@ -130,6 +130,9 @@ func (s *simulation) call(c *call) ([]observed, error) {
 	if strings.HasPrefix(c.host, "@") {
 		sc.Host = sc.To.String()
 	}
+	if c.socket != "" {
+		sc.Socket = path.Join(certs, c.socket)
+	}
 	if c.cert != "" {
 		leaf, err := x509.ParseCertificate(s.vault.pairs[c.cert].Certificate[0])
 		if err != nil {

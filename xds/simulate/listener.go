@@ -44,6 +44,16 @@ func (p *Proxy) Listener(dst netip.AddrPort) *listenerv3.Listener {
 	return nil
 }
 
+// socket is the listener at a Unix socket; nil if there is none.
+func (p *Proxy) socket(path string) *listenerv3.Listener {
+	for _, l := range p.Listeners {
+		if l.GetAddress().GetPipe().GetPath() == path {
+			return l
+		}
+	}
+	return nil
+}
+
 // Connection is what filter chains match.
 type Connection struct {
 	Destination netip.AddrPort

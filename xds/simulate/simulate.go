@@ -73,11 +73,12 @@ type Header struct{ Name, Value string }
 
 // Call is one connection with one request on it.
 type Call struct {
-	To    netip.AddrPort // where the connection goes
-	SNI   string         // the client itself speaks TLS, and names this server
-	Bytes bool           // what it says, inside of TLS if it speaks that, is not HTTP
-	Peer  Peer           // the client, where its TLS ends here
-	H2    bool           // it speaks HTTP/2 without TLS
+	To     netip.AddrPort // where the connection goes
+	Socket string         // the Unix socket it goes to instead, by its path
+	SNI    string         // the client itself speaks TLS, and names this server
+	Bytes  bool           // what it says, inside of TLS if it speaks that, is not HTTP
+	Peer   Peer           // the client, where its TLS ends here
+	H2     bool           // it speaks HTTP/2 without TLS
 
 	Method, Host, Path string // Path with its query
 	Headers            []Header
@@ -192,6 +193,9 @@ func Apply(headers []Header, ms []Mutation, expand func(string) string) []Header
 // Call answers what can become of c.
 func (p *Proxy) Call(c Call) ([]Outcome, error) {
 	l := p.Listener(c.To)
+	if c.Socket != "" {
+		l = p.socket(c.Socket)
+	}
 	if l == nil {
 		return []Outcome{{Share: 1, Flags: "NR", Details: "no listener"}}, nil
 	}
