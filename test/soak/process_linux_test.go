@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -89,6 +91,26 @@ func (p *process) descriptors(t *testing.T) (all []string) {
 		}
 	}
 	return all
+}
+
+// sockets says what those of descriptors are that before did not have: their lines in the kernel's tables.
+func (p *process) sockets(now, before []string) string {
+	var b strings.Builder
+	for _, d := range now {
+		inode, ok := strings.CutPrefix(d, "socket:[")
+		if !ok || slices.Contains(before, d) {
+			continue
+		}
+		for _, table := range []string{"tcp", "tcp6", "udp", "unix"} {
+			text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", p.cmd.Process.Pid, table))
+			for line := range strings.Lines(string(text)) {
+				if slices.Contains(strings.Fields(line), strings.TrimSuffix(inode, "]")) {
+					fmt.Fprintf(&b, "%s %s", table, line)
+				}
+			}
+		}
+	}
+	return b.String()
 }
 
 // curve is the memory of a process in the course of a test.
