@@ -37,6 +37,7 @@ import (
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/observe/edges"
+	"github.com/weirmesh/weir/proxy/overload"
 	"github.com/weirmesh/weir/proxy/restore"
 	"github.com/weirmesh/weir/proxy/tcp"
 	"github.com/weirmesh/weir/proxy/tls"
@@ -105,6 +106,9 @@ type Options struct {
 	// let in any more; 0: 45 s, Istio's default (drainDuration).
 	ListenerDrain time.Duration
 
+	// Memory says how much is in use, for what is given up near the limit (package overload); nil: the Go runtime, and GOMEMLIMIT.
+	Memory overload.Meter
+
 	// Poller makes a worker's poller; nil: the kernel's. It is for tests, which have no rules of
 	// capture.
 	Poller func() (loop.Poller, error)
@@ -166,6 +170,7 @@ type Proxy struct {
 	logs    *observe.Log
 	// descriptors is how many this process may have; 0: unknown.
 	descriptors int64
+	pressure    pressure
 
 	quit    context.CancelFunc
 	quitCtx context.Context //nolint:containedctx // ended by Quit, joined to Run's
@@ -189,6 +194,9 @@ func New(o Options) (*Proxy, error) {
 	}
 	if o.ListenerDrain == 0 {
 		o.ListenerDrain = 45 * time.Second
+	}
+	if o.Memory == nil {
+		o.Memory = overload.Runtime()
 	}
 	if o.Listen == nil {
 		o.Listen = listener.Sockets{Sockets: loop.Kernel()}
@@ -345,6 +353,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	g.Go("secrets", p.state.askForSecrets)
 	g.Go("dns clusters", p.state.resolve)
 	g.Go("listening", p.state.listenAgain)
+	g.Go("memory", p.watchMemory) // what is given up when little is left
 	if d := p.o.DNS; d != nil {
 		g.Go("dns", func(ctx context.Context) error {
 			return dns.New(dns.Options{Names: p.state.lookup, Search: d.Search, Resolvers: d.Resolvers, Dial: d.Dial, Log: p.o.Log}).Run(ctx, d.Packets, d.Listeners)
@@ -375,7 +384,7 @@ const quiet = 300 * time.Millisecond
 func (p *Proxy) drain() {
 	p.Drain()
 	p.each(func(w *worker) { w.demand.Close() }) // no configuration comes any more
-	defer p.each(func(w *worker) { w.http.CloseIdle() })
+	defer p.each(func(w *worker) { w.http.CloseIdle(0) })
 	began := time.Now()
 	deadline := time.NewTimer(p.o.DrainTime)
 	defer deadline.Stop()

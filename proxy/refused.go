@@ -34,7 +34,7 @@ type refusals struct {
 var causes = map[listener.Refusal]observe.Cause{
 	listener.NoChain: observe.FilterChainNotFound, listener.Handshake: observe.DownstreamTLSFailed, listener.BadHeader: observe.DownstreamHeaderBad,
 	listener.InspectTimeout: observe.DownstreamSilent, listener.Crowded: observe.DownstreamSilent, listener.Misjudged: observe.DownstreamMisjudged,
-	listener.TooMany: observe.ConnectionLimit, listener.TooManyInAll: observe.ConnectionLimit, listener.TooFast: observe.RequestRateLimited, listener.Exhausted: observe.DescriptorsExhausted, listener.Unconfigured: observe.DestinationConfigUnavailable,
+	listener.TooMany: observe.ConnectionLimit, listener.TooManyInAll: observe.ConnectionLimit, listener.TooFast: observe.RequestRateLimited, listener.Exhausted: observe.DescriptorsExhausted, listener.OutOfMemory: observe.MemoryExhausted, listener.Unconfigured: observe.DestinationConfigUnavailable,
 	listener.Looping: observe.NoCause,
 }
 
@@ -99,5 +99,8 @@ func (p *Proxy) writeRefusals(out io.Writer) error {
 	_, err := fmt.Fprintf(out, "# HELP weir_proxy_connections Open connections of clients.\n# TYPE weir_proxy_connections gauge\nweir_proxy_connections %d\n"+
 		"# HELP weir_proxy_descriptors Descriptors of sockets of this process, and how many it may have.\n# TYPE weir_proxy_descriptors gauge\n"+
 		"weir_proxy_descriptors{of=\"sockets\"} %d\nweir_proxy_descriptors{of=\"limit\"} %d\n", p.group.Open(), p.o.Census.Descriptors(), p.descriptors)
-	return err
+	if err != nil {
+		return err
+	}
+	return p.pressure.write(out)
 }

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -114,9 +115,7 @@ func runPod(ctx context.Context, role string, args []string) error {
 		}
 		log.Log(ctx, level, "setting", "name", n.Name, "value", n.Value, "note", n.Says)
 	}
-	if limit, ok := cgroup.Memory(root); ok && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(limit / 10 * 9) // the rest is for stacks of the kernel, and for buffers of sockets
-	}
+	limitMemory(root)
 	proxy.SetThreads(s.Workers)
 
 	o := proxy.Options{Version: version, Workers: s.Workers, MaxConnections: s.MaxConnections, OnDemand: s.OnDemand, Node: s.Node(), Metadata: s.Metadata,
@@ -338,4 +337,11 @@ func podDNS(a netip.AddrPort, log *slog.Logger) (*proxy.DNS, error) {
 		d.Resolvers = append(d.Resolvers, net.JoinHostPort(server, c.Port))
 	}
 	return d, nil
+}
+
+// limitMemory makes the control group's limit the collector's, and the one near which the proxy gives things up (proxy/overload).
+func limitMemory(root fs.FS) {
+	if limit, ok := cgroup.Memory(root); ok && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(limit / 10 * 9) // the rest is for stacks of the kernel, and for buffers of sockets
+	}
 }

@@ -19,7 +19,7 @@ import (
 func runStatic(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("weir-proxy run", flag.ContinueOnError)
 	file := f.String("c", "", "Envoy-style bootstrap, YAML or JSON: static_resources (listeners, clusters), dynamic_resources (by ads_config), node, admin")
-	workers := f.Int("workers", 0, "event loops, one thread each; 0: one a processor")
+	workers := f.Int("workers", 0, "event loops, one thread each; 0: one a processor (of the control group)")
 	admin := f.String("admin", "", "address of the admin interface; default: the bootstrap's")
 	drain := f.Duration("drain", 5*time.Second, "how long to go on at the end for requests under way")
 	level := f.String("log-level", "info", "debug, info, warn or error")
@@ -41,8 +41,9 @@ func runStatic(ctx context.Context, args []string) error {
 		return err
 	}
 	if *workers <= 0 {
-		*workers = runtime.NumCPU()
+		*workers = runtime.GOMAXPROCS(0) // as many as the control group has processors
 	}
+	limitMemory(os.DirFS("/"))
 	proxy.SetThreads(*workers)
 	o := proxy.Options{Version: version, Static: b, Workers: *workers, Log: log, Level: lv, DrainTime: *drain, AccessLog: os.Stdout,
 		Node: observe.Node{ID: b.GetNode().GetId(), Name: b.GetNode().GetId(), Cluster: b.GetNode().GetCluster()}}

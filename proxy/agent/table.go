@@ -312,7 +312,7 @@ func pod() []Row {
 		{Name: "ISTIO_KUBE_APP_PROBERS", From: Variable, Outcome: Honoured, Says: "the application's probes, which are answered on port 15020", set: parsed(status.ParseProbes, func(s *Settings) *map[string]status.Probe { return &s.Probes })},
 		{Name: "ISTIO_PROMETHEUS_ANNOTATIONS", From: Variable, Outcome: Honoured, Says: "where the application's metrics are that are merged", set: parsed(status.ParseScrape, func(s *Settings) **status.Scrape { return &s.Scrape })},
 		{Name: "ISTIO_CPU_LIMIT", From: Variable, Outcome: Honoured, Says: "the container's CPU limit, for the number of workers; default: that of the control group", set: setCPULimit},
-		{Name: "GOMEMLIMIT", From: Variable, Outcome: Honoured, Says: "aim of the garbage collector; default: nine tenths of the control group's memory limit", set: nothing},
+		{Name: "GOMEMLIMIT", From: Variable, Outcome: Honoured, Says: "aim of the garbage collector, near which idle connections are closed (85 %), then new connections and requests refused (95 %); default: nine tenths of the control group's memory limit", set: nothing},
 		{Name: "GOMAXPROCS", From: Variable, Outcome: Mapped, Says: "the number of workers decides: a thread each and one for the rest", set: setCPULimit},
 		{Name: "WEIR_NATIVE_SIDECAR", From: Variable, Outcome: Honoured, Says: own + ": true where the kubelet ends the proxy after the application, so that nobody is waited for at the end", set: truth(func(s *Settings) *bool { return &s.NativeSidecar })},
 	}

@@ -19,6 +19,9 @@ func Canonical() Stage {
 
 func canonical(x *Exchange) Verdict {
 	q, c := &x.Request, x.Config
+	if full := x.w.o.Full; full != nil && full() {
+		return x.Reply(observe.MemoryExhausted)
+	}
 	if bytes.HasPrefix(q.Upgrade, tlsUpgrade) && !c.allows(q.Upgrade) && q.Protocol != message.HTTP2 {
 		// Apache HttpClient (as of 2026-11) asks for TLS on every plaintext connection, and does not mind to be ignored.
 		q.Upgrade = nil

@@ -349,8 +349,8 @@ func (s *server) direction() Direction { return s.cfg.Direction }
 
 func (s *server) drain() {} // the next response says so
 
-func (s *server) closeIdle() {
-	if s.x == nil {
+func (s *server) closeIdle(since int64) {
+	if s.x == nil && s.at <= since {
 		s.c.Close()
 	}
 }

@@ -338,8 +338,8 @@ func (s *server2) drain() {
 	}
 }
 
-func (s *server2) closeIdle() {
-	if s.count == 0 {
+func (s *server2) closeIdle(since int64) {
+	if s.count == 0 && s.idleSince <= since {
 		s.quit(h2.NoError)
 	}
 }

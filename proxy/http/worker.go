@@ -1,6 +1,7 @@
 package http
 
 import (
+	"math"
 	"net/netip"
 	"time"
 
@@ -38,6 +39,8 @@ type Options struct {
 	Hostname string
 	// Demand says which requests wait for configuration; nil: none.
 	Demand *demand.Worker
+	// Full reports whether memory is nearly used up: requests that begin are answered by 503, the others go on; nil: never.
+	Full func() bool
 	// Outdated reports whether endpoints may have been replaced without our knowing, but not for long; nil: never.
 	Outdated func() bool
 }
@@ -157,8 +160,14 @@ func (w *Worker) ask(to ...Direction) {
 	})
 }
 
-// CloseIdle closes the client connections that wait for a request.
-func (w *Worker) CloseIdle() { w.each(func(f *front) { f.is.closeIdle() }) }
+// CloseIdle closes the client connections that have waited for a request for so long.
+func (w *Worker) CloseIdle(already time.Duration) {
+	since := int64(math.MaxInt64) // whenever it began
+	if already > 0 {
+		since = w.loop.Now() - int64(already)
+	}
+	w.each(func(f *front) { f.is.closeIdle(since) })
+}
 
 // Adopt has client connections go by other Configs from their next exchanges on: next tells which Config takes the place of
 // theirs. nil: their filter chain is gone. They are asked to go, closed as soon as nothing is under way, and cut off after
@@ -233,7 +242,7 @@ type frontend interface {
 	adopt(next func(*Config, *conn.Info) *Config) bool
 	direction() Direction
 	drain()
-	closeIdle()
+	closeIdle(since int64) // if it is idle since then or longer
 	// leave begins nothing any more, tells the client so, and closes when nothing is under way. It may be called again.
 	leave()
 	cut(observe.Cause)

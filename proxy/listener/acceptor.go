@@ -31,6 +31,8 @@ type Options struct {
 	// Room, where set, reports whether the process has descriptors for another connection and
 	// for what it will need. Without, all are accepted until none is left.
 	Room func() bool
+	// Full, where set, reports whether memory is nearly used up: newcomers are refused, but for listeners with IgnoreGroupLimit.
+	Full func() bool
 	// Relief, where set, is called when there is no room, to close what nobody uses.
 	Relief func()
 	// Refused, where set, hears of connections that were never served. err is what
@@ -48,6 +50,7 @@ const (
 	TooManyInAll                  // MaxConnections of the process are open
 	TooFast                       // its chain's Rate of connections is used up
 	Exhausted                     // the process has no descriptors to spare
+	OutOfMemory                   // the process has no memory to spare
 	InspectTimeout                // it said nothing within InspectTimeout
 	Handshake                     // TLS failed
 	BadHeader                     // its PROXY protocol header is missing or wrong
@@ -64,6 +67,7 @@ var refusalNames = [refusals]string{
 	TooManyInAll:   "too many connections to this proxy",
 	TooFast:        "connections come faster than the local rate limit allows",
 	Exhausted:      "the limit of open files is reached",
+	OutOfMemory:    "the limit of memory is near",
 	InspectTimeout: "the client said nothing to choose a filter chain by",
 	Handshake:      "the TLS handshake failed",
 	BadHeader:      "the PROXY protocol header is missing or wrong",
@@ -74,7 +78,7 @@ var refusalNames = [refusals]string{
 
 // Refusals are all reasons there are.
 func Refusals() []Refusal {
-	return []Refusal{Looping, NoChain, TooMany, TooManyInAll, TooFast, Exhausted, InspectTimeout, Handshake, BadHeader, Crowded, Misjudged, Unconfigured}
+	return []Refusal{Looping, NoChain, TooMany, TooManyInAll, TooFast, Exhausted, OutOfMemory, InspectTimeout, Handshake, BadHeader, Crowded, Misjudged, Unconfigured}
 }
 
 func (r Refusal) String() string { return refusalNames[r] }

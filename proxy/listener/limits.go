@@ -17,6 +17,9 @@ func (a *Acceptor) admit(config *Config) (why Refusal, ok bool) {
 			return Exhausted, false
 		}
 	}
+	if a.o.Full != nil && !config.IgnoreGroupLimit && a.o.Full() {
+		return OutOfMemory, false
+	}
 	count, all := config.count, a.all(config)
 	if n := count.Add(1); config.MaxConnections > 0 && n > int64(config.MaxConnections) {
 		count.Add(-1)

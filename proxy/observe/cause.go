@@ -30,6 +30,7 @@ const (
 	DownstreamMisjudged
 	ConnectionLimit
 	DescriptorsExhausted
+	MemoryExhausted
 
 	// The upstream failed before, or (without a reply) after, its response began.
 	UpstreamOverflow
@@ -147,6 +148,9 @@ var causes = [numCauses]causeInfo{
 	DescriptorsExhausted: {OverloadManagerTerminated, "descriptors_exhausted", 0, "",
 		"the proxy may not open more descriptors; those it has go on being served",
 		"raise the limit of open files (ulimit -n, LimitNOFILE=), or limit connections"},
+	MemoryExhausted: {OverloadManagerTerminated, "overload_memory", 503, "overloaded: the proxy's memory is nearly used up",
+		"the proxy's memory is nearly used up: requests that have not begun and new connections are refused, who is being served is served to the end",
+		"raise the proxy's memory limit (sidecar.istio.io/proxyMemoryLimit) or GOMEMLIMIT, or find out which clients hold so many connections or such large bodies: weir_proxy_memory_bytes, /stats overload"},
 
 	UpstreamOverflow: {UpstreamOverflowFlag, "upstream_reset_before_response_started{overflow}", 503, resetText + "overflow",
 		"a circuit breaker of the destination is open: too many connections, or pending or active requests",

@@ -1,0 +1,108 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirmesh/weir/proxy/admin"
+	"github.com/weirmesh/weir/proxy/overload"
+)
+
+// pressure is how it stands about memory, for whoever asks from any goroutine.
+type pressure struct {
+	level       atomic.Uint32 // overload.Level
+	used, limit atomic.Int64
+	entered     atomic.Uint64 // how often calm ended
+}
+
+// full reports whether newcomers are refused.
+func (p *Proxy) full() bool { return overload.Level(p.pressure.level.Load()) >= overload.Stop }
+
+// lazy is how long a client's connection is idle that is closed to make room. One on which a request may be on its way, because one was a
+// moment ago or because it is new, is left alone.
+const lazy = time.Second
+
+// watchMemory looks how much memory is in use, and gives up what its level says.
+func (p *Proxy) watchMemory(ctx context.Context) error {
+	var g overload.Gauge
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		used, limit := p.o.Memory()
+		if limit <= 0 {
+			return nil // nobody limits it, and nothing here changes that
+		}
+		p.give(g.Step(used, limit), used, limit)
+		t.Reset(overload.Next(used, limit))
+	}
+}
+
+// give makes level hold.
+func (p *Proxy) give(level overload.Level, used, limit int64) {
+	s := &p.pressure
+	s.used.Store(used)
+	s.limit.Store(limit)
+	was := overload.Level(s.level.Swap(uint32(level)))
+	if was != level {
+		if was == overload.Calm {
+			s.entered.Add(1)
+		}
+		a := []any{"now", level, "before", was, "used", used, "limit", limit}
+		if level > was {
+			p.o.Log.Warn("memory is nearly used up", append(a, "remedy", "raise the memory limit or GOMEMLIMIT, or find out who holds so much: weir_proxy_memory_bytes, /stats overload, pprof of the admin interface")...)
+		} else {
+			p.o.Log.Info("memory is less used again", a...)
+		}
+	}
+	if level < overload.Shed {
+		return
+	}
+	// Each time again: connections become idle after others were closed.
+	for _, w := range p.workers {
+		w.loop.Post(func() {
+			w.http.CloseIdle(lazy)
+			w.http.Pool().CloseIdle()
+		})
+	}
+}
+
+// stats are what Envoy's overload manager would count.
+func (s *pressure) stats() []admin.Stat {
+	limit := s.limit.Load()
+	if limit == 0 {
+		return nil
+	}
+	level := overload.Level(s.level.Load())
+	active := func(action string, from overload.Level) admin.Stat {
+		n := int64(0)
+		if level >= from {
+			n = 1
+		}
+		return admin.Stat{Name: "overload.envoy.overload_actions." + action + ".active", Value: n, Gauge: true}
+	}
+	return []admin.Stat{{Name: "overload.envoy.resource_monitors.fixed_heap.pressure", Value: s.used.Load() * 100 / limit, Gauge: true},
+		active("disable_http_keepalive", overload.Shed), active("stop_accepting_connections", overload.Stop), active("stop_accepting_requests", overload.Stop)}
+}
+
+// write writes how it stands in Prometheus' words; nothing where memory is not limited.
+func (s *pressure) write(out io.Writer) error {
+	limit := s.limit.Load()
+	if limit == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(out, "# HELP weir_proxy_memory_bytes Memory that cannot be freed, and how much there may be (GOMEMLIMIT).\n# TYPE weir_proxy_memory_bytes gauge\n"+
+		"weir_proxy_memory_bytes{of=\"used\"} %d\nweir_proxy_memory_bytes{of=\"limit\"} %d\n"+
+		"# HELP weir_proxy_overload_level What is given up for want of memory: 0 nothing, 1 idle connections, 2 new connections and requests.\n# TYPE weir_proxy_overload_level gauge\n"+
+		"weir_proxy_overload_level %d\n"+
+		"# HELP weir_proxy_overloads_total How often something had to be given up.\n# TYPE weir_proxy_overloads_total counter\nweir_proxy_overloads_total %d\n",
+		s.used.Load(), limit, s.level.Load(), s.entered.Load())
+	return err
+}
