@@ -72,9 +72,17 @@ type Import struct {
 type Ingress struct {
 	Port     uint16
 	Protocol Protocol
+	// Bind is the address at which the port is served, of those that the workload has; invalid: all.
+	Bind netip.Addr
+	// Uncaptured says that the proxy listens there: nothing redirects connections to it.
+	Uncaptured bool
 	// App is where the application listens: a loopback address; an unspecified one stands
 	// for the workload's own; invalid: where the connection was dialled.
 	App netip.AddrPort
+	// Socket is the path of the Unix socket where it listens instead.
+	Socket string
+	// TLS ends at the proxy, of clients that are not of the mesh; nil: theirs is the application's.
+	TLS *ServerTLS
 	// Pool is what holds for the port instead of that of the Sidecar.
 	Pool *ConnectionPool
 }

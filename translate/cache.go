@@ -338,6 +338,9 @@ func (c *Cache) Problems() []Problem {
 		if e, ok := k.own.(*edgeSet); ok && v.used == c.gen && k.strange && !k.unproven {
 			note(e.withheld)
 		}
+		if in, ok := k.own.(*inboundSet); ok && v.used == c.gen {
+			note(in.problems)
+		}
 		if v.used == c.gen && k.clients != nil {
 			note(k.clients.problems)
 			if k.strange && !k.unproven {

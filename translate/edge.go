@@ -287,7 +287,7 @@ func (c *Cache) tlsServer(k *mint, e, old *edgeSet, o *opening, s *openServer, a
 		k.fail(fmt.Errorf("tls.mode %q is not supported", s.TLS.Mode))
 		return nil
 	}
-	socket := edgeServer(k, s.TLS, c.base.settings)
+	socket := edgeServer(k, s.TLS, c.base.settings, alpnServerGateway)
 	var names []string
 	for _, h := range s.Hosts {
 		names = append(names, h.Host)

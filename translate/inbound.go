@@ -26,6 +26,7 @@ import (
 // services under the same policy share one.
 type inboundSet struct {
 	listeners, clusters []*resource.Resource
+	problems            []Problem
 	used                uint64
 }
 
@@ -47,6 +48,10 @@ type served struct {
 	mode        mesh.MTLSMode
 	services    []*mesh.Service      // the first one decides
 	app         netip.AddrPort       // where the application listens, if not where connections are dialled
+	socket      string               // or its Unix socket
+	bind        netip.Addr           // the one address at which it is served; invalid: all
+	listens     netip.Addr           // where the proxy itself listens; invalid: nowhere
+	tls         *mesh.ServerTLS      // of clients that are not of the mesh, ended here
 	pool        *mesh.ConnectionPool // of connections to the application
 	sidecar     *mesh.Sidecar        // that says so; nil: services do
 	authz       *authorization       // who may do what
@@ -62,9 +67,7 @@ func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
 		ports = c.directPorts(n, labels)
 	} else {
 		s := c.index.sidecarFor(n.Namespace, labels, c.base.settings.RootNamespace)
-		if n.Interception != NoInterception { // env capture listens where it was told to
-			ports = ingress(s, n, ports)
-		}
+		ports = ingress(s, n, ports)
 		for i := range ports {
 			if p := &ports[i]; p.pool == nil && s != nil && s.Pool != nil {
 				p.pool, p.sidecar = s.Pool, s
@@ -88,7 +91,10 @@ func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
 		}
 	}
 	for _, p := range ports {
-		fmt.Fprintf(&key, " %d,%d,%s,%d,%s", p.port, p.servicePort, p.protocol, p.mode, p.app)
+		fmt.Fprintf(&key, " %d,%d,%s,%d,%s,%s,%s,%s", p.port, p.servicePort, p.protocol, p.mode, p.app, p.socket, p.bind, p.listens)
+		if p.tls != nil {
+			fmt.Fprintf(&key, ",%+v", *p.tls)
+		}
 		if p.pool != nil {
 			fmt.Fprintf(&key, ",%+v", *p.pool)
 		}
@@ -142,7 +148,8 @@ func ingress(s *mesh.Sidecar, n *Node, ports []served) []served {
 	}
 	var out []served
 	for _, in := range s.Ingress {
-		p := served{port: in.Port, servicePort: in.Port, protocol: in.Protocol, app: in.App, pool: in.Pool, sidecar: s}
+		p := served{port: in.Port, servicePort: in.Port, protocol: in.Protocol, app: in.App, socket: in.Socket, bind: in.Bind,
+			tls: in.TLS, pool: in.Pool, sidecar: s}
 		if i := slices.IndexFunc(ports, func(o served) bool { return o.port == in.Port }); i >= 0 {
 			p.servicePort, p.services = ports[i].servicePort, ports[i].services
 			p.protocol = cmp.Or(p.protocol, ports[i].protocol)
@@ -153,10 +160,30 @@ func ingress(s *mesh.Sidecar, n *Node, ports []served) []served {
 				p.app = netip.AddrPortFrom(n.Addresses[i], in.App.Port())
 			}
 		}
+		if p.tls != nil { // what is in it
+			if p.protocol == mesh.HTTPS {
+				p.protocol = mesh.HTTP
+			} else if !p.http() {
+				p.protocol = mesh.TCP
+			}
+		}
+		if in.Uncaptured || in.Bind.IsValid() && n.Interception == NoInterception {
+			p.listen(n)
+		}
 		out = append(out, p)
 	}
 	slices.SortFunc(out, func(a, b served) int { return int(a.port) - int(b.port) })
 	return slices.CompactFunc(out, func(a, b served) bool { return a.port == b.port })
+}
+
+// listen has the proxy itself listen for the port: at the workload's own address, unless another one is given.
+func (p *served) listen(n *Node) {
+	if p.listens = p.bind; !p.listens.IsValid() && len(n.Addresses) > 0 {
+		p.listens = n.Addresses[0]
+	}
+	if !p.app.IsValid() && p.socket == "" { // not where the connection was dialled: that is the proxy
+		p.app = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p.port)
+	}
 }
 
 // eachServed visits the ports of services that lead to n's workload, because they
@@ -241,9 +268,12 @@ func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served,
 				c.FilterChainMatch = &listenerv3.FilterChainMatch{}
 			}
 			c.FilterChainMatch.DestinationPort = u32(uint32(p.port))
+			if p.bind.IsValid() && !p.bind.IsUnspecified() {
+				c.FilterChainMatch.PrefixRanges = []*corev3.CidrRange{{AddressPrefix: p.bind.String(), PrefixLen: u32(uint32(p.bind.BitLen()))}}
+			}
 			l.FilterChains = append(l.FilterChains, c)
 		}
-		if p.mode == mesh.MTLSDisable && !p.http() {
+		if p.mode == mesh.MTLSDisable && !p.http() && p.tls == nil {
 			open = append(open, p.port)
 		}
 		if !p.sniff() {
@@ -251,6 +281,10 @@ func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served,
 		}
 		in.clusters = append(in.clusters, k.application(p))
 		p.origins(&k)
+		if p.listens.IsValid() {
+			in.listeners = append(in.listeners, b.boundPort(p, netip.AddrPortFrom(p.listens, p.port), rest, allows))
+		}
+		in.note(p)
 	}
 	for _, c := range b.inboundChains(&k, &served{protocol: mesh.Auto, mode: rest.mode, authz: allows}) {
 		c.Name = virtualInbound
@@ -275,28 +309,68 @@ func (b *base) boundInbound(in *inboundSet, n *Node, ports []served, accepts acc
 		if i := slices.IndexFunc(ports, func(o served) bool { return o.port == at.Port }); i >= 0 {
 			p = ports[i]
 		}
-		p.app = at.App
-		c := &chainSet{chains: b.inboundChains(&k, &p)}
-		c.seesTLS = p.mode != mesh.MTLSDisable || p.http()
-		c.sniffs = p.sniff()
-		l := &listenerv3.Listener{
-			Name:             at.Bind.String(),
-			Address:          socketAddress(at.Bind.Addr().String(), at.Bind.Port()),
-			TrafficDirection: corev3.TrafficDirection_INBOUND,
-			FilterChains:     c.chains,
+		if p.bind.IsValid() && p.bind != at.Bind.Addr() {
+			continue
 		}
-		b.inspect(l, c)
-		k.origins = nil
-		k.of(accepts.by[:]...)
-		allows.origins(&k)
-		p.origins(&k)
-		in.listeners = append(in.listeners, k.resource(l.Name, l))
+		p.app = n.application(p.app, at.App)
+		in.listeners = append(in.listeners, b.boundPort(&p, at.Bind, accepts, allows))
 		if !done[p.port] {
 			done[p.port] = true
 			in.clusters = append(in.clusters, k.application(&p))
 		}
 	}
+	for i := range ports {
+		p := ports[i]
+		in.note(&p)
+		at := netip.AddrPortFrom(p.listens, p.port)
+		if !p.listens.IsValid() || slices.ContainsFunc(n.Inbound, func(o Inbound) bool { return o.Bind == at }) {
+			continue
+		}
+		p.app = n.application(p.app, p.app)
+		in.listeners = append(in.listeners, b.boundPort(&p, at, accepts, allows))
+		if !done[p.port] {
+			in.clusters = append(in.clusters, k.application(&p))
+		}
+	}
 	in.drop()
+}
+
+// application is where the application listens that is meant to be at app, invalid for otherwise: env
+// capture may have put it elsewhere.
+func (n *Node) application(app, otherwise netip.AddrPort) netip.AddrPort {
+	if !app.IsValid() {
+		return otherwise
+	}
+	if i := slices.IndexFunc(n.Inbound, func(at Inbound) bool { return at.Port == app.Port() }); i >= 0 {
+		return n.Inbound[i].App
+	}
+	return app
+}
+
+// boundPort is the listener of a port at which the proxy itself listens, nil if it cannot be built.
+func (b *base) boundPort(p *served, at netip.AddrPort, accepts acceptance, allows *authorization) *resource.Resource {
+	var k mint
+	k.of(accepts.by[:]...)
+	allows.origins(&k)
+	p.origins(&k)
+	c := &chainSet{chains: b.inboundChains(&k, p)}
+	c.seesTLS = p.mode != mesh.MTLSDisable || p.http() || p.tls != nil
+	c.sniffs = p.sniff()
+	l := &listenerv3.Listener{
+		Name:             at.String(),
+		Address:          socketAddress(at.Addr().String(), at.Port()),
+		TrafficDirection: corev3.TrafficDirection_INBOUND,
+		FilterChains:     c.chains,
+	}
+	b.inspect(l, c)
+	return k.resource(l.Name, l)
+}
+
+// note says what of a port is not as its Sidecar asks.
+func (in *inboundSet) note(p *served) {
+	if p.tls != nil && p.mode == mesh.MTLSStrict {
+		in.problems = append(in.problems, problem(&p.sidecar.Ref, 0, "tls of ingress port %d is not in force: a PeerAuthentication demands the mesh's own TLS there (mode STRICT)", p.port))
+	}
 }
 
 // drop removes what could not be built: ports and addresses out of range make none.
@@ -357,6 +431,14 @@ func (b *base) inboundChains(k *mint, p *served) []*listenerv3.FilterChain {
 		out = append(out, c)
 	}
 	http, tcp := true, false
+	if p.tls != nil && p.mode != mesh.MTLSStrict { // in plaintext nobody is served
+		if p.mode != mesh.MTLSDisable {
+			chain(tls, alpnMeshAll, p.http(), true)
+		}
+		chain(tls, nil, p.http(), false)
+		out[len(out)-1].TransportSocket = edgeServer(k, p.tls, b.settings, alpnOf(p))
+		return out
+	}
 	switch p.mode {
 	case mesh.MTLSStrict:
 		switch {
@@ -397,6 +479,14 @@ func (b *base) inboundChains(k *mint, p *served) []*listenerv3.FilterChain {
 		chain(tls, nil, tcp, false) // the application's own TLS
 	}
 	return out
+}
+
+// alpnOf is what a client may choose of where its TLS ends at a sidecar.
+func alpnOf(p *served) []string {
+	if p.http() {
+		return alpnServerGateway
+	}
+	return nil
 }
 
 func (b *base) inboundFilters(k *mint, p *served, http bool) []*listenerv3.Filter {
@@ -471,11 +561,18 @@ func inboundCluster(k *mint, p *served) *clusterv3.Cluster {
 		}
 		c.UpstreamConnectionOptions = keepalive(p.pool)
 	}
-	if p.app.IsValid() {
+	var app *corev3.Address
+	switch {
+	case p.socket != "":
+		app = &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: p.socket}}}
+	case p.app.IsValid():
+		app = socketAddress(p.app.Addr().String(), p.app.Port())
+	}
+	if app != nil {
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
 		c.LoadAssignment = &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
 			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
-				Endpoint: &endpointv3.Endpoint{Address: socketAddress(p.app.Addr().String(), p.app.Port())}}}},
+				Endpoint: &endpointv3.Endpoint{Address: app}}}},
 		}}}
 	} else {
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}

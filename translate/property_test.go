@@ -248,7 +248,8 @@ func (c *chaos) sidecar(ns, name string) *mesh.Sidecar {
 		s.Egress = append(s.Egress, e)
 	}
 	for range c.n("ingress", 2) {
-		s.Ingress = append(s.Ingress, mesh.Ingress{Port: c.port(), Protocol: c.protocol(), App: one(c, "app", netip.AddrPort{}, addrPort("127.0.0.1:3000"), addrPort("0.0.0.0:3000"))})
+		s.Ingress = append(s.Ingress, mesh.Ingress{Port: c.port(), Protocol: c.protocol(), App: one(c, "app", netip.AddrPort{}, addrPort("127.0.0.1:3000"), addrPort("0.0.0.0:3000")),
+			Bind: one(c, "ingress bind", netip.Addr{}, netip.Addr{}, netip.MustParseAddr("10.0.0.1")), Uncaptured: c.n("listens", 3) == 0, Socket: one(c, "app socket", "", "", "/run/app")})
 	}
 	return s
 }

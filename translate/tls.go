@@ -217,12 +217,12 @@ func file(path string) *corev3.DataSource {
 	return &corev3.DataSource{Specifier: &corev3.DataSource_Filename{Filename: path}}
 }
 
-// edgeServer is the TLS of a Gateway's server that is terminated here.
-func edgeServer(k *mint, t *mesh.ServerTLS, s *mesh.Settings) *corev3.TransportSocket {
+// edgeServer is the TLS of a Gateway's server, or a Sidecar's ingress, that is terminated here.
+func edgeServer(k *mint, t *mesh.ServerTLS, s *mesh.Settings, alpn []string) *corev3.TransportSocket {
 	if t.Mode == "ISTIO_MUTUAL" {
 		return meshServer(k, s, true)
 	}
-	c := &tlsv3.CommonTlsContext{AlpnProtocols: alpnServerGateway, TlsParams: &tlsv3.TlsParameters{
+	c := &tlsv3.CommonTlsContext{AlpnProtocols: alpn, TlsParams: &tlsv3.TlsParameters{
 		TlsMinimumProtocolVersion: tlsVersion(t.MinVersion, tlsv3.TlsParameters_TLSv1_2),
 		TlsMaximumProtocolVersion: tlsVersion(t.MaxVersion, tlsv3.TlsParameters_TLS_AUTO),
 		CipherSuites:              t.CipherSuites,

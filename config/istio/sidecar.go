@@ -8,7 +8,6 @@ import (
 	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/document"
 	"github.com/weirmesh/weir/mesh"
 )
@@ -38,12 +37,26 @@ func (l *lowerer) sidecar(spec *networkingv1alpha3.Sidecar) *mesh.Sidecar {
 		} else if p, ok := protocols[strings.ToLower(portPrefix(in.Port.Name))]; ok {
 			out.Protocol = p
 		}
-		l.capture(at, in.CaptureMode)
+		out.Uncaptured = in.CaptureMode == networkingv1alpha3.CaptureMode_NONE
+		if in.Bind != "" {
+			addr, err := netip.ParseAddr(in.Bind)
+			if err != nil {
+				l.Invalid(at+".bind", fmt.Sprintf("%q is not an IP address", in.Bind), "give one of the workload's addresses, or remove it: then all of them are meant")
+			} else if !addr.IsUnspecified() || out.Uncaptured {
+				out.Bind = addr.Unmap()
+			}
+		}
+		out.TLS = l.ingressTLS(at+".tls", in.Tls)
 		if first, ok := ports[out.Port]; ok {
 			l.Invalid(at+".port.number", fmt.Sprintf("port %d is that of %s, too", out.Port, document.Index("ingress", first)), "keep one of the two")
 		}
 		ports[out.Port] = i
-		out.App = l.defaultEndpoint(at+".defaultEndpoint", in.DefaultEndpoint)
+		if path := at + ".defaultEndpoint"; strings.HasPrefix(in.DefaultEndpoint, "unix://") {
+			l.socket(path, in.DefaultEndpoint)
+			out.Socket = strings.TrimPrefix(in.DefaultEndpoint, "unix://")
+		} else {
+			out.App = l.defaultEndpoint(path, in.DefaultEndpoint)
+		}
 		out.Pool = l.connectionPool(at+".connectionPool", in.ConnectionPool)
 		sc.Ingress = append(sc.Ingress, out)
 	}
@@ -151,11 +164,24 @@ func (l *lowerer) sidecarPort(path string, p *networkingv1alpha3.SidecarPort) ui
 	return l.port(path+".number", p.Number, false)
 }
 
-// capture refuses listeners that applications would have to call by address.
-func (l *lowerer) capture(at string, mode networkingv1alpha3.CaptureMode) {
-	if mode == networkingv1alpha3.CaptureMode_NONE {
-		l.Add(config.FieldNotEnforcedUnsafe, at+".captureMode", "NONE is not enforced in this version", "remove it: connections to the port are captured")
+// ingressTLS is the TLS of clients outside the mesh that ends at a sidecar.
+func (l *lowerer) ingressTLS(path string, t *networkingv1alpha3.ServerTLSSettings) *mesh.ServerTLS {
+	if t == nil {
+		return nil
 	}
+	if t.Mode != networkingv1alpha3.ServerTLSSettings_SIMPLE && t.Mode != networkingv1alpha3.ServerTLSSettings_MUTUAL {
+		l.Invalid(path+".mode", t.Mode.String()+" is not for sidecars", "use SIMPLE or MUTUAL; what the mesh's own clients must do is said by a PeerAuthentication")
+		return nil
+	}
+	l.noneOf(path, "a sidecar has its certificates in files", field{"credentialName", t.CredentialName}, field{"credentialNames", strings.Join(t.CredentialNames, ",")},
+		field{"caCertCredentialName", t.CaCertCredentialName})
+	if t.HttpsRedirect {
+		l.Invalid(path+".httpsRedirect", "is for gateways", "remove it")
+	}
+	if t.CredentialName+t.CaCertCredentialName != "" || len(t.CredentialNames) > 0 {
+		return nil
+	}
+	return l.serverTLS(path, t, mesh.HTTPS)
 }
 
 // importOf reads "namespace/host", where namespace may be ".", "*", or with "~" before it
@@ -184,12 +210,8 @@ func (l *lowerer) importOf(path, s string) (m mesh.Import, ok bool) {
 
 // defaultEndpoint is where the application listens; nothing given is not valid.
 func (l *lowerer) defaultEndpoint(path, s string) netip.AddrPort {
-	const hint = "give 127.0.0.1:PORT, [::1]:PORT, or 0.0.0.0:PORT or [::]:PORT for the workload's own address"
+	const hint = "give 127.0.0.1:PORT, [::1]:PORT, unix:///PATH, or 0.0.0.0:PORT or [::]:PORT for the workload's own address"
 	if s == "" {
-		return netip.AddrPort{}
-	}
-	if strings.HasPrefix(s, "unix://") {
-		l.Add(config.FieldNotEnforcedUnsafe, path, "Unix sockets are not enforced in this version", hint)
 		return netip.AddrPort{}
 	}
 	at, err := netip.ParseAddrPort(s)

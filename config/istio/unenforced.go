@@ -26,10 +26,6 @@ var gaps = map[string][]gap{
 	"Gateway": {
 		{"spec.servers[].defaultEndpoint", true, "bind a VirtualService instead"},
 	},
-	"Sidecar": {
-		{"spec.ingress[].bind", true, "remove it: connections to every address of the workload are accepted on the port"},
-		{"spec.ingress[].tls", true, "let a Gateway terminate TLS of clients outside the mesh"},
-	},
 	"RequestAuthentication": {
 		{"spec.targetRefs", true, "select workloads by selector.matchLabels"},
 		{"spec.targetRef", true, "select workloads by selector.matchLabels"},
