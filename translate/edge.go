@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -179,16 +180,21 @@ func (e *edgeSet) openings(gateways []*mesh.Gateway, targets map[uint16]uint16) 
 	for _, g := range gateways {
 		for i := range g.Servers {
 			s := &g.Servers[i]
-			at := &opening{bind: anyV4, port: s.Port}
-			if t, ok := targets[s.Port]; ok {
-				at.port = t
-			} else if len(targets) > 0 && !slices.Contains(slices.Collect(maps.Values(targets)), s.Port) {
-				e.problems = append(e.problems, problem(&g.Ref, 0, "port %d is not among the ports of the gateway's Service: nothing outside reaches it", s.Port))
-			}
-			if s.Bind != "" {
-				addr, err := netip.ParseAddr(s.Bind)
+			at := &opening{bind: cmp.Or(s.Bind, anyV4), port: s.Port}
+			if at.spot().socket != "" {
+				if i := slices.IndexFunc(out, func(o *opening) bool { return o.bind == at.bind && o.port != at.port }); i >= 0 {
+					e.problems = append(e.problems, problem(&g.Ref, 0, "server on port %d is left out: at %s is that of port %d", s.Port, clip(s.Bind), out[i].port))
+					continue
+				}
+			} else {
+				if t, ok := targets[s.Port]; ok {
+					at.port = t
+				} else if len(targets) > 0 && !slices.Contains(slices.Collect(maps.Values(targets)), s.Port) {
+					e.problems = append(e.problems, problem(&g.Ref, 0, "port %d is not among the ports of the gateway's Service: nothing outside reaches it", s.Port))
+				}
+				addr, err := netip.ParseAddr(at.bind)
 				if err != nil {
-					e.problems = append(e.problems, problem(&g.Ref, 0, "server on port %d is left out: bind %q is not an IP address", s.Port, clip(s.Bind)))
+					e.problems = append(e.problems, problem(&g.Ref, 0, "server on port %d is left out: bind %q is neither an IP address nor unix:///path", s.Port, clip(s.Bind)))
 					continue
 				}
 				at.bind = addr.String()
@@ -213,10 +219,17 @@ func (e *edgeSet) openings(gateways []*mesh.Gateway, targets map[uint16]uint16) 
 	return out
 }
 
+func (o *opening) spot() *spot {
+	if path, ok := strings.CutPrefix(o.bind, "unix://"); ok {
+		return &spot{socket: path, bound: true}
+	}
+	return &spot{addr: o.bind, port: o.port, bound: true}
+}
+
 func (o *opening) listener(d corev3.TrafficDirection) *listenerv3.Listener {
 	return &listenerv3.Listener{
-		Name:             listenerName(o.bind, o.port),
-		Address:          socketAddress(o.bind, o.port),
+		Name:             o.spot().name(),
+		Address:          o.spot().address(),
 		TrafficDirection: d,
 	}
 }
@@ -305,7 +318,7 @@ func (c *Cache) tlsServer(k *mint, e, old *edgeSet, o *opening, s *openServer, a
 		return chains
 	}
 	name := strings.Join([]string{"https", itoa(s.Port), s.PortName, s.gateway.Ref.Name, s.gateway.Ref.Namespace}, ".") + o.suffix()
-	m := c.base.filters.httpManager(edge, "outbound_"+listenerName(o.bind, o.port))
+	m := c.base.filters.httpManager(edge, "outbound_"+o.spot().name())
 	e.authz.guardHTTP(k, m, o.port, true)
 	if s.Protocol == mesh.GRPCWeb {
 		c.base.filters.grpcWeb(m)

@@ -26,7 +26,9 @@ func (a *analysis) gateway(x subject) bool {
 	serving := a.servicesOfAny(picked)
 	for i, s := range gw.Servers {
 		at := document.Index("spec.servers", i)
-		a.gatewayPort(gw, at+".port.number", s.Port, serving)
+		if !strings.HasPrefix(s.Bind, "unix://") { // to which no Service leads
+			a.gatewayPort(gw, at+".port.number", s.Port, serving)
+		}
 		if s.TLS != nil {
 			a.credentials(gw, at+".tls", s.TLS, picked)
 		}

@@ -63,10 +63,10 @@ func (l *lowerer) gateway(spec *networkingv1alpha3.Gateway) *mesh.Gateway {
 
 func (l *lowerer) server(path string, s *networkingv1alpha3.Server) mesh.Server {
 	out := mesh.Server{Name: s.Name, Bind: s.Bind}
-	if s.Bind != "" {
-		if _, err := netip.ParseAddr(s.Bind); err != nil {
-			l.Invalid(path+".bind", fmt.Sprintf("%q is not an IP address", s.Bind), "Unix sockets are not supported by this version; leave it out to listen on all addresses")
-		}
+	if strings.HasPrefix(s.Bind, "unix://") {
+		l.socket(path+".bind", s.Bind)
+	} else if _, err := netip.ParseAddr(s.Bind); s.Bind != "" && err != nil {
+		l.Invalid(path+".bind", fmt.Sprintf("%q is not an IP address", s.Bind), "give one, or unix:///path; leave it out to listen on all addresses")
 	}
 	if s.Port == nil {
 		l.Invalid(path+".port", "is missing", "give number, name and protocol")

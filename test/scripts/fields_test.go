@@ -105,7 +105,7 @@ var elsewhere = map[string]string{
 	"TrafficPolicy.tunnel": "test/e2e: tunnels", "TrafficPolicy.retryBudget": "test/e2e: retries",
 	"TrafficPolicy.proxyProtocol": "test/e2e: PROXY protocol",
 	// The cast is called by env capture, where listeners are where they were told to be.
-	"Sidecar.ingress": "test/e2e: ports of a workload", "Server.bind": "translate",
+	"Sidecar.ingress": "test/e2e: ports of a workload",
 	// Not in force: config/istio says so when the object is applied.
 	"LoadBalancerSettings.zoneAwareLbSetting": "not in force", "Server.defaultEndpoint": "not in force",
 	"WorkloadEntry.network":         "not in force",
