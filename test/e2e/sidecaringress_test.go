@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -44,7 +45,7 @@ func TestSidecarIngress(t *testing.T) {
 	socket := filepath.Join(dir, "app.sock")
 	l, err := net.Listen("unix", socket)
 	must(t, err)
-	app := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "by the socket") })}
+	app := &http.Server{ReadHeaderTimeout: 20 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "by the socket") })}
 	go func() { _ = app.Serve(l) }()
 	defer app.Close()
 
@@ -58,14 +59,11 @@ func TestSidecarIngress(t *testing.T) {
 	certs := fmt.Sprintf("serverCertificate: %s/s.pem, privateKey: %s/s.key", dir, dir)
 
 	sidecar := func(ingress ...string) {
-		text := "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: echo}\nspec:\n  workloadSelector: {labels: {app: echo}}\n  ingress:\n"
-		for _, in := range ingress {
-			text += "  - " + in + "\n"
-		}
-		m.Config("sidecar.yaml", text)
+		m.Config("sidecar.yaml", "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: echo}\nspec:\n  workloadSelector: {labels: {app: echo}}\n  ingress:\n  - "+
+			strings.Join(ingress, "\n  - ")+"\n")
 	}
 	at := func(port uint16) string { return netip.AddrPortFrom(echo.IP(), port).String() }
-	trusting := &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "example.com"}
+	trusting := &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "example.com", MinVersion: tls.VersionTLS12}
 	trusting.RootCAs.AddCert(outside.Certificate())
 	byTLS := func(addr string) (*http.Response, error) {
 		c, err := tls.Dial("tcp", addr, trusting)
