@@ -49,6 +49,9 @@ func (s *scope) withApart(c *Cache, host string, svc *mesh.Service, t *tenant) *
 	if s.sight.Everything() || !slices.ContainsFunc(s.sight.Sidecar.Egress, func(e mesh.Egress) bool { return e.Apart() }) {
 		return t
 	}
+	if svc != nil && isWildcard(host) && s.key.kind != redirected && s.key.kind != transparent {
+		return t // as at their own addresses, see bind: a name that stands for many has no cluster here
+	}
 	v, pattern := c.index.virtualFor(host, &s.sight)
 	out := &tenant{}
 	if t != nil {

@@ -124,9 +124,8 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 			k.of(u.rule.refs...)
 		}
 		k.origins = append(k.origins, u.crew.workloads...)
-		if !u.passing { // it has that of its like
-			assignment = k.resource(c.Name, load)
-		}
+		load.ClusterName = c.EdsClusterConfig.ServiceName
+		assignment = k.resource(load.ClusterName, load)
 	}
 	if k.err != nil {
 		*problems = append(*problems, problem(speaker, 0, "%s is left out: %v", c.Name, k.err))

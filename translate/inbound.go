@@ -148,6 +148,9 @@ func ingress(s *mesh.Sidecar, n *Node, ports []served) []served {
 	}
 	var out []served
 	for _, in := range s.Ingress {
+		if in.Port == 0 { // as of services: nothing listens there
+			continue
+		}
 		p := served{port: in.Port, servicePort: in.Port, protocol: in.Protocol, app: in.App, socket: in.Socket, bind: in.Bind,
 			tls: in.TLS, pool: in.Pool, sidecar: s}
 		if i := slices.IndexFunc(ports, func(o served) bool { return o.port == in.Port }); i >= 0 {

@@ -147,8 +147,11 @@ func (s *service) clusterSet(b *base, rules []*mesh.DestinationRule, originalDst
 			keep(&c.clusters, cluster, func(o *clusterSet) []*resource.Resource { return o.clusters })
 			keep(&c.assignments, assignment, func(o *clusterSet) []*resource.Resource { return o.assignments })
 			if u.passing = passing && !s.External; u.passing {
-				cluster, _ = u.build(&c.problems)
+				cluster, same := u.build(&c.problems)
 				keep(&c.clusters, cluster, func(o *clusterSet) []*resource.Resource { return o.clusters })
+				if assignment == nil { // the other cluster is left out, for a reason that is not one of this
+					keep(&c.assignments, same, func(o *clusterSet) []*resource.Resource { return o.assignments })
+				}
 			}
 		}
 	}

@@ -101,7 +101,7 @@ func TestHalfOpen(t *testing.T) {
 	})}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close() })
-	m.Config("rule.yaml", strings.Replace(destinationRule("echo", "{host: echo, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 1, interval: 50ms, baseEjectionTime: 100ms, maxEjectionPercent: 100}}}"),
+	m.Config("rule.yaml", strings.Replace(destinationRule("echo", "{host: echo, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 1, interval: 50ms, baseEjectionTime: 2s, maxEjectionPercent: 100}}}"),
 		"{name: echo}", `{name: echo, annotations: {weir.dev/half-open-probes: "1"}}`, 1))
 	call := func(path string) *mesh.Response { return client.Get("http://echo:8080" + path) }
 
