@@ -131,10 +131,49 @@ func (s *TCPSeries) add(o *TCPSeries) {
 	s.Received += o.Received
 }
 
-// maxSeries bounds the series of one worker. Labels are made of workloads that have
-// certificates, configured names, status codes and flags, so only a hostile peer that
-// invents metadata gets there; what is over is counted together as unknown.
-const maxSeries = 20_000
+// Bounds of the series of one worker, some 0.7 KB each. Labels are made of workloads, names of certificates, configured names, status
+// codes and flags, and peers choose some of them: who invents metadata, or answers with every status from 100 to 999. Beyond
+// maxSeries requests are counted in series without anything that a peer says (Crowd; the status by its class), of which there are
+// as many as there are services; and if there are too many of these, in one for each side and protocol.
+const (
+	maxSeries  = 20_000
+	maxCrowded = 2_000
+)
+
+// Crowd is the workload of series whose requests found no room in one of their own. No workload is called so: it is no name of Kubernetes.
+var Crowd = &Peer{Workload: crowd, Namespace: crowd, App: crowd, Version: crowd, CanonicalService: crowd, CanonicalRevision: crowd, Cluster: crowd}
+
+const crowd = "__overflow__"
+
+// crowded is where requests with labels l count if they have no room of their own; have is how many series there are.
+func (l *Labels) crowded(have int) Labels {
+	k := Labels{Source: Crowd, Destination: Crowd, Protocol: l.Protocol, Reporter: l.Reporter, Security: l.Security, Encrypted: l.Encrypted, GRPCStatus: -1}
+	if have < maxSeries+maxCrowded {
+		k.Service, k.Port, k.Status = l.Service, l.Port, l.Status/100*100
+	}
+	return k
+}
+
+// find returns the series of l in m, making it at first sight, or one in which there is room for it.
+func find[S any](w *Worker, m map[Labels]*S, l *Labels) (s *S, own bool) {
+	if s, own = m[*l]; own {
+		return s, true
+	}
+	if len(m) < maxSeries {
+		s = new(S)
+		m[*l] = s
+		return s, true
+	}
+	w.Overflow++
+	key := l.crowded(0)
+	if s = m[key]; s == nil {
+		if key = l.crowded(len(m)); m[key] == nil {
+			m[key] = new(S)
+		}
+		s = m[key]
+	}
+	return s, false
+}
 
 // Worker holds one worker's numbers. Only that worker touches it; Collect copies it on
 // the worker's own thread.
@@ -144,7 +183,7 @@ type Worker struct {
 	routes map[Route]*RouteSeries
 	// unknown are hosts that nobody knows, the last ones asked for.
 	unknown []UnknownHost
-	// Overflow counts requests whose series found no room.
+	// Overflow counts requests and connections whose series found no room.
 	Overflow uint64
 
 	lastKey Labels
@@ -161,20 +200,10 @@ func (w *Worker) HTTP(l *Labels) *HTTPSeries {
 	if w.last != nil && w.lastKey == *l {
 		return w.last
 	}
-	s, ok := w.http[*l]
-	if !ok {
-		key := *l
-		if len(w.http) >= maxSeries {
-			w.Overflow++
-			key.Source, key.SourcePrincipal = nil, ""
-			if s, ok = w.http[key]; ok {
-				return s
-			}
-		}
-		s = &HTTPSeries{}
-		w.http[key] = s
+	s, own := find(w, w.http, l)
+	if own {
+		w.lastKey, w.last = *l, s
 	}
-	w.lastKey, w.last = *l, s
 	return s
 }
 
@@ -189,20 +218,7 @@ func (w *Worker) Request(l *Labels, took time.Duration, requestBytes, responseBy
 
 // TCP returns the series of l, making it at first sight. A connection keeps it.
 func (w *Worker) TCP(l *Labels) *TCPSeries {
-	s, ok := w.tcp[*l]
-	if !ok {
-		if len(w.tcp) >= maxSeries {
-			w.Overflow++
-			key := *l
-			key.Source, key.SourcePrincipal = nil, ""
-			l = &key
-			if s, ok = w.tcp[*l]; ok {
-				return s
-			}
-		}
-		s = &TCPSeries{}
-		w.tcp[*l] = s
-	}
+	s, _ := find(w, w.tcp, l)
 	return s
 }
 

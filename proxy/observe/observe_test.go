@@ -3,6 +3,7 @@ package observe
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -173,19 +174,6 @@ func TestPrometheus(t *testing.T) {
 	}
 }
 
-// A peer that invents metadata cannot fill the memory.
-func TestSeriesAreBounded(t *testing.T) {
-	w := NewWorker()
-	for i := range maxSeries + 100 {
-		l := labels()
-		l.Source = &Peer{Workload: string(rune('a' + i%26))}
-		w.Request(l, 0, 0, 0)
-	}
-	if len(w.http) > maxSeries+1 || w.Overflow != 100 {
-		t.Errorf("%d series, %d over", len(w.http), w.Overflow)
-	}
-}
-
 func TestCountingDoesNotAllocate(t *testing.T) {
 	w := NewWorker()
 	a, b := labels(), labels()
@@ -247,5 +235,70 @@ func BenchmarkAccessLogLine(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		buf = f.AppendLine(buf[:0], r)
+	}
+}
+
+// Peers that invent who they are and answer with every status do not make us hold, and be asked for, more than a bounded number of series. Nothing
+// is lost of what they did, and the metrics say that something was counted elsewhere.
+func TestPeersDoNotChooseHowManySeries(t *testing.T) {
+	w := NewWorker()
+	const services, requests = 1500, 3 * (maxSeries + maxCrowded)
+	peers := make([]*Peer, 4096)
+	for i := range peers {
+		peers[i] = &Peer{Workload: fmt.Sprintf("w%d", i)}
+	}
+	for i := range requests {
+		l := Labels{Source: peers[i%len(peers)], Destination: peers[i/3%len(peers)], SourcePrincipal: fmt.Sprintf("p%d", i%7), Protocol: "http", GRPCStatus: int8(i % 120),
+			Status: uint16(100 + i%900), Flags: Flags(i % 31), Service: Service{Host: fmt.Sprintf("h%d", i%services)}}
+		w.Request(&l, 0, 1, 2)
+		w.TCP(&Labels{Source: peers[i%len(peers)], DestPrincipal: fmt.Sprintf("p%d", i), Protocol: "tcp", GRPCStatus: -1}).Opened++
+	}
+	const few = 10 // sides and protocols
+	if n := len(w.http); n < maxSeries || n > maxSeries+maxCrowded+few {
+		t.Errorf("%d series of requests", n)
+	}
+	if n := len(w.tcp); n != maxSeries+1 {
+		t.Errorf("%d series of connections", n)
+	}
+	sum := NewTotals()
+	sum.Add(w)
+	var own, crowd, opened uint64
+	for l, s := range sum.HTTP {
+		if l.Source == Crowd {
+			crowd += s.Requests
+		} else {
+			own += s.Requests
+		}
+	}
+	for _, s := range sum.TCP {
+		opened += s.Opened
+	}
+	if own+crowd != requests || opened != requests {
+		t.Errorf("%d and %d requests are counted, and %d connections, of %d", own, crowd, opened, requests)
+	}
+	if want := crowd + requests - maxSeries; sum.Overflow != want {
+		t.Errorf("%d counted elsewhere, want %d", sum.Overflow, want)
+	}
+	var text bytes.Buffer
+	small := &Totals{HTTP: map[Labels]*HTTPSeries{}, Overflow: sum.Overflow}
+	for l, s := range sum.HTTP {
+		if l.Source == Crowd && l.Service.Host == "h7" && l.Status == 400 {
+			small.HTTP[l] = s
+		}
+	}
+	if err := small.WritePrometheus(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`source_workload="__overflow__"`, `destination_workload="__overflow__"`, `destination_service="h7"`, `response_code="4xx"`, "weir_proxy_series 1\n",
+		fmt.Sprintf("weir_proxy_series_overflow_total %d\n", sum.Overflow)} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("the metrics do not say %s", want)
+		}
+	}
+	// What had room before goes on in its own series.
+	l := Labels{Source: peers[0], Destination: peers[0], SourcePrincipal: "p0", Protocol: "http", Status: 100, Service: Service{Host: "h0"}}
+	before := w.Overflow
+	if s := w.HTTP(&l); s.Requests != 1 || w.Overflow != before {
+		t.Errorf("the first request's series has %d", s.Requests)
 	}
 }

@@ -52,10 +52,10 @@ func (t *Totals) WritePrometheus(w io.Writer) error {
 		}
 	}
 	t.writeRoutes(b)
-	if t.Overflow > 0 {
-		head(b, "weir_proxy_series_overflow_total", "counter", "Requests counted without their source because there were too many series.")
-		fmt.Fprintf(b, "weir_proxy_series_overflow_total %d\n", t.Overflow)
-	}
+	head(b, "weir_proxy_series", "gauge", "Series of Istio's metrics that are kept.")
+	fmt.Fprintf(b, "weir_proxy_series %d\n", len(t.HTTP)+len(t.TCP)+len(t.Routes))
+	head(b, "weir_proxy_series_overflow_total", "counter", "Requests and connections counted as those of workload "+crowd+", because there were too many series.")
+	fmt.Fprintf(b, "weir_proxy_series_overflow_total %d\n", t.Overflow)
 	return b.Flush()
 }
 
@@ -162,7 +162,11 @@ func (l *Labels) text() string {
 	add("destination_cluster", orUnknown(dst.Cluster))
 	add("request_protocol", orUnknown(l.Protocol))
 	if l.Protocol != "tcp" {
-		add("response_code", strconv.Itoa(int(l.Status)))
+		status := strconv.Itoa(int(l.Status))
+		if src == Crowd && l.Status > 0 {
+			status = status[:1] + "xx"
+		}
+		add("response_code", status)
 		grpc := ""
 		if l.GRPCStatus >= 0 {
 			grpc = strconv.Itoa(int(l.GRPCStatus))

@@ -81,7 +81,7 @@ func edgeOf(l *observe.Labels) key {
 	if l.Reporter == observe.Source {
 		peer, k.identity = l.Destination, l.DestPrincipal
 	}
-	if peer != nil {
+	if peer != nil && peer != observe.Crowd { // nobody knows who they are
 		k.workload, k.ns, k.version = peer.Workload, peer.Namespace, peer.CanonicalRevision
 	}
 	switch {
