@@ -3,9 +3,11 @@ package listener
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/conn"
@@ -99,6 +101,7 @@ type Acceptor struct {
 	group    *Group
 	table    *Table
 	sockets  map[loop.Addr]*socket
+	leaving  map[loop.Addr]*socket // deaf ones
 	open     atomic.Int64
 	stats    Stats
 	tallies  map[*atomic.Int64]*held
@@ -115,7 +118,7 @@ func NewAcceptor(l *loop.Loop, o Options) *Acceptor {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Acceptor{l: l, o: o, sockets: map[loop.Addr]*socket{}, tallies: map[*atomic.Int64]*held{}}
+	return &Acceptor{l: l, o: o, sockets: map[loop.Addr]*socket{}, leaving: map[loop.Addr]*socket{}, tallies: map[*atomic.Int64]*held{}}
 }
 
 // Stats are the counts so far; on the loop.
@@ -153,10 +156,10 @@ func (a *Acceptor) apply(t *Table, fresh map[loop.Addr]int, drained bool) {
 		}
 		// Its last connections are served by what it was.
 		delete(a.sockets, at)
-		s.closing = true
-		s.accept()
+		s.leave(at)
 	}
 	for at, fd := range fresh {
+		a.hurry(at) // part of those who come would come to the old one, and not be heard
 		s := &socket{a: a, fd: fd, at: a.l.Poller().Local(fd), config: owner[at], table: t}
 		s.more.Do, s.retry.Fire = s.accept, s.accept
 		token, err := a.l.Register(fd, s)
@@ -185,6 +188,41 @@ type socket struct {
 	retry   loop.Timer
 	closing bool // close when the queue is empty
 	closed  bool
+	until   int64 // not before this, by the loop's clock
+}
+
+// lastWords is how long a socket that is to be closed stays for handshakes that have begun: their last segment is on its way, and the kernel
+// would reset who is in the middle of one, or in the queue. It is a few times what a round trip takes in a data centre. Whoever begins meanwhile is not heard, and is
+// refused when it tries again, after a second: so it is not longer.
+const lastWords = 20 * time.Millisecond
+
+// leave takes what comes until nothing does, and closes.
+func (s *socket) leave(at loop.Addr) {
+	s.closing = true
+	if at.Path == "" && s.a.l.Poller().Set(s.fd, loop.Deaf, 1) == 0 {
+		s.until = s.a.l.Now() + int64(lastWords)
+		s.a.leaving[at] = s
+	}
+	s.accept()
+}
+
+// hurry ends the leaving of an address: somebody else needs it.
+func (a *Acceptor) hurry(at loop.Addr) {
+	if s := a.leaving[at]; s != nil {
+		s.until = 0
+		s.accept()
+	}
+}
+
+// emptied is called when nobody waits in the queue.
+func (s *socket) emptied() {
+	switch {
+	case !s.closing:
+	case s.a.l.Now() < s.until:
+		s.a.l.Arm(&s.retry, s.until)
+	default:
+		s.close()
+	}
 }
 
 // Ready is described at loop.Handler.
@@ -204,6 +242,7 @@ func (s *socket) close() {
 	if !s.closed {
 		s.closed = true
 		s.retry.Stop()
+		maps.DeleteFunc(s.a.leaving, func(_ loop.Addr, other *socket) bool { return other == s })
 		s.a.l.Close(s.token, s.fd)
 	}
 }
@@ -231,9 +270,7 @@ func (s *socket) accept() {
 			}
 			a.arrive(fd, remote, s.at, s.config, s.table)
 		case syscall.EAGAIN:
-			if s.closing {
-				s.close()
-			}
+			s.emptied()
 			return
 		case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
 			a.exhausted(s)

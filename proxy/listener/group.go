@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/weirmesh/weir/proxy/loop"
 )
@@ -48,7 +49,7 @@ func NewGroup(source ListenSource, sockets loop.Sockets, peers *Peers, log *slog
 }
 
 // Apply makes t the listeners of all workers: sockets of addresses that t does not
-// have are closed once their accept queues are empty, new ones are opened, the others
+// have are closed once nobody waits in or for their accept queues, new ones are opened, the others
 // stay as they are. Connections go on under the Table they came with. live is
 // closed when every worker uses t. Errors name addresses that could not be opened;
 // everything else is applied nevertheless, and the next Apply tries again. After a Drain t
@@ -95,7 +96,7 @@ func (g *Group) apply(t *Table) (live <-chan struct{}, err error) {
 			if _, ok := g.bound[a]; ok {
 				continue
 			}
-			fds, err := g.source.Listen(a, len(g.workers), SocketOptions{Transparent: c.Transparent, FreeBind: c.FreeBind, Backlog: c.Backlog})
+			fds, err := g.listen(a, SocketOptions{Transparent: c.Transparent, FreeBind: c.FreeBind, Backlog: c.Backlog})
 			if err != nil {
 				if len(c.Binds) > 1 && a.Family() == loop.IPv6 && (errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)) {
 					g.log.Info("listener has no IPv6 address here", "listener", c.Name, "err", err)
@@ -139,6 +140,26 @@ func (g *Group) apply(t *Table) (live <-chan struct{}, err error) {
 		}
 	}
 	return done, errors.Join(errs...)
+}
+
+// listen opens the sockets of an address. A socket that is about to leave it may still be there: it is not shared where there is one worker.
+func (g *Group) listen(a loop.Addr, o SocketOptions) (fds []int, err error) {
+	for range 3 {
+		fds, err = g.source.Listen(a, len(g.workers), o)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return fds, err
+		}
+		for _, w := range g.workers {
+			done := make(chan struct{})
+			if w.l.Post(func() { w.hurry(a); close(done) }) {
+				select {
+				case <-done:
+				case <-time.After(lastWords): // a loop that does not run yet, or has much to do
+				}
+			}
+		}
+	}
+	return fds, err
 }
 
 // Drain stops accepting on all workers, for good: what waits in the accept queues is

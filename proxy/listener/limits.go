@@ -142,9 +142,8 @@ func (a *Acceptor) exhausted(s *socket) {
 		fd, remote, e := p.Accept(s.fd)
 		if e == syscall.EAGAIN {
 			// Nobody waits: without a spare, Linux says EMFILE even so.
-			if a.spare.refill(a); s.closing {
-				s.close()
-			}
+			a.spare.refill(a)
+			s.emptied()
 			return
 		}
 		if e != 0 {

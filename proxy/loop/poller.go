@@ -97,6 +97,7 @@ const (
 	FreeBind                   // IP_FREEBIND: bind to an address the machine does not have yet; Linux
 	BindAddress                // IP_BIND_ADDRESS_NO_PORT: bind to an address, and choose the port when the other end is known; Linux
 	Transparent                // IP_TRANSPARENT or IPV6_TRANSPARENT; Linux, NET_ADMIN or NET_RAW
+	Deaf                       // no connection begins on a listening socket any more; those that have begun arrive. Linux; it is not undone
 )
 
 // Addr is where a stream socket connects or listens: an IP address and port or,

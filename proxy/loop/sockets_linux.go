@@ -70,6 +70,16 @@ func (s *sockets) Set(fd int, o Option, value int) syscall.Errno {
 			return 0
 		}
 		return e4
+	case Deaf:
+		// The filter sees TCP segments from their header on; what has SYN set goes nowhere. The ACK that ends a handshake has not.
+		program := [...]unix.SockFilter{
+			{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 13},
+			{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, Jf: 1, K: 0x02},
+			{Code: unix.BPF_RET | unix.BPF_K},
+			{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
+		}
+		f := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+		return set(unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, unsafe.Pointer(&f), unsafe.Sizeof(f))
 	}
 	return syscall.ENOPROTOOPT
 }

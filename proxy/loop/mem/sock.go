@@ -235,6 +235,9 @@ func (p *poller) Socket(f loop.Family) (int, syscall.Errno) {
 }
 
 func (p *poller) Set(fd int, o loop.Option, v int) syscall.Errno {
+	if o == loop.Deaf { // nothing is ever on its way here
+		return syscall.ENOPROTOOPT
+	}
 	s := p.n.sock(fd)
 	if o == loop.ResetOnClose {
 		s.abort = v != 0
