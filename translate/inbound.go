@@ -285,7 +285,7 @@ func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served,
 		in.clusters = append(in.clusters, k.application(p))
 		p.origins(&k)
 		if p.listens.IsValid() {
-			in.listeners = append(in.listeners, b.boundPort(p, netip.AddrPortFrom(p.listens, p.port), rest, allows))
+			in.listeners = append(in.listeners, b.boundPort(in, p, netip.AddrPortFrom(p.listens, p.port), rest, allows))
 		}
 		in.note(p)
 	}
@@ -300,7 +300,7 @@ func (b *base) capturedInbound(in *inboundSet, transparent bool, ports []served,
 	l.ListenerFiltersTimeout = &durationpb.Duration{}
 	l.ContinueOnListenerFiltersTimeout = true
 	in.listeners = append(in.listeners, k.resource(virtualInbound, l))
-	in.drop()
+	in.drop(&k, ports, allows)
 }
 
 // boundInbound builds the listeners of env capture.
@@ -316,7 +316,7 @@ func (b *base) boundInbound(in *inboundSet, n *Node, ports []served, accepts acc
 			continue
 		}
 		p.app = n.application(p.app, at.App)
-		in.listeners = append(in.listeners, b.boundPort(&p, at.Bind, accepts, allows))
+		in.listeners = append(in.listeners, b.boundPort(in, &p, at.Bind, accepts, allows))
 		if !done[p.port] {
 			done[p.port] = true
 			in.clusters = append(in.clusters, k.application(&p))
@@ -330,12 +330,12 @@ func (b *base) boundInbound(in *inboundSet, n *Node, ports []served, accepts acc
 			continue
 		}
 		p.app = n.application(p.app, p.app)
-		in.listeners = append(in.listeners, b.boundPort(&p, at, accepts, allows))
+		in.listeners = append(in.listeners, b.boundPort(in, &p, at, accepts, allows))
 		if !done[p.port] {
 			in.clusters = append(in.clusters, k.application(&p))
 		}
 	}
-	in.drop()
+	in.drop(&k, ports, allows)
 }
 
 // application is where the application listens that is meant to be at app, invalid for otherwise: env
@@ -351,7 +351,7 @@ func (n *Node) application(app, otherwise netip.AddrPort) netip.AddrPort {
 }
 
 // boundPort is the listener of a port at which the proxy itself listens, nil if it cannot be built.
-func (b *base) boundPort(p *served, at netip.AddrPort, accepts acceptance, allows *authorization) *resource.Resource {
+func (b *base) boundPort(in *inboundSet, p *served, at netip.AddrPort, accepts acceptance, allows *authorization) *resource.Resource {
 	var k mint
 	k.of(accepts.by[:]...)
 	allows.origins(&k)
@@ -366,7 +366,9 @@ func (b *base) boundPort(p *served, at netip.AddrPort, accepts acceptance, allow
 		FilterChains:     c.chains,
 	}
 	b.inspect(l, c)
-	return k.resource(l.Name, l)
+	r := k.resource(l.Name, l)
+	in.unwritten(&k, []served{*p}, allows)
+	return r
 }
 
 // note says what of a port is not as its Sidecar asks.
@@ -376,8 +378,33 @@ func (in *inboundSet) note(p *served) {
 	}
 }
 
+// unwritten says, of all that has a part in it, that something could not be written for a proxy: who is to blame is not known, and each is
+// read when somebody looks for the reason.
+func (in *inboundSet) unwritten(k *mint, ports []served, allows *authorization) {
+	if k.err == nil {
+		return
+	}
+	note := func(r *mesh.Ref) {
+		in.problems = append(in.problems, problem(r, 0, "with others it says what workloads accept, and that cannot be written for a proxy, so they accept nothing on some ports: %v", k.err))
+	}
+	for _, p := range allows.policies {
+		note(&p.Ref)
+	}
+	for _, r := range allows.identify {
+		note(&r.Ref)
+	}
+	for i := range ports {
+		if p := &ports[i]; p.sidecar != nil {
+			note(&p.sidecar.Ref)
+		} else if len(p.services) > 0 {
+			note(&p.services[0].Ref)
+		}
+	}
+}
+
 // drop removes what could not be built: ports and addresses out of range make none.
-func (in *inboundSet) drop() {
+func (in *inboundSet) drop(k *mint, ports []served, allows *authorization) {
+	in.unwritten(k, ports, allows)
 	is := func(r *resource.Resource) bool { return r == nil }
 	in.listeners, in.clusters = slices.DeleteFunc(in.listeners, is), slices.DeleteFunc(in.clusters, is)
 }

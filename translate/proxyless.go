@@ -329,7 +329,11 @@ func (b *base) directInbound(in *inboundSet, n *Node, labels mesh.Labels, ports 
 			}
 		}
 	}
-	in.drop()
+	var allows authorization
+	if len(ports) > 0 {
+		allows = *ports[0].authz
+	}
+	in.drop(&k, ports, &allows)
 }
 
 // directPorts are the ports that n's workload serves, those of services that only list
