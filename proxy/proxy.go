@@ -66,6 +66,9 @@ type Options struct {
 	// asked for may go unused, in whole minutes; 0: 10.
 	OnDemand     bool
 	OnDemandIdle time.Duration
+	// Early is where capture leads the workload's connections, by the listener virtualOutbound: they wait there from the beginning
+	// until that has come; nil: they are refused until then.
+	Early *Early
 	// Required are listeners without which the proxy is not ready.
 	Required []string
 	// StateDir is where the last good state is kept; "" keeps nothing.

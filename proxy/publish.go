@@ -52,6 +52,9 @@ type publisher struct {
 	live      bool // workers have a state with listeners applied
 	listenErr error
 
+	// early takes the workload's connections until there is configuration; nil: there is.
+	early *early
+
 	names chan struct{} // DNS clusters changed
 	deaf  chan struct{} // something could not be listened on
 }
@@ -216,6 +219,7 @@ func (s *publisher) begin(static *bootstrapv3.Bootstrap) error {
 		s.saved = nil
 		s.restored()
 	}
+	s.hold(s.p.o.Early)
 	return nil
 }
 
@@ -376,12 +380,21 @@ func (s *publisher) listen(next *state.State) {
 			active[l.Name] = old
 		}
 	}
-	if s.live && maps.Equal(active, s.active) {
+	same := maps.Equal(active, s.active)
+	if s.early != nil && s.ends(next, active) {
+		s.early, same = nil, false
+	}
+	if s.live && same {
 		return
 	}
-	configs := make([]*listener.Config, 0, len(active))
+	configs := make([]*listener.Config, 0, len(active)+1)
 	for _, name := range slices.Sorted(maps.Keys(active)) {
-		configs = append(configs, active[name].Config)
+		if s.early == nil || name != outboundListener {
+			configs = append(configs, active[name].Config)
+		}
+	}
+	if s.early != nil {
+		configs = append(configs, s.early.config)
 	}
 	table, err := listener.NewTable(configs)
 	if err == nil {

@@ -41,6 +41,9 @@ var causes = map[listener.Refusal]observe.Cause{
 // tell is listener.Options.Refused.
 func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusal, err error) {
 	cause := causes[why]
+	if c.Early {
+		cause = observe.NoConfiguration
+	}
 	if cause != observe.NoCause && r.access != nil {
 		r.record = observe.Record{Start: r.loop.Wall(), Flags: cause.Flag(), Details: cause.Details(), DownstreamLocal: info.Asked(), DownstreamRemote: info.Remote, ServerName: info.ServerName}
 		if e, ok := errors.AsType[*tls.Error](err); ok {
@@ -58,6 +61,9 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 		}
 		if r.untold > 0 {
 			a = append(a, "others", r.untold)
+		}
+		if c.Early {
+			a = append(a, "cause", cause.Sentence())
 		}
 		r.log.Warn("connection refused", a...)
 		r.told, r.untold = now, 0

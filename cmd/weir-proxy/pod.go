@@ -139,6 +139,7 @@ func runPod(ctx context.Context, role string, args []string) error {
 	}
 	if !s.Gateway && s.Capture != "none" {
 		o.Required = []string{"virtualInbound"} // without it a captured pod is deaf
+		o.Early = &proxy.Early{Port: 15001, Transparent: s.Capture == "tproxy"}
 	}
 	if !s.Gateway {
 		if err := (&meshFlags{capture: s.Capture, appFD: -1}).captured(ctx, "sidecar"); err != nil {

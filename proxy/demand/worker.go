@@ -171,7 +171,10 @@ type Hold struct {
 // Hold lets something wait; nil: too much waits. Whenever something has come, again is called
 // and sees for itself whether it can go on: then, and whenever it does not wait any more, it
 // calls End. over: there is nothing more to wait for.
-func (w *Worker) Hold(again func(over bool)) *Hold {
+func (w *Worker) Hold(again func(over bool)) *Hold { return w.HoldFor(Patience, again) }
+
+// HoldFor is Hold with another patience.
+func (w *Worker) HoldFor(d time.Duration, again func(over bool)) *Hold {
 	if n := w.d.held.Add(1); n > MaxHeld || w.closed {
 		w.d.held.Add(-1)
 		w.waits.Refused++
@@ -183,7 +186,7 @@ func (w *Worker) Hold(again func(over bool)) *Hold {
 	}
 	w.first = h
 	h.timer.Fire = func() { w.waits.Expired++; again(true) }
-	w.l.Arm(&h.timer, h.since+int64(Patience))
+	w.l.Arm(&h.timer, h.since+int64(d))
 	return h
 }
 

@@ -327,6 +327,45 @@ func TestCapture(t *testing.T) {
 	}
 }
 
+// Who calls before there is any configuration waits for it, and is told in the end that there is none; those who waited are served as if they
+// had come when it had.
+func TestEarly(t *testing.T) {
+	early := func() *listener.Config {
+		return &listener.Config{Name: "virtualOutbound", Direction: listener.Outbound, Address: netip.MustParseAddrPort("0.0.0.0:15001"), Binds: bind("0.0.0.0:15001"),
+			UseOriginalDst: true, HandOff: true, Early: true}
+	}
+	w := newWorld(t, 1)
+	w.apply(early())
+	w.dialVia("127.0.0.1:15001", "10.0.0.9:9080")
+	w.dialVia("127.0.0.1:15001", "93.184.216.34:443")
+	w.apply(early(), plain("other", "10.0.0.1:80")) // something else has come
+	w.n.Advance(20 * time.Second)
+	w.want()
+	if n := w.workers[0].Waiting(); n != 2 {
+		t.Errorf("%d wait", n)
+	}
+	caught := early()
+	caught.Early, caught.Chains = false, []*listener.Chain{{Name: "passthrough"}}
+	port := &listener.Config{Name: "0.0.0.0_9080", Direction: listener.Outbound, Address: netip.MustParseAddrPort("0.0.0.0:9080"), Chains: []*listener.Chain{{Name: "only"}}}
+	before := w.n.Open()
+	w.apply(caught, port)
+	slices.Sort(w.log)
+	w.want("0.0.0.0_9080/only open", "virtualOutbound/passthrough open")
+	if n := w.n.Open(); n != before-1 { // that of "other"
+		t.Errorf("%d sockets, before %d", n, before)
+	}
+
+	w = newWorld(t, 1)
+	w.apply(early())
+	w.dialVia("127.0.0.1:15001", "10.0.0.9:9080")
+	w.n.Step()
+	w.n.Advance(listener.EarlyPatience)
+	w.want("refused by virtualOutbound: the configuration of its destination did not come in time, or too much waits for some already")
+	if n := w.workers[0].Waiting(); n != 0 {
+		t.Errorf("%d wait", n)
+	}
+}
+
 // A change closes no socket that it need not close, and those it closes serve first
 // who already waits.
 func TestApply(t *testing.T) {

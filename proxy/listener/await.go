@@ -2,14 +2,21 @@ package listener
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/demand"
 )
 
+// EarlyPatience is how long connections wait for the first configuration of a proxy: longer than a control plane takes that is started anew.
+const EarlyPatience = 30 * time.Second
+
 // handOff finds the listener for a redirected connection. It waits for one that is
-// configuration on demand and is not there.
+// configuration on demand and is not there, and while nothing is.
 func (a *Acceptor) handOff(t *Table, dst netip.AddrPort, caught *Config) (found *Config, waits bool) {
+	if caught.Early {
+		return nil, true
+	}
 	found, exact, wildcard := t.search(dst, caught)
 	return found, a.o.Demand != nil && caught.Direction == Outbound && a.o.Demand.Listener(t, dst, exact, wildcard)
 }
@@ -33,7 +40,11 @@ func (a *Acceptor) hold(fd int, info conn.Info, caught *Config) {
 	w := &awaiting{a: a, caught: caught}
 	w.c = conn.Accept(a.l, fd, info, w)
 	w.c.Pause()
-	if w.hold = a.o.Demand.Hold(w.again); w.hold == nil {
+	patience := demand.Patience
+	if caught.Early {
+		patience = EarlyPatience
+	}
+	if w.hold = a.o.Demand.HoldFor(patience, w.again); w.hold == nil {
 		a.refused(w.c.Info(), caught, Unconfigured, nil)
 		w.c.Reset()
 		return

@@ -15,6 +15,7 @@ const (
 	NoHealthyUpstream
 	DestinationRefused
 	DestinationConfigUnavailable
+	NoConfiguration
 	DirectResponse
 	CORSPreflight
 	TokenRefused
@@ -102,6 +103,9 @@ var causes = [numCauses]causeInfo{
 	DestinationRefused: {NoHealthyUpstreamFlag, "destination_refused", 503, "destination refused: the object that secures it has errors",
 		"the object that says how to secure connections to the destination has errors, and requests would be less protected than it asks for",
 		"the details name the object: repair or remove it; `weir get` and `weir analyze` say what is wrong with it"},
+	NoConfiguration: {NoClusterFound, "no_configuration_yet", 503, "",
+		"the proxy has not got any configuration since it began",
+		"is the control plane there? `weir proxy WORKLOAD ready` says what is missing"},
 	DestinationConfigUnavailable: {NoClusterFound, "destination_config_unavailable", 503, "destination configuration unavailable",
 		"the mesh has the destination, and its configuration did not come from the control plane in time, or too much waits for configuration already",
 		"is the control plane there (`weir proxy-status`)? what the proxy has asked for is in its /state under onDemand; --on-demand=false makes it hold everything"},

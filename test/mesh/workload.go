@@ -505,7 +505,7 @@ func (w *Workload) options() (proxy.Options, error) {
 	case w.Gateway:
 		o.Listen = here
 	case w.Captured:
-		o.Listen, o.OnDemand = own{here, w}, true
+		o.Listen, o.OnDemand, o.Early = own{here, w}, true, &proxy.Early{Port: outboundPort}
 		o.Poller = func() (loop.Poller, error) { p, err := loop.NewPoller(); return captured{p, w.capture}, err }
 		o.Metadata["INTERCEPTION_MODE"], o.Metadata["DNS_CAPTURE"] = "REDIRECT", "true"
 		o.Metadata["WEIR"] = map[string]any{"VHDS": true, "ONDEMAND": true}
