@@ -57,10 +57,26 @@ type CheckResult uint8
 
 // Results.
 const (
-	CheckPassed  CheckResult = iota
-	CheckFailed              // it was answered, and not as expected
-	CheckNetwork             // it was not: no connection, or nothing in time
+	CheckPassed    CheckResult = iota
+	CheckFailed                // it was answered, and not as expected
+	CheckNetwork               // it was not: no connection, or nothing in time
+	CheckWithdrawn             // it was answered with FailHeader
 )
+
+// FailHeader takes an endpoint that is under checks out at once, in whatever answer it is, until checks pass again.
+const FailHeader = "x-envoy-immediate-health-check-fail"
+
+// Withdraw takes an endpoint out that says so itself, until its checks pass again. Any goroutine.
+func (h *Health) Withdraw(e *Endpoint) {
+	if h == nil || h.checks == nil || e.Withdrawn.Load() {
+		return
+	}
+	h.loop.Post(func() {
+		if w := h.watched[e]; w != nil {
+			w.by.withdraw()
+		}
+	})
+}
 
 // Prober asks an endpoint once, on the loop of the Checks. c and e are the Checks' own, with unlimited Limits: requests of
 // others neither wait for checks nor count with them. It calls done once, not before Probe returned, unless Cancel is
@@ -131,7 +147,7 @@ func (s *Checks) follow(h *Health) {
 		if !now[e] {
 			delete(h.watched, e)
 			gone = append(gone, w)
-			w.sick(false)
+			w.sick(false, false)
 		}
 	}
 	// Last: what is known of an address is known of the endpoint that follows there.
@@ -141,8 +157,9 @@ func (s *Checks) follow(h *Health) {
 }
 
 // sick sets what the endpoint is taken for.
-func (w *watched) sick(is bool) {
-	if w.endpoint.Sick.Swap(is) != is {
+func (w *watched) sick(is, withdrawn bool) {
+	was := w.endpoint.Sick.Swap(is)
+	if w.endpoint.Withdrawn.Swap(withdrawn) != withdrawn || was != is {
 		w.health.soon()
 	}
 }
@@ -163,7 +180,7 @@ func (s *Checks) join(c *Cluster, w *watched) *watched {
 	}
 	w.by = k
 	k.of = append(k.of, w)
-	w.sick(k.sick)
+	w.sick(k.sick, k.withdrawn)
 	return w
 }
 
@@ -221,6 +238,16 @@ type checker struct {
 	queued bool
 	sick   bool
 	run    uint32 // results in a row that say otherwise
+	// withdrawn: it is sick because it said so itself.
+	withdrawn bool
+}
+
+// withdraw takes the endpoint out, whatever is known of it.
+func (k *checker) withdraw() {
+	k.run, k.sick, k.withdrawn = 0, true, true
+	for _, w := range k.of {
+		w.sick(true, true)
+	}
 }
 
 // imitate makes cluster and endpoint like those given.
@@ -289,7 +316,7 @@ func (k *checker) ended(r CheckResult) {
 		case CheckNetwork:
 			c.NetworkFailures.Add(1)
 			c.Failures.Add(1)
-		case CheckFailed:
+		case CheckFailed, CheckWithdrawn:
 			c.Failures.Add(1)
 		}
 	}
@@ -297,12 +324,14 @@ func (k *checker) ended(r CheckResult) {
 	if k.sick {
 		needed = k.check.Healthy
 	}
-	if k.sick != (r == CheckPassed) {
+	if r == CheckWithdrawn {
+		k.withdraw()
+	} else if k.sick != (r == CheckPassed) {
 		k.run = 0
 	} else if k.run++; k.run >= needed {
-		k.run, k.sick = 0, !k.sick
+		k.run, k.sick, k.withdrawn = 0, !k.sick, false
 		for _, w := range k.of {
-			w.sick(k.sick)
+			w.sick(k.sick, false)
 		}
 	}
 	k.checks.loop.Arm(&k.timer, k.checks.loop.Now()+int64(k.check.Interval)+k.part(k.check.Jitter))

@@ -117,6 +117,56 @@ func TestChecksAreShared(t *testing.T) {
 	}
 }
 
+// An endpoint that says so itself is out at once, wherever it is, and does not count where it is judged how many are well; it is back when
+// its checks pass again.
+func TestEndpointsWithdraw(t *testing.T) {
+	n := mem.New()
+	l, p := n.Loop(loop.Options{}), &prober{}
+	checks := cluster.NewChecks(l, p)
+	ha, hb := cluster.NewHealth(l, checks), cluster.NewHealth(l, checks)
+	whole, subset := checked(ha, 4, "k"), checked(hb, 1, "k")
+	whole.PanicAt = 50
+	whole.Seal()
+	usable := func() string {
+		n.Step()
+		return fmt.Sprint(whole.View().Usable(), subset.View().Usable())
+	}
+	step := func(want, why string) {
+		t.Helper()
+		if got := usable(); got != want {
+			t.Errorf("%s: usable are %s, want %s", why, got, want)
+		}
+	}
+	n.Advance(time.Second)
+	p.answer(cluster.CheckPassed)
+	for i := range 3 {
+		ha.Withdraw(whole.Endpoints[i])
+	}
+	step("1 0", "three of four withdraw in answers to requests: who is left is all that counts")
+	ha.Withdraw(whole.Endpoints[3])
+	step("4 0", "none is left: all are used rather than none")
+	n.Advance(10 * time.Second)
+	p.answer(cluster.CheckPassed)
+	step("4 1", "their checks pass")
+	n.Advance(10 * time.Second)
+	p.answer(cluster.CheckWithdrawn)
+	step("4 0", "all withdraw in answers to checks, the first time")
+	n.Advance(10 * time.Second)
+	p.answer(cluster.CheckFailed)
+	step("4 0", "they stay away")
+	n.Advance(10 * time.Second)
+	p.answer(cluster.CheckPassed)
+	step("4 1", "and are back")
+	if f := ha.Checked.Failures.Load(); f != 8 {
+		t.Errorf("%d failures are counted", f)
+	}
+	ha.End()
+	n.Step()
+	ha.Withdraw(whole.Endpoints[0])
+	(*cluster.Health)(nil).Withdraw(whole.Endpoints[0])
+	step("4 1", "nobody is asked any more")
+}
+
 // However many endpoints there are, so many checks are under way at most, and everybody has a turn.
 func TestChecksAreBounded(t *testing.T) {
 	n := mem.New()

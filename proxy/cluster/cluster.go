@@ -113,8 +113,9 @@ type Cluster struct {
 	Port              uint16
 
 	// Refused names the object because of which nobody is to be called here; "" for all
-	// other clusters.
+	// other clusters. Awaited says that it is a secret that may still come: calls wait for it.
 	Refused string
+	Awaited bool
 
 	// Tunnel says that TCP is to be taken further by endpoints; nil: they are where it goes.
 	Tunnel *Tunnel
@@ -306,9 +307,10 @@ type Endpoint struct {
 	// Behalf says for which client connections are made, of an endpoint that is to know and
 	// therefore serves one client each; nil of all others.
 	Behalf *Behalf
-	// Outlier is how it did lately, Sick that active health checks say it must not be used: only they write it.
-	Outlier outlier.Host
-	Sick    atomic.Bool
+	// Outlier is how it did lately, Sick that active health checks say it must not be used, Withdrawn that it asked for that itself: only
+	// they write these.
+	Outlier         outlier.Host
+	Sick, Withdrawn atomic.Bool
 	// Since is when it came, by the clock of the loops, for SlowStart; 0: that is not known yet.
 	Since atomic.Int64
 	// Active counts requests (or TCP connections) in flight, over all workers.

@@ -49,6 +49,7 @@ const overprovisioning = 1.4
 func newView(c *Cluster, now int64) *View {
 	type level struct {
 		total, well, ill []int // indices of endpoints; ill are not well
+		counted          int   // those of total by which it is judged how well it is: all but the withdrawn, as in Envoy
 	}
 	var levels []level
 	for i, e := range c.Endpoints {
@@ -58,6 +59,9 @@ func newView(c *Cluster, now int64) *View {
 		}
 		l := &levels[at.Priority]
 		l.total = append(l.total, i)
+		if !e.Withdrawn.Load() {
+			l.counted++
+		}
 		if at.Unhealthy || e.Outlier.Phase() == outlier.Open || e.Sick.Load() {
 			l.ill = append(l.ill, i)
 		} else {
@@ -67,8 +71,8 @@ func newView(c *Cluster, now int64) *View {
 	// Envoy's priority levels: each takes what its health permits, the next ones the rest.
 	health, sum := make([]float64, len(levels)), 0.0
 	for p, l := range levels {
-		if len(l.total) > 0 {
-			health[p] = min(1, overprovisioning*float64(len(l.well))/float64(len(l.total)))
+		if l.counted > 0 {
+			health[p] = min(1, overprovisioning*float64(len(l.well))/float64(l.counted))
 		}
 		sum += health[p]
 	}
@@ -76,7 +80,7 @@ func newView(c *Cluster, now int64) *View {
 	panics := make([]bool, len(levels))
 	everywhere := true
 	for p, l := range levels {
-		panics[p] = sum < 1 && len(l.total) > 0 && float64(len(l.well))*100 < float64(c.PanicAt)*float64(len(l.total))
+		panics[p] = sum < 1 && len(l.total) > 0 && float64(len(l.well))*100 < float64(c.PanicAt)*float64(max(1, l.counted))
 		everywhere = everywhere && (panics[p] || len(l.total) == 0)
 	}
 	switch {
@@ -108,7 +112,9 @@ func newView(c *Cluster, now int64) *View {
 		}
 		have, used := map[uint16]int{}, map[uint16][]int{}
 		for _, i := range l.total {
-			have[c.place(i).Locality]++
+			if !c.Endpoints[i].Withdrawn.Load() {
+				have[c.place(i).Locality]++
+			}
 		}
 		for _, i := range use {
 			used[c.place(i).Locality] = append(used[c.place(i).Locality], i)

@@ -3,6 +3,7 @@ package http
 import (
 	"strings"
 
+	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -201,6 +202,9 @@ func (x *Exchange) responseHead() bool {
 	}
 	x.try.Stop()
 	x.judge(false)
+	if c := x.Cluster; c.Check != nil && p.Headers.GetName(cluster.FailHeader) != nil {
+		c.Health.Withdraw(x.Endpoint)
+	}
 	if x.retryResponse() {
 		return false
 	}

@@ -116,6 +116,8 @@ func (p *probe) writeHead(x *Exchange) {
 	switch {
 	case x.Cause != observe.NoCause:
 		p.result = cluster.CheckNetwork
+	case x.Response.Headers.GetName(cluster.FailHeader) != nil:
+		p.result = cluster.CheckWithdrawn
 	case p.check.Kind == cluster.CheckHTTP && p.check.Expects(x.Response.Status), p.check.Kind == cluster.CheckGRPC && x.Response.Status == 200:
 		p.result = cluster.CheckPassed
 	default:

@@ -15,12 +15,16 @@ import (
 // patient is an application that says how it is.
 type patient struct {
 	ill     atomic.Bool
+	leaving atomic.Bool // and says so itself
 	checks  atomic.Int64
 	calls   atomic.Int64
 	address string
 }
 
 func (p *patient) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if p.leaving.Load() {
+		w.Header().Set("x-envoy-immediate-health-check-fail", "true")
+	}
 	if r.URL.Path != "/health" {
 		p.calls.Add(1)
 		return
@@ -49,7 +53,7 @@ func TestHealthChecks(t *testing.T) {
 		t.Cleanup(func() { _ = s.Close() })
 	}
 	began := time.Now()
-	m.Config("rule.yaml", `
+	rule := `
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata:
@@ -64,7 +68,8 @@ spec:
   host: echo
   trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}, connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1}}}
   subsets: [{name: v1, labels: {version: v1}}]
-`)
+`
+	m.Config("rule.yaml", rule)
 	answer := func() (who [2]int64) {
 		before := [2]int64{apps[0].calls.Load(), apps[1].calls.Load()}
 		for range 10 {
@@ -110,6 +115,11 @@ spec:
 	if n, most := apps[1].checks.Load(), 3*(int64(time.Since(began)/(100*time.Millisecond))+2); n > most {
 		t.Errorf("%d checks, at most %d are due", n, most)
 	}
+	m.Config("rule.yaml", strings.Replace(rule, "unhealthyThreshold: 2", "unhealthyThreshold: 1000000", 1))
+	apps[1].leaving.Store(true)
+	becomes("who leaves is out at once", [2]int64{10, 0})
+	apps[1].leaving.Store(false)
+	becomes("and is back", [2]int64{5, 5})
 	m.Remove("rule.yaml")
 	apps[0].ill.Store(true) // which nobody asks about any more
 	if got := answer(); got[0] == 0 {
