@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -285,8 +286,8 @@ func (s *simulation) observe(p *simulate.Proxy, x *simulate.Outcome, sc simulate
 func weighed(o *observed, s *simulation, x *simulate.Outcome) []observed {
 	total, equal := 0.0, true
 	for i := range x.Endpoints {
-		total += float64(x.Endpoints[i].Weight)
-		equal = equal && x.Endpoints[i].Weight == x.Endpoints[0].Weight
+		total += x.Endpoints[i].Weight
+		equal = equal && math.Abs(x.Endpoints[i].Weight-x.Endpoints[0].Weight) < 1e-9
 	}
 	if equal || len(o.pods) == 0 {
 		return []observed{*o}
@@ -294,7 +295,7 @@ func weighed(o *observed, s *simulation, x *simulate.Outcome) []observed {
 	var out []observed
 	for i := range x.Endpoints {
 		one := *o
-		one.pods, one.share = s.who(x.Endpoints[i:i+1]), o.share*float64(x.Endpoints[i].Weight)/total
+		one.pods, one.share = s.who(x.Endpoints[i:i+1]), o.share*x.Endpoints[i].Weight/total
 		out = append(out, one)
 	}
 	return out

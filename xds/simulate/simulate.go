@@ -11,7 +11,6 @@ package simulate
 
 import (
 	"fmt"
-	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -128,8 +127,8 @@ type Mirror struct {
 
 // Endpoint is one that may get the call.
 type Endpoint struct {
-	Address string // host:port
-	Weight  uint32 // its share beside the others
+	Address string  // host:port
+	Weight  float64 // its share beside the others
 	// TLS is how it is called; nil: in plaintext.
 	TLS *corev3.TransportSocket
 }
@@ -311,21 +310,7 @@ func (p *Proxy) endpoints(cluster string, dst netip.AddrPort) (out []Endpoint, k
 		}
 		load = p.Endpoints[name]
 	}
-	first := uint32(math.MaxUint32)
-	for _, l := range load.GetEndpoints() { // only the most preferred priority that has some
-		if slices.ContainsFunc(l.GetLbEndpoints(), takes) {
-			first = min(first, l.GetPriority())
-		}
-	}
-	for _, l := range load.GetEndpoints() {
-		for _, e := range l.GetLbEndpoints() {
-			if l.GetPriority() != first || !takes(e) {
-				continue
-			}
-			out = append(out, Endpoint{Address: addressOf(e.GetEndpoint().GetAddress()), Weight: max(e.GetLoadBalancingWeight().GetValue(), 1), TLS: SocketFor(c, e)})
-		}
-	}
-	return out, true
+	return spread(c, load), true
 }
 
 // takes reports whether an endpoint gets calls.
