@@ -83,6 +83,51 @@ func (d *demanding) held(want int) {
 	}
 }
 
+// A request waits for a secret that its cluster names, by whatever configuration, and is told which one if that does not come.
+func TestHeldForSecrets(t *testing.T) {
+	d := newDemanding(t)
+	forward := &route.VirtualHost{Name: "80/web", Domains: []string{"web"}, Entries: []*route.Entry{{When: route.When{Path: "/", Per1M: 1e6},
+		Forward: &route.Forward{Clusters: []route.Weighted{{Cluster: 0, Name: "web", Weight: 1}}, Total: 1}}}}
+	table, err := route.New("80", "1", false, []*route.VirtualHost{forward})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster := func(refused string, awaited bool) {
+		c := &cluster.Cluster{Name: "web", Limits: &cluster.Limits{}, Refused: refused, Awaited: awaited}
+		c.Seal()
+		d.worker.SetState(&state{clusters: []*cluster.Cluster{c}, table: table})
+		d.demand.Changed(nil) // nothing is on demand
+		d.net.Step()
+	}
+	cluster("secret s has not come", true)
+	p, q := d.ask(get("web")), d.ask(get("web"))
+	d.held(2)
+	cluster("secret s has not come", true)
+	d.held(2)
+	q.Close()
+	d.net.Step()
+	d.held(1)
+	cluster("", false)
+	if got := statusOf(p); got != "HTTP/1.1 503 Service Unavailable <nil>" || d.seen.last != "no_healthy_upstream UH" { // it goes on: the cluster has no endpoints here
+		t.Errorf("with the secret: %s, %s", got, d.seen.last)
+	}
+	d.held(0)
+
+	cluster("secret s has not come", true)
+	p = d.ask(get("web"))
+	cluster("secret s does not exist", false)
+	if got, _ := p.Recv(); !strings.Contains(string(got), "503 Service Unavailable") || !strings.Contains(string(got), "(secret s does not exist)") {
+		t.Errorf("there is none: %q", got)
+	}
+	cluster("secret s has not come", true)
+	p = d.ask(get("web"))
+	d.net.Advance(demand.Patience)
+	if got, _ := p.Recv(); !strings.Contains(string(got), "503 Service Unavailable") || !strings.Contains(string(got), "(secret s has not come)") {
+		t.Errorf("in vain: %q", got)
+	}
+	d.held(0)
+}
+
 // A request for what is in the index and not there is held until it has come, is told to be absent, or its time is over.
 func TestHeldForConfiguration(t *testing.T) {
 	d := newDemanding(t)

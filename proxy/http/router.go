@@ -54,6 +54,13 @@ func (x *Exchange) find() bool {
 	if x.Route != nil && x.Route.Forward != nil {
 		x.Target = x.Route.Forward.Choose(x.w.loop.Rand())
 		x.Cluster = x.state.Cluster(x.Target.Cluster)
+		if x.Cluster != nil && x.Cluster.Awaited && d != nil {
+			if x.state == x.w.state {
+				return false
+			}
+			x.state = x.w.state
+			return x.find()
+		}
 	}
 	return true
 }
@@ -79,7 +86,11 @@ func (x *Exchange) use() {
 func (x *Exchange) lookAgain(over bool) {
 	x.down.blame()
 	if over {
-		x.Reply(observe.DestinationConfigUnavailable)
+		if x.Cluster != nil && x.Cluster.Awaited {
+			x.refuse()
+		} else {
+			x.Reply(observe.DestinationConfigUnavailable)
+		}
 		return
 	}
 	x.state = x.w.state

@@ -113,6 +113,7 @@ type Builder struct {
 	ledger         *rbac.Ledger
 	counts         counts
 	secrets        map[SecretName]*secret
+	noSecret       map[SecretName]bool   // asked for, and there is none
 	extensions     map[string]*anypb.Any // by name (ECDS)
 	noExtension    map[string]bool       // of those asked for there are none
 	routes         map[string]*routes
@@ -130,7 +131,7 @@ func NewBuilder(o Options) *Builder {
 		o.Keys = jwtauthn.NewSets(nil)
 	}
 	return &Builder{opts: o, cur: &State{byName: map[string]cluster.ID{}, tables: map[string]*route.Table{}, listeners: map[string]*Listener{}, names: nil},
-		routes: map[string]*routes{}, ids: map[string]cluster.ID{}, limitsOf: map[string]*cluster.Limits{}, healthOf: map[string]*cluster.Health{}, ledger: rbac.NewLedger(), counts: counts{map[string]*extauthz.Counts{}, map[string]*ratelimit.Counts{}}, secrets: map[SecretName]*secret{}, extensions: map[string]*anypb.Any{}, noExtension: map[string]bool{}, specs: map[string]*clusterSpec{},
+		routes: map[string]*routes{}, ids: map[string]cluster.ID{}, limitsOf: map[string]*cluster.Limits{}, healthOf: map[string]*cluster.Health{}, ledger: rbac.NewLedger(), counts: counts{map[string]*extauthz.Counts{}, map[string]*ratelimit.Counts{}}, secrets: map[SecretName]*secret{}, noSecret: map[SecretName]bool{}, extensions: map[string]*anypb.Any{}, noExtension: map[string]bool{}, specs: map[string]*clusterSpec{},
 		endpoints: map[string][]endpointSpec{}, resolved: map[string][]cluster.Found{}}
 }
 

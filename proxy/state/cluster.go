@@ -163,8 +163,10 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 		s.secrets, s.source = b.uses.secrets, c
 	}
 	if errors.Is(err, errAwaited) { // nobody is called with less than it asks for
-		missing := slices.DeleteFunc(slices.Clone(s.secrets), func(n SecretName) bool { return b.secrets[n] != nil })
-		s.Transports, s.Refused, err = nil, cmp.Or(s.Refused, "secret "+missing[0].Name+" has not come"), nil
+		s.Transports, err = nil, nil
+		if s.Refused == "" {
+			s.Refused, s.Awaited = b.awaited(s.secrets)
+		}
 	}
 	return s, err
 }

@@ -275,6 +275,8 @@ func (b *Builder) settled(id cluster.ID) bool {
 	switch s := b.specs[name]; {
 	case s == nil:
 		return b.live.absent[resource.ClusterType][name]
+	case s.Awaited:
+		return false
 	case s.edsName != "":
 		_, ok := b.endpoints[s.edsName]
 		return ok || b.live.absent[resource.EndpointType][s.edsName]
@@ -333,7 +335,9 @@ func (b *Builder) Awaits(typeURL, name string) (come, served bool, missing []str
 			continue
 		}
 		m := "CDS " + b.idNames[id]
-		if s := b.specs[b.idNames[id]]; s != nil {
+		if s := b.specs[b.idNames[id]]; s != nil && s.Awaited {
+			m = "SDS of " + s.Name
+		} else if s != nil {
 			if m = "addresses of " + b.idNames[id]; s.edsName != "" {
 				m = "EDS " + s.edsName
 			}
@@ -535,6 +539,7 @@ func (b *Builder) Forget(typeURL string, from Server, names []string) *State {
 	case resource.SecretType:
 		for _, n := range names {
 			delete(b.secrets, SecretName{from, n})
+			delete(b.noSecret, SecretName{from, n})
 		}
 	case resource.ExtensionConfigType:
 		b.extensions = merged(b.extensions, nil, names)

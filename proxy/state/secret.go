@@ -145,13 +145,15 @@ func (b *Builder) applySecrets(next *State, u Update) error {
 	if err != nil {
 		return err
 	}
-	before := b.secrets
-	b.secrets = maps.Clone(before)
+	before, without := b.secrets, b.noSecret
+	b.secrets, b.noSecret = maps.Clone(before), maps.Clone(without)
 	for name, x := range set {
 		b.secrets[SecretName{u.From, name}] = x
+		delete(b.noSecret, SecretName{u.From, name})
 	}
 	for _, name := range u.Removed {
 		delete(b.secrets, SecretName{u.From, name})
+		b.noSecret[SecretName{u.From, name}] = true
 	}
 	names := func(s SecretName) bool {
 		return s.From == u.From && (set[s.Name] != nil || slices.Contains(u.Removed, s.Name))
@@ -161,9 +163,22 @@ func (b *Builder) applySecrets(next *State, u Update) error {
 		err = b.clustersAgain(next, func(s *clusterSpec) bool { return slices.ContainsFunc(s.secrets, names) })
 	}
 	if err != nil {
-		b.secrets = before
+		b.secrets, b.noSecret = before, without
 	}
 	return err
+}
+
+// awaited says of secrets, of which one at least is not there, which it is, and whether it may come: nobody has said yet that there is none.
+func (b *Builder) awaited(names []SecretName) (refused string, may bool) {
+	for _, n := range names {
+		switch {
+		case b.noSecret[n]:
+			return "secret " + n.Name + " does not exist", false
+		case b.secrets[n] == nil && refused == "":
+			refused = "secret " + n.Name + " has not come"
+		}
+	}
+	return refused, true
 }
 
 // clustersAgain makes clusters anew for which something came that they name. Connections stay: they were right when they

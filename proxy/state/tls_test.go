@@ -216,8 +216,12 @@ func TestClientSecrets(t *testing.T) {
 		`name: "other" type: STRICT_DNS`))
 	of := func(s *State, name string) *cluster.Cluster { return s.Cluster(s.byName[name]) }
 	other := of(s, "other")
-	if got := of(s, name).Refused; got != "secret web-cacert has not come" {
-		t.Errorf("before the secret: %q", got)
+	if c := of(s, name); c.Refused != "secret web-cacert has not come" || !c.Awaited {
+		t.Errorf("before the secret: %q, %t", c.Refused, c.Awaited)
+	}
+	s, _ = apply(t, b, Update{TypeURL: resource.SecretType, Removed: []string{"web-cacert"}, Absent: []string{"web-cacert"}})
+	if c := of(s, name); c.Refused != "secret web-cacert does not exist" || c.Awaited {
+		t.Errorf("told that there is none: %q, %t", c.Refused, c.Awaited)
 	}
 	if got := b.Wanted(nil).Secrets; len(got) != 1 || got[0].Name != "web-cacert" {
 		t.Errorf("wanted: %v", got)
@@ -225,7 +229,7 @@ func TestClientSecrets(t *testing.T) {
 	secret := update(t, resource.SecretType, `name: "web-cacert" validation_context { trusted_ca `+quoted(ca.PEM())+` }`)
 	s, _ = apply(t, b, secret)
 	first := of(s, name)
-	if first.Refused != "" || len(first.Transports) != 1 || first.Transports[0].Transport.TCP == nil {
+	if first.Awaited || first.Refused != "" || len(first.Transports) != 1 || first.Transports[0].Transport.TCP == nil {
 		t.Errorf("with the secret: %q, %d ways", first.Refused, len(first.Transports))
 	}
 	s, _ = apply(t, b, secret)

@@ -8,6 +8,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -48,6 +49,7 @@ type Relay struct {
 	again    uint8 // attempts because of misjudged
 	tried    []*cluster.Endpoint
 	limits   *cluster.Limits // whose Connections we hold
+	hold     *demand.Hold    // while the cluster is awaited
 	spoke    func()          // of a tentative relay
 	passage  *passage        // through a forward proxy; nil: there is none
 	flags    flags
@@ -182,11 +184,45 @@ func (r *Relay) start() {
 		r.fail(observe.AccessDenied)
 		return
 	}
+	if r.choose(); r.awaits() && w.o.Demand != nil && !r.is(tentative) {
+		if r.hold = w.o.Demand.Hold(r.lookAgain); r.hold != nil {
+			return
+		}
+	}
+	r.reach()
+}
+
+func (r *Relay) choose() {
 	if name := r.down.Info().ServerName; r.config.ByServerName && name != "" {
 		r.Cluster = r.state.ClusterNamed(name)
 	} else {
-		r.Cluster = r.state.Cluster(r.config.choose(w.l.Rand()))
+		r.Cluster = r.state.Cluster(r.config.choose(r.w.l.Rand()))
 	}
+}
+
+// awaits reports whether something of the cluster has to come before anybody may be called there.
+func (r *Relay) awaits() bool { return r.Cluster != nil && r.Cluster.Awaited }
+
+// waited ends a wait.
+func (r *Relay) waited() {
+	if r.hold != nil {
+		r.hold.End()
+		r.hold = nil
+	}
+}
+
+// lookAgain looks whether what is awaited has come.
+func (r *Relay) lookAgain(over bool) {
+	r.down.Blame()
+	r.state = r.w.o.State()
+	if r.choose(); r.awaits() && !over {
+		return
+	}
+	r.waited()
+	r.reach()
+}
+
+func (r *Relay) reach() {
 	if r.Cluster == nil {
 		r.fail(observe.ClusterNotFound)
 		return
@@ -511,6 +547,7 @@ func (r *Relay) end() {
 		return
 	}
 	r.flags |= ended
+	r.waited()
 	r.idle.Stop()
 	r.report.Stop()
 	r.limit.Stop()

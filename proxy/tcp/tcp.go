@@ -17,6 +17,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/lb"
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/proxyproto"
@@ -96,6 +97,9 @@ type Options struct {
 	// Socket is where the socket of a connection comes from; nil, or a nil source: the
 	// loop's own kernel.
 	Socket func(c *cluster.Cluster, e *cluster.Endpoint) conn.SocketSource
+	// Demand lets connections wait for what is not there yet of their clusters, and State has what there is by then; nil: nobody waits.
+	Demand *demand.Worker
+	State  func() State
 	// Source is the workload's own address, for cluster.Cluster.From.
 	Source netip.Addr
 	// Metadata is what peers are told about this workload, as made by Frame; nil: nothing.
