@@ -150,6 +150,17 @@ func BenchmarkDestinationRuleEdit(b *testing.B) {
 	})
 }
 
+// The first rule that tells localities apart comes and goes: from then on it matters where clients are.
+func BenchmarkFirstLocalityRule(b *testing.B) {
+	edit(b, 1000, true, func(w *world, i int) {
+		r := mesh.DestinationRule{Host: fqdn("svc5", "ns0")}
+		if i%2 == 1 {
+			r.Policy.LoadBalancer = &mesh.LoadBalancer{Locality: &mesh.LocalityPolicy{}}
+		}
+		w.destinationRule("ns0", "svc5", r)
+	})
+}
+
 func BenchmarkEndpointEdit(b *testing.B) {
 	for _, clients := range []int{1, 1000} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
