@@ -93,6 +93,11 @@ func (c *Client) MTLS(ctx context.Context, namespace, workload string, window ti
 	return get[*apiv1.MTLS](ctx, c, "/api/v1/mtls?"+url.Values{"namespace": {namespace}, "workload": {workload}, "window": {window.String()}}.Encode())
 }
 
+// Edges asks who called whom within a time; namespace and workload, of either end, may be empty.
+func (c *Client) Edges(ctx context.Context, namespace, workload string, since time.Duration) (*apiv1.Edges, error) {
+	return get[*apiv1.Edges](ctx, c, "/api/v1/edges?"+url.Values{"namespace": {namespace}, "workload": {workload}, "since": {since.String()}}.Encode())
+}
+
 // Workloads asks for what is running.
 func (c *Client) Workloads(ctx context.Context) ([]apiv1.Workload, error) {
 	return get[[]apiv1.Workload](ctx, c, "/api/v1/workloads")
