@@ -533,8 +533,8 @@ func (p *printer) permission(x *permission) {
 		if len(a.Needs) > 0 {
 			p.printf("    depends on %s\n", clean(joined(a.Needs)))
 		}
-		for _, s := range a.Watched {
-			p.printf("    dry run: %s\n", clean(s))
+		for _, s := range a.Notes {
+			p.printf("    %s\n", clean(s))
 		}
 	}
 }

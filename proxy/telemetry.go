@@ -63,7 +63,7 @@ func (o *relays) End(r *tcp.Relay) {
 	down := r.Downstream()
 	rec := &o.record
 	*rec = observe.Record{Start: o.loop.Wall().Add(time.Duration(r.Start - o.loop.Now())), Duration: time.Duration(o.loop.Now() - r.Start),
-		Flags: r.Flags(), Termination: cmp.Or(r.Details, r.Cause.Details()), UpstreamFailure: r.Failure, Received: int64(r.Received), Sent: int64(r.Sent),
+		Flags: r.Flags(), Audit: r.Audit, Termination: cmp.Or(r.Details, r.Cause.Details()), UpstreamFailure: r.Failure, Received: int64(r.Received), Sent: int64(r.Sent),
 		UpstreamLocal: r.Upstream.Local, UpstreamTLS: r.Upstream.TLS, DownstreamLocal: down.Asked(), DownstreamRemote: down.Remote, DownstreamTLS: down.TLS, Hostname: o.host}
 	if r.Cause == observe.NoCause || r.Cause.Flag() == observe.UpstreamConnectionFailure { // the latter is told by the failure
 		rec.Termination = ""

@@ -14,6 +14,7 @@ import (
 	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	networkrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	uritemplatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/path/match/uri_template/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
@@ -111,6 +112,9 @@ func (a *authorization) guardHTTP(k *mint, m *hcmv3.HttpConnectionManager, port 
 	if filters := slices.Concat(a.customFilters(k, port, false), a.tokenFilters(k, edge), a.customFilters(k, port, true), a.httpGuards(k, port, true)); filters != nil {
 		m.HttpFilters = slices.Insert(slices.Clone(m.HttpFilters), 1, filters...)
 	}
+	if a.audits() {
+		m.AccessLog = append(slices.Clip(m.AccessLog), auditLog(k))
+	}
 }
 
 // httpGuards are the filters that decide by rules. asks: what CUSTOM is about is asked by others, and denied otherwise.
@@ -130,6 +134,11 @@ func (a *authorization) guardDirect(k *mint, m *hcmv3.HttpConnectionManager, por
 // guardTCP puts them in front of the filters of a chain that relays.
 func (a *authorization) guardTCP(k *mint, filters []*listenerv3.Filter, port uint16) []*listenerv3.Filter {
 	var out []*listenerv3.Filter
+	if p := (&tcpproxyv3.TcpProxy{}); a.audits() && filters[len(filters)-1].GetTypedConfig().UnmarshalTo(p) == nil {
+		p.AccessLog = append(p.AccessLog, auditLog(k))
+		filters = slices.Clone(filters)
+		filters[len(filters)-1] = &listenerv3.Filter{Name: filters[len(filters)-1].GetName(), ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: k.any(p)}}
+	}
 	for _, g := range a.guards(k, port, false, false) {
 		out = append(out, &listenerv3.Filter{Name: "envoy.filters.network.rbac", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: k.any(&networkrbacv3.RBAC{
 			StatPrefix: "tcp.", Rules: g.rules, ShadowRules: g.shadow, ShadowRulesStatPrefix: g.shadowPrefix})}})
@@ -143,16 +152,17 @@ type guard struct {
 	shadowPrefix  string
 }
 
-// guards are the filters in the order in which they decide: what is denied by a policy, then
+// guards are the filters in the order in which they decide: what is marked by a policy, what is denied by one, then
 // what is allowed by none.
 func (a *authorization) guards(k *mint, port uint16, http, asks bool) []guard {
+	audit := guard{}
 	deny := guard{shadowPrefix: "istio_dry_run_deny_"}
 	allow := guard{shadowPrefix: "istio_dry_run_allow_"}
 	for _, p := range a.policies {
 		g, action, behind := &allow, rbacv3.RBAC_ALLOW, ""
 		switch p.Action {
 		case mesh.AuthorizationAudit:
-			continue
+			g, action = &audit, rbacv3.RBAC_LOG
 		case mesh.AuthorizationDeny:
 			g, action = &deny, rbacv3.RBAC_DENY
 		case mesh.AuthorizationCustom: // there is nobody to ask, and nobody says yes
@@ -162,17 +172,20 @@ func (a *authorization) guards(k *mint, port uint16, http, asks bool) []guard {
 			g, action, behind = &deny, rbacv3.RBAC_DENY, badCustom
 		}
 		to := &g.rules
+		if p.DryRun && p.Action == mesh.AuthorizationAudit {
+			continue // it would change nothing
+		}
 		if p.DryRun {
 			to = &g.shadow
 		}
 		if *to == nil {
 			*to = &rbacv3.RBAC{Action: action, Policies: map[string]*rbacv3.Policy{}}
 		}
-		a.policiesOf(k, p, port, http, action == rbacv3.RBAC_ALLOW, "", behind, (*to).Policies)
+		a.policiesOf(k, p, port, http, action != rbacv3.RBAC_DENY, "", behind, (*to).Policies)
 	}
 	var out []guard
-	for _, g := range []guard{deny, allow} {
-		if g.rules != nil && len(g.rules.Policies) == 0 && g.rules.Action == rbacv3.RBAC_DENY {
+	for _, g := range []guard{audit, deny, allow} {
+		if g.rules != nil && len(g.rules.Policies) == 0 && g.rules.Action != rbacv3.RBAC_ALLOW {
 			g.rules = nil // for other ports, or empty
 		}
 		if g.rules == nil && g.shadow == nil {
@@ -240,7 +253,7 @@ func (r *ruling) clauses(list []mesh.AuthorizationClause) []mesh.AuthorizationCl
 }
 
 // clause leaves out what is settled: the port, and what only requests have where there are
-// none. As in Istio, an ALLOW that asks about requests allows no connection, and what else
+// none. As in Istio, an ALLOW that asks about requests allows no connection, an AUDIT marks none, and what else
 // asks about them denies without asking. false: the clause cannot hold.
 func (r *ruling) clause(c mesh.AuthorizationClause) (mesh.AuthorizationClause, bool) {
 	var out mesh.AuthorizationClause

@@ -25,6 +25,8 @@ const (
 	RouteName
 	Hostname
 	AccessLogType
+	AuditHint
+	AuditPolicy
 
 	Req
 	ReqWithoutQuery
@@ -169,7 +171,7 @@ var operators = map[string]known{
 
 	// What filters of Envoy leave for one another. Formats of old installations ask for it (Istio 1.1's default for
 	// istio.mixer:status), and must go on working: there it is empty as soon as the filter is not there.
-	"DYNAMIC_METADATA":                    {op: Nothing, takes: one},
+	"DYNAMIC_METADATA":                    {op: Nothing, takes: one}, // but for marks
 	"CLUSTER_METADATA":                    {op: Nothing, takes: one},
 	"UPSTREAM_METADATA":                   {op: Nothing, takes: one},
 	"METADATA":                            {op: Nothing, takes: one},
@@ -181,6 +183,13 @@ var operators = map[string]known{
 	"ROUNDTRIP_DURATION":                  {op: Nothing},
 	"CUSTOM_FLAGS":                        {op: Nothing},
 }
+
+// marks are what DYNAMIC_METADATA has of what AuthorizationPolicies with action AUDIT match: Envoy's hint, and the name of
+// the policy and its rule.
+var marks = map[string]Op{"envoy.common:access_log_hint": AuditHint, AuditName: AuditPolicy}
+
+// AuditName is the argument of DYNAMIC_METADATA for AuditPolicy.
+const AuditName = "weir.dev:audit"
 
 // refused are Envoy's other operators: an empty value of these would be taken for an answer.
 var refused = map[string]string{

@@ -145,6 +145,9 @@ func (p *Part) check(arg string, given bool) error {
 		if arg == "" {
 			return fmt.Errorf("operator %%%s%% needs an argument: %%%s(NAME)%%", p.Name, p.Name)
 		}
+		if op, ok := marks[arg]; ok && p.Name == "DYNAMIC_METADATA" {
+			p.Op = op
+		}
 	case choice:
 		if arg != "" && !slices.Contains(known.choices, arg) {
 			return fmt.Errorf("operator %%%s%%: %q is none of %s", p.Name, arg, strings.Join(known.choices, ", "))

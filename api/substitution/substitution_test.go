@@ -77,6 +77,9 @@ func TestOperators(t *testing.T) {
 		}
 		used[k.op] = true
 	}
+	for _, op := range marks {
+		used[op] = true
+	}
 	for op := Nothing; op < numOps; op++ {
 		if !used[op] {
 			t.Errorf("nobody can write operator %d", op)

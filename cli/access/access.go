@@ -59,8 +59,8 @@ type Answer struct {
 	Why    string `json:"why"`
 	// Needs is what an Unknown one depends on.
 	Needs []string `json:"needs,omitempty"`
-	// Watched is what policies with the annotation for dry runs would do.
-	Watched []string `json:"watched,omitempty"`
+	// Notes are what policies do that decide nothing: those for dry runs, and AUDIT.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Refused are answers of listeners: whose PeerAuthentication says so is not in xDS.
@@ -199,7 +199,7 @@ type evaluation struct {
 	rule    *int
 	why     string
 	needs   []string
-	watched []string
+	notes   []string
 }
 
 func (e *evaluation) need(what string) {
@@ -222,7 +222,7 @@ func (e *evaluation) name(policy string) {
 }
 
 func (e *evaluation) answer() Answer {
-	a := Answer{Verdict: e.verdict, Policy: e.policy, Rule: e.rule, Why: e.why, Watched: e.watched}
+	a := Answer{Verdict: e.verdict, Policy: e.policy, Rule: e.rule, Why: e.why, Notes: e.notes}
 	switch a.Verdict {
 	case Unknown:
 		a.Needs = e.needs

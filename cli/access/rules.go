@@ -111,7 +111,11 @@ func (e *evaluation) rules(enforced, shadow *rbacv3.RBAC, prefix string) error {
 	}
 	deny := enforced.GetAction() == rbacv3.RBAC_DENY
 	switch {
-	case enforced.GetAction() == rbacv3.RBAC_LOG, deny && f.truth == no:
+	case enforced.GetAction() == rbacv3.RBAC_LOG:
+		if f.truth != no {
+			e.notes = append(e.notes, "audit: "+f.policy+map[truth]string{yes: " logs it", maybe: " may log it"}[f.truth])
+		}
+	case deny && f.truth == no:
 	case f.truth == maybe:
 		if e.verdict == Allowed {
 			e.verdict, e.why = Unknown, "whether a rule matches depends on what was not given"
@@ -142,13 +146,13 @@ func (e *evaluation) watch(shadow *rbacv3.RBAC, f finding) {
 	deny := shadow.GetAction() == rbacv3.RBAC_DENY
 	switch {
 	case f.truth == maybe:
-		e.watched = append(e.watched, "whether "+f.policy+" would match is unknown: "+strings.Join(f.needs, ", "))
+		e.notes = append(e.notes, "dry run: whether "+f.policy+" would match is unknown: "+strings.Join(f.needs, ", "))
 	case deny && f.truth == yes:
-		e.watched = append(e.watched, f.policy+" would deny it")
+		e.notes = append(e.notes, "dry run: "+f.policy+" would deny it")
 	case !deny && f.truth == yes:
-		e.watched = append(e.watched, f.policy+" would allow it")
+		e.notes = append(e.notes, "dry run: "+f.policy+" would allow it")
 	case !deny:
-		e.watched = append(e.watched, "no rule of "+policies(shadow)+" would allow it")
+		e.notes = append(e.notes, "dry run: no rule of "+policies(shadow)+" would allow it")
 	}
 }
 

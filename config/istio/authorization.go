@@ -40,7 +40,9 @@ func (l *lowerer) authorizationPolicy(spec *securityv1beta1.AuthorizationPolicy)
 	}
 	switch p.Action {
 	case mesh.AuthorizationAudit:
-		l.Add(config.FieldNotEnforced, "spec.action", "AUDIT marks requests, and nothing in this version looks at the mark", "remove the policy, or use DENY with the annotation "+dryRun)
+		if p.DryRun {
+			l.Add(config.FieldNotEnforced, document.Key("metadata.annotations", dryRun), "AUDIT denies nothing: there is nothing to try without it", "remove the annotation: until then nothing is logged")
+		}
 	case mesh.AuthorizationCustom:
 		if spec.GetProvider().GetName() == "" {
 			l.Invalid("spec.provider.name", "is missing: CUSTOM asks a provider", "name an extensionProvider of the mesh's configuration")

@@ -97,8 +97,9 @@ type Exchange struct {
 
 	Cause    observe.Cause
 	Flags    observe.Flags
-	Details  string // RESPONSE_CODE_DETAILS
-	Failure  string // UPSTREAM_TRANSPORT_FAILURE_REASON
+	Details  string  // RESPONSE_CODE_DETAILS
+	Audit    *string // the policy that wants it logged; nil: none
+	Failure  string  // UPSTREAM_TRANSPORT_FAILURE_REASON
 	Attempts int
 
 	// Bytes of bodies.
@@ -197,7 +198,7 @@ func (x *Exchange) reset() {
 	x.Remote, x.UpstreamLocal = netip.AddrPort{}, netip.AddrPort{}
 	x.Host, x.Route, x.Target, x.Cluster, x.Endpoint = nil, nil, nil, nil, nil
 	x.OriginalPath = nil
-	x.Cause, x.Flags, x.Details, x.Failure, x.Attempts = observe.NoCause, 0, "", "", 0
+	x.Cause, x.Flags, x.Details, x.Audit, x.Failure, x.Attempts = observe.NoCause, 0, "", nil, "", 0
 	x.Received, x.Sent = 0, 0
 	x.Began, x.RequestEnded, x.UpstreamBegan, x.ResponseBegan, x.Ended = 0, 0, 0, 0, 0
 	x.UpstreamHTTP = message.HTTP11

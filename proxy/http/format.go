@@ -26,7 +26,7 @@ func (x *Exchange) Describe(rec *observe.Record) {
 		RequestEnded: x.since(x.RequestEnded), ResponseBegan: -1,
 		GRPCStatus: -1, Attempts: x.Attempts,
 		Forwarded: x.UpstreamBegan != 0, UpstreamHTTP: x.UpstreamHTTP,
-		Flags: x.Flags, Details: x.Details, UpstreamFailure: x.Failure,
+		Flags: x.Flags, Details: x.Details, Audit: x.Audit, UpstreamFailure: x.Failure,
 		Received: int64(x.Received), Sent: int64(x.Sent),
 		UpstreamLocal: x.UpstreamLocal, UpstreamTLS: x.UpstreamTLS,
 		DownstreamLocal: x.Conn.Asked(), DownstreamRemote: x.Remote, DownstreamDirect: x.Conn.Remote, DownstreamTLS: x.Conn.TLS,

@@ -316,10 +316,14 @@ type AccessLog struct {
 	Format *Format
 	// Only are flags of which a record must have one; 0: every record is logged (AccessLogFilter.response_flag_filter).
 	Only Flags
+	// Audited says that only what a policy wants logged is.
+	Audited bool
 }
 
 // Wants reports whether r is logged.
-func (a *AccessLog) Wants(r *Record) bool { return a.Only == 0 || a.Only&r.Flags != 0 }
+func (a *AccessLog) Wants(r *Record) bool {
+	return (a.Only == 0 || a.Only&r.Flags != 0) && (!a.Audited || r.Audit != nil)
+}
 
 // FlagsOf is the set of the flags with these names, as %RESPONSE_FLAGS% has them; unknown is the first that is none.
 func FlagsOf(names []string) (f Flags, unknown string) {

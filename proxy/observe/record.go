@@ -31,9 +31,10 @@ type Record struct {
 	UpstreamHTTP                message.Protocol
 
 	Flags           Flags
-	Details         string // RESPONSE_CODE_DETAILS
-	Termination     string // CONNECTION_TERMINATION_DETAILS
-	UpstreamFailure string // UPSTREAM_TRANSPORT_FAILURE_REASON
+	Details         string  // RESPONSE_CODE_DETAILS
+	Audit           *string // the policy that wants it logged; nil: none
+	Termination     string  // CONNECTION_TERMINATION_DETAILS
+	UpstreamFailure string  // UPSTREAM_TRANSPORT_FAILURE_REASON
 	Received, Sent  int64
 
 	UpstreamHost     netip.AddrPort
@@ -74,6 +75,16 @@ func (r *Record) append(b []byte, p *part) ([]byte, bool) {
 		return r.Flags.append(b, longFlagNames[:]), true
 	case substitution.ConnectionTerminationDetails:
 		return text(b, r.Termination)
+	case substitution.AuditHint:
+		if r.Audit == nil {
+			return b, false
+		}
+		return append(b, "true"...), true
+	case substitution.AuditPolicy:
+		if r.Audit == nil {
+			return b, false
+		}
+		return text(b, *r.Audit)
 	case substitution.RouteName:
 		return text(b, r.RouteName)
 	case substitution.Hostname:

@@ -21,6 +21,7 @@ type Counts struct {
 	// Prefix is that of what is enforced, ShadowPrefix of what is only watched.
 	Prefix, ShadowPrefix        string
 	Allowed, Denied             atomic.Uint64
+	Logged, NotLogged           atomic.Uint64 // of rules that only mark
 	ShadowAllowed, ShadowDenied atomic.Uint64
 }
 
@@ -37,9 +38,14 @@ func (f *Filter) Enforce(readings ...*Facts) Decision {
 		return Decision{Allowed: true}
 	}
 	d := f.Rules.decide(readings)
-	if d.Allowed {
+	switch {
+	case f.Rules.Action == Log && d.Policy != nil:
+		f.Counts.Logged.Add(1)
+	case f.Rules.Action == Log:
+		f.Counts.NotLogged.Add(1)
+	case d.Allowed:
 		f.Counts.Allowed.Add(1)
-	} else {
+	default:
 		f.Counts.Denied.Add(1)
 	}
 	return d
@@ -47,21 +53,28 @@ func (f *Filter) Enforce(readings ...*Facts) Decision {
 
 func (r *Rules) decide(readings []*Facts) (d Decision) {
 	for _, f := range readings {
-		if d = r.Decide(f); !d.Allowed {
+		if d = r.Decide(f); !d.Allowed || r.Action == Log && d.Policy != nil {
 			break
 		}
 	}
 	return d
 }
 
-// Enforce decides by several filters, of which each has to let the facts pass; the decision is the last one's.
+// Enforce decides by several filters, of which each has to let the facts pass; the decision is the last one's, with the
+// first policy that marks.
 func Enforce(filters []*Filter, readings ...*Facts) Decision {
 	d := Decision{Allowed: true}
+	var marked *Policy
 	for _, f := range filters {
-		if d = f.Enforce(readings...); !d.Allowed {
+		d = f.Enforce(readings...)
+		if marked == nil && f.Rules != nil && f.Rules.Action == Log {
+			marked = d.Policy
+		}
+		if !d.Allowed {
 			break
 		}
 	}
+	d.Marked = marked
 	return d
 }
 
@@ -106,12 +119,14 @@ func (l *Ledger) All() iter.Seq2[string, uint64] {
 		for _, key := range slices.Sorted(maps.Keys(m)) {
 			c := m[key]
 			watched := c.ShadowAllowed.Load()+c.ShadowDenied.Load() > 0
+			marks := c.Logged.Load()+c.NotLogged.Load() > 0
 			for _, one := range []struct {
 				name  string
 				value uint64
 				shown bool
 			}{
 				{c.Prefix + "allowed", c.Allowed.Load(), true}, {c.Prefix + "denied", c.Denied.Load(), true},
+				{c.Prefix + "logged", c.Logged.Load(), marks}, {c.Prefix + "not_logged", c.NotLogged.Load(), marks},
 				{c.ShadowPrefix + "shadow_allowed", c.ShadowAllowed.Load(), watched}, {c.ShadowPrefix + "shadow_denied", c.ShadowDenied.Load(), watched},
 			} {
 				if one.shown && !yield(one.name, one.value) {

@@ -25,7 +25,7 @@ type Action uint8
 const (
 	Allow Action = iota // what no policy matches is denied
 	Deny                // what a policy matches is denied
-	Log                 // nothing is denied
+	Log                 // nothing is denied; what a policy matches is marked for logs
 )
 
 // Rules are what one filter enforces. Of several that follow each other each has to let a
@@ -58,6 +58,7 @@ func NewPolicy(name string, what, from Test) Policy {
 type Decision struct {
 	Allowed bool
 	Policy  *Policy // that matched; nil: none
+	Marked  *Policy // of Enforce: that wants it logged; nil: none
 }
 
 // Details is why something was denied, for logs; never for the peer.
@@ -72,7 +73,7 @@ func (d Decision) Details() string {
 func (r *Rules) Decide(f *Facts) Decision {
 	for i := range r.Policies {
 		if p := &r.Policies[i]; p.What(f) && p.From(f) {
-			return Decision{r.Action != Deny, p}
+			return Decision{Allowed: r.Action != Deny, Policy: p}
 		}
 	}
 	return Decision{Allowed: r.Action != Allow}

@@ -35,11 +35,19 @@ func logs(list []*accesslogv3.AccessLog, path string) ([]observe.AccessLog, erro
 			if err := check(filter, at+".filter"); err != nil {
 				return nil, err
 			}
-			var unknown string
-			if a.Only, unknown = observe.FlagsOf(filter.GetResponseFlagFilter().GetFlags()); unknown != "" {
-				return nil, fmt.Errorf("%s.filter.response_flag_filter.flags: there is no flag %s", at, unknown)
+			switch f := filter.GetFilterSpecifier().(type) {
+			case *accesslogv3.AccessLogFilter_MetadataFilter:
+				if !audited(f.MetadataFilter) {
+					return nil, fmt.Errorf("%s.filter.metadata_filter: only access_log_hint of envoy.common, true, is supported", at)
+				}
+				a.Audited = true
+			default:
+				var unknown string
+				if a.Only, unknown = observe.FlagsOf(filter.GetResponseFlagFilter().GetFlags()); unknown != "" {
+					return nil, fmt.Errorf("%s.filter.response_flag_filter.flags: there is no flag %s", at, unknown)
+				}
+				a.Only = cmp.Or(a.Only, observe.AnyFlag)
 			}
-			a.Only = cmp.Or(a.Only, observe.AnyFlag)
 		}
 		var err error
 		if a.Format, err = fileFormat(f); err != nil {
@@ -48,6 +56,13 @@ func logs(list []*accesslogv3.AccessLog, path string) ([]observe.AccessLog, erro
 		out = append(out, a)
 	}
 	return out, nil
+}
+
+// audited reports whether a filter asks for what RBAC filters with action LOG have marked, and for nothing else.
+func audited(m *accesslogv3.MetadataFilter) bool {
+	path := m.GetMatcher().GetPath()
+	return m.GetMatcher().GetFilter() == "envoy.common" && len(path) == 1 && path[0].GetKey() == "access_log_hint" && m.GetMatcher().GetValue().GetBoolMatch() && !m.GetMatcher().GetInvert() &&
+		m.GetMatchIfKeyNotFound() != nil && !m.GetMatchIfKeyNotFound().GetValue()
 }
 
 // fileFormat is the format of an access logger, in one of the ways there are to say it. Errors begin with the field.

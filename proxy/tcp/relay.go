@@ -30,6 +30,8 @@ type Relay struct {
 	Cause observe.Cause
 	// Details is more than the cause can say, for logs; "" if there is nothing more.
 	Details string
+	// Audit is the policy that wants the connection logged; nil: none.
+	Audit *string
 	// Failure is the last failure of the upstream connection in words.
 	Failure string
 	// Upstream describes the connection to the endpoint once it is open.
@@ -179,7 +181,11 @@ func (r *Relay) start() {
 	if r.is(tentative) && !r.config.Allows(r.down.Info()) {
 		return // whoever it turns out to be, it is decided again in Open
 	}
-	if d := r.enforce(); !d.Allowed {
+	d := r.enforce()
+	if d.Marked != nil {
+		r.Audit = &d.Marked.Name
+	}
+	if !d.Allowed {
 		r.Details = d.Details()
 		r.fail(observe.AccessDenied)
 		return

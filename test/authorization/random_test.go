@@ -157,7 +157,8 @@ func some(r *rand.Rand, of []string, patterns ...string) []string {
 }
 
 func randomPolicy(r *rand.Rand) *securityv1beta1.AuthorizationPolicy {
-	p := &securityv1beta1.AuthorizationPolicy{Action: pick(r, securityv1beta1.AuthorizationPolicy_ALLOW, securityv1beta1.AuthorizationPolicy_ALLOW, securityv1beta1.AuthorizationPolicy_DENY)}
+	p := &securityv1beta1.AuthorizationPolicy{Action: pick(r, securityv1beta1.AuthorizationPolicy_ALLOW, securityv1beta1.AuthorizationPolicy_ALLOW, securityv1beta1.AuthorizationPolicy_ALLOW,
+		securityv1beta1.AuthorizationPolicy_DENY, securityv1beta1.AuthorizationPolicy_DENY, securityv1beta1.AuthorizationPolicy_AUDIT)}
 	if r.IntN(3) == 0 {
 		p.Selector = &typev1beta1.WorkloadSelector{MatchLabels: map[string]string{"app": pick(r, "echo", "echo", "other")}}
 	}

@@ -25,6 +25,9 @@ func Stages(filters []*rbac.Filter) []http.Stage {
 	}
 	return []http.Stage{{Name: "rbac", Request: func(x *http.Exchange) http.Verdict {
 		d := decide(filters, x)
+		if d.Marked != nil {
+			x.Audit = &d.Marked.Name
+		}
 		if d.Allowed {
 			return http.Continue
 		}
