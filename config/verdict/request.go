@@ -22,6 +22,7 @@ const (
 	method
 	authority
 	header
+	claim // of the token; its name is the path to it: [a][b]
 	parameter
 	label // of the client
 )
@@ -46,7 +47,7 @@ func (f field) letters() string {
 		return upper + lower + "-_"
 	case parameter:
 		return lower + "-_.~" + upper + "!$'()*,;:@/?"
-	case header, label:
+	case header, claim, label:
 	}
 	return lower + "-_.~/" + upper + "!$&'()*+,;=:@#%?\"<>[]\\^`{|} "
 }
@@ -61,7 +62,7 @@ func (f field) never() []pattern {
 		return []pattern{exactly(""), exactly("CONNECT")} // which no rule matches
 	case header:
 		return []pattern{like(` .*|.* `)}
-	case scheme, authority, parameter, label:
+	case scheme, authority, claim, parameter, label:
 	}
 	return nil
 }
@@ -72,7 +73,7 @@ func (f field) prefer() []string {
 		return []string{"/"}
 	case method:
 		return []string{"GET", "POST", "PUT", "DELETE"}
-	case header, parameter:
+	case header, claim, parameter:
 		return []string{"1"}
 	case scheme, authority, label:
 	}
@@ -85,6 +86,18 @@ type atom struct {
 	field   field
 	pattern pattern
 	without bool
+}
+
+// named is what the name of a match of headers is about: "@request.auth.claims.a.b" and "@request.auth.claims[a][b]" are a claim.
+func named(name string) field {
+	path, ok := strings.CutPrefix(name, mesh.ClaimPrefix)
+	switch {
+	case !ok:
+		return field{header, name}
+	case strings.HasPrefix(path, "["): // in which names may have dots
+		return field{claim, path}
+	}
+	return field{claim, "[" + strings.ReplaceAll(strings.TrimPrefix(path, "."), ".", "][") + "]"}
 }
 
 // atoms are the conditions of a match about a request and the labels of its client.
@@ -100,10 +113,10 @@ func atoms(m *mesh.HTTPMatch) []atom {
 	add(field{kind: method}, m.Method, false, false)
 	add(field{kind: authority}, m.Authority, false, false)
 	for _, h := range m.Headers {
-		add(field{header, h.Name}, h.Match, false, false)
+		add(named(h.Name), h.Match, false, false)
 	}
 	for _, h := range m.WithoutHeaders {
-		add(field{header, h.Name}, h.Match, false, true)
+		add(named(h.Name), h.Match, false, true)
 	}
 	for _, q := range m.QueryParams {
 		add(field{parameter, q.Name}, q.Match, false, false)
@@ -329,6 +342,11 @@ func (r request) example() *Example {
 				out.Headers = map[string]string{}
 			}
 			out.Headers[f.name] = l.value
+		case f.kind == claim:
+			if out.Claims == nil {
+				out.Claims = map[string]string{}
+			}
+			out.Claims[f.name] = l.value
 		case f.kind == parameter:
 			query = append(query, f.name+"="+l.value)
 		}

@@ -7,6 +7,26 @@ import (
 	"github.com/weirmesh/weir/mesh"
 )
 
+// Matches about claims are no matches about headers, and the two ways to write one claim mean the same.
+func TestClaims(t *testing.T) {
+	match := func(name string) *mesh.HTTPMatch {
+		return &mesh.HTTPMatch{Headers: []mesh.HeaderMatch{{Name: name, Match: mesh.StringMatch{Kind: mesh.Exact, Value: "admin"}}}}
+	}
+	want := field{claim, "[realm][roles]"}
+	for _, name := range []string{"@request.auth.claims.realm.roles", "@request.auth.claims[realm][roles]"} {
+		if got := atoms(match(name)); len(got) != 1 || got[0].field != want {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	if got := named("@request.auth.claims[plan.name]"); got != (field{claim, "[plan.name]"}) {
+		t.Errorf("%+v", got)
+	}
+	e := request{want: {there: true, value: "admin"}}.example()
+	if e.Namespace, e.Method, e.Host, e.Path = "default", "GET", "a", "/"; e.Headers != nil || e.String() != `GET http://a/ claim[realm][roles]="admin" from namespace default` {
+		t.Errorf("%s", e)
+	}
+}
+
 // What is left of some strings without others is found, or it is certain that there is nothing.
 func TestSearch(t *testing.T) {
 	starts := func(s string) pattern { return pattern{StringMatch: mesh.StringMatch{Kind: mesh.Prefix, Value: s}} }

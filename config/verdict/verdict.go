@@ -57,6 +57,7 @@ type Example struct {
 
 	Method, Host, Path string // of a request, Path with its query; empty of what is not HTTP
 	Headers            map[string]string
+	Claims             map[string]string // of its token, by path
 }
 
 // String is the call in one line.
@@ -81,6 +82,9 @@ func (e *Example) String() string {
 		word("%s %s://%s%s", e.Method, scheme, host, path)
 		for _, k := range slices.Sorted(maps.Keys(e.Headers)) {
 			word("%s=%q", k, e.Headers[k])
+		}
+		for _, k := range slices.Sorted(maps.Keys(e.Claims)) {
+			word("claim%s=%q", k, e.Claims[k])
 		}
 	case e.Host != "":
 		word("%s", e.Host)
