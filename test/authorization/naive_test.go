@@ -99,7 +99,32 @@ func (j judge) source(s *securityv1beta1.Source) bool {
 		j.field(s.Namespaces, s.NotNamespaces, false, text(j.namespace())) &&
 		j.field(s.IpBlocks, s.NotIpBlocks, false, address(j.c.source)) &&
 		j.field(s.RemoteIpBlocks, s.NotRemoteIpBlocks, false, address(j.c.remote)) &&
-		j.field(s.RequestPrincipals, s.NotRequestPrincipals, true, func(string) bool { return false }) // nobody has a token
+		j.field(s.RequestPrincipals, s.NotRequestPrincipals, true, j.tokenOf)
+}
+
+// tokenOf compares "issuer/subject" of a token that has both.
+func (j judge) tokenOf(v string) bool {
+	iss, _ := j.c.claims["iss"].(string)
+	sub, _ := j.c.claims["sub"].(string)
+	return iss != "" && sub != "" && text(iss+"/"+sub)(v)
+}
+
+// claim holds if the claim at a path is such a text, or a list that has one.
+func (j judge) claim(path ...string) func(string) bool {
+	var at any = j.c.claims
+	for _, name := range path {
+		m, _ := at.(map[string]any)
+		at = m[name]
+	}
+	return func(v string) bool {
+		switch at := at.(type) {
+		case string:
+			return text(at)(v)
+		case []any:
+			return slices.ContainsFunc(at, func(one any) bool { return text(one.(string))(v) })
+		}
+		return false
+	}
 }
 
 func (j judge) operation(o *securityv1beta1.Operation) bool {
@@ -134,6 +159,16 @@ func (j judge) condition(w *securityv1beta1.Condition) bool {
 	switch w.Key {
 	case "request.headers[x-token]":
 		return j.field(w.Values, w.NotValues, true, text(j.c.headers["x-token"]))
+	case "request.auth.principal":
+		return j.field(w.Values, w.NotValues, true, j.tokenOf)
+	case "request.auth.audiences":
+		return j.field(w.Values, w.NotValues, true, j.claim("aud"))
+	case "request.auth.presenter":
+		return j.field(w.Values, w.NotValues, true, j.claim("azp"))
+	case "request.auth.claims[group]":
+		return j.field(w.Values, w.NotValues, true, j.claim("group"))
+	case "request.auth.claims[realm][role]":
+		return j.field(w.Values, w.NotValues, true, j.claim("realm", "role"))
 	case "source.namespace":
 		return j.field(w.Values, w.NotValues, false, text(j.namespace()))
 	case "destination.port":

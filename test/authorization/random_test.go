@@ -23,6 +23,7 @@ import (
 	"github.com/weirmesh/weir/cli/access"
 	"github.com/weirmesh/weir/config/istio"
 	"github.com/weirmesh/weir/config/source/file"
+	"github.com/weirmesh/weir/internal/jwt"
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/message"
@@ -39,7 +40,8 @@ type call struct {
 	headers            map[string]string
 	port               uint16
 	source, remote     netip.Addr
-	id                 string // SPIFFE ID without its scheme; "" is plaintext
+	id                 string         // SPIFFE ID without its scheme; "" is plaintext
+	claims             map[string]any // of a valid token; nil: there is none
 	sni                string
 }
 
@@ -52,7 +54,26 @@ var (
 	sources  = []string{"10.0.0.1", "10.0.1.1", "192.0.2.9", "2001:db8::1"}
 	prefixes = []string{"10.0.0.0/24", "10.0.0.1", "10.0.0.0/8", "2001:db8::/32", "0.0.0.0/0"}
 	tokens   = []string{"", "good", "good-1", "bad"}
+
+	principals = []string{"issuer/subject", "issuer/other", "https://id.example/x/subject"}
 )
+
+// tokensOf are what valid tokens say; nil is no token.
+var tokensOf = []map[string]any{nil, nil,
+	{"iss": "issuer", "sub": "subject"},
+	{"iss": "issuer", "sub": "other", "aud": "shop", "azp": "web", "group": "admin"},
+	{"iss": "https://id.example/x", "sub": "subject", "aud": []any{"pay", "shop"}, "group": []any{"dev", "admin-2"}, "realm": map[string]any{"role": []any{"admin"}}},
+	{"iss": "https://id.example/x", "group": []any{}, "realm": map[string]any{"role": "dev"}}, // nobody's
+}
+
+// issuers are all theirs, as a RequestAuthentication names them.
+func issuers() *mesh.RequestAuthentication {
+	ra := &mesh.RequestAuthentication{Ref: mesh.Ref{Kind: "RequestAuthentication", Namespace: "default", Name: "all"}}
+	for _, iss := range []string{"issuer", "https://id.example/x"} {
+		ra.Rules = append(ra.Rules, mesh.JWTRule{Issuer: iss, Keys: jwt.Placeholder("https://id.example/keys")})
+	}
+	return ra
+}
 
 // 20,000 random pairs of a set of policies and a call are decided alike.
 func TestRandomPoliciesAreDecidedAlike(t *testing.T) {
@@ -63,6 +84,7 @@ func TestRandomPoliciesAreDecidedAlike(t *testing.T) {
 		specs := make([]*securityv1beta1.AuthorizationPolicy, 1+r.IntN(3))
 		namespaces := make([]string, len(specs))
 		snap := &mesh.Snapshot{Version: 1, Settings: &mesh.Settings{TrustDomain: "cluster.local", TrustDomainAliases: []string{"old.example"}, RootNamespace: "istio-system"}}
+		snap.RequestAuths = snap.RequestAuths.Set(mesh.NewKey("default", "all"), issuers())
 		var text []string
 		for i := range specs {
 			specs[i] = randomPolicy(r)
@@ -103,7 +125,7 @@ func TestRandomPoliciesAreDecidedAlike(t *testing.T) {
 // misjudged holds `weir can` against the proxy: who knows all of a call decides as the proxy does, and who knows a part of
 // it says nothing that is not so.
 func misjudged(l *listenerv3.Listener, c *call, r *rand.Rand, allowed bool) string {
-	full := access.Call{To: netip.AddrPortFrom(netip.MustParseAddr("10.9.9.9"), c.port), From: c.source, TLS: c.id != "", SNI: &c.sni, Method: c.method, Host: c.host, Path: c.path + "?q=/admin", Token: access.Token{Given: true}}
+	full := access.Call{To: netip.AddrPortFrom(netip.MustParseAddr("10.9.9.9"), c.port), From: c.source, TLS: c.id != "", SNI: &c.sni, Method: c.method, Host: c.host, Path: c.path + "?q=/admin", Token: access.Token{Given: true, Claims: c.claims}}
 	if c.id != "" {
 		full.ID = "spiffe://" + c.id
 	}
@@ -197,9 +219,9 @@ func randomSource(r *rand.Rand) *securityv1beta1.Source {
 		case 7:
 			s.RemoteIpBlocks = some(r, prefixes)
 		case 8:
-			s.RequestPrincipals = some(r, []string{"issuer/subject"}, "*")
+			s.RequestPrincipals = some(r, principals, "*", "issuer/*", "*/subject", "https://id.example/x/*", "*er")
 		case 9:
-			s.NotRequestPrincipals = some(r, []string{"issuer/subject"}, "*")
+			s.NotRequestPrincipals = some(r, principals, "*", "issuer/*", "*/other")
 		}
 	}
 	return s
@@ -231,7 +253,13 @@ func randomOperation(r *rand.Rand) *securityv1beta1.Operation {
 func randomCondition(r *rand.Rand) *securityv1beta1.Condition {
 	c := &securityv1beta1.Condition{}
 	values := []string{}
-	switch r.IntN(6) {
+	switch r.IntN(9) {
+	case 6:
+		c.Key, values = "request.auth."+pick(r, "audiences", "presenter"), some(r, []string{"shop", "pay", "web"}, "*", "s*")
+	case 7:
+		c.Key, values = "request.auth.claims"+pick(r, "[group]", "[group]", "[realm][role]"), some(r, []string{"admin", "dev"}, "*", "adm*", "*-2")
+	case 8:
+		c.Key, values = "request.auth.principal", some(r, principals, "*", "*/subject")
 	case 0, 1:
 		c.Key, values = "request.headers[x-token]", some(r, tokens[1:], "good*", "*")
 	case 2:
@@ -259,7 +287,7 @@ func randomCall(r *rand.Rand) *call {
 	}
 	if c.port == 8080 {
 		c.method, c.path, c.host = pick(r, methods...), pick(r, paths...), pick(r, hosts...)
-		c.headers = map[string]string{"x-token": pick(r, tokens...)}
+		c.headers, c.claims = map[string]string{"x-token": pick(r, tokens...)}, pick(r, tokensOf...)
 		c.remote = netip.MustParseAddr(pick(r, sources...))
 	}
 	return c
@@ -273,6 +301,9 @@ func (c *call) facts() *rbac.Facts {
 	if c.method != "" {
 		q := &message.Request{Path: []byte(c.path + "?q=/admin"), Authority: []byte(c.host)}
 		q.SetMethod([]byte(c.method))
+		if c.claims != nil {
+			q.Claims = map[string]any{"payload": c.claims}
+		}
 		for k, v := range c.headers {
 			if v != "" {
 				q.Headers.SetName([]byte(k), []byte(v))
