@@ -159,3 +159,47 @@ func TestPathsDoNotGetAroundPolicies(t *testing.T) {
 	}
 	t.Logf("%d ways to write it", len(variants))
 }
+
+// Every change of policies, in whatever order proxies hear of it, leaves what both sides of it say as it is: what both allow
+// is never refused or lost, what both deny never gets through. Policies are replaced by others that say the same of two
+// paths in other words, while mTLS is demanded and not; some changes are waited for, some come right behind another.
+func TestFlippingAuthorizationUnderLoadDecidesNothingWrongly(t *testing.T) {
+	t.Parallel()
+	m, client, _ := echoMesh(t, nil, echoPod("echo-0", "v1"), echoPod("echo-1", "v1"))
+	const (
+		allowPath = "{" + echoOnly + ", rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/client]}}], to: [{operation: {paths: [/open*]}}]}]}"
+		allowMost = "{" + echoOnly + ", rules: [{from: [{source: {serviceAccounts: [client]}}], to: [{operation: {notPaths: [/shut*]}}]}]}"
+		allowAll  = "{" + echoOnly + ", rules: [{}]}"
+		denyPath  = "{" + echoOnly + ", action: DENY, rules: [{to: [{operation: {paths: [/shut*]}}]}]}"
+		denyMost  = "{" + echoOnly + ", action: DENY, rules: [{to: [{operation: {notPaths: [/open*]}}]}]}"
+	)
+	// Any of the one beside any of the other allows /open and denies /shut: files are read one after the other.
+	allow, deny := []string{allowPath, allowMost, allowAll}, []string{denyPath, denyMost}
+	m.Config("allow.yaml", authorizationPolicy("allow", allow[0]))
+	m.Config("deny.yaml", authorizationPolicy("deny", deny[0]))
+	open := startLoad(client, 3, "http://echo:8080/open")
+	shut := startLoadOf(3, 0, func() *mesh.Response { return client.Get("http://echo:8080/shut") }, func(r *mesh.Response) error {
+		if r.Err != nil || r.Status != http.StatusForbidden {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+	const flips = 100
+	for i := range flips {
+		switch i % 5 {
+		case 0, 3:
+			m.Write("allow.yaml", authorizationPolicy("allow", allow[i%3]))
+		case 1, 4:
+			m.Write("deny.yaml", authorizationPolicy("deny", deny[i%2]))
+		case 2:
+			m.Write("mode.yaml", peerAuthentication("default", "{mtls: {mode: "+[]string{"STRICT", "PERMISSIVE"}[i%2]+"}}"))
+		}
+		open.await(int64(1 + i%7*3))
+		if i%10 == 9 {
+			m.Settle()
+		}
+	}
+	m.Settle()
+	open.stop(t)
+	shut.stop(t)
+}
