@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"encoding/json"
+	"net/http"
 	"testing"
 
 	"github.com/weirmesh/weir/test/mesh"
@@ -52,7 +53,7 @@ func TestAudit(t *testing.T) {
 		if err := json.Unmarshal([]byte(lines[0]), &line); err != nil {
 			t.Fatalf("%s: %v", lines[0], err)
 		}
-		if line.Audit != c.rule || line.Principal != "spiffe://cluster.local/ns/default/sa/client" || line.Method != "GET" || line.Code != c.status || line.Path == "" {
+		if line.Audit != c.rule || line.Principal != "spiffe://cluster.local/ns/default/sa/client" || line.Method != http.MethodGet || line.Code != c.status || line.Path == "" {
 			t.Errorf("%s: %s", c.path, lines[0])
 		}
 	}
