@@ -94,15 +94,21 @@ func mark(used map[string]bool, m protoreflect.MessageDescriptor, v map[string]a
 // elsewhere are the fields that no script has, with the reason.
 var elsewhere = map[string]string{
 	// Choice among many endpoints, and limits, show in many calls at once: not one by one.
-	"LoadBalancerSettings.consistentHash":    "test/e2e: hashing",
-	"LoadBalancerSettings.localityLbSetting": "test/e2e: localities",
-	"LoadBalancerSettings.warmup":            "proxy/cluster: warm-up", "LoadBalancerSettings.warmupDurationSecs": "proxy/cluster: warm-up",
+	"LoadBalancerSettings.consistentHash":  "test/e2e: hashing",
+	"LocalityLoadBalancerSetting.failover": "test/e2e: localities", "Failover.from": "test/e2e: localities", "Failover.to": "test/e2e: localities",
+	"LocalityLoadBalancerSetting.enabled": "test/e2e: localities",
+	"OutlierDetection.consecutiveErrors":  "test/e2e: who is set aside", "OutlierDetection.splitExternalLocalOriginErrors": "test/e2e: who is set aside",
+	"OutlierDetection.consecutiveLocalOriginFailures": "test/e2e: who is set aside", "OutlierDetection.consecutiveGatewayErrors": "test/e2e: who is set aside",
+	"OutlierDetection.consecutive5xxErrors": "test/e2e: who is set aside", "OutlierDetection.interval": "test/e2e: who is set aside",
+	"OutlierDetection.baseEjectionTime": "test/e2e: who is set aside", "OutlierDetection.maxEjectionPercent": "test/e2e: who is set aside",
+	"OutlierDetection.outlierDetectionHttpErrorCodes": "config/istio: what it is told of",
+	"LoadBalancerSettings.warmup":                     "proxy/cluster: warm-up", "LoadBalancerSettings.warmupDurationSecs": "proxy/cluster: warm-up",
 	"ConnectionPoolSettings.tcp": "test/e2e: limits", "PortTrafficPolicy.connectionPool": "test/e2e: limits",
 	"HTTPSettings.http1MaxPendingRequests": "test/e2e: limits", "HTTPSettings.http2MaxRequests": "test/e2e: limits",
 	"HTTPSettings.maxRequestsPerConnection": "proxy/http", "HTTPSettings.idleTimeout": "proxy/http", "HTTPSettings.maxConcurrentStreams": "proxy/http",
 	"HTTPSettings.http2KeepAlive": "proxy/http", "HTTPSettings.h2UpgradePolicy": "test/e2e", "HTTPSettings.useClientProtocol": "test/e2e",
-	"TrafficPolicy.outlierDetection": "test/e2e: who is set aside", "PortTrafficPolicy.outlierDetection": "test/e2e: who is set aside",
-	"TrafficPolicy.tunnel": "test/e2e: tunnels", "TrafficPolicy.retryBudget": "test/e2e: retries",
+	"PortTrafficPolicy.outlierDetection": "test/e2e: who is set aside",
+	"TrafficPolicy.tunnel":               "test/e2e: tunnels", "TrafficPolicy.retryBudget": "test/e2e: retries",
 	"TrafficPolicy.proxyProtocol": "test/e2e: PROXY protocol",
 	// The cast is called by env capture, where listeners are where they were told to be.
 	"Sidecar.ingress": "test/e2e: ports of a workload",
