@@ -3,6 +3,9 @@
 GO        ?= go
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS   := -s -w -X main.version=$(VERSION)
+# grpcnotrace leaves out golang.org/x/net/trace, whose templates keep every method of every type in the program: weir-proxy
+# has 21.2 MB without, 31.5 MB with it (2026-11).
+STATIC    := -trimpath -tags grpcnotrace -ldflags '$(LDFLAGS)'
 GOLANGCI  := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 BINARIES  := weir weir-control weir-proxy weir-sample
 FUZZTIME  ?= 10s
@@ -24,7 +27,7 @@ help: ## list the targets
 .PHONY: build
 build: ## build bin/weir, bin/weir-control, bin/weir-proxy, bin/weir-sample (static)
 	@mkdir -p bin
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
+	$(GO) build $(STATIC) -o bin/ $(addprefix ./cmd/,$(BINARIES))
 
 .PHONY: up
 up: build ## build, then run the bookinfo demo at http://127.0.0.1:8080/productpage
@@ -106,7 +109,7 @@ outage: build ## what can happen to a control plane, with 2,000 proxies: minutes
 images: ## container images HUB/NAME:TAG as dist/images/NAME-ARCH.tar; samples also under the names that manifests in SAMPLES use
 	@set -e; for arch in $(ARCH); do \
 	  mkdir -p bin/linux-$$arch; \
-	  GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/linux-$$arch/ ./cmd/weir-control ./cmd/weir-proxy ./cmd/weir-sample; \
+	  GOOS=linux GOARCH=$$arch $(GO) build $(STATIC) -o bin/linux-$$arch/ ./cmd/weir-control ./cmd/weir-proxy ./cmd/weir-sample; \
 	  $(GO) run ./cmd/weir-images --bin bin/linux-$$arch --arch $$arch --hub '$(HUB)' --tag '$(TAG)' --version '$(VERSION)' \
 	    --revision "$$(git rev-parse HEAD)" --epoch "$$(git log -1 --format=%ct)" --out dist/images $(SAMPLES); \
 	done
