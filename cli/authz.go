@@ -50,12 +50,9 @@ comments.`,
 	}
 	windowFlag(cmd, &window)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		var namespace, workload string
-		if len(args) > 0 {
-			var err error
-			if namespace, workload, err = scope(args[0]); err != nil {
-				return err
-			}
+		namespace, workload, err := scopeOf(args)
+		if err != nil {
+			return err
 		}
 		c, err := a.mesh()
 		if err != nil {

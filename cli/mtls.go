@@ -38,6 +38,14 @@ func scope(arg string) (namespace, workload string, err error) {
 	return namespace, workload, nil
 }
 
+// scopeOf is the scope of an optional argument: the whole mesh without it.
+func scopeOf(args []string) (namespace, workload string, err error) {
+	if len(args) == 0 {
+		return "", "", nil
+	}
+	return scope(args[0])
+}
+
 func (a *app) mtlsStatus() *cobra.Command {
 	var window time.Duration
 	cmd := &cobra.Command{
@@ -58,12 +66,9 @@ before it started, and proxies that report to another replica.`,
 	output := outputFlag(cmd)
 	windowFlag(cmd, &window)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		var namespace, workload string
-		if len(args) > 0 {
-			var err error
-			if namespace, workload, err = scope(args[0]); err != nil {
-				return err
-			}
+		namespace, workload, err := scopeOf(args)
+		if err != nil {
+			return err
 		}
 		c, err := a.mesh()
 		if err != nil {

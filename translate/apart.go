@@ -58,7 +58,7 @@ func (s *scope) withApart(c *Cache, host string, svc *mesh.Service, t *tenant) *
 		*out = *t
 	}
 	at := map[spot]*presence{}
-	add := func(e *mesh.Egress, st *service, i int, p mesh.Port) {
+	add := func(e *mesh.Egress, st *service, p mesh.Port) {
 		if p.Protocol == mesh.Auto {
 			p.Protocol = cmp.Or(e.Protocol, mesh.Auto)
 		}
@@ -69,22 +69,22 @@ func (s *scope) withApart(c *Cache, host string, svc *mesh.Service, t *tenant) *
 		if at[where] == nil {
 			at[where] = &presence{at: where}
 		}
-		s.appear(c, at[where], host, st, i, &p, v, out)
+		s.appear(c, at[where], host, st, &p, v, out)
 	}
 	switch {
 	case svc != nil:
 		st := c.service(svc)
-		for i, p := range st.ports {
+		for _, p := range st.ports {
 			for e := range s.sight.Importing(p.Number) {
 				if e.Apart() && e.Imports(s.sight.Namespace, svc.Namespace, svc.Hostname) {
-					add(e, st, i, *p)
+					add(e, st, *p)
 				}
 			}
 		}
 	case v != nil && pattern == host:
 		for e := range s.sight.Importing(lonePort) {
 			if e.Apart() && e.Meets(s.sight.Namespace, v.Ref.Namespace, host) {
-				add(e, nil, 0, mesh.Port{Number: lonePort, Protocol: mesh.HTTP})
+				add(e, nil, mesh.Port{Number: lonePort, Protocol: mesh.HTTP})
 			}
 		}
 	}
@@ -97,8 +97,8 @@ func (s *scope) withApart(c *Cache, host string, svc *mesh.Service, t *tenant) *
 	return out
 }
 
-// appear adds port i of st (nil: a host only v knows) to x.
-func (s *scope) appear(c *Cache, x *presence, host string, st *service, i int, p *mesh.Port, v *virtual, t *tenant) {
+// appear adds port p of st (nil: a host only v knows) to x.
+func (s *scope) appear(c *Cache, x *presence, host string, st *service, p *mesh.Port, v *virtual, t *tenant) {
 	d := &door{port: p.Number, http: p.Protocol.IsHTTP(), sniffed: p.Protocol == mesh.Auto}
 	var svc *mesh.Service
 	if st != nil {

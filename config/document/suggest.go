@@ -1,6 +1,13 @@
 package document
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/weirmesh/weir/internal/editdistance"
+)
+
+// longest is the longest word that is compared by its letters.
+const longest = 64
 
 // Suggest returns the known word that name was probably meant to be, or "".
 func Suggest(name string, known []string) string {
@@ -14,39 +21,12 @@ func Suggest(name string, known []string) string {
 		if f := fold(k); f == n || f == n+"s" || f+"s" == n {
 			return k
 		}
-		if max(len(name)-len(k), len(k)-len(name)) >= bestDistance {
-			continue // each missing letter is one
+		if len(name) > longest || len(k) > longest {
+			continue
 		}
-		if d := distance(name, k); d < bestDistance {
+		if d := editdistance.Of(name, k, bestDistance); d < bestDistance {
 			best, bestDistance = k, d
 		}
 	}
 	return best
-}
-
-// distance is the number of letters to insert, delete, replace or swap with their
-// neighbour (optimal string alignment).
-func distance(a, b string) int {
-	if len(a) > 64 || len(b) > 64 {
-		return 64
-	}
-	prev2, prev, cur := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range prev {
-		prev[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		cur[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				cur[j] = min(cur[j], prev2[j-2]+1)
-			}
-		}
-		prev2, prev, cur = prev, cur, prev2
-	}
-	return prev[len(b)]
 }

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+
+	"github.com/weirmesh/weir/internal/editdistance"
 )
 
 // maxNear is how many domains are offered for one that is not there.
@@ -35,9 +37,9 @@ func (t *Table) Near(host string) []string {
 			if len(best) == maxNear {
 				limit = best[maxNear-1].distance
 			}
-			d := distance(host, domain, limit)
+			d := apart(host, domain, limit)
 			if short := firstLabels(domain, labels); short != "" {
-				d = min(d, 1+distance(host, short, limit))
+				d = min(d, 1+apart(host, short, limit))
 			}
 			if d < limit {
 				best = append(best, near{domain, d})
@@ -78,38 +80,10 @@ func firstLabels(name string, n int) string {
 	return ""
 }
 
-// distance is how many bytes have to be inserted, removed, replaced or swapped with their neighbours to make one name of the other; limit if
-// that is as many or more.
-func distance(a, b string, limit int) int {
-	if len(a) > len(b) {
-		a, b = b, a
-	}
-	if len(b)-len(a) >= limit || len(b) > longestName {
+// apart is their distance, if both are as long as hosts may be.
+func apart(host, domain string, limit int) int {
+	if len(domain) > longestName {
 		return limit
 	}
-	var rows [3][longestName + 1]int
-	before, above, row := &rows[0], &rows[1], &rows[2]
-	for j := range len(a) + 1 {
-		above[j] = j
-	}
-	for i := 1; i <= len(b); i++ {
-		row[0] = i
-		least := i
-		for j := 1; j <= len(a); j++ {
-			other := 1
-			if b[i-1] == a[j-1] {
-				other = 0
-			}
-			row[j] = min(above[j]+1, row[j-1]+1, above[j-1]+other)
-			if i > 1 && j > 1 && b[i-1] == a[j-2] && b[i-2] == a[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-			least = min(least, row[j])
-		}
-		if least >= limit {
-			return limit
-		}
-		before, above, row = above, row, before
-	}
-	return min(above[len(a)], limit)
+	return editdistance.Of(host, domain, limit)
 }
