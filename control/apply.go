@@ -23,8 +23,9 @@ import (
 const maxApply = 64 << 20
 
 // takeUpTime bounds the wait until what was written is in force: the file source
-// publishes within 40 ms, lowering a large change takes some more.
-const takeUpTime = time.Second
+// publishes within 40 ms, lowering a large change takes some more, and a machine on which
+// everything is slow takes seconds. Who was told of no version has nothing to wait for.
+const takeUpTime = 5 * time.Second
 
 // handleApply takes YAML documents. All of them are written, or none.
 func (p *Plane) handleApply(w http.ResponseWriter, r *http.Request) {

@@ -105,10 +105,9 @@ func (c *census) take(wanted []*receipt, detail int) (counts []count, connected 
 		index[x.origin] = int32(i)
 		newest = max(newest, x.mesh)
 	}
-	byName := len(wanted) < manyObjects && !slices.ContainsFunc(wanted, func(x *receipt) bool { return unlisted(x.origin) })
-	if byName {
-		c.learn()
-		byName = !slices.ContainsFunc(wanted, func(x *receipt) bool { p := c.places[x.origin]; return p != nil && len(p) == 0 })
+	var lesson *lesson
+	if len(wanted) < manyObjects && !slices.ContainsFunc(wanted, func(x *receipt) bool { return unlisted(x.origin) }) {
+		lesson = c.learn()
 	}
 	words := (len(wanted) + 63) / 64
 	matches := map[resource.Set]*match{}
@@ -116,6 +115,7 @@ func (c *census) take(wanted []*receipt, detail int) (counts []count, connected 
 	c.xds.Survey(func(t *server.Standing) {
 		connected++
 		view := t.View()
+		lesson.take(t, view)
 		clear(needs)
 		clear(lacks)
 		knows := uint64(0)
@@ -131,7 +131,7 @@ func (c *census) take(wanted []*receipt, detail int) (counts []count, connected 
 			m := matches[set]
 			if m == nil {
 				m = &match{set: set, all: make(bitset, words)}
-				if byName {
+				if lesson != nil && !c.inTooMany(wanted) {
 					m.look(set, sub.TypeURL(), wanted, c.places)
 				} else {
 					m.read(set, index)
@@ -189,7 +189,15 @@ func (c *census) take(wanted []*receipt, detail int) (counts []count, connected 
 			}
 		}
 	})
+	if lesson != nil {
+		c.known = lesson.known
+	}
 	return counts, connected
+}
+
+// inTooMany reports whether one of wanted was found in more places than are listed.
+func (c *census) inTooMany(wanted []*receipt) bool {
+	return slices.ContainsFunc(wanted, func(x *receipt) bool { p := c.places[x.origin]; return p != nil && len(p) == 0 })
 }
 
 // follower is for a client with configuration on demand; nil for others, which have
@@ -325,47 +333,57 @@ func namespaceOf(t *server.Standing) string {
 	return id[strings.LastIndexByte(id, '~')+1:]
 }
 
-// learn brings places up to the newest Views, at the cost of what changed in them.
-func (c *census) learn() {
+// step is from one set to another that may hold more.
+type step struct{ from, to resource.Set }
+
+// lesson brings places up to the newest Views, at the cost of what changed in them: stream by
+// stream, as each is looked at. (All of them before would leave out what is published meanwhile,
+// and who has not got an object yet would count as one that does not need it.)
+type lesson struct {
+	c     *census
+	known map[*server.Standing]*resource.View
+	done  map[step]bool
+	// Views of one namespace share most of their structure, others only most resources: to
+	// compare those takes a walk through all.
+	bases map[string]*resource.View
+	any   *resource.View
+}
+
+func (c *census) learn() *lesson {
 	if c.listed > maxPlaces {
 		c.forget()
 	}
-	known := make(map[*server.Standing]*resource.View, len(c.known))
-	type step struct{ from, to resource.Set }
-	done := map[step]bool{}
-	// Views of one namespace share most of their structure, others only most resources: to
-	// compare those takes a walk through all.
-	bases := map[string]*resource.View{}
-	var any *resource.View
+	l := &lesson{c: c, known: make(map[*server.Standing]*resource.View, len(c.known)), done: map[step]bool{}, bases: map[string]*resource.View{}}
 	for t, v := range c.known {
-		bases[namespaceOf(t)], any = v, v
+		l.bases[namespaceOf(t)], l.any = v, v
 	}
-	c.xds.Survey(func(t *server.Standing) {
-		view := t.View()
-		if view == nil {
-			return
+	return l
+}
+
+// take is that of one stream; nothing is learned without a lesson or a View.
+func (l *lesson) take(t *server.Standing, view *resource.View) {
+	if l == nil || view == nil {
+		return
+	}
+	l.known[t] = view
+	ns := namespaceOf(t)
+	was := cmp.Or(l.c.known[t], l.bases[ns], l.any)
+	l.bases[ns], l.any = view, view
+	if was.Alike(view) {
+		return
+	}
+	for typeURL, set := range view.Sets {
+		s := step{was.Set(typeURL), set}
+		if s.from == s.to || l.done[s] {
+			continue
 		}
-		known[t] = view
-		ns := namespaceOf(t)
-		was := cmp.Or(c.known[t], bases[ns], any)
-		bases[ns], any = view, view
-		if was.Alike(view) {
-			return
-		}
-		for typeURL, set := range view.Sets {
-			s := step{was.Set(typeURL), set}
-			if s.from == s.to || done[s] {
-				continue
+		l.done[s] = true
+		for name := range s.to.Diff(s.from, func(a, b *resource.Resource) bool { return a == b }) {
+			if r := set.At(name); r != nil {
+				l.c.found(place{typeURL, r.Name()}, r.Origins())
 			}
-			done[s] = true
-			for name := range s.to.Diff(s.from, func(a, b *resource.Resource) bool { return a == b }) {
-				if r := set.At(name); r != nil {
-					c.found(place{typeURL, r.Name()}, r.Origins())
-				}
-			}
 		}
-	})
-	c.known = known
+	}
 }
 
 func (c *census) found(p place, origins []resource.Origin) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -60,6 +61,48 @@ func TestCensusReadsAResourceOnce(t *testing.T) {
 	}
 	if len(c.refs) != 1 || c.named != 1+routes {
 		t.Errorf("%d resources with %d references are kept, want the host's", len(c.refs), c.named)
+	}
+}
+
+// Who has been given the version in which an object came into force, and holds something made of it, counts as one that
+// needs the object, also where that version comes while others are looked at: else a change would be said to be in
+// force everywhere when those who had it before have it.
+func TestCensusAtTheMomentOfAChange(t *testing.T) {
+	var feed server.Feed
+	publish := func(version uint64) {
+		host, err := resource.NewNamed(resource.VirtualHostType, "80/h", &routev3.VirtualHost{Name: fmt.Sprint("h-", version), Domains: []string{"h"}})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		origin := translate.Origin("VirtualService", "default", fmt.Sprint("vs-", version))
+		feed.Publish(resource.NewView(version, host.MadeOf([]resource.Origin{origin}), resource.FromBytes(resource.IndexType, "0", nil)))
+	}
+	publish(1)
+	s := server.New(server.Options{Source: always{&feed}, Authorize: func(server.Peer, *corev3.Node) error { return nil }, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer func() { cancel(); running.Wait() }()
+	x := &extra{ctx: ctx, in: make(chan *discoveryv3.DeltaDiscoveryRequest, 8)}
+	x.in <- &discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "n"}, TypeUrl: resource.IndexType, ResourceNamesSubscribe: []string{"0"}}
+	x.in <- &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.VirtualHostType, ResourceNamesSubscribe: []string{"80/h"}}
+	running.Go(func() { _ = s.DeltaAggregatedResources(x) })
+	c := newCensus(s)
+	of := func(version uint64) count {
+		id := virtualServiceID(int(version))
+		n, _ := c.take([]*receipt{{id: id, origin: translate.Origin(id.Kind, id.Namespace, id.Name), mesh: version}}, 0)
+		return n[0]
+	}
+	for of(1).active == 0 {
+		runtime.Gosched()
+	}
+	for version := uint64(2); version < 300 && !t.Failed(); version++ {
+		running.Go(func() { publish(version) })
+		for n := of(version); n.active == 0; n = of(version) {
+			if n.unknown == 0 && n.needed == 0 {
+				t.Fatalf("the proxy has been given version %d, and does not count: %+v", version, n)
+			}
+		}
 	}
 }
 
