@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 	appsv1 "k8s.io/api/apps/v1"
@@ -13,7 +12,6 @@ import (
 	"github.com/weirmesh/weir/cli/client"
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/analyze"
-	"github.com/weirmesh/weir/config/document"
 	"github.com/weirmesh/weir/config/store"
 	"github.com/weirmesh/weir/local/plan"
 	"github.com/weirmesh/weir/mesh"
@@ -177,61 +175,6 @@ func nodes(u *store.Update) []*translate.Node {
 		out = append(out, node(translate.Sidecar, d.Namespace, d.Name+"-0", t.Spec.ServiceAccountName, t.Labels))
 	}
 	return out
-}
-
-func (a *app) explain() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "explain [CODE] [flags]",
-		Short: "say what the code of a finding means",
-		Long:  `Say what the code of a finding means, or list all codes.`,
-		Example: `  weir explain IST0101
-  weir explain`,
-		Args: atMostOne,
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			var out []string
-			for _, c := range config.Codes() {
-				out = append(out, string(c.Code)+"\t"+c.Title)
-			}
-			if len(args) > 0 {
-				out = nil
-			}
-			return out, cobra.ShellCompDirectiveNoFileComp
-		},
-	}
-	output := outputFlag(cmd)
-	cmd.RunE = func(_ *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return a.codes(output.value)
-		}
-		var words []string
-		for _, c := range config.Codes() {
-			if strings.EqualFold(args[0], string(c.Code)) || strings.EqualFold(args[0], c.Title) {
-				if output.value != asTable {
-					return a.out.emit(output.value, codeInfo(c))
-				}
-				a.out.printf("%s %s (%s)\n\n%s\n", a.out.paint(bold, string(c.Code)), c.Title, a.out.paint(severityColor(c.Severity.String()), c.Severity.String()), c.Explanation)
-				return nil
-			}
-			words = append(words, string(c.Code), c.Title)
-		}
-		if near := document.Suggest(args[0], words); near != "" {
-			return hinted("did you mean "+near+"?", "there is no code %q", args[0])
-		}
-		return hinted("`weir explain` lists them", "there is no code %q", args[0])
-	}
-	return cmd
-}
-
-// code is a code as -o json and yaml show it.
-type code struct {
-	Code        string `json:"code"`
-	Severity    string `json:"severity"`
-	Title       string `json:"title"`
-	Explanation string `json:"explanation"`
-}
-
-func codeInfo(c config.CodeInfo) code {
-	return code{string(c.Code), c.Severity.String(), c.Title, c.Explanation}
 }
 
 func (a *app) codes(format string) error {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/listener"
@@ -30,21 +31,21 @@ type refusals struct {
 	record observe.Record
 }
 
-// causes are what the access log says; NoCause: nothing, it is no client's connection.
-var causes = map[listener.Refusal]observe.Cause{
-	listener.NoChain: observe.FilterChainNotFound, listener.Handshake: observe.DownstreamTLSFailed, listener.BadHeader: observe.DownstreamHeaderBad,
-	listener.InspectTimeout: observe.DownstreamSilent, listener.Crowded: observe.DownstreamSilent, listener.Misjudged: observe.DownstreamMisjudged,
-	listener.TooMany: observe.ConnectionLimit, listener.TooManyInAll: observe.ConnectionLimit, listener.TooFast: observe.RequestRateLimited, listener.Exhausted: observe.DescriptorsExhausted, listener.OutOfMemory: observe.MemoryExhausted, listener.Unconfigured: observe.DestinationConfigUnavailable,
-	listener.Looping: observe.NoCause,
+// causeOf is what the access log says; NoCause: nothing, it is no client's connection.
+var causeOf = map[listener.Refusal]causes.Cause{
+	listener.NoChain: causes.FilterChainNotFound, listener.Handshake: causes.DownstreamTLSFailed, listener.BadHeader: causes.DownstreamHeaderBad,
+	listener.InspectTimeout: causes.DownstreamSilent, listener.Crowded: causes.DownstreamSilent, listener.Misjudged: causes.DownstreamMisjudged,
+	listener.TooMany: causes.ConnectionLimit, listener.TooManyInAll: causes.ConnectionLimit, listener.TooFast: causes.RequestRateLimited, listener.Exhausted: causes.DescriptorsExhausted, listener.OutOfMemory: causes.MemoryExhausted, listener.Unconfigured: causes.DestinationConfigUnavailable,
+	listener.Looping: causes.NoCause,
 }
 
 // tell is listener.Options.Refused.
 func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusal, err error) {
-	cause := causes[why]
+	cause := causeOf[why]
 	if c.Early {
-		cause = observe.NoConfiguration
+		cause = causes.NoConfiguration
 	}
-	if cause != observe.NoCause && r.access != nil {
+	if cause != causes.NoCause && r.access != nil {
 		r.record = observe.Record{Start: r.loop.Wall(), Flags: cause.Flag(), Details: cause.Details(), DownstreamLocal: info.Asked(), DownstreamRemote: info.Remote, ServerName: info.ServerName}
 		if e, ok := errors.AsType[*tls.Error](err); ok {
 			r.record.Details, r.record.Termination = "", cause.Details()+"{"+e.Reason.String()+"}"

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -65,7 +66,7 @@ func (o *relays) End(r *tcp.Relay) {
 	*rec = observe.Record{Start: o.loop.Wall().Add(time.Duration(r.Start - o.loop.Now())), Duration: time.Duration(o.loop.Now() - r.Start),
 		Flags: r.Flags(), Audit: r.Audit, Termination: cmp.Or(r.Details, r.Cause.Details()), UpstreamFailure: r.Failure, Received: int64(r.Received), Sent: int64(r.Sent),
 		UpstreamLocal: r.Upstream.Local, UpstreamTLS: r.Upstream.TLS, DownstreamLocal: down.Asked(), DownstreamRemote: down.Remote, DownstreamTLS: down.TLS, Hostname: o.host}
-	if r.Cause == observe.NoCause || r.Cause.Flag() == observe.UpstreamConnectionFailure { // the latter is told by the failure
+	if r.Cause == causes.NoCause || r.Cause.Flag() == causes.UpstreamConnectionFailure { // the latter is told by the failure
 		rec.Termination = ""
 	}
 	if down.Direct != nil {

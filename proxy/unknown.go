@@ -5,8 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/loop"
-	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/route"
 	"github.com/weirmesh/weir/proxy/state"
 	"github.com/weirmesh/weir/xds/dump"
@@ -33,7 +33,7 @@ func (s *strangers) tell(t *route.Table, host string) {
 		if len(u.Elsewhere) > 0 {
 			a = append(a, "elsewhere", u.Elsewhere)
 		}
-		s.p.o.Log.Warn("no virtual host for requests", append(a, "remedy", observe.RouteNotFound.Remedy())...)
+		s.p.o.Log.Warn("no virtual host for requests", append(a, "remedy", causes.HostNotFound.Remedy())...)
 	})
 }
 

@@ -5,7 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
 )
@@ -52,4 +54,30 @@ func TestWarmUp(t *testing.T) {
 	if want := "[10 % 50 % 50 % 50 % equal]"; fmt.Sprint(got) != want {
 		t.Errorf("the new endpoint's part of the old one's share: %v, want %s", got, want)
 	}
+}
+
+// Whoever finds no endpoint hears whether there are none, none is known by name, or all are set aside.
+func TestMissing(t *testing.T) {
+	n := mem.New()
+	with := func(k cluster.Kind, health *cluster.Health, es ...*cluster.Endpoint) *cluster.Cluster {
+		c := &cluster.Cluster{Kind: k, Health: health, Endpoints: es, Outlier: &outlier.Config{Consecutive: [outlier.Reasons]uint32{outlier.FiveXX: 1}, BaseEjection: time.Minute, MaxPercent: 100}}
+		c.Seal()
+		return c
+	}
+	health := func() *cluster.Health { return cluster.NewHealth(n.Loop(loop.Options{}), nil) }
+	one, two := &cluster.Endpoint{ID: 1}, &cluster.Endpoint{ID: 2}
+	some := with(cluster.Static, health(), one, two)
+	check := func(c *cluster.Cluster, want causes.Cause) {
+		t.Helper()
+		if got := c.Missing(); got != want {
+			t.Errorf("%s, want %s", got.Name(), want.Name())
+		}
+	}
+	check(with(cluster.Static, health()), causes.NoEndpoints)
+	check(with(cluster.StrictDNS, health()), causes.NameNotResolved)
+	check(with(cluster.OriginalDst, health()), causes.NoHealthyUpstream)
+	some.Report(one, outlier.OfStatus(500), 1)
+	check(some, causes.NoHealthyUpstream)
+	some.Report(two, outlier.OfStatus(500), 1)
+	check(some, causes.EndpointsEjected)
 }

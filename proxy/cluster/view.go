@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
 )
 
@@ -245,4 +246,24 @@ func (s *SlowStart) share(now, since int64) float64 {
 		passed = max(float64(now-since), 0) / float64(s.Window)
 	}
 	return min(1, max(s.MinPercent/100, math.Pow(passed, 1/max(s.Aggression, 0.01))))
+}
+
+// Missing is why no endpoint could be chosen.
+func (c *Cluster) Missing() causes.Cause {
+	if len(c.Endpoints) == 0 {
+		switch c.Kind {
+		case StrictDNS, LogicalDNS:
+			return causes.NameNotResolved
+		case Static:
+			return causes.NoEndpoints
+		default:
+			return causes.NoHealthyUpstream
+		}
+	}
+	for _, e := range c.Endpoints {
+		if e.Outlier.Phase() != outlier.Open {
+			return causes.NoHealthyUpstream
+		}
+	}
+	return causes.EndpointsEjected
 }

@@ -1,9 +1,13 @@
 package conn
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"syscall"
+
+	"github.com/weirmesh/weir/api/causes"
+	"github.com/weirmesh/weir/proxy/tls"
 )
 
 // Why says how a connection ended. Errno or Err, where there is one, is the cause
@@ -94,6 +98,51 @@ func (w Why) Transport() string {
 		return "delayed connect error: " + strings.ToUpper(s[:1]) + s[1:]
 	}
 	return w.Errno.Error()
+}
+
+// Upstream is what the end of a connection to an endpoint means for who uses it, and what the transport had to say of it, unless
+// the cause says it already.
+func (w Why) Upstream() (c causes.Cause, transport string) {
+	transport = w.Transport()
+	switch w.Kind {
+	case ConnectRefused:
+		return causes.UpstreamConnectRefused, transport
+	case ConnectFailed:
+		return causes.UpstreamConnectFailed, transport
+	case ConnectTimeout:
+		return causes.UpstreamConnectTimeout, transport
+	case SocketFailed:
+		return causes.UpstreamNoSocket, transport
+	case HandshakeFailed:
+		return handshake(w.Err), transport
+	case HandshakeTimeout:
+		return causes.UpstreamTLSFailed, transport
+	case RecordFailed:
+		return causes.UpstreamTLSEnded, transport
+	case Panicked, LoopEnded:
+		return causes.InternalError, transport
+	case ResetByPeer:
+		return causes.UpstreamConnectionReset, ""
+	}
+	return causes.UpstreamTerminated, ""
+}
+
+func handshake(err error) causes.Cause {
+	e, _ := errors.AsType[*tls.Error](err)
+	if e == nil {
+		return causes.UpstreamTLSFailed
+	}
+	switch e.Reason {
+	case tls.PeerRefused:
+		return causes.UpstreamCertificateRefused
+	case tls.RefusedByPeer:
+		return causes.UpstreamTLSRefused
+	case tls.NotTLS:
+		return causes.UpstreamNotTLS
+	case tls.NoCertificate:
+		return causes.NoOwnCertificate
+	}
+	return causes.UpstreamTLSFailed
 }
 
 func whyOf(e syscall.Errno) Why {

@@ -8,12 +8,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/route"
 )
@@ -23,7 +23,7 @@ func (x *Exchange) attempt() {
 	c := x.latest()
 	e := x.choose()
 	if e == nil {
-		x.Reply(observe.NoHealthyUpstream)
+		x.Reply(c.Missing())
 		return
 	}
 	x.Endpoint = e // whose labels a refusal has, too
@@ -33,7 +33,7 @@ func (x *Exchange) attempt() {
 			x.flags &^= trying
 			e.Outlier.Tried()
 		}
-		x.Reply(observe.UpstreamOverflow)
+		x.Reply(causes.UpstreamOverflow)
 		return
 	}
 	x.limits = c.Limits
@@ -60,7 +60,7 @@ func (x *Exchange) attempt() {
 	case pool.Lent:
 		m.(carrier).serve(x)
 	case pool.Overflow:
-		x.Reply(observe.UpstreamOverflow)
+		x.Reply(causes.PendingOverflow)
 	case pool.Waiting:
 	}
 }
@@ -176,7 +176,7 @@ func (x *Exchange) Connected(m pool.Member) { m.(carrier).serve(x) }
 
 // NotConnected is called by the pool: the attempt has none.
 func (x *Exchange) NotConnected(why conn.Why) {
-	c, text := causeOf(why)
+	c, text := why.Upstream()
 	x.upstreamFailed(c, text, true, true, false)
 }
 
@@ -287,15 +287,15 @@ func (x *Exchange) onTimeout() {
 	x.Cluster.Limits.RqTimeout.Add(1)
 	x.report(outlier.LocalFailure)
 	x.Failure = ""
-	x.Reply(observe.UpstreamTimeout)
+	x.Reply(causes.UpstreamTimeout)
 }
 
 func (x *Exchange) onTry() {
 	x.down.blame()
 	now := x.w.loop.Now()
-	c := observe.UpstreamPerTryTimeout
+	c := causes.UpstreamPerTryTimeout
 	if x.tryEnds == 0 || now < x.tryEnds {
-		c = observe.UpstreamPerTryIdleTimeout
+		c = causes.UpstreamPerTryIdleTimeout
 	}
 	if due := x.tryDue(); now < due {
 		x.w.loop.Arm(&x.try, due)
@@ -316,7 +316,7 @@ func (x *Exchange) mayRetry() bool {
 }
 
 // retryFailure begins another attempt after a failure, if the policy says so.
-func (x *Exchange) retryFailure(c observe.Cause, untouched bool) bool {
+func (x *Exchange) retryFailure(c causes.Cause, untouched bool) bool {
 	if !x.mayRetry() {
 		return false
 	}
@@ -327,13 +327,13 @@ func (x *Exchange) retryFailure(c observe.Cause, untouched bool) bool {
 			return false // there is one application here; the caller's proxy hears it at once (Undelivered) and knows others
 		}
 		on = onUnreached
-	case c == observe.UpstreamRefused:
+	case refused(c):
 		on |= route.OnRefusedStream
-	case c == observe.UpstreamTerminated, c == observe.UpstreamReset:
+	case terminated(c), c == causes.UpstreamReset:
 		if untouched {
 			on |= route.OnResetBeforeRequest
 		}
-	case c == observe.UpstreamProtocolError:
+	case c == causes.UpstreamProtocolError:
 	default:
 		return false
 	}
@@ -381,15 +381,30 @@ const onUnreached = route.On5xx | route.OnGatewayError | route.OnReset | route.O
 // that it could not make itself: seen from there, the server's proxy and application are one upstream. Without it a
 // program that ends fails the requests that are on their way to it until every proxy has heard of its end.
 func (x *Exchange) Undelivered() bool {
-	return unreached(x.Cause) || x.Cause == observe.UpstreamTerminated && x.Request.Method.Idempotent()
+	return unreached(x.Cause) || terminated(x.Cause) && x.Request.Method.Idempotent()
 }
 
-func unreached(c observe.Cause) bool {
+func unreached(c causes.Cause) bool {
 	switch c {
-	case observe.UpstreamConnectFailed, observe.UpstreamConnectTimeout, observe.UpstreamNoSocket, observe.UpstreamTLSFailed:
+	case causes.UpstreamConnectFailed, causes.UpstreamConnectRefused, causes.UpstreamConnectTimeout, causes.UpstreamNoSocket, causes.UpstreamTLSFailed,
+		causes.UpstreamCertificateRefused, causes.UpstreamTLSRefused, causes.UpstreamNotTLS, causes.NoOwnCertificate:
 		return true
 	}
 	return false
+}
+
+// terminated reports whether the upstream ended its connection instead of answering.
+func terminated(c causes.Cause) bool {
+	switch c {
+	case causes.UpstreamTerminated, causes.UpstreamConnectionReset, causes.UpstreamTLSEnded, causes.UpstreamIdleClosed:
+		return true
+	}
+	return false
+}
+
+// refused reports whether the upstream itself said that it processed nothing of the request.
+func refused(c causes.Cause) bool {
+	return c == causes.UpstreamRefused || c == causes.UpstreamGoingAway
 }
 
 const (
@@ -418,13 +433,13 @@ func (x *Exchange) again(unreached bool) bool {
 	waits := x.retries == 0 && unreached && len(x.tried) > 0 && x.w.outdated()
 	if x.retries == 0 && !waits {
 		x.Cluster.Limits.RetryLimit.Add(1)
-		x.Flags |= observe.UpstreamRetryLimitExceeded
+		x.Flags |= causes.UpstreamRetryLimitExceeded
 		return false
 	}
 	l := x.Cluster.Limits
 	if !l.AcquireRetry(x.w.loop.Now()) {
 		l.RetryOverflow.Add(1)
-		x.Flags |= observe.UpstreamOverflowFlag
+		x.Flags |= causes.UpstreamOverflowFlag
 		return false
 	}
 	x.endAttempt()
@@ -567,26 +582,6 @@ func parseUint(b []byte, limit uint64) (uint64, bool) {
 	return n, n <= limit
 }
 
-// causeOf says what the end of an upstream connection means for the exchange on it.
-func causeOf(why conn.Why) (c observe.Cause, transport string) {
-	transport = why.Transport()
-	switch why.Kind {
-	case conn.ConnectRefused, conn.ConnectFailed:
-		return observe.UpstreamConnectFailed, transport
-	case conn.ConnectTimeout:
-		return observe.UpstreamConnectTimeout, transport
-	case conn.SocketFailed:
-		return observe.UpstreamNoSocket, transport
-	case conn.HandshakeFailed, conn.HandshakeTimeout:
-		return observe.UpstreamTLSFailed, transport
-	case conn.RecordFailed:
-		return observe.UpstreamTerminated, transport
-	case conn.Panicked, conn.LoopEnded:
-		return observe.InternalError, transport
-	}
-	return observe.UpstreamTerminated, "" // the cause says it
-}
-
 // withTransport adds a transport failure reason to details as Envoy does: {reason|transport_failure_reason}.
 func withTransport(details, transport string) string {
 	return strings.TrimSuffix(details, "}") + "|" + underscored.Replace(transport) + "}"
@@ -596,6 +591,6 @@ func withTransport(details, transport string) string {
 var underscored = strings.NewReplacer(" ", "_", "\t", "_", "\n", "_", "\r", "_")
 
 // afterStart is the details of a cause that struck when the response had begun.
-func afterStart(c observe.Cause) string {
+func afterStart(c causes.Cause) string {
 	return strings.Replace(c.Details(), "before_response_started", "after_response_started", 1)
 }

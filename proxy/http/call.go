@@ -3,11 +3,11 @@ package http
 import (
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // Call is a question that a stage asks somebody else before the exchange goes on: a request of the proxy's own.
@@ -25,7 +25,7 @@ type Call struct {
 
 // Answer is what became of a Call.
 type Answer struct {
-	Cause    observe.Cause // NoCause: it is the peer's answer
+	Cause    causes.Cause // NoCause: it is the peer's answer
 	Response *message.Response
 	Trailers *message.Headers
 	Body     []byte // at most Call.MaxAnswer of it
@@ -88,7 +88,7 @@ func (k *call) step() {
 	case !k.begun:
 		k.begun = true
 		if k.q.Cluster = k.q.state.Cluster(k.Cluster); k.q.Cluster == nil || k.q.Cluster.Refused != "" {
-			k.q.Reply(observe.ClusterNotFound)
+			k.q.Reply(causes.ClusterNotFound)
 			return
 		}
 		k.q.armTimeout()
@@ -100,8 +100,8 @@ func (k *call) tell() {
 	q, x := k.q, k.owner
 	k.q, k.owner = nil, nil
 	a := Answer{Cause: q.Cause, Response: &q.Response, Trailers: &q.ResponseTrailers, Body: k.body, Cut: k.cut}
-	if !k.answered && a.Cause == observe.NoCause {
-		a.Cause = observe.UpstreamTerminated
+	if !k.answered && a.Cause == causes.NoCause {
+		a.Cause = causes.UpstreamTerminated
 	}
 	if x != nil {
 		x.call = nil
@@ -119,7 +119,7 @@ func (k *call) tell() {
 func (k *call) cancel() {
 	k.owner = nil
 	if !k.over {
-		k.q.clientGone(observe.DownstreamDisconnected, "")
+		k.q.clientGone(causes.DownstreamDisconnected, "")
 	}
 }
 

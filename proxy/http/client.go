@@ -1,12 +1,12 @@
 package http
 
 import (
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // client is an HTTP/1.1 connection to an endpoint, a member of the pool.
@@ -83,7 +83,7 @@ func (c *client) Data(cc *conn.Conn, b []byte) (used int) {
 		// It answers what it was not asked yet: to take that for the answer would shift all further ones.
 		c.x = nil
 		c.Discard(true)
-		x.upstreamFailed(observe.UpstreamTerminated, "", true, true, true)
+		x.upstreamFailed(causes.UpstreamTerminated, "", true, true, true)
 		return len(b)
 	}
 	c.silent = false
@@ -114,7 +114,7 @@ func (c *client) Data(cc *conn.Conn, b []byte) (used int) {
 			reason := c.dec.Reason()
 			c.x = nil
 			c.Discard(true)
-			x.upstreamFailed(observe.UpstreamProtocolError, "http1."+reason.String(), false, false, false)
+			x.upstreamFailed(causes.UpstreamProtocolError, "http1."+reason.String(), false, false, false)
 			return len(b)
 		}
 	}
@@ -149,7 +149,7 @@ func (c *client) EOF(cc *conn.Conn) {
 		c.x = nil
 		untouched, reused := c.Conn.Sent() == c.base, c.Reused()
 		c.Discard(true)
-		x.upstreamFailed(observe.UpstreamTerminated, "", untouched, c.silent, reused)
+		x.upstreamFailed(causes.UpstreamTerminated, "", untouched, c.silent, reused)
 	}
 }
 
@@ -164,7 +164,7 @@ func (c *client) Closed(_ *conn.Conn, why conn.Why) {
 	c.x = nil
 	c.Item.Closed(why)
 	if x != nil {
-		cause, text := causeOf(why)
+		cause, text := why.Upstream()
 		x.upstreamFailed(cause, text, c.Conn.Sent() == c.base, c.silent, c.Reused())
 	}
 }

@@ -4,12 +4,12 @@ import (
 	"math"
 	"slices"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/h2"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // client2 is an HTTP/2 connection to an endpoint, a member of the pool; each of its streams is the upstream of an attempt.
@@ -19,6 +19,7 @@ type client2 struct {
 	cluster *cluster.Cluster
 	early   []*stream // wait for the peer's SETTINGS: it may not take extended CONNECT
 	settled bool      // they have come
+	left    bool      // the peer said GOAWAY
 	memory  Memory
 }
 
@@ -97,7 +98,7 @@ func (c *client2) write(st *stream) {
 	s, out := c.m.Request(c.room(h2.RequestRoom(q)), q, &x.Response, &x.ResponseTrailers, &x.arena, c.w.loop.Now())
 	c.c.SetOut(out)
 	if s == nil { // it takes no more, and lent all the same
-		c.fail(st, observe.UpstreamRefused, "", true)
+		c.fail(st, causes.UpstreamRefused, "", true)
 		return
 	}
 	st.s, s.Owner = s, st
@@ -115,10 +116,11 @@ func (c *client2) event(ev h2.Event) {
 		c.settings()
 		return
 	case h2.GoAway:
+		c.left = true
 		c.Leave()
 		return
 	case h2.Failed:
-		c.abandon(observe.UpstreamProtocolError, "http2."+ev.Reason.String())
+		c.abandon(causes.UpstreamProtocolError, "http2."+ev.Reason.String())
 		return
 	}
 	st := ev.Stream.Owner.(*stream)
@@ -176,7 +178,7 @@ func (c *client2) settle() {
 	c.early = nil
 	for _, st := range early {
 		if !c.m.ConnectProtocol() {
-			c.fail(st, observe.UpstreamProtocolError, "http2.no_extended_connect", true)
+			c.fail(st, causes.UpstreamProtocolError, "http2.no_extended_connect", true)
 			continue
 		}
 		x := st.x
@@ -193,12 +195,14 @@ func (c *client2) settle() {
 
 func (c *client2) reset(st *stream, ev h2.Event) {
 	switch {
+	case ev.Retry && c.left:
+		c.fail(st, causes.UpstreamGoingAway, "", true)
 	case ev.Retry:
-		c.fail(st, observe.UpstreamRefused, "", true)
+		c.fail(st, causes.UpstreamRefused, "", true)
 	case ev.Reason == h2.PeerReset:
-		c.fail(st, observe.UpstreamReset, "", false)
+		c.fail(st, causes.UpstreamReset, "", false)
 	default:
-		c.fail(st, observe.UpstreamProtocolError, "http2."+ev.Reason.String(), false)
+		c.fail(st, causes.UpstreamProtocolError, "http2."+ev.Reason.String(), false)
 	}
 }
 
@@ -215,7 +219,7 @@ func (c *client2) end(st *stream) {
 }
 
 // fail tells an attempt that it failed.
-func (c *client2) fail(st *stream, cause observe.Cause, text string, untouched bool) {
+func (c *client2) fail(st *stream, cause causes.Cause, text string, untouched bool) {
 	if st.x == nil {
 		st.conclude()
 		return
@@ -227,14 +231,14 @@ func (c *client2) fail(st *stream, cause observe.Cause, text string, untouched b
 }
 
 // lost tells all attempts that the connection has ended.
-func (c *client2) lost(cause observe.Cause, text string) {
+func (c *client2) lost(cause causes.Cause, text string) {
 	for st := c.first; st != nil; st = c.first {
 		c.fail(st, cause, text, c.Conn.Sent() == st.base)
 	}
 }
 
 // abandon closes the connection and tells all attempts.
-func (c *client2) abandon(cause observe.Cause, text string) {
+func (c *client2) abandon(cause causes.Cause, text string) {
 	c.Discard(false)
 	c.c.Close()
 	c.lost(cause, text)
@@ -242,7 +246,7 @@ func (c *client2) abandon(cause observe.Cause, text string) {
 
 func (c *client2) quit(code h2.Code) {
 	c.goAway(code)
-	c.abandon(observe.UpstreamTerminated, "")
+	c.abandon(causes.UpstreamTerminated, "")
 }
 
 // leave gives the stream back before the exchange goes on without it.
@@ -255,12 +259,12 @@ func (st *stream) leave() {
 	st.release()
 }
 
-func (c *client2) EOF(*conn.Conn) { c.abandon(observe.UpstreamTerminated, "") }
+func (c *client2) EOF(*conn.Conn) { c.abandon(causes.UpstreamTerminated, "") }
 
 func (c *client2) Closed(_ *conn.Conn, why conn.Why) {
 	c.timer.Stop()
 	c.Item.Closed(why)
-	cause, text := causeOf(why)
+	cause, text := why.Upstream()
 	c.lost(cause, text)
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
@@ -95,8 +96,8 @@ type Exchange struct {
 	// OriginalPath is the path before it was rewritten; nil: it was not.
 	OriginalPath []byte
 
-	Cause    observe.Cause
-	Flags    observe.Flags
+	Cause    causes.Cause
+	Flags    causes.Flags
 	Details  string  // RESPONSE_CODE_DETAILS
 	Audit    *string // the policy that wants it logged; nil: none
 	Failure  string  // UPSTREAM_TRANSPORT_FAILURE_REASON
@@ -198,7 +199,7 @@ func (x *Exchange) reset() {
 	x.Remote, x.UpstreamLocal = netip.AddrPort{}, netip.AddrPort{}
 	x.Host, x.Route, x.Target, x.Cluster, x.Endpoint = nil, nil, nil, nil, nil
 	x.OriginalPath = nil
-	x.Cause, x.Flags, x.Details, x.Audit, x.Failure, x.Attempts = observe.NoCause, 0, "", nil, "", 0
+	x.Cause, x.Flags, x.Details, x.Audit, x.Failure, x.Attempts = causes.NoCause, 0, "", nil, "", 0
 	x.Received, x.Sent = 0, 0
 	x.Began, x.RequestEnded, x.UpstreamBegan, x.ResponseBegan, x.Ended = 0, 0, 0, 0, 0
 	x.UpstreamHTTP = message.HTTP11
@@ -238,7 +239,7 @@ func (x *Exchange) UpstreamMemory() *Memory {
 }
 
 // Flag adds response flags.
-func (x *Exchange) Flag(f observe.Flags) { x.Flags |= f }
+func (x *Exchange) Flag(f causes.Flags) { x.Flags |= f }
 
 // Duration is the time from the request head to the end, so far or in all.
 func (x *Exchange) Duration() time.Duration {
@@ -277,7 +278,7 @@ func (x *Exchange) run() {
 		}
 	}
 	// The router is the last stage and never answers Continue.
-	x.Reply(observe.InternalError)
+	x.Reply(causes.InternalError)
 }
 
 // HoldFor lets the exchange go on with the next stage after d. The stage answers Hold.
@@ -323,13 +324,13 @@ func (x *Exchange) onWait() {
 }
 
 // Reply answers the request locally for a cause. A stage returns its result.
-func (x *Exchange) Reply(c observe.Cause) Verdict {
+func (x *Exchange) Reply(c causes.Cause) Verdict {
 	return x.ReplyWith(c, c.Status(), x.arena.CopyString(c.Body()))
 }
 
 // ReplyWith is Reply with another status and body than the cause's own, for causes that leave them open. body must stay
 // unchanged as long as the exchange. A gRPC client gets the status as one of gRPC's.
-func (x *Exchange) ReplyWith(c observe.Cause, status int, body []byte) Verdict {
+func (x *Exchange) ReplyWith(c causes.Cause, status int, body []byte) Verdict {
 	if x.Request.IsGRPC() && status != 200 {
 		return x.ReplyGRPC(c, grpcStatus(status), body)
 	}
@@ -355,7 +356,7 @@ func (x *Exchange) ReplyWith(c observe.Cause, status int, body []byte) Verdict {
 }
 
 // ReplyGRPC replies with a gRPC status (and HTTP status 200, as gRPC has it).
-func (x *Exchange) ReplyGRPC(c observe.Cause, status int, text []byte) Verdict {
+func (x *Exchange) ReplyGRPC(c causes.Cause, status int, text []byte) Verdict {
 	if !x.replies(c) {
 		return Replied
 	}
@@ -366,7 +367,7 @@ func (x *Exchange) ReplyGRPC(c observe.Cause, status int, text []byte) Verdict {
 }
 
 // replies ends what is under way for a local reply, and reports whether one can still be made.
-func (x *Exchange) replies(c observe.Cause) bool {
+func (x *Exchange) replies(c causes.Cause) bool {
 	x.endAttempt()
 	x.release()
 	x.Cause = c
@@ -422,7 +423,7 @@ func (x *Exchange) giveUp() {
 }
 
 // unreadable answers a request whose head could not be taken.
-func (x *Exchange) unreadable(c observe.Cause, details string, status int) {
+func (x *Exchange) unreadable(c causes.Cause, details string, status int) {
 	x.Began = x.w.loop.Now()
 	x.flags |= begun
 	x.Remote = x.Conn.Remote
@@ -441,13 +442,13 @@ func (x *Exchange) crash() {
 		return
 	}
 	x.endAttempt()
-	x.Cause, x.Details = observe.InternalError, observe.InternalError.Details()
-	x.Flags |= observe.InternalError.Flag()
+	x.Cause, x.Details = causes.InternalError, causes.InternalError.Details()
+	x.Flags |= causes.InternalError.Flag()
 	x.giveUp()
 }
 
 // clientGone ends an exchange whose client went away, with the details of the cause unless there are better ones.
-func (x *Exchange) clientGone(c observe.Cause, details string) {
+func (x *Exchange) clientGone(c causes.Cause, details string) {
 	if x.is(responded) {
 		return
 	}
@@ -499,9 +500,9 @@ func (x *Exchange) onIdle() {
 		return
 	}
 	if x.is(requestDone) {
-		x.Reply(observe.StreamIdleTimeoutUpstream)
+		x.Reply(causes.StreamIdleTimeoutUpstream)
 	} else {
-		x.Reply(observe.StreamIdleTimeout)
+		x.Reply(causes.StreamIdleTimeout)
 	}
 }
 
@@ -517,9 +518,9 @@ func (x *Exchange) armMaximum() {
 
 func (x *Exchange) onMaximum() {
 	x.down.blame()
-	c := observe.StreamDurationReached
+	c := causes.StreamDurationReached
 	if x.is(perAttempt) {
-		c = observe.MaxDurationReached
+		c = causes.MaxDurationReached
 	}
 	body := x.arena.CopyString(c.Body())
 	switch {

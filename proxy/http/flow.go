@@ -2,11 +2,12 @@ package http
 
 import (
 	"strings"
+	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // replayLimit is how much of a request body is kept for another attempt, or
@@ -175,7 +176,7 @@ func (x *Exchange) responseHead() bool {
 	case p.Status == 101, p.Status >= 200 && p.Status < 300 && x.Request.Method == message.CONNECT:
 		if !x.switched() {
 			x.Failure = "http1.websocket_accept"
-			x.fail(observe.UpstreamProtocolError)
+			x.fail(causes.UpstreamProtocolError)
 			return false
 		}
 		x.try.Stop()
@@ -197,7 +198,7 @@ func (x *Exchange) responseHead() bool {
 	case p.Status < 300 && x.Request.Upgrade != nil && x.Request.Protocol == message.HTTP2:
 		// To an extended CONNECT it would mean that the tunnel is open (RFC 8441 section 5).
 		x.Failure = "http1.no_upgrade"
-		x.fail(observe.UpstreamProtocolError)
+		x.fail(causes.UpstreamProtocolError)
 		return false
 	}
 	x.try.Stop()
@@ -217,11 +218,11 @@ func (x *Exchange) responseHead() bool {
 
 // finishHead makes the upstream's head ours and sends it.
 func (x *Exchange) finishHead() {
-	x.Cause = observe.NoCause
+	x.Cause = causes.NoCause
 	if x.Details == "" {
-		x.Details = observe.NoCause.Details()
+		x.Details = causes.NoCause.Details()
 	}
-	if len(x.tried) > 0 && x.Flags&observe.UpstreamRetryLimitExceeded == 0 {
+	if len(x.tried) > 0 && x.Flags&causes.UpstreamRetryLimitExceeded == 0 {
 		x.Cluster.Limits.RetrySuccess.Add(1)
 	}
 	x.startResponse()
@@ -256,22 +257,29 @@ func (x *Exchange) responseEnd() {
 	x.endResponse()
 }
 
+// atOnce is how soon a kept connection has to end after it was used again for the reason to be that it was idle for too long: a
+// round trip in a data centre, several times. A program that fails over the request itself usually takes longer.
+const atOnce = 5 * time.Millisecond
+
 // upstreamFailed ends an attempt that failed; its connection is not x's any more. transport says what TLS or the kernel
 // said. untouched means that no byte of the request left the proxy, silent that none of a response came.
-func (x *Exchange) upstreamFailed(c observe.Cause, transport string, untouched, silent, reused bool) {
+func (x *Exchange) upstreamFailed(c causes.Cause, transport string, untouched, silent, reused bool) {
 	x.up = nil
 	x.Failure = transport
-	if c == observe.UpstreamReset || c == observe.UpstreamRefused {
+	if c == causes.UpstreamReset || refused(c) {
 		x.Cluster.Limits.RqReset.Add(1)
 	}
-	if c != observe.UpstreamNoSocket && c != observe.UpstreamRefused && !(silent && reused) { // not our own lack, nor a race with its keep-alive timeout
+	if c != causes.UpstreamNoSocket && !refused(c) && !(silent && reused) { // not our own lack, nor a race with its keep-alive timeout
 		x.report(outlier.LocalFailure)
 	}
 	if x.is(headSent) {
 		x.endAttempt()
+		x.Details = afterStart(c)
+		if terminated(c) {
+			c = causes.ResponseCut
+		}
 		x.Cause = c
 		x.Flags |= c.Flag()
-		x.Details = afterStart(c)
 		x.giveUp()
 		return
 	}
@@ -279,12 +287,12 @@ func (x *Exchange) upstreamFailed(c observe.Cause, transport string, untouched, 
 	// accepted when its program ended. Nothing of the request was processed if nothing left here; else the peer may have
 	// begun, and only what is harmless twice is sent again (RFC 9112 section 9.3.1), once.
 	// A peer that refuses a stream says itself that it processed nothing of it (RFC 9113 section 8.7).
-	if silent && x.is(keepBody) && !x.is(replayed) && (c == observe.UpstreamRefused ||
-		c == observe.UpstreamTerminated && (untouched && reused || x.Request.Method.Idempotent())) {
+	if silent && x.is(keepBody) && !x.is(replayed) && (refused(c) ||
+		terminated(c) && (untouched && reused || x.Request.Method.Idempotent())) {
 		x.endAttempt()
 		x.Failure = ""
 		x.flags |= replayed
-		if c == observe.UpstreamTerminated {
+		if terminated(c) {
 			x.flags |= fresh
 		}
 		x.attempt()
@@ -294,11 +302,14 @@ func (x *Exchange) upstreamFailed(c observe.Cause, transport string, untouched, 
 		return
 	}
 	x.endAttempt()
+	if terminated(c) && silent && reused && (untouched || x.w.loop.Now()-x.UpstreamBegan < int64(atOnce)) {
+		c = causes.UpstreamIdleClosed
+	}
 	x.fail(c)
 }
 
 // fail answers for an upstream that failed.
-func (x *Exchange) fail(c observe.Cause) {
+func (x *Exchange) fail(c causes.Cause) {
 	body := c.Body()
 	if x.Attempts > 1 {
 		body = strings.Replace(body, "reset reason", "retried and the latest reset reason", 1)

@@ -3,6 +3,7 @@ package http
 import (
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/observe"
 )
 
@@ -32,7 +33,7 @@ func (x *Exchange) Describe(rec *observe.Record) {
 		DownstreamLocal: x.Conn.Asked(), DownstreamRemote: x.Remote, DownstreamDirect: x.Conn.Remote, DownstreamTLS: x.Conn.TLS,
 		Hostname: x.w.o.Hostname,
 	}
-	if x.Cause == observe.NoCause {
+	if x.Cause == causes.NoCause {
 		rec.ResponseBegan = x.since(x.ResponseBegan)
 	}
 	if x.Request.IsGRPC() {

@@ -7,12 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
-	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -81,7 +81,7 @@ func TestHold(t *testing.T) {
 		return http.Continue
 	})
 	n.Step()
-	tickets[2].Resume(func(x *http.Exchange) http.Verdict { return x.Reply(observe.UpgradeRefused) })
+	tickets[2].Resume(func(x *http.Exchange) http.Verdict { return x.Reply(causes.UpgradeRefused) })
 	tickets[2].Resume(func(x *http.Exchange) http.Verdict {
 		t.Error("a ticket worked twice")
 		return http.Continue

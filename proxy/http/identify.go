@@ -7,8 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/tls"
 )
 
@@ -20,22 +20,22 @@ func Canonical() Stage {
 func canonical(x *Exchange) Verdict {
 	q, c := &x.Request, x.Config
 	if full := x.w.o.Full; full != nil && full() {
-		return x.Reply(observe.MemoryExhausted)
+		return x.Reply(causes.MemoryExhausted)
 	}
 	if bytes.HasPrefix(q.Upgrade, tlsUpgrade) && !c.allows(q.Upgrade) && q.Protocol != message.HTTP2 {
 		// Apache HttpClient (as of 2026-11) asks for TLS on every plaintext connection, and does not mind to be ignored.
 		q.Upgrade = nil
 	}
 	if c.Underscores != UnderscoresPass && !c.underscores(&q.Headers) {
-		return x.Reply(observe.Underscore)
+		return x.Reply(causes.Underscore)
 	}
 	if v := q.Headers.Get(message.MaxForwards); v != nil && (q.Method == message.OPTIONS || q.Method == message.TRACE) {
 		// RFC 9110 section 7.6.2. What is not a number forbids nothing.
 		switch n, ok := parseUint(v, 1<<31); {
 		case ok && n == 0 && q.Method == message.TRACE: // echoing a request shows what proxies added to it
-			return x.ReplyWith(observe.NoFurther, 405, nil)
+			return x.ReplyWith(causes.NoFurther, 405, nil)
 		case ok && n == 0:
-			return x.ReplyWith(observe.NoFurther, 200, nil)
+			return x.ReplyWith(causes.NoFurther, 200, nil)
 		case ok:
 			q.Headers.Set(message.MaxForwards, x.arena.Close(strconv.AppendUint(x.arena.Open(10), n-1, 10)))
 		}
@@ -45,19 +45,19 @@ func canonical(x *Exchange) Verdict {
 	}
 	escaped := c.Path.Slashes != message.KeepSlashes && message.HasEscapedSlash(q.Path)
 	if escaped && c.Path.Slashes == message.RefuseSlashes {
-		x.Details = observe.PathNormalizationFailed.Details()
-		return x.ReplyWith(observe.EscapedSlash, 400, nil)
+		x.Details = causes.PathNormalizationFailed.Details()
+		return x.ReplyWith(causes.EscapedSlash, 400, nil)
 	}
 	path, ok := message.CanonicalPath(q.Path, c.Path, &x.arena)
 	if !ok {
-		return x.Reply(observe.PathNormalizationFailed)
+		return x.Reply(causes.PathNormalizationFailed)
 	}
 	if q.Path = path; escaped && c.Path.Slashes == message.RedirectSlashes {
 		for len(path) > 1 && path[1] == '/' { // two slashes at the beginning name another host (RFC 3986 section 4.2)
 			path = path[1:]
 		}
 		x.redirect = path
-		return x.ReplyWith(observe.EscapedSlash, 307, nil)
+		return x.ReplyWith(causes.EscapedSlash, 307, nil)
 	}
 	return Continue
 }
@@ -310,7 +310,7 @@ func (x *Exchange) newRequestID() []byte {
 func sign(x *Exchange) {
 	h, c := &x.Response.Headers, x.Config
 	h.Remove(message.XEnvoyDecoratorOperation)
-	if x.Cause == observe.EscapedSlash && x.redirect != nil {
+	if x.Cause == causes.EscapedSlash && x.redirect != nil {
 		h.Set(message.Location, x.redirect)
 	}
 	if c.Via != nil {

@@ -5,8 +5,8 @@ import (
 	"cmp"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/conn"
-	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -124,7 +124,7 @@ func (x *Exchange) endCopies(whole bool) {
 // giveUp ends a copy.
 func (s *copyOf) giveUp() {
 	if s.x != nil {
-		s.x.clientGone(observe.DownstreamDisconnected, "")
+		s.x.clientGone(causes.DownstreamDisconnected, "")
 	}
 }
 

@@ -2,11 +2,12 @@ package http
 
 import (
 	"cmp"
+
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // Probe asks an endpoint whether it is well (cluster.Prober). A request of it is an exchange of its own, whose downstream
@@ -114,7 +115,7 @@ func (p *probe) writeInterim(*Exchange) {}
 
 func (p *probe) writeHead(x *Exchange) {
 	switch {
-	case x.Cause != observe.NoCause:
+	case x.Cause != causes.NoCause:
 		p.result = cluster.CheckNetwork
 	case x.Response.Headers.GetName(cluster.FailHeader) != nil:
 		p.result = cluster.CheckWithdrawn
@@ -162,7 +163,7 @@ func (p *probe) done(x *Exchange) {
 // Cancel ends the check.
 func (p *probe) Cancel() {
 	if p.told = nil; p.x != nil {
-		p.x.clientGone(observe.DownstreamDisconnected, "")
+		p.x.clientGone(causes.DownstreamDisconnected, "")
 	}
 }
 

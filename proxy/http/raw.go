@@ -1,10 +1,10 @@
 package http
 
 import (
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // raw is a connection to an endpoint that carries the payload of one CONNECT (connect_config): it knows no HTTP. It is
@@ -60,7 +60,7 @@ func (c *raw) Closed(_ *conn.Conn, why conn.Why) {
 	c.x = nil
 	c.Item.Closed(why)
 	if x != nil {
-		cause, text := causeOf(why)
+		cause, text := why.Upstream()
 		x.upstreamFailed(cause, text, false, false, false)
 	}
 }
@@ -89,9 +89,9 @@ func (c *raw) finish(*Exchange) {
 // listener does. false: it was answered.
 func (x *Exchange) upgrade() bool {
 	q := &x.Request
-	kind, refused := q.Upgrade, observe.UpgradeRefused
+	kind, refused := q.Upgrade, causes.UpgradeRefused
 	if q.Method == message.CONNECT {
-		kind, refused = q.RawMethod, observe.ConnectRefused
+		kind, refused = q.RawMethod, causes.ConnectRefused
 	}
 	allowed := x.Config.allows(kind)
 	for i := range x.Route.Forward.Upgrades {

@@ -1,6 +1,7 @@
 package http
 
 import (
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/route"
@@ -55,9 +56,9 @@ func (r *Report) End(x *Exchange) {
 	}
 	r.Numbers.Request(&l, took, int64(x.Received), int64(x.Sent))
 	if e := x.Route; e != nil && e.StatPrefix != "" {
-		r.Numbers.Route(observe.Route{Host: x.Host.Name, Prefix: e.StatPrefix}, x.Response.Status, len(x.tried), x.Cause == observe.UpstreamTimeout)
+		r.Numbers.Route(observe.Route{Host: x.Host.Name, Prefix: e.StatPrefix}, x.Response.Status, len(x.tried), x.Cause == causes.UpstreamTimeout)
 	}
-	if x.Cause == observe.RouteNotFound && x.Host == nil {
+	if x.Cause == causes.HostNotFound {
 		r.stranger(x)
 	}
 	if r.Log != nil && len(x.Config.Logs) > 0 {
@@ -69,9 +70,6 @@ func (r *Report) End(x *Exchange) {
 
 func (r *Report) stranger(x *Exchange) {
 	t := x.table()
-	if t == nil {
-		return // the listener's routes have not come, whoever is asked for
-	}
 	if r.Numbers.Unknown(t.Name, x.Request.Authority, x.w.loop.Wall()) && r.Unknown != nil {
 		r.Unknown(t, string(x.Request.Authority))
 	}

@@ -6,8 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/route"
 	"github.com/weirmesh/weir/xds/ondemand"
 )
@@ -23,7 +23,7 @@ func matchRoute(x *Exchange) Verdict {
 		return Continue
 	}
 	if x.hold = x.w.o.Demand.Hold(x.lookAgain); x.hold == nil {
-		return x.Reply(observe.DestinationConfigUnavailable)
+		return x.Reply(causes.DestinationConfigUnavailable)
 	}
 	if !x.hold.Keep(len(x.body)) {
 		return x.crowd()
@@ -89,7 +89,7 @@ func (x *Exchange) lookAgain(over bool) {
 		if x.Cluster != nil && x.Cluster.Awaited {
 			x.refuse()
 		} else {
-			x.Reply(observe.DestinationConfigUnavailable)
+			x.Reply(causes.DestinationConfigUnavailable)
 		}
 		return
 	}
@@ -103,7 +103,7 @@ func (x *Exchange) lookAgain(over bool) {
 // crowd ends an exchange that is held: too much of bodies is kept for those that are.
 func (x *Exchange) crowd() Verdict {
 	x.hold.Crowd()
-	return x.Reply(observe.DestinationConfigUnavailable)
+	return x.Reply(causes.DestinationConfigUnavailable)
 }
 
 // release ends the wait of an exchange that is held.
@@ -123,27 +123,27 @@ func forward(x *Exchange) Verdict {
 	e := x.Route
 	switch {
 	case e == nil && x.Request.Method == message.CONNECT:
-		return x.Reply(observe.ConnectRefused)
+		return x.Reply(causes.ConnectRefused)
 	case e == nil:
-		return x.Reply(observe.RouteNotFound)
+		return x.Reply(x.unrouted())
 	case e.Redirect != nil:
 		location := x.arena.Close(e.AppendLocation(x.arena.Open(256), &x.Request))
 		x.Response.Reset()
 		x.redirect = location
-		return x.ReplyWith(observe.DirectResponse, e.Redirect.Status, nil)
+		return x.ReplyWith(causes.DirectResponse, e.Redirect.Status, nil)
 	case e.Direct != nil:
-		return x.ReplyWith(observe.DirectResponse, e.Direct.Status, e.Direct.Body)
+		return x.ReplyWith(causes.DirectResponse, e.Direct.Status, e.Direct.Body)
 	}
 	if bad := x.senseless(); bad != message.OtherHeader {
-		x.Details = observe.StrictHeaders.Details() + "{" + bad.String() + "}"
-		return x.ReplyWith(observe.StrictHeaders, 400, x.arena.Close(fmt.Appendf(x.arena.Open(128), "invalid header '%s' with value '%s'", bad, x.Request.Headers.Get(bad))))
+		x.Details = causes.StrictHeaders.Details() + "{" + bad.String() + "}"
+		return x.ReplyWith(causes.StrictHeaders, 400, x.arena.Close(fmt.Appendf(x.arena.Open(128), "invalid header '%s' with value '%s'", bad, x.Request.Headers.Get(bad))))
 	}
 	f := e.Forward
 	if asksTunnel(&x.Request) && !x.upgrade() {
 		return Replied
 	}
 	if x.Cluster == nil {
-		return x.ReplyWith(observe.ClusterNotFound, cmp.Or(f.NoCluster, observe.ClusterNotFound.Status()), []byte(observe.ClusterNotFound.Body()))
+		return x.ReplyWith(causes.ClusterNotFound, cmp.Or(f.NoCluster, causes.ClusterNotFound.Status()), []byte(causes.ClusterNotFound.Body()))
 	}
 	if x.Cluster.Refused != "" {
 		return x.refuse()
@@ -181,6 +181,17 @@ func forward(x *Exchange) Verdict {
 	}
 	x.attempt()
 	return Hold
+}
+
+// unrouted says why a request has no route.
+func (x *Exchange) unrouted() causes.Cause {
+	switch {
+	case x.Host != nil:
+		return causes.RouteNotFound
+	case x.table() != nil:
+		return causes.HostNotFound
+	}
+	return causes.RoutesMissing
 }
 
 // rewriteHost changes the authority. It may be done again, by attempts at other endpoints: what the client asked for is told once.
@@ -224,7 +235,7 @@ func (x *Exchange) senseless() message.ID {
 // refuse answers for a cluster that is not to be called, naming the object that forbids it to the access log, and to
 // clients who are not strangers.
 func (x *Exchange) refuse() Verdict {
-	c := observe.DestinationRefused
+	c := causes.DestinationRefused
 	x.Details = c.Details() + "{" + strings.ReplaceAll(x.Cluster.Refused, " ", ":") + "}"
 	body := c.Body()
 	if !x.Config.Edge {
@@ -238,17 +249,17 @@ func finalize(x *Exchange) {
 	h := &x.Response.Headers
 	h.Remove(message.XWeirUndelivered) // ends at every proxy; an application has no say in it
 	switch {
-	case x.Cause == observe.DirectResponse:
+	case x.Cause == causes.DirectResponse:
 		if x.redirect != nil {
 			h.Set(message.Location, x.redirect)
 		}
 	case x.Config.Quiet:
-	case x.Cause == observe.NoCause:
+	case x.Cause == causes.NoCause:
 		// Since the request was complete and here, whichever came later: neither slow clients nor injected delays count.
 		since := max(x.RequestEnded, x.routed)
 		ms := strconv.AppendInt(x.arena.Open(12), millis(x.w.loop.Now()-since), 10)
 		h.Set(message.XEnvoyUpstreamServiceTime, x.arena.Close(ms))
-	case x.Cause == observe.UpstreamOverflow:
+	case x.Cause == causes.UpstreamOverflow, x.Cause == causes.PendingOverflow:
 		h.Set(message.XEnvoyOverloaded, valueTrue)
 	}
 	if x.cookie != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/http/message"
@@ -254,10 +255,10 @@ func (s *server) expired() {
 		s.c.Close()
 		return
 	case s.late && now >= s.at && !x.is(begun):
-		x.unreadable(observe.RequestHeaderTimeout, "", observe.RequestHeaderTimeout.Status())
+		x.unreadable(causes.RequestHeaderTimeout, "", causes.RequestHeaderTimeout.Status())
 		return
 	case s.late && now >= s.at && !x.is(responded):
-		x.Reply(observe.RequestTimeout)
+		x.Reply(causes.RequestTimeout)
 		return
 	case s.late && now >= s.at: // discarding
 		s.c.Close()
@@ -276,19 +277,27 @@ func (s *server) refuse(x *Exchange) {
 			s.c.Close()
 		default:
 			x.Details = "http1." + r.String()
-			x.ReplyWith(observe.DownstreamProtocolError, r.Status(), x.arena.CopyString(observe.DownstreamProtocolError.Body()))
+			x.ReplyWith(causes.DownstreamProtocolError, r.Status(), x.arena.CopyString(causes.DownstreamProtocolError.Body()))
 		}
 		return
 	}
 	switch r {
 	case h1.MissingHost:
-		x.unreadable(observe.MissingHost, "", r.Status())
+		x.unreadable(causes.MissingHost, "", r.Status())
 		return
 	case h1.LowVersion:
-		x.unreadable(observe.LowVersion, "", r.Status())
+		x.unreadable(causes.LowVersion, "", r.Status())
 		return
 	}
-	x.unreadable(observe.DownstreamProtocolError, "http1."+r.String(), r.Status())
+	x.unreadable(unreadable(r.Status()), "http1."+r.String(), r.Status())
+}
+
+// unreadable is why a request that is answered with status is not taken.
+func unreadable(status int) causes.Cause {
+	if status == causes.RequestHeadTooLarge.Status() {
+		return causes.RequestHeadTooLarge
+	}
+	return causes.DownstreamProtocolError
 }
 
 // EOF: a client that closes its side is taken to be gone, as Envoy does: work for it ends.
@@ -300,13 +309,13 @@ func (s *server) EOF(c *conn.Conn) {
 	case x.is(tunnelling):
 		x.clientTunnelEnd()
 	default:
-		s.gone(observe.DownstreamDisconnected)
+		s.gone(causes.DownstreamDisconnected)
 		c.Close()
 	}
 }
 
 // gone ends the exchange of a client that went away.
-func (s *server) gone(c observe.Cause) {
+func (s *server) gone(c causes.Cause) {
 	x := s.x
 	if x == nil {
 		return
@@ -330,9 +339,9 @@ func (s *server) Drained(c *conn.Conn) {
 }
 
 func (s *server) Closed(_ *conn.Conn, why conn.Why) {
-	c := observe.DownstreamDisconnected
+	c := causes.DownstreamDisconnected
 	if why.Kind == conn.Panicked {
-		c = observe.InternalError
+		c = causes.InternalError
 	}
 	s.gone(c)
 	s.timer.Stop()
@@ -369,10 +378,10 @@ func (s *server) leave() {
 		s.keep = false
 		return
 	}
-	s.cut(observe.NoCause)
+	s.cut(causes.NoCause)
 }
 
-func (s *server) cut(c observe.Cause) {
+func (s *server) cut(c causes.Cause) {
 	s.c.Blame()
 	endless := s.x != nil && s.x.is(headSent) && s.enc.UntilClose()
 	if s.gone(c); endless {
@@ -401,7 +410,7 @@ func (s *server) writeHead(x *Exchange) {
 		x.Request.Method != message.CONNECT &&
 		(s.cfg.MaxRequests == 0 || s.served+1 < s.cfg.MaxRequests) &&
 		// A local reply while the client still sends: can the rest be read and thrown away, and will it come?
-		(x.is(requestDone) || x.up != nil || s.discardable(x) && x.Cause != observe.RequestTimeout && x.Cause != observe.StreamIdleTimeout)
+		(x.is(requestDone) || x.up != nil || s.discardable(x) && x.Cause != causes.RequestTimeout && x.Cause != causes.StreamIdleTimeout)
 	out := s.w.room(s.c.Out(), h1.ResponseRoom(&x.Response))
 	s.c.SetOut(s.enc.Response(out, &x.Response, &x.Request, s.keep))
 }

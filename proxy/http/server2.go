@@ -3,11 +3,11 @@ package http
 import (
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/h2"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // server2 is a client's HTTP/2 connection; each of its streams is the downstream of an exchange.
@@ -86,7 +86,7 @@ func (s *server2) event(ev h2.Event) {
 	case h2.GoAway:
 		return // it opens no more streams, and closes by itself
 	case h2.Failed:
-		s.lost(observe.DownstreamProtocolError, ev.Reason)
+		s.lost(causes.DownstreamProtocolError, ev.Reason)
 		s.c.Close()
 		return
 	}
@@ -110,7 +110,7 @@ func (s *server2) event(ev h2.Event) {
 		n := len(ev.Data)
 		if n > 0 && x.awaitsTunnel() {
 			st.code = h2.ProtocolError
-			st.gone(observe.DownstreamProtocolError, "http2.data_before_tunnel")
+			st.gone(causes.DownstreamProtocolError, "http2.data_before_tunnel")
 			return
 		}
 		if n > 0 {
@@ -127,7 +127,7 @@ func (s *server2) event(ev h2.Event) {
 		st.requestEnd()
 	case h2.Refuse:
 		s.headBy = 0
-		x.unreadable(observe.DownstreamProtocolError, "http2."+ev.Reason.String(), ev.Reason.Status())
+		x.unreadable(unreadable(ev.Reason.Status()), "http2."+ev.Reason.String(), ev.Reason.Status())
 	case h2.Reset:
 		s.reset(st, ev)
 	}
@@ -193,14 +193,14 @@ func (s *server2) reset(st *stream, ev h2.Event) {
 		s.headBy = 0
 	}
 	if ev.Reason == h2.PeerReset {
-		st.gone(observe.DownstreamReset, "")
+		st.gone(causes.DownstreamReset, "")
 	} else {
-		st.gone(observe.DownstreamProtocolError, "http2."+ev.Reason.String())
+		st.gone(causes.DownstreamProtocolError, "http2."+ev.Reason.String())
 	}
 }
 
 // gone ends an exchange that nobody waits for any more.
-func (st *stream) gone(c observe.Cause, details string) {
+func (st *stream) gone(c causes.Cause, details string) {
 	st.flags |= ending | ended
 	if x := st.x; x.is(responded) || !x.is(begun) {
 		st.conclude()
@@ -210,9 +210,9 @@ func (st *stream) gone(c observe.Cause, details string) {
 }
 
 // lost ends all exchanges: the client is gone, or has lost its senses.
-func (s *server2) lost(c observe.Cause, why h2.Reason) {
+func (s *server2) lost(c causes.Cause, why h2.Reason) {
 	details := ""
-	if c == observe.DownstreamProtocolError {
+	if c == causes.DownstreamProtocolError {
 		details = "http2." + why.String()
 	}
 	for st := s.first; st != nil; st = s.first {
@@ -222,14 +222,14 @@ func (s *server2) lost(c observe.Cause, why h2.Reason) {
 
 // EOF: a client that closes its side is taken to be gone, as with HTTP/1.1.
 func (s *server2) EOF(c *conn.Conn) {
-	s.lost(observe.DownstreamDisconnected, h2.OK)
+	s.lost(causes.DownstreamDisconnected, h2.OK)
 	c.Close()
 }
 
 func (s *server2) Closed(_ *conn.Conn, why conn.Why) {
-	c := observe.DownstreamDisconnected
+	c := causes.DownstreamDisconnected
 	if why.Kind == conn.Panicked {
-		c = observe.InternalError
+		c = causes.InternalError
 	}
 	s.lost(c, h2.OK)
 	s.timer.Stop()
@@ -267,7 +267,7 @@ func (s *server2) expired(now int64) {
 
 func (s *server2) quit(code h2.Code) {
 	s.goAway(code)
-	s.lost(observe.DownstreamDisconnected, h2.OK)
+	s.lost(causes.DownstreamDisconnected, h2.OK)
 	s.c.Close()
 }
 
@@ -311,7 +311,7 @@ func (s *server2) leave() {
 	s.released()
 }
 
-func (s *server2) cut(c observe.Cause) {
+func (s *server2) cut(c causes.Cause) {
 	s.c.Blame()
 	for st := s.first; st != nil; st = s.first {
 		st.code = h2.Cancel
@@ -443,6 +443,6 @@ func (st *stream) expired() {
 		st.conclude()
 	case x == nil:
 	case !x.is(responded):
-		x.Reply(observe.RequestTimeout)
+		x.Reply(causes.RequestTimeout)
 	}
 }

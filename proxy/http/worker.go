@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/lb"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
@@ -221,7 +222,7 @@ func (w *Worker) sayFarewell() {
 		}
 		n++
 		if f.until <= now {
-			f.is.cut(observe.ChainRemoved)
+			f.is.cut(causes.ChainRemoved)
 			continue
 		}
 		if v.again == 0 || f.until < v.again {
@@ -245,7 +246,7 @@ type frontend interface {
 	closeIdle(since int64) // if it is idle since then or longer
 	// leave begins nothing any more, tells the client so, and closes when nothing is under way. It may be called again.
 	leave()
-	cut(observe.Cause)
+	cut(causes.Cause)
 	// touch notes that the virtual hosts of exchanges under way are used.
 	touch()
 }

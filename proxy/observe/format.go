@@ -1,7 +1,6 @@
 package observe
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -11,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/api/substitution"
 	"github.com/weirmesh/weir/proxy/http/message"
 )
@@ -315,7 +315,7 @@ func escapeJSON(b []byte, start int) []byte {
 type AccessLog struct {
 	Format *Format
 	// Only are flags of which a record must have one; 0: every record is logged (AccessLogFilter.response_flag_filter).
-	Only Flags
+	Only causes.Flags
 	// Audited says that only what a policy wants logged is.
 	Audited bool
 }
@@ -323,16 +323,4 @@ type AccessLog struct {
 // Wants reports whether r is logged.
 func (a *AccessLog) Wants(r *Record) bool {
 	return (a.Only == 0 || a.Only&r.Flags != 0) && (!a.Audited || r.Audit != nil)
-}
-
-// FlagsOf is the set of the flags with these names, as %RESPONSE_FLAGS% has them; unknown is the first that is none.
-func FlagsOf(names []string) (f Flags, unknown string) {
-	for _, n := range names {
-		i := slices.Index(flagNames[:], n)
-		if i < 0 {
-			return 0, cmp.Or(n, `""`)
-		}
-		f |= 1 << i
-	}
-	return f, ""
 }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/api/substitution"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/tls"
@@ -67,7 +68,7 @@ func TestAccessLogLine(t *testing.T) {
 			`[2026-11-20T01:02:03.004Z] "GET /reviews/0 HTTP/1.1" 200 - via_upstream - "-" 0 295 12 11 "-" "curl/8" "9f9a8e2e-0000-4000-8000-000000000001" "reviews:9080" "10.244.0.3:9080" outbound|9080||reviews.default.svc.cluster.local 10.244.0.2:40000 10.96.0.7:9080 10.244.0.2:50000 - default`},
 		{"a connection", func() *Record {
 			r := connection()
-			r.Flags, r.UpstreamHost = UpstreamConnectionFailure|UpstreamRetryLimitExceeded, netip.AddrPort{}
+			r.Flags, r.UpstreamHost = causes.UpstreamConnectionFailure|causes.UpstreamRetryLimitExceeded, netip.AddrPort{}
 			return r
 		}, `[2026-11-20T01:02:03.004Z] "- - -" 0 UF,URX - - "-" 0 295 12 - "-" "-" "-" "-" "-" outbound|9080||reviews.default.svc.cluster.local 10.244.0.2:40000 10.96.0.7:9080 10.244.0.2:50000 - default`},
 		{"what a peer sends cannot forge a line", func() *Record {
@@ -153,7 +154,7 @@ func TestOperators(t *testing.T) {
 	full.Trailers.AddName([]byte("grpc-status"), []byte("5"))
 	full.GRPCStatus, full.Attempts, full.UpstreamHTTP, full.UpstreamName = 5, 3, message.HTTP2, "db.example"
 	full.DownstreamDirect = netip.MustParseAddrPort("[::ffff:192.0.2.1]:7")
-	full.Flags, full.Hostname, full.ServerName = UpstreamRetryLimitExceeded|UpstreamConnectionFailure, "pod-1", "sni.example"
+	full.Flags, full.Hostname, full.ServerName = causes.UpstreamRetryLimitExceeded|causes.UpstreamConnectionFailure, "pod-1", "sni.example"
 	full.Termination, full.UpstreamFailure = "ended", "refused by \"it\""
 	peer := &tls.Peer{Version: stdtls.VersionTLS12, Suite: stdtls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, Presented: true, Subject: "CN=a", URI: "spiffe://x/ns/a/sa/b",
 		DNS: []string{"a.example", "b.example"}, Local: "spiffe://x/ns/c/sa/d", Hash: [32]byte{0xab}}
@@ -269,7 +270,7 @@ func TestHeaderValue(t *testing.T) {
 
 func TestFormatDoesNotAllocate(t *testing.T) {
 	f, r, b := istio(t), record(), make([]byte, 0, 1024)
-	r.Flags = UpstreamRetryLimitExceeded | UpstreamConnectionFailure
+	r.Flags = causes.UpstreamRetryLimitExceeded | causes.UpstreamConnectionFailure
 	if n := testing.AllocsPerRun(100, func() { b = f.AppendLine(b[:0], r) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}

@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/weirmesh/weir/api/causes"
 )
 
 // Reporter is the side that reports.
@@ -55,7 +57,7 @@ type Labels struct {
 	Service                        Service
 	Protocol                       string // http, grpc, tcp
 	// What follows has no gaps, so that it is hashed at once.
-	Flags      Flags
+	Flags      causes.Flags
 	Status     uint16 // 0 for TCP
 	Port       uint16 // of the cluster: no label, but part of an edge
 	Reporter   Reporter

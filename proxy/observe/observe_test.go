@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"github.com/weirmesh/weir/api/causes"
 )
 
 var reviews = &Node{ID: "sidecar~10.244.0.3~reviews-v1-0.default~default.svc.cluster.local", Name: "reviews-v1-0", Namespace: "default",
@@ -136,7 +138,7 @@ func TestPrometheus(t *testing.T) {
 	s.Sent += 11
 	evil := labels()
 	evil.Source = &Peer{Workload: "a\"b\\c\nd\xff"}
-	evil.Flags, evil.Status = UpstreamConnectionFailure|UpstreamRetryLimitExceeded, 503
+	evil.Flags, evil.Status = causes.UpstreamConnectionFailure|causes.UpstreamRetryLimitExceeded, 503
 	w.Request(evil, 0, 0, 0)
 	total := NewTotals()
 	total.Add(w)
@@ -202,7 +204,7 @@ func TestLog(t *testing.T) {
 	l := NewLog()
 	r := record()
 	var out bytes.Buffer
-	logs := []AccessLog{{Format: istio(t)}, {Format: istio(t), Only: UpstreamOverflowFlag}}
+	logs := []AccessLog{{Format: istio(t)}, {Format: istio(t), Only: causes.UpstreamOverflowFlag}}
 	for range 300 {
 		l.Write(logs, r)
 	}
@@ -249,7 +251,7 @@ func TestPeersDoNotChooseHowManySeries(t *testing.T) {
 	}
 	for i := range requests {
 		l := Labels{Source: peers[i%len(peers)], Destination: peers[i/3%len(peers)], SourcePrincipal: fmt.Sprintf("p%d", i%7), Protocol: "http", GRPCStatus: int8(i % 120),
-			Status: uint16(100 + i%900), Flags: Flags(i % 31), Service: Service{Host: fmt.Sprintf("h%d", i%services)}}
+			Status: uint16(100 + i%900), Flags: causes.Flags(i % 31), Service: Service{Host: fmt.Sprintf("h%d", i%services)}}
 		w.Request(&l, 0, 1, 2)
 		w.TCP(&Labels{Source: peers[i%len(peers)], DestPrincipal: fmt.Sprintf("p%d", i), Protocol: "tcp", GRPCStatus: -1}).Opened++
 	}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/api/substitution"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/tls"
@@ -30,7 +31,7 @@ type Record struct {
 	Forwarded                   bool // to an upstream, by UpstreamHTTP
 	UpstreamHTTP                message.Protocol
 
-	Flags           Flags
+	Flags           causes.Flags
 	Details         string  // RESPONSE_CODE_DETAILS
 	Audit           *string // the policy that wants it logged; nil: none
 	Termination     string  // CONNECTION_TERMINATION_DETAILS
@@ -70,9 +71,9 @@ func (r *Record) append(b []byte, p *part) ([]byte, bool) {
 	case substitution.ResponseCodeDetails:
 		return text(b, r.Details)
 	case substitution.ResponseFlags:
-		return r.Flags.append(b, flagNames[:]), true
+		return r.Flags.Append(b), true
 	case substitution.ResponseFlagsLong:
-		return r.Flags.append(b, longFlagNames[:]), true
+		return r.Flags.AppendLong(b), true
 	case substitution.ConnectionTerminationDetails:
 		return text(b, r.Termination)
 	case substitution.AuditHint:

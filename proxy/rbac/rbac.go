@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"unsafe"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/route"
@@ -67,6 +68,14 @@ func (d Decision) Details() string {
 		return NoneMatched
 	}
 	return d.Policy.Details
+}
+
+// Cause is why something was denied.
+func (d Decision) Cause() causes.Cause {
+	if d.Policy == nil {
+		return causes.NotAllowed
+	}
+	return causes.AccessDenied
 }
 
 // Decide applies the rules.

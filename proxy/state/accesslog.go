@@ -9,6 +9,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	fileaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/api/substitution"
 	"github.com/weirmesh/weir/proxy/observe"
 )
@@ -43,10 +44,10 @@ func logs(list []*accesslogv3.AccessLog, path string) ([]observe.AccessLog, erro
 				a.Audited = true
 			default:
 				var unknown string
-				if a.Only, unknown = observe.FlagsOf(filter.GetResponseFlagFilter().GetFlags()); unknown != "" {
+				if a.Only, unknown = causes.FlagsOf(filter.GetResponseFlagFilter().GetFlags()); unknown != "" {
 					return nil, fmt.Errorf("%s.filter.response_flag_filter.flags: there is no flag %s", at, unknown)
 				}
-				a.Only = cmp.Or(a.Only, observe.AnyFlag)
+				a.Only = cmp.Or(a.Only, causes.AnyFlag)
 			}
 		}
 		var err error

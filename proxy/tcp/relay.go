@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/conn"
@@ -27,7 +28,7 @@ type Relay struct {
 	// Source and Destination are what the two peers told of themselves, nil if they did not.
 	Source, Destination *observe.Peer
 	// Cause is why the proxy ended the relay; NoCause if one of the peers did.
-	Cause observe.Cause
+	Cause causes.Cause
 	// Details is more than the cause can say, for logs; "" if there is nothing more.
 	Details string
 	// Audit is the policy that wants the connection logged; nil: none.
@@ -105,7 +106,7 @@ func (d *downstream) Open(c *conn.Conn) {
 	}
 	if r.up != nil { // the service was begun before
 		if r.is(chainless) {
-			r.fail(observe.ChainRemoved) // until now the client could turn out to be one that may come in
+			r.fail(causes.ChainRemoved) // until now the client could turn out to be one that may come in
 			return
 		}
 		if r.begun(); !r.is(upOpen) {
@@ -187,7 +188,7 @@ func (r *Relay) start() {
 	}
 	if !d.Allowed {
 		r.Details = d.Details()
-		r.fail(observe.AccessDenied)
+		r.fail(d.Cause())
 		return
 	}
 	if r.choose(); r.awaits() && w.o.Demand != nil && !r.is(tentative) {
@@ -230,12 +231,12 @@ func (r *Relay) lookAgain(over bool) {
 
 func (r *Relay) reach() {
 	if r.Cluster == nil {
-		r.fail(observe.ClusterNotFound)
+		r.fail(causes.ClusterNotFound)
 		return
 	}
 	if r.Cluster.Refused != "" {
 		r.Failure = r.Cluster.Refused
-		r.fail(observe.DestinationRefused)
+		r.fail(causes.DestinationRefused)
 		return
 	}
 	r.connect()
@@ -257,7 +258,7 @@ func (d *downstream) Data(c *conn.Conn, b []byte) int {
 		case err == errShort:
 			return 0
 		case err != nil:
-			r.fail(observe.DownstreamProtocolError)
+			r.fail(causes.DownstreamProtocolError)
 			return 0
 		}
 		r.flags &^= expectDown
@@ -315,8 +316,8 @@ func (d *downstream) Closed(_ *conn.Conn, why conn.Why) {
 func (r *Relay) connect() {
 	e, trial := r.w.endpoint(r.config, r.Cluster, r.down.Info(), r.tried)
 	if e == nil {
-		if r.Cause == observe.NoCause {
-			r.Cause = observe.NoHealthyUpstream
+		if r.Cause == causes.NoCause {
+			r.Cause = r.Cluster.Missing()
 		}
 		r.fail(r.Cause)
 		return
@@ -324,7 +325,7 @@ func (r *Relay) connect() {
 	if e.Limits != nil {
 		if !cluster.Acquire(&e.Limits.Connections, &e.Limits.MaxConnections) {
 			e.Limits.CxOverflow.Add(1)
-			r.fail(observe.UpstreamOverflow)
+			r.fail(causes.ConnectionsOverflow)
 			return
 		}
 		r.limits = e.Limits
@@ -341,7 +342,7 @@ func (r *Relay) connect() {
 func (u *upstream) Open(c *conn.Conn) {
 	r := (*Relay)(u)
 	r.flags |= upOpen
-	r.Cause, r.Failure = observe.NoCause, ""
+	r.Cause, r.Failure = causes.NoCause, ""
 	r.Cluster.Report(r.Endpoint, outlier.Success, r.w.l.Now())
 	r.Upstream = *c.Info()
 	if r.config.Exchange && exchanges(c) {
@@ -368,7 +369,7 @@ func (u *upstream) Data(c *conn.Conn, b []byte) int {
 		case err == errShort:
 			return 0
 		case err != nil:
-			r.fail(observe.UpstreamProtocolError)
+			r.fail(causes.UpstreamProtocolError)
 			return 0
 		}
 		r.flags &^= expectUp
@@ -432,9 +433,9 @@ func (u *upstream) EOF(*conn.Conn) {
 	r.first()
 	if p := r.passage; p != nil && p.dec.EOF() == h1.Failed {
 		if p.open {
-			r.fail(observe.UpstreamTerminated) // in the middle of a body
+			r.fail(causes.UpstreamTerminated) // in the middle of a body
 		} else {
-			r.refused(observe.UpstreamConnectFailed, "the forward proxy closed the connection")
+			r.refused(causes.UpstreamConnectFailed, "the forward proxy closed the connection")
 		}
 		return
 	}
@@ -448,7 +449,7 @@ func (u *upstream) Closed(c *conn.Conn, why conn.Why) {
 	r.release()
 	r.up = nil
 	if p := r.passage; p != nil && !p.open && !r.is(downEnded) {
-		r.refused(observe.UpstreamConnectFailed, "the forward proxy closed the connection: "+why.String())
+		r.refused(causes.UpstreamConnectFailed, "the forward proxy closed the connection: "+why.String())
 		return
 	}
 	if r.is(downEnded) {
@@ -460,12 +461,13 @@ func (u *upstream) Closed(c *conn.Conn, why conn.Why) {
 		if why.Kind == conn.ConnectTimeout {
 			r.Cluster.Limits.ConnectTimeout.Add(1)
 		}
-		r.Cause, r.Failure = causeOf(why), cmp.Or(why.Transport(), why.Kind.String())
+		cause, transport := why.Upstream()
+		r.Cause, r.Failure = cause, cmp.Or(transport, why.Kind.String())
 		if r.misjudged(why) {
 			r.connect()
 			return
 		}
-		if r.Cause != observe.UpstreamNoSocket {
+		if r.Cause != causes.UpstreamNoSocket {
 			r.Cluster.Report(r.Endpoint, outlier.LocalFailure, r.w.l.Now())
 		}
 		r.tried = append(r.tried, r.Endpoint)
@@ -504,31 +506,19 @@ func (r *Relay) misjudged(why conn.Why) bool {
 	return true
 }
 
-func causeOf(why conn.Why) observe.Cause {
-	switch why.Kind {
-	case conn.ConnectTimeout:
-		return observe.UpstreamConnectTimeout
-	case conn.SocketFailed:
-		return observe.UpstreamNoSocket
-	case conn.HandshakeFailed, conn.HandshakeTimeout:
-		return observe.UpstreamTLSFailed
-	}
-	return observe.UpstreamConnectFailed
-}
-
 // Flags are the response flags of Cause. A connection that could not be made has used up its attempts, as Envoy counts them,
 // be it one.
-func (r *Relay) Flags() observe.Flags {
+func (r *Relay) Flags() causes.Flags {
 	f := r.Cause.Flag()
-	if f&observe.UpstreamConnectionFailure != 0 {
-		f |= observe.UpstreamRetryLimitExceeded
+	if f&causes.UpstreamConnectionFailure != 0 {
+		f |= causes.UpstreamRetryLimitExceeded
 	}
 	return f
 }
 
 // fail ends the relay for a reason of our own, so that the client learns it failed: by
 // RST, where an orderly end would look like an empty answer.
-func (r *Relay) fail(why observe.Cause) {
+func (r *Relay) fail(why causes.Cause) {
 	r.Cause = why
 	r.down.Reset()
 	if r.up != nil {
@@ -603,7 +593,7 @@ func (r *Relay) onIdle() {
 		l.Arm(&r.idle, at)
 		return
 	}
-	r.fail(observe.StreamIdleTimeout)
+	r.fail(causes.StreamIdleTimeout)
 }
 
 // endBy arms the limit of the relay's life: its maximum duration, or until where that is sooner.
@@ -620,10 +610,10 @@ func (r *Relay) endBy(until int64) {
 
 func (r *Relay) onLimit() {
 	if r.is(chainless) {
-		r.fail(observe.ChainRemoved)
+		r.fail(causes.ChainRemoved)
 		return
 	}
-	r.fail(observe.ConnectionDurationReached)
+	r.fail(causes.ConnectionDurationReached)
 }
 
 func (r *Relay) idleTimeout() int64 {

@@ -3,12 +3,12 @@ package tcp
 import (
 	"strconv"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // passage is a relay's way through a forward proxy: the endpoint is asked, by HTTP/1.1, for a connection to somewhere else
@@ -43,12 +43,12 @@ func (r *Relay) ask(c *conn.Conn, t *cluster.Tunnel) {
 	}
 	p.dec.StartResponse(&p.resp, &p.trailers, &p.arena, h1.Limits{HeadBytes: maxAnswer}, nil, q)
 	c.SetOut(p.enc.Request(c.Out(), q, false))
-	p.timer.Fire = func() { r.refused(observe.UpstreamConnectTimeout, "the forward proxy does not answer") }
+	p.timer.Fire = func() { r.refused(causes.UpstreamConnectTimeout, "the forward proxy does not answer") }
 	r.w.l.Arm(&p.timer, r.w.l.Now()+int64(r.Cluster.ConnectTimeout))
 }
 
 // refused ends a relay for which the forward proxy opened no way.
-func (r *Relay) refused(why observe.Cause, text string) {
+func (r *Relay) refused(why causes.Cause, text string) {
 	r.Failure = text
 	r.fail(why)
 }
@@ -67,7 +67,7 @@ func (r *Relay) through(c *conn.Conn, b []byte) (used int) {
 			case s < 200 && s != 101:
 				p.resp.Reset()
 			case s < 200, s >= 300:
-				r.refused(observe.UpstreamConnectFailed, "the forward proxy answered "+strconv.Itoa(s))
+				r.refused(causes.UpstreamConnectFailed, "the forward proxy answered "+strconv.Itoa(s))
 				return len(b)
 			default:
 				p.open = true
@@ -81,7 +81,7 @@ func (r *Relay) through(c *conn.Conn, b []byte) (used int) {
 			r.down.CloseWrite()
 			return len(b)
 		case h1.Failed:
-			r.refused(observe.UpstreamProtocolError, "http1."+p.dec.Reason().String())
+			r.refused(causes.UpstreamProtocolError, "http1."+p.dec.Reason().String())
 			return len(b)
 		}
 	}

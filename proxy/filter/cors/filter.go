@@ -7,9 +7,9 @@
 package cors
 
 import (
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -59,7 +59,7 @@ func request(x *http.Exchange) http.Verdict {
 	if c == nil || !preflight(&x.Request) || !chosen(x, c) || !allowed(c, origin) && !c.IgnoreUnmatched {
 		return http.Continue
 	}
-	return x.ReplyWith(observe.CORSPreflight, 200, nil)
+	return x.ReplyWith(causes.CORSPreflight, 200, nil)
 }
 
 // chosen draws whether the policy is for this request.
@@ -72,7 +72,7 @@ func response(x *http.Exchange) {
 	if c == nil || !allowed(c, origin) {
 		return
 	}
-	answer := x.Cause == observe.CORSPreflight
+	answer := x.Cause == causes.CORSPreflight
 	if !answer && !chosen(x, c) {
 		return
 	}

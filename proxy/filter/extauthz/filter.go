@@ -10,9 +10,9 @@ package extauthz
 import (
 	"bytes"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // maxAnswer bounds what is kept of an answer's body: it is a page that says no, or a message of headers.
@@ -59,7 +59,7 @@ func (c *Config) ask(x *http.Exchange) http.Verdict {
 		b, whole := x.Body()
 		if body = b; len(b) > c.Body.Max {
 			if !c.Body.Partial {
-				return x.Reply(observe.ExtAuthzTooLarge)
+				return x.Reply(causes.ExtAuthzTooLarge)
 			}
 			body = b[:c.Body.Max]
 		}
@@ -82,9 +82,9 @@ func (c *Config) ask(x *http.Exchange) http.Verdict {
 }
 
 // failed is for a service that gave no answer that can be used.
-func (c *Config) failed(x *http.Exchange, why observe.Cause) http.Verdict {
+func (c *Config) failed(x *http.Exchange, why causes.Cause) http.Verdict {
 	c.Counts.Error.Add(1)
-	if c.FailureModeAllow && why != observe.ClusterNotFound { // that nobody can be asked is no failure of the service's
+	if c.FailureModeAllow && why != causes.ClusterNotFound { // that nobody can be asked is no failure of the service's
 
 		c.Counts.FailureModeAllowed.Add(1)
 		if c.FailureModeHeader {
@@ -96,15 +96,15 @@ func (c *Config) failed(x *http.Exchange, why observe.Cause) http.Verdict {
 }
 
 // closed denies, because nobody said yes.
-func (c *Config) closed(x *http.Exchange, why observe.Cause) http.Verdict {
-	if why != observe.NoCause {
+func (c *Config) closed(x *http.Exchange, why causes.Cause) http.Verdict {
+	if why != causes.NoCause {
 		x.Failure = why.Details()
 	}
-	status := observe.ExtAuthzError.Status()
+	status := causes.ExtAuthzError.Status()
 	if c.StatusOnError != 0 {
 		status = c.StatusOnError
 	}
-	return x.ReplyWith(observe.ExtAuthzError, status, nil)
+	return x.ReplyWith(causes.ExtAuthzError, status, nil)
 }
 
 const partialBody = "x-envoy-auth-partial-body"
@@ -128,7 +128,7 @@ func (c *Config) denied(x *http.Exchange, status int, body []byte) http.Verdict 
 	if c.MaxDenied > 0 && len(body) > c.MaxDenied {
 		body = body[:c.MaxDenied]
 	}
-	return x.ReplyWith(observe.ExtAuthzDenied, status, x.Arena().Copy(body))
+	return x.ReplyWith(causes.ExtAuthzDenied, status, x.Arena().Copy(body))
 }
 
 // allowed lets the request pass, by another route if it was changed and that is wanted.

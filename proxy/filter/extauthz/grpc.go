@@ -11,9 +11,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 var (
@@ -116,28 +116,28 @@ func parse(b []byte) (*authv3.CheckResponse, bool) {
 }
 
 func (c *Config) answeredGRPC(x *http.Exchange, a *http.Answer) http.Verdict {
-	if a.Cause != observe.NoCause || a.Response.Status != 200 || a.GRPCStatus() != 0 || a.Cut {
+	if a.Cause != causes.NoCause || a.Response.Status != 200 || a.GRPCStatus() != 0 || a.Cut {
 		return c.failed(x, a.Cause)
 	}
 	r, ok := parse(a.Body)
 	if !ok {
-		return c.failed(x, observe.NoCause)
+		return c.failed(x, causes.NoCause)
 	}
 	if r.GetStatus().GetCode() != 0 {
 		d := r.GetDeniedResponse()
 		if !each(d.GetHeaders(), func(name, value []byte, appends bool) { answer(x, name, value, !appends) }) {
-			return c.closed(x, observe.NoCause)
+			return c.closed(x, causes.NoCause)
 		}
 		status := int(d.GetStatus().GetCode())
 		if status < 200 || status > 599 {
-			status = observe.ExtAuthzDenied.Status()
+			status = causes.ExtAuthzDenied.Status()
 		}
 		return c.denied(x, status, []byte(d.GetBody()))
 	}
 	k := r.GetOkResponse()
 	none := func([]byte, []byte, bool) {}
 	if !each(k.GetHeaders(), none) || !each(k.GetResponseHeadersToAdd(), none) || len(k.GetQueryParametersToSet())+len(k.GetQueryParametersToRemove()) > 0 {
-		return c.closed(x, observe.NoCause) // a yes that cannot be carried out is none
+		return c.closed(x, causes.NoCause) // a yes that cannot be carried out is none
 	}
 	each(k.GetHeaders(), func(name, value []byte, appends bool) { setRequest(x, name, value, appends) })
 	for _, name := range k.GetHeadersToRemove() {

@@ -3,9 +3,9 @@ package extauthz
 import (
 	"bytes"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // askHTTP makes the question: the client's method, host, path and authorization, and what of its headers is to be shown.
@@ -55,10 +55,10 @@ const headersToRemove = "x-envoy-auth-headers-to-remove"
 func (c *Config) answeredHTTP(x *http.Exchange, a *http.Answer) http.Verdict {
 	p := a.Response
 	switch {
-	case a.Cause != observe.NoCause:
+	case a.Cause != causes.NoCause:
 		return c.failed(x, a.Cause)
 	case p.Status >= 500:
-		return c.failed(x, observe.NoCause)
+		return c.failed(x, causes.NoCause)
 	case p.Status != 200:
 		for _, f := range p.Headers.Fields() {
 			if c.Client == nil || f.ID == message.Location || string(f.Name) == "www-authenticate" || c.Client.match(f.Name) {

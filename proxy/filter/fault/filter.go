@@ -11,9 +11,9 @@ package fault
 import (
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -65,7 +65,7 @@ func delay(x *http.Exchange, f *route.Fault) http.Verdict {
 	if d <= 0 || !hit(x, share) {
 		return http.Continue
 	}
-	x.Flag(observe.DelayInjected)
+	x.Flag(causes.DelayInjected)
 	return x.HoldFor(d)
 }
 
@@ -85,11 +85,11 @@ func abort(x *http.Exchange, f *route.Fault) http.Verdict {
 	if status == 0 && grpc < 0 || !hit(x, share) {
 		return http.Continue
 	}
-	body := x.Arena().CopyString(observe.FaultAbort.Body())
+	body := x.Arena().CopyString(causes.FaultAbort.Body())
 	if grpc >= 0 {
-		return x.ReplyGRPC(observe.FaultAbort, grpc, body)
+		return x.ReplyGRPC(causes.FaultAbort, grpc, body)
 	}
-	return x.ReplyWith(observe.FaultAbort, status, body)
+	return x.ReplyWith(causes.FaultAbort, status, body)
 }
 
 // asked is the share a request asks for, in per cent, at most the configured one.

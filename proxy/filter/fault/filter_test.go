@@ -7,12 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/filter/fault"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
-	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -22,10 +22,10 @@ type counter struct{ delayed, aborted, passed int }
 func (c *counter) Begin(*http.Exchange) {}
 
 func (c *counter) End(x *http.Exchange) {
-	if x.Flags&observe.DelayInjected != 0 {
+	if x.Flags&causes.DelayInjected != 0 {
 		c.delayed++
 	}
-	if x.Flags&observe.FaultInjected != 0 {
+	if x.Flags&causes.FaultInjected != 0 {
 		c.aborted++
 	} else {
 		c.passed++

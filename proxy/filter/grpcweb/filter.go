@@ -12,9 +12,9 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 var (
@@ -117,7 +117,7 @@ func (t *translation) End(x *http.Exchange, out []byte) []byte {
 
 func refuse(x *http.Exchange) {
 	x.Details = "grpc_web.invalid_base64"
-	x.ReplyWith(observe.DownstreamProtocolError, 400, x.Arena().CopyString("the body of a grpc-web-text request must be base64"))
+	x.ReplyWith(causes.DownstreamProtocolError, 400, x.Arena().CopyString("the body of a grpc-web-text request must be base64"))
 }
 
 // answer is a translation as an http.Body that writes the response.

@@ -2,8 +2,8 @@
 // to those that follow what the tokens say.
 //
 // What enters: a request whose route is known, and a Filter that proxy/state compiled. What leaves: claims in
-// Request.Claims, headers made of them, or 401 (403 for a wrong audience) with the cause
-// TokenRefused. A Filter is shared by all workers; the tokens it remembers are under a lock of its
+// Request.Claims, headers made of them, or 401 (403 for a wrong audience) with a
+// cause. A Filter is shared by all workers; the tokens it remembers are under a lock of its
 // own, and Sets under theirs. Tokens that are not remembered are verified on other goroutines
 // while their exchanges are held.
 package jwtauthn
@@ -13,10 +13,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/internal/jwt"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // maxTokens bounds the tokens of a request: each costs a verification.
@@ -88,11 +88,27 @@ func (s *stage) decide(x *http.Exchange, r *Requirement, fresh []*token) http.Ve
 
 func refuse(x *http.Exchange, status jwt.Status) http.Verdict {
 	x.Details = Details(status)
-	code := observe.TokenRefused.Status()
+	c := Cause(status)
+	code := c.Status()
 	if status == jwt.AudienceNotAllowed {
 		code = 403
 	}
-	return x.ReplyWith(observe.TokenRefused, code, x.Arena().CopyString(status.String()))
+	return x.ReplyWith(c, code, x.Arena().CopyString(status.String()))
+}
+
+// Cause is why a request is refused.
+func Cause(s jwt.Status) causes.Cause {
+	switch s {
+	case jwt.Missing:
+		return causes.TokenMissing
+	case jwt.Expired, jwt.NotYetValid:
+		return causes.TokenExpired
+	case jwt.NoMatchingKey:
+		return causes.TokenKeyUnknown
+	case jwt.NoKeys:
+		return causes.TokenKeysUnavailable
+	}
+	return causes.TokenRefused
 }
 
 // Details are the response code details of a refusal.
@@ -102,7 +118,9 @@ func Details(s jwt.Status) string {
 
 // challenge tells who was refused how to do better (RFC 6750 section 3).
 func challenge(x *http.Exchange) {
-	if x.Cause != observe.TokenRefused {
+	switch x.Cause {
+	case causes.TokenRefused, causes.TokenMissing, causes.TokenExpired, causes.TokenKeyUnknown, causes.TokenKeysUnavailable:
+	default:
 		return
 	}
 	q, a := &x.Request, x.Arena()
@@ -112,7 +130,7 @@ func challenge(x *http.Exchange) {
 	path, _ := q.PathQuery() // Envoy tells the query, too, which may have a token
 	v = quoted(v, path[:min(len(path), 256)])
 	v = append(v, '"')
-	if x.Details != Details(jwt.Missing) {
+	if x.Cause != causes.TokenMissing {
 		v = append(v, `, error="invalid_token"`...)
 	}
 	x.Response.Headers.SetName(authenticate, a.Close(v))

@@ -8,8 +8,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http"
-	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/ratelimit"
 )
 
@@ -74,11 +74,11 @@ func apply(x *http.Exchange, l *ratelimit.Limit) http.Verdict {
 		a := x.Arena()
 		x.Answering(retryAfter, a.Close(strconv.AppendInt(a.Open(20), seconds(next), 10)), true)
 	}
-	body := x.Arena().CopyString(observe.RequestRateLimited.Body())
+	body := x.Arena().CopyString(causes.RequestRateLimited.Body())
 	if l.Exhausted && x.IsGRPC() {
-		return x.ReplyGRPC(observe.RequestRateLimited, exhausted, body)
+		return x.ReplyGRPC(causes.RequestRateLimited, exhausted, body)
 	}
-	return x.ReplyWith(observe.RequestRateLimited, l.Status, body)
+	return x.ReplyWith(causes.RequestRateLimited, l.Status, body)
 }
 
 // seconds rounds up: whoever comes then finds a token.

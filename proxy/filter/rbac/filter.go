@@ -2,7 +2,7 @@
 // (envoy.filters.http.rbac).
 //
 // What enters: a request whose route is known, and the rules that proxy/state compiled. What leaves: 403 with
-// the cause AccessDenied, whose details name the deciding policy in logs and records, and never to the caller.
+// a cause whose details name the deciding policy in logs and records, and never to the caller.
 // The stage keeps nothing but counts and is shared by all workers.
 package rbac
 
@@ -11,7 +11,6 @@ import (
 
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
-	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/rbac"
 )
 
@@ -32,7 +31,7 @@ func Stages(filters []*rbac.Filter) []http.Stage {
 			return http.Continue
 		}
 		x.Details = d.Details()
-		return x.Reply(observe.AccessDenied)
+		return x.Reply(d.Cause())
 	}}}
 }
 

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/weirmesh/weir/api/causes"
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	"github.com/weirmesh/weir/proxy/observe"
 )
@@ -95,7 +96,7 @@ func edgeOf(l *observe.Labels) key {
 
 func outcome(l *observe.Labels) observev1.Outcome {
 	switch {
-	case l.Flags&^(observe.DelayInjected|observe.UpstreamRetryLimitExceeded) != 0: // with these two a server may have answered
+	case l.Flags&^(causes.DelayInjected|causes.UpstreamRetryLimitExceeded) != 0: // with these two a server may have answered
 		return observev1.Outcome_OUTCOME_PROXY
 	case l.GRPCStatus > 0, l.Status >= 500:
 		return observev1.Outcome_OUTCOME_SERVER_ERROR

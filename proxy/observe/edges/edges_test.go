@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"github.com/weirmesh/weir/api/causes"
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	"github.com/weirmesh/weir/proxy/observe"
 )
@@ -38,7 +39,7 @@ func totals(w *observe.Worker) *observe.Totals {
 }
 
 // called is a request as the caller's proxy counts it.
-func called(status uint16, flags observe.Flags) *observe.Labels {
+func called(status uint16, flags causes.Flags) *observe.Labels {
 	return &observe.Labels{Reporter: observe.Source, Source: page, Destination: reviews, SourcePrincipal: pageID, DestPrincipal: reviewsID, Encrypted: true,
 		Service: service, Port: 9080, Protocol: "http", Status: status, GRPCStatus: -1, Flags: flags}
 }
@@ -51,10 +52,10 @@ func TestReports(t *testing.T) {
 		t.Errorf("nothing happened, and that is %v", got)
 	}
 	w.Request(called(200, 0), 3*time.Millisecond, 10, 100)
-	w.Request(called(200, observe.DelayInjected), 3*time.Millisecond, 10, 100)
+	w.Request(called(200, causes.DelayInjected), 3*time.Millisecond, 10, 100)
 	w.Request(called(404, 0), 30*time.Millisecond, 10, 100)
 	w.Request(called(503, 0), 3*time.Second, 10, 100)
-	w.Request(called(503, observe.NoHealthyUpstreamFlag), 0, 10, 0)
+	w.Request(called(503, causes.NoHealthyUpstreamFlag), 0, 10, 0)
 	plain := &observe.Labels{Reporter: observe.Destination, Destination: page, Service: observe.Service{Host: "productpage"}, Port: 9080, Protocol: "tcp", GRPCStatus: -1}
 	s := w.TCP(plain)
 	s.Opened, s.Received, s.Sent = 2, 7, 8
