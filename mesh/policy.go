@@ -218,6 +218,7 @@ type OutlierDetection struct {
 	BaseEjection           time.Duration
 	MaxEjectionPercent     uint32
 	MinHealthPercent       uint32
+	Statuses               []uint16 // of HTTP, sorted: they and no others are errors; nil: those from 500 on
 	// Probes is how many requests at once may try an endpoint that returns, until one of them has ended; 0: it returns wholly.
 	Probes uint32
 }

@@ -10,8 +10,10 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	matchingv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/matcher/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -107,7 +109,7 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 	if u.rule.check.On(u.port) {
 		healthCheck(c, u.rule.check)
 	}
-	u.connections(&k, c, policy.Pool)
+	u.connections(&k, c, &policy)
 	speaker := cmp.Or(u.rule.ref, &u.svc.Ref) // only what is refused may speak, too
 	if !u.passing {
 		for _, why := range u.transport(&k, c, &policy) {
@@ -319,15 +321,13 @@ func outlier(c *clusterv3.Cluster, o *mesh.OutlierDetection, otherwise *mesh.Def
 }
 
 // connections sets timeouts, keep-alive and the HTTP version.
-func (u *upstream) connections(k *mint, c *clusterv3.Cluster, p *mesh.ConnectionPool) {
-	if p == nil {
-		p = &mesh.ConnectionPool{}
-	}
+func (u *upstream) connections(k *mint, c *clusterv3.Cluster, policy *mesh.TrafficPolicy) {
+	p := cmp.Or(policy.Pool, &mesh.ConnectionPool{})
 	if p.ConnectTimeout > 0 {
 		c.ConnectTimeout = duration(p.ConnectTimeout)
 	}
 	c.UpstreamConnectionOptions = keepalive(p)
-	if o := u.httpOptions(p); o != nil {
+	if o := u.httpOptions(p, policy.Outlier); o != nil {
 		c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptionsKey: k.any(o)}
 	}
 }
@@ -357,7 +357,7 @@ func lifetimes(p *mesh.ConnectionPool) *corev3.HttpProtocolOptions {
 }
 
 // httpOptions is nil where plain HTTP/1.1 with defaults, or no HTTP at all, is spoken.
-func (u *upstream) httpOptions(p *mesh.ConnectionPool) *upstreamsv3.HttpProtocolOptions {
+func (u *upstream) httpOptions(p *mesh.ConnectionPool, failing *mesh.OutlierDetection) *upstreamsv3.HttpProtocolOptions {
 	protocol := u.port.Protocol
 	if !protocol.IsHTTP() && protocol != mesh.Auto {
 		return nil
@@ -377,18 +377,33 @@ func (u *upstream) httpOptions(p *mesh.ConnectionPool) *upstreamsv3.HttpProtocol
 			ExplicitHttpConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig{
 				ProtocolConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: h2}}}
 	}
-	if o.CommonHttpProtocolOptions = lifetimes(p); o.CommonHttpProtocolOptions != nil {
-		if o.UpstreamProtocolOptions == nil {
-			o.UpstreamProtocolOptions = &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_{
-				ExplicitHttpConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig{
-					ProtocolConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{
-						HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}}}
-		}
+	o.CommonHttpProtocolOptions = lifetimes(p)
+	if failing != nil && len(failing.Statuses) > 0 {
+		o.OutlierDetection = &upstreamsv3.HttpProtocolOptions_OutlierDetection{ErrorMatcher: anyStatus(failing.Statuses)}
 	}
 	if o.UpstreamProtocolOptions == nil {
-		return nil
+		if o.CommonHttpProtocolOptions == nil && o.OutlierDetection == nil {
+			return nil
+		}
+		o.UpstreamProtocolOptions = &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_{
+			ExplicitHttpConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig{
+				ProtocolConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{
+					HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}}}
 	}
 	return o
+}
+
+// anyStatus matches responses of one of the statuses.
+func anyStatus(statuses []uint16) *matchingv3.MatchPredicate {
+	var of []*matchingv3.MatchPredicate
+	for _, n := range statuses {
+		of = append(of, &matchingv3.MatchPredicate{Rule: &matchingv3.MatchPredicate_HttpResponseHeadersMatch{HttpResponseHeadersMatch: &matchingv3.HttpHeadersMatch{
+			Headers: []*routev3.HeaderMatcher{{Name: ":status", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: exactMatch(itoa(n))}}}}}})
+	}
+	if len(of) == 1 {
+		return of[0]
+	}
+	return &matchingv3.MatchPredicate{Rule: &matchingv3.MatchPredicate_OrMatch{OrMatch: &matchingv3.MatchPredicate_MatchSet{Rules: of}}}
 }
 
 // transport secures the connection. It returns what of the rule was set aside.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 
@@ -319,6 +320,15 @@ func (l *lowerer) outlier(path string, o *networkingv1alpha3.OutlierDetection) *
 	if o.ConsecutiveLocalOriginFailures.GetValue() > 0 && !o.SplitExternalLocalOriginErrors {
 		l.Invalid(path+".consecutiveLocalOriginFailures", "needs splitExternalLocalOriginErrors: true", "set that, too, or remove this field")
 	}
+	for i, n := range o.OutlierDetectionHttpErrorCodes {
+		if n < 100 || n > 599 {
+			l.Invalid(document.Index(path+".outlierDetectionHttpErrorCodes", i), fmt.Sprintf("%d is not a status of HTTP", n), "give 100 to 599, for example 429")
+			continue
+		}
+		out.Statuses = append(out.Statuses, uint16(n))
+	}
+	slices.Sort(out.Statuses)
+	out.Statuses = slices.Compact(out.Statuses)
 	return out
 }
 

@@ -128,7 +128,7 @@ var done = map[string][]string{
 	"MagLev":                      strings.Fields("tableSize"),
 	"WarmupConfiguration":         strings.Fields("duration minimumPercent aggression"),
 	"OutboundTrafficPolicy":       strings.Fields("mode egressProxy"),
-	"OutlierDetection":            strings.Fields("consecutiveErrors splitExternalLocalOriginErrors consecutiveLocalOriginFailures consecutiveGatewayErrors consecutive5xxErrors interval baseEjectionTime maxEjectionPercent minHealthPercent"),
+	"OutlierDetection":            strings.Fields("consecutiveErrors splitExternalLocalOriginErrors consecutiveLocalOriginFailures consecutiveGatewayErrors consecutive5xxErrors interval baseEjectionTime maxEjectionPercent minHealthPercent outlierDetectionHttpErrorCodes"),
 	"Percent":                     strings.Fields("value"),
 	"Port":                        strings.Fields("number protocol name targetPort"),
 	"PortSelector":                strings.Fields("number"),

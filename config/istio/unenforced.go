@@ -44,7 +44,6 @@ func policyGaps(prefixes ...string) []gap {
 		for _, p := range []string{prefix, prefix + ".portLevelSettings[]"} {
 			out = append(out,
 				gap{p + ".loadBalancer.zoneAwareLbSetting", false, "use localityLbSetting"},
-				gap{p + ".outlierDetection.outlierDetectionHttpErrorCodes", false, "statuses from 500 on are counted, as without the field"},
 			)
 		}
 	}

@@ -76,8 +76,8 @@ func TestMissing(t *testing.T) {
 	check(with(cluster.Static, health()), causes.NoEndpoints)
 	check(with(cluster.StrictDNS, health()), causes.NameNotResolved)
 	check(with(cluster.OriginalDst, health()), causes.NoHealthyUpstream)
-	some.Report(one, outlier.OfStatus(500), 1)
+	some.Report(one, (&outlier.Config{}).OfStatus(500), 1)
 	check(some, causes.NoHealthyUpstream)
-	some.Report(two, outlier.OfStatus(500), 1)
+	some.Report(two, (&outlier.Config{}).OfStatus(500), 1)
 	check(some, causes.EndpointsEjected)
 }

@@ -272,7 +272,7 @@ func (x *Exchange) judge(end bool) {
 	} else if end {
 		return
 	}
-	x.report(outlier.OfStatus(status))
+	x.report(x.Cluster.Outlier.OfStatus(status))
 }
 
 // report tells outlier detection how the attempt went.

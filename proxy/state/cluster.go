@@ -326,6 +326,11 @@ func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
 				return fmt.Errorf("%s.http_filters[%d] %s: filters of clusters are not supported", at, i, f.GetName())
 			}
 		}
+		if m := o.GetOutlierDetection().GetErrorMatcher(); m != nil && s.Outlier != nil {
+			if s.Outlier.Statuses, err = errorStatuses(m, at+".outlier_detection.error_matcher"); err != nil {
+				return err
+			}
+		}
 		if u := o.GetUpstreamHttpProtocolOptions(); u != nil {
 			s.auto = autoName{s.Service.Host, u.GetAutoSni(), u.GetAutoSanValidation()}
 		}

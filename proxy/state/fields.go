@@ -176,8 +176,12 @@ var fields = map[protoreflect.FullName]known{
 		but("track_remaining", statsNames).but("max_connection_pools", onlyEnvoy),
 	"envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget": acts("budget_percent budget_interval min_retry_concurrency"),
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": acts("common_http_protocol_options explicit_http_config use_downstream_protocol_config auto_config"+
-		" upstream_http_protocol_options http_filters").
+		" upstream_http_protocol_options http_filters outlier_detection").
 		but("header_validation_config", onlyEnvoy),
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.OutlierDetection":        everything,
+	"envoy.config.common.matcher.v3.MatchPredicate":                                  everything, // what is not supported is refused where it is read
+	"envoy.config.common.matcher.v3.MatchPredicate.MatchSet":                         everything,
+	"envoy.config.common.matcher.v3.HttpHeadersMatch":                                everything,
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig":      everything,
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig": everything,
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig":          everything,

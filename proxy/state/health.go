@@ -2,14 +2,18 @@ package state
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	matchingv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/matcher/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
+	"github.com/weirmesh/weir/proxy/route"
 )
 
 // maxPriority is xDS's (LocalityLbEndpoints.priority).
@@ -49,6 +53,72 @@ func (s *clusterSpec) decodeHealth(c *clusterv3.Cluster, path string) error {
 		return s.decodeOutlier(o, path+".outlier_detection")
 	}
 	return nil
+}
+
+// errorStatuses are the statuses that a matcher of responses takes for errors: each is tried once, here.
+func errorStatuses(m *matchingv3.MatchPredicate, path string) (*outlier.Statuses, error) {
+	holds, err := statusTest(m, path, 0)
+	if err != nil {
+		return nil, err
+	}
+	out := &outlier.Statuses{}
+	for n := 100; n < 600; n++ {
+		if holds([]byte(strconv.Itoa(n))) {
+			out.Add(n)
+		}
+	}
+	return out, nil
+}
+
+// maxPredicates bounds how deep predicates may be in one another.
+const maxPredicates = 16
+
+// statusTest compiles a predicate of which the status decides alone.
+func statusTest(m *matchingv3.MatchPredicate, path string, depth int) (func(status []byte) bool, error) {
+	if depth > maxPredicates {
+		return nil, fmt.Errorf("%s: is more than %d levels deep", path, maxPredicates)
+	}
+	several := func(rules []*matchingv3.MatchPredicate, path string, end bool) (func([]byte) bool, error) {
+		var tests []func([]byte) bool
+		for i, r := range rules {
+			t, err := statusTest(r, fmt.Sprintf("%s.rules[%d]", path, i), depth+1)
+			if err != nil {
+				return nil, err
+			}
+			tests = append(tests, t)
+		}
+		return func(status []byte) bool {
+			return slices.ContainsFunc(tests, func(t func([]byte) bool) bool { return t(status) == end }) == end
+		}, nil
+	}
+	switch r := m.GetRule().(type) {
+	case *matchingv3.MatchPredicate_OrMatch:
+		return several(r.OrMatch.GetRules(), path+".or_match", true)
+	case *matchingv3.MatchPredicate_AndMatch:
+		return several(r.AndMatch.GetRules(), path+".and_match", false)
+	case *matchingv3.MatchPredicate_NotMatch:
+		t, err := statusTest(r.NotMatch, path+".not_match", depth+1)
+		return func(status []byte) bool { return !t(status) }, err
+	case *matchingv3.MatchPredicate_AnyMatch:
+		return func([]byte) bool { return r.AnyMatch }, nil
+	case *matchingv3.MatchPredicate_HttpResponseHeadersMatch:
+		var matches []route.ValueMatch
+		for i, h := range r.HttpResponseHeadersMatch.GetHeaders() {
+			at := fmt.Sprintf("%s.http_response_headers_match.headers[%d]", path, i)
+			v, err := decodeHeaderMatch(h, at)
+			if err == nil && v.Name != ":status" {
+				err = fmt.Errorf("%s.name: %q is not supported: errors are told by :status alone", at, v.Name)
+			}
+			if err != nil {
+				return nil, err
+			}
+			matches = append(matches, v)
+		}
+		return func(status []byte) bool {
+			return !slices.ContainsFunc(matches, func(v route.ValueMatch) bool { return !v.Holds(status) })
+		}, nil
+	}
+	return nil, fmt.Errorf("%s: %T is not supported: errors are told by the status of a response", path, m.GetRule())
 }
 
 // decodeOutlier reads outlier detection with Envoy's defaults. Success rates and failure percentages are not looked at:

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +42,47 @@ func TestOutlierDetection(t *testing.T) {
 	_, _, err := newBuilder().Apply(update(t, resource.ClusterType, `name: "c" `+eds+`outlier_detection { interval { seconds: -1 } }`))
 	if err == nil || !strings.Contains(err.Error(), "outlier_detection.interval") {
 		t.Errorf("an interval in the past: %v", err)
+	}
+}
+
+// Which statuses are errors: a predicate is worked out once, and one that looks at something else is refused by its path.
+func TestErrorStatuses(t *testing.T) {
+	in := func(matcher string) string {
+		return `name: "c" ` + eds + `outlier_detection {} ` + httpOptions(`explicit_http_config { http_protocol_options {} } outlier_detection { error_matcher { `+matcher+` } }`)
+	}
+	status := func(s string) string {
+		return `http_response_headers_match { headers { name: ":status" ` + s + ` } }`
+	}
+	exactly := func(s string) string { return status(`string_match { exact: "` + s + `" }`) }
+	for _, c := range []struct {
+		matcher string
+		want    []int
+	}{
+		{exactly("429"), []int{429}},
+		{`or_match { rules { ` + exactly("429") + ` } rules { ` + exactly("503") + ` } }`, []int{429, 503}},
+		{`and_match { rules { ` + status(`range_match { start: 501 end: 505 }`) + ` } rules { not_match { ` + exactly("502") + ` } } }`, []int{501, 503, 504}},
+		{status(`string_match { safe_regex { regex: "42[0-1]" } }`), []int{420, 421}},
+		{`not_match { any_match: true }`, nil},
+	} {
+		s, _ := apply(t, newBuilder(), update(t, resource.ClusterType, in(c.matcher)))
+		var got []int
+		for n := range 1000 {
+			if s.ClusterNamed("c").Outlier.Statuses.Has(n) {
+				got = append(got, n)
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.matcher, got, c.want)
+		}
+	}
+	for matcher, want := range map[string]string{
+		`http_response_headers_match { headers { name: "x-bad" present_match: true } }`:   `error_matcher.http_response_headers_match.headers[0].name: "x-bad" is not supported`,
+		`http_request_headers_match { headers { name: "a" present_match: true } }`:        "errors are told by the status",
+		strings.Repeat("not_match { ", 20) + "any_match: true" + strings.Repeat(" }", 20): "levels deep",
+	} {
+		if _, _, err := newBuilder().Apply(update(t, resource.ClusterType, in(matcher))); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", matcher, err, want)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -139,6 +140,21 @@ func TestHalfOpen(t *testing.T) {
 		t.Errorf("closed again: %v", r)
 	}
 	if lines := client.AccessLog("UH"); len(lines) < 6 {
+		t.Errorf("%d lines of the log say UH", len(lines))
+	}
+}
+
+// outlierDetectionHttpErrorCodes says what is an error: of 429 alone, a 500 is none.
+func TestWhichStatusesAreErrors(t *testing.T) {
+	t.Parallel()
+	m, client, _ := echoMesh(t, nil, echoPod("echo-v1-0", "v1"))
+	m.Config("rule.yaml", destinationRule("echo", "{host: echo, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 2, outlierDetectionHttpErrorCodes: [429], maxEjectionPercent: 100}}}"))
+	for i, c := range []struct{ ask, get int }{{500, 500}, {503, 503}, {429, 429}, {500, 500}, {429, 429}, {200, 200}, {429, 429}, {429, 429}, {200, 503}} {
+		if r := client.Get(fmt.Sprintf("http://echo:8080/?status=%d", c.ask)); r.Err != nil || r.Status != c.get {
+			t.Errorf("call %d: %v, want %d", i, r, c.get)
+		}
+	}
+	if lines := client.AccessLog("UH"); len(lines) != 1 {
 		t.Errorf("%d lines of the log say UH", len(lines))
 	}
 }

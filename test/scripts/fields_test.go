@@ -101,7 +101,7 @@ var elsewhere = map[string]string{
 	"OutlierDetection.consecutiveLocalOriginFailures": "test/e2e: who is set aside", "OutlierDetection.consecutiveGatewayErrors": "test/e2e: who is set aside",
 	"OutlierDetection.consecutive5xxErrors": "test/e2e: who is set aside", "OutlierDetection.interval": "test/e2e: who is set aside",
 	"OutlierDetection.baseEjectionTime": "test/e2e: who is set aside", "OutlierDetection.maxEjectionPercent": "test/e2e: who is set aside",
-	"OutlierDetection.outlierDetectionHttpErrorCodes": "not in force",
+	"OutlierDetection.outlierDetectionHttpErrorCodes": "test/e2e: who is set aside",
 	"LoadBalancerSettings.warmup":                     "proxy/cluster: warm-up", "LoadBalancerSettings.warmupDurationSecs": "proxy/cluster: warm-up",
 	"ConnectionPoolSettings.tcp": "test/e2e: limits", "PortTrafficPolicy.connectionPool": "test/e2e: limits",
 	"HTTPSettings.http1MaxPendingRequests": "test/e2e: limits", "HTTPSettings.http2MaxRequests": "test/e2e: limits",

@@ -28,6 +28,19 @@ type Config struct {
 	// Probes makes the return of an endpoint half-open: so many requests at once may try it, until one of them ends. 0:
 	// it returns wholly (no field of Envoy's).
 	Probes uint32
+	// Statuses are what counts as an error instead of a status from 500 on; nil: just that.
+	Statuses *Statuses
+}
+
+// Statuses is a set of statuses from 100 to 599.
+type Statuses [10]uint64
+
+// Add puts one into the set.
+func (s *Statuses) Add(status int) { s[status/64] |= 1 << (status % 64) }
+
+// Has reports whether one is in the set.
+func (s *Statuses) Has(status int) bool {
+	return status >= 0 && status/64 < len(s) && s[status/64]&(1<<(status%64)) != 0
 }
 
 // Result is how a request to an endpoint ended.
@@ -35,14 +48,22 @@ type Result uint8
 
 // Results.
 const (
-	Success      Result = iota // an answer that is no 5xx, or a TCP connection
-	ServerError                // another 5xx than those
+	Success      Result = iota // an answer that is no error, or a TCP connection
+	ServerError                // another error than those
 	GatewayError               // 502, 503 or 504
 	LocalFailure               // no connection, a reset, or nothing in time
 )
 
 // OfStatus is the result of an HTTP status.
-func OfStatus(status int) Result {
+func (c *Config) OfStatus(status int) Result {
+	if c.Statuses != nil {
+		switch {
+		case !c.Statuses.Has(status):
+			return Success
+		case status < 500:
+			return ServerError
+		}
+	}
 	switch {
 	case status == 502, status == 503, status == 504:
 		return GatewayError

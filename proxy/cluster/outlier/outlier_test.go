@@ -15,6 +15,24 @@ func limits(fiveXX, gateway, local uint32) *Config {
 	return &Config{Consecutive: [Reasons]uint32{fiveXX, gateway, local}, Split: local > 0, Interval: time.Second, BaseEjection: time.Second, MaxEjection: 5 * time.Second, MaxPercent: 100}
 }
 
+// Statuses replace what is an error. What is one below 500 is no gateway error.
+func TestOfStatus(t *testing.T) {
+	some := &Statuses{}
+	some.Add(429)
+	some.Add(503)
+	for _, c := range []struct {
+		status        int
+		usual, listed Result
+	}{{200, Success, Success}, {429, Success, ServerError}, {500, ServerError, Success}, {502, GatewayError, Success}, {503, GatewayError, GatewayError}, {599, ServerError, Success}, {0, Success, Success}, {-1, Success, Success}, {999, ServerError, Success}} {
+		if got := (&Config{}).OfStatus(c.status); got != c.usual {
+			t.Errorf("%d is %v, want %v", c.status, got, c.usual)
+		}
+		if got := (&Config{Statuses: some}).OfStatus(c.status); got != c.listed {
+			t.Errorf("%d of 429 and 503 is %v, want %v", c.status, got, c.listed)
+		}
+	}
+}
+
 // What is one too many, by result: s is a success, e another 5xx, g a gateway error, l a failure of our own.
 func TestCount(t *testing.T) {
 	for _, c := range []struct {
