@@ -37,7 +37,7 @@ const (
 
 const (
 	// readsPerTurn bounds what one connection may read (4 × 64 KiB) before others
-	// get their turn.
+	// get their turn, however often it is resumed in one.
 	readsPerTurn = 4
 	// directWrite is the size from which a write goes to the kernel at once instead
 	// of through the output buffer: copying 16 KiB costs about what a call does.
@@ -129,6 +129,8 @@ type Conn struct {
 	state state
 	left  int32 // while aborting: what had not arrived the last time,
 	asked uint8 // and how often that was the same
+	reads uint8 // how often it was read from in the turn
+	turn  uint16
 
 	in     []byte // input shown and not used
 	out    []byte // output not yet sent, from outOff on
@@ -298,8 +300,11 @@ func (c *Conn) read() {
 		c.pump()
 		return
 	}
-	for range readsPerTurn {
-		if !c.wantsInput() {
+	if now := uint16(c.l.Turns()); c.turn != now {
+		c.turn, c.reads = now, 0
+	}
+	for ; c.reads < readsPerTurn; c.reads++ {
+		if !c.wantsInput() || c.is(kick) { // what is kept is shown first
 			return
 		}
 		scratch := c.l.Scratch()
@@ -450,6 +455,14 @@ func (c *Conn) Resume() {
 	if c.is(paused) {
 		c.state &^= paused
 		c.Kick()
+	}
+}
+
+// Yield shows the kept bytes again in the next turn: for a handler that has done enough for one.
+func (c *Conn) Yield() {
+	if !c.is(dead) {
+		c.state |= kick
+		c.l.NextTurn(&c.work)
 	}
 }
 

@@ -37,6 +37,7 @@ type session struct {
 	turn   loop.TurnNode
 	timer  loop.Timer
 	stuck  bool // input waits for output
+	sated  bool // input waits for the next turn
 
 	idleSince int64 // 0: there are streams
 	tickAt    int64 // 0: nothing to tick for
@@ -93,7 +94,11 @@ func (ss *session) Data(c *conn.Conn, b []byte) (used int) {
 		if ev.Kind == h2.More {
 			break
 		}
-		ss.dispatch(ev)
+		if ss.dispatch(ev); ss.sated {
+			ss.sated = false
+			c.Yield()
+			break
+		}
 	}
 	if ss.headBy != 0 {
 		ss.arm()

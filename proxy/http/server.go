@@ -101,6 +101,11 @@ func (s *server) Data(c *conn.Conn, b []byte) (used int) {
 				s.limit(s.cfg.unread())
 				break
 			}
+			if s.enough(s.w.loop) {
+				c.Yield()
+				break
+			}
+			s.share(s.w.loop)
 			x = s.accept()
 		} else if x.is(requestDone) && !x.is(tunnelling) {
 			break

@@ -134,6 +134,8 @@ func (s *server2) event(ev h2.Event) {
 }
 
 func (s *server2) open(hs *h2.Stream) {
+	s.share(s.w.loop)
+	s.sated = s.enough(s.w.loop)
 	st := s.newStream()
 	st.s, hs.Owner = hs, st
 	x := s.w.newExchange(st, s.cfg, s.c.Info(), &s.origin)

@@ -256,6 +256,25 @@ type front struct {
 	is         frontend
 	next, prev *front
 	until      int64 // when it must be gone, because its filter chain is; 0: it may stay
+	turn       uint32
+	begun      uint32 // requests in the turn
+}
+
+// requestsPerTurn bounds how many requests of one connection begin before others get their turn. A client that sends
+// them faster than we answer, which we can where no upstream is asked, would have the worker for itself.
+const requestsPerTurn = 64
+
+// enough reports whether the connection has had its share of the turn.
+func (f *front) enough(l *loop.Loop) bool {
+	return f.turn == uint32(l.Turns()) && f.begun >= requestsPerTurn
+}
+
+// share counts a request that begins.
+func (f *front) share(l *loop.Loop) {
+	if now := uint32(l.Turns()); f.turn != now {
+		f.turn, f.begun = now, 0
+	}
+	f.begun++
 }
 
 func (f *front) enter(w *Worker, is frontend) {
