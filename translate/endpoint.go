@@ -166,6 +166,25 @@ var healthStatus = map[mesh.Health]corev3.HealthStatus{
 	mesh.Draining:  corev3.HealthStatus_DRAINING,
 }
 
+// resort has endpoints that drain serve where nobody else does: as long as they are there they do, and in a rollout the news
+// that a pod ends may come before the news that its successor is ready. (kube-proxy does so too: KEP-1669.)
+func resort(groups []*endpointv3.LocalityLbEndpoints) {
+	var draining []*endpointv3.LbEndpoint
+	for _, g := range groups {
+		for _, e := range g.GetLbEndpoints() {
+			switch e.GetHealthStatus() {
+			case corev3.HealthStatus_HEALTHY:
+				return
+			case corev3.HealthStatus_DRAINING:
+				draining = append(draining, e)
+			}
+		}
+	}
+	for _, e := range draining {
+		e.HealthStatus = corev3.HealthStatus_HEALTHY
+	}
+}
+
 // assignment is the load assignment of a crew, or of the part of it a subset selects, in
 // an order of preference; prefer is nil if there is none. Localities of a priority are in
 // order of name, endpoints in order of address. Endpoints that are names need a cluster
@@ -199,6 +218,7 @@ func (c *crew) assignment(name string, subset *mesh.Subset, clusterID string, re
 		group.LbEndpoints = append(group.LbEndpoints, m)
 		group.LoadBalancingWeight.Value += m.GetLoadBalancingWeight().GetValue()
 	}
+	resort(out.Endpoints)
 	slices.SortFunc(out.Endpoints, func(a, b *endpointv3.LocalityLbEndpoints) int {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), compareLocalities(a.GetLocality(), b.GetLocality()))
 	})
