@@ -85,6 +85,10 @@ conformance: ## h2spec against the proxy, in cleartext and over TLS
 soak: ## large bodies, and every kind of traffic, for SOAK (5m): does anything grow, stall or get lost?
 	SOAK=$(SOAK) $(GO) test -count=1 -v -timeout 0 ./test/soak
 
+.PHONY: latency
+latency: ## how soon a busy proxy answers, twenty in one process, and from exec to ready, against their bars (a machine with nothing else to do)
+	LATENCY=1 $(GO) test -count=1 -v ./test/latency
+
 .PHONY: bench
 bench: build ## CPU per request beside nginx and HAProxy (needs ../shared/bench)
 	@./test/bench.sh $(BENCH)
