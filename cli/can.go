@@ -525,7 +525,7 @@ func (p *printer) permission(x *permission) {
 		}
 		p.printf("  %s: %s: %s\n", clean(where), p.paint(cmp.Or(colors[string(a.Verdict)], yellow), string(a.Verdict)), clean(a.Why))
 		if a.Policy != "" {
-			p.printf("    AuthorizationPolicy %s rules[%d]\n", clean(a.Policy), *a.Rule)
+			p.printf("    %s rules[%d]\n", clean(decider(a.Policy)), *a.Rule)
 		}
 		if a.Request != "" {
 			p.printf("    arrives as %s\n", clean(a.Request))
@@ -537,4 +537,12 @@ func (p *printer) permission(x *permission) {
 			p.printf("    %s\n", clean(s))
 		}
 	}
+}
+
+// decider names a policy and its kind; what an object of Istio before 1.5 came to is called by that and the service.
+func decider(policy string) string {
+	if p := strings.Split(policy, "/"); len(p) == 4 {
+		return fmt.Sprintf("%s %s/%s for %s", p[1], p[0], p[2], p[3])
+	}
+	return "AuthorizationPolicy " + policy
 }

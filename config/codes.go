@@ -52,6 +52,8 @@ const (
 	FailClosed             Code = "WEIR0013"
 	LimitsNothing          Code = "WEIR0014"
 	GatewaysOnly           Code = "WEIR0015"
+	LegacyConverted        Code = "WEIR0016"
+	LegacyClosed           Code = "WEIR0017"
 
 	ServiceWithoutEndpoints Code = "WEIR0101"
 	DefaultServiceAccount   Code = "WEIR0102"
@@ -152,6 +154,9 @@ var codes = []CodeInfo{
 	{FailClosed, Error, "FailClosed", "The object has errors, no earlier version of it is in force, and it asks for security, which its errors must not take away. Until it is repaired the host of a DestinationRule is called with the TLS settings it gives, and where those are what cannot be read or given, not at all: requests get a 503 whose cause names the object. The workloads of a PeerAuthentication accept nothing but mesh mTLS, unless it says something else that can be read; so does the whole namespace if its selector cannot be read."},
 	{LimitsNothing, Warning, "LimitsNothing", "The Sidecar has errors, and no earlier version of it is in force: until it is repaired its workloads see and reach what they do without it, that is what another Sidecar or exportTo leaves them. To show them nothing instead would cut off a namespace for a misspelt word; a Sidecar limits what proxies hold and is no access control, which is what AuthorizationPolicy and PeerAuthentication at the destination are for."},
 	{GatewaysOnly, Info, "CredentialForGatewaysOnly", "credentialName of a DestinationRule without workloadSelector is for gateways, as in Istio: they find the Secret in their own namespace. Sidecars are not given it, and since nobody is called with less than the rule asks for, what they send to the host themselves gets a 503 whose cause names the rule. Nothing is amiss where they reach the host by an egress gateway; otherwise select them, and put the Secret into their namespace."},
+
+	{LegacyConverted, Info, "LegacyConverted", "The object is of Istio before 1.5. It is in force, by what it comes to as AuthorizationPolicy, PeerAuthentication or RequestAuthentication; docs/authorization.md says how. Istio itself reads such objects no more."},
+	{LegacyClosed, Error, "LegacyClosed", "Part of an object of Istio before 1.5 cannot be said exactly in terms of workloads. Where it would let in more than it says, less is let in."},
 
 	{ServiceWithoutEndpoints, Warning, "ServiceWithoutEndpoints", "Nothing serves the Service: no workload has the labels of its selector, or none has the port. Requests to it fail."},
 	{DefaultServiceAccount, Info, "DefaultServiceAccount", "The Deployment runs as the service account 'default' and so shares its identity with every other such workload in the namespace."},

@@ -35,6 +35,8 @@ var kinds = []kindInfo{
 	{"networking.istio.io", []string{"v1alpha3"}, NotEnforced, []string{"EnvoyFilter"}},
 	{"networking.istio.io", []string{"v1beta1"}, NotEnforced, []string{"ProxyConfig"}},
 	{"security.istio.io", []string{"v1", "v1beta1"}, Enforced, []string{"PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy"}},
+	{"rbac.istio.io", []string{"v1alpha1"}, Enforced, []string{"ServiceRole", "ServiceRoleBinding", "RbacConfig", "ClusterRbacConfig"}},
+	{"authentication.istio.io", []string{"v1alpha1"}, Enforced, []string{"Policy", "MeshPolicy"}},
 	{"telemetry.istio.io", []string{"v1", "v1alpha1"}, NotEnforced, []string{"Telemetry"}},
 	{"extensions.istio.io", []string{"v1alpha1"}, NotEnforced, []string{"WasmPlugin", "TrafficExtension"}},
 
@@ -48,11 +50,12 @@ var kinds = []kindInfo{
 // policyGroups are API groups whose every kind asks for routing or security, so that
 // ignoring one is never harmless.
 var policyGroups = []string{"gateway.networking.k8s.io", "gateway.networking.x-k8s.io", "inference.networking.k8s.io", "multicluster.x-k8s.io",
-	"split.smi-spec.io", "access.smi-spec.io", "specs.smi-spec.io", "authentication.istio.io", "config.istio.io", "rbac.istio.io", "install.istio.io"}
+	"split.smi-spec.io", "access.smi-spec.io", "specs.smi-spec.io", "config.istio.io", "install.istio.io"}
 
 // clusterScoped are the common kinds without a namespace.
 var clusterScoped = []string{"Namespace", "Node", "PersistentVolume", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "StorageClass",
-	"IngressClass", "GatewayClass", "PriorityClass", "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration", "APIService", "ComponentStatus"}
+	"IngressClass", "GatewayClass", "PriorityClass", "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration", "APIService", "ComponentStatus",
+	"MeshPolicy", "ClusterRbacConfig"}
 
 // Classify says what is done with a kind; problem and hint are not empty if there is no
 // such kind.

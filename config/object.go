@@ -58,6 +58,8 @@ var refGroups = map[string]string{
 	"VirtualService": "networking.istio.io", "DestinationRule": "networking.istio.io", "Gateway": "networking.istio.io",
 	"ServiceEntry": "networking.istio.io", "WorkloadEntry": "networking.istio.io", "Sidecar": "networking.istio.io", "PeerAuthentication": "security.istio.io",
 	"RequestAuthentication": "security.istio.io", "AuthorizationPolicy": "security.istio.io", "Deployment": "apps",
+	"ServiceRole": "rbac.istio.io", "ServiceRoleBinding": "rbac.istio.io", "RbacConfig": "rbac.istio.io", "ClusterRbacConfig": "rbac.istio.io",
+	"Policy": "authentication.istio.io", "MeshPolicy": "authentication.istio.io",
 }
 
 // IDOf is the ID of the object that a part of the plan stands for.

@@ -175,7 +175,7 @@ func istioProtocol(p mesh.Protocol) string {
 }
 
 // istioGroups are the API groups of configuration; the rest is the platform's.
-var istioGroups = []string{"networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io", "gateway.networking.k8s.io"}
+var istioGroups = []string{"networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io", "rbac.istio.io", "authentication.istio.io", "gateway.networking.k8s.io"}
 
 // configz are the objects in force, as the API server would show them.
 func configz(u *store.Update) []json.RawMessage {

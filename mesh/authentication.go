@@ -1,15 +1,25 @@
 package mesh
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // RequestAuthentication says whose tokens count at workloads: those Selector picks, or the whole
 // namespace; of the root namespace those of every namespace. A request may bring none; one that does not
 // count is refused.
 type RequestAuthentication struct {
-	Ref      Ref
+	Ref Ref
+	// Legacy and Namespace are as those of an AuthorizationPolicy.
+	Legacy    bool
+	Namespace string
+
 	Selector Labels    // nil: all workloads
 	Rules    []JWTRule // one for each issuer
 }
+
+// Home is the namespace the object is in.
+func (r *RequestAuthentication) Home() string { return cmp.Or(r.Namespace, r.Ref.Namespace) }
 
 // JWTRule says what a token of one issuer is like.
 type JWTRule struct {

@@ -1,9 +1,16 @@
 package mesh
 
+import "cmp"
+
 // AuthorizationPolicy says who may do what with workloads: those Selector picks, or the
 // whole namespace; of the root namespace those of every namespace.
 type AuthorizationPolicy struct {
-	Ref      Ref
+	Ref Ref
+	// Legacy policies were made of the object Ref, of Istio before 1.5 (config/legacy). They hold in their own
+	// namespace, if that is the root, too; what they allow must be allowed by the others beside them.
+	Legacy          bool
+	Namespace, Name string // if they are not Ref's
+
 	Selector Labels // nil: all workloads
 	Action   AuthorizationAction
 	Provider string // of Custom: the name of an Authorizer
@@ -11,6 +18,12 @@ type AuthorizationPolicy struct {
 	DryRun bool
 	Rules  []AuthorizationRule // of which one has to match; none: nothing matches
 }
+
+// Home is the namespace the policy is in.
+func (p *AuthorizationPolicy) Home() string { return cmp.Or(p.Namespace, p.Ref.Namespace) }
+
+// Title is its name in that namespace.
+func (p *AuthorizationPolicy) Title() string { return cmp.Or(p.Name, p.Ref.Name) }
 
 // AuthorizationAction is what a policy does with what its rules match.
 type AuthorizationAction uint8

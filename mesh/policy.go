@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -302,12 +303,16 @@ const (
 // PeerAuthentication says which connections workloads accept: those Selector picks,
 // or the whole namespace, or (in the root namespace, without Selector) the mesh.
 type PeerAuthentication struct {
-	Ref      Ref
-	Selector Labels // nil: the namespace
-	Mode     MTLSMode
-	Ports    map[uint16]MTLSMode // by workload port
-	// Refused says that the object has errors and never was in force, and that it asks for
-	// protection, or may: Mode and Ports hold nothing but MTLSStrict and MTLSUnset, and
-	// hold beside what other objects say.
+	Ref       Ref
+	Namespace string // if it is not Ref's: the object was made of one of Istio before 1.5
+	Selector  Labels // nil: the namespace
+	Mode      MTLSMode
+	Ports     map[uint16]MTLSMode // by workload port
+	// Refused says that Mode and Ports hold nothing but MTLSStrict and MTLSUnset, and hold
+	// beside what other objects say: the object has errors, never was in force, and asks for
+	// protection, or may; or it is a Policy of Istio before 1.5 for services.
 	Refused bool
 }
+
+// Home is the namespace the object is in.
+func (p *PeerAuthentication) Home() string { return cmp.Or(p.Namespace, p.Ref.Namespace) }

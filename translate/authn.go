@@ -21,10 +21,10 @@ func newAuthn(root string, all persist.Map[mesh.Key, *mesh.PeerAuthentication]) 
 	a := &authn{root, map[string][]*mesh.PeerAuthentication{}, map[string][]*mesh.PeerAuthentication{}}
 	for p := range all.Values() {
 		if p.Refused {
-			a.refused[p.Ref.Namespace] = append(a.refused[p.Ref.Namespace], p)
+			a.refused[p.Home()] = append(a.refused[p.Home()], p)
 			continue
 		}
-		a.byNamespace[p.Ref.Namespace] = append(a.byNamespace[p.Ref.Namespace], p)
+		a.byNamespace[p.Home()] = append(a.byNamespace[p.Home()], p)
 	}
 	for _, l := range a.byNamespace {
 		slices.SortFunc(l, func(x, y *mesh.PeerAuthentication) int { return mesh.Older(&x.Ref, &y.Ref) })

@@ -39,14 +39,14 @@ func newAuthz(root string, snap *mesh.Snapshot, gen uint64, old *authz) *authz {
 		}
 	}
 	for p := range snap.Authorizations.Values() {
-		a.byNamespace[p.Ref.Namespace] = append(a.byNamespace[p.Ref.Namespace], p)
+		a.byNamespace[p.Home()] = append(a.byNamespace[p.Home()], p)
 		id(p)
 	}
 	for _, l := range a.byNamespace {
-		slices.SortFunc(l, func(x, y *mesh.AuthorizationPolicy) int { return strings.Compare(x.Ref.Name, y.Ref.Name) })
+		slices.SortFunc(l, func(x, y *mesh.AuthorizationPolicy) int { return strings.Compare(x.Title(), y.Title()) })
 	}
 	for p := range snap.RequestAuths.Values() {
-		a.tokens[p.Ref.Namespace] = append(a.tokens[p.Ref.Namespace], p)
+		a.tokens[p.Home()] = append(a.tokens[p.Home()], p)
 		id(p)
 	}
 	for _, l := range a.tokens {
@@ -73,13 +73,13 @@ func (a *authz) of(s *mesh.Settings, namespace string, labels mesh.Labels) *auth
 	var key strings.Builder
 	for _, ns := range slices.Compact([]string{a.root, namespace}) {
 		for _, p := range a.byNamespace[ns] {
-			if p.Selector.Selects(labels) {
+			if (!p.Legacy || ns == namespace) && p.Selector.Selects(labels) {
 				out.policies = append(out.policies, p)
-				fmt.Fprintf(&key, " %s/%s@%d", ns, p.Ref.Name, a.ids[p])
+				fmt.Fprintf(&key, " %s/%s@%d", ns, p.Title(), a.ids[p])
 			}
 		}
 		for _, p := range a.tokens[ns] {
-			if !p.Selector.Selects(labels) {
+			if p.Legacy && ns != namespace || !p.Selector.Selects(labels) {
 				continue
 			}
 			out.identify = append(out.identify, p)
@@ -153,14 +153,19 @@ type guard struct {
 }
 
 // guards are the filters in the order in which they decide: what is marked by a policy, what is denied by one, then
-// what is allowed by none.
+// what is allowed by none, of today's and of old ones.
 func (a *authorization) guards(k *mint, port uint16, http, asks bool) []guard {
 	audit := guard{}
 	deny := guard{shadowPrefix: "istio_dry_run_deny_"}
 	allow := guard{shadowPrefix: "istio_dry_run_allow_"}
+	legacy := allow
 	for _, p := range a.policies {
 		g, action, behind := &allow, rbacv3.RBAC_ALLOW, ""
 		switch p.Action {
+		case mesh.AuthorizationAllow:
+			if p.Legacy {
+				g = &legacy
+			}
 		case mesh.AuthorizationAudit:
 			g, action = &audit, rbacv3.RBAC_LOG
 		case mesh.AuthorizationDeny:
@@ -184,7 +189,7 @@ func (a *authorization) guards(k *mint, port uint16, http, asks bool) []guard {
 		a.policiesOf(k, p, port, http, action != rbacv3.RBAC_DENY, "", behind, (*to).Policies)
 	}
 	var out []guard
-	for _, g := range []guard{audit, deny, allow} {
+	for _, g := range []guard{audit, deny, allow, legacy} {
 		if g.rules != nil && len(g.rules.Policies) == 0 && g.rules.Action != rbacv3.RBAC_ALLOW {
 			g.rules = nil // for other ports, or empty
 		}

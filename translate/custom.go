@@ -86,7 +86,7 @@ func (a *authorization) policiesOf(k *mint, p *mesh.AuthorizationPolicy, port ui
 	for i := range p.Rules {
 		r := &ruling{k: k, settings: a.settings, port: port, http: http, allow: allow}
 		if policy := r.policy(&p.Rules[i]); policy != nil {
-			to[fmt.Sprintf("%sns[%s]-policy[%s]-rule[%d]%s", before, p.Ref.Namespace, p.Ref.Name, i, behind)] = policy
+			to[fmt.Sprintf("%sns[%s]-policy[%s]-rule[%d]%s", before, p.Home(), p.Title(), i, behind)] = policy
 		}
 	}
 }

@@ -264,9 +264,9 @@ func (a *analysis) tookPolicy(_ mesh.Key, was, now *mesh.PeerAuthentication) {
 		if p.Refused {
 			return
 		}
-		a.policies.replace(p.Ref.Namespace, was, now, func(x, y *mesh.PeerAuthentication) int { return older(x.Ref, y.Ref) })
-		a.changed(thing{kind: policiesIn, a: p.Ref.Namespace})
-		a.again(policies, p.Ref.Namespace, "")
+		a.policies.replace(p.Home(), was, now, func(x, y *mesh.PeerAuthentication) int { return older(x.Ref, y.Ref) })
+		a.changed(thing{kind: policiesIn, a: p.Home()})
+		a.again(policies, p.Home(), "")
 	}
 	leaveAndEnter(was, now, one)
 }

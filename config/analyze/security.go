@@ -17,8 +17,8 @@ func (a *analysis) peerAuthentications(s subject) bool {
 	for _, p := range all {
 		switch {
 		case p.Selector != nil:
-			if len(a.selected(p.Ref.Namespace, p.Selector)) == 0 {
-				a.add(config.NoMatchingWorkloads, p.Ref, "spec.selector.matchLabels", fmt.Sprintf("no workload in namespace %s has the labels %s", p.Ref.Namespace, pairs(p.Selector)), "correct the labels")
+			if len(a.selected(p.Home(), p.Selector)) == 0 {
+				a.add(config.NoMatchingWorkloads, p.Ref, "spec.selector.matchLabels", fmt.Sprintf("no workload in namespace %s has the labels %s", p.Home(), pairs(p.Selector)), "correct the labels")
 			}
 		case first != nil:
 			a.shadowed(config.RuleIgnored, p.Ref, "", fmt.Sprintf("PeerAuthentication %s is for the whole namespace, too, and is older: it is used", first.Ref.Name), "keep one, or add a selector", first.Ref, "")

@@ -25,9 +25,9 @@ type Options struct {
 	DomainSuffix string // "cluster.local"
 }
 
-// Lower returns one of *mesh.VirtualService, *mesh.DestinationRule, *mesh.Gateway,
-// *mesh.Sidecar, *mesh.PeerAuthentication, *mesh.RequestAuthentication, *mesh.AuthorizationPolicy, *mesh.Workload (WorkloadEntry) and []*registry.Service
-// (ServiceEntry), or nil if there is an error among the findings.
+// Lower returns one of *mesh.VirtualService, *mesh.DestinationRule, *mesh.Gateway, *mesh.Sidecar, *mesh.PeerAuthentication,
+// *mesh.RequestAuthentication, *mesh.AuthorizationPolicy, *mesh.Workload (WorkloadEntry), []*registry.Service (ServiceEntry),
+// and of objects of Istio before 1.5 those of config/legacy; nil if there is an error among the findings.
 func Lower(o *config.Object, opts Options) (any, []config.Finding) {
 	l := &lowerer{Report: config.NewReport(o), o: o, ns: o.ID.Namespace, suffix: opts.DomainSuffix}
 	var out any
@@ -50,6 +50,9 @@ func Lower(o *config.Object, opts Options) (any, []config.Finding) {
 		out = decode(l, &securityv1beta1.RequestAuthentication{}, l.requestAuthentication)
 	case "security.istio.io/AuthorizationPolicy":
 		out = decode(l, &securityv1beta1.AuthorizationPolicy{}, l.authorizationPolicy)
+	case "rbac.istio.io/ServiceRole", "rbac.istio.io/ServiceRoleBinding", "rbac.istio.io/RbacConfig", "rbac.istio.io/ClusterRbacConfig",
+		"authentication.istio.io/Policy", "authentication.istio.io/MeshPolicy":
+		out = l.legacy()
 	default:
 		l.Add(config.KindNotEnforced, "kind", "Istio's "+o.ID.Kind+" is not enforced in this version", "remove it, or do not rely on it")
 	}

@@ -145,6 +145,14 @@ func dump(s *mesh.Snapshot, kinds []string) string {
 			for k, v := range s.PeerAuths.All() {
 				object(&b, "PeerAuthentication", k, v)
 			}
+		case "authorizations":
+			for k, v := range s.Authorizations.All() {
+				object(&b, "AuthorizationPolicy of "+v.Ref.Kind+fmt.Sprintf(" line %d:", v.Ref.Line), k, v)
+			}
+		case "requestauths":
+			for k, v := range s.RequestAuths.All() {
+				object(&b, "RequestAuthentication of "+v.Ref.Kind+fmt.Sprintf(" line %d:", v.Ref.Line), k, v)
+			}
 		case "sidecars":
 			for k, v := range s.Sidecars.All() {
 				object(&b, "Sidecar", k, v)

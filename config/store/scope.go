@@ -93,7 +93,7 @@ func (s *Store) rescope() {
 // there is none.
 func (s *Store) mark(id config.ID, o *Object) {
 	switch key := id.String(); {
-	case o != nil && o.Serving != nil && strings.HasSuffix(id.Group, ".istio.io") && !s.scope.discovers(id.Namespace):
+	case o != nil && o.Serving != nil && strings.HasSuffix(id.Group, ".istio.io") && id.Namespace != "" && !s.scope.discovers(id.Namespace):
 		s.outside = s.outside.Set(key, o.Serving.Ref)
 	case s.outside.Has(key):
 		s.outside = s.outside.Delete(key)

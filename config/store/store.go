@@ -124,6 +124,7 @@ type Store struct {
 	objects  persist.Map[string, *Object]
 	outside  persist.Map[string, mesh.Ref] // in force in no namespace of the mesh
 	registry *registry.Registry
+	legacy   converting
 	scope    scope
 	next     mesh.Snapshot  // being built
 	snapshot *mesh.Snapshot // published last
@@ -380,6 +381,7 @@ func (s *Store) unread(file string) bool {
 func (s *Store) assemble() {
 	r := s.registry.Flush()
 	s.next.Services, s.next.Endpoints, s.next.Workloads = r.Services, r.Endpoints, r.Workloads
+	s.convert()
 	n, old := &s.next, s.snapshot
 	if old != nil && n.Settings == old.Settings && n.Services.Same(old.Services) && n.Endpoints.Same(old.Endpoints) && n.Workloads.Same(old.Workloads) &&
 		n.VirtualServices.Same(old.VirtualServices) && n.DestinationRules.Same(old.DestinationRules) && n.Gateways.Same(old.Gateways) && n.PeerAuths.Same(old.PeerAuths) && n.Authorizations.Same(old.Authorizations) && n.RequestAuths.Same(old.RequestAuths) && n.KeySets.Same(old.KeySets) &&
@@ -420,6 +422,7 @@ func (s *Store) collect() []config.Finding {
 	for _, more := range s.notedFacts {
 		fs = append(fs, more...)
 	}
+	fs = append(fs, s.legacy.findings...)
 	for _, p := range s.problems {
 		fs = append(fs, problemFindings(p)...)
 	}
@@ -485,7 +488,14 @@ func identical(a, b any) bool {
 // set brings a lowered object, or its absence, into the plan.
 func (s *Store) set(id config.ID, lowered any) {
 	k := mesh.NewKey(id.Namespace, id.Name)
-	lowered = s.scope.effective(id, lowered)
+	if id.Namespace != "" { // what has none is the whole mesh's
+		lowered = s.scope.effective(id, lowered)
+	}
+	switch id.Group {
+	case "rbac.istio.io", "authentication.istio.io":
+		s.legacy.set(id, lowered)
+		return
+	}
 	switch id.Group + "/" + id.Kind {
 	case "networking.istio.io/VirtualService":
 		put(&s.next.VirtualServices, k, lowered)

@@ -20,6 +20,24 @@ func authorizationPolicy(name, spec string) string {
 	return fmt.Sprintf("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: %s}\nspec: %s\n", name, spec)
 }
 
+// roles are objects of Istio before 1.5: who may do what with echo, where roles apply as config says.
+func roles(config, rule, subjects string) string {
+	return documents(
+		"apiVersion: rbac.istio.io/v1alpha1\nkind: ClusterRbacConfig\nmetadata: {name: default}\nspec: "+config+"\n",
+		"apiVersion: rbac.istio.io/v1alpha1\nkind: ServiceRole\nmetadata: {name: role}\nspec: {rules: ["+rule+"]}\n",
+		"apiVersion: rbac.istio.io/v1alpha1\nkind: ServiceRoleBinding\nmetadata: {name: bound}\nspec: {subjects: ["+subjects+"], roleRef: {kind: ServiceRole, name: role}}\n")
+}
+
+// oldPolicy is a Policy of Istio before 1.5 for echo.
+func oldPolicy(spec string) string {
+	return "apiVersion: authentication.istio.io/v1alpha1\nkind: Policy\nmetadata: {name: echo}\nspec: {targets: [{name: echo}], " + spec + "}\n"
+}
+
+const (
+	echoHost   = "echo.default.svc.cluster.local"
+	clientSays = "{user: cluster.local/ns/default/sa/client}"
+)
+
 const echoOnly = "selector: {matchLabels: {app: echo}}"
 
 // Who may do what is what the policies say, for requests and for connections, from the next request on.
@@ -71,6 +89,20 @@ func TestAuthorization(t *testing.T) {
 		{name: "no token", policies: authorizationPolicy("nojwt", "{"+echoOnly+", action: DENY, rules: [{from: [{source: {notRequestPrincipals: ['*']}}]}]}"), calls: "client GET / 403"},
 		{name: "a DENY with an error denies everything", policies: authorizationPolicy("bad", "{"+echoOnly+", action: DENY, rules: [{to: [{operation: {path: [/x]}}]}]}"), calls: "client GET / 403; client tcp no"},
 		{name: "an ALLOW with an error allows what can be read", policies: authorizationPolicy("bad2", "{"+echoOnly+", rules: [{to: [{operation: {methods: [GET]}}]}, {from: [{source: {ipBlocks: [x]}}]}]}"), calls: "client GET / 200; client POST / 403"},
+		{name: "old roles, off", policies: roles("{mode: 'OFF'}", "{services: ['*'], methods: [GET]}", clientSays), calls: "client POST / 200; stranger GET / 200; client tcp yes"},
+		{name: "old roles", policies: roles("{mode: 'ON'}", "{services: ["+echoHost+"], methods: [GET], paths: [/a/*]}", clientSays+", {user: '*', properties: {'request.headers[x-key]': open}}"),
+			calls: "client GET /a/b 200; client GET /b 403; client POST /a/b 403; client GET /a/..%2Fb 403; other GET /a/b 403; stranger GET /a/b x-key:open 200; client tcp no; other GET /a/ 403",
+			log:   "rbac_access_denied_matched_policy[none]"},
+		{name: "old roles on a port", policies: roles("{mode: ON_WITH_INCLUSION, inclusion: {namespaces: [default]}}", "{services: [echo.*], ports: [9000]}", "{names: ['*']}"), calls: "other tcp yes; stranger tcp no; other GET / 403"},
+		{name: "old roles that leave the service out", policies: roles("{mode: ON_WITH_EXCLUSION, exclusion: {services: ["+echoHost+"]}}", "{services: ['*']}", clientSays), calls: "other GET / 200; stranger tcp yes"},
+		{name: "old roles that are only watched", policies: roles("{mode: 'ON', enforcement_mode: PERMISSIVE}", "{services: ['*']}", clientSays), calls: "other GET / 200; other tcp yes"},
+		{name: "old roles beside a policy of today: both have to allow", policies: documents(roles("{mode: 'ON'}", "{services: ['*'], methods: [GET]}", "{user: '*'}"),
+			authorizationPolicy("new", "{"+echoOnly+", rules: [{from: [{source: {serviceAccounts: [client]}}]}]}")), calls: "client GET / 200; client POST / 403; other GET / 403"},
+		{name: "an old role with errors gives nothing", policies: strings.ReplaceAll(roles("{mode: 'ON'}", "{services: ['*'], constraints: [{key: destination.name, values: [x]}]}", "{user: '*'}"), "name: role", "name: bad-role"), calls: "client GET / 403; client tcp no"},
+		{name: "an old policy for mutual TLS", policies: oldPolicy("peers: [{mtls: {}}]"), calls: "client GET / 200; client tcp yes; stranger tcp no"},
+		{name: "an old policy that asks for tokens", policies: oldPolicy("peers: [{mtls: {mode: PERMISSIVE}}], origins: [{jwt: {issuer: me, jwksUri: 'http://127.0.0.1:1/keys', triggerRules: [{excludedPaths: [{prefix: /public/}]}]}}]"),
+			calls: "client GET /public/x 200; client GET /public/..%2Fx 403; client tcp yes; stranger GET / 403", log: "rbac_access_denied_matched_policy[ns[default]-policy[Policy/echo/echo]-rule[0]]"},
+		{name: "an old policy with errors lets nobody in", policies: strings.Replace(oldPolicy("peers: [{mtls: {}}], origins: [{jwt: {issuer: ''}}]"), "{name: echo}", "{name: bad-echo}", 1), calls: "client GET / 403; client tcp no"},
 	} {
 		m.Run(c.name, func(t *testing.T) {
 			m.Config("authorization.yaml", c.policies)
