@@ -60,11 +60,13 @@ type HealthCheck struct {
 	Ports              []uint16 // of the service; nil: all that speak what is asked
 	Interval, Timeout  time.Duration
 	Unhealthy, Healthy uint32 // so many answers in a row change what an endpoint is taken for
-	// Of HTTP: Method "" is GET, Host "" the service's, no Statuses are 200.
+	// Of HTTP: Method "" is GET, Host "" the service's, no Statuses are 200, no Retriable all.
 	Method, Host, Path string
 	Headers            []Header
 	Statuses           []StatusRange
-	Service            string // of gRPC; "": the whole server
+	// Retriable are the other statuses that count towards Unhealthy; what is not among them takes an endpoint out at once.
+	Retriable []StatusRange
+	Service   string // of gRPC; "": the whole server
 }
 
 // StatusRange is From to To, both included.

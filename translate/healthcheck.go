@@ -24,8 +24,10 @@ func healthCheck(c *clusterv3.Cluster, h *mesh.HealthCheck) {
 	switch h.Kind {
 	case mesh.CheckHTTP:
 		x := &corev3.HealthCheck_HttpHealthCheck{Host: h.Host, Path: h.Path, Method: corev3.RequestMethod(corev3.RequestMethod_value[cmp.Or(h.Method, "GET")])}
-		for _, s := range h.Statuses {
-			x.ExpectedStatuses = append(x.ExpectedStatuses, &typev3.Int64Range{Start: int64(s.From), End: int64(s.To) + 1})
+		x.ExpectedStatuses = statusRanges(h.Statuses)
+		// xDS takes out at once whoever answers with a status that is in no list.
+		if x.RetriableStatuses = statusRanges(h.Retriable); x.RetriableStatuses == nil {
+			x.RetriableStatuses = []*typev3.Int64Range{{Start: 100, End: 600}}
 		}
 		for _, o := range h.Headers {
 			x.RequestHeadersToAdd = append(x.RequestHeadersToAdd, &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: o.Name, Value: o.Value},
@@ -38,4 +40,11 @@ func healthCheck(c *clusterv3.Cluster, h *mesh.HealthCheck) {
 		out.HealthChecker = &corev3.HealthCheck_TcpHealthCheck_{TcpHealthCheck: &corev3.HealthCheck_TcpHealthCheck{}}
 	}
 	c.HealthChecks = []*corev3.HealthCheck{out}
+}
+
+func statusRanges(list []mesh.StatusRange) (out []*typev3.Int64Range) {
+	for _, s := range list {
+		out = append(out, &typev3.Int64Range{Start: int64(s.From), End: int64(s.To) + 1})
+	}
+	return out
 }

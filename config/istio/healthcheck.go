@@ -15,11 +15,12 @@ import (
 // healthCheck is the text of the annotation weir.dev/health-check, which is YAML.
 type healthCheck struct {
 	HTTP *struct {
-		Path             string            `json:"path"`
-		Host             string            `json:"host"`
-		Method           string            `json:"method"`
-		Headers          map[string]string `json:"headers"`
-		ExpectedStatuses []string          `json:"expectedStatuses"`
+		Path              string            `json:"path"`
+		Host              string            `json:"host"`
+		Method            string            `json:"method"`
+		Headers           map[string]string `json:"headers"`
+		ExpectedStatuses  []string          `json:"expectedStatuses"`
+		RetriableStatuses []string          `json:"retriableStatuses"`
 	} `json:"http"`
 	GRPC *struct {
 		Service string `json:"service"`
@@ -96,20 +97,7 @@ func (l *lowerer) healthCheck(at, text string) *mesh.HealthCheck {
 			}
 			out.Headers = append(out.Headers, mesh.Header{Name: strings.ToLower(k), Value: h.Headers[k]})
 		}
-		for _, s := range h.ExpectedStatuses {
-			from, to, ranged := strings.Cut(s, "-")
-			a, errA := strconv.Atoi(from)
-			b := a
-			var errB error
-			if ranged {
-				b, errB = strconv.Atoi(to)
-			}
-			if errA != nil || errB != nil || a < 100 || b > 599 || a > b {
-				l.Invalid(at, fmt.Sprintf("http.expectedStatuses: %q is neither a status nor a range", s), `for example "200-299"`)
-				continue
-			}
-			out.Statuses = append(out.Statuses, mesh.StatusRange{From: uint16(a), To: uint16(b)})
-		}
+		out.Statuses, out.Retriable = l.statuses(at, "http.expectedStatuses", h.ExpectedStatuses), l.statuses(at, "http.retriableStatuses", h.RetriableStatuses)
 	}
 	if g := in.GRPC; g != nil {
 		kinds++
@@ -123,6 +111,25 @@ func (l *lowerer) healthCheck(at, text string) *mesh.HealthCheck {
 	}
 	if kinds != 1 {
 		l.Invalid(at, fmt.Sprintf("has %d of http, grpc and tcp", kinds), `give one of them; "tcp: {}" is that a connection opens`)
+	}
+	return out
+}
+
+// statuses reads statuses and ranges of them.
+func (l *lowerer) statuses(at, name string, list []string) (out []mesh.StatusRange) {
+	for _, s := range list {
+		from, to, ranged := strings.Cut(s, "-")
+		a, errA := strconv.Atoi(from)
+		b := a
+		var errB error
+		if ranged {
+			b, errB = strconv.Atoi(to)
+		}
+		if errA != nil || errB != nil || a < 100 || b > 599 || a > b {
+			l.Invalid(at, fmt.Sprintf("%s: %q is neither a status nor a range", name, s), `for example "200-299"`)
+			continue
+		}
+		out = append(out, mesh.StatusRange{From: uint16(a), To: uint16(b)})
 	}
 	return out
 }

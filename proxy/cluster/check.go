@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -29,20 +30,22 @@ type Check struct {
 	Method, Host, Path string // Host "": the service's
 	Headers            [][2]string
 	Statuses           [][2]int // from, up to but not including; nil: 200
+	Retriable          [][2]int // likewise, of failures: those that count towards Unhealthy. Any other takes an endpoint out at once
 	Service            string   // of gRPC, "" for the whole server
 }
 
-// Expects reports whether a status is that of an endpoint which is well.
-func (k *Check) Expects(status int) bool {
-	if k.Statuses == nil {
-		return status == 200
+// Judge is what a status says of an endpoint.
+func (k *Check) Judge(status int) CheckResult {
+	in := func(ranges [][2]int) bool {
+		return slices.ContainsFunc(ranges, func(r [2]int) bool { return status >= r[0] && status < r[1] })
 	}
-	for _, s := range k.Statuses {
-		if status >= s[0] && status < s[1] {
-			return true
-		}
+	switch {
+	case k.Statuses == nil && status == 200, in(k.Statuses):
+		return CheckPassed
+	case in(k.Retriable):
+		return CheckFailed
 	}
-	return false
+	return CheckDown
 }
 
 // CheckedAt is where an endpoint's health is asked for, if not where requests go (health_check_config).
@@ -60,6 +63,7 @@ const (
 	CheckPassed    CheckResult = iota
 	CheckFailed                // it was answered, and not as expected
 	CheckNetwork               // it was not: no connection, or nothing in time
+	CheckDown                  // it was answered in a way that leaves nothing to ask again
 	CheckWithdrawn             // it was answered with FailHeader
 )
 
@@ -316,7 +320,7 @@ func (k *checker) ended(r CheckResult) {
 		case CheckNetwork:
 			c.NetworkFailures.Add(1)
 			c.Failures.Add(1)
-		case CheckFailed, CheckWithdrawn:
+		case CheckFailed, CheckDown, CheckWithdrawn:
 			c.Failures.Add(1)
 		}
 	}
@@ -328,7 +332,7 @@ func (k *checker) ended(r CheckResult) {
 		k.withdraw()
 	} else if k.sick != (r == CheckPassed) {
 		k.run = 0
-	} else if k.run++; k.run >= needed {
+	} else if k.run++; k.run >= needed || r == CheckDown {
 		k.run, k.sick, k.withdrawn = 0, !k.sick, false
 		for _, w := range k.of {
 			w.sick(k.sick, false)

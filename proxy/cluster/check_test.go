@@ -195,3 +195,52 @@ func TestChecksAreBounded(t *testing.T) {
 	}
 	_ = c
 }
+
+// Failures count towards the threshold, but for those that leave nothing to ask again: those take the endpoint out at
+// once. It comes back like any other, and counts where it is judged how many are well.
+func TestChecksThatNeedNoSecond(t *testing.T) {
+	n := mem.New()
+	l, p := n.Loop(loop.Options{}), &prober{}
+	h := cluster.NewHealth(l, cluster.NewChecks(l, p))
+	c := checked(h, 1, "k")
+	n.Advance(time.Second)
+	for i, x := range []struct {
+		result cluster.CheckResult
+		usable int
+	}{
+		{cluster.CheckFailed, 1}, {cluster.CheckPassed, 1},
+		{cluster.CheckDown, 0}, {cluster.CheckDown, 0}, {cluster.CheckFailed, 0}, {cluster.CheckPassed, 1},
+		{cluster.CheckFailed, 1}, {cluster.CheckDown, 0}, {cluster.CheckPassed, 1},
+		{cluster.CheckNetwork, 1}, {cluster.CheckNetwork, 0},
+	} {
+		p.answer(x.result)
+		n.Advance(10 * time.Second)
+		if got := c.View().Usable(); got != x.usable {
+			t.Errorf("after check %d: %d are usable, want %d", i, got, x.usable)
+		}
+	}
+	if f := h.Checked.Failures.Load(); f != 8 {
+		t.Errorf("%d failures are counted, want 8", f)
+	}
+}
+
+// A status is expected, or counts, or is enough; what is in both lists is expected
+// (envoy.config.core.v3.HealthCheck.HttpHealthCheck.retriable_statuses).
+func TestCheckJudgesStatuses(t *testing.T) {
+	for _, c := range []struct {
+		expected, retriable [][2]int
+		want                map[int]cluster.CheckResult
+	}{
+		{nil, nil, map[int]cluster.CheckResult{200: cluster.CheckPassed, 204: cluster.CheckDown, 503: cluster.CheckDown}},
+		{[][2]int{{201, 300}}, nil, map[int]cluster.CheckResult{200: cluster.CheckDown, 201: cluster.CheckPassed, 299: cluster.CheckPassed, 300: cluster.CheckDown}},
+		{nil, [][2]int{{100, 600}}, map[int]cluster.CheckResult{200: cluster.CheckPassed, 204: cluster.CheckFailed, 599: cluster.CheckFailed}},
+		{[][2]int{{200, 201}, {404, 405}}, [][2]int{{400, 500}, {503, 504}}, map[int]cluster.CheckResult{200: cluster.CheckPassed, 404: cluster.CheckPassed, 400: cluster.CheckFailed, 503: cluster.CheckFailed, 502: cluster.CheckDown, 504: cluster.CheckDown}},
+	} {
+		k := cluster.Check{Statuses: c.expected, Retriable: c.retriable}
+		for status, want := range c.want {
+			if got := k.Judge(status); got != want {
+				t.Errorf("expected %v, retriable %v: %d is %v, want %v", c.expected, c.retriable, status, got, want)
+			}
+		}
+	}
+}

@@ -119,7 +119,9 @@ func (p *probe) writeHead(x *Exchange) {
 		p.result = cluster.CheckNetwork
 	case x.Response.Headers.GetName(cluster.FailHeader) != nil:
 		p.result = cluster.CheckWithdrawn
-	case p.check.Kind == cluster.CheckHTTP && p.check.Expects(x.Response.Status), p.check.Kind == cluster.CheckGRPC && x.Response.Status == 200:
+	case p.check.Kind == cluster.CheckHTTP:
+		p.result = p.check.Judge(x.Response.Status)
+	case x.Response.Status == 200:
 		p.result = cluster.CheckPassed
 	default:
 		p.result = cluster.CheckFailed

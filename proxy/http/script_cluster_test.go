@@ -78,7 +78,7 @@ func (s *script) addCluster(d *datadriven.TestData) {
 			out().Probes = uint32(number(s.t, a))
 		case "check": // KIND every interval, timeout, unhealthy, healthy
 			c.Check = &cluster.Check{Key: d.Input + a.String(), Kind: map[string]cluster.CheckKind{"tcp": cluster.CheckTCP, "http": cluster.CheckHTTP, "grpc": cluster.CheckGRPC}[a.Vals[0]],
-				Method: "GET", Path: "/health", Service: "s", Headers: [][2]string{{"x-check", "1"}}, Interval: 10 * time.Second, Timeout: time.Second, Unhealthy: 2, Healthy: 2}
+				Method: "GET", Path: "/health", Service: "s", Headers: [][2]string{{"x-check", "1"}}, Retriable: [][2]int{{500, 600}}, Interval: 10 * time.Second, Timeout: time.Second, Unhealthy: 2, Healthy: 2}
 		case "budget": // PERCENT, MIN
 			percent, min := a.Vals[0], a.Vals[1]
 			p, _ := strconv.Atoi(percent)

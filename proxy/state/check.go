@@ -8,6 +8,7 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weirmesh/weir/proxy/cluster"
@@ -87,11 +88,19 @@ func decodeHTTPCheck(k *cluster.Check, h *corev3.HealthCheck_HttpHealthCheck, pa
 	case k.Method == http.MethodConnect:
 		return fmt.Errorf("%s.method: CONNECT asks for no answer", path)
 	}
-	for i, s := range h.GetExpectedStatuses() {
-		if s.GetStart() < 100 || s.GetEnd() > 600 || s.GetStart() >= s.GetEnd() {
-			return fmt.Errorf("%s.expected_statuses[%d]: %d to %d is not part of 100 to 600", path, i, s.GetStart(), s.GetEnd())
+	var err error
+	statuses := func(field string, ranges []*typev3.Int64Range) (out [][2]int) {
+		for i, s := range ranges {
+			if err == nil && (s.GetStart() < 100 || s.GetEnd() > 600 || s.GetStart() >= s.GetEnd()) {
+				err = fmt.Errorf("%s.%s[%d]: %d to %d is not part of 100 to 600", path, field, i, s.GetStart(), s.GetEnd())
+			}
+			out = append(out, [2]int{int(s.GetStart()), int(s.GetEnd())})
 		}
-		k.Statuses = append(k.Statuses, [2]int{int(s.GetStart()), int(s.GetEnd())})
+		return out
+	}
+	k.Statuses, k.Retriable = statuses("expected_statuses", h.GetExpectedStatuses()), statuses("retriable_statuses", h.GetRetriableStatuses())
+	if err != nil {
+		return err
 	}
 	for i, o := range h.GetRequestHeadersToAdd() {
 		name, value := strings.ToLower(o.GetHeader().GetKey()), o.GetHeader().GetValue()

@@ -130,7 +130,7 @@ var fields = map[protoreflect.FullName]known{
 		but("unhealthy_interval", "checks have one interval").but("unhealthy_edge_interval", "checks have one interval").but("healthy_edge_interval", "checks have one interval").
 		but("event_log_path", statsNames).but("event_logger", statsNames).but("event_service", statsNames).
 		but("always_log_health_check_failures", statsNames).but("always_log_health_check_success", statsNames),
-	"envoy.config.core.v3.HealthCheck.HttpHealthCheck": acts("host path method expected_statuses request_headers_to_add").
+	"envoy.config.core.v3.HealthCheck.HttpHealthCheck": acts("host path method expected_statuses retriable_statuses request_headers_to_add").
 		but("codec_client_type", "checks speak what requests to the cluster do"),
 	"envoy.config.core.v3.HealthCheck.TcpHealthCheck":    acts("send receive"),
 	"envoy.config.core.v3.HealthCheck.GrpcHealthCheck":   acts("service_name authority"),
