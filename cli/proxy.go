@@ -43,6 +43,7 @@ var verbs = []verb{
 	{"state", http.MethodGet, "/state", true, "what it decides by: listeners, routes, clusters, and what is in use"},
 	{"identity", http.MethodGet, "/identity", true, "its certificate, validity, next renewal"},
 	{"unknown", http.MethodGet, "/unknown_hosts", true, "hosts that were asked for in vain, and the nearest that it has"},
+	{"why", http.MethodGet, "/why", true, "the last requests that failed: what it decided, each attempt"},
 	{"dump", http.MethodGet, "/config_dump?include_eds", true, "its configuration as it came, in Envoy's form (see weir proxy-config)"},
 	{"clusters", http.MethodGet, "/clusters?format=json", true, "clusters with their endpoints, in Envoy's form"},
 	{"listeners", http.MethodGet, "/listeners?format=json", true, "listeners, in Envoy's form"},

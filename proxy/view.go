@@ -302,11 +302,11 @@ func (p *Proxy) State() any {
 		for _, vh := range t.Hosts() {
 			h := host{Name: vh.Name, Domains: vh.Domains}
 			for _, e := range vh.Entries {
-				x := entry{Name: e.Name, Object: e.Source.Config, Redirect: e.Redirect != nil}
+				x := entry{Name: e.Name, Object: e.Source.Object().Config, Redirect: e.Redirect != nil}
 				kind, path := e.Matched()
 				x.Match = fmt.Sprintf("%s %s", kind, path)
-				if e.Source.File != "" {
-					x.At = fmt.Sprintf("%s:%d", e.Source.File, e.Source.Line)
+				if o := e.Source.Object(); o.File != "" {
+					x.At = fmt.Sprintf("%s:%d", o.File, o.Line)
 				}
 				if e.Direct != nil {
 					x.Direct = e.Direct.Status

@@ -15,6 +15,7 @@ import (
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/observe/records"
 	"github.com/weirmesh/weir/proxy/state"
 	"github.com/weirmesh/weir/proxy/tcp"
 )
@@ -27,6 +28,7 @@ type worker struct {
 	tcp     *tcp.Worker
 	demand  *demand.Worker
 	numbers *observe.Worker
+	records *records.Recorder
 	checks  *cluster.Checks // active health checks, which are the first worker's business; nil of the others
 	state   *state.State
 	table   *listener.Table // whose chains connections go by
@@ -42,7 +44,7 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("worker %d: %w", i, err)
 	}
-	w := &worker{loop: loop.New(poller, loop.Options{Log: p.o.Log, Census: p.o.Census}), numbers: observe.NewWorker(), state: p.state.builder.State(), grace: p.o.ListenerDrain, ended: make(chan struct{}), log: p.o.Log}
+	w := &worker{loop: loop.New(poller, loop.Options{Log: p.o.Log, Census: p.o.Census}), numbers: observe.NewWorker(), records: records.New(p.o.Workers), state: p.state.builder.State(), grace: p.o.ListenerDrain, ended: make(chan struct{}), log: p.o.Log}
 	w.late.Fire = func() { w.adopt(w.table) }
 	demands := p.demands
 	if demands == nil {
@@ -50,7 +52,7 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 	}
 	w.demand = demands.NewWorker(w.loop, p.place())
 	w.http = http.NewWorker(http.Options{Loop: w.loop, Demand: w.demand, Group: p.pools, Socket: p.socket, Source: p.o.Source, Hostname: p.o.Node.Name, Outdated: p.outdated, Full: p.full,
-		Observer: &http.Report{Self: p.self, Numbers: w.numbers, Log: p.logs, Unknown: (&strangers{loop: w.loop, p: p}).tell}})
+		Observer: &http.Report{Self: p.self, Numbers: w.numbers, Records: w.records, Log: p.logs, Unknown: (&strangers{loop: w.loop, p: p}).tell}})
 	if i == 0 {
 		w.checks = cluster.NewChecks(w.loop, w.http)
 	}

@@ -125,7 +125,7 @@ var table = [numCauses]info{
 		"compare the request with the matches of the http rules of the VirtualServices for this host"},
 	HostNotFound: {"host_not_found", NoRouteFound, "route_not_found", 404, "",
 		"no virtual host of the listener has the request's host",
-		"compare the request's Host with the hosts of the VirtualServices and Gateways of this listener: /state of the proxy lists the nearest ones under unknownHosts"},
+		"compare the request's Host with the hosts of the VirtualServices and Gateways of this listener; `weir proxy WORKLOAD unknown` lists the nearest hosts that there are"},
 	RoutesMissing: {"routes_missing", NoRouteFound, "route_not_found", 404, "",
 		"the listener's routes have not come from the control plane",
 		"is the control plane there? `weir proxy-status` says what the proxy holds; a route configuration that it refuses is in its log"},
@@ -358,6 +358,9 @@ func (c Cause) Details() string { return table[c].details }
 
 // Status is the HTTP status of the reply; 0 when none can be made or when the reply itself decides (FaultAbort, DirectResponse).
 func (c Cause) Status() int { return table[c].status }
+
+// OfUpstream reports whether the cause is what an attempt at an endpoint came to.
+func (c Cause) OfUpstream() bool { return c >= PendingOverflow && c <= MaxDurationReached }
 
 // Body is the text of the reply.
 func (c Cause) Body() string { return table[c].body }

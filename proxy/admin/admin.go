@@ -19,6 +19,7 @@ import (
 	"net/http/pprof"
 	"time"
 
+	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	"github.com/weirmesh/weir/xds/dump"
 )
 
@@ -41,6 +42,8 @@ type Proxy interface {
 	OnDemand() *dump.OnDemand
 	// Unknown are hosts that were asked for and that nobody knows, with the nearest that are known.
 	Unknown() []dump.UnknownHost
+	// Records are what became of requests.
+	Records(*observev1.RecordsRequest) *observev1.Records
 	// Certs, Clusters and Listeners are in order of name.
 	Certs() []Certificates
 	Clusters() []Cluster
@@ -82,6 +85,7 @@ func Serve(ctx context.Context, l net.Listener, o Options) error {
 		say(w, "LIVE")
 	})
 	mux.HandleFunc("/", unknown)
+	mux.HandleFunc("GET /why", handleWhy(o.Proxy))
 	mux.HandleFunc("GET /config_dump", handleDump(o.Proxy))
 	mux.HandleFunc("GET /clusters", handleClusters(o.Proxy))
 	mux.HandleFunc("GET /stats", handleStats(o.Proxy))
@@ -203,6 +207,7 @@ GET  /state               live listeners, routes, clusters, endpoints
 GET  /identity            certificate, validity, next renewal
 GET  /ondemand            configuration on demand: what is held, since when, what is waited for
 GET  /unknown_hosts       hosts that were asked for and that no route table has, and the nearest that there are
+GET  /why                 what became of requests: the last that failed, or ?id=ID (x-request-id, or of a trace), ?last=N
 GET  /config_dump         configuration as it came, in Envoy's form; ?include_eds, ?resource=, ?name_regex=
 GET  /clusters            clusters with endpoints, as Envoy says it; ?format=json
 GET  /listeners           listeners, as Envoy says it; ?format=json

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	"github.com/weirmesh/weir/internal/memnet"
 	"github.com/weirmesh/weir/xds/dump"
 )
@@ -41,6 +42,10 @@ func (f *fake) Identity() any { return nil }
 func (f *fake) OnDemand() *dump.OnDemand { return &dump.OnDemand{Why: "nobody asked"} }
 
 func (f *fake) Unknown() []dump.UnknownHost { return []dump.UnknownHost{{Host: "a.exmaple"}} }
+
+func (f *fake) Records(q *observev1.RecordsRequest) *observev1.Records {
+	return &observev1.Records{Records: []*observev1.Record{{Id: q.GetId(), Status: q.GetLastErrors()}}}
+}
 
 func (f *fake) Drain()        { f.drained = true }
 func (f *fake) DrainInbound() { f.leaving = true }
@@ -204,5 +209,17 @@ func start(t *testing.T, serve func(context.Context, net.Listener) error) func(m
 			t.Fatal(err)
 		}
 		return resp.StatusCode, string(b)
+	}
+}
+
+// What became of requests is asked for by id or by how many.
+func TestWhy(t *testing.T) {
+	o := Options{Proxy: &fake{}, Level: new(slog.LevelVar), Log: slog.New(slog.DiscardHandler)}
+	call := start(t, func(ctx context.Context, l net.Listener) error { return Serve(ctx, l, o) })
+	for path, want := range map[string]string{"/why": `"status":20`, "/why?last=3": `"status":3`, "/why?id=abc": `"id":"abc"`, "/why?last=x": "last must be a number"} {
+		_, body := call("GET", path, "")
+		if !strings.Contains(strings.ReplaceAll(body, " ", ""), strings.ReplaceAll(want, " ", "")) {
+			t.Errorf("%s: %s", path, body)
+		}
 	}
 }

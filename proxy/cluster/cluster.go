@@ -14,6 +14,7 @@ import (
 
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/http/h1"
+	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/tls"
 )
@@ -123,6 +124,8 @@ type Cluster struct {
 	Limits *Limits
 	// Service is what the cluster stands for in metrics and logs.
 	Service Service
+	// Source is the object that says how the service is called, if there is one.
+	Source observe.Origin
 	// Version is the xDS version it came with.
 	Version string
 

@@ -16,6 +16,7 @@ import (
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/observe/records"
 	"github.com/weirmesh/weir/proxy/outbound"
 	"github.com/weirmesh/weir/proxy/route"
 )
@@ -24,6 +25,8 @@ import (
 type path struct {
 	net              *mem.Net
 	worker           *http.Worker
+	report           *http.Report
+	records          *records.Recorder
 	listener         *mem.Listener
 	client, upstream *mem.Peer
 	request          []byte
@@ -55,7 +58,9 @@ func makePath(t testing.TB, direction http.Direction, request, response []byte, 
 	if direction == http.Inbound {
 		stages = inbound.Stages(inbound.Options{Metadata: node})
 	}
-	p.worker = http.NewWorker(http.Options{Loop: l, Observer: &http.Report{Self: self.Peer(), Numbers: observe.NewWorker(), Log: observe.NewLog()}})
+	p.records = records.New(1)
+	p.report = &http.Report{Self: self.Peer(), Numbers: observe.NewWorker(), Records: p.records, Log: observe.NewLog()}
+	p.worker = http.NewWorker(http.Options{Loop: l, Observer: p.report})
 	cfg := &http.Config{Direction: direction, ServerName: []byte("istio-envoy"), Stages: stages, TableName: "9080", Logs: istioLog(t),
 		Path: message.PathOptions{Normalize: true}}
 	limits := &cluster.Limits{}

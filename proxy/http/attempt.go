@@ -38,6 +38,8 @@ func (x *Exchange) attempt() {
 	}
 	x.limits = c.Limits
 	x.Attempts++
+	x.flags &^= connected
+	x.tryBegan = x.w.loop.Now()
 	if e.Host != "" && x.Route != nil && x.Route.Forward != nil && x.Route.Forward.HostOfEndpoint {
 		x.rewriteHost(e.Host)
 	}
@@ -304,7 +306,7 @@ func (x *Exchange) onTry() {
 	x.Cluster.Limits.TryTimeout.Add(1)
 	x.report(outlier.LocalFailure)
 	x.Failure = ""
-	if x.mayRetry() && x.retry.On&x.onSilence() != 0 && x.again(false) {
+	if x.mayRetry() && x.retry.On&x.onSilence() != 0 && x.again(c, false) {
 		return
 	}
 	x.Reply(c)
@@ -337,7 +339,7 @@ func (x *Exchange) retryFailure(c causes.Cause, untouched bool) bool {
 	default:
 		return false
 	}
-	return x.retry.On&on != 0 && x.again(unreached(c))
+	return x.retry.On&on != 0 && x.again(c, unreached(c))
 }
 
 // onSilence are the conditions under which a request is tried again that reached an upstream which does not answer: it
@@ -357,15 +359,15 @@ func (x *Exchange) retryResponse() bool {
 	}
 	p := &x.Response
 	if p.Headers.Has(message.XWeirUndelivered) && x.Cluster.InMesh() && x.retry.On&onUnreached != 0 {
-		return x.again(true)
+		return x.again(causes.NoCause, true)
 	}
 	switch {
 	case p.Headers.Has(message.XEnvoyOverloaded):
 		return false // more requests are the last thing that upstream needs
 	case p.Headers.GetName("x-envoy-ratelimited") != nil:
-		return x.retry.On&route.OnEnvoyRateLimited != 0 && x.again(false)
+		return x.retry.On&route.OnEnvoyRateLimited != 0 && x.again(causes.NoCause, false)
 	}
-	return x.retry.Retriable(p.Status, int(x.grpcStatusOf())) && x.again(false)
+	return x.retry.Retriable(p.Status, int(x.grpcStatusOf())) && x.again(causes.NoCause, false)
 }
 
 // onUnreached are the conditions under which a request is tried again that did not reach an upstream.
@@ -426,9 +428,9 @@ func (x *Exchange) awaitNews() bool {
 	return true
 }
 
-// again ends this attempt and arranges for the next one, unless the number of retries or their limit is used up. unreached
-// says that the attempt did not reach its endpoint.
-func (x *Exchange) again(unreached bool) bool {
+// again ends this attempt, which failed because of c or answered what is not to be passed on, and arranges for the next one, unless
+// the number of retries or their limit is used up. unreached says that the attempt did not reach its endpoint.
+func (x *Exchange) again(c causes.Cause, unreached bool) bool {
 	// Whoever took the place of endpoints that are gone will be known in a moment: until then the last one is asked.
 	waits := x.retries == 0 && unreached && len(x.tried) > 0 && x.w.outdated()
 	if x.retries == 0 && !waits {
@@ -442,6 +444,7 @@ func (x *Exchange) again(unreached bool) bool {
 		x.Flags |= causes.UpstreamOverflowFlag
 		return false
 	}
+	x.note(c)
 	x.endAttempt()
 	l.Retried.Add(1)
 	x.retryAt = l

@@ -51,8 +51,8 @@ func (c *client) Open(*conn.Conn)    { c.Item.Opened(1) }
 func (c *client) serve(x *Exchange) {
 	c.x, x.up = x, c
 	c.base, c.silent, c.sent, c.final = c.Conn.Sent(), true, false, c.Last()
-	x.UpstreamLocal, x.UpstreamTLS = c.Conn.Info().Local, c.Conn.Info().TLS
-	x.UpstreamBegan, x.UpstreamHTTP = c.w.loop.Now(), message.HTTP11
+	x.lent(&c.Item)
+	x.UpstreamHTTP = message.HTTP11
 	c.dec.StartResponse(&x.Response, &x.ResponseTrailers, &x.arena, x.Cluster.ResponseLimits, &x.Cluster.HTTP1, &x.Request)
 	c.enc.Names = x.Cluster.HTTP1.Names
 	x.showWebSocketKey()

@@ -65,9 +65,8 @@ func (c *client2) serve(x *Exchange) {
 	if c.Reused() {
 		st.flags = reused
 	}
-	info := c.Conn.Info()
-	x.UpstreamLocal, x.UpstreamTLS = info.Local, info.TLS
-	x.UpstreamBegan, x.UpstreamHTTP = c.w.loop.Now(), message.HTTP2
+	x.lent(&c.Item)
+	x.UpstreamHTTP = message.HTTP2
 	if x.Request.Upgrade == nil || c.m.ConnectProtocol() {
 		if c.write(st); x.up != st {
 			return

@@ -5,12 +5,12 @@
 // manager; everything else follows from its bytes. What leaves: upstream requests
 // on connections of cluster/pool, responses, and one call of the Observer for
 // every exchange. Filters see an exchange as a Stage and answer Continue, Hold or
-// Reply; the only way to make a local reply takes an observe.Cause.
+// Reply; the only way to make a local reply takes a causes.Cause.
 //
 // The path of a request through the files: server.go (the client's connection)
 // → exchange.go (stages, local replies) → identify.go, router.go and the filters
 // as stages → attempt.go (choosing an endpoint, retries, timeouts) → client.go
-// (the upstream connection) and back by flow.go (bodies, back-pressure, the end).
+// (the upstream connection) and back by flow.go (bodies, back-pressure, the end); recording.go keeps what it came to.
 //
 // Everything belongs to one worker, on whose loop all calls happen; only
 // Ticket.Resume may be called from elsewhere. Exchanges, their messages and

@@ -13,6 +13,7 @@ import (
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/observe/records"
 	"github.com/weirmesh/weir/proxy/route"
 	"github.com/weirmesh/weir/proxy/tls"
 )
@@ -144,8 +145,15 @@ type Exchange struct {
 	due     int64
 	tryEnds int64 // when the attempt ends by perTry; 0: it does not
 	waiter  pool.Waiter
-	limits  *cluster.Limits // where this attempt counts as a request; nil: nowhere
-	retryAt *cluster.Limits // where it counts as a retry; nil: nowhere
+	// What became of attempts that were not the last: the first three, and how many there are; when the last one began. How many
+	// requests its connection had carried, and since when it is open.
+	tries       []records.Attempt
+	noted       uint32
+	tryBegan    int64
+	carried     uint32
+	connectedAt int64
+	limits      *cluster.Limits // where this attempt counts as a request; nil: nowhere
+	retryAt     *cluster.Limits // where it counts as a retry; nil: nowhere
 
 	timeout loop.Timer // of the route
 	try     loop.Timer // of the attempt
@@ -182,6 +190,7 @@ const (
 	trying     // the attempt tries an endpoint that is half-open
 	perAttempt // maximum is the cluster's, not the listener's
 	missed     // the last attempt did not reach its endpoint
+	connected  // the last attempt had a connection
 	awaitsBody // a stage waits for the request body
 	fixed      // Cluster and Endpoint are those to ask, and no others: a health check
 )
@@ -212,6 +221,7 @@ func (x *Exchange) reset() {
 	x.answering = x.answering[:0]
 	clear(x.tried)
 	x.tried = x.tried[:0]
+	x.tries, x.noted = x.tries[:0], 0
 	x.pause = 0
 	x.idleFor = 0
 }

@@ -289,6 +289,7 @@ func (x *Exchange) upstreamFailed(c causes.Cause, transport string, untouched, s
 	// A peer that refuses a stream says itself that it processed nothing of it (RFC 9113 section 8.7).
 	if silent && x.is(keepBody) && !x.is(replayed) && (refused(c) ||
 		terminated(c) && (untouched && reused || x.Request.Method.Idempotent())) {
+		x.note(c)
 		x.endAttempt()
 		x.Failure = ""
 		x.flags |= replayed

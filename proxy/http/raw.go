@@ -24,9 +24,7 @@ func (c *raw) Open(*conn.Conn)    { c.Item.Opened(1) }
 // section 9.3.6).
 func (c *raw) serve(x *Exchange) {
 	c.x, x.up = x, c
-	info := c.Conn.Info()
-	x.UpstreamLocal, x.UpstreamTLS = info.Local, info.TLS
-	x.UpstreamBegan = c.w.loop.Now()
+	x.lent(&c.Item)
 	p := &x.Response
 	p.Status, p.ContentLength, p.NoBody = 200, message.Unknown, false
 	x.responseHead()

@@ -4,6 +4,7 @@ import (
 	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/observe/records"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -11,8 +12,9 @@ import (
 // writes access logs.
 type Report struct {
 	Self    *observe.Peer
-	Numbers *observe.Worker // this worker's
-	Log     *observe.Log    // nil: no access log
+	Numbers *observe.Worker   // this worker's
+	Log     *observe.Log      // nil: no access log
+	Records *records.Recorder // this worker's; nil: none are kept
 	// Unknown is told of a host that no virtual host of a table has, when it is first asked for; nil: nobody is.
 	Unknown func(t *route.Table, host string)
 
@@ -60,6 +62,9 @@ func (r *Report) End(x *Exchange) {
 	}
 	if x.Cause == causes.HostNotFound {
 		r.stranger(x)
+	}
+	if r.Records != nil {
+		r.keep(x, &l, took)
 	}
 	if r.Log != nil && len(x.Config.Logs) > 0 {
 		x.Describe(&r.record)

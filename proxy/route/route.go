@@ -57,17 +57,10 @@ type VirtualHost struct {
 	Use *demand.Use
 }
 
-// Source is the object an Entry was made from, for decision records.
-type Source struct {
-	Config string // "/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews"
-	File   string
-	Line   int
-}
-
 // Entry is one route. Exactly one of Forward, Redirect and Direct is set.
 type Entry struct {
 	Name   string
-	Source Source
+	Source observe.Origin
 	Host   *VirtualHost
 
 	When When

@@ -34,7 +34,6 @@ import (
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/observe"
-	"github.com/weirmesh/weir/proxy/route"
 	"github.com/weirmesh/weir/xds/resource"
 )
 
@@ -251,7 +250,7 @@ func TestRoutes(t *testing.T) {
 		t.Fatalf("virtual hosts: %+v", vh)
 	}
 	jason := vh.Entries[0]
-	if jason.Name != "jason" || jason.Source != (route.Source{Config: "/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews", File: "vs.yaml", Line: 7}) {
+	if jason.Name != "jason" || jason.Source.Object() != (observe.Object{Config: "/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews", File: "vs.yaml", Line: 7}) {
 		t.Errorf("source %+v", jason.Source)
 	}
 	r := jason.Forward.Retry

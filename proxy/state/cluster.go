@@ -140,6 +140,7 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 		return nil, err
 	}
 	s.decodeService(c.GetMetadata())
+	s.Source = origin(c.GetMetadata())
 	ours := c.GetMetadata().GetFilterMetadata()["weir"].GetFields()
 	s.Refused = ours["refused"].GetStringValue()
 	if a := ours["led"].GetStringValue(); a != "" {

@@ -18,7 +18,6 @@ import (
 	previousprioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
-
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/weirmesh/weir/proxy/cluster"
@@ -157,7 +156,7 @@ func appendOps(to []route.Headers, ops ...*route.Headers) []route.Headers {
 }
 
 func decodeRoute(r *routev3.Route, path string, ids func(string) cluster.ID) (*route.Entry, error) {
-	e := &route.Entry{Name: r.GetName(), StatPrefix: r.GetStatPrefix(), Source: routeSource(r.GetMetadata())}
+	e := &route.Entry{Name: r.GetName(), StatPrefix: r.GetStatPrefix(), Source: origin(r.GetMetadata())}
 	var err error
 	if e.When, err = decodeMatch(r.GetMatch(), path+".match"); err != nil {
 		return nil, err
@@ -185,16 +184,16 @@ func decodeRoute(r *routev3.Route, path string, ids func(string) cluster.ID) (*r
 	return e, err
 }
 
-// routeSource reads which object a route came from: Istio's metadata, and ours with
+// origin reads which object a route or cluster came from: Istio's metadata, and ours with
 // file and line.
-func routeSource(m *corev3.Metadata) route.Source {
+func origin(m *corev3.Metadata) observe.Origin {
 	f := m.GetFilterMetadata()
 	weir := f["weir"].GetFields()
-	return route.Source{
+	return observe.OriginOf(observe.Object{
 		Config: f["istio"].GetFields()["config"].GetStringValue(),
 		File:   weir["file"].GetStringValue(),
 		Line:   int(weir["line"].GetNumberValue()),
-	}
+	})
 }
 
 func decodeMatch(m *routev3.RouteMatch, path string) (route.When, error) {

@@ -12,11 +12,12 @@
 package observev1
 
 import (
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
+
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 )
 
 const (
@@ -924,11 +925,11 @@ type isRecordsRequest_Which interface {
 }
 
 type RecordsRequest_Id struct {
-	Id string `protobuf:"bytes,2,opt,name=id,proto3,oneof"` // of one request (x-request-id)
+	Id string `protobuf:"bytes,2,opt,name=id,proto3,oneof"` // of one request (x-request-id), or a trace
 }
 
 type RecordsRequest_LastErrors struct {
-	LastErrors uint32 `protobuf:"varint,3,opt,name=last_errors,json=lastErrors,proto3,oneof"` // at most so many
+	LastErrors uint32 `protobuf:"varint,3,opt,name=last_errors,json=lastErrors,proto3,oneof"` // at most so many, the newest first
 }
 
 func (*RecordsRequest_Id) isRecordsRequest_Which() {}
@@ -996,18 +997,37 @@ func (x *Records) GetUnavailable() string {
 	return ""
 }
 
-// Record says what a proxy decided about one request, and because of which objects.
+// Record says what a proxy decided about one request or connection, and because of which objects.
 type Record struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	TimeUnixNano  uint64                 `protobuf:"fixed64,2,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
-	Cause         string                 `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"` // of a proxy's own answer
-	Flags         string                 `protobuf:"bytes,4,opt,name=flags,proto3" json:"flags,omitempty"`
-	Status        uint32                 `protobuf:"varint,5,opt,name=status,proto3" json:"status,omitempty"`
-	Edge          *Edge                  `protobuf:"bytes,6,opt,name=edge,proto3" json:"edge,omitempty"`
-	Decisions     []*Decision            `protobuf:"bytes,7,rep,name=decisions,proto3" json:"decisions,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Id           string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                             // x-request-id; empty of connections and of requests that could not be read
+	TimeUnixNano uint64                 `protobuf:"fixed64,2,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"` // when the head of the request was complete, or the connection came
+	Cause        string                 `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"`                                       // of a proxy's own answer: a name of package causes
+	Flags        string                 `protobuf:"bytes,4,opt,name=flags,proto3" json:"flags,omitempty"`
+	Status       uint32                 `protobuf:"varint,5,opt,name=status,proto3" json:"status,omitempty"`
+	// Which end of the edge recorded it, who the other end is, what was called and how it was secured. A
+	// gateway is the source, as in metrics.
+	Edge       *Edge       `protobuf:"bytes,6,opt,name=edge,proto3" json:"edge,omitempty"`
+	Decisions  []*Decision `protobuf:"bytes,7,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	TraceId    string      `protobuf:"bytes,8,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	Protocol   string      `protobuf:"bytes,9,opt,name=protocol,proto3" json:"protocol,omitempty"` // http, grpc, tcp
+	Method     string      `protobuf:"bytes,10,opt,name=method,proto3" json:"method,omitempty"`
+	Authority  string      `protobuf:"bytes,11,opt,name=authority,proto3" json:"authority,omitempty"`
+	Path       string      `protobuf:"bytes,12,opt,name=path,proto3" json:"path,omitempty"`                                  // without its query, cut
+	GrpcStatus int32       `protobuf:"zigzag32,13,opt,name=grpc_status,json=grpcStatus,proto3" json:"grpc_status,omitempty"` // -1: none
+	Details    string      `protobuf:"bytes,14,opt,name=details,proto3" json:"details,omitempty"`                            // RESPONSE_CODE_DETAILS
+	// The client's connection, as this proxy sees it, and where it wanted to go.
+	Client string `protobuf:"bytes,15,opt,name=client,proto3" json:"client,omitempty"`
+	Asked  string `protobuf:"bytes,16,opt,name=asked,proto3" json:"asked,omitempty"`
+	// Attempts: the first three and the last.
+	Attempts uint32     `protobuf:"varint,17,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Tries    []*Attempt `protobuf:"bytes,18,rep,name=tries,proto3" json:"tries,omitempty"`
+	// Since time_unix_nano; 0: did not happen.
+	RequestEndedNano  uint64 `protobuf:"varint,19,opt,name=request_ended_nano,json=requestEndedNano,proto3" json:"request_ended_nano,omitempty"`
+	ResponseBeganNano uint64 `protobuf:"varint,20,opt,name=response_began_nano,json=responseBeganNano,proto3" json:"response_began_nano,omitempty"`
+	EndedNano         uint64 `protobuf:"varint,21,opt,name=ended_nano,json=endedNano,proto3" json:"ended_nano,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Record) Reset() {
@@ -1089,13 +1109,113 @@ func (x *Record) GetDecisions() []*Decision {
 	return nil
 }
 
+func (x *Record) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
+}
+
+func (x *Record) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Record) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Record) GetAuthority() string {
+	if x != nil {
+		return x.Authority
+	}
+	return ""
+}
+
+func (x *Record) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Record) GetGrpcStatus() int32 {
+	if x != nil {
+		return x.GrpcStatus
+	}
+	return 0
+}
+
+func (x *Record) GetDetails() string {
+	if x != nil {
+		return x.Details
+	}
+	return ""
+}
+
+func (x *Record) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *Record) GetAsked() string {
+	if x != nil {
+		return x.Asked
+	}
+	return ""
+}
+
+func (x *Record) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Record) GetTries() []*Attempt {
+	if x != nil {
+		return x.Tries
+	}
+	return nil
+}
+
+func (x *Record) GetRequestEndedNano() uint64 {
+	if x != nil {
+		return x.RequestEndedNano
+	}
+	return 0
+}
+
+func (x *Record) GetResponseBeganNano() uint64 {
+	if x != nil {
+		return x.ResponseBeganNano
+	}
+	return 0
+}
+
+func (x *Record) GetEndedNano() uint64 {
+	if x != nil {
+		return x.EndedNano
+	}
+	return 0
+}
+
 // Decision is one step.
 type Decision struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stage         string                 `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`   // listener, route, cluster, …
-	Object        string                 `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"` // KIND/NAMESPACE/NAME
-	Part          string                 `protobuf:"bytes,3,opt,name=part,proto3" json:"part,omitempty"`     // field path in it
+	Object        string                 `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"` // path of the object it came from: /apis/GROUP/VERSION/namespaces/NAMESPACE/KIND/NAME
+	Part          string                 `protobuf:"bytes,3,opt,name=part,proto3" json:"part,omitempty"`     // name of what was chosen
 	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	File          string                 `protobuf:"bytes,5,opt,name=file,proto3" json:"file,omitempty"`
+	Line          uint32                 `protobuf:"varint,6,opt,name=line,proto3" json:"line,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1158,6 +1278,130 @@ func (x *Decision) GetText() string {
 	return ""
 }
 
+func (x *Decision) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *Decision) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+// Attempt is one attempt at an endpoint.
+type Attempt struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Endpoint string                 `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"` // address
+	Local    string                 `protobuf:"bytes,2,opt,name=local,proto3" json:"local,omitempty"`       // ours on the connection; empty: there was none
+	Cause    string                 `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"`       // why it failed; empty: it did not, or status says
+	Failure  string                 `protobuf:"bytes,4,opt,name=failure,proto3" json:"failure,omitempty"`   // what TLS or the kernel said
+	Status   uint32                 `protobuf:"varint,5,opt,name=status,proto3" json:"status,omitempty"`    // of an answer that was not passed on
+	// How many requests the connection had carried before, and how old it was.
+	Requests      uint32 `protobuf:"varint,6,opt,name=requests,proto3" json:"requests,omitempty"`
+	AgeNano       uint64 `protobuf:"varint,7,opt,name=age_nano,json=ageNano,proto3" json:"age_nano,omitempty"`
+	BeganNano     uint64 `protobuf:"varint,8,opt,name=began_nano,json=beganNano,proto3" json:"began_nano,omitempty"` // since the record's time
+	EndedNano     uint64 `protobuf:"varint,9,opt,name=ended_nano,json=endedNano,proto3" json:"ended_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attempt) Reset() {
+	*x = Attempt{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attempt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attempt) ProtoMessage() {}
+
+func (x *Attempt) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
+func (*Attempt) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Attempt) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *Attempt) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
+func (x *Attempt) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *Attempt) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *Attempt) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Attempt) GetRequests() uint32 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *Attempt) GetAgeNano() uint64 {
+	if x != nil {
+		return x.AgeNano
+	}
+	return 0
+}
+
+func (x *Attempt) GetBeganNano() uint64 {
+	if x != nil {
+		return x.BeganNano
+	}
+	return 0
+}
+
+func (x *Attempt) GetEndedNano() uint64 {
+	if x != nil {
+		return x.EndedNano
+	}
+	return 0
+}
+
 var File_api_observe_v1_observe_proto protoreflect.FileDescriptor
 
 const file_api_observe_v1_observe_proto_rawDesc = "" +
@@ -1217,7 +1461,7 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\aRecords\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x125\n" +
 	"\arecords\x18\x02 \x03(\v2\x1b.weir.dev.observe.v1.RecordR\arecords\x12 \n" +
-	"\vunavailable\x18\x03 \x01(\tR\vunavailable\"\xee\x01\n" +
+	"\vunavailable\x18\x03 \x01(\tR\vunavailable\"\xa5\x05\n" +
 	"\x06Record\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x06R\ftimeUnixNano\x12\x14\n" +
@@ -1225,12 +1469,43 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\x05flags\x18\x04 \x01(\tR\x05flags\x12\x16\n" +
 	"\x06status\x18\x05 \x01(\rR\x06status\x12-\n" +
 	"\x04edge\x18\x06 \x01(\v2\x19.weir.dev.observe.v1.EdgeR\x04edge\x12;\n" +
-	"\tdecisions\x18\a \x03(\v2\x1d.weir.dev.observe.v1.DecisionR\tdecisions\"`\n" +
+	"\tdecisions\x18\a \x03(\v2\x1d.weir.dev.observe.v1.DecisionR\tdecisions\x12\x19\n" +
+	"\btrace_id\x18\b \x01(\tR\atraceId\x12\x1a\n" +
+	"\bprotocol\x18\t \x01(\tR\bprotocol\x12\x16\n" +
+	"\x06method\x18\n" +
+	" \x01(\tR\x06method\x12\x1c\n" +
+	"\tauthority\x18\v \x01(\tR\tauthority\x12\x12\n" +
+	"\x04path\x18\f \x01(\tR\x04path\x12\x1f\n" +
+	"\vgrpc_status\x18\r \x01(\x11R\n" +
+	"grpcStatus\x12\x18\n" +
+	"\adetails\x18\x0e \x01(\tR\adetails\x12\x16\n" +
+	"\x06client\x18\x0f \x01(\tR\x06client\x12\x14\n" +
+	"\x05asked\x18\x10 \x01(\tR\x05asked\x12\x1a\n" +
+	"\battempts\x18\x11 \x01(\rR\battempts\x122\n" +
+	"\x05tries\x18\x12 \x03(\v2\x1c.weir.dev.observe.v1.AttemptR\x05tries\x12,\n" +
+	"\x12request_ended_nano\x18\x13 \x01(\x04R\x10requestEndedNano\x12.\n" +
+	"\x13response_began_nano\x18\x14 \x01(\x04R\x11responseBeganNano\x12\x1d\n" +
+	"\n" +
+	"ended_nano\x18\x15 \x01(\x04R\tendedNano\"\x88\x01\n" +
 	"\bDecision\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x16\n" +
 	"\x06object\x18\x02 \x01(\tR\x06object\x12\x12\n" +
 	"\x04part\x18\x03 \x01(\tR\x04part\x12\x12\n" +
-	"\x04text\x18\x04 \x01(\tR\x04text*C\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x12\x12\n" +
+	"\x04file\x18\x05 \x01(\tR\x04file\x12\x12\n" +
+	"\x04line\x18\x06 \x01(\rR\x04line\"\xf8\x01\n" +
+	"\aAttempt\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x14\n" +
+	"\x05local\x18\x02 \x01(\tR\x05local\x12\x14\n" +
+	"\x05cause\x18\x03 \x01(\tR\x05cause\x12\x18\n" +
+	"\afailure\x18\x04 \x01(\tR\afailure\x12\x16\n" +
+	"\x06status\x18\x05 \x01(\rR\x06status\x12\x1a\n" +
+	"\brequests\x18\x06 \x01(\rR\brequests\x12\x19\n" +
+	"\bage_nano\x18\a \x01(\x04R\aageNano\x12\x1d\n" +
+	"\n" +
+	"began_nano\x18\b \x01(\x04R\tbeganNano\x12\x1d\n" +
+	"\n" +
+	"ended_nano\x18\t \x01(\x04R\tendedNano*C\n" +
 	"\x04Side\x12\x14\n" +
 	"\x10SIDE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSIDE_SOURCE\x10\x01\x12\x14\n" +
@@ -1263,7 +1538,7 @@ func file_api_observe_v1_observe_proto_rawDescGZIP() []byte {
 }
 
 var file_api_observe_v1_observe_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_api_observe_v1_observe_proto_goTypes = []any{
 	(Side)(0),              // 0: weir.dev.observe.v1.Side
 	(Transport)(0),         // 1: weir.dev.observe.v1.Transport
@@ -1281,6 +1556,7 @@ var file_api_observe_v1_observe_proto_goTypes = []any{
 	(*Records)(nil),        // 13: weir.dev.observe.v1.Records
 	(*Record)(nil),         // 14: weir.dev.observe.v1.Record
 	(*Decision)(nil),       // 15: weir.dev.observe.v1.Decision
+	(*Attempt)(nil),        // 16: weir.dev.observe.v1.Attempt
 }
 var file_api_observe_v1_observe_proto_depIdxs = []int32{
 	5,  // 0: weir.dev.observe.v1.ProxyMessage.hello:type_name -> weir.dev.observe.v1.Hello
@@ -1298,13 +1574,14 @@ var file_api_observe_v1_observe_proto_depIdxs = []int32{
 	14, // 12: weir.dev.observe.v1.Records.records:type_name -> weir.dev.observe.v1.Record
 	7,  // 13: weir.dev.observe.v1.Record.edge:type_name -> weir.dev.observe.v1.Edge
 	15, // 14: weir.dev.observe.v1.Record.decisions:type_name -> weir.dev.observe.v1.Decision
-	3,  // 15: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
-	4,  // 16: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
-	16, // [16:17] is the sub-list for method output_type
-	15, // [15:16] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	16, // 15: weir.dev.observe.v1.Record.tries:type_name -> weir.dev.observe.v1.Attempt
+	3,  // 16: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
+	4,  // 17: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
+	17, // [17:18] is the sub-list for method output_type
+	16, // [16:17] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_api_observe_v1_observe_proto_init() }
@@ -1331,7 +1608,7 @@ func file_api_observe_v1_observe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_observe_v1_observe_proto_rawDesc), len(file_api_observe_v1_observe_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

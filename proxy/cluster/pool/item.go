@@ -39,6 +39,9 @@ const (
 // Reused reports that the connection was lent before: its peer may have closed it just now.
 func (it *Item) Reused() bool { return it.reused }
 
+// Carried is how many requests the connection was lent for before the last one, and when it opened, on the loop's clock.
+func (it *Item) Carried() (requests uint32, opened int64) { return it.taken - 1, it.opened }
+
 // Last reports that the connection may serve no request after those it was lent for.
 func (it *Item) Last() bool {
 	m := it.host.cluster.MaxRequestsPerConn

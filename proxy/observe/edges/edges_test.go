@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	"github.com/weirmesh/weir/api/causes"
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/observe/records"
 )
 
 var (
@@ -184,6 +186,9 @@ func TestSender(t *testing.T) {
 				return totals(w)
 			},
 			Stirred: stirred,
+			Records: func(q *observev1.RecordsRequest) *observev1.Records {
+				return &observev1.Records{Request: q.GetRequest(), Records: []*observev1.Record{{Id: q.GetId()}}}
+			},
 			Connect: func(ctx context.Context) (grpc.ClientConnInterface, error) {
 				select {
 				case c := <-conns:
@@ -218,8 +223,8 @@ func TestSender(t *testing.T) {
 		if r := (<-b.sent).GetReport(); r.GetSequence() != 2 || r.Edges[0].Outcomes[0].Count != 1 {
 			t.Errorf("then came %v", r)
 		}
-		b.heard <- &observev1.ControlMessage{Message: &observev1.ControlMessage_Records{Records: &observev1.RecordsRequest{Request: 7}}}
-		if r := (<-b.sent).GetRecords(); r.GetRequest() != 7 || r.GetUnavailable() == "" {
+		b.heard <- &observev1.ControlMessage{Message: &observev1.ControlMessage_Records{Records: &observev1.RecordsRequest{Request: 7, Which: &observev1.RecordsRequest_Id{Id: "x"}}}}
+		if r := (<-b.sent).GetRecords(); r.GetRequest() != 7 || len(r.GetRecords()) != 1 || r.GetRecords()[0].GetId() != "x" {
 			t.Errorf("records: %v", r)
 		}
 		// Nobody acknowledges the second: the stream is given up.
@@ -252,4 +257,28 @@ func TestSender(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A record is told whole: who and what, what was decided and because of which object, and each attempt.
+func TestRecord(t *testing.T) {
+	r := &records.Record{Start: time.Unix(1, 5), Ended: 3 * time.Second, ResponseBegan: 2 * time.Second, RequestEnded: time.Second, Labels: *called(503, causes.UpstreamConnectionFailure), Cause: causes.UpstreamConnectRefused,
+		Details: "d", Listener: "outbound_0.0.0.0_9080", Host: "reviews", Route: "default", Cluster: "outbound|9080||reviews", RouteOrigin: observe.OriginOf(observe.Object{Config: "/apis/x", File: "a.yaml", Line: 7}),
+		Client: records.AddrOf(netip.MustParseAddrPort("10.0.0.1:40000")), Asked: records.AddrOf(netip.MustParseAddrPort("10.96.0.1:9080")), Attempts: 1}
+	r.ID.Set([]byte("id"))
+	r.Method.Set([]byte("GET"))
+	r.Authority.Set([]byte("reviews:9080"))
+	r.Path.Set([]byte("/reviews/0"))
+	r.Tries[0] = records.Attempt{Endpoint: records.AddrOf(netip.MustParseAddrPort("10.0.0.2:9080")), Cause: causes.UpstreamConnectRefused, Failure: "f", Began: time.Millisecond, Ended: 2 * time.Millisecond}
+	want := &observev1.Record{
+		Id: "id", TimeUnixNano: 1e9 + 5, Cause: "upstream_connect_refused", Flags: "UF", Status: 503, Protocol: "http", Method: "GET", Authority: "reviews:9080", Path: "/reviews/0", GrpcStatus: -1, Details: "d",
+		Edge: &observev1.Edge{Side: observev1.Side_SIDE_SOURCE, Peer: &observev1.Peer{Workload: "reviews-v2", Namespace: "default", Identity: reviewsID, Version: "v2"},
+			Service: &observev1.Service{Host: service.Host, Name: "reviews", Namespace: "default", Port: 9080}, Transport: observev1.Transport_TRANSPORT_MTLS, Protocol: "http"},
+		Decisions: []*observev1.Decision{{Stage: "listener", Part: "outbound_0.0.0.0_9080"}, {Stage: "host", Part: "reviews"}, {Stage: "route", Part: "default", Object: "/apis/x", File: "a.yaml", Line: 7},
+			{Stage: "cluster", Part: "outbound|9080||reviews"}},
+		Client: "10.0.0.1:40000", Asked: "10.96.0.1:9080", Attempts: 1, Tries: []*observev1.Attempt{{Endpoint: "10.0.0.2:9080", Cause: "upstream_connect_refused", Failure: "f", BeganNano: 1e6, EndedNano: 2e6}},
+		RequestEndedNano: 1e9, ResponseBeganNano: 2e9, EndedNano: 3e9,
+	}
+	if diff := cmp.Diff(want, Record(r), protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
 }

@@ -42,6 +42,8 @@ type Options struct {
 	Connect func(context.Context) (grpc.ClientConnInterface, error)
 	// Collect returns the counters of all workers as they are now.
 	Collect func() *observe.Totals
+	// Records answers who asks what became of requests.
+	Records func(*observev1.RecordsRequest) *observev1.Records
 	// Stirred holds a value when any of them may have changed since the last Collect.
 	Stirred <-chan struct{}
 	Log     *slog.Logger
@@ -142,8 +144,7 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 				s.Stats.Reports.Add(1)
 			}
 			if q := m.GetRecords(); q != nil {
-				none := &observev1.Records{Request: q.GetRequest(), Unavailable: "this version of the proxy keeps no decision records"}
-				if err := stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Records{Records: none}}); err != nil {
+				if err := stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Records{Records: s.o.Records(q)}}); err != nil {
 					return err
 				}
 			}

@@ -1,0 +1,129 @@
+package http
+
+import (
+	"bytes"
+	"strings"
+	"time"
+
+	"github.com/weirmesh/weir/api/causes"
+	"github.com/weirmesh/weir/proxy/cluster/pool"
+	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/observe/records"
+)
+
+// lent notes the connection of the attempt under way.
+func (x *Exchange) lent(it *pool.Item) {
+	info := it.Conn.Info()
+	x.UpstreamLocal, x.UpstreamTLS = info.Local, info.TLS
+	x.UpstreamBegan = x.w.loop.Now()
+	x.carried, x.connectedAt = it.Carried()
+	x.flags |= connected
+}
+
+// note keeps what became of an attempt that another one follows.
+func (x *Exchange) note(c causes.Cause) {
+	x.noted++
+	if len(x.tries) == cap(x.tries) && len(x.tries) < mostTries {
+		x.tries = append(make([]records.Attempt, 0, mostTries), x.tries...)
+	}
+	if len(x.tries) == mostTries {
+		return
+	}
+	x.tries = x.tries[:len(x.tries)+1]
+	x.attempted(&x.tries[len(x.tries)-1], c)
+}
+
+// mostTries is how many attempts are noted, beside the last.
+const mostTries = len(records.Record{}.Tries) - 1
+
+// attempted fills in what became of the attempt under way.
+func (x *Exchange) attempted(a *records.Attempt, c causes.Cause) {
+	now := x.w.loop.Now()
+	if x.Ended != 0 {
+		now = x.Ended
+	}
+	*a = records.Attempt{Cause: c, Failure: short(x.Failure), Began: time.Duration(x.tryBegan - x.Began), Ended: time.Duration(now - x.Began)}
+	if c == causes.NoCause {
+		a.Status = uint16(x.Response.Status)
+	}
+	if x.Endpoint != nil {
+		a.Endpoint = records.AddrOf(x.Endpoint.Addr)
+	}
+	if x.is(connected) {
+		a.Local, a.Requests, a.Age = records.AddrOf(x.UpstreamLocal), x.carried, time.Duration(x.UpstreamBegan-x.connectedAt)
+	}
+}
+
+// longestFailure bounds texts that records keep.
+const longestFailure = 400
+
+func short(s string) string {
+	if len(s) <= longestFailure {
+		return s
+	}
+	return strings.Clone(s[:longestFailure])
+}
+
+// keep records an exchange that has ended.
+func (r *Report) keep(x *Exchange, l *observe.Labels, took time.Duration) {
+	var c *records.Record
+	if failed(x, l) {
+		c = r.Records.Failed()
+	} else if c = r.Records.Well(took); c == nil {
+		return
+	}
+	q := &x.Request
+	c.ID.Set(q.Headers.Get(message.XRequestID))
+	if v := q.Headers.Get(message.Traceparent); len(v) >= len("00-")+32 {
+		c.Trace.Set(v[3 : 3+32])
+	} else {
+		c.Trace.Set(q.Headers.Get(message.XB3TraceID))
+	}
+	c.Start, c.Ended = x.Start(), took
+	if x.RequestEnded != 0 {
+		c.RequestEnded = time.Duration(x.RequestEnded - x.Began)
+	}
+	if x.ResponseBegan != 0 {
+		c.ResponseBegan = time.Duration(x.ResponseBegan - x.Began)
+	}
+	c.Labels, c.Cause, c.Details = *l, x.Cause, short(x.Details)
+	c.Method.Set(q.RawMethod)
+	c.Authority.Set(q.Authority)
+	path, _, _ := bytes.Cut(q.Path, []byte{'?'})
+	if x.OriginalPath != nil {
+		path, _, _ = bytes.Cut(x.OriginalPath, []byte{'?'})
+	}
+	c.Path.Set(path)
+	c.Listener = x.Config.StatPrefix
+	if x.Host != nil {
+		c.Host = x.Host.Name
+	}
+	if x.Route != nil {
+		c.Route, c.RouteOrigin = x.Route.Name, x.Route.Source
+	}
+	if x.Cluster != nil {
+		c.Cluster, c.ClusterOrigin = x.Cluster.Name, x.Cluster.Source
+	} else if x.Target != nil {
+		c.Cluster = x.Target.Name
+	}
+	c.Client, c.Asked = records.AddrOf(x.Conn.Remote), records.AddrOf(x.Conn.Asked())
+	c.Attempts = uint32(x.Attempts)
+	n := copy(c.Tries[:], x.tries)
+	if c.Attempts > x.noted {
+		cause := x.Cause
+		if !cause.OfUpstream() {
+			cause = causes.NoCause
+		}
+		x.attempted(&c.Tries[n], cause)
+	}
+}
+
+// failed reports whether an exchange came to something that somebody may ask about.
+func failed(x *Exchange, l *observe.Labels) bool {
+	switch x.Cause {
+	case causes.NoCause, causes.DirectResponse, causes.CORSPreflight, causes.NoFurther:
+		return l.Status >= 500 || l.GRPCStatus > 0 && httpStatusOf(l.GRPCStatus) >= 500
+	}
+	return true
+}

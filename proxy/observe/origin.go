@@ -1,0 +1,29 @@
+package observe
+
+import "unique"
+
+// Object is the configuration object that something was made from, and where its text is.
+type Object struct {
+	Config string // "/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews"
+	File   string
+	Line   int
+}
+
+// Origin is an Object in a word: one that everything made from the object shares. The zero value is no object.
+type Origin struct{ object unique.Handle[Object] }
+
+// OriginOf is the Origin of an object.
+func OriginOf(o Object) Origin {
+	if o == (Object{}) {
+		return Origin{}
+	}
+	return Origin{unique.Make(o)}
+}
+
+// Object is the object; an empty one if there is none.
+func (o Origin) Object() Object {
+	if o == (Origin{}) {
+		return Object{}
+	}
+	return o.object.Value()
+}

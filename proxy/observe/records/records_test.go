@@ -1,0 +1,92 @@
+package records
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+	"unsafe"
+)
+
+// The newest failures stay, the newest first, in the room that was promised.
+func TestRing(t *testing.T) {
+	r := New(4)
+	if len(r.failed.pieces) != 0 || len(r.well.pieces) != 0 {
+		t.Error("an idle worker holds records")
+	}
+	for i := range 1000 {
+		c := r.Failed()
+		if c.Attempts != 0 {
+			t.Fatal("a record begins with somebody else's")
+		}
+		c.ID.Set(fmt.Appendf(nil, "id-%d", i))
+		c.Attempts = 1
+	}
+	if n := len(r.failed.pieces) * piece; n != keptFailed/4 {
+		t.Errorf("%d records, want %d", n, keptFailed/4)
+	}
+	last := r.LastFailed(3)
+	if len(last) != 3 || last[0].ID.String() != "id-999" || last[2].ID.String() != "id-997" {
+		t.Errorf("%v", last)
+	}
+	if all := r.LastFailed(1 << 20); len(all) != keptFailed/4 {
+		t.Errorf("%d in all", len(all))
+	}
+	if f := r.Find("id-900", 5); len(f) != 1 || r.Find("id-1", 5) != nil || r.Find("", 5) != nil {
+		t.Errorf("%v", f)
+	}
+	if n := unsafe.Sizeof(Record{}) * (keptFailed + keptWell); n > 2<<20 {
+		t.Errorf("%d bytes a process", n)
+	}
+}
+
+// Of what goes well one in 64 is kept, and what was slow.
+func TestSample(t *testing.T) {
+	r := New(1)
+	kept := 0
+	for range 10 * sample {
+		if r.Well(time.Millisecond) != nil {
+			kept++
+		}
+	}
+	if kept != 10 {
+		t.Errorf("%d of %d", kept, 10*sample)
+	}
+	if r.Well(2*slow) == nil {
+		t.Error("a slow one is not kept")
+	}
+}
+
+// What is too long is cut, and still found; addresses keep what identifies them.
+func TestRoom(t *testing.T) {
+	var x Text
+	long := fmt.Sprintf("%0100d", 7)
+	x.Set([]byte(long))
+	if x.String() != long[:longest] || !x.Is(long) || x.Is("1"+long) || x.Is("") {
+		t.Errorf("%q", x.String())
+	}
+	for _, s := range []string{"10.0.0.1:80", "[2001:db8::1]:443", "[::ffff:10.0.0.1]:80"} {
+		if got, want := AddrOf(netip.MustParseAddrPort(s)).String(), netip.AddrPortFrom(netip.MustParseAddrPort(s).Addr().Unmap(), netip.MustParseAddrPort(s).Port()).String(); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	if s := AddrOf(netip.AddrPort{}).String(); s != "" {
+		t.Errorf("no address is %q", s)
+	}
+}
+
+// After the first round nothing is allocated.
+func TestNoGarbage(t *testing.T) {
+	r := New(1)
+	id := []byte("0c7cd0b4-3f21-4d2b-9a55-5f0b7cfe5e21")
+	one := func() {
+		r.Failed().ID.Set(id)
+		r.Well(slow).ID.Set(id)
+	}
+	for range keptFailed {
+		one()
+	}
+	if n := testing.AllocsPerRun(1000, one); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
