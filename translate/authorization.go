@@ -128,7 +128,7 @@ func (a *authorization) httpGuards(k *mint, port uint16, asks bool) (out []*hcmv
 
 // guardDirect puts them in front of the only filter of a gRPC server without proxy (gRFC A41).
 func (a *authorization) guardDirect(k *mint, m *hcmv3.HttpConnectionManager, port uint16) {
-	m.HttpFilters = append(a.httpGuards(k, port, false), m.HttpFilters...)
+	m.HttpFilters = slices.Concat(a.unchecked(k), a.httpGuards(k, port, false), m.HttpFilters)
 }
 
 // guardTCP puts them in front of the filters of a chain that relays.

@@ -12,8 +12,10 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -333,7 +335,43 @@ func (b *base) directInbound(in *inboundSet, n *Node, labels mesh.Labels, ports 
 	if len(ports) > 0 {
 		allows = *ports[0].authz
 	}
+	for _, p := range allows.identify {
+		in.problems = append(in.problems, problem(&p.Ref, 0, "gRPC servers without proxy, as %s, check no tokens: calls that bring one are denied there, and policies that ask for one let nobody in", n.Name))
+	}
 	in.drop(&k, ports, &allows)
+}
+
+// unchecked denies calls that bring a token where a RequestAuthentication looks for one: gRPC has no filter that checks
+// tokens, and the application must not take for checked what nobody has looked at. What asks policies for a token finds
+// none.
+func (a *authorization) unchecked(k *mint) []*hcmv3.HttpFilter {
+	deny := map[string]*rbacv3.Policy{}
+	for _, p := range a.identify {
+		var places []*rbacv3.Permission
+		place := func(header, value string) {
+			places = append(places, &rbacv3.Permission{Rule: &rbacv3.Permission_Header{Header: headerMatch(header, value, false)}})
+		}
+		for i := range p.Rules {
+			r := &p.Rules[i]
+			if len(r.Headers)+len(r.Params)+len(r.Cookies) == 0 {
+				place("authorization", "Bearer *")
+			}
+			for _, h := range r.Headers {
+				place(h.Name, h.Prefix+"*")
+			}
+			if len(r.Cookies) > 0 {
+				place("cookie", "*")
+			}
+		}
+		if len(places) > 0 {
+			deny[fmt.Sprintf("ns[%s]-policy[%s/%s]-rule[0]", p.Home(), p.Ref.Kind, p.Ref.Name)] = &rbacv3.Policy{
+				Permissions: places, Principals: []*rbacv3.Principal{source.any()}}
+		}
+	}
+	if len(deny) == 0 {
+		return nil
+	}
+	return []*hcmv3.HttpFilter{httpFilter("envoy.filters.http.rbac", k.any(&httprbacv3.RBAC{Rules: &rbacv3.RBAC{Action: rbacv3.RBAC_DENY, Policies: deny}}))}
 }
 
 // directPorts are the ports that n's workload serves, those of services that only list

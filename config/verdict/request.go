@@ -134,6 +134,7 @@ type limits struct {
 	try     string // what is likely to do
 	// value that keeps within the limits; there is none, yet, if state is not found.
 	value string
+	more  []string // a claim that is a list has these, too
 	there bool
 	state outcome
 }
@@ -163,12 +164,35 @@ func (s *search) settle(f field, l *limits) {
 		l.state = none
 	default:
 		l.there = true
-		l.value, l.state = s.machines.search(l.in, slices.Concat(f.never(), l.out), f.letters(), append(f.prefer(), l.try)...)
+		l.more = nil
+		never := slices.Concat(f.never(), l.out)
+		l.value, l.state = s.machines.search(l.in, never, f.letters(), append(f.prefer(), l.try)...)
+		if f.kind != claim || len(l.in) < 2 || l.state == found {
+			return
+		}
+		// A list is in a pattern if one of its values is, and in none of others if none is.
+		for _, p := range l.in {
+			v, state := s.machines.search([]pattern{p}, never, f.letters(), append(f.prefer(), l.try)...)
+			if state != found {
+				l.state = state
+				return
+			}
+			l.more = append(l.more, v)
+		}
+		l.value, l.more, l.state = l.more[0], l.more[1:], found
 	}
 }
 
 // request is one that is looked for: its fields, those that matter.
 type request map[field]*limits
+
+// values are those of a field: several of a claim that is a list.
+func (r request) values(f field) []string {
+	if l := r[f]; l != nil && l.there {
+		return append([]string{l.value}, l.more...)
+	}
+	return nil
+}
 
 // get is the value of a field, and whether there is one.
 func (r request) get(f field) (string, bool) {
@@ -190,8 +214,7 @@ const maxSteps = 2000
 // holds reports whether all conditions hold for r.
 func (s *search) holds(conditions []atom, r request) bool {
 	return !slices.ContainsFunc(conditions, func(a atom) bool {
-		v, there := r.get(a.field)
-		return (there && s.machines.holds(a.pattern, v)) == a.without
+		return slices.ContainsFunc(r.values(a.field), func(v string) bool { return s.machines.holds(a.pattern, v) }) == a.without
 	})
 }
 
@@ -346,7 +369,7 @@ func (r request) example() *Example {
 			if out.Claims == nil {
 				out.Claims = map[string]string{}
 			}
-			out.Claims[f.name] = l.value
+			out.Claims[f.name] = strings.Join(r.values(f), ",")
 		case f.kind == parameter:
 			query = append(query, f.name+"="+l.value)
 		}

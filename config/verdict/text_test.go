@@ -27,6 +27,41 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// A claim that is a list has several values: what asks for two of them can be met, what also asks for none such cannot.
+func TestClaimsThatAreLists(t *testing.T) {
+	is := func(value string) mesh.HeaderMatch {
+		return mesh.HeaderMatch{Name: mesh.ClaimPrefix + ".group", Match: mesh.StringMatch{Kind: mesh.Exact, Value: value}}
+	}
+	in := &room{scheme: "http", authorities: []way{{in: []pattern{exactly("a")}}}}
+	plain := is("dev")
+	plain.Name = "group"
+	for _, c := range []struct {
+		name           string
+		earlier, match mesh.HTTPMatch
+		want           outcome
+		claims         string
+	}{
+		{name: "behind a rule for those who have not the one, the one for those who have the other", earlier: mesh.HTTPMatch{WithoutHeaders: []mesh.HeaderMatch{is("admin")}}, match: mesh.HTTPMatch{Headers: []mesh.HeaderMatch{is("dev")}}, want: found, claims: "dev,admin"},
+		{name: "two at once, as a delegate asks for", match: mesh.HTTPMatch{Headers: []mesh.HeaderMatch{is("admin"), is("dev")}}, want: found, claims: "admin,dev"},
+		{name: "the one without the other", match: mesh.HTTPMatch{Headers: []mesh.HeaderMatch{is("dev")}, WithoutHeaders: []mesh.HeaderMatch{is("admin")}}, want: found, claims: "dev"},
+		{name: "one that there must not be", match: mesh.HTTPMatch{Headers: []mesh.HeaderMatch{is("dev"), is("admin")}, WithoutHeaders: []mesh.HeaderMatch{is("admin")}}, want: none},
+		{name: "all who have it are taken already", earlier: mesh.HTTPMatch{Headers: []mesh.HeaderMatch{is("dev")}}, match: mesh.HTTPMatch{Headers: []mesh.HeaderMatch{is("dev"), is("admin")}}, want: none},
+		{name: "a header has one value", match: mesh.HTTPMatch{Headers: []mesh.HeaderMatch{plain, {Name: "group", Match: mesh.StringMatch{Kind: mesh.Exact, Value: "admin"}}}}, want: none},
+	} {
+		s := &search{machines: newMachines()}
+		var earlier []entry
+		if c.earlier.Headers != nil || c.earlier.WithoutHeaders != nil {
+			earlier = []entry{{match: &c.earlier}}
+		}
+		r, state, _ := s.reachable(in, earlier, &entry{match: &c.match})
+		if state != c.want {
+			t.Errorf("%s: %v, want %v", c.name, state, c.want)
+		} else if state == found && r.example().Claims["[group]"] != c.claims {
+			t.Errorf("%s: %v, want %s", c.name, r.example().Claims, c.claims)
+		}
+	}
+}
+
 // What is left of some strings without others is found, or it is certain that there is nothing.
 func TestSearch(t *testing.T) {
 	starts := func(s string) pattern { return pattern{StringMatch: mesh.StringMatch{Kind: mesh.Prefix, Value: s}} }

@@ -6,10 +6,12 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -241,6 +243,36 @@ func TestProxyless(t *testing.T) {
 	if _, err := healthpb.NewHealthClient(plain).Check(ctx, &healthpb.HealthCheckRequest{}); status.Code(err) != codes.Unavailable {
 		t.Errorf("a caller without certificate is answered: %v", err)
 	}
+
+	// Tokens that somebody asked to be checked, and that nobody here can check, are denied; who has none is served.
+	m.Write("tokens.yaml", `
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: shop}
+spec:
+  selector: {matchLabels: {app: shop}}
+  jwtRules:
+  - {issuer: me, jwks: '{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}'}
+  - {issuer: you, jwks: '{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}', fromHeaders: [{name: x-token}]}
+`)
+	for _, h := range [][]string{{"authorization", "Bearer x.y.z"}, {"x-token", "x.y.z"}} {
+		m.Eventually("a token in "+h[0]+" is denied", func() error {
+			if _, _, err := call(cc, h...); status.Code(err) != codes.PermissionDenied {
+				return fmt.Errorf("it gives %v", err)
+			}
+			return nil
+		})
+	}
+	reach("without a token", shop, v1)
+	reach("other credentials", shop, v1, "authorization", "Basic eDp5")
+	m.Eventually("it is told", func() error {
+		for _, f := range m.Status().Findings {
+			if f.Kind == "RequestAuthentication" && strings.Contains(f.Message, "check no tokens") {
+				return nil
+			}
+		}
+		return errors.New("there is no finding")
+	})
 
 	// Nobody rejected anything on the way.
 	for _, p := range m.Status().Proxies {
