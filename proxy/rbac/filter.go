@@ -53,8 +53,11 @@ func (f *Filter) Enforce(readings ...*Facts) Decision {
 
 func (r *Rules) decide(readings []*Facts) (d Decision) {
 	for _, f := range readings {
-		if d = r.Decide(f); !d.Allowed || r.Action == Log && d.Policy != nil {
-			break
+		f.line, f.lines = 0, 0
+		for ; f.line <= f.lines; f.line++ {
+			if d = r.Decide(f); !d.Allowed || r.Action == Log && d.Policy != nil {
+				return d
+			}
 		}
 	}
 	return d

@@ -10,6 +10,7 @@ package rbac
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"unsafe"
 
 	"github.com/weirmesh/weir/api/causes"
@@ -88,11 +89,14 @@ func (r *Rules) Decide(f *Facts) Decision {
 	return Decision{Allowed: r.Action != Allow}
 }
 
-// Matches reports whether one of the named policies matches.
+// Matches reports whether one of the named policies matches, by whichever reading of what comes several times.
 func (r *Rules) Matches(f *Facts, named map[string]bool) bool {
-	for i := range r.Policies {
-		if p := &r.Policies[i]; named[p.Name] && p.What(f) && p.From(f) {
-			return true
+	f.line, f.lines = 0, 0
+	for ; f.line <= f.lines; f.line++ {
+		for i := range r.Policies {
+			if p := &r.Policies[i]; named[p.Name] && p.What(f) && p.From(f) {
+				return true
+			}
 		}
 	}
 	return false
@@ -105,6 +109,10 @@ type Facts struct {
 	Remote  netip.AddrPort
 	Request *message.Request // nil: a connection; what asks about requests does not hold then
 	Path    []byte           // another reading of the request's path, with its query; nil: as it is
+
+	// line says how a header is read that comes several times: as one list, or its line-th alone; and an authority that
+	// ends in a dot: with it, or without. lines is how many of the former a test has come upon.
+	line, lines int
 }
 
 // path is what policies compare.
@@ -161,9 +169,42 @@ func One(tests []Test) Test {
 // Not holds if t does not.
 func Not(t Test) Test { return func(f *Facts) bool { return !t(f) } }
 
-// Header holds for requests with such a header, or pseudo-header.
+// Header holds for requests with such a header, or pseudo-header, by the reading that is looked at.
 func Header(m route.ValueMatch) Test {
-	return func(f *Facts) bool { return f.Request != nil && m.HoldsFor(f.Request) }
+	authority := m.Name == ":authority" || m.ID == message.Host
+	return func(f *Facts) bool {
+		if f.Request == nil {
+			return false
+		}
+		switch {
+		case authority:
+			if plain, dotted := undotted(f.Request.Authority); dotted {
+				if f.lines = max(f.lines, 1); f.line > 0 {
+					return m.Holds(plain)
+				}
+			}
+		case m.Name[0] != ':':
+			if n := f.Request.Headers.Count(m.Name); n > 1 {
+				if f.lines = max(f.lines, n); f.line > 0 {
+					return m.Holds(f.Request.Headers.Nth(m.Name, min(f.line, n)-1))
+				}
+			}
+		}
+		return m.HoldsFor(f.Request)
+	}
+}
+
+// undotted is an authority without the dot that may end a host name, which changes nothing about whom it names.
+func undotted(authority []byte) (plain []byte, dotted bool) {
+	host, port := authority, []byte(nil)
+	if i := bytes.LastIndexByte(authority, ':'); i >= 0 {
+		host, port = authority[:i], authority[i:]
+	}
+	short := bytes.TrimRight(host, ".")
+	if len(short) == len(host) {
+		return authority, false
+	}
+	return slices.Concat(short, port), true
 }
 
 // Claim holds for requests whose tokens say such.

@@ -258,7 +258,7 @@ spec:
 	for _, h := range [][]string{{"authorization", "Bearer x.y.z"}, {"x-token", "x.y.z"}} {
 		m.Eventually("a token in "+h[0]+" is denied", func() error {
 			if _, _, err := call(cc, h...); status.Code(err) != codes.PermissionDenied {
-				return fmt.Errorf("it gives %v", err)
+				return fmt.Errorf("it gives %w", err)
 			}
 			return nil
 		})

@@ -122,6 +122,34 @@ func (h *Headers) Joined(name string, scratch []byte) (value []byte, ok bool) {
 	return value, ok
 }
 
+// Count is how many fields of a name there are.
+func (h *Headers) Count(name string) (n int) {
+	id := IDOf(name)
+	if !h.may(id) {
+		return 0
+	}
+	for i := range h.fields {
+		if h.fields[i].is(id, name) {
+			n++
+		}
+	}
+	return n
+}
+
+// Nth is the value of one of the fields of a name, from 0.
+func (h *Headers) Nth(name string, n int) []byte {
+	id := IDOf(name)
+	for i := range h.fields {
+		if f := &h.fields[i]; f.is(id, name) {
+			if n == 0 {
+				return f.Value
+			}
+			n--
+		}
+	}
+	return nil
+}
+
 // Set replaces all fields of a well-known header by one.
 func (h *Headers) Set(id ID, value []byte) {
 	if h.may(id) {
