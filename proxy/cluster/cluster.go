@@ -183,6 +183,7 @@ type Place struct {
 	Priority  uint8 // lower ones are used first
 	Locality  uint16
 	Unhealthy bool // as the control plane says: chosen in panic only
+	Degraded  bool // as the control plane says: chosen as far as those that are not cannot take all
 }
 
 // Locality is a group of endpoints near each other.

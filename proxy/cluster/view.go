@@ -49,8 +49,8 @@ const overprovisioning = 1.4
 // newView computes what may be chosen of c at a moment.
 func newView(c *Cluster, now int64) *View {
 	type level struct {
-		total, well, ill []int // indices of endpoints; ill are not well
-		counted          int   // those of total by which it is judged how well it is: all but the withdrawn, as in Envoy
+		total, well, degraded []int // indices of endpoints; who is degraded would be well otherwise
+		counted               int   // those of total by which it is judged how well it is: all but the withdrawn, as in Envoy
 	}
 	var levels []level
 	for i, e := range c.Endpoints {
@@ -63,25 +63,29 @@ func newView(c *Cluster, now int64) *View {
 		if !e.Withdrawn.Load() {
 			l.counted++
 		}
-		if at.Unhealthy || e.Outlier.Phase() == outlier.Open || e.Sick.Load() {
-			l.ill = append(l.ill, i)
-		} else {
+		switch {
+		case at.Unhealthy || e.Outlier.Phase() == outlier.Open || e.Sick.Load():
+		case at.Degraded:
+			l.degraded = append(l.degraded, i)
+		default:
 			l.well = append(l.well, i)
 		}
 	}
-	// Envoy's priority levels: each takes what its health permits, the next ones the rest.
-	health, sum := make([]float64, len(levels)), 0.0
+	// Envoy's priority levels: each takes what its health permits, the next ones the rest; after them those that are
+	// degraded, in the same order.
+	health, spare, sum := make([]float64, len(levels)), make([]float64, len(levels)), 0.0
 	for p, l := range levels {
 		if l.counted > 0 {
 			health[p] = min(1, overprovisioning*float64(len(l.well))/float64(l.counted))
+			spare[p] = min(1, overprovisioning*float64(len(l.degraded))/float64(l.counted))
 		}
-		sum += health[p]
+		sum += health[p] + spare[p]
 	}
-	load := make([]float64, len(levels))
+	load, rest := make([]float64, len(levels)), make([]float64, len(levels))
 	panics := make([]bool, len(levels))
 	everywhere := true
 	for p, l := range levels {
-		panics[p] = sum < 1 && len(l.total) > 0 && float64(len(l.well))*100 < float64(c.PanicAt)*float64(max(1, l.counted))
+		panics[p] = sum < 1 && len(l.total) > 0 && float64(len(l.well)+len(l.degraded))*100 < float64(c.PanicAt)*float64(max(1, l.counted))
 		everywhere = everywhere && (panics[p] || len(l.total) == 0)
 	}
 	switch {
@@ -91,25 +95,27 @@ func newView(c *Cluster, now int64) *View {
 		}
 	case sum > 0:
 		left := 1.0
-		for p := range levels {
-			load[p] = min(left, health[p]/min(1, sum))
-			left -= load[p]
+		take := func(load, able []float64) {
+			for p := range levels {
+				load[p] = min(left, able[p]/min(1, sum))
+				if left -= load[p]; left < 1e-9 {
+					left = 0 // what is left is rounding
+				}
+			}
 		}
+		take(load, health)
+		take(rest, spare)
 	}
 	v := &View{}
 	var shares []float64
-	for p, l := range levels {
-		use := l.well
-		if panics[p] {
-			use = l.total
-		}
-		if load[p] <= 0 || len(use) == 0 {
-			continue
+	add := func(l *level, use []int, load float64) {
+		if load <= 0 || len(use) == 0 {
+			return
 		}
 		if !c.LocalityWeighted {
 			v.Groups = append(v.Groups, c.group(use, now))
-			shares = append(shares, load[p])
-			continue
+			shares = append(shares, load)
+			return
 		}
 		have, used := map[uint16]int{}, map[uint16][]int{}
 		for _, i := range l.total {
@@ -131,7 +137,15 @@ func newView(c *Cluster, now int64) *View {
 			all += share
 		}
 		for i := first; i < len(shares); i++ {
-			shares[i] *= load[p] / all
+			shares[i] *= load / all
+		}
+	}
+	for p := range levels {
+		if l := &levels[p]; panics[p] {
+			add(l, l.total, load[p]+rest[p])
+		} else {
+			add(l, l.well, load[p])
+			add(l, l.degraded, rest[p])
 		}
 	}
 	if len(v.Groups) > 1 {
@@ -160,7 +174,7 @@ func (c *Cluster) Elsewhere(random uint64, tried []*Endpoint) *Endpoint {
 	best, n := 0, uint64(0)
 	for i, e := range c.Endpoints {
 		at := c.place(i)
-		if p := int(at.Priority); seen[p] || n > 0 && p > best || at.Unhealthy || e.Sick.Load() || e.Outlier.Phase() != outlier.Closed {
+		if p := int(at.Priority); seen[p] || n > 0 && p > best || at.Unhealthy || at.Degraded || e.Sick.Load() || e.Outlier.Phase() != outlier.Closed {
 			continue
 		} else if n == 0 || p < best {
 			best, n = p, 0

@@ -463,6 +463,7 @@ type endpointSpec struct {
 	match    *structpb.Struct // envoy.transport_socket_match
 	workload string           // istio.workload
 	healthy  bool
+	degraded bool // and healthy
 	priority uint8
 	locality cluster.Locality
 	host     string
@@ -501,8 +502,10 @@ func decodeEndpoints(la *endpointv3.ClusterLoadAssignment) ([]endpointSpec, erro
 			at := fmt.Sprintf("%s.endpoints[%d].lb_endpoints[%d]", path, i, j)
 			spec := endpointSpec{weight: e.GetLoadBalancingWeight().GetValue(), priority: uint8(group.GetPriority()), locality: locality}
 			switch e.GetHealthStatus() {
-			case corev3.HealthStatus_UNKNOWN, corev3.HealthStatus_HEALTHY, corev3.HealthStatus_DEGRADED:
+			case corev3.HealthStatus_UNKNOWN, corev3.HealthStatus_HEALTHY:
 				spec.healthy = true
+			case corev3.HealthStatus_DEGRADED:
+				spec.healthy, spec.degraded = true, true
 			case corev3.HealthStatus_DRAINING, corev3.HealthStatus_UNHEALTHY, corev3.HealthStatus_TIMEOUT:
 			}
 			switch a := e.GetEndpoint().GetAddress(); {
@@ -616,7 +619,7 @@ func (b *Builder) assemble(s *clusterSpec, eps []endpointSpec, prev *cluster.Clu
 	}
 	c.Endpoints, c.Weights, c.Places, c.Localities = nil, nil, nil, nil
 	c.Health = b.health(s.Name)
-	levels := c.LocalityWeighted || slices.ContainsFunc(eps, func(e endpointSpec) bool { return e.priority > 0 })
+	levels := c.LocalityWeighted || slices.ContainsFunc(eps, func(e endpointSpec) bool { return e.priority > 0 || e.degraded })
 	localities := map[cluster.Locality]uint16{}
 	for i := range eps {
 		e := &eps[i]
@@ -636,7 +639,7 @@ func (b *Builder) assemble(s *clusterSpec, eps []endpointSpec, prev *cluster.Clu
 				localities[e.locality] = id
 				c.Localities = append(c.Localities, e.locality)
 			}
-			c.Places = append(c.Places, cluster.Place{Priority: e.priority, Locality: id, Unhealthy: !e.healthy})
+			c.Places = append(c.Places, cluster.Place{Priority: e.priority, Locality: id, Unhealthy: !e.healthy, Degraded: e.degraded})
 		}
 		t := s.transportFor(e.match)
 		key := e.key() + "|"

@@ -2,16 +2,27 @@ package state
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+	"pgregory.net/rapid"
 
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/xds/resource"
+	"github.com/weirmesh/weir/xds/simulate"
 )
 
 const eds = `type: EDS eds_cluster_config { eds_config { ads {} } } `
@@ -113,6 +124,11 @@ func TestWhoIsChosen(t *testing.T) {
 		{"localities make no difference", calm, group(0, 1, "a", endpoint(1, ok)) + group(0, 9, "b", endpoint(2, ok)), "1:50 2:50"},
 		{"but by their weights", weighted, group(0, 1, "a", endpoint(1, ok)) + group(0, 3, "b", endpoint(2, ok), endpoint(3, ok)), "1:25 2:38 3:38"},
 		{"a locality that is half ill gets 70 % of its weight", weighted, group(0, 1, "a", endpoint(1, ok), endpoint(2, ill)) + group(0, 1, "b", endpoint(3, ok)), "1:41 3:59"},
+		{"who is degraded takes what the others cannot", calm, near(ok, "DEGRADED"), "1:70 2:30"},
+		{"and nothing of what the next priority can", calm, near(ok, "DEGRADED") + far, "1:70 3:15 4:15"},
+		{"degraded ones come after the last priority", calm, near("DEGRADED", "DEGRADED") + group(1, 1, "far", endpoint(3, ok), endpoint(4, ill)), "1:15 2:15 3:70"},
+		{"all are degraded", ``, near("DEGRADED", "DEGRADED"), "1:50 2:50"},
+		{"in panic it makes no difference", ``, group(0, 1, "a", endpoint(1, "DEGRADED"), endpoint(2, ill), endpoint(3, ill), endpoint(4, ill), endpoint(5, ill)), "1:20 2:20 3:20 4:20 5:20"},
 		{"a locality without weight gets nothing", weighted, group(0, 0, "a", endpoint(1, ok)) + group(0, 1, "b", endpoint(2, ok)), "2:100"},
 	} {
 		b := newBuilder()
@@ -143,4 +159,63 @@ func shares(c *cluster.Cluster) string {
 		}
 	}
 	return strings.Join(out, " ")
+}
+
+// The proxy spreads calls as the simulator says, whatever the control plane says of priorities, localities, weights and health.
+func TestSpreadAgrees(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		load := &endpointv3.ClusterLoadAssignment{ClusterName: "c"}
+		n, priorities := byte(0), 0
+		for zone := range rapid.IntRange(1, 4).Draw(t, "localities") {
+			l := &endpointv3.LocalityLbEndpoints{Priority: uint32(rapid.IntRange(0, priorities).Draw(t, "priority")), LoadBalancingWeight: wrapperspb.UInt32(rapid.Uint32Range(1, 3).Draw(t, "weight")),
+				Locality: &corev3.Locality{Region: "r", Zone: fmt.Sprint(zone)}}
+			priorities = max(priorities, int(l.GetPriority())+1) // there are no gaps
+			for range rapid.IntRange(1, 4).Draw(t, "endpoints") {
+				n++
+				l.LbEndpoints = append(l.LbEndpoints, &endpointv3.LbEndpoint{HealthStatus: corev3.HealthStatus(rapid.IntRange(0, 5).Draw(t, "health")), LoadBalancingWeight: wrapperspb.UInt32(rapid.Uint32Range(1, 3).Draw(t, "share")),
+					HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+						Address: netip.AddrFrom4([4]byte{10, 0, 0, n}).String(), PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: 80}}}}}}})
+			}
+			load.Endpoints = append(load.Endpoints, l)
+		}
+		c := &clusterv3.Cluster{Name: "c", ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}, EdsClusterConfig: &clusterv3.Cluster_EdsClusterConfig{EdsConfig: &corev3.ConfigSource{ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}}}},
+			CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: rapid.SampledFrom([]float64{0, 30, 50, 100}).Draw(t, "panic")}}}
+		if rapid.Bool().Draw(t, "by locality") {
+			c.CommonLbConfig.LocalityConfigSpecifier = &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{}}
+		}
+		b := newBuilder()
+		for typeURL, m := range map[string]proto.Message{resource.ClusterType: c, resource.EndpointType: load} {
+			a, err := anypb.New(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := b.Apply(Update{TypeURL: typeURL, Set: []Resource{{Name: "c", Body: a}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := map[string]float64{}
+		for _, e := range simulate.Spread(c, load) {
+			want[e.Address] += 100 * e.Weight
+		}
+		const draws = 10_000
+		got := map[string]float64{}
+		v := b.State().ClusterNamed("c").View()
+		for i := range uint64(draws) {
+			g := v.Group(uint32(i * (1 << 32) / draws))
+			switch {
+			case g == nil:
+			case !g.Weighted:
+				for _, e := range g.Endpoints {
+					got[e.Addr.String()] += 100.0 / draws / float64(len(g.Endpoints))
+				}
+			default:
+				for at := range g.TotalWeight {
+					got[g.Pick(at).Addr.String()] += 100.0 / draws / float64(g.TotalWeight)
+				}
+			}
+		}
+		if diff := cmp.Diff(want, got, cmpopts.EquateApprox(0, 0.1), cmpopts.IgnoreMapEntries(func(_ string, share float64) bool { return share < 0.1 })); diff != "" {
+			t.Fatalf("shares in percent (-simulator +proxy):\n%s", diff)
+		}
+	})
 }

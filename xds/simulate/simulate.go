@@ -310,11 +310,11 @@ func (p *Proxy) endpoints(cluster string, dst netip.AddrPort) (out []Endpoint, k
 		}
 		load = p.Endpoints[name]
 	}
-	return spread(c, load), true
+	return Spread(c, load), true
 }
 
-// takes reports whether an endpoint gets calls.
-func takes(e *endpointv3.LbEndpoint) bool {
+// healthy reports whether an endpoint gets calls, degraded whether it gets those that healthy ones cannot take.
+func healthy(e *endpointv3.LbEndpoint) bool {
 	switch e.GetHealthStatus() {
 	case corev3.HealthStatus_UNKNOWN, corev3.HealthStatus_HEALTHY:
 		return true
@@ -322,6 +322,12 @@ func takes(e *endpointv3.LbEndpoint) bool {
 	}
 	return false
 }
+
+func degraded(e *endpointv3.LbEndpoint) bool {
+	return e.GetHealthStatus() == corev3.HealthStatus_DEGRADED
+}
+
+func anybody(*endpointv3.LbEndpoint) bool { return true }
 
 func addressOf(a *corev3.Address) string {
 	if pipe := a.GetPipe(); pipe != nil {
