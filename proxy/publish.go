@@ -300,7 +300,8 @@ func (s *publisher) applyFrom(from state.Server, u client.Update) error {
 	for _, r := range u.Set {
 		x.Set = append(x.Set, state.Resource(r))
 	}
-	if err := s.update(x); err != nil {
+	err := s.update(x)
+	if err != nil && !inForce(err) {
 		return err
 	}
 	if s.p.keeper != nil && from == (state.Server{}) {
@@ -308,7 +309,13 @@ func (s *publisher) applyFrom(from state.Server, u client.Update) error {
 	}
 	// An ACK says that it is in force: every worker has come to it by now.
 	s.p.each(func(*worker) {})
-	return nil
+	return err
+}
+
+// inForce reports whether what an error is about is in force nevertheless.
+func inForce(err error) bool {
+	_, ok := errors.AsType[*state.UnservedError](err)
+	return ok
 }
 
 // update builds and publishes one update, or changes nothing.
@@ -319,7 +326,7 @@ func (s *publisher) update(u state.Update) error {
 		u.Absent = s.p.xds.Asked(u.TypeURL, u.Absent)
 	}
 	next, gone, err := s.builder.Apply(u)
-	if err != nil {
+	if err != nil && !inForce(err) {
 		return err
 	}
 	s.publish(next, gone)
@@ -327,7 +334,7 @@ func (s *publisher) update(u state.Update) error {
 	if u.TypeURL == resource.ClusterType {
 		signal(s.names)
 	}
-	return nil
+	return err
 }
 
 // publish makes next the state of all workers. It is called with the lock held.

@@ -143,12 +143,14 @@ func (b *Builder) State() *State { return b.cur }
 
 // Apply builds the State in which u holds and returns it, with the endpoints that left
 // (the caller marks them Gone once the State is live, and gives their numbers back by
-// Release when no worker uses them). After an error nothing has changed.
+// Release when no worker uses them). After an error nothing has changed, but for an
+// UnservedError, which comes with the State.
 func (b *Builder) Apply(u Update) (*State, []*cluster.Endpoint, error) {
 	next := *b.cur
 	next.Generation++
 	b.came, b.gone = nil, nil
 	var err error
+	var less error // what is in force of u is not all that it says
 	switch u.TypeURL {
 	case resource.ClusterType:
 		err = b.applyClusters(&next, u)
@@ -159,7 +161,7 @@ func (b *Builder) Apply(u Update) (*State, []*cluster.Endpoint, error) {
 	case resource.VirtualHostType:
 		err = b.applyVirtualHosts(&next, u)
 	case resource.ListenerType:
-		err = b.applyListeners(&next, u)
+		less, err = b.applyListeners(&next, u)
 	case resource.SecretType:
 		err = b.applySecrets(&next, u)
 	case resource.ExtensionConfigType:
@@ -178,7 +180,7 @@ func (b *Builder) Apply(u Update) (*State, []*cluster.Endpoint, error) {
 	b.enliven(&next)
 	b.cur = &next
 	b.tellPeers()
-	return &next, b.gone, nil
+	return &next, b.gone, less
 }
 
 func (b *Builder) tellPeers() {
@@ -257,6 +259,30 @@ func (e *RefusedError) Error() string { return e.text }
 
 // Refused are the names of the resources, in the order of the update.
 func (e *RefusedError) Refused() []string { return e.names }
+
+// UnservedError says that an update is in force, and that of some listeners chains take nobody because files are missing
+// or wrong that their TLS needs. It is a reason to refuse those listeners: whoever wrote them is to hear of it.
+type UnservedError struct{ RefusedError }
+
+// InForce is client.InForce.
+func (e *UnservedError) InForce() {}
+
+// unserved is that error, nil if all chains serve.
+func unserved(why map[string][]error) error {
+	if len(why) == 0 {
+		return nil
+	}
+	e := &UnservedError{}
+	var texts []string
+	for _, name := range slices.Sorted(maps.Keys(why)) {
+		e.names = append(e.names, name)
+		for _, err := range why[name] {
+			texts = append(texts, err.Error())
+		}
+	}
+	e.text = strings.Join(texts, "; ") + ": TLS connections there are refused, and all else is served; make the files readable for the proxy, then apply the object again with a change or start the proxy anew"
+	return e
+}
 
 // decodeAll unpacks the resources of an update into fresh messages, refusing the whole
 // update if one of them is wrong, with a RefusedError.
@@ -544,15 +570,20 @@ func tableOf(name string) string {
 	return ""
 }
 
-func (b *Builder) applyListeners(next *State, u Update) error {
+func (b *Builder) applyListeners(next *State, u Update) (less, err error) {
 	if err := b.room(len(next.listeners), len(u.Set), "listeners"); err != nil {
-		return err
+		return nil, err
 	}
-	ls, err := decodeAll(u, func(_, version string, m *listenerv3.Listener) (*Listener, error) {
-		return b.decodeListener(m, version)
+	why := map[string][]error{}
+	ls, err := decodeAll(u, func(name, version string, m *listenerv3.Listener) (*Listener, error) {
+		l, err := b.decodeListener(m, version)
+		if len(b.uses.unserved) > 0 {
+			why[name] = b.uses.unserved
+		}
+		return l, err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for name, l := range ls {
 		if c := l.Config; c != nil && len(c.Binds) == 0 { // those that are bound are there always
@@ -563,7 +594,7 @@ func (b *Builder) applyListeners(next *State, u Update) error {
 		}
 	}
 	next.listeners = merged(next.listeners, ls, u.Removed)
-	return nil
+	return unserved(why), nil
 }
 
 func (b *Builder) applyNames(next *State, u Update) error {

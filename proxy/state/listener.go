@@ -1,6 +1,7 @@
 package state
 
 import (
+	stdtls "crypto/tls"
 	"errors"
 	"fmt"
 	"math"
@@ -23,6 +24,7 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/listener"
@@ -377,6 +379,12 @@ func (b *Builder) decodeDownstreamTransport(fc *listenerv3.FilterChain, filters 
 		return nil, err
 	}
 	o, err := b.serverOptions(d, path)
+	if err != nil && !errors.Is(err, errAwaited) && namesFiles(d.GetCommonTlsContext()) {
+		// The chain stays, and shows nobody a certificate: without it its connections might find another one, that asks
+		// for less.
+		b.uses.unserved = append(b.uses.unserved, err)
+		o, err = tls.ServerOptions{Identity: noIdentity{}, Gate: b.opts.Gate, StdRecords: b.opts.StdRecords}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -388,6 +396,23 @@ func (b *Builder) decodeDownstreamTransport(fc *listenerv3.FilterChain, filters 
 	}
 	return srv, nil
 }
+
+// namesFiles reports whether what is shown, or what others are judged by, is in files: those of the machine, or of the
+// container, may not be there, which is no fault of the rest of a listener.
+func namesFiles(c *tlsv3.CommonTlsContext) bool {
+	v, _ := validation(c)
+	sources := []*corev3.DataSource{v.GetTrustedCa(), v.GetCrl()}
+	for _, crt := range c.GetTlsCertificates() {
+		sources = append(sources, crt.GetCertificateChain(), crt.GetPrivateKey())
+	}
+	return slices.ContainsFunc(sources, func(d *corev3.DataSource) bool { return d.GetFilename() != "" })
+}
+
+// noIdentity has no certificate, and never gets one.
+type noIdentity struct{}
+
+func (noIdentity) Certificate() *stdtls.Certificate { return nil }
+func (noIdentity) Bundle() *identity.Bundle         { return nil }
 
 // serverALPN leaves out HTTP/2 where the connection manager does not speak it.
 func serverALPN(protocols []string, filters any) []string {

@@ -234,6 +234,7 @@ func (b *Builder) again(next *State, concerned func(*Listener) bool) error {
 type uses struct {
 	secrets    []SecretName
 	extensions []string
+	unserved   []error // why chains take nobody
 }
 
 func (u *uses) any() bool { return len(u.secrets)+len(u.extensions) > 0 }

@@ -112,3 +112,55 @@ func TestSidecarIngress(t *testing.T) {
 	served("the port is served where it is bound", inPlaintext, other.String())
 	refused("it is served nowhere else", inPlaintext, at(8080))
 }
+
+// An ingress whose certificate is not there is that port's trouble: nobody gets in, also where no mesh TLS would be left
+// beside it, all other ports and rules are those of now, and the status of the Sidecar says which file it is.
+func TestAMissingFileOfAnIngressIsOnePortsTrouble(t *testing.T) {
+	t.Parallel()
+	m, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	echo := pods[0]
+	m.Write("sidecar.yaml", `apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: echo}
+spec:
+  workloadSelector: {labels: {app: echo}}
+  ingress:
+  - {port: {number: 8080, protocol: HTTP, name: http}, defaultEndpoint: "127.0.0.1:8080"}
+  - {port: {number: 9000, protocol: HTTPS, name: https}, defaultEndpoint: "127.0.0.1:8080", tls: {mode: SIMPLE, serverCertificate: /no/such/s.pem, privateKey: /no/such/s.key}}
+`)
+	m.Eventually("the status of the Sidecar says which proxy has not got all of it, and why", func() error {
+		r, err := m.API().Receipt(t.Context(), "Sidecar", "default", "echo")
+		if err != nil {
+			return err
+		}
+		for _, missing := range r.Missing {
+			if said := fmt.Sprintf("%+v", missing); strings.Contains(said, "echo-0") && strings.Contains(said, "/no/such/s.pem") {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", r.Missing)
+	})
+	closed := func(why string) {
+		t.Helper()
+		at := netip.AddrPortFrom(echo.IP(), 9000).String()
+		if r, err := askOver(net.Dial("tcp", at)); err == nil {
+			t.Errorf("%s: in plaintext somebody gets in: %s", why, r.Status)
+		}
+		if c, err := tls.Dial("tcp", at, &tls.Config{InsecureSkipVerify: true}); err == nil {
+			c.Close()
+			t.Errorf("%s: somebody gets in by TLS", why)
+		}
+	}
+	closed("beside mesh TLS")
+	client.Get("http://echo:8080/").Report(t)
+	m.Write("policies.yaml", documents(peerAuthentication("default", "{mtls: {mode: PERMISSIVE}, selector: {matchLabels: {app: echo}}, portLevelMtls: {9000: {mode: DISABLE}}}"),
+		authorizationPolicy("deny", "{selector: {matchLabels: {app: echo}}, action: DENY, rules: [{to: [{operation: {paths: [/secret]}}]}]}")))
+	m.Eventually("rules that came later are in force", func() error {
+		if r := client.Get("http://echo:8080/secret"); r.Status != http.StatusForbidden {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+	closed("alone")
+	client.Get("http://echo:8080/").Report(t)
+}

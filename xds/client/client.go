@@ -99,6 +99,13 @@ type Refuser interface {
 	Refused() []string // their names
 }
 
+// InForce is a Refuser's whose resources are in force nevertheless, as far as they can be: they are refused so that whoever
+// wrote them hears what is wrong.
+type InForce interface {
+	Refuser
+	InForce()
+}
+
 // Client is a subscriber at one control plane.
 type Client struct {
 	opts Options
@@ -342,6 +349,9 @@ func (c *Client) apply(ctx context.Context, st *stream, resp response) error {
 		c.opts.Log.Warn("configuration rejected", "type", resource.Short(r.TypeURL), "version", r.Version, "err", r.problem)
 		if r.accepted != nil {
 			c.m.partly(r.accepted)
+		}
+		if x, ok := errors.AsType[InForce](r.problem); ok {
+			c.m.impaired(r.TypeURL, x.Refused())
 		}
 	} else {
 		c.m.accepted(r)

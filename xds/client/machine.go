@@ -35,7 +35,7 @@ type subscription struct {
 	typeURL  string
 	wildcard bool
 	names    map[string]bool   // wanted; true once the server said something about it
-	held     map[string]string // version by name of what was accepted
+	held     map[string]string // version by name of what was accepted; "" of what is in force and was refused
 	version  string            // of the last response accepted, as the server calls it
 	answered bool              // a response was accepted, on whatever stream
 
@@ -183,7 +183,7 @@ func (s *subscription) deltaRequest() request {
 		r.subscribe, r.unsubscribe = slices.Sorted(maps.Keys(s.add)), slices.Sorted(maps.Keys(s.drop))
 	} else {
 		r.subscribe, r.known = s.list(), maps.Clone(s.held)
-		maps.DeleteFunc(r.known, func(n, _ string) bool { return !s.wants(n) })
+		maps.DeleteFunc(r.known, func(n, version string) bool { return version == "" || !s.wants(n) })
 	}
 	s.started, s.changed = true, false
 	clear(s.add)
@@ -385,6 +385,16 @@ func (m *machine) partly(r *received) {
 	if m.sotw {
 		for n := range r.hashes {
 			told(n)
+		}
+	}
+}
+
+// impaired notes what is in force, so that its removal means something, and is to be sent again to the next stream.
+func (m *machine) impaired(typeURL string, names []string) {
+	s := m.find(typeURL)
+	for _, n := range names {
+		if s.wants(n) {
+			s.held[n] = ""
 		}
 	}
 }

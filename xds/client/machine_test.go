@@ -192,3 +192,22 @@ func longURL(short string) string {
 	}
 	return short
 }
+
+// What is in force and was refused is asked for again on the next stream, and a whole answer without it takes it away.
+func TestWhatIsImpaired(t *testing.T) {
+	m := &machine{sotw: true}
+	m.subscribe(resource.ListenerType)
+	m.connect()
+	m.impaired(resource.ListenerType, []string{"a"})
+	m.find(resource.ListenerType).held["b"] = "1"
+	if r := m.receiveSotW(&discoveryv3.DiscoveryResponse{TypeUrl: resource.ListenerType}); !slices.Equal(r.Removed, []string{"a", "b"}) {
+		t.Errorf("removed are %v", r.Removed)
+	}
+	m.disconnect()
+	m.sotw = false
+	for _, r := range m.connect() {
+		if !maps.Equal(r.known, map[string]string{"b": "1"}) {
+			t.Errorf("%v is said to be held", r.known)
+		}
+	}
+}
