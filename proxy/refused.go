@@ -23,12 +23,13 @@ const tellEvery = time.Second
 
 // refusals tells of connections that were never served, on the loop of one worker.
 type refusals struct {
-	loop   *loop.Loop
-	access *observe.Log // nil: none
-	log    *slog.Logger
-	told   int64 // when, on the loop's clock; 0: never
-	untold int
-	record observe.Record
+	loop    *loop.Loop
+	access  *observe.Log // nil: none
+	log     *slog.Logger
+	numbers *observe.Worker
+	told    int64 // when, on the loop's clock; 0: never
+	untold  int
+	record  observe.Record
 }
 
 // causeOf is what the access log says; NoCause: nothing, it is no client's connection.
@@ -52,6 +53,10 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 		}
 		r.access.Write(logs(c), &r.record)
 	}
+	stranger := why == listener.NoChain && info.ServerName != ""
+	if stranger {
+		r.numbers.Unknown(ofListener+c.Name, []byte(info.ServerName), r.loop.Wall())
+	}
 	if now := r.loop.Now(); r.told == 0 || now-r.told >= int64(tellEvery) {
 		a := []any{"listener", c.Name, "peer", info.Remote, "why", why}
 		if remedy := cause.Remedy(); remedy != "" {
@@ -66,7 +71,14 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 		if c.Early {
 			a = append(a, "cause", cause.Sentence())
 		}
-		r.log.Warn("connection refused", a...)
+		if !stranger {
+			r.log.Warn("connection refused", a...)
+		} else {
+			name := info.ServerName[:min(len(info.ServerName), 253)]
+			r.loop.Go(func() { // it looks at every chain of the listener
+				r.log.Warn("connection refused", append(a, "sni", name, "nearest", nearestServers(c, name))...)
+			})
+		}
 		r.told, r.untold = now, 0
 	} else {
 		r.untold++

@@ -3,9 +3,11 @@ package proxy
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/weirmesh/weir/api/causes"
+	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/route"
 	"github.com/weirmesh/weir/proxy/state"
@@ -47,6 +49,32 @@ func (p *Proxy) near(s *state.State, t *route.Table, host string) dump.UnknownHo
 	return u
 }
 
+// ofListener is before the name of a listener where that of a route table would be.
+const ofListener = "listener "
+
+// nearestServers are the server names of a listener's chains that are most like one.
+func nearestServers(c *listener.Config, name string) []string {
+	return route.Nearest(name, func(yield func(string) bool) {
+		for _, ch := range c.Chains {
+			for _, n := range ch.Match.ServerNames {
+				if !yield(n) {
+					return
+				}
+			}
+		}
+	})
+}
+
+// serves reports whether some chain of a listener is for a server name.
+func serves(c *listener.Config, name string) bool {
+	return slices.ContainsFunc(c.Chains, func(ch *listener.Chain) bool {
+		return slices.ContainsFunc(ch.Match.ServerNames, func(n string) bool {
+			suffix, wild := strings.CutPrefix(n, "*")
+			return n == name || wild && strings.HasSuffix(name, suffix)
+		})
+	})
+}
+
 // Unknown are the hosts last asked for that nobody knows, those that were asked for most first.
 func (p *Proxy) Unknown() []dump.UnknownHost {
 	type key struct{ table, host string }
@@ -69,6 +97,12 @@ func (p *Proxy) Unknown() []dump.UnknownHost {
 	s := p.state.current()
 	out := []dump.UnknownHost{}
 	for k, n := range all {
+		if name, ok := strings.CutPrefix(k.table, ofListener); ok {
+			if l := s.Listener(name); l != nil && l.Config != nil && !serves(l.Config, k.host) {
+				out = append(out, dump.UnknownHost{Host: k.host, Listener: name, Requests: n.requests, Last: n.last.UTC(), Nearest: nearestServers(l.Config, k.host)})
+			}
+			continue
+		}
 		t := s.Table(k.table)
 		if t == nil || t.Knows(k.host) {
 			continue // gone, or it is known by now
@@ -78,7 +112,7 @@ func (p *Proxy) Unknown() []dump.UnknownHost {
 		out = append(out, u)
 	}
 	slices.SortFunc(out, func(a, b dump.UnknownHost) int {
-		return cmp.Or(cmp.Compare(b.Requests, a.Requests), cmp.Compare(a.Table, b.Table), cmp.Compare(a.Host, b.Host))
+		return cmp.Or(cmp.Compare(b.Requests, a.Requests), cmp.Compare(a.Table, b.Table), cmp.Compare(a.Listener, b.Listener), cmp.Compare(a.Host, b.Host))
 	})
 	return out
 }

@@ -60,7 +60,7 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 		Observer: &relays{self: p.self, loop: w.loop, numbers: w.numbers, log: p.logs, host: p.o.Node.Name, reported: map[*tcp.Relay]*tally{}}})
 	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve, Begin: w.begin, Demand: w.demand,
 		Room: p.room, Full: p.full, Relief: w.http.Pool().CloseIdle,
-		Refused: (&refusals{loop: w.loop, access: p.logs, log: p.o.Log}).tell})
+		Refused: (&refusals{loop: w.loop, access: p.logs, log: p.o.Log, numbers: w.numbers}).tell})
 	return w, nil
 }
 

@@ -65,6 +65,9 @@ func (s *State) Clusters() iter.Seq[*cluster.Cluster] {
 // Listeners yields the listeners in order of name.
 func (s *State) Listeners() iter.Seq[*Listener] { return sorted(s.listeners) }
 
+// Listener is that of a name, nil if there is none.
+func (s *State) Listener(name string) *Listener { return s.listeners[name] }
+
 // View is what is known of what is not held; nil: this is all there is.
 func (s *State) View() *demand.View { return s.view }
 

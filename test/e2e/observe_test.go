@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -272,4 +273,40 @@ func TestReadyMeansCertificateAndConfiguration(t *testing.T) {
 	if r := late.Admin(http.MethodGet, "/healthz/ready"); r.Status != http.StatusOK {
 		t.Error(r)
 	}
+}
+
+// S09, for connections: a server name (SNI) that nobody serves gets the alert for that, and operators the nearest names.
+func TestTheGatewayNamesTheNearestServer(t *testing.T) {
+	t.Parallel()
+	m := mesh.New(t, nil)
+	m.Write("echo.yaml", echoService)
+	m.Config("gateway.yaml", documents(mesh.IngressGateway, `
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 443, name: tls, protocol: TLS}, hosts: [echo.example, shop.example], tls: {mode: PASSTHROUGH}}]}
+`, virtualService("edge", "{hosts: [echo.example, shop.example], gateways: [edge], tls: [{match: [{sniHosts: [echo.example, shop.example]}], route: [{destination: {host: echo, port: {number: 9000}}}]}]}")))
+	gateway := m.Workloads(mesh.Gateway())[0]
+	c, err := gateway.Outside().Transport.(*http.Transport).DialContext(t.Context(), "tcp", "gateway:8443")
+	must(t, err)
+	defer c.Close()
+	if err := tls.Client(c, &tls.Config{ServerName: "ehco.example", MinVersion: tls.VersionTLS12}).HandshakeContext(t.Context()); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
+		t.Errorf("the client is told %v", err)
+	}
+	m.Eventually("the admin interface has the nearest names", func() error {
+		var unknown []dump.UnknownHost
+		if err := json.Unmarshal(gateway.Admin(http.MethodGet, "/unknown_hosts").Body, &unknown); err != nil {
+			return err
+		}
+		if len(unknown) != 1 || unknown[0].Host != "ehco.example" || unknown[0].Listener == "" || unknown[0].Requests != 1 || !slices.Equal(unknown[0].Nearest, []string{"echo.example", "shop.example"}) {
+			return fmt.Errorf("%+v", unknown)
+		}
+		return nil
+	})
+	m.Eventually("the log says so", func() error {
+		if len(m.Logged(0, "connection refused", "sni=ehco.example", `nearest="[echo.example shop.example]"`)) != 1 {
+			return errors.New("it does not")
+		}
+		return nil
+	})
 }
