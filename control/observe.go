@@ -41,10 +41,11 @@ const (
 // other end of an edge is: its own end is who its certificate says.
 type edges struct {
 	observev1.UnimplementedObserveServer
-	p     *Plane
-	table edgeTable
-	stop  chan struct{}
-	once  sync.Once
+	p      *Plane
+	table  edgeTable
+	asking asking
+	stop   chan struct{}
+	once   sync.Once
 
 	streams, reports, refused atomic.Int64
 
@@ -60,7 +61,7 @@ type progress struct {
 }
 
 func newEdges(p *Plane) *edges {
-	return &edges{p: p, table: edgeTable{m: map[edgeKey]*edgeCount{}}, stop: make(chan struct{}), seen: map[string]progress{}}
+	return &edges{p: p, table: edgeTable{m: map[edgeKey]*edgeCount{}}, asking: asking{patience: askTime, proxies: map[*reporter]bool{}, waiting: map[uint64]question{}}, stop: make(chan struct{}), seen: map[string]progress{}}
 }
 
 // close ends all streams.
@@ -94,13 +95,24 @@ func (s *edges) Observe(stream grpc.BidiStreamingServer[observev1.ProxyMessage, 
 	tooLate := time.NewTimer(helloTimeout)
 	defer tooLate.Stop()
 	var who *reporter
+	var questions <-chan *observev1.RecordsRequest // once it has introduced itself
 	for {
 		select {
+		case q := <-questions:
+			if err := stream.Send(&observev1.ControlMessage{Message: &observev1.ControlMessage_Records{Records: q}}); err != nil {
+				return err
+			}
 		case m := <-messages:
 			var err error
 			if who == nil {
 				tooLate.Stop()
-				who, err = s.introduce(stream.Context(), m.GetHello())
+				if who, err = s.introduce(stream.Context(), m.GetHello()); err == nil {
+					questions = who.questions
+					s.asking.enter(who)
+					defer s.asking.leave(who)
+				}
+			} else if a := m.GetRecords(); a != nil {
+				s.asking.heard(who, a)
 			} else if r := m.GetReport(); r != nil {
 				err = s.report(stream, who, r)
 			}
@@ -124,6 +136,8 @@ type reporter struct {
 	self  apiv1.EdgeEnd
 	epoch uint64
 	last  time.Time
+	// questions are for it to answer.
+	questions chan *observev1.RecordsRequest
 }
 
 // introduce holds who a proxy claims to be against the identity it proved.
@@ -147,7 +161,7 @@ func (s *edges) introduce(ctx context.Context, h *observev1.Hello) (*reporter, e
 	if len(h.GetWorkload()) > maxReportText {
 		return nil, status.Error(codes.InvalidArgument, "the name of the workload is too long")
 	}
-	r := &reporter{node: h.GetNodeId(), epoch: h.GetEpoch(), self: apiv1.EdgeEnd{Workload: h.GetWorkload(), Namespace: namespace, Identity: who.ID}}
+	r := &reporter{questions: make(chan *observev1.RecordsRequest), node: h.GetNodeId(), epoch: h.GetEpoch(), self: apiv1.EdgeEnd{Workload: h.GetWorkload(), Namespace: namespace, Identity: who.ID}}
 	if u := s.p.latest.Load(); u != nil {
 		if w := u.Snapshot.Workloads.At(mesh.NewKey(namespace, name)); w != nil {
 			if id, err := identity.Parse(who.ID); err != nil || id.ServiceAccount != w.ServiceAccount {

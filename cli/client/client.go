@@ -98,6 +98,12 @@ func (c *Client) Edges(ctx context.Context, namespace, workload string, since ti
 	return get[*apiv1.Edges](ctx, c, "/api/v1/edges?"+url.Values{"namespace": {namespace}, "workload": {workload}, "since": {since.String()}}.Encode())
 }
 
+// Why asks what became of a request (id), or of the last that failed: of calls to service, or from one workload to another. All may be
+// empty; last is how many stories.
+func (c *Client) Why(ctx context.Context, id, service, from, to string, last int) (*apiv1.Why, error) {
+	return get[*apiv1.Why](ctx, c, "/api/v1/why?"+url.Values{"id": {id}, "service": {service}, "from": {from}, "to": {to}, "last": {strconv.Itoa(last)}}.Encode())
+}
+
 // Workloads asks for what is running.
 func (c *Client) Workloads(ctx context.Context) ([]apiv1.Workload, error) {
 	return get[[]apiv1.Workload](ctx, c, "/api/v1/workloads")

@@ -1,0 +1,228 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+)
+
+func (a *app) why() *cobra.Command {
+	var from, to string
+	var last bool
+	var most int
+	cmd := &cobra.Command{
+		Use:   "why [REQUEST_ID | --last-errors [SERVICE] | --from A --to B] [flags]",
+		Short: "say why a request failed: the true cause, which object decided, what to change",
+		Long: `Say why a request failed. The proxies on its way are asked what they decided and
+what became of each attempt, and one story is made of it: the true cause first,
+the object and line that decided, what the other side did, what to change.
+
+REQUEST_ID is the x-request-id of the request, which access logs have, or its
+trace. --last-errors tells of the last that failed, those that are alike once;
+of calls to SERVICE, if one is named. --from and --to choose by workload.
+
+Proxies remember their last 1,024 failures, and of what went well one in 64.`,
+		Example: `  weir why --last-errors
+  weir why --last-errors reviews
+  weir why --from productpage --to reviews
+  weir why 0c7cd0b4-3f21-4d2b-9a55-5f0b7cfe5e21`,
+		Args: atMostOne,
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	output := outputFlag(cmd)
+	cmd.Flags().BoolVar(&last, "last-errors", false, "the last requests that failed")
+	cmd.Flags().StringVar(&from, "from", "", "those of `workload`")
+	cmd.Flags().StringVar(&to, "to", "", "those to `workload` or service")
+	cmd.Flags().IntVar(&most, "limit", 10, "at most `n` stories")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		id, service := "", ""
+		switch {
+		case len(args) == 1 && last:
+			service = args[0]
+		case len(args) == 1 && (from != "" || to != ""):
+			return usage("`weir why --from A --to B`, or `weir why REQUEST_ID`", "--from and --to do not go with a request id")
+		case len(args) == 1:
+			id = args[0]
+		}
+		if most < 1 || most > 100 {
+			return usage("for example --limit 20", "--limit must be from 1 to 100")
+		}
+		c, err := a.mesh()
+		if err != nil {
+			return err
+		}
+		w, err := c.Why(cmd.Context(), id, service, from, to, most)
+		if err != nil {
+			return err
+		}
+		if output.value != asTable {
+			return a.out.emit(output.value, w)
+		}
+		for i := range w.Stories {
+			if i > 0 {
+				a.out.printf("\n")
+			}
+			a.out.story(&w.Stories[i])
+		}
+		if len(w.Silent) > 0 {
+			a.errs.printf("%s did not answer: %s\n", count(len(w.Silent), "proxy"), clean(strings.Join(w.Silent, ", ")))
+		}
+		switch {
+		case len(w.Stories) > 0:
+			return nil
+		case w.Asked == 0:
+			return hinted("`weir proxy-status` shows which proxies there are", "no proxy is connected that could be asked")
+		case id != "":
+			return hinted("of requests that went well one in 64 is kept, and failures until 1,024 newer ones came; `weir why --last-errors` tells of those", "none of %s knows %s", count(w.Asked, "proxy"), id)
+		}
+		a.errs.printf("%s asked, and nothing failed\n", count(w.Asked, "proxy"))
+		return nil
+	}
+	return cmd
+}
+
+// story prints what became of a request: the cause, where, who decided, what to do, and the way it took.
+func (p *printer) story(s *apiv1.Story) {
+	what := s.Target
+	if s.Method != "" {
+		what = s.Method + " " + what
+	}
+	head := p.paint(statusColor(s.Status), statusText(s.Status)) + " " + p.paint(bold, clean(what)) + "  " + s.Time.Local().Format("15:04:05.000")
+	if s.ID != "" {
+		head += "  " + p.paint(dim, clean(s.ID))
+	}
+	p.printf("%s\n", head)
+	line := func(name, text string) {
+		if text != "" {
+			p.printf("  %-9s %s\n", name, clean(text))
+		}
+	}
+	p.printf("  %s: %s\n", p.paint(bold, clean(s.Cause)), clean(s.Text))
+	line("detail", s.Detail)
+	if h := &s.Hops[s.Hop]; h.Side == "source" {
+		line("where", "the proxy of "+h.Workload+", calling "+firstOf(h.Service, h.Peer, h.Asked))
+	} else {
+		line("where", "the proxy of "+h.Workload+", called by "+firstOf(h.Peer, h.Identity, h.Client))
+	}
+	for i := range s.Decided {
+		name := "decided"
+		if s.Decided[i].Field == "" {
+			name = "by way of"
+		}
+		line(name, decidedBy(&s.Decided[i]))
+	}
+	line("unknown", s.Unknown)
+	for i := range s.Hops[s.Hop].Tries {
+		line("attempt", attempt(&s.Hops[s.Hop], i))
+	}
+	if len(s.Hops) > 1 {
+		var way []string
+		for i := range s.Hops {
+			h := &s.Hops[i]
+			way = append(way, fmt.Sprintf("%s (%s, %s%s, %s)", h.Workload, h.Side, statusText(h.Status), flagged(h), milliseconds(h.Ended)))
+		}
+		line("way", strings.Join(way, " > "))
+	}
+	if s.Remedy != "" {
+		p.printf("  %s %s\n", p.paint(dim, "->"), clean(s.Remedy))
+	}
+	if s.Others > 0 {
+		p.printf("  %s\n", p.paint(dim, fmt.Sprintf("and %d more like it", s.Others)))
+	}
+}
+
+func statusText(status int) string {
+	if status == 0 {
+		return "---"
+	}
+	return fmt.Sprint(status)
+}
+
+func statusColor(status int) color {
+	switch {
+	case status == 0, status >= 500:
+		return red
+	case status >= 400:
+		return yellow
+	}
+	return green
+}
+
+func firstOf(all ...string) string {
+	for _, s := range all {
+		if s != "" {
+			return s
+		}
+	}
+	return "somebody unknown"
+}
+
+func flagged(h *apiv1.Hop) string {
+	if h.Flags == "" {
+		return ""
+	}
+	return " " + h.Flags
+}
+
+// decidedBy is "VirtualService default/reviews, http[].timeout, reviews.yaml:12, in force since 14:03:22".
+func decidedBy(d *apiv1.Decider) string {
+	parts := []string{object(d.Kind, d.Namespace, d.Name)}
+	if d.Field != "" {
+		parts = append(parts, d.Field)
+	}
+	if d.File != "" {
+		at := d.File
+		if d.Line > 0 {
+			at += fmt.Sprintf(":%d", d.Line)
+		}
+		parts = append(parts, at)
+	}
+	switch {
+	case d.Gone:
+		parts = append(parts, "which is gone by now")
+	case d.Changed:
+		parts = append(parts, "which was changed after that, at "+d.Since.Local().Format(time.TimeOnly))
+	case d.Since != nil:
+		parts = append(parts, "in force since "+d.Since.Local().Format(time.DateTime))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// attempt says what became of an attempt.
+func attempt(h *apiv1.Hop, i int) string {
+	t := &h.Tries[i]
+	number := i + 1
+	if i == len(h.Tries)-1 {
+		number = h.Attempts
+	}
+	s := fmt.Sprintf("%d of %d: %s", number, h.Attempts, t.Endpoint)
+	switch {
+	case t.Cause != "":
+		s += ", " + t.Cause
+	case t.Status != 0:
+		s += fmt.Sprintf(", answered %d", t.Status)
+	}
+	s += fmt.Sprintf(" after %s", milliseconds(t.Ended-t.Began))
+	switch {
+	case t.Local == "":
+		s += ", no connection"
+	case t.Requests == 0:
+		s += ", new connection"
+	default:
+		s += fmt.Sprintf(", connection of %s with %s before", milliseconds(t.Age), count(t.Requests, "request"))
+	}
+	return s
+}
+
+func milliseconds(ms float64) string {
+	if ms >= 10_000 {
+		return span(time.Duration(ms * float64(time.Millisecond)))
+	}
+	return fmt.Sprintf("%.3g ms", ms)
+}

@@ -1,0 +1,338 @@
+package why
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/weirmesh/weir/api/causes"
+	observev1 "github.com/weirmesh/weir/api/observe/v1"
+	apiv1 "github.com/weirmesh/weir/api/v1"
+)
+
+// Told is a record and the proxy that keeps it.
+type Told struct {
+	Node     string // of the proxy
+	Workload string // namespace/name
+	Record   *observev1.Record
+}
+
+// Object is what is known of an object now.
+type Object struct {
+	File  string
+	Line  int
+	Since time.Time // its version in force
+}
+
+// Objects finds an object; false: there is none of that name.
+type Objects func(kind, namespace, name string) (Object, bool)
+
+// Causes of stories in which no proxy had a part.
+const (
+	OK       = "ok"
+	Answered = "application_answered"
+)
+
+// Stories are those of some records, the newest first: one for each request, connections and requests without an id each for
+// themselves.
+func Stories(all []Told, objects Objects) []apiv1.Story {
+	groups := map[string][]Told{}
+	var order []string
+	for i, t := range all {
+		key := t.Record.GetId()
+		if key == "" {
+			key = "\x00" + strconv.Itoa(i)
+		}
+		if groups[key] == nil {
+			order = append(order, key)
+		}
+		groups[key] = append(groups[key], t)
+	}
+	var out []apiv1.Story
+	for _, key := range order {
+		out = append(out, stories(groups[key], objects)...)
+	}
+	slices.SortStableFunc(out, func(a, b apiv1.Story) int { return b.Time.Compare(a.Time) })
+	return out
+}
+
+// mostJoined bounds the records of one id that are held against each other, the newest: who makes ids may use one for everything.
+const mostJoined = 500
+
+// stories are those of the records of one id: one for each that nobody on the way called for, since a program may give its own
+// calls the id of the call it serves, or all its calls the same.
+func stories(group []Told, objects Objects) []apiv1.Story {
+	slices.SortStableFunc(group, func(a, b Told) int {
+		return cmp.Or(cmp.Compare(a.Record.GetTimeUnixNano(), b.Record.GetTimeUnixNano()), cmp.Compare(a.Record.GetEdge().GetSide(), b.Record.GetEdge().GetSide()))
+	})
+	if len(group) > mostJoined {
+		group = group[len(group)-mostJoined:]
+	}
+	next := make([]int, len(group)) // whose call a record is
+	caller := make([]int, len(group))
+	for i := range group {
+		next[i], caller[i] = -1, -1
+	}
+	for i := range group {
+		for j := range group {
+			if i != j && caller[j] < 0 && next[i] < 0 && leads(group[i].Record, group[j].Record) {
+				next[i], caller[j] = j, i
+			}
+		}
+	}
+	// What a program called while it served.
+	for j := range group {
+		if caller[j] >= 0 || group[j].Record.GetEdge().GetSide() != observev1.Side_SIDE_SOURCE {
+			continue
+		}
+		for i := range group {
+			if i != j && serves(group[i], group[j]) {
+				caller[j] = i
+			}
+		}
+	}
+	var out []apiv1.Story
+	for i := range group {
+		if caller[i] >= 0 {
+			continue
+		}
+		chain := []int{i}
+		for at := 0; at < len(chain); at++ {
+			for j := range group {
+				if caller[j] == chain[at] {
+					chain = append(chain, j)
+				}
+			}
+		}
+		hops := make([]Told, len(chain))
+		for n, j := range chain {
+			hops[n] = group[j]
+		}
+		out = append(out, story(hops, objects))
+	}
+	return out
+}
+
+// leads reports whether b is the server's record of a call whose client's record is a: they know the same connection.
+func leads(a, b *observev1.Record) bool {
+	if a.GetEdge().GetSide() == b.GetEdge().GetSide() || b.GetEdge().GetSide() != observev1.Side_SIDE_DESTINATION {
+		return false
+	}
+	for _, t := range a.GetTries() {
+		if t.GetLocal() != "" && t.GetLocal() == b.GetClient() {
+			return true
+		}
+	}
+	return false
+}
+
+// serves reports whether the workload called b while it served a.
+func serves(a, b Told) bool {
+	begin, end := a.Record.GetTimeUnixNano(), a.Record.GetTimeUnixNano()+a.Record.GetEndedNano()
+	at := b.Record.GetTimeUnixNano()
+	return a.Node == b.Node && a.Record.GetEdge().GetSide() == observev1.Side_SIDE_DESTINATION && begin <= at && at <= end
+}
+
+// story tells of one request that some proxies recorded, the client's first.
+func story(chain []Told, objects Objects) apiv1.Story {
+	// What the client saw may be well: the story is of the first call that was not.
+	begin := max(0, slices.IndexFunc(chain, func(t Told) bool { return fails(t.Record) }))
+	first := chain[begin].Record
+	s := apiv1.Story{ID: first.GetId(), Trace: first.GetTraceId(), Time: at(first), Method: first.GetMethod(), Target: target(first), Status: int(first.GetStatus())}
+	for i := range chain {
+		s.Hops = append(s.Hops, hop(&chain[i]))
+	}
+	s.Hop = blame(chain, begin)
+	to := &chain[s.Hop]
+	r := to.Record
+	s.At = to.Workload
+	c, known := causes.Named(r.GetCause())
+	switch {
+	case !known && r.GetCause() != "":
+		s.Cause, s.Text = r.GetCause(), "this control plane does not know the cause: it is older than the proxy"
+	case !known && fails(r):
+		s.Cause, s.Text = Answered, "the application itself answered with status "+strconv.Itoa(int(r.GetStatus()))
+		if g := r.GetGrpcStatus(); g > 0 {
+			s.Text = "the application itself answered with gRPC status " + strconv.Itoa(int(g))
+		}
+		s.Remedy = "no proxy had a part in it: look into the application's log of that moment"
+		if to := s.Hops[s.Hop]; to.Side == "source" {
+			s.At = cmp.Or(to.Peer, to.Service)
+			s.Unknown = "the server's side recorded nothing: it has no proxy, or its proxy did not answer or has forgotten"
+		}
+	case !known:
+		s.Cause, s.Text = OK, "the request went well"
+	default:
+		s.Cause, s.Text, s.Remedy, s.Docs = c.Name(), c.Sentence(), c.Remedy(), "docs/causes.md#"+c.Name()
+		s.Detail = detail(c, r)
+	}
+	s.Decided = deciders(c, r, objects)
+	return s
+}
+
+// blame is the hop that knows the true cause: the first from begin on, where something did not go well, whose record does not blame
+// the next.
+func blame(chain []Told, begin int) int {
+	for i := begin; ; {
+		r := chain[i].Record
+		next := -1
+		for j := i + 1; j < len(chain); j++ {
+			if !fails(chain[j].Record) || !blames(r, chain[j].Record) {
+				continue
+			}
+			if leads(r, chain[j].Record) || serves(chain[i], chain[j]) {
+				next = j // the last of those that a program called
+			}
+		}
+		if next < 0 {
+			return i
+		}
+		i = next
+	}
+}
+
+// fails reports whether something did not go well.
+func fails(r *observev1.Record) bool {
+	return r.GetCause() != "" && r.GetCause() != causes.DirectResponse.Name() || r.GetStatus() >= 500 || r.GetGrpcStatus() > 0
+}
+
+// blames reports whether what a record says can be the consequence of what the next one says.
+func blames(r, next *observev1.Record) bool {
+	if c, ok := causes.Named(next.GetCause()); ok {
+		switch c {
+		case causes.DownstreamDisconnected, causes.DownstreamReset, causes.ChainRemoved:
+			return false // that is the other way round
+		}
+	}
+	c, ok := causes.Named(r.GetCause())
+	if !ok {
+		return fails(r) // it passed on what it was answered
+	}
+	switch c {
+	case causes.UpstreamTerminated, causes.UpstreamConnectionReset, causes.UpstreamTLSEnded, causes.UpstreamIdleClosed, causes.ResponseCut,
+		causes.UpstreamReset, causes.UpstreamRefused, causes.UpstreamGoingAway, causes.UpstreamProtocolError, causes.UpstreamTLSFailed, causes.UpstreamTLSRefused, causes.UpstreamNotTLS:
+		return true
+	}
+	return false
+}
+
+func at(r *observev1.Record) time.Time { return time.Unix(0, int64(r.GetTimeUnixNano())).UTC() }
+
+func target(r *observev1.Record) string {
+	if r.GetAuthority() == "" {
+		return cmp.Or(r.GetEdge().GetService().GetHost(), r.GetAsked())
+	}
+	return r.GetAuthority() + r.GetPath()
+}
+
+var security = map[observev1.Transport]string{observev1.Transport_TRANSPORT_PLAINTEXT: "plaintext", observev1.Transport_TRANSPORT_MTLS: "mtls", observev1.Transport_TRANSPORT_TLS: "tls"}
+
+func hop(t *Told) apiv1.Hop {
+	r, e := t.Record, t.Record.GetEdge()
+	h := apiv1.Hop{Proxy: t.Node, Workload: t.Workload, Side: "source", Identity: e.GetPeer().GetIdentity(), Security: security[e.GetTransport()], Time: at(r), Status: int(r.GetStatus()), Flags: r.GetFlags(),
+		Cause: r.GetCause(), Details: r.GetDetails(), Client: r.GetClient(), Asked: r.GetAsked(), RequestEnded: millis(r.GetRequestEndedNano()), ResponseBegan: millis(r.GetResponseBeganNano()),
+		Ended: millis(r.GetEndedNano()), Attempts: int(r.GetAttempts())}
+	if e.GetSide() == observev1.Side_SIDE_DESTINATION {
+		h.Side = "destination"
+	}
+	if p := e.GetPeer(); p.GetWorkload() != "" {
+		h.Peer = p.GetNamespace() + "/" + p.GetWorkload()
+	}
+	if s := e.GetService(); s.GetHost() != "" || s.GetName() != "" {
+		h.Service = cmp.Or(s.GetHost(), s.GetName())
+		if s.GetPort() != 0 {
+			h.Service += ":" + strconv.Itoa(int(s.GetPort()))
+		}
+	}
+	for _, d := range r.GetDecisions() {
+		h.Decisions = append(h.Decisions, apiv1.Decision{Stage: d.GetStage(), Name: d.GetPart(), Object: d.GetObject(), File: d.GetFile(), Line: int(d.GetLine())})
+	}
+	for _, a := range r.GetTries() {
+		h.Tries = append(h.Tries, apiv1.Try{Endpoint: a.GetEndpoint(), Local: a.GetLocal(), Cause: a.GetCause(), Failure: a.GetFailure(), Status: int(a.GetStatus()), Requests: int(a.GetRequests()),
+			Age: millis(a.GetAgeNano()), Began: millis(a.GetBeganNano()), Ended: millis(a.GetEndedNano())})
+	}
+	return h
+}
+
+func millis(n uint64) float64 { return float64(n/1000) / 1000 }
+
+// detail is what a record adds to its cause.
+func detail(c causes.Cause, r *observev1.Record) string {
+	if t := r.GetTries(); len(t) > 0 && t[len(t)-1].GetFailure() != "" {
+		return t[len(t)-1].GetFailure()
+	}
+	if d := r.GetDetails(); d != c.Details() && !strings.HasPrefix(d, "upstream_reset_") {
+		return d
+	}
+	return ""
+}
+
+// Like reports whether two stories say the same of different requests.
+func Like(a, b *apiv1.Story) bool {
+	same := func(x, y *apiv1.Hop) bool {
+		return x.Workload == y.Workload && x.Service == y.Service && x.Side == y.Side
+	}
+	if a.Cause != b.Cause || a.Status != b.Status || a.At != b.At || !same(&a.Hops[a.Hop], &b.Hops[b.Hop]) || len(a.Decided) != len(b.Decided) {
+		return false
+	}
+	for i := range a.Decided {
+		x, y := &a.Decided[i], &b.Decided[i]
+		if x.Kind != y.Kind || x.Namespace != y.Namespace || x.Name != y.Name || x.Line != y.Line {
+			return false
+		}
+	}
+	return true
+}
+
+// Merge counts stories that are like an earlier one instead of telling them again.
+func Merge(all []apiv1.Story) []apiv1.Story {
+	var out []apiv1.Story
+	for i := range all {
+		n := slices.IndexFunc(out, func(s apiv1.Story) bool { return Like(&s, &all[i]) })
+		if n < 0 {
+			out = append(out, all[i])
+		} else {
+			out[n].Others++
+		}
+	}
+	return out
+}
+
+// About reports whether a story concerns calls from a workload (or anybody: "") to a service or workload; both are names, or
+// namespace/name.
+func About(s *apiv1.Story, from, to string) bool {
+	for i := range s.Hops {
+		h := &s.Hops[i]
+		source, target := h.Workload, h.Peer
+		if h.Side == "destination" {
+			source, target = h.Peer, h.Workload
+		}
+		if is(source, from) && (is(target, to) || isHost(h.Service, to) || isHost(s.Target, to)) {
+			return true
+		}
+	}
+	return false
+}
+
+// is reports whether a workload (namespace/name) is meant by a name; a Deployment's pods by that of the Deployment, or of its app.
+func is(workload, name string) bool {
+	if name == "" || workload == name {
+		return true
+	}
+	_, short, _ := strings.Cut(workload, "/")
+	if strings.Contains(name, "/") {
+		short = workload
+	}
+	return short == name || strings.HasPrefix(short, name+"-")
+}
+
+// isHost reports whether a host (with a port, perhaps) is that of a service's name.
+func isHost(host, name string) bool {
+	if namespace, short, ok := strings.Cut(name, "/"); ok {
+		name = short + "." + namespace
+	}
+	rest, ok := strings.CutPrefix(host, name)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == ':' || rest[0] == '/')
+}

@@ -1,0 +1,140 @@
+package why
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	observev1 "github.com/weirmesh/weir/api/observe/v1"
+	apiv1 "github.com/weirmesh/weir/api/v1"
+)
+
+const (
+	vs = "/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews"
+	dr = "/apis/networking.istio.io/v1/namespaces/default/destination-rule/reviews"
+)
+
+// record is one of a request that began so many milliseconds after noon.
+func record(side observev1.Side, began, took int, cause string, status uint32, more func(*observev1.Record)) *observev1.Record {
+	r := &observev1.Record{Id: "id", TimeUnixNano: uint64(began) * 1e6, EndedNano: uint64(took) * 1e6, Cause: cause, Status: status, GrpcStatus: -1, Method: "GET", Authority: "reviews:9080", Path: "/reviews/0",
+		Edge: &observev1.Edge{Side: side, Peer: &observev1.Peer{Workload: "reviews-v1", Namespace: "default"}, Service: &observev1.Service{Host: "reviews.default.svc.cluster.local", Port: 9080}},
+		Decisions: []*observev1.Decision{{Stage: "host", Part: "reviews"}, {Stage: "route", Part: "default", Object: vs, File: "vs.yaml", Line: 7},
+			{Stage: "cluster", Part: "outbound|9080||reviews.default.svc.cluster.local", Object: dr, File: "dr.yaml", Line: 3}}}
+	if side == observev1.Side_SIDE_DESTINATION {
+		r.Edge.Peer.Workload, r.Client, r.Decisions = "page", "10.0.0.1:40000", nil
+	}
+	if more != nil {
+		more(r)
+	}
+	return r
+}
+
+func called(began, took int, cause string, status uint32) Told {
+	return Told{Node: "page", Workload: "default/page", Record: record(observev1.Side_SIDE_SOURCE, began, took, cause, status, func(r *observev1.Record) {
+		r.Attempts, r.Tries = 1, []*observev1.Attempt{{Endpoint: "10.0.0.2:9080", Local: "10.0.0.1:40000", Cause: cause}}
+	})}
+}
+
+func served(began, took int, cause string, status uint32, details string) Told {
+	return Told{Node: "reviews", Workload: "default/reviews-v1", Record: record(observev1.Side_SIDE_DESTINATION, began, took, cause, status, func(r *observev1.Record) { r.Details = details })}
+}
+
+// What is known now: the VirtualService has not changed, the DestinationRule has, policies are there.
+func objects(kind, _, name string) (Object, bool) {
+	switch {
+	case kind == "VirtualService" && name == "reviews":
+		return Object{"vs.yaml", 1, time.Unix(-100, 0)}, true
+	case kind == "DestinationRule":
+		return Object{"dr.yaml", 1, time.Unix(100, 0)}, true
+	case kind == "AuthorizationPolicy":
+		return Object{"policy.yaml", 9, time.Unix(-5, 0)}, true
+	}
+	return Object{}, false
+}
+
+// Of each way in which a request can fail the true cause comes first, wherever it happened, with the object that decided.
+func TestStories(t *testing.T) {
+	upstream := func(began, took int, cause string, status uint32) Told { // a call that reviews made meanwhile
+		c := called(began, took, cause, status)
+		c.Node, c.Workload = "reviews", "default/reviews-v1"
+		c.Record.Authority = "ratings:9080"
+		c.Record.Tries = nil
+		return c
+	}
+	for _, c := range []struct {
+		name string
+		told []Told
+		want string // cause at workload, then who decided
+	}{
+		{"went well", []Told{called(0, 5, "", 200), served(1, 3, "", 200, "via_upstream")}, "200 ok at default/page"},
+		{"nobody listens", []Told{called(0, 5, "upstream_connect_refused", 503)}, "503 upstream_connect_refused at default/page"},
+		{"the caller's own time-out, although the server saw it go", []Told{called(0, 1000, "upstream_timeout", 504), served(1, 999, "downstream_disconnected", 0, "")},
+			"504 upstream_timeout at default/page; VirtualService default/reviews http[].timeout vs.yaml:7"},
+		{"a limit of the caller", []Told{called(0, 1, "upstream_overflow", 503)},
+			"503 upstream_overflow at default/page; DestinationRule default/reviews trafficPolicy.connectionPool.http.http2MaxRequests dr.yaml:3 changed"},
+		{"a policy of the server", []Told{called(0, 5, "", 403), served(1, 1, "access_denied", 403, "rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[2]]")},
+			"403 access_denied at default/reviews-v1; AuthorizationPolicy default/deny rules[2] policy.yaml:9"},
+		{"the server's application is not there", []Told{called(0, 5, "", 503), served(1, 1, "upstream_connect_refused", 503, "")}, "503 upstream_connect_refused at default/reviews-v1"},
+		{"the server's application says so", []Told{called(0, 5, "", 500), served(1, 1, "", 500, "via_upstream")}, "500 application_answered at default/reviews-v1"},
+		{"the server's application says so, and nobody else knows", []Told{called(0, 5, "", 500)}, "500 application_answered at default/reviews-v1 (unknown)"},
+		{"a server's proxy that resets", []Told{called(0, 5, "upstream_connection_reset", 503), served(1, 1, "memory_exhausted", 503, "")}, "503 memory_exhausted at default/reviews-v1"},
+		{"a cause of a newer version", []Told{called(0, 5, "bad_weather", 503)}, "503 bad_weather at default/page"},
+		{"further on", []Told{called(0, 50, "", 500), served(1, 40, "", 500, ""), upstream(10, 5, "fault_abort", 503)}, "500 fault_abort at default/reviews-v1; VirtualService default/reviews http[].fault.abort vs.yaml:7"},
+		{"further on, and what the client saw went well", []Told{called(0, 50, "", 200), served(1, 40, "", 200, ""), upstream(10, 5, "no_endpoints", 503)}, "503 no_endpoints at default/reviews-v1"},
+		{"calls with one id that have nothing to do with each other", []Told{called(0, 5, "host_not_found", 404), upstream(90, 5, "fault_abort", 503)},
+			"503 fault_abort at default/reviews-v1; VirtualService default/reviews http[].fault.abort vs.yaml:7\n404 host_not_found at default/page"},
+		{"a destination that is kept closed", []Told{{Node: "page", Workload: "default/page", Record: record(observev1.Side_SIDE_SOURCE, 0, 0, "destination_refused", 503, func(r *observev1.Record) {
+			r.Details, r.Decisions = "destination_refused{DestinationRule:default/reviews}", nil
+		})}}, "503 destination_refused at default/page; DestinationRule default/reviews  dr.yaml:1 changed"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got []string
+			for _, s := range Stories(c.told, objects) {
+				got = append(got, say(&s))
+			}
+			if g := strings.Join(got, "\n"); g != c.want {
+				t.Errorf("got  %s\nwant %s", g, c.want)
+			}
+		})
+	}
+}
+
+func say(s *apiv1.Story) string {
+	out := fmt.Sprintf("%d %s at %s", s.Status, s.Cause, s.At)
+	if s.Unknown != "" {
+		out += " (unknown)"
+	}
+	for i := range s.Decided {
+		d := &s.Decided[i]
+		if d.Field == "" && i > 0 || d.Field == "" && s.Cause != "destination_refused" {
+			continue // on the way
+		}
+		out += fmt.Sprintf("; %s %s/%s %s %s:%d", d.Kind, d.Namespace, d.Name, d.Field, d.File, d.Line)
+		if d.Changed {
+			out += " changed"
+		}
+	}
+	return out
+}
+
+// What is alike is told once, and only what was asked for.
+func TestMerge(t *testing.T) {
+	one := func(id, cause string) Told {
+		c := called(0, 1, cause, 503)
+		c.Record.Id = id
+		return c
+	}
+	all := Merge(Stories([]Told{one("a", "no_endpoints"), one("b", "no_endpoints"), one("c", "upstream_overflow"), one("", "no_endpoints")}, objects))
+	if len(all) != 2 || all[0].Others != 2 || all[1].Others != 0 {
+		t.Errorf("%+v", all)
+	}
+	for _, c := range []struct {
+		from, to string
+		want     bool
+	}{{"", "", true}, {"page", "", true}, {"page", "reviews", true}, {"default/page", "default/reviews", true}, {"", "reviews-v1", true}, {"page", "ratings", false}, {"pa", "", false}, {"reviews", "", false}, {"", "rev", false}} {
+		if got := About(&all[0], c.from, c.to); got != c.want {
+			t.Errorf("from %q to %q: %v", c.from, c.to, got)
+		}
+	}
+}
