@@ -5,12 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,6 +48,7 @@ type arrival struct {
 	Workload  string  `json:"workload,omitempty"`
 	Port      uint16  `json:"port,omitempty"`
 	Transport string  `json:"transport,omitempty"` // mtls, plaintext
+	Via       string  `json:"via,omitempty"`       // gateways that it passes
 	Request   string  `json:"request,omitempty"`   // as it arrives, where the caller's proxy changed it
 	access.Answer
 }
@@ -67,7 +66,9 @@ configuration in force. Nothing is called.
 
 FROM is a workload (pod or Deployment), an identity as in policies
 (cluster.local/ns/shop/sa/cart), or "` + outsider + `" for somebody without a proxy. URL is
-http://HOST[:PORT]/PATH with a METHOD, or tcp://HOST:PORT.
+http://HOST[:PORT]/PATH with a METHOD, or tcp://HOST:PORT. HOST may be the
+service of a gateway, -H 'host: NAME' what it is asked for there: the call goes
+on by the gateway's routes, as the gateway's own.
 
 Where a rule asks for what was not given (a header, a token, the address of an
 identity) and it matters, the answer is "unknown" and says what it depends on.
@@ -80,6 +81,7 @@ Exit status 0 if the call is allowed wherever it may arrive, 1 if not.`,
 		Example: `  weir can productpage-v1 GET http://reviews:9080/reviews/0
   weir can cluster.local/ns/shop/sa/cart POST http://pay.shop/charge --no-token
   weir can outside GET http://reviews:9080/ -o json
+  weir can outside GET http://edge.istio-system/ -H 'host: shop.example'
   weir can client tcp://tcp-echo:9000
   weir can web GET http://api/ --claims '{"iss":"me","sub":"ann"}' -f deploy/`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -235,6 +237,10 @@ func (w *world) may(ctx context.Context, q *question, from string, t callee) (*p
 	if err := q.known(&c); err != nil {
 		return nil, err
 	}
+	if h := c.Headers["host"]; h != "" { // as of a request that a name led to a gateway
+		c.Host = h
+		delete(c.Headers, "host")
+	}
 	caller, err := w.caller(from, q.namespace)
 	if err != nil {
 		return nil, err
@@ -364,58 +370,10 @@ func (w *world) routed(ctx context.Context, from *apiv1.Workload, svc *apiv1.Ser
 	if !call.To.IsValid() {
 		return []arrival{{Share: 1, Answer: access.Answer{Verdict: unreached, Why: "nobody serves " + svc.Hostname}}}, nil
 	}
-	outcomes, err := p.Call(call)
-	if err != nil {
-		return nil, fmt.Errorf("the routes of %s/%s: %w", from.Namespace, from.Name, err)
+	if gatewayed(p) {
+		return w.direct(ctx, svc, port, c) // it is no client of the mesh's services: its routes are for those who call it
 	}
-	var out []arrival
-	for _, o := range outcomes {
-		if o.Status != 0 || len(o.Endpoints) == 0 {
-			why := "the caller's own proxy answers"
-			if o.Status != 0 {
-				why += fmt.Sprintf(" %d", o.Status)
-			}
-			if o.Flags != "" {
-				why += " (" + o.Flags + ")"
-			}
-			out = add(out, arrival{Share: o.Share, Answer: access.Answer{Verdict: unreached, Why: why}})
-			continue
-		}
-		total := 0.0
-		for _, e := range o.Endpoints {
-			total += float64(e.Weight)
-		}
-		for _, e := range o.Endpoints {
-			c := c
-			x := arrival{Share: o.Share / float64(len(o.Endpoints))}
-			if total > 0 {
-				x.Share = o.Share * float64(e.Weight) / total
-			}
-			if c.Method != "" {
-				if c.Host, c.Path = o.Request.Authority, o.Request.Path; c.Host != call.Host || c.Path != call.Path {
-					x.Request = c.Method + " http://" + c.Host + c.Path
-				}
-				c.Headers = maps.Clone(c.Headers)
-				for _, h := range o.Request.Headers {
-					c.Headers[h.Name] = h.Value
-				}
-			}
-			sni := ""
-			if strings.HasSuffix(e.TLS.GetName(), "tls") {
-				began, _, err := p.Originate(e.TLS, simulate.Peer{Mesh: true})
-				if err != nil {
-					return nil, err
-				}
-				sni, c.TLS = began.SNI, began.Mesh
-			}
-			c.SNI = &sni
-			if x, err = w.arrive(ctx, x, e.Address, c); err != nil {
-				return nil, err
-			}
-			out = add(out, x)
-		}
-	}
-	return out, nil
+	return w.follow(ctx, p, call, c, "the caller's own proxy", "")
 }
 
 // direct is what becomes of a call of somebody whose routes are not known, at everyone who serves the port.
@@ -431,57 +389,13 @@ func (w *world) direct(ctx context.Context, svc *apiv1.Service, port *apiv1.Serv
 	for i := range port.Backends {
 		c := c
 		c.TLS = c.ID != ""
-		x, err := w.arrive(ctx, arrival{Share: 1 / float64(len(port.Backends))}, port.Backends[i].Address, c)
+		got, err := w.arrive(ctx, arrival{Share: 1 / float64(len(port.Backends))}, port.Backends[i].Address, c)
 		if err != nil {
 			return nil, err
 		}
-		out = add(out, x)
+		out = add(out, got...)
 	}
 	return out, nil
-}
-
-// arrive asks the proxy at an address.
-func (w *world) arrive(ctx context.Context, x arrival, address string, c access.Call) (arrival, error) {
-	b := w.backend(address)
-	if b == nil || b.Workload == "" {
-		x.Workload, x.Answer = address, access.Answer{Verdict: access.Allowed, Why: "it is no workload of the mesh: nobody checks"}
-		return x, nil
-	}
-	ns, name, _ := strings.Cut(b.Workload, "/")
-	x.Workload, x.Port = b.Workload, b.Port
-	if i := slices.IndexFunc(w.workloads, func(o apiv1.Workload) bool { return o.Namespace == ns && o.Name == name }); i >= 0 {
-		x.Workload = ns + "/" + cmp.Or(w.workloads[i].Owner, name)
-		if a, err := netip.ParseAddr(first(w.workloads[i].Addresses)); err == nil {
-			c.To = netip.AddrPortFrom(a, b.Port)
-		}
-	}
-	if !c.To.IsValid() {
-		c.To = netip.AddrPortFrom(netip.IPv4Unspecified(), b.Port)
-	}
-	if !b.Proxied {
-		x.Transport, x.Answer = "plaintext", access.Answer{Verdict: access.Allowed, Why: "it has no proxy: nobody checks"}
-		return x, nil
-	}
-	p, err := w.config(ctx, ns, name, "^"+inboundListener+"$")
-	if err != nil {
-		return x, err
-	}
-	l := p.Listeners[inboundListener]
-	if l == nil {
-		return x, fmt.Errorf("the proxy of %s has no listener for what comes in", x.Workload)
-	}
-	if c.TLS && c.SNI == nil { // whoever has an identity and can use it does
-		c.TLS = access.Takes(l, c)
-	}
-	x.Transport = "plaintext"
-	if c.TLS {
-		x.Transport = "mtls"
-	}
-	x.Answer, err = access.Inbound(l, c)
-	if err == nil && x.Why == access.Refused {
-		x.Why += w.strict(ctx, x.Workload, x.Port)
-	}
-	return x, err
 }
 
 func first(list []string) string {
@@ -492,7 +406,14 @@ func first(list []string) string {
 }
 
 // add counts replicas that say the same as one.
-func add(all []arrival, x arrival) []arrival {
+func add(all []arrival, more ...arrival) []arrival {
+	for _, x := range more {
+		all = addOne(all, x)
+	}
+	return all
+}
+
+func addOne(all []arrival, x arrival) []arrival {
 	for i := range all {
 		o := all[i]
 		o.Share = x.Share
@@ -519,6 +440,9 @@ func (p *printer) permission(x *permission) {
 		}
 		if where == "" {
 			where = "before it leaves"
+		}
+		if a.Via != "" {
+			where += ", by " + a.Via
 		}
 		if len(x.Arrivals) > 1 {
 			where += fmt.Sprintf(" (%.0f %%)", 100*a.Share)

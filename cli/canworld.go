@@ -32,7 +32,7 @@ import (
 type world struct {
 	services  []apiv1.Service
 	workloads []apiv1.Workload
-	// config is what a sidecar of a workload would be sent; names is a regular expression of
+	// config is what the proxy of a workload would be sent; names is a regular expression of
 	// those wanted, "" for all.
 	config func(ctx context.Context, namespace, name, names string) (*simulate.Proxy, error)
 	// strict names whose PeerAuthentication demands mutual TLS.
@@ -203,7 +203,7 @@ func (a *app) filed(files []string, namespace string) (*world, error) {
 			return nil, fmt.Errorf("there is no workload %s/%s", namespace, name)
 		}
 		p := simulate.New()
-		for typ, set := range cache.View(snap, translate.SidecarOf(wl)).Sets {
+		for typ, set := range cache.View(snap, translate.ProxyOf(snap, wl)).Sets {
 			for r := range set.Values() {
 				if m := followed(typ); m != nil {
 					if err := r.Unmarshal(m); err != nil {

@@ -158,7 +158,7 @@ func (p *Plane) handleWorkloadConfig(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	d := &dump.Dump{}
-	for typ, set := range translate.New().View(u.Snapshot, translate.SidecarOf(wl)).Sets {
+	for typ, set := range translate.New().View(u.Snapshot, translate.ProxyOf(u.Snapshot, wl)).Sets {
 		if typ == resource.SecretType {
 			continue
 		}

@@ -80,6 +80,17 @@ func SidecarOf(w *mesh.Workload) *Node {
 		Addresses: w.Addresses, Interception: Redirect, Unproven: true}
 }
 
+// ProxyOf is the node of a workload's proxy: a gateway's if a Gateway selects the workload by its labels, else SidecarOf.
+func ProxyOf(snap *mesh.Snapshot, w *mesh.Workload) *Node {
+	n := SidecarOf(w)
+	for g := range snap.Gateways.Values() {
+		if len(g.Selector) > 0 && g.Selector.Selects(w.Labels) {
+			n.Type = Router
+		}
+	}
+	return n
+}
+
 func (n *Node) form() form {
 	switch {
 	case n.OnDemand:
