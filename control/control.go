@@ -71,6 +71,8 @@ type Options struct {
 	// certificates and of xDS.
 	Authority      ca.Source
 	Authenticators []caserver.Authenticator
+	// ExternalCA signs the certificates of workloads; nil: Authority does, which also has the control plane's own.
+	ExternalCA ca.External
 	// ServerNames are DNS names by which proxies ask for the control plane; nil:
 	// istiod.istio-system.svc and localhost.
 	ServerNames []string
@@ -182,7 +184,7 @@ func New(o Options) (*Plane, error) {
 		caserver.Certificates{Authority: p.auth, Accept: identity.TrustDomains(domains)},
 		caserver.Tokens{Key: key},
 	}, o.Authenticators...)
-	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, TrustDomains: domains, Issued: p.issued.note, Log: o.Log, Authenticators: p.callers}); err != nil {
+	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, External: o.ExternalCA, TrustDomains: domains, Issued: p.issued.note, Log: o.Log, Authenticators: p.callers}); err != nil {
 		return nil, err
 	}
 	id, err := identity.New(o.TrustDomain, cmp.Or(o.Settings.RootNamespace, "istio-system"), "istiod")

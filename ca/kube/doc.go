@@ -3,7 +3,7 @@
 // An [Authority] takes key and roots from Secrets and is the ca.Source of all replicas; a
 // [Publisher] keeps the roots in a ConfigMap of every namespace, for pods to mount; a
 // [Reviewer] knows callers by the tokens of their service accounts, which it has the API
-// server review.
+// server review; a [Signer] has certificates made by a signer of the cluster.
 //
 // In: a Kubernetes client, Secrets, tokens of callers. Out: a ca.Source, a
 // ca/server.Authenticator, ConfigMaps and one Secret. Only cmd/weir-control and tests import

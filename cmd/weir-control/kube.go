@@ -37,6 +37,8 @@ type cluster struct {
 	kubeconfig, context       string
 	revision, clusterID       string
 	mounted                   bool
+	signer                    string
+	approve                   bool
 	webhook, plaintext, ready string
 	server                    *rest.Config
 	client                    kubernetes.Interface
@@ -54,13 +56,15 @@ func (k *cluster) flags(f *flag.FlagSet) {
 	f.StringVar(&k.revision, "revision", "", "revision of the installation: its ConfigMap is istio-REVISION")
 	f.StringVar(&k.clusterID, "cluster-id", "Kubernetes", "name of the cluster, as metrics and proxies say it")
 	f.BoolVar(&k.mounted, "service-account-tokens", true, "accept also the tokens that Kubernetes mounts into every pod, as sidecars of Istio 1.0 have them; otherwise only projected ones for audience istio-ca (Kubernetes)")
+	f.StringVar(&k.signer, "ca-signer", "", "signer of CertificateSigningRequests that makes the certificates of workloads, for example clusterissuers.cert-manager.io/mesh; its root belongs into root-cert.pem of --ca or of the Secret cacerts (Kubernetes)")
+	f.BoolVar(&k.approve, "ca-approve", true, "approve the requests to --ca-signer, which needs the right to; otherwise somebody else has to (Kubernetes)")
 	f.StringVar(&k.webhook, "webhook", "", "where injection and validation are served to the API server (Kubernetes)")
 	f.StringVar(&k.plaintext, "plaintext", "", "where xDS is served without TLS, secrets and certificates to proxies as of Istio 1.0, for example :15010 (Kubernetes, compatibility version 1.0)")
 	f.StringVar(&k.ready, "ready", "", "where GET /ready is served, for example :8080 (Kubernetes)")
 }
 
 // alone are the flags that mean something only where everything comes from Kubernetes.
-var alone = []string{"context", "revision", "cluster-id", "service-account-tokens", "webhook", "plaintext"}
+var alone = []string{"context", "revision", "cluster-id", "service-account-tokens", "ca-signer", "ca-approve", "webhook", "plaintext"}
 
 // check refuses flags that would mean nothing, or two things.
 func (k *cluster) check(f *flag.FlagSet) (err error) {

@@ -53,6 +53,9 @@ func (k *cluster) certificates(ctx context.Context, o *control.Options) error {
 		return err
 	}
 	o.Authority, o.Authenticators, o.ServerNames = k.authority, []caserver.Authenticator{reviewer}, cakube.ServerNames(o.Namespace, k.revision)
+	if k.signer != "" {
+		o.ExternalCA = &cakube.Signer{Requests: k.client.CertificatesV1().CertificateSigningRequests(), Name: k.signer, Approve: k.approve, Log: o.Log}
+	}
 	k.options = o
 	return nil
 }
