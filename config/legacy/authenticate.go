@@ -39,10 +39,12 @@ func (c *conversion) authenticate() {
 		}
 		for _, p := range order {
 			var ports, http []uint16
+			known := true
 			for i := range s.Ports {
 				if by[i] != p {
 					continue
 				}
+				known = known && len(s.targets[i]) > 0
 				ports = append(ports, s.targets[i]...)
 				if proto := s.Ports[i].Protocol; proto.IsHTTP() || proto == mesh.Auto {
 					http = append(http, s.targets[i]...)
@@ -50,12 +52,18 @@ func (c *conversion) authenticate() {
 			}
 			slices.Sort(ports)
 			slices.Sort(http)
-			if ports = slices.Compact(ports); len(ports) > 0 && (len(p.Targets) > 0 || p.Ref.Namespace == c.snap.Settings.RootNamespace) {
+			ports, http = slices.Compact(ports), slices.Compact(http)
+			if !known {
+				ports, http = nil, nil // all of the workload's, until they are
+			}
+			if len(p.Targets) > 0 || p.Ref.Namespace == c.snap.Settings.RootNamespace {
 				c.ports(p, s, ports)
 			}
-			c.tokens(p, s, slices.Compact(http))
-			if p.Closed && len(ports) > 0 {
-				c.deny(p, s, []mesh.AuthorizationRule{{To: []mesh.AuthorizationClause{{{Attribute: "destination.port", Values: texts(ports)}}}}})
+			if len(http) > 0 || !known {
+				c.tokens(p, s, http)
+			}
+			if p.Closed {
+				c.deny(p, s, []mesh.AuthorizationRule{{To: at(ports, nil)}})
 			}
 		}
 	}
@@ -120,6 +128,17 @@ func (x Port) is(p *mesh.Port) bool {
 	return x.Number != 0 && x.Number == p.Number || x.Name != "" && x.Name == p.Name
 }
 
+// at is a clause about ports, of which none is all.
+func at(ports []uint16, more mesh.AuthorizationClause) []mesh.AuthorizationClause {
+	if len(ports) > 0 {
+		more = append(mesh.AuthorizationClause{{Attribute: "destination.port", Values: texts(ports)}}, more...)
+	}
+	if more == nil {
+		return nil
+	}
+	return []mesh.AuthorizationClause{more}
+}
+
 // ports is what a Policy for a service says of mutual TLS. STRICT holds whatever else is said of its workloads; of two
 // that say less the strictest thing holds that both allow, or what is said of the namespace.
 func (c *conversion) ports(p *Policy, s *service, ports []uint16) {
@@ -128,12 +147,12 @@ func (c *conversion) ports(p *Policy, s *service, ports []uint16) {
 		a.Ports[n] = p.Mode
 	}
 	switch {
-	case p.Mode == mesh.MTLSStrict && s.selector == nil:
+	case p.Mode == mesh.MTLSStrict && (s.selector == nil || len(ports) == 0):
 		a.Refused, a.Mode, a.Ports = true, mesh.MTLSStrict, nil
 	case p.Mode == mesh.MTLSStrict:
 		a.Refused = true
-	case s.selector == nil:
-		return // told already; what the namespace says holds
+	case s.selector == nil || len(ports) == 0:
+		return // what the namespace says holds
 	}
 	c.peers(p, a, s)
 }
@@ -144,7 +163,7 @@ func (c *conversion) peers(p *Policy, a *mesh.PeerAuthentication, s *service) {
 
 // tokens is what a Policy says of requests to ports of a service.
 func (c *conversion) tokens(p *Policy, s *service, ports []uint16) {
-	if len(p.Origins) == 0 || len(ports) == 0 {
+	if len(p.Origins) == 0 {
 		return
 	}
 	ra := &mesh.RequestAuthentication{Ref: p.Ref, Namespace: s.Namespace, Legacy: true, Selector: s.selector}
@@ -153,13 +172,13 @@ func (c *conversion) tokens(p *Policy, s *service, ports []uint16) {
 	}
 	c.RequestAuths[mesh.NewKey(s.Namespace, name(&p.Ref, s))] = ra
 	if p.Required {
-		c.deny(p, s, required(p.Origins, texts(ports)))
+		c.deny(p, s, required(p.Origins, ports))
 	}
 }
 
 // required are rules about requests without a token that they need. What several issuers are asked for by paths of
 // their own needs a token of each, which nobody has.
-func required(origins []Origin, ports []string) (out []mesh.AuthorizationRule) {
+func required(origins []Origin, ports []uint16) (out []mesh.AuthorizationRule) {
 	var always []string
 	for _, o := range origins {
 		if len(o.Triggers) == 0 {
@@ -177,16 +196,18 @@ func required(origins []Origin, ports []string) (out []mesh.AuthorizationRule) {
 			}
 		}
 		rule := mesh.AuthorizationRule{From: []mesh.AuthorizationClause{{{Attribute: "request.auth.claims[iss]", NotValues: issuers}}}}
-		port := mesh.AuthorizationCondition{Attribute: "destination.port", Values: ports}
+		everywhere := len(o.Triggers) == 0
 		for _, t := range o.Triggers {
-			to := mesh.AuthorizationClause{port}
+			var path mesh.AuthorizationClause
 			if len(t.Paths)+len(t.NotPaths) > 0 {
-				to = append(to, mesh.AuthorizationCondition{Attribute: mesh.AttributePath, Values: t.Paths, NotValues: t.NotPaths})
+				path = mesh.AuthorizationClause{{Attribute: mesh.AttributePath, Values: t.Paths, NotValues: t.NotPaths}}
 			}
-			rule.To = append(rule.To, to)
+			to := at(ports, path)
+			everywhere = everywhere || to == nil
+			rule.To = append(rule.To, to...)
 		}
-		if len(o.Triggers) == 0 {
-			rule.To = []mesh.AuthorizationClause{{port}}
+		if everywhere {
+			rule.To = at(ports, nil)
 		}
 		out = append(out, rule)
 	}

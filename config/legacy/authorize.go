@@ -118,7 +118,11 @@ func (c *conversion) guard(namespace string, services []*guarded) {
 	others := mesh.AuthorizationCondition{Attribute: "destination.port", NotValues: texts(slices.Compact(all))}
 	for _, g := range services {
 		c.unselected(&g.by.Ref, g.service)
-		c.allow(&g.by.Ref, g, g.selector, "", g.by.Watched, []mesh.AuthorizationRule{{To: []mesh.AuthorizationClause{{others}}}})
+		rest := []mesh.AuthorizationRule{{To: []mesh.AuthorizationClause{{others}}}}
+		if g.unknown() {
+			rest = nil // until it is known which ports are not the service's
+		}
+		c.allow(&g.by.Ref, g, g.selector, "", g.by.Watched, rest)
 		for i, x := range g.grants {
 			if i > 0 && g.grants[i-1].binding == x.binding {
 				continue

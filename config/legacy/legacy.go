@@ -147,10 +147,16 @@ type service struct {
 	*mesh.Service
 	pods     []*mesh.Workload
 	selector mesh.Labels // nil: who serves it is listed, and all workloads of the namespace are taken for it
-	targets  [][]uint16  // of each of Ports: the workloads' ports
+	targets  [][]uint16  // of each of Ports: the workloads' ports; none: it has a name that no workload is known to have
 }
 
-// find lists the services that old objects can speak of. What has no workload has no proxy that enforces anything.
+// unknown reports whether a port is not known: the proxy of a workload may come before the workload is seen.
+func (s *service) unknown() bool {
+	return slices.ContainsFunc(s.targets, func(numbers []uint16) bool { return len(numbers) == 0 })
+}
+
+// find lists the services that old objects can speak of. Of one that only lists who serves it, and that no workload of
+// the mesh does, no proxy enforces anything.
 func (c *conversion) find() {
 	in := map[string][]*mesh.Workload{}
 	for w := range c.snap.Workloads.Values() {
@@ -162,6 +168,9 @@ func (c *conversion) find() {
 		}
 		c.known[svc.Hostname] = svc
 		s := &service{Service: svc, selector: svc.Selector}
+		if len(svc.Selector) == 0 {
+			s.selector = nil
+		}
 		if len(svc.Selector) > 0 {
 			for _, w := range in[svc.Namespace] {
 				if svc.Selector.Selects(w.Labels) {
@@ -169,7 +178,6 @@ func (c *conversion) find() {
 				}
 			}
 		} else if eps := c.snap.Endpoints.At(key); eps != nil {
-			s.selector = nil
 			for _, p := range svc.Ports {
 				for _, e := range eps.Ports[p.Number] {
 					if e.Workload != nil && !slices.Contains(s.pods, e.Workload) {
@@ -178,11 +186,14 @@ func (c *conversion) find() {
 				}
 			}
 		}
-		if len(s.pods) == 0 {
+		if len(s.pods) == 0 && s.selector == nil {
 			continue
 		}
 		for i := range svc.Ports {
 			var numbers []uint16
+			if svc.Ports[i].TargetName == "" {
+				numbers = append(numbers, svc.Ports[i].TargetNumber())
+			}
 			for _, w := range s.pods {
 				if n, ok := w.Serves(&svc.Ports[i]); ok && !slices.Contains(numbers, n) {
 					numbers = append(numbers, n)
