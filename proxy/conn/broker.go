@@ -26,8 +26,8 @@ func (b Brokered) pool(f loop.Family) *sockbroker.Pool {
 	return nil
 }
 
-// Take is described at SocketSource. Unix sockets belong to no network namespace and
-// are made here.
+// Take is described at SocketSource. Unix sockets at a path belong to no network
+// namespace and are made here.
 func (b Brokered) Take(f loop.Family) (int, syscall.Errno) {
 	p := b.pool(f)
 	if p == nil {

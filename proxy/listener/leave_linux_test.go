@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -145,5 +147,24 @@ func TestNobodyIsLostWhenAListenerGoes(t *testing.T) {
 	}
 	if c, err := net.Dial("tcp", at.String()); err != nil || ask(c) != nil {
 		t.Error("the listener is not back", err)
+	}
+}
+
+// Where sockets are made in another network namespace, one at a path is made here all the same; a name of a namespace
+// would be of the wrong one.
+func TestUnixSocketsNeedNoBroker(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	fds, err := listener.Broker{}.Listen(loop.Addr{Path: path}, 2, listener.SocketOptions{})
+	if err != nil || len(fds) != 1 {
+		t.Fatal(fds, err)
+	}
+	defer loop.Kernel().Close(fds[0])
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if _, err := (listener.Broker{}).Listen(loop.Addr{Path: "@s"}, 1, listener.SocketOptions{}); err == nil || !strings.Contains(err.Error(), "path in the file system") {
+		t.Errorf("a name: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package listener
 import (
 	"cmp"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"github.com/weirmesh/weir/internal/sockbroker"
@@ -103,9 +104,15 @@ func hint(e syscall.Errno) string {
 // namespace.
 type Broker struct{ Client *sockbroker.Client }
 
-// Listen is described at ListenSource. The broker sets no option that needs privileges.
+// Listen is described at ListenSource. The broker sets no option that needs privileges. A Unix socket at a path belongs
+// to no network namespace and is made here; one with a name instead (unix:@NAME) would be in the wrong one.
 func (b Broker) Listen(a loop.Addr, n int, o SocketOptions) ([]int, error) {
-	if a.Path != "" || o.Transparent || o.FreeBind {
+	switch {
+	case strings.HasPrefix(a.Path, "@"):
+		return nil, fmt.Errorf("listening on %v: the name would be one of the proxy's network namespace, and the workload has its own; use a path in the file system", a)
+	case a.Path != "":
+		return Sockets{loop.Kernel()}.Listen(a, n, o)
+	case o.Transparent || o.FreeBind:
 		return nil, fmt.Errorf("listening on %v: a socket broker makes plain TCP sockets only", a)
 	}
 	fds, err := b.Client.Listen(a.AddrPort, n, n > 1)
@@ -113,23 +120,4 @@ func (b Broker) Listen(a loop.Addr, n int, o SocketOptions) ([]int, error) {
 		return nil, fmt.Errorf("listening on %v: %w", a, err)
 	}
 	return fds, nil
-}
-
-// Inherited is the ListenSource that first gives away descriptors it was started
-// with, each once, and then asks Next. It is called by one goroutine at a time.
-type Inherited struct {
-	Descriptors map[loop.Addr][]int // listening already, non-blocking
-	Next        ListenSource
-}
-
-// Listen is described at ListenSource.
-func (i Inherited) Listen(a loop.Addr, n int, o SocketOptions) ([]int, error) {
-	if fds := i.Descriptors[a]; len(fds) >= n {
-		delete(i.Descriptors, a)
-		for _, fd := range fds[n:] {
-			loop.Kernel().Close(fd)
-		}
-		return fds[:n], nil
-	}
-	return i.Next.Listen(a, n, o)
 }
