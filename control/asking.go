@@ -167,11 +167,20 @@ func (p *Plane) handleWhy(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, out)
 }
 
-// recordsOf are all that proxies know of a request.
+// recordsOf are all that proxies know of a request: those of its id, and of the connections that failed under it, where a server's proxy
+// may have refused the client before there was a request.
 func (p *Plane) recordsOf(ctx context.Context, id string) (told []why.Told, asked int, silent []string) {
-	return p.edges.asking.all(ctx, func(*reporter) *observev1.RecordsRequest {
-		return &observev1.RecordsRequest{Which: &observev1.RecordsRequest_Id{Id: id}}
-	})
+	ask := func(id string) ([]why.Told, int, []string) {
+		return p.edges.asking.all(ctx, func(*reporter) *observev1.RecordsRequest {
+			return &observev1.RecordsRequest{Which: &observev1.RecordsRequest_Id{Id: id}}
+		})
+	}
+	told, asked, silent = ask(id)
+	for _, address := range why.Unanswered(told) {
+		more, _, _ := ask(address)
+		told = append(told, more...)
+	}
+	return told, asked, silent
 }
 
 // failures tells of what failed, with what the proxies on the way know of each; of those that are alike, of one.

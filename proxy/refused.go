@@ -13,6 +13,7 @@ import (
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/observe/records"
 	"github.com/weirmesh/weir/proxy/tcp"
 	"github.com/weirmesh/weir/proxy/tls"
 )
@@ -27,6 +28,8 @@ type refusals struct {
 	access  *observe.Log // nil: none
 	log     *slog.Logger
 	numbers *observe.Worker
+	records *records.Recorder // nil: none are kept
+	self    *observe.Peer
 	told    int64 // when, on the loop's clock; 0: never
 	untold  int
 	record  observe.Record
@@ -52,6 +55,9 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 			r.record.Details, r.record.Termination = "", cause.Details()+"{"+e.Reason.String()+"}"
 		}
 		r.access.Write(logs(c), &r.record)
+	}
+	if cause != causes.NoCause && r.records != nil {
+		r.keep(info, c, cause, err)
 	}
 	stranger := why == listener.NoChain && info.ServerName != ""
 	if stranger {
@@ -83,6 +89,33 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 	} else {
 		r.untold++
 	}
+}
+
+// keep records a connection that was refused.
+func (r *refusals) keep(info *conn.Info, l *listener.Config, cause causes.Cause, err error) {
+	c := r.records.Failed()
+	c.Start, c.Cause, c.Details, c.Listener = r.loop.Wall(), cause, cause.Details(), l.Name
+	if err != nil {
+		c.Details += "{" + err.Error() + "}"
+	}
+	c.Labels = observe.Labels{Reporter: observe.Source, Source: r.self, Protocol: "tcp", GRPCStatus: -1, Flags: cause.Flag()}
+	if inbound(l) {
+		c.Labels.Reporter, c.Labels.Source, c.Labels.Destination = observe.Destination, nil, r.self
+	}
+	c.Client, c.Asked = records.AddrOf(info.Remote), records.AddrOf(info.Asked())
+}
+
+// inbound reports whether a listener is the workload's own.
+func inbound(c *listener.Config) bool {
+	for _, ch := range c.Chains {
+		switch f := ch.Filters.(type) {
+		case *http.Config:
+			return f.Direction == http.Inbound
+		case *tcp.Config:
+			return f.Inbound
+		}
+	}
+	return false
 }
 
 // logs are the access logs of what a listener serves.

@@ -8,6 +8,7 @@ import (
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/observe/records"
 	"github.com/weirmesh/weir/proxy/tcp"
 )
 
@@ -16,8 +17,9 @@ type relays struct {
 	self    *observe.Peer
 	loop    *loop.Loop
 	numbers *observe.Worker
-	log     *observe.Log // nil: none
-	host    string       // %HOSTNAME%
+	records *records.Recorder // nil: none are kept
+	log     *observe.Log      // nil: none
+	host    string            // %HOSTNAME%
 	// reported is what each connection under way has been counted with so far.
 	reported  map[*tcp.Relay]*tally
 	workloads http.Workloads
@@ -58,6 +60,9 @@ func (o *relays) count(r *tcp.Relay) *tally {
 func (o *relays) End(r *tcp.Relay) {
 	o.count(r).series.Closed++
 	delete(o.reported, r)
+	if o.records != nil {
+		o.keep(r)
+	}
 	if o.log == nil || len(r.Config().Logs) == 0 {
 		return
 	}
@@ -85,6 +90,31 @@ func (o *relays) End(r *tcp.Relay) {
 		rec.ServerName = down.TLS.SNI
 	}
 	o.log.Write(r.Config().Logs, rec)
+}
+
+// keep records a connection that has ended.
+func (o *relays) keep(r *tcp.Relay) {
+	took := time.Duration(o.loop.Now() - r.Start)
+	var c *records.Record
+	if r.Cause != causes.NoCause {
+		c = o.records.Failed()
+	} else if c = o.records.Well(took); c == nil {
+		return
+	}
+	down := r.Downstream()
+	c.Start, c.Ended = o.loop.Wall().Add(-took), took
+	c.Labels, c.Cause, c.Details, c.Listener = o.labels(r), r.Cause, cmp.Or(r.Details, r.Cause.Details()), r.Config().StatPrefix
+	c.Client, c.Asked = records.AddrOf(down.Remote), records.AddrOf(down.Asked())
+	if r.Cluster != nil {
+		c.Cluster, c.ClusterOrigin = r.Cluster.Name, r.Cluster.Source
+	}
+	if r.Endpoint != nil {
+		c.Attempts = 1
+		c.Tries[0] = records.Attempt{Endpoint: records.AddrOf(r.Endpoint.Addr), Local: records.AddrOf(r.Upstream.Local), Failure: r.Failure, Ended: took}
+		if r.Cause.OfUpstream() {
+			c.Tries[0].Cause = r.Cause
+		}
+	}
 }
 
 func (o *relays) labels(r *tcp.Relay) observe.Labels {

@@ -4,11 +4,13 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
 	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/observe/records"
 	"github.com/weirmesh/weir/proxy/tcp"
 )
 
@@ -26,10 +28,11 @@ func TestRelaysToOneWorkload(t *testing.T) {
 	app := netip.MustParseAddrPort("10.0.0.2:3306")
 	c := &cluster.Cluster{Name: "db", Limits: limits, Endpoints: []*cluster.Endpoint{{Addr: app, Limits: limits, Workload: cluster.Workload{Name: "mysql-v1", Namespace: "default"}}}}
 	c.Seal()
-	if _, err := n.Listen(app); err != nil {
+	server, err := n.Listen(app)
+	if err != nil {
 		t.Fatal(err)
 	}
-	o := &relays{self: &observe.Peer{Workload: "client"}, loop: l, numbers: observe.NewWorker(), reported: map[*tcp.Relay]*tally{}}
+	o := &relays{self: &observe.Peer{Workload: "client"}, loop: l, numbers: observe.NewWorker(), records: records.New(1), reported: map[*tcp.Relay]*tally{}}
 	w := tcp.NewWorker(tcp.Options{Loop: l, Observer: o})
 	front := netip.MustParseAddrPort("10.0.0.1:80")
 	p := l.Poller()
@@ -61,5 +64,20 @@ func TestRelaysToOneWorkload(t *testing.T) {
 		if labels.Destination == nil || labels.Destination.Workload != "mysql-v1" || s.Opened != 3 || s.Closed != 3 {
 			t.Errorf("%+v to %+v: %+v", labels, labels.Destination, s)
 		}
+	}
+	// One that fails is recorded: the program is not there any more.
+	server.Close()
+	client, err := n.Dial(front)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Step()
+	in, remote, _ := p.Accept(fd)
+	a := conn.Accept(l, in, conn.Info{Remote: remote.AddrPort, Local: front}, nil)
+	a.HandOver(w.Serve(a, &tcp.Config{}, oneCluster{c}))
+	n.Step()
+	if last := o.records.LastFailed(9); len(last) != 1 || last[0].Cause != causes.UpstreamConnectRefused || last[0].Cluster != "db" || last[0].Client.String() != client.Local().String() ||
+		last[0].Tries[0].Endpoint.String() != app.String() || last[0].Tries[0].Cause != causes.UpstreamConnectRefused {
+		t.Errorf("recorded: %+v", last)
 	}
 }

@@ -38,10 +38,21 @@ const (
 // Stories are those of some records, the newest first: one for each request, connections and requests without an id each for
 // themselves.
 func Stories(all []Told, objects Objects) []apiv1.Story {
+	calls := map[string]string{} // ids, by our address on a connection that failed
+	for _, t := range all {
+		for _, a := range t.Record.GetTries() {
+			if a.GetCause() != "" && a.GetLocal() != "" {
+				calls[a.GetLocal()] = t.Record.GetId()
+			}
+		}
+	}
 	groups := map[string][]Told{}
 	var order []string
 	for i, t := range all {
 		key := t.Record.GetId()
+		if key == "" { // a connection that was refused, or relayed: of the call that was made on it
+			key = calls[t.Record.GetClient()]
+		}
 		if key == "" {
 			key = "\x00" + strconv.Itoa(i)
 		}
@@ -128,6 +139,21 @@ func leads(a, b *observev1.Record) bool {
 	return false
 }
 
+// Unanswered are the client's addresses on connections that failed, and of which no server's record is among those told; at most 4.
+func Unanswered(told []Told) []string {
+	var out []string
+	for _, t := range told {
+		for _, a := range t.Record.GetTries() {
+			if a.GetLocal() == "" || a.GetCause() == "" || len(out) == 4 || slices.Contains(out, a.GetLocal()) ||
+				slices.ContainsFunc(told, func(o Told) bool { return o.Record.GetClient() == a.GetLocal() }) {
+				continue
+			}
+			out = append(out, a.GetLocal())
+		}
+	}
+	return out
+}
+
 // serves reports whether the workload called b while it served a.
 func serves(a, b Told) bool {
 	begin, end := a.Record.GetTimeUnixNano(), a.Record.GetTimeUnixNano()+a.Record.GetEndedNano()
@@ -212,7 +238,7 @@ func blames(r, next *observev1.Record) bool {
 	}
 	switch c {
 	case causes.UpstreamTerminated, causes.UpstreamConnectionReset, causes.UpstreamTLSEnded, causes.UpstreamIdleClosed, causes.ResponseCut,
-		causes.UpstreamReset, causes.UpstreamRefused, causes.UpstreamGoingAway, causes.UpstreamProtocolError, causes.UpstreamTLSFailed, causes.UpstreamTLSRefused, causes.UpstreamNotTLS:
+		causes.UpstreamReset, causes.UpstreamRefused, causes.UpstreamConnectFailed, causes.UpstreamGoingAway, causes.UpstreamProtocolError, causes.UpstreamTLSFailed, causes.UpstreamTLSRefused, causes.UpstreamNotTLS:
 		return true
 	}
 	return false

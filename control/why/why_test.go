@@ -79,6 +79,11 @@ func TestStories(t *testing.T) {
 		{"the server's application says so", []Told{called(0, 5, "", 500), served(1, 1, "", 500, "via_upstream")}, "500 application_answered at default/reviews-v1"},
 		{"the server's application says so, and nobody else knows", []Told{called(0, 5, "", 500)}, "500 application_answered at default/reviews-v1 (unknown)"},
 		{"a server's proxy that resets", []Told{called(0, 5, "upstream_connection_reset", 503), served(1, 1, "memory_exhausted", 503, "")}, "503 memory_exhausted at default/reviews-v1"},
+		{"a connection that the server's proxy refused", []Told{called(0, 5, "upstream_connection_reset", 503), func() Told {
+			r := served(1, 0, "filter_chain_not_found", 0, "")
+			r.Record.Id = ""
+			return r
+		}()}, "503 filter_chain_not_found at default/reviews-v1"},
 		{"a cause of a newer version", []Told{called(0, 5, "bad_weather", 503)}, "503 bad_weather at default/page"},
 		{"further on", []Told{called(0, 50, "", 500), served(1, 40, "", 500, ""), upstream(10, 5, "fault_abort", 503)}, "500 fault_abort at default/reviews-v1; VirtualService default/reviews http[].fault.abort vs.yaml:7"},
 		{"further on, and what the client saw went well", []Told{called(0, 50, "", 200), served(1, 40, "", 200, ""), upstream(10, 5, "no_endpoints", 503)}, "503 no_endpoints at default/reviews-v1"},

@@ -12,12 +12,11 @@
 package observev1
 
 import (
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
-
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 )
 
 const (
@@ -925,7 +924,7 @@ type isRecordsRequest_Which interface {
 }
 
 type RecordsRequest_Id struct {
-	Id string `protobuf:"bytes,2,opt,name=id,proto3,oneof"` // of one request (x-request-id), or a trace
+	Id string `protobuf:"bytes,2,opt,name=id,proto3,oneof"` // of one request (x-request-id), a trace, or the connections of a client (address and port)
 }
 
 type RecordsRequest_LastErrors struct {

@@ -125,11 +125,15 @@ func (r *Recorder) Well(took time.Duration) *Record {
 	return r.well.next()
 }
 
-// Find are copies of the records of a request, or of a trace, at most so many, the newest first.
+// Find are copies of the records of a request, of a trace, or of the connections from an address, at most so many, the newest first.
 func (r *Recorder) Find(id string, most int) []Record {
 	var out []Record
+	var address Addr
+	if a, err := netip.ParseAddrPort(id); err == nil {
+		address = AddrOf(a)
+	}
 	is := func(c *Record) {
-		if len(out) < most && id != "" && (c.ID.Is(id) || c.Trace.Is(id)) {
+		if len(out) < most && id != "" && (c.ID.Is(id) || c.Trace.Is(id) || address != (Addr{}) && c.Client == address) {
 			out = append(out, *c)
 		}
 	}

@@ -32,6 +32,10 @@ func TestRing(t *testing.T) {
 	if all := r.LastFailed(1 << 20); len(all) != keptFailed/4 {
 		t.Errorf("%d in all", len(all))
 	}
+	r.Failed().Client = AddrOf(netip.MustParseAddrPort("10.0.0.1:4000"))
+	if f := r.Find("10.0.0.1:4000", 5); len(f) != 1 {
+		t.Errorf("by address: %v", f)
+	}
 	if f := r.Find("id-900", 5); len(f) != 1 || r.Find("id-1", 5) != nil || r.Find("", 5) != nil {
 		t.Errorf("%v", f)
 	}
