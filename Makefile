@@ -10,6 +10,7 @@ GOLANGCI  := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2
 BINARIES  := weir weir-control weir-proxy weir-sample
 FUZZTIME  ?= 10s
 SOAK      ?= 5m
+CONNECTIONS ?= 20000
 LONG      ?= 3m
 BENCH     ?= ../shared/bench
 HUB       ?= weir
@@ -82,8 +83,8 @@ conformance: ## h2spec against the proxy, in cleartext and over TLS
 	@./test/h2spec.sh
 
 .PHONY: soak
-soak: ## large bodies, and every kind of traffic, for SOAK (5m): does anything grow, stall or get lost?
-	SOAK=$(SOAK) $(GO) test -count=1 -v -timeout 0 ./test/soak
+soak: ## large bodies, and every kind of traffic, for SOAK (5m), on CONNECTIONS (20000) that stay: does anything grow, stall or get lost?
+	SOAK=$(SOAK) CONNECTIONS=$(CONNECTIONS) $(GO) test -count=1 -v -timeout 0 ./test/soak
 
 .PHONY: latency
 latency: ## how soon a busy proxy answers, twenty in one process, and from exec to ready, against their bars (a machine with nothing else to do)

@@ -130,7 +130,8 @@ func TestMixedTraffic(t *testing.T) {
 		}
 	}
 	warm := long / 8
-	first := run(m, x, warm, func() error { return nil })
+	size := crowdSize(t)
+	first := run(m, x, size, warm, func() error { return nil })
 	rest(m, x, s)
 	patience := 2 * time.Second
 	if soak {
@@ -138,7 +139,7 @@ func TestMixedTraffic(t *testing.T) {
 	}
 	before := atRest(m, sides, patience)
 	begin := time.Now()
-	second := run(m, x, long-warm, func() error {
+	second := run(m, x, size, long-warm, func() error {
 		for _, p := range sides {
 			done := time.Since(begin).Seconds() / (long - warm).Seconds()
 			// In a short time nothing is settled.
@@ -236,13 +237,32 @@ type tally struct {
 	failed, changes int
 }
 
-// run makes traffic of every kind for some time, looks several times a second, and changes the configuration every second.
-func run(m *mesh.Mesh, x *traffic, long time.Duration, look func() error) *tally {
+// tell counts something that was done.
+func (y *tally) tell(t testing.TB, name string, err error) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.done[name]++
+	if err != nil {
+		if y.failed++; y.failed <= 10 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// run opens a crowd of connections, makes traffic of every kind for some time, looks several times a second, and changes the
+// configuration every second.
+func run(m *mesh.Mesh, x *traffic, size int, long time.Duration, look func() error) *tally {
 	m.T.Helper()
-	ctx, cancel := context.WithTimeout(m.T.Context(), long)
+	ctx, cancel := context.WithCancel(m.T.Context())
 	defer cancel()
 	y := &tally{done: map[string]int{}}
 	var wg sync.WaitGroup
+	opened := make(chan struct{})
+	wg.Go(func() {
+		newCrowd(size).live(ctx, x, func() { close(opened) }, func(k crowdKind, err error) { y.tell(m.T, k.String(), err) })
+	})
+	<-opened
+	defer time.AfterFunc(long, cancel).Stop()
 	for name, do := range x.kinds() {
 		for range 2 {
 			wg.Go(func() {
@@ -253,14 +273,7 @@ func run(m *mesh.Mesh, x *traffic, long time.Duration, look func() error) *tally
 					own, done := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 					err := do(own)
 					done()
-					y.mu.Lock()
-					y.done[name]++
-					if err != nil {
-						if y.failed++; y.failed <= 10 {
-							m.T.Errorf("%s: %v", name, err)
-						}
-					}
-					y.mu.Unlock()
+					y.tell(m.T, name, err)
 				}
 			})
 		}

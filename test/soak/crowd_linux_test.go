@@ -1,0 +1,216 @@
+package soak_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// crowd are connections that stay: each is used once in a while, and some end with a reset and are opened again. No change
+// of configuration concerns them, so that an end they did not ask for is an error.
+type crowd []*member
+
+type member struct {
+	mu   sync.Mutex
+	kind crowdKind
+	conn net.Conn // nil: not open
+	two  *http2.ClientConn
+}
+
+type crowdKind int
+
+const (
+	kept1 crowdKind = iota
+	kept2
+	keptWebSocket
+	keptTCP
+	keptTLS
+)
+
+func (k crowdKind) String() string {
+	return [...]string{"kept connections: HTTP/1.1", "kept connections: HTTP/2", "kept connections: WebSocket", "kept connections: TCP", "kept connections: TLS of the application"}[k]
+}
+
+// crowdSize is how many connections are to stay (CONNECTIONS). Four in ten of them have two descriptors in this process and in each
+// proxy, which have the same limit.
+func crowdSize(t *testing.T) int {
+	t.Helper()
+	n, text := 50, os.Getenv("CONNECTIONS")
+	if text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil || n < 0 {
+			t.Fatalf("CONNECTIONS=%q: want a number of connections, like 20000", text)
+		}
+	}
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	const others = 2000
+	if want := uint64(n*3/2 + others); limit.Cur < want {
+		// Processes that are started have the limit, too.
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: want, Max: max(want, limit.Max)}); err != nil {
+			fit := int(limit.Cur-others) * 2 / 3
+			t.Logf("%d connections need %d descriptors, the limit (ulimit -n) is %d and stays (%v): %d connections instead", n, want, limit.Cur, err, fit)
+			return fit
+		}
+	}
+	return n
+}
+
+// newCrowd is of six in ten connections of HTTP/1.1, and of one of each other kind.
+func newCrowd(n int) crowd {
+	all := make(crowd, n)
+	for i := range all {
+		all[i] = &member{kind: crowdKind(max(0, i%10-5))}
+	}
+	return all
+}
+
+// crowdHands is how many members are used at once.
+const crowdHands = 8
+
+// live opens all connections, says so, and uses them until ctx ends; then it closes them.
+func (all crowd) live(ctx context.Context, x *traffic, opened func(), tell func(crowdKind, error)) {
+	own, done := context.WithCancel(context.WithoutCancel(ctx)) // what has begun ends as it would
+	defer done()
+	var opening, using sync.WaitGroup
+	use := func(m *member) {
+		if !m.mu.TryLock() {
+			return
+		}
+		defer m.mu.Unlock()
+		if rand.IntN(20) == 0 {
+			m.end(true)
+		}
+		tell(m.kind, m.use(own, x))
+	}
+	for hand := range crowdHands {
+		opening.Go(func() {
+			for i := hand; i < len(all) && ctx.Err() == nil; i += crowdHands {
+				use(all[i])
+			}
+		})
+	}
+	opening.Wait()
+	opened()
+	for range crowdHands {
+		using.Go(func() {
+			tick := time.NewTicker(2 * pace)
+			defer tick.Stop()
+			for ; ctx.Err() == nil && len(all) > 0; <-tick.C {
+				use(all[rand.IntN(len(all))])
+			}
+		})
+	}
+	using.Wait()
+	for _, m := range all {
+		m.end(rand.IntN(2) == 0)
+	}
+}
+
+// end closes the connection, if there is one.
+func (m *member) end(reset bool) {
+	if m.conn == nil {
+		return
+	}
+	if c, ok := m.conn.(*net.TCPConn); ok && reset {
+		_ = c.SetLinger(0)
+	}
+	_ = m.conn.Close()
+	m.conn, m.two = nil, nil
+}
+
+// use sends something and expects its answer, on the connection there is.
+func (m *member) use(ctx context.Context, x *traffic) error {
+	isNew := m.conn == nil
+	err := m.open(ctx, x)
+	if err == nil {
+		_ = m.conn.SetDeadline(time.Now().Add(time.Minute))
+		err = m.talk(ctx)
+	}
+	if err != nil {
+		m.end(false)
+		return fmt.Errorf("%w (the connection was new: %t)", err, isNew)
+	}
+	return m.conn.SetDeadline(time.Time{})
+}
+
+func (m *member) open(ctx context.Context, x *traffic) (err error) {
+	if m.conn != nil {
+		return nil
+	}
+	target := [...]string{"app:8080", "app:8081", "app:8080", "app:9000", "app:9443"}[m.kind]
+	if m.conn, err = x.w.Dial(ctx, target); err != nil {
+		return err
+	}
+	switch m.kind {
+	case kept2:
+		m.two, err = (&http2.Transport{AllowHTTP: true}).NewClientConn(m.conn)
+	case keptTLS:
+		m.conn = tls.Client(m.conn, x.roots)
+	case keptWebSocket:
+		_ = m.conn.SetDeadline(time.Now().Add(time.Minute))
+		var r *http.Response
+		if r, err = m.ask("GET /websocket HTTP/1.1\r\nHost: app:8080\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"); err == nil && r.StatusCode != http.StatusSwitchingProtocols {
+			err = errors.New(r.Status)
+		}
+	}
+	return err
+}
+
+// ask sends a request whose answer is the last thing to come.
+func (m *member) ask(text string) (*http.Response, error) {
+	if _, err := io.WriteString(m.conn, text); err != nil {
+		return nil, err
+	}
+	return http.ReadResponse(bufio.NewReaderSize(m.conn, 512), nil)
+}
+
+func (m *member) talk(ctx context.Context) error {
+	var r *http.Response
+	var err error
+	switch m.kind {
+	case kept1:
+		r, err = m.ask("GET / HTTP/1.1\r\nHost: app:8080\r\n\r\n")
+	case kept2:
+		var q *http.Request
+		if q, err = http.NewRequestWithContext(ctx, http.MethodGet, app2+"/", nil); err == nil {
+			r, err = m.two.RoundTrip(q)
+		}
+	default:
+		say := []byte("is anybody there?")
+		if _, err = m.conn.Write(say); err == nil {
+			_, err = io.ReadFull(m.conn, say)
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	body, err := io.ReadAll(r.Body)
+	_ = r.Body.Close()
+	switch {
+	case err != nil:
+		return err
+	case r.StatusCode != http.StatusOK || string(body) != "here":
+		return fmt.Errorf("%s: %.200s", r.Status, body)
+	case r.Close:
+		return errors.New("the answer says connection: close")
+	}
+	return nil
+}
