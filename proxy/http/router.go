@@ -306,7 +306,7 @@ func (x *Exchange) requestHeaders(ops *route.Headers) {
 	for i := range ops.RequestSet {
 		v := &ops.RequestSet[i]
 		value := x.format(v.Value)
-		if len(value) == 0 && !v.KeepEmpty {
+		if len(value) == 0 && !v.KeepEmpty || v.IfPresent && h.GetName(v.Name) == nil {
 			continue
 		}
 		switch v.Name {
@@ -342,6 +342,9 @@ func (x *Exchange) responseHeaders(ops *route.Headers) {
 	}
 	for i := range ops.ResponseSet {
 		v := &ops.ResponseSet[i]
+		if v.IfPresent && h.GetName(v.Name) == nil {
+			continue
+		}
 		if value := x.format(v.Value); len(value) > 0 || v.KeepEmpty {
 			h.SetName(x.arena.CopyString(v.Name), value)
 		}

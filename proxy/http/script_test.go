@@ -662,13 +662,15 @@ func (s *script) addRoute(d *datadriven.TestData) {
 		}
 		h := route.HeaderValue{Name: name, Value: v}
 		switch on + " " + what {
-		case "request set":
+		case "request set", "request replace":
+			h.IfPresent = what == "replace"
 			ops.RequestSet = append(ops.RequestSet, h)
 		case "request add":
 			ops.RequestAdd = append(ops.RequestAdd, h)
 		case "request remove":
 			ops.RequestRemove = append(ops.RequestRemove, name)
-		case "response set":
+		case "response set", "response replace":
+			h.IfPresent = what == "replace"
 			ops.ResponseSet = append(ops.ResponseSet, h)
 		case "response add":
 			ops.ResponseAdd = append(ops.ResponseAdd, h)

@@ -184,6 +184,7 @@ type HeaderValue struct {
 	Name      string
 	Value     *observe.Format
 	KeepEmpty bool // without it, a header whose value turns out to be empty is not sent
+	IfPresent bool // one to set only takes the place of one that is there
 }
 
 // Redirect answers with a location.

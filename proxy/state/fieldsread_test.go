@@ -21,7 +21,7 @@ virtual_hosts { name: "v" domains: "*" include_attempt_count_in_response: true
   routes { match { prefix: "/g" grpc {} } direct_response { status: 200 body { inline_string: "12345" } } }
   routes { match { prefix: "/" } route { cluster: "c" auto_host_rewrite { value: true } append_x_forwarded_host: true cluster_not_found_response_code: NOT_FOUND
     hash_policy { header { header_name: "User" } } hash_policy { connection_properties { source_ip: true } } }
-    request_headers_to_add { header { key: "x" value: "route" } append_action: OVERWRITE_IF_EXISTS_OR_ADD }
+    request_headers_to_add { header { key: "x" value: "route" } append_action: OVERWRITE_IF_EXISTS }
     typed_per_filter_config { key: "envoy.filters.http.fault" value { [type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault] { upstream_cluster: "d" } } } } }`))
 	vh := s.Table("r").Host([]byte("a"))
 	if !vh.AnswerAttempts || !vh.Entries[0].When.GRPC || vh.Entries[1].When.GRPC {
@@ -36,7 +36,7 @@ virtual_hosts { name: "v" domains: "*" include_attempt_count_in_response: true
 		v, _ := h.RequestSet[0].Value.Literal()
 		order = append(order, v)
 	}
-	if got := strings.Join(order, " "); got != "table host route" || !e.SpecificLast || !e.Headers[1].RequestSet[0].KeepEmpty {
+	if got := strings.Join(order, " "); got != "table host route" || !e.SpecificLast || !e.Headers[1].RequestSet[0].KeepEmpty || !e.Headers[2].RequestSet[0].IfPresent || e.Headers[1].RequestSet[0].IfPresent {
 		t.Errorf("operations on headers in the order %s", got)
 	}
 }

@@ -571,14 +571,13 @@ func headerOps(m mutations, path string) (*route.Headers, error) {
 			switch {
 			case o.GetAppend() != nil && !o.GetAppend().GetValue():
 				to = set
-			case o.GetAppendAction() == corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD:
+			case o.GetAppendAction() == corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD, o.GetAppendAction() == corev3.HeaderValueOption_OVERWRITE_IF_EXISTS:
 				to = set
 			case o.GetAppendAction() == corev3.HeaderValueOption_ADD_IF_ABSENT:
 				to = absent
-			case o.GetAppendAction() == corev3.HeaderValueOption_OVERWRITE_IF_EXISTS:
-				return fmt.Errorf("%s.append_action: OVERWRITE_IF_EXISTS is not supported", at)
 			}
-			*to = append(*to, route.HeaderValue{Name: name, Value: value, KeepEmpty: o.GetKeepEmptyValue()})
+			*to = append(*to, route.HeaderValue{Name: name, Value: value, KeepEmpty: o.GetKeepEmptyValue(),
+				IfPresent: o.GetAppend() == nil && o.GetAppendAction() == corev3.HeaderValueOption_OVERWRITE_IF_EXISTS})
 		}
 		return nil
 	}

@@ -449,8 +449,10 @@ func mutations(remove []string, add []*corev3.HeaderValueOption) []Mutation {
 	for _, h := range add {
 		m := Mutation{Op: Append, Name: strings.ToLower(h.GetHeader().GetKey()), Value: h.GetHeader().GetValue()}
 		switch h.GetAppendAction() {
-		case corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD, corev3.HeaderValueOption_OVERWRITE_IF_EXISTS:
+		case corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD:
 			m.Op = Set
+		case corev3.HeaderValueOption_OVERWRITE_IF_EXISTS:
+			m.Op = SetIfPresent
 		case corev3.HeaderValueOption_ADD_IF_ABSENT:
 			m.Op = AddIfAbsent
 		case corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD:

@@ -148,6 +148,7 @@ const (
 	Set Op = iota
 	Append
 	AddIfAbsent
+	SetIfPresent
 	Remove
 )
 
@@ -177,6 +178,11 @@ func Apply(headers []Header, ms []Mutation, expand func(string) string) []Header
 			drop(m.Name)
 			continue
 		case Set:
+			drop(m.Name)
+		case SetIfPresent:
+			if has(m.Name) < 0 {
+				continue
+			}
 			drop(m.Name)
 		case AddIfAbsent:
 			if has(m.Name) >= 0 {
