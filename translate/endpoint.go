@@ -167,7 +167,8 @@ var healthStatus = map[mesh.Health]corev3.HealthStatus{
 }
 
 // resort has endpoints that drain serve where nobody else does: as long as they are there they do, and in a rollout the news
-// that a pod ends may come before the news that its successor is ready. (kube-proxy does so too: KEP-1669.)
+// that a pod ends may come before the news that its successor is ready. (kube-proxy does so too: KEP-1669.) They are marked as
+// leaving, so that a proxy of ours that finds nobody there any more waits for that news.
 func resort(groups []*endpointv3.LocalityLbEndpoints) {
 	var draining []*endpointv3.LbEndpoint
 	for _, g := range groups {
@@ -182,6 +183,10 @@ func resort(groups []*endpointv3.LocalityLbEndpoints) {
 	}
 	for _, e := range draining {
 		e.HealthStatus = corev3.HealthStatus_HEALTHY
+		if e.Metadata == nil {
+			e.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{}}
+		}
+		e.Metadata.FilterMetadata["weir"] = fields(map[string]*structpb.Value{"leaving": structpb.NewBoolValue(true)})
 	}
 }
 

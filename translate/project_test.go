@@ -411,6 +411,9 @@ func (p *printer) load(l *endpointv3.ClusterLoadAssignment) {
 			if m["envoy.transport_socket_match"] != nil {
 				out += " mTLS"
 			}
+			if m["weir"].GetFields()["leaving"].GetBoolValue() {
+				out += " leaving"
+			}
 			p.line(1, "%s %s%s", out, m["istio"].GetFields()["workload"].GetStringValue(), where)
 		}
 	}

@@ -85,6 +85,8 @@ type Cluster struct {
 	// Led is an address from which the network itself leads to an endpoint that is there (kube-proxy, from a Service's
 	// address), for when ours may be out of date; invalid: there is none.
 	Led netip.AddrPort
+	// Leaving says that all endpoints are about to end, and that the control plane knows no others yet.
+	Leaving bool
 
 	ConnectTimeout        time.Duration // 0 was replaced by 10 s
 	IdleTimeout           time.Duration // of a pooled connection; 0: 1 h

@@ -148,7 +148,7 @@ func (x *Exchange) choose() *cluster.Endpoint {
 		if avoid != nil {
 			f = c.Elsewhere(number, avoid)
 		}
-		if f == nil && c.Led.IsValid() && x.w.outdated() {
+		if f == nil && c.Led.IsValid() && x.outdated() {
 			f = x.w.pool.At(c, c.Led, e)
 		}
 		if f != nil {
@@ -416,12 +416,20 @@ const (
 	// longest time. Hundreds may wait for one that is gone, and are not to keep both proxies busy.
 	newsWait    = newsLook
 	maxNewsWait = 2 * time.Second
+	// leavingWait is how long the news may take that somebody took the place of endpoints that are about to end. Kubernetes'
+	// controller of EndpointSlices takes seconds where it has much to do.
+	leavingWait = 10 * time.Second
 )
+
+// outdated reports whether endpoints may have been replaced without our knowing.
+func (x *Exchange) outdated() bool {
+	return x.w.outdated() || x.Cluster.Leaving && x.w.loop.Now()-x.Began < int64(leavingWait)
+}
 
 // awaitNews goes on waiting for other endpoints, if that is what the exchange does.
 func (x *Exchange) awaitNews() bool {
 	now := x.w.loop.Now()
-	if x.due <= now || x.w.state.Cluster(x.Cluster.ID) != x.Cluster || !x.w.outdated() {
+	if x.due <= now || x.w.state.Cluster(x.Cluster.ID) != x.Cluster || !x.outdated() {
 		return false
 	}
 	x.w.loop.Arm(&x.wait, min(x.due, now+int64(newsLook)))
@@ -432,7 +440,7 @@ func (x *Exchange) awaitNews() bool {
 // the number of retries or their limit is used up. unreached says that the attempt did not reach its endpoint.
 func (x *Exchange) again(c causes.Cause, unreached bool) bool {
 	// Whoever took the place of endpoints that are gone will be known in a moment: until then the last one is asked.
-	waits := x.retries == 0 && unreached && len(x.tried) > 0 && x.w.outdated()
+	waits := x.retries == 0 && unreached && len(x.tried) > 0 && x.outdated()
 	if x.retries == 0 && !waits {
 		x.Cluster.Limits.RetryLimit.Add(1)
 		x.Flags |= causes.UpstreamRetryLimitExceeded
@@ -472,7 +480,7 @@ func (x *Exchange) again(c causes.Cause, unreached bool) bool {
 	}
 	// Back-off spares an upstream that has too much to do. The first endpoint that is not there says nothing about the
 	// others: one of them is asked at once.
-	if n == 1 && unreached && x.retry.Eager && x.retry.OtherHosts && (len(x.latest().Endpoints) > 1 || x.Cluster.Led.IsValid() && x.w.outdated()) {
+	if n == 1 && unreached && x.retry.Eager && x.retry.OtherHosts && (len(x.latest().Endpoints) > 1 || x.Cluster.Led.IsValid() && x.outdated()) {
 		d = 0
 	}
 	if waits {

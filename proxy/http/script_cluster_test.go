@@ -84,6 +84,8 @@ func (s *script) addCluster(d *datadriven.TestData) {
 			p, _ := strconv.Atoi(percent)
 			n, _ := strconv.Atoi(min)
 			l.SetBudget(&cluster.RetryBudget{Percent: float64(p), Min: uint32(n)})
+		case "leaving":
+			c.Leaving = true
 		case "led":
 			c.Led = netip.MustParseAddrPort(a.Vals[0])
 		case "next": // endpoints that come after those named before

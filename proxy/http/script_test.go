@@ -305,6 +305,7 @@ func (s *script) run(d *datadriven.TestData) string {
 	case "join":
 		i := slices.IndexFunc(s.state.clusters, func(c *cluster.Cluster) bool { return c.Name == name })
 		next := *s.state.clusters[i]
+		next.Leaving = false
 		next.Endpoints = append(slices.Clone(next.Endpoints), &cluster.Endpoint{ID: s.ids, Addr: netip.MustParseAddrPort(d.CmdArgs[1].Key), Limits: next.Limits})
 		s.ids++
 		next.Seal()

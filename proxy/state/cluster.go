@@ -464,6 +464,7 @@ type endpointSpec struct {
 	workload string           // istio.workload
 	healthy  bool
 	degraded bool // and healthy
+	leaving  bool // our control plane: it is used because all of its cluster end
 	priority uint8
 	locality cluster.Locality
 	host     string
@@ -534,6 +535,7 @@ func decodeEndpoints(la *endpointv3.ClusterLoadAssignment) ([]endpointSpec, erro
 			m := e.GetMetadata().GetFilterMetadata()
 			spec.match = m["envoy.transport_socket_match"]
 			spec.workload = m["istio"].GetFields()["workload"].GetStringValue()
+			spec.leaving = m["weir"].GetFields()["leaving"].GetBoolValue()
 			out = append(out, spec)
 		}
 	}
@@ -619,6 +621,7 @@ func (b *Builder) assemble(s *clusterSpec, eps []endpointSpec, prev *cluster.Clu
 	}
 	c.Endpoints, c.Weights, c.Places, c.Localities = nil, nil, nil, nil
 	c.Health = b.health(s.Name)
+	c.Leaving = slices.ContainsFunc(eps, func(e endpointSpec) bool { return e.leaving })
 	levels := c.LocalityWeighted || slices.ContainsFunc(eps, func(e endpointSpec) bool { return e.priority > 0 || e.degraded })
 	localities := map[cluster.Locality]uint16{}
 	for i := range eps {

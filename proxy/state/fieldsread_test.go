@@ -50,13 +50,18 @@ func TestClusterFields(t *testing.T) {
 		`name: "h" type: ORIGINAL_DST lb_policy: CLUSTER_PROVIDED original_dst_lb_config { use_http_header: true http_header_name: "X-To" }`,
 		`name: "e" type: STATIC health_checks { timeout { seconds: 1 } interval { seconds: 1 } tcp_health_check {} } load_assignment { cluster_name: "e" endpoints {
 		  lb_endpoints { endpoint { hostname: "a.example" address { socket_address { address: "10.0.0.1" port_value: 80 } } health_check_config { port_value: 8080 hostname: "health" } } }
-		  lb_endpoints { endpoint { address { socket_address { address: "10.0.0.2" port_value: 80 } } health_check_config { disable_active_health_check: true } } } } }`))
+		  lb_endpoints { endpoint { address { socket_address { address: "10.0.0.2" port_value: 80 } } health_check_config { disable_active_health_check: true } } } } }`,
+		`name: "l" type: STATIC load_assignment { cluster_name: "l" endpoints { lb_endpoints { endpoint { address { socket_address { address: "10.0.0.3" port_value: 80 } } }
+		  metadata { filter_metadata { key: "weir" value { fields { key: "leaving" value { bool_value: true } } } } } } } }`))
 	of := func(name string) *cluster.Cluster { return s.Cluster(b.clusterID(name)) }
 	if c := of("o"); c.Port != 81 || c.DestinationHeader != "x-envoy-original-dst-host" {
 		t.Errorf("%+v", c)
 	}
 	if c := of("h"); c.Port != 0 || c.DestinationHeader != "x-to" {
 		t.Errorf("%+v", c)
+	}
+	if of("e").Leaving || !of("l").Leaving {
+		t.Error("not the right cluster's endpoints are leaving")
 	}
 	eps := of("e").Endpoints
 	if e := eps[0]; e.Host != "a.example" || e.Checked.Addr.String() != "10.0.0.1:8080" || e.Checked.Host != "health" || e.Checked.Never {

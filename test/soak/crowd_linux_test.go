@@ -16,8 +16,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // crowd are connections that stay: each is used once in a while, and some end with a reset and are opened again. No change
@@ -28,7 +26,7 @@ type member struct {
 	mu   sync.Mutex
 	kind crowdKind
 	conn net.Conn // nil: not open
-	two  *http2.ClientConn
+	two  *http.ClientConn
 }
 
 type crowdKind int
@@ -160,7 +158,10 @@ func (m *member) open(ctx context.Context, x *traffic) (err error) {
 	}
 	switch m.kind {
 	case kept2:
-		m.two, err = (&http2.Transport{AllowHTTP: true}).NewClientConn(m.conn)
+		h2c := new(http.Protocols)
+		h2c.SetUnencryptedHTTP2(true)
+		dialled := m.conn
+		m.two, err = (&http.Transport{Protocols: h2c, DialContext: func(context.Context, string, string) (net.Conn, error) { return dialled, nil }}).NewClientConn(ctx, "http", "app:8081")
 	case keptTLS:
 		m.conn = tls.Client(m.conn, x.roots)
 	case keptWebSocket:
