@@ -115,8 +115,8 @@ type registryPort struct {
 	Protocol string `json:"protocol,omitempty"`
 }
 
-// registryResolution are Istio's numbers: ClientSideLB, DNSLB, Passthrough, DNSRoundRobinLB.
-var registryResolution = map[mesh.Resolution]int{mesh.Static: 0, mesh.DNS: 1, mesh.Passthrough: 2, mesh.DNSRoundRobin: 3}
+// registryResolution are Istio's numbers: ClientSideLB, DNSLB, Passthrough, DNSRoundRobinLB, DynamicDNS.
+var registryResolution = map[mesh.Resolution]int{mesh.Static: 0, mesh.DNS: 1, mesh.Passthrough: 2, mesh.DNSRoundRobin: 3, mesh.DynamicDNS: 4}
 
 func registryz(s *mesh.Snapshot) []registryService {
 	cluster := "Kubernetes"

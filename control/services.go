@@ -10,7 +10,7 @@ import (
 	"github.com/weirmesh/weir/mesh"
 )
 
-var resolutions = map[mesh.Resolution]string{mesh.Static: "static", mesh.DNS: "dns", mesh.DNSRoundRobin: "dnsRoundRobin", mesh.Passthrough: "passthrough"}
+var resolutions = map[mesh.Resolution]string{mesh.Static: "static", mesh.DNS: "dns", mesh.DNSRoundRobin: "dnsRoundRobin", mesh.Passthrough: "passthrough", mesh.DynamicDNS: "dynamicDns"}
 
 // services is what the mesh knows by host name, with everyone who serves it.
 func services(s *mesh.Snapshot) []apiv1.Service {

@@ -49,6 +49,7 @@ const (
 	DNS                      // names in the EndpointSet, resolved by the proxy
 	DNSRoundRobin
 	Passthrough // the address the client dialled (resolution NONE, headless services)
+	DynamicDNS  // the name that a call asks for, resolved by the proxy
 )
 
 // Service is something that can be called by name.

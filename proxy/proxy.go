@@ -33,6 +33,7 @@ import (
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/dns"
+	"github.com/weirmesh/weir/proxy/hosts"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -159,6 +160,7 @@ type Proxy struct {
 	id      *identity.Manager
 	gate    *tls.Gate
 	demands *demand.Demands // nil: nothing is ever on demand
+	hosts   *hosts.Hosts    // names that only clients know
 	peers   *observe.Peers
 	callers *listener.Peers
 	pools   *pool.Group
@@ -219,6 +221,7 @@ func New(o Options) (*Proxy, error) {
 	if o.OnDemand && o.Control != nil {
 		p.demands = demand.New()
 	}
+	p.hosts = p.newHosts()
 	var saved *restore.Saved
 	if o.Control != nil {
 		saved = p.openState()
@@ -355,6 +358,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	g.Go("secrets", p.state.askForSecrets)
 	g.Go("dns clusters", p.state.resolve)
+	g.Go("names of clients", p.hosts.Run)
 	g.Go("listening", p.state.listenAgain)
 	g.Go("memory", p.watchMemory) // what is given up when little is left
 	if d := p.o.DNS; d != nil {

@@ -24,10 +24,7 @@ const (
 // resolve keeps the addresses of DNS clusters up to date. A name that cannot be
 // resolved keeps the addresses it had.
 func (s *publisher) resolve(ctx context.Context) error {
-	find := s.p.o.LookupHost
-	if find == nil {
-		find = s.p.o.DNS.lookupHost()
-	}
+	find := s.p.lookupHost()
 	type outcome struct {
 		cluster string
 		err     error
@@ -117,6 +114,14 @@ func (s *publisher) resolved(change func() (*state.State, []*cluster.Endpoint)) 
 		s.publish(next, gone)
 		s.follow()
 	}
+}
+
+// lookupHost is how names are resolved.
+func (p *Proxy) lookupHost() func(context.Context, string) ([]netip.Addr, error) {
+	if p.o.LookupHost != nil {
+		return p.o.LookupHost
+	}
+	return p.o.DNS.lookupHost()
 }
 
 // lookupHost asks the first resolver of d, or those of this machine.

@@ -72,6 +72,9 @@ func (p *Proxy) Stats(_ context.Context, w io.Writer) error {
 		err = p.writeOnDemand(w)
 	}
 	if err == nil {
+		err = p.writeHosts(w)
+	}
+	if err == nil {
 		err = p.writeBreakers(w)
 	}
 	if err == nil && p.sender != nil {

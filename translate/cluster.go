@@ -14,6 +14,8 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	forwardproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dynamic_forward_proxy/v3"
+	dnscachev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/dynamic_forward_proxy/v3"
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -74,6 +76,11 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 	if closed == nil && !u.edge && !u.rule.chosen && originates(policy.TLS) && policy.TLS.CredentialName != "" {
 		closed = cmp.Or(u.rule.ref, u.rule.refs[0]) // as in Istio it is not for them, and nobody is called with less
 	}
+	dynamic := u.svc.Resolution == mesh.DynamicDNS
+	if t := policy.TLS; closed == nil && dynamic && originates(t) && t.SNI == "" && len(t.SANs) == 0 && !t.SkipVerify {
+		closed = cmp.Or(u.rule.ref, u.rule.refs[0]) // nobody could say whose certificate it must be
+		*problems = append(*problems, problem(closed, 0, "%s is not called: of a host with resolution DYNAMIC_DNS tls must say whose certificate it expects (subjectAltNames)", u.name()))
+	}
 	if closed != nil {
 		k.of(closed)
 		return k.resource(u.name(), u.closed(closed)), nil
@@ -87,7 +94,7 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 	resolves := u.svc.Resolution == mesh.DNS || u.svc.Resolution == mesh.DNSRoundRobin
 	prefer := u.prefers(policy.LoadBalancer)
 	load := u.crew.assignment(c.Name, u.subset, u.settings.ClusterID, resolves, prefer)
-	if !u.discovery(c, load, policy.LoadBalancer) {
+	if !u.discovery(&k, c, load, policy.LoadBalancer) {
 		return nil, nil
 	}
 	balance(&k, c, policy.LoadBalancer, u.settings.Defaults.Balancing)
@@ -179,7 +186,7 @@ func serviceMetadata(s *mesh.Service) *structpb.Value {
 }
 
 // discovery says where the endpoints come from; false if from nowhere.
-func (u *upstream) discovery(c *clusterv3.Cluster, load *endpointv3.ClusterLoadAssignment, lb *mesh.LoadBalancer) bool {
+func (u *upstream) discovery(k *mint, c *clusterv3.Cluster, load *endpointv3.ClusterLoadAssignment, lb *mesh.LoadBalancer) bool {
 	byName := func() {
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
 		c.DnsRefreshRate = duration(dnsRefresh)
@@ -193,6 +200,13 @@ func (u *upstream) discovery(c *clusterv3.Cluster, load *endpointv3.ClusterLoadA
 	}
 	passthrough := u.svc.Resolution == mesh.Passthrough || lb != nil && lb.Simple == mesh.OriginalDst
 	switch {
+	case u.svc.Resolution == mesh.DynamicDNS:
+		c.ClusterDiscoveryType = &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{Name: resource.ForwardProxyCluster, TypedConfig: k.any(&forwardproxyv3.ClusterConfig{
+			ClusterImplementationSpecifier: &forwardproxyv3.ClusterConfig_DnsCacheConfig{DnsCacheConfig: &dnscachev3.DnsCacheConfig{Name: "weir", DnsLookupFamily: clusterv3.Cluster_V4_PREFERRED}},
+			AllowInsecureClusterOptions:    true, // whose certificate it must be is said by the rule, not by the client
+		})}}
+		c.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
+		ours(c.Metadata)["dynamic"] = structpb.NewStructValue(fields(map[string]*structpb.Value{"host": text(u.svc.Hostname), "port": structpb.NewNumberValue(float64(u.port.TargetNumber()))}))
 	case passthrough && u.originalDst:
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
 		c.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
@@ -223,7 +237,7 @@ func names(load *endpointv3.ClusterLoadAssignment) int {
 
 // balance says who is chosen; otherwise is the algorithm where lb, which may be nil, names none.
 func balance(k *mint, c *clusterv3.Cluster, lb *mesh.LoadBalancer, otherwise mesh.Balancing) {
-	if c.GetType() == clusterv3.Cluster_ORIGINAL_DST {
+	if c.LbPolicy == clusterv3.Cluster_CLUSTER_PROVIDED {
 		return
 	}
 	if lb == nil {
@@ -424,7 +438,7 @@ func (u *upstream) transport(k *mint, c *clusterv3.Cluster, policy *mesh.Traffic
 	switch mode {
 	case "":
 		switch {
-		case u.svc.External && !u.crew.demanded:
+		case u.svc.External && !u.crew.demanded, u.svc.Resolution == mesh.DynamicDNS:
 		case c.GetType() == clusterv3.Cluster_ORIGINAL_DST:
 			// No endpoint, no metadata to match: one answer must fit all.
 			if u.crew.allMTLS || u.crew.demanded {

@@ -16,7 +16,7 @@ const checkJitter = 10
 
 // healthCheck has the proxy ask the endpoints of a cluster.
 func healthCheck(c *clusterv3.Cluster, h *mesh.HealthCheck) {
-	if c.GetType() == clusterv3.Cluster_ORIGINAL_DST {
+	if c.LbPolicy == clusterv3.Cluster_CLUSTER_PROVIDED {
 		return // which has no endpoints before somebody calls them
 	}
 	out := &corev3.HealthCheck{Interval: duration(h.Interval), Timeout: duration(h.Timeout), IntervalJitterPercent: checkJitter,

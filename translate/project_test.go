@@ -1,6 +1,7 @@
 package translate_test
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -265,7 +266,7 @@ func mutations(m interface {
 }
 
 func (p *printer) cluster(c *clusterv3.Cluster) {
-	out := []string{c.GetName(), c.GetType().String(), c.GetLbPolicy().String()}
+	out := []string{c.GetName(), cmp.Or(c.GetClusterType().GetName(), c.GetType().String()), c.GetLbPolicy().String()}
 	if d := c.GetConnectTimeout().AsDuration(); d.Seconds() != 10 {
 		out = append(out, "connect="+d.String())
 	}

@@ -38,6 +38,8 @@ func (l *lowerer) serviceEntry(spec *networkingv1alpha3.ServiceEntry) []*registr
 		base.Mesh.Resolution = mesh.DNS
 	case networkingv1alpha3.ServiceEntry_DNS_ROUND_ROBIN:
 		base.Mesh.Resolution = mesh.DNSRoundRobin
+	case networkingv1alpha3.ServiceEntry_DYNAMIC_DNS:
+		base.Mesh.Resolution = mesh.DynamicDNS
 	default:
 		l.Add(config.FieldNotEnforcedUnsafe, "spec.resolution", spec.Resolution.String()+" is not enforced in this version", "use DNS and one host for each name")
 	}
@@ -90,6 +92,9 @@ func (l *lowerer) entryHost(path string, spec *networkingv1alpha3.ServiceEntry, 
 	if byName && len(spec.Endpoints) == 0 && spec.WorkloadSelector == nil {
 		s.Listed = []registry.Listed{{Host: host}}
 	}
+	if !wild && s.Mesh.Resolution == mesh.DynamicDNS {
+		l.Invalid(path, fmt.Sprintf("%q has no wildcard, and resolution DYNAMIC_DNS is for names that only their clients know", host), "use resolution DNS")
+	}
 	auto := l.meta.Labels["networking.istio.io/enable-autoallocate-ip"] != "false"
 	if len(s.Mesh.Addresses) == 0 && len(spec.Addresses) == 0 && !wild && s.Mesh.Resolution != mesh.Passthrough && auto {
 		s.Allocate = registry.FromExternal
@@ -120,6 +125,9 @@ func (l *lowerer) entryPorts(spec *networkingv1alpha3.ServiceEntry, s *mesh.Serv
 			l.Invalid(at+".number", fmt.Sprintf("port %d is defined twice", p.Number), "keep one of the two")
 		}
 		names[p.Name], numbers[p.Number] = true, true
+		if base := port.Protocol; spec.Resolution == networkingv1alpha3.ServiceEntry_DYNAMIC_DNS && !base.IsHTTP() && !base.IsTLS() {
+			l.Invalid(at+".protocol", "of other connections than HTTP and TLS nobody knows the name that resolution DYNAMIC_DNS needs", "use HTTP, HTTP2, GRPC, HTTPS or TLS")
+		}
 		if port.Protocol == mesh.TCP && len(spec.Addresses) == 0 && spec.Resolution == networkingv1alpha3.ServiceEntry_NONE {
 			l.Add(config.AddressesRequired, at, "a TCP port without spec.addresses takes the traffic of every address on that port", "add the addresses of the service")
 		}
@@ -150,6 +158,15 @@ func (l *lowerer) entryAddresses(spec *networkingv1alpha3.ServiceEntry, s *regis
 }
 
 func (l *lowerer) entryEndpoints(spec *networkingv1alpha3.ServiceEntry, s *registry.Service) {
+	if spec.Resolution == networkingv1alpha3.ServiceEntry_DYNAMIC_DNS {
+		if len(spec.Endpoints) > 0 {
+			l.Invalid("spec.endpoints", "must not be given with resolution DYNAMIC_DNS, which goes where the client's name leads", "use resolution DNS or STATIC")
+		}
+		if spec.WorkloadSelector != nil {
+			l.Invalid("spec.workloadSelector", "must not be given with resolution DYNAMIC_DNS, which goes where the client's name leads", "use resolution STATIC")
+		}
+		return
+	}
 	if len(spec.Endpoints) == 0 {
 		if spec.Resolution == networkingv1alpha3.ServiceEntry_STATIC && spec.WorkloadSelector == nil {
 			l.Invalid("spec.endpoints", "is missing: resolution STATIC needs endpoints", "add endpoints or workloadSelector, or use resolution DNS")

@@ -9,6 +9,7 @@ package cluster
 
 import (
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,7 @@ const (
 	StrictDNS               // every address of the names
 	LogicalDNS              // the first address of the name, at connect time
 	OriginalDst             // the address the client dialled
+	Dynamic                 // the addresses of the name that the client asks for (proxy/hosts)
 )
 
 // Policy names a load-balancing algorithm.
@@ -45,7 +47,7 @@ const (
 	RoundRobin Policy = iota
 	LeastRequest
 	Random
-	Provided // the cluster decides: OriginalDst
+	Provided // the cluster decides: OriginalDst, Dynamic
 	RingHash
 	Maglev
 )
@@ -115,6 +117,10 @@ type Cluster struct {
 	DestinationHeader string
 	Port              uint16
 
+	// Pattern is what names of a Dynamic cluster must be covered by; Lookup says which of their addresses are called, at Port.
+	Pattern string
+	Lookup  Lookup
+
 	// Refused names the object because of which nobody is to be called here; "" for all
 	// other clusters. Awaited says that it is a secret that may still come: calls wait for it.
 	Refused string
@@ -172,6 +178,37 @@ func (c *Cluster) Ported(a netip.AddrPort) netip.AddrPort {
 		return netip.AddrPortFrom(a.Addr(), c.Port)
 	}
 	return a
+}
+
+// Pick is one of the addresses of a name, of those that Lookup wants, and another than those tried while there is one; invalid: there
+// is none.
+func (c *Cluster) Pick(all []netip.Addr, tried []*Endpoint, random uint64) (out netip.AddrPort) {
+	six := c.Lookup == OnlyIPv6
+	if c.Lookup == PreferIPv4 || c.Lookup == PreferIPv6 {
+		six = c.Lookup == PreferIPv6
+		if !slices.ContainsFunc(all, func(a netip.Addr) bool { return a.Is6() == six }) {
+			six = !six
+		}
+	}
+	n, again := uint64(0), false // of so many each is out with the same probability
+	for _, a := range all {
+		if c.Lookup != Both && a.Is6() != six {
+			continue
+		}
+		at := netip.AddrPortFrom(a, c.Port)
+		known := slices.ContainsFunc(tried, func(e *Endpoint) bool { return e.Addr == at })
+		switch {
+		case known && n > 0 && !again:
+			continue
+		case !known && again || n == 0:
+			n, again = 0, known
+		}
+		if n++; reduced(random, n) == 0 {
+			out = at
+		}
+		random = mix(random + 0x9e3779b97f4a7c15)
+	}
+	return out
 }
 
 // Tunnel is where connections to a cluster's endpoints, which are forward proxies, go on to.

@@ -266,7 +266,7 @@ func (s *SlowStart) share(now, since int64) float64 {
 func (c *Cluster) Missing() causes.Cause {
 	if len(c.Endpoints) == 0 {
 		switch c.Kind {
-		case StrictDNS, LogicalDNS:
+		case StrictDNS, LogicalDNS, Dynamic:
 			return causes.NameNotResolved
 		case Static:
 			return causes.NoEndpoints

@@ -126,6 +126,9 @@ func (x *Exchange) choose() *cluster.Endpoint {
 		}
 		return x.w.pool.OriginalDst(c, addr)
 	}
+	if c.Kind == cluster.Dynamic {
+		return x.dynamic(c)
+	}
 	var avoid []*cluster.Endpoint
 	draws := 0
 	if x.retry != nil && x.retry.OtherHosts {

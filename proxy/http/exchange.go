@@ -10,6 +10,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/demand"
+	"github.com/weirmesh/weir/proxy/hosts"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -113,7 +114,8 @@ type Exchange struct {
 	gen    uint32 // counts recyclings, so that a late Ticket does nothing
 	state  State
 	origin *origin
-	hold   *demand.Hold // while it waits for configuration
+	hold   *demand.Hold // while it waits for configuration, or a name
+	found  *hosts.Entry // the name of a Dynamic cluster; nil: none, or none that may be asked for
 	call   *call        // while it waits for an answer
 	down   downstream
 	up     upstream // of the attempt under way, once connected
@@ -215,6 +217,7 @@ func (x *Exchange) reset() {
 	x.state, x.origin, x.down, x.up = nil, nil, nil, nil
 	x.stage, x.flags = 0, keepBody
 	x.retry, x.retries, x.total, x.perTry, x.perTryIdle = nil, 0, 0, 0, 0
+	x.found = nil
 	x.redirect, x.routed, x.webSocketKey, x.cookie = nil, 0, nil, nil
 	x.requestBody, x.responseBody, x.copies = nil, nil, nil
 	clear(x.answering)

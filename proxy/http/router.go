@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/weirmesh/weir/api/causes"
+	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/route"
 	"github.com/weirmesh/weir/xds/ondemand"
@@ -148,6 +149,15 @@ func forward(x *Exchange) Verdict {
 	if x.Cluster.Refused != "" {
 		return x.refuse()
 	}
+	if x.Cluster.Kind == cluster.Dynamic && x.named() {
+		return x.awaitName()
+	}
+	return x.send()
+}
+
+// send forwards the request to its cluster.
+func (x *Exchange) send() Verdict {
+	e, f := x.Route, x.Route.Forward
 	x.routed = x.w.loop.Now()
 	x.policy(f)
 	if x.Target.Headers != nil && !e.SpecificLast {

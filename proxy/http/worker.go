@@ -11,6 +11,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/demand"
+	"github.com/weirmesh/weir/proxy/hosts"
 	"github.com/weirmesh/weir/proxy/http/h2"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
@@ -40,6 +41,8 @@ type Options struct {
 	Hostname string
 	// Demand says which requests wait for configuration; nil: none.
 	Demand *demand.Worker
+	// Hosts has the addresses of names that clients ask for; nil: of none.
+	Hosts *hosts.Hosts
 	// Full reports whether memory is nearly used up: requests that begin are answered by 503, the others go on; nil: never.
 	Full func() bool
 	// Outdated reports whether endpoints may have been replaced without our knowing, but not for long; nil: never.

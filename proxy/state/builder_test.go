@@ -31,6 +31,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -302,9 +303,31 @@ func TestRefusedDestination(t *testing.T) {
 	}
 }
 
+// dynamic is of a cluster whose names only clients know.
+func dynamic(port string) string {
+	text := `cluster_type { name: "envoy.clusters.dynamic_forward_proxy" typed_config { [type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig] {
+		dns_cache_config { name: "a" dns_lookup_family: V6_ONLY } } } } `
+	if port != "" {
+		text += `metadata { filter_metadata { key: "weir" value { fields { key: "dynamic" value { struct_value {
+			fields { key: "host" value { string_value: "*.a" } } fields { key: "port" value { number_value: ` + port + ` } } } } } } } } `
+	}
+	return text
+}
+
+// A cluster of such names has no endpoints, and says what may be asked for.
+func TestDynamic(t *testing.T) {
+	s, _ := apply(t, newBuilder(), update(t, resource.ClusterType, `name: "x" lb_policy: CLUSTER_PROVIDED outlier_detection {} `+dynamic("80")))
+	if c := s.ClusterNamed("x"); c.Kind != cluster.Dynamic || c.Pattern != "*.a" || c.Port != 80 || c.Lookup != cluster.OnlyIPv6 || c.Outlier != nil || c.Missing() != causes.NameNotResolved {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ name, typeURL, text, want string }{
-		{"an unknown cluster type", resource.ClusterType, `name: "x" cluster_type { name: "custom" }`, "cluster x.cluster_type: field is not supported"},
+		{"an unknown cluster type", resource.ClusterType, `name: "x" cluster_type { name: "custom" }`, "cluster x.cluster_type: custom is not supported"},
+		{"names that nobody bounds", resource.ClusterType, `name: "x" lb_policy: CLUSTER_PROVIDED ` + dynamic(""), "cluster x.cluster_type: metadata weir.dynamic must say which names clients may ask for (host), and the port"},
+		{"names without their policy", resource.ClusterType, `name: "x" ` + dynamic("80"), "cluster x.lb_policy: names that clients ask for need CLUSTER_PROVIDED"},
+		{"half a port", resource.ClusterType, `name: "x" lb_policy: CLUSTER_PROVIDED ` + dynamic("80.5"), "cluster x.cluster_type: metadata weir.dynamic must say which names clients may ask for (host), and the port"},
 		{"a balancing policy of its own", resource.ClusterType, `name: "x" lb_policy: LOAD_BALANCING_POLICY_CONFIG`, "cluster x.lb_policy: LOAD_BALANCING_POLICY_CONFIG is not supported"},
 		{"a table whose size is no prime", resource.ClusterType, `name: "x" lb_policy: MAGLEV maglev_lb_config { table_size { value: 65536 } }`, "cluster x.lb_config: size 65536: it is a prime number for a table, and at most 5000011"},
 		{"no name", resource.ClusterType, `type: STATIC`, "cluster: name is empty"},

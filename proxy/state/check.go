@@ -24,7 +24,7 @@ const (
 // decodeCheck reads the active health check of a cluster.
 func (s *clusterSpec) decodeCheck(c *clusterv3.Cluster, path string) error {
 	all := c.GetHealthChecks()
-	if len(all) == 0 || s.Kind == cluster.OriginalDst {
+	if len(all) == 0 || !s.listed() {
 		return nil
 	}
 	path += ".health_checks"

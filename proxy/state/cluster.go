@@ -15,12 +15,14 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	forwardproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dynamic_forward_proxy/v3"
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/xds/resource"
 )
 
 // httpOptionsKey is where Cluster.typed_extension_protocol_options holds HTTP options.
@@ -64,26 +66,12 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 	s.IdleTimeout = defaultIdleTimeout
 	s.Inbound = strings.HasPrefix(s.Name, "inbound|") || s.Name == "InboundPassthroughCluster"
 
-	switch c.GetType() {
-	case clusterv3.Cluster_STATIC:
-		s.Kind = cluster.Static
-	case clusterv3.Cluster_EDS:
-		s.Kind = cluster.Static
-		s.edsName = c.GetEdsClusterConfig().GetServiceName()
-		if s.edsName == "" {
-			s.edsName = s.Name
-		}
-	case clusterv3.Cluster_STRICT_DNS:
-		s.Kind = cluster.StrictDNS
-	case clusterv3.Cluster_LOGICAL_DNS:
-		s.Kind = cluster.LogicalDNS
-	case clusterv3.Cluster_ORIGINAL_DST:
-		s.Kind = cluster.OriginalDst
-		if err := s.decodeOriginalDst(c.GetOriginalDstLbConfig(), path+".original_dst_lb_config"); err != nil {
+	if t := c.GetClusterType(); t != nil {
+		if err := s.decodeDynamic(t, c.GetMetadata(), path); err != nil {
 			return nil, err
 		}
-	default:
-		return nil, fmt.Errorf("%s.type: %v is not supported", path, c.GetType())
+	} else if err := s.decodeKind(c, path); err != nil {
+		return nil, err
 	}
 	for i, f := range c.GetFilters() {
 		// Of metadata exchange the transport's ALPN says where it is to be.
@@ -107,11 +95,13 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 	default:
 		return nil, fmt.Errorf("%s.lb_policy: %v is not supported", path, c.GetLbPolicy())
 	}
-	if s.Kind != cluster.OriginalDst && s.Policy == cluster.Provided {
+	switch provides := s.Kind == cluster.OriginalDst || s.Kind == cluster.Dynamic; {
+	case !provides && s.Policy == cluster.Provided:
 		return nil, fmt.Errorf("%s.lb_policy: CLUSTER_PROVIDED needs type ORIGINAL_DST", path)
+	case s.Kind == cluster.Dynamic && s.Policy != cluster.Provided:
+		return nil, fmt.Errorf("%s.lb_policy: names that clients ask for need CLUSTER_PROVIDED", path)
 	}
-	s.lookup = map[clusterv3.Cluster_DnsLookupFamily]cluster.Lookup{clusterv3.Cluster_AUTO: cluster.PreferIPv6, clusterv3.Cluster_V4_ONLY: cluster.OnlyIPv4,
-		clusterv3.Cluster_V6_ONLY: cluster.OnlyIPv6, clusterv3.Cluster_V4_PREFERRED: cluster.PreferIPv4, clusterv3.Cluster_ALL: cluster.Both}[c.GetDnsLookupFamily()]
+	s.lookup = lookups[c.GetDnsLookupFamily()]
 	if la := c.GetLoadAssignment(); la != nil {
 		if s.edsName != "" {
 			return nil, fmt.Errorf("%s.load_assignment: an EDS cluster gets its endpoints by EDS", path)
@@ -171,6 +161,59 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 	}
 	return s, err
 }
+
+// decodeKind reads where endpoints come from.
+func (s *clusterSpec) decodeKind(c *clusterv3.Cluster, path string) error {
+	switch c.GetType() {
+	case clusterv3.Cluster_STATIC:
+		s.Kind = cluster.Static
+	case clusterv3.Cluster_EDS:
+		s.Kind = cluster.Static
+		s.edsName = c.GetEdsClusterConfig().GetServiceName()
+		if s.edsName == "" {
+			s.edsName = s.Name
+		}
+	case clusterv3.Cluster_STRICT_DNS:
+		s.Kind = cluster.StrictDNS
+	case clusterv3.Cluster_LOGICAL_DNS:
+		s.Kind = cluster.LogicalDNS
+	case clusterv3.Cluster_ORIGINAL_DST:
+		s.Kind = cluster.OriginalDst
+		if err := s.decodeOriginalDst(c.GetOriginalDstLbConfig(), path+".original_dst_lb_config"); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("%s.type: %v is not supported", path, c.GetType())
+	}
+	return nil
+}
+
+// decodeDynamic reads a cluster of names that only clients know. Envoy takes any name, and the port, from the client; ours are those
+// that our control plane says.
+func (s *clusterSpec) decodeDynamic(t *clusterv3.Cluster_CustomClusterType, m *corev3.Metadata, path string) error {
+	path += ".cluster_type"
+	if t.GetName() != resource.ForwardProxyCluster {
+		return fmt.Errorf("%s: %s is not supported", path, t.GetName())
+	}
+	o := &forwardproxyv3.ClusterConfig{}
+	if err := unpack(t.GetTypedConfig(), o, path+".typed_config"); err != nil {
+		return err
+	}
+	if o.GetDnsCacheConfig() == nil {
+		return fmt.Errorf("%s.typed_config.dns_cache_config: is missing", path)
+	}
+	of := m.GetFilterMetadata()["weir"].GetFields()["dynamic"].GetStructValue().GetFields()
+	port := of["port"].GetNumberValue()
+	if s.Pattern = of["host"].GetStringValue(); s.Pattern == "" || port != math.Trunc(port) || port < 1 || port > math.MaxUint16 {
+		return fmt.Errorf("%s: metadata weir.dynamic must say which names clients may ask for (host), and the port", path)
+	}
+	s.Kind, s.Port, s.Lookup = cluster.Dynamic, uint16(port), lookups[o.GetDnsCacheConfig().GetDnsLookupFamily()]
+	return nil
+}
+
+// lookups are those of dns_lookup_family.
+var lookups = map[clusterv3.Cluster_DnsLookupFamily]cluster.Lookup{clusterv3.Cluster_AUTO: cluster.PreferIPv6, clusterv3.Cluster_V4_ONLY: cluster.OnlyIPv4,
+	clusterv3.Cluster_V6_ONLY: cluster.OnlyIPv6, clusterv3.Cluster_V4_PREFERRED: cluster.PreferIPv4, clusterv3.Cluster_ALL: cluster.Both}
 
 func (s *clusterSpec) decodeOriginalDst(o *clusterv3.Cluster_OriginalDstLbConfig, path string) error {
 	if o.GetUpstreamPortOverride() != nil {

@@ -111,7 +111,7 @@ var fields = map[protoreflect.FullName]known{
 	"google.protobuf.Any":                              everything,
 
 	// Clusters and endpoints.
-	"envoy.config.cluster.v3.Cluster": acts("name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers"+
+	"envoy.config.cluster.v3.Cluster": acts("name type cluster_type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers"+
 		" typed_extension_protocol_options common_http_protocol_options http2_protocol_options http_protocol_options protocol_selection"+
 		" transport_socket transport_socket_matches metadata upstream_bind_config upstream_connection_options max_requests_per_connection"+
 		" dns_lookup_family original_dst_lb_config outlier_detection common_lb_config least_request_lb_config round_robin_lb_config"+
@@ -132,8 +132,14 @@ var fields = map[protoreflect.FullName]known{
 		but("always_log_health_check_failures", statsNames).but("always_log_health_check_success", statsNames),
 	"envoy.config.core.v3.HealthCheck.HttpHealthCheck": acts("host path method expected_statuses retriable_statuses request_headers_to_add").
 		but("codec_client_type", "checks speak what requests to the cluster do"),
-	"envoy.config.core.v3.HealthCheck.TcpHealthCheck":    acts("send receive"),
-	"envoy.config.core.v3.HealthCheck.GrpcHealthCheck":   acts("service_name authority"),
+	"envoy.config.core.v3.HealthCheck.TcpHealthCheck":   acts("send receive"),
+	"envoy.config.core.v3.HealthCheck.GrpcHealthCheck":  acts("service_name authority"),
+	"envoy.config.cluster.v3.Cluster.CustomClusterType": acts("name typed_config"),
+	"envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig": acts("dns_cache_config").but("allow_insecure_cluster_options", "the transport socket says whose certificates are good").
+		but("allow_coalesced_connections", "connections of one address are shared"),
+	"envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheConfig": acts("dns_lookup_family").but("name", "there is one cache").but("dns_refresh_rate", dnsRate).but("dns_min_refresh_rate", dnsRate).
+		but("host_ttl", dnsRate).but("max_hosts", "at most 1024 names are known").but("disable_dns_refresh_on_failure", dnsRate).but("dns_failure_refresh_rate", dnsRate).
+		but("dns_query_timeout", "a question has 4 s"),
 	"envoy.config.cluster.v3.Cluster.EdsClusterConfig":   acts("eds_config service_name"),
 	"envoy.config.cluster.v3.LoadBalancingPolicy":        acts("policies"),
 	"envoy.config.cluster.v3.LoadBalancingPolicy.Policy": acts("typed_extension_config"),

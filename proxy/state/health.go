@@ -37,7 +37,7 @@ func (s *clusterSpec) decodeHealth(c *clusterv3.Cluster, path string) error {
 	if c.GetLbPolicy() == clusterv3.Cluster_ROUND_ROBIN {
 		slow, at = c.GetRoundRobinLbConfig().GetSlowStartConfig(), path+".round_robin_lb_config"
 	}
-	if slow != nil && s.Kind != cluster.OriginalDst {
+	if slow != nil && s.listed() {
 		s.SlowStart = cluster.SlowStart{Window: slow.GetSlowStartWindow().AsDuration(), Aggression: 1, MinPercent: 10}
 		if a := slow.GetAggression(); a != nil {
 			s.SlowStart.Aggression = a.GetDefaultValue()
@@ -49,10 +49,15 @@ func (s *clusterSpec) decodeHealth(c *clusterv3.Cluster, path string) error {
 			return fmt.Errorf("%s.slow_start_config: window, aggression and percentage must be positive", at)
 		}
 	}
-	if o := c.GetOutlierDetection(); o != nil && s.Kind != cluster.OriginalDst {
+	if o := c.GetOutlierDetection(); o != nil && s.listed() {
 		return s.decodeOutlier(o, path+".outlier_detection")
 	}
 	return nil
+}
+
+// listed reports whether the cluster has endpoints of its own: otherwise the client says where it calls.
+func (s *clusterSpec) listed() bool {
+	return s.Kind != cluster.OriginalDst && s.Kind != cluster.Dynamic
 }
 
 // errorStatuses are the statuses that a matcher of responses takes for errors: each is tried once, here.

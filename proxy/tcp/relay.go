@@ -208,7 +208,13 @@ func (r *Relay) choose() {
 }
 
 // awaits reports whether something of the cluster has to come before anybody may be called there.
-func (r *Relay) awaits() bool { return r.Cluster != nil && r.Cluster.Awaited }
+func (r *Relay) awaits() bool {
+	if r.Cluster != nil && r.Cluster.Kind == cluster.Dynamic && r.Cluster.Refused == "" {
+		_, wait := r.w.named(r.Cluster, r.down.Info())
+		return wait
+	}
+	return r.Cluster != nil && r.Cluster.Awaited
+}
 
 // waited ends a wait.
 func (r *Relay) waited() {
@@ -317,7 +323,10 @@ func (r *Relay) connect() {
 	e, trial := r.w.endpoint(r.config, r.Cluster, r.down.Info(), r.tried)
 	if e == nil {
 		if r.Cause == causes.NoCause {
-			r.Cause = r.Cluster.Missing()
+			if r.Cause = r.Cluster.Missing(); r.Cluster.Kind == cluster.Dynamic {
+				known, _ := r.w.named(r.Cluster, r.down.Info())
+				r.Failure = known.Reason()
+			}
 		}
 		r.fail(r.Cause)
 		return

@@ -18,6 +18,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster/lb"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/demand"
+	"github.com/weirmesh/weir/proxy/hosts"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/proxyproto"
@@ -99,7 +100,9 @@ type Options struct {
 	Socket func(c *cluster.Cluster, e *cluster.Endpoint) conn.SocketSource
 	// Demand lets connections wait for what is not there yet of their clusters, and State has what there is by then; nil: nobody waits.
 	Demand *demand.Worker
-	State  func() State
+	// Hosts has the addresses of names that clients ask for; nil: of none.
+	Hosts *hosts.Hosts
+	State func() State
 	// Source is the workload's own address, for cluster.Cluster.From.
 	Source netip.Addr
 	// Metadata is what peers are told about this workload, as made by Frame; nil: nothing.
@@ -206,6 +209,14 @@ func (c *Config) choose(random uint64) cluster.ID {
 
 // endpoint chooses where a connection of cluster c goes, nil if nowhere. trial is described at lb.Picker.Choose.
 func (w *Worker) endpoint(cfg *Config, c *cluster.Cluster, info *conn.Info, tried []*cluster.Endpoint) (e *cluster.Endpoint, trial bool) {
+	if c.Kind == cluster.Dynamic {
+		known, _ := w.named(c, info)
+		addr := c.Pick(known.Addresses(), tried, w.l.Rand())
+		if !addr.IsValid() || slices.ContainsFunc(tried, func(e *cluster.Endpoint) bool { return e.Addr == addr }) {
+			return nil, false
+		}
+		return w.direct(c, addr), false
+	}
 	if c.Kind != cluster.OriginalDst {
 		number := w.l.Rand()
 		// The client's address is all that a connection has of what may be hashed.
@@ -222,11 +233,28 @@ func (w *Worker) endpoint(cfg *Config, c *cluster.Cluster, info *conn.Info, trie
 	if addr = c.Ported(addr); !addr.IsValid() || len(tried) > 0 {
 		return nil, false
 	}
-	e = &cluster.Endpoint{ID: -1, Addr: addr, Limits: c.Limits}
+	return w.direct(c, addr), false
+}
+
+// direct is an endpoint that no list has.
+func (w *Worker) direct(c *cluster.Cluster, addr netip.AddrPort) *cluster.Endpoint {
+	e := &cluster.Endpoint{ID: -1, Addr: addr, Limits: c.Limits}
 	if n := len(c.Transports); n > 0 {
 		e.Transport.Store(c.Transports[n-1].Transport) // the default is the last
 	}
-	return e, false
+	return e
+}
+
+// named is what is known of the name that the client asks for; wait: it is being asked for.
+func (w *Worker) named(c *cluster.Cluster, info *conn.Info) (e *hosts.Entry, wait bool) {
+	if w.o.Hosts == nil {
+		return nil, false
+	}
+	name, ok := hosts.AppendName(nil, []byte(info.ServerName), c.Pattern)
+	if !ok {
+		return nil, false
+	}
+	return w.o.Hosts.Find(name)
 }
 
 // target says how to reach an endpoint for a client.

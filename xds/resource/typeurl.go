@@ -6,6 +6,9 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
+// ForwardProxyCluster is the cluster_type of names that only clients know.
+const ForwardProxyCluster = "envoy.clusters.dynamic_forward_proxy"
+
 const typePrefix = "type.googleapis.com/"
 
 // The type URLs of xDS v3, of the two resources that Istio adds to it, and of Weir's own.

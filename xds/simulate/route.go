@@ -267,7 +267,7 @@ func (p *Proxy) forward(o Outcome, rc *routev3.RouteConfiguration, vh *routev3.V
 		if f := m.GetRuntimeFraction().GetDefaultValue(); f != nil {
 			copies.Share = fraction(f)
 		}
-		if copies.Endpoints, _ = p.endpoints(m.GetCluster(), c.To); len(copies.Endpoints) > 0 {
+		if copies.Endpoints, _ = p.endpoints(m.GetCluster(), c.To, r.authority); len(copies.Endpoints) > 0 {
 			o.Mirrors = append(o.Mirrors, copies)
 		}
 	}
@@ -282,7 +282,7 @@ func (p *Proxy) forward(o Outcome, rc *routev3.RouteConfiguration, vh *routev3.V
 		}
 		o.Response = answerMutations(rc, vh, e, w)
 		var known bool
-		o.Endpoints, known = p.endpoints(cluster, c.To)
+		o.Endpoints, known = p.endpoints(cluster, c.To, r.authority)
 		switch {
 		case !known:
 			o.Status, o.Flags, o.Details = 503, "NC", "cluster_not_found"

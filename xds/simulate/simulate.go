@@ -27,6 +27,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weirmesh/weir/api/nds"
+	"github.com/weirmesh/weir/xds/resource"
 )
 
 // Proxy is what one proxy was given, by name.
@@ -273,7 +274,7 @@ func (p *Proxy) relay(f *tcpproxyv3.TcpProxy, c Call) []Outcome {
 	to := func(share float64, cluster string) Outcome {
 		o := Outcome{Share: share, Cluster: cluster}
 		var known bool
-		if o.Endpoints, known = p.endpoints(cluster, c.To); !known {
+		if o.Endpoints, known = p.endpoints(cluster, c.To, c.SNI); !known {
 			o.Flags = "NC"
 		} else if len(o.Endpoints) == 0 {
 			o.Flags = "UH"
@@ -296,14 +297,22 @@ func (p *Proxy) relay(f *tcpproxyv3.TcpProxy, c Call) []Outcome {
 	return out
 }
 
-// endpoints are those of a cluster that is called for a connection to dst.
-func (p *Proxy) endpoints(cluster string, dst netip.AddrPort) (out []Endpoint, known bool) {
+// endpoints are those of a cluster that is called for a connection to dst, by a client that asks for a name.
+func (p *Proxy) endpoints(cluster string, dst netip.AddrPort, name string) (out []Endpoint, known bool) {
 	c := p.Clusters[cluster]
 	if c == nil {
 		return nil, false
 	}
 	if p.waits(c.GetTransportSocket()) {
 		return nil, true
+	}
+	if c.GetClusterType().GetName() == resource.ForwardProxyCluster {
+		of := c.GetMetadata().GetFilterMetadata()["weir"].GetFields()["dynamic"].GetStructValue().GetFields()
+		name, _, _ = strings.Cut(strings.ToLower(name), ":")
+		if name = strings.TrimSuffix(name, "."); !strings.HasSuffix(name, strings.TrimPrefix(of["host"].GetStringValue(), "*")) {
+			return nil, true
+		}
+		return []Endpoint{{Address: fmt.Sprintf("%s:%d", name, int(of["port"].GetNumberValue())), TLS: c.GetTransportSocket()}}, true
 	}
 	if c.GetType() == clusterv3.Cluster_ORIGINAL_DST {
 		return []Endpoint{{Address: dst.String(), TLS: c.GetTransportSocket()}}, true

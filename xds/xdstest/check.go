@@ -201,7 +201,7 @@ func (c *checker) cluster(m *clusterv3.Cluster) {
 		c.addresses(at)
 	case clusterv3.Cluster_STRICT_DNS:
 	}
-	if m.GetType() != clusterv3.Cluster_ORIGINAL_DST && m.GetLbPolicy() == clusterv3.Cluster_CLUSTER_PROVIDED {
+	if m.GetType() != clusterv3.Cluster_ORIGINAL_DST && m.GetClusterType().GetName() != resource.ForwardProxyCluster && m.GetLbPolicy() == clusterv3.Cluster_CLUSTER_PROVIDED {
 		c.complain("its type provides no balancing")
 	}
 	seen := map[string]bool{}
