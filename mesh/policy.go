@@ -126,6 +126,7 @@ type LoadBalancer struct {
 // region, the rest.
 type LocalityPolicy struct {
 	Off        bool
+	Regions    bool // only regions come before each other, also in Priority
 	Distribute []LocalityShares
 	Failover   []RegionFailover  // which region comes before the others
 	Priority   []LabelPreference // those who have the first n labels in common with the client come before those who have fewer

@@ -149,7 +149,7 @@ func (p *preference) rank(e *endpoint) int {
 			break
 		}
 	}
-	if len(p.Priority) > 0 && len(p.Failover) == 0 {
+	if len(p.Priority) > 0 && len(p.Failover) == 0 && !p.Regions {
 		return differ
 	}
 	return differ*(farthest+1) + p.distance(&e.Locality)
@@ -164,7 +164,7 @@ func (p *preference) distance(l *mesh.Locality) int {
 	switch {
 	case *from == (mesh.Locality{}):
 		return 0 // who is nowhere has it equally far to everybody
-	case *from == *l:
+	case *from == *l, p.Regions && from.Region == l.Region:
 		return 0
 	case from.Region == l.Region && from.Zone == l.Zone:
 		return 1

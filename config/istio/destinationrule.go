@@ -143,6 +143,13 @@ func (l *lowerer) loadBalancer(path string, b *networkingv1alpha3.LoadBalancerSe
 		out.Simple = mesh.OriginalDst
 	}
 	out.Locality = l.locality(path+".localityLbSetting", b.LocalityLbSetting)
+	if z := b.ZoneAwareLbSetting; z != nil {
+		at := path + ".zoneAwareLbSetting"
+		if b.LocalityLbSetting != nil {
+			l.Invalid(at, "cannot be given together with localityLbSetting", "keep one of the two")
+		}
+		out.Locality = l.zoneAware(at, z)
+	}
 	if h := b.GetConsistentHash(); h != nil {
 		out.Hash = l.consistentHash(path+".consistentHash", h)
 	}

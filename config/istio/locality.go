@@ -7,6 +7,7 @@ import (
 
 	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
 
+	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/document"
 	"github.com/weirmesh/weir/mesh"
 )
@@ -71,6 +72,36 @@ func (l *lowerer) locality(path string, s *networkingv1alpha3.LocalityLoadBalanc
 		}
 		out.Priority = append(out.Priority, mesh.LabelPreference{Label: name, Value: value, Fixed: fixed})
 	}
+	return out
+}
+
+// zoneAware lowers zoneAwareLbSetting, of a DestinationRule or of MeshConfig, as far as it is in force: regions come before each other.
+// Envoy shares requests among the zones of a region by what each has of the clients and of the endpoints; here they share evenly, as
+// there where the region has fewer endpoints than minClusterSize.
+func (l *lowerer) zoneAware(path string, s *networkingv1alpha3.ZoneAwareLoadBalancerSetting) *mesh.LocalityPolicy {
+	regions := &networkingv1alpha3.LocalityLoadBalancerSetting{}
+	for _, f := range s.Failover {
+		regions.Failover = append(regions.Failover, &networkingv1alpha3.LocalityLoadBalancerSetting_Failover{From: f.From, To: f.To})
+	}
+	out := l.locality(path, regions)
+	// Beside failover, too, other labels than those of places may be given.
+	order := l.locality(path, &networkingv1alpha3.LocalityLoadBalancerSetting{FailoverPriority: s.FailoverPriority})
+	for i, p := range order.Priority {
+		if slices.Contains(topologyLabels, p.Label) {
+			l.Invalid(document.Index(path+".failoverPriority", i), p.Label+" is no label for it: regions and zones have their order already", "remove it")
+		}
+	}
+	if m := s.MinClusterSize; m != nil && m.Value == 0 {
+		l.Invalid(path+".minClusterSize", "0 is not a number of endpoints", "give at least 1, or remove it for 6")
+	}
+	if !s.Enabled.GetValue() {
+		if len(s.Failover)+len(s.FailoverPriority) > 0 || s.MinClusterSize != nil {
+			l.Add(config.SchemaWarning, path+".enabled", "is not true: the other fields have no effect", "add enabled: true, or remove them")
+		}
+		return nil
+	}
+	out.Regions, out.Priority = true, order.Priority
+	l.Add(config.FieldNotEnforced, path, "is in force for regions only: the zones of a region share requests evenly", "use localityLbSetting to prefer the client's zone while it is well")
 	return out
 }
 

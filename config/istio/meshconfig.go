@@ -38,7 +38,7 @@ const (
 // meshFields are the fields that are read here, and proxyFields those that injection and
 // proxies read; all others are in tables.
 var meshFields = []string{"discoverySelectors", "defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo",
-	"outboundTrafficPolicy", "accessLogFile", "accessLogFormat", "accessLogEncoding", "defaultHttpRetryPolicy", "localityLbSetting", "trustDomain", "trustDomainAliases", "rootNamespace", "extensionProviders"}
+	"outboundTrafficPolicy", "accessLogFile", "accessLogFormat", "accessLogEncoding", "defaultHttpRetryPolicy", "localityLbSetting", "zoneAwareLbSetting", "trustDomain", "trustDomainAliases", "rootNamespace", "extensionProviders"}
 
 // LowerMeshConfig reads the text of a MeshConfig, which stands at path in o. settings are
 // those the mesh was started with.
@@ -121,6 +121,11 @@ func (c *MeshConfig) settings(l *lowerer, path string, read *document.Value, m *
 	c.retries = l.retries(path, m.DefaultHttpRetryPolicy)
 	c.authorizers = l.authorizers(path, m.ExtensionProviders)
 	c.locality = l.locality(path+".localityLbSetting", m.LocalityLbSetting)
+	if z := m.ZoneAwareLbSetting; z != nil {
+		if p := l.zoneAware(path+".zoneAwareLbSetting", z); p != nil {
+			c.locality = p
+		}
+	}
 	const restart = "these follow from how weir-control was started: restart it"
 	if d := m.TrustDomain; d != "" && d != started.TrustDomain {
 		l.Add(config.FieldNotEnforced, path+".trustDomain", d+" is not in force: identities are in "+started.TrustDomain, restart)

@@ -22,7 +22,6 @@ var gaps = map[string][]gap{
 	"VirtualService": {
 		{"spec.tcp[].match[].sourceSubnet", true, "Istio ignores it, too: remove it, or match on sourceLabels"},
 	},
-	"DestinationRule": policyGaps("spec.trafficPolicy", "spec.subsets[].trafficPolicy"),
 	"Gateway": {
 		{"spec.servers[].defaultEndpoint", true, "bind a VirtualService instead"},
 	},
@@ -36,18 +35,6 @@ var gaps = map[string][]gap{
 	},
 	"WorkloadEntry": {{"spec.network", false, "all workloads are taken to be in one network"}},
 	"ServiceEntry":  {{"spec.endpoints[].network", false, "all workloads are taken to be in one network"}},
-}
-
-func policyGaps(prefixes ...string) []gap {
-	var out []gap
-	for _, prefix := range prefixes {
-		for _, p := range []string{prefix, prefix + ".portLevelSettings[]"} {
-			out = append(out,
-				gap{p + ".loadBalancer.zoneAwareLbSetting", false, "use localityLbSetting"},
-			)
-		}
-	}
-	return out
 }
 
 // unenforced reports the gaps that the object asks for.

@@ -113,7 +113,8 @@ var elsewhere = map[string]string{
 	// The cast is called by env capture, where listeners are where they were told to be.
 	"Sidecar.ingress": "test/e2e: ports of a workload",
 	// Not in force: config/istio says so when the object is applied.
-	"LoadBalancerSettings.zoneAwareLbSetting": "not in force", "Server.defaultEndpoint": "not in force",
+	"ZoneAwareLoadBalancerSetting.failover": "translate: localities", "ZoneAwareLoadBalancerSetting.minClusterSize": "not in force",
+	"Server.defaultEndpoint":        "not in force",
 	"WorkloadEntry.network":         "not in force",
 	"Sidecar.inboundConnectionPool": "translate", "HTTPMatchRequest.statPrefix": "test/e2e: outcomes", "Delay.exponentialDelay": "not in force", "Abort.http2Error": "not in force",
 	"L4MatchAttributes.sourceSubnet": "not in force", "TLSCertificate.caCertificates": "not in force", "SidecarPort.targetPort": "deprecated, without effect",
