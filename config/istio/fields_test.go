@@ -1,9 +1,9 @@
 package istio
 
 import (
-	"fmt"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -13,29 +13,36 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
+	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/mesh"
 )
 
-// Every field of the traffic objects either does what Istio says or is refused by name: nothing is taken silently. A field
-// that a newer Istio brings fails the test until somebody has decided.
+// Every field of the traffic objects makes a difference to what an object is lowered to, or to what is said of it, or is refused by name:
+// nothing is taken silently. It is tried out, so that a field that a newer Istio brings fails the test until somebody has decided.
 func TestEveryFieldIsDoneOrRefused(t *testing.T) {
 	roots := map[string]proto.Message{
 		"VirtualService": &networkingv1alpha3.VirtualService{}, "DestinationRule": &networkingv1alpha3.DestinationRule{}, "Gateway": &networkingv1alpha3.Gateway{},
 		"ServiceEntry": &networkingv1alpha3.ServiceEntry{}, "WorkloadEntry": &networkingv1alpha3.WorkloadEntry{}, "Sidecar": &networkingv1alpha3.Sidecar{},
-		"AuthorizationPolicy": &securityv1beta1.AuthorizationPolicy{}, "RequestAuthentication": &securityv1beta1.RequestAuthentication{},
+		"AuthorizationPolicy": &securityv1beta1.AuthorizationPolicy{}, "RequestAuthentication": &securityv1beta1.RequestAuthentication{}, "PeerAuthentication": &securityv1beta1.PeerAuthentication{},
 	}
 	for kind := range gaps {
 		if roots[kind] == nil {
 			t.Errorf("gaps of %s: the test does not know the kind", kind)
 		}
 	}
-	used := map[string]bool{}
+	seen, tried := map[string]bool{}, 0
 	for _, kind := range slices.Sorted(maps.Keys(roots)) {
 		refused := map[string]bool{}
 		for _, g := range gaps[kind] {
 			refused[g.path] = true
 		}
-		var walk func(m protoreflect.MessageDescriptor, path string)
-		walk = func(m protoreflect.MessageDescriptor, path string) {
+		whole := proto.Clone(roots[kind]).ProtoReflect()
+		fill(whole)
+		var walk func(m protoreflect.MessageDescriptor, above []protoreflect.FieldDescriptor, path string)
+		walk = func(m protoreflect.MessageDescriptor, above []protoreflect.FieldDescriptor, path string) {
 			for i := range m.Fields().Len() {
 				f := m.Fields().Get(i)
 				name := string(m.Name()) + "." + f.JSONName()
@@ -44,120 +51,243 @@ func TestEveryFieldIsDoneOrRefused(t *testing.T) {
 					at += "[]"
 				}
 				bare := strings.TrimSuffix(at, "[]")
-				// A gap names a list itself, or what is in its entries.
-				if refused[bare] || refused[at] {
+				// A gap names a list itself, or what is in its entries. The decoder says that a field is deprecated.
+				if refused[bare] || refused[at] || f.Options().(*descriptorpb.FieldOptions).GetDeprecated() {
 					continue
 				}
-				if elsewhere[name] != "" {
+				if messages(f) && f.Message().Fields().Len() > 0 { // what is in it makes the difference
+					walk(f.Message(), append(slices.Clip(above), f), at)
 					continue
 				}
-				used[name] = true
-				if !slices.Contains(done[string(m.Name())], f.JSONName()) {
-					t.Errorf("%s: %s is neither done (fields_test.go) nor refused (unenforced.go)", name, bare)
-					continue
-				}
-				if next := f.Message(); next != nil && !f.IsMap() && (strings.HasPrefix(string(next.FullName()), "istio.networking.") || strings.HasPrefix(string(next.FullName()), "istio.security.")) {
-					walk(next, at)
+				tried++
+				switch read, why := makesADifference(kind, roots[kind], whole, above, f), without[name]; {
+				case read:
+				case why == "":
+					t.Errorf("%s: %s makes no difference, and nothing is said of it", name, bare)
+				default:
+					seen[name] = true
 				}
 			}
 		}
-		walk(roots[kind].ProtoReflect().Descriptor(), "spec")
+		walk(whole.Descriptor(), nil, "spec")
 	}
-	for _, message := range slices.Sorted(maps.Keys(done)) {
-		for _, f := range done[message] {
-			if !used[message+"."+f] {
-				t.Errorf("%s: there is no such field, or it is refused everywhere", fmt.Sprintf("%s.%s", message, f))
+	for name := range without {
+		if !seen[name] {
+			t.Errorf("%s: there is no such field, or it makes a difference everywhere", name)
+		}
+	}
+	t.Logf("%d fields", tried)
+}
+
+// without are fields that make no difference, with the reason.
+var without = map[string]string{
+	"SidecarPort.name": "of egress listeners it is for people",
+}
+
+// messages reports whether a field holds messages of Istio's.
+func messages(f protoreflect.FieldDescriptor) bool {
+	return f.Message() != nil && !f.IsMap() && strings.HasPrefix(string(f.Message().FullName()), "istio.")
+}
+
+// makesADifference reports whether some value of a field, of the messages above it, changes what comes of an object: one that has nothing
+// else, one whose message has all of its other fields, too, one that is as full as can be, and one of which only the message is not, each with
+// every mode of the messages above.
+func makesADifference(kind string, empty proto.Message, whole protoreflect.Message, above []protoreflect.FieldDescriptor, f protoreflect.FieldDescriptor) bool {
+	clear := func(m protoreflect.Message) {
+		m.Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool { m.Clear(f); return true })
+	}
+	for _, context := range []func(base protoreflect.Message){
+		func(base protoreflect.Message) { descend(base, above, 1) },
+		func(base protoreflect.Message) { descend(base, above, 2) }, // what has shares
+		func(base protoreflect.Message) { fill(descend(base, above, 1)) },
+		func(base protoreflect.Message) { proto.Merge(base.Interface(), whole.Interface()) },
+		func(base protoreflect.Message) {
+			proto.Merge(base.Interface(), whole.Interface())
+			clear(descend(base, above, 1))
+		},
+		func(base protoreflect.Message) {
+			proto.Merge(base.Interface(), whole.Interface())
+			clear(descend(base, above[:max(0, len(above)-1)], 1))
+		},
+	} {
+		base := proto.Clone(empty).ProtoReflect()
+		context(base)
+		if tells(kind, base, above, f) {
+			return true
+		}
+		for depth := range len(above) + 1 {
+			of := descend(base, above[:depth], 1).Descriptor().Fields()
+			for i := range of.Len() {
+				mode := of.Get(i)
+				if mode.Enum() == nil || mode.IsList() || mode == f {
+					continue
+				}
+				for _, v := range values(descend(base, above[:depth], 1), mode) {
+					next := proto.Clone(base.Interface()).ProtoReflect()
+					if descend(next, above[:depth], 1).Set(mode, v); tells(kind, next, above, f) {
+						return true
+					}
+				}
 			}
+		}
+	}
+	return false
+}
+
+// tells reports whether some value of the field changes what comes of base.
+func tells(kind string, base protoreflect.Message, above []protoreflect.FieldDescriptor, f protoreflect.FieldDescriptor) bool {
+	base = proto.Clone(base.Interface()).ProtoReflect()
+	m := descend(base, above, 1)
+	m.Clear(f)
+	before := lowered(kind, base)
+	return slices.ContainsFunc(values(m, f), func(v protoreflect.Value) bool {
+		next := proto.Clone(base.Interface()).ProtoReflect()
+		descend(next, above, 1).Set(f, v)
+		return !reflect.DeepEqual(before, lowered(kind, next))
+	})
+}
+
+// descend is the message that fields lead to, which are made where they are missing, n to a list.
+func descend(m protoreflect.Message, fields []protoreflect.FieldDescriptor, n int) protoreflect.Message {
+	for _, f := range fields {
+		if !f.IsList() {
+			m = m.Mutable(f).Message()
+			continue
+		}
+		l := m.Mutable(f).List()
+		for l.Len() < n {
+			l.AppendMutable()
+		}
+		m = l.Get(0).Message()
+	}
+	return m
+}
+
+// fill gives a message all of its fields, the first of each oneof.
+func fill(m protoreflect.Message) {
+	for i := range m.Descriptor().Fields().Len() {
+		f := m.Descriptor().Fields().Get(i)
+		if o := f.ContainingOneof(); m.Has(f) || o != nil && m.WhichOneof(o) != nil {
+			continue
+		}
+		m.Set(f, values(m, f)[0])
+		switch {
+		case !messages(f):
+		case f.IsList(): // of two, which may have shares
+			l := m.Mutable(f).List()
+			fill(l.Get(0).Message())
+			fill(l.AppendMutable().Message())
+		default:
+			fill(m.Mutable(f).Message())
 		}
 	}
 }
 
-// elsewhere are fields that lowering itself refuses, with the reason.
-var elsewhere = map[string]string{
-	"Delay.exponentialDelay": "Istio does not have it in force either",
-	"Abort.http2Error":       "Istio does not have it in force either",
+// values are some that a field may have, the most ordinary one first.
+func values(m protoreflect.Message, f protoreflect.FieldDescriptor) []protoreflect.Value {
+	var of []protoreflect.Value
+	switch f.Kind() {
+	case protoreflect.StringKind:
+		usual := map[protoreflect.Name]string{"protocol": "HTTPS", "key": "request.headers[a]", "bind": "192.0.2.1", "name": "http-a"}[f.Name()]
+		for _, s := range []string{usual, "a", "a.example.com", "192.0.2.1", "/a", "80", "b=c"} {
+			if s != "" {
+				of = append(of, protoreflect.ValueOfString(s))
+			}
+		}
+	case protoreflect.BoolKind:
+		of = append(of, protoreflect.ValueOfBool(true))
+	case protoreflect.EnumKind:
+		for i := range f.Enum().Values().Len() {
+			of = append(of, protoreflect.ValueOfEnum(f.Enum().Values().Get(i).Number()))
+		}
+		of = append(of[1:], of[0])
+	case protoreflect.Uint32Kind:
+		of = append(of, protoreflect.ValueOfUint32(80), protoreflect.ValueOfUint32(7))
+	case protoreflect.Int32Kind:
+		of = append(of, protoreflect.ValueOfInt32(50), protoreflect.ValueOfInt32(7))
+	case protoreflect.Uint64Kind:
+		of = append(of, protoreflect.ValueOfUint64(7))
+	case protoreflect.DoubleKind:
+		of = append(of, protoreflect.ValueOfFloat64(0.5))
+	case protoreflect.BytesKind:
+		of = append(of, protoreflect.ValueOfBytes([]byte("a")))
+	case protoreflect.MessageKind:
+		switch {
+		case f.IsMap():
+			for _, key := range []string{"a", "80"} {
+				x := m.NewField(f)
+				k := protoreflect.ValueOfString(key).MapKey()
+				if f.MapKey().Kind() == protoreflect.Uint32Kind {
+					k = protoreflect.ValueOfUint32(80).MapKey()
+				}
+				if f.MapValue().Message() != nil {
+					x.Map().Mutable(k)
+				} else {
+					scratch := dynamicpb.NewMessage(f.Message())
+					x.Map().Set(k, values(scratch, f.MapValue())[0])
+				}
+				of = append(of, x)
+			}
+			return of
+		case f.IsList():
+			x := m.NewField(f)
+			x.List().AppendMutable()
+			return append(of, x)
+		}
+		for _, n := range []string{"", "seconds", "value"} { // of durations and wrappers those that are not zero, too
+			x := m.NewField(f)
+			if p := f.Message().Fields().ByName(protoreflect.Name(n)); p != nil && p.Kind() == protoreflect.Int64Kind {
+				x.Message().Set(p, protoreflect.ValueOfInt64(5))
+			} else if p != nil {
+				x.Message().Set(p, values(x.Message(), p)[0])
+			} else if n != "" {
+				continue
+			}
+			of = append(of, x)
+		}
+		slices.Reverse(of)
+		return of
+	default:
+		panic(f.FullName())
+	}
+	if !f.IsList() {
+		return of
+	}
+	var lists []protoreflect.Value
+	for _, v := range of {
+		x := m.NewField(f)
+		x.List().Append(v)
+		lists = append(lists, x)
+	}
+	return lists
 }
 
-// done are the fields in force, by message.
-var done = map[string][]string{
-	"RequestAuthentication":        strings.Fields("selector jwtRules"),
-	"JWTRule":                      strings.Fields("issuer audiences jwksUri jwks fromHeaders fromParams fromCookies forwardOriginalToken outputPayloadToHeader outputClaimToHeaders timeout spaceDelimitedClaims"),
-	"JWTHeader":                    strings.Fields("name prefix"),
-	"ClaimToHeader":                strings.Fields("header claim"),
-	"AuthorizationPolicy":          strings.Fields("selector rules action provider"),
-	"ExtensionProvider":            strings.Fields("name"),
-	"Rule":                         strings.Fields("from to when"),
-	"From":                         strings.Fields("source"),
-	"To":                           strings.Fields("operation"),
-	"Source":                       strings.Fields("principals notPrincipals requestPrincipals notRequestPrincipals namespaces notNamespaces serviceAccounts notServiceAccounts ipBlocks notIpBlocks remoteIpBlocks notRemoteIpBlocks trustDomains notTrustDomains"),
-	"Operation":                    strings.Fields("hosts notHosts ports notPorts methods notMethods paths notPaths"),
-	"Condition":                    strings.Fields("key values notValues"),
-	"Abort":                        strings.Fields("httpStatus grpcStatus percentage"),
-	"ClientTLSSettings":            strings.Fields("credentialName mode clientCertificate privateKey caCertificates subjectAltNames sni insecureSkipVerify caCrl"),
-	"ConnectionKeepalive":          strings.Fields("interval timeout"),
-	"ConnectionPoolSettings":       strings.Fields("tcp http"),
-	"CorsPolicy":                   strings.Fields("allowOrigin allowOrigins allowMethods allowHeaders exposeHeaders maxAge allowCredentials unmatchedPreflights"),
-	"Delay":                        strings.Fields("percent fixedDelay percentage"),
-	"Destination":                  strings.Fields("host subset port"),
-	"DestinationRule":              strings.Fields("host trafficPolicy subsets exportTo workloadSelector"),
-	"Gateway":                      strings.Fields("servers selector"),
-	"HTTPBody":                     strings.Fields("string bytes"),
-	"HTTPDirectResponse":           strings.Fields("status body"),
-	"HTTPFaultInjection":           strings.Fields("delay abort"),
-	"HTTPMatchRequest":             strings.Fields("statPrefix name uri scheme method authority headers port sourceLabels gateways queryParams ignoreUriCase withoutHeaders sourceNamespace"),
-	"HTTPMirrorPolicy":             strings.Fields("destination percentage"),
-	"HTTPRedirect":                 strings.Fields("uri authority port derivePort scheme redirectCode prefixRewrite"),
-	"HTTPRetry":                    strings.Fields("attempts perTryTimeout retryOn retryIgnorePreviousHosts retryRemoteLocalities backoff"),
-	"HTTPRewrite":                  strings.Fields("uri authority uriRegexRewrite"),
-	"HTTPRoute":                    strings.Fields("name match route redirect directResponse delegate rewrite timeout retries fault mirror mirrors mirrorPercent mirrorPercentage corsPolicy headers"),
-	"HTTPRouteDestination":         strings.Fields("destination weight headers"),
-	"HTTPSettings":                 strings.Fields("http1MaxPendingRequests http2MaxRequests maxRequestsPerConnection maxRetries idleTimeout h2UpgradePolicy useClientProtocol maxConcurrentStreams http2KeepAlive"),
-	"HeaderOperations":             strings.Fields("set add remove"),
-	"Headers":                      strings.Fields("request response"),
-	"IstioEgressListener":          strings.Fields("port bind captureMode hosts"),
-	"IstioIngressListener":         strings.Fields("port bind captureMode defaultEndpoint tls connectionPool"),
-	"L4MatchAttributes":            strings.Fields("destinationSubnets port sourceLabels gateways sourceNamespace"),
-	"LoadBalancerSettings":         strings.Fields("simple consistentHash warmup warmupDurationSecs localityLbSetting zoneAwareLbSetting"),
-	"ZoneAwareLoadBalancerSetting": strings.Fields("enabled failover failoverPriority minClusterSize"),
-	"LocalityLoadBalancerSetting":  strings.Fields("distribute failover enabled failoverPriority"),
-	"Distribute":                   strings.Fields("from to"),
-	"Failover":                     strings.Fields("from to"),
-	"ConsistentHashLB":             strings.Fields("httpHeaderName httpCookie useSourceIp httpQueryParameterName ringHash maglev minimumRingSize"),
-	"HTTPCookie":                   strings.Fields("name path ttl attributes"),
-	"Attribute":                    strings.Fields("name value"),
-	"RingHash":                     strings.Fields("minimumRingSize"),
-	"MagLev":                       strings.Fields("tableSize"),
-	"WarmupConfiguration":          strings.Fields("duration minimumPercent aggression"),
-	"OutboundTrafficPolicy":        strings.Fields("mode egressProxy"),
-	"OutlierDetection":             strings.Fields("consecutiveErrors splitExternalLocalOriginErrors consecutiveLocalOriginFailures consecutiveGatewayErrors consecutive5xxErrors interval baseEjectionTime maxEjectionPercent minHealthPercent outlierDetectionHttpErrorCodes"),
-	"Percent":                      strings.Fields("value"),
-	"Port":                         strings.Fields("number protocol name targetPort"),
-	"PortSelector":                 strings.Fields("number"),
-	"PortTrafficPolicy":            strings.Fields("port loadBalancer connectionPool outlierDetection tls"),
-	"ProxyProtocol":                strings.Fields("version"),
-	"RegexRewrite":                 strings.Fields("match rewrite"),
-	"RouteDestination":             strings.Fields("destination weight"),
-	"Server":                       strings.Fields("port bind hosts tls name"),
-	"ServerTLSSettings":            strings.Fields("httpsRedirect mode serverCertificate privateKey caCertificates caCrl credentialName credentialNames caCertCredentialName tlsCertificates subjectAltNames verifyCertificateSpki verifyCertificateHash minProtocolVersion maxProtocolVersion cipherSuites insecureSkipVerify"),
-	"ServiceEntry":                 strings.Fields("hosts addresses ports location resolution endpoints workloadSelector exportTo subjectAltNames"),
-	"ServicePort":                  strings.Fields("number protocol name targetPort"),
-	"Sidecar":                      strings.Fields("workloadSelector ingress egress outboundTrafficPolicy inboundConnectionPool"),
-	"SidecarPort":                  strings.Fields("number protocol name targetPort"),
-	"StringMatch":                  strings.Fields("exact prefix regex"),
-	"Subset":                       strings.Fields("name labels trafficPolicy"),
-	"TCPRoute":                     strings.Fields("match route"),
-	"TCPSettings":                  strings.Fields("maxConnections connectTimeout tcpKeepalive maxConnectionDuration idleTimeout"),
-	"TLSMatchAttributes":           strings.Fields("sniHosts destinationSubnets port sourceLabels gateways sourceNamespace"),
-	"TLSCertificate":               strings.Fields("serverCertificate privateKey caCertificates"),
-	"Delegate":                     strings.Fields("name namespace"),
-	"TLSRoute":                     strings.Fields("match route"),
-	"TcpKeepalive":                 strings.Fields("probes time interval"),
-	"TrafficPolicy":                strings.Fields("loadBalancer connectionPool outlierDetection tls portLevelSettings proxyProtocol retryBudget tunnel"),
-	"TunnelSettings":               strings.Fields("protocol targetHost targetPort"),
-	"RetryBudget":                  strings.Fields("percent minRetryConcurrency budgetInterval"),
-	"VirtualService":               strings.Fields("hosts gateways http tls tcp exportTo"),
-	"WorkloadEntry":                strings.Fields("address ports labels locality weight serviceAccount"),
-	"WorkloadSelector":             strings.Fields("labels"),
+// lowered is what comes of a spec, errors or not.
+func lowered(kind string, spec protoreflect.Message) []any {
+	o := &config.Object{ID: config.ID{Kind: kind, Namespace: "default", Name: "x"}}
+	l := &lowerer{Report: config.ReportOn(mesh.Ref{}), o: o, ns: "default", suffix: "cluster.local"}
+	var out any
+	switch m := spec.Interface().(type) {
+	case *networkingv1alpha3.VirtualService:
+		out = l.virtualService(m)
+	case *networkingv1alpha3.DestinationRule:
+		out = l.destinationRule(m)
+	case *networkingv1alpha3.Gateway:
+		out = l.gateway(m)
+	case *networkingv1alpha3.ServiceEntry:
+		out = l.serviceEntry(m)
+	case *networkingv1alpha3.WorkloadEntry:
+		out = l.workloadEntry(m)
+	case *networkingv1alpha3.Sidecar:
+		out = l.sidecar(m)
+	case *securityv1beta1.PeerAuthentication:
+		out = l.peerAuthentication(m)
+	case *securityv1beta1.RequestAuthentication:
+		out = l.requestAuthentication(m)
+	case *securityv1beta1.AuthorizationPolicy:
+		out = l.authorizationPolicy(m)
+	}
+	return []any{out, l.Findings}
 }
 
 // What is not done stands in the documentation, too.

@@ -16,6 +16,9 @@ type gap struct {
 	hint   string
 }
 
+// atAddress is what becomes of an endpoint in another network.
+const atAddress = oneNet + ", and this one is called at its address, as by Istio where MeshNetworks has no gateway of its network"
+
 // gaps is the whole list, by kind: what an object may say and the data plane of this
 // version does not do (as of 2026-11).
 var gaps = map[string][]gap{
@@ -33,8 +36,8 @@ var gaps = map[string][]gap{
 		{"spec.targetRefs", true, "select workloads by selector.matchLabels"},
 		{"spec.targetRef", true, "select workloads by selector.matchLabels"},
 	},
-	"WorkloadEntry": {{"spec.network", false, "all workloads are taken to be in one network"}},
-	"ServiceEntry":  {{"spec.endpoints[].network", false, "all workloads are taken to be in one network"}},
+	"WorkloadEntry": {{"spec.network", false, atAddress}},
+	"ServiceEntry":  {{"spec.endpoints[].network", false, atAddress}},
 }
 
 // unenforced reports the gaps that the object asks for.
