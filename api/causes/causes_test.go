@@ -84,7 +84,11 @@ func TestCausesAreDocumented(t *testing.T) {
 		}
 		fmt.Fprintf(&b, "`%s`\n\n%s.\n", c.Details(), upper(c.Sentence()))
 		if c.Remedy() != "" {
-			fmt.Fprintf(&b, "\nWhat to do: %s.\n", strings.TrimSuffix(c.Remedy(), "."))
+			end := "."
+			if strings.HasSuffix(c.Remedy(), "?") {
+				end = ""
+			}
+			fmt.Fprintf(&b, "\nWhat to do: %s%s\n", c.Remedy(), end)
 		}
 	}
 	b.WriteString("\n## Response flags\n\nAs in Envoy's access logs (`%RESPONSE_FLAGS%`).\n\n| flag | long | meaning |\n|---|---|---|\n")

@@ -206,7 +206,9 @@ func (a *analysis) destinationSubset(ref mesh.Ref, path string, s *mesh.Service,
 	for _, r := range a.rulesIn(ref.Namespace, s) {
 		for j, sub := range r.Subsets {
 			if sub.Name != d.Subset {
-				known = append(known, sub.Name)
+				if !slices.Contains(known, sub.Name) {
+					known = append(known, sub.Name)
+				}
 				continue
 			}
 			a.subsetSelects(r, j, s)
