@@ -125,8 +125,11 @@ type LoadBalancer struct {
 // next ones are used as far as those before are not healthy. Without any of the three lists the order is subzone, zone,
 // region, the rest.
 type LocalityPolicy struct {
-	Off        bool
-	Regions    bool // only regions come before each other, also in Priority
+	Off     bool
+	Regions bool // only regions come before each other, also in Priority
+	// ZonesFrom is from how many endpoints in its region on a client's zone is preferred as far as it has capacity for the client's
+	// peers there, and the rest divided among zones that have more than their own need; 0: zones are alike.
+	ZonesFrom  uint32
 	Distribute []LocalityShares
 	Failover   []RegionFailover  // which region comes before the others
 	Priority   []LabelPreference // those who have the first n labels in common with the client come before those who have fewer

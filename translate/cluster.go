@@ -99,7 +99,7 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 	}
 	balance(&k, c, policy.LoadBalancer, u.settings.Defaults.Balancing)
 	outlier(c, policy.Outlier, &u.settings.Defaults)
-	if prefer != nil && len(prefer.Distribute) > 0 {
+	if prefer.weighted() {
 		c.CommonLbConfig.LocalityConfigSpecifier = &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
 			LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{}}
 	}

@@ -224,6 +224,7 @@ func (c *crew) assignment(name string, subset *mesh.Subset, clusterID string, re
 		group.LoadBalancingWeight.Value += m.GetLoadBalancingWeight().GetValue()
 	}
 	resort(out.Endpoints)
+	prefer.divide(out.Endpoints)
 	slices.SortFunc(out.Endpoints, func(a, b *endpointv3.LocalityLbEndpoints) int {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), compareLocalities(a.GetLocality(), b.GetLocality()))
 	})

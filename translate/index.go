@@ -28,6 +28,7 @@ type index struct {
 	credentialed map[*mesh.DestinationRule]bool     // that name Secrets
 	located      int                                // how many times DestinationRules prefer localities
 	preferred    map[string]int                     // labels by which they do, and how many times
+	zoned        int                                // how many times they divide among zones by capacity
 }
 
 // hostIn is a host (or wildcard) and the namespace of the rule that speaks about it.
@@ -319,6 +320,9 @@ func (x *index) useSelector(id string, l mesh.Labels, n int) {
 func (x *index) useLocalities(r *mesh.DestinationRule, n int) {
 	for p := range localities(r) {
 		x.located += n
+		if p.ZonesFrom > 0 {
+			x.zoned += n
+		}
 		for _, l := range p.Priority {
 			if x.preferred[l.Label] += n; x.preferred[l.Label] == 0 {
 				delete(x.preferred, l.Label)

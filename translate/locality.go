@@ -2,7 +2,10 @@ package translate
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
+	"math"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -27,6 +30,7 @@ const (
 type place struct {
 	mesh.Locality
 	labels mesh.Labels
+	peers  map[string]int // by "region/zone": the client and others of its service; nil: nobody asks, or it has none
 }
 
 // place is that of n, and its key: equal for clients to whom the same endpoints are near. Where nobody prefers any it is
@@ -52,8 +56,40 @@ func (c *Cache) place(n *Node, labels mesh.Labels) (*place, string) {
 		p.labels[name] = located(labels, &p.Locality, c.base.settings.ClusterID, name)
 		key.WriteString("\x00" + name + "\x00" + p.labels[name])
 	}
+	if c.index.zoned > 0 || own != nil && own.ZonesFrom > 0 {
+		p.peers = c.peers(n)
+		for _, zone := range slices.Sorted(maps.Keys(p.peers)) {
+			fmt.Fprintf(&key, "\x00%s=%d", zone, p.peers[zone])
+		}
+	}
 	return p, key.String()
 }
+
+// peers counts by zone those who serve what n serves, by the first of its services: they call what it calls.
+func (c *Cache) peers(n *Node) map[string]int {
+	var first mesh.Key
+	for k := range c.index.instances[mesh.NewKey(n.Namespace, n.Name)] {
+		if first == "" || k < first {
+			first = k
+		}
+	}
+	endpoints := c.snap.Endpoints.At(first)
+	if endpoints == nil {
+		return nil
+	}
+	out, seen := map[string]int{}, map[netip.Addr]bool{}
+	for _, port := range endpoints.Ports {
+		for i := range port {
+			if e := &port[i]; e.Health == mesh.Healthy && !seen[e.Addr.Addr()] {
+				seen[e.Addr.Addr()] = true
+				out[zoneOf(e.Locality.Region, e.Locality.Zone)]++
+			}
+		}
+	}
+	return out
+}
+
+func zoneOf(region, zone string) string { return region + "/" + zone }
 
 // located is a label of somebody, or what follows from where they are.
 func located(labels mesh.Labels, l *mesh.Locality, cluster, name string) string {
@@ -189,6 +225,75 @@ func lies(l *mesh.Locality, in string) bool {
 	}
 	return true
 }
+
+// divide gives the zones of the client's region their shares, as Envoy's zone aware routing does: each zone is to serve as large a part of
+// all clients as it has of the endpoints. A zone that has more than its clients' part serves all of them; one that has less serves as many as it can, and
+// the rest go to zones that have more, by how much more. Zones without a share come next, before other regions.
+func (p *preference) divide(groups []*endpointv3.LocalityLbEndpoints) {
+	if p == nil || p.ZonesFrom == 0 || p.at.Zone == "" {
+		return
+	}
+	first := uint32(math.MaxUint32)
+	for _, g := range groups {
+		first = min(first, g.Priority)
+	}
+	has, all := map[string]int{}, 0 // usable endpoints by zone
+	for _, g := range groups {
+		if g.Priority == first && g.GetLocality().GetRegion() == p.at.Region {
+			n := usable(g)
+			has[zoneOf(p.at.Region, g.GetLocality().GetZone())] += n
+			all += n
+		}
+	}
+	peers := 0
+	for zone, n := range p.at.peers {
+		if strings.HasPrefix(zone, p.at.Region+"/") {
+			peers += n
+		}
+	}
+	own := zoneOf(p.at.Region, p.at.Zone)
+	if all < int(p.ZonesFrom) || p.at.peers[own] == 0 || has[own] == 0 {
+		return
+	}
+	// More than its need, in units of 1/(all × peers).
+	more := func(zone string) int { return has[zone]*peers - p.at.peers[zone]*all }
+	share := map[string]float64{own: min(1, float64(has[own]*peers)/float64(p.at.peers[own]*all))}
+	spare := 0
+	for zone := range has {
+		if zone != own {
+			spare += max(0, more(zone))
+		}
+	}
+	for zone := range has {
+		if zone != own && share[own] < 1 && more(zone) > 0 {
+			share[zone] = (1 - share[own]) * float64(more(zone)) / float64(spare)
+		}
+	}
+	for _, g := range groups {
+		if g.Priority != first {
+			continue
+		}
+		zone := zoneOf(g.GetLocality().GetRegion(), g.GetLocality().GetZone())
+		if s := share[zone]; s > 0 {
+			g.LoadBalancingWeight = u32(max(1, uint32(s*100*shareUnit*float64(usable(g))/float64(has[zone]))))
+		} else {
+			g.Priority++ // free: distances of regions leave room
+		}
+	}
+}
+
+// usable counts the endpoints that may be called.
+func usable(g *endpointv3.LocalityLbEndpoints) (n int) {
+	for _, e := range g.GetLbEndpoints() {
+		if e.GetHealthStatus() == corev3.HealthStatus_HEALTHY {
+			n++
+		}
+	}
+	return n
+}
+
+// weighted reports whether localities have shares.
+func (p *preference) weighted() bool { return p != nil && (len(p.Distribute) > 0 || p.ZonesFrom > 0) }
 
 // shareUnit is 1 % of the requests, in the weights of localities: fine enough to divide it further.
 const shareUnit = 1000

@@ -75,9 +75,8 @@ func (l *lowerer) locality(path string, s *networkingv1alpha3.LocalityLoadBalanc
 	return out
 }
 
-// zoneAware lowers zoneAwareLbSetting, of a DestinationRule or of MeshConfig, as far as it is in force: regions come before each other.
-// Envoy shares requests among the zones of a region by what each has of the clients and of the endpoints; here they share evenly, as
-// there where the region has fewer endpoints than minClusterSize.
+// zoneAware lowers zoneAwareLbSetting, of a DestinationRule or of MeshConfig: regions come before each other, and the zones of one share
+// by what each has of the clients and of the endpoints.
 func (l *lowerer) zoneAware(path string, s *networkingv1alpha3.ZoneAwareLoadBalancerSetting) *mesh.LocalityPolicy {
 	regions := &networkingv1alpha3.LocalityLoadBalancerSetting{}
 	for _, f := range s.Failover {
@@ -100,10 +99,15 @@ func (l *lowerer) zoneAware(path string, s *networkingv1alpha3.ZoneAwareLoadBala
 		}
 		return nil
 	}
-	out.Regions, out.Priority = true, order.Priority
-	l.Add(config.FieldNotEnforced, path, "is in force for regions only: the zones of a region share requests evenly", "use localityLbSetting to prefer the client's zone while it is well")
+	out.Regions, out.Priority, out.ZonesFrom = true, order.Priority, zonesFrom
+	if m := s.MinClusterSize; m != nil {
+		out.ZonesFrom = m.Value
+	}
 	return out
 }
+
+// zonesFrom is Envoy's min_cluster_size, where nothing else is said.
+const zonesFrom = 6
 
 var topologyLabels = []string{"topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"}
 
