@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,11 +62,14 @@ func TestForeign(t *testing.T) {
 // names is a name server that a test writes.
 type names struct {
 	addrs map[string][]netip.Addr
+	mu    sync.Mutex // of what follows: several are asked at once
 	asked []string
 }
 
 func (n *names) find(_ context.Context, name string) ([]netip.Addr, error) {
+	n.mu.Lock()
 	n.asked = append(n.asked, name)
+	n.mu.Unlock()
 	if a := n.addrs[name]; a != nil {
 		return a, nil
 	}
