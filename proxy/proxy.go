@@ -360,6 +360,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	g.Go("dns clusters", p.state.resolve)
 	g.Go("names of clients", p.hosts.Run)
 	g.Go("listening", p.state.listenAgain)
+	g.Go("files", p.state.reread)
 	g.Go("memory", p.watchMemory) // what is given up when little is left
 	if d := p.o.DNS; d != nil {
 		g.Go("dns", func(ctx context.Context) error {

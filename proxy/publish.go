@@ -57,6 +57,7 @@ type publisher struct {
 
 	names chan struct{} // DNS clusters changed
 	deaf  chan struct{} // something could not be listened on
+	files chan struct{} // configuration has been read from files
 }
 
 func newPublisher(p *Proxy) (*publisher, error) {
@@ -69,7 +70,7 @@ func newPublisher(p *Proxy) (*publisher, error) {
 	if o.Metadata, err = peermetadata.New(&p.o.Node, p.peers); err != nil {
 		return nil, err
 	}
-	return &publisher{p: p, builder: state.NewBuilder(o), active: map[string]*state.Listener{}, names: make(chan struct{}, 1), deaf: make(chan struct{}, 1),
+	return &publisher{p: p, builder: state.NewBuilder(o), active: map[string]*state.Listener{}, names: make(chan struct{}, 1), deaf: make(chan struct{}, 1), files: make(chan struct{}, 1),
 		secrets: secretServers{clients: map[state.Server]*client.Client{}, changed: make(chan struct{}, 1)}}, nil
 }
 
@@ -334,7 +335,53 @@ func (s *publisher) update(u state.Update) error {
 	if u.TypeURL == resource.ClusterType {
 		signal(s.names)
 	}
+	if len(s.builder.Files()) > 0 {
+		signal(s.files)
+	}
 	return err
+}
+
+// filesLook is how often files of certificates are looked at: who replaces them in time has hours for it.
+const filesLook = 5 * time.Second
+
+// reread has certificates, keys and roots in files in force as they are now. Connections stay.
+func (s *publisher) reread(ctx context.Context) error {
+	for {
+		select {
+		case <-s.files:
+		case <-ctx.Done():
+			return nil
+		}
+		for n := 1; n > 0; {
+			select {
+			case <-time.After(filesLook):
+			case <-ctx.Done():
+				return nil
+			}
+			n = s.lookAtFiles()
+		}
+	}
+}
+
+// lookAtFiles looks at them once and says how many there are.
+func (s *publisher) lookAtFiles() int {
+	s.mu.Lock()
+	names := s.builder.Files()
+	s.mu.Unlock()
+	now := state.LookAt(names) // not under the lock: a file system may be slow
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next, gone, read, err := s.builder.Reread(now)
+	if err != nil {
+		s.p.o.Log.Warn("files of certificates have changed and are not used: what they held before stays in force", "files", read, "err", err,
+			"remedy", "certificate and key have to belong together, in PEM, and be readable for the proxy; they are read again when they change")
+	}
+	if next != nil {
+		s.p.o.Log.Info("certificates read again", "files", read)
+		s.publish(next, gone)
+		s.follow()
+	}
+	return len(names)
 }
 
 // publish makes next the state of all workers. It is called with the lock held.

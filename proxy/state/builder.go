@@ -119,6 +119,7 @@ type Builder struct {
 	routes         map[string]*routes
 	vhosts         map[string]map[string]*route.VirtualHost // by table and name; nil before the first
 	uses           uses                                     // of the listener or cluster being decoded
+	files          Files                                    // that were read, as they were when they were first
 	live           live
 }
 
@@ -132,7 +133,7 @@ func NewBuilder(o Options) *Builder {
 	}
 	return &Builder{opts: o, cur: &State{byName: map[string]cluster.ID{}, tables: map[string]*route.Table{}, listeners: map[string]*Listener{}, names: nil},
 		routes: map[string]*routes{}, ids: map[string]cluster.ID{}, limitsOf: map[string]*cluster.Limits{}, healthOf: map[string]*cluster.Health{}, ledger: rbac.NewLedger(), counts: counts{map[string]*extauthz.Counts{}, map[string]*ratelimit.Counts{}}, secrets: map[SecretName]*secret{}, noSecret: map[SecretName]bool{}, extensions: map[string]*anypb.Any{}, noExtension: map[string]bool{}, specs: map[string]*clusterSpec{},
-		endpoints: map[string][]endpointSpec{}, resolved: map[string][]cluster.Found{}}
+		endpoints: map[string][]endpointSpec{}, resolved: map[string][]cluster.Found{}, files: Files{}}
 }
 
 // Ledger counts what authorization decided. It may be read from any goroutine.

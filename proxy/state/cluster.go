@@ -44,6 +44,7 @@ type clusterSpec struct {
 	probes          uint32 // metadata weir.half_open_probes
 	// secrets are those it names, and source is what names them: it is decoded again when they come or change.
 	secrets []SecretName
+	files   []string // of certificates and roots, likewise
 	source  *clusterv3.Cluster
 }
 
@@ -150,8 +151,8 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 	}
 	b.uses = uses{}
 	err := b.decodeTransports(s, c, path)
-	if b.uses.any() {
-		s.secrets, s.source = b.uses.secrets, c
+	if b.uses.any() || len(b.uses.files) > 0 {
+		s.secrets, s.files, s.source = b.uses.secrets, b.uses.files, c
 	}
 	if errors.Is(err, errAwaited) { // nobody is called with less than it asks for
 		s.Transports, err = nil, nil

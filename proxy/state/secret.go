@@ -113,7 +113,7 @@ func (b *Builder) secretFor(c *tlsv3.SdsSecretConfig, path string) (*secret, err
 	return s, nil
 }
 
-func decodeSecret(m *tlsv3.Secret) (*secret, error) {
+func (b *Builder) decodeSecret(m *tlsv3.Secret) (*secret, error) {
 	path := "secret " + m.GetName()
 	if err := check(m, path); err != nil {
 		return nil, err
@@ -122,12 +122,12 @@ func decodeSecret(m *tlsv3.Secret) (*secret, error) {
 	switch {
 	case m.GetTlsCertificate() != nil:
 		var err error
-		if s.certificate, err = decodeCertificate(m.GetTlsCertificate(), path+".tls_certificate"); err != nil {
+		if s.certificate, err = b.decodeCertificate(m.GetTlsCertificate(), path+".tls_certificate"); err != nil {
 			return nil, err
 		}
 	case m.GetValidationContext() != nil:
 		// What is wrong with it is refused here, not at the listeners that use it.
-		if _, err := decodeTrust(m.GetValidationContext(), path+".validation_context"); err != nil {
+		if _, err := b.decodeTrust(m.GetValidationContext(), path+".validation_context"); err != nil {
 			return nil, err
 		}
 		s.validation = m.GetValidationContext()
@@ -141,7 +141,8 @@ func (b *Builder) applySecrets(next *State, u Update) error {
 	if err := b.room(len(b.secrets), len(u.Set), "secrets"); err != nil {
 		return err
 	}
-	set, err := decodeAll(u, func(_, _ string, m *tlsv3.Secret) (*secret, error) { return decodeSecret(m) })
+	b.uses = uses{}
+	set, err := decodeAll(u, func(_, _ string, m *tlsv3.Secret) (*secret, error) { return b.decodeSecret(m) })
 	if err != nil {
 		return err
 	}
@@ -214,12 +215,9 @@ func (b *Builder) again(next *State, concerned func(*Listener) bool) error {
 		if !concerned(l) {
 			continue
 		}
-		d, err := b.decodeListener(l.source, l.Version)
+		d, err := b.remade(l)
 		if err != nil {
 			return err
-		}
-		if d.Config != nil && l.Config != nil {
-			d.Config.Use = l.Config.Use
 		}
 		made[name] = d
 	}
@@ -230,11 +228,21 @@ func (b *Builder) again(next *State, concerned func(*Listener) bool) error {
 	return nil
 }
 
+// remade is a listener with what it names as that is now.
+func (b *Builder) remade(l *Listener) (*Listener, error) {
+	d, err := b.decodeListener(l.source, l.Version)
+	if err == nil && d.Config != nil && l.Config != nil {
+		d.Config.Use = l.Config.Use
+	}
+	return d, err
+}
+
 // uses is what the listener or cluster being decoded names and others send.
 type uses struct {
 	secrets    []SecretName
 	extensions []string
 	unserved   []error // why chains take nobody
+	files      []string
 }
 
 func (u *uses) any() bool { return len(u.secrets)+len(u.extensions) > 0 }
@@ -250,8 +258,9 @@ func (b *Builder) decodeListener(l *listenerv3.Listener, version string) (*Liste
 	if err != nil {
 		return nil, err
 	}
-	if b.uses.any() {
+	if b.uses.any() || len(b.uses.files) > 0 {
 		out.Secrets, out.Extensions, out.source = b.uses.secrets, b.uses.extensions, l
+		out.files, out.unserved = b.uses.files, len(b.uses.unserved)
 	}
 	return out, nil
 }

@@ -96,5 +96,7 @@ type Listener struct {
 	Secrets    []SecretName
 	Extensions []string
 
-	source *listenerv3.Listener // to make it again when one of them changes; nil without
+	files    []string             // of its certificates, keys and roots
+	unserved int                  // how many chains take nobody for want of them
+	source   *listenerv3.Listener // to make it again when one of them changes; nil without
 }

@@ -33,7 +33,7 @@ func (b *Builder) serverOptions(d *tlsv3.DownstreamTlsContext, path string) (o t
 		Gate: b.opts.Gate, StdRecords: b.opts.StdRecords, RequireSNI: d.GetRequireSni().GetValue(),
 		Tickets: !d.GetDisableStatelessSessionResumption(), TicketLifetime: d.GetSessionTimeout().AsDuration(),
 	}
-	if o.TicketKeys, err = ticketKeys(d.GetSessionTicketKeys(), path+".session_ticket_keys"); err != nil {
+	if o.TicketKeys, err = b.ticketKeys(d.GetSessionTicketKeys(), path+".session_ticket_keys"); err != nil {
 		return o, err
 	}
 	p, err := decodeParameters(c.GetTlsParams(), path+".tls_params")
@@ -101,7 +101,7 @@ func (b *Builder) clientOptions(u *tlsv3.UpstreamTlsContext, path string) (o tls
 func (b *Builder) certificates(c *tlsv3.CommonTlsContext, path string) (identity.Source, []*stdtls.Certificate, error) {
 	var all []*stdtls.Certificate
 	for i, crt := range c.GetTlsCertificates() {
-		x, err := decodeCertificate(crt, fmt.Sprintf("%s.tls_certificates[%d]", path, i))
+		x, err := b.decodeCertificate(crt, fmt.Sprintf("%s.tls_certificates[%d]", path, i))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -131,12 +131,12 @@ func (b *Builder) certificates(c *tlsv3.CommonTlsContext, path string) (identity
 	return nil, all, nil
 }
 
-func decodeCertificate(m *tlsv3.TlsCertificate, path string) (*stdtls.Certificate, error) {
-	chain, err := dataSource(m.GetCertificateChain(), path+".certificate_chain")
+func (b *Builder) decodeCertificate(m *tlsv3.TlsCertificate, path string) (*stdtls.Certificate, error) {
+	chain, err := b.fileSource(m.GetCertificateChain(), path+".certificate_chain")
 	if err != nil {
 		return nil, err
 	}
-	key, err := dataSource(m.GetPrivateKey(), path+".private_key")
+	key, err := b.fileSource(m.GetPrivateKey(), path+".private_key")
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +166,7 @@ func (b *Builder) trust(c *tlsv3.CommonTlsContext, path string) (t tls.Trust, as
 		proto.Merge(whole, s.validation)
 		v = whole
 	}
-	if t, err = decodeTrust(v, path+".validation_context"); err != nil {
+	if t, err = b.decodeTrust(v, path+".validation_context"); err != nil {
 		return t, false, err
 	}
 	if own {
@@ -183,10 +183,10 @@ func (b *Builder) trust(c *tlsv3.CommonTlsContext, path string) (t tls.Trust, as
 }
 
 // decodeTrust decodes a validation context, which may be nil.
-func decodeTrust(v *tlsv3.CertificateValidationContext, path string) (t tls.Trust, err error) {
+func (b *Builder) decodeTrust(v *tlsv3.CertificateValidationContext, path string) (t tls.Trust, err error) {
 	t.System = v.GetSystemRootCerts() != nil
 	t.SkipVerify = v.GetTrustChainVerification() == tlsv3.CertificateValidationContext_ACCEPT_UNTRUSTED
-	ca, err := dataSource(v.GetTrustedCa(), path+".trusted_ca")
+	ca, err := b.fileSource(v.GetTrustedCa(), path+".trusted_ca")
 	if err != nil {
 		return t, err
 	}
@@ -206,7 +206,7 @@ func decodeTrust(v *tlsv3.CertificateValidationContext, path string) (t tls.Trus
 		return t, err
 	}
 	t.RevokedLeafOnly = v.GetOnlyVerifyLeafCertCrl()
-	crl, err := dataSource(v.GetCrl(), path+".crl")
+	crl, err := b.fileSource(v.GetCrl(), path+".crl")
 	if err != nil {
 		return t, err
 	}
@@ -376,18 +376,18 @@ var openSSLSuites = map[string]uint16{
 // ticketKeys turns Envoy's keys (80 bytes: name, HMAC key, AES key) into Go's, which
 // derives its own three from 32 bytes: tickets are shared with other Weir proxies,
 // not with Envoy.
-func ticketKeys(m *tlsv3.TlsSessionTicketKeys, path string) (keys [][32]byte, err error) {
+func (b *Builder) ticketKeys(m *tlsv3.TlsSessionTicketKeys, path string) (keys [][32]byte, err error) {
 	const size = 80
 	for i, d := range m.GetKeys() {
 		at := fmt.Sprintf("%s.keys[%d]", path, i)
-		b, err := dataSource(d, at)
+		key, err := b.fileSource(d, at)
 		if err != nil {
 			return nil, err
 		}
-		if len(b) != size || bytes.Count(b, b[:1]) == size {
-			return nil, fmt.Errorf("%s: a key is %d random bytes, this one has %d", at, size, len(b))
+		if len(key) != size || bytes.Count(key, key[:1]) == size {
+			return nil, fmt.Errorf("%s: a key is %d random bytes, this one has %d", at, size, len(key))
 		}
-		keys = append(keys, sha256.Sum256(b))
+		keys = append(keys, sha256.Sum256(key))
 	}
 	return keys, nil
 }
