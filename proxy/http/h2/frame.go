@@ -65,10 +65,15 @@ func (m *Machine) idle(id uint32) bool {
 
 // fateOf says how a stream ended that is not in the table and not idle.
 func (m *Machine) fateOf(id uint32) fate {
+	return m.past.get(id, m.newest())
+}
+
+// newest is the highest stream that was opened.
+func (m *Machine) newest() uint32 {
 	if m.is(isServer) {
-		return m.past.get(id, m.lastPeer)
+		return m.lastPeer
 	}
-	return m.past.get(id, m.nextOwn-2)
+	return m.nextOwn - 2
 }
 
 // onSettings handles SETTINGS (RFC 9113 section 6.5).

@@ -68,7 +68,7 @@ func (m *Machine) accept(id uint32, now int64) *Stream {
 	m.past.use(id, m.lastPeer)
 	m.lastPeer = id
 	if m.is(goneFinal) || m.active >= m.o.MaxStreams {
-		m.past.set(id, weReset)
+		m.past.set(id, id, weReset)
 		m.orphaned += int64(m.recvInitial)
 		return nil
 	}

@@ -362,7 +362,7 @@ func (m *Machine) end(s *Stream, f fate) {
 	s.flags &^= known
 	m.stopWaiting(s)
 	m.table.remove(s)
-	m.past.set(s.id, f)
+	m.past.set(s.id, m.newest(), f)
 	m.active--
 	if f == weReset && !s.is(recvDone) {
 		m.orphaned += int64(max(s.recvWindow, 0))

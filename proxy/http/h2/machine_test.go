@@ -339,9 +339,9 @@ func TestPast(t *testing.T) {
 			t.Fatalf("stream %d is not new", id)
 		}
 		if id%4 == 1 {
-			p.set(id, ended)
+			p.set(id, last, ended)
 		} else {
-			p.set(id, weReset)
+			p.set(id, last, weReset)
 		}
 		for back := uint32(0); back < 600 && back < id; back += 2 {
 			want := ended
@@ -355,6 +355,11 @@ func TestPast(t *testing.T) {
 				t.Fatalf("at %d, stream %d: %v", id, id-back, got)
 			}
 		}
+	}
+	// A stream that was open for long has lost its place to a later one, whose fate its end does not change.
+	p.set(last-512, last, ended)
+	if got := p.get(last, last); got != weReset {
+		t.Errorf("after the end of stream %d, stream %d: %v, want %v", last-512, last, got, weReset)
 	}
 	p.use(last+100, last)
 	if p.get(last+50, last+100) != neverUsed || p.get(last, last+100) == neverUsed {

@@ -150,7 +150,11 @@ const (
 // what is sent behind an END_STREAM or RST_STREAM of its own must not. 256 streams are what a client has open at once by default.
 type past struct{ bits [256 / 32]uint64 }
 
-func (p *past) set(id uint32, f fate) {
+// set notes the fate of an id of which last is the highest used. One that is forgotten by now has no place any more: it is another's.
+func (p *past) set(id, last uint32, f fate) {
+	if last-id >= 512 {
+		return
+	}
 	i := id >> 1 & 255
 	p.bits[i>>5] = p.bits[i>>5]&^(3<<((i&31)*2)) | uint64(f)<<((i&31)*2)
 }
@@ -175,6 +179,6 @@ func (p *past) use(id, last uint32) {
 		if i > id {
 			i = id
 		}
-		p.set(i, neverUsed)
+		p.set(i, id, neverUsed)
 	}
 }
