@@ -125,10 +125,10 @@ type LoadBalancer struct {
 // next ones are used as far as those before are not healthy. Without any of the three lists the order is subzone, zone,
 // region, the rest.
 type LocalityPolicy struct {
-	Off     bool
-	Regions bool // only regions come before each other, also in Priority
-	// ZonesFrom is from how many endpoints in its region on a client's zone is preferred as far as it has capacity for the client's
-	// peers there, and the rest divided among zones that have more than their own need; 0: zones are alike.
+	Off bool
+	// ZonesFrom, if it is not 0, has only regions come before each other, also in Priority. From so many endpoints in its region
+	// on a client's zone is preferred as far as it has capacity for the client's peers there, and the rest is divided among zones
+	// that have more than their own need.
 	ZonesFrom  uint32
 	Distribute []LocalityShares
 	Failover   []RegionFailover  // which region comes before the others

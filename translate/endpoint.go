@@ -186,7 +186,7 @@ func resort(groups []*endpointv3.LocalityLbEndpoints) {
 		if e.Metadata == nil {
 			e.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{}}
 		}
-		e.Metadata.FilterMetadata["weir"] = fields(map[string]*structpb.Value{"leaving": structpb.NewBoolValue(true)})
+		ours(e.Metadata)["leaving"] = structpb.NewBoolValue(true)
 	}
 }
 

@@ -185,7 +185,7 @@ func (p *preference) rank(e *endpoint) int {
 			break
 		}
 	}
-	if len(p.Priority) > 0 && len(p.Failover) == 0 && !p.Regions {
+	if len(p.Priority) > 0 && len(p.Failover) == 0 && p.ZonesFrom == 0 {
 		return differ
 	}
 	return differ*(farthest+1) + p.distance(&e.Locality)
@@ -200,7 +200,7 @@ func (p *preference) distance(l *mesh.Locality) int {
 	switch {
 	case *from == (mesh.Locality{}):
 		return 0 // who is nowhere has it equally far to everybody
-	case *from == *l, p.Regions && from.Region == l.Region:
+	case *from == *l, p.ZonesFrom > 0 && from.Region == l.Region:
 		return 0
 	case from.Region == l.Region && from.Zone == l.Zone:
 		return 1

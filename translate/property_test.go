@@ -198,7 +198,7 @@ func (c *chaos) localities() *mesh.LocalityPolicy {
 	return one(c, "localities", nil, nil, &mesh.LocalityPolicy{}, &mesh.LocalityPolicy{Off: true}, &mesh.LocalityPolicy{Failover: []mesh.RegionFailover{{From: "r", To: "s"}}},
 		&mesh.LocalityPolicy{Priority: []mesh.LabelPreference{{Label: "v"}, {Label: "app", Value: "x", Fixed: true}}, Failover: []mesh.RegionFailover{{From: "s", To: "r"}}},
 		&mesh.LocalityPolicy{Distribute: []mesh.LocalityShares{{From: "r/*", To: []mesh.LocalityShare{{To: "r", Percent: 70}, {To: "s", Percent: 30}}}}},
-		&mesh.LocalityPolicy{Regions: true, ZonesFrom: 1})
+		&mesh.LocalityPolicy{ZonesFrom: 1})
 }
 
 func (c *chaos) destinationRule(ns, name string) *mesh.DestinationRule {
@@ -317,7 +317,7 @@ func (c *chaos) step(s *mesh.Snapshot) *mesh.Snapshot {
 			break
 		}
 		if gone {
-			next.Settings = one(c, "settings", nil, &mesh.Settings{Locality: &mesh.LocalityPolicy{Priority: []mesh.LabelPreference{{Label: "v"}}}}, &mesh.Settings{Locality: &mesh.LocalityPolicy{Regions: true, ZonesFrom: 2}}, &mesh.Settings{RegistryOnly: true, AccessLog: true, TrustDomainAliases: []string{"old"}})
+			next.Settings = one(c, "settings", nil, &mesh.Settings{Locality: &mesh.LocalityPolicy{Priority: []mesh.LabelPreference{{Label: "v"}}}}, &mesh.Settings{Locality: &mesh.LocalityPolicy{ZonesFrom: 2}}, &mesh.Settings{RegistryOnly: true, AccessLog: true, TrustDomainAliases: []string{"old"}})
 			break
 		}
 		w := c.workload(c.n("workload", 5))

@@ -99,7 +99,7 @@ func (l *lowerer) zoneAware(path string, s *networkingv1alpha3.ZoneAwareLoadBala
 		}
 		return nil
 	}
-	out.Regions, out.Priority, out.ZonesFrom = true, order.Priority, zonesFrom
+	out.Priority, out.ZonesFrom = order.Priority, zonesFrom
 	if m := s.MinClusterSize; m != nil {
 		out.ZonesFrom = m.Value
 	}

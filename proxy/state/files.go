@@ -18,13 +18,17 @@ type Files map[string]os.FileInfo
 func LookAt(names Files) Files {
 	out := make(Files, len(names))
 	for name := range names {
-		info, err := os.Stat(name)
-		if err != nil {
-			info = nil
-		}
-		out[name] = info
+		out[name] = lookAt(name)
 	}
 	return out
+}
+
+func lookAt(name string) os.FileInfo {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil
+	}
+	return info
 }
 
 // same reports whether a file is as it was. One that is replaced is another one, also of the same age and size.
@@ -43,7 +47,7 @@ func (b *Builder) fileSource(d *corev3.DataSource, path string) ([]byte, error) 
 			b.uses.files = append(b.uses.files, name)
 		}
 		if _, known := b.files[name]; !known { // one that is known and has changed since is to be noticed by all who use it
-			b.files[name] = LookAt(Files{name: nil})[name]
+			b.files[name] = lookAt(name)
 		}
 	}
 	return dataSource(d, path)
