@@ -61,8 +61,9 @@ type Handler interface {
 	// kept, nothing is read until a call of Kick or Resume gets some of it used.
 	Data(c *Conn, b []byte) (used int)
 	// EOF: the peer will send no more (FIN, or close_notify), and everything was
-	// shown. Kept bytes can still be asked for by Kick. Writing goes on; the
-	// connection closes by itself once CloseWrite is done too. Called at most once.
+	// shown, as often as Yield, Kick and Resume asked for. Kept bytes can still be
+	// asked for by Kick. Writing goes on; the connection closes by itself once
+	// CloseWrite is done too. Called at most once.
 	EOF(c *Conn)
 	// Drained: Buffered fell to LowWater or less after having been above HighWater.
 	Drained(c *Conn)
@@ -402,7 +403,7 @@ func (c *Conn) atEOF() {
 		c.tryEnd()
 		return
 	}
-	if c.state&(eof|eofShown|paused|open|dead) != eof|open {
+	if c.state&(eof|eofShown|paused|open|dead|kick) != eof|open { // kick: doWork shows what is kept and comes back
 		return
 	}
 	c.state |= eofShown
