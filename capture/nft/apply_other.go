@@ -24,3 +24,9 @@ func Routes(capture.Ruleset) error { return errLinux }
 
 // RemoveRoutes is for Linux.
 func RemoveRoutes(capture.Ruleset) error { return errLinux }
+
+// In is for Linux.
+func In(string, func() error) error { return errLinux }
+
+// Present is for Linux.
+func Present() (bool, error) { return false, errLinux }

@@ -5,14 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"os/user"
+	"strconv"
 
 	"github.com/miekg/dns"
 
 	"github.com/weirmesh/weir/capture"
+	"github.com/weirmesh/weir/capture/flags"
 	"github.com/weirmesh/weir/capture/iptables"
 	"github.com/weirmesh/weir/capture/nft"
 )
@@ -20,40 +21,47 @@ import (
 // runInit makes the pod's network namespace lead connections to the proxy: what an init
 // container does before any other starts. It writes the rules to out.
 func runInit(ctx context.Context, args []string, out, notes io.Writer) error {
-	ipv6, err := hasIPv6()
+	ipv6, err := capture.HasIPv6()
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	o, err := parseInit(args, place{env: os.LookupEnv, resolvers: resolvers, user: userID, ipv6: ipv6})
+	o, err := flags.Parse(args, flags.Place{Env: os.LookupEnv, Resolvers: resolvers, User: userID, IPv6: ipv6})
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	for _, n := range o.notes {
+	for _, n := range o.Notes {
 		fmt.Fprintln(notes, "init:", n)
 	}
 	rules, err := capture.Rules(o.Config)
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	if o.dryRun {
+	if o.DryRun {
 		_, err := fmt.Fprint(out, rules)
 		return err
 	}
-	return in(o.namespace, func() error {
-		if o.cleanup {
+	act := func() error {
+		if o.Cleanup {
 			return cleanUp(ctx, o.Config)
 		}
-		if !o.skip {
+		if !o.Skip {
 			if err := apply(ctx, rules, notes); err != nil {
 				return fmt.Errorf("init: %w", err)
 			}
 			fmt.Fprint(out, rules)
 		}
-		if o.validate {
-			return verify(ctx, o.InboundPort, o.ProbePort, o.timeout)
+		if o.Prove {
+			return verify(ctx, o.InboundPort, o.ProbePort, o.Timeout)
 		}
 		return nil
-	})
+	}
+	if o.Namespace == "" {
+		return act()
+	}
+	if err := nft.In(o.Namespace, act); err != nil {
+		return fmt.Errorf("init: --network-namespace: %w", err)
+	}
+	return nil
 }
 
 // apply writes the rules, by iptables-restore if the kernel has nothing newer.
@@ -87,20 +95,6 @@ func cleanUp(ctx context.Context, c capture.Config) error {
 	return nil
 }
 
-// hasIPv6 reports whether an interface has an IPv6 address that others can reach.
-func hasIPv6() (bool, error) {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return false, err
-	}
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is6() && p.Addr().IsGlobalUnicast() {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
 func resolvers() ([]netip.Addr, error) {
 	const file = "/etc/resolv.conf"
 	c, err := dns.ClientConfigFromFile(file)
@@ -126,5 +120,6 @@ func userID(name string) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	return number(u.Uid)
+	id, err := strconv.ParseUint(u.Uid, 10, 32)
+	return uint32(id), err
 }

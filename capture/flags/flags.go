@@ -1,4 +1,10 @@
-package main
+// Package flags reads the command line by which pods say what of their traffic is captured:
+// that of Istio's istio-iptables, which the injector writes into init containers.
+//
+// Arguments, environment and what must be known of the pod enter Parse; a capture.Config
+// and notes leave. It is a pure function: whoever makes a pod's rules, its init container
+// or the node's CNI plugin, makes the same.
+package flags
 
 import (
 	"errors"
@@ -13,22 +19,23 @@ import (
 	"github.com/weirmesh/weir/capture"
 )
 
-// initOptions is what the flags and the environment of weir-proxy init ask for.
-type initOptions struct {
+// Options is what flags and environment ask for.
+type Options struct {
 	capture.Config
-	dryRun, skip, validate, cleanup bool
-	namespace                       string // path of the network namespace; empty: ours
-	timeout                         time.Duration
-	// notes are about what was asked for and means nothing, or something else, here.
-	notes []string
+	DryRun, Skip, Prove, Cleanup bool
+	Namespace                    string // path of the network namespace; empty: ours
+	Timeout                      time.Duration
+	// Notes are about what was asked for and means nothing, or something else, here.
+	Notes []string
 }
 
-// place is what init must know of the pod.
-type place struct {
-	env       func(string) (string, bool)
-	resolvers func() ([]netip.Addr, error) // of /etc/resolv.conf
-	user      func(name string) (uint32, error)
-	ipv6      bool // there is an IPv6 address
+// Place is what must be known of the pod.
+type Place struct {
+	Env func(string) (string, bool)
+	// Resolvers of the pod's /etc/resolv.conf. None: queries to any server are taken.
+	Resolvers func() ([]netip.Addr, error)
+	User      func(name string) (uint32, error)
+	IPv6      bool // there is an IPv6 address
 }
 
 // The proxy's own ports: what an application cannot have is not captured.
@@ -42,19 +49,19 @@ type initFlag struct {
 	boolean                  bool
 }
 
-// parseInit reads the flags of Istio's istio-iptables (1.0 to 1.31) in their own
+// Parse reads the flags of Istio's istio-iptables (1.0 to 1.31) in their own
 // meaning, with Istio's environment variables for those not given.
-func parseInit(args []string, p place) (*initOptions, error) {
-	o := &initOptions{Config: capture.Config{OutboundPort: 15001, InboundPort: 15006, HealthPort: 15021, ProbePort: capture.ProbePort,
-		IPv6: p.ipv6}, timeout: 5 * time.Second}
-	note := func(format string, a ...any) { o.notes = append(o.notes, fmt.Sprintf(format, a...)) }
+func Parse(args []string, p Place) (*Options, error) {
+	o := &Options{Config: capture.Config{OutboundPort: 15001, InboundPort: 15006, HealthPort: 15021, ProbePort: capture.ProbePort,
+		IPv6: p.IPv6}, Timeout: 5 * time.Second}
+	note := func(format string, a ...any) { o.Notes = append(o.Notes, fmt.Sprintf(format, a...)) }
 	var inboundExcept []uint16
 	var dns, allDNS, none, allDestinations, allPorts bool
 
 	inert := func(why string) func(string) error {
 		return func(v string) error {
 			if v != "" && v != "false" {
-				o.notes = append(o.notes, why)
+				o.Notes = append(o.Notes, why)
 			}
 			return nil
 		}
@@ -136,13 +143,13 @@ func parseInit(args []string, p place) (*initOptions, error) {
 			o.IPv6 = o.IPv6 || both
 			return err
 		}, true},
-		{"dry-run", "n", "", "print the rules, change nothing", boolean(&o.dryRun), true},
-		{"cleanup-only", "", "", "remove the rules (also: the argument clean)", boolean(&o.cleanup), true},
-		{"skip-rule-apply", "", "", "change nothing, with --run-validation", boolean(&o.skip), true},
-		{"run-validation", "", "", "prove by a connection that the rules are in force", boolean(&o.validate), true},
+		{"dry-run", "n", "", "print the rules, change nothing", boolean(&o.DryRun), true},
+		{"cleanup-only", "", "", "remove the rules (also: the argument clean)", boolean(&o.Cleanup), true},
+		{"skip-rule-apply", "", "", "change nothing, with --run-validation", boolean(&o.Skip), true},
+		{"run-validation", "", "", "prove by a connection that the rules are in force", boolean(&o.Prove), true},
 		{"iptables-probe-port", "", "", "`port` of that connection (15002)", one(&o.ProbePort, port), false},
-		{"probe-timeout", "", "", "how `long` to try (5s)", one(&o.timeout, time.ParseDuration), false},
-		{"network-namespace", "", "", "`path` of the network namespace to change, instead of ours", one(&o.namespace, word), false},
+		{"probe-timeout", "", "", "how `long` to try (5s)", one(&o.Timeout, time.ParseDuration), false},
+		{"network-namespace", "", "", "`path` of the network namespace to change, instead of ours", one(&o.Namespace, word), false},
 
 		{"inbound-tunnel-port", "e", "", "", inert("--inbound-tunnel-port: there is no HBONE tunnel here; connections to that port are captured like others"), false},
 		{"cni-mode", "", "", "", inert("--cni-mode: it changes nothing here; --network-namespace says where the rules go"), true},
@@ -175,7 +182,7 @@ func parseInit(args []string, p place) (*initOptions, error) {
 			}
 		}
 	}
-	if len(args) > 0 && args[0] == "istio-iptables" { // the image's entrypoint says init already
+	for len(args) > 0 && (args[0] == "init" || args[0] == "istio-iptables") { // the image's entrypoint may say it already
 		args = args[1:]
 	}
 	if err := fs.Parse(args); err != nil {
@@ -183,7 +190,7 @@ func parseInit(args []string, p place) (*initOptions, error) {
 	}
 	switch {
 	case fs.NArg() == 1 && fs.Arg(0) == "clean":
-		o.cleanup = true
+		o.Cleanup = true
 	case fs.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q; weir-proxy init -h lists the flags", fs.Arg(0))
 	}
@@ -192,7 +199,7 @@ func parseInit(args []string, p place) (*initOptions, error) {
 			continue
 		}
 		for _, name := range []string{strings.ToUpper(strings.ReplaceAll(f.long, "-", "_")), f.alias} {
-			v, ok := p.env(name)
+			v, ok := p.Env(name)
 			if name == "" || !ok || f.boolean && v == "" {
 				continue
 			}
@@ -204,9 +211,9 @@ func parseInit(args []string, p place) (*initOptions, error) {
 	}
 	if !given["proxy-uid"] && len(o.Exempt.UIDs) == 0 {
 		uid := uint32(1337)
-		if name, ok := p.env("ENVOY_USER"); ok && name != "" {
+		if name, ok := p.Env("ENVOY_USER"); ok && name != "" {
 			var err error
-			if uid, err = p.user(name); err != nil {
+			if uid, err = p.User(name); err != nil {
 				return nil, fmt.Errorf("ENVOY_USER: %w; say the number with -u", err)
 			}
 		}
@@ -230,17 +237,17 @@ func parseInit(args []string, p place) (*initOptions, error) {
 		o.DNSPort = 15053
 		if !allDNS {
 			var err error
-			if o.DNSServers, err = p.resolvers(); err != nil {
+			if o.DNSServers, err = p.Resolvers(); err != nil {
 				return nil, fmt.Errorf("--redirect-dns: %w; --capture-all-dns needs no resolvers", err)
 			}
 		}
 	} else if allDNS {
 		note("--capture-all-dns: it counts with --redirect-dns only")
 	}
-	if !o.cleanup && !o.skip && !o.Inbound.All && !o.Outbound.All && len(o.Inbound.Ports)+len(o.Outbound.Ports)+len(o.Outbound.CIDRs) == 0 {
+	if !o.Cleanup && !o.Skip && !o.Inbound.All && !o.Outbound.All && len(o.Inbound.Ports)+len(o.Outbound.Ports)+len(o.Outbound.CIDRs) == 0 {
 		note("no connection is captured: -b and -i name none, and capture everything if they are '*'")
 	}
-	if err := o.Validate(); err != nil {
+	if err := o.Config.Validate(); err != nil {
 		return nil, err
 	}
 	return o, nil
