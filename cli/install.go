@@ -26,10 +26,12 @@ and wait until it is ready. Called again it changes what is there to what is
 asked for now.
 
 Profiles: minimal (control plane), default (and an ingress gateway), demo (both
-gateways, access logs). --set and --values take the values of the Helm chart,
-names of Istio's charts included.`,
+gateways, access logs), production (two of everything, on different nodes,
+autoscaled). --set and --values take the values of the Helm chart, names of
+Istio's charts included.`,
 		Example: `  weir install
   weir install --profile demo --hub registry.example/weir --tag 0.1.0
+  weir install --profile production --set pilot.autoscaleMax=10
   weir install --set meshConfig.accessLogFile=/dev/stdout
   weir install --set global.mtls.enabled=true --timeout 2m
   weir install --dry-run > weir.yaml`,

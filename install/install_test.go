@@ -137,6 +137,20 @@ func TestSettingsOfOldCharts(t *testing.T) {
 		{set: "global.mtls.enabled=1", refuse: "1 is neither true nor false"},
 		{set: "global.trustDomain=example.org", object: "ConfigMap/istio", text: "trustDomain: example.org"},
 		{set: "novalue", refuse: "KEY=VALUE"},
+		{set: "pilot.autoscaleEnabled=true", object: "HorizontalPodAutoscaler/istiod", text: `"minReplicas":2`},
+		{set: "pilot.autoscaleEnabled=true", object: "PodDisruptionBudget/istiod", text: `"minAvailable":1`},
+		{set: "pilot.autoscaleEnabled=false", gone: "HorizontalPodAutoscaler/istiod"},
+		{set: "pilot.autoscaleMax=four", refuse: "four is no number"},
+		{set: "gateways.istio-ingressgateway.cpu.targetAverageUtilization=60"},
+		{set: "pilot.replicaCount=1", gone: "PodDisruptionBudget/istiod"},
+		{set: "pilot.replicaCount=2", object: "PodDisruptionBudget/istiod", text: `"app":"istiod"`},
+		{set: "gateways.istio-ingressgateway.replicaCount=3", object: "PodDisruptionBudget/istio-ingressgateway", text: `"istio":"ingressgateway"`},
+		{set: "global.defaultPodDisruptionBudget.enabled=false", gone: "PodDisruptionBudget/istiod"},
+		{set: "global.defaultNodeSelector.pool=mesh", object: "Deployment/istio-ingressgateway", text: `"nodeSelector":{"pool":"mesh"}`},
+		{set: "global.defaultTolerations[0].operator=Exists", object: "Deployment/istiod", text: `"tolerations":[{"operator":"Exists"}]`},
+		{set: "pilot.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight=1", object: "Deployment/istiod", text: `"weight":1`},
+		{set: "global.priorityClassName=system-cluster-critical", object: "ResourceQuota/weir-critical-pods", text: "system-cluster-critical"},
+		{set: "global.priorityClassName=mine", gone: "ResourceQuota/weir-critical-pods", object: "Deployment/istiod", text: `"priorityClassName":"mine"`},
 	} {
 		t.Run(c.set, func(t *testing.T) {
 			r, err := Render(Settings{Set: []string{c.set}})
@@ -170,6 +184,39 @@ func TestSettingsOfOldCharts(t *testing.T) {
 				t.Errorf("%s is made", c.gone)
 			}
 		})
+	}
+}
+
+// Where pods go, how many there are, and who says so.
+func TestAvailability(t *testing.T) {
+	spec := func(o *unstructured.Unstructured, at ...string) string {
+		v, _, err := unstructured.NestedFieldNoCopy(o.Object, append([]string{"spec"}, at...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	for _, o := range render(t, Settings{Profile: "production"}).Objects {
+		switch o.GetKind() {
+		case "Deployment":
+			if r := spec(o, "replicas"); r != "null" {
+				t.Errorf("%s: replicas %s would take pods away from the autoscaler with every installation", o.GetName(), r)
+			}
+			if s := spec(o, "template", "spec", "topologySpreadConstraints"); !strings.Contains(s, "kubernetes.io/hostname") || !strings.Contains(s, "topology.kubernetes.io/zone") || !strings.Contains(s, `"app":"`+o.GetName()) {
+				t.Errorf("%s: spread by %s", o.GetName(), s)
+			}
+		case "HorizontalPodAutoscaler":
+			if n := spec(o, "scaleTargetRef", "name"); n != `"`+o.GetName()+`"` {
+				t.Errorf("%s scales %s", o.GetName(), n)
+			}
+		}
+	}
+	if _, err := Render(Settings{Set: []string{"pilot.autoscaleEnabled=true", "pilot.autoscaleMax=1"}}); err == nil || !strings.Contains(err.Error(), "istiod: autoscaleMax (1) is less than autoscaleMin (2)") {
+		t.Errorf("fewer at most than at least: %v", err)
 	}
 }
 

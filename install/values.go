@@ -193,7 +193,7 @@ func boolean(v any) bool { _, is := v.(bool); return is }
 
 // freeForm are maps of Kubernetes' own.
 func freeForm(key string) bool {
-	return slices.Contains([]string{"resources", "env", "annotations", "labels", "nodeSelector", "podAnnotations", "injectedAnnotations"}, key)
+	return slices.Contains([]string{"resources", "env", "annotations", "labels", "nodeSelector", "defaultNodeSelector", "affinity", "autoscaleBehavior", "podAnnotations", "injectedAnnotations"}, key)
 }
 
 // says reports whether a value is true or false, as --set-string and quotes may have it, too.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 
@@ -53,4 +54,19 @@ func TestUninstallWaitsForDefinitions(t *testing.T) {
 			t.Errorf("the definition is still there: %v", err)
 		}
 	})
+}
+
+// What uninstall does not know by kind would be left behind.
+func TestEveryKindIsOurs(t *testing.T) {
+	for _, profile := range install.Profiles() {
+		r, err := install.Render(install.Settings{Profile: profile, Set: []string{"global.mtls.enabled=true"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range r.Objects {
+			if !slices.Contains(ours, o.GroupVersionKind()) {
+				t.Errorf("profile %s makes %s, which nothing removes", profile, title(o))
+			}
+		}
+	}
 }

@@ -39,3 +39,37 @@ install.weir.dev/owner: {{ .Release.Name }}
   rules:
   - {operations: [CREATE], apiGroups: [""], apiVersions: [v1], resources: [pods]}
 {{- end }}
+
+{{- /* An autoscaler owns the number of replicas: it would be set back by every installation. */ -}}
+{{- define "weir.replicas" }}
+{{- if .autoscaleEnabled }}{{ "" }}{{ else -}}
+replicas: {{ .replicaCount }}
+{{- end }}
+{{- end }}
+
+{{- /* The least number of pods there are. */ -}}
+{{- define "weir.least" -}}{{ if .autoscaleEnabled }}{{ .autoscaleMin }}{{ else }}{{ .replicaCount }}{{ end }}{{- end }}
+
+{{- /* Where pods of a component (of) go: by its own settings, or those for all. */ -}}
+{{- define "weir.scheduling" }}
+{{- with .global.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .of.nodeSelector | default .global.defaultNodeSelector }}
+nodeSelector: {{ toJson . }}
+{{- end }}
+{{- with .of.tolerations | default .global.defaultTolerations }}
+tolerations: {{ toJson . }}
+{{- end }}
+{{- with .of.affinity }}
+affinity: {{ toJson . }}
+{{- end }}
+{{- with .of.topologySpreadConstraints }}
+topologySpreadConstraints: {{ toJson . }}
+{{- else }}
+{{- /* One lost node, or zone, does not take all of them, as far as the cluster can do it. */}}
+topologySpreadConstraints:
+- {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {{ toJson .labels }}}}
+- {maxSkew: 1, topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {{ toJson .labels }}}}
+{{- end }}
+{{- end }}
