@@ -33,6 +33,7 @@ import (
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/dns"
+	"github.com/weirmesh/weir/proxy/filter/jwtauthn"
 	"github.com/weirmesh/weir/proxy/hosts"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
@@ -172,6 +173,7 @@ type Proxy struct {
 	stirred chan struct{}               // a worker did something since collect
 	sender  *edges.Sender
 	keeper  *restore.Keeper
+	keys    *jwtauthn.Sets // of tokens
 	logs    *observe.Log
 	// descriptors is how many this process may have; 0: unknown.
 	descriptors int64
@@ -377,6 +379,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	<-g.Done()
 	p.drain()
 	err := g.Wait()
+	p.keys.Close()
 	stopLoops()
 	workers.Wait()
 	return err

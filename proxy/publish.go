@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/weirmesh/weir/api/keys"
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/dns/names"
@@ -61,7 +60,8 @@ type publisher struct {
 }
 
 func newPublisher(p *Proxy) (*publisher, error) {
-	o := state.Options{Gate: p.gate, Keys: jwtauthn.NewSets(p.newestKeys), Peers: p.callers, StdRecords: p.o.StdRecords, Demand: p.demands, Strange: p.o.Control != nil && p.o.Control.Strange, Plaintext: p.o.Control != nil && p.id == nil && !p.o.Control.Strange,
+	p.keys = jwtauthn.NewSets(p.newestKeys, p.fetchKeys)
+	o := state.Options{Gate: p.gate, Keys: p.keys, Peers: p.callers, StdRecords: p.o.StdRecords, Demand: p.demands, Strange: p.o.Control != nil && p.o.Control.Strange, Plaintext: p.o.Control != nil && p.id == nil && !p.o.Control.Strange,
 		Loop: func() *loop.Loop { return p.workers[0].loop }, Checks: func() *cluster.Checks { return p.workers[0].checks }}
 	if p.id != nil {
 		o.Identity = p.id.Peers()
@@ -139,19 +139,6 @@ func (p *Proxy) outdated() bool {
 	s, _ := p.xds.State()
 	away := time.Since(s.Since)
 	return !s.Connected && away < restart || s.Connected && away < news
-}
-
-// newestKeys asks the control plane for the newest keys of a token issuer.
-func (p *Proxy) newestKeys(ctx context.Context, uri string) (string, error) {
-	if p.xds == nil {
-		return "", errors.New("there is no control plane")
-	}
-	s, _ := p.xds.State()
-	conn := p.uplink.Load()
-	if !s.Connected || conn == nil || !slices.Contains(strings.Fields(s.ControlPlane), keys.Token) {
-		return "", errors.New("no control plane is there that fetches keys")
-	}
-	return keys.Newest(ctx, *conn, uri)
 }
 
 // observed waits for a control plane that listens to what happens, and returns the

@@ -48,27 +48,38 @@ func (a *Answer) GRPCStatus() int {
 // exchange ends before, so does the call, and Then is not called.
 func (x *Exchange) Call(c Call) Verdict {
 	k := &call{Call: c, owner: x}
-	k.turn.Do = k.step
 	x.call = k
-	q := x.w.newExchange(k, &x.w.probing, &k.info, nil)
+	k.ask(x.w, x.state)
+	return Hold
+}
+
+// Call asks on behalf of no exchange, by the newest state, and tells the answer on the loop, once. What that refers to is
+// gone when told returns. Then is not called.
+func (w *Worker) Call(c Call, told func(*Answer)) {
+	(&call{Call: c, told: told}).ask(w, w.state)
+}
+
+func (k *call) ask(w *Worker, s State) {
+	k.turn.Do = k.step
+	q := w.newExchange(k, &w.probing, &k.info, nil)
 	k.q = q
-	q.state = x.state
-	q.Began, q.touched = x.w.loop.Now(), x.w.loop.Now()
-	q.total = c.Timeout
+	q.state = s
+	q.Began, q.touched = w.loop.Now(), w.loop.Now()
+	q.total = k.Timeout
 	q.flags |= requestDone
-	q.body = c.Ask(&q.Request, &q.arena, x.w.loop.Buffers().Get(0))
+	q.body = k.Ask(&q.Request, &q.arena, w.loop.Buffers().Get(0))
 	if q.Request.NoBody, q.Request.ContentLength = len(q.body) == 0, int64(len(q.body)); q.Request.NoBody {
 		q.dropBody()
 		q.flags |= keepBody // there is none to lose
 	}
-	x.w.loop.AtTurnEnd(&k.turn) // the pool may answer at once, and a stage is under way
-	return Hold
+	w.loop.AtTurnEnd(&k.turn) // the pool may answer at once, and a stage is under way
 }
 
 // call is a Call under way, and the downstream of its exchange.
 type call struct {
 	Call
-	owner    *Exchange // nil: nobody wants to know any more
+	owner    *Exchange // nil: nobody wants to know any more, or told
+	told     func(*Answer)
 	q        *Exchange // the question
 	info     conn.Info
 	turn     loop.TurnNode
@@ -103,7 +114,10 @@ func (k *call) tell() {
 	if !k.answered && a.Cause == causes.NoCause {
 		a.Cause = causes.UpstreamTerminated
 	}
-	if x != nil {
+	switch {
+	case k.told != nil:
+		k.told(&a)
+	case x != nil:
 		x.call = nil
 		if x.down.blame(); k.Then(x, &a) == Continue {
 			x.run()

@@ -129,7 +129,7 @@ func NewBuilder(o Options) *Builder {
 		o.MaxResources = DefaultMaxResources
 	}
 	if o.Keys == nil {
-		o.Keys = jwtauthn.NewSets(nil)
+		o.Keys = jwtauthn.NewSets(nil, nil)
 	}
 	return &Builder{opts: o, cur: &State{byName: map[string]cluster.ID{}, tables: map[string]*route.Table{}, listeners: map[string]*Listener{}, names: nil},
 		routes: map[string]*routes{}, ids: map[string]cluster.ID{}, limitsOf: map[string]*cluster.Limits{}, healthOf: map[string]*cluster.Health{}, ledger: rbac.NewLedger(), counts: counts{map[string]*extauthz.Counts{}, map[string]*ratelimit.Counts{}}, secrets: map[SecretName]*secret{}, noSecret: map[SecretName]bool{}, extensions: map[string]*anypb.Any{}, noExtension: map[string]bool{}, specs: map[string]*clusterSpec{},
@@ -181,6 +181,9 @@ func (b *Builder) Apply(u Update) (*State, []*cluster.Endpoint, error) {
 	b.enliven(&next)
 	b.cur = &next
 	b.tellPeers()
+	if u.TypeURL != resource.EndpointType { // which come often
+		b.keepKeys()
+	}
 	return &next, b.gone, less
 }
 

@@ -277,9 +277,14 @@ var fields = map[protoreflect.FullName]known{
 
 	// Authorization.
 	"envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication": acts("providers rules bypass_cors_preflight requirement_map").but("stat_prefix", statsNames),
-	"envoy.extensions.filters.http.jwt_authn.v3.JwtProvider": acts("issuer audiences local_jwks forward from_headers from_params from_cookies forward_payload_header"+
+	"envoy.extensions.filters.http.jwt_authn.v3.JwtProvider": acts("issuer audiences local_jwks remote_jwks forward from_headers from_params from_cookies forward_payload_header"+
 		" pad_forward_payload_header payload_in_metadata normalize_payload_in_metadata clock_skew_seconds claim_to_headers clear_route_cache").
 		but("jwt_cache_config", "verified tokens are always kept, within a limit"),
+	"envoy.extensions.filters.http.jwt_authn.v3.RemoteJwks": acts("http_uri cache_duration async_fetch retry_policy"),
+	"envoy.extensions.filters.http.jwt_authn.v3.JwksAsyncFetch": acts("failed_refetch_duration").
+		but("fast_listener", "listeners serve at once; requests with tokens wait for the first keys"),
+	"envoy.config.core.v3.RetryPolicy":                                        acts("retry_back_off num_retries").but("retry_on", "whatever is no set of keys is asked for again"),
+	"envoy.config.core.v3.BackoffStrategy":                                    everything,
 	"envoy.extensions.filters.http.jwt_authn.v3.JwtProvider.NormalizePayload": everything,
 	"envoy.extensions.filters.http.jwt_authn.v3.JwtHeader":                    everything,
 	"envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader":             acts("header_name claim_name claim_path"),
@@ -319,7 +324,7 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.filters.http.ext_authz.v3.AuthorizationResponse": acts("allowed_upstream_headers allowed_upstream_headers_to_append allowed_client_headers allowed_client_headers_on_success"),
 	"envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute":      acts("disabled check_settings"),
 	"envoy.extensions.filters.http.ext_authz.v3.CheckSettings":         acts("context_extensions disable_request_body_buffering").but("emit_client_span", spans),
-	"envoy.config.core.v3.HttpUri":                                     acts("cluster timeout").but("uri", "the cluster is asked"),
+	"envoy.config.core.v3.HttpUri":                                     everything,
 	"envoy.type.v3.HttpStatus":                                         everything,
 	"envoy.type.matcher.v3.ListStringMatcher":                          acts("patterns"),
 	"envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit": acts("stat_prefix status token_bucket filter_enabled filter_enforced request_headers_to_add_when_not_enforced response_headers_to_add"+

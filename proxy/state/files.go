@@ -119,5 +119,6 @@ func (b *Builder) Reread(now Files) (next *State, gone []*cluster.Endpoint, read
 	b.enliven(&state)
 	b.cur = &state
 	b.tellPeers()
+	b.keepKeys()
 	return &state, b.gone, read, err
 }

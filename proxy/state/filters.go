@@ -221,7 +221,7 @@ func (b *Builder) jwtAuthnFilter(l *filterList, config *anypb.Any, at string) er
 	if err := unpack(config, x, at); err != nil {
 		return err
 	}
-	f, err := b.decodeJWT(x, at)
+	f, err := b.decodeJWT(l, x, at)
 	if err == nil {
 		l.enter(jwtauthn.Stage(f))
 	}

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	jwtauthnv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -23,11 +25,11 @@ const jwtFilter = "envoy.filters.http.jwt_authn"
 const defaultSkew = 60
 
 // decodeJWT compiles a JwtAuthentication.
-func (b *Builder) decodeJWT(m *jwtauthnv3.JwtAuthentication, path string) (*jwtauthn.Filter, error) {
+func (b *Builder) decodeJWT(l *filterList, m *jwtauthnv3.JwtAuthentication, path string) (*jwtauthn.Filter, error) {
 	f := &jwtauthn.Filter{Preflight: m.GetBypassCorsPreflight()}
 	providers := map[string]*jwtauthn.Provider{}
 	for _, name := range slices.Sorted(maps.Keys(m.GetProviders())) {
-		p, err := b.jwtProvider(m.GetProviders()[name], fmt.Sprintf("%s.providers[%s]", path, name))
+		p, err := b.jwtProvider(l, m.GetProviders()[name], fmt.Sprintf("%s.providers[%s]", path, name))
 		if err != nil {
 			return nil, err
 		}
@@ -65,7 +67,7 @@ func (b *Builder) decodeJWT(m *jwtauthnv3.JwtAuthentication, path string) (*jwta
 	return f, nil
 }
 
-func (b *Builder) jwtProvider(m *jwtauthnv3.JwtProvider, path string) (*jwtauthn.Provider, error) {
+func (b *Builder) jwtProvider(l *filterList, m *jwtauthnv3.JwtProvider, path string) (*jwtauthn.Provider, error) {
 	p := &jwtauthn.Provider{Issuer: m.GetIssuer(), Forward: m.GetForward(), Pad: m.GetPadForwardPayloadHeader(), Metadata: m.GetPayloadInMetadata(),
 		Spaced: m.GetNormalizePayloadInMetadata().GetSpaceDelimitedClaims(), Params: m.GetFromParams(), Cookies: m.GetFromCookies(),
 		Skew: int64(cmp.Or(m.GetClockSkewSeconds(), defaultSkew)), Rematch: m.GetClearRouteCache()}
@@ -99,18 +101,96 @@ func (b *Builder) jwtProvider(m *jwtauthnv3.JwtProvider, path string) (*jwtauthn
 		}
 		p.Claims = append(p.Claims, h)
 	}
+	if p.Keys, err = b.jwtKeys(l, m, path); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// jwtKeys finds the keys of a provider: they are there, or the proxy fetches them.
+func (b *Builder) jwtKeys(l *filterList, m *jwtauthnv3.JwtProvider, path string) (*jwtauthn.Source, error) {
+	if r := m.GetRemoteJwks(); r != nil {
+		from, err := b.remoteKeys(r, path+".remote_jwks")
+		if err != nil {
+			return nil, err
+		}
+		l.config.Asks = append(l.config.Asks, from.Cluster)
+		keys := b.opts.Keys.Remote(from)
+		b.uses.keys = append(b.uses.keys, keys)
+		return keys, nil
+	}
 	at, source := path+".local_jwks", m.GetLocalJwks()
 	if source == nil {
-		return nil, fmt.Errorf("%s: is missing, and there is no other way to get keys", at)
+		return nil, fmt.Errorf("%s: has neither local_jwks nor remote_jwks: there are no keys", path)
 	}
 	text, err := dataSource(source, at)
 	if err != nil {
 		return nil, err
 	}
-	if p.Keys, err = b.opts.Keys.Given(string(text)); err != nil {
+	keys, err := b.opts.Keys.Given(string(text))
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", at, err)
 	}
-	return p, nil
+	return keys, nil
+}
+
+const (
+	// Envoy's defaults of RemoteJwks, and that of a timeout of 0, which has to be given.
+	freshKeys    = 10 * time.Minute
+	keysTimeout  = 5 * time.Second
+	keysBackOff  = time.Second
+	keysMaximum  = 10 // times the base
+	shortest     = time.Second
+	longestFetch = time.Minute
+	mostRetries  = 100
+)
+
+// remoteKeys reads where a proxy fetches keys. It always does so in the background: requests wait only while there are none.
+func (b *Builder) remoteKeys(m *jwtauthnv3.RemoteJwks, path string) (r jwtauthn.Remote, err error) {
+	at := path + ".http_uri"
+	h := m.GetHttpUri()
+	if h.GetCluster() == "" {
+		return r, fmt.Errorf("%s.cluster: is empty", at)
+	}
+	u, err := url.Parse(h.GetUri())
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+		return r, fmt.Errorf("%s.uri: %q is no address of HTTP, such as https://issuer.example/keys", at, h.GetUri())
+	case u.User != nil:
+		return r, fmt.Errorf("%s.uri: has a user in it, whom nobody would be told of", at)
+	}
+	r = jwtauthn.Remote{Cluster: b.clusterID(h.GetCluster()), Scheme: u.Scheme, Authority: u.Host, Path: u.RequestURI(),
+		Timeout: min(cmp.Or(h.GetTimeout().AsDuration(), keysTimeout), longestFetch), Fresh: max(orDefault(m.GetCacheDuration(), freshKeys), shortest), Base: keysBackOff}
+	if p := m.GetRetryPolicy(); p != nil {
+		if r.Retries = 1; p.GetNumRetries() != nil {
+			r.Retries = int(min(p.GetNumRetries().GetValue(), mostRetries))
+		}
+		if o := p.GetRetryBackOff(); o != nil {
+			r.Base = max(o.GetBaseInterval().AsDuration(), time.Millisecond)
+			if r.Max = o.GetMaxInterval().AsDuration(); o.GetMaxInterval() != nil && r.Max < r.Base {
+				return r, fmt.Errorf("%s.retry_policy.retry_back_off.max_interval: is less than base_interval", path)
+			}
+		}
+	}
+	r.Max = cmp.Or(r.Max, keysMaximum*r.Base)
+	if a := m.GetAsyncFetch().GetFailedRefetchDuration(); a != nil {
+		r.Again = max(a.AsDuration(), 100*time.Millisecond)
+	}
+	if r.Timeout < 0 {
+		return r, fmt.Errorf("%s.timeout: is negative", at)
+	}
+	return r, nil
+}
+
+// keepKeys says whose keys are needed now.
+func (b *Builder) keepKeys() {
+	used := map[*jwtauthn.Source]bool{}
+	for _, l := range b.cur.listeners {
+		for _, k := range l.keys {
+			used[k] = true
+		}
+	}
+	b.opts.Keys.Keep(used)
 }
 
 // jwtHeader is the name of a header that a provider sets. Pseudo-headers and what messages are framed by are not for

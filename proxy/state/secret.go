@@ -12,6 +12,8 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+
+	"github.com/weirmesh/weir/proxy/filter/jwtauthn"
 )
 
 // secret is a decoded Secret: a certificate to show, or roots to judge by.
@@ -243,6 +245,7 @@ type uses struct {
 	extensions []string
 	unserved   []error // why chains take nobody
 	files      []string
+	keys       []*jwtauthn.Source // of tokens, that the proxy fetches
 }
 
 func (u *uses) any() bool { return len(u.secrets)+len(u.extensions) > 0 }
@@ -262,5 +265,6 @@ func (b *Builder) decodeListener(l *listenerv3.Listener, version string) (*Liste
 		out.Secrets, out.Extensions, out.source = b.uses.secrets, b.uses.extensions, l
 		out.files, out.unserved = b.uses.files, len(b.uses.unserved)
 	}
+	out.keys = b.uses.keys
 	return out, nil
 }

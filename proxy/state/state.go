@@ -10,6 +10,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/dns/names"
+	"github.com/weirmesh/weir/proxy/filter/jwtauthn"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/route"
 )
@@ -97,6 +98,7 @@ type Listener struct {
 	Extensions []string
 
 	files    []string             // of its certificates, keys and roots
+	keys     []*jwtauthn.Source   // that the proxy fetches
 	unserved int                  // how many chains take nobody for want of them
 	source   *listenerv3.Listener // to make it again when one of them changes; nil without
 }

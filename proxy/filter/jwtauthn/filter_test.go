@@ -135,7 +135,7 @@ func two(sets *Sets, keys1, keys2 string) *Filter {
 // Who has a valid token goes on, with what it says; who has none goes on without; everybody else is told what is wrong.
 func TestTokens(t *testing.T) {
 	k1, k2 := newSigner("k1"), newSigner("k2")
-	s := newServer(t, two(NewSets(nil), set(k1), set(k2)))
+	s := newServer(t, two(NewSets(nil, nil), set(k1), set(k2)))
 	now := mem.Epoch.Unix()
 	good := fmt.Sprintf(`{"iss":"one","sub":"jane","aud":["x","https://aud.example/"],"exp":%d,"nbf":%d,"scope":"a b","r":{"level":7},"list":[1]}`, now+100, now-100)
 	claims := func(edit ...string) string { return strings.NewReplacer(edit...).Replace(good) }
@@ -207,7 +207,7 @@ func TestTokens(t *testing.T) {
 
 // Where a token is needed, none is told apart from a bad one.
 func TestNeeded(t *testing.T) {
-	f := two(NewSets(nil), set(newSigner("a")), set(newSigner("b")))
+	f := two(NewSets(nil, nil), set(newSigner("a")), set(newSigner("b")))
 	f.Rules[0].Requires = f.Rules[0].Requires.Of[0]
 	s := newServer(t, f)
 	if status, body, challenge := s.get(`/"x\?q`); status != "401" || body != "Jwt is missing" || challenge != `Bearer realm="http://a/\"x\\"` {
@@ -254,7 +254,7 @@ func TestRotation(t *testing.T) {
 		p := &provider{uri: "https://p", delay: 20 * time.Millisecond}
 		cur := newSigner("0")
 		p.publish(cur)
-		sets := NewSets(p.ask)
+		sets := NewSets(p.ask, nil)
 		src := must(sets.Given(*p.text.Load()))
 		stranger := newSigner("stranger")
 		for i := range 50 {
@@ -296,7 +296,7 @@ func TestAway(t *testing.T) {
 		p := &provider{uri: "https://p"}
 		k, stranger := newSigner("k"), newSigner("x")
 		p.publish(k)
-		sets := NewSets(p.ask)
+		sets := NewSets(p.ask, nil)
 		src := must(sets.Given(*p.text.Load()))
 		p.text.Store(nil)
 		tok, strange := parsed(k.sign(`{}`)), parsed(stranger.sign(`{}`))
@@ -328,7 +328,7 @@ func TestNeverFetched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &provider{uri: "https://p"}
 		k := newSigner("k")
-		src := must(NewSets(p.ask).Given(jwt.Placeholder("https://p")))
+		src := must(NewSets(p.ask, nil).Given(jwt.Placeholder("https://p")))
 		if s, _ := src.verify(parsed(k.sign(`{}`))); s != jwt.NoKeys {
 			t.Error(s)
 		}
@@ -338,7 +338,7 @@ func TestNeverFetched(t *testing.T) {
 			t.Error(s)
 		}
 		slow := &provider{uri: "https://p", delay: time.Hour}
-		src = must(NewSets(slow.ask).Given(jwt.Placeholder("https://p")))
+		src = must(NewSets(slow.ask, nil).Given(jwt.Placeholder("https://p")))
 		began := time.Now()
 		if s, _ := src.verify(parsed(k.sign(`{}`))); s != jwt.NoKeys || time.Since(began) > Patience {
 			t.Error(s, time.Since(began))
@@ -370,7 +370,7 @@ func TestCache(t *testing.T) {
 func BenchmarkSeen(b *testing.B) {
 	k := newSigner("k")
 	q := []byte("GET / HTTP/1.1\r\nHost: a\r\nauthorization: Bearer " + k.sign(`{"iss":"one","sub":"jane","aud":"aud.example"}`) + "\r\n\r\n")
-	for name, f := range map[string]*Filter{"checked": two(NewSets(nil), set(k), set(k)), "no rule": {}} {
+	for name, f := range map[string]*Filter{"checked": two(NewSets(nil, nil), set(k), set(k)), "no rule": {}} {
 		b.Run(name, func(b *testing.B) {
 			s := newServer(b, f)
 			s.mute = true

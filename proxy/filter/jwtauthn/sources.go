@@ -29,15 +29,20 @@ type Ask func(ctx context.Context, uri string) (text string, err error)
 
 // Sets are the key sets of a proxy. All methods may be called from any goroutine.
 type Sets struct {
-	ask  Ask
-	held atomic.Int64
+	ask   Ask
+	fetch Fetch
+	held  atomic.Int64
 
-	mu sync.Mutex
-	m  map[string]*Source
+	mu     sync.Mutex
+	m      map[string]*Source // that the control plane fetches, by address
+	remote map[Remote]*Source // that the proxy fetches
+	closed bool
 }
 
-// NewSets makes an empty Sets. ask may be nil: there is nobody to ask.
-func NewSets(ask Ask) *Sets { return &Sets{ask: ask, m: map[string]*Source{}} }
+// NewSets makes an empty Sets. ask and fetch may be nil: there is nobody to ask.
+func NewSets(ask Ask, fetch Fetch) *Sets {
+	return &Sets{ask: ask, fetch: fetch, m: map[string]*Source{}, remote: map[Remote]*Source{}}
+}
 
 // Given takes a set from the configuration. Those of one origin have one Source; the newest that was really
 // fetched counts for all.
@@ -55,7 +60,10 @@ func (s *Sets) Given(text string) (*Source, error) {
 	defer s.mu.Unlock()
 	src := s.m[keys.URI]
 	if src == nil {
-		src = &Source{uri: keys.URI, ask: s.ask, sets: s, absent: map[string]time.Time{}}
+		src = &Source{sets: s, absent: map[string]time.Time{}}
+		if uri := keys.URI; s.ask != nil {
+			src.ask = func(ctx context.Context) (string, error) { return s.ask(ctx, uri) }
+		}
 		s.m[keys.URI] = src
 	}
 	src.mu.Lock()
@@ -80,8 +88,7 @@ func (s *Sets) release() { s.held.Add(-1) }
 
 // Source is one set of keys, as new as is known.
 type Source struct {
-	uri  string // "": nobody has a newer one
-	ask  Ask
+	ask  func(context.Context) (string, error) // for the newest; nil: nobody has a newer one
 	sets *Sets
 	keys atomic.Pointer[jwt.Keys]
 
@@ -91,6 +98,8 @@ type Source struct {
 	flight  *flight // the question under way, or waiting for its time
 	absent  map[string]time.Time
 	problem error // of the last answer
+
+	remote *remote // nil: the proxy does not fetch it itself
 }
 
 type flight struct {
@@ -102,12 +111,12 @@ type flight struct {
 func (s *Source) verify(t *jwt.Token) (jwt.Status, *jwt.Keys) {
 	keys := s.keys.Load()
 	status, known := keys.Verify(t)
-	if status == jwt.OK || known || s.uri == "" || s.ask == nil || s.isAbsent(t.KeyID) || !s.sets.hold() {
+	if status == jwt.OK || known || s.ask == nil || s.isAbsent(t.KeyID) || !s.sets.hold() {
 		return status, keys
 	}
 	defer s.sets.release()
 	came := time.Now()
-	late := time.NewTimer(Patience)
+	late := time.NewTimer(s.patience(keys))
 	defer late.Stop()
 	for {
 		f := s.asked()
@@ -158,28 +167,40 @@ func (s *Source) asked() *flight {
 	}
 	f := &flight{done: make(chan struct{})}
 	s.flight = f
-	wait := spacing - time.Since(s.last)
+	space, limit := spacing, Patience
+	if s.remote != nil {
+		space, limit = s.remote.hurry(time.Since(s.last)), s.remote.Timeout
+	}
+	s.begin(f, space-time.Since(s.last), limit)
+	return f
+}
+
+// begin asks after wait; s.mu is held.
+func (s *Source) begin(f *flight, wait, limit time.Duration) {
 	go func() { // ends with its context
 		if wait > 0 {
 			time.Sleep(wait)
 		}
 		began := time.Now()
 		f.began.Store(began.UnixNano())
-		ctx, cancel := context.WithTimeout(context.Background(), Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
-		text, err := s.ask(ctx, s.uri)
+		text, err := s.ask(ctx)
 		var keys *jwt.Keys
 		if err == nil {
 			keys, err = jwt.ParseKeys(text)
 		}
 		s.mu.Lock()
-		if s.last, s.flight, s.problem = began, nil, err; err == nil && !keys.Placeholder && text != s.given {
+		fresh := err == nil && !keys.Placeholder && text != s.given
+		if s.last, s.flight, s.problem = began, nil, err; fresh {
 			s.given = text
 			s.keys.Store(keys)
 			clear(s.absent)
 		}
+		if s.remote != nil {
+			s.remote.ended(s, fresh)
+		}
 		s.mu.Unlock()
 		close(f.done)
 	}()
-	return f
 }
