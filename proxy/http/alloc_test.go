@@ -10,6 +10,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
+	accessfilter "github.com/weirmesh/weir/proxy/filter/rbac"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/inbound"
@@ -18,6 +19,7 @@ import (
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/observe/records"
 	"github.com/weirmesh/weir/proxy/outbound"
+	"github.com/weirmesh/weir/proxy/rbac"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -34,8 +36,8 @@ type path struct {
 	buf              []byte
 }
 
-func newPath(t testing.TB, direction http.Direction, request, response string) *path {
-	p := makePath(t, direction, []byte(request), []byte(response), cluster.HTTP1)
+func newPath(t testing.TB, direction http.Direction, request, response string, access ...http.Stage) *path {
+	p := makePath(t, direction, []byte(request), []byte(response), cluster.HTTP1, access...)
 	p.client.Send(p.request)
 	p.net.Step()
 	p.upstream = p.listener.Accept()
@@ -44,7 +46,7 @@ func newPath(t testing.TB, direction http.Direction, request, response string) *
 }
 
 // makePath is a path on which nothing has happened.
-func makePath(t testing.TB, direction http.Direction, request, response []byte, upstream cluster.Protocol) *path {
+func makePath(t testing.TB, direction http.Direction, request, response []byte, upstream cluster.Protocol, access ...http.Stage) *path {
 	p := &path{net: mem.New(), buf: make([]byte, 256<<10), request: request, response: response}
 	l := p.net.Loop(loop.Options{})
 	self := &observe.Node{ID: "sidecar~10.0.0.1~productpage-v1-0.default~default.svc.cluster.local", Name: "productpage-v1-0", Namespace: "default",
@@ -56,7 +58,7 @@ func makePath(t testing.TB, direction http.Direction, request, response []byte, 
 	}
 	stages := outbound.Stages(outbound.Options{Metadata: node})
 	if direction == http.Inbound {
-		stages = inbound.Stages(inbound.Options{Metadata: node})
+		stages = inbound.Stages(inbound.Options{Metadata: node, Access: access})
 	}
 	p.records = records.New(1)
 	p.report = &http.Report{Self: self.Peer(), Numbers: observe.NewWorker(), Records: p.records, Log: observe.NewLog()}
@@ -87,6 +89,14 @@ func makePath(t testing.TB, direction http.Direction, request, response []byte, 
 		t.Fatal(err)
 	}
 	return p
+}
+
+// policies deny /admin/ and allow who comes from anywhere but there.
+func policies() []*rbac.Filter {
+	admin := rbac.Path(route.ValueMatch{Name: ":path", Kind: route.ValuePrefix, Value: "/admin/"})
+	deny := &rbac.Rules{Action: rbac.Deny, Policies: []rbac.Policy{rbac.NewPolicy("no-admin", admin, rbac.Any())}}
+	allow := &rbac.Rules{Policies: []rbac.Policy{rbac.NewPolicy("mesh", rbac.Any(), rbac.Not(rbac.Source(netip.MustParsePrefix("203.0.113.0/24"))))}}
+	return []*rbac.Filter{{Rules: deny, Counts: &rbac.Counts{}}, {Rules: allow, Counts: &rbac.Counts{}}}
 }
 
 func (p *path) answer(t testing.TB) {
@@ -137,6 +147,9 @@ func paths(t testing.TB) map[string]func() *path {
 		"60KB": func() *path { return newPath(t, http.Outbound, getRequest, okResponse(60<<10)) },
 		"inbound": func() *path {
 			return newPath(t, http.Inbound, peerRequest(t), okResponse(1024))
+		},
+		"policies": func() *path {
+			return newPath(t, http.Inbound, peerRequest(t), okResponse(1024), accessfilter.Stages(policies())...)
 		},
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/observe/records"
+	"github.com/weirmesh/weir/proxy/rbac"
 	"github.com/weirmesh/weir/proxy/route"
 	"github.com/weirmesh/weir/proxy/tls"
 )
@@ -231,6 +232,14 @@ func (x *Exchange) reset() {
 
 // Worker is the worker the exchange runs on.
 func (x *Exchange) Worker() *Worker { return x.w }
+
+// Facts are what policies are asked about, twice: the second for another reading of the request. Until the next call on this worker.
+func (x *Exchange) Facts() (f, other *rbac.Facts) {
+	both := &x.w.facts
+	both[0] = rbac.Facts{Conn: x.Conn, Remote: x.Remote, Request: &x.Request}
+	both[1] = both[0]
+	return &both[0], &both[1]
+}
 
 // Arena is memory that lasts as long as the exchange.
 func (x *Exchange) Arena() *message.Arena { return &x.arena }

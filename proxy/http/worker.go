@@ -17,6 +17,7 @@ import (
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/proxyproto"
+	"github.com/weirmesh/weir/proxy/rbac"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -69,6 +70,7 @@ type Worker struct {
 	drained   [3]bool // by Direction: clients are asked to go
 
 	record observe.Record // of the exchange whose header is evaluated
+	facts  [2]rbac.Facts  // of the exchange that policies are asked about: as variables they would be allocated, since tests are functions
 
 	date   []byte // the Date header of the second dateOf
 	dateOf int64

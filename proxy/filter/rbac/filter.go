@@ -37,8 +37,8 @@ func Stages(filters []*rbac.Filter) []http.Stage {
 
 // Matches reports whether one of the named policies matches the request, by whichever reading of its path.
 func Matches(r *rbac.Rules, x *http.Exchange, named map[string]bool) bool {
-	f := rbac.Facts{Conn: x.Conn, Remote: x.Remote, Request: &x.Request}
-	if r.Matches(&f, named) {
+	f, _ := x.Facts()
+	if r.Matches(f, named) {
 		return true
 	}
 	reading, ok := message.CanonicalPath(x.Request.Path, Loosest, x.Arena())
@@ -46,24 +46,23 @@ func Matches(r *rbac.Rules, x *http.Exchange, named map[string]bool) bool {
 		return true // who is asked may deny what nobody can read
 	}
 	f.Path = reading
-	return !bytes.Equal(reading, x.Request.Path) && r.Matches(&f, named)
+	return !bytes.Equal(reading, x.Request.Path) && r.Matches(f, named)
 }
 
 // decide decides by both readings of the path: what the program will make of it nobody knows here, and however it reads it,
 // it has to be allowed.
 func decide(filters []*rbac.Filter, x *http.Exchange) rbac.Decision {
-	f := rbac.Facts{Conn: x.Conn, Remote: x.Remote, Request: &x.Request}
+	f, other := x.Facts()
 	reading, ok := message.CanonicalPath(x.Request.Path, Loosest, x.Arena())
 	switch {
 	case !ok: // nobody can read it
-		if d := rbac.Enforce(filters, &f); !d.Allowed {
+		if d := rbac.Enforce(filters, f); !d.Allowed {
 			return d
 		}
 		return rbac.Decision{}
 	case bytes.Equal(reading, x.Request.Path):
-		return rbac.Enforce(filters, &f)
+		return rbac.Enforce(filters, f)
 	}
-	other := f
 	other.Path = reading
-	return rbac.Enforce(filters, &f, &other)
+	return rbac.Enforce(filters, f, other)
 }
