@@ -146,7 +146,7 @@ type Conn struct {
 	splice *splice // input goes to another connection
 	source *Conn   // whose splice goes here
 
-	why      Why
+	why      *Why // nil: it goes on
 	received uint64
 	sent     uint64
 	info     Info
@@ -193,7 +193,6 @@ func newConn(l *loop.Loop, h Handler) *Conn {
 	c := &Conn{l: l, h: h, fd: -1}
 	c.work.Do = c.doWork
 	c.flush.Do = c.doFlush
-	c.timer.Fire = c.expired
 	return c
 }
 

@@ -520,9 +520,8 @@ func TestEndOfLoop(t *testing.T) {
 }
 
 func TestSizes(t *testing.T) {
-	// With the three closures (16 bytes each) and the allocator's size classes, an
-	// idle connection stays below 600 bytes.
-	if s := unsafe.Sizeof(conn.Conn{}); s > 512 {
+	// 416 is a size class of the allocator, the next is 448; two functions come to it, of 16 bytes each.
+	if s := unsafe.Sizeof(conn.Conn{}); s > 416 {
 		t.Errorf("a connection has %d bytes", s)
 	}
 	n, l, o := setup()

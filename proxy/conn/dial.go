@@ -79,7 +79,7 @@ func Dial(l *loop.Loop, t Target, h Handler) *Conn {
 	if timeout <= 0 {
 		timeout = dialTimeout
 	}
-	l.Arm(&c.timer, l.Now()+int64(timeout))
+	c.within(timeout)
 	if len(t.Also) > 0 {
 		c.dial.race = newRace(c)
 		c.dial.race.try()
@@ -234,7 +234,7 @@ func (c *Conn) connected(ev loop.Events) {
 		c.startHandshake()
 		return
 	}
-	c.timer.Stop()
+	c.idleTimer()
 	if len(c.out) > 0 || c.is(closeWrite) {
 		c.l.AtFlush(&c.flush)
 	}

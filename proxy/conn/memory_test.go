@@ -17,7 +17,7 @@ func TestIdleMemory(t *testing.T) {
 		s     *sides
 		limit float64
 	}{
-		{"plain", nil, 600},
+		{"plain", nil, 560},
 		{"mutual TLS", new(sides), 5 << 10},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

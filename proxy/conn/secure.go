@@ -41,7 +41,7 @@ func (c *Conn) StartTLS(s *tls.Server, h Handler) {
 		return
 	}
 	c.state &^= open | paused | kick
-	c.l.Arm(&c.timer, c.l.Now()+int64(s.Timeout()))
+	c.within(s.Timeout())
 	c.secure(func(h tls.Host) *tls.Session { return s.Session(h) })
 	c.l.AtTurnEnd(&c.work)
 }
@@ -197,7 +197,7 @@ func (c *Conn) handshaken(err error) {
 		if err == nil {
 			err = interrupted(c.why.Errno)
 		}
-		c.why = Why{Kind: HandshakeFailed, Err: err}
+		c.why = &Why{Kind: HandshakeFailed, Err: err}
 		return
 	}
 	if err != nil {
@@ -207,7 +207,7 @@ func (c *Conn) handshaken(err error) {
 		c.end(Why{Kind: HandshakeFailed, Err: err})
 		return
 	}
-	c.timer.Stop()
+	c.idleTimer()
 	c.info.TLS = t.s.Peer()
 	if in := t.s.Established(); len(in) > 0 {
 		t.in = in

@@ -102,13 +102,13 @@ func (c *Conn) end(why Why) {
 		c.fail(why)
 		return
 	}
-	c.why = why
+	c.why = &why
 	c.state |= closing
 	if c.splice != nil && c.splice.held == 0 {
 		c.unsplice()
 	}
 	c.dropInput()
-	c.l.Arm(&c.timer, c.l.Now()+int64(flushLimit))
+	c.within(flushLimit)
 	c.l.AtFlush(&c.flush)
 }
 
@@ -132,12 +132,12 @@ func (c *Conn) abort() {
 		c.left, c.asked = left, 0
 	}
 	if left > 0 && c.asked < most {
-		c.l.Arm(&c.timer, c.l.Now()+int64(time.Millisecond)<<c.asked)
+		c.within(time.Millisecond << c.asked)
 		c.asked++
 		return
 	}
 	c.l.Poller().Set(c.fd, loop.ResetOnClose, 1)
-	c.fail(c.why)
+	c.fail(*c.why)
 }
 
 // Reset ends the connection at once with RST and drops what was not sent.
@@ -163,7 +163,7 @@ func (c *Conn) doFlush() {
 			c.state |= high // records are longer than what SetOut saw
 		}
 		if c.is(closing) && c.Buffered() < before {
-			c.l.Arm(&c.timer, c.l.Now()+int64(flushLimit))
+			c.within(flushLimit)
 		}
 	}
 	if c.is(dead | handshaking) {
@@ -202,7 +202,7 @@ func (c *Conn) doFlush() {
 			}
 		}
 		if c.is(closing) {
-			c.l.Arm(&c.timer, c.l.Now()+int64(Linger))
+			c.within(Linger)
 			c.state |= unread
 			c.l.AtTurnEnd(&c.work) // discard what is there already
 		}
@@ -215,7 +215,7 @@ func (c *Conn) tryEnd() {
 	switch {
 	case c.is(dead) || !c.is(finSent) || c.Buffered() > 0:
 	case c.is(closing) && c.is(dialled|eof):
-		c.fail(c.why)
+		c.fail(*c.why)
 	case c.is(closeWrite) && c.is(eofShown):
 		c.fail(Why{Kind: Finished})
 	}
@@ -283,6 +283,19 @@ func (c *Conn) dropInput() {
 	}
 }
 
+// within has expired called after d. An idle connection waits for nothing and does without the timer's function.
+func (c *Conn) within(d time.Duration) {
+	if c.timer.Fire == nil {
+		c.timer.Fire = c.expired
+	}
+	c.l.Arm(&c.timer, c.l.Now()+int64(d))
+}
+
+func (c *Conn) idleTimer() {
+	c.timer.Stop()
+	c.timer.Fire = nil
+}
+
 // expired: the one timer means different things in the life of a connection.
 func (c *Conn) expired() {
 	c.l.Blame((*ready)(c))
@@ -295,7 +308,7 @@ func (c *Conn) expired() {
 	case c.is(aborting) && c.Buffered() == 0:
 		c.abort()
 	case c.is(finSent):
-		c.fail(c.why)
+		c.fail(*c.why)
 	default:
 		// The peer takes nothing: RST tells it that the rest is lost.
 		c.l.Poller().Set(c.fd, loop.ResetOnClose, 1)
@@ -310,7 +323,7 @@ func (c *Conn) fail(why Why) {
 	}
 	switch {
 	case c.is(closing) && c.why.Kind == HandshakeFailed:
-		why = c.why // that the alert did not arrive is not news
+		why = *c.why // that the alert did not arrive is not news
 	case c.is(handshaking) && (why.Kind == ResetByPeer || why.Kind == Failed):
 		why = Why{Kind: HandshakeFailed, Err: interrupted(why.Errno)}
 	}
@@ -325,7 +338,7 @@ func (c *Conn) fail(why Why) {
 		c.dial.race.end(nil)
 	}
 	c.state = c.state&^(connecting|handshaking|paused|kick) | dead
-	c.why = why
+	c.why = &why
 	if c.fd >= 0 {
 		if c.token != 0 {
 			c.l.Close(c.token, c.fd)
@@ -346,5 +359,5 @@ func (c *Conn) fail(why Why) {
 
 func (c *Conn) tellClosed() {
 	c.state |= told
-	c.h.Closed(c, c.why)
+	c.h.Closed(c, *c.why)
 }

@@ -296,7 +296,7 @@ func (a *Acceptor) arrive(fd int, remote, at loop.Addr, config *Config, table *T
 	}
 	if config.UseOriginalDst {
 		if !a.recover(fd, &info, at) {
-			a.refuse(fd, &info, config, Looping)
+			a.refuse(fd, info, config, Looping)
 			return
 		}
 		if config.HandOff {
@@ -310,7 +310,7 @@ func (a *Acceptor) arrive(fd int, remote, at loop.Addr, config *Config, table *T
 	}
 	why, ok := a.admit(config)
 	if !ok {
-		a.refuse(fd, &info, config, why)
+		a.refuse(fd, info, config, why)
 		return
 	}
 	info.Holder = a.tally(config)
@@ -459,10 +459,10 @@ func (a *Acceptor) recover(fd int, info *conn.Info, at loop.Addr) bool {
 }
 
 // refuse closes a connection that never became one.
-func (a *Acceptor) refuse(fd int, info *conn.Info, c *Config, why Refusal) {
+func (a *Acceptor) refuse(fd int, info conn.Info, c *Config, why Refusal) { // info by value: only here it leaves the stack
 	a.l.Poller().Set(fd, loop.ResetOnClose, 1)
 	a.l.Poller().Close(fd)
-	a.refused(info, c, why, nil)
+	a.refused(&info, c, why, nil)
 }
 
 func (a *Acceptor) refused(info *conn.Info, c *Config, why Refusal, err error) {

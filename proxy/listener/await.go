@@ -33,7 +33,7 @@ type awaiting struct {
 func (a *Acceptor) hold(fd int, info conn.Info, caught *Config) {
 	why, ok := a.admit(caught)
 	if !ok {
-		a.refuse(fd, &info, caught, why)
+		a.refuse(fd, info, caught, why)
 		return
 	}
 	info.Holder = a.tally(caught)

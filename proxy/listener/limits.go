@@ -150,7 +150,7 @@ func (a *Acceptor) exhausted(s *socket) {
 			break
 		}
 		a.stats.Accepted++
-		a.refuse(fd, &conn.Info{Local: s.at.AddrPort, Remote: remote.AddrPort}, s.config, Exhausted)
+		a.refuse(fd, conn.Info{Local: s.at.AddrPort, Remote: remote.AddrPort}, s.config, Exhausted)
 	}
 	a.spare.refill(a)
 	a.l.Arm(&s.retry, a.l.Now()+int64(pause))

@@ -80,7 +80,7 @@ type Loop struct {
 	log    *slog.Logger
 	census *Census
 
-	slots []slot
+	slots slots
 	free  uint32 // head of the list of free slots, chained by slot.next; 0 is the end
 	live  int
 
@@ -128,6 +128,24 @@ type slot struct {
 	next uint32
 }
 
+// slots are all there ever were, in pieces: a list that grows by copying would leave several times its size as garbage.
+type slots struct {
+	n      uint32
+	pieces []*[slotsAPiece]slot
+}
+
+const slotsAPiece = 64
+
+func (s *slots) at(i uint32) *slot { return &s.pieces[i/slotsAPiece][i%slotsAPiece] }
+
+func (s *slots) more() (i uint32) {
+	i = s.n
+	if s.n++; int(i/slotsAPiece) == len(s.pieces) {
+		s.pieces = append(s.pieces, new([slotsAPiece]slot))
+	}
+	return i
+}
+
 // New makes a loop over a poller, which it owns from now on.
 func New(p Poller, o Options) *Loop {
 	l := &Loop{poller: p, log: o.Log, census: o.Census, scratch: make([]byte, ScratchSize)}
@@ -141,7 +159,7 @@ func New(p Poller, o Options) *Loop {
 		seed = [2]uint64{binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])}
 	}
 	l.rng.Seed(seed[0], seed[1])
-	l.slots = make([]slot, 1, 64) // slot 0 is never used: a zero Token is no registration
+	l.slots.more() // slot 0 is never used: a zero Token is no registration
 	l.now = p.Now()
 	l.timers.init(l.now)
 	l.look.Fire = l.lookAtSpares
@@ -180,8 +198,8 @@ func (l *Loop) Step() bool {
 // drives the loop by Step calls it at the end.
 func (l *Loop) End() {
 	l.protect((*Loop).runPosted)
-	for i := 1; i < len(l.slots); i++ {
-		if h := l.slots[i].h; h != nil {
+	for i := uint32(1); i < l.slots.n; i++ {
+		if h := l.slots.at(i).h; h != nil {
 			l.tell(h, Ending)
 		}
 	}
@@ -226,7 +244,7 @@ func (l *Loop) work() {
 		l.ready++
 		l.calls++
 		i, gen := uint32(e.Token), uint32(e.Token>>32)
-		if s := &l.slots[i]; s.gen == gen && s.h != nil {
+		if s := l.slots.at(i); s.gen == gen && s.h != nil {
 			l.blame = s.h
 			s.h.Ready(e.Ev)
 		}
@@ -434,12 +452,11 @@ func (l *Loop) Buffers() *Pool { return &l.pool }
 func (l *Loop) Register(fd int, h Handler) (Token, error) {
 	i := l.free
 	if i != 0 {
-		l.free = l.slots[i].next
+		l.free = l.slots.at(i).next
 	} else {
-		i = uint32(len(l.slots))
-		l.slots = append(l.slots, slot{})
+		i = l.slots.more()
 	}
-	s := &l.slots[i]
+	s := l.slots.at(i)
 	t := Token(s.gen)<<32 | Token(i)
 	if errno := l.poller.Add(fd, t); errno != 0 {
 		s.next, l.free = l.free, i
@@ -456,7 +473,7 @@ func (l *Loop) Register(fd int, h Handler) (Token, error) {
 // Close forgets a registration and closes its descriptor.
 func (l *Loop) Close(t Token, fd int) {
 	i := uint32(t)
-	if s := &l.slots[i]; s.gen == uint32(t>>32) && s.h != nil {
+	if s := l.slots.at(i); s.gen == uint32(t>>32) && s.h != nil {
 		s.h = nil
 		s.gen++
 		s.next, l.free = l.free, i

@@ -6,8 +6,7 @@ package loop
 type TurnNode struct {
 	Do func()
 
-	next   *TurnNode
-	queued bool
+	next *TurnNode // itself: it is the last; nil: it is not put off
 }
 
 // AtTurnEnd calls n.Do at the end of this turn, in the order of asking. Nodes
@@ -33,10 +32,10 @@ type turnList struct {
 func (t *turnList) empty() bool { return t.head == nil }
 
 func (t *turnList) push(n *TurnNode) {
-	if n.queued {
+	if n.next != nil {
 		return
 	}
-	n.queued = true
+	n.next = n
 	if t.tail == nil {
 		t.head = n
 	} else {
@@ -50,10 +49,10 @@ func (t *turnList) pop() *TurnNode {
 	if n == nil {
 		return nil
 	}
-	t.head, n.next, n.queued = n.next, nil, false
-	if t.head == nil {
-		t.tail = nil
+	if t.head = n.next; n == t.tail {
+		t.head, t.tail = nil, nil
 	}
+	n.next = nil
 	return n
 }
 
