@@ -110,9 +110,10 @@ func (o *relays) keep(r *tcp.Relay) {
 	}
 	if r.Endpoint != nil {
 		c.Attempts = 1
-		c.Tries[0] = records.Attempt{Endpoint: records.AddrOf(r.Endpoint.Addr), Local: records.AddrOf(r.Upstream.Local), Failure: r.Failure, Ended: took}
+		a := c.Try()
+		*a = records.Attempt{Endpoint: records.AddrOf(r.Endpoint.Addr), Local: records.AddrOf(r.Upstream.Local), Failure: r.Failure, Ended: took}
 		if r.Cause.OfUpstream() {
-			c.Tries[0].Cause = r.Cause
+			a.Cause = r.Cause
 		}
 	}
 }

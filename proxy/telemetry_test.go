@@ -77,7 +77,7 @@ func TestRelaysToOneWorkload(t *testing.T) {
 	a.HandOver(w.Serve(a, &tcp.Config{}, oneCluster{c}))
 	n.Step()
 	if last := o.records.LastFailed(9); len(last) != 1 || last[0].Cause != causes.UpstreamConnectRefused || last[0].Cluster != "db" || last[0].Client.String() != client.Local().String() ||
-		last[0].Tries[0].Endpoint.String() != app.String() || last[0].Tries[0].Cause != causes.UpstreamConnectRefused {
+		last[0].Tries()[0].Endpoint.String() != app.String() || last[0].Tries()[0].Cause != causes.UpstreamConnectRefused {
 		t.Errorf("recorded: %+v", last)
 	}
 }

@@ -35,7 +35,7 @@ func (x *Exchange) note(c causes.Cause) {
 }
 
 // mostTries is how many attempts are noted, beside the last.
-const mostTries = len(records.Record{}.Tries) - 1
+const mostTries = records.MostTries - 1
 
 // attempted fills in what became of the attempt under way.
 func (x *Exchange) attempted(a *records.Attempt, c causes.Cause) {
@@ -74,11 +74,11 @@ func (r *Report) keep(x *Exchange, l *observe.Labels, took time.Duration) {
 		return
 	}
 	q := &x.Request
-	c.ID.Set(q.Headers.Get(message.XRequestID))
+	c.Set(records.ID, q.Headers.Get(message.XRequestID))
 	if v := q.Headers.Get(message.Traceparent); len(v) >= len("00-")+32 {
-		c.Trace.Set(v[3 : 3+32])
+		c.Set(records.Trace, v[3:3+32])
 	} else {
-		c.Trace.Set(q.Headers.Get(message.XB3TraceID))
+		c.Set(records.Trace, q.Headers.Get(message.XB3TraceID))
 	}
 	c.Start, c.Ended = x.Start(), took
 	if x.RequestEnded != 0 {
@@ -88,13 +88,13 @@ func (r *Report) keep(x *Exchange, l *observe.Labels, took time.Duration) {
 		c.ResponseBegan = time.Duration(x.ResponseBegan - x.Began)
 	}
 	c.Labels, c.Cause, c.Details = *l, x.Cause, short(x.Details)
-	c.Method.Set(q.RawMethod)
-	c.Authority.Set(q.Authority)
+	c.Set(records.Method, q.RawMethod)
+	c.Set(records.Authority, q.Authority)
 	path, _, _ := bytes.Cut(q.Path, []byte{'?'})
 	if x.OriginalPath != nil {
 		path, _, _ = bytes.Cut(x.OriginalPath, []byte{'?'})
 	}
-	c.Path.Set(path)
+	c.Set(records.Path, path)
 	c.Listener = x.Config.StatPrefix
 	if x.Host != nil {
 		c.Host = x.Host.Name
@@ -109,13 +109,15 @@ func (r *Report) keep(x *Exchange, l *observe.Labels, took time.Duration) {
 	}
 	c.Client, c.Asked = records.AddrOf(x.Conn.Remote), records.AddrOf(x.Conn.Asked())
 	c.Attempts = uint32(x.Attempts)
-	n := copy(c.Tries[:], x.tries)
+	for i := range x.tries {
+		*c.Try() = x.tries[i]
+	}
 	if c.Attempts > x.noted {
 		cause := x.Cause
 		if !cause.OfUpstream() {
 			cause = causes.NoCause
 		}
-		x.attempted(&c.Tries[n], cause)
+		x.attempted(c.Try(), cause)
 	}
 }
 

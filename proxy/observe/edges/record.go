@@ -12,9 +12,9 @@ func Record(r *records.Record) *observev1.Record {
 	l := &r.Labels
 	k := edgeOf(l)
 	out := &observev1.Record{
-		Id: r.ID.String(), TimeUnixNano: uint64(r.Start.UnixNano()), Cause: name(r.Cause), Flags: flags(l.Flags), Status: uint32(l.Status),
+		Id: r.Text(records.ID), TimeUnixNano: uint64(r.Start.UnixNano()), Cause: name(r.Cause), Flags: flags(l.Flags), Status: uint32(l.Status),
 		Edge:    edge(&k, &value{}, &value{}),
-		TraceId: r.Trace.String(), Protocol: l.Protocol, Method: r.Method.String(), Authority: r.Authority.String(), Path: r.Path.String(),
+		TraceId: r.Text(records.Trace), Protocol: l.Protocol, Method: r.Text(records.Method), Authority: r.Text(records.Authority), Path: r.Text(records.Path),
 		GrpcStatus: int32(l.GRPCStatus), Details: r.Details, Client: r.Client.String(), Asked: r.Asked.String(), Attempts: r.Attempts,
 		RequestEndedNano: uint64(r.RequestEnded), ResponseBeganNano: uint64(r.ResponseBegan), EndedNano: uint64(r.Ended),
 	}
@@ -30,11 +30,8 @@ func Record(r *records.Record) *observev1.Record {
 	decide("host", r.Host, observe.Origin{})
 	decide("route", r.Route, r.RouteOrigin)
 	decide("cluster", r.Cluster, r.ClusterOrigin)
-	for i := range r.Tries {
-		a := &r.Tries[i]
-		if *a == (records.Attempt{}) {
-			break
-		}
+	for i := range r.Tries() {
+		a := &r.Tries()[i]
 		out.Tries = append(out.Tries, &observev1.Attempt{Endpoint: a.Endpoint.String(), Local: a.Local.String(), Cause: name(a.Cause), Failure: a.Failure, Status: uint32(a.Status),
 			Requests: a.Requests, AgeNano: uint64(a.Age), BeganNano: uint64(a.Began), EndedNano: uint64(a.Ended)})
 	}

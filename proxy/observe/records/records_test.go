@@ -19,14 +19,14 @@ func TestRing(t *testing.T) {
 		if c.Attempts != 0 {
 			t.Fatal("a record begins with somebody else's")
 		}
-		c.ID.Set(fmt.Appendf(nil, "id-%d", i))
+		c.Set(ID, fmt.Appendf(nil, "id-%d", i))
 		c.Attempts = 1
 	}
 	if n := len(r.failed.pieces) * piece; n != keptFailed/4 {
 		t.Errorf("%d records, want %d", n, keptFailed/4)
 	}
 	last := r.LastFailed(3)
-	if len(last) != 3 || last[0].ID.String() != "id-999" || last[2].ID.String() != "id-997" {
+	if len(last) != 3 || last[0].Text(ID) != "id-999" || last[2].Text(ID) != "id-997" {
 		t.Errorf("%v", last)
 	}
 	if all := r.LastFailed(1 << 20); len(all) != keptFailed/4 {
@@ -39,7 +39,7 @@ func TestRing(t *testing.T) {
 	if f := r.Find("id-900", 5); len(f) != 1 || r.Find("id-1", 5) != nil || r.Find("", 5) != nil {
 		t.Errorf("%v", f)
 	}
-	if n := unsafe.Sizeof(Record{}) * (keptFailed + keptWell); n > 2<<20 {
+	if n := unsafe.Sizeof(pieces{}) / piece * (keptFailed + keptWell); n > 2<<20 {
 		t.Errorf("%d bytes a process", n)
 	}
 }
@@ -63,11 +63,15 @@ func TestSample(t *testing.T) {
 
 // What is too long is cut, and still found; addresses keep what identifies them.
 func TestRoom(t *testing.T) {
-	var x Text
+	var x Record
 	long := fmt.Sprintf("%0100d", 7)
-	x.Set([]byte(long))
-	if x.String() != long[:longest] || !x.Is(long) || x.Is("1"+long) || x.Is("") {
-		t.Errorf("%q", x.String())
+	for i := range texts {
+		x.Set(i, []byte(long))
+	}
+	for i := range texts {
+		if x.Text(i) != long[:longest] || !x.is(i, long) || x.is(i, "1"+long) || x.is(i, "") {
+			t.Errorf("%q", x.Text(i))
+		}
 	}
 	for _, s := range []string{"10.0.0.1:80", "[2001:db8::1]:443", "[::ffff:10.0.0.1]:80"} {
 		if got, want := AddrOf(netip.MustParseAddrPort(s)).String(), netip.AddrPortFrom(netip.MustParseAddrPort(s).Addr().Unmap(), netip.MustParseAddrPort(s).Port()).String(); got != want {
@@ -84,8 +88,8 @@ func TestNoGarbage(t *testing.T) {
 	r := New(1)
 	id := []byte("0c7cd0b4-3f21-4d2b-9a55-5f0b7cfe5e21")
 	one := func() {
-		r.Failed().ID.Set(id)
-		r.Well(slow).ID.Set(id)
+		r.Failed().Set(ID, id)
+		r.Well(slow).Set(ID, id)
 	}
 	for range keptFailed {
 		one()
