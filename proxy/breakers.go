@@ -80,7 +80,7 @@ func (p *Proxy) RouteStats() (out []admin.Stat) {
 	p.state.mu.Lock()
 	p.state.builder.FilterStats(add)
 	p.state.mu.Unlock()
-	out = append(out, p.pressure.stats()...)
+	out = append(out, p.overloads()...)
 	for _, c := range p.totals().RouteCounters() {
 		out = append(out, admin.Stat{Name: "vhost." + c.Route.Host + ".route." + c.Route.Prefix + "." + c.Name, Value: int64(c.Value)})
 	}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
+	"math/rand/v2"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -16,10 +19,19 @@ type pressure struct {
 	level       atomic.Uint32 // overload.Level
 	used, limit atomic.Int64
 	entered     atomic.Uint64 // how often calm ended
+	shrunk      atomic.Uint64 // how often memory was given back
+	// requests and connections are the shares that are refused, of math.MaxUint32.
+	requests, connections atomic.Uint32
 }
 
-// full reports whether newcomers are refused.
-func (p *Proxy) full() bool { return overload.Level(p.pressure.level.Load()) >= overload.Stop }
+// refuses reports whether somebody who begins now is refused.
+func refuses(share *atomic.Uint32) bool {
+	n := share.Load()
+	return n > 0 && (n == math.MaxUint32 || rand.Uint32() < n)
+}
+
+func (p *Proxy) noRequest() bool    { return refuses(&p.pressure.requests) }
+func (p *Proxy) noConnection() bool { return refuses(&p.pressure.connections) }
 
 // lazy is how long a client's connection is idle that is closed to make room. One on which a request may be on its way, because one was a
 // moment ago or because it is new, is left alone.
@@ -28,6 +40,7 @@ const lazy = time.Second
 // watchMemory looks how much memory is in use, and gives up what its level says.
 func (p *Proxy) watchMemory(ctx context.Context) error {
 	var g overload.Gauge
+	var shrunk time.Time
 	t := time.NewTimer(0)
 	defer t.Stop()
 	for {
@@ -37,16 +50,25 @@ func (p *Proxy) watchMemory(ctx context.Context) error {
 		case <-t.C:
 		}
 		used, limit := p.o.Memory()
-		if limit <= 0 {
+		if limit <= 0 && !p.manager.Watches() {
 			return nil // nobody limits it, and nothing here changes that
 		}
-		p.give(g.Step(used, limit), used, limit)
-		t.Reset(overload.Next(used, limit))
+		given, next := p.manager.Step(used, nil), overload.Next(used, limit)
+		p.give(g.Step(used, limit), given, used, limit)
+		if given.Shrink && time.Since(shrunk) >= p.manager.ShrinkEvery {
+			debug.FreeOSMemory()
+			shrunk = time.Now()
+			p.pressure.shrunk.Add(1)
+		}
+		if p.manager.Watches() {
+			next = min(next, p.manager.Every)
+		}
+		t.Reset(next)
 	}
 }
 
-// give makes level hold.
-func (p *Proxy) give(level overload.Level, used, limit int64) {
+// give makes level hold, and what is given up besides.
+func (p *Proxy) give(level overload.Level, given overload.Given, used, limit int64) {
 	s := &p.pressure
 	s.used.Store(used)
 	s.limit.Store(limit)
@@ -62,7 +84,18 @@ func (p *Proxy) give(level overload.Level, used, limit int64) {
 			p.o.Log.Info("memory is less used again", a...)
 		}
 	}
-	if level < overload.Shed {
+	if level >= overload.Stop {
+		given.Requests, given.Connections = 1, 1
+	}
+	share := func(at *atomic.Uint32, now float64, what string) {
+		next := uint32(now * math.MaxUint32)
+		if before := at.Swap(next); (before == 0) != (next == 0) && p.manager.Watches() {
+			p.o.Log.Warn("what the overload manager refuses has changed", "what", what, "share", now, "used", used)
+		}
+	}
+	share(&s.requests, given.Requests, "requests")
+	share(&s.connections, given.Connections, "connections")
+	if level < overload.Shed && !given.Idle {
 		return
 	}
 	// Each time again: connections become idle after others were closed.
@@ -74,8 +107,15 @@ func (p *Proxy) give(level overload.Level, used, limit int64) {
 	}
 }
 
-// stats are what Envoy's overload manager would count.
-func (s *pressure) stats() []admin.Stat {
+// overloads are what Envoy's overload manager counts.
+func (p *Proxy) overloads() (out []admin.Stat) {
+	s := &p.pressure
+	if p.manager.Watches() {
+		p.manager.Step(s.used.Load(), func(name string, v float64) {
+			out = append(out, admin.Stat{Name: "overload." + name, Value: int64(v), Gauge: true})
+		})
+		return append(out, admin.Stat{Name: "overload.envoy.overload_actions.shrink_heap.shrink_count", Value: int64(s.shrunk.Load())})
+	}
 	limit := s.limit.Load()
 	if limit == 0 {
 		return nil

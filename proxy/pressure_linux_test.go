@@ -24,7 +24,26 @@ import (
 
 // Near the limit of memory idle connections are closed; nearer still newcomers are refused and requests that begin get 503 with
 // the reason, while the one that is under way is served to its end; with memory again everybody is. The meter is the test's.
-func TestMemoryNearlyUsedUp(t *testing.T) {
+func TestMemoryNearlyUsedUp(t *testing.T) { nearlyUsedUp(t, 100, "") }
+
+// The overload manager of a bootstrap does the same where nobody else limits memory, by its own thresholds.
+func TestOverloadManager(t *testing.T) {
+	nearlyUsedUp(t, 0, `
+overload_manager:
+  refresh_interval: 0.01s
+  resource_monitors:
+  - name: heap
+    typed_config: {"@type": type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig, max_heap_size_bytes: 100}
+  actions:
+  - {name: envoy.overload_actions.disable_http_keepalive, triggers: [{name: heap, threshold: {value: 0.85}}]}
+  - {name: envoy.overload_actions.stop_accepting_requests, triggers: [{name: heap, threshold: {value: 0.91}}]}
+  - {name: envoy.overload_actions.reject_incoming_connections, triggers: [{name: heap, scaled: {scaling_threshold: 0.89, saturation_threshold: 0.915}}]}
+`)
+}
+
+// limit is GOMEMLIMIT, 0 for none; more is of a bootstrap.
+func nearlyUsedUp(t *testing.T, limit int64, more string) {
+	t.Helper()
 	release := make(chan struct{})
 	arrived := make(chan struct{}, 1)
 	app := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -36,7 +55,7 @@ func TestMemoryNearlyUsedUp(t *testing.T) {
 	defer app.Close()
 	pid := os.Getpid()
 	host := fmt.Sprintf("127.%d.%d.2", 1+pid>>8&127, pid&255)
-	json, err := yaml.YAMLToJSON(fmt.Appendf(nil, exhaustionConfig, host, app.Listener.Addr().(*net.TCPAddr).Port))
+	json, err := yaml.YAMLToJSON(append(fmt.Appendf(nil, exhaustionConfig, host, app.Listener.Addr().(*net.TCPAddr).Port), more...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +65,7 @@ func TestMemoryNearlyUsedUp(t *testing.T) {
 	}
 	var used atomic.Int64
 	used.Store(75) // enough to be looked at often
-	p, err := proxy.New(proxy.Options{Static: b, Log: testLog(), Memory: func() (int64, int64) { return used.Load(), 100 }})
+	p, err := proxy.New(proxy.Options{Static: b, Log: testLog(), Memory: func() (int64, int64) { return used.Load(), limit }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,9 +130,16 @@ func TestMemoryNearlyUsedUp(t *testing.T) {
 
 	used.Store(97)
 	until("without memory", func(_ int, err error) bool { return err != nil })
-	if m := metrics(); !strings.Contains(m, "weir_proxy_overload_level 2") || !strings.Contains(m, `weir_proxy_memory_bytes{of="used"} 97`) ||
+	if m := metrics(); limit > 0 && (!strings.Contains(m, "weir_proxy_overload_level 2") || !strings.Contains(m, `weir_proxy_memory_bytes{of="used"} 97`)) ||
 		strings.Contains(m, `weir_proxy_refused_connections_total{reason="the limit of memory is near"} 0`) {
 		t.Errorf("metrics say\n%s", m)
+	}
+	stats := map[string]int64{}
+	for _, s := range p.RouteStats() {
+		stats[s.Name] = s.Value
+	}
+	if stats["overload.envoy.overload_actions.stop_accepting_requests.active"] != 1 || limit == 0 && stats["overload.heap.pressure"] != 97 {
+		t.Errorf("stats say %v", stats)
 	}
 	close(release)
 	for i, want := range []string{"200 ", "503 overloaded: the proxy's memory is nearly used up"} {
@@ -131,7 +157,7 @@ func TestMemoryNearlyUsedUp(t *testing.T) {
 	until("without much more memory", func(_ int, err error) bool { return err != nil })
 	used.Store(50)
 	until("with memory again", served).c.Close()
-	if m := metrics(); !strings.Contains(m, "weir_proxy_overload_level 0") || !strings.Contains(m, "weir_proxy_overloads_total 1") {
+	if m := metrics(); limit > 0 && (!strings.Contains(m, "weir_proxy_overload_level 0") || !strings.Contains(m, "weir_proxy_overloads_total 1")) {
 		t.Errorf("metrics say\n%s", m)
 	}
 }

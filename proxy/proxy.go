@@ -10,6 +10,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -113,6 +114,8 @@ type Options struct {
 
 	// Memory says how much is in use, for what is given up near the limit (package overload); nil: the Go runtime, and GOMEMLIMIT.
 	Memory overload.Meter
+	// GroupMemory is what the control group permits, for an overload manager that asks; 0: there is no limit.
+	GroupMemory int64
 
 	// Poller makes a worker's poller; nil: the kernel's. It is for tests, which have no rules of
 	// capture.
@@ -177,6 +180,7 @@ type Proxy struct {
 	logs    *observe.Log
 	// descriptors is how many this process may have; 0: unknown.
 	descriptors int64
+	manager     *overload.Manager
 	pressure    pressure
 
 	quit    context.CancelFunc
@@ -211,6 +215,9 @@ func New(o Options) (*Proxy, error) {
 	p := &Proxy{o: o, started: time.Now(), self: o.Node.Peer(), gate: tls.NewGate(0, 0), peers: observe.NewPeers(), callers: listener.NewPeers(), descriptors: loop.DescriptorLimit(), pools: &pool.Group{}, stirred: make(chan struct{}, 1)}
 	p.quitCtx, p.quit = context.WithCancel(context.Background())
 	var err error
+	if p.manager, err = overload.Decode(o.Static, o.GroupMemory); err != nil {
+		return nil, err
+	}
 	if p.frame, err = tcp.Frame(&p.o.Node); err != nil {
 		return nil, err
 	}
@@ -246,11 +253,7 @@ func New(o Options) (*Proxy, error) {
 		acceptors[i] = w.accept
 	}
 	p.group = listener.NewGroup(o.Listen, loop.Kernel(), p.callers, o.Log, acceptors...)
-	if p.group.MaxConnections = o.MaxConnections; o.MaxConnections == 0 && o.Static != nil {
-		if p.group.MaxConnections, err = maxConnections(o.Static); err != nil {
-			return nil, err
-		}
-	}
+	p.group.MaxConnections = cmp.Or(o.MaxConnections, p.manager.Connections)
 	if o.Control != nil {
 		p.subscribe(saved)
 	}

@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
-	downstreamconnectionsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/resource_monitors/downstream_connections/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -245,36 +243,6 @@ func staticUpdates(b *bootstrapv3.Bootstrap) ([]state.Update, error) {
 		listeners.Set = append(listeners.Set, state.Resource{Name: l.GetName(), Body: a})
 	}
 	return []state.Update{clusters, listeners}, nil
-}
-
-// maxConnections is the limit of an overload manager, or of the runtime key that did the
-// same before there was one; 0: none.
-func maxConnections(b *bootstrapv3.Bootstrap) (int64, error) {
-	const monitor, key = "envoy.resource_monitors.global_downstream_max_connections", "overload.global_downstream_max_connections"
-	limit := int64(0)
-	for _, layer := range b.GetLayeredRuntime().GetLayers() {
-		if v := layer.GetStaticLayer().GetFields()[key]; v != nil {
-			n, err := strconv.ParseInt(v.GetStringValue(), 10, 64)
-			if v.GetStringValue() == "" {
-				n, err = int64(v.GetNumberValue()), nil
-			}
-			if err != nil || n <= 0 {
-				return 0, fmt.Errorf("layered_runtime: %s: not a number of connections", key)
-			}
-			limit = n
-		}
-	}
-	for _, m := range b.GetOverloadManager().GetResourceMonitors() {
-		if m.GetName() != monitor {
-			return 0, fmt.Errorf("overload_manager: resource monitor %q is not supported; %s is", m.GetName(), monitor)
-		}
-		c := &downstreamconnectionsv3.DownstreamConnectionsConfig{}
-		if err := m.GetTypedConfig().UnmarshalTo(c); err != nil {
-			return 0, fmt.Errorf("overload_manager: %s: %w", monitor, err)
-		}
-		limit = c.GetMaxActiveDownstreamConnections()
-	}
-	return limit, nil
 }
 
 // apply is client.Options.Apply.

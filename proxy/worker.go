@@ -51,7 +51,7 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 		demands = demand.New() // without a View it has nothing to say
 	}
 	w.demand = demands.NewWorker(w.loop, p.place())
-	w.http = http.NewWorker(http.Options{Loop: w.loop, Demand: w.demand, Hosts: p.hosts, Group: p.pools, Socket: p.socket, Source: p.o.Source, Hostname: p.o.Node.Name, Outdated: p.outdated, Full: p.full,
+	w.http = http.NewWorker(http.Options{Loop: w.loop, Demand: w.demand, Hosts: p.hosts, Group: p.pools, Socket: p.socket, Source: p.o.Source, Hostname: p.o.Node.Name, Outdated: p.outdated, Full: p.noRequest,
 		Observer: &http.Report{Self: p.self, Numbers: w.numbers, Records: w.records, Log: p.logs, Unknown: (&strangers{loop: w.loop, p: p}).tell}})
 	if i == 0 {
 		w.checks = cluster.NewChecks(w.loop, w.http)
@@ -59,7 +59,7 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 	w.tcp = tcp.NewWorker(tcp.Options{Loop: w.loop, Demand: w.demand, Hosts: p.hosts, State: func() tcp.State { return w.state }, Socket: p.socket, Source: p.o.Source, Metadata: p.frame, Peers: p.peers,
 		Observer: &relays{self: p.self, loop: w.loop, numbers: w.numbers, records: w.records, log: p.logs, host: p.o.Node.Name, reported: map[*tcp.Relay]*tally{}}})
 	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve, Begin: w.begin, Demand: w.demand,
-		Room: p.room, Full: p.full, Relief: w.http.Pool().CloseIdle,
+		Room: p.room, Full: p.noConnection, Relief: w.http.Pool().CloseIdle,
 		Refused: (&refusals{loop: w.loop, access: p.logs, log: p.o.Log, numbers: w.numbers, records: w.records, self: p.self}).tell})
 	return w, nil
 }

@@ -340,9 +340,12 @@ func podDNS(a netip.AddrPort, log *slog.Logger) (*proxy.DNS, error) {
 	return d, nil
 }
 
-// limitMemory makes the control group's limit the collector's, and the one near which the proxy gives things up (proxy/overload).
-func limitMemory(root fs.FS) {
-	if limit, ok := cgroup.Memory(root); ok && os.Getenv("GOMEMLIMIT") == "" {
+// limitMemory makes the control group's limit the collector's, and the one near which the proxy gives things up (proxy/overload). It
+// returns what the group permits, 0 without a limit.
+func limitMemory(root fs.FS) int64 {
+	limit, ok := cgroup.Memory(root)
+	if ok && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit / 10 * 9) // the rest is for stacks of the kernel, and for buffers of sockets
 	}
+	return limit
 }

@@ -43,9 +43,9 @@ func runStatic(ctx context.Context, args []string) error {
 	if *workers <= 0 {
 		*workers = runtime.GOMAXPROCS(0) // as many as the control group has processors
 	}
-	limitMemory(os.DirFS("/"))
+	group := limitMemory(os.DirFS("/"))
 	proxy.SetThreads(*workers)
-	o := proxy.Options{Version: version, Static: b, Workers: *workers, Log: log, Level: lv, DrainTime: *drain, AccessLog: os.Stdout,
+	o := proxy.Options{Version: version, Static: b, Workers: *workers, GroupMemory: group, Log: log, Level: lv, DrainTime: *drain, AccessLog: os.Stdout,
 		Node: observe.Node{ID: b.GetNode().GetId(), Name: b.GetNode().GetId(), Cluster: b.GetNode().GetCluster()}}
 	if o.Control, err = dynamic(b); err != nil {
 		return fmt.Errorf("%s: %w", *file, err)

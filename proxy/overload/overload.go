@@ -1,8 +1,8 @@
 // Package overload decides what a proxy gives up when its memory is nearly used up.
 //
 // How much memory is in use and how much there may be enters (a Meter, of the Go runtime by Runtime, of a test
-// by the test); a Level leaves, for proxy to act on. Gauge is a machine without clock and lock: one goroutine
-// steps it. What level means what is said here and nowhere else.
+// by the test); a Level leaves, for proxy to act on, and what the Manager of a bootstrap gives up besides. Gauge and Manager are
+// machines without clock and lock: one goroutine steps them. What level and which action means what is said here and nowhere else.
 package overload
 
 import (
@@ -57,7 +57,7 @@ func (g *Gauge) Step(used, limit int64) Level {
 // Next is when to look again: often where something may happen soon, and rarely else, because a proxy with nothing to do
 // should not wake up. Filling the last third of 100 MB takes a second even of many thousand connections.
 func Next(used, limit int64) time.Duration {
-	if float64(used) >= 0.7*float64(limit) {
+	if limit > 0 && float64(used) >= 0.7*float64(limit) {
 		return 100 * time.Millisecond
 	}
 	return time.Second
@@ -75,7 +75,7 @@ func Runtime() Meter {
 		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"}}
 	return func() (used, limit int64) {
 		if limit = debug.SetMemoryLimit(-1); limit == math.MaxInt64 {
-			return 0, 0
+			limit = 0
 		}
 		metrics.Read(samples)
 		v := func(i int) int64 {

@@ -38,7 +38,7 @@ func TestRuntime(t *testing.T) {
 	defer debug.SetMemoryLimit(old)
 	meter := Runtime()
 	if old > 1<<60 {
-		if used, limit := meter(); used != 0 || limit != 0 {
+		if used, limit := meter(); used == 0 || limit != 0 {
 			t.Errorf("%d of %d in use without a limit", used, limit)
 		}
 	}
