@@ -91,10 +91,14 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 	}
 }
 
-// keep records a connection that was refused.
+// keep records a connection that was refused, unless there are many: weir_proxy_refused_connections_total counts all.
 func (r *refusals) keep(info *conn.Info, l *listener.Config, cause causes.Cause, err error) {
-	c := r.records.Failed()
-	c.Start, c.Cause, c.Details, c.Listener = r.loop.Wall(), cause, cause.Details(), l.Name
+	now := r.loop.Wall()
+	c := r.records.Refused(cause, now)
+	if c == nil {
+		return
+	}
+	c.Start, c.Cause, c.Details, c.Listener = now, cause, cause.Details(), l.Name
 	if err != nil {
 		c.Details += "{" + err.Error() + "}"
 	}

@@ -1,5 +1,5 @@
-// Package records is what the exchanges and connections of a worker came to: the newest that failed, and a sample of those that
-// went well, for whoever asks why.
+// Package records is what the exchanges and connections of a worker came to: the newest that failed or were refused, and a sample of
+// those that went well, for whoever asks why.
 //
 // A finished one enters as a Record that its Observer fills in place; copies leave when somebody asks. A Recorder belongs to one
 // worker and is touched on its loop only: who asks posts a closure there, so that there is no lock and nothing is torn. Records hold
@@ -16,8 +16,11 @@ import (
 )
 
 const (
-	// How many records a process keeps, divided among its workers: 1.8 MB in all.
+	// How many records a process keeps, divided among its workers: 2 MB in all with refusals.
 	keptFailed, keptWell = 1024, 512
+	// Refusals have room of their own: who scans ports makes more of them than there are requests. And of one cause not more than so
+	// many a second are kept, so that those of others stay for a while.
+	keptRefused, refusedASecond = 128, 8
 	// One in so many of those that went well is kept, and each that took so long.
 	sample = 64
 	slow   = time.Second
@@ -153,18 +156,42 @@ func (a Addr) String() string {
 
 // Recorder keeps the records of one worker.
 type Recorder struct {
-	failed, well ring
-	passed       uint32 // since one of those that went well was kept
+	failed, well, refused ring
+	passed                uint32 // since one of those that went well was kept
+	refusals              map[causes.Cause]*second
+}
+
+// second is how many connections were refused for a cause in a second.
+type second struct {
+	of    int64
+	count int
 }
 
 // New makes the Recorder of one of so many workers.
 func New(workers int) *Recorder {
 	share := func(n int) int { return max(piece, n/max(1, workers)/piece*piece) }
-	return &Recorder{failed: ring{size: share(keptFailed)}, well: ring{size: share(keptWell)}, passed: sample - 1}
+	return &Recorder{failed: ring{size: share(keptFailed)}, well: ring{size: share(keptWell)}, refused: ring{size: share(keptRefused)}, passed: sample - 1,
+		refusals: map[causes.Cause]*second{}}
 }
 
 // Failed is the place of a record of something that failed, to be filled in.
 func (r *Recorder) Failed() *Record { return r.failed.next() }
+
+// Refused is the place of a record of a connection that was refused, to be filled in; nil: of its cause there are enough in this second.
+func (r *Recorder) Refused(c causes.Cause, now time.Time) *Record {
+	s := r.refusals[c]
+	if s == nil {
+		s = &second{}
+		r.refusals[c] = s
+	}
+	if of := now.Unix(); s.of != of {
+		*s = second{of: of}
+	}
+	if s.count++; s.count > refusedASecond {
+		return nil
+	}
+	return r.refused.next()
+}
 
 // Well is the place of a record of something that went well and took so long; nil: this one is not kept.
 func (r *Recorder) Well(took time.Duration) *Record {
@@ -185,20 +212,16 @@ func (r *Recorder) Find(id string, most int) []Record {
 		}
 	}
 	r.failed.each(is)
+	r.refused.each(is)
 	r.well.each(is)
 	return out
 }
 
 // LastFailed are copies of so many records of what failed, the newest first.
-func (r *Recorder) LastFailed(most int) []Record {
-	var out []Record
-	r.failed.each(func(c *Record) {
-		if len(out) < most {
-			out = append(out, c.copied())
-		}
-	})
-	return out
-}
+func (r *Recorder) LastFailed(most int) []Record { return r.failed.last(most) }
+
+// LastRefused are those of connections that were refused.
+func (r *Recorder) LastRefused(most int) []Record { return r.refused.last(most) }
 
 // ring holds the newest size records.
 type ring struct {
@@ -229,6 +252,15 @@ func (g *ring) at(i int) *Record {
 		g.pieces = append(g.pieces, of)
 	}
 	return &g.pieces[i/piece].records[i%piece]
+}
+
+func (g *ring) last(most int) (out []Record) {
+	g.each(func(c *Record) {
+		if len(out) < most {
+			out = append(out, c.copied())
+		}
+	})
+	return out
 }
 
 // each visits the records, the newest first.
