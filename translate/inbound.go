@@ -460,6 +460,11 @@ func (b *base) inboundChains(k *mint, p *served) []*listenerv3.FilterChain {
 		}
 		out = append(out, c)
 	}
+	// Who comes by the last chain has not proved to be of the mesh, and could have.
+	ofStrangers := func() {
+		out[len(out)-1].Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
+			"weir": fields(map[string]*structpb.Value{"strangers": structpb.NewBoolValue(true)})}}
+	}
 	http, tcp := true, false
 	if p.tls != nil && p.mode != mesh.MTLSStrict { // in plaintext nobody is served
 		if p.mode != mesh.MTLSDisable {
@@ -467,6 +472,7 @@ func (b *base) inboundChains(k *mint, p *served) []*listenerv3.FilterChain {
 		}
 		chain(tls, nil, p.http(), false)
 		out[len(out)-1].TransportSocket = edgeServer(k, p.tls, b.settings, alpnOf(p))
+		ofStrangers()
 		return out
 	}
 	switch p.mode {
@@ -497,10 +503,12 @@ func (b *base) inboundChains(k *mint, p *served) []*listenerv3.FilterChain {
 		case p.http():
 			chain(tls, alpnMeshAll, http, true)
 			chain(plain, nil, http, false)
+			ofStrangers()
 		case p.sniff():
 			chain(tls, alpnMeshHTTP, http, true)
 			chain(tls, alpnMeshTCP, tcp, true)
 			chain(plain, alpnPlainHTTP, http, false)
+			ofStrangers()
 			chain(plain, nil, tcp, false)
 		default:
 			chain(tls, alpnMeshAll, tcp, true)

@@ -463,6 +463,9 @@ func (p *printer) chain(c *listenerv3.FilterChain) {
 	if len(out) == 0 {
 		out = append(out, "any")
 	}
+	if c.GetMetadata().GetFilterMetadata()["weir"].GetFields()["strangers"].GetBoolValue() {
+		out = append(out, "(strangers)")
+	}
 	out = append(out, "=>")
 	if c.GetTransportSocket() != nil {
 		out = append(out, "TLS("+p.socket(c.GetTransportSocket())+")")

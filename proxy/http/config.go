@@ -60,6 +60,9 @@ type Config struct {
 	// Edge says that clients are not trusted with x-envoy headers, and that the connection tells their address
 	// (use_remote_address).
 	Edge bool
+	// Strangers says that who calls here has not proved to be of the mesh, where those of the mesh do: neither x-envoy headers
+	// nor x-forwarded-for are believed (metadata weir.strangers of the filter chain).
+	Strangers bool
 	// SkipXFF does not append the client's address to x-forwarded-for at the edge (skip_xff_append).
 	SkipXFF bool
 	// TrustedHops is how many proxies in front are trusted to have appended to x-forwarded-for (xff_num_trusted_hops).

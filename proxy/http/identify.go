@@ -125,7 +125,6 @@ var strangers = [...]message.ID{
 	message.XEnvoyAttemptCount, message.XEnvoyIsTimeoutRetry, message.XEnvoyExternalAddress,
 	message.XEnvoyDownstreamServiceCluster, message.XEnvoyDownstreamServiceNode, message.XEnvoyForceTrace,
 	message.XEnvoyHedgeOnPerTryTimeout, message.XEnvoyIPTags, message.XEnvoyOriginalURL,
-	message.XEnvoyPeerMetadata, message.XEnvoyPeerMetadataID,
 }
 
 func identify(x *Exchange) Verdict {
@@ -136,15 +135,19 @@ func identify(x *Exchange) Verdict {
 		scheme = schemeHTTPS
 	}
 	h.Remove(message.XEnvoyDecoratorOperation)
-	if c.Edge {
+	if c.Edge || c.Strangers {
 		for _, id := range strangers {
 			h.Remove(id)
 		}
+	}
+	if c.Edge {
+		h.Remove(message.XEnvoyPeerMetadata)
+		h.Remove(message.XEnvoyPeerMetadataID)
 		x.edgeAddress(h)
 		if c.TrustedHops == 0 {
 			h.Set(message.XForwardedProto, scheme)
 		}
-	} else if v, ok := h.Joined("x-forwarded-for", nil); ok {
+	} else if v, ok := h.Joined("x-forwarded-for", nil); ok && !c.Strangers {
 		if a, ok := addressFromRight(v, c.TrustedHops); ok {
 			x.Remote = a
 		}
@@ -242,7 +245,7 @@ func (x *Exchange) clientCert(h *message.Headers) {
 		o.xfcc, o.parts = certElement(peer, x.Config.CertParts), x.Config.CertParts
 	}
 	own := x.origin.xfcc
-	if old, ok := h.Joined("x-forwarded-client-cert", nil); ok && mode == CertAppendForward && len(old) > 0 {
+	if old, ok := h.Joined("x-forwarded-client-cert", nil); ok && mode == CertAppendForward && !x.Config.Strangers && len(old) > 0 {
 		b := append(x.arena.Open(len(old)+1+len(own)), old...)
 		h.Set(message.XForwardedClientCert, x.arena.Close(append(append(b, ','), own...)))
 		return

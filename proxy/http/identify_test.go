@@ -3,6 +3,7 @@ package http
 import (
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -63,6 +64,14 @@ func TestClientCert(t *testing.T) {
 	}
 }
 
+// Of a client that is not of the mesh only its own certificate is told, not what it says of those before it.
+func TestClientCertOfStrangers(t *testing.T) {
+	x := identified(&Config{ClientCert: CertAppendForward, Strangers: true}, &conn.Info{TLS: &tls.Peer{Presented: true}}, "x-forwarded-client-cert", "By=x")
+	if got, want := string(x.Request.Headers.Get(message.XForwardedClientCert)), "Hash="+strings.Repeat("0", 64); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // A connection that goes on under another configuration says of its client what that wants to be said.
 func TestClientCertAfterChange(t *testing.T) {
 	x := identified(&Config{ClientCert: CertSanitizeSet, CertParts: CertURI}, &conn.Info{TLS: &tls.Peer{Presented: true, Subject: "CN=a", URI: "spiffe://a/b"}})
@@ -102,6 +111,7 @@ func TestRemoteAddress(t *testing.T) {
 		{"one form for one address", "::ffff:192.0.2.1", Config{}, "192.0.2.1:0", "::ffff:192.0.2.1"},
 		{"one form with a port", "[::ffff:192.0.2.1]:7", Config{}, "192.0.2.1:7", "[::ffff:192.0.2.1]:7"},
 		{"no zone", "fe80::1%eth0", Config{}, "[fe80::1]:0", "fe80::1%eth0"},
+		{"who has not proved to be of the mesh says nothing to the proxy", "192.0.2.1", Config{Strangers: true}, "10.0.0.9:5000", "192.0.2.1"},
 		{"the edge first", "", Config{Edge: true}, "10.0.0.9:5000", "10.0.0.9"},
 	} {
 		var headers []string
@@ -120,17 +130,21 @@ func TestRemoteAddress(t *testing.T) {
 	}
 }
 
-// What steers proxies ends at the edge, and nowhere else.
+// What steers proxies ends at the edge, and where somebody calls who has not proved to be of the mesh. Whose proxy a caller
+// has is told there nevertheless: that is telemetry, and who still calls in plaintext is to be found by it.
 func TestStrangers(t *testing.T) {
-	for _, edge := range []bool{false, true} {
+	told := []message.ID{message.XEnvoyPeerMetadata, message.XEnvoyPeerMetadataID}
+	for _, c := range []Config{{}, {Edge: true}, {Strangers: true}} {
 		var headers []string
-		for _, id := range strangers {
+		all := append(slices.Clone(strangers[:]), told...)
+		for _, id := range all {
 			headers = append(headers, id.String(), "1")
 		}
-		x := identified(&Config{Edge: edge}, &conn.Info{}, headers...)
-		for _, id := range strangers {
-			if got := x.Request.Headers.Has(id); got == edge && id != message.XEnvoyDecoratorOperation {
-				t.Errorf("edge %v: %s there: %v", edge, id, got)
+		x := identified(&c, &conn.Info{}, headers...)
+		for _, id := range all {
+			want := !c.Edge && (!c.Strangers || slices.Contains(told, id)) && id != message.XEnvoyDecoratorOperation
+			if got := x.Request.Headers.Has(id); got != want {
+				t.Errorf("edge %v, strangers %v: %s there: %v", c.Edge, c.Strangers, id, got)
 			}
 		}
 	}

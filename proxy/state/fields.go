@@ -353,7 +353,7 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.listener.v3.AdditionalAddress":                      acts("address"),
 	"envoy.config.listener.v3.ListenerFilter":                         acts("name typed_config filter_disabled"),
 	"envoy.config.listener.v3.ListenerFilterChainMatchPredicate":      everything,
-	"envoy.config.listener.v3.FilterChain":                            acts("filter_chain_match filters transport_socket name transport_socket_connect_timeout").but("metadata", controlInfo),
+	"envoy.config.listener.v3.FilterChain":                            acts("filter_chain_match filters transport_socket name transport_socket_connect_timeout metadata"),
 	"envoy.config.listener.v3.FilterChainMatch":                       acts("destination_port prefix_ranges source_prefix_ranges source_ports server_names transport_protocol application_protocols"),
 	"envoy.config.listener.v3.Filter":                                 acts("name typed_config config_discovery"),
 	"envoy.config.core.v3.ExtensionConfigSource":                      acts("config_source default_config apply_default_config_without_warming type_urls"),

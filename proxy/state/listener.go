@@ -217,6 +217,7 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 			if len(rules) > 0 {
 				return nil, fmt.Errorf("%s: a network RBAC filter in front of HTTP is not supported; put envoy.filters.http.rbac into http_filters", at)
 			}
+			m.Strangers = fc.GetMetadata().GetFilterMetadata()["weir"].GetFields()["strangers"].GetBoolValue()
 			m.Chain, c.Filters = c, m
 		case tcpProxyURL:
 			p, err := b.decodeTCP(config, dir, at)
