@@ -54,6 +54,8 @@ type Authority struct {
 	from        time.Time // when all of cert, above and root are valid
 	until       time.Time
 	tail        []string // what follows a leaf in an answer: above and the bundle, PEM
+	// distrusted are roots that the operator wants cut off, whoever needs them.
+	distrusted []*x509.Certificate
 	// granted is the longest life of a certificate that was signed, in nanoseconds.
 	granted *atomic.Int64
 }
@@ -123,7 +125,7 @@ func (a *Authority) withBundle(bundle *identity.Bundle) (*Authority, error) {
 	others := slices.Clone(a.above)
 	n, err := newAuthority(a.o, a.trustDomain, a.key, a.cert, others, bundle)
 	if err == nil {
-		n.granted = a.granted
+		n.granted, n.distrusted = a.granted, a.distrusted
 	}
 	return n, err
 }

@@ -39,18 +39,9 @@ type change struct {
 // Step brings what was asked for into force, as far as that harms nobody.
 func (h *handover) Step(now time.Time, asked *Authority) (change, error) {
 	if h.held == nil {
-		h.held = asked
-		for _, r := range asked.bundle.Roots() {
-			h.trusted = append(h.trusted, trust{root: r}) // what was before is not known
-		}
-		return change{held: asked}, nil
+		return h.begin(now, asked)
 	}
 	var c change
-	soon := func(t time.Time) {
-		if c.next.IsZero() || t.Before(c.next) {
-			c.next = t
-		}
-	}
 	// Of all that were in force: certificates of the first may outlive the second's.
 	h.longest = max(h.longest, h.held.longest())
 	overlap := h.longest + settle
@@ -63,7 +54,7 @@ func (h *handover) Step(now time.Time, asked *Authority) (change, error) {
 		// Where the old one ends too early: as Succession does.
 		begins = since.Add(min(overlap, max(0, h.held.until.Sub(since))/4*3))
 	}
-	waits := now.Before(begins)
+	waits := now.Before(begins) && !asked.distrusts(h.held.root)
 	roots := asked.bundle.Roots()
 	var trusted []trust
 	for _, t := range h.trusted {
@@ -72,13 +63,13 @@ func (h *handover) Step(now time.Time, asked *Authority) (change, error) {
 		}
 		switch {
 		case slices.ContainsFunc(roots, t.root.Equal):
-		case now.Before(t.needed):
-			// Of a root that signs, the end is in sight only once another does.
-			if !t.root.Equal(h.held.root) || !waits {
-				soon(t.needed)
+		case now.Before(t.needed) && !asked.distrusts(t.root):
+			next := c.next
+			c.stays(t)
+			if t.root.Equal(h.held.root) && waits {
+				c.next = next // of a root that signs, the end is in sight only once another does
 			}
 			roots = append(roots, t.root)
-			c.notes = append(c.notes, fmt.Sprintf("root %s is left out and stays trusted until %s: certificates in use lead to it", name(t.root), t.needed.UTC().Format(time.RFC3339)))
 		default:
 			continue
 		}
@@ -92,20 +83,24 @@ func (h *handover) Step(now time.Time, asked *Authority) (change, error) {
 	signer := asked
 	if waits {
 		signer = h.held
-		soon(begins)
+		c.soon(begins)
 		c.notes = append(c.notes, fmt.Sprintf("root %s signs from %s on: until then workloads hold certificates that came without it", name(asked.root), begins.UTC().Format(time.RFC3339)))
 	}
-	bundle, err := identity.NewBundle(roots...)
+	signer, err := signer.under(roots)
 	if err != nil {
 		return change{}, err
 	}
-	if !signer.bundle.Equal(bundle) {
-		if signer, err = signer.withBundle(bundle); err != nil {
-			return change{}, err
-		}
-	}
 	h.held, h.trusted, c.held = signer, trusted, signer
 	return c, nil
+}
+
+// under is the authority with these roots.
+func (a *Authority) under(roots []*x509.Certificate) (*Authority, error) {
+	bundle, err := identity.NewBundle(roots...)
+	if err != nil || a.bundle.Equal(bundle) {
+		return a, err
+	}
+	return a.withBundle(bundle)
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -131,9 +126,12 @@ type Rolling struct {
 	last     change
 }
 
-// NewRolling begins with an authority.
-func NewRolling(first *Authority, log *slog.Logger) *Rolling {
+// NewRolling begins with an authority, where another one's Memory ended; nil: nothing is known of before.
+func NewRolling(first *Authority, memory []byte, log *slog.Logger) *Rolling {
 	r := &Rolling{log: log, replaced: make(chan struct{})}
+	if err := r.machine.recall(memory, time.Now().Round(0)); err != nil {
+		log.Error("what roots were trusted before this start cannot be read: certificates that lead to others than those of now are refused until they are renewed", "err", err)
+	}
 	r.Ask(first)
 	return r
 }
@@ -160,6 +158,13 @@ func (r *Rolling) Look() {
 	if next := r.last.next; !next.IsZero() && !time.Now().Round(0).Before(next) {
 		r.step()
 	}
+}
+
+// Memory is what the next one has to know, to be kept where only control planes write. It changes as time passes.
+func (r *Rolling) Memory() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.machine.remember()
 }
 
 // Notes say what is not yet as was asked for, and until when.

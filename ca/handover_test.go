@@ -47,7 +47,7 @@ func TestHandover(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				a, b := selfSigned(t, Options{}), selfSigned(t, Options{})
-				r := NewRolling(a, slog.New(slog.DiscardHandler))
+				r := NewRolling(a, nil, slog.New(slog.DiscardHandler))
 				type holder struct {
 					m     *identity.Material
 					until time.Time
@@ -92,7 +92,7 @@ func TestHandover(t *testing.T) {
 func TestHandoverSaysWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := selfSigned(t, Options{}), selfSigned(t, Options{})
-		r := NewRolling(a, slog.New(slog.DiscardHandler))
+		r := NewRolling(a, nil, slog.New(slog.DiscardHandler))
 		_, replaced := r.Watch()
 		r.Ask(b)
 		select {
@@ -110,7 +110,7 @@ func TestHandoverSaysWhatWaits(t *testing.T) {
 		r.Look()
 		r.Ask(selfSigned(t, Options{}))
 		time.Sleep(time.Second)
-		r = NewRolling(a, slog.New(slog.DiscardHandler))
+		r = NewRolling(a, nil, slog.New(slog.DiscardHandler))
 		fresh := selfSigned(t, Options{})
 		r.Ask(fresh)
 		if held, _ := r.Watch(); held != fresh || len(r.Notes()) != 0 {
@@ -123,7 +123,7 @@ func TestHandoverSaysWhatWaits(t *testing.T) {
 func TestHandoverWaitsForTheLongest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := selfSigned(t, Options{}), selfSigned(t, Options{})
-		r := NewRolling(a, slog.New(slog.DiscardHandler))
+		r := NewRolling(a, nil, slog.New(slog.DiscardHandler))
 		if _, err := a.Issue(Grant{ID: cart, TTL: 30 * day}); err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +147,7 @@ func TestHandoverWaitsForTheLongest(t *testing.T) {
 func TestHandoverRemembersTheFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, c := selfSigned(t, Options{}), selfSigned(t, Options{}), selfSigned(t, Options{})
-		r := NewRolling(a, slog.New(slog.DiscardHandler))
+		r := NewRolling(a, nil, slog.New(slog.DiscardHandler))
 		pass := func(d time.Duration) {
 			for range d / (6 * time.Hour) {
 				time.Sleep(6 * time.Hour)
@@ -183,7 +183,7 @@ func TestHandoverRemembersTheFirst(t *testing.T) {
 func TestHandoverBeforeTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := selfSigned(t, Options{}), selfSigned(t, Options{})
-		r := NewRolling(a, slog.New(slog.DiscardHandler))
+		r := NewRolling(a, nil, slog.New(slog.DiscardHandler))
 		time.Sleep(time.Until(a.until) - 8*time.Hour)
 		r.Look()
 		r.Ask(b)

@@ -24,6 +24,10 @@ var layouts = []layout{
 	{"tls.key", "tls.crt", "ca.crt", ""},
 }
 
+// DistrustedFile has, beside the files of an authority, roots that are to be cut off at once, whoever holds certificates that
+// lead to them: stolen ones. Others stay trusted while they are needed.
+const DistrustedFile = "distrusted.pem"
+
 // ParsePlugged is OpenPlugged for files that were read, by name: the data of a Secret. An
 // empty file is none.
 func ParsePlugged(files map[string][]byte, trustDomain string, o Options) (*Authority, error) {
@@ -72,6 +76,14 @@ func ParsePlugged(files map[string][]byte, trustDomain string, o Options) (*Auth
 	a, err := newAuthority(o, trustDomain, key, certs[0], others, bundle)
 	if err != nil {
 		return nil, fmt.Errorf("%w (files %s)", err, strings.Join(names, ", "))
+	}
+	if len(files[DistrustedFile]) > 0 {
+		if a.distrusted, err = certificates(DistrustedFile); err != nil {
+			return nil, err
+		}
+		if i := slices.IndexFunc(roots, a.distrusts); i >= 0 {
+			return nil, fmt.Errorf("root %s is both in %s and in %s: take it out of one of them", name(roots[i]), l.roots, DistrustedFile)
+		}
 	}
 	return a, nil
 }

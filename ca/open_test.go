@@ -296,6 +296,8 @@ func TestBadPlugged(t *testing.T) {
 		{"for e-mail only", "peers would refuse", plugged(spoilt(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection} }))},
 		{"of one domain only", "peers would refuse", plugged(spoilt(func(c *x509.Certificate) { c.PermittedURIDomains = []string{"example.com"} }))},
 		{"under a root that allows none below", "", []string{"tls.key", text, "tls.crt", belowNoRoom.pem(), "ca.crt", noRoom.pem()}},
+		{"a root that is not to be trusted", "both in root-cert.pem and in distrusted.pem", append(plugged(org), "distrusted.pem", org.root.pem())},
+		{"damaged roots that are not to be trusted", "distrusted.pem", append(plugged(org), "distrusted.pem", "x")},
 		{"a weak key", "curve P-224", []string{"tls.key", keyPEM(t, "PRIVATE KEY", weak), "tls.crt", org.issuer.below(t, "weak", weak, nil).pem() + org.issuer.pem(), "ca.crt", org.root.pem()}},
 	} {
 		d := dir(t, c.files...)

@@ -10,8 +10,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/weirmesh/weir/ca/internal/secretfile"
 )
 
 // pluggedEvery is how often the files of a plugged-in authority are read: four small files,
@@ -24,6 +27,7 @@ type Plugged struct {
 	*Rolling
 	dir, trustDomain string
 	o                Options
+	memory           string // file with what Rolling remembers
 	log              *slog.Logger
 
 	mu      sync.Mutex
@@ -32,8 +36,9 @@ type Plugged struct {
 	problem string
 }
 
-// FollowPlugged opens the authority in a folder, as OpenPlugged does. Run follows its files.
-func FollowPlugged(dir, trustDomain string, o Options, log *slog.Logger) (*Plugged, error) {
+// FollowPlugged opens the authority in a folder, as OpenPlugged does. Run follows its files. What roots were handed over from is
+// kept in the file memory, in a folder of the control plane's own.
+func FollowPlugged(dir, memory, trustDomain string, o Options, log *slog.Logger) (*Plugged, error) {
 	files, err := readPlugged(dir)
 	if err != nil {
 		return nil, err
@@ -42,7 +47,20 @@ func FollowPlugged(dir, trustDomain string, o Options, log *slog.Logger) (*Plugg
 	if err != nil {
 		return nil, err
 	}
-	return &Plugged{Rolling: NewRolling(first, log), dir: dir, trustDomain: trustDomain, o: o, log: log, used: files, seen: files}, nil
+	before, err := secretfile.Load(memory)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("roots that were trusted before: %w", err)
+	}
+	p := &Plugged{Rolling: NewRolling(first, before.Reveal(), log), dir: dir, memory: memory, trustDomain: trustDomain, o: o, log: log, used: files, seen: files}
+	return p, p.remember()
+}
+
+// remember writes down what changed.
+func (p *Plugged) remember() error {
+	if err := os.MkdirAll(filepath.Dir(p.memory), 0o700); err != nil {
+		return fmt.Errorf("remembering which roots are trusted: %w", err)
+	}
+	return secretfile.Replace(p.memory, p.Memory(), 0o600)
 }
 
 // Problem says why files that were replaced are not in force, "" if nothing is wrong.
@@ -78,6 +96,11 @@ func (p *Plugged) look() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.Look()
+	defer func() {
+		if err := p.remember(); err != nil {
+			p.log.Error("certificate authority: a control plane that starts now will not know which roots certificates in use lead to", "err", err)
+		}
+	}()
 	files, err := readPlugged(p.dir)
 	same := func(x map[string][]byte) bool { return maps.EqualFunc(files, x, bytes.Equal) }
 	switch {
@@ -125,7 +148,7 @@ func parsePlugged(dir string, files map[string][]byte, trustDomain string, o Opt
 
 func readPlugged(dir string) (map[string][]byte, error) {
 	files := map[string][]byte{}
-	for _, l := range layouts {
+	for _, l := range append(slices.Clone(layouts), layout{chain: DistrustedFile}) {
 		for _, name := range []string{l.key, l.cert, l.roots, l.chain} {
 			if name == "" {
 				continue

@@ -197,7 +197,8 @@ func TestFollowPlugged(t *testing.T) {
 			put(name, text)
 		}
 		var log strings.Builder
-		p, err := FollowPlugged(folder, "cluster.local", Options{}, slog.New(slog.NewTextHandler(&log, nil)))
+		memory := filepath.Join(t.TempDir(), "ca", "handover.pem")
+		p, err := FollowPlugged(folder, memory, "cluster.local", Options{}, slog.New(slog.NewTextHandler(&log, nil)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -220,6 +221,9 @@ func TestFollowPlugged(t *testing.T) {
 		p.look()
 		if !signs(second, 2) {
 			t.Errorf("a day later: %v", p.Notes())
+		}
+		if p, err = FollowPlugged(folder, memory, "cluster.local", Options{}, slog.New(slog.NewTextHandler(&log, nil))); err != nil || !signs(second, 2) {
+			t.Errorf("after a restart: %v, %v", err, p.Notes())
 		}
 		put("ca-cert.pem", first.ca.pem())
 		p.look()

@@ -20,7 +20,7 @@ const soon = 30 * 24 * time.Hour
 func openAuthority(o Options) (ca.Source, func(context.Context) error, error) {
 	ttl := ca.Options{DefaultTTL: o.CertTTL}
 	if o.CA != "" {
-		plugged, err := ca.FollowPlugged(o.CA, o.TrustDomain, ttl, o.Log)
+		plugged, err := ca.FollowPlugged(o.CA, filepath.Join(o.State, "ca", "handover.pem"), o.TrustDomain, ttl, o.Log)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -44,7 +44,11 @@ type Authority struct {
 	plan    ca.Plan // of own, as it was asked for
 	problem string
 	refused string // version of the Secret that problem is about
+	memory  []byte // of HandoverSecret, as it was read or written last
 }
+
+// memoryKey is the key of HandoverSecret's data.
+const memoryKey = "roots.pem"
 
 // Open reads the Secrets, and makes a root of its own if there are none. Replicas that start
 // at the same time get the same one: the API server creates a Secret once. A Secret cacerts
@@ -64,6 +68,13 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("certificate authority: %w", err)
+	}
+	before, err := a.get(ctx, HandoverSecret)
+	if err != nil {
+		return nil, fmt.Errorf("certificate authority: %w", err)
+	}
+	if before != nil {
+		a.memory = before.Data[memoryKey]
 	}
 	a.take(plugged, own)
 	if a.rolling == nil {
@@ -181,12 +192,12 @@ const (
 
 // Keep restores the mesh's own Secret when it is gone while its root is in force, so that the
 // next replica to start does not begin with another root; and writes a successor of that root into
-// it when one is due. It is for the leader.
+// it when one is due. It writes down which roots are handed over from. It is for the leader.
 func (a *Authority) Keep(ctx context.Context) error {
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
 	for {
-		if err := errors.Join(a.restore(ctx), a.succeed(ctx)); err != nil && ctx.Err() == nil {
+		if err := errors.Join(a.restore(ctx), a.succeed(ctx), a.remember(ctx)); err != nil && ctx.Err() == nil {
 			a.o.Log.Error("certificate authority cannot be kept", "secret", OwnSecret, "err", err)
 		}
 		select {
@@ -217,6 +228,26 @@ func (a *Authority) restore(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// remember writes what changed of the handover since this replica last read or wrote it: leaders of several revisions do not
+// undo each other's.
+func (a *Authority) remember(ctx context.Context) error {
+	text := a.rolling.Memory()
+	if bytes.Equal(text, a.memory) { // written here alone
+		return nil
+	}
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: a.o.Namespace, Name: HandoverSecret, Labels: a.o.Labels}, Data: map[string][]byte{memoryKey: text}}
+	secrets := a.o.Client.CoreV1().Secrets(a.o.Namespace)
+	_, err := secrets.Update(ctx, s, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = secrets.Create(ctx, s, metav1.CreateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("a replica that starts now will not know which roots certificates in use lead to: writing Secret %s/%s: %w", a.o.Namespace, HandoverSecret, err)
+	}
+	a.memory = text
+	return nil
 }
 
 // succeed makes the mesh's own Secret what the plan of its roots says. Who wrote it at the same time
@@ -326,7 +357,7 @@ func (a *Authority) take(plugged, own *corev1.Secret) {
 		a.plan = roots.Plan(time.Now().Round(0))
 	}
 	if a.rolling == nil {
-		a.rolling = ca.NewRolling(parsed, a.o.Log)
+		a.rolling = ca.NewRolling(parsed, a.memory, a.o.Log)
 	} else {
 		a.rolling.Ask(parsed)
 	}

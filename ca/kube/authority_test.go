@@ -236,6 +236,45 @@ func TestFollow(t *testing.T) {
 	})
 }
 
+// An operator replaces the root while all replicas restart: what they have signed stays good, and no replica trusts less than another.
+func TestReplicasKnowWhatWasHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		first := mustOpen(t, client, nil)
+		own := rootOf(first)
+		stop := background(t, first.Keep)
+		pass(time.Second)
+		stop()
+
+		second := selfSigned(t)
+		put(t, client, secret(PluggedSecret, second))
+		a, b := mustOpen(t, client, nil), mustOpen(t, client, nil)
+		for _, x := range []*Authority{a, b} {
+			if rootOf(x) != string(second[RootKey])+own || len(x.Notes()) != 1 {
+				t.Errorf("after a restart: %v", x.Notes())
+			}
+		}
+		stopFollowing, stopKeeping := background(t, a.Run), background(t, a.Keep)
+		pass(24 * time.Hour)
+		if c := mustOpen(t, client, nil); rootOf(c) != string(second[RootKey])+own {
+			t.Error("a replica of the next day trusts less than the others")
+		}
+		pass(2 * time.Hour)
+		if c := mustOpen(t, client, nil); rootOf(a) != string(second[RootKey]) || rootOf(c) != rootOf(a) {
+			t.Errorf("two days later: %v, %v", a.Notes(), c.Notes())
+		}
+		stopKeeping()
+		stopFollowing()
+
+		third := selfSigned(t)
+		third[ca.DistrustedFile] = second[RootKey]
+		put(t, client, secret(PluggedSecret, third))
+		if d := mustOpen(t, client, nil); rootOf(d) != string(third[RootKey]) {
+			t.Error("a stolen root is trusted by a replica that starts")
+		}
+	})
+}
+
 // The mesh's own root is succeeded in time, by the leader, and all replicas follow: for the
 // longest life of a certificate both are trusted and the old signs, for as long again both are
 // trusted and the new signs. What others read in the Secret is who signs.

@@ -16,6 +16,9 @@ const (
 	PluggedSecret = "cacerts"
 	// OwnSecret is the mesh's own root, made where there is no PluggedSecret.
 	OwnSecret = "istio-ca-secret"
+	// HandoverSecret says which roots were handed over from, for the next replica. Nothing of it is secret; but who writes it
+	// says whom the mesh trusts.
+	HandoverSecret = "istio-ca-handover"
 	// RootConfigMap has the roots of the mesh at RootKey, in every namespace.
 	RootConfigMap = "istio-ca-root-cert"
 	RootKey       = "root-cert.pem"

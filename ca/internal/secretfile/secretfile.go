@@ -60,6 +60,9 @@ func Update(dir, name string, create func() (redact.Bytes, error), change func(r
 	return data, Replace(path, data.Reveal(), 0o600)
 }
 
+// Load returns the content of a file that is its user's alone.
+func Load(path string) (redact.Bytes, error) { return read(path) }
+
 func read(path string) (redact.Bytes, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
