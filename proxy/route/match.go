@@ -2,7 +2,6 @@ package route
 
 import (
 	"bytes"
-	"regexp"
 	"strconv"
 
 	"github.com/weirmesh/weir/proxy/http/message"
@@ -29,8 +28,8 @@ func (k PathKind) String() string {
 // parameters match, for Per1M of a million requests.
 type When struct {
 	Kind       PathKind
-	Path       string         // unless PathRegex
-	Regex      *regexp.Regexp // PathRegex: matches the whole path (anchored by the builder)
+	Path       string // unless PathRegex
+	Regex      Regex  // PathRegex: matches the whole path (anchored by the builder)
 	IgnoreCase bool
 	Headers    []ValueMatch
 	Query      []ValueMatch
@@ -59,7 +58,7 @@ type ValueMatch struct {
 	ID         message.ID
 	Kind       ValueKind
 	Value      string
-	Regex      *regexp.Regexp
+	Regex      Regex
 	IgnoreCase bool
 	Invert     bool
 	// MissingAsEmpty treats a missing header as an empty one.

@@ -310,10 +310,9 @@ func stringMatch(v *route.ValueMatch, m *matcherv3.StringMatcher, path string) e
 	return err
 }
 
-// wholeRegex compiles a regular expression that must match all of its input, as
-// Envoy's safe_regex does.
-func wholeRegex(s, path string) (*regexp.Regexp, error) {
-	re, err := regexp.Compile("^(?:" + s + ")$")
+// wholeRegex compiles a regular expression that must match all of its input.
+func wholeRegex(s, path string) (route.Regex, error) {
+	re, err := route.Whole(s)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
