@@ -6,32 +6,31 @@ import (
 )
 
 const (
-	// generation is how many tokens a generation of the cache has, of two: a sidecar sees some hundred
-	// users at a time, and of larger tokens (see MaxToken) 512 are 8 MiB.
-	generation = 256
+	// maxRemembered is how much memory the tokens that are remembered may take: those of 2,700 users, if they are of 800 bytes.
+	maxRemembered = 12 << 20
 	// maxCached bounds the tokens that are kept: a client with a valid one must not make a proxy keep
 	// much more than others do.
 	maxCached = 8 << 10
 )
 
-// cache keeps the tokens that were used last. When a generation is full the older one goes.
+// cache keeps tokens. When it is full, those go that nobody has brought since the last time it was. Which of these go first is
+// left to chance: so that of more users that call in turn than it has room for, some find their tokens.
 type cache struct {
-	mu         sync.RWMutex
-	young, old map[string]*token
+	mu     sync.RWMutex
+	m      map[string]*token
+	weight int
 }
+
+// weight is about what a token takes: itself, and what it says. One of 533 bytes and twelve claims takes 3.4 KB (2026-11).
+func (t *token) weight() int { return 3*len(t.text) + 2048 }
 
 func (c *cache) get(text []byte) *token {
 	c.mu.RLock()
-	t, ok := c.young[string(text)]
-	if !ok {
-		t, ok = c.old[string(text)]
-		c.mu.RUnlock()
-		if ok {
-			c.put(t)
-		}
-		return t
-	}
+	t := c.m[string(text)]
 	c.mu.RUnlock()
+	if t != nil && !t.used.Load() {
+		t.used.Store(true)
+	}
 	return t
 }
 
@@ -41,13 +40,29 @@ func (c *cache) put(t *token) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.young) >= generation {
-		c.old, c.young = c.young, nil
+	c.drop(c.m[t.text])
+	for c.weight+t.weight() > maxRemembered {
+		for _, other := range c.m { // begins anywhere
+			if other.used.Swap(false) {
+				continue
+			}
+			if c.drop(other); c.weight+t.weight() <= maxRemembered {
+				break
+			}
+		}
 	}
-	if c.young == nil {
-		c.young = make(map[string]*token, generation)
+	if c.m == nil {
+		c.m = map[string]*token{}
 	}
-	c.young[t.text] = t
+	c.m[t.text] = t
+	c.weight += t.weight()
+}
+
+func (c *cache) drop(t *token) {
+	if t != nil {
+		delete(c.m, t.text)
+		c.weight -= t.weight()
+	}
 }
 
 // unsafeBytes are the bytes of s, which nobody changes.

@@ -12,6 +12,7 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/internal/jwt"
@@ -281,10 +282,12 @@ func (d *decision) apply() {
 
 // verify verifies a token for every provider it may be of. It may take jwt's longest verification, and Patience.
 func (s *stage) verify(text []byte, now int64) *token {
-	out := &token{text: string(text)}
+	out := &token{}
 	if out.Token, out.status = jwt.Parse(text); out.status != jwt.OK {
+		out.text = string(text)
 		return out
 	}
+	out.text = out.Text
 	good := false
 	for _, p := range s.Providers {
 		if p.Issuer != "" && p.Issuer != out.Issuer || out.Valid(now, p.Skew) != jwt.OK {
@@ -298,15 +301,17 @@ func (s *stage) verify(text []byte, now int64) *token {
 		}
 		out.said = append(out.said, says)
 	}
+	out.Claims = nil // said has what counts of them
 	if good {
 		s.cache.put(out)
 	}
 	return out
 }
 
-// token is one that was verified. It is immutable.
+// token is one that was verified. It is immutable, but for used.
 type token struct {
 	text string
+	used atomic.Bool // since the cache was full the last time
 	*jwt.Token
 	status jwt.Status // of reading it
 	said   []*said

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -351,14 +352,33 @@ func TestNeverFetched(t *testing.T) {
 func TestCache(t *testing.T) {
 	var c cache
 	name := func(i int) []byte { return fmt.Appendf(nil, "%d", i) }
-	for i := range 10 * generation {
+	for i := range 4 * maxRemembered / (&token{text: "1"}).weight() {
 		c.put(&token{text: string(name(i))})
 		if c.get(name(0)) == nil {
 			t.Fatalf("what is used went after %d others", i)
 		}
 	}
-	if n := len(c.young) + len(c.old); n > 2*generation {
-		t.Errorf("%d tokens", n)
+	full := func() {
+		t.Helper()
+		weight := 0
+		for text, one := range c.m {
+			if weight += one.weight(); one.text != text {
+				t.Errorf("%q is kept as %q", one.text, text)
+			}
+		}
+		if weight != c.weight || weight > maxRemembered || weight < maxRemembered-1<<20 {
+			t.Errorf("the tokens of a full cache weigh %d, and it counts %d", weight, c.weight)
+		}
+	}
+	full()
+	c.put(&token{text: "0"}) // verified twice at a time
+	full()
+	for text := range c.m { // all are used: somebody has to go
+		c.get([]byte(text))
+	}
+	c.put(&token{text: "new"})
+	if full(); c.get([]byte("new")) == nil {
+		t.Error("a new token is not kept")
 	}
 	c.put(&token{text: strings.Repeat("a", maxCached+1)})
 	if c.get([]byte(strings.Repeat("a", maxCached+1))) != nil {
@@ -380,6 +400,43 @@ func BenchmarkSeen(b *testing.B) {
 				s.n.Step()
 				s.p.Recv()
 			}
+		})
+	}
+}
+
+// What a token takes that is remembered, and how often one has to be verified, for so many users that call in turn.
+func BenchmarkRemembered(b *testing.B) {
+	k := newSigner("k")
+	f := two(NewSets(nil, nil), set(k), set(k))
+	for _, users := range []int{100, 1000, 2000, 4000} {
+		tokens := make([][]byte, users)
+		for i := range tokens {
+			tokens[i] = []byte(k.sign(fmt.Sprintf(`{"iss":"one","sub":"user-%06d","aud":["aud.example","billing"],"iat":1700000000,"azp":"shop-web",
+				"scope":"openid profile email orders:read orders:write","groups":["customers","beta"],"email":"user-%06d@example.com",
+				"email_verified":true,"name":"A User","sid":"5f1c0000000000000000000000000001"}`, i, i)))
+		}
+		b.Run(fmt.Sprintf("%d users", users), func(b *testing.B) {
+			s := &stage{Filter: f}
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			for _, text := range tokens {
+				s.verify(text, 0)
+			}
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			verified, i := 0, 0
+			for b.Loop() {
+				text := tokens[i%users]
+				if s.cache.get(text) == nil {
+					s.verify(text, 0)
+					verified++
+				}
+				i++
+			}
+			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(len(s.cache.m)), "heap-B/token")
+			b.ReportMetric(float64(verified)/float64(b.N), "verified/op")
+			b.ReportMetric(float64(len(tokens[0])), "B/token")
 		})
 	}
 }
