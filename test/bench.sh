@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # CPU per request, and memory, beside nginx and HAProxy, each row in one run. Usage: test/bench.sh ../shared/bench [rounds [rows]]
-# rows: http1 post large large-post tls tls-large tls-post handshake memory tcp http2 latency; all of them by default.
+# rows: http1 post large large-post tls tls-large tls-post handshake memory tcp http2 latency policy; all of them by default. policy is of two
+# sidecars (test/bench/policy): mutual TLS between them, tokens checked, 50 policies in force, beside the same without.
 # A row with --max-ratio fails above its bar (docs/performance.md); the bars of the product are a little sharper than these, which leave room for noise.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -38,4 +39,7 @@ for streams in "4 25" "32 2"; do
   each http2 http2 --conns "$1" --streams "$2" --target "weir=8410:$one $root/test/bench/http2.yaml" --max-ratio 1.0:haproxy
 done
 row latency latency --target "$http1"
+if [ -z "$rows" ] || [[ " $rows " == *" policy "* ]]; then
+  go run ./test/bench/policy -bin "$root/bin" -tools "$work/bin" -rounds "$rounds" || failed+=" policy"
+fi
 [ -z "$failed" ] || { echo "over the limit:$failed"; exit 1; }

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Users: few, as many as a proxy remembers, and more than that.
+const (
+	few  = 100
+	some = 2000
+	many = 4000
+	// callers share the calls of rows that are paced.
+	callers = 32
+)
+
+func (m *mesh) rows() []*row {
+	const saturated, paced, gb = "µs/request, saturated", "µs/request, paced", "ms/GB"
+	return []*row{
+		{name: "plain", service: plain, load: wrk, tokens: 1, unit: saturated},
+		{name: "mtls", service: mutual, load: wrk, tokens: 1, unit: saturated},
+		{name: "mtls-50", service: policies, load: wrk, tokens: 1, unit: saturated},
+		{name: "mtls-jwt", service: token, load: wrk, tokens: 1, unit: saturated},
+		{name: "mtls-jwt-50", service: all, load: wrk, tokens: 1, unit: saturated},
+		{name: "mtls-jwt-50-100", service: all, load: wrk, tokens: few, unit: saturated},
+		{name: "mtls-jwt-50-2000", service: all, load: wrk, tokens: some, unit: saturated},
+		{name: "mtls-jwt-50-4000", service: all, load: wrk, tokens: many, unit: saturated},
+		{name: "paced-plain", service: plain, load: pace, tokens: 1, unit: paced},
+		{name: "paced-mtls", service: mutual, load: pace, tokens: 1, unit: paced},
+		{name: "paced-mtls-jwt-50", service: all, load: pace, tokens: few, unit: paced},
+		{name: "bulk-plain", service: plain, load: bulk, unit: gb},
+		{name: "bulk-mtls", service: mutual, load: bulk, unit: gb},
+	}
+}
+
+var (
+	requests = regexp.MustCompile(`(\d+) requests in`)
+	failures = regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)`)
+)
+
+// wrk keeps all connections busy. All rows are by the same script, whose cost is the generator's.
+func wrk(ctx context.Context, m *mesh, r *row) (float64, error) {
+	script := filepath.Join(m.dir, r.name+".lua")
+	var b strings.Builder
+	b.WriteString("local t, i = {}, 0\nrequest = function() i = i % #t + 1; return t[i] end\ninit = function()\n")
+	for _, text := range m.tokens[:r.tokens] {
+		fmt.Fprintf(&b, "t[#t+1] = wrk.format(\"GET\", %q, {[\"Host\"]=%q, [\"Accept\"]=\"*/*\", [\"User-Agent\"]=\"wrk/4\", [\"Authorization\"]=\"Bearer %s\"})\n", path, r.service+".shop", text)
+	}
+	b.WriteString("end\n")
+	if err := os.WriteFile(script, []byte(b.String()), 0o600); err != nil {
+		return 0, err
+	}
+	c := exec.CommandContext(ctx, "taskset", "-c", strconv.Itoa(loadCore), "wrk", "-t1", "-c", strconv.Itoa(m.o.connections), "-d", fmt.Sprintf("%.0fs", m.o.length.Seconds()),
+		"-s", script, "http://"+m.address[r.service]+path)
+	out, err := c.CombinedOutput()
+	found := requests.FindSubmatch(out)
+	if err != nil || found == nil {
+		return 0, fmt.Errorf("wrk: %w: %s", err, out)
+	}
+	if bad := failures.Find(out); bad != nil {
+		return 0, fmt.Errorf("wrk: %s", bad)
+	}
+	return strconv.ParseFloat(string(found[1]), 64)
+}
+
+// pace sends so many requests a second, at random times, as many callers do.
+func pace(ctx context.Context, m *mesh, r *row) (float64, error) {
+	var wg sync.WaitGroup
+	var done atomic.Int64
+	var failed atomic.Pointer[error]
+	due := make(chan string, 1<<16)
+	for range callers {
+		wg.Go(func() {
+			for token := range due {
+				if err := m.call(ctx, r, path, token, http.StatusOK); err != nil {
+					failed.Store(&err)
+				}
+				done.Add(1)
+			}
+		})
+	}
+	for at, end := time.Now(), time.Now().Add(m.o.length); at.Before(end) && ctx.Err() == nil; {
+		time.Sleep(time.Until(at))
+		due <- m.tokens[rand.IntN(r.tokens)]
+		at = at.Add(time.Duration(rand.ExpFloat64() / float64(m.o.rate) * 1e9))
+	}
+	close(due)
+	wg.Wait()
+	if err := failed.Load(); err != nil {
+		return 0, *err
+	}
+	return float64(done.Load()), nil
+}
+
+// bulk writes to four connections as fast as they take it, and returns GB.
+func bulk(ctx context.Context, m *mesh, r *row) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.o.length)
+	defer cancel()
+	var sent atomic.Int64
+	var wg sync.WaitGroup
+	buffer := make([]byte, 256<<10)
+	errs := make([]error, 4)
+	for i := range errs {
+		wg.Go(func() {
+			var d net.Dialer
+			c, err := d.DialContext(ctx, "tcp", m.bulk[r.service])
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+			for ctx.Err() == nil {
+				n, err := c.Write(buffer)
+				sent.Add(int64(n))
+				if err != nil && ctx.Err() == nil {
+					errs[i] = err
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return float64(sent.Load()) / 1e9, errors.Join(errs...)
+}

@@ -1,0 +1,133 @@
+// Command policy is a mesh with everything on that security asks for, and a meter: what a request costs the sidecars of
+// both sides with mutual TLS between them, a token checked and fifty policies in force, beside the same without; and
+// what bulk TCP costs inside mutual TLS.
+//
+// Two folders enter (Weir's programs, the bench's tools), a table leaves. The mesh is a real one (`weir up
+// --capture=env`): one client's sidecar, and a service a row, each with a sidecar of its own and the same backend, so
+// that nothing changes while rows are loaded in turn. CPU time is that of the two proxies a row goes through, from
+// /proc. Proxies run on the first processor, generator and backends on the second. test/bench.sh runs this one.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+)
+
+type options struct {
+	bin, tools  string
+	rounds      int
+	length      time.Duration
+	connections int
+	rate        int
+	only        string
+	profiles    string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "policy:", err)
+		os.Exit(1) //nolint:forbidigo // this is a program, too
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	var o options
+	f := flag.NewFlagSet("policy", flag.ContinueOnError)
+	f.StringVar(&o.bin, "bin", "bin", "folder of weir, weir-control and weir-proxy")
+	f.StringVar(&o.tools, "tools", "/var/tmp/bench/bin", "folder of backend and tcpload, which the bench's setup compiles")
+	f.IntVar(&o.rounds, "rounds", 5, "rounds a row")
+	f.DurationVar(&o.length, "length", 2*time.Second, "length of a round")
+	f.IntVar(&o.connections, "conns", 100, "connections of the client")
+	f.IntVar(&o.rate, "rate", 1000, "requests a second of the rows that do not saturate")
+	f.StringVar(&o.only, "rows", "", "rows to measure, by name, separated by spaces; all if empty")
+	f.StringVar(&o.profiles, "profiles", "", "folder for CPU profiles of both proxies, of a round more that is not counted")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	m, err := start(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer m.stop()
+	rows := m.rows()
+	if o.only != "" {
+		rows = slices.DeleteFunc(rows, func(r *row) bool { return !slices.Contains(strings.Fields(o.only), r.name) })
+	}
+	for _, r := range rows {
+		if err := m.check(ctx, r); err != nil {
+			return fmt.Errorf("row %s: %w", r.name, err)
+		}
+	}
+	for i := range o.rounds + 1 { // the first is for warmth
+		for j := range rows {
+			r := rows[(i+j)%len(rows)]
+			s, err := m.measure(ctx, r)
+			if err != nil {
+				return fmt.Errorf("row %s: %w", r.name, err)
+			}
+			if i > 0 {
+				r.samples = append(r.samples, s)
+			}
+		}
+	}
+	show(rows)
+	if o.profiles == "" {
+		return nil
+	}
+	for _, r := range rows {
+		if err := m.profile(ctx, r); err != nil {
+			return fmt.Errorf("profile of row %s: %w", r.name, err)
+		}
+	}
+	return nil
+}
+
+// row is one way to load one service.
+type row struct {
+	name, service string
+	load          func(context.Context, *mesh, *row) (float64, error) // how much was done: requests, or GB
+	tokens        int                                                 // different ones
+	unit          string
+	samples       []sample
+}
+
+// sample is one round: CPU microseconds a request or milliseconds a GB.
+type sample struct{ client, server, rate float64 }
+
+func median(in []sample, of func(sample) float64) float64 {
+	var v []float64
+	for _, s := range in {
+		v = append(v, of(s))
+	}
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+// mesh-wide requests a second that the cores are for: Istio's published load.
+const wide = 70_000
+
+func show(rows []*row) {
+	fmt.Printf("%-22s %10s %10s %10s %12s %8s %16s\n", "row", "client", "server", "both", "rate", "ratio", "cores for 70,000/s")
+	base := map[string]float64{}
+	for _, r := range rows {
+		both := median(r.samples, func(s sample) float64 { return s.client + s.server })
+		if base[r.unit] == 0 {
+			base[r.unit] = both
+		}
+		cores := "-"
+		if !strings.HasPrefix(r.unit, "ms") {
+			cores = fmt.Sprintf("%.2f", both*wide/1e6)
+		}
+		fmt.Printf("%-22s %10.2f %10.2f %10.2f %12.1f %8.2f %16s  %s\n", r.name, median(r.samples, func(s sample) float64 { return s.client }),
+			median(r.samples, func(s sample) float64 { return s.server }), both, median(r.samples, func(s sample) float64 { return s.rate }), both/base[r.unit], cores, r.unit)
+	}
+}
