@@ -95,6 +95,9 @@ func Render(s Settings) (*Release, error) {
 	merge(r.Values, profile)
 	merge(r.Values, asked)
 	withoutNulls(r.Values)
+	if err := combined(r.Values); err != nil {
+		return nil, err
+	}
 	if s.Version != "" {
 		chart.Metadata.AppVersion = s.Version
 	}

@@ -121,6 +121,22 @@ func TestSettingsOfOldCharts(t *testing.T) {
 		{set: "compatibilityVersion=1.0", object: "Deployment/istiod", text: "--compatibility-version=1.0"},
 		{set: "compatibilityVersion=1", object: "Deployment/istiod", text: "--compatibility-version=1.0"},
 		{set: "compatibilityVersion=1.31", object: "Deployment/istiod", text: "--compatibility-version=1.31"},
+		{set: "ca.signer=clusterissuers.cert-manager.io/mesh", object: "Deployment/istiod", text: `"--ca-signer=clusterissuers.cert-manager.io/mesh","--ca-approve=false"`},
+		{set: "ca.signer=clusterissuers.cert-manager.io/mesh,ca.approve=true", object: "Deployment/istiod", text: `"--ca-signer=clusterissuers.cert-manager.io/mesh","--ca-approve=true"`},
+		{set: "ca.signer=clusterissuers.cert-manager.io/mesh", object: "ClusterRole/istiod-istio-system", text: `{"apiGroups":["certificates.k8s.io"],"resources":["certificatesigningrequests"],"verbs":["create","get","delete"]}`},
+		{set: "ca.signer=example.com/mesh,ca.approve=true", object: "ClusterRole/istiod-istio-system", text: `{"apiGroups":["certificates.k8s.io"],"resourceNames":["example.com/mesh"],"resources":["signers"],"verbs":["approve"]}`},
+		{set: "ca.approve=true", refuse: "nothing to approve without ca.signer"},
+		{set: "ca.approve=perhaps", refuse: "neither true nor false"},
+		{set: "ca.signer=mesh", refuse: "DOMAIN/PATH"},
+		{set: "ca.signer=example.com/", refuse: "DOMAIN/PATH"},
+		{set: "ca.signer=3", refuse: "3 is no text"},
+		{set: "ca.signer=true", refuse: "true is no text"},
+		{set: "ca.signer=kubernetes.io/kube-apiserver-client", refuse: "no workloads"},
+		{set: "ca.signer.name=x", refuse: "has no field name"},
+		{set: "pilot.env.EXTERNAL_CA=ISTIOD_RA_KUBERNETES_API", refuse: "say ca.signer"},
+		{set: "pilot.env.K8S_SIGNER=example.com/mesh", refuse: "say ca.signer"},
+		{set: "global.pilotCertProvider=istiod"},
+		{set: "global.pilotCertProvider=k8s.io/clusterissuers.cert-manager.io/mesh", refuse: "ca.signer=clusterissuers.cert-manager.io/mesh"},
 		{set: "prometheus.enabled=true", refuse: "not part"},
 		{set: "prometheus.enabled=false"},
 		{set: "global.hubb=x", refuse: "did you mean global.hub?"},
@@ -220,9 +236,17 @@ func TestAvailability(t *testing.T) {
 	}
 }
 
-// What can read every secret of a cluster owns it.
+// What can read every secret of a cluster owns it, and so does what can approve the certificates of administrators. Without a signer
+// there is nothing about certificates at all, and nobody approves who was not asked to.
 func TestLeastPrivilege(t *testing.T) {
-	for _, o := range render(t, Settings{Profile: "demo"}).Objects {
+	for set, never := range map[string]string{"ca.signer=": "certificates.k8s.io", "ca.signer=example.com/mesh": "approv", "ca.signer=example.com/mesh,ca.approve=true": `"apiGroups":["certificates.k8s.io"],"resources":["signers"]`} {
+		leastPrivilege(t, render(t, Settings{Profile: "demo", Set: []string{set}}).Objects, never)
+	}
+}
+
+func leastPrivilege(t *testing.T, objects []*unstructured.Unstructured, never string) {
+	t.Helper()
+	for _, o := range objects {
 		if o.GetKind() != "ClusterRole" {
 			continue
 		}
@@ -232,7 +256,7 @@ func TestLeastPrivilege(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if s := string(b); strings.Contains(s, `"secrets"`) || strings.Contains(s, `"verbs":["*"]`) || strings.Contains(s, `"apiGroups":["*"]`) || strings.Contains(s, "bind") || strings.Contains(s, "escalate") {
+			if s := string(b); strings.Contains(s, `"secrets"`) || strings.Contains(s, `"verbs":["*"]`) || strings.Contains(s, `"apiGroups":["*"]`) || strings.Contains(s, "bind") || strings.Contains(s, "escalate") || strings.Contains(s, never) {
 				t.Errorf("%s: %s", o.GetName(), s)
 			}
 		}

@@ -15,7 +15,7 @@ import (
 var open = []string{"meshConfig", "global.meshNetworks"}
 
 // words are old settings that are not true or false.
-var words = []string{"global.remotePilotAddress", "global.trustDomain", "revision"}
+var words = []string{"global.remotePilotAddress", "global.trustDomain", "global.pilotCertProvider", "revision"}
 
 // old says what became of a setting of Istio's charts.
 type old struct {
@@ -77,6 +77,12 @@ var olds = []old{
 	}},
 	{"global.trustDomain", func(values map[string]any, v any) (string, error) {
 		put(values, "meshConfig.trustDomain", v)
+		return "", nil
+	}},
+	{"global.pilotCertProvider", func(_ map[string]any, v any) (string, error) {
+		if name, ok := strings.CutPrefix(fmt.Sprint(v), "k8s.io/"); ok {
+			return "", refused("global.pilotCertProvider", "the control plane's certificate is the mesh's own; say ca.signer="+name+" to have those of workloads made by that signer (docs/identity.md)")
+		}
 		return "", nil
 	}},
 	{"global.logAsJson", notYet("global.logAsJson", "logs in JSON")},
@@ -144,6 +150,33 @@ func translate(values map[string]any) ([]string, error) {
 		}
 	}
 	return notices, nil
+}
+
+// combined refuses values that say something together that cannot be.
+func combined(values map[string]any) error {
+	ca, _ := values["ca"].(map[string]any)
+	signer, text := ca["signer"].(string)
+	domain, path, _ := strings.Cut(signer, "/")
+	pilot, _ := values["pilot"].(map[string]any)
+	env, _ := pilot["env"].(map[string]any)
+	for _, name := range []string{"EXTERNAL_CA", "K8S_SIGNER"} {
+		if _, ok := env[name]; ok {
+			return refused("pilot.env."+name, "it would do nothing: say ca.signer=DOMAIN/PATH, and ca.approve=true if nobody else approves (docs/identity.md)")
+		}
+	}
+	switch {
+	case !text && ca["signer"] != nil:
+		return refused("ca.signer", fmt.Sprintf("%v is no text; signers are called DOMAIN/PATH", ca["signer"]))
+	case signer == "" && ca["approve"] == true:
+		return refused("ca.approve=true", "there is nothing to approve without ca.signer: say ca.signer=DOMAIN/PATH, too, or leave it out")
+	case signer == "":
+		return nil
+	case !strings.Contains(domain, ".") || path == "":
+		return refused("ca.signer="+signer, "signers are called DOMAIN/PATH, for example clusterissuers.cert-manager.io/mesh")
+	case domain == "kubernetes.io" || strings.HasSuffix(domain, ".kubernetes.io"):
+		return refused("ca.signer="+signer, "the signers of Kubernetes itself certify its own components and no workloads; name one that you run, for example clusterissuers.cert-manager.io/mesh")
+	}
+	return nil
 }
 
 // unknown refuses keys that the chart does not read.

@@ -124,15 +124,19 @@ func (c *Cluster) podSecurity(ctx context.Context, r *install.Release) ([]Proble
 	return out, nil
 }
 
-// plugged looks for the CA's certificate where one is asked for.
+// plugged looks for the CA's certificate where one is asked for, and for the root of who signs in place of it.
 func (c *Cluster) plugged(ctx context.Context, r *install.Release) ([]Problem, error) {
-	if !slices.ContainsFunc(r.Notices, func(n string) bool { return strings.HasPrefix(n, "security.selfSigned=false") }) {
+	signer, _, _ := unstructured.NestedString(r.Values, "ca", "signer")
+	asks, hint := "ca.signer="+signer, ", with the root of the signer beside the mesh's own in root-cert.pem"
+	if slices.ContainsFunc(r.Notices, func(n string) bool { return strings.HasPrefix(n, "security.selfSigned=false") }) {
+		asks, hint = "security.selfSigned=false", ""
+	} else if signer == "" {
 		return nil, nil
 	}
 	_, err := c.typed.CoreV1().Secrets(r.Namespace).Get(ctx, "cacerts", metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return []Problem{{Message: "security.selfSigned=false, and there is no Secret cacerts in " + r.Namespace,
-			Hint: "make it first: kubectl create secret generic cacerts -n " + r.Namespace + " --from-file=ca-cert.pem --from-file=ca-key.pem --from-file=root-cert.pem --from-file=cert-chain.pem"}}, nil
+		return []Problem{{Message: asks + ", and there is no Secret cacerts in " + r.Namespace,
+			Hint: "make it first: kubectl create secret generic cacerts -n " + r.Namespace + " --from-file=ca-cert.pem --from-file=ca-key.pem --from-file=root-cert.pem --from-file=cert-chain.pem" + hint}}, nil
 	}
 	if err != nil && !apierrors.IsForbidden(err) {
 		return nil, err

@@ -103,6 +103,8 @@ type row struct {
 // sample is one round: CPU microseconds a request or milliseconds a GB.
 type sample struct{ client, server, rate float64 }
 
+func (s sample) both() float64 { return s.client + s.server }
+
 func median(in []sample, of func(sample) float64) float64 {
 	var v []float64
 	for _, s := range in {
@@ -115,19 +117,24 @@ func median(in []sample, of func(sample) float64) float64 {
 // mesh-wide requests a second that the cores are for: Istio's published load.
 const wide = 70_000
 
+// show compares each row with the first of its unit, round by round.
 func show(rows []*row) {
-	fmt.Printf("%-22s %10s %10s %10s %12s %8s %16s\n", "row", "client", "server", "both", "rate", "ratio", "cores for 70,000/s")
-	base := map[string]float64{}
+	fmt.Printf("%-20s %10s %10s %10s %10s %10s %20s\n", "row", "client", "server", "both", "rate", "ratio", "cores for 70,000/s")
+	base := map[string]*row{}
 	for _, r := range rows {
-		both := median(r.samples, func(s sample) float64 { return s.client + s.server })
-		if base[r.unit] == 0 {
-			base[r.unit] = both
+		if base[r.unit] == nil {
+			base[r.unit] = r
 		}
-		cores := "-"
+		var ratios []float64
+		for i, s := range r.samples {
+			ratios = append(ratios, s.both()/base[r.unit].samples[i].both())
+		}
+		both, cores := median(r.samples, sample.both), "-"
 		if !strings.HasPrefix(r.unit, "ms") {
 			cores = fmt.Sprintf("%.2f", both*wide/1e6)
 		}
-		fmt.Printf("%-22s %10.2f %10.2f %10.2f %12.1f %8.2f %16s  %s\n", r.name, median(r.samples, func(s sample) float64 { return s.client }),
-			median(r.samples, func(s sample) float64 { return s.server }), both, median(r.samples, func(s sample) float64 { return s.rate }), both/base[r.unit], cores, r.unit)
+		slices.Sort(ratios)
+		fmt.Printf("%-20s %10.2f %10.2f %10.2f %10.1f %10.2f %20s  %s\n", r.name, median(r.samples, func(s sample) float64 { return s.client }),
+			median(r.samples, func(s sample) float64 { return s.server }), both, median(r.samples, func(s sample) float64 { return s.rate }), ratios[len(ratios)/2], cores, r.unit)
 	}
 }
