@@ -18,6 +18,7 @@ import (
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/cli/access"
 	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/xds/simulate"
 )
 
@@ -47,7 +48,7 @@ type arrival struct {
 	Share     float64 `json:"share"` // of calls like this
 	Workload  string  `json:"workload,omitempty"`
 	Port      uint16  `json:"port,omitempty"`
-	Transport string  `json:"transport,omitempty"` // mtls, plaintext
+	Transport string  `json:"transport,omitempty"` // mtls, tls (of the caller's own), plaintext
 	Via       string  `json:"via,omitempty"`       // gateways that it passes
 	Request   string  `json:"request,omitempty"`   // as it arrives, where the caller's proxy changed it
 	access.Answer
@@ -66,13 +67,16 @@ configuration in force. Nothing is called.
 
 FROM is a workload (pod or Deployment), an identity as in policies
 (cluster.local/ns/shop/sa/cart), or "` + outsider + `" for somebody without a proxy. URL is
-http://HOST[:PORT]/PATH with a METHOD, or tcp://HOST:PORT. HOST may be the
-service of a gateway, -H 'host: NAME' what it is asked for there: the call goes
-on by the gateway's routes, as the gateway's own.
+http://HOST[:PORT]/PATH or https:// with a METHOD, or tcp://HOST:PORT. HOST may
+be the service of a gateway, -H 'host: NAME' what it is asked for there: the call
+goes on by the gateway's routes, as the gateway's own. https is TLS that the
+caller itself speaks, to that name: where a gateway's server ends it, requests are
+judged, and else, as behind PASSTHROUGH, the connection and the server's name.
 
 Where a rule asks for what was not given (a header, a token, the address of an
 identity) and it matters, the answer is "unknown" and says what it depends on.
-Give it: -H for headers, --token, --claims or --no-token, --from-ip.
+Give it: -H for headers, --token, --claims or --no-token, --from-ip, --client-cert
+or --no-client-cert.
 
 With -f the objects in files are what is in force, and no mesh is needed:
 Deployments stand for their pods.
@@ -82,6 +86,7 @@ Exit status 0 if the call is allowed wherever it may arrive, 1 if not.`,
   weir can cluster.local/ns/shop/sa/cart POST http://pay.shop/charge --no-token
   weir can outside GET http://reviews:9080/ -o json
   weir can outside GET http://edge.istio-system/ -H 'host: shop.example'
+  weir can outside GET https://edge.gw/ -H 'host: a.b' --client-cert c.pem
   weir can client tcp://tcp-echo:9000
   weir can web GET http://api/ --claims '{"iss":"me","sub":"ann"}' -f deploy/`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -99,9 +104,12 @@ Exit status 0 if the call is allowed wherever it may arrive, 1 if not.`,
 	cmd.Flags().StringVar(&q.token, "token", "", "`token` (JWT) of the request, or @FILE")
 	cmd.Flags().StringVar(&q.claims, "claims", "", "`JSON` of the claims of a token that is taken for signed")
 	cmd.Flags().BoolVar(&q.noToken, "no-token", false, "the request has no token")
+	cmd.Flags().StringVar(&q.certificate, "client-cert", "", "`FILE` (PEM) of the certificate that the caller shows in https, taken for one that is accepted")
+	cmd.Flags().BoolVar(&q.noCertificate, "no-client-cert", false, "the caller shows none in https")
 	cmd.Flags().StringVar(&q.ip, "from-ip", "", "`address` of the caller")
 	noValues(cmd, "header", "token", "claims", "from-ip")
 	cmd.MarkFlagsMutuallyExclusive("token", "claims", "no-token")
+	cmd.MarkFlagsMutuallyExclusive("client-cert", "no-client-cert")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), dumpTimeout)
 		defer cancel()
@@ -138,11 +146,14 @@ type question struct {
 	namespace, token, claims, ip string
 	headers                      []string
 	noToken                      bool
+	certificate                  string
+	noCertificate                bool
 }
 
 // target is what is called.
 type callee struct {
 	method, host, path string // of requests
+	secure             bool   // in TLS of the caller's own
 	name               string // of the service
 	port               uint16
 }
@@ -151,7 +162,11 @@ func (t *callee) String() string {
 	if t.method == "" {
 		return "tcp://" + net.JoinHostPort(t.name, strconv.Itoa(int(t.port)))
 	}
-	return fmt.Sprintf("%s http://%s%s", t.method, t.host, t.path)
+	scheme := "http"
+	if t.secure {
+		scheme = "https"
+	}
+	return fmt.Sprintf("%s %s://%s%s", t.method, scheme, t.host, t.path)
 }
 
 // call reads the arguments.
@@ -159,23 +174,25 @@ func (q *question) call(args []string) (callee, error) {
 	last := args[len(args)-1]
 	u, err := url.Parse(last)
 	if err != nil || u.Host == "" {
-		return callee{}, usage("http://HOST[:PORT]/PATH or tcp://HOST:PORT", "%q is not a URL", last)
+		return callee{}, usage("http://HOST[:PORT]/PATH, https://HOST[:PORT]/PATH or tcp://HOST:PORT", "%q is not a URL", last)
 	}
-	t := callee{name: strings.ToLower(u.Hostname()), host: u.Host, path: cmp.Or(u.EscapedPath(), "/")}
+	t := callee{name: strings.ToLower(u.Hostname()), host: u.Host, path: cmp.Or(u.EscapedPath(), "/"), secure: u.Scheme == "https"}
 	if u.RawQuery != "" {
 		t.path += "?" + u.RawQuery
 	}
 	switch {
 	case u.Scheme == "http" && len(args) == 3:
 		t.method, t.port = strings.ToUpper(args[1]), 80
-	case u.Scheme == "http":
+	case t.secure && len(args) == 3:
+		t.method, t.port = strings.ToUpper(args[1]), 443
+	case u.Scheme == "http", t.secure:
 		return t, usage("for example `weir can "+args[0]+" GET "+last+"`", "a request has a method")
 	case u.Scheme == "tcp" && len(args) == 3:
 		return t, usage("`weir can "+args[0]+" "+last+"`", "a connection has no method")
 	case u.Scheme == "tcp":
 		t.path = ""
 	default:
-		return t, usage("tcp://"+u.Host+" asks for the connection: what is in an application's own TLS no proxy sees", "the scheme %q is neither http nor tcp", u.Scheme)
+		return t, usage("tcp://"+u.Host+" asks for the connection", "the scheme %q is none of http, https and tcp", u.Scheme)
 	}
 	if s := u.Port(); s != "" {
 		n, err := strconv.ParseUint(s, 10, 16)
@@ -220,6 +237,21 @@ func (q *question) known(c *access.Call) error {
 	case q.noToken:
 		c.Token.Given = true
 	}
+	if q.certificate != "" {
+		text, err := os.ReadFile(q.certificate)
+		if err != nil {
+			return fmt.Errorf("reading the client's certificate: %w", err)
+		}
+		chain, err := identity.ParseCertificates(text)
+		if err != nil {
+			return fmt.Errorf("the client's certificate %s: %w", q.certificate, err)
+		}
+		c.Shown = chain[0]
+	}
+	c.Unshown = c.Own != "" && c.Shown == nil && !q.noCertificate
+	if c.Own == "" && (c.Shown != nil || q.noCertificate) {
+		return usage("https://HOST/PATH", "a certificate of the client's is shown in TLS of its own, and the call has none")
+	}
 	if q.ip != "" {
 		ip, err := netip.ParseAddr(q.ip)
 		if err != nil {
@@ -234,12 +266,18 @@ func (q *question) known(c *access.Call) error {
 func (w *world) may(ctx context.Context, q *question, from string, t callee) (*permission, error) {
 	out := &permission{From: from, Call: t.String()}
 	c := access.Call{Method: t.method, Host: t.host, Path: t.path}
+	if t.secure {
+		c.Own = t.name
+	}
 	if err := q.known(&c); err != nil {
 		return nil, err
 	}
 	if h := c.Headers["host"]; h != "" { // as of a request that a name led to a gateway
 		c.Host = h
 		delete(c.Headers, "host")
+		if u := (&url.URL{Host: h}); t.secure {
+			c.Own = strings.ToLower(u.Hostname())
+		}
 	}
 	caller, err := w.caller(from, q.namespace)
 	if err != nil {
@@ -345,7 +383,7 @@ func (w *world) routed(ctx context.Context, from *apiv1.Workload, svc *apiv1.Ser
 	if err != nil {
 		return nil, err
 	}
-	call := simulate.Call{Method: c.Method, Host: c.Host, Path: c.Path, Bytes: c.Method == ""}
+	call := simulate.Call{Method: c.Method, Host: c.Host, Path: c.Path, Bytes: c.Method == "", SNI: c.Own}
 	for name, v := range c.Headers {
 		if v != "" {
 			call.Headers = append(call.Headers, simulate.Header{Name: name, Value: v})
@@ -383,8 +421,7 @@ func (w *world) direct(ctx context.Context, svc *apiv1.Service, port *apiv1.Serv
 	}
 	var out []arrival
 	if c.ID == "" {
-		none := ""
-		c.SNI = &none
+		c.SNI = new(c.Own)
 	}
 	for i := range port.Backends {
 		c := c
@@ -436,7 +473,7 @@ func (p *printer) permission(x *permission) {
 			where += fmt.Sprintf(" port %d", a.Port)
 		}
 		if a.Transport != "" {
-			where += ", " + map[string]string{"mtls": "mutual TLS", "plaintext": "plaintext"}[a.Transport]
+			where += ", " + map[string]string{"mtls": "mutual TLS", "tls": "TLS", "plaintext": "plaintext"}[a.Transport]
 		}
 		if where == "" {
 			where = "before it leaves"

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	jwtauthnv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 
@@ -27,6 +28,9 @@ func (w *world) follow(ctx context.Context, p *simulate.Proxy, call simulate.Cal
 	for _, o := range outcomes {
 		if o.Status != 0 || len(o.Endpoints) == 0 {
 			why := who + " answers"
+			if o.Refused != "" {
+				why = who + " ends the handshake: " + o.Refused
+			}
 			if o.Status != 0 {
 				why += fmt.Sprintf(" %d", o.Status)
 			}
@@ -46,7 +50,7 @@ func (w *world) follow(ctx context.Context, p *simulate.Proxy, call simulate.Cal
 			if total > 0 {
 				x.Share = o.Share * float64(e.Weight) / total
 			}
-			if c.Method != "" {
+			if c.Method != "" && c.Own == "" {
 				if c.Host, c.Path = o.Request.Authority, o.Request.Path; c.Host != call.Host || c.Path != call.Path {
 					x.Request = c.Method + " http://" + c.Host + c.Path
 				}
@@ -55,7 +59,7 @@ func (w *world) follow(ctx context.Context, p *simulate.Proxy, call simulate.Cal
 					c.Headers[h.Name] = h.Value
 				}
 			}
-			sni := ""
+			sni := c.Own
 			if strings.HasSuffix(e.TLS.GetName(), "tls") {
 				began, _, err := p.Originate(e.TLS, simulate.Peer{Mesh: true})
 				if err != nil {
@@ -107,15 +111,25 @@ func (w *world) arrive(ctx context.Context, x arrival, address string, c access.
 	if c.TLS && c.SNI == nil { // whoever has an identity and can use it does
 		c.TLS = access.Takes(l, c)
 	}
-	x.Transport = "plaintext"
-	if c.TLS {
-		x.Transport = "mtls"
+	if x.Transport = transport(c); c.Own != "" { // it ends further on
+		c.Method, c.Shown, c.Unshown = "", nil, false
 	}
 	x.Answer, err = access.Inbound(l, c)
 	if err == nil && x.Why == access.Refused {
 		x.Why += w.strict(ctx, x.Workload, x.Port)
 	}
 	return []arrival{x}, err
+}
+
+// transport names how a call comes.
+func transport(c access.Call) string {
+	switch {
+	case c.TLS:
+		return "mtls"
+	case c.Own != "":
+		return "tls"
+	}
+	return "plaintext"
 }
 
 // gatewayed reports whether a whole configuration is a gateway's.
@@ -142,19 +156,33 @@ func (w *world) enter(ctx context.Context, x arrival, namespace, name string, c 
 		x.Answer = access.Answer{Verdict: unreached, Why: fmt.Sprintf("no Gateway opens port %d of it", x.Port)}
 		return []arrival{x}, nil
 	}
-	none := ""
-	c.TLS, c.SNI, x.Transport = false, &none, "plaintext"
-	if x.Answer, err = access.Inbound(l, c); err != nil || x.Verdict != access.Allowed {
-		if x.Why == access.Refused {
-			x.Verdict, x.Why = unreached, "the Gateway takes TLS there, and the call comes in plaintext"
-		}
+	if c.SNI == nil || !c.TLS { // whoever calls without routes of a proxy does so as it is
+		c.TLS, c.SNI = false, new(c.Own)
+	}
+	x.Transport = transport(c)
+	door, err := access.Enter(l, c)
+	switch {
+	case err != nil:
+		return nil, err
+	case !door.Open && x.Transport != "plaintext":
+		x.Answer = access.Answer{Verdict: unreached, Why: fmt.Sprintf("no server of a Gateway takes TLS for %q at port %d", *c.SNI, x.Port)}
+		return []arrival{x}, nil
+	case !door.Open, door.TLS && x.Transport == "plaintext":
+		x.Answer = access.Answer{Verdict: unreached, Why: "the Gateway takes TLS there, and the call comes in plaintext"}
+		return []arrival{x}, nil
+	}
+	mesh := c.TLS
+	if x.Answer, err = admitted(l, door, c); err != nil || x.Verdict != access.Allowed {
 		return []arrival{x}, err
 	}
 	via := strings.TrimPrefix(x.Via+", "+x.Workload, ", ")
 	if strings.Count(via, ",") >= maxGateways {
 		return nil, fmt.Errorf("the call passes more than %d gateways: %s", maxGateways, via)
 	}
-	call := simulate.Call{To: at, Method: c.Method, Host: c.Host, Path: c.Path, Bytes: c.Method == ""}
+	call := simulate.Call{To: at, Method: c.Method, Host: c.Host, Path: c.Path, Bytes: c.Method == "", SNI: *c.SNI, Peer: simulate.Peer{Taken: true}}
+	if door.TLS && !mesh {
+		c.Own, c.Shown, c.Unshown = "", nil, false
+	}
 	for _, h := range slices.Sorted(maps.Keys(c.Headers)) {
 		if v := c.Headers[h]; v != "" {
 			call.Headers = append(call.Headers, simulate.Header{Name: h, Value: v})
@@ -176,6 +204,28 @@ func (w *world) enter(ctx context.Context, x arrival, namespace, name string, c 
 		out[i].Notes = append(slices.Clip(out[i].Notes), x.Notes...)
 	}
 	return out, err
+}
+
+// admitted is what the policies of a gateway say of a call, and its demand for a certificate.
+func admitted(l *listenerv3.Listener, door access.Door, c access.Call) (access.Answer, error) {
+	own := c.Own != "" && !c.TLS
+	switch {
+	case own && !door.TLS:
+		c.Method = ""
+	case !door.Asks, !own:
+		c.Shown, c.Unshown = nil, false
+	}
+	if own || !door.Asks {
+		c.ID = ""
+	}
+	if own && door.Demands && c.Shown == nil && !c.Unshown {
+		return access.Answer{Verdict: access.Denied, Why: "the Gateway demands a certificate of the client's, and the call comes without"}, nil
+	}
+	a, err := access.Inbound(l, c)
+	if own && door.Demands && c.Unshown && a.Verdict == access.Allowed {
+		a = access.Answer{Verdict: access.Unknown, Why: "the Gateway demands a certificate of the client's", Needs: []string{"the client's certificate"}, Notes: a.Notes}
+	}
+	return a, err
 }
 
 // keepsTokens reports whether a proxy takes tokens out of requests: what it sends on has those no more.

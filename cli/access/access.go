@@ -8,6 +8,7 @@
 package access
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -21,6 +22,7 @@ import (
 	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	networkrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
 	"github.com/weirmesh/weir/xds/simulate"
 )
@@ -42,6 +44,12 @@ type Call struct {
 	TLS  bool           // mutual TLS of the mesh
 	ID   string         // SPIFFE ID that the caller shows; "" in plaintext
 	SNI  *string        // nil: not known
+	// Own is the server that TLS of the caller's own asks for, inside of the mesh's if there is that; "": there is none.
+	// Requests in it are seen by who ends it.
+	Own string
+	// Shown is the certificate that the caller shows in it, to who asks for one; nil: none. Unshown: it is not known.
+	Shown   *x509.Certificate
+	Unshown bool
 
 	// Method is "" of what is not HTTP.
 	Method, Host, Path string
@@ -102,16 +110,43 @@ func Takes(l *listenerv3.Listener, c Call) bool {
 	return pick(l, c).GetTransportSocket() != nil
 }
 
+// Door is what a listener does with a connection before it looks inside.
+type Door struct {
+	Open    bool // it takes such
+	TLS     bool // and ends its TLS
+	Asks    bool // for a certificate
+	Demands bool // one
+}
+
+// Enter says what a gateway's listener does with the connection of a call.
+func Enter(l *listenerv3.Listener, c Call) (Door, error) {
+	chain := pick(l, c)
+	if chain == nil {
+		return Door{}, nil
+	}
+	socket := chain.GetTransportSocket()
+	if !strings.HasSuffix(socket.GetName(), "tls") {
+		return Door{Open: true}, nil
+	}
+	d := &tlsv3.DownstreamTlsContext{}
+	if err := socket.GetTypedConfig().UnmarshalTo(d); err != nil {
+		return Door{}, fmt.Errorf("%s: transport socket: %w", chain.GetName(), err)
+	}
+	return Door{Open: true, TLS: true, Asks: d.GetCommonTlsContext().GetValidationContextType() != nil, Demands: d.GetRequireClientCertificate().GetValue()}, nil
+}
+
 func pick(l *listenerv3.Listener, c Call) *listenerv3.FilterChain {
 	at := simulate.Connection{Destination: c.To, Transport: "raw_buffer"}
 	if c.SNI != nil {
 		at.ServerName = *c.SNI
 	}
 	switch {
-	case c.TLS && c.Method != "":
+	case c.TLS && c.Method != "" && c.Own == "":
 		at.Transport, at.Protocols = "tls", []string{"istio-http/1.1"}
 	case c.TLS:
 		at.Transport, at.Protocols = "tls", []string{"istio-peer-exchange"}
+	case c.Own != "":
+		at.Transport, at.Protocols = "tls", []string{"h2", "http/1.1"}
 	case c.Method != "":
 		at.Protocols = []string{"http/1.1"}
 	}
@@ -120,6 +155,10 @@ func pick(l *listenerv3.Listener, c Call) *listenerv3.FilterChain {
 
 // requests follows a request through the filters of a connection manager.
 func (e *evaluation) requests(m *hcmv3.HttpConnectionManager) error {
+	if e.call.Own != "" && e.call.Method == "" {
+		e.verdict, e.why = Denied, "the port is one of HTTP, and the call comes in TLS of its own"
+		return nil
+	}
 	if e.call.Method == "" {
 		e.verdict, e.why = Unknown, "the port is one of HTTP: who may do what is decided for each request"
 		e.need("method and path")

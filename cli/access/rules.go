@@ -54,6 +54,12 @@ func (e *evaluation) read(m *hcmv3.HttpConnectionManager) error {
 	if c.ID != "" {
 		base.Conn.TLS = &tls.Peer{Presented: true, URI: c.ID}
 	}
+	if s := c.Shown; s != nil {
+		base.Conn.TLS = &tls.Peer{Presented: true, Subject: s.Subject.String(), DNS: s.DNSNames}
+		if len(s.URIs) > 0 {
+			base.Conn.TLS.URI = s.URIs[0].String()
+		}
+	}
 	if c.Method == "" {
 		e.facts = []facts{&base}
 		return nil
@@ -280,6 +286,8 @@ func (w *walk) principal(m *rbacv3.Principal) truth {
 		return w.any(len(p.OrIds.GetIds()), func(i int) truth { return w.principal(p.OrIds.GetIds()[i]) })
 	case *rbacv3.Principal_NotId:
 		return yes - w.principal(p.NotId)
+	case *rbacv3.Principal_Authenticated_, *rbacv3.Principal_FilterState:
+		return w.leaf(w.e.unless(!w.e.call.Unshown, "the client's certificate"), anything, m)
 	case *rbacv3.Principal_Header:
 		return w.leaf(w.e.header(p.Header.GetName()), anything, m)
 	case *rbacv3.Principal_Metadata:

@@ -29,6 +29,7 @@ type Peer struct {
 	Mesh    bool                // it is a workload of the mesh, and shows its own identity
 	Chain   []*x509.Certificate // what it shows, leaf first; none: nothing
 	Version uint16              // the highest it speaks (crypto/tls); 0: any
+	Taken   bool                // a handshake with it is taken to succeed: what either shows is not at hand
 }
 
 // Server is what a proxy's side of a handshake with a client looks like, when it accepts.
@@ -43,6 +44,9 @@ func (p *Proxy) Accept(s *corev3.TransportSocket, client Peer) (server Server, w
 	d := &tlsv3.DownstreamTlsContext{}
 	if err := s.GetTypedConfig().UnmarshalTo(d); err != nil {
 		return server, "", fmt.Errorf("transport socket %s: %w", s.GetName(), err)
+	}
+	if client.Taken {
+		return server, "", nil
 	}
 	c := d.GetCommonTlsContext()
 	if lowest := versions[c.GetTlsParams().GetTlsMinimumProtocolVersion()]; client.Version != 0 && client.Version < lowest {
