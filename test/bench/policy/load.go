@@ -37,7 +37,7 @@ func (m *mesh) rows() []*row {
 		{name: "mtls-jwt-50", service: all, load: wrk, tokens: 1, unit: saturated},
 		{name: "mtls-jwt-50-100", service: all, load: wrk, tokens: few, unit: saturated},
 		{name: "mtls-jwt-50-2000", service: all, load: wrk, tokens: some, unit: saturated},
-		{name: "mtls-jwt-50-4000", service: all, load: wrk, tokens: many, unit: saturated},
+		{name: "mtls-jwt-50-4000", service: crowd, load: wrk, tokens: many, unit: saturated},
 		{name: "paced-plain", service: plain, load: pace, tokens: 1, unit: paced},
 		{name: "paced-mtls", service: mutual, load: pace, tokens: 1, unit: paced},
 		{name: "paced-mtls-jwt-50", service: all, load: pace, tokens: few, unit: paced},

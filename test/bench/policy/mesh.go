@@ -190,10 +190,10 @@ func (m *mesh) check(ctx context.Context, r *row) error {
 		want        int
 	}
 	calls := []call{{path, m.tokens[0], 200}}
-	if r.service == policies || r.service == all {
+	if governed(r.service) {
 		calls = append(calls, call{"/admin/x", m.tokens[0], 403}, call{"/team-01/x", m.tokens[0], 403})
 	}
-	if r.service == token || r.service == all {
+	if checked(r.service) {
 		calls = append(calls, call{path, m.tokens[0] + "x", 401})
 	}
 	for _, text := range m.tokens[:r.tokens] { // the first call of each is not what is measured

@@ -18,12 +18,17 @@ const (
 	policies = "policies" // and fifty policies
 	token    = "token"    // mutual TLS, and a token of each request is checked
 	all      = "all"      // everything
+	crowd    = "crowd"    // the same, for more users than a proxy remembers
 	issuer   = "https://accounts.example.com"
 	// path is the one of all requests.
 	path = "/api/v1/items?id=42"
 )
 
-var services = []string{plain, mutual, policies, token, all}
+var services = []string{plain, mutual, policies, token, all, crowd}
+
+// checked says whose tokens are checked, governed for whom there are fifty policies.
+func checked(service string) bool  { return service == token || service == all || service == crowd }
+func governed(service string) bool { return service == policies || service == all || service == crowd }
 
 // objects are the configuration of the mesh.
 func objects(keys string) string {
@@ -47,7 +52,7 @@ spec: {selector: {matchLabels: {app: %[1]s}}, mtls: {mode: %[2]s}}`, s, mode)
 kind: DestinationRule
 metadata: {name: %[1]s, namespace: shop}
 spec: {host: %[1]s, trafficPolicy: {tls: {mode: %[2]s}}}`, s, tls)
-		if s == token || s == all {
+		if checked(s) {
 			add(`apiVersion: security.istio.io/v1
 kind: RequestAuthentication
 metadata: {name: %[1]s, namespace: shop}
@@ -55,7 +60,7 @@ spec:
   selector: {matchLabels: {app: %[1]s}}
   jwtRules: [{issuer: %[2]q, audiences: [shop], jwks: %[3]q, outputClaimToHeaders: [{header: x-user, claim: sub}]}]`, s, issuer, keys)
 		}
-		if s == policies || s == all {
+		if governed(s) {
 			fifty(add, s)
 		}
 	}
@@ -89,7 +94,7 @@ spec:
 	}
 	policy("no-admin", "DENY", `  - {from: [{source: {notPrincipals: [cluster.local/ns/shop/sa/operator]}}], to: [{operation: {paths: [/admin/*, /debug/*]}}]}`)
 	when := ""
-	if service == all {
+	if checked(service) {
 		when = `, when: [{key: "request.auth.claims[groups]", values: [customers]}]`
 	}
 	policy("web", "ALLOW", `  - {from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}], to: [{operation: {methods: [GET], paths: [/api/*]}}]`+when+`}`)
