@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -21,7 +22,8 @@ import (
 func (a *app) analyze() *cobra.Command {
 	var paths []string
 	var namespace string
-	var listCodes, local bool
+	var listCodes, local, all bool
+	var r findingsReport
 	cmd := &cobra.Command{
 		Use:   "analyze [-f FILE|DIR|-]... [flags]",
 		Short: "check configuration: files, or that of a mesh",
@@ -32,22 +34,32 @@ Deployments it cannot run. Without files: what the mesh that runs, here or in a
 cluster, says about its objects.
 
 Give everything that belongs together at once: a route to a service whose file
-is not given is a route to nowhere. Exit status 1 if there are errors.
-"weir explain CODE" says more about a finding.`,
+is not given is a route to nowhere. Exit status 1 if there are errors, or what
+--failure-threshold says. "weir explain CODE" says more about a finding. What is
+meant to be so is left out by --suppress, or for good by an annotation of the
+object: galley.istio.io/analyze-suppress: "CODE,CODE" (errors of the object
+itself are always told).`,
 		Example: `  weir analyze -f deploy/
   weir analyze --context staging
   weir analyze -f bookinfo.yaml -f networking/ --severity error
   helm template . | weir analyze -f - -o json
+  weir analyze -f deploy/ -o sarif > findings.sarif
+  weir analyze -S "IST0118=Service *.legacy" --failure-threshold warning
   weir analyze --list-codes`,
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"yaml", "yml", "json"}, cobra.ShellCompDirectiveFilterFileExt
 		},
 	}
-	output := outputFlag(cmd)
+	output := outputFlag(cmd, asSARIF)
 	severity := choose(cmd, "severity", "", "least severity of the findings shown", "info", "warning", "error")
+	threshold := choose(cmd, "failure-threshold", "", "least severity that makes the exit status 1", "error", "warning", "info", "never")
 	filesFlag(cmd, &paths)
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "`namespace` of objects that name none")
 	_ = cmd.RegisterFlagCompletionFunc("namespace", cobra.NoFileCompletions)
+	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "what a mesh says about all namespaces (the default)")
+	cmd.MarkFlagsMutuallyExclusive("namespace", "all-namespaces")
+	cmd.Flags().StringArrayVarP((*[]string)(&r.without), "suppress", "S", nil, "leave out findings: `CODE, or \"CODE=KIND NAME.NAMESPACE\"` with * for anything (repeatable)")
+	_ = cmd.RegisterFlagCompletionFunc("suppress", cobra.NoFileCompletions)
 	cmd.Flags().BoolVar(&local, "local", false, "also say which Deployments \"weir up\" cannot run")
 	cmd.Flags().BoolVar(&listCodes, "list-codes", false, "list the codes of findings")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -55,8 +67,12 @@ is not given is a route to nowhere. Exit status 1 if there are errors.
 			return a.codes(output.value)
 		}
 		paths = append(paths, args...)
+		r.format, r.severity, r.threshold = output.value, severity.value, threshold.value
+		if err := r.without.check(); err != nil {
+			return err
+		}
 		if len(paths) == 0 {
-			return a.analyzeMesh(cmd, output.value, severity.value, namespace)
+			return a.analyzeMesh(cmd, &r, namespace)
 		}
 		units, err := a.read(paths, namespace)
 		if err != nil {
@@ -75,29 +91,49 @@ is not given is a route to nowhere. Exit status 1 if there are errors.
 				fs[i].File = stdinName
 			}
 		}
-		shown := atLeast(severity.value, fs)
-		if output.value != asTable {
-			if err := a.out.emit(output.value, shown); err != nil {
-				return err
-			}
-		} else {
-			a.out.findings(shown)
-			if len(shown) > 0 {
-				a.out.printf("\n")
-			}
-			a.out.printf("%s in %s of %s\n", summary(fs), count(u.Objects.Len(), "object"), count(len(units), "file"))
-		}
-		if errorsIn(fs) > 0 {
-			return silent(exitNo)
-		}
-		return nil
+		return a.report(&r, fs, fmt.Sprintf("%s of %s", count(u.Objects.Len(), "object"), count(len(units), "file")))
 	}
 	return cmd
 }
 
+// findingsReport is how findings are shown.
+type findingsReport struct {
+	format, severity, threshold string
+	without                     suppressions
+}
+
+func (a *app) report(r *findingsReport, fs []apiv1.Finding, of string) error {
+	fs, gone := r.without.leave(fs)
+	shown := atLeast(r.severity, fs)
+	switch r.format {
+	case asTable:
+		a.out.findings(shown)
+		if len(shown) > 0 {
+			a.out.printf("\n")
+		}
+		a.out.printf("%s in %s", summary(fs), of)
+		if gone > 0 {
+			a.out.printf("; %d suppressed", gone)
+		}
+		a.out.printf("\n")
+	case asSARIF:
+		if err := a.out.emit(asJSON, sarif(a.Version, shown)); err != nil {
+			return err
+		}
+	default:
+		if err := a.out.emit(r.format, shown); err != nil {
+			return err
+		}
+	}
+	if r.threshold != "never" && len(atLeast(r.threshold, fs)) > 0 {
+		return silent(exitNo)
+	}
+	return nil
+}
+
 // analyzeMesh shows what a mesh that runs says about its objects, those of one namespace if
 // one is given.
-func (a *app) analyzeMesh(cmd *cobra.Command, output, severity, namespace string) error {
+func (a *app) analyzeMesh(cmd *cobra.Command, r *findingsReport, namespace string) error {
 	c, err := a.mesh()
 	if errors.Is(err, client.ErrNoMesh) {
 		return usage("`weir analyze -f deploy/`, or --context for the mesh of a cluster", "weir analyze needs to know what to check")
@@ -113,22 +149,7 @@ func (a *app) analyzeMesh(cmd *cobra.Command, output, severity, namespace string
 	if cmd.Flags().Changed("namespace") {
 		fs = slices.DeleteFunc(fs, func(f apiv1.Finding) bool { return f.Namespace != namespace })
 	}
-	shown := atLeast(severity, fs)
-	if output != asTable {
-		if err := a.out.emit(output, shown); err != nil {
-			return err
-		}
-	} else {
-		a.out.findings(shown)
-		if len(shown) > 0 {
-			a.out.printf("\n")
-		}
-		a.out.printf("%s in %s\n", summary(fs), count(s.Counts.Objects+s.Counts.Services, "object"))
-	}
-	if errorsIn(fs) > 0 {
-		return silent(exitNo)
-	}
-	return nil
+	return a.report(r, fs, count(s.Counts.Objects+s.Counts.Services, "object"))
 }
 
 // analyzed is what a control plane would make of units.
