@@ -1,6 +1,8 @@
 package translate
 
 import (
+	"strings"
+
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/xds/resource"
 )
@@ -31,21 +33,18 @@ func (b *base) outside(s *mesh.Sidecar) *outer {
 	to := passthroughCluster
 	switch {
 	case s != nil && s.Proxy != nil:
-		to = clusterName(s.Proxy.Port, s.Proxy.Subset, s.Proxy.Host)
+		// A name that is no text would take down what it is in. So it is that of a cluster that cannot exist: who is sent there is told so.
+		to = strings.ToValidUTF8(clusterName(s.Proxy.Port, s.Proxy.Subset, s.Proxy.Host), "\uFFFD")
 	case s != nil && s.Strangers == mesh.StrangersRefused,
 		(s == nil || s.Strangers == mesh.StrangersDefault) && b.settings.RegistryOnly:
 		to = blackHoleCluster
 	}
 	if b.outer[to] == nil {
-		var k mint
-		o := &outer{to: to, elsewhere: seal(&k, strangersHost(to), 0, 1, 1), outbounds: map[scopeKind]*resource.Resource{
+		var k mint // this cannot fail: the name is text
+		b.outer[to] = &outer{to: to, elsewhere: seal(&k, strangersHost(to), 0, 1, 1), outbounds: map[scopeKind]*resource.Resource{
 			redirected:  b.virtualOutbound(&k, to, false),
 			transparent: b.virtualOutbound(&k, to, true),
 		}}
-		if k.err != nil { // a name that no proxy could read
-			return b.outer[blackHoleCluster]
-		}
-		b.outer[to] = o
 	}
 	return b.outer[to]
 }

@@ -44,7 +44,7 @@ func (a *analysis) sidecarsOf(x subject) bool {
 	return len(all) > 0
 }
 
-// sidecar finds imports of what is not there, and protocols that are others.
+// sidecar finds imports of what is not there, protocols that are others, and an egress proxy that is nowhere.
 func (a *analysis) sidecar(x subject) bool {
 	s, ok := a.Snapshot.Sidecars.Get(mesh.Key(x.name))
 	if !ok {
@@ -56,6 +56,9 @@ func (a *analysis) sidecar(x subject) bool {
 			a.imports(s, at, m)
 		}
 		a.spoken(s, i)
+	}
+	if s.Proxy != nil {
+		a.destination(s.Ref, "spec.outboundTrafficPolicy.egressProxy", s.Proxy)
 	}
 	return true
 }

@@ -71,6 +71,9 @@ func (l *lowerer) sidecar(spec *networkingv1alpha3.Sidecar) *mesh.Sidecar {
 			if p.Mode != networkingv1alpha3.OutboundTrafficPolicy_ALLOW_ANY {
 				l.Invalid(at, "cannot be given with mode "+p.Mode.String()+", which lets nothing pass", "set mode: ALLOW_ANY")
 			}
+			if e.Subset != "" {
+				l.name(at+".subset", "subset name", e.Subset)
+			}
 			if l.host(at+".host", e.Host, false, false) {
 				sc.Proxy = &mesh.Destination{Host: l.fqdn(e.Host), Subset: e.Subset, Port: l.port(at+".port.number", e.GetPort().GetNumber(), false)}
 			}
