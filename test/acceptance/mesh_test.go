@@ -87,7 +87,11 @@ func copyProgram(from, to string) error {
 }
 
 func TestMain(m *testing.M) {
-	if role := os.Getenv("ACCEPTANCE_PROGRAM"); role != "" {
+	role := os.Getenv("ACCEPTANCE_PROGRAM")
+	if filepath.Base(os.Args[0]) == "weir-proxy" {
+		role = "confine"
+	}
+	if role != "" {
 		if err := roles[role](); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

@@ -22,6 +22,8 @@ import (
 var roles = map[string]func() error{
 	// stubborn listens on 0.0.0.0:9080 whatever it is told, and fetches ?url=.
 	"stubborn": func() error { return relay("0.0.0.0:9080") },
+	// confine is who is called weir-proxy.
+	"confine": confine,
 	// two is two callers at once.
 	"two": two,
 	// polite listens where PORT and BIND_ADDRESS say.
