@@ -220,7 +220,7 @@ func (l *lowerer) authorizationWhen(at string, w *securityv1beta1.Condition) mes
 		l.Invalid(at+".key", "is missing", "name an attribute, for example source.namespace")
 		return nil
 	case strings.HasPrefix(key, "experimental.envoy.filters."):
-		l.Add(config.FieldNotEnforcedUnsafe, at+".key", "attributes of other filters are not there in this version", "use another condition")
+		l.Add(config.FieldNotEnforcedUnsafe, at+".key", "attributes of other filters are not there in this version", "remove the condition; limit the port (to.operation.ports) and who calls it (from.source) instead")
 		return nil
 	case i < 0:
 		hint := "attributes are " + strings.ReplaceAll(strings.Join(whenKeys, ", "), "[", "[NAME]")
@@ -248,11 +248,21 @@ func (l *lowerer) authorizationWhen(at string, w *securityv1beta1.Condition) mes
 	return c.out
 }
 
+// byTarget reports whether an object is for what targetRefs name, of which there is none here, and for no workload.
+func byTarget(spec *document.Value) bool {
+	for _, name := range []string{"targetRefs", "targetRef"} {
+		if refs := spec.Get(name); refs != nil && refs.Kind != document.Null {
+			return true
+		}
+	}
+	return false
+}
+
 // authorizationPolicy keeps what denies of a policy with errors. What cannot be read of a
 // DENY denies everything, of an ALLOW allows nothing.
 func (r *refuser) authorizationPolicy() *mesh.AuthorizationPolicy {
 	spec := r.root.Get("spec")
-	if refs := spec.Get("targetRefs"); refs != nil && refs.Kind != document.Null {
+	if byTarget(spec) {
 		return nil // it is not for sidecars
 	}
 	l := r.lowerer()

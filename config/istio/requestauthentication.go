@@ -139,7 +139,7 @@ func (l *lowerer) outputHeader(at, name string) {
 // else may set the headers it would set.
 func (r *refuser) requestAuthentication() *mesh.RequestAuthentication {
 	spec := r.root.Get("spec")
-	if refs := spec.Get("targetRefs"); refs != nil && refs.Kind != document.Null {
+	if byTarget(spec) {
 		return nil // it is not for sidecars
 	}
 	l := r.lowerer()

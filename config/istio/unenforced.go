@@ -19,6 +19,9 @@ type gap struct {
 // atAddress is what becomes of an endpoint in another network.
 const atAddress = oneNet + ", and this one is called at its address, as by Istio where MeshNetworks has no gateway of its network"
 
+// byLabels is what to say in place of targetRefs, which are for gateways of the Gateway API and waypoints.
+const byLabels = "select workloads by selector.matchLabels: those of a Service by the labels of its spec.selector, a gateway by those of its pods, for example istio: ingressgateway"
+
 // gaps is the whole list, by kind: what an object may say and the data plane of this
 // version does not do (as of 2026-11).
 var gaps = map[string][]gap{
@@ -29,12 +32,12 @@ var gaps = map[string][]gap{
 		{"spec.servers[].defaultEndpoint", true, "bind a VirtualService instead"},
 	},
 	"RequestAuthentication": {
-		{"spec.targetRefs", true, "select workloads by selector.matchLabels"},
-		{"spec.targetRef", true, "select workloads by selector.matchLabels"},
+		{"spec.targetRefs", true, byLabels},
+		{"spec.targetRef", true, byLabels},
 	},
 	"AuthorizationPolicy": {
-		{"spec.targetRefs", true, "select workloads by selector.matchLabels"},
-		{"spec.targetRef", true, "select workloads by selector.matchLabels"},
+		{"spec.targetRefs", true, byLabels},
+		{"spec.targetRef", true, byLabels},
 	},
 	"WorkloadEntry": {{"spec.network", false, atAddress}},
 	"ServiceEntry":  {{"spec.endpoints[].network", false, atAddress}},
