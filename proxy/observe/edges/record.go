@@ -30,8 +30,7 @@ func Record(r *records.Record) *observev1.Record {
 	decide("host", r.Host, observe.Origin{})
 	decide("route", r.Route, r.RouteOrigin)
 	decide("cluster", r.Cluster, r.ClusterOrigin)
-	for i := range r.Tries() {
-		a := &r.Tries()[i]
+	for _, a := range r.Tries() {
 		out.Tries = append(out.Tries, &observev1.Attempt{Endpoint: a.Endpoint.String(), Local: a.Local.String(), Cause: name(a.Cause), Failure: a.Failure, Status: uint32(a.Status),
 			Requests: a.Requests, AgeNano: uint64(a.Age), BeganNano: uint64(a.Began), EndedNano: uint64(a.Ended)})
 	}
