@@ -59,14 +59,17 @@ func clusterStats(c *cluster.Cluster) []admin.Stat {
 	}
 	if c.Check != nil {
 		k := &c.Health.Checked
-		sick := 0
+		sick, degraded := 0, 0
 		for _, e := range c.Endpoints {
-			if e.Sick.Load() {
+			if e.Sick.Load() || e.Unproven.Load() {
 				sick++
+			}
+			if e.Degraded.Load() {
+				degraded++
 			}
 		}
 		out = append(out, counter("health_check.attempt", k.Attempts.Load()), counter("health_check.success", k.Successes.Load()), counter("health_check.failure", k.Failures.Load()),
-			counter("health_check.network_failure", k.NetworkFailures.Load()), gauge("health_check.healthy", int64(len(c.Endpoints)-sick)))
+			counter("health_check.network_failure", k.NetworkFailures.Load()), gauge("health_check.healthy", int64(len(c.Endpoints)-sick)), gauge("health_check.degraded", int64(degraded)))
 	}
 	return append(out, gauge("membership_healthy", int64(c.View().Usable())), gauge("membership_total", int64(len(c.Endpoints))))
 }

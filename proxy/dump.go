@@ -139,7 +139,7 @@ func (p *Proxy) Clusters() (out []admin.Cluster) {
 			panics[e] = true
 		}
 		for i, e := range c.Endpoints {
-			h := admin.Host{Address: e.Addr, Path: e.Path, Name: e.Host, Healthy: !panics[hostKey(e)], Active: e.Active.Load(), Ejected: e.Outlier.Phase() == outlier.Open, Sick: e.Sick.Load()}
+			h := admin.Host{Address: e.Addr, Path: e.Path, Name: e.Host, Healthy: !panics[hostKey(e)], Active: e.Active.Load(), Ejected: e.Outlier.Phase() == outlier.Open, Sick: e.Sick.Load(), Unproven: e.Unproven.Load(), Degraded: e.Degraded.Load()}
 			delete(panics, hostKey(e))
 			if i < len(c.Weights) {
 				h.Weight = c.Weights[i]

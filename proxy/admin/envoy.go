@@ -42,7 +42,9 @@ type Host struct {
 	Healthy bool   // as the control plane says
 	Ejected bool   // by outlier detection
 	Sick    bool   // as active health checks say
-	Active  int32  // requests, or TCP connections
+	// Unproven: they have said nothing yet. Degraded: they say it is to be used only where there are too few others.
+	Unproven, Degraded bool
+	Active             int32 // requests, or TCP connections
 }
 
 // Listener is a listener and where it is bound.
@@ -115,9 +117,12 @@ func handleClusters(p Proxy) http.HandlerFunc {
 		Type  string `json:"type,omitempty"`
 	}
 	type health struct {
-		EDS     string `json:"eds_health_status"`
-		Sick    bool   `json:"failed_active_health_check,omitempty"`
-		Ejected bool   `json:"failed_outlier_check,omitempty"`
+		EDS  string `json:"eds_health_status"`
+		Sick bool   `json:"failed_active_health_check,omitempty"`
+
+		Unproven bool `json:"pending_active_hc,omitempty"`
+		Degraded bool `json:"failed_active_degraded_check,omitempty"`
+		Ejected  bool `json:"failed_outlier_check,omitempty"`
 	}
 	type host struct {
 		Address  address `json:"address"`
@@ -142,6 +147,7 @@ func handleClusters(p Proxy) http.HandlerFunc {
 				for _, h := range c.Hosts {
 					x := host{Address: at(h.Address, h.Path), Stats: []stat{{Name: "rq_active", Value: int64(h.Active), Type: "GAUGE"}}, Weight: max(h.Weight, 1), Hostname: h.Name}
 					x.Health.EDS, x.Health.Ejected, x.Health.Sick = "HEALTHY", h.Ejected, h.Sick
+					x.Health.Unproven, x.Health.Degraded = h.Unproven, h.Degraded
 					if !h.Healthy {
 						x.Health.EDS = "UNHEALTHY"
 					}
@@ -163,6 +169,12 @@ func handleClusters(p Proxy) http.HandlerFunc {
 				flags := ""
 				if h.Sick {
 					flags = "/failed_active_hc"
+				}
+				if h.Unproven {
+					flags += "/pending_active_hc"
+				}
+				if h.Degraded {
+					flags += "/degraded_active_hc"
 				}
 				if h.Ejected {
 					flags += "/failed_outlier_check"

@@ -65,10 +65,14 @@ const (
 	CheckNetwork               // it was not: no connection, or nothing in time
 	CheckDown                  // it was answered in a way that leaves nothing to ask again
 	CheckWithdrawn             // it was answered with FailHeader
+	CheckDegraded              // it passed, with DegradedHeader
 )
 
 // FailHeader takes an endpoint that is under checks out at once, in whatever answer it is, until checks pass again.
 const FailHeader = "x-envoy-immediate-health-check-fail"
+
+// DegradedHeader in an answer that passes says that the endpoint is to be used only where there are too few others.
+const DegradedHeader = "x-envoy-degraded"
 
 // Withdraw takes an endpoint out that says so itself, until its checks pass again. Any goroutine.
 func (h *Health) Withdraw(e *Endpoint) {
@@ -151,7 +155,7 @@ func (s *Checks) follow(h *Health) {
 		if !now[e] {
 			delete(h.watched, e)
 			gone = append(gone, w)
-			w.sick(false, false)
+			w.take(verdict{known: true})
 		}
 	}
 	// Last: what is known of an address is known of the endpoint that follows there.
@@ -160,10 +164,14 @@ func (s *Checks) follow(h *Health) {
 	}
 }
 
-// sick sets what the endpoint is taken for.
-func (w *watched) sick(is, withdrawn bool) {
-	was := w.endpoint.Sick.Swap(is)
-	if w.endpoint.Withdrawn.Swap(withdrawn) != withdrawn || was != is {
+// take sets what the endpoint is taken for.
+func (w *watched) take(v verdict) {
+	e := w.endpoint
+	changed := e.Sick.Swap(v.sick) != v.sick
+	changed = e.Withdrawn.Swap(v.withdrawn) != v.withdrawn || changed
+	changed = e.Degraded.Swap(v.degraded) != v.degraded || changed
+	changed = e.Unproven.Load() && v.known && e.Unproven.CompareAndSwap(true, false) || changed
+	if changed {
 		w.health.soon()
 	}
 }
@@ -184,7 +192,7 @@ func (s *Checks) join(c *Cluster, w *watched) *watched {
 	}
 	w.by = k
 	k.of = append(k.of, w)
-	w.sick(k.sick, k.withdrawn)
+	w.take(k.verdict)
 	return w
 }
 
@@ -240,18 +248,31 @@ type checker struct {
 	done   func(CheckResult)
 	under  Probing // nil: none
 	queued bool
-	sick   bool
 	run    uint32 // results in a row that say otherwise
-	// withdrawn: it is sick because it said so itself.
-	withdrawn bool
+	passed bool   // once; until then each result decides alone
+	verdict
+}
+
+// verdict is what checks say of an endpoint.
+type verdict struct {
+	known     bool // there was a result
+	sick      bool
+	withdrawn bool // and said so itself
+	degraded  bool
+}
+
+// rule sets it, for whoever asks.
+func (k *checker) rule(v verdict) {
+	k.verdict = v
+	for _, w := range k.of {
+		w.take(v)
+	}
 }
 
 // withdraw takes the endpoint out, whatever is known of it.
 func (k *checker) withdraw() {
-	k.run, k.sick, k.withdrawn = 0, true, true
-	for _, w := range k.of {
-		w.sick(true, true)
-	}
+	k.run = 0
+	k.rule(verdict{known: true, sick: true, withdrawn: true})
 }
 
 // imitate makes cluster and endpoint like those given.
@@ -315,7 +336,7 @@ func (k *checker) ended(r CheckResult) {
 	for _, w := range k.of {
 		c := &w.health.Checked
 		switch r {
-		case CheckPassed:
+		case CheckPassed, CheckDegraded:
 			c.Successes.Add(1)
 		case CheckNetwork:
 			c.NetworkFailures.Add(1)
@@ -324,20 +345,29 @@ func (k *checker) ended(r CheckResult) {
 			c.Failures.Add(1)
 		}
 	}
+	k.judge(r)
+	k.checks.loop.Arm(&k.timer, k.checks.loop.Now()+int64(k.check.Interval)+k.part(k.check.Jitter))
+	k.checks.next()
+}
+
+// judge says what follows from a result.
+func (k *checker) judge(r CheckResult) {
+	if r == CheckWithdrawn {
+		k.withdraw()
+		return
+	}
+	passes := r == CheckPassed || r == CheckDegraded
+	v := k.verdict
+	v.known, v.degraded = true, r == CheckDegraded || v.degraded && !passes
 	needed := k.check.Unhealthy
 	if k.sick {
 		needed = k.check.Healthy
 	}
-	if r == CheckWithdrawn {
-		k.withdraw()
-	} else if k.sick != (r == CheckPassed) {
+	if k.run++; k.sick != passes {
 		k.run = 0
-	} else if k.run++; k.run >= needed || r == CheckDown {
-		k.run, k.sick, k.withdrawn = 0, !k.sick, false
-		for _, w := range k.of {
-			w.sick(k.sick, false)
-		}
+	} else if k.run >= needed || r == CheckDown || !k.passed {
+		k.run, v.sick, v.withdrawn = 0, !k.sick, false
 	}
-	k.checks.loop.Arm(&k.timer, k.checks.loop.Now()+int64(k.check.Interval)+k.part(k.check.Jitter))
-	k.checks.next()
+	k.passed = k.passed || passes
+	k.rule(v)
 }

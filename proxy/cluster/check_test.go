@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -208,6 +209,7 @@ func TestChecksThatNeedNoSecond(t *testing.T) {
 		result cluster.CheckResult
 		usable int
 	}{
+		{cluster.CheckFailed, 0}, {cluster.CheckPassed, 1}, // the first one decides alone, until one passed
 		{cluster.CheckFailed, 1}, {cluster.CheckPassed, 1},
 		{cluster.CheckDown, 0}, {cluster.CheckDown, 0}, {cluster.CheckFailed, 0}, {cluster.CheckPassed, 1},
 		{cluster.CheckFailed, 1}, {cluster.CheckDown, 0}, {cluster.CheckPassed, 1},
@@ -219,9 +221,87 @@ func TestChecksThatNeedNoSecond(t *testing.T) {
 			t.Errorf("after check %d: %d are usable, want %d", i, got, x.usable)
 		}
 	}
-	if f := h.Checked.Failures.Load(); f != 8 {
-		t.Errorf("%d failures are counted, want 8", f)
+	if f := h.Checked.Failures.Load(); f != 9 {
+		t.Errorf("%d failures are counted, want 9", f)
 	}
+}
+
+// An endpoint that comes to others which are checked is used when its first check passes, or when there is nobody else; until then it does not
+// count where it is judged how many are well. Those that come together with their cluster are used at once.
+func TestNewcomersAreChecked(t *testing.T) {
+	n := mem.New()
+	l, p := n.Loop(loop.Options{}), &prober{}
+	h := cluster.NewHealth(l, cluster.NewChecks(l, p))
+	c := checked(h, 2, "k")
+	c.PanicAt = 50
+	c.Seal()
+	expect := func(why string, want ...int) {
+		t.Helper()
+		n.Step()
+		var got []int
+		for _, g := range c.View().Groups {
+			for _, e := range g.Endpoints {
+				got = append(got, int(e.ID))
+			}
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v are used, want %v", why, got, want)
+		}
+	}
+	// swap has the cluster go on with some of its endpoints and new ones.
+	swap := func(keep int, fresh ...int) {
+		next := *c
+		next.Endpoints = slices.Clone(c.Endpoints[:keep])
+		for _, id := range fresh {
+			next.Endpoints = append(next.Endpoints, &cluster.Endpoint{ID: int32(id), Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, 0, byte(id)}), 80)})
+		}
+		next.Seal()
+		c = &next
+	}
+	expect("at first", 0, 1)
+	n.Advance(time.Second)
+	p.answer(cluster.CheckPassed)
+	expect("checked", 0, 1)
+	swap(2, 2, 3, 4)
+	expect("others came, whom nobody has asked, and who are the most", 0, 1)
+	one := func(id int, r cluster.CheckResult) {
+		for i, a := range p.under {
+			if a.at == c.Endpoints[id].Addr {
+				p.under = slices.Delete(p.under, i, i+1)
+				a.done(r)
+				return
+			}
+		}
+		t.Errorf("nobody asks %d", id)
+	}
+	n.Advance(time.Second)
+	one(2, cluster.CheckFailed)
+	p.answer(cluster.CheckPassed)
+	expect("one of them failed its first check", 0, 1, 3, 4)
+	n.Advance(10 * time.Second)
+	p.answer(cluster.CheckDegraded)
+	expect("all say they are degraded: there is no other", 0, 1, 2, 3, 4)
+	n.Advance(10 * time.Second)
+	one(1, cluster.CheckPassed)
+	p.answer(cluster.CheckDegraded)
+	n.Step()
+	if v := c.View(); len(v.Groups) != 2 || len(v.Groups[0].Endpoints) != 1 || len(v.Groups[1].Endpoints) != 4 {
+		t.Errorf("one is well again, and is not preferred: %+v", v.Groups)
+	}
+	swap(0, 5, 6)
+	expect("all are others", 5, 6)
+	n.Advance(time.Second)
+	one(0, cluster.CheckPassed)
+	expect("one of those that came together was asked", 5, 6)
+	p.answer(cluster.CheckPassed)
+	expect("and well", 5, 6)
+	swap(2, 7)
+	next := *c
+	next.Check = nil
+	next.Seal()
+	c = &next
+	expect("nobody is asked any more", 5, 6, 7)
 }
 
 // A status is expected, or counts, or is enough; what is in both lists is expected

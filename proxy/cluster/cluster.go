@@ -350,10 +350,12 @@ type Endpoint struct {
 	// Behalf says for which client connections are made, of an endpoint that is to know and
 	// therefore serves one client each; nil of all others.
 	Behalf *Behalf
-	// Outlier is how it did lately, Sick that active health checks say it must not be used, Withdrawn that it asked for that itself: only
-	// they write these.
-	Outlier         outlier.Host
-	Sick, Withdrawn atomic.Bool
+	// Outlier is how it did lately, Sick that active health checks say it must not be used, Withdrawn that it asked for that itself, and
+	// Degraded that it is to be used only where there are too few others: only they write these.
+	Outlier                   outlier.Host
+	Sick, Withdrawn, Degraded atomic.Bool
+	// Unproven: it came to a cluster that was under checks before, and has not answered one yet. It is used where there is no other.
+	Unproven atomic.Bool
 	// Since is when it came, by the clock of the loops, for SlowStart; 0: that is not known yet.
 	Since atomic.Int64
 	// Active counts requests (or TCP connections) in flight, over all workers.

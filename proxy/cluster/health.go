@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,6 +77,7 @@ func (c *Cluster) Seal() {
 	h := c.Health
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.doubt(c)
 	h.cluster = c
 	hosts := make([]*outlier.Host, len(c.Endpoints))
 	for i, e := range c.Endpoints {
@@ -90,6 +92,31 @@ func (c *Cluster) Seal() {
 		h.at(0) // for what came, and the shares of now
 	}
 	h.check()
+}
+
+// doubt marks those of c that were not there before, if others were that stay and are under checks; h.mu is held.
+func (h *Health) doubt(c *Cluster) {
+	if h.checks == nil || !h.follows {
+		return
+	}
+	if c.Check == nil {
+		for _, e := range c.Endpoints {
+			e.Unproven.Store(false)
+		}
+		return
+	}
+	there := make(map[*Endpoint]bool, len(c.Endpoints))
+	for _, e := range h.cluster.Endpoints {
+		there[e] = true
+	}
+	if !slices.ContainsFunc(c.Endpoints, func(e *Endpoint) bool { return there[e] }) {
+		return // all are new together: the first one that passes must not have to serve alone until the others were asked
+	}
+	for _, e := range c.Endpoints {
+		if !there[e] && !e.Checked.Never {
+			e.Unproven.Store(true)
+		}
+	}
 }
 
 // longAgo is the Since of endpoints that were there before anybody wanted to know.

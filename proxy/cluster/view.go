@@ -49,10 +49,11 @@ const overprovisioning = 1.4
 // newView computes what may be chosen of c at a moment.
 func newView(c *Cluster, now int64) *View {
 	type level struct {
-		total, well, degraded []int // indices of endpoints; who is degraded would be well otherwise
-		counted               int   // those of total by which it is judged how well it is: all but the withdrawn, as in Envoy
+		total, well, degraded, unproven []int // indices of endpoints; who is degraded would be well otherwise
+		counted                         int   // those of total by which it is judged how well it is: all but the withdrawn, as in Envoy, and the unproven
 	}
 	var levels []level
+	known := 0 // who may be used, and is not unproven
 	for i, e := range c.Endpoints {
 		at := c.place(i)
 		for len(levels) <= int(at.Priority) {
@@ -60,15 +61,27 @@ func newView(c *Cluster, now int64) *View {
 		}
 		l := &levels[at.Priority]
 		l.total = append(l.total, i)
-		if !e.Withdrawn.Load() {
+		unproven := e.Unproven.Load()
+		if !e.Withdrawn.Load() && !unproven {
 			l.counted++
 		}
 		switch {
 		case at.Unhealthy || e.Outlier.Phase() == outlier.Open || e.Sick.Load():
-		case at.Degraded:
+		case unproven:
+			l.unproven = append(l.unproven, i)
+		case at.Degraded || e.Degraded.Load():
 			l.degraded = append(l.degraded, i)
+			known++
 		default:
 			l.well = append(l.well, i)
+			known++
+		}
+	}
+	if known == 0 { // better who may be well than nobody
+		for p := range levels {
+			l := &levels[p]
+			l.well = l.unproven
+			l.counted += len(l.unproven)
 		}
 	}
 	// Envoy's priority levels: each takes what its health permits, the next ones the rest; after them those that are
@@ -119,7 +132,7 @@ func newView(c *Cluster, now int64) *View {
 		}
 		have, used := map[uint16]int{}, map[uint16][]int{}
 		for _, i := range l.total {
-			if !c.Endpoints[i].Withdrawn.Load() {
+			if e := c.Endpoints[i]; !e.Withdrawn.Load() && (known == 0 || !e.Unproven.Load()) {
 				have[c.place(i).Locality]++
 			}
 		}
@@ -174,7 +187,7 @@ func (c *Cluster) Elsewhere(random uint64, tried []*Endpoint) *Endpoint {
 	best, n := 0, uint64(0)
 	for i, e := range c.Endpoints {
 		at := c.place(i)
-		if p := int(at.Priority); seen[p] || n > 0 && p > best || at.Unhealthy || at.Degraded || e.Sick.Load() || e.Outlier.Phase() != outlier.Closed {
+		if p := int(at.Priority); seen[p] || n > 0 && p > best || at.Unhealthy || at.Degraded || e.Sick.Load() || e.Degraded.Load() || e.Unproven.Load() || e.Outlier.Phase() != outlier.Closed {
 			continue
 		} else if n == 0 || p < best {
 			best, n = p, 0

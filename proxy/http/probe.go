@@ -121,6 +121,9 @@ func (p *probe) writeHead(x *Exchange) {
 		p.result = cluster.CheckWithdrawn
 	case p.check.Kind == cluster.CheckHTTP:
 		p.result = p.check.Judge(x.Response.Status)
+		if p.result == cluster.CheckPassed && x.Response.Headers.GetName(cluster.DegradedHeader) != nil {
+			p.result = cluster.CheckDegraded
+		}
 	case x.Response.Status == 200:
 		p.result = cluster.CheckPassed
 	default:

@@ -167,7 +167,7 @@ var fields = map[protoreflect.FullName]known{
 		but("detect_degraded_hosts", onlyEnvoy),
 	"envoy.config.cluster.v3.Cluster.CommonLbConfig": acts("healthy_panic_threshold locality_weighted_lb_config").
 		but("zone_aware_lb_config", "zones are followed where priorities or weights say so").but("update_merge_window", "changes hold at once").
-		but("ignore_new_hosts_until_first_hc", "new endpoints are used until a check fails").but("close_connections_on_host_set_change", "new state never closes a connection that it need not").
+		but("ignore_new_hosts_until_first_hc", "new endpoints never count before their first check, and are used where there is no other").but("close_connections_on_host_set_change", "new state never closes a connection that it need not").
 		but("consistent_hashing_lb_config", "endpoints are placed by address, and none is taken for busy").but("override_host_status", onlyEnvoy),
 	"envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig": everything,
 	"envoy.config.cluster.v3.Cluster.LeastRequestLbConfig":                    acts("slow_start_config").but("choice_count", "two choices, as the default").but("active_request_bias", onlyEnvoy),
