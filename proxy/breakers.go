@@ -18,6 +18,7 @@ func clusterStats(c *cluster.Cluster) []admin.Stat {
 	gauge := func(name string, v int64) admin.Stat { return admin.Stat{Name: name, Value: v, Gauge: true} }
 	out := []admin.Stat{
 		counter("upstream_cx_overflow", l.CxOverflow.Load()),
+		counter("upstream_rq_drop_overload", l.Dropped.Load()),
 		counter("upstream_rq_pending_overflow", l.RqOverflow.Load()),
 		counter("upstream_rq_retry_overflow", l.RetryOverflow.Load()),
 		counter("upstream_cx_connect_fail", l.ConnectFail.Load()),

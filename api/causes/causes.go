@@ -47,6 +47,8 @@ const (
 	ConnectionLimit
 	DescriptorsExhausted
 	MemoryExhausted
+	OverloadDropped
+	OverloadAllDropped
 
 	// The upstream failed before, or (without a reply) after, its response began.
 	UpstreamOverflow
@@ -214,6 +216,13 @@ var table = [numCauses]info{
 	MemoryExhausted: {"memory_exhausted", OverloadManagerTerminated, "overload_memory", 503, "overloaded: the proxy's memory is nearly used up",
 		"the proxy's memory is nearly used up: requests that have not begun and new connections are refused, who is being served is served to the end",
 		"raise the proxy's memory limit (sidecar.istio.io/proxyMemoryLimit) or GOMEMLIMIT, or find out which clients hold so many connections or such large bodies: weir_proxy_memory_bytes, /stats overload"},
+
+	OverloadDropped: {"overload_dropped", DropOverload, "drop_overload", 503, "drop overload",
+		"the control plane has a share of the requests to the destination dropped, to protect its endpoints",
+		"nothing here: see what sends policy.drop_overloads with the destination's endpoints"},
+	OverloadAllDropped: {"overload_all_dropped", UnconditionalDropOverload, "unconditional_drop_overload", 503, "unconditional drop overload",
+		"the control plane has all requests to the destination dropped, to protect its endpoints",
+		"nothing here: see what sends policy.drop_overloads with the destination's endpoints"},
 
 	UpstreamOverflow: {"upstream_overflow", UpstreamOverflowFlag, "upstream_reset_before_response_started{overflow}", 503, resetText + "overflow",
 		"as many requests as may are under way to the destination",

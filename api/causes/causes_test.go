@@ -121,8 +121,8 @@ func TestFlags(t *testing.T) {
 			t.Errorf("%d: %q, want %q", f, f, want)
 		}
 	}
-	if len(flagTable) != 26 || DownstreamRemoteReset != 1<<25 {
-		t.Errorf("%d names for flags up to %b", len(flagTable), DownstreamRemoteReset)
+	if len(flagTable) != 28 || UnconditionalDropOverload != 1<<27 {
+		t.Errorf("%d names for flags up to %b", len(flagTable), UnconditionalDropOverload)
 	}
 	if got, unknown := FlagsOf([]string{"UF", "URX"}); got != UpstreamRetryLimitExceeded|UpstreamConnectionFailure || unknown != "" {
 		t.Errorf("%v %q", got, unknown)

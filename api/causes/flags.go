@@ -40,10 +40,12 @@ const (
 	OverloadManagerTerminated                          // OM
 	DNSResolutionFailed                                // DF
 	DownstreamRemoteReset                              // DR
+	DropOverload                                       // DO
+	UnconditionalDropOverload                          // UDO
 )
 
 // AnyFlag is the set of all flags.
-const AnyFlag = DownstreamRemoteReset<<1 - 1
+const AnyFlag = UnconditionalDropOverload<<1 - 1
 
 type flagInfo struct{ short, long, sentence string }
 
@@ -75,6 +77,8 @@ var flagTable = [...]flagInfo{
 	{"OM", "OverloadManagerTerminated", "the proxy protects itself: memory, descriptors or connections are used up"},
 	{"DF", "DnsResolutionFailed", "a name was not resolved by DNS"},
 	{"DR", "DownstreamRemoteReset", "the client reset the request before it had the whole response"},
+	{"DO", "DropOverload", "the control plane has a share of the requests to the destination dropped"},
+	{"UDO", "UnconditionalDropOverload", "the control plane has all requests to the destination dropped"},
 }
 
 // String is what access logs and metrics show: comma-joined, "-" for none. It allocates only for two flags or more.

@@ -89,6 +89,11 @@ type Cluster struct {
 	Led netip.AddrPort
 	// Leaving says that all endpoints are about to end, and that the control plane knows no others yet.
 	Leaving bool
+	// Drop is how many of a million requests are dropped because the control plane says so (drop_overloads).
+	Drop uint32
+	// Overprovisioning is the share in percent of endpoints that are well below which a priority or locality gives work away, as its
+	// inverse: 140 means 71 %; 0: 140.
+	Overprovisioning uint32
 
 	ConnectTimeout        time.Duration // 0 was replaced by 10 s
 	IdleTimeout           time.Duration // of a pooled connection; 0: 1 h
@@ -396,6 +401,7 @@ type Limits struct {
 	Connections, Pending, Requests, Retries             atomic.Int32
 	// What a maximum did not permit: a new connection, a request, another attempt.
 	CxOverflow, RqOverflow, RetryOverflow atomic.Uint64
+	Dropped                               atomic.Uint64 // requests, by Cluster.Drop
 	// What came of those that had a place, and is rare: connections that could not be made, those of them that took too long,
 	// requests that did, attempts that did, further attempts, those of them that helped, requests that had no more left, and
 	// attempts that the endpoint reset.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"math"
 	"slices"
 
@@ -42,9 +43,9 @@ type Group struct {
 	hashing     *hashing // of RingHash and Maglev
 }
 
-// overprovisioning is Envoy's default overprovisioning_factor: a priority or locality gives work away as soon as less than
+// defaultOverprovisioning is Envoy's default overprovisioning_factor: a priority or locality gives work away as soon as less than
 // 1/1.4 of it (71 %) is in use.
-const overprovisioning = 1.4
+const defaultOverprovisioning = 140
 
 // newView computes what may be chosen of c at a moment.
 func newView(c *Cluster, now int64) *View {
@@ -52,6 +53,7 @@ func newView(c *Cluster, now int64) *View {
 		total, well, degraded, unproven []int // indices of endpoints; who is degraded would be well otherwise
 		counted                         int   // those of total by which it is judged how well it is: all but the withdrawn, as in Envoy, and the unproven
 	}
+	overprovisioning := float64(cmp.Or(c.Overprovisioning, defaultOverprovisioning)) / 100
 	var levels []level
 	known := 0 // who may be used, and is not unproven
 	for i, e := range c.Endpoints {

@@ -149,10 +149,22 @@ func forward(x *Exchange) Verdict {
 	if x.Cluster.Refused != "" {
 		return x.refuse()
 	}
+	if n := x.Cluster.Drop; n > 0 && x.w.loop.Rand()%1e6 < uint64(n) {
+		return x.drop()
+	}
 	if x.Cluster.Kind == cluster.Dynamic && x.named() {
 		return x.awaitName()
 	}
 	return x.send()
+}
+
+// drop refuses the request because the control plane has the cluster protected.
+func (x *Exchange) drop() Verdict {
+	x.Cluster.Limits.Dropped.Add(1)
+	if x.Cluster.Drop >= 1e6 {
+		return x.Reply(causes.OverloadAllDropped)
+	}
+	return x.Reply(causes.OverloadDropped)
 }
 
 // send forwards the request to its cluster.
@@ -271,6 +283,10 @@ func finalize(x *Exchange) {
 		h.Set(message.XEnvoyUpstreamServiceTime, x.arena.Close(ms))
 	case x.Cause == causes.UpstreamOverflow, x.Cause == causes.PendingOverflow:
 		h.Set(message.XEnvoyOverloaded, valueTrue)
+	case x.Cause == causes.OverloadDropped:
+		h.SetName([]byte("x-envoy-drop-overload"), valueTrue)
+	case x.Cause == causes.OverloadAllDropped:
+		h.SetName([]byte("x-envoy-unconditional-drop-overload"), valueTrue)
 	}
 	if x.cookie != nil {
 		h.Add(message.SetCookie, x.cookie)

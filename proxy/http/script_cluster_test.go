@@ -37,6 +37,8 @@ func (s *script) addCluster(d *datadriven.TestData) {
 				s.ids++
 				c.Endpoints = append(c.Endpoints, e)
 			}
+		case "drop": // of a million
+			c.Drop = uint32(number(s.t, a))
 		case "max-connections":
 			l.MaxConnections.Store(uint32(number(s.t, a)))
 		case "max-pending":

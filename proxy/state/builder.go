@@ -104,7 +104,7 @@ type Builder struct {
 	nextEP    int32
 	freeEP    []int32
 	specs     map[string]*clusterSpec
-	endpoints map[string][]endpointSpec  // by EDS name
+	endpoints map[string]*assignment     // by EDS name
 	resolved  map[string][]cluster.Found // by cluster name, DNS kinds
 	came      []*cluster.Endpoint
 	gone      []*cluster.Endpoint
@@ -133,7 +133,7 @@ func NewBuilder(o Options) *Builder {
 	}
 	return &Builder{opts: o, cur: &State{byName: map[string]cluster.ID{}, tables: map[string]*route.Table{}, listeners: map[string]*Listener{}, names: nil},
 		routes: map[string]*routes{}, ids: map[string]cluster.ID{}, limitsOf: map[string]*cluster.Limits{}, healthOf: map[string]*cluster.Health{}, ledger: rbac.NewLedger(), counts: counts{map[string]*extauthz.Counts{}, map[string]*ratelimit.Counts{}}, secrets: map[SecretName]*secret{}, noSecret: map[SecretName]bool{}, extensions: map[string]*anypb.Any{}, noExtension: map[string]bool{}, specs: map[string]*clusterSpec{},
-		endpoints: map[string][]endpointSpec{}, resolved: map[string][]cluster.Found{}, files: Files{}}
+		endpoints: map[string]*assignment{}, resolved: map[string][]cluster.Found{}, files: Files{}}
 }
 
 // Ledger counts what authorization decided. It may be read from any goroutine.
@@ -342,6 +342,8 @@ func (b *Builder) applyClusters(next *State, u Update) error {
 			s.Version = version
 			if s.static != nil && s.Kind == cluster.Static {
 				_, err = decodeEndpoints(withName(s.static, s.Name))
+			} else {
+				err = new(assignment).decodePolicy(s.static.GetPolicy(), "cluster "+s.Name+".load_assignment.policy")
 			}
 		}
 		return s, err
@@ -380,26 +382,29 @@ func (b *Builder) publish(next *State, s *clusterSpec) {
 	next.byName[s.Name] = id
 }
 
-func (b *Builder) endpointsOf(s *clusterSpec) []endpointSpec {
+func (b *Builder) endpointsOf(s *clusterSpec) *assignment {
 	switch {
 	case s.edsName != "":
-		return b.endpoints[s.edsName]
+		if a := b.endpoints[s.edsName]; a != nil {
+			return a
+		}
 	case s.Kind == cluster.Static && s.static != nil:
-		eps, _ := decodeEndpoints(withName(s.static, s.Name)) // was checked when the cluster came
-		return eps
+		a, _ := decodeEndpoints(withName(s.static, s.Name)) // was checked when the cluster came
+		return a
 	case s.Kind == cluster.StrictDNS, s.Kind == cluster.LogicalDNS:
-		var eps []endpointSpec
+		out := &assignment{}
+		_ = out.decodePolicy(s.static.GetPolicy(), "") // likewise
 		for _, a := range b.resolved[s.Name] {
 			e := endpointSpec{addr: a.AddrPort, healthy: true}
 			if a.Name < len(s.Names) { // which may be others by now
 				n := &s.Names[a.Name]
 				e.weight, e.priority, e.locality = n.Weight, n.Priority, n.Locality
 			}
-			eps = append(eps, e)
+			out.endpoints = append(out.endpoints, e)
 		}
-		return eps
+		return out
 	}
-	return nil
+	return &assignment{}
 }
 
 func withName(la *endpointv3.ClusterLoadAssignment, name string) *endpointv3.ClusterLoadAssignment {
@@ -413,15 +418,15 @@ func (b *Builder) applyEndpoints(next *State, u Update) error {
 	if err := b.room(len(b.endpoints), len(u.Set), "load assignments"); err != nil {
 		return err
 	}
-	sets, err := decodeAll(u, func(_, _ string, m *endpointv3.ClusterLoadAssignment) ([]endpointSpec, error) {
+	sets, err := decodeAll(u, func(_, _ string, m *endpointv3.ClusterLoadAssignment) (*assignment, error) {
 		return decodeEndpoints(m)
 	})
 	if err != nil {
 		return err
 	}
 	touched := map[string]bool{}
-	for name, eps := range sets {
-		b.endpoints[name] = eps
+	for name, a := range sets {
+		b.endpoints[name] = a
 		touched[name] = true
 	}
 	for _, name := range u.Removed {
@@ -650,7 +655,7 @@ func (b *Builder) Unhealthy(name string) (eds string, endpoints []string) {
 	if s == nil {
 		return "", nil
 	}
-	for _, e := range b.endpointsOf(s) {
+	for _, e := range b.endpointsOf(s).endpoints {
 		switch {
 		case e.healthy:
 		case e.pipe != "":

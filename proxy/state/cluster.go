@@ -532,9 +532,35 @@ func (e *endpointSpec) key() string {
 	return k
 }
 
-func decodeEndpoints(la *endpointv3.ClusterLoadAssignment) ([]endpointSpec, error) {
+// assignment is a decoded ClusterLoadAssignment.
+type assignment struct {
+	endpoints        []endpointSpec
+	drop             uint32 // of a million requests
+	overprovisioning uint32 // 0: the default
+}
+
+// decodePolicy reads what is said of all endpoints. Shares that are dropped are of what those before them left.
+func (a *assignment) decodePolicy(p *endpointv3.ClusterLoadAssignment_Policy, path string) error {
+	if f := p.GetOverprovisioningFactor(); f != nil {
+		if a.overprovisioning = f.GetValue(); a.overprovisioning < 100 {
+			return fmt.Errorf("%s.overprovisioning_factor: %d, must be 100 at least", path, a.overprovisioning)
+		}
+	}
+	left := 1.0
+	for _, d := range p.GetDropOverloads() {
+		left *= 1 - float64(perMillion(d.GetDropPercentage()))/1e6
+	}
+	a.drop = uint32(math.Round((1 - left) * 1e6))
+	return nil
+}
+
+func decodeEndpoints(la *endpointv3.ClusterLoadAssignment) (*assignment, error) {
 	path := "load assignment " + la.GetClusterName()
 	if err := check(la, path); err != nil {
+		return nil, err
+	}
+	a := &assignment{}
+	if err := a.decodePolicy(la.GetPolicy(), path+".policy"); err != nil {
 		return nil, err
 	}
 	var out []endpointSpec
@@ -583,7 +609,8 @@ func decodeEndpoints(la *endpointv3.ClusterLoadAssignment) ([]endpointSpec, erro
 			out = append(out, spec)
 		}
 	}
-	return out, nil
+	a.endpoints = out
+	return a, nil
 }
 
 // decodeChecked reads where health is asked for instead; the address of requests is known already.
@@ -646,10 +673,11 @@ func orDefault(d *durationpb.Duration, def time.Duration) time.Duration {
 	return d.AsDuration()
 }
 
-// assemble makes the Cluster of a spec with the given endpoints, carrying over what
+// assemble makes the Cluster of a spec with the given assignment, carrying over what
 // prev has in common with it.
-func (b *Builder) assemble(s *clusterSpec, eps []endpointSpec, prev *cluster.Cluster) *cluster.Cluster {
-	c := s.Cluster
+func (b *Builder) assemble(s *clusterSpec, a *assignment, prev *cluster.Cluster) *cluster.Cluster {
+	c, eps := s.Cluster, a.endpoints
+	c.Drop, c.Overprovisioning = a.drop, a.overprovisioning
 	c.ID = b.clusterID(s.Name)
 	c.Limits = b.limits(s.Name)
 	c.Limits.MaxConnections.Store(s.limits.connections)

@@ -54,9 +54,11 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.core.v3.Metadata":      acts("filter_metadata").but("typed_filter_metadata", controlInfo),
 	"envoy.config.core.v3.ConfigSource": acts("ads self api_config_source").
 		but("resource_api_version", "version 3 is the only one").but("initial_fetch_timeout", "what is named is waited for, and said to be missing, without end"),
-	"envoy.config.core.v3.AggregatedConfigSource":   everything,
-	"envoy.config.core.v3.SelfConfigSource":         everything,
-	"envoy.config.core.v3.ApiConfigSource":          everything,
+	"envoy.config.core.v3.AggregatedConfigSource": everything,
+	"envoy.config.core.v3.SelfConfigSource":       acts("").but("transport_api_version", "version 3 is the only one"),
+	"envoy.config.core.v3.ApiConfigSource": acts("api_type grpc_services").but("transport_api_version", "version 3 is the only one").
+		but("request_timeout", "subscriptions are streams, which nobody polls").but("refresh_delay", "subscriptions are streams, which nobody polls").
+		but("rate_limit_settings", "a stream is opened again with a growing delay").but("set_node_on_first_message_only", "the node is told once a stream"),
 	"envoy.config.core.v3.GrpcService":              everything,
 	"envoy.config.core.v3.TransportSocket":          acts("name typed_config"),
 	"envoy.config.core.v3.TypedExtensionConfig":     acts("name typed_config"),
@@ -192,9 +194,10 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig": everything,
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig":          everything,
 	"envoy.config.endpoint.v3.ClusterLoadAssignment":                                 acts("cluster_name endpoints policy").but("named_endpoints", onlyEnvoy),
-	"envoy.config.endpoint.v3.ClusterLoadAssignment.Policy": acts("").but("overprovisioning_factor", "it is 140, Envoy's default").
-		but("endpoint_stale_after", "endpoints stay until others come").but("weighted_priority_health", "endpoints are counted, whatever their weight"),
-	"envoy.config.endpoint.v3.Endpoint.HealthCheckConfig": acts("port_value hostname address disable_active_health_check"),
+	"envoy.config.endpoint.v3.ClusterLoadAssignment.Policy": acts("drop_overloads overprovisioning_factor").
+		but("endpoint_stale_after", "endpoints stay until others come: a control plane that is away takes nobody's destinations").but("weighted_priority_health", "endpoints are counted, whatever their weight"),
+	"envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload": acts("drop_percentage").but("category", controlInfo),
+	"envoy.config.endpoint.v3.Endpoint.HealthCheckConfig":                acts("port_value hostname address disable_active_health_check"),
 	"envoy.config.endpoint.v3.LocalityLbEndpoints": acts("lb_endpoints locality load_balancing_weight priority").
 		but("proximity", "Envoy does not act on it either; priority and weight do").but("metadata", controlInfo),
 	"envoy.config.endpoint.v3.LbEndpoint":                 acts("endpoint health_status metadata load_balancing_weight"),
@@ -380,16 +383,17 @@ var fields = map[protoreflect.FullName]known{
 		but("request_id_extension", "x-request-id is a UUID").but("proxy_100_continue", "the proxy answers 100-continue, an upstream that refuses says so by its status").but("scheme_header_transformation", "the scheme is what the connection is, or what a trusted proxy in front says by x-forwarded-proto").
 		but("internal_address_config", "no request is treated as internal for its address: use_remote_address alone says whom to trust").but("delayed_close_timeout", "closing lingers with a limit of its own").
 		but("proxy_status_config", "causes are told by the access log and by response flags"),
-	"envoy.extensions.filters.network.http_connection_manager.v3.Rds":                                               acts("config_source route_config_name"),
-	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":                                        acts("name typed_config config_discovery is_optional disabled"),
-	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig":               acts("upgrade_type enabled"),
-	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails": everything,
-	"envoy.extensions.filters.http.router.v3.Router":                                                                acts("suppress_envoy_headers strict_check_headers").but("start_child_span", spans).but("dynamic_stats", statsNames).but("upstream_log", "the access log has one line a request, which names every attempt's outcome"),
-	"envoy.config.accesslog.v3.AccessLog":                                                                           acts("name typed_config filter"),
-	"envoy.config.accesslog.v3.AccessLogFilter":                                                                     acts("response_flag_filter metadata_filter"),
-	"envoy.config.accesslog.v3.MetadataFilter":                                                                      everything,
-	"envoy.config.accesslog.v3.ResponseFlagFilter":                                                                  everything,
-	"envoy.extensions.access_loggers.file.v3.FileAccessLog":                                                         acts("path log_format format json_format typed_json_format"),
+	"envoy.extensions.filters.network.http_connection_manager.v3.Rds":                                 acts("config_source route_config_name"),
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":                          acts("name typed_config config_discovery is_optional disabled"),
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig": acts("upgrade_type enabled"),
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails": acts("subject uri dns").
+		but("cert", "a client's certificate is told by its hash, not as a whole").but("chain", "a client's certificate is told by its hash, not as a whole"),
+	"envoy.extensions.filters.http.router.v3.Router":        acts("suppress_envoy_headers strict_check_headers").but("start_child_span", spans).but("dynamic_stats", statsNames).but("upstream_log", "the access log has one line a request, which names every attempt's outcome"),
+	"envoy.config.accesslog.v3.AccessLog":                   acts("name typed_config filter"),
+	"envoy.config.accesslog.v3.AccessLogFilter":             acts("response_flag_filter metadata_filter"),
+	"envoy.config.accesslog.v3.MetadataFilter":              everything,
+	"envoy.config.accesslog.v3.ResponseFlagFilter":          everything,
+	"envoy.extensions.access_loggers.file.v3.FileAccessLog": acts("path log_format format json_format typed_json_format"),
 	"envoy.config.core.v3.SubstitutionFormatString": acts("text_format_source text_format json_format omit_empty_values").
 		but("formatters", "operators of Envoy's extensions are known, or refused, by name").but("json_format_options", "keys are always in order").but("content_type", "a log has none"),
 }

@@ -15,6 +15,52 @@ import (
 // What the table says of fields: they exist, have one fate each with a reason that is one, and those that are said to be honoured
 // are read somewhere in this package.
 func TestFieldsAreWhatTheTableSays(t *testing.T) {
+	read := selectors(t)
+	for name, k := range fields {
+		d, err := protoregistry.GlobalTypes.FindMessageByName(name)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		of := d.Descriptor().Fields()
+		for _, f := range k.acts {
+			fd := of.ByName(protoreflect.Name(f))
+			if fd == nil {
+				t.Errorf("%s has no field %s", name, f)
+				continue
+			}
+			if _, both := k.inert[f]; both {
+				t.Errorf("%s.%s is honoured and left alone", name, f)
+			}
+			if m := fd.Message(); m != nil && len(fields[m.FullName()].acts) == 0 && !fields[m.FullName()].all || readElsewhere[name+"."+protoreflect.FullName(f)] {
+				continue
+			}
+			if !isRead(read, name, fd) {
+				t.Errorf("%s.%s is said to be honoured, and nothing reads it", name, f)
+			}
+		}
+		for f, why := range k.inert {
+			if of.ByName(protoreflect.Name(f)) == nil {
+				t.Errorf("%s has no field %s", name, f)
+			}
+			if len(why) < 10 {
+				t.Errorf("%s.%s: %q is no reason", name, f, why)
+			}
+		}
+	}
+}
+
+// isRead reports whether a field is, or, of a choice (oneof), its wrapper's type: RouteAction_Cluster.
+func isRead(read map[string]bool, message protoreflect.FullName, fd protoreflect.FieldDescriptor) bool {
+	goName := camel(string(fd.Name()))
+	_, in, _ := strings.Cut(string(message), ".v3.")
+	wrapper := strings.ReplaceAll(in, ".", "_") + "_" + goName
+	return read["Get"+goName] || read[goName] || read[wrapper] || read[wrapper+"_"]
+}
+
+// selectors are the names that are selected from something anywhere in this package.
+func selectors(t *testing.T) map[string]bool {
+	t.Helper()
 	read := map[string]bool{}
 	dir, err := os.ReadDir(".")
 	if err != nil {
@@ -35,42 +81,7 @@ func TestFieldsAreWhatTheTableSays(t *testing.T) {
 			return true
 		})
 	}
-	for name, k := range fields {
-		d, err := protoregistry.GlobalTypes.FindMessageByName(name)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		of := d.Descriptor().Fields()
-		for _, f := range k.acts {
-			fd := of.ByName(protoreflect.Name(f))
-			if fd == nil {
-				t.Errorf("%s has no field %s", name, f)
-				continue
-			}
-			if _, both := k.inert[f]; both {
-				t.Errorf("%s.%s is honoured and left alone", name, f)
-			}
-			// A choice (oneof) may be read by its wrapper's type: RouteAction_Cluster.
-			goName := camel(f)
-			_, message, _ := strings.Cut(string(name), ".v3.")
-			wrapper := strings.ReplaceAll(message, ".", "_") + "_" + goName
-			if m := fd.Message(); m != nil && len(fields[m.FullName()].acts) == 0 && !fields[m.FullName()].all || readElsewhere[name+"."+protoreflect.FullName(f)] {
-				continue
-			}
-			if !read["Get"+goName] && !read[goName] && !read[wrapper] && !read[wrapper+"_"] {
-				t.Errorf("%s.%s is said to be honoured, and nothing reads it", name, f)
-			}
-		}
-		for f, why := range k.inert {
-			if of.ByName(protoreflect.Name(f)) == nil {
-				t.Errorf("%s has no field %s", name, f)
-			}
-			if len(why) < 10 {
-				t.Errorf("%s.%s: %q is no reason", name, f, why)
-			}
-		}
-	}
+	return read
 }
 
 // readElsewhere are fields whose message, once it is checked, says all there is.

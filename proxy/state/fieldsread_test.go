@@ -72,6 +72,24 @@ func TestClusterFields(t *testing.T) {
 	}
 }
 
+// What load assignments say of all endpoints holds for EDS, static and DNS clusters: shares that are dropped add up, each of what is left.
+func TestAssignmentPolicies(t *testing.T) {
+	const policy = `policy { overprovisioning_factor { value: 100 } drop_overloads { category: "throttle" drop_percentage { numerator: 60 } } drop_overloads { category: "lb" drop_percentage { numerator: 5000 denominator: TEN_THOUSAND } } }`
+	b := newBuilder()
+	apply(t, b, update(t, resource.ClusterType, `name: "e" type: EDS eds_cluster_config { eds_config { ads {} } }`, `name: "s" type: STATIC load_assignment { cluster_name: "s" `+policy+` }`,
+		`name: "d" type: STRICT_DNS load_assignment { cluster_name: "d" `+policy+` }`))
+	s, _ := apply(t, b, update(t, resource.EndpointType, `cluster_name: "e" `+policy))
+	for _, name := range []string{"e", "s", "d"} {
+		if c := s.ClusterNamed(name); c.Drop != 800_000 || c.Overprovisioning != 100 {
+			t.Errorf("%s: %d, %d", name, c.Drop, c.Overprovisioning)
+		}
+	}
+	s, _ = apply(t, b, update(t, resource.EndpointType, `cluster_name: "e"`))
+	if c := s.ClusterNamed("e"); c.Drop != 0 || c.Overprovisioning != 0 {
+		t.Errorf("%d, %d", c.Drop, c.Overprovisioning)
+	}
+}
+
 // What would change what happens to traffic, and is not done, is refused by its path.
 func TestRefusedFields(t *testing.T) {
 	manager := func(text string) string {
@@ -84,7 +102,8 @@ func TestRefusedFields(t *testing.T) {
 		{resource.ClusterType, `name: "c" typed_extension_protocol_options { key: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" value {
 		  [type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions] { explicit_http_config { http_protocol_options {} } http_filters { name: "x" } } } }`, "http_filters[0] x"},
 		{resource.ClusterType, `name: "o" type: ORIGINAL_DST lb_policy: CLUSTER_PROVIDED original_dst_lb_config { upstream_port_override { value: 70000 } }`, "upstream_port_override: 70000"},
-		{resource.EndpointType, `cluster_name: "c" policy { drop_overloads { category: "a" drop_percentage { numerator: 5 } } }`, "policy.drop_overloads"},
+		{resource.EndpointType, `cluster_name: "c" policy { overprovisioning_factor { value: 99 } }`, "load assignment c.policy.overprovisioning_factor: 99"},
+		{resource.ClusterType, `name: "c" type: STRICT_DNS load_assignment { cluster_name: "c" policy { overprovisioning_factor { value: 1 } } }`, "cluster c.load_assignment.policy.overprovisioning_factor: 1"},
 		{resource.RouteType, `name: "r" max_direct_response_body_size_bytes { value: 4 } virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } direct_response { status: 200 body { inline_string: "12345" } } } }`,
 			"direct_response.body: has 5 bytes"},
 		{resource.ListenerType, manager(`upgrade_configs { upgrade_type: "websocket" filters { name: "x" } }`), "upgrade_configs[0].filters"},

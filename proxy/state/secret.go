@@ -84,7 +84,7 @@ func (b *Builder) SecretServer(name string) (target string, err error) {
 	if s == nil {
 		return "", fmt.Errorf("cluster %q of an SDS server is not there", name)
 	}
-	for _, e := range b.endpointsOf(s) {
+	for _, e := range b.endpointsOf(s).endpoints {
 		if e.pipe != "" {
 			return "unix:" + e.pipe, nil
 		}
