@@ -29,6 +29,9 @@ type Stage struct {
 	Request func(x *Exchange) Verdict
 	// Response sees the response head, of the upstream or of a local reply; nil: nothing to do.
 	Response func(x *Exchange)
+	// Again says whether the request of an exchange that is under way, and began under another configuration, would be let in by
+	// this one; if not, why. Nil: it would.
+	Again func(x *Exchange) (causes.Cause, string)
 }
 
 // Verdict is what a stage answers.
@@ -164,6 +167,7 @@ type Exchange struct {
 	idle    loop.Timer // stream idle
 	maximum loop.Timer // stream duration
 	touched int64      // last activity, for idle
+	revoked *revoked   // it is under way, and would not be let in any more; nil: it would
 	// streamMax is what maximum bounds the exchange to; 0: nothing.
 	streamMax time.Duration
 	idleFor   int64
@@ -496,6 +500,10 @@ func (x *Exchange) complete() {
 	x.timeout.Stop()
 	x.idle.Stop()
 	x.maximum.Stop()
+	if x.revoked != nil {
+		x.revoked.timer.Stop()
+		x.revoked = nil
+	}
 	x.dropBody()
 	if x.copies != nil {
 		x.endCopies(false)

@@ -369,12 +369,15 @@ func (s *server) closeIdle(since int64) {
 	}
 }
 
-func (s *server) adopt(next func(*Config, *conn.Info) *Config) bool {
+func (s *server) adopt(next func(*Config, *conn.Info) *Config, grace int64) bool {
 	cfg := next(s.cfg, s.c.Info())
-	if cfg != nil {
-		s.cfg = cfg
+	if cfg == nil || cfg == s.cfg {
+		return cfg != nil
 	}
-	return cfg != nil
+	if s.cfg = cfg; s.x != nil && s.x.is(begun) {
+		s.x.judgeAgain(cfg, grace)
+	}
+	return true
 }
 
 // leave: the response to a request that was read is the last, and says so if it has not begun.

@@ -297,12 +297,18 @@ func (s *server2) awaitFrame(used int, partial bool) {
 	}
 }
 
-func (s *server2) adopt(next func(*Config, *conn.Info) *Config) bool {
+func (s *server2) adopt(next func(*Config, *conn.Info) *Config, grace int64) bool {
 	cfg := next(s.cfg, s.c.Info())
-	if cfg != nil {
-		s.cfg = cfg
+	if cfg == nil || cfg == s.cfg {
+		return cfg != nil
 	}
-	return cfg != nil
+	s.cfg = cfg
+	for st := s.first; st != nil; st = st.next {
+		if st.x != nil && st.x.is(begun) {
+			st.x.judgeAgain(cfg, grace)
+		}
+	}
+	return true
 }
 
 // leave takes no stream that was not opened until now, unlike drain: the client knows that those were not touched.

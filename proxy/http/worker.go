@@ -177,13 +177,13 @@ func (w *Worker) CloseIdle(already time.Duration) {
 
 // Adopt has client connections go by other Configs from their next exchanges on: next tells which Config takes the place of
 // theirs. nil: their filter chain is gone. They are asked to go, closed as soon as nothing is under way, and cut off after
-// grace, unless a later change lets them stay.
+// grace, unless a later change lets them stay. Exchanges under way are judged anew by stages that do (Stage.Again).
 func (w *Worker) Adopt(next func(*Config, *conn.Info) *Config, grace time.Duration) {
 	until := w.loop.Now() + int64(grace)
 	gone := false
 	w.each(func(f *front) {
 		switch {
-		case f.is.adopt(next):
+		case f.is.adopt(next, int64(grace)):
 			f.until = 0
 		case f.until == 0:
 			f.until = until
@@ -245,7 +245,7 @@ func (w *Worker) endGrace() {
 // frontend is a client's connection.
 type frontend interface {
 	// adopt replaces the Config that exchanges begin with; false: there is none.
-	adopt(next func(*Config, *conn.Info) *Config) bool
+	adopt(next func(*Config, *conn.Info) *Config, grace int64) bool
 	direction() Direction
 	drain()
 	closeIdle(since int64) // if it is idle since then or longer

@@ -64,12 +64,17 @@ func (r *Rules) decide(readings []*Facts) (d Decision) {
 }
 
 // Enforce decides by several filters, of which each has to let the facts pass; the decision is the last one's, with the
-// first policy that marks.
-func Enforce(filters []*Filter, readings ...*Facts) Decision {
+// first policy that marks. again: of facts that were counted before.
+func Enforce(filters []*Filter, again bool, readings ...*Facts) Decision {
 	d := Decision{Allowed: true}
 	var marked *Policy
 	for _, f := range filters {
-		d = f.Enforce(readings...)
+		switch {
+		case !again:
+			d = f.Enforce(readings...)
+		case f.Rules != nil:
+			d = f.Rules.decide(readings)
+		}
 		if marked == nil && f.Rules != nil && f.Rules.Action == Log {
 			marked = d.Policy
 		}

@@ -14,17 +14,17 @@ func TestCounts(t *testing.T) {
 	second := func(f *Facts) bool { return f.Path != nil }
 	f := &Filter{Counts: l.Of("a.", "a.dry_"), Rules: &Rules{Action: Deny, Policies: []Policy{NewPolicy("p", second, Any())}}, Shadow: &Rules{Action: Allow}}
 	one, two := &Facts{}, &Facts{Path: []byte("/")}
-	if d := Enforce([]*Filter{f}, one); !d.Allowed {
+	if d := Enforce([]*Filter{f}, false, one); !d.Allowed {
 		t.Error("one reading, which is allowed, was denied")
 	}
-	if d := Enforce([]*Filter{f}, one, two); d.Allowed || d.Policy.Name != "p" {
+	if d := Enforce([]*Filter{f}, false, one, two); d.Allowed || d.Policy.Name != "p" {
 		t.Errorf("a reading is denied: %+v", d)
 	}
 	mark := &Filter{Counts: l.Of("c.", "c."), Rules: &Rules{Action: Log, Policies: []Policy{NewPolicy("m", second, Any())}}}
-	if d := Enforce([]*Filter{mark, f}, one, two); d.Allowed || d.Policy.Name != "p" || d.Marked == nil || d.Marked.Name != "m" {
+	if d := Enforce([]*Filter{mark, f}, false, one, two); d.Allowed || d.Policy.Name != "p" || d.Marked == nil || d.Marked.Name != "m" {
 		t.Errorf("what is denied is marked, too: %+v", d)
 	}
-	if d := Enforce([]*Filter{mark}, one); !d.Allowed || d.Marked != nil {
+	if d := Enforce([]*Filter{mark}, false, one); !d.Allowed || d.Marked != nil {
 		t.Errorf("nothing is marked: %+v", d)
 	}
 	l.Of("b.", "b.")

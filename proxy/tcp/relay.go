@@ -252,7 +252,7 @@ func (r *Relay) enforce() rbac.Decision {
 	if len(r.config.RBAC) == 0 {
 		return rbac.Decision{Allowed: true}
 	}
-	return rbac.Enforce(r.config.RBAC, &rbac.Facts{Conn: r.down.Info()})
+	return rbac.Enforce(r.config.RBAC, false, &rbac.Facts{Conn: r.down.Info()})
 }
 
 func (d *downstream) Data(c *conn.Conn, b []byte) int {

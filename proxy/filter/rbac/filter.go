@@ -9,6 +9,7 @@ package rbac
 import (
 	"bytes"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/rbac"
@@ -23,7 +24,7 @@ func Stages(filters []*rbac.Filter) []http.Stage {
 		return nil
 	}
 	return []http.Stage{{Name: "rbac", Request: func(x *http.Exchange) http.Verdict {
-		d := decide(filters, x)
+		d := decide(filters, x, false)
 		if d.Marked != nil {
 			x.Audit = &d.Marked.Name
 		}
@@ -32,6 +33,11 @@ func Stages(filters []*rbac.Filter) []http.Stage {
 		}
 		x.Details = d.Details()
 		return x.Reply(d.Cause())
+	}, Again: func(x *http.Exchange) (causes.Cause, string) {
+		if d := decide(filters, x, true); !d.Allowed {
+			return d.Cause(), d.Details()
+		}
+		return causes.NoCause, ""
 	}}}
 }
 
@@ -50,19 +56,19 @@ func Matches(r *rbac.Rules, x *http.Exchange, named map[string]bool) bool {
 }
 
 // decide decides by both readings of the path: what the program will make of it nobody knows here, and however it reads it,
-// it has to be allowed.
-func decide(filters []*rbac.Filter, x *http.Exchange) rbac.Decision {
+// it has to be allowed. again: the request was counted when it came.
+func decide(filters []*rbac.Filter, x *http.Exchange, again bool) rbac.Decision {
 	f, other := x.Facts()
 	reading, ok := message.CanonicalPath(x.Request.Path, Loosest, x.Arena())
 	switch {
 	case !ok: // nobody can read it
-		if d := rbac.Enforce(filters, f); !d.Allowed {
+		if d := rbac.Enforce(filters, again, f); !d.Allowed {
 			return d
 		}
 		return rbac.Decision{}
 	case bytes.Equal(reading, x.Request.Path):
-		return rbac.Enforce(filters, f)
+		return rbac.Enforce(filters, again, f)
 	}
 	other.Path = reading
-	return rbac.Enforce(filters, f, other)
+	return rbac.Enforce(filters, again, f, other)
 }

@@ -1,0 +1,140 @@
+package e2e_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weirmesh/weir/proxy"
+	"github.com/weirmesh/weir/test/mesh"
+)
+
+// S43, the half about policies: policies change while WebSockets and streams of HTTP/2 are open. Those go on whose caller may
+// still call, whatever else changed; the others end after the drain time, not all at once, with the policy's name in the log.
+func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
+	t.Parallel()
+	m := mesh.New(t, nil)
+	m.Config("ws.yaml", serviceOf("ws"))
+	server := bare("ws")
+	server.NoProxy, server.ServiceAccount = false, "ws"
+	server.Proxy = func(o *proxy.Options) { o.ListenerDrain = 300 * time.Millisecond }
+	all := m.Workloads(caller("client"), caller("other"), server)
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	serveAt(t, all[2], &http.Server{ReadHeaderTimeout: time.Minute, Protocols: protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" { // a stream that says again what it hears
+			c := http.NewResponseController(w)
+			_ = c.EnableFullDuplex()
+			w.WriteHeader(http.StatusOK)
+			_ = c.Flush()
+			for in := bufio.NewReader(r.Body); ; {
+				line, err := in.ReadString('\n')
+				if err != nil {
+					return
+				}
+				fmt.Fprint(w, line)
+				_ = c.Flush()
+			}
+		}
+		c, in, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		fmt.Fprint(c, "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n")
+		_, _ = io.Copy(c, in)
+		c.Close()
+	})})
+
+	type stream struct {
+		io.Writer
+		in *bufio.Reader
+	}
+	echo := func(s *stream) error {
+		if _, err := io.WriteString(s, "hello\n"); err != nil {
+			return err
+		}
+		if got, err := s.in.ReadString('\n'); got != "hello\n" {
+			return fmt.Errorf("%q: %w", got, err)
+		}
+		return nil
+	}
+	socket := func(from *mesh.Workload) *stream {
+		c, err := from.Dial(t.Context(), "ws:8080")
+		must(t, err)
+		t.Cleanup(func() { c.Close() })
+		_, err = io.WriteString(c, "GET /socket HTTP/1.1\r\nhost: ws:8080\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nx-request-id: socket-of-"+from.Name+"\r\n\r\n")
+		must(t, err)
+		s := &stream{c, bufio.NewReader(c)}
+		if r, err := http.ReadResponse(s.in, nil); err != nil || r.StatusCode != http.StatusSwitchingProtocols {
+			t.Fatalf("%v %v", r, err)
+		}
+		return s
+	}
+	// over is HTTP/2 of somebody without a proxy.
+	over := func(id string) *stream {
+		tr := &http.Transport{Protocols: new(http.Protocols)}
+		tr.Protocols.SetUnencryptedHTTP2(true)
+		t.Cleanup(tr.CloseIdleConnections)
+		body, w := io.Pipe()
+		t.Cleanup(func() { w.Close() })
+		q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, all[2].At(8080)+"/stream", body)
+		must(t, err)
+		q.Header.Set("x-request-id", id)
+		r, err := tr.RoundTrip(q)
+		must(t, err)
+		t.Cleanup(func() { r.Body.Close() })
+		return &stream{w, bufio.NewReader(r.Body)}
+	}
+	var stay, leave []*stream
+	for range 10 {
+		stay = append(stay, socket(all[0]))
+		leave = append(leave, socket(all[1]))
+	}
+	stay, leave = append(stay, over("stream-that-stays")), append(leave, over("stream-that-goes"))
+	working := func(what string, streams []*stream) {
+		t.Helper()
+		for i, s := range streams {
+			if err := echo(s); err != nil {
+				t.Fatalf("%s: stream %d: %v", what, i, err)
+			}
+		}
+	}
+	const of = "selector: {matchLabels: {app: ws}}"
+	both := "{from: [{source: {serviceAccounts: [client, other]}}]}, {from: [{source: {notPrincipals: ['*']}}]}"
+	working("before", append(stay, leave...))
+	m.Config("authz.yaml", authorizationPolicy("callers", "{"+of+", rules: ["+both+"]}"))
+	working("who may call is said", append(stay, leave...))
+	m.Config("authz.yaml", documents(authorizationPolicy("callers", "{"+of+", rules: ["+both+", {to: [{operation: {paths: [/more]}}]}]}"),
+		authorizationPolicy("else", "{"+of+", action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}")))
+	working("rules that are not about them", append(stay, leave...))
+	m.Config("authz.yaml", authorizationPolicy("not-other", "{"+of+", action: DENY, rules: [{from: [{source: {serviceAccounts: [other]}}]}, {when: [{key: 'request.headers[x-request-id]', values: [stream-that-goes]}]}]}"))
+	for i, s := range leave {
+		for echo(s) == nil {
+		}
+		if _, err := s.in.ReadByte(); errors.Is(err, net.ErrClosed) || err == nil {
+			t.Errorf("stream %d: %v", i, err)
+		}
+	}
+	working("those who may call", stay)
+	for id, n := range map[string]int{"socket-of-other": 10, "stream-that-goes": 1} {
+		m.Eventually("the log says why", func() error {
+			lines := all[2].LoggedWith(id)
+			if len(lines) != n || !strings.Contains(strings.Join(lines, "\n"), "rbac_access_denied_matched_policy[ns[default]-policy[not-other]-rule[") {
+				return fmt.Errorf("%d lines: %q", len(lines), lines)
+			}
+			return nil
+		})
+	}
+	for _, id := range []string{"socket-of-client", "stream-that-stays"} {
+		if lines := all[2].LoggedWith(id); len(lines) != 0 {
+			t.Errorf("%d of those who may call have ended: %q", len(lines), lines)
+		}
+	}
+}
