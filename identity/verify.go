@@ -2,6 +2,7 @@ package identity
 
 import (
 	"cmp"
+	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -226,6 +227,14 @@ func (e *PeerError) parse(raw [][]byte) (leaf *x509.Certificate, between *x509.C
 	return leaf, between, nil
 }
 
+// minRSA is what NIST SP 800-57 asks for until 2030; crypto/tls takes 1024 (as of Go 1.26).
+const minRSA = 2048
+
+func weak(leaf *x509.Certificate) bool {
+	k, ok := leaf.PublicKey.(*rsa.PublicKey)
+	return ok && k.N.BitLen() < minRSA
+}
+
 // judge asks whether a chain is good now, for the peer's role.
 func (e *PeerError) judge(leaf *x509.Certificate, between *x509.CertPool, bundle *Bundle, now time.Time) error {
 	switch {
@@ -237,6 +246,10 @@ func (e *PeerError) judge(leaf *x509.Certificate, between *x509.CertPool, bundle
 			leaf.NotBefore.Sub(now).Round(time.Second), leaf.NotBefore.UTC().Format(time.RFC3339))
 	case leaf.IsCA:
 		return e.refuse(InvalidChain, nil, "its certificate is that of a certificate authority, which no workload may use (SPIFFE X.509-SVID section 4.1)")
+	case leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0:
+		return e.refuse(InvalidChain, nil, "its certificate may sign others or revocation lists, which no workload's may (SPIFFE X.509-SVID section 5.2)")
+	case weak(leaf):
+		return e.refuse(InvalidChain, nil, "its RSA key has %d bits, at least %d are wanted", leaf.PublicKey.(*rsa.PublicKey).N.BitLen(), minRSA)
 	case bundle == nil:
 		return e.refuse(UnknownAuthority, nil, "there is no trust bundle yet to judge it by")
 	}

@@ -2,6 +2,8 @@ package identity
 
 import (
 	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -64,6 +66,13 @@ func TestVerifyPeer(t *testing.T) {
 	}
 	usage := func(u ...x509.ExtKeyUsage) spoil { return func(c *x509.Certificate) { c.ExtKeyUsage = u } }
 
+	small, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sound, _ := root.leaf(cart, noon, evening, nil)
+	weak := root.sign(*sound, small.Public(), root.cert, root.key)
+
 	var (
 		now     = noon.Add(time.Hour)
 		cartID  = OneOf{mustParse(t, cart)}
@@ -109,6 +118,9 @@ func TestVerifyPeer(t *testing.T) {
 		{name: "issuer not yet valid", raw: chain(later, cart, noon, evening, nil, later), reason: NotYetValid, text: []string{"later issuer", "clocks"}},
 		{name: "root expired", raw: chain(root, cart, noon, evening.Add(24*time.Hour), nil), now: evening.Add(time.Hour), reason: Expired, text: []string{"mesh root", "needs a new one"}},
 		{name: "an authority's own certificate", raw: good(func(c *x509.Certificate) { c.IsCA = true }), reason: InvalidChain, text: []string{"authority"}},
+		{name: "a certificate that may sign others", raw: good(func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign }), reason: InvalidChain, text: []string{"may sign"}},
+		{name: "a certificate that may sign revocation lists", raw: good(func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCRLSign }), reason: InvalidChain, text: []string{"may sign"}},
+		{name: "a weak key", raw: [][]byte{weak.Raw}, reason: InvalidChain, text: []string{"1024 bits", "2048"}},
 		{name: "signed by a workload", raw: chain(func() *forge { leaf, key := root.leaf(cart, noon, evening, nil); return &forge{t, leaf, key} }(), cart, noon, evening, nil, root), reason: UnknownAuthority},
 		{name: "issuer constrained to another domain", raw: chain(constrained, cart, noon, evening, nil, constrained), reason: InvalidChain},
 		{name: "client certificate at a server", raw: good(usage(x509.ExtKeyUsageClientAuth)), reason: WrongUsage, text: []string{"TLS server"}},

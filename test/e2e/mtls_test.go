@@ -6,12 +6,15 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -307,6 +310,68 @@ func TestACertificateOfAnotherAuthorityIsRefusedByName(t *testing.T) {
 		t.Errorf("a certificate of this mesh: %v", err)
 	}
 	_ = client
+}
+
+// What the authority's own key has signed is refused, too, if it is not a certificate of a workload of this mesh within its time;
+// the proxy records the reason, who shows it is told nothing.
+func TestForgedCertificatesAreRefusedWithTheirReason(t *testing.T) {
+	t.Parallel()
+	m, _, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	good := m.Certificate("default", "anybody")
+	named := func(names ...string) func(*x509.Certificate) {
+		return func(c *x509.Certificate) {
+			c.URIs = nil
+			for _, n := range names {
+				u, err := url.Parse(n)
+				must(t, err)
+				c.URIs = append(c.URIs, u)
+			}
+		}
+	}
+	const workload = "spiffe://cluster.local/ns/default/sa/anybody"
+	if err := tryTLS(t, pods[0], m.Forge(good, func(*x509.Certificate) {})); err != nil {
+		t.Fatalf("as the authority would have signed it: %v", err)
+	}
+	for name, c := range map[string]struct {
+		spoil  func(*x509.Certificate)
+		reason string
+	}{
+		"expired": {func(c *x509.Certificate) {
+			c.NotBefore, c.NotAfter = c.NotBefore.Add(-48*time.Hour), c.NotAfter.Add(-48*time.Hour)
+		}, "expired"},
+		"not yet valid":        {func(c *x509.Certificate) { c.NotBefore = c.NotAfter.Add(-time.Minute) }, "becomes valid in"},
+		"of another domain":    {named("spiffe://other.domain/ns/default/sa/anybody"), "presented spiffe://other.domain/ns/default/sa/anybody, expected"},
+		"of a longer domain":   {named("spiffe://cluster.local.evil/ns/default/sa/anybody"), "presented spiffe://cluster.local.evil/ns/default/sa/anybody, expected"},
+		"of two names":         {named(workload, "spiffe://cluster.local/ns/default/sa/client"), "2 URI names"},
+		"of no name":           {named(), "no URI name"},
+		"with DNS names alone": {func(c *x509.Certificate) { c.URIs, c.DNSNames = nil, []string{"echo.default.svc.cluster.local"} }, "no URI name"},
+		"of another form":      {named("spiffe://cluster.local/anybody"), "want the form"},
+		"of an authority":      {func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true }, "certificate authority"},
+		"that may sign":        {func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign }, "may sign"},
+		"for servers alone":    {func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, "may not be used by a TLS client"},
+		"for e-mail":           {func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection} }, "may not be used by a TLS client"},
+		"with an unknown demand": {func(c *x509.Certificate) {
+			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
+		}, "unhandled critical extension"},
+	} {
+		forged := m.Forge(good, c.spoil)
+		err := tryTLS(t, pods[0], forged)
+		if err == nil {
+			t.Errorf("a certificate %s is accepted", name)
+			continue
+		}
+		if strings.Contains(err.Error(), c.reason) {
+			t.Errorf("who shows a certificate %s is told: %v", name, err)
+		}
+		m.Eventually("it is recorded why a certificate "+name+" is refused", func() error {
+			last := string(pods[0].Admin(http.MethodGet, "/why?last=1").Body)
+			if strings.Contains(last, c.reason) {
+				return nil
+			}
+			_ = tryTLS(t, pods[0], forged) // a few a second are recorded: strangers do not fill the memory
+			return fmt.Errorf("no %q in %s", c.reason, last)
+		})
+	}
 }
 
 // A server that is not who the registry says is not talked to.

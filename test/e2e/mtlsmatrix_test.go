@@ -7,10 +7,12 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +22,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
+	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/identity"
 )
 
@@ -35,6 +38,7 @@ func TestNoCombinationOfModesContradictsItself(t *testing.T) {
 		"port":         "{host: echo, trafficPolicy: {portLevelSettings: [{port: {number: 8080}, tls: {mode: %s}}]}}",
 		"wildcard":     `{host: "*.default.svc.cluster.local", trafficPolicy: {tls: {mode: %s}}}`,
 		"all wildcard": `{host: "*.local", trafficPolicy: {tls: {mode: %s}}}`,
+		"no rule":      "{host: nobody, trafficPolicy: {tls: {mode: %s}}}",
 		"no tls":       "{host: echo, trafficPolicy: {loadBalancer: {simple: RANDOM}}} # %s",
 	}
 	toSubset := virtualService("echo", "{hosts: [echo], http: [{route: [{destination: {host: echo, subset: v1}}]}]}")
@@ -52,7 +56,7 @@ func TestNoCombinationOfModesContradictsItself(t *testing.T) {
 				}
 				m.Config("rule.yaml", text)
 				at := fmt.Sprintf("server %q, client %s in %s", server, mode, kind)
-				asks := kind != "no tls"
+				asks := kind != "no tls" && kind != "no rule"
 				r := client.Get("http://echo:8080/")
 				if r.Err != nil || r.Status != http.StatusOK {
 					t.Errorf("%s: %v", at, r)
@@ -67,6 +71,19 @@ func TestNoCombinationOfModesContradictsItself(t *testing.T) {
 				}
 				if got := r.Report(t).Identity; got != want {
 					t.Errorf("%s: the request came as %q, want %q", at, got, want)
+				}
+				// Subsets and ports of rules are not about the other port. It does not look for TLS where the server
+				// asks for none, because servers that speak first are served there: a rule that demands TLS nevertheless gets
+				// no connection, and a finding, rather than plaintext.
+				contradicts := asks && mode == "ISTIO_MUTUAL" && server == "DISABLE" && kind != "subset" && kind != "port"
+				got, err := exchangeWith(func(ctx context.Context) (net.Conn, error) { return client.Dial(ctx, "echo:9000") }, "hi\n")
+				if (got == "hi\n") == contradicts {
+					t.Errorf("%s: TCP answered %q, %v", at, got, err)
+				}
+				if contradicts && !strings.Contains(kind, "wildcard") && !slices.ContainsFunc(m.Findings(), func(f apiv1.Finding) bool {
+					return f.Name == "echo" && strings.Contains(f.Message, "accepts no mesh mTLS (DISABLE)")
+				}) {
+					t.Errorf("%s: no finding says so: %+v", at, m.Findings())
 				}
 			}
 		}
