@@ -28,7 +28,7 @@ const (
 	NoConfiguration
 	DirectResponse
 	CORSPreflight
-	TokenRefused
+	TokenRefused // from here to ExtAuthzTooLarge: policies, see Told
 	TokenMissing
 	TokenExpired
 	TokenKeyUnknown
@@ -358,6 +358,17 @@ var table = [numCauses]info{
 
 // Name is the code of the cause, for `weir explain` and wherever a cause is written down.
 func (c Cause) Name() string { return table[c].name }
+
+// Denied is what is told instead of causes that say why a policy denies something.
+const Denied = "denied"
+
+// Told is the code that callers learn: which policy denies a request, and why, is not theirs to know.
+func (c Cause) Told() string {
+	if c >= TokenRefused && c <= ExtAuthzTooLarge {
+		return Denied
+	}
+	return c.Name()
+}
 
 // Flag is the response flag of the cause, 0 for none.
 func (c Cause) Flag() Flags { return table[c].flag }

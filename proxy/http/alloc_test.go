@@ -56,14 +56,15 @@ func makePath(t testing.TB, direction http.Direction, request, response []byte, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	stages := outbound.Stages(outbound.Options{Metadata: node})
+	stages, tells := outbound.Stages(outbound.Options{Metadata: node}), http.Workload
 	if direction == http.Inbound {
+		tells = http.Peers
 		stages = inbound.Stages(inbound.Options{Metadata: node, Access: access})
 	}
 	p.records = records.New(1)
 	p.report = &http.Report{Self: self.Peer(), Numbers: observe.NewWorker(), Records: p.records, Log: observe.NewLog()}
 	p.worker = http.NewWorker(http.Options{Loop: l, Observer: p.report})
-	cfg := &http.Config{Direction: direction, ServerName: []byte("istio-envoy"), Stages: stages, TableName: "9080", Logs: istioLog(t),
+	cfg := &http.Config{Direction: direction, ServerName: []byte("istio-envoy"), Stages: stages, TableName: "9080", Logs: istioLog(t), Tells: tells,
 		Path: message.PathOptions{Normalize: true}}
 	limits := &cluster.Limits{}
 	for _, m := range []interface{ Store(uint32) }{&limits.MaxConnections, &limits.MaxPending, &limits.MaxRequests, &limits.MaxRetries} {

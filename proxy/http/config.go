@@ -52,6 +52,9 @@ type Config struct {
 	Via         []byte              // via; nil: none
 	Limits      h1.Limits           // max_request_headers_kb, common_http_protocol_options.max_headers_count
 
+	// Tells is who learns why this proxy, or a peer of the mesh, answered instead of the application.
+	Tells Confidants
+
 	// Quiet leaves out the router's x-envoy headers (Router.suppress_envoy_headers).
 	Quiet bool
 	// Strict are headers whose value must mean something (Router.strict_check_headers).

@@ -10,7 +10,7 @@
 // The path of a request through the files: server.go (the client's connection)
 // → exchange.go (stages, local replies) → identify.go, router.go and the filters
 // as stages → attempt.go (choosing an endpoint, retries, timeouts) → client.go
-// (the upstream connection) and back by flow.go (bodies, back-pressure, the end); recording.go keeps what it came to.
+// (the upstream connection) and back by flow.go (bodies, back-pressure, the end); tell.go says to the client why a proxy answered, recording.go keeps what it came to.
 //
 // Everything belongs to one worker, on whose loop all calls happen; only
 // Ticket.Resume may be called from elsewhere. Exchanges, their messages and

@@ -432,6 +432,9 @@ func (x *Exchange) startResponse() {
 
 // endResponse ends a response that is complete.
 func (x *Exchange) endResponse() {
+	if !x.believes() {
+		silence(&x.ResponseTrailers)
+	}
 	if x.responseBody != nil && !x.Response.NoBody {
 		if out := x.responseBody.End(x, x.w.loop.Buffers().Get(0)); len(out) > 0 {
 			x.write(out, false)

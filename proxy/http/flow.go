@@ -192,6 +192,7 @@ func (x *Exchange) responseHead() bool {
 	case p.Status < 200:
 		// 100 was asked for and answered by us; others are the client's business (RFC 9110 section 15.2).
 		if p.Status != 100 && x.Request.Protocol != message.HTTP10 {
+			p.Headers.Remove(message.XWeirWhy)
 			x.down.writeInterim(x)
 		}
 		return true

@@ -309,7 +309,7 @@ func (x *Exchange) newRequestID() []byte {
 	return x.arena.Close(b)
 }
 
-// sign gives every response its server, date and request ID.
+// sign gives every response its server, date and request ID, and says why a proxy made it.
 func sign(x *Exchange) {
 	h, c := &x.Response.Headers, x.Config
 	h.Remove(message.XEnvoyDecoratorOperation)
@@ -331,4 +331,5 @@ func sign(x *Exchange) {
 			h.Set(message.XRequestID, id)
 		}
 	}
+	x.tell()
 }

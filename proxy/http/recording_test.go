@@ -85,15 +85,20 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-// A request that fails leaves no garbage for being recorded.
+// A request that fails leaves no garbage for being recorded, nor for the client being told.
 func TestFailuresAllocateNothing(t *testing.T) {
-	p := makePath(t, http.Outbound, nil, nil, cluster.HTTP1)
-	request := bytes.Replace([]byte(getRequest), []byte("reviews:9080"), []byte("nobody:9080"), 1)
-	for range 1200 {
-		p.local(t, request)
-	}
-	if n := testing.AllocsPerRun(500, func() { p.local(t, request) }); n != 0 {
-		t.Errorf("%v allocations per exchange, want 0", n)
+	get := strings.Replace(getRequest, "reviews:9080", "nobody:9080", 1)
+	for name, request := range map[string]string{"HTTP": get, "gRPC": strings.Replace(get, "Accept:", "content-type: application/grpc\r\nAccept:", 1)} {
+		t.Run(name, func(t *testing.T) {
+			p := makePath(t, http.Outbound, nil, nil, cluster.HTTP1)
+			again := []byte(request)
+			for range 1200 {
+				p.local(t, again)
+			}
+			if n := testing.AllocsPerRun(500, func() { p.local(t, again) }); n != 0 {
+				t.Errorf("%v allocations per exchange, want 0", n)
+			}
+		})
 	}
 }
 

@@ -33,6 +33,12 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 		HeaderTimeout: m.GetRequestHeadersTimeout().AsDuration(), RequestTimeout: m.GetRequestTimeout().AsDuration(),
 		StreamIdle: 5 * time.Minute, // the field's default
 	}
+	switch {
+	case dir == http.Inbound:
+		c.Tells = http.Peers
+	case dir == http.Outbound && !c.Edge: // Istio's gateways say that they are outbound, too
+		c.Tells = http.Workload
+	}
 	if m.GetRequestHeadersTimeout() != nil && c.HeaderTimeout == 0 {
 		c.HeaderTimeout = -1 // none, instead of the default
 	}

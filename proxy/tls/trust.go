@@ -397,6 +397,9 @@ type Peer struct {
 	Truncated bool
 }
 
+// OfMesh reports whether the peer proved to be of the mesh; nil: it did not use TLS.
+func (p *Peer) OfMesh() bool { return p != nil && p.ID != (identity.ID{}) }
+
 func (n *handshake) describe(st *stdtls.ConnectionState) *Peer {
 	p := &Peer{Version: st.Version, Suite: st.CipherSuite, Curve: st.CurveID, Resumed: st.DidResume, ALPN: st.NegotiatedProtocol, SNI: st.ServerName}
 	if c := certificate(n.config, n.hello); c != nil && c.Leaf != nil && len(c.Leaf.URIs) > 0 {

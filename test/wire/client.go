@@ -271,7 +271,7 @@ func (b *Backend) Report(whole bool) string {
 }
 
 // ours are fields that proxies add, and those that Report shows in another way.
-var ours = regexp.MustCompile(`^(?i:host|content-length|transfer-encoding|x-request-id|x-forwarded-proto|x-envoy-.*|server|date|content-type|sec-websocket-(key|version))$`)
+var ours = regexp.MustCompile(`^(?i:host|content-length|transfer-encoding|x-request-id|x-forwarded-proto|x-envoy-.*|x-weir-why|server|date|content-type|sec-websocket-(key|version))$`)
 
 func shown(fs []Field) string {
 	var b strings.Builder

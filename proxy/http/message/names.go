@@ -26,6 +26,7 @@ const (
 	Forwarded
 	GRPCMessage
 	GRPCStatus
+	GRPCStatusDetailsBin
 	GRPCTimeout
 	Host
 	HTTP2Settings
@@ -98,6 +99,7 @@ const (
 	XForwardedProto
 	XRequestID
 	XWeirUndelivered
+	XWeirWhy
 	numIDs
 )
 
@@ -128,6 +130,7 @@ var names = [numIDs]string{
 	Forwarded:                          "forwarded",
 	GRPCMessage:                        "grpc-message",
 	GRPCStatus:                         "grpc-status",
+	GRPCStatusDetailsBin:               "grpc-status-details-bin",
 	GRPCTimeout:                        "grpc-timeout",
 	Host:                               "host",
 	HTTP2Settings:                      "http2-settings",
@@ -200,6 +203,7 @@ var names = [numIDs]string{
 	XForwardedProto:                    "x-forwarded-proto",
 	XRequestID:                         "x-request-id",
 	XWeirUndelivered:                   "x-weir-undelivered",
+	XWeirWhy:                           "x-weir-why",
 }
 
 // Bytes is String for fields. The bytes must not be changed.
@@ -257,6 +261,8 @@ func IDOf[S ~string | ~[]byte](name S) ID {
 		return GRPCMessage
 	case "grpc-status":
 		return GRPCStatus
+	case "grpc-status-details-bin":
+		return GRPCStatusDetailsBin
 	case "grpc-timeout":
 		return GRPCTimeout
 	case "host":
@@ -401,6 +407,8 @@ func IDOf[S ~string | ~[]byte](name S) ID {
 		return XRequestID
 	case "x-weir-undelivered":
 		return XWeirUndelivered
+	case "x-weir-why":
+		return XWeirWhy
 	}
 	return OtherHeader
 }

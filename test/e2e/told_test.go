@@ -1,0 +1,57 @@
+package e2e_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/weirmesh/weir/test/mesh"
+)
+
+// Programs of the mesh learn why a proxy answered them, and of policies only that they deny; who is outside learns nothing, and no
+// application can say it.
+func TestCallersAreTold(t *testing.T) {
+	t.Parallel()
+	m, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	m.Config("told.yaml", documents(mesh.IngressGateway, `
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [echo.example]}]}
+`, virtualService("echo", `
+  hosts: [echo, echo.example]
+  gateways: [mesh, edge]
+  http:
+  - {match: [{uri: {prefix: /nowhere}}], route: [{destination: {host: echo, subset: none, port: {number: 8080}}}]}
+  - {route: [{destination: {host: echo, port: {number: 8080}}}]}
+`), authorizationPolicy("no", "{"+echoOnly+", action: DENY, rules: [{to: [{operation: {paths: [/secret]}}]}]}")))
+	gateway := m.Workload(mesh.Gateway())
+	outside := gateway.Outside()
+	const id = "0c7cd0b4-3f21-4d2b-9a55-5f0b7cfe5e21"
+	inside := func(path string) *mesh.Response { return client.Get("http://echo:8080"+path, "x-request-id: "+id) }
+	through := func(path string) *mesh.Response {
+		return mesh.Do(outside, http.MethodGet, "http://gateway:8080"+path, nil, "host: echo.example")
+	}
+	plaintext := func(path string) *mesh.Response {
+		return mesh.Do(client.Outside(), http.MethodGet, pods[0].At(8080)+path, nil)
+	}
+	const forged = "/?status=503&header=x-weir-why:%20access_denied"
+	check := func(calls map[string]string, get func(string) *mesh.Response) func(*testing.T) {
+		return func(t *testing.T) {
+			for path, want := range calls {
+				if r := get(path); r.Header.Get("x-weir-why") != want {
+					t.Errorf("%s: %v is told %q, want %q", path, r, r.Header.Get("x-weir-why"), want)
+				}
+			}
+		}
+	}
+	m.Run("a program of the mesh", check(map[string]string{"/": "", "/nowhere": "cluster_not_found; id=" + id, "/secret": "denied; id=" + id, forged: ""}, inside))
+	m.Run("a client of the gateway", check(map[string]string{"/nowhere": "", "/secret": "", forged: ""}, through))
+	m.Run("a stranger in the network", check(map[string]string{"/secret": "", forged: ""}, plaintext))
+	pods[0].StopApp()
+	m.Run("what the server's proxy met", func(t *testing.T) {
+		if why := inside("/").Header.Get("x-weir-why"); !strings.HasPrefix(why, "upstream_connect_") || !strings.HasSuffix(why, "; id="+id) {
+			t.Errorf("told %q", why)
+		}
+	})
+}
