@@ -50,12 +50,17 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 		cause = causes.NoConfiguration
 	}
 	if cause != causes.NoCause && r.access != nil {
-		r.record = observe.Record{Start: r.loop.Wall(), Flags: cause.Flag(), Details: cause.Details(), DownstreamLocal: info.Asked(), DownstreamRemote: info.Remote, ServerName: info.ServerName}
+		r.record = observe.Record{Start: r.loop.Wall(), Cause: cause, Flags: cause.Flag(), Details: cause.Details(), DownstreamLocal: info.Asked(), DownstreamRemote: info.Remote, ServerName: info.ServerName}
 		if e, ok := errors.AsType[*tls.Error](err); ok {
 			r.record.Details, r.record.Termination = "", cause.Details()+"{"+e.Reason.String()+"}"
 		}
 		r.access.Write(logs(c), &r.record)
 	}
+	reporter := observe.Source
+	if inbound(c) {
+		reporter = observe.Destination
+	}
+	r.numbers.Failed(reporter, cause)
 	if cause != causes.NoCause && r.records != nil {
 		r.keep(info, c, cause, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
+	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/observe/records"
 )
 
@@ -21,7 +22,7 @@ import (
 func TestScanLosesNoRecord(t *testing.T) {
 	n := mem.New()
 	l := n.Loop(loop.Options{})
-	r := &refusals{loop: l, log: slog.New(slog.DiscardHandler), records: records.New(1)}
+	r := &refusals{loop: l, log: slog.New(slog.DiscardHandler), numbers: observe.NewWorker(), records: records.New(1)}
 	const failures = 1000
 	for i := range failures {
 		c := r.records.Failed()

@@ -59,6 +59,11 @@ func (o *relays) count(r *tcp.Relay) *tally {
 // End counts the connection as closed and logs it.
 func (o *relays) End(r *tcp.Relay) {
 	o.count(r).series.Closed++
+	reporter := observe.Source
+	if r.Config().Inbound {
+		reporter = observe.Destination
+	}
+	o.numbers.Failed(reporter, r.Cause)
 	delete(o.reported, r)
 	if o.records != nil {
 		o.keep(r)
@@ -70,7 +75,7 @@ func (o *relays) End(r *tcp.Relay) {
 	rec := &o.record
 	*rec = observe.Record{Start: o.loop.Wall().Add(time.Duration(r.Start - o.loop.Now())), Duration: time.Duration(o.loop.Now() - r.Start),
 		Flags: r.Flags(), Audit: r.Audit, Termination: cmp.Or(r.Details, r.Cause.Details()), UpstreamFailure: r.Failure, Received: int64(r.Received), Sent: int64(r.Sent),
-		UpstreamLocal: r.Upstream.Local, UpstreamTLS: r.Upstream.TLS, DownstreamLocal: down.Asked(), DownstreamRemote: down.Remote, DownstreamTLS: down.TLS, Hostname: o.host}
+		UpstreamLocal: r.Upstream.Local, UpstreamTLS: r.Upstream.TLS, DownstreamLocal: down.Asked(), DownstreamRemote: down.Remote, DownstreamTLS: down.TLS, Hostname: o.host, Cause: r.Cause}
 	if r.Cause == causes.NoCause || r.Cause.Flag() == causes.UpstreamConnectionFailure { // the latter is told by the failure
 		rec.Termination = ""
 	}
@@ -84,7 +89,7 @@ func (o *relays) End(r *tcp.Relay) {
 		rec.UpstreamHost = r.Upstream.Remote // of several addresses, the one that answered
 	}
 	if r.Cluster != nil {
-		rec.UpstreamCluster = r.Cluster.Name
+		rec.UpstreamCluster, rec.ClusterOrigin = r.Cluster.Name, r.Cluster.Source
 	}
 	if rec.ServerName = down.ServerName; down.TLS != nil {
 		rec.ServerName = down.TLS.SNI

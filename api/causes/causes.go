@@ -108,6 +108,9 @@ const (
 	numCauses
 )
 
+// Count is how many there are, with NoCause: a Cause is an index below it.
+const Count = int(numCauses)
+
 type info struct {
 	name     string
 	flag     Flags
@@ -358,6 +361,15 @@ var table = [numCauses]info{
 
 // Name is the code of the cause, for `weir explain` and wherever a cause is written down.
 func (c Cause) Name() string { return table[c].name }
+
+// Failure reports whether the cause is of something that did not go well: not what was configured or asked for.
+func (c Cause) Failure() bool {
+	switch c {
+	case NoCause, DirectResponse, CORSPreflight, NoFurther:
+		return false
+	}
+	return true
+}
 
 // Denied is what is told instead of causes that say why a policy denies something.
 const Denied = "denied"

@@ -27,6 +27,9 @@ const (
 	AccessLogType
 	AuditHint
 	AuditPolicy
+	Cause
+	RouteObject
+	ClusterObject
 
 	Req
 	ReqWithoutQuery
@@ -184,9 +187,10 @@ var operators = map[string]known{
 	"CUSTOM_FLAGS":                        {op: Nothing},
 }
 
-// marks are what DYNAMIC_METADATA has of what AuthorizationPolicies with action AUDIT match: Envoy's hint, and the name of
-// the policy and its rule.
-var marks = map[string]Op{"envoy.common:access_log_hint": AuditHint, AuditName: AuditPolicy}
+// marks are what DYNAMIC_METADATA has: of what AuthorizationPolicies with action AUDIT match Envoy's hint, and the name of
+// the policy and its rule; why it failed, and the objects that routes and clusters were made from. Envoy takes them, and has no value
+// for them.
+var marks = map[string]Op{"envoy.common:access_log_hint": AuditHint, AuditName: AuditPolicy, "weir.dev:cause": Cause, "weir.dev:route": RouteObject, "weir.dev:cluster": ClusterObject}
 
 // AuditName is the argument of DYNAMIC_METADATA for AuditPolicy.
 const AuditName = "weir.dev:audit"

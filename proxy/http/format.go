@@ -31,7 +31,7 @@ func (x *Exchange) Describe(rec *observe.Record) {
 		Received: int64(x.Received), Sent: int64(x.Sent),
 		UpstreamLocal: x.UpstreamLocal, UpstreamTLS: x.UpstreamTLS,
 		DownstreamLocal: x.Conn.Asked(), DownstreamRemote: x.Remote, DownstreamDirect: x.Conn.Remote, DownstreamTLS: x.Conn.TLS,
-		Hostname: x.w.o.Hostname,
+		Hostname: x.w.o.Hostname, Cause: x.Cause,
 	}
 	if x.Cause == causes.NoCause {
 		rec.ResponseBegan = x.since(x.ResponseBegan)
@@ -49,7 +49,10 @@ func (x *Exchange) Describe(rec *observe.Record) {
 		rec.UpstreamCluster = x.Target.Name
 	}
 	if x.Route != nil {
-		rec.RouteName = x.Route.Name
+		rec.RouteName, rec.RouteOrigin = x.Route.Name, x.Route.Source
+	}
+	if x.Cluster != nil {
+		rec.ClusterOrigin = x.Cluster.Source
 	}
 	if x.Conn.TLS != nil {
 		rec.ServerName = x.Conn.TLS.SNI

@@ -123,9 +123,5 @@ func (r *Report) keep(x *Exchange, l *observe.Labels, took time.Duration) {
 
 // failed reports whether an exchange came to something that somebody may ask about.
 func failed(x *Exchange, l *observe.Labels) bool {
-	switch x.Cause {
-	case causes.NoCause, causes.DirectResponse, causes.CORSPreflight, causes.NoFurther:
-		return l.Status >= 500 || l.GRPCStatus > 0 && httpStatusOf(l.GRPCStatus) >= 500
-	}
-	return true
+	return x.Cause.Failure() || l.Status >= 500 || l.GRPCStatus > 0 && httpStatusOf(l.GRPCStatus) >= 500
 }

@@ -60,6 +60,7 @@ func (r *Report) End(x *Exchange) {
 	if e := x.Route; e != nil && e.StatPrefix != "" {
 		r.Numbers.Route(observe.Route{Host: x.Host.Name, Prefix: e.StatPrefix}, x.Response.Status, len(x.tried), x.Cause == causes.UpstreamTimeout)
 	}
+	r.Numbers.Failed(l.Reporter, x.Cause)
 	if x.Cause == causes.HostNotFound {
 		r.stranger(x)
 	}

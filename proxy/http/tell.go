@@ -31,11 +31,7 @@ func (x *Exchange) tell() {
 		return
 	}
 	silence(h) // a service that decides about requests may have sent it
-	switch x.Cause {
-	case causes.DirectResponse, causes.CORSPreflight, causes.NoFurther:
-		return // as configured, or as asked for
-	}
-	if x.Config.Tells == Nobody || x.Config.Tells == Peers && !x.Conn.TLS.OfMesh() {
+	if !x.Cause.Failure() || x.Config.Tells == Nobody || x.Config.Tells == Peers && !x.Conn.TLS.OfMesh() {
 		return
 	}
 	code, id := x.Cause.Told(), x.Request.Headers.Get(message.XRequestID)

@@ -158,6 +158,8 @@ func TestOperators(t *testing.T) {
 	full.Termination, full.UpstreamFailure = "ended", "refused by \"it\""
 	peer := &tls.Peer{Version: stdtls.VersionTLS12, Suite: stdtls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, Presented: true, Subject: "CN=a", URI: "spiffe://x/ns/a/sa/b",
 		DNS: []string{"a.example", "b.example"}, Local: "spiffe://x/ns/c/sa/d", Hash: [32]byte{0xab}}
+	full.Cause, full.RouteOrigin = causes.UpstreamConnectRefused, OriginOf(Object{"/apis/networking.istio.io/v1/namespaces/a/virtual-service/b", "dir/b.yaml", 7})
+	full.ClusterOrigin = OriginOf(Object{Config: "/apis/networking.istio.io/v1/namespaces/a/destination-rule/c"})
 	full.DownstreamTLS, full.UpstreamTLS = peer, &tls.Peer{Version: stdtls.VersionTLS13, Suite: stdtls.TLS_AES_128_GCM_SHA256, URI: "spiffe://x/ns/e/sa/f"}
 	bare := connection()
 	bare.UpstreamHost, bare.UpstreamLocal, bare.DownstreamRemote, bare.DownstreamLocal, bare.UpstreamCluster, bare.RouteName = netip.AddrPort{}, netip.AddrPort{}, netip.AddrPort{}, netip.AddrPort{}, "", ""
@@ -183,6 +185,8 @@ func TestOperators(t *testing.T) {
 		{"%UPSTREAM_CLUSTER% %UPSTREAM_CLUSTER_RAW:8% %UPSTREAM_REQUEST_ATTEMPT_COUNT%", "outbound|9080||reviews.default.svc.cluster.local outbound 3", "- - 0"},
 		{"%UPSTREAM_LOCAL_ADDRESS% %UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% %UPSTREAM_LOCAL_PORT%", "10.244.0.2:40000 10.244.0.2 40000", "- - -"},
 		{"%UPSTREAM_PEER_URI_SAN% %UPSTREAM_PEER_DNS_SAN% %UPSTREAM_TLS_VERSION% %UPSTREAM_TLS_CIPHER% %UPSTREAM_LOCAL_URI_SAN%", "spiffe://x/ns/e/sa/f - TLSv1.3 TLS_AES_128_GCM_SHA256 -", "- - - - -"},
+		{"%DYNAMIC_METADATA(weir.dev:cause)% %DYNAMIC_METADATA(weir.dev:route)%", "upstream_connect_refused /apis/networking.istio.io/v1/namespaces/a/virtual-service/b@dir/b.yaml:7", "- -"},
+		{"%DYNAMIC_METADATA(weir.dev:cluster)%", "/apis/networking.istio.io/v1/namespaces/a/destination-rule/c", "-"},
 		{"%DYNAMIC_METADATA(istio.mixer:status)% 100%%", "- 100%", "- 100%"},
 	} {
 		f := parse(t, c.format)

@@ -187,6 +187,7 @@ type Worker struct {
 	unknown []UnknownHost
 	// Overflow counts requests and connections whose series found no room.
 	Overflow uint64
+	failures failures
 
 	lastKey Labels
 	last    *HTTPSeries
@@ -224,12 +225,23 @@ func (w *Worker) TCP(l *Labels) *TCPSeries {
 	return s
 }
 
+// failures count what did not go well, by who reports it and why.
+type failures [Destination + 1][causes.Count]uint64
+
+// Failed counts a request or connection that ended for a cause, if that is of a failure.
+func (w *Worker) Failed(r Reporter, c causes.Cause) {
+	if c.Failure() {
+		w.failures[r][c]++
+	}
+}
+
 // Totals is the sum of several workers.
 type Totals struct {
 	HTTP     map[Labels]*HTTPSeries
 	TCP      map[Labels]*TCPSeries
 	Routes   map[Route]*RouteSeries
 	Overflow uint64
+	failures failures
 }
 
 // NewTotals makes an empty sum.
@@ -264,4 +276,9 @@ func (t *Totals) Add(w *Worker) {
 		sum.add(s)
 	}
 	t.Overflow += w.Overflow
+	for r := range w.failures {
+		for c, n := range w.failures[r] {
+			t.failures[r][c] += n
+		}
+	}
 }

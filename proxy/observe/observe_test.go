@@ -304,3 +304,29 @@ func TestPeersDoNotChooseHowManySeries(t *testing.T) {
 		t.Errorf("the first request's series has %d", s.Requests)
 	}
 }
+
+// Failures are counted by cause and side, those of all workers together; what went as it should is none.
+func TestFailures(t *testing.T) {
+	a, b, sum := NewWorker(), NewWorker(), NewTotals()
+	a.Failed(Source, causes.UpstreamConnectRefused)
+	a.Failed(Source, causes.DirectResponse)
+	a.Failed(Source, causes.NoCause)
+	b.Failed(Source, causes.UpstreamConnectRefused)
+	b.Failed(Destination, causes.AccessDenied)
+	sum.Add(a)
+	sum.Add(b)
+	var text bytes.Buffer
+	if err := sum.WritePrometheus(&text); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range strings.Lines(text.String()) {
+		if strings.HasPrefix(line, "weir_proxy_failures_total") {
+			got = append(got, line)
+		}
+	}
+	want := "weir_proxy_failures_total{cause=\"upstream_connect_refused\",reporter=\"source\"} 2\nweir_proxy_failures_total{cause=\"access_denied\",reporter=\"destination\"} 1\n"
+	if strings.Join(got, "") != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}

@@ -1,6 +1,9 @@
 package observe
 
-import "unique"
+import (
+	"strconv"
+	"unique"
+)
 
 // Object is the configuration object that something was made from, and where its text is.
 type Object struct {
@@ -26,4 +29,18 @@ func (o Origin) Object() Object {
 		return Object{}
 	}
 	return o.object.Value()
+}
+
+// append appends the object as one word: its path, then its file and line where they are known; false: there is none.
+func (o Origin) append(b []byte) ([]byte, bool) {
+	x := o.Object()
+	if x.Config == "" {
+		return b, false
+	}
+	b = append(b, x.Config...)
+	if x.File != "" {
+		b = append(append(b, '@'), x.File...)
+		b = strconv.AppendInt(append(b, ':'), int64(x.Line), 10)
+	}
+	return b, true
 }

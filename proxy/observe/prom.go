@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/weirmesh/weir/api/causes"
 )
 
 const unknown = "unknown"
@@ -52,11 +54,24 @@ func (t *Totals) WritePrometheus(w io.Writer) error {
 		}
 	}
 	t.writeRoutes(b)
+	t.writeFailures(b)
 	head(b, "weir_proxy_series", "gauge", "Series of Istio's metrics that are kept.")
 	fmt.Fprintf(b, "weir_proxy_series %d\n", len(t.HTTP)+len(t.TCP)+len(t.Routes))
 	head(b, "weir_proxy_series_overflow_total", "counter", "Requests and connections counted as those of workload "+crowd+", because there were too many series.")
 	fmt.Fprintf(b, "weir_proxy_series_overflow_total %d\n", t.Overflow)
 	return b.Flush()
+}
+
+// writeFailures writes what has happened: a cause that never occurred has no series.
+func (t *Totals) writeFailures(b *bufio.Writer) {
+	head(b, "weir_proxy_failures_total", "counter", "Requests and connections that proxies answered or ended, or that failed, by cause; weir explain CAUSE says what it means.")
+	for r := range t.failures {
+		for c, n := range t.failures[r] {
+			if n > 0 {
+				sample(b, "weir_proxy_failures_total", `cause="`+causes.Cause(c).Name()+`",reporter="`+Reporter(r).String()+`"`, "", strconv.FormatUint(n, 10))
+			}
+		}
+	}
 }
 
 type entry[S any] struct {

@@ -49,6 +49,9 @@ type Record struct {
 	DownstreamDirect netip.AddrPort // who connected; invalid: DownstreamRemote did
 	DownstreamTLS    *tls.Peer      // nil: plaintext
 
+	Cause                      causes.Cause
+	RouteOrigin, ClusterOrigin Origin
+
 	ServerName, RouteName, Hostname string
 }
 
@@ -86,6 +89,15 @@ func (r *Record) append(b []byte, p *part) ([]byte, bool) {
 			return b, false
 		}
 		return text(b, *r.Audit)
+	case substitution.Cause:
+		if r.Cause == causes.NoCause {
+			return b, false
+		}
+		return append(b, r.Cause.Name()...), true
+	case substitution.RouteObject:
+		return r.RouteOrigin.append(b)
+	case substitution.ClusterObject:
+		return r.ClusterOrigin.append(b)
 	case substitution.RouteName:
 		return text(b, r.RouteName)
 	case substitution.Hostname:

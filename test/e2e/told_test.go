@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -25,6 +26,9 @@ spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: ht
   - {match: [{uri: {prefix: /nowhere}}], route: [{destination: {host: echo, subset: none, port: {number: 8080}}}]}
   - {route: [{destination: {host: echo, port: {number: 8080}}}]}
 `), authorizationPolicy("no", "{"+echoOnly+", action: DENY, rules: [{to: [{operation: {paths: [/secret]}}]}]}")))
+	m.Write("mesh.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    accessLogFile: /dev/stdout\n    accessLogEncoding: JSON\n"+
+		"    accessLogFormat: '{\"path\": \"%REQ(:PATH)%\", \"cause\": \"%DYNAMIC_METADATA(weir.dev:cause)%\", \"route\": \"%DYNAMIC_METADATA(weir.dev:route)%\"}'\n")
+	m.Settle()
 	gateway := m.Workload(mesh.Gateway())
 	outside := gateway.Outside()
 	const id = "0c7cd0b4-3f21-4d2b-9a55-5f0b7cfe5e21"
@@ -52,6 +56,24 @@ spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: ht
 	m.Run("what the server's proxy met", func(t *testing.T) {
 		if why := inside("/").Header.Get("x-weir-why"); !strings.HasPrefix(why, "upstream_connect_") || !strings.HasSuffix(why, "; id="+id) {
 			t.Errorf("told %q", why)
+		}
+	})
+	m.Run("logs and metrics say it, too", func(t *testing.T) {
+		m.Eventually("the log names the cause and the object", func() error {
+			for _, line := range client.LoggedWith(`{"cause":"cluster_not_found","path":"/nowhere","route":"/apis/networking.istio.io/v1/namespaces/default/virtual-service/echo@`) {
+				if strings.Contains(line, "told.yaml:") {
+					return nil
+				}
+			}
+			return errors.New(strings.Join(client.LoggedWith("/nowhere"), "\n"))
+		})
+		for _, c := range []struct {
+			w      *mesh.Workload
+			labels []string
+		}{{client, []string{"cause=cluster_not_found", "reporter=source"}}, {pods[0], []string{"cause=access_denied", "reporter=destination"}}} {
+			if n := mesh.Count(c.w.Metrics()["weir_proxy_failures_total"], c.labels...); n == 0 {
+				t.Errorf("%s counts no %v", c.w.Name, c.labels)
+			}
 		}
 	})
 }
