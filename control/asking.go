@@ -161,6 +161,7 @@ func (p *Plane) handleWhy(w http.ResponseWriter, r *http.Request) {
 		})
 		out.Stories = p.failures(r.Context(), told, func(s *apiv1.Story) bool { return why.About(s, from, to) && why.About(s, "", service) }, last)
 	}
+	p.place(out.Stories)
 	if out.Stories == nil {
 		out.Stories = []apiv1.Story{}
 	}

@@ -78,7 +78,7 @@ func TestWhy(t *testing.T) {
 		if len(s.Hops) != 2 || s.Hop != 1 || s.Cause != "access_denied" || s.At != "default/reviews-v1" {
 			t.Errorf("%s: %+v", query, s)
 		}
-		if d := s.Decided[0]; d.Kind != "AuthorizationPolicy" || d.Name != "deny" || d.Field != "rules[0]" || !strings.HasSuffix(d.File, "deny.yaml") || d.Line != 1 || d.Since == nil || d.Gone || d.Changed {
+		if d := s.Decided[0]; d.Kind != "AuthorizationPolicy" || d.Name != "deny" || d.Field != "rules[0]" || !strings.HasSuffix(d.File, "deny.yaml") || d.Line != 4 || d.Since == nil || d.Gone || d.Changed {
 			t.Errorf("%s: decided by %+v", query, d)
 		}
 	}
