@@ -30,6 +30,18 @@ build: ## build bin/weir, bin/weir-control, bin/weir-proxy, bin/weir-sample (sta
 	@mkdir -p bin
 	$(GO) build $(STATIC) -o bin/ $(addprefix ./cmd/,$(BINARIES))
 
+# Versions of what `make generate` runs: the first lines of each generated file name them.
+PROTOC      := 3.21.12
+PROTOC_GO   := v1.36.12
+PROTOC_GRPC := v1.6.2
+
+.PHONY: generate
+generate: ## the Go code of api/**/*.proto (needs protoc 3.21.12, Debian's protobuf-compiler; its plugins come from the Go module proxy)
+	@[ "$$(protoc --version)" = 'libprotoc $(PROTOC)' ] || { echo "generate needs protoc $(PROTOC), so that what it writes is the same everywhere: apt-get install protobuf-compiler"; exit 1; }
+	GOBIN='$(CURDIR)/bin/tools' $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GO)
+	GOBIN='$(CURDIR)/bin/tools' $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GRPC)
+	PATH="$(CURDIR)/bin/tools:$$PATH" protoc --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative $$(find api -name '*.proto')
+
 .PHONY: up
 up: build ## build, then run the bookinfo demo at http://127.0.0.1:8080/productpage
 	bin/weir up --demo bookinfo
