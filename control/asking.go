@@ -156,7 +156,7 @@ func (p *Plane) handleWhy(w http.ResponseWriter, r *http.Request) {
 		told, out.Asked, out.Silent = p.recordsOf(r.Context(), id)
 		out.Stories = why.Stories(told, p.lookUp())
 	} else {
-		told, out.Asked, out.Silent = p.edges.asking.all(r.Context(), func(*reporter) *observev1.RecordsRequest {
+		told, out.Asked, out.Silent = p.replicas.ask(r.Context(), func(*reporter) *observev1.RecordsRequest {
 			return &observev1.RecordsRequest{Which: &observev1.RecordsRequest_LastErrors{LastErrors: mostErrors}}
 		})
 		out.Stories = p.failures(r.Context(), told, func(s *apiv1.Story) bool { return why.About(s, from, to) && why.About(s, "", service) }, last)
@@ -172,7 +172,7 @@ func (p *Plane) handleWhy(w http.ResponseWriter, r *http.Request) {
 // may have refused the client before there was a request.
 func (p *Plane) recordsOf(ctx context.Context, id string) (told []why.Told, asked int, silent []string) {
 	ask := func(id string) ([]why.Told, int, []string) {
-		return p.edges.asking.all(ctx, func(*reporter) *observev1.RecordsRequest {
+		return p.replicas.ask(ctx, func(*reporter) *observev1.RecordsRequest {
 			return &observev1.RecordsRequest{Which: &observev1.RecordsRequest_Id{Id: id}}
 		})
 	}

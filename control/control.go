@@ -28,6 +28,7 @@ import (
 
 	keysv1 "github.com/weirmesh/weir/api/keys"
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
+	replicasv1 "github.com/weirmesh/weir/api/replicas/v1"
 	"github.com/weirmesh/weir/ca"
 	caserver "github.com/weirmesh/weir/ca/server"
 	"github.com/weirmesh/weir/ca/token"
@@ -85,6 +86,9 @@ type Options struct {
 	// Cluster is where everything comes from in Kubernetes; nil: from the files above.
 	Cluster *Cluster
 
+	// Replicas are the addresses of all replicas of this control plane (host:port of GRPC), this one's own may be among them; nil: in a
+	// Cluster the endpoints of ServerNames, else there are no others.
+	Replicas []string
 	// HandOver is how long Run goes on after its context ended, to hand the streams over to
 	// other replicas; 0: it ends at once. It ends earlier when all are gone.
 	HandOver time.Duration
@@ -132,6 +136,8 @@ type Plane struct {
 	watch       *watch
 	events      *events
 	edges       *edges
+	replicas    *replicas
+	id          identity.ID // this control plane's own, and its replicas'
 	instruments *instruments
 	journal     *journal
 	keys        *keys.Fetcher
@@ -194,6 +200,7 @@ func New(o Options) (*Plane, error) {
 	if o.ServerNames == nil {
 		o.ServerNames = []string{"istiod.istio-system.svc", "localhost"}
 	}
+	p.id = id
 	p.self = ca.NewServing(p.auth, ca.Grant{ID: id, DNSNames: o.ServerNames}, o.Log)
 	p.keys = keys.New(nil, o.Log)
 	so := store.Options{Settings: o.Settings, State: o.State, Applied: p.appliedDir(), Facts: cluster.Facts, Keys: p.keys, Publish: p.publish, Log: o.Log}
@@ -227,6 +234,7 @@ func New(o Options) (*Plane, error) {
 	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Authenticate: p.authenticate, Identifier: identifier, Observer: observer{p.instruments, p}, Log: o.Log})
 	p.census = newCensus(p.xds)
 	p.edges = newEdges(p)
+	p.replicas = newReplicas(p)
 	return p, nil
 }
 
@@ -263,6 +271,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	for _, l := range p.o.HTTP {
 		g.Go("http "+l.Addr().String(), func(ctx context.Context) error { return p.serveHTTP(ctx, l) })
 	}
+	defer p.replicas.close()
 	return g.Wait()
 }
 
@@ -328,6 +337,7 @@ func (p *Plane) serveGRPC(ctx, ending context.Context, l net.Listener) error {
 	g := p.newGRPC(newInTurn(creds), grpc.ReadBufferSize(0))
 	p.signer.Register(g)
 	observev1.RegisterObserveServer(g, p.edges)
+	replicasv1.RegisterReplicasServer(g, p.replicas)
 	keysv1.Register(g, newest{p})
 	return p.serve(ctx, ending, g, l)
 }

@@ -24,6 +24,12 @@ func (p *plane) observe(t *testing.T, account, node string, epoch uint64) observ
 	ctx, cancel := context.WithCancel(context.Background())
 	conn := p.dial(ctx, t, "default", account)
 	t.Cleanup(func() { cancel(); conn.Close() })
+	return introduce(ctx, t, conn, account, node, epoch)
+}
+
+// introduce opens the stream of a proxy.
+func introduce(ctx context.Context, t *testing.T, conn *grpc.ClientConn, account, node string, epoch uint64) observing {
+	t.Helper()
 	stream, err := observev1.NewObserveClient(conn).Observe(ctx)
 	if err != nil {
 		t.Fatal(err)

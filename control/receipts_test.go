@@ -40,6 +40,14 @@ import (
 // dial connects with the identity of a service account.
 func (p *plane) dial(ctx context.Context, t *testing.T, namespace, account string) *grpc.ClientConn {
 	t.Helper()
+	return dial(ctx, t, p.Plane, namespace, account, func(ctx context.Context) (net.Conn, error) {
+		return p.network.DialContext(ctx, "tcp", "127.0.0.1:15012")
+	})
+}
+
+// dial connects to a control plane as a workload.
+func dial(ctx context.Context, t *testing.T, p *Plane, namespace, account string, to func(context.Context) (net.Conn, error)) *grpc.ClientConn {
+	t.Helper()
 	id, err := identity.New("cluster.local", namespace, account)
 	if err != nil {
 		t.Fatal(err)
@@ -55,9 +63,7 @@ func (p *plane) dial(ctx context.Context, t *testing.T, namespace, account strin
 	}
 	istiod, _ := identity.New("cluster.local", "istio-system", "istiod")
 	conn, err := grpc.NewClient("passthrough:///control", append(client.DialOptions(),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return p.network.DialContext(ctx, "tcp", "127.0.0.1:15012")
-		}),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return to(ctx) }),
 		grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(mgr, identity.OneOf{istiod}))))...)
 	if err != nil {
 		t.Fatal(err)

@@ -33,7 +33,7 @@ type replica struct {
 	ended      chan error
 }
 
-func startReplica(t *testing.T, state, folder string, handOver time.Duration) *replica {
+func startReplica(t *testing.T, state, folder string, handOver time.Duration, change ...func(*Options)) *replica {
 	t.Helper()
 	listen := func() net.Listener {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -43,8 +43,12 @@ func startReplica(t *testing.T, state, folder string, handOver time.Duration) *r
 		return l
 	}
 	g, h := listen(), listen()
-	p, err := New(Options{Version: "test", Name: filepath.Base(state), State: state, Paths: []string{folder}, GRPC: []net.Listener{g}, HTTP: []net.Listener{h}, HandOver: handOver,
-		Log: slog.New(slog.DiscardHandler), Settings: mesh.Settings{ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system"}})
+	o := Options{Version: "test", Name: filepath.Base(state), State: state, Paths: []string{folder}, GRPC: []net.Listener{g}, HTTP: []net.Listener{h}, HandOver: handOver,
+		Log: slog.New(slog.DiscardHandler), Settings: mesh.Settings{ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system"}}
+	for _, f := range change {
+		f(&o)
+	}
+	p, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,6 +151,27 @@ func (s *subscriber) move(to *replica) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.at = to
+}
+
+// copyAuthority gives a replica that has not begun the authority of another.
+func copyAuthority(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Join(to, "ca"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(from, "ca", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(to, "ca", filepath.Base(f)), data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // active is a condition: all clients of r have accepted everything, and there are n.
@@ -269,23 +294,7 @@ func TestReplicas(t *testing.T) {
 	}
 
 	// Another replica, which knows the authority and the folder, and nothing of that life.
-	authority := filepath.Join(dir, "replica-b", "ca")
-	if err := os.MkdirAll(authority, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "replica-a", "ca", "*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range files {
-		data, err := os.ReadFile(f)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(authority, filepath.Base(f)), data, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	copyAuthority(t, filepath.Join(dir, "replica-a"), filepath.Join(dir, "replica-b"))
 	b := startReplica(t, filepath.Join(dir, "replica-b"), folder, 0)
 	fresh := subscribe(t, b, "w-2", eds, []string{"9080"})
 	eventually(t, "the client of the new replica has everything", func() error { return b.active(1) })
