@@ -28,7 +28,8 @@ const (
 
 // asking joins questions with the answers of streams.
 type asking struct {
-	patience time.Duration // how long a proxy has to answer
+	patience  time.Duration // how long a proxy has to answer
+	everybody int           // up to so many proxies are all asked about each request; 0: askEverybody
 
 	mu      sync.Mutex
 	proxies map[*reporter]bool
@@ -153,7 +154,7 @@ func (p *Plane) handleWhy(w http.ResponseWriter, r *http.Request) {
 	var out apiv1.Why
 	var told []why.Told
 	if id != "" {
-		told, out.Asked, out.Silent = p.recordsOf(r.Context(), id)
+		told, out.Asked, out.Silent = p.recordsOf(r.Context(), id, nil)
 		out.Stories = why.Stories(told, p.lookUp())
 	} else {
 		told, out.Asked, out.Silent = p.replicas.ask(r.Context(), func(*reporter) *observev1.RecordsRequest {
@@ -169,10 +170,13 @@ func (p *Plane) handleWhy(w http.ResponseWriter, r *http.Request) {
 }
 
 // recordsOf are all that proxies know of a request: those of its id, and of the connections that failed under it, where a server's proxy
-// may have refused the client before there was a request.
-func (p *Plane) recordsOf(ctx context.Context, id string) (told []why.Told, asked int, silent []string) {
+// may have refused the client before there was a request. who are asked; nil: all.
+func (p *Plane) recordsOf(ctx context.Context, id string, who func(*reporter) bool) (told []why.Told, asked int, silent []string) {
 	ask := func(id string) ([]why.Told, int, []string) {
-		return p.replicas.ask(ctx, func(*reporter) *observev1.RecordsRequest {
+		return p.replicas.ask(ctx, func(r *reporter) *observev1.RecordsRequest {
+			if who != nil && r != nil && !who(r) {
+				return nil
+			}
 			return &observev1.RecordsRequest{Which: &observev1.RecordsRequest_Id{Id: id}}
 		})
 	}
@@ -189,12 +193,13 @@ func (p *Plane) failures(ctx context.Context, told []why.Told, wanted func(*apiv
 	all := why.Stories(told, p.lookUp())
 	all = slices.DeleteFunc(all, func(s apiv1.Story) bool { return !wanted(&s) })
 	all = why.Merge(all)
+	near := p.near()
 	for i := range all[:min(len(all), most)] {
 		s := &all[i]
 		if s.ID == "" {
 			continue
 		}
-		whole, _, _ := p.recordsOf(ctx, s.ID)
+		whole, _, _ := p.recordsOf(ctx, s.ID, near(s))
 		for _, better := range why.Stories(whole, p.lookUp()) {
 			if knows(&better, &s.Hops[s.Hop]) {
 				better.Others = s.Others

@@ -206,15 +206,14 @@ func locate(v *document.Value, path string, line int) (at string, found int, ok 
 		if v == nil {
 			return "", 0, false
 		}
-		n := 0
-		if index != "" {
-			var err error
-			if n, err = strconv.Atoi(index); err != nil {
-				return "", 0, false
-			}
-		} else if n = 0; first {
+		n, err := strconv.Atoi(index)
+		switch {
+		case index != "" && err != nil:
+			return "", 0, false
+		case index != "":
+		case first:
 			n = slices.IndexFunc(v.Items, func(x *document.Value) bool { return x.Line == line })
-		} else if len(v.Items) != 1 {
+		case len(v.Items) != 1:
 			n = -1
 		}
 		first = false

@@ -20,15 +20,13 @@ import (
 )
 
 // connect is a proxy that is connected to a replica.
-func (r *replica) connect(t *testing.T, account, node string) (observing, *replicaCaller) {
+func (r *replica) connect(t *testing.T, account, node string) (observing, replicasv1.ReplicasClient) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	conn := dial(ctx, t, r.Plane, "default", account, func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", r.grpc) })
 	t.Cleanup(func() { cancel(); conn.Close() })
-	return introduce(ctx, t, conn, account, node, 1), &replicaCaller{replicasv1.NewReplicasClient(conn)}
+	return introduce(ctx, t, conn, account, node, 1), replicasv1.NewReplicasClient(conn)
 }
-
-type replicaCaller struct{ replicasv1.ReplicasClient }
 
 // One story of two proxies that are connected to different replicas, whichever is asked; a replica that does not answer is named, and
 // nobody but replicas may ask so.
