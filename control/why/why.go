@@ -81,15 +81,18 @@ func stories(group []Told, objects Objects) []apiv1.Story {
 	if len(group) > mostJoined {
 		group = group[len(group)-mostJoined:]
 	}
-	next := make([]int, len(group)) // whose call a record is
-	caller := make([]int, len(group))
+	caller := make([]int, len(group)) // whose call a record is
 	for i := range group {
-		next[i], caller[i] = -1, -1
+		caller[i] = -1
 	}
 	for i := range group {
-		for j := range group {
-			if i != j && caller[j] < 0 && next[i] < 0 && leads(group[i].Record, group[j].Record) {
-				next[i], caller[j] = j, i
+		left := max(1, group[i].Record.GetAttempts()) // each attempt may have come to somebody
+		for _, joins := range []func(a, b *observev1.Record) bool{leads, mayLead} {
+			for j := range group {
+				if i != j && caller[j] < 0 && left > 0 && joins(group[i].Record, group[j].Record) {
+					caller[j] = i
+					left--
+				}
 			}
 		}
 	}
@@ -139,6 +142,17 @@ func leads(a, b *observev1.Record) bool {
 	return false
 }
 
+// mayLead reports whether b can be the server's record of an attempt that a's record has no room for: it came from the same address.
+func mayLead(a, b *observev1.Record) bool {
+	return int(a.GetAttempts()) > len(a.GetTries()) && a.GetEdge().GetSide() != b.GetEdge().GetSide() && b.GetEdge().GetSide() == observev1.Side_SIDE_DESTINATION &&
+		slices.ContainsFunc(a.GetTries(), func(t *observev1.Attempt) bool {
+			return t.GetLocal() != "" && host(t.GetLocal()) == host(b.GetClient())
+		})
+}
+
+// host is an address without its port.
+func host(address string) string { return address[:max(0, strings.LastIndexByte(address, ':'))] }
+
 // Unanswered are the client's addresses on connections that failed, and of which no server's record is among those told; at most 4.
 func Unanswered(told []Told) []string {
 	var out []string
@@ -184,18 +198,34 @@ func story(chain []Told, objects Objects) apiv1.Story {
 			s.Text = "the application itself answered with gRPC status " + strconv.Itoa(int(g))
 		}
 		s.Remedy = "no proxy had a part in it: look into the application's log of that moment"
-		if to := s.Hops[s.Hop]; to.Side == "source" {
-			s.At = cmp.Or(to.Peer, to.Service)
-			s.Unknown = "the server's side recorded nothing: it has no proxy, or its proxy did not answer or has forgotten"
+		if h := &s.Hops[s.Hop]; h.Side == "source" {
+			s.At = cmp.Or(h.Peer, h.Service)
+			s.Unknown = notTold(h)
 		}
 	case !known:
 		s.Cause, s.Text = OK, "the request went well"
 	default:
 		s.Cause, s.Text, s.Remedy, s.Docs = c.Name(), c.Sentence(), c.Remedy(), "docs/causes.md#"+c.Name()
 		s.Detail = detail(c, r)
+		if h := &s.Hops[s.Hop]; h.Side == "source" && theirs[c] {
+			s.Unknown = "why it did so: " + notTold(h)
+		}
 	}
 	s.Decided = deciders(c, r, objects)
 	return s
+}
+
+// theirs are the causes by which the other side ended what was asked of it, without a word about why.
+var theirs = map[causes.Cause]bool{causes.UpstreamTerminated: true, causes.UpstreamConnectionReset: true, causes.UpstreamTLSEnded: true, causes.ResponseCut: true,
+	causes.UpstreamReset: true, causes.UpstreamRefused: true, causes.UpstreamGoingAway: true}
+
+// notTold says who has not told what it knows.
+func notTold(h *apiv1.Hop) string {
+	last := ""
+	if n := len(h.Tries); n > 0 {
+		last = h.Tries[n-1].Endpoint
+	}
+	return cmp.Or(h.Peer, last, h.Service) + " has recorded nothing: it has no proxy, or its proxy did not answer or has forgotten; its own log may say it"
 }
 
 // blame is the hop that knows the true cause: the first from begin on, where something did not go well, whose record does not blame

@@ -76,6 +76,20 @@ func TestStories(t *testing.T) {
 		{"a policy of the server", []Told{called(0, 5, "", 403), served(1, 1, "access_denied", 403, "rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[2]]")},
 			"403 access_denied at default/reviews-v1; AuthorizationPolicy default/deny rules[2] policy.yaml:9"},
 		{"the server's application is not there", []Told{called(0, 5, "", 503), served(1, 1, "upstream_connect_refused", 503, "")}, "503 upstream_connect_refused at default/reviews-v1"},
+		{"each attempt on a connection of its own, more than the client's record has room for", []Told{func() Told {
+			c := called(0, 50, "", 503)
+			c.Record.Attempts, c.Record.Tries = 3, []*observev1.Attempt{{Local: "10.0.0.1:40000", Status: 503}, {Local: "10.0.0.1:40002", Status: 503}}
+			return c
+		}(), served(1, 1, "upstream_terminated", 503, ""), func() Told {
+			s := served(10, 1, "upstream_terminated", 503, "")
+			s.Record.Client = "10.0.0.1:40001"
+			return s
+		}(), func() Told {
+			s := served(20, 1, "upstream_connect_refused", 503, "")
+			s.Record.Client = "10.0.0.1:40002"
+			return s
+		}()}, "503 upstream_connect_refused at default/reviews-v1"},
+		{"the other side ended it, and says nothing", []Told{called(0, 5, "upstream_terminated", 503)}, "503 upstream_terminated at default/page (unknown)"},
 		{"the server's application says so", []Told{called(0, 5, "", 500), served(1, 1, "", 500, "via_upstream")}, "500 application_answered at default/reviews-v1"},
 		{"the server's application says so, and nobody else knows", []Told{called(0, 5, "", 500)}, "500 application_answered at default/reviews-v1 (unknown)"},
 		{"a server's proxy that resets", []Told{called(0, 5, "upstream_connection_reset", 503), served(1, 1, "memory_exhausted", 503, "")}, "503 memory_exhausted at default/reviews-v1"},

@@ -1,0 +1,50 @@
+package faults
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "rewrite docs/faults.md")
+
+// docs/faults.md is the catalogue.
+func TestFaultsAreDocumented(t *testing.T) {
+	rows := upstreamRows
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Faults, and what `weir why` says\n\nEach of these %d faults is injected into a mesh by `test/faults`, with real proxies on both sides, and asked about with `weir why`. The cause is what it\n"+
+		"names first, then whose proxy knows it, and the object whose field decided, with file and line. Beside it stands what each of the two proxies alone recorded:\n"+
+		"- is an answer that was passed on, nothing that there is no such proxy, or that the request never came there. (`go test ./test/faults -update` writes this page.)\n\n"+
+		"| fault | injected by | cause | known by | object | the client's proxy | the server's proxy |\n|---|---|---|---|---|---|---|\n", len(rows))
+	for i := range rows {
+		f := &rows[i]
+		cause := f.cause
+		if f.unknown != "" {
+			cause += "; why is not known, ask " + f.unknown
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", f.name, f.how, cause, f.at, cmp.Or(f.object, "-"), f.client, f.server)
+	}
+	const path = "../../docs/faults.md"
+	if *update {
+		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || string(got) != b.String() {
+		t.Errorf("%s is not what the rows say: run go test ./test/faults -update (%v)", path, err)
+	}
+}
+
+// The true cause comes first, whatever goes wrong.
+func TestFaults(t *testing.T) {
+	var s score
+	rows := upstreamRows
+	newWorld(t, rows).run(rows, &s)
+	if t.Logf("%d faults, %d right, %d confident and wrong", s.rows, s.right, s.confident); s.right*100 < s.rows*95 || s.confident*100 > s.rows {
+		t.Errorf("of %d faults %d are told right, and of %d something else without a doubt", s.rows, s.right, s.confident)
+	}
+}

@@ -1,0 +1,117 @@
+package faults
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+)
+
+// fault is a row of the catalogue.
+type fault struct {
+	name string // what is wrong; with hyphens also the service, the file of its objects and the request's id
+	how  string // how it is injected
+
+	// Who serves the service, if anybody: a program behind the server's proxy, or an endpoint without one.
+	app, far func(net.Conn)
+	protocol string // of the service's port; http unless given
+	// config are objects: NAME is the service, PORT where its endpoints listen.
+	config string
+	// ask makes the request, and says what to ask `weir why` about; nil: a GET by the client.
+	ask func(*world, *fault) string
+
+	// What is true: the cause that comes first, whose proxy knows it, and which object's field decided (KIND FIELD; it has the
+	// row's name unless it says KIND NAME FIELD).
+	cause, at, object string
+	// What each proxy alone recorded: a cause, "-" for an answer that was passed on, "" for nothing.
+	client, server string
+	// unknown is whom to ask for what nobody in the mesh can know.
+	unknown string
+}
+
+func (f *fault) slug() string { return strings.ToLower(strings.ReplaceAll(f.name, " ", "-")) }
+
+func (f *fault) file() string { return f.slug() + ".yaml" }
+
+// hops is how many records there are to wait for.
+func (f *fault) hops() (n int) {
+	for _, side := range []string{f.client, f.server} {
+		if side != "" {
+			n++
+		}
+	}
+	return max(n, 1)
+}
+
+// judge says what is not right about a story; "" for nothing.
+func (f *fault) judge(s *apiv1.Story, text string) string {
+	var wrong []string
+	is := func(what, got, want string) {
+		if got != want {
+			wrong = append(wrong, fmt.Sprintf("%s is %q, want %q", what, got, want))
+		}
+	}
+	is("the cause", s.Cause, f.cause)
+	is("who knows", s.At, f.at)
+	if !strings.Contains(s.Unknown, f.unknown) || f.unknown == "" && s.Unknown != "" {
+		is("what is not known", s.Unknown, f.unknown)
+	}
+	is("the object", f.decided(s, text), f.object)
+	for side, want := range map[string]string{"source": f.client, "destination": f.server} {
+		got := ""
+		if i := slices.IndexFunc(s.Hops, func(h apiv1.Hop) bool { return h.Side == side }); i >= 0 {
+			if got = s.Hops[i].Cause; got == "" {
+				got = "-"
+			}
+		}
+		is("what the "+side+" recorded", got, want)
+	}
+	return strings.Join(wrong, "; ")
+}
+
+// decided is the object that a story names first, as rows do: only if its file and line are right.
+func (f *fault) decided(s *apiv1.Story, text string) string {
+	if len(s.Decided) == 0 || s.Decided[0].Field == "" {
+		return ""
+	}
+	d := &s.Decided[0]
+	out := d.Kind + " "
+	if d.Name != f.slug() {
+		out += d.Name + " "
+	}
+	out += d.Field
+	if filepath.Base(d.File) != f.file() {
+		return out + " in " + d.File
+	}
+	if in := document(text, d.Line); !strings.Contains(in, "kind: "+d.Kind+"\n") || !strings.Contains(in, "name: "+d.Name) {
+		return out + fmt.Sprintf(" in line %d", d.Line)
+	}
+	return out
+}
+
+// document is the one that a line of a text is in.
+func document(text string, line int) string {
+	at := 1
+	for doc := range strings.SplitSeq(text, "---\n") {
+		if at += strings.Count(doc, "\n") + 1; line < at {
+			return doc
+		}
+	}
+	return ""
+}
+
+// score counts rows: right ones, and those of which something else was said without a doubt.
+type score struct{ rows, right, confident int }
+
+func (s *score) add(f *fault, got *apiv1.Story, wrong string) {
+	s.rows++
+	if wrong == "" {
+		s.right++
+	}
+	if got != nil && got.Unknown == "" && (got.Cause != f.cause || got.At != f.at || f.unknown != "") {
+		s.confident++
+	}
+}
