@@ -24,6 +24,8 @@ const (
 	mostAnswers = 200
 	// lastErrors is how many failures are asked of each proxy, and shown, unless somebody says otherwise; mostErrors what may be said.
 	lastErrors, mostErrors = 20, 100
+	// mostFollowed is how many requests of one connection are followed.
+	mostFollowed = 4
 )
 
 // asking joins questions with the answers of streams.
@@ -181,11 +183,34 @@ func (p *Plane) recordsOf(ctx context.Context, id string, who func(*reporter) bo
 		})
 	}
 	told, asked, silent = ask(id)
+	// Who asks by an address means what was asked on that connection, at whichever hop.
+	var ids []string
+	for _, t := range told {
+		if other := t.Record.GetId(); other != "" && other != id && t.Record.GetTraceId() != id && !slices.Contains(ids, other) && len(ids) < mostFollowed {
+			ids = append(ids, other)
+		}
+	}
+	for _, other := range ids {
+		more, _, _ := ask(other)
+		told = merge(told, more)
+	}
 	for _, address := range why.Unanswered(told) {
 		more, _, _ := ask(address)
-		told = append(told, more...)
+		told = merge(told, more)
 	}
 	return told, asked, silent
+}
+
+// merge adds records that are not there yet.
+func merge(told, more []why.Told) []why.Told {
+	for _, t := range more {
+		if !slices.ContainsFunc(told, func(o why.Told) bool {
+			return o.Node == t.Node && o.Record.GetTimeUnixNano() == t.Record.GetTimeUnixNano() && o.Record.GetClient() == t.Record.GetClient() && o.Record.GetId() == t.Record.GetId()
+		}) {
+			told = append(told, t)
+		}
+	}
+	return told
 }
 
 // failures tells of what failed, with what the proxies on the way know of each; of those that are alike, of one.

@@ -101,14 +101,15 @@ func (o *relays) End(r *tcp.Relay) {
 func (o *relays) keep(r *tcp.Relay) {
 	took := time.Duration(o.loop.Now() - r.Start)
 	var c *records.Record
-	if r.Cause != causes.NoCause {
+	cause := cmp.Or(r.Cause, r.Broken)
+	if cause != causes.NoCause {
 		c = o.records.Failed()
 	} else if c = o.records.Well(took); c == nil {
 		return
 	}
 	down := r.Downstream()
 	c.Start, c.Ended = o.loop.Wall().Add(-took), took
-	c.Labels, c.Cause, c.Details, c.Listener = o.labels(r), r.Cause, cmp.Or(r.Details, r.Cause.Details()), r.Config().StatPrefix
+	c.Labels, c.Cause, c.Details, c.Listener = o.labels(r), cause, cmp.Or(r.Details, r.Cause.Details()), r.Config().StatPrefix
 	c.Client, c.Asked = records.AddrOf(down.Remote), records.AddrOf(down.Asked())
 	if r.Cluster != nil {
 		c.Cluster, c.ClusterOrigin = r.Cluster.Name, r.Cluster.Source
@@ -117,8 +118,8 @@ func (o *relays) keep(r *tcp.Relay) {
 		c.Attempts = 1
 		a := c.Try()
 		*a = records.Attempt{Endpoint: records.AddrOf(r.Endpoint.Addr), Local: records.AddrOf(r.Upstream.Local), Failure: r.Failure, Ended: took}
-		if r.Cause.OfUpstream() {
-			a.Cause = r.Cause
+		if cause.OfUpstream() {
+			a.Cause = cause
 		}
 	}
 }

@@ -100,6 +100,7 @@ const (
 
 	// The configuration.
 	FaultAbort
+	FaultDelay
 	ChainRemoved
 
 	// The proxy.
@@ -243,8 +244,8 @@ var table = [numCauses]info{
 		"the endpoint refused the connection: nobody listens on its port",
 		"does the application run, and listen on the service's targetPort, on all addresses or on that of its pod?"},
 	UpstreamConnectTimeout: {"upstream_connect_timeout", UpstreamConnectionFailure, "upstream_reset_before_response_started{connection_timeout}", 503, resetText + "connection timeout",
-		"the endpoint did not accept a connection in time",
-		"is the endpoint's address still in use and not filtered? see connectionPool.tcp.connectTimeout"},
+		"the endpoint did not accept a connection, or not do its part of the TLS handshake, in time",
+		"is the endpoint's address still in use and not filtered, and its program not stuck? see connectionPool.tcp.connectTimeout"},
 	UpstreamNoSocket: {"upstream_no_socket", UpstreamConnectionFailure, "upstream_reset_before_response_started{local_connection_failure}", 503, resetText + "local connection failure",
 		"this machine could not make a socket for the connection: descriptors or local ports are used up, or the bind address is not local",
 		"raise the limit of open files, or lower the number of connections"},
@@ -351,6 +352,8 @@ var table = [numCauses]info{
 
 	FaultAbort: {"fault_abort", FaultInjected, "fault_filter_abort", 0, "fault filter abort",
 		"a fault was injected on purpose", "see http.fault of the VirtualService"},
+	FaultDelay: {"fault_delay", DelayInjected, "fault_filter_delay", 0, "",
+		"a delay was injected on purpose, and the client did not wait for its end", "see http.fault.delay of the VirtualService"},
 	ChainRemoved: {"chain_removed", 0, "filter_chain_is_being_removed", 0, "",
 		"the configuration does not let this connection in any more, and it was not finished in time",
 		"clients of the mesh connect again by themselves; is another one to be let in (PeerAuthentication)?"},

@@ -17,8 +17,9 @@ type field struct{ stage, path string }
 
 var fields = map[causes.Cause]field{
 	causes.ClusterNotFound:            {"route", "http[].route[].destination"},
-	causes.DirectResponse:             {"route", ""},
+	causes.DirectResponse:             {"route", "http[].directResponse"},
 	causes.FaultAbort:                 {"route", "http[].fault.abort"},
+	causes.FaultDelay:                 {"route", "http[].fault.delay"},
 	causes.CORSPreflight:              {"route", "http[].corsPolicy"},
 	causes.UpstreamTimeout:            {"route", "http[].timeout"},
 	causes.UpstreamPerTryTimeout:      {"route", "http[].retries.perTryTimeout"},
@@ -40,6 +41,11 @@ var fields = map[causes.Cause]field{
 func deciders(c causes.Cause, r *observev1.Record, objects Objects) []apiv1.Decider {
 	var out []apiv1.Decider
 	add := func(d apiv1.Decider, first bool) {
+		same := func(o apiv1.Decider) bool { return o.Kind == d.Kind && o.Namespace == d.Namespace && o.Name == d.Name }
+		if i := slices.IndexFunc(out, same); i >= 0 { // what details say of it comes first; where it is, its decision knows better
+			out[i].File, out[i].Line = cmp.Or(d.File, out[i].File), cmp.Or(d.Line, out[i].Line)
+			return
+		}
 		look(&d, at(r), objects)
 		if first {
 			out = append([]apiv1.Decider{d}, out...)
@@ -52,7 +58,11 @@ func deciders(c causes.Cause, r *observev1.Record, objects Objects) []apiv1.Deci
 	}
 	if c == causes.DestinationRefused {
 		if kind, namespace, name, ok := refused(r.GetDetails()); ok {
-			add(apiv1.Decider{Kind: kind, Namespace: namespace, Name: name}, true)
+			field := ""
+			if kind == "DestinationRule" {
+				field = "trafficPolicy.tls"
+			}
+			add(apiv1.Decider{Kind: kind, Namespace: namespace, Name: name, Field: field}, true)
 		}
 	}
 	f := fields[c]
@@ -110,7 +120,7 @@ func parse(path string) (kind, namespace, name string, ok bool) {
 	return kind, p[5], p[7], true
 }
 
-var policyName = regexp.MustCompile(`^rbac_access_denied_matched_policy\[ns\[([^\]]*)\]-policy\[([^\]]*)\]-rule\[([^\]]*)\]\]`)
+var policyName = regexp.MustCompile(`^rbac_access_denied_matched_policy\[ns\[([^\]]*)\]-policy\[([^\]]*)\]-rule\[([^\]]*)\][^\]]*\]`)
 
 // policy reads which policy and rule deny a request.
 func policy(details string) (namespace, name, rule string, ok bool) {

@@ -38,24 +38,25 @@ const (
 // Stories are those of some records, the newest first: one for each request, connections and requests without an id each for
 // themselves.
 func Stories(all []Told, objects Objects) []apiv1.Story {
-	calls := map[string]string{} // ids, by our address on a connection that failed
-	for _, t := range all {
+	calls := map[string]int{} // whose, by our address on a connection that failed
+	for i, t := range all {
 		for _, a := range t.Record.GetTries() {
 			if a.GetCause() != "" && a.GetLocal() != "" {
-				calls[a.GetLocal()] = t.Record.GetId()
+				calls[a.GetLocal()] = i
 			}
 		}
 	}
 	groups := map[string][]Told{}
 	var order []string
 	for i, t := range all {
-		key := t.Record.GetId()
-		if key == "" { // a connection that was refused, or relayed: of the call that was made on it
-			key = calls[t.Record.GetClient()]
+		// A connection that was refused, or relayed, is of the call that was made on it.
+		first := i
+		for range mostHops {
+			if caller, ok := calls[all[first].Record.GetClient()]; ok && all[first].Record.GetId() == "" {
+				first = caller
+			}
 		}
-		if key == "" {
-			key = "\x00" + strconv.Itoa(i)
-		}
+		key := cmp.Or(all[first].Record.GetId(), "\x00"+strconv.Itoa(first))
 		if groups[key] == nil {
 			order = append(order, key)
 		}
@@ -68,6 +69,9 @@ func Stories(all []Told, objects Objects) []apiv1.Story {
 	slices.SortStableFunc(out, func(a, b apiv1.Story) int { return b.Time.Compare(a.Time) })
 	return out
 }
+
+// mostHops is how far a connection without an id is followed.
+const mostHops = 5
 
 // mostJoined bounds the records of one id that are held against each other, the newest: who makes ids may use one for everything.
 const mostJoined = 500
@@ -189,6 +193,11 @@ func story(chain []Told, objects Objects) apiv1.Story {
 	r := to.Record
 	s.At = to.Workload
 	c, known := causes.Named(r.GetCause())
+	if c == causes.DownstreamDisconnected || c == causes.DownstreamReset {
+		if causes.Parse(r.GetFlags())&causes.DelayInjected != 0 {
+			c = causes.FaultDelay // its client would not wait for that
+		}
+	}
 	switch {
 	case !known && r.GetCause() != "":
 		s.Cause, s.Text = r.GetCause(), "this control plane does not know the cause: it is older than the proxy"
@@ -216,7 +225,7 @@ func story(chain []Told, objects Objects) apiv1.Story {
 }
 
 // theirs are the causes by which the other side ended what was asked of it, without a word about why.
-var theirs = map[causes.Cause]bool{causes.UpstreamTerminated: true, causes.UpstreamConnectionReset: true, causes.UpstreamTLSEnded: true, causes.ResponseCut: true,
+var theirs = map[causes.Cause]bool{causes.UpstreamTerminated: true, causes.UpstreamConnectionReset: true, causes.ResponseCut: true,
 	causes.UpstreamReset: true, causes.UpstreamRefused: true, causes.UpstreamGoingAway: true}
 
 // notTold says who has not told what it knows.

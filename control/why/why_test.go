@@ -98,14 +98,26 @@ func TestStories(t *testing.T) {
 			r.Record.Id = ""
 			return r
 		}()}, "503 filter_chain_not_found at default/reviews-v1"},
+		{"a relayed connection that a policy of the server ends", []Told{func() Told {
+			c := called(0, 5, "upstream_connection_reset", 0)
+			c.Record.Id = ""
+			return c
+		}(), func() Told {
+			r := served(1, 0, "access_denied", 0, "rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[0]-deny-due-to-bad-CUSTOM-action]")
+			r.Record.Id = ""
+			return r
+		}()}, "0 access_denied at default/reviews-v1; AuthorizationPolicy default/deny rules[0] policy.yaml:9"},
 		{"a cause of a newer version", []Told{called(0, 5, "bad_weather", 503)}, "503 bad_weather at default/page"},
 		{"further on", []Told{called(0, 50, "", 500), served(1, 40, "", 500, ""), upstream(10, 5, "fault_abort", 503)}, "500 fault_abort at default/reviews-v1; VirtualService default/reviews http[].fault.abort vs.yaml:7"},
 		{"further on, and what the client saw went well", []Told{called(0, 50, "", 200), served(1, 40, "", 200, ""), upstream(10, 5, "no_endpoints", 503)}, "503 no_endpoints at default/reviews-v1"},
+		{"delayed on purpose, until the client left", []Told{{Node: "page", Workload: "default/page", Record: record(observev1.Side_SIDE_SOURCE, 0, 900, "downstream_disconnected", 0, func(r *observev1.Record) {
+			r.Flags = "DI,DC"
+		})}}, "0 fault_delay at default/page; VirtualService default/reviews http[].fault.delay vs.yaml:7"},
 		{"calls with one id that have nothing to do with each other", []Told{called(0, 5, "host_not_found", 404), upstream(90, 5, "fault_abort", 503)},
 			"503 fault_abort at default/reviews-v1; VirtualService default/reviews http[].fault.abort vs.yaml:7\n404 host_not_found at default/page"},
 		{"a destination that is kept closed", []Told{{Node: "page", Workload: "default/page", Record: record(observev1.Side_SIDE_SOURCE, 0, 0, "destination_refused", 503, func(r *observev1.Record) {
 			r.Details, r.Decisions = "destination_refused{DestinationRule:default/reviews}", nil
-		})}}, "503 destination_refused at default/page; DestinationRule default/reviews  dr.yaml:1 changed"},
+		})}}, "503 destination_refused at default/page; DestinationRule default/reviews trafficPolicy.tls dr.yaml:1 changed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var got []string
@@ -126,7 +138,7 @@ func say(s *apiv1.Story) string {
 	}
 	for i := range s.Decided {
 		d := &s.Decided[i]
-		if d.Field == "" && i > 0 || d.Field == "" && s.Cause != "destination_refused" {
+		if d.Field == "" {
 			continue // on the way
 		}
 		out += fmt.Sprintf("; %s %s/%s %s %s:%d", d.Kind, d.Namespace, d.Name, d.Field, d.File, d.Line)

@@ -116,7 +116,7 @@ func (w Why) Upstream() (c causes.Cause, transport string) {
 	case HandshakeFailed:
 		return handshake(w.Err), transport
 	case HandshakeTimeout:
-		return causes.UpstreamTLSFailed, transport
+		return causes.UpstreamConnectTimeout, "the connection was accepted, and the TLS handshake was not done in time"
 	case RecordFailed:
 		return causes.UpstreamTLSEnded, transport
 	case Panicked, LoopEnded:

@@ -20,7 +20,7 @@ func TestUpstream(t *testing.T) {
 		{Why{Kind: ConnectRefused, Errno: syscall.ECONNREFUSED}, causes.UpstreamConnectRefused, "delayed connect error: Connection refused"},
 		{Why{Kind: ConnectFailed, Errno: syscall.EHOSTUNREACH}, causes.UpstreamConnectFailed, "delayed connect error: No route to host"},
 		{Why{Kind: ConnectTimeout}, causes.UpstreamConnectTimeout, ""},
-		{Why{Kind: HandshakeTimeout}, causes.UpstreamTLSFailed, ""},
+		{Why{Kind: HandshakeTimeout}, causes.UpstreamConnectTimeout, "the connection was accepted, and the TLS handshake was not done in time"},
 		{Why{Kind: HandshakeFailed, Err: refused}, causes.UpstreamTLSRefused, refused.Error()},
 		{Why{Kind: HandshakeFailed, Err: &tls.Error{Reason: tls.PeerRefused, Err: errors.New("expired")}}, causes.UpstreamCertificateRefused, "expired"},
 		{Why{Kind: HandshakeFailed, Err: &tls.Error{Reason: tls.Interrupted}}, causes.UpstreamTLSFailed, "the peer closed the connection during the TLS handshake, without a reason"},

@@ -71,6 +71,9 @@ func (c *client) serve(x *Exchange) {
 	}
 }
 
+// Types of TLS records with which an endpoint answers plaintext (RFC 8446, 5.1).
+const alertRecord, handshakeRecord = 21, 22
+
 // Data reads the response.
 func (c *client) Data(cc *conn.Conn, b []byte) (used int) {
 	x := c.x
@@ -114,7 +117,11 @@ func (c *client) Data(cc *conn.Conn, b []byte) (used int) {
 			reason := c.dec.Reason()
 			c.x = nil
 			c.Discard(true)
-			x.upstreamFailed(causes.UpstreamProtocolError, "http1."+reason.String(), false, false, false)
+			text := "http1." + reason.String()
+			if len(b) > 2 && (b[0] == alertRecord || b[0] == handshakeRecord) && b[1] == 3 {
+				text += ": it answered in TLS, which nothing says that the port speaks (tls.mode of a DestinationRule)"
+			}
+			x.upstreamFailed(causes.UpstreamProtocolError, text, false, false, false)
 			return len(b)
 		}
 	}

@@ -33,6 +33,8 @@ type Relay struct {
 	Details string
 	// Audit is the policy that wants the connection logged; nil: none.
 	Audit *string
+	// Broken is how the upstream connection ended that was open, other than in good order. It is no Cause: Envoy has no flag for it.
+	Broken causes.Cause
 	// Failure is the last failure of the upstream connection in words.
 	Failure string
 	// Upstream describes the connection to the endpoint once it is open.
@@ -492,6 +494,7 @@ func (u *upstream) Closed(c *conn.Conn, why conn.Why) {
 		r.down.Close()
 	case conn.ResetHere: // by fail
 	default:
+		r.Broken, _ = why.Upstream()
 		r.Failure = why.String()
 		r.down.Abort() // after what the endpoint said before
 	}

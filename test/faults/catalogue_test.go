@@ -5,15 +5,21 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
 
 var update = flag.Bool("update", false, "rewrite docs/faults.md")
 
+// catalogue is what one mesh can show.
+func catalogue(t testing.TB) []fault {
+	return slices.Concat(upstreamRows(), h2Rows(), limitRows(), tlsRows(t), policyRows(t), clientRows(), gatewayRows(t))
+}
+
 // docs/faults.md is the catalogue.
 func TestFaultsAreDocumented(t *testing.T) {
-	rows := upstreamRows
+	rows := catalogue(t)
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Faults, and what `weir why` says\n\nEach of these %d faults is injected into a mesh by `test/faults`, with real proxies on both sides, and asked about with `weir why`. The cause is what it\n"+
 		"names first, then whose proxy knows it, and the object whose field decided, with file and line. Beside it stands what each of the two proxies alone recorded:\n"+
@@ -42,7 +48,7 @@ func TestFaultsAreDocumented(t *testing.T) {
 // The true cause comes first, whatever goes wrong.
 func TestFaults(t *testing.T) {
 	var s score
-	rows := upstreamRows
+	rows := catalogue(t)
 	newWorld(t, rows).run(rows, &s)
 	if t.Logf("%d faults, %d right, %d confident and wrong", s.rows, s.right, s.confident); s.right*100 < s.rows*95 || s.confident*100 > s.rows {
 		t.Errorf("of %d faults %d are told right, and of %d something else without a doubt", s.rows, s.right, s.confident)

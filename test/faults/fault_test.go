@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -17,6 +18,7 @@ type fault struct {
 
 	// Who serves the service, if anybody: a program behind the server's proxy, or an endpoint without one.
 	app, far func(net.Conn)
+	on       string // whose program it is; server unless given
 	protocol string // of the service's port; http unless given
 	// config are objects: NAME is the service, PORT where its endpoints listen.
 	config string
@@ -26,24 +28,46 @@ type fault struct {
 	// What is true: the cause that comes first, whose proxy knows it, and which object's field decided (KIND FIELD; it has the
 	// row's name unless it says KIND NAME FIELD).
 	cause, at, object string
-	// What each proxy alone recorded: a cause, "-" for an answer that was passed on, "" for nothing.
+	// What each proxy alone recorded: a cause, "-" for an answer that was passed on, passed for one that is no failure and kept in a
+	// sample only, "" for nothing.
 	client, server string
+	// detail is part of what the story adds to the cause.
+	detail string
 	// unknown is whom to ask for what nobody in the mesh can know.
 	unknown string
 }
 
 func (f *fault) slug() string { return strings.ToLower(strings.ReplaceAll(f.name, " ", "-")) }
 
+// passed is an answer below 500.
+const passed = "(-)"
+
 func (f *fault) file() string { return f.slug() + ".yaml" }
 
-// hops is how many records there are to wait for.
-func (f *fault) hops() (n int) {
-	for _, side := range []string{f.client, f.server} {
-		if side != "" {
-			n++
+// home is the workload of the row's endpoints.
+func (f *fault) home() string {
+	switch {
+	case f.app != nil:
+		return cmp.Or(f.on, "server")
+	case f.far != nil:
+		return "far"
+	}
+	return ""
+}
+
+// sides are the causes that both proxies record.
+func (f *fault) sides() map[string]string {
+	return map[string]string{"source": f.client, "destination": f.server}
+}
+
+// told says which side has not told yet what it knows, "" if both have.
+func (f *fault) told(s *apiv1.Story) string {
+	for side, want := range f.sides() {
+		if want != "" && want != passed && !slices.ContainsFunc(s.Hops, func(h apiv1.Hop) bool { return h.Side == side }) {
+			return side
 		}
 	}
-	return max(n, 1)
+	return ""
 }
 
 // judge says what is not right about a story; "" for nothing.
@@ -59,12 +83,21 @@ func (f *fault) judge(s *apiv1.Story, text string) string {
 	if !strings.Contains(s.Unknown, f.unknown) || f.unknown == "" && s.Unknown != "" {
 		is("what is not known", s.Unknown, f.unknown)
 	}
+	if !strings.Contains(s.Detail, f.detail) {
+		is("the detail", s.Detail, f.detail)
+	}
 	is("the object", f.decided(s, text), f.object)
-	for side, want := range map[string]string{"source": f.client, "destination": f.server} {
+	for side, want := range f.sides() {
 		got := ""
 		if i := slices.IndexFunc(s.Hops, func(h apiv1.Hop) bool { return h.Side == side }); i >= 0 {
 			if got = s.Hops[i].Cause; got == "" {
 				got = "-"
+			}
+		}
+		if want == passed {
+			want = ""
+			if got == "-" {
+				continue
 			}
 		}
 		is("what the "+side+" recorded", got, want)

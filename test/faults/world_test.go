@@ -1,13 +1,19 @@
 package faults
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,9 +26,11 @@ var patience = flag.Duration("patience", 30*time.Second, "how long proxies may t
 // world is a mesh with a client, a server of many services and endpoints without a proxy.
 type world struct {
 	*mesh.Mesh
-	t                       *testing.T
-	client, server, far, gw *mesh.Workload
-	texts                   map[string]string // configuration by row
+	t          *testing.T
+	rows       []fault
+	homes      map[string]*mesh.Workload // by app
+	client, gw *mesh.Workload
+	texts      map[string]string // configuration by row
 }
 
 // port is where the endpoints of a row listen; callers ask for 8080.
@@ -34,55 +42,77 @@ metadata: {name: NAME}
 spec: {selector: {app: APP}, ports: [{name: PROTOCOL, port: 8080, targetPort: PORT}]}
 `
 
+// common is what several rows need.
+const common = providers + "---\n" + `apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict}
+spec: {selector: {matchLabels: {app: strict}}, mtls: {mode: STRICT}}
+`
+
 // newWorld is a mesh in which all rows are about to go wrong.
 func newWorld(t *testing.T, rows []fault) *world {
-	w := &world{Mesh: mesh.New(t, nil), t: t, texts: map[string]string{}}
-	server := mesh.Spec{Name: "server-0", Owner: "server", ServiceAccount: "server", Labels: map[string]string{"app": "server"}}
-	far := mesh.Spec{Name: "far-0", Owner: "far", NoProxy: true, Labels: map[string]string{"app": "far"}}
+	w := &world{Mesh: mesh.New(t, nil), t: t, texts: map[string]string{}, homes: map[string]*mesh.Workload{}, rows: rows}
+	specs := []mesh.Spec{{Name: "client-0"}, {Name: "server-0"}, {Name: "guarded-0"}, {Name: "strict-0"}, {Name: "far-0", NoProxy: true}}
+	for i := range specs {
+		s := &specs[i]
+		app := strings.TrimSuffix(s.Name, "-0")
+		s.Owner, s.ServiceAccount, s.Labels = app, app, map[string]string{"app": app}
+	}
 	w.Write("gateway.yaml", mesh.IngressGateway)
+	w.Write("common.yaml", common)
 	for i := range rows {
-		f, number := &rows[i], uint16(firstPort+i)
-		port := mesh.Port{Name: fmt.Sprintf("p%d", i), Number: number}
-		app := "nobody"
-		switch {
-		case f.app != nil:
-			app, server.Ports = "server", append(server.Ports, port)
-		case f.far != nil:
-			app, far.Ports = "far", append(far.Ports, port)
-		}
-		protocol := "http"
-		if f.protocol != "" {
-			protocol = f.protocol
+		f := &rows[i]
+		for j := range specs {
+			if specs[j].Labels["app"] == f.home() {
+				specs[j].Ports = append(specs[j].Ports, mesh.Port{Name: fmt.Sprintf("p%d", i), Number: number(i)})
+			}
 		}
 		text := service
 		if f.config != "" {
 			text += "---\n" + f.config
 		}
-		w.texts[f.slug()] = strings.NewReplacer("NAME", f.slug(), "APP", app, "PROTOCOL", protocol, "PORT", fmt.Sprint(number)).Replace(text)
+		w.texts[f.slug()] = strings.NewReplacer("NAME", f.slug(), "APP", cmp.Or(f.home(), "nobody"), "PROTOCOL", cmp.Or(f.protocol, "http"), "PORT", fmt.Sprint(number(i))).Replace(text)
 		w.Write(f.file(), w.texts[f.slug()])
 	}
-	all := w.Workloads(mesh.Spec{Name: "client-0", Owner: "client", ServiceAccount: "client", Labels: map[string]string{"app": "client"}}, server, far, mesh.Gateway())
-	w.client, w.server, w.far, w.gw = all[0], all[1], all[2], all[3]
+	all := w.Workloads(append(specs, mesh.Gateway())...)
+	for i := range specs {
+		w.homes[specs[i].Owner] = all[i]
+	}
+	w.client, w.gw = all[0], all[len(specs)]
 	for i := range rows {
-		switch f, number := &rows[i], uint16(firstPort+i); {
-		case f.app != nil:
-			w.serve(w.server.App(number).String(), f.app)
-		case f.far != nil:
-			w.serve(w.far.App(number).String(), f.far)
+		if f := &rows[i]; f.home() != "" {
+			handle := f.app
+			if handle == nil {
+				handle = f.far
+			}
+			w.serve(w.homes[f.home()].App(number(i)).String(), handle)
 		}
 	}
 	w.Settle()
 	return w
 }
 
+// number is the port of a row's endpoints.
+func number(row int) uint16 { return uint16(firstPort + row) }
+
+// at is where a row's workload is reached, past the client's proxy.
+func (w *world) at(f *fault) netip.AddrPort {
+	i := slices.IndexFunc(w.rows, func(o fault) bool { return o.name == f.name })
+	return netip.AddrPortFrom(w.homes[f.home()].IP(), number(i))
+}
+
 // serve accepts connections at an address until the test ends.
 func (w *world) serve(at string, handle func(net.Conn)) {
-	if isNobody(handle) {
+	switch {
+	case is(handle, nobody):
+		return
+	case is(handle, unaccepting):
+		w.fill(netip.MustParseAddrPort(at))
 		return
 	}
 	l, err := net.Listen("tcp", at)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	var mu sync.Mutex
 	open, ended := map[net.Conn]bool{}, false
@@ -133,8 +163,9 @@ func (w *world) why(f *fault, about string) (*apiv1.Story, error) {
 		if len(answer.Stories) == 0 {
 			return errors.New("no story")
 		}
-		if got = &answer.Stories[0]; len(got.Hops) < f.hops() {
-			return fmt.Errorf("%d of %d have told", len(got.Hops), f.hops())
+		got = &answer.Stories[0]
+		if side := f.told(got); side != "" {
+			return fmt.Errorf("the %s has not told", side)
 		}
 		return nil
 	})
@@ -199,4 +230,92 @@ func (w *world) call(f *fault, method, path string, headers ...string) string {
 	id := "fault-" + f.slug()
 	w.client.Do(method, "http://"+f.slug()+":8080"+path, nil, append(headers, "x-request-id: "+id)...)
 	return id
+}
+
+// dial connects to where a row's service is for the client, and knows from which address even if nothing comes of it.
+func (w *world) dial(f *fault) (c net.Conn, from string, err error) {
+	at, err := w.client.Virtual(f.slug())
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return w.dialAt(netip.AddrPortFrom(at, 8080))
+}
+
+func (w *world) dialAt(to netip.AddrPort) (c net.Conn, from string, err error) {
+	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		control := raw.Control(func(fd uintptr) {
+			var a syscall.Sockaddr
+			if err = syscall.Bind(int(fd), &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err == nil {
+				a, err = syscall.Getsockname(int(fd))
+			}
+			if err == nil {
+				from = fmt.Sprintf("127.0.0.1:%d", a.(*syscall.SockaddrInet4).Port)
+			}
+		})
+		return errors.Join(control, err)
+	}}
+	c, err = d.Dial("tcp", to.String())
+	return c, from, err
+}
+
+// send is the beginning of what the client's program does with a row's service.
+func (w *world) send(f *fault, text string) net.Conn {
+	c, _, err := w.dial(f)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	if _, err := io.WriteString(c, text); err != nil {
+		w.T.Fatal(err)
+	}
+	return c
+}
+
+// raw sends, reads the beginning of what comes, and is the address of the client.
+func (w *world) raw(f *fault, text string) string {
+	c, from, err := w.dial(f)
+	if err != nil {
+		return from
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, text)
+	_, _ = c.Read(make([]byte, 1))
+	return from
+}
+
+// hold makes a request that stays under way until what is returned is called.
+func (w *world) hold(f *fault, h *holder) func() {
+	c := w.send(f, "GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+	<-h.came
+	return func() { _ = c.Close() }
+}
+
+// fill makes an address at which nobody accepts, and the queue is full.
+func (w *world) fill(at netip.AddrPort) {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = syscall.Close(fd) })
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}), syscall.Listen(fd, 0)); err != nil {
+		w.T.Fatal(err)
+	}
+	for range 8 {
+		c, err := net.DialTimeout("tcp", at.String(), 100*time.Millisecond)
+		if err != nil {
+			return
+		}
+		w.t.Cleanup(func() { _ = c.Close() })
+	}
+	w.T.Fatal("this kernel accepts more connections than it was told to")
+}
+
+// underWay waits until the client's proxy has a request.
+func (w *world) underWay(f *fault) {
+	w.Eventually("a request is under way", func() error {
+		var info struct{ Active int }
+		if err := json.Unmarshal(w.client.Admin("GET", "/server_info").Body, &info); err != nil || info.Active < 1 {
+			return fmt.Errorf("%d are, %w", info.Active, err)
+		}
+		return nil
+	})
 }

@@ -244,6 +244,9 @@ func (m *Machine) Capacity() int {
 	return int(max(0, min(int64(m.maxStreams)-int64(m.active), (maxID-int64(m.nextOwn))/2)))
 }
 
+// http1 begins the answers of a server that does not speak HTTP/2.
+const http1 = "HTTP/1."
+
 // Step looks at in, all bytes received and not used yet, and reports the next event. used bytes are done with. It handles at most one
 // frame and appends at most StepRoom bytes to out. now is a time in ns that never goes back.
 func (m *Machine) Step(out, in []byte, now int64) (_ []byte, used int, ev Event) {
@@ -269,7 +272,11 @@ func (m *Machine) Step(out, in []byte, now int64) (_ []byte, used int, ev Event)
 	id := binary.BigEndian.Uint32(in[5:]) & maxID
 	switch {
 	case size > maxFrame:
-		out, ev = m.fail(out, FrameTooLarge)
+		why := FrameTooLarge
+		if !m.is(isServer) && string(in[:len(http1)]) == http1 {
+			why = HTTP1Response
+		}
+		out, ev = m.fail(out, why)
 		return out, 0, ev
 	case m.continuing != 0 && (typ != frameContinuation || id != m.continuing):
 		out, ev = m.fail(out, InterruptedHeaders)

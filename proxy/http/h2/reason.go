@@ -15,6 +15,7 @@ const (
 	InvalidPreface
 	HTTP1Request
 	MissingSettings
+	HTTP1Response
 	FrameTooLarge
 	InvalidFrameSize
 	InvalidPadding
@@ -105,6 +106,7 @@ var reasons = [compression]struct {
 	InvalidPreface:         {"invalid_preface", ProtocolError, 0, "the connection does not begin with the HTTP/2 preface"},
 	HTTP1Request:           {"http1_request", HTTP11Required, 0, "the client speaks HTTP/1.1 on a connection that is HTTP/2 here"},
 	MissingSettings:        {"missing_settings", ProtocolError, 0, "the first frame is not SETTINGS"},
+	HTTP1Response:          {"http1_response", ProtocolError, 0, "the server speaks HTTP/1.1 on a connection that is HTTP/2 here"},
 	FrameTooLarge:          {"frame_too_large", FrameSizeError, 0, "a frame is larger than SETTINGS_MAX_FRAME_SIZE"},
 	InvalidFrameSize:       {"invalid_frame_size", FrameSizeError, 0, "a frame has not the size its type demands"},
 	InvalidPadding:         {"invalid_padding", ProtocolError, 0, "a frame's padding is longer than the frame"},
