@@ -12,7 +12,6 @@ import (
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/control/why"
-	"github.com/weirmesh/weir/translate"
 )
 
 const (
@@ -239,26 +238,4 @@ func (p *Plane) failures(ctx context.Context, told []why.Told, wanted func(*apiv
 // knows reports whether a hop is one of a story.
 func knows(s *apiv1.Story, h *apiv1.Hop) bool {
 	return slices.ContainsFunc(s.Hops, func(x apiv1.Hop) bool { return x.Proxy == h.Proxy && x.Time.Equal(h.Time) && x.Side == h.Side })
-}
-
-// lookUp looks objects up as they are now.
-func (p *Plane) lookUp() why.Objects {
-	u := p.latest.Load()
-	return func(kind, namespace, name string) (why.Object, bool) {
-		if u == nil {
-			return why.Object{}, false
-		}
-		p.receipts.mu.RLock()
-		x := p.receipts.byOrigin[translate.Origin(kind, namespace, name)]
-		p.receipts.mu.RUnlock()
-		if x == nil {
-			return why.Object{}, false
-		}
-		o := u.Objects.At(x.id.String())
-		if o == nil {
-			return why.Object{}, false
-		}
-		ref := o.Ref()
-		return why.Object{File: ref.File, Line: ref.Line, Since: x.since}, true
-	}
 }

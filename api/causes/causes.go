@@ -23,6 +23,7 @@ const (
 	NoEndpoints
 	EndpointsEjected
 	NameNotResolved
+	NotInRegistry
 	DestinationRefused
 	DestinationConfigUnavailable
 	NoConfiguration
@@ -57,6 +58,7 @@ const (
 	UpstreamConnectFailed
 	UpstreamConnectRefused
 	UpstreamConnectTimeout
+	EndpointGone
 	UpstreamNoSocket
 	UpstreamTLSFailed
 	UpstreamCertificateRefused
@@ -150,6 +152,9 @@ var table = [numCauses]info{
 	NameNotResolved: {"name_not_resolved", NoHealthyUpstreamFlag, "no_healthy_upstream", 503, "no healthy upstream",
 		"the name of the destination has not been resolved to an address by DNS",
 		"is the host of the ServiceEntry (or of its endpoints) spelled right, and does the proxy's name server know it?"},
+	NotInRegistry: {"not_in_registry", 0, "direct_response", 0, "",
+		"the mesh does not know the address or host, and lets workloads call nothing else (outboundTrafficPolicy REGISTRY_ONLY)",
+		"make it known by a ServiceEntry, show it in egress.hosts of the Sidecar, or let the outboundTrafficPolicy of the Sidecar or MeshConfig be ALLOW_ANY"},
 	DestinationRefused: {"destination_refused", NoHealthyUpstreamFlag, "destination_refused", 503, "destination refused: the object that secures it has errors",
 		"the object that says how to secure connections to the destination has errors, and requests would be less protected than it asks for",
 		"the details name the object: repair or remove it; `weir get` and `weir analyze` say what is wrong with it"},
@@ -246,6 +251,9 @@ var table = [numCauses]info{
 	UpstreamConnectTimeout: {"upstream_connect_timeout", UpstreamConnectionFailure, "upstream_reset_before_response_started{connection_timeout}", 503, resetText + "connection timeout",
 		"the endpoint did not accept a connection, or not do its part of the TLS handshake, in time",
 		"is the endpoint's address still in use and not filtered, and its program not stuck? see connectionPool.tcp.connectTimeout"},
+	EndpointGone: {"endpoint_gone", UpstreamConnectionFailure, "upstream_reset_before_response_started{remote_connection_failure}", 503, resetText + "remote connection failure",
+		"no connection to the endpoint could be made, and it is none of the destination's any more: it was about to go, or the proxy had not heard of that",
+		"was the proxy cut off from the control plane at that moment (`weir proxy-status`)? else let the application end only after its callers have heard of it, and let the route retry (connect-failure)"},
 	UpstreamNoSocket: {"upstream_no_socket", UpstreamConnectionFailure, "upstream_reset_before_response_started{local_connection_failure}", 503, resetText + "local connection failure",
 		"this machine could not make a socket for the connection: descriptors or local ports are used up, or the bind address is not local",
 		"raise the limit of open files, or lower the number of connections"},

@@ -2,6 +2,7 @@ package why
 
 import (
 	"cmp"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -12,33 +13,48 @@ import (
 	apiv1 "github.com/weirmesh/weir/api/v1"
 )
 
-// field is which object decides about a cause, by the stage whose object it is, and where in it.
-type field struct{ stage, path string }
+// field is which object decides about a cause, by the stage whose object it is ("": see of), and where in it.
+type field struct {
+	stage, path string
+	tcp         bool // of relayed connections only
+}
 
 var fields = map[causes.Cause]field{
-	causes.ClusterNotFound:            {"route", "http[].route[].destination"},
-	causes.DirectResponse:             {"route", "http[].directResponse"},
-	causes.FaultAbort:                 {"route", "http[].fault.abort"},
-	causes.FaultDelay:                 {"route", "http[].fault.delay"},
-	causes.CORSPreflight:              {"route", "http[].corsPolicy"},
-	causes.UpstreamTimeout:            {"route", "http[].timeout"},
-	causes.UpstreamPerTryTimeout:      {"route", "http[].retries.perTryTimeout"},
-	causes.EndpointsEjected:           {"cluster", "trafficPolicy.outlierDetection"},
-	causes.NoEndpoints:                {"cluster", "subsets"},
-	causes.UpstreamOverflow:           {"cluster", "trafficPolicy.connectionPool.http.http2MaxRequests"},
-	causes.PendingOverflow:            {"cluster", "trafficPolicy.connectionPool.http.http1MaxPendingRequests"},
-	causes.ConnectionsOverflow:        {"cluster", "trafficPolicy.connectionPool.tcp.maxConnections"},
-	causes.UpstreamConnectTimeout:     {"cluster", "trafficPolicy.connectionPool.tcp.connectTimeout"},
-	causes.UpstreamIdleClosed:         {"cluster", "trafficPolicy.connectionPool.http.idleTimeout"},
-	causes.UpstreamNotTLS:             {"cluster", "trafficPolicy.tls"},
-	causes.UpstreamTLSRefused:         {"cluster", "trafficPolicy.tls"},
-	causes.UpstreamTLSEnded:           {"cluster", "trafficPolicy.tls"},
-	causes.UpstreamTLSFailed:          {"cluster", "trafficPolicy.tls"},
-	causes.UpstreamCertificateRefused: {"cluster", "trafficPolicy.tls"},
+	causes.ClusterNotFound:            {stage: "route", path: "http[].route[].destination"},
+	causes.DirectResponse:             {stage: "route", path: "http[].directResponse"},
+	causes.FaultAbort:                 {stage: "route", path: "http[].fault.abort"},
+	causes.FaultDelay:                 {stage: "route", path: "http[].fault.delay"},
+	causes.CORSPreflight:              {stage: "route", path: "http[].corsPolicy"},
+	causes.UpstreamTimeout:            {stage: "route", path: "http[].timeout"},
+	causes.UpstreamPerTryTimeout:      {stage: "route", path: "http[].retries.perTryTimeout"},
+	causes.EndpointsEjected:           {stage: "cluster", path: "trafficPolicy.outlierDetection"},
+	causes.NoEndpoints:                {stage: "cluster", path: "subsets"},
+	causes.UpstreamOverflow:           {stage: "cluster", path: "trafficPolicy.connectionPool.http.http2MaxRequests"},
+	causes.PendingOverflow:            {stage: "cluster", path: "trafficPolicy.connectionPool.http.http1MaxPendingRequests"},
+	causes.ConnectionsOverflow:        {stage: "cluster", path: "trafficPolicy.connectionPool.tcp.maxConnections"},
+	causes.StreamIdleTimeout:          {stage: "cluster", path: "trafficPolicy.connectionPool.tcp.idleTimeout", tcp: true},
+	causes.ConnectionDurationReached:  {stage: "cluster", path: "trafficPolicy.connectionPool.tcp.maxConnectionDuration", tcp: true},
+	causes.NameNotResolved:            {path: "hosts"},
+	causes.NotAllowed:                 {path: "rules"},
+	causes.NotInRegistry:              {path: "outboundTrafficPolicy"},
+	causes.FilterChainNotFound:        {path: "mtls"},
+	causes.TokenRefused:               {path: "jwtRules"},
+	causes.TokenMissing:               {path: "jwtRules"},
+	causes.TokenExpired:               {path: "jwtRules"},
+	causes.TokenKeyUnknown:            {path: "jwtRules"},
+	causes.TokenKeysUnavailable:       {path: "jwtRules"},
+	causes.UpstreamConnectTimeout:     {stage: "cluster", path: "trafficPolicy.connectionPool.tcp.connectTimeout"},
+	causes.UpstreamIdleClosed:         {stage: "cluster", path: "trafficPolicy.connectionPool.http.idleTimeout"},
+	causes.UpstreamNotTLS:             {stage: "cluster", path: "trafficPolicy.tls"},
+	causes.UpstreamTLSRefused:         {stage: "cluster", path: "trafficPolicy.tls"},
+	causes.UpstreamTLSEnded:           {stage: "cluster", path: "trafficPolicy.tls"},
+	causes.UpstreamTLSFailed:          {stage: "cluster", path: "trafficPolicy.tls"},
+	causes.UpstreamCertificateRefused: {stage: "cluster", path: "trafficPolicy.tls"},
 }
 
 // deciders are the objects that decided about a request, the one that the cause is about first.
-func deciders(c causes.Cause, r *observev1.Record, objects Objects) []apiv1.Decider {
+func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
+	r := t.Record
 	var out []apiv1.Decider
 	add := func(d apiv1.Decider, first bool) {
 		same := func(o apiv1.Decider) bool { return o.Kind == d.Kind && o.Namespace == d.Namespace && o.Name == d.Name }
@@ -66,8 +82,22 @@ func deciders(c causes.Cause, r *observev1.Record, objects Objects) []apiv1.Deci
 		}
 	}
 	f := fields[c]
+	if f.path != "" && f.stage == "" {
+		for _, o := range of(c, t, objects) {
+			add(apiv1.Decider{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Field: f.path}, true)
+		}
+	}
+	if f.tcp && r.GetProtocol() != "tcp" {
+		f = field{}
+	}
 	if c == causes.NoEndpoints && !slices.ContainsFunc(r.GetDecisions(), func(d *observev1.Decision) bool { return d.GetStage() == "cluster" && ofSubset(d.GetPart()) }) {
 		f = field{} // it is not the subset's labels
+		if s := r.GetEdge().GetService(); s.GetHost() != "" {
+			if o, ok := objects.Service(s.GetNamespace(), s.GetHost()); ok {
+				path := map[string]string{"Service": "selector", "ServiceEntry": "endpoints"}[o.Kind]
+				add(apiv1.Decider{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Field: path}, true)
+			}
+		}
 	}
 	for _, d := range r.GetDecisions() {
 		kind, namespace, name, ok := parse(d.GetObject())
@@ -83,6 +113,31 @@ func deciders(c causes.Cause, r *observev1.Record, objects Objects) []apiv1.Deci
 	return out
 }
 
+// of are the objects that decide about a cause at a workload, and that no record names.
+func of(c causes.Cause, t *Told, objects Objects) []Ref {
+	r := t.Record
+	switch c {
+	case causes.NameNotResolved:
+		s := r.GetEdge().GetService()
+		if o, ok := objects.Service(s.GetNamespace(), s.GetHost()); ok {
+			return []Ref{o}
+		}
+	case causes.NotAllowed:
+		return objects.Applying("AuthorizationPolicy", t.Node, 0)
+	case causes.NotInRegistry:
+		return objects.Applying("Sidecar", t.Node, 0)
+	case causes.FilterChainNotFound:
+		if a, err := netip.ParseAddrPort(r.GetAsked()); err == nil && r.GetEdge().GetSide() == observev1.Side_SIDE_DESTINATION {
+			return objects.Applying("PeerAuthentication", t.Node, a.Port())
+		}
+	case causes.TokenRefused, causes.TokenMissing, causes.TokenExpired, causes.TokenKeyUnknown, causes.TokenKeysUnavailable:
+		if all := objects.Applying("RequestAuthentication", t.Node, 0); len(all) == 1 { // of several nobody knows whose token it should be
+			return all
+		}
+	}
+	return nil
+}
+
 // ofSubset reports whether a cluster (direction|port|subset|host) is of a subset.
 func ofSubset(name string) bool {
 	p := strings.Split(name, "|")
@@ -91,7 +146,7 @@ func ofSubset(name string) bool {
 
 // look says what is known of an object now. Where its text is, the record says of then.
 func look(d *apiv1.Decider, then time.Time, objects Objects) {
-	o, ok := objects(d.Kind, d.Namespace, d.Name)
+	o, ok := objects.Object(d.Kind, d.Namespace, d.Name)
 	if !ok {
 		d.Gone = true
 		return

@@ -26,8 +26,21 @@ type Object struct {
 	Since time.Time // its version in force
 }
 
-// Objects finds an object; false: there is none of that name.
-type Objects func(kind, namespace, name string) (Object, bool)
+// Ref names an object.
+type Ref struct{ Kind, Namespace, Name string }
+
+// Objects are those of the configuration now in force, which may be another one than that of the moment a story is about.
+type Objects interface {
+	// Object is what is known of an object; false: there is none of that name.
+	Object(kind, namespace, name string) (Object, bool)
+	// Service is the object that defines the service of a host.
+	Service(namespace, host string) (Ref, bool)
+	// Serves reports whether an address is that of an endpoint of a service, where that is known.
+	Serves(namespace, host, address string) (serves, known bool)
+	// Applying are the objects of a kind that apply to the workload of a proxy, the first first: AuthorizationPolicies that allow
+	// something, RequestAuthentications, PeerAuthentications that demand mutual TLS on a port, the Sidecar.
+	Applying(kind, node string, port uint16) []Ref
+}
 
 // Causes of stories in which no proxy had a part.
 const (
@@ -193,11 +206,7 @@ func story(chain []Told, objects Objects) apiv1.Story {
 	r := to.Record
 	s.At = to.Workload
 	c, known := causes.Named(r.GetCause())
-	if c == causes.DownstreamDisconnected || c == causes.DownstreamReset {
-		if causes.Parse(r.GetFlags())&causes.DelayInjected != 0 {
-			c = causes.FaultDelay // its client would not wait for that
-		}
-	}
+	c = truer(c, r, objects)
 	switch {
 	case !known && r.GetCause() != "":
 		s.Cause, s.Text = r.GetCause(), "this control plane does not know the cause: it is older than the proxy"
@@ -220,8 +229,33 @@ func story(chain []Told, objects Objects) apiv1.Story {
 			s.Unknown = "why it did so: " + notTold(h)
 		}
 	}
-	s.Decided = deciders(c, r, objects)
+	s.Decided = deciders(c, to, objects)
 	return s
+}
+
+// truer is what a cause comes to with what is known besides.
+func truer(c causes.Cause, r *observev1.Record, objects Objects) causes.Cause {
+	switch c {
+	case causes.DownstreamDisconnected, causes.DownstreamReset:
+		if causes.Parse(r.GetFlags())&causes.DelayInjected != 0 {
+			return causes.FaultDelay // its client would not wait for that
+		}
+	case causes.UpstreamConnectRefused, causes.UpstreamConnectFailed, causes.UpstreamConnectTimeout:
+		s, tries := r.GetEdge().GetService(), r.GetTries()
+		if len(tries) == 0 || r.GetEdge().GetSide() != observev1.Side_SIDE_SOURCE {
+			break
+		}
+		if serves, known := objects.Serves(s.GetNamespace(), s.GetHost(), tries[len(tries)-1].GetEndpoint()); known && !serves {
+			return causes.EndpointGone
+		}
+	case causes.DirectResponse, causes.NoEndpoints:
+		for _, d := range r.GetDecisions() { // what Istio calls what it does about strangers
+			if d.GetStage() == "route" && d.GetPart() == "block_all" || d.GetStage() == "cluster" && d.GetPart() == "BlackHoleCluster" {
+				return causes.NotInRegistry
+			}
+		}
+	}
+	return c
 }
 
 // theirs are the causes by which the other side ended what was asked of it, without a word about why.

@@ -41,7 +41,21 @@ func served(began, took int, cause string, status uint32, details string) Told {
 }
 
 // What is known now: the VirtualService has not changed, the DestinationRule has, policies are there.
-func objects(kind, _, name string) (Object, bool) {
+type now struct{}
+
+var objects now
+
+func (now) Service(namespace, host string) (Ref, bool) {
+	return Ref{"Service", "default", "reviews"}, host == "reviews.default.svc.cluster.local"
+}
+
+func (now) Serves(_, _, address string) (serves, known bool) { return address != "10.0.0.3:9080", true }
+
+func (now) Applying(kind, _ string, _ uint16) []Ref {
+	return []Ref{{kind, "default", "applies"}}
+}
+
+func (now) Object(kind, _, name string) (Object, bool) {
 	switch {
 	case kind == "VirtualService" && name == "reviews":
 		return Object{"vs.yaml", 1, time.Unix(-100, 0)}, true
@@ -107,9 +121,19 @@ func TestStories(t *testing.T) {
 			r.Record.Id = ""
 			return r
 		}()}, "0 access_denied at default/reviews-v1; AuthorizationPolicy default/deny rules[0] policy.yaml:9"},
+		{"an endpoint that is gone", []Told{func() Told {
+			c := called(0, 5, "upstream_connect_refused", 503)
+			c.Record.Tries[0].Endpoint = "10.0.0.3:9080"
+			return c
+		}()}, "503 endpoint_gone at default/page"},
+		{"nobody is allowed", []Told{called(0, 5, "", 403), served(1, 1, "not_allowed", 403, "rbac_access_denied_matched_policy[none]")},
+			"403 not_allowed at default/reviews-v1; AuthorizationPolicy default/applies rules policy.yaml:9"},
+		{"what the registry does not have", []Told{{Node: "page", Workload: "default/page", Record: record(observev1.Side_SIDE_SOURCE, 0, 0, "direct_response", 502, func(r *observev1.Record) {
+			r.Decisions = []*observev1.Decision{{Stage: "route", Part: "block_all"}}
+		})}}, "502 not_in_registry at default/page; Sidecar default/applies outboundTrafficPolicy :0"},
 		{"a cause of a newer version", []Told{called(0, 5, "bad_weather", 503)}, "503 bad_weather at default/page"},
 		{"further on", []Told{called(0, 50, "", 500), served(1, 40, "", 500, ""), upstream(10, 5, "fault_abort", 503)}, "500 fault_abort at default/reviews-v1; VirtualService default/reviews http[].fault.abort vs.yaml:7"},
-		{"further on, and what the client saw went well", []Told{called(0, 50, "", 200), served(1, 40, "", 200, ""), upstream(10, 5, "no_endpoints", 503)}, "503 no_endpoints at default/reviews-v1"},
+		{"further on, and what the client saw went well", []Told{called(0, 50, "", 200), served(1, 40, "", 200, ""), upstream(10, 5, "no_endpoints", 503)}, "503 no_endpoints at default/reviews-v1; Service default/reviews selector :0"},
 		{"delayed on purpose, until the client left", []Told{{Node: "page", Workload: "default/page", Record: record(observev1.Side_SIDE_SOURCE, 0, 900, "downstream_disconnected", 0, func(r *observev1.Record) {
 			r.Flags = "DI,DC"
 		})}}, "0 fault_delay at default/page; VirtualService default/reviews http[].fault.delay vs.yaml:7"},

@@ -14,7 +14,7 @@ var update = flag.Bool("update", false, "rewrite docs/faults.md")
 
 // catalogue is what one mesh can show.
 func catalogue(t testing.TB) []fault {
-	return slices.Concat(upstreamRows(), h2Rows(), limitRows(), tlsRows(t), policyRows(t), clientRows(), gatewayRows(t))
+	return slices.Concat(upstreamRows(), h2Rows(), limitRows(), tlsRows(t), policyRows(t), placeRows(), clientRows(), gatewayRows(t))
 }
 
 // docs/faults.md is the catalogue.

@@ -71,7 +71,7 @@ func (f *fault) told(s *apiv1.Story) string {
 }
 
 // judge says what is not right about a story; "" for nothing.
-func (f *fault) judge(s *apiv1.Story, text string) string {
+func (f *fault) judge(s *apiv1.Story, texts map[string]string) string {
 	var wrong []string
 	is := func(what, got, want string) {
 		if got != want {
@@ -86,7 +86,7 @@ func (f *fault) judge(s *apiv1.Story, text string) string {
 	if !strings.Contains(s.Detail, f.detail) {
 		is("the detail", s.Detail, f.detail)
 	}
-	is("the object", f.decided(s, text), f.object)
+	is("the object", f.decided(s, texts), f.object)
 	for side, want := range f.sides() {
 		got := ""
 		if i := slices.IndexFunc(s.Hops, func(h apiv1.Hop) bool { return h.Side == side }); i >= 0 {
@@ -106,7 +106,7 @@ func (f *fault) judge(s *apiv1.Story, text string) string {
 }
 
 // decided is the object that a story names first, as rows do: only if its file and line are right.
-func (f *fault) decided(s *apiv1.Story, text string) string {
+func (f *fault) decided(s *apiv1.Story, texts map[string]string) string {
 	if len(s.Decided) == 0 || s.Decided[0].Field == "" {
 		return ""
 	}
@@ -116,10 +116,11 @@ func (f *fault) decided(s *apiv1.Story, text string) string {
 		out += d.Name + " "
 	}
 	out += d.Field
-	if filepath.Base(d.File) != f.file() {
+	file := filepath.Base(d.File)
+	if file != f.file() && file != commonFile {
 		return out + " in " + d.File
 	}
-	if in := document(text, d.Line); !strings.Contains(in, "kind: "+d.Kind+"\n") || !strings.Contains(in, "name: "+d.Name) {
+	if in := document(texts[file], d.Line); !strings.Contains(in, "kind: "+d.Kind+"\n") || !strings.Contains(in, "name: "+d.Name) {
 		return out + fmt.Sprintf(" in line %d", d.Line)
 	}
 	return out

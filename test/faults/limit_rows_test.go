@@ -52,7 +52,7 @@ func limitRows() []fault {
 			cause:  "no_endpoints", at: "default/client", object: "DestinationRule subsets", client: "no_endpoints"},
 		{name: "no name in DNS", how: "a ServiceEntry with resolution DNS whose host does not exist",
 			config: serviceEntry("resolution: DNS"), ask: getExample,
-			cause: "name_not_resolved", at: "default/client", client: "name_not_resolved"},
+			cause: "name_not_resolved", at: "default/client", object: "ServiceEntry hosts", client: "name_not_resolved"},
 		{name: "connection not accepted", how: "an endpoint that drops SYN; connectTimeout", far: unaccepting,
 			config: destinationRule("trafficPolicy: {connectionPool: {tcp: {connectTimeout: 0.05s}}}"),
 			cause:  "upstream_connect_timeout", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.tcp.connectTimeout", client: "upstream_connect_timeout"},

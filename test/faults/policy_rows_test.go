@@ -52,7 +52,7 @@ func policyRows(t testing.TB) []fault {
 			cause:  "access_denied", at: "default/server", object: "AuthorizationPolicy rules[0]", client: "upstream_connection_reset", server: "access_denied"},
 		{name: "not allowed", how: "an ALLOW that names other callers", on: "guarded", app: answers(ok),
 			config: policy("{" + guardedOnly + ", rules: [{to: [{operation: {notPorts: ['PORT']}}]}, {from: [{source: {serviceAccounts: [else]}}]}]}"),
-			cause:  "not_allowed", at: "default/guarded", client: passed, server: "not_allowed"},
+			cause:  "not_allowed", at: "default/guarded", object: "AuthorizationPolicy rules", client: passed, server: "not_allowed"},
 		{name: "custom provider gone", how: "action CUSTOM, and nobody is at the provider's port", app: answers(ok), config: policy("{" + serverOnly + ", action: CUSTOM, provider: {name: gone}, rules: [{to: [{operation: {ports: ['PORT']}}]}]}"),
 			cause: "ext_authz_error", at: "default/server", client: passed, server: "ext_authz_error"},
 		{name: "custom provider says no", how: "action CUSTOM, and the provider answers 403", on: "guarded", app: answers("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n"),
@@ -82,6 +82,6 @@ func policyRows(t testing.TB) []fault {
 			cause: "token_keys_unavailable", at: "default/guarded", client: passed, server: "token_keys_unavailable"},
 		{name: "no token", how: "an ALLOW that wants a principal of a token, and a request without one", on: "strict", app: answers(ok),
 			config: policy("{selector: {matchLabels: {app: strict}}, rules: [{to: [{operation: {notPorts: ['PORT']}}]}, {from: [{source: {requestPrincipals: ['*']}}]}]}"),
-			cause:  "not_allowed", at: "default/strict", client: passed, server: "not_allowed"},
+			cause:  "not_allowed", at: "default/strict", object: "AuthorizationPolicy rules", client: passed, server: "not_allowed"},
 	}
 }

@@ -35,6 +35,6 @@ func upstreamRows() []fault {
 		{name: "no such subset", how: "a route to a subset that no DestinationRule has", app: answers(ok), config: virtualService("route: [{destination: {host: NAME, subset: v7}}]"),
 			cause: "cluster_not_found", at: "default/client", object: "VirtualService http[].route[].destination", client: "cluster_not_found"},
 		{name: "no pods", how: "a Service whose selector matches no pod",
-			cause: "no_endpoints", at: "default/client", client: "no_endpoints"},
+			cause: "no_endpoints", at: "default/client", object: "Service selector", client: "no_endpoints"},
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -30,7 +31,8 @@ type world struct {
 	rows       []fault
 	homes      map[string]*mesh.Workload // by app
 	client, gw *mesh.Workload
-	texts      map[string]string // configuration by row
+	memory     atomic.Int64      // in per cent, that a proxy believes to use beside 80
+	texts      map[string]string // configuration by file
 }
 
 // port is where the endpoints of a row listen; callers ask for 8080.
@@ -43,23 +45,26 @@ spec: {selector: {app: APP}, ports: [{name: PROTOCOL, port: 8080, targetPort: PO
 `
 
 // common is what several rows need.
-const common = providers + "---\n" + `apiVersion: security.istio.io/v1
+const commonFile, common = "common.yaml", providers + "---\n" + `apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: strict}
 spec: {selector: {matchLabels: {app: strict}}, mtls: {mode: STRICT}}
-`
+---
+` + placesConfig
 
 // newWorld is a mesh in which all rows are about to go wrong.
 func newWorld(t *testing.T, rows []fault) *world {
 	w := &world{Mesh: mesh.New(t, nil), t: t, texts: map[string]string{}, homes: map[string]*mesh.Workload{}, rows: rows}
 	specs := []mesh.Spec{{Name: "client-0"}, {Name: "server-0"}, {Name: "guarded-0"}, {Name: "strict-0"}, {Name: "far-0", NoProxy: true}}
+	specs = append(specs, places(&w.memory)...)
 	for i := range specs {
 		s := &specs[i]
 		app := strings.TrimSuffix(s.Name, "-0")
 		s.Owner, s.ServiceAccount, s.Labels = app, app, map[string]string{"app": app}
 	}
 	w.Write("gateway.yaml", mesh.IngressGateway)
-	w.Write("common.yaml", common)
+	w.texts[commonFile] = common
+	w.Write(commonFile, common)
 	for i := range rows {
 		f := &rows[i]
 		for j := range specs {
@@ -71,8 +76,8 @@ func newWorld(t *testing.T, rows []fault) *world {
 		if f.config != "" {
 			text += "---\n" + f.config
 		}
-		w.texts[f.slug()] = strings.NewReplacer("NAME", f.slug(), "APP", cmp.Or(f.home(), "nobody"), "PROTOCOL", cmp.Or(f.protocol, "http"), "PORT", fmt.Sprint(number(i))).Replace(text)
-		w.Write(f.file(), w.texts[f.slug()])
+		w.texts[f.file()] = strings.NewReplacer("NAME", f.slug(), "APP", cmp.Or(f.home(), "nobody"), "PROTOCOL", cmp.Or(f.protocol, "http"), "PORT", fmt.Sprint(number(i))).Replace(text)
+		w.Write(f.file(), w.texts[f.file()])
 	}
 	all := w.Workloads(append(specs, mesh.Gateway())...)
 	for i := range specs {
@@ -149,11 +154,18 @@ func (w *world) serve(at string, handle func(net.Conn)) {
 	})
 }
 
+// lastOf begins what is asked about by the workload whose call it was.
+const lastOf = "from "
+
 // why waits until both sides have told what they know, and is the story then.
 func (w *world) why(f *fault, about string) (*apiv1.Story, error) {
 	var got *apiv1.Story
 	err := w.within(func() error {
-		answer, err := w.API().Why(context.Background(), about, "", "", "", 20)
+		id, from := about, ""
+		if last, ok := strings.CutPrefix(about, lastOf); ok {
+			id, from = "", last
+		}
+		answer, err := w.API().Why(context.Background(), id, "", from, "", 20)
 		if err != nil {
 			return err
 		}
@@ -197,7 +209,7 @@ func (w *world) run(rows []fault, s *score) {
 			if err != nil {
 				wrong = err.Error()
 			} else {
-				wrong = f.judge(got, w.texts[f.slug()])
+				wrong = f.judge(got, w.texts)
 			}
 			if s.add(f, got, wrong); wrong != "" {
 				t.Errorf("%s\n%s", wrong, tell(got))

@@ -1,0 +1,155 @@
+package control
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/control/why"
+	"github.com/weirmesh/weir/mesh"
+	"github.com/weirmesh/weir/translate"
+)
+
+// inForce answers why.Objects from the configuration now in force.
+type inForce struct {
+	p *Plane
+	u *store.Update // nil: there is none yet
+}
+
+func (p *Plane) lookUp() why.Objects { return inForce{p, p.latest.Load()} }
+
+// Object is described at why.Objects.
+func (k inForce) Object(kind, namespace, name string) (why.Object, bool) {
+	if k.u == nil {
+		return why.Object{}, false
+	}
+	k.p.receipts.mu.RLock()
+	x := k.p.receipts.byOrigin[translate.Origin(kind, namespace, name)]
+	k.p.receipts.mu.RUnlock()
+	if x == nil {
+		return why.Object{}, false
+	}
+	o := k.u.Objects.At(x.id.String())
+	if o == nil {
+		return why.Object{}, false
+	}
+	ref := o.Ref()
+	return why.Object{File: ref.File, Line: ref.Line, Since: x.since}, true
+}
+
+// Service is described at why.Objects.
+func (k inForce) Service(namespace, host string) (why.Ref, bool) {
+	if k.u == nil {
+		return why.Ref{}, false
+	}
+	s := k.u.Snapshot.Services.At(mesh.NewKey(namespace, host))
+	if s == nil {
+		return why.Ref{}, false
+	}
+	return refOf(&s.Ref), true
+}
+
+// Serves is described at why.Objects.
+func (k inForce) Serves(namespace, host, address string) (serves, known bool) {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil || k.u == nil {
+		return false, false
+	}
+	set := k.u.Snapshot.Endpoints.At(mesh.NewKey(namespace, host))
+	if set == nil {
+		return false, k.u.Snapshot.Services.At(mesh.NewKey(namespace, host)) != nil
+	}
+	known = true
+	for _, endpoints := range set.Ports {
+		for i := range endpoints {
+			known = known && endpoints[i].Host == ""
+			serves = serves || endpoints[i].Addr == at
+		}
+	}
+	return serves, known
+}
+
+// Applying is described at why.Objects.
+func (k inForce) Applying(kind, node string, port uint16) []why.Ref {
+	if k.u == nil {
+		return nil
+	}
+	namespace, labels, ok := k.workload(node)
+	if !ok {
+		return nil
+	}
+	s, root := k.u.Snapshot, k.u.Snapshot.Settings.RootNamespace
+	selects := func(home string, selector mesh.Labels) bool {
+		return (home == namespace || home == root) && selector.Selects(labels)
+	}
+	var refs []mesh.Ref
+	switch kind {
+	case "AuthorizationPolicy": // that allow something
+		for a := range s.Authorizations.Values() {
+			if a.Action == mesh.AuthorizationAllow && !a.DryRun && selects(a.Home(), a.Selector) {
+				refs = append(refs, a.Ref)
+			}
+		}
+	case "RequestAuthentication":
+		for a := range s.RequestAuths.Values() {
+			if selects(a.Ref.Namespace, a.Selector) {
+				refs = append(refs, a.Ref)
+			}
+		}
+	case "PeerAuthentication": // that demand mutual TLS
+		if mode, by := translate.NewAccepts(s).On(namespace, labels, port); mode == mesh.MTLSStrict {
+			for i := range by {
+				refs = append(refs, by[i].Ref)
+			}
+			return refsOf(refs)
+		}
+	case "Sidecar":
+		var best *mesh.Sidecar
+		rank := func(c *mesh.Sidecar) int { // the workload's own, its namespace's, that of all
+			switch {
+			case len(c.Selector) > 0:
+				return 2
+			case c.Ref.Namespace == namespace:
+				return 1
+			}
+			return 0
+		}
+		for c := range s.Sidecars.Values() {
+			if (c.Ref.Namespace == namespace || c.Ref.Namespace == root && len(c.Selector) == 0) && c.Selector.Selects(labels) && (best == nil || rank(c) > rank(best)) {
+				best = c
+			}
+		}
+		if best != nil {
+			refs = append(refs, best.Ref)
+		}
+	}
+	slices.SortFunc(refs, func(a, b mesh.Ref) int { return mesh.Older(&a, &b) })
+	return refsOf(refs)
+}
+
+// workload is that of a proxy, by its node id (TYPE~IP~POD.NAMESPACE~DOMAIN).
+func (k inForce) workload(node string) (namespace string, labels mesh.Labels, ok bool) {
+	part := strings.Split(node, "~")
+	if len(part) < 3 {
+		return "", nil, false
+	}
+	dot := strings.LastIndexByte(part[2], '.')
+	if dot < 0 {
+		return "", nil, false
+	}
+	w := k.u.Snapshot.Workloads.At(mesh.NewKey(part[2][dot+1:], part[2][:dot]))
+	if w == nil {
+		return "", nil, false
+	}
+	return w.Namespace, w.Labels, true
+}
+
+func refsOf(refs []mesh.Ref) (out []why.Ref) {
+	for i := range refs {
+		out = append(out, refOf(&refs[i]))
+	}
+	return out
+}
+
+func refOf(r *mesh.Ref) why.Ref { return why.Ref{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name} }

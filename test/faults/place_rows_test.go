@@ -1,0 +1,161 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+
+	"github.com/weirmesh/weir/proxy"
+	"github.com/weirmesh/weir/test/mesh"
+)
+
+// places are workloads that some rows need for themselves.
+func places(memory *atomic.Int64) []mesh.Spec {
+	return []mesh.Spec{
+		{Name: "captive-0", Captured: true},
+		{Name: "crowded-0", Proxy: func(o *proxy.Options) { o.Memory = func() (used, limit int64) { return 80 + memory.Load(), 100 } }},
+		{Name: "broken-0"}, {Name: "asleep-0"}, {Name: "gone-0"},
+	}
+}
+
+// placesConfig is theirs.
+const placesConfig = `apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: captive}
+spec: {workloadSelector: {labels: {app: captive}}, outboundTrafficPolicy: {mode: REGISTRY_ONLY}, egress: [{hosts: ["./*"]}]}
+`
+
+// What is wrong with a place: its pods, its proxy, what it may call.
+func placeRows() []fault {
+	mirrored := "route: [{destination: {host: NAME}}], mirror: {host: no-pods}, mirrorPercentage: {value: 100}"
+	return []fault{
+		{name: "pod not ready", how: "the only pod is not ready", on: "asleep", app: answers(ok),
+			ask: func(w *world, f *fault) string {
+				w.homes["asleep"].SetHealth("unhealthy")
+				return get(w, f)
+			},
+			cause: "no_endpoints", at: "default/client", object: "Service selector", client: "no_endpoints"},
+		{name: "proxy gone", how: "the pod's proxy has ended", on: "gone", app: answers(ok), config: virtualService("retries: {attempts: 0}, ROUTE"),
+			ask: func(w *world, f *fault) string {
+				w.homes["gone"].StopProxy()
+				return get(w, f)
+			},
+			cause: "upstream_connect_refused", at: "default/client", client: "upstream_connect_refused"},
+		{name: "memory used up", how: "the server's proxy is at 99 % of its memory limit", on: "crowded", app: answers(ok), config: virtualService("retries: {attempts: 0}, ROUTE"),
+			ask: func(w *world, f *fault) string {
+				id, n := "", 0
+				answered := func(status int) func() error {
+					return func() error {
+						n++
+						id = fmt.Sprintf("fault-%s-%d", f.slug(), n)
+						if r := w.client.Get("http://"+f.slug()+":8080/", "x-request-id: "+id); r.Status != status {
+							return fmt.Errorf("%v", r)
+						}
+						return nil
+					}
+				}
+				w.Eventually("there is a connection", answered(200))
+				w.memory.Store(19)
+				w.Eventually("requests are refused", answered(503))
+				return id
+			},
+			cause: "memory_exhausted", at: "default/crowded", client: "-", server: "memory_exhausted"},
+		{name: "broken policy", how: "a DENY with a field that does not exist denies everything", on: "broken", app: answers(ok),
+			config: object("security.istio.io/v1", "AuthorizationPolicy", "NAME", "{selector: {matchLabels: {app: broken}}, action: DENY, rules: [{to: [{operation: {path: [/x]}}]}]}"),
+			cause:  "access_denied", at: "default/broken", object: "AuthorizationPolicy rules[0]", client: passed, server: "access_denied"},
+		{name: "not in the registry", how: "outboundTrafficPolicy REGISTRY_ONLY, and an address that no service has",
+			ask: func(w *world, f *fault) string {
+				id := "fault-" + f.slug()
+				c, err := w.homes["captive"].DialAt(context.Background(), netip.MustParseAddrPort("10.96.7.7:8080"))
+				must(w.T, err)
+				defer c.Close()
+				_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nhost: else.example\r\nx-request-id: "+id+"\r\n\r\n")
+				_, _ = c.Read(make([]byte, 1))
+				return id
+			},
+			cause: "not_in_registry", at: "default/captive", object: "Sidecar captive outboundTrafficPolicy", client: "direct_response"},
+		{name: "TCP not in the registry", how: "the same of TCP",
+			ask: func(w *world, f *fault) string {
+				if c, err := w.homes["captive"].DialAt(context.Background(), netip.MustParseAddrPort("10.96.7.7:9000")); err == nil {
+					_, _ = c.Read(make([]byte, 1))
+					_ = c.Close()
+				}
+				return lastOf + "captive"
+			},
+			cause: "not_in_registry", at: "default/captive", object: "Sidecar captive outboundTrafficPolicy", client: "no_endpoints"},
+		{name: "mirror without pods", how: "a mirror that nobody serves; the request is answered", app: answers(ok), config: virtualService(mirrored),
+			ask: func(w *world, f *fault) string {
+				for range 130 { // one in 64 is kept, by each worker
+					get(w, f)
+				}
+				return "fault-" + f.slug()
+			},
+			cause: "ok", at: "default/client", client: "-", server: passed},
+		{name: "further on", how: "the application answers 502, because what it calls is aborted", app: answers("HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n"),
+			ask:   func(w *world, f *fault) string { return w.call(f, "GET", "/") },
+			cause: "application_answered", at: "default/server", client: "-", server: "-"},
+		{name: "answer head too large", how: "the application answers with a header of 200 KB", app: answers("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-large: " + strings.Repeat("x", 200<<10) + "\r\n\r\n"),
+			cause: "upstream_protocol_error", at: "default/server", client: "-", server: "upstream_protocol_error", detail: "large"},
+		{name: "closed while idle", how: "an endpoint that closes its connection as the next request comes (keep-alive race)", far: second(reset), config: virtualService("retries: {attempts: 0}, ROUTE"),
+			ask: func(w *world, f *fault) string {
+				w.client.Get("http://" + f.slug() + ":8080/")
+				return w.call(f, "POST", "/")
+			},
+			cause: "upstream_idle_closed", at: "default/client", client: "upstream_idle_closed"},
+		{name: "TCP refused", how: "a TCP endpoint without a proxy at whose port nobody listens", far: nobody, protocol: "tcp", ask: raw("hello"),
+			cause: "upstream_connect_refused", at: "default/client", client: "upstream_connect_refused"},
+		{name: "TCP refused by the application", how: "a pod whose TCP application is not there", app: nobody, protocol: "tcp", ask: raw("hello"),
+			cause: "upstream_connect_refused", at: "default/server", client: "upstream_connection_reset", server: "upstream_connect_refused"},
+		{name: "TCP without pods", how: "a TCP service whose selector matches no pod", protocol: "tcp", ask: raw("hello"),
+			cause: "no_endpoints", at: "default/client", object: "Service selector", client: "no_endpoints"},
+		{name: "TCP reset", how: "a TCP application that resets the connection", app: after("", reset), protocol: "tcp", ask: raw("GET / HTTP/1.1\r\nhost: x\r\n\r\n"),
+			cause: "upstream_connection_reset", at: "default/server", client: "upstream_connection_reset", server: "upstream_connection_reset"},
+		{name: "TCP idle", how: "tcp.idleTimeout of the DestinationRule, and silence", app: silence, protocol: "tcp", ask: raw("hello"),
+			config: destinationRule("trafficPolicy: {connectionPool: {tcp: {idleTimeout: 0.05s}}}"),
+			cause:  "stream_idle_timeout", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.tcp.idleTimeout", client: "stream_idle_timeout"},
+		{name: "TCP too long", how: "tcp.maxConnectionDuration of the DestinationRule", app: silence, protocol: "tcp", ask: raw("hello"),
+			config: destinationRule("trafficPolicy: {connectionPool: {tcp: {maxConnectionDuration: 0.05s}}}"),
+			cause:  "connection_duration_reached", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.tcp.maxConnectionDuration", client: "connection_duration_reached"},
+		{name: "older rule wins", how: "two VirtualServices for the host; that of the older name aborts", app: answers(ok),
+			config: documents(virtualService("fault: {abort: {httpStatus: 503, percentage: {value: 100}}}, ROUTE"),
+				object("networking.istio.io/v1", "VirtualService", "z-NAME", "{hosts: [NAME], http: [{ROUTE}]}")),
+			cause: "fault_abort", at: "default/client", object: "VirtualService http[].fault.abort", client: "fault_abort"},
+		{name: "gRPC refused", how: "a gRPC service whose application is not there", app: nobody, protocol: "grpc",
+			ask: func(w *world, f *fault) string {
+				return w.call(f, "POST", "/a.B/C", "content-type: application/grpc", "te: trailers")
+			},
+			cause: "upstream_connect_refused", at: "default/server", client: "-", server: "upstream_connect_refused"},
+		{name: "gRPC says unavailable", how: "a gRPC application that answers UNAVAILABLE", app: answers("HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-status: 14\r\ncontent-length: 0\r\n\r\n"),
+			ask: func(w *world, f *fault) string {
+				return w.call(f, "POST", "/a.B/C", "content-type: application/grpc", "te: trailers")
+			},
+			cause: "application_answered", at: "default/server", client: "-", server: "-"},
+		{name: "plaintext to STRICT", how: "a ServiceEntry for the address of a workload with PeerAuthentication STRICT, and tls.mode DISABLE", on: "strict", app: answers(ok),
+			ask: func(w *world, f *fault) string {
+				at := w.at(f)
+				w.Config("plain.yaml", strings.ReplaceAll(documents(serviceEntry("resolution: STATIC, endpoints: [{address: "+at.Addr().String()+", ports: {http: "+strings.Split(at.String(), ":")[1]+"}}]"),
+					object("networking.istio.io/v1", "DestinationRule", "NAME-plain", "{host: NAME.example, trafficPolicy: {tls: {mode: DISABLE}}}")), "NAME", f.slug()))
+				return getExample(w, f)
+			},
+			cause: "filter_chain_not_found", at: "default/strict", object: "PeerAuthentication strict mtls", client: "upstream_connection_reset", server: "filter_chain_not_found"},
+	}
+}
+
+// second answers one request, and ends the connection when another one comes.
+func second(end func(net.Conn)) func(net.Conn) {
+	return func(c net.Conn) {
+		if _, err := c.Read(make([]byte, 4096)); err != nil {
+			return
+		}
+		if _, err := io.WriteString(c, ok); err != nil {
+			return
+		}
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			end(c)
+		}
+	}
+}
