@@ -9,6 +9,7 @@ import (
 	"github.com/weirmesh/weir/control/why"
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/translate"
+	"github.com/weirmesh/weir/xds/resource"
 )
 
 // inForce answers why.Objects from the configuration now in force.
@@ -68,6 +69,18 @@ func (k inForce) Serves(namespace, host, address string) (serves, known bool) {
 		}
 	}
 	return serves, known
+}
+
+// Rejected is described at why.Objects.
+func (k inForce) Rejected(node, cluster string) (message string, ok bool) {
+	for _, c := range k.p.xds.Clients() {
+		for _, t := range c.Types {
+			if c.Node == node && t.TypeURL == resource.ClusterType && t.LastNACK != nil && slices.Contains(t.Rejected, cluster) {
+				return t.LastNACK.Message, true
+			}
+		}
+	}
+	return "", false
 }
 
 // Applying is described at why.Objects.

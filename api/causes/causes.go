@@ -19,6 +19,7 @@ const (
 	HostNotFound
 	RoutesMissing
 	ClusterNotFound
+	ConfigurationRejected
 	NoHealthyUpstream
 	NoEndpoints
 	EndpointsEjected
@@ -140,6 +141,9 @@ var table = [numCauses]info{
 	ClusterNotFound: {"cluster_not_found", NoClusterFound, "cluster_not_found", 503, "",
 		"the route names a destination that does not exist",
 		"check host, port and subset of the route's destination: is there a Service with that port, and a DestinationRule with that subset?"},
+	ConfigurationRejected: {"configuration_rejected", NoClusterFound, "cluster_not_found", 503, "",
+		"the proxy did not take the destination's configuration, and has no earlier one",
+		"the details say what it did not like: a file that its machine does not have? `weir proxy-status` lists what proxies reject"},
 	NoHealthyUpstream: {"no_healthy_upstream", NoHealthyUpstreamFlag, "no_healthy_upstream", 503, "no healthy upstream",
 		"the destination has no endpoint that may be used",
 		"check that workloads run, are ready and match the service's selector and the subset's labels; look for endpoints ejected by outlierDetection"},

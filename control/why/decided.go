@@ -37,6 +37,7 @@ var fields = map[causes.Cause]field{
 	causes.NameNotResolved:            {path: "hosts"},
 	causes.NotAllowed:                 {path: "rules"},
 	causes.NotInRegistry:              {path: "outboundTrafficPolicy"},
+	causes.ChainRemoved:               {path: "mtls"},
 	causes.FilterChainNotFound:        {path: "mtls"},
 	causes.TokenRefused:               {path: "jwtRules"},
 	causes.TokenMissing:               {path: "jwtRules"},
@@ -126,7 +127,7 @@ func of(c causes.Cause, t *Told, objects Objects) []Ref {
 		return objects.Applying("AuthorizationPolicy", t.Node, 0)
 	case causes.NotInRegistry:
 		return objects.Applying("Sidecar", t.Node, 0)
-	case causes.FilterChainNotFound:
+	case causes.FilterChainNotFound, causes.ChainRemoved:
 		if a, err := netip.ParseAddrPort(r.GetAsked()); err == nil && r.GetEdge().GetSide() == observev1.Side_SIDE_DESTINATION {
 			return objects.Applying("PeerAuthentication", t.Node, a.Port())
 		}

@@ -37,6 +37,8 @@ type Objects interface {
 	Service(namespace, host string) (Ref, bool)
 	// Serves reports whether an address is that of an endpoint of a service, where that is known.
 	Serves(namespace, host, address string) (serves, known bool)
+	// Rejected is why a proxy does not take the configuration of a cluster that it is sent now.
+	Rejected(node, cluster string) (message string, ok bool)
 	// Applying are the objects of a kind that apply to the workload of a proxy, the first first: AuthorizationPolicies that allow
 	// something, RequestAuthentications, PeerAuthentications that demand mutual TLS on a port, the Sidecar.
 	Applying(kind, node string, port uint16) []Ref
@@ -206,7 +208,7 @@ func story(chain []Told, objects Objects) apiv1.Story {
 	r := to.Record
 	s.At = to.Workload
 	c, known := causes.Named(r.GetCause())
-	c = truer(c, r, objects)
+	c, more := truer(c, to, objects)
 	switch {
 	case !known && r.GetCause() != "":
 		s.Cause, s.Text = r.GetCause(), "this control plane does not know the cause: it is older than the proxy"
@@ -224,7 +226,7 @@ func story(chain []Told, objects Objects) apiv1.Story {
 		s.Cause, s.Text = OK, "the request went well"
 	default:
 		s.Cause, s.Text, s.Remedy, s.Docs = c.Name(), c.Sentence(), c.Remedy(), "docs/causes.md#"+c.Name()
-		s.Detail = detail(c, r)
+		s.Detail = cmp.Or(more, detail(c, r))
 		if h := &s.Hops[s.Hop]; h.Side == "source" && theirs[c] {
 			s.Unknown = "why it did so: " + notTold(h)
 		}
@@ -233,12 +235,13 @@ func story(chain []Told, objects Objects) apiv1.Story {
 	return s
 }
 
-// truer is what a cause comes to with what is known besides.
-func truer(c causes.Cause, r *observev1.Record, objects Objects) causes.Cause {
+// truer is what a cause comes to with what is known besides, and what that adds.
+func truer(c causes.Cause, t *Told, objects Objects) (_ causes.Cause, more string) {
+	r := t.Record
 	switch c {
 	case causes.DownstreamDisconnected, causes.DownstreamReset:
 		if causes.Parse(r.GetFlags())&causes.DelayInjected != 0 {
-			return causes.FaultDelay // its client would not wait for that
+			return causes.FaultDelay, "" // its client would not wait for that
 		}
 	case causes.UpstreamConnectRefused, causes.UpstreamConnectFailed, causes.UpstreamConnectTimeout:
 		s, tries := r.GetEdge().GetService(), r.GetTries()
@@ -246,16 +249,22 @@ func truer(c causes.Cause, r *observev1.Record, objects Objects) causes.Cause {
 			break
 		}
 		if serves, known := objects.Serves(s.GetNamespace(), s.GetHost(), tries[len(tries)-1].GetEndpoint()); known && !serves {
-			return causes.EndpointGone
+			return causes.EndpointGone, ""
+		}
+	case causes.ClusterNotFound:
+		for _, d := range r.GetDecisions() {
+			if message, ok := objects.Rejected(t.Node, d.GetPart()); ok && d.GetStage() == "cluster" {
+				return causes.ConfigurationRejected, message
+			}
 		}
 	case causes.DirectResponse, causes.NoEndpoints:
 		for _, d := range r.GetDecisions() { // what Istio calls what it does about strangers
 			if d.GetStage() == "route" && d.GetPart() == "block_all" || d.GetStage() == "cluster" && d.GetPart() == "BlackHoleCluster" {
-				return causes.NotInRegistry
+				return causes.NotInRegistry, ""
 			}
 		}
 	}
-	return c
+	return c, ""
 }
 
 // theirs are the causes by which the other side ended what was asked of it, without a word about why.

@@ -51,6 +51,10 @@ func (now) Service(namespace, host string) (Ref, bool) {
 
 func (now) Serves(_, _, address string) (serves, known bool) { return address != "10.0.0.3:9080", true }
 
+func (now) Rejected(node, cluster string) (message string, ok bool) {
+	return "no such file", node == "blind"
+}
+
 func (now) Applying(kind, _ string, _ uint16) []Ref {
 	return []Ref{{kind, "default", "applies"}}
 }
@@ -126,6 +130,11 @@ func TestStories(t *testing.T) {
 			c.Record.Tries[0].Endpoint = "10.0.0.3:9080"
 			return c
 		}()}, "503 endpoint_gone at default/page"},
+		{"a configuration that the proxy does not take", []Told{func() Told {
+			c := called(0, 5, "cluster_not_found", 503)
+			c.Node = "blind"
+			return c
+		}()}, "503 configuration_rejected at default/page"},
 		{"nobody is allowed", []Told{called(0, 5, "", 403), served(1, 1, "not_allowed", 403, "rbac_access_denied_matched_policy[none]")},
 			"403 not_allowed at default/reviews-v1; AuthorizationPolicy default/applies rules policy.yaml:9"},
 		{"what the registry does not have", []Told{{Node: "page", Workload: "default/page", Record: record(observev1.Side_SIDE_SOURCE, 0, 0, "direct_response", 502, func(r *observev1.Record) {

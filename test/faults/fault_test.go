@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
 )
@@ -24,6 +25,9 @@ type fault struct {
 	config string
 	// ask makes the request, and says what to ask `weir why` about; nil: a GET by the client.
 	ask func(*world, *fault) string
+
+	// apart injects it in a mesh of its own; nil: all share one.
+	apart func(*testing.T, *fault) (w *world, about string)
 
 	// What is true: the cause that comes first, whose proxy knows it, and which object's field decided (KIND FIELD; it has the
 	// row's name unless it says KIND NAME FIELD).
@@ -117,7 +121,7 @@ func (f *fault) decided(s *apiv1.Story, texts map[string]string) string {
 	}
 	out += d.Field
 	file := filepath.Base(d.File)
-	if file != f.file() && file != commonFile {
+	if file != f.file() && texts[file] == "" {
 		return out + " in " + d.File
 	}
 	if in := document(texts[file], d.Line); !strings.Contains(in, "kind: "+d.Kind+"\n") || !strings.Contains(in, "name: "+d.Name) {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/weirmesh/weir/proxy"
 	"github.com/weirmesh/weir/test/mesh"
@@ -18,6 +19,8 @@ func places(memory *atomic.Int64) []mesh.Spec {
 	return []mesh.Spec{
 		{Name: "captive-0", Captured: true},
 		{Name: "crowded-0", Proxy: func(o *proxy.Options) { o.Memory = func() (used, limit int64) { return 80 + memory.Load(), 100 } }},
+		{Name: "leaving-0", Proxy: func(o *proxy.Options) { o.DrainTime = 10 * time.Millisecond }},
+		{Name: "closing-0", Proxy: func(o *proxy.Options) { o.ListenerDrain = 10 * time.Millisecond }},
 		{Name: "broken-0"}, {Name: "asleep-0"}, {Name: "gone-0"},
 	}
 }
@@ -31,6 +34,7 @@ spec: {workloadSelector: {labels: {app: captive}}, outboundTrafficPolicy: {mode:
 
 // What is wrong with a place: its pods, its proxy, what it may call.
 func placeRows() []fault {
+	leaving, closing := newHolder(), newHolder()
 	mirrored := "route: [{destination: {host: NAME}}], mirror: {host: no-pods}, mirrorPercentage: {value: 100}"
 	return []fault{
 		{name: "pod not ready", how: "the only pod is not ready", on: "asleep", app: answers(ok),
@@ -64,6 +68,31 @@ func placeRows() []fault {
 				return id
 			},
 			cause: "memory_exhausted", at: "default/crowded", client: "-", server: "memory_exhausted"},
+		{name: "ended while it served", how: "the pod's proxy ends, and does not wait for a request that takes long", on: "leaving", app: leaving.serve, config: virtualService("retries: {attempts: 0}, ROUTE"),
+			ask: func(w *world, f *fault) string {
+				id := "fault-" + f.slug()
+				c := w.send(f, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nx-request-id: "+id+"\r\n\r\n")
+				defer c.Close()
+				<-leaving.came
+				w.homes["leaving"].StopProxy()
+				_, _ = c.Read(make([]byte, 1))
+				return id
+			},
+			cause: "upstream_terminated", at: "default/client", client: "upstream_terminated", unknown: "default/leaving"},
+		{name: "plaintext refused from now on", how: "a PeerAuthentication STRICT comes while a request in plaintext is under way", on: "closing", app: closing.serve,
+			ask: func(w *world, f *fault) string {
+				c, from, err := w.dialAt(w.at(f))
+				must(w.T, err)
+				defer c.Close()
+				_, err = io.WriteString(c, "GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+				must(w.T, err)
+				<-closing.came
+				w.texts["closing.yaml"] = object("security.istio.io/v1", "PeerAuthentication", "closing", "{selector: {matchLabels: {app: closing}}, mtls: {mode: STRICT}}")
+				w.Config("closing.yaml", w.texts["closing.yaml"])
+				_, _ = c.Read(make([]byte, 1))
+				return from
+			},
+			cause: "chain_removed", at: "default/closing", object: "PeerAuthentication closing mtls", server: "chain_removed"},
 		{name: "broken policy", how: "a DENY with a field that does not exist denies everything", on: "broken", app: answers(ok),
 			config: object("security.istio.io/v1", "AuthorizationPolicy", "NAME", "{selector: {matchLabels: {app: broken}}, action: DENY, rules: [{to: [{operation: {path: [/x]}}]}]}"),
 			cause:  "access_denied", at: "default/broken", object: "AuthorizationPolicy rules[0]", client: passed, server: "access_denied"},

@@ -195,26 +195,26 @@ func (w *world) within(check func() error) error {
 	}
 }
 
-// run injects each fault, and adds to the score.
-func (w *world) run(rows []fault, s *score) {
-	for i := range rows {
-		f := &rows[i]
-		w.Run(f.slug(), func(t *testing.T) {
-			ask := get
-			if f.ask != nil {
-				ask = f.ask
-			}
-			got, err := w.why(f, ask(w, f))
-			wrong := ""
-			if err != nil {
-				wrong = err.Error()
-			} else {
-				wrong = f.judge(got, w.texts)
-			}
-			if s.add(f, got, wrong); wrong != "" {
-				t.Errorf("%s\n%s", wrong, tell(got))
-			}
-		})
+// run injects a fault, and adds to the score.
+func (w *world) run(t *testing.T, f *fault, s *score) {
+	about := ""
+	switch {
+	case f.apart != nil:
+		w, about = f.apart(t, f)
+	case f.ask != nil:
+		about = f.ask(w, f)
+	default:
+		about = get(w, f)
+	}
+	got, err := w.why(f, about)
+	wrong := ""
+	if err != nil {
+		wrong = err.Error()
+	} else {
+		wrong = f.judge(got, w.texts)
+	}
+	if s.add(f, got, wrong); wrong != "" {
+		t.Errorf("%s\n%s", wrong, tell(got))
 	}
 }
 

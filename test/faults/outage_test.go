@@ -1,0 +1,68 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/weirmesh/weir/test/mesh"
+)
+
+// Faults of what proxies are told, each in a mesh of its own.
+func outageRows() []fault {
+	return []fault{
+		{name: "stale configuration", how: "the client's proxy is cut off from the control plane when the endpoints are replaced", apart: stale,
+			cause: "endpoint_gone", at: "default/client", client: "upstream_connect_refused"},
+		{name: "configuration rejected", how: "the client's proxy does not take the destination's first configuration: caCertificates is a file that is not there", apart: rejected,
+			cause: "configuration_rejected", at: "default/client", client: "cluster_not_found", detail: "/nowhere/ca.pem"},
+	}
+}
+
+// apartFrom is a world of a row's own, with a client.
+func apartFrom(t *testing.T, f *fault, text string) *world {
+	w := &world{Mesh: mesh.New(t, nil), t: t, rows: []fault{*f}, texts: map[string]string{}, homes: map[string]*mesh.Workload{}}
+	w.Write(f.file(), text)
+	w.client = w.Launch(mesh.Spec{Name: "client-0", Owner: "client", ServiceAccount: "client", Labels: map[string]string{"app": "client"}})
+	w.client.AwaitReady()
+	return w
+}
+
+func stale(t *testing.T, f *fault) (*world, string) {
+	text := func(port int) string {
+		return documents(fmt.Sprintf(`apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: moved}
+spec: {hosts: [moved.example], ports: [{number: 8080, name: http, protocol: HTTP}], resolution: STATIC, endpoints: [{address: 127.0.0.1, ports: {http: %d}}]}
+`, port), object("networking.istio.io/v1", "VirtualService", "moved", "{hosts: [moved.example], http: [{retries: {attempts: 0}, route: [{destination: {host: moved.example}}]}]}"))
+	}
+	w := apartFrom(t, f, text(1))
+	w.Settle()
+	w.client.Link().Partition()
+	w.client.Link().Break()
+	before := w.Status().Mesh
+	w.Write(f.file(), text(2))
+	w.Eventually("the control plane knows the new endpoint", func() error {
+		s, err := w.API().Status(context.Background())
+		if err == nil && s.Mesh == before {
+			err = fmt.Errorf("it is on version %d", before)
+		}
+		return err
+	})
+	w.client.Get("http://moved.example:8080/", "x-request-id: stale")
+	w.client.Link().Heal()
+	return w, "stale"
+}
+
+func rejected(t *testing.T, f *fault) (*world, string) {
+	w := apartFrom(t, f, documents("apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {selector: {app: x}, ports: [{name: http, port: 8080}]}\n",
+		object("networking.istio.io/v1", "DestinationRule", "x", "{host: x, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: /nowhere/ca.pem}}}")))
+	w.Eventually("it has rejected it", func() error {
+		all, err := w.API().Proxies(context.Background())
+		if err != nil || len(all) == 0 || len(all[0].Rejected) == 0 {
+			return fmt.Errorf("%+v, %w", all, err)
+		}
+		return nil
+	})
+	w.client.Get("http://x:8080/", "x-request-id: rejected")
+	return w, "rejected"
+}
