@@ -1,10 +1,12 @@
 package faults
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"sync/atomic"
@@ -34,7 +36,7 @@ spec: {workloadSelector: {labels: {app: captive}}, outboundTrafficPolicy: {mode:
 
 // What is wrong with a place: its pods, its proxy, what it may call.
 func placeRows() []fault {
-	leaving, closing := newHolder(), newHolder()
+	leaving, closing, further := newHolder(), newHolder(), &onward{}
 	mirrored := "route: [{destination: {host: NAME}}], mirror: {host: no-pods}, mirrorPercentage: {value: 100}"
 	return []fault{
 		{name: "pod not ready", how: "the only pod is not ready", on: "asleep", app: answers(ok),
@@ -124,9 +126,12 @@ func placeRows() []fault {
 				return "fault-" + f.slug()
 			},
 			cause: "ok", at: "default/client", client: "-", server: passed},
-		{name: "further on", how: "the application answers 502, because what it calls is aborted", app: answers("HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n"),
-			ask:   func(w *world, f *fault) string { return w.call(f, "GET", "/") },
-			cause: "application_answered", at: "default/server", client: "-", server: "-"},
+		{name: "further on", how: "the application answers 502, because what it calls is aborted", app: further.serve,
+			ask: func(w *world, f *fault) string {
+				further.call.Store(func(id string) { w.homes["server"].Get("http://aborted-on-purpose:8080/", "x-request-id: "+id) })
+				return get(w, f)
+			},
+			cause: "fault_abort", at: "default/server", object: "VirtualService aborted-on-purpose http[].fault.abort", client: "-", server: "-"},
 		{name: "answer head too large", how: "the application answers with a header of 200 KB", app: answers("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-large: " + strings.Repeat("x", 200<<10) + "\r\n\r\n"),
 			cause: "upstream_protocol_error", at: "default/server", client: "-", server: "upstream_protocol_error", detail: "large"},
 		{name: "closed while idle", how: "an endpoint that closes its connection as the next request comes (keep-alive race)", far: second(reset), config: virtualService("retries: {attempts: 0}, ROUTE"),
@@ -187,4 +192,17 @@ func second(end func(net.Conn)) func(net.Conn) {
 			end(c)
 		}
 	}
+}
+
+// onward is a program that calls somebody while it serves, and fails if that does.
+type onward struct{ call atomic.Value } // func(id string)
+
+func (o *onward) serve(c net.Conn) {
+	r, err := http.ReadRequest(bufio.NewReader(c))
+	if err != nil {
+		return
+	}
+	o.call.Load().(func(string))(r.Header.Get("x-request-id"))
+	_, _ = io.WriteString(c, "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")
+	silence(c)
 }
