@@ -63,6 +63,8 @@ func rejected(t *testing.T, f *fault) (*world, string) {
 		}
 		return nil
 	})
-	w.client.Get("http://x:8080/", "x-request-id: rejected")
+	w.Eventually("it serves what it took", func() error {
+		return w.client.Get("http://x:8080/", "x-request-id: rejected").Err
+	})
 	return w, "rejected"
 }
