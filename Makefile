@@ -7,7 +7,7 @@ LDFLAGS   := -s -w -X main.version=$(VERSION)
 # has 21.2 MB without, 31.5 MB with it (2026-11).
 STATIC    := -trimpath -tags grpcnotrace -ldflags '$(LDFLAGS)'
 GOLANGCI  := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-BINARIES  := weir weir-control weir-proxy weir-sample
+BINARIES  := weir weir-control weir-proxy weir-cni weir-sample
 FUZZTIME  ?= 10s
 SOAK      ?= 5m
 CONNECTIONS ?= 20000
@@ -26,7 +26,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## build bin/weir, bin/weir-control, bin/weir-proxy, bin/weir-sample (static)
+build: ## build bin/weir, bin/weir-control, bin/weir-proxy, bin/weir-cni, bin/weir-sample (static)
 	@mkdir -p bin
 	$(GO) build $(STATIC) -o bin/ $(addprefix ./cmd/,$(BINARIES))
 
@@ -126,7 +126,7 @@ outage: build ## what can happen to a control plane, with 2,000 proxies: minutes
 images: ## container images HUB/NAME:TAG as dist/images/NAME-ARCH.tar; samples also under the names that manifests in SAMPLES use
 	@set -e; for arch in $(ARCH); do \
 	  mkdir -p bin/linux-$$arch; \
-	  GOOS=linux GOARCH=$$arch $(GO) build $(STATIC) -o bin/linux-$$arch/ ./cmd/weir-control ./cmd/weir-proxy ./cmd/weir-sample; \
+	  GOOS=linux GOARCH=$$arch $(GO) build $(STATIC) -o bin/linux-$$arch/ ./cmd/weir-control ./cmd/weir-proxy ./cmd/weir-cni ./cmd/weir-sample; \
 	  $(GO) run ./cmd/weir-images --bin bin/linux-$$arch --arch $$arch --hub '$(HUB)' --tag '$(TAG)' --version '$(VERSION)' \
 	    --revision "$$(git rev-parse HEAD)" --epoch "$$(git log -1 --format=%ct)" --out dist/images $(SAMPLES); \
 	done

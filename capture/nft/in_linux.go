@@ -20,7 +20,15 @@ func In(path string, f func() error) error {
 	defer func() { _ = ns.Close() }()
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread cannot end, and would stay there, /proc/self with it. Held here, it
+			// is not the next one's.
+			defer runtime.UnlockOSThread()
+			done <- In(path, f)
+			return
+		}
+		// Never unlocked: the thread ends with the goroutine.
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			done <- fmt.Errorf("entering the network namespace %s: %w", path, err)
 			return

@@ -72,6 +72,10 @@ func (o options) archives(binary func(string) ([]byte, error)) ([]archive, error
 	if err != nil {
 		return nil, err
 	}
+	node, err := program("weir-cni")
+	if err != nil {
+		return nil, err
+	}
 	samples, err := program(sample.Binary, links(sample.OtherNames())...)
 	if err != nil {
 		return nil, err
@@ -93,6 +97,7 @@ func (o options) archives(binary func(string) ([]byte, error)) ([]archive, error
 		{"weir-control", []image.Image{build("weir-control", proxyUser, control, []string{bin + "weir-control"}, o.ref("weir-control"))}},
 		{"weir-proxy", []image.Image{build("weir-proxy", proxyUser, proxy, []string{bin + "weir-proxy"}, o.ref("weir-proxy"), oldProxy)}},
 		{"weir-proxy-init", []image.Image{build("weir-proxy-init", "0:0", proxy, []string{bin + "weir-proxy", "init"}, o.ref("weir-proxy-init"), oldInit)}},
+		{"weir-cni", []image.Image{build("weir-cni", "0:0", node, []string{bin + "weir-cni"}, o.ref("weir-cni"))}},
 	}
 	all := archive{name: "weir-samples"}
 	tags := o.sampleTags()

@@ -41,6 +41,7 @@ func TestImages(t *testing.T) {
 		{"hub.example/weir/weir-proxy:1.2", "1337:1337", "/usr/local/bin/weir-proxy"},
 		{"istio/proxyv2:1.0.0", "1337:1337", "/usr/local/bin/weir-proxy"},
 		{"hub.example/weir/weir-proxy-init:1.2", "0:0", "/usr/local/bin/weir-proxy init"},
+		{"hub.example/weir/weir-cni:1.2", "0:0", "/usr/local/bin/weir-cni"},
 		{"istio/proxy_init:1.0.0", "0:0", "/usr/local/bin/weir-proxy init"},
 		{"hub.example/weir/weir-sample:1.2", "1000:1000", "/usr/local/bin/weir-sample"},
 		{"hub.example/weir/examples-bookinfo-productpage-v1:1.2", "1000:1000", "/usr/local/bin/weir-sample as examples-bookinfo-productpage-v1"},
