@@ -95,7 +95,7 @@ func (a *app) notices(r *install.Release) error {
 func contents(r *install.Release) string {
 	var programs []string
 	for _, o := range r.Objects {
-		if o.GetKind() == "Deployment" {
+		if o.GetKind() == "Deployment" || o.GetKind() == "DaemonSet" {
 			programs = append(programs, o.GetName())
 		}
 	}

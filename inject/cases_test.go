@@ -204,8 +204,10 @@ func project(r *Result, parts []string) string {
 				}
 			}
 		case "capture":
-			if c := find(r.Pod.Spec.InitContainers, InitContainer); c != nil {
-				line("%s", strings.ReplaceAll(strings.Join(c.Args, " "), " --", "\n  --"))
+			for _, name := range []string{InitContainer, ValidationContainer} {
+				if c := find(r.Pod.Spec.InitContainers, name); c != nil {
+					line("%s", strings.ReplaceAll(strings.Join(c.Args, " "), " --", "\n  --"))
+				}
 			}
 		case "probes":
 			for _, c := range slices.Concat(r.Pod.Spec.InitContainers, r.Pod.Spec.Containers) {

@@ -26,7 +26,15 @@ import (
 const (
 	ProxyContainer = "istio-proxy"
 	InitContainer  = "istio-init"
+	// ValidationContainer takes the place of InitContainer where the node's CNI plugin makes
+	// the rules: its arguments say which, and it proves that they are in force.
+	ValidationContainer = "istio-validation"
 )
+
+// ours reports whether a container of that name is the injector's.
+func ours(name string) bool {
+	return name == ProxyContainer || name == InitContainer || name == ValidationContainer
+}
 
 // Input is a pod to decide about.
 type Input struct {

@@ -33,14 +33,14 @@ func (w *work) takeOverrides() overrides {
 		o.proxy = c.DeepCopy()
 		o.stored.Containers = append(o.stored.Containers, *o.proxy)
 	}
-	for _, name := range []string{ProxyContainer, InitContainer} {
+	for _, name := range []string{ProxyContainer, w.captureContainer()} {
 		c := find(spec.InitContainers, name)
-		if c == nil || name == InitContainer && w.interception() == none {
+		if c == nil || name != ProxyContainer && w.interception() == none {
 			continue // without capture a container of that name is somebody else's
 		}
 		c = c.DeepCopy()
 		o.stored.InitContainers = append(o.stored.InitContainers, *c)
-		if name == InitContainer {
+		if name != ProxyContainer {
 			o.init = c
 		} else if o.proxy == nil {
 			o.proxy = c
@@ -136,11 +136,11 @@ func (w *work) undo() {
 		w.restore(proxy, old.Metrics)
 	}
 	// Only what is the injector's: the annotation can be written by anybody.
-	ours := func(names []string) []string {
-		return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n != ProxyContainer && n != InitContainer })
+	added := func(names []string) []string {
+		return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !ours(n) })
 	}
-	spec.InitContainers = without(spec.InitContainers, ours(old.InitContainers)...)
-	spec.Containers = without(spec.Containers, ours(old.Containers)...)
+	spec.InitContainers = without(spec.InitContainers, added(old.InitContainers)...)
+	spec.Containers = without(spec.Containers, added(old.Containers)...)
 	spec.Volumes = slices.DeleteFunc(spec.Volumes, func(v corev1.Volume) bool { return slices.Contains(old.Volumes, v.Name) })
 	spec.ImagePullSecrets = slices.DeleteFunc(spec.ImagePullSecrets, func(r corev1.LocalObjectReference) bool {
 		return slices.Contains(old.ImagePullSecrets, r.Name)

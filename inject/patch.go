@@ -96,7 +96,7 @@ func (d *differ) containers(path string, before, after []corev1.Container) {
 		return
 	}
 	at := func(i int) string { return path + "/" + strconv.Itoa(i) }
-	own := func(c *corev1.Container) bool { return c.Name == ProxyContainer || c.Name == InitContainer }
+	own := func(c *corev1.Container) bool { return ours(c.Name) }
 	rest := slices.Clone(before)
 	stays := func(c *corev1.Container) bool {
 		now := find(after, c.Name)

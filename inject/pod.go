@@ -143,9 +143,13 @@ func (w *work) labels() {
 // checkApplication reports what is not as the pod's author may think.
 func (w *work) checkApplication() {
 	spec := &w.pod.Spec
-	if level := w.in.Namespace.Labels[labelPodSecurity]; (level == "restricted" || level == "baseline") && w.interception() != none {
-		w.add(config.PodSecurityForbids, "", fmt.Sprintf("namespace %s enforces pod security %q, which forbids NET_ADMIN in the init container that captures traffic: the pod will be refused", w.in.Namespace.Name, level),
-			fmt.Sprintf("kubectl label namespace %s %s=privileged --overwrite", w.in.Namespace.Name, labelPodSecurity))
+	if level := w.in.Namespace.Labels[labelPodSecurity]; (level == "restricted" || level == "baseline") && w.interception() != none && (!w.cni() || w.interception() == tproxy) {
+		who, hint := "the init container that captures traffic", "install with cni.enabled=true, by which the node captures it, or: "
+		if w.cni() {
+			who, hint = "the proxy in mode TPROXY", "use mode REDIRECT, or: "
+		}
+		w.add(config.PodSecurityForbids, "", fmt.Sprintf("namespace %s enforces pod security %q, which forbids NET_ADMIN in %s: the pod will be refused", w.in.Namespace.Name, level, who),
+			fmt.Sprintf("%skubectl label namespace %s %s=privileged --overwrite", hint, w.in.Namespace.Name, labelPodSecurity))
 	}
 	pod := spec.SecurityContext
 	for _, list := range []struct {
@@ -154,7 +158,7 @@ func (w *work) checkApplication() {
 	}{{"spec.initContainers", spec.InitContainers}, {"spec.containers", spec.Containers}} {
 		for i := range list.containers {
 			c := &list.containers[i]
-			if c.Name == ProxyContainer || c.Name == InitContainer {
+			if ours(c.Name) {
 				continue
 			}
 			at := document.Index(list.path, i)

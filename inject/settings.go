@@ -42,6 +42,7 @@ type Settings struct {
 // charts give them: the JSON of key "values".
 type Values struct {
 	Global                 Global   `json:"global"`
+	Pilot                  Pilot    `json:"pilot"`
 	SidecarInjectorWebhook Injector `json:"sidecarInjectorWebhook"`
 	Revision               string   `json:"revision"`
 	// CompatibilityVersion "1.0" lets hand-written sidecars speak plaintext to the
@@ -62,6 +63,16 @@ type Global struct {
 	MultiCluster     MultiCluster      `json:"multiCluster"`
 	Proxy            Proxy             `json:"proxy"`
 	ProxyInit        ProxyInit         `json:"proxy_init"`
+}
+
+// Pilot is values.pilot.
+type Pilot struct {
+	CNI CNI `json:"cni"`
+}
+
+// CNI is values.pilot.cni: whether nodes make the capture rules of pods.
+type CNI struct {
+	Enabled bool `json:"enabled"`
 }
 
 // MultiCluster is values.global.multiCluster.

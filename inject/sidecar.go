@@ -239,10 +239,8 @@ func (w *work) resources() corev1.ResourceRequirements {
 	return corev1.ResourceRequirements{Requests: list(o.cpu, o.memory), Limits: list(o.cpuLimit, o.memoryLimit)}
 }
 
-// securityContext is what the level "restricted" of pod security asks for, except in
-// TPROXY mode: transparent sockets need NET_ADMIN, which only root gets from it; then the
-// group exempts the proxy from capture.
-func (w *work) securityContext() *corev1.SecurityContext {
+// unprivileged is what the level "restricted" of pod security asks for.
+func (w *work) unprivileged() *corev1.SecurityContext {
 	s := &corev1.SecurityContext{
 		AllowPrivilegeEscalation: new(false), Privileged: new(false), ReadOnlyRootFilesystem: new(true),
 		RunAsNonRoot: new(true), RunAsUser: new(proxyID), RunAsGroup: new(proxyID),
@@ -252,6 +250,13 @@ func (w *work) securityContext() *corev1.SecurityContext {
 	if s.SeccompProfile == nil {
 		s.SeccompProfile = &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}
 	}
+	return s
+}
+
+// securityContext of the proxy is that, except in TPROXY mode: transparent sockets need
+// NET_ADMIN, which only root gets from it; then the group exempts the proxy from capture.
+func (w *work) securityContext() *corev1.SecurityContext {
+	s := w.unprivileged()
 	if w.interception() == tproxy {
 		s.RunAsNonRoot, s.RunAsUser = new(false), new(int64(0))
 		s.Capabilities.Add = []corev1.Capability{"NET_ADMIN"}
@@ -259,7 +264,20 @@ func (w *work) securityContext() *corev1.SecurityContext {
 	return s
 }
 
-// initContainer captures the pod's traffic; nil if none is captured.
+// cni reports whether the node makes the pod's rules, by its CNI plugin.
+func (w *work) cni() bool { return w.s.Values.Pilot.CNI.Enabled }
+
+// captureContainer is the name of the init container that captures the pod's traffic, or
+// has it captured.
+func (w *work) captureContainer() string {
+	if w.cni() {
+		return ValidationContainer
+	}
+	return InitContainer
+}
+
+// initContainer captures the pod's traffic, or proves that the node has; nil if none is
+// captured.
 func (w *work) initContainer() *corev1.Container {
 	if w.interception() == none {
 		return nil
@@ -305,14 +323,18 @@ func (w *work) initContainer() *corev1.Container {
 	if resources.Requests == nil && resources.Limits == nil {
 		resources = w.resources()
 	}
-	return &corev1.Container{
-		Name: InitContainer, Image: image, ImagePullPolicy: g.ImagePullPolicy, Args: args, Resources: resources,
-		SecurityContext: &corev1.SecurityContext{
+	c := &corev1.Container{Name: w.captureContainer(), Image: image, ImagePullPolicy: g.ImagePullPolicy, Args: args, Resources: resources}
+	if w.cni() {
+		c.Args = append(c.Args, "--run-validation", "--skip-rule-apply")
+		c.SecurityContext = w.unprivileged()
+	} else {
+		c.SecurityContext = &corev1.SecurityContext{
 			AllowPrivilegeEscalation: new(false), Privileged: new(false), ReadOnlyRootFilesystem: new(true),
 			RunAsNonRoot: new(false), RunAsUser: new(int64(0)), RunAsGroup: new(int64(0)),
 			Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}, Drop: []corev1.Capability{"ALL"}},
-		},
+		}
 	}
+	return c
 }
 
 // or is what p points to, or otherwise.

@@ -151,7 +151,7 @@ func (r *Release) CRDs() ([]*unstructured.Unstructured, error) {
 
 // order of kinds: what others need comes first. Webhooks come last, so that nothing is
 // asked before somebody can answer.
-var order = []string{"Namespace", "ResourceQuota", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ConfigMap", "Service", "Deployment"}
+var order = []string{"Namespace", "ResourceQuota", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ConfigMap", "Service", "DaemonSet", "Deployment"}
 
 func rank(o *unstructured.Unstructured) int {
 	if strings.HasSuffix(o.GetKind(), "WebhookConfiguration") {

@@ -28,7 +28,9 @@ func TestWhatIsMadeIsWhatKubernetesKnows(t *testing.T) {
 	strict := kjson.NewSerializerWithOptions(kjson.DefaultMetaFactory, scheme.Scheme, scheme.Scheme, kjson.SerializerOptions{Strict: true})
 	for _, set := range [][]string{nil, {"compatibilityVersion=1.0"}, {"global.network=n1", "global.meshID=m", "global.priorityClassName=p", "global.imagePullSecrets[0]=s", "pilot.env.A=b",
 		"gateways.istio-ingressgateway.env.ISTIO_META_NETWORK=n2", "gateways.istio-ingressgateway.externalIPs[0]=10.0.0.1", "meshConfig.trustDomain=td", "sidecarInjectorWebhook.enableNamespacesByDefault=true",
-		"pilot.nodeSelector.a=b", "gateways.istio-ingressgateway.loadBalancerIP=10.0.0.1", "gateways.istio-ingressgateway.annotations.a=b"}} {
+		"pilot.nodeSelector.a=b", "gateways.istio-ingressgateway.loadBalancerIP=10.0.0.1", "gateways.istio-ingressgateway.annotations.a=b"},
+		{"cni.enabled=true", "cni.taint.enabled=true", "cni.repair.repairPods=false", "cni.repair.deletePods=true", "cni.cniConfFileName=a.conflist", "cni.env.A=b", "cni.seLinuxOptions.type=spc_t",
+			"cni.nodeSelector.a=b", "cni.podAnnotations.a=b", "global.imagePullSecrets[0]=s", "global.priorityClassName=system-node-critical"}} {
 		for _, profile := range Profiles() {
 			r := render(t, Settings{Profile: profile, Set: set, Namespace: "mesh", Release: "r1"})
 			for _, o := range r.Objects {
@@ -166,6 +168,14 @@ func TestSettingsOfOldCharts(t *testing.T) {
 		{set: "global.defaultTolerations[0].operator=Exists", object: "Deployment/istiod", text: `"tolerations":[{"operator":"Exists"}]`},
 		{set: "pilot.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight=1", object: "Deployment/istiod", text: `"weight":1`},
 		{set: "global.priorityClassName=system-cluster-critical", object: "ResourceQuota/weir-critical-pods", text: "system-cluster-critical"},
+		{set: "cni.enabled=true", object: "DaemonSet/istio-cni-node", text: `"--repair=repair"`},
+		{set: "cni.enabled=true", object: "ConfigMap/istio-sidecar-injector", text: `\"cni\":{\"enabled\":true}`},
+		{set: "cni.enabled=true", object: "ResourceQuota/weir-critical-pods", text: "system-node-critical"},
+		{set: "cni.enabled=false", gone: "DaemonSet/istio-cni-node", object: "ConfigMap/istio-sidecar-injector", text: `\"cni\":{\"enabled\":false}`},
+		{set: "pilot.cni.enabled=true", says: "becomes cni.enabled", object: "DaemonSet/istio-cni-node", text: "weir-cni"},
+		{set: "istio_cni.enabled=true", says: "becomes cni.enabled", object: "DaemonSet/istio-cni-node", text: "weir-cni"},
+		{set: "pilot.cni.enabled=false", gone: "DaemonSet/istio-cni-node"},
+		{set: "cni.chained=false", refuse: "comes behind the one that does"},
 		{set: "global.priorityClassName=mine", gone: "ResourceQuota/weir-critical-pods", object: "Deployment/istiod", text: `"priorityClassName":"mine"`},
 	} {
 		t.Run(c.set, func(t *testing.T) {

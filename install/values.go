@@ -85,6 +85,14 @@ var olds = []old{
 		}
 		return "", nil
 	}},
+	{"pilot.cni.enabled", cni("pilot.cni.enabled")},
+	{"istio_cni.enabled", cni("istio_cni.enabled")},
+	{"cni.chained", func(_ map[string]any, v any) (string, error) {
+		if truth(v) {
+			return "", nil
+		}
+		return "", refused("cni.chained=false", "the plugin makes no network: it comes behind the one that does; leave it out")
+	}},
 	{"global.logAsJson", notYet("global.logAsJson", "logs in JSON")},
 	{"revision", notYet("revision", "several control planes in one cluster")},
 	{"istiodRemote", notYet("istiodRemote", "a control plane in another cluster")},
@@ -97,6 +105,18 @@ func withoutMixer(why string) func(map[string]any, any) (string, error) {
 			return "", refused("mixer", "there is no Mixer to install: "+why+"; leave it out")
 		}
 		return "", nil
+	}
+}
+
+// cni is how Istio's chart of the control plane says that nodes make the rules; who makes
+// them is another chart there.
+func cni(key string) func(map[string]any, any) (string, error) {
+	return func(values map[string]any, v any) (string, error) {
+		put(values, "cni.enabled", truth(v))
+		if !truth(v) {
+			return "", nil
+		}
+		return key + " becomes cni.enabled: the node agent and its CNI plugin are installed, too", nil
 	}
 }
 

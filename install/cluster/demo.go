@@ -73,7 +73,7 @@ func (c *Cluster) InstallDemo(ctx context.Context, name string, yaml []byte, nam
 	c.say(fmt.Sprintf("%d objects of %s in namespace %s", len(objects), name, namespace))
 	for _, o := range objects {
 		if o.GetKind() == "Deployment" {
-			if err := c.rollout(ctx, namespace, o.GetName()); err != nil {
+			if err := c.rollout(ctx, o.GetKind(), namespace, o.GetName()); err != nil {
 				return err
 			}
 		}

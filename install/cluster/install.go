@@ -42,8 +42,8 @@ func (c *Cluster) Install(ctx context.Context, r *install.Release) error {
 	}
 	c.say(fmt.Sprintf("%d objects in namespace %s", hooks, r.Namespace))
 	for _, o := range r.Objects[:hooks] {
-		if o.GetKind() == "Deployment" {
-			if err := c.rollout(ctx, o.GetNamespace(), o.GetName()); err != nil {
+		if runs(o) {
+			if err := c.rollout(ctx, o.GetKind(), o.GetNamespace(), o.GetName()); err != nil {
 				return err
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/weirmesh/weir/internal/kubeconfig"
 )
@@ -22,23 +23,27 @@ const imagePatience = 15 * time.Second
 // crashes after which a pod is taken to be broken.
 const crashes = 3
 
-// rollout waits until a Deployment runs as it should. It does not wait for what will not
+// runs reports whether an object's pods are waited for.
+func runs(o *unstructured.Unstructured) bool {
+	return o.GetKind() == "Deployment" || o.GetKind() == "DaemonSet"
+}
+
+// rollout waits until a Deployment or DaemonSet runs as it should. It does not wait for what will not
 // come: an image that is not there, a program that crashes.
-func (c *Cluster) rollout(ctx context.Context, namespace, name string) error {
+func (c *Cluster) rollout(ctx context.Context, kind, namespace, name string) error {
+	what := strings.ToLower(kind) + " " + name
 	var noImage time.Time
 	var broken, imageless error
-	err := c.until(ctx, "deployment "+name, func() (string, error) {
-		d, err := c.typed.AppsV1().Deployments(namespace).Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
+	err := c.until(ctx, what, func() (string, error) {
+		behind, selector, err := c.unready(ctx, kind, namespace, name)
+		if err != nil || behind == "" {
 			return "", err
 		}
-		if why := unready(d); why == "" {
-			return "", nil
-		} else if strings.HasPrefix(why, "the cluster refuses") {
-			broken = kubeconfig.Hinted("see `kubectl describe replicaset -n "+namespace+"`", "deployment %s: %s", name, why)
+		if strings.HasPrefix(behind, "the cluster refuses") {
+			broken = kubeconfig.Hinted("see `kubectl describe replicaset -n "+namespace+"`", "%s: %s", what, behind)
 			return "", broken
 		}
-		pods, err := c.typed.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(d.Spec.Selector)})
+		pods, err := c.typed.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(selector)})
 		if err != nil {
 			return "", err
 		}
@@ -67,16 +72,44 @@ func (c *Cluster) rollout(ctx context.Context, namespace, name string) error {
 		if !pulling {
 			noImage, imageless = time.Time{}, nil
 		}
-		return cmp.Or(why, unready(d)), nil
+		return cmp.Or(why, behind), nil
 	})
 	if err == nil {
-		c.say("deployment " + name + " is ready")
+		c.say(what + " is ready")
 		return nil
 	}
 	return cmp.Or(broken, imageless, err)
 }
 
-// unready says what a Deployment lacks, "" if nothing.
+// unready says what a Deployment or DaemonSet lacks, "" if nothing, and which pods are its.
+func (c *Cluster) unready(ctx context.Context, kind, namespace, name string) (why string, pods *metav1.LabelSelector, err error) {
+	if kind == "DaemonSet" {
+		d, err := c.typed.AppsV1().DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return "", nil, err
+		}
+		return unreadyNodes(d), d.Spec.Selector, nil
+	}
+	d, err := c.typed.AppsV1().Deployments(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return "", nil, err
+	}
+	return unready(d), d.Spec.Selector, nil
+}
+
+func unreadyNodes(d *appsv1.DaemonSet) string {
+	want := d.Status.DesiredNumberScheduled
+	switch {
+	case d.Status.ObservedGeneration < d.Generation:
+		return "not begun yet"
+	case d.Status.UpdatedNumberScheduled < want:
+		return fmt.Sprintf("on %d of %d nodes", d.Status.UpdatedNumberScheduled, want)
+	case d.Status.NumberAvailable < want:
+		return fmt.Sprintf("ready on %d of %d nodes", d.Status.NumberAvailable, want)
+	}
+	return ""
+}
+
 func unready(d *appsv1.Deployment) string {
 	want := int32(1)
 	if d.Spec.Replicas != nil {

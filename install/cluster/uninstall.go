@@ -87,7 +87,12 @@ func (c *Cluster) Uninstall(ctx context.Context, release, namespace string, foun
 			return err
 		}
 		if o.GetKind() == "Deployment" && o.GetName() == "istiod" {
-			if err := c.ended(ctx, o.GetNamespace(), "app=istiod"); err != nil {
+			if err := c.ended(ctx, o.GetNamespace(), "app=istiod", "the control plane"); err != nil {
+				return err
+			}
+		}
+		if o.GetKind() == "DaemonSet" { // they take their plugin from the nodes, and ask who they are meanwhile
+			if err := c.ended(ctx, o.GetNamespace(), "k8s-app="+o.GetName(), "the node agents"); err != nil {
 				return err
 			}
 		}
@@ -148,8 +153,8 @@ func place(o *unstructured.Unstructured) int {
 }
 
 // ended waits until no pod of a selector is left.
-func (c *Cluster) ended(ctx context.Context, namespace, selector string) error {
-	return c.until(ctx, "the end of the control plane", func() (string, error) {
+func (c *Cluster) ended(ctx context.Context, namespace, selector, who string) error {
+	return c.until(ctx, "the end of "+who, func() (string, error) {
 		pods, err := c.typed.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
 		if err != nil || len(pods.Items) == 0 {
 			return "", err

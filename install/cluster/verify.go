@@ -36,12 +36,12 @@ func (c *Cluster) Verify(ctx context.Context, r *install.Release) ([]Problem, er
 		if isHook(o) {
 			out = append(out, unhooked(there, r.Namespace)...)
 		}
-		if o.GetKind() == "Deployment" {
-			d, err := c.typed.AppsV1().Deployments(o.GetNamespace()).Get(ctx, o.GetName(), metav1.GetOptions{})
+		if runs(o) {
+			why, _, err := c.unready(ctx, o.GetKind(), o.GetNamespace(), o.GetName())
 			if err != nil {
 				return nil, err
 			}
-			if why := unready(d); why != "" {
+			if why != "" {
 				out = append(out, Problem{Message: title(o) + ": " + why, Hint: "`kubectl describe pod -n " + o.GetNamespace() + "` says what they wait for"})
 			}
 		}

@@ -10,6 +10,13 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 install.weir.dev/owner: {{ .Release.Name }}
 {{- end }}
 
+{{- /* What the node agent does about pods without rules. Istio's settings, of which the first counts. */ -}}
+{{- define "weir.cniRepair" -}}
+{{- with .Values.cni.repair -}}
+{{- if not .enabled }}off{{ else if .repairPods }}repair{{ else if .deletePods }}delete{{ else if .labelPods }}label{{ else }}off{{ end }}
+{{- end }}
+{{- end }}
+
 {{- /* For pods that talk to the mesh's control plane: projected token, root, memory for what is kept. */ -}}
 {{- define "weir.proxyVolumes" -}}
 - name: istio-token
