@@ -86,6 +86,7 @@ const (
 	JobMayNotEnd          Code = "WEIR0308"
 	HandWrittenProxy      Code = "WEIR0309"
 	InjectorSetting       Code = "WEIR0310"
+	TrafficNotCaptured    Code = "WEIR0311"
 )
 
 // CodeInfo explains a code.
@@ -189,4 +190,5 @@ var codes = []CodeInfo{
 	{JobMayNotEnd, Warning, "JobMayNotEnd", "The proxy is a container of a Job's pod. Kubernetes counts the Job as running for as long as the proxy runs."},
 	{HandWrittenProxy, Info, "HandWrittenProxy", "The pod brings a proxy that starts itself by its own command. It is kept; what it lacks is added."},
 	{InjectorSetting, Warning, "InjectorSetting", "A setting of the injector is not known, or has no effect. The others are in force."},
+	{TrafficNotCaptured, Error, "TrafficNotCaptured", "A pod that should be in the mesh has no rules that lead its traffic through its proxy. What of it runs is unprotected: its calls are not encrypted, and no policy is asked about those it takes. Either the node agent has labelled it (cni.istio.io/uninitialized), or its proxy or its init container istio-validation ended with status 126, which says that the rules are missing. The message says whether its application runs."},
 }

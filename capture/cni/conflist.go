@@ -97,6 +97,23 @@ func Without(conf []byte) (rest []byte, found bool, err error) {
 	return rest, true, err
 }
 
+// Plugins are the types of the plugins of a network configuration, without ours.
+func Plugins(conf []byte) (types []string, err error) {
+	l, err := read(conf)
+	if err != nil {
+		return nil, err
+	}
+	l.dropOurs()
+	for _, p := range l.plugins {
+		var t struct{ Type string }
+		if err := json.Unmarshal(p, &t); err != nil {
+			return nil, err
+		}
+		types = append(types, t.Type)
+	}
+	return types, nil
+}
+
 // ErrNoNetwork says that there is no network configuration (yet).
 var ErrNoNetwork = errors.New("there is no network configuration yet: the plugin that makes the pods' network writes it")
 

@@ -35,6 +35,7 @@ type pod struct {
 	own      mesh.Locality // by a label of its own
 	ended    bool
 	shared   bool // its addresses are its node's
+	findings []config.Finding
 }
 
 func newWorld(o kube.Options) *world {
@@ -81,7 +82,11 @@ func trimPod(p *corev1.Pod) {
 		}
 	}
 	p.Spec = corev1.PodSpec{InitContainers: p.Spec.InitContainers, Containers: p.Spec.Containers, ServiceAccountName: p.Spec.ServiceAccountName, NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork}
-	p.Status = corev1.PodStatus{Phase: p.Status.Phase, Conditions: p.Status.Conditions, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs}
+	was := p.Status
+	p.Status = corev1.PodStatus{Phase: was.Phase, Conditions: was.Conditions, PodIP: was.PodIP, PodIPs: was.PodIPs}
+	if kube.Uncaptured(was) { // few, and of others nobody looks at their containers
+		p.Status.InitContainerStatuses, p.Status.ContainerStatuses = was.InitContainerStatuses, was.ContainerStatuses
+	}
 }
 
 func (w *world) pod(p *corev1.Pod) []config.Fact {
@@ -93,6 +98,7 @@ func (w *world) pod(p *corev1.Pod) []config.Fact {
 			next.workload.Locality = w.nodes[next.node]
 		}
 	}
+	next.findings = kube.CheckPod(p)
 	return w.setPod(n, next)
 }
 
@@ -104,20 +110,23 @@ func (w *world) noPod(n types.NamespacedName) []config.Fact {
 
 func (w *world) setPod(n types.NamespacedName, next pod) []config.Fact {
 	was := w.pods[n]
+	told := reflect.DeepEqual(was.findings, next.findings)
 	if was.workload != nil && next.workload != nil && was.shared == next.shared && reflect.DeepEqual(was.workload, next.workload) {
 		next.workload = was.workload // equal pointers say: unchanged
 		w.pods[n] = next
-		return nil
+		if told {
+			return nil
+		}
 	}
 	w.pods[n] = next
-	if was.workload == nil && next.workload == nil {
+	if was.workload == nil && next.workload == nil && told {
 		return nil
 	}
 	var lowered any
 	if next.workload != nil {
 		lowered = next.workload
 	}
-	out := fact(id("", "Pod", n), lowered)
+	out := []config.Fact{{ID: id("", "Pod", n), Lowered: lowered, Findings: next.findings}}
 	key := mesh.NewKey(n.Namespace, n.Name)
 	for _, a := range was.addresses() {
 		if w.byAddr[a] == key {

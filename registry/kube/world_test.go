@@ -3,6 +3,7 @@ package kube
 import (
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -280,5 +281,35 @@ func TestSecrets(t *testing.T) {
 	}
 	if f := c.noSecret(nameOf(tls)); len(f) != 1 || f[0].Lowered != nil {
 		t.Errorf("%v", f)
+	}
+}
+
+// A pod that runs unprotected is told, also when nothing else about it changed, and also when
+// it is no workload yet; what is mended is taken back.
+func TestUncaptured(t *testing.T) {
+	c := newCluster()
+	look := func(p *corev1.Pod) (out []string) {
+		p = p.DeepCopy()
+		trimPod(p)
+		for _, f := range c.pod(p) {
+			out = append(out, f.ID.Kind)
+			for _, x := range f.Findings {
+				out = append(out, string(x.Code))
+			}
+		}
+		return out
+	}
+	p := runningPod("cart-a", "10.0.0.1")
+	p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "istio-proxy", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 126}}}}
+	sick, early := p.DeepCopy(), p.DeepCopy()
+	early.Name, early.Status.PodIP, early.Status.PodIPs = "cart-b", "", nil
+	p.Status.ContainerStatuses = nil
+	for i, step := range []struct {
+		pod  *corev1.Pod
+		want string
+	}{{p, "Pod"}, {sick, "Pod WEIR0311"}, {sick, ""}, {p, "Pod"}, {p, ""}, {early, "Pod WEIR0311"}, {early, ""}} {
+		if got := strings.Join(look(step.pod), " "); got != step.want {
+			t.Errorf("step %d: %q, want %q", i, got, step.want)
+		}
 	}
 }

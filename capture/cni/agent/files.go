@@ -95,6 +95,9 @@ func (f *Files) WriteConf() (name string, changed bool, err error) {
 	if err != nil {
 		return name, false, err
 	}
+	if err := f.found(conf); err != nil {
+		return name, false, fmt.Errorf("%s: %w", name, err)
+	}
 	next, err := cni.Extend(conf, cni.Entry(filepath.Join(f.HostRun, kubeconfigName), filepath.Join(f.HostRun, socketName), f.Exclude))
 	if err != nil {
 		return name, false, fmt.Errorf("%s: %w", name, err)
@@ -113,6 +116,21 @@ func (f *Files) WriteConf() (name string, changed bool, err error) {
 		return name, false, err
 	}
 	return filepath.Base(list), true, os.Rename(path, path+saved)
+}
+
+// found makes sure that plugins are looked for where ours is: a configuration that names
+// one which is not there keeps every pod of the node from starting.
+func (f *Files) found(conf []byte) error {
+	types, err := cni.Plugins(conf)
+	if err != nil {
+		return err
+	}
+	for _, t := range types {
+		if _, err := os.Stat(filepath.Join(f.Bin, filepath.Base(t))); err != nil {
+			return fmt.Errorf("its plugin %q is not in the folder for plugins, so that runtimes would not find ours there: set cni.cniBinDir to the folder of the nodes that has it", t)
+		}
+	}
+	return nil
 }
 
 // same reports whether two configurations say the same, however they are written: there may

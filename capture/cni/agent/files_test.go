@@ -25,6 +25,9 @@ func host(t *testing.T, network map[string]string) *Files {
 		}
 	}
 	write(t, f.Program, "ELF 1")
+	for _, others := range []string{"ptp", "portmap"} {
+		write(t, filepath.Join(f.Bin, others), "")
+	}
 	for name, text := range network {
 		write(t, filepath.Join(f.Net, name), text)
 	}
@@ -137,7 +140,7 @@ func TestFiles(t *testing.T) {
 					t.Fatal(err)
 				}
 				check("removed", c.left)
-				if rest := slices.Collect(maps.Keys(folder(t, f.Bin))); len(rest) > 0 {
+				if rest := slices.Collect(maps.Keys(folder(t, f.Bin))); len(rest) != 2 {
 					t.Errorf("bin: %v", rest)
 				}
 				if rest := slices.Collect(maps.Keys(folder(t, f.Run))); len(rest) > 0 {
@@ -177,6 +180,10 @@ func TestConf(t *testing.T) {
 	if name, changed, err := f.WriteConf(); name != f.Conf || !changed || err != nil {
 		t.Error(name, changed, err)
 	}
+	write(t, filepath.Join(f.Net, f.Conf), `{"name":"n","plugins":[{"type":"calico"}]}`)
+	if _, _, err := f.WriteConf(); err == nil || !strings.Contains(err.Error(), `its plugin "calico" is not in the folder`) {
+		t.Errorf("a folder where runtimes do not look: %v", err)
+	}
 	write(t, filepath.Join(f.Net, f.Conf), "{")
 	if _, _, err := f.WriteConf(); err == nil || !strings.Contains(err.Error(), "10-mine.conflist: unexpected end") {
 		t.Error(err)
@@ -211,7 +218,7 @@ func TestProgram(t *testing.T) {
 			t.Errorf("%s: %q %v", c.name, got, err)
 		}
 	}
-	if names := slices.Collect(maps.Keys(folder(t, f.Bin))); len(names) != 1 {
+	if names := slices.Collect(maps.Keys(folder(t, f.Bin))); len(names) != 3 {
 		t.Errorf("left over: %v", names)
 	}
 }

@@ -1,0 +1,54 @@
+package kube
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weirmesh/weir/config"
+)
+
+// What says that a pod is without the rules that lead its traffic through its proxy: the
+// label is the node agent's (and Istio's), the exit status that of weir-proxy and of Istio's
+// istio-iptables.
+const (
+	labelUncaptured  = "cni.istio.io/uninitialized"
+	statusUncaptured = 126
+	proxyContainer   = "istio-proxy"
+	validator        = "istio-validation"
+)
+
+// Uncaptured reports whether the proxy or the init container of a pod ended because the
+// rules are missing, and has not done better since.
+func Uncaptured(s corev1.PodStatus) bool {
+	missing := func(t *corev1.ContainerStateTerminated) bool {
+		return t != nil && t.ExitCode == statusUncaptured
+	}
+	return slices.ContainsFunc(slices.Concat(s.InitContainerStatuses, s.ContainerStatuses), func(c corev1.ContainerStatus) bool {
+		if c.Name != proxyContainer && c.Name != validator || c.Ready {
+			return false
+		}
+		return missing(c.State.Terminated) || c.State.Terminated == nil && missing(c.LastTerminationState.Terminated)
+	})
+}
+
+// CheckPod finds the worst that a mesh can have: a pod that is thought to be protected and
+// is not.
+func CheckPod(p *corev1.Pod) []config.Finding {
+	labelled := p.Labels[labelUncaptured] == "true"
+	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || !labelled && !Uncaptured(p.Status) {
+		return nil
+	}
+	runs := labelled && p.Status.Phase == corev1.PodRunning || slices.ContainsFunc(p.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool {
+		return c.Name != proxyContainer && c.State.Running != nil
+	})
+	message := "nothing leads the traffic of this pod through its proxy, and so it does not start"
+	if runs {
+		message = "nothing leads the traffic of this pod through its proxy, and its application runs: UNPROTECTED"
+	}
+	hint := "an init container istio-init belongs into it: let the injector add both it and the proxy"
+	if slices.ContainsFunc(p.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == validator }) {
+		hint = "its node makes the rules: see the log of the node agent there (DaemonSet istio-cni-node); kubectl describe pod says why, too"
+	}
+	return []config.Finding{config.New(config.TrafficNotCaptured, refOf("Pod", p), "", 0, message, hint)}
+}
