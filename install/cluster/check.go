@@ -113,12 +113,18 @@ func (c *Cluster) podSecurity(ctx context.Context, r *install.Release) ([]Proble
 	if err != nil {
 		return nil, fmt.Errorf("looking at namespaces: %w", err)
 	}
+	byNodes, _, _ := unstructured.NestedBool(r.Values, "cni", "enabled")
 	var out []Problem
 	for _, ns := range nss.Items {
 		level := ns.Labels["pod-security.kubernetes.io/enforce"]
-		if (level == "baseline" || level == "restricted") && ns.Labels["istio-injection"] == "enabled" {
+		switch {
+		case level != "baseline" && level != "restricted":
+		case byNodes && ns.Name == r.Namespace:
+			out = append(out, Problem{Message: fmt.Sprintf("namespace %s enforces pod security %q, which forbids the node agent what it is for (cni.enabled)", ns.Name, level),
+				Hint: "kubectl label namespace " + ns.Name + " pod-security.kubernetes.io/enforce=privileged --overwrite"})
+		case !byNodes && ns.Labels["istio-injection"] == "enabled":
 			out = append(out, Problem{Warning: true, Message: fmt.Sprintf("namespace %s enforces pod security %q, which forbids the capability NET_ADMIN of the init container: its pods will not start", ns.Name, level),
-				Hint: "label it pod-security.kubernetes.io/enforce=privileged, or leave it out of the mesh"})
+				Hint: "install with --set cni.enabled=true, label it pod-security.kubernetes.io/enforce=privileged, or leave it out of the mesh"})
 		}
 	}
 	return out, nil

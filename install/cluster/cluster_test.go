@@ -125,6 +125,22 @@ func TestOthers(t *testing.T) {
 	}
 }
 
+// Who enforces pod security is told what of it would be refused: capture in pods, or the
+// agent that does it for them.
+func TestPodSecurity(t *testing.T) {
+	ns := func(name, level, injection string) *corev1.Namespace {
+		return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"pod-security.kubernetes.io/enforce": level, "istio-injection": injection}}}
+	}
+	client := fake.NewClientset(ns("shop", "restricted", "enabled"), ns("other", "restricted", ""), ns("free", "privileged", "enabled"), ns("istio-system", "baseline", ""))
+	for on, want := range map[bool]string{false: "namespace shop enforces", true: "namespace istio-system enforces"} {
+		r := &install.Release{Name: "weir", Namespace: "istio-system", Values: map[string]any{"cni": map[string]any{"enabled": on}}}
+		ps, err := (&Cluster{typed: client}).podSecurity(t.Context(), r)
+		if err != nil || len(ps) != 1 || !strings.HasPrefix(ps[0].Message, want) || ps[0].Warning == on {
+			t.Errorf("cni.enabled=%v: %+v %v", on, ps, err)
+		}
+	}
+}
+
 // Samples come from where the installation comes from; other images stay.
 func TestDemoImages(t *testing.T) {
 	yaml, _ := demo.YAML("bookinfo")
