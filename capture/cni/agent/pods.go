@@ -78,10 +78,11 @@ type pods struct {
 	mu    sync.Mutex // held while pods are looked at
 	known map[types.NamespacedName]*corev1.Pod
 	bad   map[types.UID]bool // known to be without rules
+	seen  map[types.UID]int  // the first process of each, by which a new sandbox is known
 }
 
 func newPods(o *Options, m *metrics) *pods {
-	return &pods{o: o, metrics: m, known: map[types.NamespacedName]*corev1.Pod{}, bad: map[types.UID]bool{}}
+	return &pods{o: o, metrics: m, known: map[types.NamespacedName]*corev1.Pod{}, bad: map[types.UID]bool{}, seen: map[types.UID]int{}}
 }
 
 // A pod whose init container waits is looked at each second, because its first process may
@@ -151,6 +152,7 @@ func (p *pods) learn(changes []change) {
 	for _, c := range changes {
 		if was := p.known[c.name]; was != nil && (c.pod == nil || c.pod.UID != was.UID) {
 			delete(p.bad, was.UID)
+			delete(p.seen, was.UID)
 		}
 		if c.pod == nil || needs(c.pod, p.o.Exclude) == nothing {
 			delete(p.known, c.name)
@@ -200,6 +202,10 @@ func (p *pods) one(ctx context.Context, pod *corev1.Pod, n need, s process) {
 			return f()
 		})
 	}
+	if n == runs && p.seen[pod.UID] != s.pid {
+		n = waiting // kubelet's word may be about the sandbox before, as when the node was restarted
+	}
+	p.seen[pod.UID] = s.pid
 	there, err := k.Protected(s.namespace())
 	if err == nil && there {
 		p.good(ctx, pod)

@@ -254,6 +254,16 @@ func TestLook(t *testing.T) {
 			if d := gocmp.Diff(c.want, got); d != "" {
 				t.Errorf("(-want +got)\n%s", d)
 			}
+			if c.mode == Repair && !c.stuck {
+				// A pod that runs loses its rules; another has a new sandbox, of which kubelet has said nothing yet.
+				n.spaces["p4"], n.spaces["p3"] = false, false
+				n.process(99, cgroup(3, "pause"), "p3")
+				p.look(t.Context(), runs)
+				events, err := client.CoreV1().Events("shop").List(t.Context(), metav1.ListOptions{})
+				if err != nil || len(events.Items) != 1 || events.Items[0].InvolvedObject.Name != "p4" || !n.spaces["p4"] || !n.spaces["p3"] {
+					t.Errorf("events %+v, rules %v, %v", events.Items, n.spaces, err)
+				}
+			}
 			if !c.stuck {
 				return
 			}
