@@ -213,6 +213,21 @@ func TestSettingsOfOldCharts(t *testing.T) {
 	}
 }
 
+// AppArmor lets the node agent do its work in the words that the cluster knows.
+func TestAppArmor(t *testing.T) {
+	for kube, want := range map[string]string{"v1.29.3": "container.apparmor.security.beta.kubernetes.io/install-cni", "v1.34.4": `"appArmorProfile":{"type":"Unconfined"}`} {
+		for _, o := range render(t, Settings{Set: []string{"cni.enabled=true"}, Kube: kube}).Objects {
+			b, err := json.Marshal(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if o.GetKind() == "DaemonSet" && (!strings.Contains(string(b), want) || strings.Count(strings.ToLower(string(b)), "apparmor") != 1) {
+				t.Errorf("%s: %s", kube, b)
+			}
+		}
+	}
+}
+
 // Where pods go, how many there are, and who says so.
 func TestAvailability(t *testing.T) {
 	spec := func(o *unstructured.Unstructured, at ...string) string {
