@@ -14,13 +14,31 @@ import (
 // installation is what commands about an installation are told beside the cluster, which is
 // that of --kubeconfig and --context.
 type installation struct {
-	release string
-	timeout time.Duration
+	release  string
+	revision string
+	timeout  time.Duration
+}
+
+// revisions adds --revision: which of several installations is meant.
+func (f *installation) revisions(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.revision, "revision", "r", "", "`revision`: the name of a control plane beside others")
+	_ = cmd.RegisterFlagCompletionFunc("revision", cobra.NoFileCompletions)
+}
+
+// name is that of the installation.
+func (f *installation) name() string {
+	if f.release != "" {
+		return f.release
+	}
+	if f.revision == "default" {
+		return install.ReleaseOf("")
+	}
+	return install.ReleaseOf(f.revision)
 }
 
 func (f *installation) flags(a *app, cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&a.meant.Namespace, "namespace", "n", installed, "`namespace` of the control plane, as --istioNamespace")
-	cmd.Flags().StringVar(&f.release, "release", "weir", "`name` of the installation")
+	cmd.Flags().StringVar(&f.release, "release", "", "`name` of the installation (default weir, or weir-REVISION)")
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 5*time.Minute, "how long to wait for it to be ready")
 	for _, n := range []string{"namespace", "release", "timeout"} {
 		_ = cmd.RegisterFlagCompletionFunc(n, cobra.NoFileCompletions)
@@ -84,6 +102,9 @@ func (s *chosen) render(a *app, f *installation, kube string) (*install.Release,
 		}
 	}
 	o.Set = append(o.Set, s.set...)
+	if f.revision != "" {
+		o.Set = append(o.Set, "revision="+f.revision)
+	}
 	r, err := install.Render(o)
 	if err != nil {
 		return nil, usage("the values are those of install/chart/values.yaml; `weir install --dry-run` shows what they lead to", "%w", err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"github.com/weirmesh/weir/install"
@@ -32,12 +33,14 @@ Istio's charts included.`,
 		Example: `  weir install
   weir install --profile demo --hub registry.example/weir --tag 0.1.0
   weir install --profile production --set pilot.autoscaleMax=10
+  weir install --revision 1-1   # beside the one there is; see weir tag
   weir install --set meshConfig.accessLogFile=/dev/stdout
   weir install --set global.mtls.enabled=true --timeout 2m
   weir install --dry-run > weir.yaml`,
 		Args: cobra.NoArgs,
 	}
 	f.flags(a, cmd)
+	f.revisions(cmd)
 	s.flags(cmd)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be made, and ask no cluster")
 	cmd.Flags().BoolVar(&force, "force", false, "go on in spite of what was found")
@@ -76,7 +79,11 @@ Istio's charts included.`,
 					}
 				}
 			}
-			a.errs.printf("next: kubectl label namespace default istio-injection=enabled, and apply your manifests (or `weir demo install`)\n")
+			label := "istio-injection=enabled"
+			if r.Revision != "" {
+				label = "istio.io/rev=" + r.Revision + " istio-injection-"
+			}
+			a.errs.printf("next: kubectl label namespace default %s, and apply your manifests (or `weir demo install`)\n", label)
 			return nil
 		})
 	}
@@ -124,7 +131,12 @@ func (a *app) manifest(r *install.Release) error {
 	if err != nil {
 		return err
 	}
-	for _, o := range slices.Concat(crds, r.Objects) {
+	return a.print(slices.Concat(crds, r.Objects))
+}
+
+// print prints objects as YAML.
+func (a *app) print(list []*unstructured.Unstructured) error {
+	for _, o := range list {
 		b, err := yaml.Marshal(o.Object)
 		if err != nil {
 			return err
@@ -146,6 +158,7 @@ func (a *app) verify() *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	f.flags(a, cmd)
+	f.revisions(cmd)
 	s.flags(cmd)
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

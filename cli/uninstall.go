@@ -22,23 +22,31 @@ func (a *app) uninstall() *cobra.Command {
 sidecars, without a control plane, until they are restarted.
 
 The definitions of Istio's kinds stay as long as there are objects of these kinds
-that somebody made: with the definitions they would be deleted. --purge does that.`,
+that somebody made: with the definitions they would be deleted. --purge does that.
+Of several revisions one is removed; what they share (the CA's key, the
+definitions) the others keep.`,
 		Example: `  weir uninstall
-  weir uninstall --purge --yes`,
+  weir uninstall --purge --yes
+  weir uninstall --revision 1-0`,
 		Args: cobra.NoArgs,
 	}
 	f.flags(a, cmd)
+	f.revisions(cmd)
 	cmd.Flags().BoolVar(&purge, "purge", false, "delete all objects of Istio's kinds, too, with their definitions")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return f.visit(a, cmd, func(ctx context.Context, c *cluster.Cluster) error {
-			found, err := c.Find(ctx, f.release, a.meant.Namespace)
+			found, err := c.Find(ctx, f.name(), a.meant.Namespace)
 			if err != nil {
 				return err
 			}
 			if len(found.Objects) == 0 && len(found.CRDs) == 0 && !found.Namespace {
-				a.errs.printf("there is no installation %s in %s: nothing to remove\n", f.release, c.Context)
+				a.errs.printf("there is no installation %s in %s: nothing to remove\n", f.name(), c.Context)
 				return nil
+			}
+			if found.Heir != "" && len(found.Tags) > 0 {
+				name := found.Tags[0].GetLabels()["istio.io/tag"]
+				return hinted("`weir tag set "+name+" --revision OTHER --overwrite` moves it", "tag %s leads to this revision: pods that ask for it could not start", name)
 			}
 			definitions := ""
 			if len(found.CRDs) > 0 && (purge || len(found.Others) == 0) {
@@ -61,7 +69,7 @@ that somebody made: with the definitions they would be deleted. --purge does tha
 					return fmt.Errorf("nothing was removed")
 				}
 			}
-			if err := c.Uninstall(ctx, f.release, a.meant.Namespace, found, purge); err != nil {
+			if err := c.Uninstall(ctx, f.name(), a.meant.Namespace, found, purge); err != nil {
 				return err
 			}
 			a.errs.printf("Weir is removed.\n")

@@ -161,7 +161,7 @@ func Selected(namespace Namespace, pod map[string]string, s *Settings) Decision 
 		return Decision{false, NotSelected, "namespace " + namespace.Name + " is the control plane's: only gateways with the label " + labelInject + "=true are injected, and the namespace has no label of its own"}
 	case hasInjection && injection == "enabled" && own == defaultRevision:
 		return Decision{true, ByNamespaceLabel, "the namespace has the label " + labelInjection + "=enabled"}
-	case everywhere && injection != "disabled" && own == defaultRevision:
+	case everywhere && own == defaultRevision && injection != "disabled" && (hasInjection || !hasNSRev && !hasPodRev) && namespace.Name != s.Namespace:
 		return Decision{true, ByDefault, "pods of every namespace are injected (enableNamespacesByDefault)"}
 	case hasInjection:
 		return Decision{false, NotSelected, fmt.Sprintf("the namespace has the label %s=%s", labelInjection, injection)}

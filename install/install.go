@@ -40,7 +40,7 @@ const Owner = "install.weir.dev/owner"
 
 // Settings say what to install.
 type Settings struct {
-	Release   string // "weir" if empty
+	Release   string // "weir", or "weir-REVISION", if empty
 	Namespace string // "istio-system" if empty
 	Profile   string // "default" if empty
 	Version   string // of the images, unless a value says otherwise
@@ -55,6 +55,7 @@ type Settings struct {
 // Release is an installation, rendered.
 type Release struct {
 	Name, Namespace string
+	Revision        string                       // "" is the default one
 	Objects         []*unstructured.Unstructured // in the order in which they are to be made
 	Values          map[string]any               // all of them
 	Notices         []string                     // settings that mean something else here than they say
@@ -76,7 +77,7 @@ func Render(s Settings) (*Release, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Release{Name: cmp.Or(s.Release, "weir"), Namespace: cmp.Or(s.Namespace, "istio-system")}
+	r := &Release{Namespace: cmp.Or(s.Namespace, "istio-system")}
 	asked, err := s.values()
 	if err != nil {
 		return nil, err
@@ -96,6 +97,9 @@ func Render(s Settings) (*Release, error) {
 	merge(r.Values, asked)
 	withoutNulls(r.Values)
 	if err := combined(r.Values); err != nil {
+		return nil, err
+	}
+	if err := r.revise(s, asked); err != nil {
 		return nil, err
 	}
 	if s.Version != "" {

@@ -15,7 +15,7 @@ import (
 var open = []string{"meshConfig", "global.meshNetworks"}
 
 // words are old settings that are not true or false.
-var words = []string{"global.remotePilotAddress", "global.trustDomain", "global.pilotCertProvider", "revision"}
+var words = []string{"global.remotePilotAddress", "global.trustDomain", "global.pilotCertProvider"}
 
 // old says what became of a setting of Istio's charts.
 type old struct {
@@ -94,7 +94,6 @@ var olds = []old{
 		return "", refused("cni.chained=false", "the plugin makes no network: it comes behind the one that does; leave it out")
 	}},
 	{"global.logAsJson", notYet("global.logAsJson", "logs in JSON")},
-	{"revision", notYet("revision", "several control planes in one cluster")},
 	{"istiodRemote", notYet("istiodRemote", "a control plane in another cluster")},
 	{"kiali", notPart("kiali")}, {"tracing", notPart("tracing")}, {"grafana", notPart("grafana")}, {"prometheus", notPart("prometheus")},
 }

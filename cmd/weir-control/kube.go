@@ -136,10 +136,7 @@ func (k *cluster) state() string {
 // identities reads from the MeshConfig what cannot change while the mesh runs: in which
 // trust domains identities are.
 func (k *cluster) identities(ctx context.Context, o *control.Options) error {
-	name := istio.MeshConfigName
-	if k.revision != "" {
-		name += "-" + k.revision
-	}
+	name := istio.MeshConfigName + k.suffix()
 	for told := false; ; told = true {
 		c, err := k.client.CoreV1().ConfigMaps(o.Namespace).Get(ctx, name, metav1.GetOptions{})
 		switch {

@@ -24,15 +24,19 @@ const openTimeout = 30 * time.Second
 // ownerLabel says which release made an object, so that the same one removes it.
 const ownerLabel = "install.weir.dev/owner"
 
+// suffix is what stands behind names of which each revision has one.
+func (k *cluster) suffix() string {
+	if k.revision == "" {
+		return ""
+	}
+	return "-" + k.revision
+}
+
 // labels are what everything carries that this control plane makes: the release is that of
 // the mesh's ConfigMap, which came with it.
 func (k *cluster) labels(ctx context.Context, namespace string) map[string]string {
 	labels := map[string]string{"app.kubernetes.io/managed-by": "weir", "app.kubernetes.io/part-of": "istio"}
-	name := istio.MeshConfigName
-	if k.revision != "" {
-		name += "-" + k.revision
-	}
-	if c, err := k.client.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{}); err == nil && c.Labels[ownerLabel] != "" {
+	if c, err := k.client.CoreV1().ConfigMaps(namespace).Get(ctx, istio.MeshConfigName+k.suffix(), metav1.GetOptions{}); err == nil && c.Labels[ownerLabel] != "" {
 		labels[ownerLabel] = c.Labels[ownerLabel]
 	}
 	return labels
@@ -62,30 +66,29 @@ func (k *cluster) certificates(ctx context.Context, o *control.Options) error {
 
 // lastGood is where new replicas find last good versions.
 func (k *cluster) lastGood() lastgood.Options {
-	name := lastgood.Name
-	if k.revision != "" {
-		name += "-" + k.revision
-	}
-	return lastgood.Options{ConfigMaps: k.client.CoreV1().ConfigMaps(k.options.Namespace), Name: name, Labels: k.made, Log: k.options.Log}
+	return lastgood.Options{ConfigMaps: k.client.CoreV1().ConfigMaps(k.options.Namespace), Name: lastgood.Name + k.suffix(), Labels: k.made, Log: k.options.Log}
 }
 
 // lead adds what one replica does for all.
 func (k *cluster) lead(g *runner.Group, p *control.Plane) error {
 	o := k.options
+	// What there is one of in the mesh, and what each revision has of its own.
 	election, err := leader.New(leader.Options{Leases: k.client.CoordinationV1(), Namespace: o.Namespace, Name: "istio-leader", Identity: o.Name, Labels: k.made, Log: o.Log})
+	own, err3 := leader.New(leader.Options{Leases: k.client.CoordinationV1(), Namespace: o.Namespace, Name: "istio-revision-leader" + k.suffix(), Identity: o.Name, Labels: k.made, Log: o.Log})
 	roots, err1 := cakube.NewPublisher(cakube.PublisherOptions{Client: k.client, Authority: k.authority, Labels: k.made, Log: o.Log})
 	status, err2 := kubestatus.New(kubestatus.Options{Client: k.objects, From: p, Revision: k.revision, Log: o.Log})
-	if err := errors.Join(err, err1, err2); err != nil {
+	if err := errors.Join(err, err1, err2, err3); err != nil {
 		return err
 	}
 	election.While("certificate authority", k.authority.Keep)
 	election.While("roots", roots.Run)
 	election.While("status", status.Run)
-	election.While("last good versions", lastgood.New(k.lastGood(), p).Run)
-	if err := k.webhooks(g, p, election); err != nil {
+	own.While("last good versions", lastgood.New(k.lastGood(), p).Run)
+	if err := k.webhooks(g, p, own); err != nil {
 		return err
 	}
 	g.Go("certificate authority", k.authority.Run)
 	g.Go("leader election", election.Run)
+	g.Go("leader election of the revision", own.Run)
 	return nil
 }

@@ -24,12 +24,8 @@ func (k *cluster) webhooks(g *runner.Group, p *control.Plane, election *leader.E
 	for _, l := range listeners {
 		g.Go("webhooks", func(ctx context.Context) error { return s.Run(ctx, l) })
 	}
-	service := "istiod"
-	if k.revision != "" {
-		service += "-" + k.revision
-	}
 	keeper := &webhook.Keeper{Client: k.client, Namespace: o.Namespace, Revision: k.revision, Root: p.Root, Log: o.Log,
-		Served: webhook.Reaching("https://"+service+"."+o.Namespace+".svc/ready", func() []byte { pem, _ := p.Root(); return pem })}
+		Served: webhook.Reaching("https://istiod"+k.suffix()+"."+o.Namespace+".svc/ready", func() []byte { pem, _ := p.Root(); return pem })}
 	election.While("webhook configurations", keeper.Run)
 	return nil
 }

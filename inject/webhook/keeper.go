@@ -2,10 +2,12 @@ package webhook
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -15,6 +17,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -52,16 +55,19 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 	}
 	handler := cache.ResourceEventHandlerFuncs{AddFunc: poke, UpdateFunc: func(_, o any) { poke(o) }}
-	mutating, validating := k.named(k.mutatingName()), k.named(k.validatingName())
+	mutating, validating, tagged := k.named(k.mutatingName()), k.named(k.validatingName()), k.tagged()
 	m, v := mutating.Admissionregistration().V1().MutatingWebhookConfigurations(), validating.Admissionregistration().V1().ValidatingWebhookConfigurations()
-	for _, i := range []cache.SharedIndexInformer{m.Informer(), v.Informer()} {
+	tags := tagged.Admissionregistration().V1().MutatingWebhookConfigurations()
+	for _, i := range []cache.SharedIndexInformer{m.Informer(), v.Informer(), tags.Informer()} {
 		if _, err := i.AddEventHandler(handler); err != nil {
 			return err
 		}
 	}
 	mutating.Start(ctx.Done())
 	validating.Start(ctx.Done())
+	tagged.Start(ctx.Done())
 	defer mutating.Shutdown()
+	defer tagged.Shutdown()
 	defer validating.Shutdown()
 	for {
 		root, replaced := k.Root()
@@ -80,6 +86,13 @@ func (k *Keeper) Run(ctx context.Context) error {
 					return false, nil
 				}
 				return k.validating(ctx, c, root)
+			},
+			func() (bool, error) {
+				list, err := tags.Lister().List(labels.Everything())
+				for _, c := range list {
+					err = errors.Join(err, k.patch(ctx, "mutatingwebhookconfigurations", c.Name, c.ResourceVersion, bundles(c.Webhooks, root, k.ours, mutatingClient)))
+				}
+				return false, err
 			},
 		} {
 			more, err := step()
@@ -116,6 +129,13 @@ func (k *Keeper) validatingName() string { return "istio-validator" + k.suffix()
 func (k *Keeper) named(name string) informers.SharedInformerFactory {
 	return informers.NewSharedInformerFactoryWithOptions(k.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector("metadata.name", name).String()
+	}))
+}
+
+// tagged watches the configurations of tags that lead to this revision.
+func (k *Keeper) tagged() informers.SharedInformerFactory {
+	return informers.NewSharedInformerFactoryWithOptions(k.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+		o.LabelSelector = "istio.io/tag,istio.io/rev=" + cmp.Or(k.Revision, "default")
 	}))
 }
 

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -97,6 +98,7 @@ func (c *Cluster) others(ctx context.Context, r *install.Release) ([]Problem, er
 		case owner == "":
 			return []Problem{{Message: fmt.Sprintf("Istio runs in this cluster: deployment %s in %s; its webhooks have the names of ours, and both would inject", d.Name, d.Namespace),
 				Hint: "uninstall it first (`istioctl uninstall --purge`); its definitions and your objects can stay"}}, nil
+		case d.Namespace == r.Namespace && cmp.Or(d.Labels[revision], "default") != cmp.Or(r.Revision, "default"): // another revision
 		case owner != r.Name || d.Namespace != r.Namespace:
 			return []Problem{{Message: fmt.Sprintf("Weir is installed already, as %s in namespace %s", owner, d.Namespace), Hint: "say --namespace " + d.Namespace + " to change it, or `weir uninstall` first"}}, nil
 		}

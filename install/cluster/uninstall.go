@@ -11,7 +11,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
+	cakube "github.com/weirmesh/weir/ca/kube"
 	"github.com/weirmesh/weir/install"
 )
 
@@ -22,6 +24,31 @@ type Remains struct {
 	Namespace bool                         // is ours
 	Others    []*unstructured.Unstructured // objects of Istio's kinds that people made
 	Pods      []string                     // namespace/name, with a sidecar
+	// Heir is another revision's installation, which gets what there is one of in the mesh (Shared).
+	Heir   string
+	Shared []*unstructured.Unstructured
+	// Tags lead to this revision.
+	Tags []*unstructured.Unstructured
+}
+
+// revision and tag are labels of Istio's.
+const (
+	revision = "istio.io/rev"
+	tag      = "istio.io/tag"
+)
+
+// shared is what control planes of all revisions have in common: who takes the CA's key away from
+// the others ends the mesh.
+func shared(o *unstructured.Unstructured) bool {
+	switch o.GetKind() {
+	case "Secret":
+		return o.GetName() == cakube.OwnSecret
+	case "ConfigMap":
+		return o.GetName() == cakube.RootConfigMap
+	case "Lease":
+		return o.GetName() == "istio-leader"
+	}
+	return o.GetKind() == crdKind.Kind
 }
 
 // Find says what of an installation is in the cluster.
@@ -29,6 +56,9 @@ func (c *Cluster) Find(ctx context.Context, release, namespace string) (*Remains
 	out := &Remains{}
 	var err error
 	if out.Objects, err = c.existing(ctx, release, ours); err != nil {
+		return nil, err
+	}
+	if err := c.revisions(ctx, release, namespace, out); err != nil {
 		return nil, err
 	}
 	if out.CRDs, err = c.existing(ctx, release, []schema.GroupVersionKind{crdKind}); err != nil {
@@ -60,11 +90,17 @@ func (c *Cluster) Find(ctx context.Context, release, namespace string) (*Remains
 			}
 		}
 	}
+	if out.Heir != "" {
+		for _, crd := range out.CRDs {
+			out.Shared = append(out.Shared, crd)
+		}
+		out.CRDs = nil
+	}
 	ns, err := c.typed.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return nil, err
 	}
-	out.Namespace = err == nil && ns.Labels[install.Owner] == release
+	out.Namespace = err == nil && ns.Labels[install.Owner] == release && out.Heir == ""
 	pods, err := c.typed.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("looking for sidecars: %w", err)
@@ -77,17 +113,71 @@ func (c *Cluster) Find(ctx context.Context, release, namespace string) (*Remains
 	return out, nil
 }
 
+// revisions finds other installations beside one, and the tags that lead to it.
+func (c *Cluster) revisions(ctx context.Context, release, namespace string, out *Remains) error {
+	ds, err := c.typed.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod"})
+	if err != nil {
+		return fmt.Errorf("looking for other revisions: %w", err)
+	}
+	own := ""
+	for _, d := range ds.Items {
+		switch owner := d.Labels[install.Owner]; owner {
+		case release:
+			own = d.Labels[revision]
+		case "":
+		default:
+			if out.Heir == "" || owner < out.Heir {
+				out.Heir = owner
+			}
+		}
+	}
+	if out.Heir != "" {
+		out.Objects = slices.DeleteFunc(out.Objects, func(o *unstructured.Unstructured) bool {
+			if shared(o) {
+				out.Shared = append(out.Shared, o)
+			}
+			return shared(o)
+		})
+	}
+	if own != "" {
+		out.Tags, err = c.labelled(ctx, tag+","+revision+"="+own, ours)
+	}
+	return err
+}
+
+// inherit makes somebody else the owner of objects.
+func (c *Cluster) inherit(ctx context.Context, heir string, objects []*unstructured.Unstructured) error {
+	patch := []byte(fmt.Sprintf(`{"metadata":{"labels":{%q:%q}}}`, install.Owner, heir))
+	for _, o := range objects {
+		at, err := c.resource(o.GroupVersionKind(), o.GetNamespace())
+		if err != nil {
+			return err
+		}
+		if _, err := at.Patch(ctx, o.GetName(), types.MergePatchType, patch, metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return c.refused(o, err)
+		}
+	}
+	return nil
+}
+
 // Uninstall removes what Find found: webhooks first, so that nothing is blocked meanwhile.
 // The definitions go only with purge, or when nobody made objects of them.
 func (c *Cluster) Uninstall(ctx context.Context, release, namespace string, found *Remains, purge bool) error {
 	// The control plane makes some objects again as long as it runs: first it, then they.
+	if found.Heir != "" {
+		if err := c.inherit(ctx, found.Heir, found.Shared); err != nil {
+			return err
+		}
+	} else {
+		found.Objects = append(found.Objects, found.Tags...) // they would ask nobody, and so let no pod in
+	}
 	slices.SortStableFunc(found.Objects, func(a, b *unstructured.Unstructured) int { return place(a) - place(b) })
 	for _, o := range found.Objects {
 		if err := c.remove(ctx, o); err != nil {
 			return err
 		}
-		if o.GetKind() == "Deployment" && o.GetName() == "istiod" {
-			if err := c.ended(ctx, o.GetNamespace(), "app=istiod", "the control plane"); err != nil {
+		if selector, _, _ := unstructured.NestedStringMap(o.Object, "spec", "selector", "matchLabels"); o.GetKind() == "Deployment" && selector["app"] == "istiod" {
+			if err := c.ended(ctx, o.GetNamespace(), metav1.FormatLabelSelector(&metav1.LabelSelector{MatchLabels: selector}), "the control plane"); err != nil {
 				return err
 			}
 		}
@@ -102,6 +192,9 @@ func (c *Cluster) Uninstall(ctx context.Context, release, namespace string, foun
 		return err
 	}
 	for _, o := range again {
+		if found.Heir != "" && shared(o) {
+			continue
+		}
 		if err := c.remove(ctx, o); err != nil {
 			return err
 		}
@@ -129,6 +222,9 @@ func (c *Cluster) Uninstall(ctx context.Context, release, namespace string, foun
 		left, err := c.existing(ctx, release, kinds)
 		if err != nil {
 			return "", err
+		}
+		if found.Heir != "" {
+			left = slices.DeleteFunc(left, shared)
 		}
 		if len(left) > 0 {
 			var names []string

@@ -12,6 +12,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -32,6 +33,9 @@ import (
 	"github.com/weirmesh/weir/internal/kubewatch"
 	"github.com/weirmesh/weir/mesh"
 )
+
+// revisionLabel says which revision an object is for; those without are for all.
+const revisionLabel = "istio.io/rev"
 
 // Options of a Source. All but Revision are required.
 type Options struct {
@@ -169,6 +173,12 @@ func (s *Source) objects(ctx context.Context, d *definition) {
 		Trim:    func(u *unstructured.Unstructured) { delete(u.Object, "status") },
 		Put: func(u *unstructured.Unstructured) {
 			n := types.NamespacedName{Namespace: u.GetNamespace(), Name: u.GetName()}
+			if rev := u.GetLabels()[revisionLabel]; rev != "" && rev != cmp.Or(s.o.Revision, "default") {
+				// Another control plane's business; it may have been ours a moment ago.
+				delete(d.here, n)
+				s.put(gone(d.id(n)))
+				return
+			}
 			d.here[n] = true
 			s.put(unit(d.id(n), u.Object))
 		},

@@ -188,6 +188,16 @@ func TestSource(t *testing.T) {
 	s.must(s.objects.Tracker().Update(virtualServices, object("networking.istio.io/v1", "VirtualService", "cart", map[string]any{"hosts": []any{"card"}}), "shop"))
 	s.until("an edit", func() bool { return strings.Contains(s.text(cart), "card") })
 
+	for _, rev := range []struct {
+		label string
+		ours  bool
+	}{{"blue", false}, {"default", true}, {"green", false}, {"", true}} {
+		o := object("networking.istio.io/v1", "VirtualService", "cart", map[string]any{"hosts": []any{"card"}})
+		o.SetLabels(map[string]string{revisionLabel: rev.label})
+		s.must(s.objects.Tracker().Update(virtualServices, o, "shop"))
+		s.until("an object that is said to be for revision "+rev.label, func() bool { return (s.text(cart) != "") == rev.ours })
+	}
+
 	filters := schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1alpha3", Resource: "envoyfilters"}
 	s.watched(s.heads, crds)
 	s.must(s.objects.Tracker().Create(filters, object("networking.istio.io/v1alpha3", "EnvoyFilter", "patch", nil), "shop"))

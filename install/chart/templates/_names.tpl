@@ -1,5 +1,10 @@
 {{- define "weir.namespace" -}}{{ .Values.global.istioNamespace | default .Release.Namespace }}{{- end }}
 
+{{- /* The revision's name, and what it puts behind names of which there is one for each. */ -}}
+{{- define "weir.rev" -}}{{ .Values.revision | default "default" }}{{- end }}
+{{- define "weir.suffix" -}}{{ if ne (include "weir.rev" .) "default" }}-{{ .Values.revision }}{{ end }}{{- end }}
+{{- define "weir.control" -}}istiod{{ include "weir.suffix" . }}{{- end }}
+
 {{- define "weir.tag" -}}{{ .Values.global.tag | default .Chart.AppVersion }}{{- end }}
 
 {{- /* Everything carries these, so that it can be found and removed. */ -}}
@@ -34,7 +39,7 @@ install.weir.dev/owner: {{ .Release.Name }}
     - {path: annotations, fieldRef: {fieldPath: metadata.annotations}}
 {{- end }}
 
-{{- /* What the doors of the injector have in common. */ -}}
+{{- /* What the doors of the injector have in common: of is the whole. */ -}}
 {{- define "weir.hook" }}
   admissionReviewVersions: [v1, v1beta1]
   sideEffects: None
@@ -42,9 +47,87 @@ install.weir.dev/owner: {{ .Release.Name }}
   timeoutSeconds: 10
   reinvocationPolicy: Never
   clientConfig:
-    service: {name: istiod, namespace: {{ . }}, path: /inject, port: 443}
+    service: {name: {{ include "weir.control" . }}, namespace: {{ include "weir.namespace" . }}, path: /inject, port: 443}
   rules:
   - {operations: [CREATE], apiGroups: [""], apiVersions: [v1], resources: [pods]}
+{{- end }}
+
+{{- /*
+The doors of the injector for who asks for revision or tag .rev (of is the whole): at most one is open to a pod, the namespace's label or the pod's. A pod
+whose own label says false meets none, and an absent control plane can block only what asked to be meshed. Who asks without naming a revision
+means "default".
+*/ -}}
+{{- define "weir.doors" -}}
+{{- $all := .of }}{{- $rev := .rev }}{{- $default := eq .rev "default" }}
+{{- $never := list "kube-system" "kube-public" "kube-node-lease" "local-path-storage" (include "weir.namespace" $all) }}
+{{- $always := and $default $all.Values.sidecarInjectorWebhook.enableNamespacesByDefault }}
+{{- if $default }}
+- name: namespace.sidecar-injector.istio.io
+  {{- include "weir.hook" $all }}
+  namespaceSelector:
+    matchExpressions:
+    - {key: kubernetes.io/metadata.name, operator: NotIn, values: {{ toJson $never }}}
+    {{- if $always }}
+    - {key: istio-injection, operator: Exists}
+    - {key: istio-injection, operator: NotIn, values: [disabled]}
+    {{- else }}
+    - {key: istio-injection, operator: In, values: [enabled]}
+    {{- end }}
+  objectSelector:
+    matchExpressions:
+    - {key: sidecar.istio.io/inject, operator: NotIn, values: ["false"]}
+{{- end }}
+- name: rev.namespace.sidecar-injector.istio.io
+  {{- include "weir.hook" $all }}
+  namespaceSelector:
+    matchExpressions:
+    - {key: kubernetes.io/metadata.name, operator: NotIn, values: {{ toJson $never }}}
+    - {key: istio.io/rev, operator: In, values: [{{ $rev | quote }}]}
+    - {key: istio-injection, operator: DoesNotExist}
+  objectSelector:
+    matchExpressions:
+    - {key: sidecar.istio.io/inject, operator: NotIn, values: ["false"]}
+{{- if $always }}
+- name: auto.sidecar-injector.istio.io
+  {{- include "weir.hook" $all }}
+  namespaceSelector:
+    matchExpressions:
+    - {key: kubernetes.io/metadata.name, operator: NotIn, values: {{ toJson $never }}}
+    - {key: istio-injection, operator: DoesNotExist}
+    - {key: istio.io/rev, operator: DoesNotExist}
+  objectSelector:
+    matchExpressions:
+    - {key: sidecar.istio.io/inject, operator: NotIn, values: ["false"]}
+    - {key: istio.io/rev, operator: DoesNotExist}
+{{- end }}
+{{- if $default }}
+- name: object.sidecar-injector.istio.io
+  {{- include "weir.hook" $all }}
+  namespaceSelector:
+    matchExpressions:
+    {{- if $always }}
+    - {key: kubernetes.io/metadata.name, operator: In, values: [{{ include "weir.namespace" $all }}]}
+    {{- else }}
+    - {key: kubernetes.io/metadata.name, operator: NotIn, values: {{ toJson (without $never (include "weir.namespace" $all)) }}}
+    {{- end }}
+    - {key: istio-injection, operator: DoesNotExist}
+    - {key: istio.io/rev, operator: DoesNotExist}
+  objectSelector:
+    matchExpressions:
+    - {key: sidecar.istio.io/inject, operator: In, values: ["true"]}
+    - {key: istio.io/rev, operator: DoesNotExist}
+{{- end }}
+- name: rev.object.sidecar-injector.istio.io
+  {{- include "weir.hook" $all }}
+  namespaceSelector:
+    matchExpressions:
+    - {key: kubernetes.io/metadata.name, operator: NotIn, values: {{ toJson (without $never (include "weir.namespace" $all)) }}}
+    - {key: istio-injection, operator: DoesNotExist}
+    - {key: istio.io/rev, operator: DoesNotExist}
+  objectSelector:
+    matchExpressions:
+    - {key: sidecar.istio.io/inject, operator: NotIn, values: ["false"]}
+    - {key: istio.io/rev, operator: In, values: [{{ $rev | quote }}]}
 {{- end }}
 
 {{- /* An autoscaler owns the number of replicas: it would be set back by every installation. */ -}}

@@ -1,0 +1,189 @@
+package cli
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirmesh/weir/install"
+	"github.com/weirmesh/weir/install/cluster"
+)
+
+func (a *app) tag() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "tag COMMAND [flags]",
+		Short: "names for revisions: which control plane pods of a namespace get",
+		Long: `Names for revisions. A namespace with the label istio.io/rev=TAG gets its proxies
+from the revision the tag leads to. Moving the tag moves all of these namespaces,
+each pod when it is restarted; moving it back takes them back.
+
+The tag "default" stands for namespaces with istio-injection=enabled, and for pods
+that ask without naming a revision.`,
+		Example: `  weir install --revision 1-1
+  weir tag set prod --revision 1-1
+  kubectl label namespace shop istio.io/rev=prod istio-injection-
+  weir tag list`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.tagSet(), a.tagGenerate(), a.tagList(), a.tagRemove())
+	return cmd
+}
+
+// tagFlags are those of commands that make a tag.
+func tagFlags(cmd *cobra.Command, revision *string, overwrite *bool) {
+	cmd.Flags().StringVarP(revision, "revision", "r", "", "`revision` the tag is to lead to; \"default\" is the one installed without a name")
+	_ = cmd.MarkFlagRequired("revision")
+	_ = cmd.RegisterFlagCompletionFunc("revision", cobra.NoFileCompletions)
+	cmd.Flags().BoolVar(overwrite, "overwrite", false, "also if the tag leads to another revision now")
+	cmd.Args = cobra.ExactArgs(1)
+}
+
+func (a *app) tagSettings() install.Settings {
+	return install.Settings{Namespace: a.meant.Namespace, Version: a.Version, Set: []string{"managedBy=weir"}}
+}
+
+func (a *app) tagSet() *cobra.Command {
+	var f installation
+	var revision string
+	var overwrite bool
+	cmd := &cobra.Command{
+		Use:   "set TAG --revision REVISION [flags]",
+		Short: "make a tag, or move it to another revision",
+		Long:  "Make a tag, or move it to another revision with --overwrite. Pods that run keep\ntheir proxies until they are restarted.",
+		Example: `  weir tag set prod --revision 1-1
+  weir tag set prod --revision 1-0 --overwrite   # back`,
+	}
+	f.flags(a, cmd)
+	tagFlags(cmd, &revision, &overwrite)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return f.visit(a, cmd, func(ctx context.Context, c *cluster.Cluster) error {
+			objects, err := c.Tagging(ctx, a.tagSettings(), args[0], revision, overwrite)
+			if err != nil {
+				return err
+			}
+			if err := c.SetTag(ctx, objects); err != nil {
+				return err
+			}
+			a.out.printf("tag %s leads to revision %s\n", args[0], revision)
+			tags, err := c.Tags(ctx)
+			if err != nil {
+				return err
+			}
+			i := slices.IndexFunc(tags, func(t cluster.Tag) bool { return t.Tag == args[0] })
+			if i < 0 || len(tags[i].Namespaces) == 0 {
+				a.errs.printf("next: kubectl label namespace NAMESPACE istio.io/rev=%s istio-injection-\n", args[0])
+				return nil
+			}
+			a.errs.printf("pods of %s get their proxies from it when they are restarted: kubectl rollout restart deployment -n %s\n", strings.Join(tags[i].Namespaces, ", "), tags[i].Namespaces[0])
+			return nil
+		})
+	}
+	return cmd
+}
+
+func (a *app) tagGenerate() *cobra.Command {
+	var f installation
+	var revision string
+	var overwrite bool
+	cmd := &cobra.Command{
+		Use:     "generate TAG --revision REVISION [flags]",
+		Short:   "print what makes a tag, and change nothing",
+		Long:    "Print what makes a tag, for the revision that is installed, and change nothing.",
+		Example: `  weir tag generate prod --revision 1-1 > tag.yaml`,
+	}
+	f.flags(a, cmd)
+	tagFlags(cmd, &revision, &overwrite)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return f.visit(a, cmd, func(ctx context.Context, c *cluster.Cluster) error {
+			objects, err := c.Tagging(ctx, a.tagSettings(), args[0], revision, overwrite)
+			if err != nil {
+				return err
+			}
+			return a.print(objects)
+		})
+	}
+	return cmd
+}
+
+func (a *app) tagList() *cobra.Command {
+	var f installation
+	cmd := &cobra.Command{
+		Use:     "list [flags]",
+		Short:   "show revisions, the tags that lead to them, and who asks for them",
+		Long:    "Show the revisions that are installed, the tags that lead to them, and the\nnamespaces that ask for either.",
+		Example: "  weir tag list\n  weir tag list -o json",
+		Args:    cobra.NoArgs,
+	}
+	f.flags(a, cmd)
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return f.visit(a, cmd, func(ctx context.Context, c *cluster.Cluster) error {
+			tags, err := c.Tags(ctx)
+			if err != nil {
+				return err
+			}
+			if output.value != asTable {
+				if tags == nil {
+					tags = []cluster.Tag{}
+				}
+				return a.out.emit(output.value, tags)
+			}
+			if len(tags) == 0 {
+				a.errs.printf("Weir is not installed in %s\n", c.Context)
+				return nil
+			}
+			t := newTable("REVISION", "TAG", "NAMESPACES")
+			for _, x := range tags {
+				name, namespaces := x.Tag, strings.Join(x.Namespaces, ",")
+				if name == "" {
+					name = "-"
+				}
+				if namespaces == "" {
+					namespaces = "-"
+				}
+				t.add(text(x.Revision), text(name), text(namespaces))
+			}
+			a.out.print(t)
+			return nil
+		})
+	}
+	return cmd
+}
+
+func (a *app) tagRemove() *cobra.Command {
+	var f installation
+	var yes bool
+	cmd := &cobra.Command{
+		Use:     "remove TAG [flags]",
+		Short:   "remove a tag",
+		Long:    "Remove a tag. While namespaces ask for it this is refused without --yes: pods that\nstart there would get no proxy.",
+		Example: "  weir tag remove prod",
+		Args:    cobra.ExactArgs(1),
+	}
+	f.flags(a, cmd)
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "also if namespaces ask for it")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return f.visit(a, cmd, func(ctx context.Context, c *cluster.Cluster) error {
+			tags, err := c.Tags(ctx)
+			if err != nil {
+				return err
+			}
+			for _, t := range tags {
+				if t.Tag == args[0] && len(t.Namespaces) > 0 && !yes {
+					return hinted("label them otherwise first, or say --yes", "namespaces ask for tag %s: %s; pods that start there would get no proxy", t.Tag, strings.Join(t.Namespaces, ", "))
+				}
+			}
+			there, err := c.RemoveTag(ctx, args[0])
+			if err == nil && !there {
+				return hinted("`weir tag list` shows those there are", "there is no tag %s", args[0])
+			}
+			if err == nil {
+				a.out.printf("tag %s is removed\n", args[0])
+			}
+			return err
+		})
+	}
+	return cmd
+}
