@@ -134,3 +134,20 @@ func (a *app) workloads(ctx context.Context) [][2]string {
 	}
 	return out
 }
+
+// completeService offers the services of a namespace as the one argument.
+func (a *app) completeService(namespace *string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		c, err := a.mesh()
+		if err != nil || len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ns := *namespace
+		if ns == "" {
+			ns = a.namespace()
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+		defer cancel()
+		return a.completeServices(ctx, c, ns, nil), cobra.ShellCompDirectiveNoFileComp
+	}
+}

@@ -12,7 +12,7 @@ import (
 
 const (
 	// maxEdges bounds the table: of 5,000 services each with ten callers, as both sides see
-	// them, that is more than half; some 500 bytes each.
+	// them, that is more than half; some 700 bytes each.
 	maxEdges = 60_000
 	// edgeAge is how long an edge is remembered after the last that happened on it: a
 	// caller that comes once a day is one still.
@@ -44,6 +44,7 @@ type edgeCount struct {
 type slot struct {
 	at                 int64 // number of the slot since 1970
 	requests, failures uint64
+	latencies          [latencySlots]uint32
 }
 
 // latencySlots is how many counts a report has.
@@ -93,6 +94,7 @@ func (t *edgeTable) add(k edgeKey, e *observev1.Edge, now time.Time) {
 	c.latency += e.GetLatencySeconds()
 	for i, n := range e.GetLatencyCounts()[:min(len(e.GetLatencyCounts()), latencySlots)] {
 		c.latencies[i] += n
+		w.latencies[i] += uint32(n)
 	}
 }
 
@@ -128,13 +130,16 @@ func (t *edgeTable) list(now time.Time, since time.Time, match func(*apiv1.Edge)
 			e.Requests += n
 		}
 		if k.protocol != "tcp" {
-			e.LatencyCounts = slices.Clone(c.latencies[:])
+			e.LatencyCounts, e.RecentLatency = slices.Clone(c.latencies[:]), make([]uint64, latencySlots)
 		}
 		at := now.UnixNano() / int64(slotLength)
 		for _, w := range c.window {
 			if at-w.at < slots {
 				e.Recent += w.requests
 				e.RecentFailures += w.failures
+				for i := range e.RecentLatency {
+					e.RecentLatency[i] += uint64(w.latencies[i])
+				}
 			}
 		}
 		if match(&e) {

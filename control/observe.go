@@ -32,6 +32,7 @@ const (
 	// What a proxy may send: a report is of at most 1,000 edges, every 5 s.
 	maxReportEdges   = 1000
 	maxReportText    = 512 // bytes of a name
+	maxEjections     = 100
 	minReportSpacing = 100 * time.Millisecond
 	helloTimeout     = 15 * time.Second
 	maxObservers     = 20_000
@@ -44,6 +45,7 @@ type edges struct {
 	p      *Plane
 	table  edgeTable
 	asking asking
+	polls  polls
 	stop   chan struct{}
 	once   sync.Once
 
@@ -61,7 +63,7 @@ type progress struct {
 }
 
 func newEdges(p *Plane) *edges {
-	return &edges{p: p, table: edgeTable{m: map[edgeKey]*edgeCount{}}, asking: asking{patience: askTime, proxies: map[*reporter]bool{}, waiting: map[uint64]question{}}, stop: make(chan struct{}), seen: map[string]progress{}}
+	return &edges{p: p, table: edgeTable{m: map[edgeKey]*edgeCount{}}, asking: asking{patience: askTime, proxies: map[*reporter]bool{}, waiting: map[uint64]question{}}, polls: polls{waiting: map[uint64]poll{}}, stop: make(chan struct{}), seen: map[string]progress{}}
 }
 
 // close ends all streams.
@@ -96,8 +98,13 @@ func (s *edges) Observe(stream grpc.BidiStreamingServer[observev1.ProxyMessage, 
 	defer tooLate.Stop()
 	var who *reporter
 	var questions <-chan *observev1.RecordsRequest // once it has introduced itself
+	var orders <-chan *observev1.ControlMessage    // likewise
 	for {
 		select {
+		case m := <-orders:
+			if err := stream.Send(m); err != nil {
+				return err
+			}
 		case q := <-questions:
 			if err := stream.Send(&observev1.ControlMessage{Message: &observev1.ControlMessage_Records{Records: q}}); err != nil {
 				return err
@@ -107,12 +114,14 @@ func (s *edges) Observe(stream grpc.BidiStreamingServer[observev1.ProxyMessage, 
 			if who == nil {
 				tooLate.Stop()
 				if who, err = s.introduce(stream.Context(), m.GetHello()); err == nil {
-					questions = who.questions
+					questions, orders = who.questions, who.orders
 					s.asking.enter(who)
 					defer s.asking.leave(who)
 				}
 			} else if a := m.GetRecords(); a != nil {
 				s.asking.heard(who, a)
+			} else if a := m.GetLimits(); a != nil {
+				s.polls.heard(who, a)
 			} else if r := m.GetReport(); r != nil {
 				err = s.report(stream, who, r)
 			}
@@ -138,6 +147,7 @@ type reporter struct {
 	last  time.Time
 	// questions are for it to answer.
 	questions chan *observev1.RecordsRequest
+	orders    chan *observev1.ControlMessage
 }
 
 // introduce holds who a proxy claims to be against the identity it proved.
@@ -161,7 +171,7 @@ func (s *edges) introduce(ctx context.Context, h *observev1.Hello) (*reporter, e
 	if len(h.GetWorkload()) > maxReportText {
 		return nil, status.Error(codes.InvalidArgument, "the name of the workload is too long")
 	}
-	r := &reporter{questions: make(chan *observev1.RecordsRequest), node: h.GetNodeId(), epoch: h.GetEpoch(), self: apiv1.EdgeEnd{Workload: h.GetWorkload(), Namespace: namespace, Identity: who.ID}}
+	r := &reporter{questions: make(chan *observev1.RecordsRequest), orders: make(chan *observev1.ControlMessage), node: h.GetNodeId(), epoch: h.GetEpoch(), self: apiv1.EdgeEnd{Workload: h.GetWorkload(), Namespace: namespace, Identity: who.ID}}
 	if u := s.p.latest.Load(); u != nil {
 		if w := u.Snapshot.Workloads.At(mesh.NewKey(namespace, name)); w != nil {
 			if id, err := identity.Parse(who.ID); err != nil || id.ServiceAccount != w.ServiceAccount {
@@ -188,6 +198,9 @@ func (s *edges) report(stream grpc.BidiStreamingServer[observev1.ProxyMessage, o
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
 	}
+	if len(r.GetEjections()) > maxEjections {
+		return status.Errorf(codes.InvalidArgument, "a report of %d ejections, more than %d", len(r.GetEjections()), maxEjections)
+	}
 	if s.isNew(who, r.GetSequence(), now) {
 		s.reports.Add(1)
 		s.table.mu.Lock()
@@ -196,6 +209,7 @@ func (s *edges) report(stream grpc.BidiStreamingServer[observev1.ProxyMessage, o
 		for _, e := range r.GetEdges() {
 			s.table.add(keyOf(who, e), e, now)
 		}
+		s.p.events.add(now, asideEvents(who, r.GetEjections())...)
 	}
 	return stream.Send(&observev1.ControlMessage{Message: &observev1.ControlMessage_Ack{Ack: &observev1.Ack{Sequence: r.GetSequence()}}})
 }

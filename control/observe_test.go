@@ -145,7 +145,7 @@ func TestEdgeTable(t *testing.T) {
 	}
 	all := func(*apiv1.Edge) bool { return true }
 	tab.add(edgeKey{host: "1"}, edgeTo("x", 10), at.Add(50*time.Second))
-	if e := tab.list(at.Add(70*time.Second), at.Add(time.Second), all).Edges; len(e) != 1 || e[0].Requests != 13 || e[0].Recent != 11 || e[0].RecentFailures != 1 {
+	if e := tab.list(at.Add(70*time.Second), at.Add(time.Second), all).Edges; len(e) != 1 || e[0].Requests != 13 || e[0].Recent != 11 || e[0].RecentFailures != 1 || e[0].RecentLatency[0] != 10 || e[0].LatencyCounts[0] != 11 {
 		t.Errorf("got %+v", e)
 	}
 	if n := len(tab.list(at.Add(edgeAge+40*time.Second), time.Time{}, all).Edges); n != 1 {

@@ -19,7 +19,7 @@ func clusterStats(c *cluster.Cluster) []admin.Stat {
 	out := []admin.Stat{
 		counter("upstream_cx_overflow", l.CxOverflow.Load()),
 		counter("upstream_rq_drop_overload", l.Dropped.Load()),
-		counter("upstream_rq_pending_overflow", l.RqOverflow.Load()),
+		counter("upstream_rq_pending_overflow", l.PendingOverflow.Load()+l.RqOverflow.Load()), // Envoy counts both there
 		counter("upstream_rq_retry_overflow", l.RetryOverflow.Load()),
 		counter("upstream_cx_connect_fail", l.ConnectFail.Load()),
 		counter("upstream_cx_connect_timeout", l.ConnectTimeout.Load()),

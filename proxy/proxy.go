@@ -182,6 +182,7 @@ type Proxy struct {
 	descriptors int64
 	manager     *overload.Manager
 	pressure    pressure
+	aside       asides
 
 	quit    context.CancelFunc
 	quitCtx context.Context //nolint:containedctx // ended by Quit, joined to Run's

@@ -60,7 +60,7 @@ type publisher struct {
 func newPublisher(p *Proxy) (*publisher, error) {
 	p.keys = jwtauthn.NewSets(p.newestKeys, p.fetchKeys)
 	o := state.Options{Gate: p.gate, Keys: p.keys, Peers: p.callers, StdRecords: p.o.StdRecords, Demand: p.demands, Strange: p.o.Control != nil && p.o.Control.Strange, Plaintext: p.o.Control != nil && p.id == nil && !p.o.Control.Strange,
-		Loop: func() *loop.Loop { return p.workers[0].loop }, Checks: func() *cluster.Checks { return p.workers[0].checks }}
+		Loop: func() *loop.Loop { return p.workers[0].loop }, Checks: func() *cluster.Checks { return p.workers[0].checks }, Aside: p.noteAside}
 	if p.id != nil {
 		o.Identity = p.id.Peers()
 	}
@@ -106,7 +106,7 @@ func (p *Proxy) subscribe(saved *restore.Saved) {
 			}
 			return conn, err
 		}})
-	p.sender = edges.NewSender(edges.Options{Hello: &observev1.Hello{NodeId: p.o.Node.ID, Workload: p.o.Node.Workload}, Connect: p.observed, Collect: p.collect, Records: p.Records, Stirred: p.stirred, Log: p.o.Log})
+	p.sender = edges.NewSender(edges.Options{Hello: &observev1.Hello{NodeId: p.o.Node.ID, Workload: p.o.Node.Workload}, Connect: p.observed, Collect: p.collect, Records: p.Records, Limits: p.Limits, Aside: p.aside.take, Stirred: p.stirred, Log: p.o.Log})
 	p.xds.Subscribe(resource.ClusterType)
 	p.xds.Subscribe(resource.ListenerType)
 	if p.demands != nil {

@@ -627,9 +627,19 @@ func inboundCluster(k *mint, p *served) *clusterv3.Cluster {
 	for _, s := range p.services {
 		list = append(list, serviceMetadata(s))
 	}
+	if p.pool != nil && p.sidecar != nil {
+		c.Metadata = origin("sidecar", &p.sidecar.Ref, 0)
+	}
 	if len(list) > 0 {
-		c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"istio": fields(map[string]*structpb.Value{
-			"services": structpb.NewListValue(&structpb.ListValue{Values: list})})}}
+		if c.Metadata == nil {
+			c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{}}
+		}
+		istio := c.Metadata.FilterMetadata["istio"]
+		if istio == nil {
+			istio = fields(map[string]*structpb.Value{})
+			c.Metadata.FilterMetadata["istio"] = istio
+		}
+		istio.Fields["services"] = structpb.NewListValue(&structpb.ListValue{Values: list})
 	}
 	return c
 }

@@ -271,13 +271,14 @@ type Event struct {
 	Time time.Time `json:"time"` // of the last, if it happened Count times in a row
 	// Type is compiled, quarantined, unenforced, ignored or removed: what became of the
 	// object; active: every proxy that needs it has it; rejected: a proxy refuses what was
-	// made of it.
+	// made of it. Of services: ejected, unhealthy, probed, returned: a proxy set an endpoint
+	// aside, or not any more.
 	Type      string `json:"type"`
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name"`
 	Mesh      uint64 `json:"mesh"`
-	Proxy     string `json:"proxy,omitempty"` // of rejected
+	Proxy     string `json:"proxy,omitempty"` // of rejected, and what services have
 	Message   string `json:"message,omitempty"`
 	Count     int    `json:"count"`
 }
@@ -346,6 +347,8 @@ type Edge struct {
 	// Recent are requests, and failures among them, of the last minute.
 	Recent         uint64 `json:"recent"`
 	RecentFailures uint64 `json:"recentFailures,omitempty"`
+	// RecentLatency are LatencyCounts of the last minute.
+	RecentLatency []uint64 `json:"recentLatency,omitempty"`
 }
 
 // EdgeEnd is one of the two, as far as it is known.

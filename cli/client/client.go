@@ -104,6 +104,16 @@ func (c *Client) Why(ctx context.Context, id, service, from, to string, last int
 	return get[*apiv1.Why](ctx, c, "/api/v1/why?"+url.Values{"id": {id}, "service": {service}, "from": {from}, "to": {to}, "last": {strconv.Itoa(last)}}.Encode())
 }
 
+// Limits asks for the limits that calls to a service meet, by its name or host name.
+func (c *Client) Limits(ctx context.Context, service, namespace string) (*apiv1.Limits, error) {
+	return get[*apiv1.Limits](ctx, c, "/api/v1/limits?"+url.Values{"service": {service}, "namespace": {namespace}}.Encode())
+}
+
+// Ejections asks which endpoints proxies have set aside, of a service or, if that is "", of all.
+func (c *Client) Ejections(ctx context.Context, service, namespace string) (*apiv1.Ejections, error) {
+	return get[*apiv1.Ejections](ctx, c, "/api/v1/ejections?"+url.Values{"service": {service}, "namespace": {namespace}}.Encode())
+}
+
 // Workloads asks for what is running.
 func (c *Client) Workloads(ctx context.Context) ([]apiv1.Workload, error) {
 	return get[[]apiv1.Workload](ctx, c, "/api/v1/workloads")

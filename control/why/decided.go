@@ -101,7 +101,7 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 		}
 	}
 	for _, d := range r.GetDecisions() {
-		kind, namespace, name, ok := parse(d.GetObject())
+		kind, namespace, name, ok := Parse(d.GetObject())
 		if !ok {
 			continue
 		}
@@ -162,8 +162,8 @@ func look(d *apiv1.Decider, then time.Time, objects Objects) {
 	}
 }
 
-// parse reads the path of an object: /apis/GROUP/VERSION/namespaces/NAMESPACE/KIND/NAME, its kind in words with hyphens.
-func parse(path string) (kind, namespace, name string, ok bool) {
+// Parse reads the path of an object: /apis/GROUP/VERSION/namespaces/NAMESPACE/KIND/NAME, its kind in words with hyphens.
+func Parse(path string) (kind, namespace, name string, ok bool) {
 	p := strings.Split(path, "/")
 	if len(p) != 8 || p[1] != "apis" || p[4] != "namespaces" {
 		return "", "", "", false

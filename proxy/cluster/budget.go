@@ -65,6 +65,7 @@ func (l *Limits) AcquireRetry(now int64) bool {
 			return false
 		}
 		if l.Retries.CompareAndSwap(n, n+1) {
+			l.Retries.reached(n + 1)
 			return true
 		}
 	}

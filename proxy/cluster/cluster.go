@@ -398,10 +398,10 @@ func (c *Cluster) InMesh() bool { return len(c.Endpoints) > 0 && c.Endpoints[0].
 // A Limits survives while the cluster's name does; maxima change in place.
 type Limits struct {
 	MaxConnections, MaxPending, MaxRequests, MaxRetries atomic.Uint32
-	Connections, Pending, Requests, Retries             atomic.Int32
-	// What a maximum did not permit: a new connection, a request, another attempt.
-	CxOverflow, RqOverflow, RetryOverflow atomic.Uint64
-	Dropped                               atomic.Uint64 // requests, by Cluster.Drop
+	Connections, Pending, Requests, Retries             Use
+	// What a maximum did not permit: a new connection, a request that would have waited, a request, another attempt.
+	CxOverflow, PendingOverflow, RqOverflow, RetryOverflow atomic.Uint64
+	Dropped                                                atomic.Uint64 // requests, by Cluster.Drop
 	// What came of those that had a place, and is rare: connections that could not be made, those of them that took too long,
 	// requests that did, attempts that did, further attempts, those of them that helped, requests that had no more left, and
 	// attempts that the endpoint reset.
@@ -414,11 +414,31 @@ type Limits struct {
 // Unlimited is Envoy's and Istio's "no limit": 2^32-1.
 const Unlimited = ^uint32(0)
 
-// Acquire takes one of n unless max are in use.
-func Acquire(n *atomic.Int32, max *atomic.Uint32) bool {
-	if uint32(n.Add(1)) > max.Load() {
-		n.Add(-1)
+// Use is how many of something are in use.
+type Use struct {
+	atomic.Int32
+	peak atomic.Int32
+}
+
+// Peak is the most that ever were.
+func (u *Use) Peak() int32 { return u.peak.Load() }
+
+func (u *Use) reached(n int32) {
+	for {
+		p := u.peak.Load()
+		if n <= p || u.peak.CompareAndSwap(p, n) {
+			return
+		}
+	}
+}
+
+// Acquire takes one of u unless max are in use.
+func Acquire(u *Use, max *atomic.Uint32) bool {
+	n := u.Add(1)
+	if uint32(n) > max.Load() {
+		u.Add(-1)
 		return false
 	}
+	u.reached(n)
 	return true
 }

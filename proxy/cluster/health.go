@@ -23,6 +23,11 @@ type Health struct {
 	due      int64 // when the timer fires, while it is armed
 	now      int64 // the time last heard of
 
+	tell func(*Cluster, *Aside) // of every change of who is set aside, with mu held; nil: nobody wants to know
+	// Of endpoints that are set aside: the last answer's status of those ejected, and since when checks say it of the others.
+	answers map[*Endpoint]uint16
+	sick    map[*Endpoint]int64
+
 	// Checked is what active health checks came to. watched are the endpoints under them, on their loop; over: there is no
 	// such cluster any more.
 	Checked CheckStats
@@ -43,6 +48,91 @@ func NewHealth(l *loop.Loop, checks *Checks) *Health {
 		h.renew()
 	}
 	return h
+}
+
+// Aside is an endpoint that is set aside, or was.
+type Aside struct {
+	Endpoint *Endpoint
+	State    AsideState
+	Reason   outlier.Reason // of one that was ejected; None: checks say so, or itself
+	InARow   uint32         // errors that were too many
+	Status   uint16         // of the last of them; 0: there was no answer
+	// By the loop's clock; Until is about when it returns, 0: when checks pass.
+	Since, Until int64
+	Times        uint32 // how often it was ejected
+}
+
+// AsideState is where an endpoint stands.
+type AsideState uint8
+
+// States.
+const (
+	Returned  AsideState = iota // it is in use again
+	Ejected                     // because of what came of requests
+	Probed                      // it returns, as far as a few requests may try it
+	Unhealthy                   // active health checks fail
+	Withdrawn                   // it said so itself, in answer to a check
+)
+
+// Tell has changes of who is set aside told, on whichever worker's loop they are learned; tell must not call back.
+func (h *Health) Tell(tell func(*Cluster, *Aside)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.tell = tell
+}
+
+// Aside are the endpoints that are set aside, or were ejected since they came.
+func (h *Health) Aside() (out []Aside) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range h.cluster.Endpoints {
+		if a, ok := h.ejected(e); ok {
+			out = append(out, a)
+		}
+		if since, ok := h.sick[e]; ok {
+			out = append(out, unwell(e, since))
+		}
+	}
+	return out
+}
+
+// ejected is what outlier detection knows of an endpoint; h.mu is held.
+func (h *Health) ejected(e *Endpoint) (Aside, bool) {
+	x, ok := h.detector.Of(&e.Outlier)
+	if !ok {
+		return Aside{}, false
+	}
+	a := Aside{Endpoint: e, Reason: x.Why, InARow: h.cluster.Outlier.Consecutive[x.Why], Status: h.answers[e], Since: x.At, Until: x.Until, Times: x.Times}
+	a.State = map[outlier.Phase]AsideState{outlier.Open: Ejected, outlier.HalfOpen: Probed, outlier.Closed: Returned}[x.Phase]
+	return a, true
+}
+
+func unwell(e *Endpoint, since int64) Aside {
+	a := Aside{Endpoint: e, State: Unhealthy, Reason: outlier.None, Since: since}
+	if e.Withdrawn.Load() {
+		a.State = Withdrawn
+	}
+	return a
+}
+
+// checked notes that checks of an endpoint say something else than before; on the loop.
+func (h *Health) checked(e *Endpoint, sick bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.loop.Now()
+	a := Aside{Endpoint: e, Reason: outlier.None, Since: now}
+	if sick {
+		if h.sick == nil {
+			h.sick = map[*Endpoint]int64{}
+		}
+		h.sick[e] = now
+		a = unwell(e, now)
+	} else {
+		delete(h.sick, e)
+	}
+	if h.tell != nil && slices.Contains(h.cluster.Endpoints, e) {
+		h.tell(h.cluster, &a)
+	}
 }
 
 // End forgets the cluster: nobody checks its endpoints any more.
@@ -87,6 +177,11 @@ func (c *Cluster) Seal() {
 		}
 	}
 	h.detector.Set(c.Outlier, hosts)
+	for e := range h.answers {
+		if c.Outlier == nil || e.Gone.Load() || !slices.Contains(c.Endpoints, e) {
+			delete(h.answers, e)
+		}
+	}
 	h.renew()
 	if c.SlowStart.Window > 0 {
 		h.at(0) // for what came, and the shares of now
@@ -146,7 +241,7 @@ func (h *Health) tick() {
 	defer h.mu.Unlock()
 	c := h.cluster
 	h.now = now
-	next, changed := int64(0), h.detector.Sweep(now)
+	next, changed := int64(0), h.sweep(now)
 	for _, e := range c.Endpoints {
 		if c.SlowStart.Window > 0 {
 			e.Since.CompareAndSwap(0, now)
@@ -170,24 +265,51 @@ func (h *Health) tick() {
 	}
 }
 
+// sweep returns endpoints whose time is over; h.mu is held.
+func (h *Health) sweep(now int64) (changed bool) {
+	var open []*Endpoint
+	if h.tell != nil && h.detector.Stats().Active > 0 {
+		for _, e := range h.cluster.Endpoints {
+			if e.Outlier.Phase() == outlier.Open {
+				open = append(open, e)
+			}
+		}
+	}
+	changed = h.detector.Sweep(now)
+	for _, e := range open {
+		if e.Outlier.Phase() != outlier.Open {
+			a, _ := h.ejected(e)
+			h.tell(h.cluster, &a)
+		}
+	}
+	return changed
+}
+
 // View is which endpoints may be chosen now.
 func (c *Cluster) View() *View { return c.Health.view.Load() }
 
-// Report notes how a request to an endpoint, or a connection for one, ended.
-func (c *Cluster) Report(e *Endpoint, r outlier.Result, now int64) {
+// Report notes how a request to an endpoint, or a connection for one, ended; status is that of an answer, 0: there was none.
+func (c *Cluster) Report(e *Endpoint, r outlier.Result, status int, now int64) {
 	if c.Outlier == nil || e == nil {
 		return
 	}
 	if why := e.Outlier.Count(c.Outlier, r); why != outlier.None {
-		c.Health.eject(e, why, now)
+		c.Health.eject(e, why, uint16(status), now)
 	}
 }
 
-func (h *Health) eject(e *Endpoint, why outlier.Reason, now int64) {
+func (h *Health) eject(e *Endpoint, why outlier.Reason, status uint16, now int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.detector.Eject(&e.Outlier, why, now) {
 		return
+	}
+	if h.answers == nil {
+		h.answers = map[*Endpoint]uint16{}
+	}
+	h.answers[e] = status
+	if a, _ := h.ejected(e); h.tell != nil {
+		h.tell(h.cluster, &a)
 	}
 	h.now = now
 	h.renew()

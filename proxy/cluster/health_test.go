@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,8 +77,46 @@ func TestMissing(t *testing.T) {
 	check(with(cluster.Static, health()), causes.NoEndpoints)
 	check(with(cluster.StrictDNS, health()), causes.NameNotResolved)
 	check(with(cluster.OriginalDst, health()), causes.NoHealthyUpstream)
-	some.Report(one, (&outlier.Config{}).OfStatus(500), 1)
+	some.Report(one, (&outlier.Config{}).OfStatus(500), 500, 1)
 	check(some, causes.NoHealthyUpstream)
-	some.Report(two, (&outlier.Config{}).OfStatus(500), 1)
+	some.Report(two, (&outlier.Config{}).OfStatus(500), 500, 1)
 	check(some, causes.EndpointsEjected)
+}
+
+// Who is set aside is told when it is learned and when its time is over, with why and until when; who asks learns the same.
+func TestAside(t *testing.T) {
+	n := mem.New()
+	l := n.Loop(loop.Options{})
+	e := &cluster.Endpoint{ID: 1}
+	c := &cluster.Cluster{Name: "c", Health: cluster.NewHealth(l, nil), Endpoints: []*cluster.Endpoint{e, {ID: 2}},
+		Outlier: &outlier.Config{Consecutive: [outlier.Reasons]uint32{outlier.FiveXX: 2}, Interval: time.Second, BaseEjection: 10 * time.Second, MaxEjection: time.Minute, MaxPercent: 100}}
+	var told []string
+	say := func(a *cluster.Aside) string {
+		if a.Endpoint != e {
+			return "another"
+		}
+		return fmt.Sprint(a.State, " because ", a.Reason, " ", a.InARow, " times, last ", a.Status, ", for ", time.Duration(a.Until-a.Since), ", ", a.Times)
+	}
+	c.Health.Tell(func(_ *cluster.Cluster, a *cluster.Aside) { told = append(told, say(a)) })
+	c.Seal()
+	for _, status := range []int{500, 503} {
+		c.Report(e, c.Outlier.OfStatus(status), status, l.Now())
+	}
+	const ejected, returned = "1 because 0 2 times, last 503, for 10s, 1", "0 because 0 2 times, last 503, for 10s, 1"
+	now := func(want string) {
+		t.Helper()
+		if all := c.Health.Aside(); len(all) != 1 || say(&all[0]) != want {
+			t.Errorf("%+v, want %s", all, want)
+		}
+	}
+	now(ejected)
+	for range 12 {
+		n.Step()
+		n.Advance(time.Second)
+	}
+	n.Step()
+	now(returned)
+	if got := strings.Join(told, "; "); got != ejected+"; "+returned {
+		t.Errorf("told: %s", got)
+	}
 }

@@ -277,20 +277,20 @@ func (x *Exchange) judge(end bool) {
 	} else if end {
 		return
 	}
-	x.report(x.Cluster.Outlier.OfStatus(status))
+	x.report(x.Cluster.Outlier.OfStatus(status), status)
 }
 
-// report tells outlier detection how the attempt went.
-func (x *Exchange) report(r outlier.Result) {
+// report tells outlier detection how the attempt went; status is that of its answer, 0: there was none.
+func (x *Exchange) report(r outlier.Result, status int) {
 	if x.Cluster.Outlier != nil && x.is(attemptOpen) {
-		x.Cluster.Report(x.Endpoint, r, x.w.loop.Now())
+		x.Cluster.Report(x.Endpoint, r, status, x.w.loop.Now())
 	}
 }
 
 func (x *Exchange) onTimeout() {
 	x.down.blame()
 	x.Cluster.Limits.RqTimeout.Add(1)
-	x.report(outlier.LocalFailure)
+	x.report(outlier.LocalFailure, 0)
 	x.Failure = ""
 	x.Reply(causes.UpstreamTimeout)
 }
@@ -307,7 +307,7 @@ func (x *Exchange) onTry() {
 		return
 	}
 	x.Cluster.Limits.TryTimeout.Add(1)
-	x.report(outlier.LocalFailure)
+	x.report(outlier.LocalFailure, 0)
 	x.Failure = ""
 	if x.mayRetry() && x.retry.On&x.onSilence() != 0 && x.again(c, false) {
 		return

@@ -271,7 +271,7 @@ func (x *Exchange) upstreamFailed(c causes.Cause, transport string, untouched, s
 		x.Cluster.Limits.RqReset.Add(1)
 	}
 	if c != causes.UpstreamNoSocket && !refused(c) && !(silent && reused) { // not our own lack, nor a race with its keep-alive timeout
-		x.report(outlier.LocalFailure)
+		x.report(outlier.LocalFailure, 0)
 	}
 	if x.is(headSent) {
 		x.endAttempt()

@@ -341,7 +341,7 @@ func (s *script) run(d *datadriven.TestData) string {
 		return fmt.Sprintf("attempts %d successes %d failures %d network %d\n", h.Attempts.Load(), h.Successes.Load(), h.Failures.Load(), h.NetworkFailures.Load())
 	case "overflows": // connections, requests and retries that the limits of a cluster did not permit
 		l := s.state.clusters[s.clusterID(name)].Limits
-		return fmt.Sprintf("cx %d rq %d retry %d\n", l.CxOverflow.Load(), l.RqOverflow.Load(), l.RetryOverflow.Load())
+		return fmt.Sprintf("cx %d rq %d retry %d\n", l.CxOverflow.Load(), l.PendingOverflow.Load()+l.RqOverflow.Load(), l.RetryOverflow.Load())
 	case "log":
 		s.net.Step()
 		out := strings.Join(s.log, "\n")

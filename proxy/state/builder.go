@@ -71,6 +71,8 @@ type Options struct {
 	Loop func() *loop.Loop
 	// Checks check endpoints actively, on that loop; nil: nobody does.
 	Checks func() *cluster.Checks
+	// Aside is told of every change of which endpoints are set aside, on a worker's loop; nil: nobody is.
+	Aside func(*cluster.Cluster, *cluster.Aside)
 	// MaxResources bounds the resources of each type; 0 means DefaultMaxResources.
 	MaxResources int
 }
@@ -237,6 +239,7 @@ func (b *Builder) health(name string) *cluster.Health {
 			checks = b.opts.Checks()
 		}
 		h = cluster.NewHealth(l, checks)
+		h.Tell(b.opts.Aside)
 		b.healthOf[name] = h
 	}
 	return h

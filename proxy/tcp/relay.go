@@ -354,7 +354,7 @@ func (u *upstream) Open(c *conn.Conn) {
 	r := (*Relay)(u)
 	r.flags |= upOpen
 	r.Cause, r.Failure = causes.NoCause, ""
-	r.Cluster.Report(r.Endpoint, outlier.Success, r.w.l.Now())
+	r.Cluster.Report(r.Endpoint, outlier.Success, 0, r.w.l.Now())
 	r.Upstream = *c.Info()
 	if r.config.Exchange && exchanges(c) {
 		r.flags |= expectUp
@@ -479,7 +479,7 @@ func (u *upstream) Closed(c *conn.Conn, why conn.Why) {
 			return
 		}
 		if r.Cause != causes.UpstreamNoSocket {
-			r.Cluster.Report(r.Endpoint, outlier.LocalFailure, r.w.l.Now())
+			r.Cluster.Report(r.Endpoint, outlier.LocalFailure, 0, r.w.l.Now())
 		}
 		r.tried = append(r.tried, r.Endpoint)
 		if r.attempts > 0 {

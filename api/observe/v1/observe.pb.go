@@ -182,6 +182,64 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{2}
 }
 
+type AsideState int32
+
+const (
+	AsideState_ASIDE_STATE_UNSPECIFIED AsideState = 0
+	AsideState_ASIDE_STATE_RETURNED    AsideState = 1 // it is in use
+	AsideState_ASIDE_STATE_EJECTED     AsideState = 2
+	AsideState_ASIDE_STATE_PROBED      AsideState = 3 // a few requests try it
+	AsideState_ASIDE_STATE_UNHEALTHY   AsideState = 4 // active health checks fail
+	AsideState_ASIDE_STATE_WITHDRAWN   AsideState = 5 // it asked for that, in answer to a check
+)
+
+// Enum value maps for AsideState.
+var (
+	AsideState_name = map[int32]string{
+		0: "ASIDE_STATE_UNSPECIFIED",
+		1: "ASIDE_STATE_RETURNED",
+		2: "ASIDE_STATE_EJECTED",
+		3: "ASIDE_STATE_PROBED",
+		4: "ASIDE_STATE_UNHEALTHY",
+		5: "ASIDE_STATE_WITHDRAWN",
+	}
+	AsideState_value = map[string]int32{
+		"ASIDE_STATE_UNSPECIFIED": 0,
+		"ASIDE_STATE_RETURNED":    1,
+		"ASIDE_STATE_EJECTED":     2,
+		"ASIDE_STATE_PROBED":      3,
+		"ASIDE_STATE_UNHEALTHY":   4,
+		"ASIDE_STATE_WITHDRAWN":   5,
+	}
+)
+
+func (x AsideState) Enum() *AsideState {
+	p := new(AsideState)
+	*p = x
+	return p
+}
+
+func (x AsideState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AsideState) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_observe_v1_observe_proto_enumTypes[3].Descriptor()
+}
+
+func (AsideState) Type() protoreflect.EnumType {
+	return &file_api_observe_v1_observe_proto_enumTypes[3]
+}
+
+func (x AsideState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AsideState.Descriptor instead.
+func (AsideState) EnumDescriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{3}
+}
+
 // ProxyMessage is what a proxy sends. The first one is a hello.
 type ProxyMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -190,6 +248,7 @@ type ProxyMessage struct {
 	//	*ProxyMessage_Hello
 	//	*ProxyMessage_Report
 	//	*ProxyMessage_Records
+	//	*ProxyMessage_Limits
 	Message       isProxyMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -259,6 +318,15 @@ func (x *ProxyMessage) GetRecords() *Records {
 	return nil
 }
 
+func (x *ProxyMessage) GetLimits() *Limits {
+	if x != nil {
+		if x, ok := x.Message.(*ProxyMessage_Limits); ok {
+			return x.Limits
+		}
+	}
+	return nil
+}
+
 type isProxyMessage_Message interface {
 	isProxyMessage_Message()
 }
@@ -275,11 +343,17 @@ type ProxyMessage_Records struct {
 	Records *Records `protobuf:"bytes,3,opt,name=records,proto3,oneof"`
 }
 
+type ProxyMessage_Limits struct {
+	Limits *Limits `protobuf:"bytes,4,opt,name=limits,proto3,oneof"`
+}
+
 func (*ProxyMessage_Hello) isProxyMessage_Message() {}
 
 func (*ProxyMessage_Report) isProxyMessage_Message() {}
 
 func (*ProxyMessage_Records) isProxyMessage_Message() {}
+
+func (*ProxyMessage_Limits) isProxyMessage_Message() {}
 
 // ControlMessage is what a control plane sends.
 type ControlMessage struct {
@@ -288,6 +362,7 @@ type ControlMessage struct {
 	//
 	//	*ControlMessage_Ack
 	//	*ControlMessage_Records
+	//	*ControlMessage_Limits
 	Message       isControlMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -348,6 +423,15 @@ func (x *ControlMessage) GetRecords() *RecordsRequest {
 	return nil
 }
 
+func (x *ControlMessage) GetLimits() *LimitsRequest {
+	if x != nil {
+		if x, ok := x.Message.(*ControlMessage_Limits); ok {
+			return x.Limits
+		}
+	}
+	return nil
+}
+
 type isControlMessage_Message interface {
 	isControlMessage_Message()
 }
@@ -360,9 +444,15 @@ type ControlMessage_Records struct {
 	Records *RecordsRequest `protobuf:"bytes,2,opt,name=records,proto3,oneof"`
 }
 
+type ControlMessage_Limits struct {
+	Limits *LimitsRequest `protobuf:"bytes,3,opt,name=limits,proto3,oneof"`
+}
+
 func (*ControlMessage_Ack) isControlMessage_Message() {}
 
 func (*ControlMessage_Records) isControlMessage_Message() {}
+
+func (*ControlMessage_Limits) isControlMessage_Message() {}
 
 // Hello says which proxy this is. Its service account and namespace must be those of the
 // certificate.
@@ -434,7 +524,9 @@ type Report struct {
 	Sequence uint64  `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	Edges    []*Edge `protobuf:"bytes,2,rep,name=edges,proto3" json:"edges,omitempty"` // those on which something happened, at most 1,000
 	// Requests and connections that were counted without their edge, because there were too many.
-	Lost          uint64 `protobuf:"varint,3,opt,name=lost,proto3" json:"lost,omitempty"`
+	Lost uint64 `protobuf:"varint,3,opt,name=lost,proto3" json:"lost,omitempty"`
+	// Endpoints that were set aside, or returned, since: at most 100.
+	Ejections     []*Ejection `protobuf:"bytes,4,rep,name=ejections,proto3" json:"ejections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -488,6 +580,13 @@ func (x *Report) GetLost() uint64 {
 		return x.Lost
 	}
 	return 0
+}
+
+func (x *Report) GetEjections() []*Ejection {
+	if x != nil {
+		return x.Ejections
+	}
+	return nil
 }
 
 // Edge is traffic between the reporting workload and another.
@@ -1401,28 +1500,530 @@ func (x *Attempt) GetEndedNano() uint64 {
 	return 0
 }
 
+// LimitsRequest asks for the limits of calls to a service.
+type LimitsRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Request uint64                 `protobuf:"varint,1,opt,name=request,proto3" json:"request,omitempty"` // for the answer
+	Host    string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`        // of the service
+	// Endpoints that are set aside, or were, are asked for instead; of all services if host is empty.
+	Ejections     bool `protobuf:"varint,3,opt,name=ejections,proto3" json:"ejections,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitsRequest) Reset() {
+	*x = LimitsRequest{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitsRequest) ProtoMessage() {}
+
+func (x *LimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitsRequest.ProtoReflect.Descriptor instead.
+func (*LimitsRequest) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *LimitsRequest) GetRequest() uint64 {
+	if x != nil {
+		return x.Request
+	}
+	return 0
+}
+
+func (x *LimitsRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *LimitsRequest) GetEjections() bool {
+	if x != nil {
+		return x.Ejections
+	}
+	return false
+}
+
+// Limits answers a LimitsRequest: of what the proxy calls at that host, and of what it serves by that name.
+type Limits struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       uint64                 `protobuf:"varint,1,opt,name=request,proto3" json:"request,omitempty"`
+	Clusters      []*ClusterLimits       `protobuf:"bytes,2,rep,name=clusters,proto3" json:"clusters,omitempty"`   // at most 100
+	Ejections     []*Ejection            `protobuf:"bytes,3,rep,name=ejections,proto3" json:"ejections,omitempty"` // at most 200
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Limits) GetRequest() uint64 {
+	if x != nil {
+		return x.Request
+	}
+	return 0
+}
+
+func (x *Limits) GetClusters() []*ClusterLimits {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *Limits) GetEjections() []*Ejection {
+	if x != nil {
+		return x.Ejections
+	}
+	return nil
+}
+
+// ClusterLimits are the limits of one cluster in one proxy.
+type ClusterLimits struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`                          // name
+	Side          Side                   `protobuf:"varint,2,opt,name=side,proto3,enum=weir.dev.observe.v1.Side" json:"side,omitempty"` // the source calls, the destination serves
+	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`                               // as of Service
+	Endpoints     uint32                 `protobuf:"varint,4,opt,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Limits        []*Limit               `protobuf:"bytes,5,rep,name=limits,proto3" json:"limits,omitempty"`
+	Refused       []*Trip                `protobuf:"bytes,6,rep,name=refused,proto3" json:"refused,omitempty"` // whose requests the limits of a destination refused, at most 50
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterLimits) Reset() {
+	*x = ClusterLimits{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterLimits) ProtoMessage() {}
+
+func (x *ClusterLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterLimits.ProtoReflect.Descriptor instead.
+func (*ClusterLimits) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ClusterLimits) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ClusterLimits) GetSide() Side {
+	if x != nil {
+		return x.Side
+	}
+	return Side_SIDE_UNSPECIFIED
+}
+
+func (x *ClusterLimits) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *ClusterLimits) GetEndpoints() uint32 {
+	if x != nil {
+		return x.Endpoints
+	}
+	return 0
+}
+
+func (x *ClusterLimits) GetLimits() []*Limit {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *ClusterLimits) GetRefused() []*Trip {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+// Limit is one limit as it is in force, and what became of it. The kinds are those of package control/limits.
+type Limit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Value float64                `protobuf:"fixed64,2,opt,name=value,proto3" json:"value,omitempty"` // how many; of a time, seconds; of a share, percent
+	None  bool                   `protobuf:"varint,3,opt,name=none,proto3" json:"none,omitempty"`    // there is no such limit
+	// How much of it is in use, the most that ever was, and how often it was reached. Of what is not in use
+	// but happens, as a timeout, trips alone.
+	Use           uint64 `protobuf:"varint,4,opt,name=use,proto3" json:"use,omitempty"`
+	Peak          uint64 `protobuf:"varint,5,opt,name=peak,proto3" json:"peak,omitempty"`
+	Trips         uint64 `protobuf:"varint,6,opt,name=trips,proto3" json:"trips,omitempty"`
+	Object        string `protobuf:"bytes,7,opt,name=object,proto3" json:"object,omitempty"` // where it may have come from, as in Decision
+	File          string `protobuf:"bytes,8,opt,name=file,proto3" json:"file,omitempty"`
+	Line          uint32 `protobuf:"varint,9,opt,name=line,proto3" json:"line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limit) Reset() {
+	*x = Limit{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limit) ProtoMessage() {}
+
+func (x *Limit) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limit.ProtoReflect.Descriptor instead.
+func (*Limit) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Limit) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Limit) GetValue() float64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Limit) GetNone() bool {
+	if x != nil {
+		return x.None
+	}
+	return false
+}
+
+func (x *Limit) GetUse() uint64 {
+	if x != nil {
+		return x.Use
+	}
+	return 0
+}
+
+func (x *Limit) GetPeak() uint64 {
+	if x != nil {
+		return x.Peak
+	}
+	return 0
+}
+
+func (x *Limit) GetTrips() uint64 {
+	if x != nil {
+		return x.Trips
+	}
+	return 0
+}
+
+func (x *Limit) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *Limit) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *Limit) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+// Trip counts what a limit refused to a caller.
+type Trip struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          *Peer                  `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	Count         uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trip) Reset() {
+	*x = Trip{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trip) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trip) ProtoMessage() {}
+
+func (x *Trip) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trip.ProtoReflect.Descriptor instead.
+func (*Trip) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Trip) GetPeer() *Peer {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+func (x *Trip) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// Ejection is an endpoint that a proxy has set aside, or had.
+type Ejection struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Cluster  string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"` // name
+	Service  *Service               `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Endpoint string                 `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"` // address
+	Workload *Peer                  `protobuf:"bytes,4,opt,name=workload,proto3" json:"workload,omitempty"`
+	State    AsideState             `protobuf:"varint,5,opt,name=state,proto3,enum=weir.dev.observe.v1.AsideState" json:"state,omitempty"`
+	// Why it was ejected: errors_in_a_row, gateway_errors_in_a_row or local_failures_in_a_row, so many, and
+	// what was answered last (0: nothing). Empty of what checks found.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	InARow        uint32 `protobuf:"varint,7,opt,name=in_a_row,json=inARow,proto3" json:"in_a_row,omitempty"`
+	Status        uint32 `protobuf:"varint,8,opt,name=status,proto3" json:"status,omitempty"`
+	SinceUnixNano uint64 `protobuf:"fixed64,9,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"`
+	UntilUnixNano uint64 `protobuf:"fixed64,10,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"` // about; 0: until checks pass
+	Times         uint32 `protobuf:"varint,11,opt,name=times,proto3" json:"times,omitempty"`                                         // how often it was ejected since it is known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ejection) Reset() {
+	*x = Ejection{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ejection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ejection) ProtoMessage() {}
+
+func (x *Ejection) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ejection.ProtoReflect.Descriptor instead.
+func (*Ejection) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Ejection) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Ejection) GetService() *Service {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *Ejection) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *Ejection) GetWorkload() *Peer {
+	if x != nil {
+		return x.Workload
+	}
+	return nil
+}
+
+func (x *Ejection) GetState() AsideState {
+	if x != nil {
+		return x.State
+	}
+	return AsideState_ASIDE_STATE_UNSPECIFIED
+}
+
+func (x *Ejection) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Ejection) GetInARow() uint32 {
+	if x != nil {
+		return x.InARow
+	}
+	return 0
+}
+
+func (x *Ejection) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Ejection) GetSinceUnixNano() uint64 {
+	if x != nil {
+		return x.SinceUnixNano
+	}
+	return 0
+}
+
+func (x *Ejection) GetUntilUnixNano() uint64 {
+	if x != nil {
+		return x.UntilUnixNano
+	}
+	return 0
+}
+
+func (x *Ejection) GetTimes() uint32 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
 var File_api_observe_v1_observe_proto protoreflect.FileDescriptor
 
 const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\n" +
-	"\x1capi/observe/v1/observe.proto\x12\x13weir.dev.observe.v1\"\xbe\x01\n" +
+	"\x1capi/observe/v1/observe.proto\x12\x13weir.dev.observe.v1\"\xf5\x01\n" +
 	"\fProxyMessage\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.weir.dev.observe.v1.HelloH\x00R\x05hello\x125\n" +
 	"\x06report\x18\x02 \x01(\v2\x1b.weir.dev.observe.v1.ReportH\x00R\x06report\x128\n" +
-	"\arecords\x18\x03 \x01(\v2\x1c.weir.dev.observe.v1.RecordsH\x00R\arecordsB\t\n" +
-	"\amessage\"\x8a\x01\n" +
+	"\arecords\x18\x03 \x01(\v2\x1c.weir.dev.observe.v1.RecordsH\x00R\arecords\x125\n" +
+	"\x06limits\x18\x04 \x01(\v2\x1b.weir.dev.observe.v1.LimitsH\x00R\x06limitsB\t\n" +
+	"\amessage\"\xc8\x01\n" +
 	"\x0eControlMessage\x12,\n" +
 	"\x03ack\x18\x01 \x01(\v2\x18.weir.dev.observe.v1.AckH\x00R\x03ack\x12?\n" +
-	"\arecords\x18\x02 \x01(\v2#.weir.dev.observe.v1.RecordsRequestH\x00R\arecordsB\t\n" +
+	"\arecords\x18\x02 \x01(\v2#.weir.dev.observe.v1.RecordsRequestH\x00R\arecords\x12<\n" +
+	"\x06limits\x18\x03 \x01(\v2\".weir.dev.observe.v1.LimitsRequestH\x00R\x06limitsB\t\n" +
 	"\amessage\"R\n" +
 	"\x05Hello\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bworkload\x18\x02 \x01(\tR\bworkload\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x06R\x05epoch\"i\n" +
+	"\x05epoch\x18\x03 \x01(\x06R\x05epoch\"\xa6\x01\n" +
 	"\x06Report\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x05edges\x18\x02 \x03(\v2\x19.weir.dev.observe.v1.EdgeR\x05edges\x12\x12\n" +
-	"\x04lost\x18\x03 \x01(\x04R\x04lost\"\xcb\x03\n" +
+	"\x04lost\x18\x03 \x01(\x04R\x04lost\x12;\n" +
+	"\tejections\x18\x04 \x03(\v2\x1d.weir.dev.observe.v1.EjectionR\tejections\"\xcb\x03\n" +
 	"\x04Edge\x12-\n" +
 	"\x04side\x18\x01 \x01(\x0e2\x19.weir.dev.observe.v1.SideR\x04side\x12-\n" +
 	"\x04peer\x18\x02 \x01(\v2\x19.weir.dev.observe.v1.PeerR\x04peer\x126\n" +
@@ -1504,7 +2105,48 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\n" +
 	"began_nano\x18\b \x01(\x04R\tbeganNano\x12\x1d\n" +
 	"\n" +
-	"ended_nano\x18\t \x01(\x04R\tendedNano*C\n" +
+	"ended_nano\x18\t \x01(\x04R\tendedNano\"[\n" +
+	"\rLimitsRequest\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x1c\n" +
+	"\tejections\x18\x03 \x01(\bR\tejections\"\x9f\x01\n" +
+	"\x06Limits\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\x04R\arequest\x12>\n" +
+	"\bclusters\x18\x02 \x03(\v2\".weir.dev.observe.v1.ClusterLimitsR\bclusters\x12;\n" +
+	"\tejections\x18\x03 \x03(\v2\x1d.weir.dev.observe.v1.EjectionR\tejections\"\xf3\x01\n" +
+	"\rClusterLimits\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12-\n" +
+	"\x04side\x18\x02 \x01(\x0e2\x19.weir.dev.observe.v1.SideR\x04side\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x1c\n" +
+	"\tendpoints\x18\x04 \x01(\rR\tendpoints\x122\n" +
+	"\x06limits\x18\x05 \x03(\v2\x1a.weir.dev.observe.v1.LimitR\x06limits\x123\n" +
+	"\arefused\x18\x06 \x03(\v2\x19.weir.dev.observe.v1.TripR\arefused\"\xc1\x01\n" +
+	"\x05Limit\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value\x12\x12\n" +
+	"\x04none\x18\x03 \x01(\bR\x04none\x12\x10\n" +
+	"\x03use\x18\x04 \x01(\x04R\x03use\x12\x12\n" +
+	"\x04peak\x18\x05 \x01(\x04R\x04peak\x12\x14\n" +
+	"\x05trips\x18\x06 \x01(\x04R\x05trips\x12\x16\n" +
+	"\x06object\x18\a \x01(\tR\x06object\x12\x12\n" +
+	"\x04file\x18\b \x01(\tR\x04file\x12\x12\n" +
+	"\x04line\x18\t \x01(\rR\x04line\"K\n" +
+	"\x04Trip\x12-\n" +
+	"\x04peer\x18\x01 \x01(\v2\x19.weir.dev.observe.v1.PeerR\x04peer\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\"\x96\x03\n" +
+	"\bEjection\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x126\n" +
+	"\aservice\x18\x02 \x01(\v2\x1c.weir.dev.observe.v1.ServiceR\aservice\x12\x1a\n" +
+	"\bendpoint\x18\x03 \x01(\tR\bendpoint\x125\n" +
+	"\bworkload\x18\x04 \x01(\v2\x19.weir.dev.observe.v1.PeerR\bworkload\x125\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x1f.weir.dev.observe.v1.AsideStateR\x05state\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x18\n" +
+	"\bin_a_row\x18\a \x01(\rR\x06inARow\x12\x16\n" +
+	"\x06status\x18\b \x01(\rR\x06status\x12&\n" +
+	"\x0fsince_unix_nano\x18\t \x01(\x06R\rsinceUnixNano\x12&\n" +
+	"\x0funtil_unix_nano\x18\n" +
+	" \x01(\x06R\runtilUnixNano\x12\x14\n" +
+	"\x05times\x18\v \x01(\rR\x05times*C\n" +
 	"\x04Side\x12\x14\n" +
 	"\x10SIDE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSIDE_SOURCE\x10\x01\x12\x14\n" +
@@ -1520,7 +2162,15 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"OUTCOME_OK\x10\x01\x12\x18\n" +
 	"\x14OUTCOME_CLIENT_ERROR\x10\x02\x12\x18\n" +
 	"\x14OUTCOME_SERVER_ERROR\x10\x03\x12\x11\n" +
-	"\rOUTCOME_PROXY\x10\x042`\n" +
+	"\rOUTCOME_PROXY\x10\x04*\xaa\x01\n" +
+	"\n" +
+	"AsideState\x12\x1b\n" +
+	"\x17ASIDE_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14ASIDE_STATE_RETURNED\x10\x01\x12\x17\n" +
+	"\x13ASIDE_STATE_EJECTED\x10\x02\x12\x16\n" +
+	"\x12ASIDE_STATE_PROBED\x10\x03\x12\x19\n" +
+	"\x15ASIDE_STATE_UNHEALTHY\x10\x04\x12\x19\n" +
+	"\x15ASIDE_STATE_WITHDRAWN\x10\x052`\n" +
 	"\aObserve\x12U\n" +
 	"\aObserve\x12!.weir.dev.observe.v1.ProxyMessage\x1a#.weir.dev.observe.v1.ControlMessage(\x010\x01B3Z1github.com/weirmesh/weir/api/observe/v1;observev1b\x06proto3"
 
@@ -1536,51 +2186,70 @@ func file_api_observe_v1_observe_proto_rawDescGZIP() []byte {
 	return file_api_observe_v1_observe_proto_rawDescData
 }
 
-var file_api_observe_v1_observe_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_api_observe_v1_observe_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_api_observe_v1_observe_proto_goTypes = []any{
 	(Side)(0),              // 0: weir.dev.observe.v1.Side
 	(Transport)(0),         // 1: weir.dev.observe.v1.Transport
 	(Outcome)(0),           // 2: weir.dev.observe.v1.Outcome
-	(*ProxyMessage)(nil),   // 3: weir.dev.observe.v1.ProxyMessage
-	(*ControlMessage)(nil), // 4: weir.dev.observe.v1.ControlMessage
-	(*Hello)(nil),          // 5: weir.dev.observe.v1.Hello
-	(*Report)(nil),         // 6: weir.dev.observe.v1.Report
-	(*Edge)(nil),           // 7: weir.dev.observe.v1.Edge
-	(*Peer)(nil),           // 8: weir.dev.observe.v1.Peer
-	(*Service)(nil),        // 9: weir.dev.observe.v1.Service
-	(*OutcomeCount)(nil),   // 10: weir.dev.observe.v1.OutcomeCount
-	(*Ack)(nil),            // 11: weir.dev.observe.v1.Ack
-	(*RecordsRequest)(nil), // 12: weir.dev.observe.v1.RecordsRequest
-	(*Records)(nil),        // 13: weir.dev.observe.v1.Records
-	(*Record)(nil),         // 14: weir.dev.observe.v1.Record
-	(*Decision)(nil),       // 15: weir.dev.observe.v1.Decision
-	(*Attempt)(nil),        // 16: weir.dev.observe.v1.Attempt
+	(AsideState)(0),        // 3: weir.dev.observe.v1.AsideState
+	(*ProxyMessage)(nil),   // 4: weir.dev.observe.v1.ProxyMessage
+	(*ControlMessage)(nil), // 5: weir.dev.observe.v1.ControlMessage
+	(*Hello)(nil),          // 6: weir.dev.observe.v1.Hello
+	(*Report)(nil),         // 7: weir.dev.observe.v1.Report
+	(*Edge)(nil),           // 8: weir.dev.observe.v1.Edge
+	(*Peer)(nil),           // 9: weir.dev.observe.v1.Peer
+	(*Service)(nil),        // 10: weir.dev.observe.v1.Service
+	(*OutcomeCount)(nil),   // 11: weir.dev.observe.v1.OutcomeCount
+	(*Ack)(nil),            // 12: weir.dev.observe.v1.Ack
+	(*RecordsRequest)(nil), // 13: weir.dev.observe.v1.RecordsRequest
+	(*Records)(nil),        // 14: weir.dev.observe.v1.Records
+	(*Record)(nil),         // 15: weir.dev.observe.v1.Record
+	(*Decision)(nil),       // 16: weir.dev.observe.v1.Decision
+	(*Attempt)(nil),        // 17: weir.dev.observe.v1.Attempt
+	(*LimitsRequest)(nil),  // 18: weir.dev.observe.v1.LimitsRequest
+	(*Limits)(nil),         // 19: weir.dev.observe.v1.Limits
+	(*ClusterLimits)(nil),  // 20: weir.dev.observe.v1.ClusterLimits
+	(*Limit)(nil),          // 21: weir.dev.observe.v1.Limit
+	(*Trip)(nil),           // 22: weir.dev.observe.v1.Trip
+	(*Ejection)(nil),       // 23: weir.dev.observe.v1.Ejection
 }
 var file_api_observe_v1_observe_proto_depIdxs = []int32{
-	5,  // 0: weir.dev.observe.v1.ProxyMessage.hello:type_name -> weir.dev.observe.v1.Hello
-	6,  // 1: weir.dev.observe.v1.ProxyMessage.report:type_name -> weir.dev.observe.v1.Report
-	13, // 2: weir.dev.observe.v1.ProxyMessage.records:type_name -> weir.dev.observe.v1.Records
-	11, // 3: weir.dev.observe.v1.ControlMessage.ack:type_name -> weir.dev.observe.v1.Ack
-	12, // 4: weir.dev.observe.v1.ControlMessage.records:type_name -> weir.dev.observe.v1.RecordsRequest
-	7,  // 5: weir.dev.observe.v1.Report.edges:type_name -> weir.dev.observe.v1.Edge
-	0,  // 6: weir.dev.observe.v1.Edge.side:type_name -> weir.dev.observe.v1.Side
-	8,  // 7: weir.dev.observe.v1.Edge.peer:type_name -> weir.dev.observe.v1.Peer
-	9,  // 8: weir.dev.observe.v1.Edge.service:type_name -> weir.dev.observe.v1.Service
-	1,  // 9: weir.dev.observe.v1.Edge.transport:type_name -> weir.dev.observe.v1.Transport
-	10, // 10: weir.dev.observe.v1.Edge.outcomes:type_name -> weir.dev.observe.v1.OutcomeCount
-	2,  // 11: weir.dev.observe.v1.OutcomeCount.outcome:type_name -> weir.dev.observe.v1.Outcome
-	14, // 12: weir.dev.observe.v1.Records.records:type_name -> weir.dev.observe.v1.Record
-	7,  // 13: weir.dev.observe.v1.Record.edge:type_name -> weir.dev.observe.v1.Edge
-	15, // 14: weir.dev.observe.v1.Record.decisions:type_name -> weir.dev.observe.v1.Decision
-	16, // 15: weir.dev.observe.v1.Record.tries:type_name -> weir.dev.observe.v1.Attempt
-	3,  // 16: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
-	4,  // 17: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
-	17, // [17:18] is the sub-list for method output_type
-	16, // [16:17] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	6,  // 0: weir.dev.observe.v1.ProxyMessage.hello:type_name -> weir.dev.observe.v1.Hello
+	7,  // 1: weir.dev.observe.v1.ProxyMessage.report:type_name -> weir.dev.observe.v1.Report
+	14, // 2: weir.dev.observe.v1.ProxyMessage.records:type_name -> weir.dev.observe.v1.Records
+	19, // 3: weir.dev.observe.v1.ProxyMessage.limits:type_name -> weir.dev.observe.v1.Limits
+	12, // 4: weir.dev.observe.v1.ControlMessage.ack:type_name -> weir.dev.observe.v1.Ack
+	13, // 5: weir.dev.observe.v1.ControlMessage.records:type_name -> weir.dev.observe.v1.RecordsRequest
+	18, // 6: weir.dev.observe.v1.ControlMessage.limits:type_name -> weir.dev.observe.v1.LimitsRequest
+	8,  // 7: weir.dev.observe.v1.Report.edges:type_name -> weir.dev.observe.v1.Edge
+	23, // 8: weir.dev.observe.v1.Report.ejections:type_name -> weir.dev.observe.v1.Ejection
+	0,  // 9: weir.dev.observe.v1.Edge.side:type_name -> weir.dev.observe.v1.Side
+	9,  // 10: weir.dev.observe.v1.Edge.peer:type_name -> weir.dev.observe.v1.Peer
+	10, // 11: weir.dev.observe.v1.Edge.service:type_name -> weir.dev.observe.v1.Service
+	1,  // 12: weir.dev.observe.v1.Edge.transport:type_name -> weir.dev.observe.v1.Transport
+	11, // 13: weir.dev.observe.v1.Edge.outcomes:type_name -> weir.dev.observe.v1.OutcomeCount
+	2,  // 14: weir.dev.observe.v1.OutcomeCount.outcome:type_name -> weir.dev.observe.v1.Outcome
+	15, // 15: weir.dev.observe.v1.Records.records:type_name -> weir.dev.observe.v1.Record
+	8,  // 16: weir.dev.observe.v1.Record.edge:type_name -> weir.dev.observe.v1.Edge
+	16, // 17: weir.dev.observe.v1.Record.decisions:type_name -> weir.dev.observe.v1.Decision
+	17, // 18: weir.dev.observe.v1.Record.tries:type_name -> weir.dev.observe.v1.Attempt
+	20, // 19: weir.dev.observe.v1.Limits.clusters:type_name -> weir.dev.observe.v1.ClusterLimits
+	23, // 20: weir.dev.observe.v1.Limits.ejections:type_name -> weir.dev.observe.v1.Ejection
+	0,  // 21: weir.dev.observe.v1.ClusterLimits.side:type_name -> weir.dev.observe.v1.Side
+	21, // 22: weir.dev.observe.v1.ClusterLimits.limits:type_name -> weir.dev.observe.v1.Limit
+	22, // 23: weir.dev.observe.v1.ClusterLimits.refused:type_name -> weir.dev.observe.v1.Trip
+	9,  // 24: weir.dev.observe.v1.Trip.peer:type_name -> weir.dev.observe.v1.Peer
+	10, // 25: weir.dev.observe.v1.Ejection.service:type_name -> weir.dev.observe.v1.Service
+	9,  // 26: weir.dev.observe.v1.Ejection.workload:type_name -> weir.dev.observe.v1.Peer
+	3,  // 27: weir.dev.observe.v1.Ejection.state:type_name -> weir.dev.observe.v1.AsideState
+	4,  // 28: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
+	5,  // 29: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
+	29, // [29:30] is the sub-list for method output_type
+	28, // [28:29] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_api_observe_v1_observe_proto_init() }
@@ -1592,10 +2261,12 @@ func file_api_observe_v1_observe_proto_init() {
 		(*ProxyMessage_Hello)(nil),
 		(*ProxyMessage_Report)(nil),
 		(*ProxyMessage_Records)(nil),
+		(*ProxyMessage_Limits)(nil),
 	}
 	file_api_observe_v1_observe_proto_msgTypes[1].OneofWrappers = []any{
 		(*ControlMessage_Ack)(nil),
 		(*ControlMessage_Records)(nil),
+		(*ControlMessage_Limits)(nil),
 	}
 	file_api_observe_v1_observe_proto_msgTypes[9].OneofWrappers = []any{
 		(*RecordsRequest_Id)(nil),
@@ -1606,8 +2277,8 @@ func file_api_observe_v1_observe_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_observe_v1_observe_proto_rawDesc), len(file_api_observe_v1_observe_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   14,
+			NumEnums:      4,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -103,7 +103,10 @@ type Host struct {
 
 	// of the Detector
 	at    int64  // when it was ejected last
+	back  int64  // when it returned then
 	times uint32 // how often, less what good conduct took away
+	why   Reason // of the last time
+	ever  uint32 // how often
 }
 
 // Phase is where the endpoint stands, for any worker.
@@ -195,6 +198,7 @@ type Detector struct {
 // Stats count what a Detector did.
 type Stats struct {
 	Active, Total int
+	Peak          int // the most that were active
 	By            [Reasons]int
 	Overflow      int // because of MaxPercent it did not
 }
@@ -236,13 +240,15 @@ func (d *Detector) Eject(h *Host, why Reason, now int64) bool {
 		return false
 	}
 	h.phase.Store(uint32(Open))
-	h.at = now
+	h.at, h.why = now, why
+	h.ever++
 	// One step beyond the maximum, so that good conduct has something to take away from a time that is long enough.
 	if time.Duration(h.times)*c.BaseEjection < c.MaxEjection+c.BaseEjection {
 		h.times++
 	}
 	d.ejected++
 	d.stats.Total++
+	d.stats.Peak = max(d.stats.Peak, d.ejected)
 	d.stats.By[why]++
 	return true
 }
@@ -260,8 +266,9 @@ func (d *Detector) Sweep(now int64) (changed bool) {
 				h.times--
 			}
 		case Open:
-			if now-h.at >= int64(min(time.Duration(h.times)*d.c.BaseEjection, d.c.MaxEjection)) {
+			if now-h.at >= int64(d.time(h)) {
 				h.reset()
+				h.back = now
 				to := Closed
 				if d.c.Probes > 0 {
 					to = HalfOpen
@@ -273,6 +280,31 @@ func (d *Detector) Sweep(now int64) (changed bool) {
 		}
 	}
 	return changed
+}
+
+// Ejected is what a Detector knows of an endpoint that was ejected.
+type Ejected struct {
+	Phase     Phase
+	Why       Reason
+	At, Until int64 // the last time; it returns with the first sweep from Until on, or did then
+	Times     uint32
+}
+
+// Of is what is known of an endpoint; false: it never was ejected.
+func (d *Detector) Of(h *Host) (e Ejected, ok bool) {
+	if d.c == nil || h.ever == 0 {
+		return e, false
+	}
+	e = Ejected{h.Phase(), h.why, h.at, h.back, h.ever}
+	if e.Phase == Open {
+		e.Until = h.at + int64(d.time(h))
+	}
+	return e, true
+}
+
+// time is how long the last ejection lasts.
+func (d *Detector) time(h *Host) time.Duration {
+	return min(time.Duration(h.times)*d.c.BaseEjection, d.c.MaxEjection)
 }
 
 // Busy reports whether sweeps are of use: somebody is ejected, or was and has not made up for it.

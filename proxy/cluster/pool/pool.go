@@ -138,7 +138,7 @@ func (p *Pool) Get(c *cluster.Cluster, e *cluster.Endpoint, proto cluster.Protoc
 		}
 	}
 	if l := e.Limits; !cluster.Acquire(&l.Pending, &l.MaxPending) {
-		l.RqOverflow.Add(1)
+		l.PendingOverflow.Add(1)
 		h.tidy()
 		return nil, Overflow
 	}

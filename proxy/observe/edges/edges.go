@@ -120,9 +120,9 @@ type Reporter struct {
 // Pending is a report that is not acknowledged, nil if there is none.
 func (r *Reporter) Pending() *observev1.Report { return r.pending }
 
-// Next is a report of what changed, nil if nothing did. There must be none pending.
-func (r *Reporter) Next(t *observe.Totals) *observev1.Report {
-	out := &observev1.Report{Lost: t.Overflow - r.lost}
+// Next is a report of what changed, endpoints that were set aside among it, nil if nothing did. There must be none pending.
+func (r *Reporter) Next(t *observe.Totals, aside ...*observev1.Ejection) *observev1.Report {
+	out := &observev1.Report{Lost: t.Overflow - r.lost, Ejections: aside}
 	r.becomes, r.lostThen = map[key]value{}, t.Overflow
 	for k, v := range sum(t) {
 		was := r.acked[k]
@@ -135,7 +135,7 @@ func (r *Reporter) Next(t *observe.Totals) *observev1.Report {
 		r.becomes[k] = *v
 		out.Edges = append(out.Edges, edge(&k, &was, v))
 	}
-	if len(out.Edges) == 0 && out.Lost == 0 {
+	if len(out.Edges) == 0 && out.Lost == 0 && len(aside) == 0 {
 		return nil
 	}
 	r.sequence++

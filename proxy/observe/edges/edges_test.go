@@ -176,6 +176,7 @@ func TestSender(t *testing.T) {
 			w.Request(called(200, 0), 0, 0, 0)
 		}
 		var looks atomic.Int64
+		var aside []*observev1.Ejection
 		stirred := make(chan struct{}, 1)
 		conns := make(chan *conn)
 		s := NewSender(Options{Hello: &observev1.Hello{NodeId: "n", Workload: "w"}, Log: slog.New(slog.DiscardHandler),
@@ -184,6 +185,14 @@ func TestSender(t *testing.T) {
 				defer mu.Unlock()
 				looks.Add(1)
 				return totals(w)
+			},
+			Limits:  func(q *observev1.LimitsRequest) *observev1.Limits { return &observev1.Limits{Request: q.GetRequest()} },
+			Aside: func() []*observev1.Ejection {
+				mu.Lock()
+				defer mu.Unlock()
+				out := aside
+				aside = nil
+				return out
 			},
 			Stirred: stirred,
 			Records: func(q *observev1.RecordsRequest) *observev1.Records {
@@ -210,6 +219,9 @@ func TestSender(t *testing.T) {
 		request()
 		first := (<-a.sent).GetReport()
 		request()
+		mu.Lock()
+		aside = []*observev1.Ejection{{Endpoint: "10.0.0.2:9080"}}
+		mu.Unlock()
 		close(a.heard)
 
 		b, again := connect()
@@ -220,12 +232,16 @@ func TestSender(t *testing.T) {
 			t.Errorf("the report has changed (-first +second)\n%s", d)
 		}
 		b.heard <- &observev1.ControlMessage{Message: &observev1.ControlMessage_Ack{Ack: &observev1.Ack{Sequence: 1}}}
-		if r := (<-b.sent).GetReport(); r.GetSequence() != 2 || r.Edges[0].Outcomes[0].Count != 1 {
+		if r := (<-b.sent).GetReport(); r.GetSequence() != 2 || r.Edges[0].Outcomes[0].Count != 1 || len(r.GetEjections()) != 1 {
 			t.Errorf("then came %v", r)
 		}
 		b.heard <- &observev1.ControlMessage{Message: &observev1.ControlMessage_Records{Records: &observev1.RecordsRequest{Request: 7, Which: &observev1.RecordsRequest_Id{Id: "x"}}}}
 		if r := (<-b.sent).GetRecords(); r.GetRequest() != 7 || len(r.GetRecords()) != 1 || r.GetRecords()[0].GetId() != "x" {
 			t.Errorf("records: %v", r)
+		}
+		b.heard <- &observev1.ControlMessage{Message: &observev1.ControlMessage_Limits{Limits: &observev1.LimitsRequest{Request: 8}}}
+		if l := (<-b.sent).GetLimits(); l.GetRequest() != 8 {
+			t.Errorf("limits: %v", l)
 		}
 		// Nobody acknowledges the second: the stream is given up.
 		start := time.Now()

@@ -44,6 +44,10 @@ type Options struct {
 	Collect func() *observe.Totals
 	// Records answers who asks what became of requests.
 	Records func(*observev1.RecordsRequest) *observev1.Records
+	// Limits answers who asks for the limits of calls.
+	Limits func(*observev1.LimitsRequest) *observev1.Limits
+	// Aside are changes of who is set aside since it was called last.
+	Aside func() []*observev1.Ejection
 	// Stirred holds a value when any of them may have changed since the last Collect.
 	Stirred <-chan struct{}
 	Log     *slog.Logger
@@ -148,12 +152,17 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 					return err
 				}
 			}
+			if q := m.GetLimits(); q != nil {
+				if err := stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Limits{Limits: s.o.Limits(q)}}); err != nil {
+					return err
+				}
+			}
 		case <-stirred:
 			stirred = nil
 			tick.Reset(interval)
 		case <-tick.C:
 			if s.r.Pending() == nil {
-				r := s.r.Next(s.o.Collect())
+				r := s.r.Next(s.o.Collect(), s.o.Aside()...)
 				if r == nil {
 					stirred = s.o.Stirred
 					continue

@@ -1,0 +1,101 @@
+package live
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/test/mesh"
+)
+
+const service = `
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec: {selector: {app: echo}, ports: [{name: http, port: 8080}]}
+`
+
+// echo is a mesh with a client and a workload behind the service echo, to which a traffic policy applies.
+func echo(t *testing.T, policy string) (*mesh.Mesh, *mesh.Workload) {
+	t.Helper()
+	m := mesh.New(t, nil)
+	m.Config("echo.yaml", service)
+	m.Config("rule.yaml", "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: echo}\nspec: {host: echo, trafficPolicy: "+policy+"}\n")
+	all := m.Workloads(mesh.Spec{Name: "client-0", Owner: "client", ServiceAccount: "client", Labels: map[string]string{"app": "client"}},
+		mesh.Spec{Name: "echo-v1-0", Owner: "echo-v1", ServiceAccount: "echo", Labels: map[string]string{"app": "echo"}, Ports: []mesh.Port{{Name: "http", Number: 8080}}, Program: []string{"echo", "--port", "8080"}})
+	return m, all[0]
+}
+
+// A limit that was reached is told with the field that sets it, where that is written, and by whose calls; what nobody sets is a
+// default.
+func TestLimitsAreTold(t *testing.T) {
+	t.Parallel()
+	m, client := echo(t, "{connectionPool: {http: {http2MaxRequests: 1}}}")
+	m.Eventually("the limit is reached", func() error {
+		var both sync.WaitGroup
+		for range 2 {
+			both.Go(func() { client.Get("http://echo:8080/?delay=20ms") })
+		}
+		both.Wait()
+		all, err := m.API().Limits(t.Context(), "echo", "default")
+		if err != nil {
+			return err
+		}
+		find := func(at, name string) *apiv1.Limit {
+			for i := range all.Limits {
+				if x := &all.Limits[i]; x.At == at && x.Name == name && x.Subset == "" && x.Port == 8080 {
+					return x
+				}
+			}
+			return &apiv1.Limit{}
+		}
+		x := find("caller", "requests")
+		if x.Trips == 0 || len(x.Callers) == 0 || find("server", "requests").Peak == 0 {
+			return errors.New("not yet")
+		}
+		if *x.Value != 1 || x.Peak != 1 || x.Default || x.SetBy == nil || x.SetBy.Field != "trafficPolicy.connectionPool.http.http2MaxRequests" || !strings.HasSuffix(x.SetBy.File, "rule.yaml") || x.SetBy.Line == 0 || x.Callers[0].Workload != "default/client" {
+			t.Errorf("%+v, set by %+v", x, x.SetBy)
+		}
+		if y := find("caller", "connections"); y.Value != nil || !y.Default || y.Peak == 0 {
+			t.Errorf("%+v", y)
+		}
+		return nil
+	})
+	if _, err := m.API().Limits(t.Context(), "nosuch", "default"); err == nil {
+		t.Error("a service that is not there has limits")
+	}
+}
+
+// An endpoint that was ejected is told with who ejected it, why and until when, and that it happened is an event of its service.
+func TestEjectionsAreTold(t *testing.T) {
+	t.Parallel()
+	m, client := echo(t, "{outlierDetection: {consecutive5xxErrors: 1, baseEjectionTime: 10m, maxEjectionPercent: 100}}")
+	if r := client.Get("http://echo:8080/?status=500"); r.Status != 500 {
+		t.Fatal(r)
+	}
+	m.Eventually("it is told, and is an event", func() error {
+		all, err := m.API().Ejections(t.Context(), "echo", "default")
+		if err != nil {
+			return err
+		}
+		if len(all.Ejections) != 1 {
+			return errors.New("not yet")
+		}
+		if e := all.Ejections[0]; e.State != "ejected" || e.Status != 500 || e.InARow != 1 || e.Workload != "default/echo-v1" || !strings.HasPrefix(e.Proxy, "default/client") || e.Until == nil || e.Until.Sub(e.Since) != 10*time.Minute {
+			t.Errorf("%+v", e)
+		}
+		events, err := m.API().Events(t.Context(), 0, 0, "Service", "default", "echo")
+		if err != nil {
+			return err
+		}
+		for _, e := range events.Events {
+			if e.Type == "ejected" && strings.Contains(e.Message, "the last answer was 500; for 10m0s") {
+				return nil
+			}
+		}
+		return errors.New("there is no event yet")
+	})
+}
