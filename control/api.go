@@ -92,6 +92,7 @@ func (p *Plane) mux() *http.ServeMux {
 	m.HandleFunc("GET /api/v1/why", p.handleWhy)
 	m.HandleFunc("GET /api/v1/limits", p.handleLimits)
 	m.HandleFunc("GET /api/v1/ejections", p.handleEjections)
+	m.HandleFunc("GET /api/v1/tap", p.handleTap)
 	m.HandleFunc("GET /api/v1/identity", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, p.identityView(time.Now().Round(0)))
 	})

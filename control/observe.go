@@ -46,6 +46,7 @@ type edges struct {
 	table  edgeTable
 	asking asking
 	polls  polls
+	taps   taps
 	stop   chan struct{}
 	once   sync.Once
 
@@ -63,7 +64,7 @@ type progress struct {
 }
 
 func newEdges(p *Plane) *edges {
-	return &edges{p: p, table: edgeTable{m: map[edgeKey]*edgeCount{}}, asking: asking{patience: askTime, proxies: map[*reporter]bool{}, waiting: map[uint64]question{}}, polls: polls{waiting: map[uint64]poll{}}, stop: make(chan struct{}), seen: map[string]progress{}}
+	return &edges{p: p, table: edgeTable{m: map[edgeKey]*edgeCount{}}, asking: asking{patience: askTime, proxies: map[*reporter]bool{}, waiting: map[uint64]question{}}, polls: polls{waiting: map[uint64]poll{}}, taps: taps{open: map[uint64]*tap{}}, stop: make(chan struct{}), seen: map[string]progress{}}
 }
 
 // close ends all streams.
@@ -117,11 +118,20 @@ func (s *edges) Observe(stream grpc.BidiStreamingServer[observev1.ProxyMessage, 
 					questions, orders = who.questions, who.orders
 					s.asking.enter(who)
 					defer s.asking.leave(who)
+					for _, m := range s.taps.all() {
+						if err := stream.Send(m); err != nil {
+							return err
+						}
+					}
 				}
 			} else if a := m.GetRecords(); a != nil {
 				s.asking.heard(who, a)
 			} else if a := m.GetLimits(); a != nil {
 				s.polls.heard(who, a)
+			} else if t := m.GetTapped(); t != nil {
+				if stop := s.taps.heard(who, t); stop != nil {
+					err = stream.Send(stop)
+				}
 			} else if r := m.GetReport(); r != nil {
 				err = s.report(stream, who, r)
 			}
@@ -148,6 +158,7 @@ type reporter struct {
 	// questions are for it to answer.
 	questions chan *observev1.RecordsRequest
 	orders    chan *observev1.ControlMessage
+	gone      <-chan struct{} // closed when its stream has ended
 }
 
 // introduce holds who a proxy claims to be against the identity it proved.
@@ -171,7 +182,7 @@ func (s *edges) introduce(ctx context.Context, h *observev1.Hello) (*reporter, e
 	if len(h.GetWorkload()) > maxReportText {
 		return nil, status.Error(codes.InvalidArgument, "the name of the workload is too long")
 	}
-	r := &reporter{questions: make(chan *observev1.RecordsRequest), orders: make(chan *observev1.ControlMessage), node: h.GetNodeId(), epoch: h.GetEpoch(), self: apiv1.EdgeEnd{Workload: h.GetWorkload(), Namespace: namespace, Identity: who.ID}}
+	r := &reporter{questions: make(chan *observev1.RecordsRequest), orders: make(chan *observev1.ControlMessage), gone: ctx.Done(), node: h.GetNodeId(), epoch: h.GetEpoch(), self: apiv1.EdgeEnd{Workload: h.GetWorkload(), Namespace: namespace, Identity: who.ID}}
 	if u := s.p.latest.Load(); u != nil {
 		if w := u.Snapshot.Workloads.At(mesh.NewKey(namespace, name)); w != nil {
 			if id, err := identity.Parse(who.ID); err != nil || id.ServiceAccount != w.ServiceAccount {

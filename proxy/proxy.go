@@ -183,6 +183,7 @@ type Proxy struct {
 	manager     *overload.Manager
 	pressure    pressure
 	aside       asides
+	taps        taps
 
 	quit    context.CancelFunc
 	quitCtx context.Context //nolint:containedctx // ended by Quit, joined to Run's
@@ -213,7 +214,7 @@ func New(o Options) (*Proxy, error) {
 	if o.Listen == nil {
 		o.Listen = listener.Sockets{Sockets: loop.Kernel()}
 	}
-	p := &Proxy{o: o, started: time.Now(), self: o.Node.Peer(), gate: tls.NewGate(0, 0), peers: observe.NewPeers(), callers: listener.NewPeers(), descriptors: loop.DescriptorLimit(), pools: &pool.Group{}, stirred: make(chan struct{}, 1)}
+	p := &Proxy{o: o, started: time.Now(), self: o.Node.Peer(), gate: tls.NewGate(0, 0), peers: observe.NewPeers(), callers: listener.NewPeers(), descriptors: loop.DescriptorLimit(), pools: &pool.Group{}, stirred: make(chan struct{}, 1), taps: newTaps()}
 	p.quitCtx, p.quit = context.WithCancel(context.Background())
 	var err error
 	if p.manager, err = overload.Decode(o.Static, o.GroupMemory); err != nil {

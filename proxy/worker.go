@@ -28,6 +28,7 @@ type worker struct {
 	tcp     *tcp.Worker
 	demand  *demand.Worker
 	numbers *observe.Worker
+	report  *http.Report
 	records *records.Recorder
 	checks  *cluster.Checks // active health checks, which are the first worker's business; nil of the others
 	state   *state.State
@@ -51,8 +52,9 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 		demands = demand.New() // without a View it has nothing to say
 	}
 	w.demand = demands.NewWorker(w.loop, p.place())
+	w.report = &http.Report{Self: p.self, Numbers: w.numbers, Records: w.records, Log: p.logs, Unknown: (&strangers{loop: w.loop, p: p}).tell}
 	w.http = http.NewWorker(http.Options{Loop: w.loop, Demand: w.demand, Hosts: p.hosts, Group: p.pools, Socket: p.socket, Source: p.o.Source, Hostname: p.o.Node.Name, Outdated: p.outdated, Full: p.noRequest,
-		Observer: &http.Report{Self: p.self, Numbers: w.numbers, Records: w.records, Log: p.logs, Unknown: (&strangers{loop: w.loop, p: p}).tell}})
+		Observer: w.report})
 	if i == 0 {
 		w.checks = cluster.NewChecks(w.loop, w.http)
 	}

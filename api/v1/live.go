@@ -74,3 +74,24 @@ type Ejection struct {
 	Until  *time.Time `json:"until,omitempty"` // about; null: until checks pass
 	Times  int        `json:"times,omitempty"` // how often
 }
+
+// Tapped is a line of GET /api/v1/tap: a request that has ended.
+type Tapped struct {
+	Time         time.Time `json:"time"` // when it came
+	ID           string    `json:"id,omitempty"`
+	Proxy        string    `json:"proxy"` // namespace/name: who tells
+	Source       string    `json:"source,omitempty"`
+	Destination  string    `json:"destination,omitempty"`
+	Service      string    `json:"service,omitempty"`
+	Port         int       `json:"port,omitempty"`
+	Protocol     string    `json:"protocol"`
+	Transport    string    `json:"transport"`
+	Method       string    `json:"method"`
+	Authority    string    `json:"authority"`
+	Path         string    `json:"path"` // without its query
+	Status       int       `json:"status"`
+	Flags        string    `json:"flags,omitempty"`
+	Cause        string    `json:"cause,omitempty"`
+	Milliseconds float64   `json:"milliseconds"`
+	Dropped      uint64    `json:"dropped,omitempty"` // of this proxy, for want of room, so far
+}

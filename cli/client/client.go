@@ -114,6 +114,36 @@ func (c *Client) Ejections(ctx context.Context, service, namespace string) (*api
 	return get[*apiv1.Ejections](ctx, c, "/api/v1/ejections?"+url.Values{"service": {service}, "namespace": {namespace}}.Encode())
 }
 
+// Tap shows requests as they end, until ctx does, show fails or the control plane stops. filters are the parameters of the API.
+func (c *Client) Tap(ctx context.Context, filters url.Values, show func(*apiv1.Tapped) error) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.address+"/api/v1/tap?"+filters.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("the control plane at %s does not answer: %w", c.address, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		data, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		return failure(resp.StatusCode, data)
+	}
+	for lines := json.NewDecoder(resp.Body); ; {
+		var t apiv1.Tapped
+		err := lines.Decode(&t)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("the control plane has ended the tap: %w", err)
+		}
+		if err := show(&t); err != nil {
+			return err
+		}
+	}
+}
+
 // Workloads asks for what is running.
 func (c *Client) Workloads(ctx context.Context) ([]apiv1.Workload, error) {
 	return get[[]apiv1.Workload](ctx, c, "/api/v1/workloads")

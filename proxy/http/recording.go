@@ -73,6 +73,11 @@ func (r *Report) keep(x *Exchange, l *observe.Labels, took time.Duration) {
 	} else if c = r.Records.Well(took); c == nil {
 		return
 	}
+	x.Record(c, l, took)
+}
+
+// Record fills in what there is to tell of an exchange that has ended.
+func (x *Exchange) Record(c *records.Record, l *observe.Labels, took time.Duration) {
 	q := &x.Request
 	c.Set(records.ID, q.Headers.Get(message.XRequestID))
 	if v := q.Headers.Get(message.Traceparent); len(v) >= len("00-")+32 {

@@ -1,6 +1,8 @@
 package http
 
 import (
+	"time"
+
 	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -15,6 +17,8 @@ type Report struct {
 	Numbers *observe.Worker   // this worker's
 	Log     *observe.Log      // nil: no access log
 	Records *records.Recorder // this worker's; nil: none are kept
+	// Tap is shown every exchange that ends; nil: nobody looks. It is set on the worker's loop.
+	Tap func(*Exchange, *observe.Labels, time.Duration)
 	// Unknown is told of a host that no virtual host of a table has, when it is first asked for; nil: nobody is.
 	Unknown func(t *route.Table, host string)
 
@@ -66,6 +70,10 @@ func (r *Report) End(x *Exchange) {
 	}
 	if r.Records != nil {
 		r.keep(x, &l, took)
+	}
+	if r.Tap != nil {
+		own := l // which is on the heap from here on; l is not
+		r.Tap(x, &own, took)
 	}
 	if r.Log != nil && len(x.Config.Logs) > 0 {
 		x.Describe(&r.record)

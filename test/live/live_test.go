@@ -1,7 +1,9 @@
 package live
 
 import (
+	"context"
 	"errors"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -98,4 +100,46 @@ func TestEjectionsAreTold(t *testing.T) {
 		}
 		return errors.New("there is no event yet")
 	})
+}
+
+// A tap shows each request that its filters let pass once, as the caller's proxy saw it, while somebody looks.
+func TestTap(t *testing.T) {
+	t.Parallel()
+	m, client := echo(t, "{connectionPool: {http: {http2MaxRequests: 100}}}")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var mu sync.Mutex
+	var got []apiv1.Tapped
+	ended := make(chan error, 1)
+	go func() {
+		ended <- m.API().Tap(ctx, url.Values{"service": {"echo"}, "namespace": {"default"}, "from": {"client"}, "path": {"/wanted"}, "status": {"4xx"}, "method": {"get"}, "header": {"X-Who=me"}}, func(x *apiv1.Tapped) error {
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, *x)
+			return nil
+		})
+	}()
+	m.Eventually("a request is shown", func() error {
+		for _, path := range []string{"/wanted?status=418", "/wanted?status=200", "/other?status=418"} {
+			client.Get("http://echo:8080"+path, "x-who: me")
+		}
+		client.Get("http://echo:8080/wanted?status=418", "x-who: somebody")
+		mu.Lock()
+		defer mu.Unlock()
+		if len(got) == 0 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	ids := map[string]bool{}
+	for _, x := range got {
+		if x.Path != "/wanted" || x.Status != 418 || x.Source != "default/client" || x.Destination != "default/echo-v1" || x.Proxy != "default/client-0" || x.Transport != "mtls" || x.Method != "GET" || ids[x.ID] {
+			t.Errorf("%+v", x)
+		}
+		ids[x.ID] = true
+	}
 }

@@ -249,6 +249,7 @@ type ProxyMessage struct {
 	//	*ProxyMessage_Report
 	//	*ProxyMessage_Records
 	//	*ProxyMessage_Limits
+	//	*ProxyMessage_Tapped
 	Message       isProxyMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -327,6 +328,15 @@ func (x *ProxyMessage) GetLimits() *Limits {
 	return nil
 }
 
+func (x *ProxyMessage) GetTapped() *Tapped {
+	if x != nil {
+		if x, ok := x.Message.(*ProxyMessage_Tapped); ok {
+			return x.Tapped
+		}
+	}
+	return nil
+}
+
 type isProxyMessage_Message interface {
 	isProxyMessage_Message()
 }
@@ -347,6 +357,10 @@ type ProxyMessage_Limits struct {
 	Limits *Limits `protobuf:"bytes,4,opt,name=limits,proto3,oneof"`
 }
 
+type ProxyMessage_Tapped struct {
+	Tapped *Tapped `protobuf:"bytes,5,opt,name=tapped,proto3,oneof"`
+}
+
 func (*ProxyMessage_Hello) isProxyMessage_Message() {}
 
 func (*ProxyMessage_Report) isProxyMessage_Message() {}
@@ -354,6 +368,8 @@ func (*ProxyMessage_Report) isProxyMessage_Message() {}
 func (*ProxyMessage_Records) isProxyMessage_Message() {}
 
 func (*ProxyMessage_Limits) isProxyMessage_Message() {}
+
+func (*ProxyMessage_Tapped) isProxyMessage_Message() {}
 
 // ControlMessage is what a control plane sends.
 type ControlMessage struct {
@@ -363,6 +379,7 @@ type ControlMessage struct {
 	//	*ControlMessage_Ack
 	//	*ControlMessage_Records
 	//	*ControlMessage_Limits
+	//	*ControlMessage_Tap
 	Message       isControlMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -432,6 +449,15 @@ func (x *ControlMessage) GetLimits() *LimitsRequest {
 	return nil
 }
 
+func (x *ControlMessage) GetTap() *TapRequest {
+	if x != nil {
+		if x, ok := x.Message.(*ControlMessage_Tap); ok {
+			return x.Tap
+		}
+	}
+	return nil
+}
+
 type isControlMessage_Message interface {
 	isControlMessage_Message()
 }
@@ -448,11 +474,17 @@ type ControlMessage_Limits struct {
 	Limits *LimitsRequest `protobuf:"bytes,3,opt,name=limits,proto3,oneof"`
 }
 
+type ControlMessage_Tap struct {
+	Tap *TapRequest `protobuf:"bytes,4,opt,name=tap,proto3,oneof"`
+}
+
 func (*ControlMessage_Ack) isControlMessage_Message() {}
 
 func (*ControlMessage_Records) isControlMessage_Message() {}
 
 func (*ControlMessage_Limits) isControlMessage_Message() {}
+
+func (*ControlMessage_Tap) isControlMessage_Message() {}
 
 // Hello says which proxy this is. Its service account and namespace must be those of the
 // certificate.
@@ -1999,21 +2031,226 @@ func (x *Ejection) GetTimes() uint32 {
 	return 0
 }
 
+// TapRequest asks for requests as they end, until it is asked to stop or the stream ends. Each request is told once:
+// by the caller's proxy, or by the server's if the caller proved no identity. What is empty matches all.
+type TapRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tap           uint64                 `protobuf:"varint,1,opt,name=tap,proto3" json:"tap,omitempty"` // its number
+	Stop          bool                   `protobuf:"varint,2,opt,name=stop,proto3" json:"stop,omitempty"`
+	Host          string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"` // of the service that is called
+	From          string                 `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"` // workload
+	To            string                 `protobuf:"bytes,5,opt,name=to,proto3" json:"to,omitempty"`     // likewise
+	Method        string                 `protobuf:"bytes,6,opt,name=method,proto3" json:"method,omitempty"`
+	PathPrefix    string                 `protobuf:"bytes,7,opt,name=path_prefix,json=pathPrefix,proto3" json:"path_prefix,omitempty"`
+	Status        uint32                 `protobuf:"varint,8,opt,name=status,proto3" json:"status,omitempty"`                                 // 503; from 1 to 5 a class
+	Flag          string                 `protobuf:"bytes,9,opt,name=flag,proto3" json:"flag,omitempty"`                                      // one of its response flags
+	MinNano       uint64                 `protobuf:"varint,10,opt,name=min_nano,json=minNano,proto3" json:"min_nano,omitempty"`               // that took so long
+	Header        string                 `protobuf:"bytes,11,opt,name=header,proto3" json:"header,omitempty"`                                 // a header of the request, in small letters
+	Value         string                 `protobuf:"bytes,12,opt,name=value,proto3" json:"value,omitempty"`                                   // that it has
+	MostASecond   uint32                 `protobuf:"varint,13,opt,name=most_a_second,json=mostASecond,proto3" json:"most_a_second,omitempty"` // of this proxy; 0 or more than 100: 100
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TapRequest) Reset() {
+	*x = TapRequest{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TapRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TapRequest) ProtoMessage() {}
+
+func (x *TapRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TapRequest.ProtoReflect.Descriptor instead.
+func (*TapRequest) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *TapRequest) GetTap() uint64 {
+	if x != nil {
+		return x.Tap
+	}
+	return 0
+}
+
+func (x *TapRequest) GetStop() bool {
+	if x != nil {
+		return x.Stop
+	}
+	return false
+}
+
+func (x *TapRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *TapRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *TapRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *TapRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *TapRequest) GetPathPrefix() string {
+	if x != nil {
+		return x.PathPrefix
+	}
+	return ""
+}
+
+func (x *TapRequest) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *TapRequest) GetFlag() string {
+	if x != nil {
+		return x.Flag
+	}
+	return ""
+}
+
+func (x *TapRequest) GetMinNano() uint64 {
+	if x != nil {
+		return x.MinNano
+	}
+	return 0
+}
+
+func (x *TapRequest) GetHeader() string {
+	if x != nil {
+		return x.Header
+	}
+	return ""
+}
+
+func (x *TapRequest) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *TapRequest) GetMostASecond() uint32 {
+	if x != nil {
+		return x.MostASecond
+	}
+	return 0
+}
+
+// Tapped is one request of a tap.
+type Tapped struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tap           uint64                 `protobuf:"varint,1,opt,name=tap,proto3" json:"tap,omitempty"`
+	Record        *Record                `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"`
+	Dropped       uint64                 `protobuf:"varint,3,opt,name=dropped,proto3" json:"dropped,omitempty"` // how many there was no room for, so far
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tapped) Reset() {
+	*x = Tapped{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tapped) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tapped) ProtoMessage() {}
+
+func (x *Tapped) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tapped.ProtoReflect.Descriptor instead.
+func (*Tapped) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Tapped) GetTap() uint64 {
+	if x != nil {
+		return x.Tap
+	}
+	return 0
+}
+
+func (x *Tapped) GetRecord() *Record {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *Tapped) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
 var File_api_observe_v1_observe_proto protoreflect.FileDescriptor
 
 const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\n" +
-	"\x1capi/observe/v1/observe.proto\x12\x13weir.dev.observe.v1\"\xf5\x01\n" +
+	"\x1capi/observe/v1/observe.proto\x12\x13weir.dev.observe.v1\"\xac\x02\n" +
 	"\fProxyMessage\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.weir.dev.observe.v1.HelloH\x00R\x05hello\x125\n" +
 	"\x06report\x18\x02 \x01(\v2\x1b.weir.dev.observe.v1.ReportH\x00R\x06report\x128\n" +
 	"\arecords\x18\x03 \x01(\v2\x1c.weir.dev.observe.v1.RecordsH\x00R\arecords\x125\n" +
-	"\x06limits\x18\x04 \x01(\v2\x1b.weir.dev.observe.v1.LimitsH\x00R\x06limitsB\t\n" +
-	"\amessage\"\xc8\x01\n" +
+	"\x06limits\x18\x04 \x01(\v2\x1b.weir.dev.observe.v1.LimitsH\x00R\x06limits\x125\n" +
+	"\x06tapped\x18\x05 \x01(\v2\x1b.weir.dev.observe.v1.TappedH\x00R\x06tappedB\t\n" +
+	"\amessage\"\xfd\x01\n" +
 	"\x0eControlMessage\x12,\n" +
 	"\x03ack\x18\x01 \x01(\v2\x18.weir.dev.observe.v1.AckH\x00R\x03ack\x12?\n" +
 	"\arecords\x18\x02 \x01(\v2#.weir.dev.observe.v1.RecordsRequestH\x00R\arecords\x12<\n" +
-	"\x06limits\x18\x03 \x01(\v2\".weir.dev.observe.v1.LimitsRequestH\x00R\x06limitsB\t\n" +
+	"\x06limits\x18\x03 \x01(\v2\".weir.dev.observe.v1.LimitsRequestH\x00R\x06limits\x123\n" +
+	"\x03tap\x18\x04 \x01(\v2\x1f.weir.dev.observe.v1.TapRequestH\x00R\x03tapB\t\n" +
 	"\amessage\"R\n" +
 	"\x05Hello\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -2146,7 +2383,28 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\x0fsince_unix_nano\x18\t \x01(\x06R\rsinceUnixNano\x12&\n" +
 	"\x0funtil_unix_nano\x18\n" +
 	" \x01(\x06R\runtilUnixNano\x12\x14\n" +
-	"\x05times\x18\v \x01(\rR\x05times*C\n" +
+	"\x05times\x18\v \x01(\rR\x05times\"\xbc\x02\n" +
+	"\n" +
+	"TapRequest\x12\x10\n" +
+	"\x03tap\x18\x01 \x01(\x04R\x03tap\x12\x12\n" +
+	"\x04stop\x18\x02 \x01(\bR\x04stop\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x05 \x01(\tR\x02to\x12\x16\n" +
+	"\x06method\x18\x06 \x01(\tR\x06method\x12\x1f\n" +
+	"\vpath_prefix\x18\a \x01(\tR\n" +
+	"pathPrefix\x12\x16\n" +
+	"\x06status\x18\b \x01(\rR\x06status\x12\x12\n" +
+	"\x04flag\x18\t \x01(\tR\x04flag\x12\x19\n" +
+	"\bmin_nano\x18\n" +
+	" \x01(\x04R\aminNano\x12\x16\n" +
+	"\x06header\x18\v \x01(\tR\x06header\x12\x14\n" +
+	"\x05value\x18\f \x01(\tR\x05value\x12\"\n" +
+	"\rmost_a_second\x18\r \x01(\rR\vmostASecond\"i\n" +
+	"\x06Tapped\x12\x10\n" +
+	"\x03tap\x18\x01 \x01(\x04R\x03tap\x123\n" +
+	"\x06record\x18\x02 \x01(\v2\x1b.weir.dev.observe.v1.RecordR\x06record\x12\x18\n" +
+	"\adropped\x18\x03 \x01(\x04R\adropped*C\n" +
 	"\x04Side\x12\x14\n" +
 	"\x10SIDE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSIDE_SOURCE\x10\x01\x12\x14\n" +
@@ -2187,7 +2445,7 @@ func file_api_observe_v1_observe_proto_rawDescGZIP() []byte {
 }
 
 var file_api_observe_v1_observe_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_api_observe_v1_observe_proto_goTypes = []any{
 	(Side)(0),              // 0: weir.dev.observe.v1.Side
 	(Transport)(0),         // 1: weir.dev.observe.v1.Transport
@@ -2213,43 +2471,48 @@ var file_api_observe_v1_observe_proto_goTypes = []any{
 	(*Limit)(nil),          // 21: weir.dev.observe.v1.Limit
 	(*Trip)(nil),           // 22: weir.dev.observe.v1.Trip
 	(*Ejection)(nil),       // 23: weir.dev.observe.v1.Ejection
+	(*TapRequest)(nil),     // 24: weir.dev.observe.v1.TapRequest
+	(*Tapped)(nil),         // 25: weir.dev.observe.v1.Tapped
 }
 var file_api_observe_v1_observe_proto_depIdxs = []int32{
 	6,  // 0: weir.dev.observe.v1.ProxyMessage.hello:type_name -> weir.dev.observe.v1.Hello
 	7,  // 1: weir.dev.observe.v1.ProxyMessage.report:type_name -> weir.dev.observe.v1.Report
 	14, // 2: weir.dev.observe.v1.ProxyMessage.records:type_name -> weir.dev.observe.v1.Records
 	19, // 3: weir.dev.observe.v1.ProxyMessage.limits:type_name -> weir.dev.observe.v1.Limits
-	12, // 4: weir.dev.observe.v1.ControlMessage.ack:type_name -> weir.dev.observe.v1.Ack
-	13, // 5: weir.dev.observe.v1.ControlMessage.records:type_name -> weir.dev.observe.v1.RecordsRequest
-	18, // 6: weir.dev.observe.v1.ControlMessage.limits:type_name -> weir.dev.observe.v1.LimitsRequest
-	8,  // 7: weir.dev.observe.v1.Report.edges:type_name -> weir.dev.observe.v1.Edge
-	23, // 8: weir.dev.observe.v1.Report.ejections:type_name -> weir.dev.observe.v1.Ejection
-	0,  // 9: weir.dev.observe.v1.Edge.side:type_name -> weir.dev.observe.v1.Side
-	9,  // 10: weir.dev.observe.v1.Edge.peer:type_name -> weir.dev.observe.v1.Peer
-	10, // 11: weir.dev.observe.v1.Edge.service:type_name -> weir.dev.observe.v1.Service
-	1,  // 12: weir.dev.observe.v1.Edge.transport:type_name -> weir.dev.observe.v1.Transport
-	11, // 13: weir.dev.observe.v1.Edge.outcomes:type_name -> weir.dev.observe.v1.OutcomeCount
-	2,  // 14: weir.dev.observe.v1.OutcomeCount.outcome:type_name -> weir.dev.observe.v1.Outcome
-	15, // 15: weir.dev.observe.v1.Records.records:type_name -> weir.dev.observe.v1.Record
-	8,  // 16: weir.dev.observe.v1.Record.edge:type_name -> weir.dev.observe.v1.Edge
-	16, // 17: weir.dev.observe.v1.Record.decisions:type_name -> weir.dev.observe.v1.Decision
-	17, // 18: weir.dev.observe.v1.Record.tries:type_name -> weir.dev.observe.v1.Attempt
-	20, // 19: weir.dev.observe.v1.Limits.clusters:type_name -> weir.dev.observe.v1.ClusterLimits
-	23, // 20: weir.dev.observe.v1.Limits.ejections:type_name -> weir.dev.observe.v1.Ejection
-	0,  // 21: weir.dev.observe.v1.ClusterLimits.side:type_name -> weir.dev.observe.v1.Side
-	21, // 22: weir.dev.observe.v1.ClusterLimits.limits:type_name -> weir.dev.observe.v1.Limit
-	22, // 23: weir.dev.observe.v1.ClusterLimits.refused:type_name -> weir.dev.observe.v1.Trip
-	9,  // 24: weir.dev.observe.v1.Trip.peer:type_name -> weir.dev.observe.v1.Peer
-	10, // 25: weir.dev.observe.v1.Ejection.service:type_name -> weir.dev.observe.v1.Service
-	9,  // 26: weir.dev.observe.v1.Ejection.workload:type_name -> weir.dev.observe.v1.Peer
-	3,  // 27: weir.dev.observe.v1.Ejection.state:type_name -> weir.dev.observe.v1.AsideState
-	4,  // 28: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
-	5,  // 29: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
-	29, // [29:30] is the sub-list for method output_type
-	28, // [28:29] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	25, // 4: weir.dev.observe.v1.ProxyMessage.tapped:type_name -> weir.dev.observe.v1.Tapped
+	12, // 5: weir.dev.observe.v1.ControlMessage.ack:type_name -> weir.dev.observe.v1.Ack
+	13, // 6: weir.dev.observe.v1.ControlMessage.records:type_name -> weir.dev.observe.v1.RecordsRequest
+	18, // 7: weir.dev.observe.v1.ControlMessage.limits:type_name -> weir.dev.observe.v1.LimitsRequest
+	24, // 8: weir.dev.observe.v1.ControlMessage.tap:type_name -> weir.dev.observe.v1.TapRequest
+	8,  // 9: weir.dev.observe.v1.Report.edges:type_name -> weir.dev.observe.v1.Edge
+	23, // 10: weir.dev.observe.v1.Report.ejections:type_name -> weir.dev.observe.v1.Ejection
+	0,  // 11: weir.dev.observe.v1.Edge.side:type_name -> weir.dev.observe.v1.Side
+	9,  // 12: weir.dev.observe.v1.Edge.peer:type_name -> weir.dev.observe.v1.Peer
+	10, // 13: weir.dev.observe.v1.Edge.service:type_name -> weir.dev.observe.v1.Service
+	1,  // 14: weir.dev.observe.v1.Edge.transport:type_name -> weir.dev.observe.v1.Transport
+	11, // 15: weir.dev.observe.v1.Edge.outcomes:type_name -> weir.dev.observe.v1.OutcomeCount
+	2,  // 16: weir.dev.observe.v1.OutcomeCount.outcome:type_name -> weir.dev.observe.v1.Outcome
+	15, // 17: weir.dev.observe.v1.Records.records:type_name -> weir.dev.observe.v1.Record
+	8,  // 18: weir.dev.observe.v1.Record.edge:type_name -> weir.dev.observe.v1.Edge
+	16, // 19: weir.dev.observe.v1.Record.decisions:type_name -> weir.dev.observe.v1.Decision
+	17, // 20: weir.dev.observe.v1.Record.tries:type_name -> weir.dev.observe.v1.Attempt
+	20, // 21: weir.dev.observe.v1.Limits.clusters:type_name -> weir.dev.observe.v1.ClusterLimits
+	23, // 22: weir.dev.observe.v1.Limits.ejections:type_name -> weir.dev.observe.v1.Ejection
+	0,  // 23: weir.dev.observe.v1.ClusterLimits.side:type_name -> weir.dev.observe.v1.Side
+	21, // 24: weir.dev.observe.v1.ClusterLimits.limits:type_name -> weir.dev.observe.v1.Limit
+	22, // 25: weir.dev.observe.v1.ClusterLimits.refused:type_name -> weir.dev.observe.v1.Trip
+	9,  // 26: weir.dev.observe.v1.Trip.peer:type_name -> weir.dev.observe.v1.Peer
+	10, // 27: weir.dev.observe.v1.Ejection.service:type_name -> weir.dev.observe.v1.Service
+	9,  // 28: weir.dev.observe.v1.Ejection.workload:type_name -> weir.dev.observe.v1.Peer
+	3,  // 29: weir.dev.observe.v1.Ejection.state:type_name -> weir.dev.observe.v1.AsideState
+	15, // 30: weir.dev.observe.v1.Tapped.record:type_name -> weir.dev.observe.v1.Record
+	4,  // 31: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
+	5,  // 32: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
+	32, // [32:33] is the sub-list for method output_type
+	31, // [31:32] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_api_observe_v1_observe_proto_init() }
@@ -2262,11 +2525,13 @@ func file_api_observe_v1_observe_proto_init() {
 		(*ProxyMessage_Report)(nil),
 		(*ProxyMessage_Records)(nil),
 		(*ProxyMessage_Limits)(nil),
+		(*ProxyMessage_Tapped)(nil),
 	}
 	file_api_observe_v1_observe_proto_msgTypes[1].OneofWrappers = []any{
 		(*ControlMessage_Ack)(nil),
 		(*ControlMessage_Records)(nil),
 		(*ControlMessage_Limits)(nil),
+		(*ControlMessage_Tap)(nil),
 	}
 	file_api_observe_v1_observe_proto_msgTypes[9].OneofWrappers = []any{
 		(*RecordsRequest_Id)(nil),
@@ -2278,7 +2543,7 @@ func file_api_observe_v1_observe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_observe_v1_observe_proto_rawDesc), len(file_api_observe_v1_observe_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -186,7 +186,7 @@ func TestSender(t *testing.T) {
 				looks.Add(1)
 				return totals(w)
 			},
-			Limits:  func(q *observev1.LimitsRequest) *observev1.Limits { return &observev1.Limits{Request: q.GetRequest()} },
+			Limits: func(q *observev1.LimitsRequest) *observev1.Limits { return &observev1.Limits{Request: q.GetRequest()} },
 			Aside: func() []*observev1.Ejection {
 				mu.Lock()
 				defer mu.Unlock()
@@ -194,6 +194,7 @@ func TestSender(t *testing.T) {
 				aside = nil
 				return out
 			},
+			Tap:     func(*observev1.TapRequest) {},
 			Stirred: stirred,
 			Records: func(q *observev1.RecordsRequest) *observev1.Records {
 				return &observev1.Records{Request: q.GetRequest(), Records: []*observev1.Record{{Id: q.GetId()}}}

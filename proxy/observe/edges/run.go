@@ -48,6 +48,9 @@ type Options struct {
 	Limits func(*observev1.LimitsRequest) *observev1.Limits
 	// Aside are changes of who is set aside since it was called last.
 	Aside func() []*observev1.Ejection
+	// Tap begins and ends taps, nil ends all; Tapped has what they catch.
+	Tap    func(*observev1.TapRequest)
+	Tapped <-chan func() *observev1.Tapped
 	// Stirred holds a value when any of them may have changed since the last Collect.
 	Stirred <-chan struct{}
 	Log     *slog.Logger
@@ -105,6 +108,7 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 		return fmt.Errorf("opening the stream: %w", err)
 	}
 	s.Stats.Streams.Add(1)
+	defer s.o.Tap(nil)
 	if err := stream.Send(s.hello); err != nil {
 		return err
 	}
@@ -156,6 +160,13 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 				if err := stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Limits{Limits: s.o.Limits(q)}}); err != nil {
 					return err
 				}
+			}
+			if q := m.GetTap(); q != nil {
+				s.o.Tap(q)
+			}
+		case t := <-s.o.Tapped:
+			if err := stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Tapped{Tapped: t()}}); err != nil {
+				return err
 			}
 		case <-stirred:
 			stirred = nil
