@@ -35,7 +35,11 @@ func (p *Plane) place(stories []apiv1.Story) {
 			continue
 		}
 		h := &s.Hops[s.Hop]
-		s.Decided = append(now.holding(s, h), s.Decided...)
+		s.Decided = append(slices.DeleteFunc(now.holding(s, h), func(d apiv1.Decider) bool {
+			return slices.ContainsFunc(s.Decided, func(there apiv1.Decider) bool {
+				return there.Kind == d.Kind && there.Namespace == d.Namespace && there.Name == d.Name
+			})
+		}), s.Decided...)
 		for j := range s.Decided {
 			d := &s.Decided[j]
 			if kind, rest, ok := strings.Cut(d.Name, "/"); ok && d.Gone { // made of an object of Istio before 1.5
@@ -130,7 +134,7 @@ func (x *placing) holding(s *apiv1.Story, h *apiv1.Hop) (out []apiv1.Decider) {
 
 // known says what is known of an object now.
 func (x *placing) known(d *apiv1.Decider, s *apiv1.Story) {
-	o, ok := x.objects(d.Kind, d.Namespace, d.Name)
+	o, ok := x.objects.Object(d.Kind, d.Namespace, d.Name)
 	if d.Gone = !ok; !ok {
 		return
 	}

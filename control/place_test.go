@@ -84,7 +84,7 @@ spec:
 	}
 	p.until(t, "all is known", func() bool {
 		u := p.latest.Load()
-		_, ok := p.lookUp()("RequestAuthentication", "default", "tokens")
+		_, ok := p.lookUp().Object("RequestAuthentication", "default", "tokens")
 		return ok && u != nil && u.Snapshot.Workloads.At(mesh.NewKey("default", "a-0")) != nil
 	})
 	for _, c := range []struct {

@@ -173,7 +173,7 @@ func (w *watched) take(v verdict) {
 	changed = e.Unproven.Load() && v.known && e.Unproven.CompareAndSwap(true, false) || changed
 	if changed {
 		w.health.soon()
-		w.health.checked(w.endpoint, is)
+		w.health.checked(w.endpoint, v.sick)
 	}
 }
 
