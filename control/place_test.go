@@ -12,8 +12,7 @@ import (
 	"github.com/weirmesh/weir/mesh"
 )
 
-// Each field is where it stands, in the object that is in force; where no record names one, the objects that hold for the workload are
-// named.
+// The line is that of the field, in the object that is in force: of the rule, subset or port that decided.
 func TestPlace(t *testing.T) {
 	p := start(t, t.TempDir())
 	if err := os.WriteFile(filepath.Join(p.state, "config", "all.yaml"), []byte(`apiVersion: v1
@@ -84,26 +83,25 @@ spec:
 	}
 	p.until(t, "all is known", func() bool {
 		u := p.latest.Load()
-		_, ok := p.lookUp().Object("RequestAuthentication", "default", "tokens")
-		return ok && u != nil && u.Snapshot.Workloads.At(mesh.NewKey("default", "a-0")) != nil
+		return u != nil && u.Object(mesh.Ref{Kind: "RequestAuthentication", Namespace: "default", Name: "tokens"}) != nil
 	})
 	for _, c := range []struct {
 		cause, cluster string
 		decided        apiv1.Decider
 		want           string // KIND NAME FIELD LINE
 	}{
-		{"upstream_timeout", "", apiv1.Decider{Kind: "VirtualService", Name: "a", Field: "http[].timeout", Line: 15}, "VirtualService a http[1].timeout 17"},
-		{"cluster_not_found", "", apiv1.Decider{Kind: "VirtualService", Name: "a", Field: "http[].route[].destination", Line: 15}, "VirtualService a http[1].route[0].destination 16"},
+		{"upstream_timeout", "", apiv1.Decider{Kind: "VirtualService", Name: "a", Field: "http[].timeout", Line: 15}, "VirtualService a http[].timeout 17"},
+		{"cluster_not_found", "", apiv1.Decider{Kind: "VirtualService", Name: "a", Field: "http[].route[].destination", Line: 15}, "VirtualService a http[].route[].destination 16"},
 		{"fault_abort", "", apiv1.Decider{Kind: "VirtualService", Name: "a", Field: "http[].fault.abort", Line: 15}, "VirtualService a http[].fault.abort 15"},
 		{"cluster_not_found", "", apiv1.Decider{Kind: "VirtualService", Name: "a", Field: "http[].route[].destination", Line: 99}, "VirtualService a http[].route[].destination 99"},
-		{"upstream_not_tls", "outbound|80|v1|a", apiv1.Decider{Kind: "DestinationRule", Name: "a", Field: "trafficPolicy.tls", Line: 17}, "DestinationRule a trafficPolicy.portLevelSettings[0].tls 28"},
+		{"upstream_not_tls", "outbound|80|v1|a", apiv1.Decider{Kind: "DestinationRule", Name: "a", Field: "trafficPolicy.tls", Line: 17}, "DestinationRule a trafficPolicy.tls 28"},
 		{"upstream_not_tls", "outbound|81||a", apiv1.Decider{Kind: "DestinationRule", Name: "a", Field: "trafficPolicy.tls", Line: 17}, "DestinationRule a trafficPolicy.tls 25"},
-		{"endpoints_ejected", "outbound|81|v1|a", apiv1.Decider{Kind: "DestinationRule", Name: "a", Field: "trafficPolicy.outlierDetection", Line: 17}, "DestinationRule a subsets[0].trafficPolicy.outlierDetection 32"},
+		{"endpoints_ejected", "outbound|81|v1|a", apiv1.Decider{Kind: "DestinationRule", Name: "a", Field: "trafficPolicy.outlierDetection", Line: 17}, "DestinationRule a trafficPolicy.outlierDetection 32"},
 		{"access_denied", "", apiv1.Decider{Kind: "AuthorizationPolicy", Name: "deny", Field: "rules[1]", Line: 32}, "AuthorizationPolicy deny rules[1] 41"},
 		{"access_denied", "", apiv1.Decider{Kind: "AuthorizationPolicy", Name: "deny", Field: "rules[1]", Line: 32, Changed: true}, "AuthorizationPolicy deny rules[1] 32"},
-		{"not_allowed", "", apiv1.Decider{}, "AuthorizationPolicy allow rules 47"},
-		{"filter_chain_not_found", "", apiv1.Decider{}, "PeerAuthentication strict mtls.mode 55"},
-		{"token_expired", "", apiv1.Decider{}, "RequestAuthentication tokens jwtRules 62"},
+		{"not_allowed", "", apiv1.Decider{Kind: "AuthorizationPolicy", Name: "allow", Field: "rules"}, "AuthorizationPolicy allow rules 47"},
+		{"filter_chain_not_found", "", apiv1.Decider{Kind: "PeerAuthentication", Name: "strict", Field: "mtls.mode"}, "PeerAuthentication strict mtls.mode 55"},
+		{"token_expired", "", apiv1.Decider{Kind: "RequestAuthentication", Name: "tokens", Field: "jwtRules"}, "RequestAuthentication tokens jwtRules 62"},
 		{"host_not_found", "", apiv1.Decider{}, ""},
 	} {
 		s := apiv1.Story{Cause: c.cause, Time: time.Now().Add(time.Hour), Hops: []apiv1.Hop{{Proxy: "sidecar~10.0.0.8~a-0.default~default.svc.cluster.local", Side: "destination", Asked: "10.0.0.8:8080",

@@ -36,16 +36,3 @@ func (x Accepts) On(namespace string, labels mesh.Labels, port uint16) (mesh.MTL
 	}
 	return got.on(port), by
 }
-
-// Guards answers which policies hold for workloads, for people likewise.
-type Guards struct{ z *authz }
-
-// NewGuards sorts the policies of a snapshot.
-func NewGuards(snap *mesh.Snapshot) Guards {
-	return Guards{newAuthz(snap.Settings.RootNamespace, snap, 0, nil)}
-}
-
-// On are the AuthorizationPolicies and RequestAuthentications for workloads with the given labels.
-func (x Guards) On(namespace string, labels mesh.Labels) ([]*mesh.AuthorizationPolicy, []*mesh.RequestAuthentication) {
-	return x.z.applying(namespace, labels)
-}

@@ -67,36 +67,27 @@ type authorization struct {
 	settings *mesh.Settings
 }
 
-// applying are the objects for a workload: those of its namespace and of the root namespace.
-func (a *authz) applying(namespace string, labels mesh.Labels) (policies []*mesh.AuthorizationPolicy, tokens []*mesh.RequestAuthentication) {
-	for _, ns := range slices.Compact([]string{a.root, namespace}) {
-		for _, p := range a.byNamespace[ns] {
-			if (!p.Legacy || ns == namespace) && p.Selector.Selects(labels) {
-				policies = append(policies, p)
-			}
-		}
-		for _, p := range a.tokens[ns] {
-			if (!p.Legacy || ns == namespace) && p.Selector.Selects(labels) {
-				tokens = append(tokens, p)
-			}
-		}
-	}
-	return policies, tokens
-}
-
-// of lists them.
+// of lists the policies for a workload: those of its namespace and of the root namespace.
 func (a *authz) of(s *mesh.Settings, namespace string, labels mesh.Labels) *authorization {
 	out := &authorization{settings: s}
 	var key strings.Builder
-	out.policies, out.identify = a.applying(namespace, labels)
-	for _, p := range out.policies {
-		fmt.Fprintf(&key, " %s/%s@%d", p.Home(), p.Title(), a.ids[p])
-	}
-	for _, p := range out.identify {
-		fmt.Fprintf(&key, " jwt %s/%s@%d", p.Home(), p.Ref.Name, a.ids[p])
-		for i := range p.Rules {
-			if s := a.sets.At(p.Rules[i].URI); s != nil {
-				fmt.Fprintf(&key, ",%d", a.ids[s])
+	for _, ns := range slices.Compact([]string{a.root, namespace}) {
+		for _, p := range a.byNamespace[ns] {
+			if (!p.Legacy || ns == namespace) && p.Selector.Selects(labels) {
+				out.policies = append(out.policies, p)
+				fmt.Fprintf(&key, " %s/%s@%d", ns, p.Title(), a.ids[p])
+			}
+		}
+		for _, p := range a.tokens[ns] {
+			if p.Legacy && ns != namespace || !p.Selector.Selects(labels) {
+				continue
+			}
+			out.identify = append(out.identify, p)
+			fmt.Fprintf(&key, " jwt %s/%s@%d", ns, p.Ref.Name, a.ids[p])
+			for i := range p.Rules {
+				if s := a.sets.At(p.Rules[i].URI); s != nil {
+					fmt.Fprintf(&key, ",%d", a.ids[s])
+				}
 			}
 		}
 	}
