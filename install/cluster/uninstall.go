@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
-	cakube "github.com/weirmesh/weir/ca/kube"
 	"github.com/weirmesh/weir/install"
 )
 
@@ -42,9 +41,9 @@ const (
 func shared(o *unstructured.Unstructured) bool {
 	switch o.GetKind() {
 	case "Secret":
-		return o.GetName() == cakube.OwnSecret
+		return o.GetName() == "istio-ca-secret" || o.GetName() == "istio-ca-handover"
 	case "ConfigMap":
-		return o.GetName() == cakube.RootConfigMap
+		return o.GetName() == "istio-ca-root-cert"
 	case "Lease":
 		return o.GetName() == "istio-leader"
 	}
