@@ -38,10 +38,6 @@ func atLeast(severity string, fs []apiv1.Finding) []apiv1.Finding {
 	return slices.DeleteFunc(slices.Clone(fs), func(f apiv1.Finding) bool { return slices.Index(severities, f.Severity) > limit })
 }
 
-func errorsIn(fs []apiv1.Finding) int {
-	return len(atLeast(config.Error.String(), fs))
-}
-
 // findings prints them under the files they are about.
 func (p *printer) findings(fs []apiv1.Finding) {
 	fs = slices.Clone(fs)

@@ -90,9 +90,7 @@ func (c *Cluster) Find(ctx context.Context, release, namespace string) (*Remains
 		}
 	}
 	if out.Heir != "" {
-		for _, crd := range out.CRDs {
-			out.Shared = append(out.Shared, crd)
-		}
+		out.Shared = append(out.Shared, out.CRDs...)
 		out.CRDs = nil
 	}
 	ns, err := c.typed.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})

@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"errors"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -137,7 +138,7 @@ func TestTap(t *testing.T) {
 	}
 	ids := map[string]bool{}
 	for _, x := range got {
-		if x.Path != "/wanted" || x.Status != 418 || x.Source != "default/client" || x.Destination != "default/echo-v1" || x.Proxy != "default/client-0" || x.Transport != "mtls" || x.Method != "GET" || ids[x.ID] {
+		if x.Path != "/wanted" || x.Status != 418 || x.Source != "default/client" || x.Destination != "default/echo-v1" || x.Proxy != "default/client-0" || x.Transport != "mtls" || x.Method != http.MethodGet || ids[x.ID] {
 			t.Errorf("%+v", x)
 		}
 		ids[x.ID] = true
