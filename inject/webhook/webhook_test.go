@@ -368,9 +368,14 @@ func TestKeeper(t *testing.T) {
 		return admissionregistrationv1.WebhookClientConfig{Service: &admissionregistrationv1.ServiceReference{Namespace: ns, Name: "istiod"}}
 	}
 	ignore := admissionregistrationv1.Ignore
+	tag := func(name, rev string) *admissionregistrationv1.MutatingWebhookConfiguration {
+		return &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "istio-revision-tag-" + name, ResourceVersion: "1", Labels: map[string]string{"istio.io/tag": name, "istio.io/rev": rev}},
+			Webhooks: []admissionregistrationv1.MutatingWebhook{{Name: "a", ClientConfig: service("istio-system")}}}
+	}
 	client := fake.NewClientset(
 		&admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "istio-sidecar-injector", ResourceVersion: "1"}, Webhooks: []admissionregistrationv1.MutatingWebhook{
 			{Name: "a", ClientConfig: service("istio-system")}, {Name: "b", ClientConfig: service("elsewhere")}}},
+		tag("ours", "default"), tag("others", "blue"),
 		&admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "istio-validator-istio-system", ResourceVersion: "1"}, Webhooks: []admissionregistrationv1.ValidatingWebhook{
 			{Name: "v", ClientConfig: service("istio-system"), FailurePolicy: &ignore}}})
 	type root struct {
@@ -405,9 +410,17 @@ func TestKeeper(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return []string{string(c.Webhooks[0].ClientConfig.CABundle), string(c.Webhooks[1].ClientConfig.CABundle)}
+		out := []string{string(c.Webhooks[0].ClientConfig.CABundle), string(c.Webhooks[1].ClientConfig.CABundle)}
+		for _, name := range []string{"ours", "others"} {
+			c, err := api.MutatingWebhookConfigurations().Get(ctx, "istio-revision-tag-"+name, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, string(c.Webhooks[0].ClientConfig.CABundle))
+		}
+		return out
 	}
-	await(t, "the root", func() bool { return slices.Equal(mutating(), []string{"one", ""}) })
+	await(t, "the root", func() bool { return slices.Equal(mutating(), []string{"one", "", "one", ""}) })
 	policy := func() admissionregistrationv1.FailurePolicyType {
 		c, err := api.ValidatingWebhookConfigurations().Get(ctx, "istio-validator-istio-system", metav1.GetOptions{})
 		if err != nil {
@@ -423,7 +436,7 @@ func TestKeeper(t *testing.T) {
 	<-now
 	now <- root{"two", nil}
 	close(first.replaced)
-	await(t, "the new root", func() bool { return slices.Equal(mutating(), []string{"two", ""}) })
+	await(t, "the new root", func() bool { return slices.Equal(mutating(), []string{"two", "", "two", ""}) })
 	c, err := api.MutatingWebhookConfigurations().Get(ctx, "istio-sidecar-injector", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -432,7 +445,7 @@ func TestKeeper(t *testing.T) {
 	if _, err := api.MutatingWebhookConfigurations().Update(ctx, c, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the root again", func() bool { return slices.Equal(mutating(), []string{"two", ""}) })
+	await(t, "the root again", func() bool { return slices.Equal(mutating(), []string{"two", "", "two", ""}) })
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

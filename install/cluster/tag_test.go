@@ -23,7 +23,8 @@ import (
 
 // known are kinds of a cluster as far as the tests need them.
 var known = map[schema.GroupVersionResource]string{
-	{Version: "v1", Resource: "secrets"}: "Secret",
+	{Version: "v1", Resource: "secrets"}:    "Secret",
+	{Version: "v1", Resource: "namespaces"}: "Namespace",
 	{Group: "admissionregistration.k8s.io", Version: "v1", Resource: "mutatingwebhookconfigurations"}: "MutatingWebhookConfiguration",
 	{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles"}:                     "ClusterRole",
 	{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterrolebindings"}:              "ClusterRoleBinding",
@@ -152,16 +153,29 @@ func TestARevisionGoes(t *testing.T) {
 	tagged.SetLabels(map[string]string{install.Owner: "weir-tag-prod", tag: "prod", revision: "default"})
 	objects := []runtime.Object{made("Secret", "v1", "istio-ca-secret", "weir"), made("Secret", "v1", "other", "weir"), made("Deployment", "apps/v1", "istiod", "weir"), tagged}
 
-	c := with([]runtime.Object{control("istiod", "weir", "default"), control("istiod-blue", "weir-blue", "blue")}, objects...)
+	ns := namespace("istio-system", map[string]string{install.Owner: "weir"})
+	whose := made("Namespace", "v1", "istio-system", "weir")
+	whose.SetNamespace("")
+	sidecar := func(name, rev string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "shop", Annotations: map[string]string{"sidecar.istio.io/status": "{}", revision: rev}}}
+	}
+	c := with([]runtime.Object{control("istiod", "weir", "default"), control("istiod-blue", "weir-blue", "blue"), ns, sidecar("a", "default"), sidecar("b", "blue")}, append(objects, whose)...)
 	found, err := c.Find(t.Context(), "weir", "istio-system")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if found.Heir != "weir-blue" || len(found.Tags) != 1 || len(found.Objects) != 2 || len(found.Shared) != 1 {
+	if found.Heir != "weir-blue" || len(found.Tags) != 1 || len(found.Objects) != 2 || len(found.Shared) != 2 || found.Namespace || !slices.Equal(found.Pods, []string{"shop/a"}) {
 		t.Errorf("found %+v", found)
 	}
 	if err := c.Uninstall(t.Context(), "weir", "istio-system", found, true); err != nil {
 		t.Fatal(err)
+	}
+	for _, o := range found.Shared {
+		if at, err := c.resource(o.GroupVersionKind(), o.GetNamespace()); err != nil {
+			t.Error(err)
+		} else if now, err := at.Get(t.Context(), o.GetName(), metav1.GetOptions{}); err != nil || now.GetLabels()[install.Owner] != "weir-blue" {
+			t.Errorf("%s: %v, %v", title(o), now, err)
+		}
 	}
 	left, err := c.existing(t.Context(), "weir-blue", ours)
 	if err != nil || len(left) != 1 || left[0].GetName() != "istio-ca-secret" {

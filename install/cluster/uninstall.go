@@ -1,11 +1,13 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,9 +25,9 @@ type Remains struct {
 	Namespace bool                         // is ours
 	Others    []*unstructured.Unstructured // objects of Istio's kinds that people made
 	Pods      []string                     // namespace/name, with a sidecar
-	// Heir is another revision's installation, which gets what there is one of in the mesh (Shared).
-	Heir   string
-	Shared []*unstructured.Unstructured
+	// Heir is another revision's installation than that of Revision, which gets what there is one of in the mesh (Shared).
+	Heir, Revision string
+	Shared         []*unstructured.Unstructured
 	// Tags lead to this revision.
 	Tags []*unstructured.Unstructured
 }
@@ -97,13 +99,19 @@ func (c *Cluster) Find(ctx context.Context, release, namespace string) (*Remains
 	if err != nil && !apierrors.IsNotFound(err) {
 		return nil, err
 	}
-	out.Namespace = err == nil && ns.Labels[install.Owner] == release && out.Heir == ""
+	if out.Namespace = err == nil && ns.Labels[install.Owner] == release; out.Namespace && out.Heir != "" {
+		o := &unstructured.Unstructured{}
+		o.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+		o.SetName(namespace)
+		out.Shared, out.Namespace = append(out.Shared, o), false
+	}
 	pods, err := c.typed.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("looking for sidecars: %w", err)
 	}
 	for _, p := range pods.Items {
-		if p.Annotations["sidecar.istio.io/status"] != "" {
+		// Those of another revision lose nothing.
+		if p.Annotations["sidecar.istio.io/status"] != "" && (out.Heir == "" || cmp.Or(p.Annotations[revision], "default") == out.Revision) {
 			out.Pods = append(out.Pods, p.Namespace+"/"+p.Name)
 		}
 	}
@@ -116,11 +124,10 @@ func (c *Cluster) revisions(ctx context.Context, release, namespace string, out 
 	if err != nil {
 		return fmt.Errorf("looking for other revisions: %w", err)
 	}
-	own := ""
 	for _, d := range ds.Items {
 		switch owner := d.Labels[install.Owner]; owner {
 		case release:
-			own = d.Labels[revision]
+			out.Revision = d.Labels[revision]
 		case "":
 		default:
 			if out.Heir == "" || owner < out.Heir {
@@ -136,8 +143,8 @@ func (c *Cluster) revisions(ctx context.Context, release, namespace string, out 
 			return shared(o)
 		})
 	}
-	if own != "" {
-		out.Tags, err = c.labelled(ctx, tag+","+revision+"="+own, ours)
+	if out.Revision != "" {
+		out.Tags, err = c.labelled(ctx, tag+","+revision+"="+out.Revision, ours)
 	}
 	return err
 }
