@@ -118,8 +118,9 @@ func (c *client) Data(cc *conn.Conn, b []byte) (used int) {
 			c.x = nil
 			c.Discard(true)
 			text := "http1." + reason.String()
-			if len(b) > 2 && (b[0] == alertRecord || b[0] == handshakeRecord) && b[1] == 3 {
-				text += ": it answered in TLS, which nothing says that the port speaks (tls.mode of a DestinationRule)"
+			// The first byte tells, however the answer was cut: none of a status line is a control character.
+			if x.Response.Status == 0 && len(b) > 0 && (b[0] == alertRecord || b[0] == handshakeRecord) {
+				text = "http1.answer_in_tls"
 			}
 			x.upstreamFailed(causes.UpstreamProtocolError, text, false, false, false)
 			return len(b)
