@@ -120,7 +120,7 @@ func (c *client) Data(cc *conn.Conn, b []byte) (used int) {
 			text := "http1." + reason.String()
 			// The first byte tells, however the answer was cut: none of a status line is a control character.
 			if x.Response.Status == 0 && len(b) > 0 && (b[0] == alertRecord || b[0] == handshakeRecord) {
-				text = "http1.answer_in_tls"
+				text = "http1.answer_in_TLS"
 			}
 			x.upstreamFailed(causes.UpstreamProtocolError, text, false, false, false)
 			return len(b)
