@@ -170,6 +170,9 @@ func (s *clusterSpec) decodeKind(c *clusterv3.Cluster, path string) error {
 		s.Kind = cluster.Static
 	case clusterv3.Cluster_EDS:
 		s.Kind = cluster.Static
+		if err := byStream(c.GetEdsClusterConfig().GetEdsConfig(), path+".eds_cluster_config.eds_config"); err != nil {
+			return err
+		}
 		s.edsName = c.GetEdsClusterConfig().GetServiceName()
 		if s.edsName == "" {
 			s.edsName = s.Name

@@ -235,7 +235,7 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.route.v3.RouteConfiguration": acts("name virtual_hosts vhds ignore_port_in_host_matching request_headers_to_add request_headers_to_remove"+
 		" response_headers_to_add response_headers_to_remove max_direct_response_body_size_bytes most_specific_header_mutations_wins").
 		but("validate_clusters", "a missing cluster answers 503 with its cause"),
-	"envoy.config.route.v3.VirtualHost": acts("name domains routes include_request_attempt_count include_attempt_count_in_response request_headers_to_add request_headers_to_remove"+
+	"envoy.config.route.v3.VirtualHost": acts("name domains routes require_tls include_request_attempt_count include_attempt_count_in_response request_headers_to_add request_headers_to_remove"+
 		" response_headers_to_add response_headers_to_remove typed_per_filter_config").
 		but("metadata", controlInfo),
 	"envoy.config.route.v3.Route": acts("name match route redirect direct_response metadata typed_per_filter_config request_headers_to_add"+

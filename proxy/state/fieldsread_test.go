@@ -7,6 +7,7 @@ import (
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/xds/resource"
 )
 
@@ -38,6 +39,33 @@ virtual_hosts { name: "v" domains: "*" include_attempt_count_in_response: true
 	}
 	if got := strings.Join(order, " "); got != "table host route" || !e.SpecificLast || !e.Headers[1].RequestSet[0].KeepEmpty || !e.Headers[2].RequestSet[0].IfPresent || e.Headers[1].RequestSet[0].IfPresent {
 		t.Errorf("operations on headers in the order %s", got)
+	}
+}
+
+// A host of Istio's gateways with httpsRedirect: what came over TLS, here or before, is served, everything else sent there.
+func TestRequireTLS(t *testing.T) {
+	s, _ := apply(t, newBuilder(), update(t, resource.RouteType, `name: "r"
+		virtual_hosts { name: "v" domains: "a" domains: "a:80" require_tls: ALL routes { match { prefix: "/" } direct_response { status: 200 } } }
+		virtual_hosts { name: "w" domains: "b" routes { match { prefix: "/" } direct_response { status: 200 } } }`))
+	for _, c := range []struct{ authority, proto, location string }{
+		{"a", "http", "https://a/x?y"}, {"a", "", "https://a/x?y"}, {"a:80", "http", "https://a/x?y"}, {"a", "https", ""}, {"b", "http", ""},
+	} {
+		r := &message.Request{}
+		r.Reset()
+		r.SetMethod([]byte("GET"))
+		r.Scheme, r.Authority, r.Path = []byte("http"), []byte(c.authority), []byte("/x?y")
+		if c.proto != "" {
+			r.Headers.AddName([]byte("x-forwarded-proto"), []byte(c.proto))
+		}
+		_, e := s.Table("r").Match(r, 0)
+		switch {
+		case e == nil:
+			t.Errorf("%+v: no route", c)
+		case c.location == "" && e.Direct == nil:
+			t.Errorf("%+v: not served: %+v", c, e)
+		case c.location != "" && (e.Redirect == nil || e.Redirect.Status != 301 || string(e.AppendLocation(nil, r)) != c.location):
+			t.Errorf("%+v: %+v", c, e)
+		}
 	}
 }
 
@@ -97,6 +125,9 @@ func TestRefusedFields(t *testing.T) {
 		[type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager] { rds { route_config_name: "r" config_source { ads {} } } ` + text + ` } } } }`
 	}
 	for _, tc := range []struct{ url, text, want string }{
+		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" require_tls: EXTERNAL_ONLY }`, "virtual host v.require_tls: EXTERNAL_ONLY"},
+		{resource.ClusterType, `name: "c" type: EDS eds_cluster_config { eds_config { api_config_source { api_type: GRPC } } }`, "cluster c.eds_cluster_config.eds_config"},
+		{resource.ListenerType, strings.Replace(manager(""), "config_source { ads {} }", `config_source { path: "x" }`, 1), "rds.config_source"},
 		{resource.ClusterType, `name: "c" connection_pool_per_downstream_connection: true`, "cluster c.connection_pool_per_downstream_connection"},
 		{resource.ClusterType, `name: "c" filters { name: "envoy.filters.network.tcp_proxy" }`, "cluster c.filters[0] envoy.filters.network.tcp_proxy"},
 		{resource.ClusterType, `name: "c" typed_extension_protocol_options { key: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" value {

@@ -56,10 +56,10 @@ func decodeRoutes(rc *routev3.RouteConfiguration, version string, ids func(name 
 	}
 	out := &routes{name: rc.GetName(), version: version, ignorePort: rc.GetIgnorePortInHostMatching(), vhds: rc.GetVhds() != nil,
 		specificLast: rc.GetMostSpecificHeaderMutationsWins()}
-	if c := rc.GetVhds().GetConfigSource(); out.vhds && c.GetAds() == nil && c.GetSelf() == nil {
-		return nil, fmt.Errorf("%s.vhds.config_source: virtual hosts are taken from the same stream only: use ads", path)
+	err := byStream(rc.GetVhds().GetConfigSource(), path+".vhds.config_source")
+	if err != nil {
+		return nil, err
 	}
-	var err error
 	if out.common, err = headerOps(rc, path); err != nil {
 		return nil, err
 	}
@@ -133,6 +133,18 @@ func decodeVirtualHost(v *routev3.VirtualHost, at string, ids func(name string) 
 	if err != nil {
 		return nil, err
 	}
+	switch v.GetRequireTls() {
+	case routev3.VirtualHost_NONE:
+	case routev3.VirtualHost_ALL:
+		e, err := decodeRoute(toTLS(), at+".require_tls", ids)
+		if err != nil {
+			return nil, err
+		}
+		e.Headers = appendOps(e.Headers, hostOps)
+		vh.Entries = append(vh.Entries, e)
+	default:
+		return nil, fmt.Errorf("%s.require_tls: %v is not supported, since nothing says here which clients are internal; say ALL", at, v.GetRequireTls())
+	}
 	for j, r := range v.GetRoutes() {
 		e, err := decodeRoute(r, fmt.Sprintf("%s.routes[%d]", at, j), ids)
 		if err != nil {
@@ -144,6 +156,23 @@ func decodeVirtualHost(v *routev3.VirtualHost, at string, ids func(name string) 
 		vh.Entries = append(vh.Entries, e)
 	}
 	return vh, nil
+}
+
+// byStream refuses another source than the stream that everything comes by.
+func byStream(c *corev3.ConfigSource, path string) error {
+	if c == nil || c.GetAds() != nil || c.GetSelf() != nil {
+		return nil
+	}
+	return fmt.Errorf("%s: what it names is taken from the same stream only: use ads", path)
+}
+
+// toTLS answers what did not come over TLS, as x-forwarded-proto has it, with its address there (VirtualHost.require_tls; Istio's
+// httpsRedirect).
+func toTLS() *routev3.Route {
+	return &routev3.Route{Name: "require_tls",
+		Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}, Headers: []*routev3.HeaderMatcher{{Name: "x-forwarded-proto", InvertMatch: true, TreatMissingHeaderAsEmpty: true,
+			HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: "https"}}}}}},
+		Action: &routev3.Route_Redirect{Redirect: &routev3.RedirectAction{SchemeRewriteSpecifier: &routev3.RedirectAction_HttpsRedirect{HttpsRedirect: true}}}}
 }
 
 func appendOps(to []route.Headers, ops ...*route.Headers) []route.Headers {
