@@ -7,12 +7,18 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"sigs.k8s.io/yaml"
+
+	"github.com/weirmesh/weir/proxy/overload"
 )
 
 // readBootstrap reads what of a bootstrap a proxy alone can have. Other parts are
@@ -41,6 +47,9 @@ func parseBootstrap(text []byte) (*bootstrapv3.Bootstrap, error) {
 	if err := protojson.Unmarshal(doc, b); err != nil {
 		return nil, placed(doc, err)
 	}
+	if err := read(b); err != nil {
+		return nil, err
+	}
 	static := b.GetStaticResources()
 	switch {
 	case len(static.GetSecrets()) > 0:
@@ -65,6 +74,54 @@ func parseBootstrap(text []byte) (*bootstrapv3.Bootstrap, error) {
 		names["cluster "+c.GetName()] = true
 	}
 	return b, nil
+}
+
+// read refuses what is not read of a bootstrap. Without effect here, and so no lie: when statistics would be sent to those who are
+// not there, and in which message of a stream the node stands.
+func read(b *bootstrapv3.Bootstrap) error {
+	d, a := b.GetDynamicResources(), b.GetDynamicResources().GetAdsConfig()
+	for _, m := range []struct {
+		path   string
+		m      proto.Message
+		fields []protoreflect.Name
+	}{
+		{"", b, []protoreflect.Name{"node", "static_resources", "dynamic_resources", "admin", "overload_manager", "layered_runtime", "stats_flush_interval", "stats_flush_on_admin"}},
+		{"admin.", b.GetAdmin(), []protoreflect.Name{"address"}},
+		{"admin.address.", b.GetAdmin().GetAddress(), []protoreflect.Name{"socket_address"}},
+		{"dynamic_resources.", d, []protoreflect.Name{"lds_config", "cds_config", "ads_config"}},
+		{"dynamic_resources.ads_config.", a, []protoreflect.Name{"api_type", "transport_api_version", "grpc_services", "set_node_on_first_message_only"}},
+		{"dynamic_resources.ads_config.grpc_services[0].", first(a.GetGrpcServices()), []protoreflect.Name{"envoy_grpc"}},
+		{"dynamic_resources.ads_config.grpc_services[0].envoy_grpc.", first(a.GetGrpcServices()).GetEnvoyGrpc(), []protoreflect.Name{"cluster_name"}},
+	} {
+		var err error
+		m.m.ProtoReflect().Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+			if !slices.Contains(m.fields, f.Name()) {
+				err = fmt.Errorf("%s%s: not supported: leave it out", m.path, f.Name())
+			}
+			return err == nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for i, layer := range b.GetLayeredRuntime().GetLayers() {
+		if layer.GetStaticLayer() == nil {
+			return fmt.Errorf("layered_runtime.layers[%d]: only a static_layer is supported", i)
+		}
+		for key := range layer.GetStaticLayer().GetFields() {
+			if key != overload.RuntimeConnections {
+				return fmt.Errorf("layered_runtime.layers[%d].static_layer: %s is not supported; %s is", i, key, overload.RuntimeConnections)
+			}
+		}
+	}
+	return nil
+}
+
+func first(s []*corev3.GrpcService) *corev3.GrpcService {
+	if len(s) == 0 {
+		return nil
+	}
+	return s[0]
 }
 
 // where is how protojson says where, in a document that nobody has seen. The space is

@@ -128,8 +128,8 @@ func (t trigger) state(pressure float64) float64 {
 // Watches reports whether anything depends on memory.
 func (m *Manager) Watches() bool { return len(m.actions) > 0 }
 
-// runtimeConnections is the key of the runtime that limited connections before there was a monitor for it.
-const runtimeConnections = "overload.global_downstream_max_connections"
+// RuntimeConnections is the key of the runtime that limited connections before there was a monitor for it.
+const RuntimeConnections = "overload.global_downstream_max_connections"
 
 // Decode reads the overload manager of a bootstrap. group is what the control group permits of memory; 0: there is no limit.
 func Decode(b *bootstrapv3.Bootstrap, group int64) (*Manager, error) {
@@ -172,7 +172,7 @@ func Decode(b *bootstrapv3.Bootstrap, group int64) (*Manager, error) {
 // runtimeLimit is what the runtime says of connections; 0: nothing.
 func runtimeLimit(b *bootstrapv3.Bootstrap) (limit int64, err error) {
 	for _, layer := range b.GetLayeredRuntime().GetLayers() {
-		v := layer.GetStaticLayer().GetFields()[runtimeConnections]
+		v := layer.GetStaticLayer().GetFields()[RuntimeConnections]
 		if v == nil {
 			continue
 		}
@@ -181,7 +181,7 @@ func runtimeLimit(b *bootstrapv3.Bootstrap) (limit int64, err error) {
 			n, _ = strconv.ParseInt(s, 10, 64)
 		}
 		if n <= 0 {
-			return 0, fmt.Errorf("layered_runtime: %s: not a number of connections", runtimeConnections)
+			return 0, fmt.Errorf("layered_runtime: %s: not a number of connections", RuntimeConnections)
 		}
 		limit = n
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,8 +68,8 @@ func TestRemoteKeys(t *testing.T) {
 // Keys are fetched for what is in force: not for what was refused, and not any more for what is gone.
 func TestRemoteKeysInForce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked := 0
-		o := Options{Keys: jwtauthn.NewSets(nil, func(context.Context, *jwtauthn.Remote) (string, error) { asked++; return "", context.Canceled })}
+		var asked atomic.Int32
+		o := Options{Keys: jwtauthn.NewSets(nil, func(context.Context, *jwtauthn.Remote) (string, error) { asked.Add(1); return "", context.Canceled })}
 		b := NewBuilder(o)
 		defer o.Keys.Close()
 		const uri = `http_uri { uri: "https://a/keys" cluster: "idp" timeout { seconds: 1 } } async_fetch { failed_refetch_duration { seconds: 1 } }`
@@ -78,18 +79,18 @@ func TestRemoteKeysInForce(t *testing.T) {
 			t.Fatal("taken")
 		}
 		time.Sleep(time.Minute)
-		if asked != 0 {
-			t.Errorf("asked %d times for what was refused", asked)
+		if asked.Load() != 0 {
+			t.Errorf("asked %d times for what was refused", asked.Load())
 		}
 		apply(t, b, good)
 		time.Sleep(10*time.Second + time.Millisecond)
-		if asked != 11 {
-			t.Errorf("asked %d times in 10 s", asked)
+		if asked.Load() != 11 {
+			t.Errorf("asked %d times in 10 s", asked.Load())
 		}
 		apply(t, b, Update{TypeURL: resource.ListenerType, Removed: []string{"l"}})
 		time.Sleep(time.Minute)
-		if asked != 11 {
-			t.Errorf("asked %d times in all", asked)
+		if asked.Load() != 11 {
+			t.Errorf("asked %d times in all", asked.Load())
 		}
 	})
 }
