@@ -88,6 +88,7 @@ func (s suppressions) leave(fs []apiv1.Finding) (left []apiv1.Finding, gone int)
 			if !of {
 				return true
 			}
+			// A * stands for slashes, too; Match has it end at them.
 			for _, name := range []string{f.Name, f.Name + "." + f.Namespace, qualified(f.Namespace, f.Name)} {
 				if ok, _ := filepath.Match(strings.ReplaceAll(about, "/", "\x00"), strings.ReplaceAll(fmt.Sprintf("%s %s", f.Kind, name), "/", "\x00")); ok {
 					return true

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/weirmesh/weir/install"
 	"github.com/weirmesh/weir/install/cluster"
@@ -31,80 +32,65 @@ that ask without naming a revision.`,
 	return cmd
 }
 
-// tagFlags are those of commands that make a tag.
-func tagFlags(cmd *cobra.Command, revision *string, overwrite *bool) {
-	cmd.Flags().StringVarP(revision, "revision", "r", "", "`revision` the tag is to lead to; \"default\" is the one installed without a name")
-	_ = cmd.MarkFlagRequired("revision")
-	_ = cmd.RegisterFlagCompletionFunc("revision", cobra.NoFileCompletions)
-	cmd.Flags().BoolVar(overwrite, "overwrite", false, "also if the tag leads to another revision now")
-	cmd.Args = cobra.ExactArgs(1)
-}
-
-func (a *app) tagSettings() install.Settings {
-	return install.Settings{Namespace: a.meant.Namespace, Version: a.Version, Set: []string{"managedBy=weir"}}
-}
-
-func (a *app) tagSet() *cobra.Command {
+// tagging completes a command that makes a tag: flags, and what becomes of the objects that make it.
+func (a *app) tagging(cmd *cobra.Command, do func(ctx context.Context, c *cluster.Cluster, tag, revision string, objects []*unstructured.Unstructured) error) *cobra.Command {
 	var f installation
 	var revision string
 	var overwrite bool
-	cmd := &cobra.Command{
+	f.flags(a, cmd)
+	cmd.Flags().StringVarP(&revision, "revision", "r", "", "`revision` the tag is to lead to; \"default\" is the one installed without a name")
+	_ = cmd.MarkFlagRequired("revision")
+	_ = cmd.RegisterFlagCompletionFunc("revision", cobra.NoFileCompletions)
+	cmd.Flags().BoolVar(&overwrite, "overwrite", false, "also if the tag leads to another revision now")
+	cmd.Args = cobra.ExactArgs(1)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return f.visit(a, cmd, func(ctx context.Context, c *cluster.Cluster) error {
+			s := install.Settings{Namespace: a.meant.Namespace, Version: a.Version, Set: []string{"managedBy=weir"}}
+			objects, err := c.Tagging(ctx, s, args[0], revision, overwrite)
+			if err != nil {
+				return err
+			}
+			return do(ctx, c, args[0], revision, objects)
+		})
+	}
+	return cmd
+}
+
+func (a *app) tagSet() *cobra.Command {
+	return a.tagging(&cobra.Command{
 		Use:   "set TAG --revision REVISION [flags]",
 		Short: "make a tag, or move it to another revision",
 		Long:  "Make a tag, or move it to another revision with --overwrite. Pods that run keep\ntheir proxies until they are restarted.",
 		Example: `  weir tag set prod --revision 1-1
   weir tag set prod --revision 1-0 --overwrite   # back`,
-	}
-	f.flags(a, cmd)
-	tagFlags(cmd, &revision, &overwrite)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return f.visit(a, cmd, func(ctx context.Context, c *cluster.Cluster) error {
-			objects, err := c.Tagging(ctx, a.tagSettings(), args[0], revision, overwrite)
-			if err != nil {
-				return err
-			}
-			if err := c.SetTag(ctx, objects); err != nil {
-				return err
-			}
-			a.out.printf("tag %s leads to revision %s\n", args[0], revision)
-			tags, err := c.Tags(ctx)
-			if err != nil {
-				return err
-			}
-			i := slices.IndexFunc(tags, func(t cluster.Tag) bool { return t.Tag == args[0] })
-			if i < 0 || len(tags[i].Namespaces) == 0 {
-				a.errs.printf("next: kubectl label namespace NAMESPACE istio.io/rev=%s istio-injection-\n", args[0])
-				return nil
-			}
-			a.errs.printf("pods of %s get their proxies from it when they are restarted: kubectl rollout restart deployment -n %s\n", strings.Join(tags[i].Namespaces, ", "), tags[i].Namespaces[0])
+	}, func(ctx context.Context, c *cluster.Cluster, tag, revision string, objects []*unstructured.Unstructured) error {
+		if err := c.SetTag(ctx, objects); err != nil {
+			return err
+		}
+		a.out.printf("tag %s leads to revision %s\n", tag, revision)
+		tags, err := c.Tags(ctx)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(tags, func(t cluster.Tag) bool { return t.Tag == tag })
+		if i < 0 || len(tags[i].Namespaces) == 0 {
+			a.errs.printf("next: kubectl label namespace NAMESPACE istio.io/rev=%s istio-injection-\n", tag)
 			return nil
-		})
-	}
-	return cmd
+		}
+		a.errs.printf("pods of %s get their proxies from it when they are restarted: kubectl rollout restart deployment -n %s\n", strings.Join(tags[i].Namespaces, ", "), tags[i].Namespaces[0])
+		return nil
+	})
 }
 
 func (a *app) tagGenerate() *cobra.Command {
-	var f installation
-	var revision string
-	var overwrite bool
-	cmd := &cobra.Command{
+	return a.tagging(&cobra.Command{
 		Use:     "generate TAG --revision REVISION [flags]",
 		Short:   "print what makes a tag, and change nothing",
 		Long:    "Print what makes a tag, for the revision that is installed, and change nothing.",
 		Example: `  weir tag generate prod --revision 1-1 > tag.yaml`,
-	}
-	f.flags(a, cmd)
-	tagFlags(cmd, &revision, &overwrite)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return f.visit(a, cmd, func(ctx context.Context, c *cluster.Cluster) error {
-			objects, err := c.Tagging(ctx, a.tagSettings(), args[0], revision, overwrite)
-			if err != nil {
-				return err
-			}
-			return a.print(objects)
-		})
-	}
-	return cmd
+	}, func(_ context.Context, _ *cluster.Cluster, _, _ string, objects []*unstructured.Unstructured) error {
+		return a.print(objects)
+	})
 }
 
 func (a *app) tagList() *cobra.Command {

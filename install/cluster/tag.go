@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -100,7 +101,7 @@ func (c *Cluster) Tagging(ctx context.Context, s install.Settings, name, to stri
 		doors, _, _ := unstructured.NestedSlice(o.Object, "webhooks")
 		for _, d := range doors {
 			if m, ok := d.(map[string]any); ok {
-				if err := unstructured.SetNestedField(m, encoded(ca(hooks)), "clientConfig", "caBundle"); err != nil {
+				if err := unstructured.SetNestedField(m, base64.StdEncoding.EncodeToString(ca(hooks)), "clientConfig", "caBundle"); err != nil {
 					return nil, err
 				}
 			}
@@ -118,11 +119,6 @@ func revisionFlag(name string) string {
 		return ""
 	}
 	return " --revision " + name
-}
-
-func encoded(b []byte) string {
-	text, _ := json.Marshal(b) // base64 in quotes
-	return string(text[1 : len(text)-1])
 }
 
 func ca(hooks *admissionregistrationv1.MutatingWebhookConfiguration) []byte {
