@@ -255,6 +255,8 @@ func (p *Plane) Run(ctx context.Context) error {
 	g.Go("xds", p.xds.Run)
 	// Receipts → what became of each change.
 	g.Go("receipts", p.settle)
+	// Streams → replicas that have fewer.
+	g.Go("rebalance", p.rebalance)
 	if p.keep != nil {
 		g.Go("certificate authority", p.keep)
 	}

@@ -26,6 +26,7 @@ type instruments struct {
 	updates     *prometheus.CounterVec
 	sizes       *prometheus.HistogramVec
 	failures    prometheus.Counter
+	moved       prometheus.Counter
 	pushing     *prometheus.HistogramVec
 	sending     prometheus.Histogram
 	queue       prometheus.Histogram
@@ -60,12 +61,13 @@ func newInstruments() *instruments {
 		sizes: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pilot_xds_config_size_bytes", Help: "Sizes of responses sent to proxies.",
 			Buckets: []float64{1, 10_000, 1_000_000, 4_000_000, 10_000_000, 40_000_000}}, []string{"type"}),
 		failures:    prometheus.NewCounter(prometheus.CounterOpts{Name: "pilot_total_xds_internal_errors", Help: "Responses that could not be made."}),
+		moved:       prometheus.NewCounter(prometheus.CounterOpts{Name: "weir_control_moved_streams_total", Help: "Streams of proxies that were asked to connect anew because other replicas have fewer."}),
 		pushing:     prometheus.NewHistogramVec(timing("pilot_xds_push_time", "Seconds it takes to write a response and to hand it to the connection."), []string{"type"}),
 		queue:       histogram("pilot_proxy_queue_time", "Seconds from a change until a proxy that it concerns begins to be sent it."),
 		sending:     histogram("pilot_xds_send_time", "Seconds it takes to hand a response to the connection."),
 		convergence: histogram("pilot_proxy_convergence_time", "Seconds from a change until a proxy that it concerns has accepted all of it."),
 	}
-	i.registry.MustRegister(i.pushes, i.rejects, i.failures, i.triggers, i.updates, i.sizes, i.pushing, i.sending, i.queue, i.convergence,
+	i.registry.MustRegister(i.pushes, i.rejects, i.failures, i.moved, i.triggers, i.updates, i.sizes, i.pushing, i.sending, i.queue, i.convergence,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return i
 }

@@ -48,16 +48,24 @@ func newReplicas(p *Plane) *replicas {
 	return &replicas{p: p, self: rand.Text(), conns: map[string]*grpc.ClientConn{}}
 }
 
-// Records is replicasv1.ReplicasServer: what the proxies know that are connected here.
-func (x *replicas) Records(q *observev1.RecordsRequest, stream grpc.ServerStreamingServer[replicasv1.Answer]) error {
+// admit refuses callers that are no control plane of this mesh.
+func (x *replicas) admit(ctx context.Context) error {
 	var who string
-	if gp, ok := peer.FromContext(stream.Context()); ok {
+	if gp, ok := peer.FromContext(ctx); ok {
 		if t, ok := gp.AuthInfo.(credentials.TLSInfo); ok && t.SPIFFEID != nil {
 			who = t.SPIFFEID.String()
 		}
 	}
 	if who != x.p.id.String() {
 		return status.Errorf(codes.PermissionDenied, "this is for replicas of the control plane (%s), and not for %q", x.p.id, who)
+	}
+	return nil
+}
+
+// Records is replicasv1.ReplicasServer: what the proxies know that are connected here.
+func (x *replicas) Records(q *observev1.RecordsRequest, stream grpc.ServerStreamingServer[replicasv1.Answer]) error {
+	if err := x.admit(stream.Context()); err != nil {
+		return err
 	}
 	if len(q.GetId()) > maxReportText || q.GetLastErrors() > mostErrors || q.GetWhich() == nil {
 		return status.Error(codes.InvalidArgument, "the question is out of bounds")

@@ -197,6 +197,24 @@ func (s *Server) Drain(over time.Duration) <-chan struct{} {
 	return s.gone
 }
 
+// Shed ends n of the streams that are older than settled, each at a random moment of the time given, so that their clients
+// connect anew, perhaps to a server that has fewer. It returns how many there will be.
+func (s *Server) Shed(n int, settled, over time.Duration) int {
+	all := s.snapshot()
+	all = slices.DeleteFunc(all, func(se *session) bool { return time.Since(se.since) < settled })
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	all = all[:min(n, len(all))]
+	for _, se := range all {
+		time.AfterFunc(rand.N(max(over, 1)), func() {
+			select {
+			case se.move <- struct{}{}:
+			default:
+			}
+		})
+	}
+	return len(all)
+}
+
 // handover is when a stream is to end, once draining is closed.
 func (s *Server) handover() *time.Timer {
 	if s.over <= 0 {
@@ -259,7 +277,10 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-var errStopping = status.Error(codes.Unavailable, "the control plane is stopping")
+var (
+	errStopping = status.Error(codes.Unavailable, "the control plane is stopping")
+	errMoving   = status.Error(codes.Unavailable, "another replica of the control plane has fewer proxies")
+)
 
 // Feed carries the Views of one node, of which only the latest matters. The zero value has
 // none yet.

@@ -30,6 +30,7 @@ type session struct {
 	cp     *corev3.ControlPlane
 	feed   *Feed
 	wake   chan struct{} // there may be a newer View
+	move   chan struct{} // holds a token when the client is to come to another server
 
 	mu          sync.Mutex
 	m           *machine
@@ -141,6 +142,8 @@ func serve[R request](s *Server, stream grpc.ServerStream, recv func() (R, error
 			leave = t.C
 		case <-leave:
 			return errStopping
+		case <-se.move:
+			return errMoving
 		case r := <-requests:
 			err = request(r)
 		case <-se.wake:
@@ -228,7 +231,7 @@ func (s *Server) introduce(ctx context.Context, stream grpc.ServerStream, p Peer
 	}
 	se := &session{
 		server: s, stream: stream, node: node, peer: p, since: time.Now(),
-		cp: &corev3.ControlPlane{Identifier: s.opts.Identifier}, feed: feed, wake: make(chan struct{}, 1),
+		cp: &corev3.ControlPlane{Identifier: s.opts.Identifier}, feed: feed, wake: make(chan struct{}, 1), move: make(chan struct{}, 1),
 		// Nonces of another stream must not pass for this one's.
 		m: newMachine(sotw, rand.Text()[:8]+"-", limits{types: maxTypes, names: s.opts.MaxNames}, s.bundles),
 	}

@@ -108,6 +108,102 @@ func (x *Answer) GetAsked() uint32 {
 	return 0
 }
 
+type LoadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadRequest) Reset() {
+	*x = LoadRequest{}
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadRequest) ProtoMessage() {}
+
+func (x *LoadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
+func (*LoadRequest) Descriptor() ([]byte, []int) {
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{1}
+}
+
+type LoadAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Replica       string                 `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`  // as in Answer
+	Streams       uint32                 `protobuf:"varint,2,opt,name=streams,proto3" json:"streams,omitempty"` // of configuration
+	Takes         bool                   `protobuf:"varint,3,opt,name=takes,proto3" json:"takes,omitempty"`     // it takes more: it has a configuration and does not end
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadAnswer) Reset() {
+	*x = LoadAnswer{}
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadAnswer) ProtoMessage() {}
+
+func (x *LoadAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadAnswer.ProtoReflect.Descriptor instead.
+func (*LoadAnswer) Descriptor() ([]byte, []int) {
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *LoadAnswer) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *LoadAnswer) GetStreams() uint32 {
+	if x != nil {
+		return x.Streams
+	}
+	return 0
+}
+
+func (x *LoadAnswer) GetTakes() bool {
+	if x != nil {
+		return x.Takes
+	}
+	return false
+}
+
 var File_api_replicas_v1_replicas_proto protoreflect.FileDescriptor
 
 const file_api_replicas_v1_replicas_proto_rawDesc = "" +
@@ -119,9 +215,16 @@ const file_api_replicas_v1_replicas_proto_rawDesc = "" +
 	"\bworkload\x18\x03 \x01(\tR\bworkload\x123\n" +
 	"\x06record\x18\x04 \x01(\v2\x1b.weir.dev.observe.v1.RecordR\x06record\x12\x16\n" +
 	"\x06silent\x18\x05 \x01(\bR\x06silent\x12\x14\n" +
-	"\x05asked\x18\x06 \x01(\rR\x05asked2Z\n" +
+	"\x05asked\x18\x06 \x01(\rR\x05asked\"\r\n" +
+	"\vLoadRequest\"V\n" +
+	"\n" +
+	"LoadAnswer\x12\x18\n" +
+	"\areplica\x18\x01 \x01(\tR\areplica\x12\x18\n" +
+	"\astreams\x18\x02 \x01(\rR\astreams\x12\x14\n" +
+	"\x05takes\x18\x03 \x01(\bR\x05takes2\xa7\x01\n" +
 	"\bReplicas\x12N\n" +
-	"\aRecords\x12#.weir.dev.observe.v1.RecordsRequest\x1a\x1c.weir.dev.replicas.v1.Answer0\x01B5Z3github.com/weirmesh/weir/api/replicas/v1;replicasv1b\x06proto3"
+	"\aRecords\x12#.weir.dev.observe.v1.RecordsRequest\x1a\x1c.weir.dev.replicas.v1.Answer0\x01\x12K\n" +
+	"\x04Load\x12!.weir.dev.replicas.v1.LoadRequest\x1a .weir.dev.replicas.v1.LoadAnswerB5Z3github.com/weirmesh/weir/api/replicas/v1;replicasv1b\x06proto3"
 
 var (
 	file_api_replicas_v1_replicas_proto_rawDescOnce sync.Once
@@ -135,18 +238,22 @@ func file_api_replicas_v1_replicas_proto_rawDescGZIP() []byte {
 	return file_api_replicas_v1_replicas_proto_rawDescData
 }
 
-var file_api_replicas_v1_replicas_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_api_replicas_v1_replicas_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_api_replicas_v1_replicas_proto_goTypes = []any{
 	(*Answer)(nil),            // 0: weir.dev.replicas.v1.Answer
-	(*v1.Record)(nil),         // 1: weir.dev.observe.v1.Record
-	(*v1.RecordsRequest)(nil), // 2: weir.dev.observe.v1.RecordsRequest
+	(*LoadRequest)(nil),       // 1: weir.dev.replicas.v1.LoadRequest
+	(*LoadAnswer)(nil),        // 2: weir.dev.replicas.v1.LoadAnswer
+	(*v1.Record)(nil),         // 3: weir.dev.observe.v1.Record
+	(*v1.RecordsRequest)(nil), // 4: weir.dev.observe.v1.RecordsRequest
 }
 var file_api_replicas_v1_replicas_proto_depIdxs = []int32{
-	1, // 0: weir.dev.replicas.v1.Answer.record:type_name -> weir.dev.observe.v1.Record
-	2, // 1: weir.dev.replicas.v1.Replicas.Records:input_type -> weir.dev.observe.v1.RecordsRequest
-	0, // 2: weir.dev.replicas.v1.Replicas.Records:output_type -> weir.dev.replicas.v1.Answer
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
+	3, // 0: weir.dev.replicas.v1.Answer.record:type_name -> weir.dev.observe.v1.Record
+	4, // 1: weir.dev.replicas.v1.Replicas.Records:input_type -> weir.dev.observe.v1.RecordsRequest
+	1, // 2: weir.dev.replicas.v1.Replicas.Load:input_type -> weir.dev.replicas.v1.LoadRequest
+	0, // 3: weir.dev.replicas.v1.Replicas.Records:output_type -> weir.dev.replicas.v1.Answer
+	2, // 4: weir.dev.replicas.v1.Replicas.Load:output_type -> weir.dev.replicas.v1.LoadAnswer
+	3, // [3:5] is the sub-list for method output_type
+	1, // [1:3] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
 	1, // [1:1] is the sub-list for extension extendee
 	0, // [0:1] is the sub-list for field type_name
@@ -163,7 +270,7 @@ func file_api_replicas_v1_replicas_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_replicas_v1_replicas_proto_rawDesc), len(file_api_replicas_v1_replicas_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Replicas_Records_FullMethodName = "/weir.dev.replicas.v1.Replicas/Records"
+	Replicas_Load_FullMethodName    = "/weir.dev.replicas.v1.Replicas/Load"
 )
 
 // ReplicasClient is the client API for Replicas service.
@@ -34,6 +35,8 @@ type ReplicasClient interface {
 	// Records asks the proxies that are connected to a replica. The first answer says which replica it is, the last one how many
 	// proxies were asked; those between are one record each, or one proxy that did not answer.
 	Records(ctx context.Context, in *v1.RecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error)
+	// Load is how many proxies are connected to a replica.
+	Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (*LoadAnswer, error)
 }
 
 type replicasClient struct {
@@ -63,6 +66,16 @@ func (c *replicasClient) Records(ctx context.Context, in *v1.RecordsRequest, opt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replicas_RecordsClient = grpc.ServerStreamingClient[Answer]
 
+func (c *replicasClient) Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (*LoadAnswer, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LoadAnswer)
+	err := c.cc.Invoke(ctx, Replicas_Load_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ReplicasServer is the server API for Replicas service.
 // All implementations must embed UnimplementedReplicasServer
 // for forward compatibility.
@@ -72,6 +85,8 @@ type ReplicasServer interface {
 	// Records asks the proxies that are connected to a replica. The first answer says which replica it is, the last one how many
 	// proxies were asked; those between are one record each, or one proxy that did not answer.
 	Records(*v1.RecordsRequest, grpc.ServerStreamingServer[Answer]) error
+	// Load is how many proxies are connected to a replica.
+	Load(context.Context, *LoadRequest) (*LoadAnswer, error)
 	mustEmbedUnimplementedReplicasServer()
 }
 
@@ -84,6 +99,9 @@ type UnimplementedReplicasServer struct{}
 
 func (UnimplementedReplicasServer) Records(*v1.RecordsRequest, grpc.ServerStreamingServer[Answer]) error {
 	return status.Error(codes.Unimplemented, "method Records not implemented")
+}
+func (UnimplementedReplicasServer) Load(context.Context, *LoadRequest) (*LoadAnswer, error) {
+	return nil, status.Error(codes.Unimplemented, "method Load not implemented")
 }
 func (UnimplementedReplicasServer) mustEmbedUnimplementedReplicasServer() {}
 func (UnimplementedReplicasServer) testEmbeddedByValue()                  {}
@@ -117,13 +135,36 @@ func _Replicas_Records_Handler(srv interface{}, stream grpc.ServerStream) error 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replicas_RecordsServer = grpc.ServerStreamingServer[Answer]
 
+func _Replicas_Load_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LoadRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicasServer).Load(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replicas_Load_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicasServer).Load(ctx, req.(*LoadRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Replicas_ServiceDesc is the grpc.ServiceDesc for Replicas service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Replicas_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "weir.dev.replicas.v1.Replicas",
 	HandlerType: (*ReplicasServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Load",
+			Handler:    _Replicas_Load_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Records",
