@@ -88,6 +88,7 @@ func read(b *bootstrapv3.Bootstrap) error {
 		{"", b, []protoreflect.Name{"node", "static_resources", "dynamic_resources", "admin", "overload_manager", "layered_runtime", "stats_flush_interval", "stats_flush_on_admin"}},
 		{"admin.", b.GetAdmin(), []protoreflect.Name{"address"}},
 		{"admin.address.", b.GetAdmin().GetAddress(), []protoreflect.Name{"socket_address"}},
+		{"admin.address.socket_address.", b.GetAdmin().GetAddress().GetSocketAddress(), []protoreflect.Name{"address", "port_value"}},
 		{"dynamic_resources.", d, []protoreflect.Name{"lds_config", "cds_config", "ads_config"}},
 		{"dynamic_resources.ads_config.", a, []protoreflect.Name{"api_type", "transport_api_version", "grpc_services", "set_node_on_first_message_only"}},
 		{"dynamic_resources.ads_config.grpc_services[0].", first(a.GetGrpcServices()), []protoreflect.Name{"envoy_grpc"}},

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -19,6 +22,7 @@ func TestRefused(t *testing.T) {
 		return p
 	}
 	roots := write("roots.pem", "no certificate")
+	one := write("one.yaml", "static_resources: {listeners: [{name: l}]}")
 	mesh := func(more ...string) []string {
 		return append([]string{"sidecar", "--name", "a-0", "--ip", "10.0.0.1", "--xds", "unix:///x", "--ca-root", roots}, more...)
 	}
@@ -41,6 +45,18 @@ func TestRefused(t *testing.T) {
 		{"statistics for others", []string{"run", "-c", write("s1.yaml", "stats_sinks: [{name: x}]\nstatic_resources: {listeners: [{name: l}]}")}, "stats_sinks: not supported"},
 		{"an administration for a few", []string{"run", "-c", write("s2.yaml", "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}, allow_paths: [{exact: /stats}]}\nstatic_resources: {listeners: [{name: l}]}")}, "admin.allow_paths: not supported"},
 		{"an administration by a pipe", []string{"run", "-c", write("s3.yaml", "admin: {address: {pipe: {path: /x}}}\nstatic_resources: {listeners: [{name: l}]}")}, "admin.address.pipe: not supported"},
+		{"an administration for everybody", []string{"run", "-c", one, "--admin", "0.0.0.0:0"}, "--admin: 0.0.0.0:0 is not a loopback address (0.0.0.0); the admin interface is for this machine only: use 127.0.0.1"},
+		{"an administration for all addresses", []string{"run", "-c", one, "--admin", ":0"}, `--admin: ":0" means all addresses`},
+		{"an administration for everybody, IPv6", []string{"run", "-c", one, "--admin", "[::]:0"}, "--admin: [::]:0 is not a loopback address"},
+		{"an administration for everybody, mapped", []string{"run", "-c", one, "--admin", "[::ffff:0.0.0.0]:0"}, "is not a loopback address (0.0.0.0)"},
+		{"an administration without a port", []string{"run", "-c", one, "--admin", "127.0.0.1"}, "--admin: address 127.0.0.1: missing port in address: say 127.0.0.1:15000 or unix:///path"},
+		{"an administration nowhere", []string{"run", "-c", one, "--admin", "unix://" + filepath.Join(dir, "none", "socket")}, "--admin: listen unix"},
+		{"an administration for everybody in the file", []string{"run", "-c", write("s7.yaml", "admin: {address: {socket_address: {address: 0.0.0.0, port_value: 15000}}}\nstatic_resources: {listeners: [{name: l}]}")},
+			"s7.yaml: admin.address.socket_address: 0.0.0.0:15000 is not a loopback address"},
+		{"an administration at no port", []string{"run", "-c", write("s8.yaml", "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 80000}}}\nstatic_resources: {listeners: [{name: l}]}")},
+			"s8.yaml: admin.address.socket_address: "},
+		{"an administration by datagrams", []string{"run", "-c", write("s9.yaml", "admin: {address: {socket_address: {protocol: UDP, address: 127.0.0.1, port_value: 1}}}\nstatic_resources: {listeners: [{name: l}]}")},
+			"admin.address.socket_address.protocol: not supported"},
 		{"a token for the xDS server", []string{"run", "-c", write("s4.yaml", "dynamic_resources: {ads_config: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: x}, initial_metadata: [{key: a, value: b}]}]}}")}, "dynamic_resources.ads_config.grpc_services[0].initial_metadata: not supported"},
 		{"a key of the runtime", []string{"run", "-c", write("s5.yaml", "layered_runtime: {layers: [{name: a, static_layer: {x.y: 1}}]}\nstatic_resources: {listeners: [{name: l}]}")}, "layered_runtime.layers[0].static_layer: x.y is not supported"},
 		{"a runtime from elsewhere", []string{"run", "-c", write("s6.yaml", "layered_runtime: {layers: [{name: a, admin_layer: {}}]}\nstatic_resources: {listeners: [{name: l}]}")}, "layered_runtime.layers[0]: only a static_layer"},
@@ -128,6 +144,46 @@ func TestOnDemandIsAnnounced(t *testing.T) {
 		}
 		if _, said := meta["WEIR"].(map[string]any)["ONDEMAND"]; said != c.want || m.onDemand != c.want {
 			t.Errorf("%s %v: said %v, does %v, want %v", c.kind, c.args, said, m.onDemand, c.want)
+		}
+	}
+}
+
+// The admin interface is where its address says, on this machine: a name is looked up, and a Unix socket is its owner's alone.
+func TestListenAdmin(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "admin.sock")
+	for address, network := range map[string]string{"127.0.0.1:0": "tcp", "localhost:0": "tcp", "127.9.9.9:0": "tcp", "unix://" + file: "unix"} {
+		l, err := listenAdmin(t.Context(), "--admin", address)
+		if err != nil {
+			t.Errorf("%s: %v", address, err)
+			continue
+		}
+		if a, ok := l.Addr().(*net.TCPAddr); l.Addr().Network() != network || ok && !a.IP.IsLoopback() {
+			t.Errorf("%s: listens on %v", address, l.Addr())
+		}
+		if info, err := os.Stat(file); network == "unix" && (err != nil || info.Mode().Perm() != 0o600) {
+			t.Errorf("%s: %v, %v", address, info, err)
+		}
+		l.Close()
+	}
+}
+
+// A name of which one address is another machine's, or of none, is not this machine.
+func TestAdminByAName(t *testing.T) {
+	names := map[string][]netip.Addr{
+		"here": {netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}, "both": {netip.MustParseAddr("::1"), netip.MustParseAddr("10.0.0.5")}, "mapped": {netip.MustParseAddr("::ffff:10.0.0.5")},
+	}
+	lookup := func(_ context.Context, _, host string) ([]netip.Addr, error) {
+		if a := names[host]; a != nil {
+			return a, nil
+		}
+		return nil, errors.New("no such host")
+	}
+	for address, want := range map[string]string{
+		"here:1": "127.0.0.1:1", "both:1": "both:1 is not a loopback address (10.0.0.5)", "mapped:1": "mapped:1 is not a loopback address (10.0.0.5)", "nobody:1": "no such host",
+	} {
+		at, err := loopback(t.Context(), lookup, address)
+		if got := at.String(); err != nil && !strings.Contains(err.Error(), want) || err == nil && got != want {
+			t.Errorf("%s: %s, %v; want %s", address, got, err, want)
 		}
 	}
 }

@@ -59,7 +59,7 @@ func parseMesh(kind string, args []string) (*meshFlags, error) {
 	f.StringVar(&m.caRoot, "ca-root", "", "file with the roots that vouch for the control plane (PEM); required")
 	f.IntVar(&m.tokenFD, "token-fd", -1, "descriptor of a pipe that holds the token for the first certificate")
 	f.StringVar(&m.state, "state", "", "folder for the last good state; empty keeps none")
-	f.StringVar(&m.admin, "admin", "", "admin interface: unix:///path or host:port")
+	f.StringVar(&m.admin, "admin", "", "admin interface: unix:///path, or host:port on loopback")
 	f.StringVar(&m.capture, "capture", "redirect", "how traffic comes in: redirect, tproxy (the application sees clients' addresses; needs NET_ADMIN) or none")
 	f.IntVar(&m.appFD, "app-sockets", -1, "descriptor of a socket broker in the workload's network namespace")
 	f.IntVar(&m.hostFD, "host-sockets", -1, "descriptor of a socket broker in the host's network namespace")
@@ -269,32 +269,6 @@ func (m *meshFlags) control() (*proxy.Control, error) {
 			return grpc.NewClient(m.xds, append(client.DialOptions(), grpc.WithNoProxy(),
 				grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(mgr, servers))))...)
 		}}, nil
-}
-
-// listenAdmin opens the admin interface. A Unix socket is its owner's alone.
-func (m *meshFlags) listenAdmin() ([]net.Listener, error) {
-	if m.admin == "" {
-		return nil, nil
-	}
-	path, ok := strings.CutPrefix(m.admin, "unix://")
-	if !ok {
-		l, err := net.Listen("tcp", m.admin)
-		if err != nil {
-			return nil, fmt.Errorf("--admin: %w", err)
-		}
-		return []net.Listener{l}, nil
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("--admin: %w", err)
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("--admin: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("--admin: %w", err), l.Close())
-	}
-	return []net.Listener{l}, nil
 }
 
 // mayListenLow reports, by trying, whether this user may listen on ports below 1024 of a

@@ -25,9 +25,12 @@ const socketsAhead = 16
 // network says where listeners and connections are made: here, in the workload's
 // network namespace, or in the host's.
 func (m *meshFlags) network(ctx context.Context, o *proxy.Options) error {
-	var err error
-	if o.Admin, err = m.listenAdmin(); err != nil {
-		return err
+	if m.admin != "" {
+		l, err := listenAdmin(ctx, "--admin", m.admin)
+		if err != nil {
+			return err
+		}
+		o.Admin = []net.Listener{l}
 	}
 	for _, s := range strings.FieldsFunc(m.meshCIDRs, func(r rune) bool { return r == ',' }) {
 		p, err := netip.ParsePrefix(s)

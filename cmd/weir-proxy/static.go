@@ -6,9 +6,9 @@ import (
 	"flag"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/weirmesh/weir/proxy"
@@ -20,7 +20,7 @@ func runStatic(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("weir-proxy run", flag.ContinueOnError)
 	file := f.String("c", "", "Envoy-style bootstrap, YAML or JSON: static_resources (listeners, clusters), dynamic_resources (by ads_config), node, admin")
 	workers := f.Int("workers", 0, "event loops, one thread each; 0: one a processor (of the control group)")
-	admin := f.String("admin", "", "address of the admin interface; default: the bootstrap's")
+	admin := f.String("admin", "", "admin interface: host:port on loopback, or unix:///path; default: the bootstrap's")
 	drain := f.Duration("drain", 5*time.Second, "how long to go on at the end for requests under way")
 	level := f.String("log-level", "info", "debug, info, warn or error")
 	if err := f.Parse(args); err != nil {
@@ -53,19 +53,14 @@ func runStatic(ctx context.Context, args []string) error {
 	if o.StdRecords, err = stdRecords(); err != nil {
 		return err
 	}
-	if *admin == "" {
-		if a := b.GetAdmin().GetAddress().GetSocketAddress(); a != nil {
-			ip, err := netip.ParseAddr(a.GetAddress())
-			if err != nil {
-				return fmt.Errorf("%s: admin.address: %w", *file, err)
-			}
-			*admin = netip.AddrPortFrom(ip, uint16(a.GetPortValue())).String()
-		}
+	field := "--admin"
+	if a := b.GetAdmin().GetAddress().GetSocketAddress(); *admin == "" && a != nil {
+		field, *admin = *file+": admin.address.socket_address", net.JoinHostPort(a.GetAddress(), strconv.FormatUint(uint64(a.GetPortValue()), 10))
 	}
 	if *admin != "" {
-		l, err := net.Listen("tcp", *admin)
+		l, err := listenAdmin(ctx, field, *admin)
 		if err != nil {
-			return fmt.Errorf("admin interface: %w", err)
+			return err
 		}
 		o.Admin = []net.Listener{l}
 	}
