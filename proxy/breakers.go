@@ -75,8 +75,10 @@ func clusterStats(c *cluster.Cluster) []admin.Stat {
 	return append(out, gauge("membership_healthy", int64(c.View().Usable())), gauge("membership_total", int64(len(c.Endpoints))))
 }
 
-// RouteStats are what routes with a stat_prefix and filters have counted, and what authorization decided, by Envoy's names.
-func (p *Proxy) RouteStats() (out []admin.Stat) {
+// ServerStats are what the proxy as a whole is at, what routes with a stat_prefix and filters have counted, and what authorization decided,
+// by Envoy's names.
+func (p *Proxy) ServerStats() (out []admin.Stat) {
+	out = p.vital()
 	add := func(name string, value uint64) { out = append(out, admin.Stat{Name: name, Value: int64(value)}) }
 	for name, value := range p.state.builder.Ledger().All() {
 		add(name, value)

@@ -130,8 +130,12 @@ func staticDump(b *bootstrapv3.Bootstrap) (*dump.Dump, error) {
 func (p *Proxy) Clusters() (out []admin.Cluster) {
 	p.state.mu.Lock()
 	defer p.state.mu.Unlock()
+	static := map[string]bool{}
+	for _, c := range p.o.Static.GetStaticResources().GetClusters() {
+		static[c.GetName()] = true
+	}
 	for c := range p.state.builder.State().Clusters() {
-		v := admin.Cluster{Name: c.Name, Connections: c.Limits.Connections.Load(), Pending: c.Limits.Pending.Load(), Requests: c.Limits.Requests.Load(), Stats: clusterStats(c)}
+		v := admin.Cluster{Name: c.Name, Static: static[c.Name] && c.Version == "", Connections: c.Limits.Connections.Load(), Pending: c.Limits.Pending.Load(), Requests: c.Limits.Requests.Load(), Stats: clusterStats(c)}
 		eds, idle := p.state.builder.Unhealthy(c.Name)
 		v.EDSName = eds
 		panics := map[string]bool{} // what is chosen although it is unhealthy

@@ -135,7 +135,7 @@ func nearlyUsedUp(t *testing.T, limit int64, more string) {
 		t.Errorf("metrics say\n%s", m)
 	}
 	stats := map[string]int64{}
-	for _, s := range p.RouteStats() {
+	for _, s := range p.ServerStats() {
 		stats[s.Name] = s.Value
 	}
 	if stats["overload.envoy.overload_actions.stop_accepting_requests.active"] != 1 || limit == 0 && stats["overload.heap.pressure"] != 97 {

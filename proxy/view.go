@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/proxy/admin"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/xds/resource"
 )
@@ -45,6 +46,47 @@ func (p *Proxy) Ready() error {
 		p.ready.Store(true)
 	}
 	return err
+}
+
+// Life is Envoy's word for what the proxy is at.
+func (p *Proxy) Life() admin.Life {
+	switch {
+	case p.draining.Load() || p.leaving.Load():
+		return admin.Draining
+	case p.Ready() != nil:
+		return admin.Initializing
+	}
+	return admin.Live
+}
+
+// vital are the statistics that tools look at to see whether a proxy lives and has what it serves by.
+func (p *Proxy) vital() []admin.Stat {
+	life, s := p.Life(), p.state.current()
+	gauge := func(name string, v int64) admin.Stat { return admin.Stat{Name: name, Value: v, Gauge: true} }
+	truth := func(name string, v bool) admin.Stat {
+		if v {
+			return gauge(name, 1)
+		}
+		return gauge(name, 0)
+	}
+	var clusters, listeners int64
+	for range s.Clusters() {
+		clusters++
+	}
+	for l := range s.Listeners() {
+		if l.Config != nil {
+			listeners++
+		}
+	}
+	out := []admin.Stat{
+		gauge("cluster_manager.active_clusters", clusters), gauge("listener_manager.total_listeners_active", listeners), truth("listener_manager.workers_started", p.ready.Load()),
+		gauge("server.concurrency", int64(len(p.workers))), truth("server.live", life == admin.Live), gauge("server.state", int64(life)), gauge("server.uptime", int64(time.Since(p.started)/time.Second)),
+	}
+	if p.xds != nil {
+		x, _ := p.xds.State()
+		out = append(out, truth("control_plane.connected_state", x.Connected))
+	}
+	return out
 }
 
 // served reports whether the proxy has been ready, and what it waits for since then is on

@@ -29,6 +29,8 @@ type Proxy interface {
 	// Ready is nil when the certificate is held, configuration is live and it does not drain;
 	// otherwise it says what is missing.
 	Ready() error
+	// Life is the same in Envoy's words.
+	Life() Life
 	// Stats writes metrics in the Prometheus text format.
 	Stats(ctx context.Context, w io.Writer) error
 	// Info answers /server_info, State /state and Identity /identity, as values for JSON:
@@ -47,8 +49,8 @@ type Proxy interface {
 	// Certs, Clusters and Listeners are in order of name.
 	Certs() []Certificates
 	Clusters() []Cluster
-	// RouteStats are the counters of routes that have some, and of authorization, by their whole names.
-	RouteStats() []Stat
+	// ServerStats are the counters and gauges that are of no cluster, by their whole names.
+	ServerStats() []Stat
 	Listeners() []Listener
 	// Drain stops accepting, for good, and asks clients on kept connections to go; Quit ends
 	// the proxy.
@@ -79,10 +81,10 @@ func Serve(ctx context.Context, l net.Listener, o Options) error {
 	}
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) { // Envoy's, and words of its own
 		if err := o.Proxy.Ready(); err != nil {
-			http.Error(w, "INITIALIZING: "+err.Error(), http.StatusServiceUnavailable)
+			http.Error(w, o.Proxy.Life().String()+": "+err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		say(w, "LIVE")
+		say(w, Live.String())
 	})
 	mux.HandleFunc("/", unknown)
 	mux.HandleFunc("GET /why", handleWhy(o.Proxy))
@@ -136,13 +138,7 @@ func health(mux *http.ServeMux, p Proxy) {
 		}
 		say(w, "ready")
 	})
-	mux.HandleFunc("GET /stats/prometheus", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		if err := p.Stats(r.Context(), w); err != nil && r.Context().Err() == nil {
-			// The head is out: breaking the connection tells the scraper that the answer is not whole.
-			panic(http.ErrAbortHandler)
-		}
-	})
+	mux.HandleFunc("GET /stats/prometheus", handlePrometheus(p))
 }
 
 const (
@@ -200,8 +196,8 @@ func unknown(w http.ResponseWriter, r *http.Request) {
 func index(w http.ResponseWriter, _ *http.Request) {
 	say(w, `GET  /healthz/ready       200 when certificate and configuration are there
 GET  /ready               the same, as Envoy says it
-GET  /stats/prometheus    metrics
-GET  /stats               counters and gauges of clusters, as Envoy says it; ?filter=REGEX
+GET  /stats/prometheus    metrics; ?filter=REGEX, ?usedonly, ?type=Counters
+GET  /stats               counters and gauges of the proxy, clusters and routes, as Envoy says it; the same, and ?format=json, ?format=prometheus
 GET  /server_info         version, node, workers, generation
 GET  /state               live listeners, routes, clusters, endpoints
 GET  /identity            certificate, validity, next renewal

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -28,11 +29,12 @@ import (
 type fake struct {
 	err                    error
 	drained, leaving, quit bool
+	metrics                string
 }
 
 func (f *fake) Ready() error { return f.err }
 func (f *fake) Stats(_ context.Context, w io.Writer) error {
-	_, err := io.WriteString(w, "istio_requests_total 1\n")
+	_, err := io.WriteString(w, cmp.Or(f.metrics, "istio_requests_total 1\n"))
 	return err
 }
 func (f *fake) Info() any     { return map[string]string{"version": "x"} }
@@ -65,11 +67,21 @@ func (f *fake) Certs() []Certificates {
 
 func (f *fake) Clusters() []Cluster {
 	return []Cluster{{Name: "c", EDSName: "e", Hosts: []Host{
-		{Address: netip.MustParseAddrPort("10.0.0.1:80"), Healthy: true, Active: 3, Ejected: true}, {Path: "/run/x", Weight: 7}}, Stats: []Stat{{Name: "upstream_cx_overflow", Value: 2}, {Name: "upstream_rq_pending_overflow", Value: 5}}}}
+		{Address: netip.MustParseAddrPort("10.0.0.1:80"), Healthy: true, Active: 3, Ejected: true}, {Path: "/run/x", Weight: 7}}, Stats: []Stat{{Name: "upstream_cx_overflow", Value: 2}, {Name: "upstream_rq_pending_overflow", Value: 5}}}, {Name: "s", Static: true}}
 }
 
-func (f *fake) RouteStats() []Stat {
-	return []Stat{{Name: "vhost.v.route.r.upstream_rq_2xx", Value: 3}}
+func (f *fake) ServerStats() []Stat {
+	return []Stat{{Name: "vhost.v.route.r.upstream_rq_2xx", Value: 3}, {Name: "server.state", Gauge: true}, {Name: "server.concurrency", Value: 2, Gauge: true}}
+}
+
+func (f *fake) Life() Life {
+	switch {
+	case f.drained:
+		return Draining
+	case f.err != nil:
+		return Initializing
+	}
+	return Live
 }
 
 func (f *fake) Listeners() []Listener {
@@ -98,6 +110,9 @@ func TestEnvoysForms(t *testing.T) {
 		hosts[1].GetAddress().GetPipe().GetPath() != "/run/x" || hosts[1].GetHealthStatus().GetEdsHealthStatus() != corev3.HealthStatus_UNHEALTHY {
 		t.Errorf("clusters: %v", clusters)
 	}
+	if s := clusters.GetClusterStatuses(); !s[0].GetAddedViaApi() || s[1].GetAddedViaApi() {
+		t.Errorf("who was sent by a control plane: %v", s)
+	}
 	if l := listeners.GetListenerStatuses(); len(l) != 1 || l[0].GetLocalAddress().GetSocketAddress().GetPortValue() != 80 || len(l[0].GetAdditionalLocalAddresses()) != 1 {
 		t.Errorf("listeners: %v", listeners)
 	}
@@ -112,7 +127,10 @@ func TestEnvoysForms(t *testing.T) {
 		"/clusters":                    "c::10.0.0.1:80::health_flags::/failed_outlier_check\n",
 		"/listeners":                   "l::0.0.0.0:80\nl::[::]:80\n",
 		"/stats":                       "cluster.c.upstream_cx_overflow: 2\ncluster.c.upstream_rq_pending_overflow: 5\n",
-		"/stats?filter=(":              "filter: error parsing",
+		"/clusters?format=text":        "c::added_via_api::true\n",
+		"/clusters?filter=x":           "s::added_via_api::false\n",
+		"/clusters?format=yaml":        "format=\"yaml\" is not supported: /clusters has text, json\n",
+		"/listeners?format=html":       "format=\"html\" is not supported: /listeners has text, json\n",
 		"/config_dump?resource=secret": "is not part of a dump",
 	} {
 		if _, body := call("GET", path, ""); !strings.Contains(body, want) {
@@ -141,6 +159,10 @@ func TestPaths(t *testing.T) {
 		{call, "GET", "/", 200, "/quitquitquit"},
 		{call, "GET", "/quitquitquit", 405, "say POST"},
 		{call, "GET", "/ready", 503, "INITIALIZING: no certificate yet"},
+		{call, "GET", "/stats?filter=(", 400, "filter: error parsing"},
+		{call, "GET", "/stats?format=html", 400, "/stats has text, json, prometheus"},
+		{call, "GET", "/stats?type=Colours", 400, "is not one of All, Counters"},
+		{health, "GET", "/stats/prometheus?filter=(", 400, "filter: error parsing"},
 		{call, "GET", "/memory", 404, "has no GET /memory; GET / lists"},
 		{call, "POST", "/healthcheck/fail", 404, "POST /drain does that"},
 		{health, "GET", "/ready", 404, ""},
@@ -165,6 +187,9 @@ func TestPaths(t *testing.T) {
 	f.err = nil
 	if status, _ := call("GET", "/healthz/ready", ""); status != 200 {
 		t.Errorf("ready: %d", status)
+	}
+	if _, body := call("GET", "/ready", ""); body != "LIVE\n" {
+		t.Errorf("ready: %q", body)
 	}
 	if status, _ := call("POST", "/drain", "http://evil.example"); status != 403 {
 		t.Errorf("a web page's request: %d, want 403", status)

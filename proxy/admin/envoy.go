@@ -7,7 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
-	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,9 +17,30 @@ import (
 // What follows is what Envoy's admin interface answers, in its forms: istioctl, Kiali and
 // people's scripts read them.
 
+// Life is what a proxy is at: ServerInfo.State, and server.state among the statistics.
+type Life uint8
+
+// The numbers are Envoy's.
+const (
+	Live         Life = 0
+	Draining     Life = 1
+	Initializing Life = 3
+)
+
+func (l Life) String() string {
+	switch l {
+	case Draining:
+		return "DRAINING"
+	case Initializing:
+		return "INITIALIZING"
+	}
+	return "LIVE"
+}
+
 // Cluster is a cluster at one moment.
 type Cluster struct {
 	Name, EDSName string
+	Static        bool // of the bootstrap, not sent by a control plane
 	Hosts         []Host
 	// What is in use of the whole cluster.
 	Connections, Pending, Requests int32
@@ -139,11 +160,15 @@ func handleClusters(p Proxy) http.HandlerFunc {
 		EDSName       string `json:"eds_service_name,omitempty"`
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
+		form, ok := format(w, r, "text", "json")
+		if !ok {
+			return
+		}
 		all := p.Clusters()
-		if r.URL.Query().Get("format") == "json" {
+		if form == "json" {
 			out := []status{}
 			for _, c := range all {
-				s := status{Name: c.Name, AddedViaAPI: true, Observability: c.Name, EDSName: c.EDSName}
+				s := status{Name: c.Name, AddedViaAPI: !c.Static, Observability: c.Name, EDSName: c.EDSName}
 				for _, h := range c.Hosts {
 					x := host{Address: at(h.Address, h.Path), Stats: []stat{{Name: "rq_active", Value: int64(h.Active), Type: "GAUGE"}}, Weight: max(h.Weight, 1), Hostname: h.Name}
 					x.Health.EDS, x.Health.Ejected, x.Health.Sick = "HEALTHY", h.Ejected, h.Sick
@@ -160,8 +185,8 @@ func handleClusters(p Proxy) http.HandlerFunc {
 		}
 		var b strings.Builder
 		for _, c := range all {
-			fmt.Fprintf(&b, "%[1]s::observability_name::%[1]s\n%[1]s::default_priority::cx_active::%[2]d\n%[1]s::default_priority::rq_pending_active::%[3]d\n%[1]s::default_priority::rq_active::%[4]d\n%[1]s::added_via_api::true\n",
-				c.Name, c.Connections, c.Pending, c.Requests)
+			fmt.Fprintf(&b, "%[1]s::observability_name::%[1]s\n%[1]s::default_priority::cx_active::%[2]d\n%[1]s::default_priority::rq_pending_active::%[3]d\n%[1]s::default_priority::rq_active::%[4]d\n%[1]s::added_via_api::%[5]t\n",
+				c.Name, c.Connections, c.Pending, c.Requests, !c.Static)
 			if c.EDSName != "" {
 				fmt.Fprintf(&b, "%s::eds_service_name::%s\n", c.Name, c.EDSName)
 			}
@@ -191,31 +216,6 @@ func handleClusters(p Proxy) http.HandlerFunc {
 	}
 }
 
-// handleStats answers /stats: lines of text, those whose name filter matches.
-func handleStats(p Proxy) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		filter, err := regexp.Compile(r.URL.Query().Get("filter"))
-		if err != nil {
-			http.Error(w, "filter: "+err.Error(), http.StatusBadRequest)
-			return
-		}
-		var b strings.Builder
-		for _, c := range p.Clusters() {
-			for _, s := range c.Stats {
-				if name := "cluster." + c.Name + "." + s.Name; filter.MatchString(name) {
-					fmt.Fprintf(&b, "%s: %d\n", name, s.Value)
-				}
-			}
-		}
-		for _, s := range p.RouteStats() {
-			if filter.MatchString(s.Name) {
-				fmt.Fprintf(&b, "%s: %d\n", s.Name, s.Value)
-			}
-		}
-		plain(w, b.String())
-	}
-}
-
 // handleListeners answers /listeners: envoy.admin.v3.Listeners, or lines of text.
 func handleListeners(p Proxy) http.HandlerFunc {
 	type status struct {
@@ -224,7 +224,10 @@ func handleListeners(p Proxy) http.HandlerFunc {
 		More  []address `json:"additional_local_addresses,omitempty"`
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
-		asJSON := r.URL.Query().Get("format") == "json"
+		form, ok := format(w, r, "text", "json")
+		if !ok {
+			return
+		}
 		out := []status{}
 		var b strings.Builder
 		for _, l := range p.Listeners() {
@@ -240,7 +243,7 @@ func handleListeners(p Proxy) http.HandlerFunc {
 			}
 			out = append(out, s)
 		}
-		if asJSON {
+		if form == "json" {
 			writeJSON(w, map[string]any{"listener_statuses": out})
 			return
 		}
@@ -292,6 +295,16 @@ func handleCerts(p Proxy) http.HandlerFunc {
 		}
 		writeJSON(w, map[string]any{"certificates": out})
 	}
+}
+
+// format is the form that the query asks for, the first of those there are if it asks for none; otherwise it says what there is.
+func format(w http.ResponseWriter, r *http.Request, forms ...string) (string, bool) {
+	f := cmp.Or(r.URL.Query().Get("format"), forms[0])
+	if !slices.Contains(forms, f) {
+		http.Error(w, fmt.Sprintf("format=%.40q is not supported: %s has %s", f, r.URL.Path, strings.Join(forms, ", ")), http.StatusBadRequest)
+		return "", false
+	}
+	return f, true
 }
 
 // plain writes text as it is.

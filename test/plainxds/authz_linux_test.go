@@ -205,7 +205,7 @@ func TestAskedByGRPC(t *testing.T) {
 		}
 	}
 	stats := map[string]int64{}
-	for _, s := range p.proxy.RouteStats() {
+	for _, s := range p.proxy.ServerStats() {
 		stats[s.Name] = s.Value
 	}
 	for name, want := range map[string]int64{"http.by_grpc.ext_authz.ok": 1, "http.by_grpc.ext_authz.denied": 2, "http.by_grpc.ext_authz.error": 1} {
@@ -262,7 +262,7 @@ func TestLocalRateLimit(t *testing.T) {
 		t.Errorf("%d passed, %d were refused; want 40, 60", passed.Load(), refused.Load())
 	}
 	stats := map[string]int64{}
-	for _, s := range p.proxy.RouteStats() {
+	for _, s := range p.proxy.ServerStats() {
 		stats[s.Name] = s.Value
 	}
 	const limit = "http_local_rate_limiter.http_local_rate_limit."
