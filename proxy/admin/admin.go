@@ -103,14 +103,8 @@ func Serve(ctx context.Context, l net.Listener, o Options) error {
 	})
 	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, _ *http.Request) { o.Proxy.Drain(); say(w, "draining") })
 	mux.HandleFunc("POST /quitquitquit", func(w http.ResponseWriter, _ *http.Request) { say(w, "bye"); o.Proxy.Quit() })
-	mux.HandleFunc("GET /logging", func(w http.ResponseWriter, _ *http.Request) { say(w, o.Level.Level().String()) })
-	mux.HandleFunc("POST /logging", func(w http.ResponseWriter, r *http.Request) {
-		if err := o.Level.UnmarshalText([]byte(r.FormValue("level"))); err != nil {
-			http.Error(w, "level must be debug, info, warn or error: POST /logging?level=debug", http.StatusBadRequest)
-			return
-		}
-		say(w, o.Level.Level().String())
-	})
+	mux.HandleFunc("GET /logging", func(w http.ResponseWriter, _ *http.Request) { say(w, LevelName(o.Level.Level())) })
+	mux.HandleFunc("POST /logging", handleLogging(o.Level))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
@@ -198,7 +192,7 @@ func index(w http.ResponseWriter, _ *http.Request) {
 GET  /ready               the same, as Envoy says it
 GET  /stats/prometheus    metrics; ?filter=REGEX, ?usedonly, ?type=Counters
 GET  /stats               counters and gauges of the proxy, clusters and routes, as Envoy says it; the same, and ?format=json, ?format=prometheus
-GET  /server_info         version, node, workers, generation
+GET  /server_info         version, state, uptime, node, as Envoy says it; workers, generation, what the control plane sent
 GET  /state               live listeners, routes, clusters, endpoints
 GET  /identity            certificate, validity, next renewal
 GET  /ondemand            configuration on demand: what is held, since when, what is waited for
@@ -208,7 +202,7 @@ GET  /config_dump         configuration as it came, in Envoy's form; ?include_ed
 GET  /clusters            clusters with endpoints, as Envoy says it; ?format=json
 GET  /listeners           listeners, as Envoy says it; ?format=json
 GET  /certs               certificates, as Envoy says it
-GET  /logging             log level; POST ?level=debug changes it
+GET  /logging             log level; POST ?level=debug changes it, as Envoy says it
 POST /drain               take no new connections any more, answer with connection: close
 POST /drain_listeners     the same, as Envoy says it; ?inboundonly: clients from outside are asked to go, and served until they do
 POST /quitquitquit        end the proxy

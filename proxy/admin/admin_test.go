@@ -166,8 +166,6 @@ func TestPaths(t *testing.T) {
 		{call, "GET", "/memory", 404, "has no GET /memory; GET / lists"},
 		{call, "POST", "/healthcheck/fail", 404, "POST /drain does that"},
 		{health, "GET", "/ready", 404, ""},
-		{call, "POST", "/logging?level=debug", 200, "DEBUG"},
-		{call, "POST", "/logging?level=loud", 400, "level must be"},
 		{call, "POST", "/drain", 200, "draining"},
 		{call, "POST", "/drain_listeners", 200, "OK"},
 		{call, "POST", "/drain_listeners?inboundonly&graceful", 200, "OK"},
