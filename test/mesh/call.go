@@ -58,8 +58,8 @@ func (w *Workload) service(host string) (apiv1.Service, error) {
 	return apiv1.Service{}, fmt.Errorf("the mesh has no service %q", host)
 }
 
-// resolve turns host:port as the program writes it into where its proxy listens.
-func (w *Workload) resolve(target string) (string, error) {
+// Resolve turns host:port as the program writes it into where its proxy listens.
+func (w *Workload) Resolve(target string) (string, error) {
 	host, port, err := net.SplitHostPort(target)
 	if err != nil {
 		return "", err
@@ -86,7 +86,7 @@ func (w *Workload) Dial(ctx context.Context, target string) (net.Conn, error) {
 		}
 		return w.DialAt(ctx, dst)
 	}
-	at, err := w.resolve(target)
+	at, err := w.Resolve(target)
 	if err != nil {
 		return nil, err
 	}

@@ -10,11 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
-	"strconv"
 	"sync"
-	"syscall"
-	"testing"
 	"time"
 )
 
@@ -41,33 +37,6 @@ const (
 
 func (k crowdKind) String() string {
 	return [...]string{"kept connections: HTTP/1.1", "kept connections: HTTP/2", "kept connections: WebSocket", "kept connections: TCP", "kept connections: TLS of the application"}[k]
-}
-
-// crowdSize is how many connections are to stay (CONNECTIONS). Four in ten of them have two descriptors in this process and in each
-// proxy, which have the same limit.
-func crowdSize(t *testing.T) int {
-	t.Helper()
-	n, text := 50, os.Getenv("CONNECTIONS")
-	if text != "" {
-		var err error
-		if n, err = strconv.Atoi(text); err != nil || n < 0 {
-			t.Fatalf("CONNECTIONS=%q: want a number of connections, like 20000", text)
-		}
-	}
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		t.Fatal(err)
-	}
-	const others = 2000
-	if want := uint64(n*3/2 + others); limit.Cur < want {
-		// Processes that are started have the limit, too.
-		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: want, Max: max(want, limit.Max)}); err != nil {
-			fit := int(limit.Cur-others) * 2 / 3
-			t.Logf("%d connections need %d descriptors, the limit (ulimit -n) is %d and stays (%v): %d connections instead", n, want, limit.Cur, err, fit)
-			return fit
-		}
-	}
-	return n
 }
 
 // newCrowd is of six in ten connections of HTTP/1.1, and of one of each other kind.
@@ -152,8 +121,7 @@ func (m *member) open(ctx context.Context, x *traffic) (err error) {
 	if m.conn != nil {
 		return nil
 	}
-	target := [...]string{"app:8080", "app:8081", "app:8080", "app:9000", "app:9443"}[m.kind]
-	if m.conn, err = x.w.Dial(ctx, target); err != nil {
+	if m.conn, err = x.dial(ctx, crowdTargets[m.kind]); err != nil {
 		return err
 	}
 	switch m.kind {

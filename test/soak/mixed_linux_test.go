@@ -101,8 +101,8 @@ spec:
 const mixedGrowth, heapGrowth = 2 * 16 << 20, 2 * 3 << 20
 
 // TestMixedTraffic lets HTTP/1.1, HTTP/2, streams like gRPC's, WebSockets, TCP and the application's own TLS, slow readers
-// and writers, requests too large and peers that abort on either side pass two sidecars with mTLS between them, while
-// their configuration changes. What behaves is answered, always and with the right bytes; memory stays flat, and what is
+// and writers, requests too large and peers that abort on either side pass sidecars with mTLS between them, while their
+// configuration changes. What behaves is answered, always and with the right bytes; memory stays flat, and what is
 // alive, descriptors and goroutines are afterwards what they were after the first of it.
 func TestMixedTraffic(t *testing.T) {
 	t.Parallel()
@@ -111,14 +111,16 @@ func TestMixedTraffic(t *testing.T) {
 	m.Config("app.yaml", mixedService)
 	m.Config("rules.yaml", variants[0])
 	binary := build(t, m.Dir)
-	var here, there process
+	var here, more, there process
 	all := m.Workloads(
 		mesh.Spec{Name: "client", ServiceAccount: "client", Labels: map[string]string{"app": "client"}, Binary: binary, Command: here.adopt},
+		mesh.Spec{Name: "other", ServiceAccount: "client", Labels: map[string]string{"app": "client"}, Binary: binary, Command: more.adopt},
 		mesh.Spec{Name: "app", ServiceAccount: "app", Labels: map[string]string{"app": "app"}, Binary: binary, Command: there.adopt,
 			Ports: []mesh.Port{{Name: "http", Number: 8080}, {Name: "grpc", Number: 8081}, {Name: "tcp-echo", Number: 9000}, {Name: "tls", Number: 9443}}})
-	s := newServer(t, all[1])
+	s := newServer(t, all[2])
 	x := newTraffic(all[0], s.roots)
-	sides := []*side{{Workload: all[0], process: &here}, {Workload: all[1], process: &there}}
+	sides := []*side{{Workload: all[0], process: &here}, {Workload: all[1], process: &more}, {Workload: all[2], process: &there}}
+	callers := all[:2]
 
 	m.Eventually("the application is reached", func() error { return x.small(t.Context()) })
 	for _, v := range slices.Backward(variants) {
@@ -130,8 +132,8 @@ func TestMixedTraffic(t *testing.T) {
 		}
 	}
 	warm := long / 8
-	size := crowdSize(t)
-	first := run(m, x, size, warm, func() error { return nil })
+	size := crowdSize(t, len(callers))
+	first := run(m, x, s, callers, size, warm, func() error { return nil })
 	rest(m, x, s)
 	patience := 2 * time.Second
 	if soak {
@@ -139,7 +141,7 @@ func TestMixedTraffic(t *testing.T) {
 	}
 	before := atRest(m, sides, patience)
 	begin := time.Now()
-	second := run(m, x, size, long-warm, func() error {
+	second := run(m, x, s, callers, size, long-warm, func() error {
 		for _, p := range sides {
 			done := time.Since(begin).Seconds() / (long - warm).Seconds()
 			// In a short time nothing is settled.
@@ -167,7 +169,7 @@ func TestMixedTraffic(t *testing.T) {
 	t.Logf("%d changes of configuration, %d failures", first.changes+second.changes, first.failed+second.failed)
 }
 
-// side is one of the two sidecars.
+// side is one of the sidecars.
 type side struct {
 	*mesh.Workload
 	*process
@@ -249,19 +251,26 @@ func (y *tally) tell(t testing.TB, name string, err error) {
 	}
 }
 
-// run opens a crowd of connections, makes traffic of every kind for some time, looks several times a second, and changes the
+// run opens a crowd of connections for each caller, makes traffic of every kind for some time, looks several times a second, and changes the
 // configuration every second.
-func run(m *mesh.Mesh, x *traffic, size int, long time.Duration, look func() error) *tally {
+func run(m *mesh.Mesh, x *traffic, s *server, callers []*mesh.Workload, size int, long time.Duration, look func() error) *tally {
 	m.T.Helper()
 	ctx, cancel := context.WithCancel(m.T.Context())
 	defer cancel()
 	y := &tally{done: map[string]int{}}
 	var wg sync.WaitGroup
-	opened := make(chan struct{})
-	wg.Go(func() {
-		newCrowd(size).live(ctx, x, func() { close(opened) }, func(k crowdKind, err error) { y.tell(m.T, k.String(), err) })
-	})
-	<-opened
+	var opened sync.WaitGroup
+	for _, w := range callers {
+		opened.Add(1)
+		arrived := sync.OnceFunc(opened.Done)
+		wg.Go(func() {
+			defer arrived()
+			if err := gather(ctx, w, s, size, arrived, func(k crowdKind, err error) { y.tell(m.T, k.String(), err) }); err != nil {
+				m.T.Errorf("the crowd of %s: %v", w.Name, err)
+			}
+		})
+	}
+	opened.Wait()
 	defer time.AfterFunc(long, cancel).Stop()
 	for name, do := range x.kinds() {
 		for range 2 {

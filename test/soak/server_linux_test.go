@@ -17,6 +17,7 @@ import (
 // server is the application behind the mixed traffic.
 type server struct {
 	roots *tls.Config // of clients
+	cert  string      // the file they are in
 
 	http  []*http.Server
 	mu    sync.Mutex
@@ -25,10 +26,10 @@ type server struct {
 
 func newServer(t *testing.T, w *mesh.Workload) *server {
 	t.Helper()
-	s := &server{conns: map[net.Conn]bool{}}
 	dir := t.TempDir()
+	s := &server{cert: filepath.Join(dir, "cert.pem"), conns: map[net.Conn]bool{}}
 	s.roots = &tls.Config{RootCAs: certificate(t, dir), ServerName: "soak"}
-	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+	pair, err := tls.LoadX509KeyPair(s.cert, filepath.Join(dir, "key.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 
 // traffic is what a workload does to the application.
 type traffic struct {
-	w             *mesh.Workload
+	dial          func(ctx context.Context, target string) (net.Conn, error)
 	roots         *tls.Config
 	one, new, two *http.Client // HTTP/1.1, with a connection for each request, HTTP/2
 }
@@ -33,7 +33,7 @@ func newTraffic(w *mesh.Workload, roots *tls.Config) *traffic {
 		t.DialContext, t.DisableCompression = dial, true
 		return &http.Client{Transport: t}
 	}
-	return &traffic{w, roots, client(&http.Transport{MaxIdleConnsPerHost: 8}), client(&http.Transport{DisableKeepAlives: true}),
+	return &traffic{w.Dial, roots, client(&http.Transport{MaxIdleConnsPerHost: 8}), client(&http.Transport{DisableKeepAlives: true}),
 		client(&http.Transport{Protocols: h2c})}
 }
 
@@ -221,7 +221,7 @@ func (x *traffic) webSocket(ctx context.Context) error {
 }
 
 func (x *traffic) converse(ctx context.Context, length int) error {
-	c, err := x.w.Dial(ctx, "app:9000")
+	c, err := x.dial(ctx, "app:9000")
 	if err != nil {
 		return err
 	}
@@ -229,7 +229,7 @@ func (x *traffic) converse(ctx context.Context, length int) error {
 }
 
 func (x *traffic) tls(ctx context.Context) error {
-	c, err := x.w.Dial(ctx, "app:9443")
+	c, err := x.dial(ctx, "app:9443")
 	if err != nil {
 		return err
 	}
@@ -261,7 +261,7 @@ func converse(ctx context.Context, c net.Conn, length int) error {
 
 // tooLarge is refused, with the reason.
 func (x *traffic) tooLarge(ctx context.Context) error {
-	c, err := x.w.Dial(ctx, "app:8080")
+	c, err := x.dial(ctx, "app:8080")
 	if err != nil {
 		return err
 	}
@@ -290,7 +290,7 @@ func (x *traffic) tooLarge(ctx context.Context) error {
 
 // aborts breaks off in the middle of a request or of its answer.
 func (x *traffic) aborts(ctx context.Context) error {
-	c, err := x.w.Dial(ctx, "app:8080")
+	c, err := x.dial(ctx, "app:8080")
 	if err != nil {
 		return err
 	}
@@ -322,7 +322,7 @@ func (x *traffic) aborts2(ctx context.Context) error {
 }
 
 func (x *traffic) abortsTCP(ctx context.Context) error {
-	c, err := x.w.Dial(ctx, "app:9000")
+	c, err := x.dial(ctx, "app:9000")
 	if err != nil {
 		return err
 	}
