@@ -60,7 +60,7 @@ With --all also those that are in use again. Changes are events, too:
 		if len(shown) == 0 {
 			a.errs.printf("%s asked, and none has set an endpoint aside\n", count(e.Asked, "proxy"))
 			if before > 0 {
-				a.errs.printf("%d were and are in use again: --all shows them\n", before)
+				a.errs.printf("in use again: %s, shown by --all\n", count(before, "endpoint"))
 			}
 			return nil
 		}

@@ -59,7 +59,7 @@ in the last minute are dashed.`,
 		switch output.value {
 		case asText:
 			if len(list) == 0 {
-				a.errs.printf("no calls within %s\n", since)
+				a.noCalls(namespace, "within "+since.String())
 			}
 			a.out.graphText(g)
 		case asDOT:

@@ -45,7 +45,8 @@ func TestMain(m *testing.M) {
 //	-- proxies/default_a-0/GET/certs --   the answer of a proxy's admin interface
 //
 // "HTTP 404" in the first line is the status, "@-3m@" the time three minutes ago,
-// $STATE the state folder, and the file "requests" has the changes that were asked for. Commands of our own:
+// $STATE the state folder, the file "requests" has the changes that were asked for, and "calls" a line of everything that
+// was. Commands of our own:
 //
 //	mesh              start both, and write the state folder $STATE
 //	mesh-process      start a process that holds the lock and ends with SIGTERM
@@ -84,7 +85,7 @@ func TestScripts(t *testing.T) {
 func startMesh(ts *testscript.TestScript, _ bool, _ []string) {
 	state := ts.Getenv("STATE")
 	ts.Check(os.MkdirAll(state, 0o700))
-	srv := httptest.NewServer(answers(ts, ts.MkAbs("."), ts.MkAbs("requests")))
+	srv := httptest.NewServer(answers(ts, ts.MkAbs(".")))
 	lock, err := os.Create(client.LockFile(state))
 	ts.Check(err)
 	ts.Check(syscall.Flock(int(lock.Fd()), syscall.LOCK_EX))
@@ -92,6 +93,7 @@ func startMesh(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(filepath.Join(state, "token"), []byte("sesame\n"), 0o600))
 	ts.Check(os.WriteFile(ts.MkAbs("requests"), nil, 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs("calls"), nil, 0o600))
 	end := func() {
 		srv.Close()
 		_ = lock.Close()
@@ -120,7 +122,7 @@ func startMesh(ts *testscript.TestScript, _ bool, _ []string) {
 		ts.Check(os.MkdirAll(dir, 0o700))
 		l, err := net.Listen("unix", filepath.Join(dir, "admin.sock"))
 		ts.Check(err)
-		admin := httptest.Server{Listener: l, Config: &http.Server{Handler: answers(ts, p, ts.MkAbs("requests")), ReadHeaderTimeout: time.Minute}}
+		admin := httptest.Server{Listener: l, Config: &http.Server{Handler: answers(ts, p), ReadHeaderTimeout: time.Minute}}
 		admin.Start()
 		ts.Defer(admin.Close)
 	}
@@ -134,18 +136,21 @@ type standInMesh struct {
 
 func killMesh(ts *testscript.TestScript, _ bool, _ []string) { ts.Value("mesh").(*standInMesh).end() }
 
-// answers serves the files below dir, and notes changes.
-func answers(ts *testscript.TestScript, dir, requests string) http.Handler {
+// answers serves the files below dir, and notes what is asked for.
+func answers(ts *testscript.TestScript, dir string) http.Handler {
+	note := func(file, text string) {
+		f, err := os.OpenFile(ts.MkAbs(file), os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			ts.Logf("%v", err)
+		}
+		_, _ = fmt.Fprintf(f, "%s\n", strings.TrimSpace(text))
+		_ = f.Close()
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		note("calls", r.Method+" "+r.URL.RequestURI())
 		if r.Method != http.MethodGet {
 			body, _ := io.ReadAll(r.Body)
-			f, err := os.OpenFile(requests, os.O_APPEND|os.O_WRONLY, 0o600)
-			if err != nil {
-				ts.Logf("%v", err)
-			}
-			auth := r.Header.Get("Authorization")
-			_, _ = fmt.Fprintf(f, "%s\n", strings.TrimSpace(r.Method+" "+r.URL.RequestURI()+" "+auth+"\n"+strings.TrimSpace(string(body))))
-			_ = f.Close()
+			note("requests", r.Method+" "+r.URL.RequestURI()+" "+r.Header.Get("Authorization")+"\n"+strings.TrimSpace(string(body)))
 		}
 		path := filepath.Join(dir, r.Method, filepath.FromSlash(r.URL.Path))
 		data, err := os.ReadFile(path + map[bool]string{true: ".yaml", false: ".json"}[r.URL.Query().Has("raw")])

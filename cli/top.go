@@ -69,7 +69,7 @@ Latencies are estimated from a coarse histogram (1, 5, 25, 100, 500, 2500 ms).`,
 			if again {
 				a.out.clear()
 			}
-			a.topTable(list, most)
+			a.topTable(list, most, namespace)
 			if !again {
 				return nil
 			}
@@ -103,9 +103,18 @@ func slowness(c *call) float64 {
 	return *c.P99
 }
 
-func (a *app) topTable(list []call, most int) {
+// noCalls says that nothing happened, and where not.
+func (a *app) noCalls(namespace, when string) {
+	if namespace != "" {
+		a.errs.printf("no calls from or to namespace %s %s: without -n all are shown\n", clean(namespace), when)
+		return
+	}
+	a.errs.printf("no calls %s\n", when)
+}
+
+func (a *app) topTable(list []call, most int, namespace string) {
 	if len(list) == 0 {
-		a.errs.printf("no calls in the last minute\n")
+		a.noCalls(namespace, "in the last minute")
 		return
 	}
 	var all call

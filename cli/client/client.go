@@ -135,6 +135,8 @@ func (c *Client) Tap(ctx context.Context, filters url.Values, show func(*apiv1.T
 		switch {
 		case ctx.Err() != nil:
 			return nil
+		case errors.Is(err, io.EOF):
+			return errors.New("the control plane has ended the tap")
 		case err != nil:
 			return fmt.Errorf("the control plane has ended the tap: %w", err)
 		}
