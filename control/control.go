@@ -38,6 +38,7 @@ import (
 	"github.com/weirmesh/weir/config/store"
 	"github.com/weirmesh/weir/control/keys"
 	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/internal/memory"
 	"github.com/weirmesh/weir/internal/redact"
 	"github.com/weirmesh/weir/internal/runner"
 	"github.com/weirmesh/weir/mesh"
@@ -93,6 +94,9 @@ type Options struct {
 	// other replicas; 0: it ends at once. It ends earlier when all are gone.
 	HandOver time.Duration
 
+	// Memory says how much is in use and how much there may be; nil: of this process.
+	Memory memory.Meter
+
 	// EagerOnly keeps from serving configuration on demand: all proxies hold everything they may see.
 	EagerOnly bool
 
@@ -141,8 +145,9 @@ type Plane struct {
 	instruments *instruments
 	journal     *journal
 	keys        *keys.Fetcher
-	stopping    atomic.Bool // streams are being handed over
-	applying    sync.Mutex  // one apply or delete at a time
+	stopping    atomic.Bool   // streams are being handed over
+	pressure    atomic.Uint32 // a memory.Level
+	applying    sync.Mutex    // one apply or delete at a time
 	judging     sync.Mutex
 	judge       store.Judge // under judging
 }
@@ -157,6 +162,12 @@ func New(o Options) (*Plane, error) {
 		o.TrustDomain = "cluster.local"
 	}
 	o.Settings.TrustDomain = o.TrustDomain
+	if o.ServerNames == nil {
+		o.ServerNames = []string{"istiod.istio-system.svc", "localhost"}
+	}
+	if o.Memory == nil {
+		o.Memory = memory.Runtime()
+	}
 	cluster := o.Cluster
 	if cluster == nil {
 		cluster = &Cluster{}
@@ -197,9 +208,6 @@ func New(o Options) (*Plane, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.ServerNames == nil {
-		o.ServerNames = []string{"istiod.istio-system.svc", "localhost"}
-	}
 	p.id = id
 	p.self = ca.NewServing(p.auth, ca.Grant{ID: id, DNSNames: o.ServerNames}, o.Log)
 	p.keys = keys.New(nil, o.Log)
@@ -231,7 +239,7 @@ func New(o Options) (*Plane, error) {
 	}
 	p.feeds = newFeeds(habits, o.Log, p.journal.proxy)
 	p.feeds.why = cluster.Why
-	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Authenticate: p.authenticate, Identifier: identifier, Observer: observer{p.instruments, p}, Log: o.Log})
+	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Authenticate: p.authenticate, Identifier: identifier, Observer: observer{p.instruments, p}, Full: p.full, Log: o.Log})
 	p.census = newCensus(p.xds)
 	p.edges = newEdges(p)
 	p.replicas = newReplicas(p)
@@ -255,8 +263,9 @@ func (p *Plane) Run(ctx context.Context) error {
 	g.Go("xds", p.xds.Run)
 	// Receipts → what became of each change.
 	g.Go("receipts", p.settle)
-	// Streams → replicas that have fewer.
+	// Streams → replicas that have fewer, or more memory.
 	g.Go("rebalance", p.rebalance)
+	g.Go("memory", p.watchMemory)
 	if p.keep != nil {
 		g.Go("certificate authority", p.keep)
 	}

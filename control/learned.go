@@ -42,9 +42,9 @@ type askers struct {
 }
 
 const (
-	// memory is how long what nobody asks for any more is remembered: a rollout, a night job
+	// keepUses is how long what nobody asks for any more is remembered: a rollout, a night job
 	// that is rescheduled.
-	memory = time.Hour
+	keepUses = time.Hour
 	// maxUses and maxWorkloads bound what is remembered: 100 bytes a use.
 	maxUses      = 1000
 	maxWorkloads = 10_000
@@ -133,7 +133,7 @@ func (l *learner) sweep() bool {
 // sweep drops what is too old, and reports whether something was.
 func (h *habits) sweep(now time.Time) bool {
 	before := len(h.uses)
-	maps.DeleteFunc(h.uses, func(_ use, a *askers) bool { return a.now == 0 && now.Sub(a.last) >= memory })
+	maps.DeleteFunc(h.uses, func(_ use, a *askers) bool { return a.now == 0 && now.Sub(a.last) >= keepUses })
 	h.checked = now
 	if len(h.uses) == before {
 		return false
@@ -148,7 +148,7 @@ func (l *learner) learned(w workload) *translate.Learned {
 	if h == nil {
 		return nil
 	}
-	if now := l.now(); now.Sub(h.checked) >= memory/60 {
+	if now := l.now(); now.Sub(h.checked) >= keepUses/60 {
 		if h.sweep(now); len(h.uses) == 0 {
 			delete(l.workloads, w)
 			return nil

@@ -200,6 +200,7 @@ func (p *Plane) ownMetrics(w io.Writer) {
 		{"istiod_uptime_seconds", "gauge", "Seconds since the start.", "", time.Since(p.started).Seconds()},
 		{"weir_control_rejected_resources", "gauge", "Resources that proxies refuse now.", "", float64(rejects)},
 		{"weir_control_behind", "gauge", "Connected proxies that do not have the newest configuration yet, or refuse some of it.", "", float64(behind)},
+		{"weir_control_memory_pressure", "gauge", "How near the memory limit is: 1, proxies are sent to other replicas; 2, none are taken.", "", float64(p.pressed())},
 		{"weir_control_sent_bytes", "gauge", "Bytes of configuration sent to the proxies connected now.", "", float64(bytesSent)},
 	}
 	p.edges.table.mu.Lock()

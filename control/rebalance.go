@@ -2,10 +2,12 @@ package control
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
 	replicasv1 "github.com/weirmesh/weir/api/replicas/v1"
+	"github.com/weirmesh/weir/internal/memory"
 )
 
 const (
@@ -32,8 +34,8 @@ func surplus(own int, others []int) int {
 	return min(own-fair, max(own/10, fewStreams))
 }
 
-// rebalance gives streams to other replicas as long as this one has many more than its share: after a restart of the others, or when
-// one is new, all proxies are where they were.
+// rebalance gives streams to other replicas as long as this one has many more than its share (after a restart of the others, or when
+// one is new, all proxies are where they were), or hardly any memory left.
 func (p *Plane) rebalance(ctx context.Context) error {
 	tick := time.NewTicker(balanceEvery)
 	defer tick.Stop()
@@ -56,10 +58,13 @@ func (p *Plane) giveAway(ctx context.Context, settled, over time.Duration) {
 		return
 	}
 	others := p.replicas.loads(ctx)
-	if n := surplus(own, others); n > 0 {
-		n = p.xds.Shed(n, settled, over)
+	n := surplus(own, others)
+	if p.pressed() >= memory.Shed && len(others) > 0 {
+		n = max(n, own/10)
+	}
+	if n = p.xds.Shed(n, settled, over); n > 0 {
 		p.instruments.moved.Add(float64(n))
-		p.o.Log.Info("other replicas have fewer proxies: some are asked to connect anew", "streams", own, "others", others, "asked", n, "within", over)
+		p.o.Log.Info("other replicas have fewer proxies, or more memory: some are asked to connect anew", "streams", own, "others", others, "memory", p.pressed(), "asked", n, "within", over)
 	}
 }
 
@@ -68,10 +73,11 @@ func (x *replicas) Load(ctx context.Context, _ *replicasv1.LoadRequest) (*replic
 	if err := x.admit(ctx); err != nil {
 		return nil, err
 	}
-	return &replicasv1.LoadAnswer{Replica: x.self, Streams: uint32(len(x.p.xds.Clients())), Takes: x.p.latest.Load() != nil && !x.p.stopping.Load()}, nil
+	return &replicasv1.LoadAnswer{Replica: x.self, Streams: uint32(len(x.p.xds.Clients())), Service: x.service(),
+		Takes: x.p.latest.Load() != nil && !x.p.stopping.Load() && x.p.pressed() == memory.Calm}, nil
 }
 
-// loads are the streams of each other replica that takes more.
+// loads are the streams of each other replica that takes more, of those that proxies reach by the same name.
 func (x *replicas) loads(ctx context.Context) (all []int) {
 	ctx, cancel := context.WithTimeout(ctx, replicaTime)
 	defer cancel()
@@ -85,7 +91,7 @@ func (x *replicas) loads(ctx context.Context) (all []int) {
 			}
 			// Who does not answer, or is older and cannot, is not one to send proxies to.
 			a, err := replicasv1.NewReplicasClient(c).Load(ctx, &replicasv1.LoadRequest{})
-			if err != nil || a.GetReplica() == x.self || !a.GetTakes() {
+			if err != nil || a.GetReplica() == x.self || a.GetService() != x.service() || !a.GetTakes() {
 				return
 			}
 			mu.Lock()
@@ -96,3 +102,6 @@ func (x *replicas) loads(ctx context.Context) (all []int) {
 	wait.Wait()
 	return all
 }
+
+// service tells replicas apart that proxies reach by other names.
+func (x *replicas) service() string { return strings.Join(x.p.o.ServerNames, " ") }

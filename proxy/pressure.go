@@ -10,13 +10,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weirmesh/weir/internal/memory"
 	"github.com/weirmesh/weir/proxy/admin"
 	"github.com/weirmesh/weir/proxy/overload"
 )
 
 // pressure is how it stands about memory, for whoever asks from any goroutine.
 type pressure struct {
-	level       atomic.Uint32 // overload.Level
+	level       atomic.Uint32 // memory.Level
 	used, limit atomic.Int64
 	entered     atomic.Uint64 // how often calm ended
 	shrunk      atomic.Uint64 // how often memory was given back
@@ -39,7 +40,7 @@ const lazy = time.Second
 
 // watchMemory looks how much memory is in use, and gives up what its level says.
 func (p *Proxy) watchMemory(ctx context.Context) error {
-	var g overload.Gauge
+	var g memory.Gauge
 	var shrunk time.Time
 	t := time.NewTimer(0)
 	defer t.Stop()
@@ -53,7 +54,7 @@ func (p *Proxy) watchMemory(ctx context.Context) error {
 		if limit <= 0 && !p.manager.Watches() {
 			return nil // nobody limits it, and nothing here changes that
 		}
-		given, next := p.manager.Step(used, nil), overload.Next(used, limit)
+		given, next := p.manager.Step(used, nil), memory.Next(used, limit)
 		p.give(g.Step(used, limit), given, used, limit)
 		if given.Shrink && time.Since(shrunk) >= p.manager.ShrinkEvery {
 			debug.FreeOSMemory()
@@ -68,13 +69,13 @@ func (p *Proxy) watchMemory(ctx context.Context) error {
 }
 
 // give makes level hold, and what is given up besides.
-func (p *Proxy) give(level overload.Level, given overload.Given, used, limit int64) {
+func (p *Proxy) give(level memory.Level, given overload.Given, used, limit int64) {
 	s := &p.pressure
 	s.used.Store(used)
 	s.limit.Store(limit)
-	was := overload.Level(s.level.Swap(uint32(level)))
+	was := memory.Level(s.level.Swap(uint32(level)))
 	if was != level {
-		if was == overload.Calm {
+		if was == memory.Calm {
 			s.entered.Add(1)
 		}
 		a := []any{"now", level, "before", was, "used", used, "limit", limit}
@@ -84,7 +85,7 @@ func (p *Proxy) give(level overload.Level, given overload.Given, used, limit int
 			p.o.Log.Info("memory is less used again", a...)
 		}
 	}
-	if level >= overload.Stop {
+	if level >= memory.Stop {
 		given.Requests, given.Connections = 1, 1
 	}
 	share := func(at *atomic.Uint32, now float64, what string) {
@@ -95,7 +96,7 @@ func (p *Proxy) give(level overload.Level, given overload.Given, used, limit int
 	}
 	share(&s.requests, given.Requests, "requests")
 	share(&s.connections, given.Connections, "connections")
-	if level < overload.Shed && !given.Idle {
+	if level < memory.Shed && !given.Idle {
 		return
 	}
 	// Each time again: connections become idle after others were closed.
@@ -120,8 +121,8 @@ func (p *Proxy) overloads() (out []admin.Stat) {
 	if limit == 0 {
 		return nil
 	}
-	level := overload.Level(s.level.Load())
-	active := func(action string, from overload.Level) admin.Stat {
+	level := memory.Level(s.level.Load())
+	active := func(action string, from memory.Level) admin.Stat {
 		n := int64(0)
 		if level >= from {
 			n = 1
@@ -129,7 +130,7 @@ func (p *Proxy) overloads() (out []admin.Stat) {
 		return admin.Stat{Name: "overload.envoy.overload_actions." + action + ".active", Value: n, Gauge: true}
 	}
 	return []admin.Stat{{Name: "overload.envoy.resource_monitors.fixed_heap.pressure", Value: s.used.Load() * 100 / limit, Gauge: true},
-		active("disable_http_keepalive", overload.Shed), active("stop_accepting_connections", overload.Stop), active("stop_accepting_requests", overload.Stop)}
+		active("disable_http_keepalive", memory.Shed), active("stop_accepting_connections", memory.Stop), active("stop_accepting_requests", memory.Stop)}
 }
 
 // write writes how it stands in Prometheus' words; nothing where memory is not limited.

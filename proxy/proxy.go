@@ -28,6 +28,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/internal/memory"
 	"github.com/weirmesh/weir/internal/runner"
 	"github.com/weirmesh/weir/proxy/admin"
 	"github.com/weirmesh/weir/proxy/cluster/pool"
@@ -113,7 +114,7 @@ type Options struct {
 	ListenerDrain time.Duration
 
 	// Memory says how much is in use, for what is given up near the limit (package overload); nil: the Go runtime, and GOMEMLIMIT.
-	Memory overload.Meter
+	Memory memory.Meter
 	// GroupMemory is what the control group permits, for an overload manager that asks; 0: there is no limit.
 	GroupMemory int64
 
@@ -209,7 +210,7 @@ func New(o Options) (*Proxy, error) {
 		o.ListenerDrain = 45 * time.Second
 	}
 	if o.Memory == nil {
-		o.Memory = overload.Runtime()
+		o.Memory = memory.Runtime()
 	}
 	if o.Listen == nil {
 		o.Listen = listener.Sockets{Sockets: loop.Kernel()}

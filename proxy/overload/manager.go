@@ -1,3 +1,8 @@
+// Package overload decides what a proxy gives up when its bootstrap has an overload manager.
+//
+// The bootstrap's overload_manager and how much memory is in use enter; what is Given up leaves, for proxy to act on, on top of
+// what levels of memory do (internal/memory). Manager is immutable and may be stepped from anywhere. What an action means is said
+// here and nowhere else.
 package overload
 
 import (

@@ -81,6 +81,8 @@ type Options struct {
 	// long one may take before the next gets its place; 0: 64 and 1 s.
 	Beginning    int
 	MaxBeginning time.Duration
+	// Full, if not nil, is asked before a stream is taken; its error refuses it.
+	Full func() error
 }
 
 // Observer counts. Its methods are called from the goroutines of streams, and must not
@@ -248,6 +250,10 @@ func (s *Server) enter() error {
 		return errStopping
 	case s.streams >= s.opts.MaxStreams:
 		return status.Errorf(codes.ResourceExhausted, "the control plane serves %d streams already, which is its limit", s.streams)
+	case s.opts.Full != nil:
+		if err := s.opts.Full(); err != nil {
+			return err
+		}
 	}
 	s.streams++
 	return nil

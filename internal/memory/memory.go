@@ -1,9 +1,9 @@
-// Package overload decides what a proxy gives up when its memory is nearly used up.
+// Package memory says how near a process is to the memory it may have.
 //
 // How much memory is in use and how much there may be enters (a Meter, of the Go runtime by Runtime, of a test
-// by the test); a Level leaves, for proxy to act on, and what the Manager of a bootstrap gives up besides. Gauge and Manager are
-// machines without clock and lock: one goroutine steps them. What level and which action means what is said here and nowhere else.
-package overload
+// by the test); a Level leaves, for the program to act on. Gauge is a machine without clock and lock: one goroutine steps it.
+// Proxy and control plane have it; what each gives up at a level is theirs.
+package memory
 
 import (
 	"math"
@@ -18,8 +18,8 @@ type Level uint8
 // Levels.
 const (
 	Calm  Level = iota
-	Shed        // idle connections are closed, of clients and to endpoints: their memory is somebody's who works
-	Stop        // besides, newcomers are refused, and requests answered by 503: who is being served is served to the end
+	Shed        // what is idle, or can be somewhere else, goes: its memory is somebody's who works
+	Stop        // besides, newcomers are refused: who is being served is served to the end
 	count       // how many there are
 )
 

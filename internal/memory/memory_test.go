@@ -1,4 +1,4 @@
-package overload
+package memory
 
 import (
 	"runtime/debug"
