@@ -24,8 +24,10 @@ func (k *cluster) webhooks(g *runner.Group, p *control.Plane, election *leader.E
 	for _, l := range listeners {
 		g.Go("webhooks", func(ctx context.Context) error { return s.Run(ctx, l) })
 	}
-	keeper := &webhook.Keeper{Client: k.client, Namespace: o.Namespace, Revision: k.revision, Root: p.Root, Log: o.Log,
-		Served: webhook.Reaching("https://istiod"+k.suffix()+"."+o.Namespace+".svc/ready", func() []byte { pem, _ := p.Root(); return pem })}
+	served := webhook.Reaching("https://istiod"+k.suffix()+"."+o.Namespace+".svc/ready", func() []byte { pem, _ := p.Root(); return pem })
+	keeper := &webhook.Keeper{Client: k.client, Namespace: o.Namespace, Revision: k.revision, Root: p.Root, Served: served, Log: o.Log}
 	election.While("webhook configurations", keeper.Run)
+	waker := &webhook.Waker{Client: k.client, Served: served, Log: o.Log}
+	g.Go("who waits for injection", waker.Run)
 	return nil
 }

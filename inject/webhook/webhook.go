@@ -6,8 +6,9 @@
 // pod that should have a proxy never runs without one because nobody said why.
 //
 // Server serves, Watcher keeps the settings and the namespaces' labels, Keeper keeps the
-// API server's side right (caBundle, failurePolicy) and runs in the leader alone. All of
-// them are for any number of goroutines. cmd/weir-control makes them.
+// API server's side right (caBundle, failurePolicy) and runs in the leader alone, Waker has
+// those try again who could not make pods while nobody answered. All of them are for any
+// number of goroutines. cmd/weir-control makes them.
 package webhook
 
 import (

@@ -1,0 +1,33 @@
+package kube
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// node is a shell of root's on the cluster's first node, for what no API can break: WEIR_NODE
+// is a command that reads a script, such as `ssh NODE sudo bash` or
+// `. ../shared/kube/lib.sh k1 1; in_node bash`. Cleanups may use it, too.
+func node(t *testing.T, script string) *exec.Cmd {
+	t.Helper()
+	shell := os.Getenv("WEIR_NODE")
+	if shell == "" {
+		t.Skip("WEIR_NODE is no command that runs a script on the cluster's node, as root")
+	}
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "bash", "-c", shell)
+	cmd.Stdin, cmd.Stderr = strings.NewReader(script), t.Output()
+	return cmd
+}
+
+// onNode runs a script on the node that has to succeed.
+func onNode(t *testing.T, script string) {
+	t.Helper()
+	cmd := node(t, script)
+	cmd.Stdout = t.Output()
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("on the node: %v\n%s", err, script)
+	}
+}
