@@ -20,6 +20,7 @@ import (
 	"github.com/weirmesh/weir/sample/helloworld"
 	"github.com/weirmesh/weir/sample/httpbin"
 	"github.com/weirmesh/weir/sample/server"
+	"github.com/weirmesh/weir/sample/websocket"
 )
 
 // Programs returns the table, in the order of the help.
@@ -36,6 +37,8 @@ func Programs() []Program {
 		{"echo", "reports the request, misbehaves on request; HTTP/1.1 and TCP", "--port 8080,8081 --tcp-port 9000 --version v2", []int{8080}, echoing},
 		{"grpc", "answers gRPC's health checks", "--port 50051", []int{50051}, grpc},
 		{"client", "calls others at a rate, says what failed; as a Job it ends", "--url http://reviews:9080/reviews/0 --rate 100", nil, calling},
+		{"websocket", "says over WebSockets what it is told", "--port 8080", []int{8080}, websockets},
+		{"websocket-client", "holds WebSockets open, says which were lost", "--url ws://chat:8080/ --open 1000", nil, holding},
 		{"sleep", "does nothing but live, for `weir exec`", "--for 1h", nil, sleep},
 	}
 }
@@ -210,6 +213,26 @@ func calling(fs *flag.FlagSet, env Environment) func() (service, error) {
 				return Status(status)
 			}
 			return nil
+		}, nil
+	}
+}
+
+func websockets(*flag.FlagSet, Environment) func() (service, error) {
+	return func() (service, error) {
+		return func(ctx context.Context, lns []net.Listener, _ time.Duration) error { return websocket.Serve(ctx, lns) }, nil
+	}
+}
+
+func holding(fs *flag.FlagSet, env Environment) func() (service, error) {
+	o := websocket.Options{Out: env.Result}
+	fs.StringVar(&o.URL, "url", "", "`URL` to connect to, ws://HOST:PORT/PATH")
+	fs.IntVar(&o.Open, "open", 1, "`connections` to hold open until SIGTERM")
+	fs.DurationVar(&o.Every, "every", 10*time.Second, "how `long` between messages on a connection")
+	fs.DurationVar(&o.Timeout, "timeout", 10*time.Second, "how `long` an answer, or opening a connection, may take")
+	return func() (service, error) {
+		return func(ctx context.Context, _ []net.Listener, _ time.Duration) error {
+			_, err := websocket.Hold(ctx, o)
+			return err
 		}, nil
 	}
 }
