@@ -51,10 +51,9 @@ type holder struct {
 	mu   sync.Mutex
 	s    Summary
 	open int
-	all  bool // it has been said that all are open
 }
 
-// Hold keeps o.Open connections open until ctx ends: one that ends is opened anew. A line says when all are open, and have been answered, for the first time.
+// Hold keeps o.Open connections open until ctx ends: one that ends is opened anew. A line says when all are open, and have been answered; also when they are again.
 func Hold(ctx context.Context, o Options) (Summary, error) {
 	u, err := url.Parse(o.URL)
 	if err != nil {
@@ -171,8 +170,7 @@ func (h *holder) talk(ctx context.Context, conn net.Conn, r *bufio.Reader) error
 		h.mu.Lock()
 		h.s.Messages++
 		if n == 0 {
-			if h.open++; h.open == h.o.Open && !h.all {
-				h.all = true
+			if h.open++; h.open == h.o.Open {
 				fmt.Fprintf(h.o.Out, "all %d are open\n", h.open)
 			}
 			defer func() { h.mu.Lock(); h.open--; h.mu.Unlock() }()

@@ -89,6 +89,12 @@ func TestUpgrade(t *testing.T) {
 	}
 
 	restart(streams, streams.Namespace)
+	streams.Until("all are open again", booting, func() string {
+		if all := held.All(); strings.Count(all, "all 1000 are open") < 2 {
+			return all
+		}
+		return ""
+	})
 	if err := c.Client.CoreV1().Pods(streams.Namespace).Delete(t.Context(), "holder", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
