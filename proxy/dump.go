@@ -22,11 +22,17 @@ import (
 	"github.com/weirmesh/weir/xds/resource"
 )
 
-// Dump answers /config_dump. A proxy does not keep resources in memory as they came: they
+// Dump answers /config_dump: what a bootstrap has, and what has come. A proxy of a mesh does not keep resources in memory as they came: they
 // are read from where the last good state is kept.
 func (p *Proxy) Dump() (*dump.Dump, error) {
+	d := &dump.Dump{}
+	var err error
 	if p.o.Static != nil {
-		return staticDump(p.o.Static)
+		if d, err = staticDump(p.o.Static); err != nil || p.o.Control == nil {
+			return d, err
+		}
+	} else if d.Bootstrap, err = p.bootstrap(); err != nil {
+		return nil, err
 	}
 	if p.keeper == nil {
 		return nil, errors.New("this proxy keeps no state (--state): it cannot show its configuration as it came; /state shows what it has made of it")
@@ -35,11 +41,6 @@ func (p *Proxy) Dump() (*dump.Dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	bootstrap, err := p.bootstrap()
-	if err != nil {
-		return nil, err
-	}
-	d := &dump.Dump{Bootstrap: bootstrap}
 	refused := p.refused()
 	for _, u := range held {
 		if u.TypeURL == resource.IndexType {

@@ -266,6 +266,9 @@ func New(o Options) (*Proxy, error) {
 // openState reads what a former process kept, nil if there is nothing of use, and begins to keep.
 func (p *Proxy) openState() *restore.Saved {
 	if p.o.StateDir == "" {
+		if p.o.Static != nil { // whoever runs a proxy by a file has /config_dump of Envoy's
+			p.keeper = restore.NewKeeper("", restore.Binding{}, false, p.o.Log)
+		}
 		return nil
 	}
 	binding := restore.Binding{TrustDomain: p.o.Control.TrustDomain, Node: p.o.Node.Name + "." + p.o.Node.Namespace}
@@ -361,7 +364,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if p.demands != nil {
 		g.Go("on demand", p.state.demand) // what of it is wanted and is not there
 	}
-	if p.keeper != nil {
+	if p.keeper != nil && p.o.StateDir != "" {
 		g.Go("kept state", p.keeper.Run)
 	}
 	g.Go("secrets", p.state.askForSecrets)

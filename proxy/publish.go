@@ -260,12 +260,17 @@ func (s *publisher) applyFrom(from state.Server, u client.Update) error {
 	if err != nil && !inForce(err) {
 		return err
 	}
-	if s.p.keeper != nil && from == (state.Server{}) {
+	if s.keeps(from) {
 		s.p.keeper.Changed(x)
 	}
 	// An ACK says that it is in force: every worker has come to it by now.
 	s.p.each(func(*worker) {})
 	return err
+}
+
+// keeps reports whether what a server sends is kept: after a restart only the control plane's is of use, but to be shown all is.
+func (s *publisher) keeps(from state.Server) bool {
+	return s.p.keeper != nil && (from == (state.Server{}) || s.p.o.StateDir == "")
 }
 
 // inForce reports whether what an error is about is in force nevertheless.
@@ -448,7 +453,7 @@ func (s *publisher) change(c *client.Client, typeURL string, from state.Server, 
 	if len(drop) > 0 {
 		c.Unsubscribe(typeURL, drop...)
 		s.builder.Forget(typeURL, from, drop)
-		if s.p.keeper != nil && c == s.p.xds && typeURL != resource.ClusterType { // those stay until the server says otherwise
+		if s.keeps(from) && typeURL != resource.ClusterType { // those stay until the server says otherwise
 			s.p.keeper.Changed(state.Update{TypeURL: typeURL, Removed: drop})
 		}
 	}

@@ -163,6 +163,8 @@ func TestPaths(t *testing.T) {
 		{call, "GET", "/stats?format=html", 400, "/stats has text, json, prometheus"},
 		{call, "GET", "/stats?type=Colours", 400, "is not one of All, Counters"},
 		{health, "GET", "/stats/prometheus?filter=(", 400, "filter: error parsing"},
+		{call, "GET", "/config_dump?mask=bootstrap", 400, "mask is not supported: resource and name_regex choose parts"},
+		{call, "GET", "/config_dump?name_regex=(", 400, "name_regex: error parsing"},
 		{call, "GET", "/memory", 404, "has no GET /memory; GET / lists"},
 		{call, "POST", "/healthcheck/fail", 404, "POST /drain does that"},
 		{health, "GET", "/ready", 404, ""},

@@ -30,9 +30,9 @@ func order(typeURL string) int {
 	return i
 }
 
-// Keeper gathers changes and writes them down.
+// Keeper gathers changes and writes them down, or only remembers them.
 type Keeper struct {
-	dir string
+	dir string // "": nothing is written
 	b   Binding
 	log *slog.Logger
 
@@ -45,7 +45,7 @@ type Keeper struct {
 	wake     chan struct{}
 }
 
-// NewKeeper makes a Keeper for dir. continues says that the process began with the
+// NewKeeper makes a Keeper for dir; "" remembers what is held as long as the process lives. continues says that the process began with the
 // state that is in dir, so that changes are on top of it; otherwise the file begins anew.
 func NewKeeper(dir string, b Binding, continues bool, log *slog.Logger) *Keeper {
 	return &Keeper{dir: dir, b: b, fresh: !continues, log: log, changes: map[string]map[string]*discoveryv3.Resource{}, wake: make(chan struct{}, 1)}
@@ -63,7 +63,9 @@ func (k *Keeper) Changed(u state.Update) {
 		m[r.Name] = &discoveryv3.Resource{Name: r.Name, Version: r.Version, Resource: r.Body}
 	}
 	for _, name := range u.Removed {
-		m[name] = nil
+		if m[name] = nil; k.dir == "" { // there is nothing below that it would be missing from
+			delete(m, name)
+		}
 	}
 	k.mu.Unlock()
 	k.poke()
@@ -113,6 +115,9 @@ func (k *Keeper) poke() {
 // Run writes changes down until ctx ends, and once more then. An error to write is
 // logged and tried again with the next change: the proxy goes on without.
 func (k *Keeper) Run(ctx context.Context) error {
+	if k.dir == "" {
+		return nil
+	}
 	for {
 		select {
 		case <-ctx.Done():

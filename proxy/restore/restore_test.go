@@ -206,3 +206,17 @@ func TestHeld(t *testing.T) {
 		t.Errorf("%v, %v", held, err)
 	}
 }
+
+// Without a folder what is held is remembered, and what went away leaves nothing behind.
+func TestRemembered(t *testing.T) {
+	k := NewKeeper("", Binding{}, false, slog.New(slog.DiscardHandler))
+	k.Changed(state.Update{TypeURL: resource.ClusterType, Set: []state.Resource{res(t, "b", "1"), res(t, "a", "1")}})
+	k.Changed(state.Update{TypeURL: resource.ClusterType, Set: []state.Resource{res(t, "a", "2")}, Removed: []string{"b", "c"}})
+	if err := k.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	held, err := k.Held()
+	if err != nil || len(held) != 1 || len(held[0].Set) != 1 || held[0].Set[0].Version != "2" || len(k.changes[resource.ClusterType]) != 1 {
+		t.Errorf("%v, %v", held, err)
+	}
+}
