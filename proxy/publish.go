@@ -48,6 +48,7 @@ type publisher struct {
 	begun     bool // what there was at the start is in force
 	live      bool // workers have a state with listeners applied
 	listenErr error
+	skipped   map[state.Skipped]bool // optional filters that are skipped, of which the log has told
 
 	// early takes the workload's connections until there is configuration; nil: there is.
 	early *early
@@ -308,6 +309,20 @@ func (s *publisher) publish(next *state.State, gone []*cluster.Endpoint) {
 	}
 	s.listen(next)
 	s.retire(gone)
+	s.tellSkipped(next)
+}
+
+// tellSkipped says in the log which optional filters are skipped, each once as long as it is.
+func (s *publisher) tellSkipped(next *state.State) {
+	now := map[state.Skipped]bool{}
+	for l := range next.Listeners() {
+		for _, x := range l.Skipped {
+			if now[x] = true; !s.skipped[x] {
+				s.p.o.Log.Warn("an optional filter is skipped", "listener", l.Name, "path", x.Path, "type", x.TypeURL, "reason", "this proxy has no such filter, and is_optional permits to go without")
+			}
+		}
+	}
+	s.skipped = now
 }
 
 // retire lets go of endpoints that left, and gives their numbers back when no worker

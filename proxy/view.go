@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/state"
 )
 
 // Ready is nil when the certificate is held and configuration is live. It is
@@ -295,9 +296,10 @@ func (p *Proxy) State() any {
 		}
 		tables = append(tables, v)
 	}
-	p.state.mu.Lock()
-	skipped := p.state.builder.Skipped()
-	p.state.mu.Unlock()
+	skipped := []state.Skipped{}
+	for l := range s.Listeners() {
+		skipped = append(skipped, l.Skipped...)
+	}
 	m := map[string]any{"generation": s.Generation, "listeners": p.listeners(), "routes": tables, "clusters": p.clusters(), "skippedOptionalFilters": skipped}
 	if p.demands != nil {
 		m["onDemand"] = p.OnDemand()

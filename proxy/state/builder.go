@@ -111,18 +111,17 @@ type Builder struct {
 	came      []*cluster.Endpoint
 	gone      []*cluster.Endpoint
 
-	skippedFilters []string
-	ledger         *rbac.Ledger
-	counts         counts
-	secrets        map[SecretName]*secret
-	noSecret       map[SecretName]bool   // asked for, and there is none
-	extensions     map[string]*anypb.Any // by name (ECDS)
-	noExtension    map[string]bool       // of those asked for there are none
-	routes         map[string]*routes
-	vhosts         map[string]map[string]*route.VirtualHost // by table and name; nil before the first
-	uses           uses                                     // of the listener or cluster being decoded
-	files          Files                                    // that were read, as they were when they were first
-	live           live
+	ledger      *rbac.Ledger
+	counts      counts
+	secrets     map[SecretName]*secret
+	noSecret    map[SecretName]bool   // asked for, and there is none
+	extensions  map[string]*anypb.Any // by name (ECDS)
+	noExtension map[string]bool       // of those asked for there are none
+	routes      map[string]*routes
+	vhosts      map[string]map[string]*route.VirtualHost // by table and name; nil before the first
+	uses        uses                                     // of the listener or cluster being decoded
+	files       Files                                    // that were read, as they were when they were first
+	live        live
 }
 
 // NewBuilder starts from an empty State.

@@ -151,7 +151,7 @@ func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManag
 			}
 		case ok:
 		case f.GetIsOptional():
-			b.skipped(f.GetName(), url)
+			b.uses.skipped = append(b.uses.skipped, Skipped{at, url})
 		default:
 			return fmt.Errorf("%s: filter %s is not supported", at, url)
 		}
@@ -243,14 +243,3 @@ func (b *Builder) rbacFilter(l *filterList, config *anypb.Any, at string) error 
 	}
 	return nil
 }
-
-// skipped notes an optional filter that nobody here knows.
-func (b *Builder) skipped(name, url string) {
-	s := name + " (" + url + ")"
-	if !slices.Contains(b.skippedFilters, s) && len(b.skippedFilters) < 100 {
-		b.skippedFilters = append(b.skippedFilters, s)
-	}
-}
-
-// Skipped lists optional filters that were left out, for the configuration dump.
-func (b *Builder) Skipped() []string { return slices.Clone(b.skippedFilters) }

@@ -125,9 +125,12 @@ func TestNetworkFilters(t *testing.T) {
 func TestUnknownFilters(t *testing.T) {
 	const mystery = `[type.googleapis.com/xds.type.v3.TypedStruct] { type_url: "type.googleapis.com/mystery.Filter" value {} }`
 	b := newBuilder()
-	apply(t, b, update(t, resource.ListenerType, fmt.Sprintf(inboundManager, "", httpFilterText("secret sauce", mystery, "is_optional: true"))))
-	if got, want := b.Skipped(), []string{"secret sauce (type.googleapis.com/mystery.Filter)"}; !slices.Equal(got, want) {
+	s, _ := apply(t, b, update(t, resource.ListenerType, fmt.Sprintf(inboundManager, "", httpFilterText("secret sauce", mystery, "is_optional: true"))))
+	if got, want := s.Listener("l").Skipped, []Skipped{{"listener l.filter_chains[0].filters[0] http.http_filters[0] secret sauce", "type.googleapis.com/mystery.Filter"}}; !slices.Equal(got, want) {
 		t.Errorf("skipped %v, want %v", got, want)
+	}
+	if s, _ = apply(t, b, update(t, resource.ListenerType, fmt.Sprintf(inboundManager, "", ""))); len(s.Listener("l").Skipped) > 0 {
+		t.Errorf("what is not there is skipped: %v", s.Listener("l").Skipped)
 	}
 	for _, c := range []struct{ chain, filters, want string }{
 		{"", httpFilterText("secret sauce", mystery, ""), "listener l.filter_chains[0].filters[0] http.http_filters[0] secret sauce: filter type.googleapis.com/mystery.Filter is not supported"},

@@ -81,7 +81,7 @@ func FuzzMutations(f *testing.F) {
 				if n.GetTypedConfig().MessageIs(manager) && n.GetTypedConfig().UnmarshalTo(manager) == nil {
 					for _, h := range manager.GetHttpFilters() {
 						url, _ := filterType(h.GetTypedConfig(), "")
-						if _, ok := httpFilters[url]; !ok && h.GetConfigDiscovery() == nil && len(b.Skipped()) == 0 {
+						if _, ok := httpFilters[url]; !ok && h.GetConfigDiscovery() == nil && len(s.listeners[name].Skipped) == 0 {
 							t.Errorf("an HTTP filter %s was ignored", url)
 						}
 					}

@@ -246,6 +246,7 @@ type uses struct {
 	unserved   []error // why chains take nobody
 	files      []string
 	keys       []*jwtauthn.Source // of tokens, that the proxy fetches
+	skipped    []Skipped
 }
 
 func (u *uses) any() bool { return len(u.secrets)+len(u.extensions) > 0 }
@@ -265,6 +266,6 @@ func (b *Builder) decodeListener(l *listenerv3.Listener, version string) (*Liste
 		out.Secrets, out.Extensions, out.source = b.uses.secrets, b.uses.extensions, l
 		out.files, out.unserved = b.uses.files, len(b.uses.unserved)
 	}
-	out.keys = b.uses.keys
+	out.keys, out.Skipped = b.uses.keys, b.uses.skipped
 	return out, nil
 }

@@ -85,6 +85,12 @@ func sorted[V any](m map[string]V) iter.Seq[V] {
 	}
 }
 
+// Skipped is an optional filter that nobody here knows.
+type Skipped struct {
+	Path    string `json:"path"` // "listener l.filter_chains[0].filters[0] http.http_filters[0] wasm"
+	TypeURL string `json:"type"`
+}
+
 // Listener is one listener with what it needs to run.
 type Listener struct {
 	Name    string
@@ -96,6 +102,8 @@ type Listener struct {
 	Routes     []string
 	Secrets    []SecretName
 	Extensions []string
+	// Skipped are optional filters that it does without.
+	Skipped []Skipped
 
 	files    []string             // of its certificates, keys and roots
 	keys     []*jwtauthn.Source   // that the proxy fetches
