@@ -370,7 +370,7 @@ func (x *Exchange) retryResponse() bool {
 	case p.Headers.GetName("x-envoy-ratelimited") != nil:
 		return x.retry.On&route.OnEnvoyRateLimited != 0 && x.again(causes.NoCause, false)
 	}
-	return x.retry.Retriable(p.Status, int(x.grpcStatusOf())) && x.again(causes.NoCause, false)
+	return (x.retry.Retriable(p.Status, int(x.grpcStatusOf())) || x.retry.RetriableHeader(&p.Headers)) && x.again(causes.NoCause, false)
 }
 
 // onUnreached are the conditions under which a request is tried again that did not reach an upstream.
@@ -457,6 +457,13 @@ func (x *Exchange) again(c causes.Cause, unreached bool) bool {
 	}
 	x.note(c)
 	x.endAttempt()
+	if x.Host != nil && x.Host.TellTimeout {
+		late := valueFalse
+		if c == causes.UpstreamPerTryTimeout {
+			late = valueTrue
+		}
+		x.Request.Headers.Set(message.XEnvoyIsTimeoutRetry, late)
+	}
 	l.Retried.Add(1)
 	x.retryAt = l
 	x.flags = x.flags&^missed | backingOff
@@ -507,7 +514,9 @@ func (x *Exchange) policy(f *route.Forward) {
 		x.bound(f, grpc)
 	}
 	if f.Retry != nil {
-		x.retry = f.Retry
+		if x.retry = f.Retry; f.Retry.Requests != nil && !f.Retry.Wants(&x.Request.Headers) {
+			x.retry = nil
+		}
 		x.retries = f.Retry.Attempts
 		x.perTry, x.perTryIdle = f.Retry.PerTryTimeout, f.Retry.PerTryIdle
 	}

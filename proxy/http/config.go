@@ -25,6 +25,7 @@ const (
 // State is what an exchange needs of the proxy's state. proxy/state implements it; it is immutable.
 type State interface {
 	Cluster(id cluster.ID) *cluster.Cluster
+	ClusterNamed(name string) *cluster.Cluster // does not keep the name
 	Table(name string) *route.Table
 }
 

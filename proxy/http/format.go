@@ -45,9 +45,7 @@ func (x *Exchange) Describe(rec *observe.Record) {
 	if e := x.Endpoint; e != nil {
 		rec.UpstreamHost, rec.UpstreamPath, rec.UpstreamName = e.Addr, e.Path, e.Host
 	}
-	if x.Target != nil {
-		rec.UpstreamCluster = x.Target.Name
-	}
+	rec.UpstreamCluster = x.TargetName()
 	if x.Route != nil {
 		rec.RouteName, rec.RouteOrigin = x.Route.Name, x.Route.Source
 	}

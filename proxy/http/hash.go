@@ -6,7 +6,6 @@ import (
 	"strconv"
 
 	"github.com/weirmesh/weir/proxy/cluster"
-	"github.com/weirmesh/weir/proxy/http/message"
 )
 
 // hash is what the request hashes to by keys; random if it has nothing to hash. A client without a cookie that it
@@ -43,7 +42,7 @@ func (x *Exchange) hashOf(k *cluster.HashKey, random uint64) (uint64, bool) {
 	case k.Query != "":
 		v = queryValue(x.Request.Path, k.Query)
 	default:
-		if v = cookieValue(&x.Request.Headers, k.Cookie); v != nil || !k.Generate {
+		if v = x.Request.Headers.Cookie(k.Cookie); len(v) > 0 || !k.Generate {
 			break
 		}
 		if x.cookie == nil { // another attempt goes by the same
@@ -85,26 +84,4 @@ func queryValue(path []byte, name string) []byte {
 	return nil
 }
 
-var questionMark, ampersand, semicolon = []byte{'?'}, []byte{'&'}, []byte{';'}
-
-// cookieValue is the value of a cookie, without quotes; nil: there is none.
-func cookieValue(h *message.Headers, name string) []byte {
-	if !h.Has(message.Cookie) {
-		return nil
-	}
-	for i := range h.Fields() {
-		f := &h.Fields()[i]
-		if f.ID != message.Cookie {
-			continue
-		}
-		for rest := f.Value; len(rest) > 0; {
-			var pair []byte
-			pair, rest, _ = bytes.Cut(rest, semicolon)
-			pair = bytes.TrimLeft(pair, " ")
-			if len(pair) > len(name) && string(pair[:len(name)]) == name && pair[len(name)] == '=' {
-				return bytes.Trim(pair[len(name)+1:], `"`)
-			}
-		}
-	}
-	return nil
-}
+var questionMark, ampersand = []byte{'?'}, []byte{'&'}

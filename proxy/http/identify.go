@@ -133,6 +133,7 @@ func identify(x *Exchange) Verdict {
 	scheme := schemeHTTP
 	if x.Conn.TLS != nil {
 		scheme = schemeHTTPS
+		x.Request.Certified = x.Conn.TLS.Presented
 	}
 	h.Remove(message.XEnvoyDecoratorOperation)
 	if c.Edge || c.Strangers {

@@ -31,7 +31,7 @@ func (x *Exchange) mirror(f *route.Forward) {
 		if m.Per1M < perMillion && x.w.loop.Rand()%perMillion >= uint64(m.Per1M) {
 			continue
 		}
-		to := x.state.Cluster(m.Cluster)
+		to := x.cluster(m.Cluster, m.Header)
 		if to == nil || to.Refused != "" {
 			continue
 		}
@@ -64,7 +64,9 @@ func (x *Exchange) copyRequest(original *Exchange, m *route.Mirror) {
 	q.Headers = h
 	q.RawMethod, q.Scheme, q.Path = a.Copy(from.RawMethod), a.Copy(from.Scheme), a.Copy(from.Path)
 	q.Authority = a.Copy(from.Authority)
-	if !m.AsSent {
+	if m.HostRewrite != "" {
+		q.Authority = a.CopyString(m.HostRewrite)
+	} else if !m.AsSent {
 		q.Authority = a.Close(appendShadow(a.Open(len(from.Authority)+len(shadow)), from.Authority))
 	}
 	for _, f := range from.Headers.Fields() {

@@ -109,8 +109,8 @@ func (x *Exchange) Record(c *records.Record, l *observe.Labels, took time.Durati
 	}
 	if x.Cluster != nil {
 		c.Cluster, c.ClusterOrigin = x.Cluster.Name, x.Cluster.Source
-	} else if x.Target != nil {
-		c.Cluster = x.Target.Name
+	} else {
+		c.Cluster = x.TargetName()
 	}
 	c.Client, c.Asked = records.AddrOf(x.Conn.Remote), records.AddrOf(x.Conn.Asked())
 	c.Attempts = uint32(x.Attempts)

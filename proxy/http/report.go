@@ -42,7 +42,7 @@ func (r *Report) End(x *Exchange) {
 	}
 	if l.Service.Host == "" && x.Target != nil {
 		// PassthroughCluster, BlackHoleCluster or one that does not exist: as Istio names them.
-		l.Service.Name = x.Target.Name
+		l.Service.Name = x.TargetName()
 	}
 	if x.Config.Direction == Inbound {
 		l.Reporter, l.Source, l.Destination, l.Security = observe.Destination, x.Peer, r.Self, observe.SecurityNone

@@ -1,10 +1,12 @@
 package http
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
@@ -54,7 +56,7 @@ func (x *Exchange) find() bool {
 	x.use()
 	if x.Route != nil && x.Route.Forward != nil {
 		x.Target = x.Route.Forward.Choose(x.w.loop.Rand())
-		x.Cluster = x.state.Cluster(x.Target.Cluster)
+		x.Cluster = x.cluster(x.Target.Cluster, x.Target.Header)
 		if x.Cluster != nil && x.Cluster.Awaited && d != nil {
 			if x.state == x.w.state {
 				return false
@@ -64,6 +66,30 @@ func (x *Exchange) find() bool {
 		}
 	}
 	return true
+}
+
+// cluster is the one of an ID, or that the request names in a header; nil: there is none.
+func (x *Exchange) cluster(id cluster.ID, header string) *cluster.Cluster {
+	if header == "" {
+		return x.state.Cluster(id)
+	}
+	return x.state.ClusterNamed(textOf(x.Request.Headers.GetName(header)))
+}
+
+// textOf is b as a string, for who looks at it and does not keep it.
+func textOf(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// TargetName is the name of the cluster that the request is for, "" if there is none, or the request named one that there is not.
+func (x *Exchange) TargetName() string {
+	switch {
+	case x.Target == nil:
+		return ""
+	case x.Target.Header == "":
+		return x.Target.Name
+	case x.Cluster != nil:
+		return x.Cluster.Name
+	}
+	return ""
 }
 
 // Rematch finds the route again: a stage has learnt what routes ask about.
@@ -189,8 +215,14 @@ func (x *Exchange) send() Verdict {
 			q.Headers.Set(message.XEnvoyOriginalPath, x.OriginalPath)
 		}
 	}
-	if host := cmp.Or(x.Target.HostRewrite, f.HostRewrite); host != "" {
+	switch host := cmp.Or(x.Target.HostRewrite, f.HostRewrite); {
+	case host != "":
 		x.rewriteHost(host)
+	case f.HostHeader != "":
+		x.askedHost(x.Request.Headers.GetName(f.HostHeader))
+	case f.HostRegex != nil:
+		path, _, _ := bytes.Cut(x.asked(), questionMark)
+		x.askedHost(f.HostRegex.ReplaceAll(path, []byte(f.HostSubstitution)))
 	}
 	x.armTimeout()
 	if x.Request.Continue {
@@ -205,6 +237,14 @@ func (x *Exchange) send() Verdict {
 	return Hold
 }
 
+// asked is the path, with query, before it was rewritten.
+func (x *Exchange) asked() []byte {
+	if x.OriginalPath != nil {
+		return x.OriginalPath
+	}
+	return x.Request.Path
+}
+
 // unrouted says why a request has no route.
 func (x *Exchange) unrouted() causes.Cause {
 	switch {
@@ -216,7 +256,14 @@ func (x *Exchange) unrouted() causes.Cause {
 	return causes.RoutesMissing
 }
 
-// rewriteHost changes the authority. It may be done again, by attempts at other endpoints: what the client asked for is told once.
+// askedHost makes what the client sent for it the authority, if it can be one.
+func (x *Exchange) askedHost(v []byte) {
+	if len(v) > 0 && message.CheckAuthority(v) == message.NoFault {
+		x.rewriteHost(textOf(v))
+	}
+}
+
+// rewriteHost changes the authority to a copy of host. It may be done again, by attempts at other endpoints: what the client asked for is told once.
 func (x *Exchange) rewriteHost(host string) {
 	q := &x.Request
 	if string(q.Authority) == host {
@@ -308,7 +355,7 @@ func finalize(x *Exchange) {
 	}
 }
 
-var valueTrue = []byte("true")
+var valueTrue, valueFalse = []byte("true"), []byte("false")
 
 // requestHeaders applies one level of header operations: removals first, as Envoy does.
 func (x *Exchange) requestHeaders(ops *route.Headers) {

@@ -26,6 +26,7 @@ import (
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/outbound"
 	"github.com/weirmesh/weir/proxy/route"
+	pstate "github.com/weirmesh/weir/proxy/state"
 )
 
 // TestScripts runs testdata/scripts/*: conversations of clients and upstreams with
@@ -45,6 +46,7 @@ import (
 //	      [grpc-timeout=D] [stream-max=D] [stream-grpc=D] [prefix-rewrite=P] [host-rewrite=H] [redirect=PATH] [direct=STATUS] [fault-delay=D] [fault-abort=STATUS] [attempt-count] [answer-attempts]
 //	      [endpoint-host] [tell-host] [no-cluster=STATUS] [hash-header=H] [grpc]
 //	      (input lines: "request|response set|add|remove name: value")
+//	xds cluster|routes|listener (input: the resource as text; see script_xds_test)
 //	connect NAME [from=ADDR]    a client connects
 //	listen ADDR                 an upstream begins to listen
 //	unlisten ADDR               and stops
@@ -93,6 +95,7 @@ type script struct {
 	begun     int
 	listener  *listener
 	ids       int32
+	builder   *pstate.Builder // of what xds says
 }
 
 type state struct {
@@ -105,6 +108,12 @@ func (s *state) Cluster(id cluster.ID) *cluster.Cluster {
 		return nil
 	}
 	return s.clusters[id]
+}
+func (s *state) ClusterNamed(name string) *cluster.Cluster {
+	if i := slices.IndexFunc(s.clusters, func(c *cluster.Cluster) bool { return c.Name == name }); i >= 0 {
+		return s.clusters[i]
+	}
+	return nil
 }
 func (s *state) Table(string) *route.Table { return s.table }
 
@@ -214,6 +223,10 @@ func (s *script) run(d *datadriven.TestData) string {
 		s.addCluster(d)
 	case "route":
 		s.addRoute(d)
+	case "xds":
+		if err := s.xds(name, d.Input); err != nil {
+			return err.Error() + "\n"
+		}
 	case "connect":
 		from := "10.9.0.9:5555"
 		d.MaybeScanArgs(s.t, "from", &from)

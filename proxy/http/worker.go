@@ -96,8 +96,9 @@ func NewWorker(o Options) *Worker {
 // nothing is the state before the first one: no routes, no clusters.
 type nothing struct{}
 
-func (nothing) Cluster(cluster.ID) *cluster.Cluster { return nil }
-func (nothing) Table(string) *route.Table           { return nil }
+func (nothing) Cluster(cluster.ID) *cluster.Cluster  { return nil }
+func (nothing) ClusterNamed(string) *cluster.Cluster { return nil }
+func (nothing) Table(string) *route.Table            { return nil }
 
 // target says how to reach an endpoint with HTTP.
 func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, p cluster.Protocol) conn.Target {

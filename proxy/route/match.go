@@ -34,8 +34,10 @@ type When struct {
 	Headers    []ValueMatch
 	Query      []ValueMatch
 	Claims     []ClaimMatch // dynamic_metadata
-	GRPC       bool         // only requests of gRPC
-	Per1M      uint32       // runtime_fraction; 1,000,000 is always
+	Cookies    []ValueMatch
+	Certified  *bool  // whether its client's certificate was verified (tls_context); nil: it does not matter
+	GRPC       bool   // only requests of gRPC
+	Per1M      uint32 // runtime_fraction; 1,000,000 is always
 }
 
 // ValueKind is how a header or query parameter is compared.
@@ -176,6 +178,15 @@ func (m *When) matches(r *message.Request, path, query []byte, rnd uint64) bool 
 			return false
 		}
 	}
+	for i := range m.Cookies {
+		v := r.Headers.Cookie(m.Cookies[i].Name)
+		if !m.Cookies[i].holds(v, v != nil) {
+			return false
+		}
+	}
+	if m.Certified != nil && *m.Certified != r.Certified {
+		return false
+	}
 	return m.Per1M >= 1_000_000 || uint32(rnd>>32%1_000_000) < m.Per1M
 }
 
@@ -194,6 +205,12 @@ func (v *ValueMatch) HoldsFor(r *message.Request) bool {
 	// Several fields of one name match as their joined value (RFC 9110 section 5.3):
 	// the only case that allocates.
 	value, ok := r.Headers.Joined(v.Name, nil)
+	return v.holds(value, ok)
+}
+
+// HoldsIn reports whether headers have what v asks for.
+func (v *ValueMatch) HoldsIn(h *message.Headers) bool {
+	value, ok := h.Joined(v.Name, nil)
 	return v.holds(value, ok)
 }
 

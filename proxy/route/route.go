@@ -18,6 +18,7 @@ import (
 
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/demand"
+	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/ratelimit"
 )
@@ -53,6 +54,8 @@ type VirtualHost struct {
 	AttemptCount bool
 	// AnswerAttempts adds it to responses.
 	AnswerAttempts bool
+	// TellTimeout adds x-envoy-is-timeout-retry to further attempts: whether the one before took too long.
+	TellTimeout bool
 	// Use is when it was used, nil where nobody keeps account of that.
 	Use *demand.Use
 }
@@ -115,6 +118,11 @@ type Forward struct {
 	RegexRewrite  *regexp.Regexp
 	Substitution  string // for RegexRewrite, in Go's form: ${1}
 	HostRewrite   string // "" keeps the authority
+	// HostHeader is a header whose value, if it is there, becomes the authority; "": none.
+	HostHeader string
+	// HostRegex makes the authority of the path as it was, with HostSubstitution; nil: it does not.
+	HostRegex        *regexp.Regexp
+	HostSubstitution string
 	// HostOfEndpoint makes the authority the name of the endpoint that is asked, if it has one (auto_host_rewrite).
 	HostOfEndpoint bool
 	// TellHost adds what the authority was to x-forwarded-host where it is changed (append_x_forwarded_host).
@@ -130,10 +138,12 @@ type Forward struct {
 
 // Mirror is a cluster that gets a copy of requests, whose answers nobody reads.
 type Mirror struct {
-	Cluster cluster.ID
-	Name    string
-	Per1M   uint32 // of 1,000,000 requests
-	AsSent  bool   // the authority gets no "-shadow" (disable_shadow_host_suffix_append)
+	Cluster     cluster.ID
+	Name        string
+	Header      string // names the cluster instead, as Weighted.Header
+	Per1M       uint32 // of 1,000,000 requests
+	AsSent      bool   // the authority gets no "-shadow" (disable_shadow_host_suffix_append)
+	HostRewrite string // takes the place of the authority; "": that stays
 }
 
 // Upgrade says whether a protocol may be changed to.
@@ -165,6 +175,8 @@ func (a *Asked) Grant(d time.Duration) time.Duration {
 type Weighted struct {
 	Cluster cluster.ID
 	Name    string
+	// Header is the one that names the cluster (cluster_header), lower case; Cluster and Name then say nothing. "": they do.
+	Header  string
 	Weight  uint32
 	Headers *Headers
 	// HostRewrite takes the place of the Forward's; "": that one holds.
@@ -290,9 +302,12 @@ type Retry struct {
 	HostAttempts  int  // host_selection_retry_max_attempts
 	// OtherPriorities: after so many attempts each time another priority (envoy.retry_priorities.previous_priorities); 0: never.
 	OtherPriorities int
-	BackoffBase     time.Duration
-	BackoffMax      time.Duration
-	Eager           bool // nobody asked for a back-off: the first retry does not wait if its endpoint was not reached and there is another
+	// Headers of answers that are retried with OnRetriableHeaders, and those of which a request must have one to be retried at all, if there
+	// are any (retriable_headers, retriable_request_headers).
+	Headers, Requests []ValueMatch
+	BackoffBase       time.Duration
+	BackoffMax        time.Duration
+	Eager             bool // nobody asked for a back-off: the first retry does not wait if its endpoint was not reached and there is another
 }
 
 // Retriable reports whether a response status is retried, given its grpc-status (-1
@@ -322,6 +337,16 @@ func (r *Retry) Retriable(status, grpcStatus int) bool {
 		return r.On&OnUnavailable != 0
 	}
 	return false
+}
+
+// Wants reports whether requests like r are tried again at all.
+func (r *Retry) Wants(h *message.Headers) bool {
+	return len(r.Requests) == 0 || slices.ContainsFunc(r.Requests, func(m ValueMatch) bool { return m.HoldsIn(h) })
+}
+
+// RetriableHeader reports whether the response has a header that says it is retried.
+func (r *Retry) RetriableHeader(h *message.Headers) bool {
+	return r.On&OnRetriableHeaders != 0 && slices.ContainsFunc(r.Headers, func(m ValueMatch) bool { return m.HoldsIn(h) })
 }
 
 // Choose picks a weighted cluster with a random number.

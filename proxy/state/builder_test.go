@@ -344,8 +344,8 @@ func TestRefused(t *testing.T) {
 		{"an unknown transport socket", resource.ClusterType, `name: "x" transport_socket { name: "quic" }`, `cluster x.transport_socket: transport socket "quic" is not supported`},
 		{"a host name in EDS", resource.EndpointType, `cluster_name: "x" endpoints { lb_endpoints { endpoint { address { socket_address { address: "a.b" port_value: 1 } } } } }`,
 			`load assignment x.endpoints[0].lb_endpoints[0].endpoint.address: "a.b" is not an IP address (names need a DNS cluster)`},
-		{"an internal redirect", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "a" internal_redirect_policy {} } } }`,
-			"route configuration r.virtual_hosts[0].routes[0].route.internal_redirect_policy: field is not supported"},
+		{"hedging", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "a" hedge_policy {} } } }`,
+			"route configuration r.virtual_hosts[0].routes[0].route.hedge_policy: field is not supported: a request is at one endpoint at a time; use per_try_timeout in retry_policy"},
 		{"a bad regex", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { safe_regex { regex: "(" } } route { cluster: "a" } } }`,
 			"route configuration r virtual host v.routes[0].match.safe_regex: error parsing regexp: missing closing ): `^(?:()$`"},
 		{"no action", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } } }`,
@@ -370,7 +370,7 @@ func TestRefused(t *testing.T) {
 			`listener l.filter_chains[0].filters[0] h.server_name: "a\r\nb: c" has a control character`},
 		{"a per-route filter nobody has", resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "a" }
 			typed_per_filter_config { key: "envoy.filters.http.rbac" value { [type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC] {} } } } }`,
-			"route configuration r virtual host v.routes[0].typed_per_filter_config[envoy.filters.http.rbac]: not supported"},
+			"route configuration r virtual host v.routes[0].typed_per_filter_config[envoy.filters.http.rbac]: type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC is not supported"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBuilder()

@@ -15,6 +15,8 @@ import (
 type known struct {
 	acts  []string          // honoured
 	inert map[string]string // left alone, with the reason
+	// refused are fields that are not supported, as all that are not named are, of which the reason is told.
+	refused map[string]string
 	// all means: every field is honoured (messages without choices of ours).
 	all bool
 }
@@ -22,12 +24,25 @@ type known struct {
 func acts(fields string) known { return known{acts: strings.Fields(fields)} }
 
 func (k known) but(field, reason string) known {
-	m := maps.Clone(k.inert)
+	k.inert = with(k.inert, field, reason)
+	return k
+}
+
+// not says of fields why they are not supported.
+func (k known) not(fields, reason string) known {
+	for f := range strings.FieldsSeq(fields) {
+		k.refused = with(k.refused, f, reason)
+	}
+	return k
+}
+
+func with(m map[string]string, field, reason string) map[string]string {
+	m = maps.Clone(m)
 	if m == nil {
 		m = map[string]string{}
 	}
 	m[field] = reason
-	return known{k.acts, m, k.all}
+	return m
 }
 
 var everything = known{all: true}
@@ -42,7 +57,15 @@ const (
 	noBalance   = "a key keeps its endpoint while that is well, however busy it is"
 	ofCluster   = "common_lb_config of the cluster says it"
 	endOnly     = "a log line is written when what it is about has ended"
+	buffered    = "what is kept of bodies, for further attempts and copies, has a limit of its own"
 	spans       = "the proxy makes no spans; trace headers are passed on"
+)
+
+// Why fields are not supported.
+const (
+	notHere    = "an extension of Envoy's that is not there here"
+	rateLimits = "descriptors are for a rate limit service, which no filter here asks; use envoy.filters.http.local_ratelimit by typed_per_filter_config"
+	hedging    = "a request is at one endpoint at a time; use per_try_timeout in retry_policy"
 )
 
 // fields is the list of everything the proxy understands of xDS.
@@ -233,40 +256,69 @@ var fields = map[protoreflect.FullName]known{
 	// Routes.
 	"envoy.config.route.v3.Vhds": everything,
 	"envoy.config.route.v3.RouteConfiguration": acts("name virtual_hosts vhds ignore_port_in_host_matching request_headers_to_add request_headers_to_remove"+
-		" response_headers_to_add response_headers_to_remove max_direct_response_body_size_bytes most_specific_header_mutations_wins").
-		but("validate_clusters", "a missing cluster answers 503 with its cause"),
+		" response_headers_to_add response_headers_to_remove max_direct_response_body_size_bytes most_specific_header_mutations_wins"+
+		" request_mirror_policies typed_per_filter_config").
+		but("validate_clusters", "a missing cluster answers 503 with its cause").but("metadata", controlInfo).
+		not("internal_only_headers", "nothing says here which clients are internal; remove them by request_headers_to_remove").
+		not("cluster_specifier_plugins", notHere).not("vhost_header", "virtual hosts are found by the authority alone").
+		not("ignore_path_parameters_in_path_matching", "policies and routes must see one path; match by safe_regex").not("route_specifiers", notHere),
 	"envoy.config.route.v3.VirtualHost": acts("name domains routes require_tls include_request_attempt_count include_attempt_count_in_response request_headers_to_add request_headers_to_remove"+
-		" response_headers_to_add response_headers_to_remove typed_per_filter_config").
-		but("metadata", controlInfo),
+		" response_headers_to_add response_headers_to_remove typed_per_filter_config cors retry_policy request_mirror_policies include_is_timeout_retry_header").
+		but("metadata", controlInfo).but("virtual_clusters", statsNames).but("per_request_buffer_limit_bytes", buffered).but("request_body_buffer_limit", buffered).
+		not("matcher", "routes are a list; say routes").not("rate_limits", rateLimits).not("hedge_policy", hedging).not("retry_policy_typed_config", "use retry_policy").not("route_specifiers", notHere),
 	"envoy.config.route.v3.Route": acts("name match route redirect direct_response metadata typed_per_filter_config request_headers_to_add"+
 		" request_headers_to_remove response_headers_to_add response_headers_to_remove stat_prefix").
-		but("decorator", spans).but("tracing", spans),
-	"envoy.config.route.v3.RouteMatch": acts("connect_matcher prefix path safe_regex path_separated_prefix case_sensitive runtime_fraction headers query_parameters dynamic_metadata grpc"),
+		but("decorator", spans).but("tracing", spans).but("per_request_buffer_limit_bytes", buffered).but("request_body_buffer_limit", buffered).
+		not("non_forwarding_action", "it is for servers that are no proxies (gRPC)").not("filter_action", notHere).not("route_specifiers", notHere),
+	"envoy.config.route.v3.RouteMatch": acts("connect_matcher prefix path safe_regex path_separated_prefix case_sensitive runtime_fraction headers query_parameters dynamic_metadata grpc"+
+		" path_match_policy cookies tls_context").
+		not("filter_state", "no filter here leaves objects that routes could ask for; match headers, or claims of tokens by dynamic_metadata"),
+	"envoy.config.route.v3.RouteMatch.TlsContextMatchOptions":                acts("presented validated"),
+	"envoy.config.route.v3.CookieMatcher":                                    acts("name string_match invert_match"),
+	"envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig":     everything,
+	"envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig": everything,
+	"envoy.config.route.v3.FilterConfig":                                     acts("config is_optional disabled"),
+	"envoy.config.route.v3.CorsPolicy": acts("allow_origin_string_match allow_methods allow_headers expose_headers max_age allow_credentials filter_enabled"+
+		" forward_not_matching_preflights").but("shadow_enabled", onlyEnvoy).but("allow_private_network_access", onlyEnvoy),
 	"envoy.config.route.v3.HeaderMatcher": acts("name exact_match safe_regex_match range_match present_match prefix_match suffix_match contains_match" +
 		" string_match invert_match treat_missing_header_as_empty"),
 	"envoy.config.route.v3.QueryParameterMatcher": acts("name string_match present_match"),
 	"envoy.config.route.v3.RouteAction": acts("cluster upgrade_configs weighted_clusters prefix_rewrite regex_rewrite host_rewrite_literal timeout idle_timeout retry_policy"+
-		" cluster_not_found_response_code max_grpc_timeout grpc_timeout_offset max_stream_duration request_mirror_policies hash_policy auto_host_rewrite append_x_forwarded_host").
+		" cluster_not_found_response_code max_grpc_timeout grpc_timeout_offset max_stream_duration request_mirror_policies hash_policy auto_host_rewrite append_x_forwarded_host"+
+		" cluster_header host_rewrite_header host_rewrite_path_regex path_rewrite_policy cors").
 		but("priority", "requests share the thresholds of priority DEFAULT").but("metadata_match", "it chooses among subsets of endpoints, and clusters with lb_subset_config are refused").
-		but("flush_timeout", "what is left to send has the idle timeout of its stream"),
-	"envoy.config.route.v3.RouteAction.RequestMirrorPolicy": acts("cluster runtime_fraction disable_shadow_host_suffix_append").
-		but("trace_sampled", spans),
-	"envoy.config.route.v3.RouteAction.MaxStreamDuration":           everything,
-	"envoy.config.route.v3.RouteMatch.ConnectMatcher":               everything,
-	"envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions":        everything,
-	"envoy.config.route.v3.RouteAction.UpgradeConfig":               acts("upgrade_type enabled connect_config"),
-	"envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig": acts(""),
-	"envoy.config.route.v3.WeightedCluster":                         acts("clusters").but("total_weight", "it is the sum of the weights").but("runtime_key_prefix", "there is no runtime layer"),
-	"envoy.config.route.v3.WeightedCluster.ClusterWeight":           acts("name weight request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove host_rewrite_literal"),
-	"envoy.config.route.v3.RetryPolicy": acts("retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate host_selection_retry_max_attempts" +
-		" retriable_status_codes retry_back_off retry_priority"),
+		but("flush_timeout", "what is left to send has the idle timeout of its stream").but("early_data_policy", "nothing is sent as early data").
+		but("include_vh_rate_limits", "it selects among rate_limits, which are refused").
+		not("rate_limits", rateLimits).not("hedge_policy", hedging).not("retry_policy_typed_config", "use retry_policy").
+		not("cluster_specifier_plugin inline_cluster_specifier_plugin", notHere).
+		not("path_rewrite host_rewrite", "texts with variables are supported in headers only; use regex_rewrite, path_rewrite_policy, host_rewrite_header or host_rewrite_path_regex").
+		not("internal_redirect_policy internal_redirect_action max_internal_redirects", "redirects are for clients to follow"),
+	"envoy.config.route.v3.RouteAction.RequestMirrorPolicy": acts("cluster cluster_header runtime_fraction disable_shadow_host_suffix_append host_rewrite_literal").
+		but("trace_sampled", spans).not("request_headers_mutations", "copies have the headers of their original"),
+	"envoy.config.route.v3.RouteAction.MaxStreamDuration":    everything,
+	"envoy.config.route.v3.RouteMatch.ConnectMatcher":        everything,
+	"envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions": everything,
+	"envoy.config.route.v3.RouteAction.UpgradeConfig":        acts("upgrade_type enabled connect_config"),
+	"envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig": acts("").
+		not("proxy_protocol_config", "say it of the cluster, by the transport socket envoy.transport_sockets.upstream_proxy_protocol").
+		not("allow_post", "only CONNECT asks for a tunnel"),
+	"envoy.config.route.v3.WeightedCluster": acts("clusters").but("total_weight", "it is the sum of the weights").but("runtime_key_prefix", "there is no runtime layer").
+		not("header_name use_hash_policy", "clusters are chosen at random, by their weights"),
+	"envoy.config.route.v3.WeightedCluster.ClusterWeight": acts("name cluster_header weight request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove host_rewrite_literal").
+		but("metadata_match", "it chooses among subsets of endpoints, and clusters with lb_subset_config are refused").
+		not("typed_per_filter_config", "filters go by the route, not by the cluster chosen; use routes of their own"),
+	"envoy.config.route.v3.RetryPolicy": acts("retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate host_selection_retry_max_attempts"+
+		" retriable_status_codes retry_back_off retry_priority retriable_headers retriable_request_headers").
+		not("retry_options_predicates", notHere).not("rate_limited_retry_back_off", "an upstream that says when to come back says it to the client").
+		not("refresh_cluster_on_retry", "further attempts go to the cluster of the first"),
 	"envoy.config.route.v3.RetryPolicy.RetryPriority":                                 acts("name typed_config"),
 	"envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig": acts("update_frequency"),
 	"envoy.config.route.v3.RetryPolicy.RetryBackOff":                                  everything,
 	"envoy.config.route.v3.RetryPolicy.RetryHostPredicate":                            acts("name typed_config"),
 	"envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate":            everything,
-	"envoy.config.route.v3.RedirectAction":                                            acts("https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite regex_rewrite response_code strip_query"),
-	"envoy.config.route.v3.DirectResponseAction":                                      acts("status body"),
+	"envoy.config.route.v3.RedirectAction": acts("https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite regex_rewrite response_code strip_query").
+		not("path_rewrite", "texts with variables are supported in headers only; use regex_rewrite"),
+	"envoy.config.route.v3.DirectResponseAction": acts("status body").not("body_format", "texts with variables are supported in headers only; use body"),
 	"envoy.extensions.filters.http.fault.v3.HTTPFault": acts("delay abort upstream_cluster").but("max_active_faults", "percentages alone say how many requests are hit").
 		but("delay_percent_runtime", onlyEnvoy).but("abort_percent_runtime", onlyEnvoy),
 	"envoy.extensions.filters.http.cors.v3.Cors": everything,
@@ -301,18 +353,17 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.filters.http.rbac.v3.RBAC": acts("rules shadow_rules rules_stat_prefix shadow_rules_stat_prefix").but("track_per_rule_stats", statsNames),
 	"envoy.extensions.filters.network.rbac.v3.RBAC": acts("rules shadow_rules stat_prefix shadow_rules_stat_prefix").
 		but("enforcement_type", "a connection is judged once, before its first byte is passed on").but("delay_deny", "a connection that is denied is reset at once"),
-	"envoy.config.rbac.v3.RBAC":                                          acts("action policies").but("audit_logging_options", "the access log names the policy that denied"),
-	"envoy.config.rbac.v3.Policy":                                        acts("permissions principals"),
-	"envoy.config.rbac.v3.Permission":                                    acts("and_rules or_rules any header url_path destination_ip destination_port destination_port_range metadata not_rule requested_server_name uri_template"),
-	"envoy.config.rbac.v3.Permission.Set":                                acts("rules"),
-	"envoy.config.rbac.v3.Principal":                                     acts("and_ids or_ids any authenticated source_ip direct_remote_ip remote_ip header url_path metadata filter_state not_id"),
-	"envoy.config.rbac.v3.Principal.Set":                                 acts("ids"),
-	"envoy.config.rbac.v3.Principal.Authenticated":                       acts("principal_name"),
-	"envoy.type.matcher.v3.PathMatcher":                                  acts("path"),
-	"envoy.type.matcher.v3.FilterStateMatcher":                           acts("key string_match"),
-	"envoy.type.matcher.v3.MetadataMatcher":                              everything,
-	"envoy.type.v3.Int32Range":                                           everything,
-	"envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": everything,
+	"envoy.config.rbac.v3.RBAC":                    acts("action policies").but("audit_logging_options", "the access log names the policy that denied"),
+	"envoy.config.rbac.v3.Policy":                  acts("permissions principals"),
+	"envoy.config.rbac.v3.Permission":              acts("and_rules or_rules any header url_path destination_ip destination_port destination_port_range metadata not_rule requested_server_name uri_template"),
+	"envoy.config.rbac.v3.Permission.Set":          acts("rules"),
+	"envoy.config.rbac.v3.Principal":               acts("and_ids or_ids any authenticated source_ip direct_remote_ip remote_ip header url_path metadata filter_state not_id"),
+	"envoy.config.rbac.v3.Principal.Set":           acts("ids"),
+	"envoy.config.rbac.v3.Principal.Authenticated": acts("principal_name"),
+	"envoy.type.matcher.v3.PathMatcher":            acts("path"),
+	"envoy.type.matcher.v3.FilterStateMatcher":     acts("key string_match"),
+	"envoy.type.matcher.v3.MetadataMatcher":        everything,
+	"envoy.type.v3.Int32Range":                     everything,
 
 	// Asking somebody else, and limits.
 	"envoy.extensions.filters.http.ext_authz.v3.ExtAuthz": acts("grpc_service http_service failure_mode_allow failure_mode_allow_header_add with_request_body clear_route_cache"+
@@ -422,7 +473,9 @@ func checkMessage(m protoreflect.Message, path string) error {
 			return true
 		}
 		if !slices.Contains(k.acts, field) {
-			err = fmt.Errorf("%s: field is not supported", at)
+			if err = fmt.Errorf("%s: field is not supported", at); k.refused[field] != "" {
+				err = fmt.Errorf("%w: %s", err, k.refused[field])
+			}
 			return false
 		}
 		err = checkValue(fd, v, at)

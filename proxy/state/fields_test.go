@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	gotoken "go/token"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,12 +40,35 @@ func TestFieldsAreWhatTheTableSays(t *testing.T) {
 				t.Errorf("%s.%s is said to be honoured, and nothing reads it", name, f)
 			}
 		}
+		for f, why := range k.refused {
+			if of.ByName(protoreflect.Name(f)) == nil || slices.Contains(k.acts, f) || k.inert[f] != "" {
+				t.Errorf("%s has no field %s, or it has another fate, too", name, f)
+			}
+			if len(why) < 10 {
+				t.Errorf("%s.%s: %q is no reason", name, f, why)
+			}
+		}
 		for f, why := range k.inert {
 			if of.ByName(protoreflect.Name(f)) == nil {
 				t.Errorf("%s has no field %s", name, f)
 			}
 			if len(why) < 10 {
 				t.Errorf("%s.%s: %q is no reason", name, f, why)
+			}
+		}
+	}
+}
+
+// What is refused with a reason is in the profile, by its name; the walk over all fields sees that the refusal names the path and the reason.
+func TestProfileNamesWhatIsRefused(t *testing.T) {
+	page, err := os.ReadFile("../../docs/design/xds-profile.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, k := range fields {
+		for f := range k.refused {
+			if !strings.Contains(string(page), "`"+f+"`") {
+				t.Errorf("%s.%s is refused, and docs/design/xds-profile.md does not say so", name, f)
 			}
 		}
 	}

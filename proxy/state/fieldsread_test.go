@@ -1,6 +1,7 @@
 package state
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -69,6 +70,44 @@ func TestRequireTLS(t *testing.T) {
 	}
 }
 
+// Templates of paths: what they match, and what is none.
+func TestPathTemplates(t *testing.T) {
+	for _, tc := range []struct{ template, expr string }{
+		{"/", "/"}, {"/a/b.c", `/a/b\.c`}, {"/*/b", "/[^/]+/b"}, {"/a/**", "/a/.*"}, {"/{x}", "/([^/]+)"}, {"/a/{x=*}/b", "/a/([^/]+)/b"},
+		{"/{x=a/*}/{y=**}", "/(a/[^/]+)/(.*)"}, {"/a/", "/a/"},
+		{"a", ""}, {"", ""}, {"/a*", ""}, {"/**/a", ""}, {"/{x", ""}, {"/{x}y", ""}, {"/a{x}", ""}, {"/{x}/{x}", ""}, {"/{}", ""}, {"/{x=**}/a", ""}, {"/a}", ""},
+	} {
+		text := fmt.Sprintf(`name: "r" virtual_hosts { name: "v" domains: "*" routes { match { path_match_policy { name: "t" typed_config {
+			[type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig] { path_template: %q } } } } route { cluster: "c" } } }`, tc.template)
+		s, _, err := newBuilder().Apply(update(t, resource.RouteType, text))
+		if tc.expr == "" {
+			if err == nil || !strings.Contains(err.Error(), "virtual host v.routes[0].match.path_match_policy.path_template: ") {
+				t.Errorf("%s: %v", tc.template, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", tc.template, err)
+		} else if got := s.Table("r").Host([]byte("a")).Entries[0].When.Regex.String(); got != "^(?:"+tc.expr+")$" {
+			t.Errorf("%s: %s, want %s", tc.template, got, tc.expr)
+		}
+	}
+}
+
+// The older field for CORS, of hosts and routes, holds where the filter's own says nothing.
+func TestOlderCORS(t *testing.T) {
+	s, _ := apply(t, newBuilder(), update(t, resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" cors { allow_methods: "host" }
+		routes { match { prefix: "/a" } route { cluster: "c" cors { allow_methods: "route" } } }
+		routes { match { prefix: "/b" } route { cluster: "c" cors { allow_methods: "older" } }
+		  typed_per_filter_config { key: "cors" value { [type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy] { allow_methods: "newer" } } } }
+		routes { match { prefix: "/" } route { cluster: "c" } } }`))
+	for i, want := range []string{"route", "newer", "host"} {
+		if got := s.Table("r").Host([]byte("a")).Entries[i].CORS.Methods; got != want {
+			t.Errorf("route %d: %s, want %s", i, got, want)
+		}
+	}
+}
+
 // Clusters and endpoints: where original destinations go, and where health is asked for.
 func TestClusterFields(t *testing.T) {
 	b := newBuilder()
@@ -126,6 +165,16 @@ func TestRefusedFields(t *testing.T) {
 	}
 	for _, tc := range []struct{ url, text, want string }{
 		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" require_tls: EXTERNAL_ONLY }`, "virtual host v.require_tls: EXTERNAL_ONLY"},
+		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "c" rate_limits { actions { remote_address {} } } } } }`, "route configuration r.virtual_hosts[0].routes[0].route.rate_limits: field is not supported: descriptors"},
+		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" filter_state { key: "k" string_match { exact: "x" } } } route { cluster: "c" } } }`, "virtual_hosts[0].routes[0].match.filter_state: field is not supported: no filter"},
+		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } non_forwarding_action {} } }`, "virtual_hosts[0].routes[0].non_forwarding_action: field is not supported: it is for servers"},
+		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" tls_context { presented { value: true } validated {} } } route { cluster: "c" } } }`, "virtual host v.routes[0].match.tls_context: presented and validated are one"},
+		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster_header: "a b" } } }`, `virtual host v.routes[0].route.cluster_header: "a b" is not a header name`},
+		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "c" } request_headers_to_add { header { key: "x" value: "%NOBODY(KNOWS)%" } } } }`,
+			"virtual host v.routes[0].request_headers_to_add[0].header.value: format \"%NOBODY(KNOWS)%\": there is no operator %NOBODY%"},
+		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" retry_policy { retry_on: "never" } }`, `virtual host v.retry_policy.retry_on: unknown condition "never"`},
+		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" typed_per_filter_config { key: "envoy.filters.http.rbac" value { [type.googleapis.com/envoy.config.route.v3.FilterConfig] { disabled: true } } } }`,
+			"typed_per_filter_config[envoy.filters.http.rbac].disabled: envoy.filters.http.rbac cannot be taken away"},
 		{resource.ClusterType, `name: "c" type: EDS eds_cluster_config { eds_config { api_config_source { api_type: GRPC } } }`, "cluster c.eds_cluster_config.eds_config"},
 		{resource.ListenerType, strings.Replace(manager(""), "config_source { ads {} }", `config_source { path: "x" }`, 1), "rds.config_source"},
 		{resource.ClusterType, `name: "c" connection_pool_per_downstream_connection: true`, "cluster c.connection_pool_per_downstream_connection"},

@@ -370,12 +370,12 @@ func clustersOfHost(h *route.VirtualHost) iter.Seq[cluster.ID] {
 				continue
 			}
 			for i := range e.Forward.Clusters {
-				if !yield(e.Forward.Clusters[i].Cluster) {
+				if e.Forward.Clusters[i].Header == "" && !yield(e.Forward.Clusters[i].Cluster) {
 					return
 				}
 			}
 			for i := range e.Forward.Mirrors {
-				if !yield(e.Forward.Mirrors[i].Cluster) {
+				if e.Forward.Mirrors[i].Header == "" && !yield(e.Forward.Mirrors[i].Cluster) {
 					return
 				}
 			}

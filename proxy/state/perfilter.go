@@ -1,19 +1,25 @@
 package state
 
 import (
+	"cmp"
 	"fmt"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/weirmesh/weir/proxy/ratelimit"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
 const (
-	faultURL      = typePrefix + "envoy.extensions.filters.http.fault.v3.HTTPFault"
-	corsPolicyURL = typePrefix + "envoy.extensions.filters.http.cors.v3.CorsPolicy"
+	faultURL        = typePrefix + "envoy.extensions.filters.http.fault.v3.HTTPFault"
+	filterConfigURL = typePrefix + "envoy.config.route.v3.FilterConfig"
+	corsPolicyURL   = typePrefix + "envoy.extensions.filters.http.cors.v3.CorsPolicy"
 )
 
 // perFilter is what a route, or a virtual host, has of its own for filters.
@@ -24,38 +30,96 @@ type perFilter struct {
 	limit *ratelimit.Limit
 }
 
+// into gives an entry what it has none of.
+func (p *perFilter) into(e *route.Entry) {
+	e.Fault, e.CORS = cmp.Or(e.Fault, p.fault), cmp.Or(e.CORS, p.cors)
+	e.ExtAuthz, e.RateLimit = cmp.Or(e.ExtAuthz, p.authz), cmp.Or(e.RateLimit, p.limit)
+}
+
 // decodePerFilter reads a typed_per_filter_config. The type says for which filter an entry is, whatever that is called;
 // filters whose type is not here have no configuration by route and are refused.
 func decodePerFilter(m map[string]*anypb.Any, path string) (p perFilter, err error) {
 	for name, a := range m {
-		at := path + ".typed_per_filter_config[" + name + "]"
-		switch url := a.GetTypeUrl(); {
-		case httpFilters[url].inert != "":
-		case url == faultURL:
-			f := &faultv3.HTTPFault{}
-			if err = unpack(a, f, at); err == nil {
-				p.fault, err = decodeFault(f, at)
-			}
-		case url == corsPolicyURL:
-			c := &corsv3.CorsPolicy{}
-			if err = unpack(a, c, at); err == nil {
-				p.cors, err = decodeCORS(c, at)
-			}
-		case url == extAuthzPerRouteURL:
-			p.authz, err = decodeAuthzPerRoute(a, at)
-		case url == localRateLimitURL:
-			p.limit, _, err = decodeRateLimit(a, at)
-		default:
-			err = fmt.Errorf("%s: not supported", at)
-		}
-		if err != nil {
+		if err := p.add(name, a, path+".typed_per_filter_config["+name+"]"); err != nil {
 			return p, err
 		}
 	}
 	return p, nil
 }
 
-func decodeCORS(c *corsv3.CorsPolicy, path string) (*route.CORS, error) {
+func (p *perFilter) add(name string, a *anypb.Any, at string) (err error) {
+	optional := false
+	if a.GetTypeUrl() == filterConfigURL {
+		w := &routev3.FilterConfig{}
+		if err := unpack(a, w, at); err != nil {
+			return err
+		}
+		if w.GetDisabled() {
+			return p.disable(name, at+".disabled")
+		}
+		a, optional, at = w.GetConfig(), w.GetIsOptional(), at+".config"
+	}
+	switch url := a.GetTypeUrl(); {
+	case httpFilters[url].inert != "":
+	case url == faultURL:
+		f := &faultv3.HTTPFault{}
+		if err = unpack(a, f, at); err == nil {
+			p.fault, err = decodeFault(f, at)
+		}
+	case url == corsPolicyURL:
+		c := &corsv3.CorsPolicy{}
+		if err = unpack(a, c, at); err == nil {
+			p.cors, err = decodeCORS(c, at)
+		}
+	case url == extAuthzPerRouteURL:
+		p.authz, err = decodeAuthzPerRoute(a, at)
+	case url == localRateLimitURL:
+		p.limit, _, err = decodeRateLimit(a, at)
+	case optional:
+	default:
+		err = fmt.Errorf("%s: %s is not supported", at, url)
+	}
+	return err
+}
+
+// disable takes a filter, by its usual name, away from a route.
+func (p *perFilter) disable(name, at string) error {
+	switch name {
+	case "envoy.filters.http.fault":
+		p.fault = &route.Fault{AbortGRPC: -1}
+	case "envoy.filters.http.cors":
+		p.cors = &route.CORS{}
+	case "envoy.filters.http.ext_authz":
+		p.authz = &route.ExtAuthz{Disabled: true}
+	case "envoy.filters.http.local_ratelimit":
+		p.limit = &ratelimit.Limit{Counts: &ratelimit.Counts{}}
+	default:
+		return fmt.Errorf("%s: %s cannot be taken away from a route; leave it out of the listener", at, name)
+	}
+	return nil
+}
+
+// corsPolicy is what both messages of that name have.
+type corsPolicy interface {
+	GetAllowOriginStringMatch() []*matcherv3.StringMatcher
+	GetAllowMethods() string
+	GetAllowHeaders() string
+	GetExposeHeaders() string
+	GetMaxAge() string
+	GetAllowCredentials() *wrapperspb.BoolValue
+	GetFilterEnabled() *corev3.RuntimeFractionalPercent
+	GetForwardNotMatchingPreflights() *wrapperspb.BoolValue
+}
+
+// orCORS is the filter's own policy, or that of the older field, if there is no other.
+func orCORS(own *route.CORS, older *routev3.CorsPolicy, path string) (*route.CORS, error) {
+	if own != nil || older == nil {
+		return own, nil
+	}
+	return decodeCORS(older, path+".cors")
+}
+
+func decodeCORS(c corsPolicy, path string) (*route.CORS, error) {
 	out := &route.CORS{Methods: c.GetAllowMethods(), Headers: c.GetAllowHeaders(), Exposed: c.GetExposeHeaders(), MaxAge: c.GetMaxAge(), Credentials: c.GetAllowCredentials().GetValue(), Per1M: always1M}
 	for _, f := range []struct{ name, value string }{{"allow_methods", out.Methods}, {"allow_headers", out.Headers}, {"expose_headers", out.Exposed}, {"max_age", out.MaxAge}} {
 		if err := oneLine(path+"."+f.name, f.value); err != nil {

@@ -17,11 +17,9 @@ import (
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	previousprioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/weirmesh/weir/proxy/cluster"
-	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/route"
 )
@@ -43,6 +41,8 @@ type routes struct {
 	hosts         []*route.VirtualHost
 	vhds          bool
 	common        *route.Headers
+	filters       perFilter      // of routes and virtual hosts that say nothing else
+	mirrors       []route.Mirror // of routes that have none
 	// specificLast: the operations on headers of what is more specific come last (most_specific_header_mutations_wins).
 	specificLast bool
 }
@@ -61,6 +61,12 @@ func decodeRoutes(rc *routev3.RouteConfiguration, version string, ids func(name 
 		return nil, err
 	}
 	if out.common, err = headerOps(rc, path); err != nil {
+		return nil, err
+	}
+	if out.filters, err = decodePerFilter(rc.GetTypedPerFilterConfig(), path); err != nil {
+		return nil, err
+	}
+	if out.mirrors, err = decodeMirrors(rc.GetRequestMirrorPolicies(), path, ids); err != nil {
 		return nil, err
 	}
 	for i, v := range rc.GetVirtualHosts() {
@@ -92,9 +98,9 @@ func (r *routes) table(more map[string]*route.VirtualHost) (*route.Table, error)
 			hosts = append(hosts, more[name])
 		}
 	}
-	if r.common != nil || r.specificLast {
+	if r.common != nil || r.specificLast || r.filters != (perFilter{}) || r.mirrors != nil {
 		for i, h := range hosts {
-			hosts[i] = r.withOps(h)
+			hosts[i] = r.withCommon(h)
 		}
 	}
 	t, err := route.New(r.name, r.version, r.ignorePort, hosts)
@@ -104,8 +110,8 @@ func (r *routes) table(more map[string]*route.VirtualHost) (*route.Table, error)
 	return t, err
 }
 
-// withOps is h with the operations on headers of all hosts, in the order of this table.
-func (r *routes) withOps(h *route.VirtualHost) *route.VirtualHost {
+// withCommon is h with what this table says of all hosts: operations on headers, in its order, and filters and mirrors where h says nothing.
+func (r *routes) withCommon(h *route.VirtualHost) *route.VirtualHost {
 	c := *h
 	c.Entries = slices.Clone(h.Entries)
 	for i, e := range c.Entries {
@@ -114,6 +120,8 @@ func (r *routes) withOps(h *route.VirtualHost) *route.VirtualHost {
 		if own.SpecificLast = r.specificLast; own.SpecificLast {
 			slices.Reverse(own.Headers)
 		}
+		r.filters.into(&own)
+		mirrored(&own, r.mirrors)
 		own.Host = nil
 		c.Entries[i] = &own
 	}
@@ -124,12 +132,23 @@ func decodeVirtualHost(v *routev3.VirtualHost, at string, ids func(name string) 
 	if len(v.GetDomains()) == 0 {
 		return nil, fmt.Errorf("%s.domains: is empty", at)
 	}
-	vh := &route.VirtualHost{Name: v.GetName(), Domains: v.GetDomains(), AttemptCount: v.GetIncludeRequestAttemptCount(), AnswerAttempts: v.GetIncludeAttemptCountInResponse()}
+	vh := &route.VirtualHost{Name: v.GetName(), Domains: v.GetDomains(), AttemptCount: v.GetIncludeRequestAttemptCount(), AnswerAttempts: v.GetIncludeAttemptCountInResponse(), TellTimeout: v.GetIncludeIsTimeoutRetryHeader()}
 	hostOps, err := headerOps(v, at)
 	if err != nil {
 		return nil, err
 	}
 	host, err := decodePerFilter(v.GetTypedPerFilterConfig(), at)
+	if err != nil {
+		return nil, err
+	}
+	if host.cors, err = orCORS(host.cors, v.GetCors(), at); err != nil {
+		return nil, err
+	}
+	retry, err := decodeRetry(v.GetRetryPolicy(), at+".retry_policy")
+	if err != nil {
+		return nil, err
+	}
+	mirrors, err := decodeMirrors(v.GetRequestMirrorPolicies(), at, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -151,8 +170,11 @@ func decodeVirtualHost(v *routev3.VirtualHost, at string, ids func(name string) 
 			return nil, err
 		}
 		e.Headers = appendOps(e.Headers, hostOps)
-		e.Fault, e.CORS = cmp.Or(e.Fault, host.fault), cmp.Or(e.CORS, host.cors)
-		e.ExtAuthz, e.RateLimit = cmp.Or(e.ExtAuthz, host.authz), cmp.Or(e.RateLimit, host.limit)
+		host.into(e)
+		mirrored(e, mirrors)
+		if e.Forward != nil && r.GetRoute().GetRetryPolicy() == nil {
+			e.Forward.Retry = retry
+		}
 		vh.Entries = append(vh.Entries, e)
 	}
 	return vh, nil
@@ -199,10 +221,16 @@ func decodeRoute(r *routev3.Route, path string, ids func(string) cluster.ID) (*r
 	if err != nil {
 		return nil, err
 	}
-	e.Fault, e.CORS, e.ExtAuthz, e.RateLimit = own.fault, own.cors, own.authz, own.limit
+	if own.cors, err = orCORS(own.cors, r.GetRoute().GetCors(), path+".route"); err != nil {
+		return nil, err
+	}
+	own.into(e)
 	switch {
 	case r.GetRoute() != nil:
 		e.Forward, err = decodeForward(r.GetRoute(), path+".route", ids)
+		if c := r.GetRoute().GetPathRewritePolicy(); err == nil && c != nil {
+			err = decodePathRewrite(e.Forward, c, r.GetMatch().GetPathMatchPolicy(), path+".route")
+		}
 	case r.GetRedirect() != nil:
 		e.Redirect, err = decodeRedirect(r.GetRedirect(), path+".redirect")
 	case r.GetDirectResponse() != nil:
@@ -225,141 +253,6 @@ func origin(m *corev3.Metadata) observe.Origin {
 	})
 }
 
-func decodeMatch(m *routev3.RouteMatch, path string) (route.When, error) {
-	w := route.When{IgnoreCase: m.GetCaseSensitive() != nil && !m.GetCaseSensitive().GetValue(), Per1M: always1M, GRPC: m.GetGrpc() != nil}
-	switch p := m.GetPathSpecifier().(type) {
-	case *routev3.RouteMatch_Prefix:
-		w.Kind, w.Path = route.PathPrefix, p.Prefix
-	case *routev3.RouteMatch_Path:
-		w.Kind, w.Path = route.PathExact, p.Path
-	case *routev3.RouteMatch_PathSeparatedPrefix:
-		w.Kind, w.Path = route.PathSeparatedPrefix, p.PathSeparatedPrefix
-	case *routev3.RouteMatch_SafeRegex:
-		re, err := wholeRegex(p.SafeRegex.GetRegex(), path+".safe_regex")
-		if err != nil {
-			return w, err
-		}
-		w.Kind, w.Regex = route.PathRegex, re
-	case *routev3.RouteMatch_ConnectMatcher_:
-		w.Kind = route.PathConnect
-	default:
-		return w, fmt.Errorf("%s: has no path, prefix or regex", path)
-	}
-	if m.GetRuntimeFraction() != nil {
-		w.Per1M = perMillion(m.GetRuntimeFraction().GetDefaultValue())
-	}
-	for i, h := range m.GetHeaders() {
-		v, err := decodeHeaderMatch(h, fmt.Sprintf("%s.headers[%d]", path, i))
-		if err != nil {
-			return w, err
-		}
-		w.Headers = append(w.Headers, v)
-	}
-	for i, d := range m.GetDynamicMetadata() {
-		c, known, err := claimMatch(d, fmt.Sprintf("%s.dynamic_metadata[%d]", path, i))
-		if err != nil {
-			return w, err
-		}
-		if !known { // there never is any
-			c.Path, c.Value = nil, func(any, bool) bool { return false }
-		}
-		w.Claims = append(w.Claims, c)
-	}
-	for i, q := range m.GetQueryParameters() {
-		at := fmt.Sprintf("%s.query_parameters[%d]", path, i)
-		v := route.ValueMatch{Name: q.GetName()}
-		if v.Name == "" {
-			return w, fmt.Errorf("%s.name: is empty", at)
-		}
-		if q.GetStringMatch() != nil {
-			if err := stringMatch(&v, q.GetStringMatch(), at+".string_match"); err != nil {
-				return w, err
-			}
-		} else if !q.GetPresentMatch() {
-			return w, fmt.Errorf("%s: has neither string_match nor present_match", at)
-		}
-		w.Query = append(w.Query, v)
-	}
-	return w, nil
-}
-
-func decodeHeaderMatch(h *routev3.HeaderMatcher, path string) (route.ValueMatch, error) {
-	v := route.ValueMatch{Name: strings.ToLower(h.GetName()), Invert: h.GetInvertMatch(), MissingAsEmpty: h.GetTreatMissingHeaderAsEmpty()}
-	if v.Name == "" {
-		return v, fmt.Errorf("%s.name: is empty", path)
-	}
-	v.ID = message.IDOf(v.Name)
-	var err error
-	switch m := h.GetHeaderMatchSpecifier().(type) {
-	case nil:
-		v.Kind = route.ValuePresent
-	case *routev3.HeaderMatcher_PresentMatch:
-		v.Kind = route.ValuePresent
-		if !m.PresentMatch {
-			v.Invert = !v.Invert
-		}
-	case *routev3.HeaderMatcher_StringMatch:
-		err = stringMatch(&v, m.StringMatch, path+".string_match")
-	case *routev3.HeaderMatcher_RangeMatch:
-		v.Kind, v.Low, v.High = route.ValueRange, m.RangeMatch.GetStart(), m.RangeMatch.GetEnd()
-	// The older spellings, which Istio still sends.
-	case *routev3.HeaderMatcher_ExactMatch:
-		v.Kind, v.Value = route.ValueExact, m.ExactMatch
-	case *routev3.HeaderMatcher_PrefixMatch:
-		v.Kind, v.Value = route.ValuePrefix, m.PrefixMatch
-	case *routev3.HeaderMatcher_SuffixMatch:
-		v.Kind, v.Value = route.ValueSuffix, m.SuffixMatch
-	case *routev3.HeaderMatcher_ContainsMatch:
-		v.Kind, v.Value = route.ValueContains, m.ContainsMatch
-	case *routev3.HeaderMatcher_SafeRegexMatch:
-		v.Kind = route.ValueRegex
-		v.Regex, err = wholeRegex(m.SafeRegexMatch.GetRegex(), path+".safe_regex_match")
-	}
-	return v, err
-}
-
-func stringMatch(v *route.ValueMatch, m *matcherv3.StringMatcher, path string) error {
-	v.IgnoreCase = m.GetIgnoreCase()
-	var err error
-	switch p := m.GetMatchPattern().(type) {
-	case *matcherv3.StringMatcher_Exact:
-		v.Kind, v.Value = route.ValueExact, p.Exact
-	case *matcherv3.StringMatcher_Prefix:
-		v.Kind, v.Value = route.ValuePrefix, p.Prefix
-	case *matcherv3.StringMatcher_Suffix:
-		v.Kind, v.Value = route.ValueSuffix, p.Suffix
-	case *matcherv3.StringMatcher_Contains:
-		v.Kind, v.Value = route.ValueContains, p.Contains
-	case *matcherv3.StringMatcher_SafeRegex:
-		v.Kind = route.ValueRegex
-		v.Regex, err = wholeRegex(p.SafeRegex.GetRegex(), path+".safe_regex")
-	default:
-		err = fmt.Errorf("%s: has no pattern", path)
-	}
-	return err
-}
-
-// wholeRegex compiles a regular expression that must match all of its input.
-func wholeRegex(s, path string) (route.Regex, error) {
-	re, err := route.Whole(s)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return re, nil
-}
-
-func perMillion(p *typev3.FractionalPercent) uint32 {
-	n := uint64(p.GetNumerator())
-	switch p.GetDenominator() {
-	case typev3.FractionalPercent_HUNDRED:
-		n *= 10_000
-	case typev3.FractionalPercent_TEN_THOUSAND:
-		n *= 100
-	case typev3.FractionalPercent_MILLION:
-	}
-	return uint32(min(n, always1M))
-}
-
 func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster.ID) (*route.Forward, error) {
 	if err := forwardTexts(a, path); err != nil {
 		return nil, err
@@ -369,13 +262,19 @@ func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster
 	switch s := a.GetClusterSpecifier().(type) {
 	case *routev3.RouteAction_Cluster:
 		f.Clusters = []route.Weighted{{Cluster: ids(s.Cluster), Name: s.Cluster, Weight: 1}}
+	case *routev3.RouteAction_ClusterHeader:
+		name, err := headerName(s.ClusterHeader, path+".cluster_header")
+		if err != nil {
+			return nil, err
+		}
+		f.Clusters = []route.Weighted{{Cluster: cluster.NoCluster, Header: name, Weight: 1}}
 	case *routev3.RouteAction_WeightedClusters:
 		for i, w := range s.WeightedClusters.GetClusters() {
-			ops, err := headerOps(w, fmt.Sprintf("%s.weighted_clusters.clusters[%d]", path, i))
+			to, err := decodeWeighted(w, fmt.Sprintf("%s.weighted_clusters.clusters[%d]", path, i), ids)
 			if err != nil {
 				return nil, err
 			}
-			f.Clusters = append(f.Clusters, route.Weighted{Cluster: ids(w.GetName()), Name: w.GetName(), Weight: w.GetWeight().GetValue(), Headers: ops, HostRewrite: w.GetHostRewriteLiteral()})
+			f.Clusters = append(f.Clusters, to)
 		}
 	}
 	if len(f.Clusters) == 0 {
@@ -407,6 +306,9 @@ func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster
 		}
 		f.RegexRewrite, f.Substitution = re, goSubstitution(r.GetSubstitution())
 	}
+	if err := decodeHostRewrite(f, a, path); err != nil {
+		return nil, err
+	}
 	for i, u := range a.GetUpgradeConfigs() {
 		up := route.Upgrade{Name: strings.ToLower(u.GetUpgradeType()), Enabled: u.GetEnabled() == nil || u.GetEnabled().GetValue(), Terminate: u.GetConnectConfig() != nil}
 		if up.Terminate && up.Name != "connect" {
@@ -414,14 +316,9 @@ func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster
 		}
 		f.Upgrades = append(f.Upgrades, up)
 	}
-	for _, m := range a.GetRequestMirrorPolicies() {
-		to := route.Mirror{Cluster: ids(m.GetCluster()), Name: m.GetCluster(), Per1M: always1M, AsSent: m.GetDisableShadowHostSuffixAppend()}
-		if p := m.GetRuntimeFraction().GetDefaultValue(); p != nil {
-			to.Per1M = perMillion(p)
-		}
-		if m.GetCluster() != "" && to.Per1M > 0 {
-			f.Mirrors = append(f.Mirrors, to)
-		}
+	var err error
+	if f.Mirrors, err = decodeMirrors(a.GetRequestMirrorPolicies(), path, ids); err != nil {
+		return nil, err
 	}
 	switch code := a.GetClusterNotFoundResponseCode(); code {
 	case routev3.RouteAction_SERVICE_UNAVAILABLE:
@@ -439,9 +336,87 @@ func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster
 		}
 		f.Hash = append(f.Hash, k)
 	}
-	var err error
 	f.Retry, err = decodeRetry(a.GetRetryPolicy(), path+".retry_policy")
 	return f, err
+}
+
+func decodeWeighted(w *routev3.WeightedCluster_ClusterWeight, path string, ids func(string) cluster.ID) (route.Weighted, error) {
+	to := route.Weighted{Name: w.GetName(), Weight: w.GetWeight().GetValue(), HostRewrite: w.GetHostRewriteLiteral(), Cluster: cluster.NoCluster}
+	err := oneWord(path+".host_rewrite_literal", to.HostRewrite)
+	switch {
+	case err != nil:
+	case w.GetClusterHeader() == "":
+		to.Cluster = ids(to.Name)
+	default:
+		to.Header, err = headerName(w.GetClusterHeader(), path+".cluster_header")
+	}
+	if err == nil {
+		to.Headers, err = headerOps(w, path)
+	}
+	return to, err
+}
+
+// decodeHostRewrite reads what the authority is made of, where it is no literal.
+func decodeHostRewrite(f *route.Forward, a *routev3.RouteAction, path string) (err error) {
+	switch s := a.GetHostRewriteSpecifier().(type) {
+	case *routev3.RouteAction_HostRewriteHeader:
+		f.HostHeader, err = headerName(s.HostRewriteHeader, path+".host_rewrite_header")
+	case *routev3.RouteAction_HostRewritePathRegex:
+		r := s.HostRewritePathRegex
+		if f.HostRegex, err = regexp.Compile(r.GetPattern().GetRegex()); err != nil {
+			return fmt.Errorf("%s.host_rewrite_path_regex.pattern: %w", path, err)
+		}
+		f.HostSubstitution = goSubstitution(r.GetSubstitution())
+		err = oneWord(path+".host_rewrite_path_regex.substitution", r.GetSubstitution())
+	}
+	return err
+}
+
+// headerName checks the name of a header that requests are looked through for.
+func headerName(s, path string) (string, error) {
+	s = strings.ToLower(s)
+	if s == "" {
+		return s, fmt.Errorf("%s: is empty", path)
+	}
+	return s, token(path, s)
+}
+
+// mirrored gives an entry that says nothing of mirrors those of its host or table.
+func mirrored(e *route.Entry, mirrors []route.Mirror) {
+	if e.Forward == nil || e.Forward.Mirrors != nil || mirrors == nil {
+		return
+	}
+	f := *e.Forward // which other tables may share
+	f.Mirrors = mirrors
+	e.Forward = &f
+}
+
+// decodeMirrors reads copies to be made; nil: nothing is said of any.
+func decodeMirrors(list []*routev3.RouteAction_RequestMirrorPolicy, path string, ids func(string) cluster.ID) (out []route.Mirror, err error) {
+	for i, m := range list {
+		if out == nil {
+			out = []route.Mirror{}
+		}
+		at := fmt.Sprintf("%s.request_mirror_policies[%d]", path, i)
+		to := route.Mirror{Cluster: cluster.NoCluster, Name: m.GetCluster(), Per1M: always1M, AsSent: m.GetDisableShadowHostSuffixAppend(), HostRewrite: m.GetHostRewriteLiteral()}
+		if err := oneWord(at+".host_rewrite_literal", to.HostRewrite); err != nil {
+			return nil, err
+		}
+		if m.GetClusterHeader() != "" {
+			if to.Header, err = headerName(m.GetClusterHeader(), at+".cluster_header"); err != nil {
+				return nil, err
+			}
+		} else if to.Name != "" {
+			to.Cluster = ids(to.Name)
+		}
+		if p := m.GetRuntimeFraction().GetDefaultValue(); p != nil {
+			to.Per1M = perMillion(p)
+		}
+		if (to.Name != "" || to.Header != "") && to.Per1M > 0 {
+			out = append(out, to)
+		}
+	}
+	return out, nil
 }
 
 func asked(most, offset *durationpb.Duration) *route.Asked {
@@ -489,6 +464,20 @@ func decodeRetry(p *routev3.RetryPolicy, path string) (*route.Retry, error) {
 	}
 	for _, c := range p.GetRetriableStatusCodes() {
 		r.StatusCodes = append(r.StatusCodes, int(c))
+	}
+	for i, h := range p.GetRetriableHeaders() {
+		m, err := decodeHeaderMatch(h, fmt.Sprintf("%s.retriable_headers[%d]", path, i))
+		if err != nil {
+			return nil, err
+		}
+		r.Headers = append(r.Headers, m)
+	}
+	for i, h := range p.GetRetriableRequestHeaders() {
+		m, err := decodeHeaderMatch(h, fmt.Sprintf("%s.retriable_request_headers[%d]", path, i))
+		if err != nil {
+			return nil, err
+		}
+		r.Requests = append(r.Requests, m)
 	}
 	for i, h := range p.GetRetryHostPredicate() {
 		if h.GetName() != "envoy.retry_host_predicates.previous_hosts" {

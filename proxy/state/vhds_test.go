@@ -52,7 +52,7 @@ func TestVirtualHosts(t *testing.T) {
 		host("d", `["d", "b"]`):                         `domain "b" is in virtual hosts "80/b" and "80/d"`,
 		`name: "80/e"`:                                  "domains: is empty",
 		`name: "nameless" domains: "e"`:                 "<route configuration>/<host>",
-		`name: "80/f" domains: "f" retry_policy {}`:     "retry_policy",
+		`name: "80/f" domains: "f" hedge_policy {}`:     "hedge_policy",
 		`name: "80/g" domains: "g" routes { match {} }`: "routes[0]",
 	} {
 		_, _, err := b.Apply(update(t, resource.VirtualHostType, text))

@@ -29,7 +29,7 @@ func Stages(own *route.Fault) []http.Stage {
 		if x.Route != nil && x.Route.Fault != nil {
 			f = x.Route.Fault
 		}
-		if f != nil && f.Cluster != "" && (x.Target == nil || x.Target.Name != f.Cluster) {
+		if f != nil && f.Cluster != "" && x.TargetName() != f.Cluster {
 			return nil
 		}
 		return f

@@ -35,8 +35,9 @@ type state struct {
 	t *route.Table
 }
 
-func (s state) Cluster(cluster.ID) *cluster.Cluster { return s.c }
-func (s state) Table(string) *route.Table           { return s.t }
+func (s state) Cluster(cluster.ID) *cluster.Cluster  { return s.c }
+func (s state) ClusterNamed(string) *cluster.Cluster { return nil }
+func (s state) Table(string) *route.Table            { return s.t }
 
 type acceptor struct {
 	l     *loop.Loop

@@ -1,6 +1,9 @@
 package message
 
-import "unsafe"
+import (
+	"bytes"
+	"unsafe"
+)
 
 // Field is one header field. Name is lower-case; ID is OtherHeader for names
 // not in the table. Several fields may have one name, in the order they came.
@@ -250,3 +253,30 @@ func (h *Headers) removeFrom(start int, id ID, name string) {
 	}
 	h.fields = kept
 }
+
+// Cookie is the value of a cookie of the request, without quotes; nil: there is none.
+func (h *Headers) Cookie(name string) []byte {
+	if !h.Has(Cookie) {
+		return nil
+	}
+	for i := range h.Fields() {
+		f := &h.Fields()[i]
+		if f.ID != Cookie {
+			continue
+		}
+		for rest := f.Value; len(rest) > 0; {
+			var pair []byte
+			pair, rest, _ = bytes.Cut(rest, semicolon)
+			pair = bytes.TrimLeft(pair, " ")
+			if len(pair) > len(name) && string(pair[:len(name)]) == name && pair[len(name)] == '=' {
+				if v := bytes.Trim(pair[len(name)+1:], `"`); v != nil {
+					return v
+				}
+				return pair[len(pair):] // empty, and there
+			}
+		}
+	}
+	return nil
+}
+
+var semicolon = []byte{';'}

@@ -59,6 +59,8 @@ type Request struct {
 	Headers       Headers
 	// Claims are what verified tokens say, by the name under which a filter put it (in Envoy, its dynamic metadata); nil: nothing.
 	Claims map[string]any
+	// Certified says that its client showed a certificate, and that it was verified.
+	Certified bool
 }
 
 // Reset empties the request and keeps its memory.
