@@ -186,6 +186,10 @@ func decidedBy(d *apiv1.Decider) string {
 	switch {
 	case d.Gone:
 		parts = append(parts, "which is gone by now")
+	case d.Behind:
+		parts = append(parts, "in an older version: the proxy did not have the one yet that is in force since "+d.Since.Local().Format(time.TimeOnly))
+	case d.Changed && d.Since == nil:
+		parts = append(parts, "which was changed after that")
 	case d.Changed:
 		parts = append(parts, "which was changed after that, at "+d.Since.Local().Format(time.TimeOnly))
 	case d.Since != nil:

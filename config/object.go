@@ -84,8 +84,6 @@ type Object struct {
 	ID         ID
 	Ref        mesh.Ref
 	APIVersion string
-	// Hash names the content: comments, layout and place do not change it.
-	Hash string
 	// Place names content and position: what was lowered from an Object with the same
 	// Place is still right, lines included.
 	Place string
@@ -174,7 +172,7 @@ func NewObject(root *document.Value, text document.Part, file, defaultNamespace 
 	fmt.Fprintf(place, "%s\x00%s\x00", o.ID, file)
 	root.Digest(content, false)
 	root.Digest(place, true)
-	o.Hash = hex.EncodeToString(content.Sum(nil)[:8])
+	o.Ref.Hash = hex.EncodeToString(content.Sum(nil)[:8])
 	o.Place = hex.EncodeToString(place.Sum(nil)[:16])
 	return o, nil
 }

@@ -61,7 +61,7 @@ func (p *Plane) handleApply(w http.ResponseWriter, r *http.Request) {
 	}
 	result.Mesh = p.takenUp(r.Context(), func(u *store.Update) bool {
 		for _, o := range unit.Objects {
-			if now := u.Objects.At(o.ID.String()); now == nil || now.Raw == nil || now.Raw.Hash != o.Hash {
+			if now := u.Objects.At(o.ID.String()); now == nil || now.Raw == nil || now.Raw.Ref.Hash != o.Ref.Hash {
 				return false
 			}
 		}
@@ -97,13 +97,13 @@ func (p *Plane) plan(u *store.Update, unit config.Unit) (apiv1.ApplyResult, map[
 		seen[o.ID] = true
 		if old := u.Objects.At(o.ID.String()); old != nil && old.Raw != nil {
 			switch {
-			case p.fallback(old.Ref().File) && old.Raw.Hash != o.Hash:
+			case p.fallback(old.Ref().File) && old.Raw.Ref.Hash != o.Ref.Hash:
 				a.Action, a.Note = "configured", "instead of the one of "+p.whose(old.Ref().File)
 			case !p.applied(old) && !p.fallback(old.Ref().File):
 				found = append(found, config.New(config.Duplicate, o.Ref, "", o.Ref.Line,
 					fmt.Sprintf("%s %s/%s stands in %s:%d, which is watched; applying it would not change it", o.ID.Kind, o.ID.Namespace, o.ID.Name, old.Ref().File, old.Ref().Line),
 					"edit that file"))
-			case old.Raw.Hash == o.Hash:
+			case old.Raw.Ref.Hash == o.Ref.Hash:
 				a.Action = "unchanged"
 			default:
 				a.Action = "configured"

@@ -35,8 +35,8 @@ func (k inForce) Object(kind, namespace, name string) (why.Object, bool) {
 	if o == nil {
 		return why.Object{}, false
 	}
-	ref := o.Ref()
-	return why.Object{File: ref.File, Line: ref.Line, Since: x.since}, true
+	ref := o.InForce().Ref
+	return why.Object{File: ref.File, Line: ref.Line, Hash: x.hash, Since: x.began}, true
 }
 
 // Service is described at why.Objects.

@@ -157,13 +157,7 @@ func (p *Plane) texts(u *store.Update) limits.Objects {
 		if o == nil {
 			return limits.Object{}, false
 		}
-		text := o.Serving
-		if text == nil {
-			text = o.Raw
-		}
-		if text == nil {
-			return limits.Object{}, true
-		}
+		text := o.InForce()
 		if read[text] == nil {
 			read[text] = text.Root()
 		}

@@ -40,6 +40,9 @@ type receipt struct {
 	state  store.State
 	mesh   uint64
 	since  time.Time
+	// hash names the content, which is in force since began; zero: it was when this process read the configuration first.
+	hash  string
+	began time.Time
 	// took is how long the change took to each proxy; nil before the first.
 	took atomic.Pointer[spread]
 	// settled is when it was active everywhere; zero if it is not, in Unix nanoseconds.
@@ -73,6 +76,11 @@ func (r *receipts) note(old, cur *store.Update, now time.Time) (fresh, removed [
 			continue
 		}
 		x := &receipt{id: o.ID, origin: translate.Origin(o.ID.Kind, o.ID.Namespace, o.ID.Name), state: o.State, mesh: cur.Snapshot.Version, since: now}
+		if x.hash = o.InForce().Ref.Hash; was != nil && was.hash == x.hash {
+			x.began = was.began
+		} else if old != nil {
+			x.began = now
+		}
 		r.m[key], r.byOrigin[x.origin] = x, x
 		fresh = append(fresh, x)
 	}

@@ -37,6 +37,7 @@ type Ref struct {
 	Name      string `json:"name,omitempty"`
 	File      string `json:"file,omitempty"` // as the user named it; empty if not from a file
 	Line      int    `json:"line,omitempty"` // 1-based line where the object begins
+	Hash      string `json:"-"`              // names the content, wherever it was read: comments, layout and place do not change it
 	Created   int64  `json:"-"`              // creation order: "the oldest wins" needs it (Unix seconds, then Key)
 }
 

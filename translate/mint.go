@@ -128,16 +128,19 @@ func text(s string) *structpb.Value { return structpb.NewStringValue(s) }
 
 func fields(kv map[string]*structpb.Value) *structpb.Struct { return &structpb.Struct{Fields: kv} }
 
-// origin is the metadata by which a decision names the object and line it came from.
+// origin is the metadata by which a decision names the object, its version and the line it came from.
 func origin(kind string, r *mesh.Ref, line int) *corev3.Metadata {
-	m := map[string]*structpb.Struct{"istio": fields(map[string]*structpb.Value{"config": text(configPath(kind, r))})}
+	m := &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"istio": fields(map[string]*structpb.Value{"config": text(configPath(kind, r))})}}
+	if r.Hash != "" {
+		ours(m)["hash"] = text(r.Hash)
+	}
 	if line == 0 {
 		line = r.Line
 	}
 	if r.File != "" {
-		m["weir"] = fields(map[string]*structpb.Value{"file": text(r.File), "line": structpb.NewNumberValue(float64(line))})
+		ours(m)["file"], ours(m)["line"] = text(r.File), structpb.NewNumberValue(float64(line))
 	}
-	return &corev3.Metadata{FilterMetadata: m}
+	return m
 }
 
 func socketAddress(addr string, port uint16) *corev3.Address {

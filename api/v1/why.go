@@ -48,10 +48,14 @@ type Decider struct {
 	Field     string `json:"field,omitempty"`
 	File      string `json:"file,omitempty"`
 	Line      int    `json:"line,omitempty"`
-	// Since is when the version in force came into force. Changed says that this was after the request; Gone, that there is no
-	// such object any more.
+	// Hash names the content that decided, where that is known.
+	Hash string `json:"hash,omitempty"`
+	// Since is when the version that is in force now came into force, if the control plane has seen that. Changed says that
+	// another one decided: the one before it, or if it is Behind, an older one that the proxy still had. Gone says that there is
+	// no such object any more.
 	Since   *time.Time `json:"since,omitempty"`
 	Changed bool       `json:"changed,omitempty"`
+	Behind  bool       `json:"behind,omitempty"`
 	Gone    bool       `json:"gone,omitempty"`
 }
 
@@ -85,6 +89,7 @@ type Decision struct {
 	Stage  string `json:"stage"` // listener, host, route, cluster
 	Name   string `json:"name,omitempty"`
 	Object string `json:"object,omitempty"`
+	Hash   string `json:"hash,omitempty"` // of the object's content
 	File   string `json:"file,omitempty"`
 	Line   int    `json:"line,omitempty"`
 }

@@ -82,6 +82,9 @@ type Object struct {
 // LastGood reports whether an older version than the written one is in force.
 func (o *Object) LastGood() bool { return o.Serving != nil && o.State == Quarantined }
 
+// InForce is the version in force; if there is none, what is written, by which its subject may be kept closed.
+func (o *Object) InForce() *config.Object { return cmp.Or(o.Serving, o.Raw) }
+
 // Ref is where the object stands: as written, or if it cannot be read, as it was.
 func (o *Object) Ref() mesh.Ref {
 	if o.Raw != nil {

@@ -59,7 +59,7 @@ func TestLastGoodVersionStays(t *testing.T) {
 	bad := unit("a.yaml", routeTo("reviews", "reviews", 50, -1))
 	u = s.Step(bad)
 	o := u.Objects.At(id)
-	if o.State != store.Quarantined || !o.LastGood() || o.Raw.Hash == o.Serving.Hash {
+	if o.State != store.Quarantined || !o.LastGood() || o.Raw.Ref.Hash == o.Serving.Ref.Hash {
 		t.Errorf("after a bad edit: %+v", o)
 	}
 	if u.Snapshot != first {

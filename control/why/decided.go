@@ -61,9 +61,12 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 		same := func(o apiv1.Decider) bool { return o.Kind == d.Kind && o.Namespace == d.Namespace && o.Name == d.Name }
 		if i := slices.IndexFunc(out, same); i >= 0 { // what details say of it comes first; where it is, its decision knows better
 			out[i].File, out[i].Line = cmp.Or(d.File, out[i].File), cmp.Or(d.Line, out[i].Line)
+			if out[i].Hash = cmp.Or(d.Hash, out[i].Hash); d.Hash != "" {
+				look(&out[i], r, objects)
+			}
 			return
 		}
-		look(&d, at(r), objects)
+		look(&d, r, objects)
 		if first {
 			out = append([]apiv1.Decider{d}, out...)
 		} else {
@@ -105,7 +108,7 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 		if !ok {
 			continue
 		}
-		x := apiv1.Decider{Kind: kind, Namespace: namespace, Name: name, File: d.GetFile(), Line: int(d.GetLine())}
+		x := apiv1.Decider{Kind: kind, Namespace: namespace, Name: name, Hash: d.GetHash(), File: d.GetFile(), Line: int(d.GetLine())}
 		if d.GetStage() == f.stage {
 			x.Field = f.path
 		}
@@ -146,7 +149,7 @@ func ofSubset(name string) bool {
 }
 
 // look says what is known of an object now. Where its text is, the record says of then.
-func look(d *apiv1.Decider, then time.Time, objects Objects) {
+func look(d *apiv1.Decider, r *observev1.Record, objects Objects) {
 	o, ok := objects.Object(d.Kind, d.Namespace, d.Name)
 	if !ok {
 		d.Gone = true
@@ -158,8 +161,13 @@ func look(d *apiv1.Decider, then time.Time, objects Objects) {
 	}
 	if !o.Since.IsZero() {
 		d.Since = &o.Since
-		d.Changed = o.Since.After(then)
 	}
+	if d.Hash == "" || o.Hash == "" {
+		d.Changed = o.Since.After(at(r).Add(time.Duration(r.GetEndedNano())))
+		return
+	}
+	d.Changed = d.Hash != o.Hash
+	d.Behind = d.Changed && !o.Since.IsZero() && o.Since.Before(at(r))
 }
 
 // Parse reads the path of an object: /apis/GROUP/VERSION/namespaces/NAMESPACE/KIND/NAME, its kind in words with hyphens.

@@ -23,7 +23,8 @@ type Told struct {
 type Object struct {
 	File  string
 	Line  int
-	Since time.Time // its version in force
+	Hash  string    // of its version in force; "": not known
+	Since time.Time // when that came into force; zero: not known
 }
 
 // Ref names an object.
@@ -355,7 +356,7 @@ func hop(t *Told) apiv1.Hop {
 		}
 	}
 	for _, d := range r.GetDecisions() {
-		h.Decisions = append(h.Decisions, apiv1.Decision{Stage: d.GetStage(), Name: d.GetPart(), Object: d.GetObject(), File: d.GetFile(), Line: int(d.GetLine())})
+		h.Decisions = append(h.Decisions, apiv1.Decision{Stage: d.GetStage(), Name: d.GetPart(), Object: d.GetObject(), Hash: d.GetHash(), File: d.GetFile(), Line: int(d.GetLine())})
 	}
 	for _, a := range r.GetTries() {
 		h.Tries = append(h.Tries, apiv1.Try{Endpoint: a.GetEndpoint(), Local: a.GetLocal(), Cause: a.GetCause(), Failure: a.GetFailure(), Status: int(a.GetStatus()), Requests: int(a.GetRequests()),

@@ -62,11 +62,11 @@ func (now) Applying(kind, _ string, _ uint16) []Ref {
 func (now) Object(kind, _, name string) (Object, bool) {
 	switch {
 	case kind == "VirtualService" && name == "reviews":
-		return Object{"vs.yaml", 1, time.Unix(-100, 0)}, true
+		return Object{"vs.yaml", 1, "new", time.Unix(-100, 0)}, true
 	case kind == "DestinationRule":
-		return Object{"dr.yaml", 1, time.Unix(100, 0)}, true
+		return Object{File: "dr.yaml", Line: 1, Since: time.Unix(100, 0)}, true
 	case kind == "AuthorizationPolicy":
-		return Object{"policy.yaml", 9, time.Unix(-5, 0)}, true
+		return Object{File: "policy.yaml", Line: 9}, true
 	}
 	return Object{}, false
 }
@@ -86,6 +86,16 @@ func TestStories(t *testing.T) {
 		want string // cause at workload, then who decided
 	}{
 		{"went well", []Told{called(0, 5, "", 200), served(1, 3, "", 200, "via_upstream")}, "200 ok at default/page"},
+		{"a version that the proxy did not have yet", []Told{func() Told {
+			c := called(0, 1000, "upstream_timeout", 504)
+			c.Record.Decisions[1].Hash = "old"
+			return c
+		}()}, "504 upstream_timeout at default/page; VirtualService default/reviews http[].timeout vs.yaml:7 behind"},
+		{"the version in force", []Told{func() Told {
+			c := called(0, 1000, "upstream_timeout", 504)
+			c.Record.Decisions[1].Hash = "new"
+			return c
+		}()}, "504 upstream_timeout at default/page; VirtualService default/reviews http[].timeout vs.yaml:7"},
 		{"nobody listens", []Told{called(0, 5, "upstream_connect_refused", 503)}, "503 upstream_connect_refused at default/page"},
 		{"the caller's own time-out, although the server saw it go", []Told{called(0, 1000, "upstream_timeout", 504), served(1, 999, "downstream_disconnected", 0, "")},
 			"504 upstream_timeout at default/page; VirtualService default/reviews http[].timeout vs.yaml:7"},
@@ -175,7 +185,10 @@ func say(s *apiv1.Story) string {
 			continue // on the way
 		}
 		out += fmt.Sprintf("; %s %s/%s %s %s:%d", d.Kind, d.Namespace, d.Name, d.Field, d.File, d.Line)
-		if d.Changed {
+		switch {
+		case d.Behind:
+			out += " behind"
+		case d.Changed:
 			out += " changed"
 		}
 	}

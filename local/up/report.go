@@ -146,7 +146,7 @@ func worse(fs []config.Finding) []config.Finding {
 // changes says which objects differ between two states of the configuration.
 func changes(before, after *store.Update) []string {
 	same := func(a, b *store.Object) bool {
-		return a == b || a.Raw != nil && b.Raw != nil && a.Raw.Hash == b.Raw.Hash
+		return a == b || a.Raw != nil && b.Raw != nil && a.Raw.Ref.Hash == b.Raw.Ref.Hash
 	}
 	var out []string
 	for k := range after.Objects.Diff(before.Objects, same) {

@@ -158,7 +158,7 @@ func TestOperators(t *testing.T) {
 	full.Termination, full.UpstreamFailure = "ended", "refused by \"it\""
 	peer := &tls.Peer{Version: stdtls.VersionTLS12, Suite: stdtls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, Presented: true, Subject: "CN=a", URI: "spiffe://x/ns/a/sa/b",
 		DNS: []string{"a.example", "b.example"}, Local: "spiffe://x/ns/c/sa/d", Hash: [32]byte{0xab}}
-	full.Cause, full.RouteOrigin = causes.UpstreamConnectRefused, OriginOf(Object{"/apis/networking.istio.io/v1/namespaces/a/virtual-service/b", "dir/b.yaml", 7})
+	full.Cause, full.RouteOrigin = causes.UpstreamConnectRefused, OriginOf(Object{"/apis/networking.istio.io/v1/namespaces/a/virtual-service/b", "0f3c", "dir/b.yaml", 7})
 	full.ClusterOrigin = OriginOf(Object{Config: "/apis/networking.istio.io/v1/namespaces/a/destination-rule/c"})
 	full.DownstreamTLS, full.UpstreamTLS = peer, &tls.Peer{Version: stdtls.VersionTLS13, Suite: stdtls.TLS_AES_128_GCM_SHA256, URI: "spiffe://x/ns/e/sa/f"}
 	bare := connection()

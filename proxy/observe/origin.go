@@ -5,9 +5,10 @@ import (
 	"unique"
 )
 
-// Object is the configuration object that something was made from, and where its text is.
+// Object is the configuration object that something was made from, which version of it, and where its text is.
 type Object struct {
 	Config string // "/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews"
+	Hash   string // of its content; "": not known
 	File   string
 	Line   int
 }

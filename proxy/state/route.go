@@ -242,12 +242,13 @@ func decodeRoute(r *routev3.Route, path string, ids func(string) cluster.ID) (*r
 }
 
 // origin reads which object a route or cluster came from: Istio's metadata, and ours with
-// file and line.
+// version, file and line.
 func origin(m *corev3.Metadata) observe.Origin {
 	f := m.GetFilterMetadata()
 	weir := f["weir"].GetFields()
 	return observe.OriginOf(observe.Object{
 		Config: f["istio"].GetFields()["config"].GetStringValue(),
+		Hash:   weir["hash"].GetStringValue(),
 		File:   weir["file"].GetStringValue(),
 		Line:   int(weir["line"].GetNumberValue()),
 	})

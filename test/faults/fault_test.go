@@ -32,6 +32,9 @@ type fault struct {
 	// What is true: the cause that comes first, whose proxy knows it, and which object's field decided (KIND FIELD; it has the
 	// row's name unless it says KIND NAME FIELD).
 	cause, at, object string
+	// version is which version of the object decided: the one in force unless it says changed (another one is in force by now) or behind
+	// (another one was in force then).
+	version string
 	// What each proxy alone recorded: a cause, "-" for an answer that was passed on, passed for one that is no failure and kept in a
 	// sample only, "" for nothing.
 	client, server string
@@ -91,6 +94,7 @@ func (f *fault) judge(s *apiv1.Story, texts map[string]string) string {
 		is("the detail", s.Detail, f.detail)
 	}
 	is("the object", f.decided(s, texts), f.object)
+	is("its version", version(s), f.version)
 	for side, want := range f.sides() {
 		got := ""
 		if i := slices.IndexFunc(s.Hops, func(h apiv1.Hop) bool { return h.Side == side }); i >= 0 {
@@ -128,6 +132,20 @@ func (f *fault) decided(s *apiv1.Story, texts map[string]string) string {
 		return out + fmt.Sprintf(" in line %d", d.Line)
 	}
 	return out
+}
+
+// version says which version of the object decided that a story names first.
+func version(s *apiv1.Story) string {
+	switch {
+	case len(s.Decided) == 0 || s.Decided[0].Field == "":
+	case s.Decided[0].Gone:
+		return "gone"
+	case s.Decided[0].Behind:
+		return "behind"
+	case s.Decided[0].Changed:
+		return "changed"
+	}
+	return ""
 }
 
 // document is the one that a line of a text is in.

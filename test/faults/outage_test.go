@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/weirmesh/weir/test/mesh"
@@ -11,6 +12,12 @@ import (
 // Faults of what proxies are told, each in a mesh of its own.
 func outageRows() []fault {
 	return []fault{
+		{name: "control plane restarted", how: "a fault of a VirtualService, which is asked about when the control plane has been restarted", apart: restarted,
+			cause: "fault_abort", at: "default/client", object: "VirtualService http[].fault.abort", client: "fault_abort"},
+		{name: "object changed since", how: "a fault of a VirtualService, which is asked about when that has another", apart: changed,
+			cause: "fault_abort", at: "default/client", object: "VirtualService http[].fault.abort", version: "changed", client: "fault_abort"},
+		{name: "older version of an object", how: "the client's proxy is cut off from the control plane when the fault of a VirtualService becomes another", apart: behind,
+			cause: "fault_abort", at: "default/client", object: "VirtualService http[].fault.abort", version: "behind", client: "fault_abort"},
 		{name: "stale configuration", how: "the client's proxy is cut off from the control plane when the endpoints are replaced", apart: stale,
 			cause: "endpoint_gone", at: "default/client", client: "upstream_connect_refused"},
 		{name: "configuration rejected", how: "the client's proxy does not take the destination's first configuration: caCertificates is a file that is not there", apart: rejected,
@@ -37,20 +44,63 @@ spec: {hosts: [moved.example], ports: [{number: 8080, name: http, protocol: HTTP
 	}
 	w := apartFrom(t, f, text(1))
 	w.Settle()
+	w.replaceUnseen(f.file(), text(2))
+	w.client.Get("http://moved.example:8080/", "x-request-id: stale")
+	w.client.Link().Heal()
+	return w, "stale"
+}
+
+// aborted is a service whose VirtualService aborts all requests.
+func (f *fault) aborted(status int) string {
+	return strings.ReplaceAll(documents("apiVersion: v1\nkind: Service\nmetadata: {name: NAME}\nspec: {selector: {app: x}, ports: [{name: http, port: 8080}]}\n",
+		virtualService(fmt.Sprintf("fault: {abort: {httpStatus: %d, percentage: {value: 100}}}, ROUTE", status))), "NAME", f.slug())
+}
+
+// aborts is a world of such a service.
+func aborts(t *testing.T, f *fault) *world {
+	w := apartFrom(t, f, f.aborted(503))
+	w.texts[f.file()] = f.aborted(503)
+	w.Settle()
+	return w
+}
+
+func restarted(t *testing.T, f *fault) (*world, string) {
+	w := aborts(t, f)
+	id := get(w, f)
+	w.StopControl()
+	w.StartControl()
+	return w, id
+}
+
+func changed(t *testing.T, f *fault) (*world, string) {
+	w := aborts(t, f)
+	id := get(w, f)
+	w.Write(f.file(), f.aborted(504))
+	w.Settle()
+	return w, id
+}
+
+func behind(t *testing.T, f *fault) (*world, string) {
+	w := aborts(t, f)
+	w.replaceUnseen(f.file(), f.aborted(504))
+	id := get(w, f)
+	w.client.Link().Heal()
+	return w, id
+}
+
+// replaceUnseen changes a file while the client's proxy is cut off from the control plane.
+func (w *world) replaceUnseen(file, text string) {
 	w.client.Link().Partition()
 	w.client.Link().Break()
 	before := w.Status().Mesh
-	w.Write(f.file(), text(2))
-	w.Eventually("the control plane knows the new endpoint", func() error {
+	w.Write(file, text)
+	w.Eventually("the control plane knows of it", func() error {
 		s, err := w.API().Status(context.Background())
 		if err == nil && s.Mesh == before {
 			err = fmt.Errorf("it is on version %d", before)
 		}
 		return err
 	})
-	w.client.Get("http://moved.example:8080/", "x-request-id: stale")
-	w.client.Link().Heal()
-	return w, "stale"
 }
 
 func rejected(t *testing.T, f *fault) (*world, string) {

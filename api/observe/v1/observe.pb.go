@@ -1346,6 +1346,7 @@ type Decision struct {
 	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
 	File          string                 `protobuf:"bytes,5,opt,name=file,proto3" json:"file,omitempty"`
 	Line          uint32                 `protobuf:"varint,6,opt,name=line,proto3" json:"line,omitempty"`
+	Hash          string                 `protobuf:"bytes,7,opt,name=hash,proto3" json:"hash,omitempty"` // names the object's content; empty: not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1420,6 +1421,13 @@ func (x *Decision) GetLine() uint32 {
 		return x.Line
 	}
 	return 0
+}
+
+func (x *Decision) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
 }
 
 // Attempt is one attempt at an endpoint.
@@ -2323,14 +2331,15 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\x12request_ended_nano\x18\x13 \x01(\x04R\x10requestEndedNano\x12.\n" +
 	"\x13response_began_nano\x18\x14 \x01(\x04R\x11responseBeganNano\x12\x1d\n" +
 	"\n" +
-	"ended_nano\x18\x15 \x01(\x04R\tendedNano\"\x88\x01\n" +
+	"ended_nano\x18\x15 \x01(\x04R\tendedNano\"\x9c\x01\n" +
 	"\bDecision\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x16\n" +
 	"\x06object\x18\x02 \x01(\tR\x06object\x12\x12\n" +
 	"\x04part\x18\x03 \x01(\tR\x04part\x12\x12\n" +
 	"\x04text\x18\x04 \x01(\tR\x04text\x12\x12\n" +
 	"\x04file\x18\x05 \x01(\tR\x04file\x12\x12\n" +
-	"\x04line\x18\x06 \x01(\rR\x04line\"\xf8\x01\n" +
+	"\x04line\x18\x06 \x01(\rR\x04line\x12\x12\n" +
+	"\x04hash\x18\a \x01(\tR\x04hash\"\xf8\x01\n" +
 	"\aAttempt\x12\x1a\n" +
 	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x14\n" +
 	"\x05local\x18\x02 \x01(\tR\x05local\x12\x14\n" +

@@ -24,7 +24,7 @@ func Record(r *records.Record) *observev1.Record {
 			return
 		}
 		o := from.Object()
-		out.Decisions = append(out.Decisions, &observev1.Decision{Stage: stage, Part: part, Object: o.Config, File: o.File, Line: uint32(o.Line)})
+		out.Decisions = append(out.Decisions, &observev1.Decision{Stage: stage, Part: part, Object: o.Config, Hash: o.Hash, File: o.File, Line: uint32(o.Line)})
 	}
 	decide("listener", r.Listener, observe.Origin{})
 	decide("host", r.Host, observe.Origin{})
