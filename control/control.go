@@ -136,6 +136,7 @@ type Plane struct {
 	// ready is closed when the first configuration is in force.
 	ready       chan struct{}
 	receipts    *receipts
+	past        past
 	census      *census
 	watch       *watch
 	events      *events
@@ -312,6 +313,7 @@ func (p *Plane) handOver(ctx, work context.Context) {
 // publish takes every state of the configuration, from the store's goroutine.
 func (p *Plane) publish(u *store.Update) {
 	p.note(p.latest.Load(), u)
+	p.past.note(p.latest.Load(), u, time.Now())
 	p.instruments.note(p.latest.Load(), u)
 	p.journal.note(u)
 	before := p.latest.Swap(u)

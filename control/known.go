@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/weirmesh/weir/config/store"
 	"github.com/weirmesh/weir/control/why"
@@ -52,31 +53,42 @@ func (k inForce) Service(namespace, host string) (why.Ref, bool) {
 }
 
 // Serves is described at why.Objects.
-func (k inForce) Serves(namespace, host, address string) (serves, known bool) {
+func (k inForce) Serves(namespace, host, address string, then time.Time) (serves bool, left time.Time, known bool) {
 	at, err := netip.ParseAddrPort(address)
 	if err != nil || k.u == nil {
-		return false, false
+		return false, left, false
 	}
-	set := k.u.Snapshot.Endpoints.At(mesh.NewKey(namespace, host))
-	if set == nil {
-		return false, k.u.Snapshot.Services.At(mesh.NewKey(namespace, host)) != nil
-	}
-	known = true
-	for _, endpoints := range set.Ports {
-		for i := range endpoints {
-			known = known && endpoints[i].Host == ""
-			serves = serves || endpoints[i].Addr == at
+	service := mesh.NewKey(namespace, host)
+	if set := k.u.Snapshot.Endpoints.At(service); set != nil {
+		for _, endpoints := range set.Ports {
+			for i := range endpoints {
+				if endpoints[i].Host != "" {
+					return false, left, false
+				}
+				serves = serves || endpoints[i].Addr == at
+			}
 		}
 	}
-	return serves, known
+	if serves {
+		return true, left, true
+	}
+	left, begin := k.p.past.departure(service, at)
+	if left.IsZero() {
+		return false, left, then.After(begin) && k.u.Snapshot.Services.At(service) != nil
+	}
+	return left.After(then), left, true
 }
 
 // Rejected is described at why.Objects.
-func (k inForce) Rejected(node, cluster string) (message string, ok bool) {
+func (k inForce) Rejected(node, cluster string, then time.Time) (message string, ok bool) {
+	message, lasting, ok := k.p.past.refusal(node, cluster, then)
+	if !lasting {
+		return message, ok
+	}
 	for _, c := range k.p.xds.Clients() {
 		for _, t := range c.Types {
-			if c.Node == node && t.TypeURL == resource.ClusterType && t.LastNACK != nil && slices.Contains(t.Rejected, cluster) {
-				return t.LastNACK.Message, true
+			if c.Node == node && t.TypeURL == resource.ClusterType && slices.Contains(t.Rejected, cluster) {
+				return message, true
 			}
 		}
 	}

@@ -37,7 +37,17 @@ func (o observer) Rejected(node, typeURL string, n *server.NACK, resources []*re
 		}
 	}
 	o.p.events.add(now, list...)
+	if typeURL == resource.ClusterType {
+		o.p.past.rejected(node, n.Names, clip(n.Message), now)
+	}
 	o.p.watch.poke()
+}
+
+// Mended is server.Observer.
+func (o observer) Mended(node, typeURL, name string) {
+	if typeURL == resource.ClusterType {
+		o.p.past.mended(node, name, time.Now())
+	}
 }
 
 // maxBlamed bounds the events of one NACK.

@@ -256,7 +256,7 @@ var table = [numCauses]info{
 		"the endpoint did not accept a connection, or not do its part of the TLS handshake, in time",
 		"is the endpoint's address still in use and not filtered, and its program not stuck? see connectionPool.tcp.connectTimeout"},
 	EndpointGone: {"endpoint_gone", UpstreamConnectionFailure, "upstream_reset_before_response_started{remote_connection_failure}", 503, resetText + "remote connection failure",
-		"no connection to the endpoint could be made, and it is none of the destination's any more: it was about to go, or the proxy had not heard of that",
+		"no connection to the endpoint could be made, and it was none of the destination's any more: the proxy had not heard of that yet",
 		"was the proxy cut off from the control plane at that moment (`weir proxy-status`)? else let the application end only after its callers have heard of it, and let the route retry (connect-failure)"},
 	UpstreamNoSocket: {"upstream_no_socket", UpstreamConnectionFailure, "upstream_reset_before_response_started{local_connection_failure}", 503, resetText + "local connection failure",
 		"this machine could not make a socket for the connection: descriptors or local ports are used up, or the bind address is not local",

@@ -30,16 +30,18 @@ type Object struct {
 // Ref names an object.
 type Ref struct{ Kind, Namespace, Name string }
 
-// Objects are those of the configuration now in force, which may be another one than that of the moment a story is about.
+// Objects are those of the configuration now in force, which may be another one than that of the moment a story is about; what is asked
+// about a moment is answered from what the control plane remembers.
 type Objects interface {
 	// Object is what is known of an object; false: there is none of that name.
 	Object(kind, namespace, name string) (Object, bool)
 	// Service is the object that defines the service of a host.
 	Service(namespace, host string) (Ref, bool)
-	// Serves reports whether an address is that of an endpoint of a service, where that is known.
-	Serves(namespace, host, address string) (serves, known bool)
-	// Rejected is why a proxy does not take the configuration of a cluster that it is sent now.
-	Rejected(node, cluster string) (message string, ok bool)
+	// Serves reports whether an address was that of an endpoint of a service at a moment, where that is known, and when it left
+	// since; zero: it has not.
+	Serves(namespace, host, address string, then time.Time) (serves bool, left time.Time, known bool)
+	// Rejected is why a proxy did not take the configuration of a cluster that it was sent at a moment.
+	Rejected(node, cluster string, then time.Time) (message string, ok bool)
 	// Applying are the objects of a kind that apply to the workload of a proxy, the first first: AuthorizationPolicies that allow
 	// something, RequestAuthentications, PeerAuthentications that demand mutual TLS on a port, the Sidecar.
 	Applying(kind, node string, port uint16) []Ref
@@ -249,12 +251,20 @@ func truer(c causes.Cause, t *Told, objects Objects) (_ causes.Cause, more strin
 		if len(tries) == 0 || r.GetEdge().GetSide() != observev1.Side_SIDE_SOURCE {
 			break
 		}
-		if serves, known := objects.Serves(s.GetNamespace(), s.GetHost(), tries[len(tries)-1].GetEndpoint()); known && !serves {
+		last := tries[len(tries)-1]
+		then := at(r).Add(time.Duration(last.GetBeganNano()))
+		switch serves, left, known := objects.Serves(s.GetNamespace(), s.GetHost(), last.GetEndpoint(), then); {
+		case !known || serves && left.IsZero():
+		case serves:
+			return c, last.GetEndpoint() + " was an endpoint of the service still: it left " + left.Sub(then).Round(time.Millisecond).String() + " later"
+		case !left.IsZero():
+			return causes.EndpointGone, last.GetEndpoint() + " had left the service " + then.Sub(left).Round(time.Millisecond).String() + " before"
+		default:
 			return causes.EndpointGone, ""
 		}
 	case causes.ClusterNotFound:
 		for _, d := range r.GetDecisions() {
-			if message, ok := objects.Rejected(t.Node, d.GetPart()); ok && d.GetStage() == "cluster" {
+			if message, ok := objects.Rejected(t.Node, d.GetPart(), at(r)); ok && d.GetStage() == "cluster" {
 				return causes.ConfigurationRejected, message
 			}
 		}

@@ -49,9 +49,14 @@ func (now) Service(namespace, host string) (Ref, bool) {
 	return Ref{"Service", "default", "reviews"}, host == "reviews.default.svc.cluster.local"
 }
 
-func (now) Serves(_, _, address string) (serves, known bool) { return address != "10.0.0.3:9080", true }
+func (now) Serves(_, _, address string, then time.Time) (serves bool, left time.Time, known bool) {
+	if address == "10.0.0.3:9080" { // left a second after the epoch
+		return then.Before(time.Unix(1, 0)), time.Unix(1, 0), true
+	}
+	return true, left, true
+}
 
-func (now) Rejected(node, cluster string) (message string, ok bool) {
+func (now) Rejected(node, cluster string, _ time.Time) (message string, ok bool) {
 	return "no such file", node == "blind"
 }
 
@@ -136,10 +141,15 @@ func TestStories(t *testing.T) {
 			return r
 		}()}, "0 access_denied at default/reviews-v1; AuthorizationPolicy default/deny rules[0] policy.yaml:9"},
 		{"an endpoint that is gone", []Told{func() Told {
-			c := called(0, 5, "upstream_connect_refused", 503)
+			c := called(2000, 5, "upstream_connect_refused", 503)
 			c.Record.Tries[0].Endpoint = "10.0.0.3:9080"
 			return c
 		}()}, "503 endpoint_gone at default/page"},
+		{"an endpoint that is gone since", []Told{func() Told {
+			c := called(0, 5, "upstream_connect_refused", 503)
+			c.Record.Tries[0].Endpoint = "10.0.0.3:9080"
+			return c
+		}()}, "503 upstream_connect_refused at default/page"},
 		{"a configuration that the proxy does not take", []Told{func() Told {
 			c := called(0, 5, "cluster_not_found", 503)
 			c.Node = "blind"

@@ -19,8 +19,12 @@ func outageRows() []fault {
 		{name: "older version of an object", how: "the client's proxy is cut off from the control plane when the fault of a VirtualService becomes another", apart: behind,
 			cause: "fault_abort", at: "default/client", object: "VirtualService http[].fault.abort", version: "behind", client: "fault_abort"},
 		{name: "stale configuration", how: "the client's proxy is cut off from the control plane when the endpoints are replaced", apart: stale,
-			cause: "endpoint_gone", at: "default/client", client: "upstream_connect_refused"},
+			cause: "endpoint_gone", at: "default/client", client: "upstream_connect_refused", detail: "had left the service"},
+		{name: "endpoint replaced since", how: "nobody listens at the endpoint, and it is replaced before anybody asks", apart: replaced,
+			cause: "upstream_connect_refused", at: "default/client", client: "upstream_connect_refused", detail: "was an endpoint of the service still"},
 		{name: "configuration rejected", how: "the client's proxy does not take the destination's first configuration: caCertificates is a file that is not there", apart: rejected,
+			cause: "configuration_rejected", at: "default/client", client: "cluster_not_found", detail: "/nowhere/ca.pem"},
+		{name: "rejected then and mended since", how: "the same, and the DestinationRule is repaired before anybody asks", apart: mended,
 			cause: "configuration_rejected", at: "default/client", client: "cluster_not_found", detail: "/nowhere/ca.pem"},
 	}
 }
@@ -34,20 +38,38 @@ func apartFrom(t *testing.T, f *fault, text string) *world {
 	return w
 }
 
-func stale(t *testing.T, f *fault) (*world, string) {
-	text := func(port int) string {
-		return documents(fmt.Sprintf(`apiVersion: networking.istio.io/v1
+// moved is a service whose endpoint is at a port.
+func moved(port int) string {
+	return documents(fmt.Sprintf(`apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: moved}
 spec: {hosts: [moved.example], ports: [{number: 8080, name: http, protocol: HTTP}], resolution: STATIC, endpoints: [{address: 127.0.0.1, ports: {http: %d}}]}
 `, port), object("networking.istio.io/v1", "VirtualService", "moved", "{hosts: [moved.example], http: [{retries: {attempts: 0}, route: [{destination: {host: moved.example}}]}]}"))
-	}
-	w := apartFrom(t, f, text(1))
+}
+
+func stale(t *testing.T, f *fault) (*world, string) {
+	w := apartFrom(t, f, moved(1))
 	w.Settle()
-	w.replaceUnseen(f.file(), text(2))
+	w.replaceUnseen(f.file(), moved(2))
 	w.client.Get("http://moved.example:8080/", "x-request-id: stale")
 	w.client.Link().Heal()
 	return w, "stale"
+}
+
+func replaced(t *testing.T, f *fault) (*world, string) {
+	w := apartFrom(t, f, moved(1))
+	w.Settle()
+	w.client.Get("http://moved.example:8080/", "x-request-id: replaced")
+	w.Write(f.file(), moved(2))
+	w.Settle()
+	return w, "replaced"
+}
+
+func mended(t *testing.T, f *fault) (*world, string) {
+	w, id := rejected(t, f)
+	w.Write(f.file(), "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {selector: {app: x}, ports: [{name: http, port: 8080}]}\n")
+	w.Settle()
+	return w, id
 }
 
 // aborted is a service whose VirtualService aborts all requests.

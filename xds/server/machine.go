@@ -60,6 +60,7 @@ type machine struct {
 	active  uint64 // the same, and nothing was rejected; see Client.Active
 	out     []*response
 	nacks   []rejection // for the log, until taken
+	mended  []mending   // see Observer.Mended, until taken
 	named   []naming    // see Feed.Named, until taken
 	// accepted are the resources that were ACKed since settled grew last, see Observer.Applied.
 	accepted []*resource.Resource
@@ -104,6 +105,9 @@ type response struct {
 	removed   []string // delta only
 	bundle    *bundle  // all that resources are, if not nil
 }
+
+// mending is that the client took what it had rejected.
+type mending struct{ typeURL, name string }
 
 type rejection struct {
 	typeURL   string
@@ -172,12 +176,12 @@ func (m *machine) answered(s *subscription, nack *rpcstatus.Status, now time.Tim
 			m.accepted = append(m.accepted, f.resources...)
 		}
 		if len(s.nacked) > 0 {
-			for _, n := range f.names {
-				delete(s.nacked, n)
+			for n := range s.nacked {
+				if m.isWhole(s) || f.has(n) {
+					delete(s.nacked, n)
+					m.mended = append(m.mended, mending{s.typeURL, n})
+				}
 			}
-		}
-		if m.isWhole(s) {
-			clear(s.nacked)
 		}
 	} else {
 		s.rejected(f, nack.GetMessage(), now, m.isWhole(s))

@@ -97,6 +97,8 @@ type Observer interface {
 	Begun(after uint64)
 	// Rejected is about a response that a client NACKed, and what was in it.
 	Rejected(node, typeURL string, n *NACK, resources []*resource.Resource)
+	// Mended says that a client took a resource, or that it is gone, which it had rejected on this stream.
+	Mended(node, typeURL, name string)
 	// Applied says that a client which had answered everything up to the View of version
 	// after has now answered everything up to version to, and which resources it took to
 	// get there it accepted. What a stream begins with does not count.
@@ -119,6 +121,7 @@ func (unobserved) Converged(uint64, uint64)                       {}
 func (unobserved) Left(string)                                    {}
 func (unobserved) Rejected(string, string, *NACK, []*resource.Resource) {
 }
+func (unobserved) Mended(string, string, string)                  {}
 func (unobserved) Applied(uint64, uint64, []*resource.Resource) {}
 
 const (

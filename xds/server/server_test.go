@@ -480,7 +480,10 @@ func (e *events) Rejected(node, typeURL string, n *server.NACK, in []*resource.R
 func (e *events) Applied(after, to uint64, in []*resource.Resource) {
 	e.add("applied %d to %d: %v", after, to, in)
 }
-func (e *events) Left(node string)           { e.add("%s left", node) }
+func (e *events) Left(node string) { e.add("%s left", node) }
+func (e *events) Mended(node, typeURL, name string) {
+	e.add("%s mended %s %s", node, resource.Short(typeURL), name)
+}
 func (e *events) Failed()                    { e.add("failed") }
 func (e *events) Begun(after uint64)         { e.add("begun after %d", after) }
 func (e *events) Converged(after, to uint64) { e.add("converged %d to %d", after, to) }
@@ -505,7 +508,7 @@ func TestObserver(t *testing.T) {
 			synctest.Wait()
 		}
 		want := []string{"sent CDS true", "begun after 4", "sent CDS true", "converged 4 to 5", `applied 4 to 5: [CDS "a"]`, "begun after 5", "sent CDS true", `alice rejected CDS [bad] of 1: cluster "bad": no`,
-			"sent CDS true", "sent CDS true", "converged 5 to 8", `applied 6 to 8: [CDS "a"]`} // the removal apart
+			"sent CDS true", "sent CDS true", "converged 5 to 8", `applied 6 to 8: [CDS "a"]`, "alice mended CDS bad"} // the removal apart
 		if d := cmp.Diff(want, seen.all); d != "" {
 			t.Errorf("(-want +got)\n%s", d)
 		}

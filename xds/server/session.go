@@ -292,6 +292,7 @@ func (se *session) mark() mark { return mark{se.m.active, se.m.settled} }
 type said struct {
 	from, to  mark
 	nacks     []rejection
+	mended    []mending
 	named     []naming
 	begun     bool
 	converged bool
@@ -301,8 +302,8 @@ type said struct {
 // note takes from the machine what a step has to tell. se.mu is held.
 func (se *session) note(before mark, now time.Time, sends bool) said {
 	m := se.m
-	x := said{from: before, to: se.mark(), nacks: m.nacks, named: m.named}
-	m.nacks, m.named = nil, nil
+	x := said{from: before, to: se.mark(), nacks: m.nacks, mended: m.mended, named: m.named}
+	m.nacks, m.mended, m.named = nil, nil, nil
 	if x.to.settled > before.settled {
 		x.applied, m.accepted = m.accepted, nil
 	}
@@ -334,6 +335,9 @@ func (x *said) tell(se *session) {
 	}
 	if len(x.applied) > 0 {
 		observer.Applied(x.from.settled, x.to.settled, x.applied)
+	}
+	for _, n := range x.mended {
+		observer.Mended(se.node.GetId(), n.typeURL, n.name)
 	}
 	for _, n := range x.nacks {
 		observer.Rejected(se.node.GetId(), n.typeURL, n.nack, n.resources)
