@@ -51,7 +51,7 @@ configuration  a.yaml, b, c, 2 more  (watched; ` + "`weir apply -f FILE`" + ` wo
                standard input
                demo bookinfo  (` + "`weir apply -f FILE`" + ` changes it)
                2 objects applied earlier  (` + "`weir get all` shows them, `weir delete`" + ` removes them)
-see also       weir status, weir logs, weir exec WORKLOAD -- COMMAND; Ctrl-C ends the mesh
+see also       weir status, weir why (what failed), weir logs, weir exec WORKLOAD -- COMMAND; Ctrl-C ends the mesh
 
 12 errors, no warnings in the configuration:
 a.yaml

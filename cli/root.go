@@ -98,7 +98,8 @@ installation.`,
   weir up -f deploy/              # run what the files in a folder describe
   weir status                     # is everything as it should be?
   weir apply -f reviews-v3.yaml   # change the routing
-  weir exec productpage-v1 -- curl http://reviews:9080/reviews/0`,
+  weir exec productpage-v1 -- curl http://reviews:9080/reviews/0
+  weir why --last-errors          # which requests failed, and why`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(cmd *cobra.Command, args []string) error {

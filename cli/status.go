@@ -33,6 +33,7 @@ func (a *app) status() *cobra.Command {
 VERSION is the version of the configuration that a proxy has accepted all of.
 Things that need attention: workloads that are not ready, proxies that are not
 connected, are behind or refuse configuration, and errors in configuration.
+Requests that fail are another matter: "weir why --last-errors" tells of them.
 
 With objects: the receipt of each. Whether it is in force; how many of the
 connected proxies need it, because they are subscribed to something that was made

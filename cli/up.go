@@ -208,7 +208,7 @@ func (p *printer) mesh(r *up.Report) {
 		line(name, source)
 		name = ""
 	}
-	line("see also", "weir status, weir logs, weir exec WORKLOAD -- COMMAND; Ctrl-C ends the mesh")
+	line("see also", "weir status, weir why (what failed), weir logs, weir exec WORKLOAD -- COMMAND; Ctrl-C ends the mesh")
 	p.printf("\n")
 	if all := apiFindings(r.Findings); len(all) > 0 {
 		p.printf("%s in the configuration:\n", p.paint(severityColor(all[0].Severity), summary(all)))

@@ -79,7 +79,7 @@ Proxies remember their last 1,024 failures, and of what went well one in 64.`,
 		case w.Asked == 0:
 			return hinted("`weir proxy-status` shows which proxies there are", "no proxy is connected that could be asked")
 		case id != "":
-			return hinted("of requests that went well one in 64 is kept, and failures until 1,024 newer ones came; `weir why --last-errors` tells of those", "none of %s knows %s", count(w.Asked, "proxy"), id)
+			return hinted("of requests that went well one in 64 is kept, and failures until 1,024 newer ones came; `weir why --last-errors` tells of those, and of a service's with its name after it", "none of %s knows %s", count(w.Asked, "proxy"), id)
 		}
 		a.errs.printf("%s asked, and nothing failed\n", count(w.Asked, "proxy"))
 		return nil
@@ -108,7 +108,11 @@ func (p *printer) story(s *apiv1.Story) {
 	if h := &s.Hops[s.Hop]; h.Side == "source" {
 		line("where", "the proxy of "+h.Workload+", calling "+firstOf(h.Service, h.Peer, h.Asked))
 	} else {
-		line("where", "the proxy of "+h.Workload+", called by "+firstOf(h.Peer, h.Identity, h.Client))
+		by := firstOf(h.Peer, h.Identity, h.Client)
+		if h.Identity != "" && by != h.Identity {
+			by += " as " + strings.TrimPrefix(h.Identity, "spiffe://") // as policies write it
+		}
+		line("where", "the proxy of "+h.Workload+", called by "+by)
 	}
 	for i := range s.Decided {
 		name := "decided"
@@ -225,8 +229,11 @@ func attempt(h *apiv1.Hop, i int) string {
 }
 
 func milliseconds(ms float64) string {
-	if ms >= 10_000 {
+	switch {
+	case ms >= 10_000:
 		return span(time.Duration(ms * float64(time.Millisecond)))
+	case ms >= 999.5: // what would be shown as 1000, and %g as 1e+03
+		return fmt.Sprintf("%.3g s", ms/1000)
 	}
 	return fmt.Sprintf("%.3g ms", ms)
 }

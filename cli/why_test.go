@@ -18,7 +18,7 @@ func TestStory(t *testing.T) {
 			{Kind: "VirtualService", Namespace: "default", Name: "reviews", Gone: true}},
 		Hops: []apiv1.Hop{
 			{Workload: "default/page-v1", Side: "source", Service: "reviews.default.svc.cluster.local:9080", Status: 503, Flags: "UF,URX", Ended: 12.3456, Attempts: 5, Tries: []apiv1.Try{
-				{Endpoint: "10.0.0.2:9080", Cause: "upstream_connect_refused", Ended: 1},
+				{Endpoint: "10.0.0.2:9080", Cause: "upstream_connect_refused", Ended: 1234},
 				{Endpoint: "10.0.0.3:9080", Status: 500, Local: "10.0.0.1:4", Requests: 1, Age: 20_000, Began: 1, Ended: 3}}},
 			{Workload: "default/reviews-v1", Side: "destination"}}}
 	f, err := os.Create(filepath.Join(t.TempDir(), "out"))
@@ -34,7 +34,7 @@ func TestStory(t *testing.T) {
   where     the proxy of default/page-v1, calling reviews.default.svc.cluster.local:9080
   decided   DestinationRule default/reviews, trafficPolicy, dr.yaml:3, in force since 2026-11-22 12:00:00
   by way of VirtualService default/reviews, which is gone by now
-  attempt   1 of 5: 10.0.0.2:9080, upstream_connect_refused after 1 ms, no connection
+  attempt   1 of 5: 10.0.0.2:9080, upstream_connect_refused after 1.23 s, no connection
   attempt   5 of 5: 10.0.0.3:9080, answered 500 after 2 ms, connection of 20s with 1 request before
   way       default/page-v1 (source, 503 UF,URX, 12.3 ms) > default/reviews-v1 (destination, ---, 0 ms)
   -> start it

@@ -192,7 +192,7 @@ var table = [numCauses]info{
 		"the details name the policy and its rule: change it, or the request; `weir can` says who may call what"},
 	NotAllowed: {"not_allowed", 0, "rbac_access_denied_matched_policy[none]", 403, "RBAC: access denied",
 		"there are AuthorizationPolicies that allow something, and none of them allows this request",
-		"add a rule that allows the caller to an AuthorizationPolicy of the destination's namespace or of the root namespace; `weir can` says what each asks for"},
+		"compare the caller's identity, method and path with the rules of these policies, or add a rule that allows it; `weir can` tries out a change"},
 	ExtAuthzDenied: {"ext_authz_denied", UnauthorizedExternalService, "ext_authz_denied", 403, "",
 		"the service that an AuthorizationPolicy with action CUSTOM asks denies the request",
 		"that service's log says why; which it is says the policy's provider, among extensionProviders of the mesh's configuration"},
