@@ -106,7 +106,7 @@ func (p *printer) story(s *apiv1.Story) {
 	p.printf("  %s: %s\n", p.paint(bold, clean(s.Cause)), clean(s.Text))
 	line("detail", s.Detail)
 	if h := &s.Hops[s.Hop]; h.Side == "source" {
-		line("where", "the proxy of "+h.Workload+", calling "+firstOf(h.Service, h.Peer, h.Asked))
+		line("where", "the proxy of "+h.Workload+", calling "+firstOf(h.Service, h.Peer, h.Asked)+subset(h))
 	} else {
 		by := firstOf(h.Peer, h.Identity, h.Client)
 		if h.Identity != "" && by != h.Identity {
@@ -139,6 +139,16 @@ func (p *printer) story(s *apiv1.Story) {
 	if s.Others > 0 {
 		p.printf("  %s\n", p.paint(dim, fmt.Sprintf("and %d more like it", s.Others)))
 	}
+}
+
+// subset is ", subset v2" of a call that was routed to one.
+func subset(h *apiv1.Hop) string {
+	for i := range h.Decisions {
+		if name := strings.Split(h.Decisions[i].Name, "|"); h.Decisions[i].Stage == "cluster" && len(name) == 4 && name[2] != "" { // direction|port|subset|host
+			return ", subset " + name[2]
+		}
+	}
+	return ""
 }
 
 func statusText(status int) string {

@@ -50,11 +50,11 @@ func paths(d *apiv1.Decider, h *apiv1.Hop, spec *document.Value) []string {
 	case "DestinationRule":
 		of, isPolicy := strings.CutPrefix(d.Field, "trafficPolicy.")
 		i := slices.IndexFunc(h.Decisions, func(x apiv1.Decision) bool { return x.Stage == "cluster" })
-		if !isPolicy || i < 0 {
+		if i < 0 {
 			break
 		}
 		name := strings.Split(h.Decisions[i].Name, "|") // direction|port|subset|host
-		if len(name) != 4 {
+		if len(name) != 4 || !isPolicy && d.Field != "subsets" {
 			break
 		}
 		var out []string
@@ -71,10 +71,17 @@ func paths(d *apiv1.Decider, h *apiv1.Hop, spec *document.Value) []string {
 		}
 		if subsets := spec.Get("subsets"); subsets != nil && name[2] != "" {
 			for i, v := range subsets.Items {
-				if v.Get("name").String() == name[2] {
+				switch {
+				case v.Get("name").String() != name[2]:
+				case !isPolicy:
+					out = append(out, document.Index("subsets", i))
+				default:
 					within(document.Index("subsets", i)+".", v)
 				}
 			}
+		}
+		if !isPolicy {
+			return append(out, d.Field)
 		}
 		within("", spec)
 		return out

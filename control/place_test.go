@@ -97,6 +97,8 @@ spec:
 		{"upstream_not_tls", "outbound|80|v1|a", apiv1.Decider{Kind: "DestinationRule", Name: "a", Field: "trafficPolicy.tls", Line: 17}, "DestinationRule a trafficPolicy.tls 28"},
 		{"upstream_not_tls", "outbound|81||a", apiv1.Decider{Kind: "DestinationRule", Name: "a", Field: "trafficPolicy.tls", Line: 17}, "DestinationRule a trafficPolicy.tls 25"},
 		{"endpoints_ejected", "outbound|81|v1|a", apiv1.Decider{Kind: "DestinationRule", Name: "a", Field: "trafficPolicy.outlierDetection", Line: 17}, "DestinationRule a trafficPolicy.outlierDetection 32"},
+		{"no_endpoints", "outbound|81|v1|a", apiv1.Decider{Kind: "DestinationRule", Name: "a", Field: "subsets", Line: 17}, "DestinationRule a subsets 30"},
+		{"no_endpoints", "outbound|81|v9|a", apiv1.Decider{Kind: "DestinationRule", Name: "a", Field: "subsets", Line: 17}, "DestinationRule a subsets 29"},
 		{"access_denied", "", apiv1.Decider{Kind: "AuthorizationPolicy", Name: "deny", Field: "rules[1]", Line: 32}, "AuthorizationPolicy deny rules[1] 41"},
 		{"access_denied", "", apiv1.Decider{Kind: "AuthorizationPolicy", Name: "deny", Field: "rules[1]", Line: 32, Changed: true}, "AuthorizationPolicy deny rules[1] 32"},
 		{"not_allowed", "", apiv1.Decider{Kind: "AuthorizationPolicy", Name: "allow", Field: "rules"}, "AuthorizationPolicy allow rules 47"},
