@@ -44,6 +44,14 @@ func (a acceptance) on(port uint16) mesh.MTLSMode {
 	return cmp.Or(a.ports[port], a.mode)
 }
 
+// decider is the policy that says what is accepted on a port, nil if none does or what a refused one asks for counts.
+func (a acceptance) decider(port uint16) *mesh.Ref {
+	if a.ports[port] != mesh.MTLSUnset {
+		return a.by[0]
+	}
+	return cmp.Or(a.by[3], a.by[2], a.by[0]) // those of namespace and mesh are there only if they were asked
+}
+
 // of resolves the policies for a workload with the given labels. Of several policies on
 // one level the oldest counts alone, as in Istio; what it leaves unset is inherited.
 // STRICT of a refused one counts beside it.

@@ -83,7 +83,23 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 	}
 	if closed != nil {
 		k.of(closed)
-		return k.resource(u.name(), u.closed(closed)), nil
+		return k.resource(u.name(), u.closed(closed, nil)), nil
+	}
+	if !u.passing && policy.TLS != nil && policy.TLS.Mode == "ISTIO_MUTUAL" && !u.port.Protocol.IsHTTP() {
+		// Their proxies do not look for TLS there, because servers that speak first would wait for it: the
+		// application would get a ClientHello.
+		by, rest, whole := u.crew.contradicted(u.subset)
+		asks := cmp.Or(u.rule.ref, u.rule.refs[0])
+		if by != nil && (whole || u.dialled(policy.LoadBalancer)) { // of those whom clients dial nobody can be left out
+			k.of(asks)
+			k.from(u.crew.policies...)
+			k.origins = append(k.origins, u.crew.workloads...)
+			return k.resource(u.name(), u.closed(asks, by)), nil
+		}
+		if by != nil {
+			u.crew = rest
+			*problems = append(*problems, problem(asks, 0, "%s: endpoints that accept no mesh mTLS (PeerAuthentication %s/%s: DISABLE) are not called: tls.mode is ISTIO_MUTUAL", u.name(), by.Namespace, by.Name))
+		}
 	}
 	c := &clusterv3.Cluster{
 		Name:            u.name(),
@@ -143,12 +159,16 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 	return cluster, assignment
 }
 
-// closed is the cluster of what must not be called because of an object: it has no
-// endpoints and says why.
-func (u *upstream) closed(because *mesh.Ref) *clusterv3.Cluster {
+// closed is the cluster of what must not be called because of an object, or of one that
+// contradicts another (nil: none): it has no endpoints and says why.
+func (u *upstream) closed(because, against *mesh.Ref) *clusterv3.Cluster {
 	c := blackHole()
 	c.Name, c.Metadata = u.name(), u.metadata(because)
-	ours(c.Metadata)["refused"] = text(because.Kind + " " + because.Namespace + "/" + because.Name)
+	why := because.Kind + " " + because.Namespace + "/" + because.Name
+	if against != nil {
+		why += " against " + against.Kind + " " + against.Namespace + "/" + against.Name
+	}
+	ours(c.Metadata)["refused"] = text(why)
 	return c
 }
 
@@ -185,6 +205,11 @@ func serviceMetadata(s *mesh.Service) *structpb.Value {
 	}))
 }
 
+// dialled says that whoever the client dialled is called.
+func (u *upstream) dialled(lb *mesh.LoadBalancer) bool {
+	return u.originalDst && (u.svc.Resolution == mesh.Passthrough || lb != nil && lb.Simple == mesh.OriginalDst)
+}
+
 // discovery says where the endpoints come from; false if from nowhere.
 func (u *upstream) discovery(k *mint, c *clusterv3.Cluster, load *endpointv3.ClusterLoadAssignment, lb *mesh.LoadBalancer) bool {
 	byName := func() {
@@ -198,7 +223,6 @@ func (u *upstream) discovery(k *mint, c *clusterv3.Cluster, load *endpointv3.Clu
 		}
 		c.LoadAssignment = load
 	}
-	passthrough := u.svc.Resolution == mesh.Passthrough || lb != nil && lb.Simple == mesh.OriginalDst
 	switch {
 	case u.svc.Resolution == mesh.DynamicDNS:
 		c.ClusterDiscoveryType = &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{Name: resource.ForwardProxyCluster, TypedConfig: k.any(&forwardproxyv3.ClusterConfig{
@@ -207,7 +231,7 @@ func (u *upstream) discovery(k *mint, c *clusterv3.Cluster, load *endpointv3.Clu
 		})}}
 		c.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
 		ours(c.Metadata)["dynamic"] = structpb.NewStructValue(fields(map[string]*structpb.Value{"host": text(u.svc.Hostname), "port": structpb.NewNumberValue(float64(u.port.TargetNumber()))}))
-	case passthrough && u.originalDst:
+	case u.dialled(lb):
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
 		c.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
 	case u.svc.Resolution == mesh.DNS, u.svc.Resolution == mesh.DNSRoundRobin:

@@ -18,6 +18,9 @@ import (
 type endpoint struct {
 	*mesh.Endpoint
 	mtls bool // its proxy speaks mesh mTLS and accepts it on this port
+	// disables is the PeerAuthentication because of which its proxy takes mesh mTLS, on a port without HTTP, for the
+	// application's own bytes; nil: there is none.
+	disables *mesh.Ref
 }
 
 // crew is who serves one port of a service, as far as clients must know.
@@ -47,7 +50,9 @@ func newCrew(list []mesh.Endpoint, a *authn, trustDomain string) crew {
 			}
 			switch accepts.on(e.targetPort()) {
 			case mesh.MTLSDisable:
-				e.mtls = false
+				if e.mtls {
+					e.mtls, e.disables = false, accepts.decider(e.targetPort())
+				}
 			case mesh.MTLSStrict:
 				c.demanded = c.demanded || e.mtls
 			case mesh.MTLSUnset, mesh.MTLSPermissive:
@@ -66,6 +71,27 @@ func newCrew(list []mesh.Endpoint, a *authn, trustDomain string) crew {
 	c.ids = slices.Compact(c.ids)
 	slices.SortStableFunc(c.endpoints, compareEndpoints)
 	return c
+}
+
+// contradicted is a PeerAuthentication because of which endpoints of a subset (nil: of all) take mesh mTLS for the
+// application's own bytes, and the crew without those; nil, and the crew, if there is none. whole says that nobody else is left.
+func (c *crew) contradicted(subset *mesh.Subset) (by *mesh.Ref, rest *crew, whole bool) {
+	out := *c
+	out.endpoints, whole = nil, true
+	for i := range c.endpoints {
+		e := &c.endpoints[i]
+		switch {
+		case subset != nil && !subset.Labels.Selects(e.labelsFor()):
+		case e.disables == nil:
+			out.endpoints, whole = append(out.endpoints, *e), false
+		case by == nil:
+			by = e.disables
+		}
+	}
+	if by == nil {
+		return nil, c, false
+	}
+	return by, &out, whole
 }
 
 // addresses are where the endpoints are, each once, in order.

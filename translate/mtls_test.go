@@ -71,6 +71,46 @@ func TestClientsAndServersAgree(t *testing.T) {
 	}
 }
 
+// A server without HTTP that is told to take no mesh mTLS looks for none, because the application may speak first. A client
+// told to speak it gets no connection, and by whom; where some of the servers take it, they are called.
+func TestMeshTLSThatNobodyTakesIsRefusedAtTheClient(t *testing.T) {
+	const host = "db.default.svc.cluster.local"
+	mutual := mesh.TrafficPolicy{TLS: &mesh.ClientTLS{Mode: "ISTIO_MUTUAL"}}
+	const closed = "tcp 3306||db.default 503 UH refused: DestinationRule default/r against PeerAuthentication default/p"
+	rules := map[string]struct {
+		rule mesh.DestinationRule
+		want string
+	}{
+		"service":  {mesh.DestinationRule{Host: host, Policy: mutual}, closed},
+		"port":     {mesh.DestinationRule{Host: host, PortPolicies: map[uint16]mesh.TrafficPolicy{3306: mutual}}, closed},
+		"wildcard": {mesh.DestinationRule{Host: "*.default.svc.cluster.local", Policy: mutual}, closed},
+		"subset": {mesh.DestinationRule{Host: host, Subsets: []mesh.Subset{{Name: "v1", Labels: mesh.Labels{"version": "v1"}, Policy: &mutual}}},
+			"tcp 3306|v1|db.default 503 UH refused: DestinationRule default/r against PeerAuthentication default/p"},
+	}
+	for name, r := range rules {
+		for _, protocol := range []mesh.Protocol{mesh.TCP, mesh.MySQL, mesh.Auto, mesh.HTTPS} {
+			w := newWorld()
+			w.service("default", "db", mesh.Port{Number: 3306, Protocol: protocol}, 1, "v1", "v2")
+			w.destinationRule("default", "r", r.rule)
+			w.peerAuth("default", "p", mesh.PeerAuthentication{Mode: mesh.MTLSDisable})
+			if name == "subset" {
+				w.virtualService("default", "v", mesh.VirtualService{Hosts: []string{host}, TCP: []mesh.TCPRoute{{Route: []mesh.Destination{{Host: host, Subset: "v1"}}}}})
+			}
+			if got := simulated(t, w.publish()).send(sidecar("other", "client", nil), call{to: "db.default:3306", tcp: true}); !strings.HasSuffix(got, strings.TrimPrefix(r.want, "tcp ")) {
+				t.Errorf("%s, %q: %s", name, protocol, got)
+			}
+		}
+	}
+	// One of two versions takes it.
+	w := newWorld()
+	w.service("default", "db", mesh.Port{Number: 3306, Protocol: mesh.TCP}, 1, "v1", "v2")
+	w.destinationRule("default", "r", mesh.DestinationRule{Host: host, Policy: mutual})
+	w.peerAuth("default", "p", mesh.PeerAuthentication{Selector: mesh.Labels{"version": "v1"}, Mode: mesh.MTLSDisable})
+	if got := simulated(t, w.publish()).send(sidecar("other", "client", nil), call{to: "db.default:3306", tcp: true}); !strings.HasSuffix(got, "10.1.1.51:3306 mTLS ok") {
+		t.Errorf("one of two versions takes it: %s", got)
+	}
+}
+
 // A strict server refuses plaintext from outside the mesh, on declared, undeclared and
 // unknown ports; a permissive one takes both; TLS of the application's own passes.
 func TestWhatServersAccept(t *testing.T) {

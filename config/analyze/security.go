@@ -3,6 +3,7 @@ package analyze
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/document"
@@ -59,10 +60,53 @@ func (a *analysis) mode(in *instance, port uint16) (mesh.MTLSMode, *mesh.PeerAut
 	return mesh.MTLSPermissive, nil
 }
 
-// contradictingTLS finds what a DestinationRule makes clients speak that servers refuse.
+// contradictingTLS finds what a DestinationRule makes clients speak that servers refuse. Of a wildcard's services the
+// first is named by which each of its fields is contradicted: there may be thousands.
 func (a *analysis) contradictingTLS(r *mesh.DestinationRule) {
-	s, _ := a.service(r.Host, r.Ref.Namespace)
-	if s == nil || s.External || s.Selector == nil {
+	if !strings.HasPrefix(r.Host, "*") {
+		if s, _ := a.service(r.Host, r.Ref.Namespace); s != nil {
+			a.contradictedBy(r, s, nil)
+		}
+		return
+	}
+	if !asksTLS(r) {
+		return
+	}
+	told := map[string]bool{}
+	for _, host := range a.hostNames() {
+		if !overlaps(r.Host, host) {
+			continue
+		}
+		for _, s := range a.servicesOf(host) {
+			if s.Visible.VisibleTo(r.Ref.Namespace) && a.speaksFor(r, s) {
+				a.contradictedBy(r, s, told)
+			}
+		}
+	}
+}
+
+func asksTLS(r *mesh.DestinationRule) bool {
+	if r.Policy.TLS != nil || slices.ContainsFunc(r.Subsets, func(s mesh.Subset) bool { return s.Policy != nil && s.Policy.TLS != nil }) {
+		return true
+	}
+	for _, p := range r.PortPolicies {
+		if p.TLS != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// speaksFor reports whether a rule is what some client of a service goes by: one in the rule's own namespace, or one whose own
+// says nothing.
+func (a *analysis) speaksFor(r *mesh.DestinationRule, s *mesh.Service) bool {
+	return slices.Contains(a.rulesIn(r.Ref.Namespace, s), r) || slices.Contains(a.rulesIn("", s), r)
+}
+
+// contradictedBy compares a rule with what the workloads of a service accept. What is in told, which may be nil, is not
+// told again.
+func (a *analysis) contradictedBy(r *mesh.DestinationRule, s *mesh.Service, told map[string]bool) {
+	if s.External || s.Selector == nil || a.agreed(s.Namespace) {
 		return
 	}
 	picked := a.selected(s.Namespace, s.Selector)
@@ -71,18 +115,29 @@ func (a *analysis) contradictingTLS(r *mesh.DestinationRule) {
 		if pp, ok := r.PortPolicies[p.Number]; ok {
 			tls, path = pp.TLS, "spec.trafficPolicy.portLevelSettings"
 		}
-		a.contradiction(r, tls, path, s, p, picked)
+		a.contradiction(r, tls, path, s, p, picked, told)
 		for i, sub := range r.Subsets {
 			if sub.Policy == nil || sub.Policy.TLS == nil {
 				continue
 			}
 			in := slices.DeleteFunc(slices.Clone(picked), func(in *instance) bool { return !sub.Labels.Selects(in.labels) })
-			a.contradiction(r, sub.Policy.TLS, document.Index("spec.subsets", i)+".trafficPolicy.tls.mode", s, p, in)
+			a.contradiction(r, sub.Policy.TLS, document.Index("spec.subsets", i)+".trafficPolicy.tls.mode", s, p, in, told)
 		}
 	}
 }
 
-func (a *analysis) contradiction(r *mesh.DestinationRule, tls *mesh.ClientTLS, path string, s *mesh.Service, p mesh.Port, picked []*instance) {
+// agreed says that no policy for workloads of a namespace demands or refuses anything: most of a large mesh need
+// not be looked at.
+func (a *analysis) agreed(namespace string) bool {
+	for _, ns := range []string{namespace, a.Snapshot.Settings.RootNamespace} {
+		if len(a.policiesIn(ns)) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (a *analysis) contradiction(r *mesh.DestinationRule, tls *mesh.ClientTLS, path string, s *mesh.Service, p mesh.Port, picked []*instance, told map[string]bool) {
 	if tls == nil {
 		return
 	}
@@ -100,8 +155,17 @@ func (a *analysis) contradiction(r *mesh.DestinationRule, tls *mesh.ClientTLS, p
 			accepts = "accepts only mesh mTLS (STRICT)"
 		case mode == mesh.MTLSDisable && tls.Mode == "ISTIO_MUTUAL":
 			accepts = "accepts no mesh mTLS (DISABLE)"
+			if !p.Protocol.IsHTTP() {
+				accepts += ": connections are refused at the client"
+			}
 		default:
 			continue
+		}
+		if told[path+accepts] {
+			return
+		}
+		if told != nil {
+			told[path+accepts] = true
 		}
 		a.add(config.ContradictingTLS, r.Ref, path, fmt.Sprintf("clients of %s port %d speak %s, but PeerAuthentication %s/%s %s", a.short(s.Hostname), p.Number, tls.Mode, policy.Ref.Namespace, policy.Ref.Name, accepts),
 			"remove tls from the DestinationRule: clients find out by themselves")

@@ -77,12 +77,9 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 		add(apiv1.Decider{Kind: "AuthorizationPolicy", Namespace: namespace, Name: name, Field: "rules[" + rule + "]"}, true)
 	}
 	if c == causes.DestinationRefused {
-		if kind, namespace, name, ok := refused(r.GetDetails()); ok {
-			field := ""
-			if kind == "DestinationRule" {
-				field = "trafficPolicy.tls"
-			}
-			add(apiv1.Decider{Kind: kind, Namespace: namespace, Name: name, Field: field}, true)
+		for i, d := range refused(r.GetDetails()) {
+			d.Field = map[string]string{"DestinationRule": "trafficPolicy.tls", "PeerAuthentication": "mtls"}[d.Kind]
+			add(d, i == 0)
 		}
 	}
 	f := fields[c]
@@ -195,13 +192,14 @@ func policy(details string) (namespace, name, rule string, ok bool) {
 	return m[1], m[2], m[3], true
 }
 
-// refused reads which object keeps a destination closed: destination_refused{KIND:NAMESPACE/NAME}.
-func refused(details string) (kind, namespace, name string, ok bool) {
+// refused reads which objects keep a destination closed: destination_refused{KIND:NAMESPACE/NAME}, or two with ":against:" between them.
+func refused(details string) (by []apiv1.Decider) {
 	_, in, _ := strings.Cut(strings.TrimSuffix(details, "}"), "{")
-	kind, object, ok := strings.Cut(in, ":")
-	if !ok {
-		return "", "", "", false
+	for object := range strings.SplitSeq(in, ":against:") {
+		kind, object, _ := strings.Cut(object, ":")
+		if namespace, name, ok := strings.Cut(object, "/"); ok {
+			by = append(by, apiv1.Decider{Kind: kind, Namespace: namespace, Name: name})
+		}
 	}
-	namespace, name, ok = strings.Cut(object, "/")
-	return kind, namespace, name, ok
+	return by
 }

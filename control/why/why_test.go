@@ -171,6 +171,9 @@ func TestStories(t *testing.T) {
 		{"a destination that is kept closed", []Told{{Node: "page", Workload: "default/page", Record: record(observev1.Side_SIDE_SOURCE, 0, 0, "destination_refused", 503, func(r *observev1.Record) {
 			r.Details, r.Decisions = "destination_refused{DestinationRule:default/reviews}", nil
 		})}}, "503 destination_refused at default/page; DestinationRule default/reviews trafficPolicy.tls dr.yaml:1 changed"},
+		{"a destination that is kept closed because two objects contradict each other", []Told{{Node: "page", Workload: "default/page", Record: record(observev1.Side_SIDE_SOURCE, 0, 0, "destination_refused", 503, func(r *observev1.Record) {
+			r.Details, r.Decisions = "destination_refused{DestinationRule:default/reviews:against:PeerAuthentication:shop/plain}", nil
+		})}}, "503 destination_refused at default/page; DestinationRule default/reviews trafficPolicy.tls dr.yaml:1 changed; PeerAuthentication shop/plain mtls :0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var got []string

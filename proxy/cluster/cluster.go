@@ -10,9 +10,11 @@ package cluster
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -126,7 +128,7 @@ type Cluster struct {
 	Pattern string
 	Lookup  Lookup
 
-	// Refused names the object because of which nobody is to be called here; "" for all
+	// Refused names the object because of which nobody is to be called here, or "A against B"; "" for all
 	// other clusters. Awaited says that it is a secret that may still come: calls wait for it.
 	Refused string
 	Awaited bool
@@ -389,6 +391,11 @@ type Behalf struct {
 
 // Workload is what endpoint metadata says about who listens there, for labels.
 type Workload struct{ Name, Namespace, Service, Revision, Cluster string }
+
+// Refusal is Refused as details of a response say it.
+func (c *Cluster) Refusal() string {
+	return causes.DestinationRefused.Details() + "{" + strings.ReplaceAll(c.Refused, " ", ":") + "}"
+}
 
 // InMesh reports whether the endpoints are workloads of the mesh: the control plane says which workload each is. An
 // address a client dialled, a name that only DNS knows, or an address outside the mesh is a stranger's.

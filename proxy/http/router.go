@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"fmt"
 	"strconv"
-	"strings"
 	"unsafe"
 
 	"github.com/weirmesh/weir/api/causes"
@@ -305,7 +304,7 @@ func (x *Exchange) senseless() message.ID {
 // clients who are not strangers.
 func (x *Exchange) refuse() Verdict {
 	c := causes.DestinationRefused
-	x.Details = c.Details() + "{" + strings.ReplaceAll(x.Cluster.Refused, " ", ":") + "}"
+	x.Details = x.Cluster.Refusal()
 	body := c.Body()
 	if !x.Config.Edge {
 		body += " (" + x.Cluster.Refused + ")"

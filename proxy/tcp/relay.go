@@ -243,7 +243,7 @@ func (r *Relay) reach() {
 		return
 	}
 	if r.Cluster.Refused != "" {
-		r.Failure = r.Cluster.Refused
+		r.Failure, r.Details = r.Cluster.Refused, r.Cluster.Refusal()
 		r.fail(causes.DestinationRefused)
 		return
 	}
