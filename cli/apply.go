@@ -267,7 +267,7 @@ func waitGone(ctx context.Context, c *client.Client, version uint64, start time.
 	if err != nil && !late {
 		return nil, err
 	}
-	proxies, err := c.Proxies(ctx)
+	proxies, _, err := c.Proxies(ctx)
 	if err != nil {
 		return nil, err
 	}

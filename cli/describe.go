@@ -106,7 +106,7 @@ func describe(ctx context.Context, c *client.Client, kind, namespace, name strin
 			return nil, missing("pod", key, status.Workloads, func(w apiv1.Workload) string { return w.Namespace + "/" + w.Name })
 		}
 		d.Pod = &status.Workloads[i]
-		all, err := c.Proxies(ctx)
+		all, _, err := c.Proxies(ctx)
 		if err != nil {
 			return nil, err
 		}

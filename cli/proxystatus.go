@@ -18,7 +18,8 @@ func (a *app) proxyStatus() *cobra.Command {
 		Use:     "proxy-status [WORKLOAD] [flags]",
 		Aliases: []string{"ps"},
 		Short:   "show which proxies hold what the control plane sends",
-		Long: `Show the proxies that are connected, and how far each is with what it is sent:
+		Long: `Show the proxies that are connected, to whichever replica and revision of the
+control plane, and how far each is with what it is sent:
 
   SYNCED    it has accepted all that it is to hold
   STALE     something is on its way to it, or it has not answered
@@ -47,9 +48,12 @@ proxy-config ondemand" what was asked for.`,
 		if err != nil {
 			return err
 		}
-		all, err := c.Proxies(cmd.Context())
+		all, silent, err := c.Proxies(cmd.Context())
 		if err != nil {
 			return err
+		}
+		for _, s := range silent {
+			a.errs.printf("%s did not answer: proxies that are connected to it are not shown\n", clean(s))
 		}
 		if len(args) > 0 {
 			if all, err = a.ofWorkload(all, args[0], namespace); err != nil {

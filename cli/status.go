@@ -285,6 +285,9 @@ func problems(s *apiv1.Status) []string {
 	for _, p := range s.Proxies {
 		connected[p.Name] = true
 	}
+	for _, silent := range s.Silent {
+		say("%s did not say which proxies are connected to it: some of those that are not connected here may be there", silent)
+	}
 	for _, w := range s.Workloads {
 		name := w.Namespace + "/" + w.Name
 		if w.Health == "unhealthy" {

@@ -74,10 +74,10 @@ func (p *Plane) mux() *http.ServeMux {
 	m := http.NewServeMux()
 	p.health(m)
 	m.HandleFunc("GET /metrics", p.handleMetrics)
-	m.HandleFunc("GET /api/v1/status", p.known(func(u *store.Update) any { return p.status(u) }))
+	m.HandleFunc("GET /api/v1/status", p.handleStatus)
 	m.HandleFunc("GET /api/v1/workloads", p.known(func(u *store.Update) any { return workloads(u.Snapshot) }))
 	m.HandleFunc("GET /api/v1/services", p.known(func(u *store.Update) any { return services(u.Snapshot) }))
-	m.HandleFunc("GET /api/v1/proxies", p.known(func(*store.Update) any { return p.proxyStatuses() }))
+	m.HandleFunc("GET /api/v1/proxies", p.handleProxies)
 	m.HandleFunc("GET /api/v1/proxies/{namespace}/{name}/config", p.handleDump)
 	m.HandleFunc("GET /api/v1/workloads/{namespace}/{name}/config", p.handleWorkloadConfig)
 	m.HandleFunc("GET /api/v1/findings", p.known(func(u *store.Update) any { return findings(p.findings(u)) }))
@@ -137,9 +137,18 @@ func (p *Plane) known(f func(*store.Update) any) http.HandlerFunc {
 	}
 }
 
-func (p *Plane) status(u *store.Update) apiv1.Status {
+func (p *Plane) handleStatus(w http.ResponseWriter, r *http.Request) {
+	p.known(func(u *store.Update) any { return p.status(r.Context(), u) })(w, r)
+}
+
+func (p *Plane) status(ctx context.Context, u *store.Update) apiv1.Status {
 	s := apiv1.Status{Version: p.o.Version, Mesh: u.Snapshot.Version, Started: p.started, TrustDomain: p.o.TrustDomain, Watching: p.o.Paths,
-		Workloads: workloads(u.Snapshot), Proxies: p.proxies(), Findings: findings(p.findings(u)), Analyzed: u.Analyzed}
+		Workloads: workloads(u.Snapshot), Proxies: []apiv1.Proxy{}, Findings: findings(p.findings(u)), Analyzed: u.Analyzed}
+	all, silent := p.everyProxy(ctx)
+	for _, x := range all {
+		s.Proxies = append(s.Proxies, x.Proxy)
+	}
+	s.Silent = silent
 	s.Counts = apiv1.Counts{Services: u.Snapshot.Services.Len(), Workloads: u.Snapshot.Workloads.Len(), Objects: u.Objects.Len()}
 	for _, f := range p.findings(u) {
 		switch f.Severity {
@@ -180,14 +189,6 @@ func health(h mesh.Health) string {
 		return "draining"
 	}
 	return healthy
-}
-
-func (p *Plane) proxies() []apiv1.Proxy {
-	out := []apiv1.Proxy{}
-	for _, c := range p.xds.Clients() {
-		out = append(out, proxy(c))
-	}
-	return out
 }
 
 func proxy(c server.Client) apiv1.Proxy {

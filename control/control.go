@@ -205,7 +205,7 @@ func New(o Options) (*Plane, error) {
 	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, External: o.ExternalCA, TrustDomains: domains, Issued: p.issued.note, Log: o.Log, Authenticators: p.callers}); err != nil {
 		return nil, err
 	}
-	id, err := identity.New(o.TrustDomain, cmp.Or(o.Settings.RootNamespace, "istio-system"), "istiod")
+	id, err := identity.New(o.TrustDomain, cmp.Or(o.Settings.RootNamespace, "istio-system"), control)
 	if err != nil {
 		return nil, err
 	}

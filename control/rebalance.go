@@ -83,7 +83,7 @@ func (x *replicas) loads(ctx context.Context) (all []int) {
 	defer cancel()
 	var mu sync.Mutex
 	var wait sync.WaitGroup
-	for _, addr := range x.others() {
+	for _, addr := range x.alike() {
 		wait.Go(func() {
 			c, err := x.conn(addr)
 			if err != nil {

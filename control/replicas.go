@@ -30,11 +30,13 @@ const (
 	// mostReplicas bounds those that are asked, mostRelayed the records that one may answer: 20 MB.
 	mostReplicas = 16
 	mostRelayed  = 20_000
+	// control is the name of the control plane's Service and service account.
+	control = "istiod"
 	// xdsPort is where replicas are reached, of the control plane's own Service.
 	xdsPort = 15012
 )
 
-// replicas are the other control planes of the mesh, to which other proxies are connected.
+// replicas are the other control planes of the mesh, of this revision and of others, to which other proxies are connected.
 type replicas struct {
 	replicasv1.UnimplementedReplicasServer
 	p    *Plane
@@ -155,13 +157,10 @@ func (x *replicas) conn(addr string) (*grpc.ClientConn, error) {
 	return c, err
 }
 
-// others are the addresses of replicas, this one's among them; connections to those that are gone are closed.
+// others are the addresses of the control planes of the mesh, of all revisions, this one's among them; connections to those that are
+// gone are closed.
 func (x *replicas) others() []string {
-	list := x.p.o.Replicas
-	if u := x.p.latest.Load(); list == nil && u != nil && x.p.o.Cluster != nil {
-		list = replicaAddresses(u.Snapshot, x.p.o.ServerNames)
-	}
-	list = list[:min(len(list), mostReplicas)]
+	list := x.listed("")
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for addr, c := range x.conns {
@@ -173,6 +172,26 @@ func (x *replicas) others() []string {
 	return list
 }
 
+// alike are those of others that proxies connected here may be connected to as well: of the same revision.
+func (x *replicas) alike() []string {
+	own := control
+	for _, n := range x.p.o.ServerNames {
+		if name, _, _ := strings.Cut(n, "."); strings.HasPrefix(name, control+"-") {
+			own = name
+		}
+	}
+	return x.listed(own)
+}
+
+// listed are the endpoints of one Service of a control plane, "": of all.
+func (x *replicas) listed(service string) []string {
+	list := x.p.o.Replicas
+	if u := x.p.latest.Load(); list == nil && u != nil && x.p.o.Cluster != nil {
+		list = replicaAddresses(u.Snapshot, x.p.id.Namespace, service)
+	}
+	return list[:min(len(list), mostReplicas)]
+}
+
 func (x *replicas) close() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -182,12 +201,14 @@ func (x *replicas) close() {
 	clear(x.conns)
 }
 
-// replicaAddresses are the endpoints of the control plane's own Services, named as proxies ask for it.
-func replicaAddresses(snap *mesh.Snapshot, names []string) (out []string) {
-	for _, n := range names {
-		name, rest, _ := strings.Cut(n, ".")
-		namespace, _, _ := strings.Cut(rest, ".")
-		eps := snap.Endpoints.At(mesh.NewKey(namespace, name))
+// replicaAddresses are the endpoints of the control planes' Services in a namespace: istiod, and of other revisions istiod-REVISION;
+// of one of these, or of all ("").
+func replicaAddresses(snap *mesh.Snapshot, namespace, service string) (out []string) {
+	for svc := range snap.Services.Values() {
+		if svc.Namespace != namespace || service != "" && svc.Name != service || svc.Name != control && !strings.HasPrefix(svc.Name, control+"-") {
+			continue
+		}
+		eps := snap.Endpoints.At(mesh.NewKey(svc.Namespace, svc.Name))
 		if eps == nil {
 			continue
 		}

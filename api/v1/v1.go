@@ -19,7 +19,8 @@ type Status struct {
 	Watching    []string   `json:"watching"` // files and folders
 	Counts      Counts     `json:"counts"`
 	Workloads   []Workload `json:"workloads"`
-	Proxies     []Proxy    `json:"proxies"`
+	Proxies     []Proxy    `json:"proxies"`          // of all control planes of the mesh
+	Silent      []string   `json:"silent,omitempty"` // control planes that did not say which proxies are connected to them
 	Findings    []Finding  `json:"findings"`
 	Analyzed    bool       `json:"analyzed"` // findings across objects are about this version
 }
@@ -99,7 +100,10 @@ type Proxy struct {
 	Rejected  []Rejection `json:"rejected,omitempty"`
 }
 
-// ProxyStatus is one of GET /api/v1/proxies: a proxy with the state of its streams.
+// SilentHeader of GET /api/v1/proxies names each control plane of the mesh that did not say which proxies are connected to it.
+const SilentHeader = "Weir-Silent"
+
+// ProxyStatus is one of GET /api/v1/proxies, of whichever control plane of the mesh: a proxy with the state of its streams.
 type ProxyStatus struct {
 	Proxy
 	Kind         string     `json:"kind"`              // sidecar, router; grpc for a program that speaks xDS itself

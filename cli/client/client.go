@@ -156,9 +156,17 @@ func (c *Client) Services(ctx context.Context) ([]apiv1.Service, error) {
 	return get[[]apiv1.Service](ctx, c, "/api/v1/services")
 }
 
-// Proxies asks for the connected proxies.
-func (c *Client) Proxies(ctx context.Context) ([]apiv1.ProxyStatus, error) {
-	return get[[]apiv1.ProxyStatus](ctx, c, "/api/v1/proxies")
+// Proxies asks for the connected proxies, of all control planes of the mesh; silent are those that did not
+// answer for theirs.
+func (c *Client) Proxies(ctx context.Context) (all []apiv1.ProxyStatus, silent []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	data, header, err := c.ask(ctx, http.MethodGet, "/api/v1/proxies", nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = c.decode(data, &all)
+	return all, header.Values(apiv1.SilentHeader), err
 }
 
 // ProxyConfig asks for what a proxy (namespace/name) is sent, load assignments included:
@@ -305,9 +313,15 @@ func (c *Client) change(ctx context.Context, method, path string, body []byte) (
 
 // call returns the body of the answer, also beside an *Error.
 func (c *Client) call(ctx context.Context, method, path string, body []byte) ([]byte, error) {
+	data, _, err := c.ask(ctx, method, path, body)
+	return data, err
+}
+
+// ask is call with the header of the answer.
+func (c *Client) ask(ctx context.Context, method, path string, body []byte) ([]byte, http.Header, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.address+path, bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/yaml")
@@ -325,21 +339,21 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte) ([]
 			err = e
 		}
 		if errors.Is(err, context.DeadlineExceeded) {
-			return nil, fmt.Errorf("the control plane at %s does not answer in time", c.address)
+			return nil, nil, fmt.Errorf("the control plane at %s does not answer in time", c.address)
 		}
-		return nil, fmt.Errorf("the control plane at %s does not answer: %w", c.address, err)
+		return nil, nil, fmt.Errorf("the control plane at %s does not answer: %w", c.address, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("reading the control plane's answer: %w", err)
+		return nil, nil, fmt.Errorf("reading the control plane's answer: %w", err)
 	case len(data) > maxAnswer:
-		return nil, fmt.Errorf("the control plane's answer has more than %d MiB", maxAnswer>>20)
+		return nil, nil, fmt.Errorf("the control plane's answer has more than %d MiB", maxAnswer>>20)
 	case resp.StatusCode != http.StatusOK:
-		return data, failure(resp.StatusCode, data)
+		return data, resp.Header, failure(resp.StatusCode, data)
 	}
-	return data, nil
+	return data, resp.Header, nil
 }
 
 func (c *Client) decode(data []byte, v any) error {

@@ -75,6 +75,19 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// Who did not say which proxies are connected comes along with the list.
+func TestProxies(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Add("Weir-Silent", "the control plane at 10.0.0.1:15012")
+		_, _ = io.WriteString(w, `[{"name": "default/reviews-v1-0"}]`)
+	}))
+	defer srv.Close()
+	all, silent, err := New(strings.TrimPrefix(srv.URL, "http://"), redact.String{}).Proxies(t.Context())
+	if err != nil || len(all) != 1 || all[0].Name != "default/reviews-v1-0" || len(silent) != 1 {
+		t.Errorf("%+v, silent %q, %v", all, silent, err)
+	}
+}
+
 // A mesh is found by its lock; a lock without a holder is a mesh that was killed.
 func TestState(t *testing.T) {
 	state := t.TempDir()

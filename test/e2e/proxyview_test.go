@@ -155,7 +155,7 @@ func complete(t *testing.T, text []byte) {
 
 func proxies(t *testing.T, m *mesh.Mesh) []apiv1.ProxyStatus {
 	t.Helper()
-	all, err := m.API().Proxies(context.Background())
+	all, _, err := m.API().Proxies(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -129,7 +129,7 @@ func rejected(t *testing.T, f *fault) (*world, string) {
 	w := apartFrom(t, f, documents("apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {selector: {app: x}, ports: [{name: http, port: 8080}]}\n",
 		object("networking.istio.io/v1", "DestinationRule", "x", "{host: x, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: /nowhere/ca.pem}}}")))
 	w.Eventually("it has rejected it", func() error {
-		all, err := w.API().Proxies(context.Background())
+		all, _, err := w.API().Proxies(context.Background())
 		if err != nil || len(all) == 0 || len(all[0].Rejected) == 0 {
 			return fmt.Errorf("%+v, %w", all, err)
 		}

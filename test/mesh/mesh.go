@@ -361,7 +361,7 @@ func (m *Mesh) Settle() uint64 {
 func (m *Mesh) settle(version uint64) {
 	m.T.Helper()
 	m.Eventually(fmt.Sprintf("version %d is active on every proxy", version), func() error {
-		proxies, err := m.API().Proxies(context.Background())
+		proxies, _, err := m.API().Proxies(context.Background())
 		if err != nil {
 			return err
 		}

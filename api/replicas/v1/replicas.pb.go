@@ -24,6 +24,118 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type CallRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Method        string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"` // of the API, with its query
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallRequest) Reset() {
+	*x = CallRequest{}
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallRequest) ProtoMessage() {}
+
+func (x *CallRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallRequest.ProtoReflect.Descriptor instead.
+func (*CallRequest) Descriptor() ([]byte, []int) {
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *CallRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *CallRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type CallAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Replica       string                 `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"` // of the first one, as in Answer
+	Status        uint32                 `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"`  // of the first one, as of HTTP
+	Body          []byte                 `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`       // a piece of the body
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallAnswer) Reset() {
+	*x = CallAnswer{}
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallAnswer) ProtoMessage() {}
+
+func (x *CallAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallAnswer.ProtoReflect.Descriptor instead.
+func (*CallAnswer) Descriptor() ([]byte, []int) {
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CallAnswer) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *CallAnswer) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *CallAnswer) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
 type Answer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Replica       string                 `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`   // of the first one: chosen at random at the start of the process
@@ -38,7 +150,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[0]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -50,7 +162,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[0]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -63,7 +175,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{0}
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Answer) GetReplica() string {
@@ -116,7 +228,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[1]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -128,7 +240,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[1]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -141,7 +253,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{1}
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{3}
 }
 
 type LoadAnswer struct {
@@ -156,7 +268,7 @@ type LoadAnswer struct {
 
 func (x *LoadAnswer) Reset() {
 	*x = LoadAnswer{}
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[2]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -168,7 +280,7 @@ func (x *LoadAnswer) String() string {
 func (*LoadAnswer) ProtoMessage() {}
 
 func (x *LoadAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[2]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -181,7 +293,7 @@ func (x *LoadAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadAnswer.ProtoReflect.Descriptor instead.
 func (*LoadAnswer) Descriptor() ([]byte, []int) {
-	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{2}
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LoadAnswer) GetReplica() string {
@@ -216,7 +328,15 @@ var File_api_replicas_v1_replicas_proto protoreflect.FileDescriptor
 
 const file_api_replicas_v1_replicas_proto_rawDesc = "" +
 	"\n" +
-	"\x1eapi/replicas/v1/replicas.proto\x12\x14weir.dev.replicas.v1\x1a\x1capi/observe/v1/observe.proto\"\xb5\x01\n" +
+	"\x1eapi/replicas/v1/replicas.proto\x12\x14weir.dev.replicas.v1\x1a\x1capi/observe/v1/observe.proto\"9\n" +
+	"\vCallRequest\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"R\n" +
+	"\n" +
+	"CallAnswer\x12\x18\n" +
+	"\areplica\x18\x01 \x01(\tR\areplica\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\rR\x06status\x12\x12\n" +
+	"\x04body\x18\x03 \x01(\fR\x04body\"\xb5\x01\n" +
 	"\x06Answer\x12\x18\n" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
@@ -230,10 +350,11 @@ const file_api_replicas_v1_replicas_proto_rawDesc = "" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x12\x18\n" +
 	"\astreams\x18\x02 \x01(\rR\astreams\x12\x14\n" +
 	"\x05takes\x18\x03 \x01(\bR\x05takes\x12\x18\n" +
-	"\aservice\x18\x04 \x01(\tR\aservice2\xa7\x01\n" +
+	"\aservice\x18\x04 \x01(\tR\aservice2\xf6\x01\n" +
 	"\bReplicas\x12N\n" +
 	"\aRecords\x12#.weir.dev.observe.v1.RecordsRequest\x1a\x1c.weir.dev.replicas.v1.Answer0\x01\x12K\n" +
-	"\x04Load\x12!.weir.dev.replicas.v1.LoadRequest\x1a .weir.dev.replicas.v1.LoadAnswerB5Z3github.com/weirmesh/weir/api/replicas/v1;replicasv1b\x06proto3"
+	"\x04Load\x12!.weir.dev.replicas.v1.LoadRequest\x1a .weir.dev.replicas.v1.LoadAnswer\x12M\n" +
+	"\x04Call\x12!.weir.dev.replicas.v1.CallRequest\x1a .weir.dev.replicas.v1.CallAnswer0\x01B5Z3github.com/weirmesh/weir/api/replicas/v1;replicasv1b\x06proto3"
 
 var (
 	file_api_replicas_v1_replicas_proto_rawDescOnce sync.Once
@@ -247,22 +368,26 @@ func file_api_replicas_v1_replicas_proto_rawDescGZIP() []byte {
 	return file_api_replicas_v1_replicas_proto_rawDescData
 }
 
-var file_api_replicas_v1_replicas_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_api_replicas_v1_replicas_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_api_replicas_v1_replicas_proto_goTypes = []any{
-	(*Answer)(nil),            // 0: weir.dev.replicas.v1.Answer
-	(*LoadRequest)(nil),       // 1: weir.dev.replicas.v1.LoadRequest
-	(*LoadAnswer)(nil),        // 2: weir.dev.replicas.v1.LoadAnswer
-	(*v1.Record)(nil),         // 3: weir.dev.observe.v1.Record
-	(*v1.RecordsRequest)(nil), // 4: weir.dev.observe.v1.RecordsRequest
+	(*CallRequest)(nil),       // 0: weir.dev.replicas.v1.CallRequest
+	(*CallAnswer)(nil),        // 1: weir.dev.replicas.v1.CallAnswer
+	(*Answer)(nil),            // 2: weir.dev.replicas.v1.Answer
+	(*LoadRequest)(nil),       // 3: weir.dev.replicas.v1.LoadRequest
+	(*LoadAnswer)(nil),        // 4: weir.dev.replicas.v1.LoadAnswer
+	(*v1.Record)(nil),         // 5: weir.dev.observe.v1.Record
+	(*v1.RecordsRequest)(nil), // 6: weir.dev.observe.v1.RecordsRequest
 }
 var file_api_replicas_v1_replicas_proto_depIdxs = []int32{
-	3, // 0: weir.dev.replicas.v1.Answer.record:type_name -> weir.dev.observe.v1.Record
-	4, // 1: weir.dev.replicas.v1.Replicas.Records:input_type -> weir.dev.observe.v1.RecordsRequest
-	1, // 2: weir.dev.replicas.v1.Replicas.Load:input_type -> weir.dev.replicas.v1.LoadRequest
-	0, // 3: weir.dev.replicas.v1.Replicas.Records:output_type -> weir.dev.replicas.v1.Answer
-	2, // 4: weir.dev.replicas.v1.Replicas.Load:output_type -> weir.dev.replicas.v1.LoadAnswer
-	3, // [3:5] is the sub-list for method output_type
-	1, // [1:3] is the sub-list for method input_type
+	5, // 0: weir.dev.replicas.v1.Answer.record:type_name -> weir.dev.observe.v1.Record
+	6, // 1: weir.dev.replicas.v1.Replicas.Records:input_type -> weir.dev.observe.v1.RecordsRequest
+	3, // 2: weir.dev.replicas.v1.Replicas.Load:input_type -> weir.dev.replicas.v1.LoadRequest
+	0, // 3: weir.dev.replicas.v1.Replicas.Call:input_type -> weir.dev.replicas.v1.CallRequest
+	2, // 4: weir.dev.replicas.v1.Replicas.Records:output_type -> weir.dev.replicas.v1.Answer
+	4, // 5: weir.dev.replicas.v1.Replicas.Load:output_type -> weir.dev.replicas.v1.LoadAnswer
+	1, // 6: weir.dev.replicas.v1.Replicas.Call:output_type -> weir.dev.replicas.v1.CallAnswer
+	4, // [4:7] is the sub-list for method output_type
+	1, // [1:4] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
 	1, // [1:1] is the sub-list for extension extendee
 	0, // [0:1] is the sub-list for field type_name
@@ -279,7 +404,7 @@ func file_api_replicas_v1_replicas_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_replicas_v1_replicas_proto_rawDesc), len(file_api_replicas_v1_replicas_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

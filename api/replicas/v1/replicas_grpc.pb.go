@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Replicas_Records_FullMethodName = "/weir.dev.replicas.v1.Replicas/Records"
 	Replicas_Load_FullMethodName    = "/weir.dev.replicas.v1.Replicas/Load"
+	Replicas_Call_FullMethodName    = "/weir.dev.replicas.v1.Replicas/Call"
 )
 
 // ReplicasClient is the client API for Replicas service.
@@ -37,6 +38,9 @@ type ReplicasClient interface {
 	Records(ctx context.Context, in *v1.RecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error)
 	// Load is how many proxies are connected to a replica.
 	Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (*LoadAnswer, error)
+	// Call asks what the HTTP API answers about the proxies that are connected to a replica, and orders what it orders of them. The
+	// first answer says which replica it is, and the status; the body follows in pieces.
+	Call(ctx context.Context, in *CallRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CallAnswer], error)
 }
 
 type replicasClient struct {
@@ -76,6 +80,25 @@ func (c *replicasClient) Load(ctx context.Context, in *LoadRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *replicasClient) Call(ctx context.Context, in *CallRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CallAnswer], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Replicas_ServiceDesc.Streams[1], Replicas_Call_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CallRequest, CallAnswer]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replicas_CallClient = grpc.ServerStreamingClient[CallAnswer]
+
 // ReplicasServer is the server API for Replicas service.
 // All implementations must embed UnimplementedReplicasServer
 // for forward compatibility.
@@ -87,6 +110,9 @@ type ReplicasServer interface {
 	Records(*v1.RecordsRequest, grpc.ServerStreamingServer[Answer]) error
 	// Load is how many proxies are connected to a replica.
 	Load(context.Context, *LoadRequest) (*LoadAnswer, error)
+	// Call asks what the HTTP API answers about the proxies that are connected to a replica, and orders what it orders of them. The
+	// first answer says which replica it is, and the status; the body follows in pieces.
+	Call(*CallRequest, grpc.ServerStreamingServer[CallAnswer]) error
 	mustEmbedUnimplementedReplicasServer()
 }
 
@@ -102,6 +128,9 @@ func (UnimplementedReplicasServer) Records(*v1.RecordsRequest, grpc.ServerStream
 }
 func (UnimplementedReplicasServer) Load(context.Context, *LoadRequest) (*LoadAnswer, error) {
 	return nil, status.Error(codes.Unimplemented, "method Load not implemented")
+}
+func (UnimplementedReplicasServer) Call(*CallRequest, grpc.ServerStreamingServer[CallAnswer]) error {
+	return status.Error(codes.Unimplemented, "method Call not implemented")
 }
 func (UnimplementedReplicasServer) mustEmbedUnimplementedReplicasServer() {}
 func (UnimplementedReplicasServer) testEmbeddedByValue()                  {}
@@ -153,6 +182,17 @@ func _Replicas_Load_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Replicas_Call_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CallRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ReplicasServer).Call(m, &grpc.GenericServerStream[CallRequest, CallAnswer]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replicas_CallServer = grpc.ServerStreamingServer[CallAnswer]
+
 // Replicas_ServiceDesc is the grpc.ServiceDesc for Replicas service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -169,6 +209,11 @@ var Replicas_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Records",
 			Handler:       _Replicas_Records_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Call",
+			Handler:       _Replicas_Call_Handler,
 			ServerStreams: true,
 		},
 	},
