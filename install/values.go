@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/weirmesh/weir/config/document"
 )
@@ -171,6 +172,9 @@ func translate(values map[string]any) ([]string, error) {
 	return notices, nil
 }
 
+// mostTTL is ca.MaxTTL.
+const mostTTL = 90 * 24 * time.Hour
+
 // combined refuses values that say something together that cannot be.
 func combined(values map[string]any) error {
 	ca, _ := values["ca"].(map[string]any)
@@ -181,6 +185,16 @@ func combined(values map[string]any) error {
 	for _, name := range []string{"EXTERNAL_CA", "K8S_SIGNER"} {
 		if _, ok := env[name]; ok {
 			return refused("pilot.env."+name, "it would do nothing: say ca.signer=DOMAIN/PATH, and ca.approve=true if nobody else approves (docs/identity.md)")
+		}
+	}
+	if ttl := ca["certTTL"]; ttl != nil && ttl != "" {
+		if d, err := time.ParseDuration(fmt.Sprint(ttl)); err != nil || d <= 0 || d > mostTTL {
+			return refused(fmt.Sprintf("ca.certTTL=%v", ttl), fmt.Sprintf("want a time like 4h, of at most %gh", mostTTL.Hours()))
+		}
+	}
+	for _, name := range []string{"DEFAULT_WORKLOAD_CERT_TTL", "MAX_WORKLOAD_CERT_TTL"} {
+		if _, ok := env[name]; ok {
+			return refused("pilot.env."+name, "it would do nothing: say ca.certTTL")
 		}
 	}
 	switch {

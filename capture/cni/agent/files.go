@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -57,7 +58,7 @@ func (f *Files) WriteAccess(a cni.Access) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return replace(filepath.Join(f.Run, kubeconfigName), data, 0o600)
+	return replace(filepath.Join(f.Run, kubeconfigName), bytes.NewReader(data), 0o600)
 }
 
 // WriteProgram writes the plugin itself. Its megabytes are compared when something about
@@ -68,11 +69,12 @@ func (f *Files) WriteProgram() (changed bool, err error) {
 	if err == nil && f.program != nil && os.SameFile(is, f.program) && is.Size() == f.program.Size() && is.ModTime().Equal(f.program.ModTime()) && is.Mode() == f.program.Mode() {
 		return false, nil
 	}
-	data, err := os.ReadFile(f.Program)
+	program, err := os.Open(f.Program)
 	if err != nil {
 		return false, err
 	}
-	if changed, err = replace(path, data, 0o755); err != nil {
+	defer func() { _ = program.Close() }()
+	if changed, err = replace(path, program, 0o755); err != nil {
 		return changed, err
 	}
 	f.program, err = os.Stat(path)
@@ -106,13 +108,13 @@ func (f *Files) WriteConf() (name string, changed bool, err error) {
 		if same(conf, next) {
 			return name, false, nil
 		}
-		changed, err = replace(path, next, 0o644)
+		changed, err = replace(path, bytes.NewReader(next), 0o644)
 		return name, changed, err
 	}
 	// Runtimes read lists from a .conflist only. It comes behind by name: it counts at the
 	// moment at which the other is renamed.
 	list := strings.TrimSuffix(path, filepath.Ext(path)) + ".conflist"
-	if _, err := replace(list, next, 0o644); err != nil {
+	if _, err := replace(list, bytes.NewReader(next), 0o644); err != nil {
 		return name, false, err
 	}
 	return filepath.Base(list), true, os.Rename(path, path+saved)
@@ -173,7 +175,7 @@ func (f *Files) Remove() error {
 		if err != nil || !found {
 			continue // nobody's, or another's
 		}
-		_, err = replace(path, rest, 0o644)
+		_, err = replace(path, bytes.NewReader(rest), 0o644)
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -188,11 +190,14 @@ func (f *Files) Remove() error {
 }
 
 // replace writes a file at once, so that nobody reads or runs half of it, unless it is as
-// it should be.
-func replace(path string, data []byte, mode fs.FileMode) (changed bool, err error) {
-	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
-		if i, err := os.Stat(path); err == nil && i.Mode().Perm() == mode {
-			return false, nil
+// it should be. What it should be is read once or twice, piece by piece: of the plugin that is megabytes.
+func replace(path string, data io.ReadSeeker, mode fs.FileMode) (changed bool, err error) {
+	if i, err := os.Stat(path); err == nil && i.Mode().Perm() == mode {
+		if equal, err := equals(path, data); err != nil || equal {
+			return false, err
+		}
+		if _, err := data.Seek(0, io.SeekStart); err != nil {
+			return false, err
 		}
 	}
 	t, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".weir-new-*") // no name that a runtime reads
@@ -204,7 +209,7 @@ func replace(path string, data []byte, mode fs.FileMode) (changed bool, err erro
 			_ = os.Remove(t.Name())
 		}
 	}()
-	if _, err = t.Write(data); err == nil {
+	if _, err = io.Copy(t, data); err == nil {
 		err = t.Chmod(mode)
 	}
 	if err == nil {
@@ -217,4 +222,28 @@ func replace(path string, data []byte, mode fs.FileMode) (changed bool, err erro
 		return false, err
 	}
 	return true, os.Rename(t.Name(), path)
+}
+
+// equals reports whether a file that can be read has the same bytes. The error is that of data.
+func equals(path string, data io.Reader) (bool, error) {
+	old, err := os.Open(path)
+	if err != nil {
+		return false, nil // it is replaced
+	}
+	defer func() { _ = old.Close() }()
+	var a, b [32 << 10]byte
+	for {
+		n, err := io.ReadFull(data, a[:])
+		end := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !end {
+			return false, err
+		}
+		m, _ := io.ReadFull(old, b[:])
+		if m != n || !bytes.Equal(a[:n], b[:n]) {
+			return false, nil
+		}
+		if end {
+			return true, nil
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -203,6 +204,7 @@ func TestProgram(t *testing.T) {
 		{"as it should be", func() {}, false},
 		{"found by another agent", func() { f.program = nil }, false},
 		{"another's", func() { write(t, path, "ELF 0") }, true},
+		{"longer", func() { write(t, path, "ELF 1 and more") }, true},
 		{"not executable", func() { _ = os.Chmod(path, 0o600) }, true},
 		{"deleted", func() { _ = os.Remove(path) }, true},
 		{"a new version", func() { f.program = nil; write(t, f.Program, "ELF 2") }, true},
@@ -220,5 +222,25 @@ func TestProgram(t *testing.T) {
 	}
 	if names := slices.Collect(maps.Keys(folder(t, f.Bin))); len(names) != 3 {
 		t.Errorf("left over: %v", names)
+	}
+}
+
+// The plugin has tens of megabytes, and a node of pods has better use for them than a copy in the agent's memory.
+func TestProgramIsNotReadWhole(t *testing.T) {
+	f := host(t, nil)
+	const size = 8 << 20
+	write(t, f.Program, strings.Repeat("ELF 1...", size/8))
+	for _, change := range []bool{true, false} {
+		f.program = nil
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		changed, err := f.WriteProgram()
+		runtime.ReadMemStats(&after)
+		if changed != change || err != nil {
+			t.Errorf("changed %v, %v", changed, err)
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > size/8 {
+			t.Errorf("changed %v: %d bytes for a program of %d", changed, took, size)
+		}
 	}
 }
