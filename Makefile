@@ -118,6 +118,10 @@ instructions-update: ## write test/instructions.txt anew
 bench-xds: build ## what many proxies cost the control plane (needs ../shared/bench)
 	@./test/bench-xds.sh $(BENCH)
 
+.PHONY: bench-kube
+bench-kube: build ## the same on a real API server, KUBECONFIG's: 1,000 services of two endpoints (needs ../shared/bench)
+	@./test/bench-kube.sh $(BENCH)
+
 .PHONY: outage
 outage: build ## what can happen to a control plane, with 2,000 proxies: minutes (needs ../shared/bench)
 	@./test/outage.sh $(BENCH)
