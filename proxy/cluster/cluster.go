@@ -152,6 +152,8 @@ type Cluster struct {
 	LocalityWeighted bool
 	// PanicAt is the percentage of endpoints in use below which health is not looked at (healthy_panic_threshold).
 	PanicAt uint32
+	// Keeps are the endpoints that sessions stay with (override_host_status).
+	Keeps Keeps
 	// Outlier is when endpoints are set aside for failing; nil: never.
 	Outlier   *outlier.Config
 	SlowStart SlowStart
@@ -230,6 +232,7 @@ type Place struct {
 	Locality  uint16
 	Unhealthy bool // as the control plane says: chosen in panic only
 	Degraded  bool // as the control plane says: chosen as far as those that are not cannot take all
+	Draining  bool // and Unhealthy: it is about to end
 }
 
 // Locality is a group of endpoints near each other.

@@ -2,15 +2,19 @@ package http_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/weirmesh/weir/api/substitution"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
 	accessfilter "github.com/weirmesh/weir/proxy/filter/rbac"
+	"github.com/weirmesh/weir/proxy/filter/session"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/inbound"
@@ -71,7 +75,7 @@ func makePath(t testing.TB, direction http.Direction, request, response []byte, 
 		m.Store(cluster.Unlimited)
 	}
 	at := netip.MustParseAddrPort("10.2.0.1:9080")
-	c := &cluster.Cluster{Name: "outbound|9080||reviews.default.svc.cluster.local", Limits: limits, Protocol: upstream,
+	c := &cluster.Cluster{Name: "outbound|9080||reviews.default.svc.cluster.local", Limits: limits, Protocol: upstream, Keeps: cluster.DefaultKeeps,
 		Service:   cluster.Service{Host: "reviews.default.svc.cluster.local", Name: "reviews", Namespace: "default"},
 		Endpoints: []*cluster.Endpoint{{Addr: at, Limits: limits, Workload: cluster.Workload{Name: "reviews-v1", Namespace: "default"}}}}
 	c.Seal()
@@ -148,6 +152,12 @@ func paths(t testing.TB) map[string]func() *path {
 		"60KB": func() *path { return newPath(t, http.Outbound, getRequest, okResponse(60<<10)) },
 		"inbound": func() *path {
 			return newPath(t, http.Inbound, peerRequest(t), okResponse(1024))
+		},
+		"session": func() *path { // each client is told of its endpoint, and brings it along
+			stays := &route.Session{Cookie: "at", SetCookie: cluster.CookieSuffix("/", time.Hour, nil), TTL: time.Hour}
+			known := `at="` + base64.StdEncoding.EncodeToString([]byte("\n\x0d10.2.0.1:9080\x10\xff\xff\xff\xff\x0f")) + `"`
+			return newPath(t, http.Inbound, strings.Replace(getRequest, "\r\n", "\r\ncookie: "+known+"\r\n", 1), okResponse(1024),
+				session.Stage(stays), session.Stage(&route.Session{Header: "x-at"}), session.Stage(&route.Session{Cookie: "new", SetCookie: "; HttpOnly"}))
 		},
 		"policies": func() *path {
 			return newPath(t, http.Inbound, peerRequest(t), okResponse(1024), accessfilter.Stages(policies())...)

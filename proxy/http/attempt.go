@@ -129,6 +129,12 @@ func (x *Exchange) choose() *cluster.Endpoint {
 	if c.Kind == cluster.Dynamic {
 		return x.dynamic(c)
 	}
+	if e := x.stays; e != nil && !e.Gone.Load() && (len(x.tried) == 0 || x.is(strict)) {
+		return e
+	}
+	if x.is(strict) {
+		return nil
+	}
 	var avoid []*cluster.Endpoint
 	draws := 0
 	if x.retry != nil && x.retry.OtherHosts {

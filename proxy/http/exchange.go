@@ -144,7 +144,8 @@ type Exchange struct {
 	retry              *route.Retry // the policy in force; nil: none
 	retries            uint32       // left
 	tried              []*cluster.Endpoint
-	total              time.Duration // the timeout of the whole; then those of an attempt
+	stays              *cluster.Endpoint // where the first attempt goes; nil: wherever
+	total              time.Duration     // the timeout of the whole; then those of an attempt
 	perTry, perTryIdle time.Duration
 	// A request that waits for other endpoints asks those it knows again when due, pause after it did.
 	pause   time.Duration
@@ -200,6 +201,7 @@ const (
 	connected  // the last attempt had a connection
 	awaitsBody // a stage waits for the request body
 	fixed      // Cluster and Endpoint are those to ask, and no others: a health check
+	strict     // what holds for the first attempt (stays) holds for all
 )
 
 func (x *Exchange) is(f exchangeFlags) bool { return x.flags&f != 0 }
@@ -222,7 +224,7 @@ func (x *Exchange) reset() {
 	x.state, x.origin, x.down, x.up = nil, nil, nil, nil
 	x.stage, x.flags = 0, keepBody
 	x.retry, x.retries, x.total, x.perTry, x.perTryIdle = nil, 0, 0, 0, 0
-	x.found = nil
+	x.found, x.stays = nil, nil
 	x.redirect, x.routed, x.webSocketKey, x.cookie = nil, 0, nil, nil
 	x.requestBody, x.responseBody, x.copies = nil, nil, nil
 	clear(x.answering)

@@ -95,6 +95,7 @@ type script struct {
 	begun     int
 	listener  *listener
 	ids       int32
+	answer    string          // the last one that asked saw
 	builder   *pstate.Builder // of what xds says
 }
 

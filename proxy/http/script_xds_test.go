@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -72,7 +73,7 @@ func (s *script) asked(request, answer string, tell ...string) string {
 	if _, err := c.Send(wire(s.t, request+"\n\n\\c")); err != nil {
 		s.t.Fatal(err)
 	}
-	s.net.Step()
+	s.net.Advance(100 * time.Millisecond) // and further attempts
 	out := ""
 	for _, at := range slices.Sorted(maps.Keys(s.listeners)) {
 		u := s.listeners[at].Accept()
@@ -96,7 +97,9 @@ func (s *script) asked(request, answer string, tell ...string) string {
 		u.Close()
 		s.net.Step()
 	}
-	if b, _ := c.Recv(); out == "" {
+	b, _ := c.Recv()
+	s.answer = string(b)
+	if out == "" {
 		head, body, _ := strings.Cut(string(b), "\r\n\r\n")
 		status, _, _ := strings.Cut(strings.TrimPrefix(head, "HTTP/1.1 "), " ")
 		return strings.TrimSpace(status + " " + body)

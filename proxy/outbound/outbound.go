@@ -8,6 +8,7 @@ import (
 	"github.com/weirmesh/weir/proxy/filter/fault"
 	"github.com/weirmesh/weir/proxy/filter/grpcweb"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
+	"github.com/weirmesh/weir/proxy/filter/session"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/route"
 )
@@ -18,7 +19,8 @@ type Options struct {
 	Fault    *route.Fault       // of the filter, for routes without their own; nil: none
 	CORS     bool               // routes may have policies
 	GRPCWeb  bool
-	Access   []http.Stage // who may come in, and how often, in the order configured
+	Session  *route.Session // nil: no filter for sessions
+	Access   []http.Stage   // who may come in, and how often, in the order configured
 }
 
 // Stages are the steps of a request, in order; its response takes them backwards. The access log and the metrics come
@@ -39,6 +41,9 @@ func Stages(o Options) []http.Stage {
 	s = append(s, fault.Stages(o.Fault)...) // delay, abort
 	if o.CORS {
 		s = append(s, cors.Stage()) // preflight requests, answers for pages of other origins
+	}
+	if o.Session != nil {
+		s = append(s, session.Stage(o.Session)) // which endpoint the request is for
 	}
 	return append(s, http.Router()) // headers, rewrite, timeouts, retries, endpoint, connection
 }

@@ -86,6 +86,20 @@ type Entry struct {
 	ExtAuthz *ExtAuthz
 	// RateLimit takes the place of the listener's local rate limit, nil: that holds.
 	RateLimit *ratelimit.Limit
+	// Session takes the place of the listener's, nil: that holds.
+	Session *Session
+}
+
+// Session is StatefulSession: requests that belong together carry the address of the endpoint that they are for.
+type Session struct {
+	// By a cookie, with its attributes as cluster.CookieSuffix writes them, for requests whose path is Path or below it ("": all), for so long
+	// (0: as long as the client likes); or by a header. Neither: there are no sessions.
+	Cookie, SetCookie, Path string
+	TTL                     time.Duration
+	Header                  string
+	// Strict: nowhere but there. Missing is the status of requests for an endpoint that there is not.
+	Strict  bool
+	Missing int
 }
 
 // ExtAuthz is ExtAuthzPerRoute.

@@ -511,6 +511,7 @@ type endpointSpec struct {
 	workload string           // istio.workload
 	healthy  bool
 	degraded bool // and healthy
+	draining bool // and not
 	leaving  bool // our control plane: it is used because all of its cluster end
 	priority uint8
 	locality cluster.Locality
@@ -580,7 +581,9 @@ func decodeEndpoints(la *endpointv3.ClusterLoadAssignment) (*assignment, error) 
 				spec.healthy = true
 			case corev3.HealthStatus_DEGRADED:
 				spec.healthy, spec.degraded = true, true
-			case corev3.HealthStatus_DRAINING, corev3.HealthStatus_UNHEALTHY, corev3.HealthStatus_TIMEOUT:
+			case corev3.HealthStatus_DRAINING:
+				spec.draining = true
+			case corev3.HealthStatus_UNHEALTHY, corev3.HealthStatus_TIMEOUT:
 			}
 			switch a := e.GetEndpoint().GetAddress(); {
 			case a.GetPipe() != nil:
@@ -701,8 +704,8 @@ func (b *Builder) assemble(s *clusterSpec, a *assignment, prev *cluster.Cluster)
 	localities := map[cluster.Locality]uint16{}
 	for i := range eps {
 		e := &eps[i]
-		// Those that take no requests count where it matters how many there are; else they are let go.
-		if !e.healthy && !levels && c.PanicAt == 0 {
+		// Those that take no requests count where it matters how many there are, or sessions stay with them; else they are let go.
+		if !e.healthy && !levels && c.PanicAt == 0 && (c.Keeps&cluster.KeepsUnhealthy == 0 || e.draining) && (c.Keeps&cluster.KeepsDraining == 0 || !e.draining) {
 			continue
 		}
 		if levels || !e.healthy {
@@ -717,7 +720,7 @@ func (b *Builder) assemble(s *clusterSpec, a *assignment, prev *cluster.Cluster)
 				localities[e.locality] = id
 				c.Localities = append(c.Localities, e.locality)
 			}
-			c.Places = append(c.Places, cluster.Place{Priority: e.priority, Locality: id, Unhealthy: !e.healthy, Degraded: e.degraded})
+			c.Places = append(c.Places, cluster.Place{Priority: e.priority, Locality: id, Unhealthy: !e.healthy, Degraded: e.degraded, Draining: e.draining})
 		}
 		t := s.transportFor(e.match)
 		key := e.key() + "|"

@@ -190,10 +190,11 @@ var fields = map[protoreflect.FullName]known{
 		but("failure_percentage_request_volume", rates).but("max_ejection_time_jitter", "endpoints return when a sweep finds their time over").
 		but("successful_active_health_check_uneject_host", "who is ejected stays so for its time").but("monitors", onlyEnvoy).
 		but("detect_degraded_hosts", onlyEnvoy),
-	"envoy.config.cluster.v3.Cluster.CommonLbConfig": acts("healthy_panic_threshold locality_weighted_lb_config").
+	"envoy.config.cluster.v3.Cluster.CommonLbConfig": acts("healthy_panic_threshold locality_weighted_lb_config override_host_status").
 		but("zone_aware_lb_config", "zones are followed where priorities or weights say so").but("update_merge_window", "changes hold at once").
 		but("ignore_new_hosts_until_first_hc", "new endpoints never count before their first check, and are used where there is no other").but("close_connections_on_host_set_change", "new state never closes a connection that it need not").
-		but("consistent_hashing_lb_config", "endpoints are placed by address, and none is taken for busy").but("override_host_status", onlyEnvoy),
+		but("consistent_hashing_lb_config", "endpoints are placed by address, and none is taken for busy"),
+	"envoy.config.core.v3.HealthStatusSet":                                    everything,
 	"envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig": everything,
 	"envoy.config.cluster.v3.Cluster.LeastRequestLbConfig":                    acts("slow_start_config").but("choice_count", "two choices, as the default").but("active_request_bias", onlyEnvoy),
 	"envoy.config.cluster.v3.Cluster.RoundRobinLbConfig":                      acts("slow_start_config"),
@@ -364,6 +365,14 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.type.matcher.v3.FilterStateMatcher":     acts("key string_match"),
 	"envoy.type.matcher.v3.MetadataMatcher":        everything,
 	"envoy.type.v3.Int32Range":                     everything,
+
+	// Sessions.
+	"envoy.extensions.filters.http.stateful_session.v3.StatefulSession":         acts("session_state strict status_on_strict_destination_not_found").but("stat_prefix", statsNames),
+	"envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute": acts("disabled stateful_session"),
+	"envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState":  everything,
+	"envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState":  everything,
+	"envoy.type.http.v3.Cookie":          everything,
+	"envoy.type.http.v3.CookieAttribute": everything,
 
 	// Asking somebody else, and limits.
 	"envoy.extensions.filters.http.ext_authz.v3.ExtAuthz": acts("grpc_service http_service failure_mode_allow failure_mode_allow_header_add with_request_body clear_route_cache"+

@@ -186,6 +186,11 @@ func TestRefusedFields(t *testing.T) {
 		{resource.ClusterType, `name: "c" type: STRICT_DNS load_assignment { cluster_name: "c" policy { overprovisioning_factor { value: 1 } } }`, "cluster c.load_assignment.policy.overprovisioning_factor: 1"},
 		{resource.RouteType, `name: "r" max_direct_response_body_size_bytes { value: 4 } virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } direct_response { status: 200 body { inline_string: "12345" } } } }`,
 			"direct_response.body: has 5 bytes"},
+		{resource.ListenerType, manager(`http_filters { name: "s" typed_config { [type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSession] { session_state { name: "x" typed_config {
+		  [type.googleapis.com/google.protobuf.StringValue] {} } } } } }`), "http_filters[0] s.session_state: type.googleapis.com/google.protobuf.StringValue is not supported"},
+		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" typed_per_filter_config { key: "s" value { [type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute] {
+		  stateful_session { session_state { name: "x" typed_config { [type.googleapis.com/envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState] {} } } } } } } }`,
+			"virtual host v.typed_per_filter_config[s].stateful_session.session_state.cookie.name: is empty"},
 		{resource.ListenerType, manager(`upgrade_configs { upgrade_type: "websocket" filters { name: "x" } }`), "upgrade_configs[0].filters"},
 		{resource.ListenerType, manager(`early_header_mutation_extensions { name: "x" }`), "early_header_mutation_extensions"},
 		{resource.ListenerType, `name: "l" address { socket_address { address: "127.0.0.1" port_value: 80 } } listener_filters { name: "p" filter_disabled { any_match: true } typed_config {

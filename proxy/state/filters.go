@@ -60,6 +60,7 @@ var httpFilters = map[string]httpFilter{
 	typePrefix + "io.istio.http.peer_metadata.Config":                {name: "istio.metadata_exchange", make: (*Builder).peerMetadataFilter},
 	extAuthzURL:       {name: "envoy.filters.http.ext_authz", make: (*Builder).extAuthzFilter},
 	localRateLimitURL: {name: "envoy.filters.http.local_ratelimit", make: (*Builder).rateLimitFilter},
+	sessionURL:        {name: "envoy.filters.http.stateful_session", make: (*Builder).sessionFilter},
 	jwtAuthnURL:       {name: jwtFilter, make: (*Builder).jwtAuthnFilter},
 	setFilterStateURL: {name: "envoy.filters.http.set_filter_state", make: (*Builder).filterStateFilter},
 	typePrefix + "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig": {name: "istio.alpn", inert: "the stage that dials offers HTTP protocols to mesh peers by itself"},
@@ -93,6 +94,7 @@ type filterList struct {
 	fault   *route.Fault
 	cors    bool
 	grpcWeb bool
+	session *route.Session
 	routed  bool
 	access  []http.Stage
 	shadows map[string]*rbac.Rules // by shadow_rules_stat_prefix
@@ -162,11 +164,11 @@ func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManag
 	l.enter()
 	switch c.Direction {
 	case http.Inbound:
-		c.Stages = inbound.Stages(inbound.Options{Metadata: l.peers, Fault: l.fault, GRPCWeb: l.grpcWeb, Access: l.access})
+		c.Stages = inbound.Stages(inbound.Options{Metadata: l.peers, Fault: l.fault, GRPCWeb: l.grpcWeb, Session: l.session, Access: l.access})
 	case http.Outbound:
-		c.Stages = outbound.Stages(outbound.Options{Metadata: l.peers, Fault: l.fault, CORS: l.cors, GRPCWeb: l.grpcWeb, Access: l.access})
+		c.Stages = outbound.Stages(outbound.Options{Metadata: l.peers, Fault: l.fault, CORS: l.cors, GRPCWeb: l.grpcWeb, Session: l.session, Access: l.access})
 	case http.Gateway:
-		c.Stages = gateway.Stages(gateway.Options{Metadata: l.peers, Fault: l.fault, CORS: l.cors, GRPCWeb: l.grpcWeb, Access: l.access})
+		c.Stages = gateway.Stages(gateway.Options{Metadata: l.peers, Fault: l.fault, CORS: l.cors, GRPCWeb: l.grpcWeb, Session: l.session, Access: l.access})
 	}
 	return nil
 }

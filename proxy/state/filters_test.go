@@ -27,6 +27,7 @@ var istioFilters = []struct{ name, config, does string }{
 	{"envoy.filters.http.on_demand", `[type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand] {}`, "inert"},
 	{"envoy.filters.http.cors", `[type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors] {}`, "cors"},
 	{"envoy.filters.http.fault", `[type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault] {}`, "fault delay"},
+	{"envoy.filters.http.stateful_session", `[type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSession] {}`, "session"},
 	{"envoy.filters.http.jwt_authn", `[type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication] { bypass_cors_preflight: true
 		providers { key: "origins-0" value { issuer: "https://a.example" audiences: "a" from_headers { name: "x-token" value_prefix: "JWT " } from_params: "t" from_cookies: "c" forward: true forward_payload_header: "x-payload"
 			claim_to_headers { header_name: "x-user" claim_name: "sub" } payload_in_metadata: "payload" normalize_payload_in_metadata { space_delimited_claims: "scope" space_delimited_claims: "permission" } clear_route_cache: true

@@ -8,6 +8,7 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	matchingv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/matcher/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -22,6 +23,12 @@ const maxPriority = 128
 // maxProbes bounds weir.half_open_probes.
 const maxProbes = 1000
 
+// keeps are the endpoints that a status stands for.
+var keeps = map[corev3.HealthStatus]cluster.Keeps{
+	corev3.HealthStatus_UNKNOWN: cluster.KeepsWell, corev3.HealthStatus_HEALTHY: cluster.KeepsWell, corev3.HealthStatus_DEGRADED: cluster.KeepsDegraded,
+	corev3.HealthStatus_UNHEALTHY: cluster.KeepsUnhealthy, corev3.HealthStatus_TIMEOUT: cluster.KeepsUnhealthy, corev3.HealthStatus_DRAINING: cluster.KeepsDraining,
+}
+
 // decodeHealth reads how the health of endpoints changes what is chosen.
 func (s *clusterSpec) decodeHealth(c *clusterv3.Cluster, path string) error {
 	l := c.GetCommonLbConfig()
@@ -33,6 +40,12 @@ func (s *clusterSpec) decodeHealth(c *clusterv3.Cluster, path string) error {
 		s.PanicAt = uint32(t.GetValue())
 	}
 	s.LocalityWeighted = l.GetLocalityWeightedLbConfig() != nil
+	if s.Keeps = cluster.DefaultKeeps; l.GetOverrideHostStatus() != nil {
+		s.Keeps = 0
+		for _, h := range l.GetOverrideHostStatus().GetStatuses() {
+			s.Keeps |= keeps[h]
+		}
+	}
 	slow, at := c.GetLeastRequestLbConfig().GetSlowStartConfig(), path+".least_request_lb_config"
 	if c.GetLbPolicy() == clusterv3.Cluster_ROUND_ROBIN {
 		slow, at = c.GetRoundRobinLbConfig().GetSlowStartConfig(), path+".round_robin_lb_config"

@@ -28,12 +28,14 @@ type perFilter struct {
 	cors  *route.CORS
 	authz *route.ExtAuthz
 	limit *ratelimit.Limit
+	stays *route.Session
 }
 
 // into gives an entry what it has none of.
 func (p *perFilter) into(e *route.Entry) {
 	e.Fault, e.CORS = cmp.Or(e.Fault, p.fault), cmp.Or(e.CORS, p.cors)
 	e.ExtAuthz, e.RateLimit = cmp.Or(e.ExtAuthz, p.authz), cmp.Or(e.RateLimit, p.limit)
+	e.Session = cmp.Or(e.Session, p.stays)
 }
 
 // decodePerFilter reads a typed_per_filter_config. The type says for which filter an entry is, whatever that is called;
@@ -75,6 +77,8 @@ func (p *perFilter) add(name string, a *anypb.Any, at string) (err error) {
 		p.authz, err = decodeAuthzPerRoute(a, at)
 	case url == localRateLimitURL:
 		p.limit, _, err = decodeRateLimit(a, at)
+	case url == sessionPerRouteURL:
+		p.stays, err = decodeSessionPerRoute(a, at)
 	case optional:
 	default:
 		err = fmt.Errorf("%s: %s is not supported", at, url)
@@ -93,6 +97,8 @@ func (p *perFilter) disable(name, at string) error {
 		p.authz = &route.ExtAuthz{Disabled: true}
 	case "envoy.filters.http.local_ratelimit":
 		p.limit = &ratelimit.Limit{Counts: &ratelimit.Counts{}}
+	case "envoy.filters.http.stateful_session":
+		p.stays = &route.Session{}
 	default:
 		return fmt.Errorf("%s: %s cannot be taken away from a route; leave it out of the listener", at, name)
 	}
