@@ -19,7 +19,6 @@ type relays struct {
 	numbers *observe.Worker
 	records *records.Recorder // nil: none are kept
 	log     *observe.Log      // nil: none
-	host    string            // %HOSTNAME%
 	// reported is what each connection under way has been counted with so far.
 	reported  map[*tcp.Relay]*tally
 	workloads http.Workloads
@@ -71,30 +70,8 @@ func (o *relays) End(r *tcp.Relay) {
 	if o.log == nil || len(r.Config().Logs) == 0 {
 		return
 	}
-	down := r.Downstream()
-	rec := &o.record
-	*rec = observe.Record{Start: o.loop.Wall().Add(time.Duration(r.Start - o.loop.Now())), Duration: time.Duration(o.loop.Now() - r.Start),
-		Flags: r.Flags(), Audit: r.Audit, Termination: cmp.Or(r.Details, r.Cause.Details()), UpstreamFailure: r.Failure, Received: int64(r.Received), Sent: int64(r.Sent),
-		UpstreamLocal: r.Upstream.Local, UpstreamTLS: r.Upstream.TLS, DownstreamLocal: down.Asked(), DownstreamRemote: down.Remote, DownstreamTLS: down.TLS, Hostname: o.host, Cause: r.Cause}
-	if r.Cause == causes.NoCause || r.Cause.Flag() == causes.UpstreamConnectionFailure { // the latter is told by the failure
-		rec.Termination = ""
-	}
-	if down.Direct != nil {
-		rec.DownstreamDirect = *down.Direct
-	}
-	if r.Endpoint != nil {
-		rec.UpstreamHost, rec.UpstreamPath, rec.UpstreamName = r.Endpoint.Addr, r.Endpoint.Path, r.Endpoint.Host
-	}
-	if r.Upstream.Remote.IsValid() {
-		rec.UpstreamHost = r.Upstream.Remote // of several addresses, the one that answered
-	}
-	if r.Cluster != nil {
-		rec.UpstreamCluster, rec.ClusterOrigin = r.Cluster.Name, r.Cluster.Source
-	}
-	if rec.ServerName = down.ServerName; down.TLS != nil {
-		rec.ServerName = down.TLS.SNI
-	}
-	o.log.Write(r.Config().Logs, rec)
+	r.Describe(&o.record)
+	o.log.Write(r.Config().Logs, &o.record)
 }
 
 // keep records a connection that has ended.

@@ -429,8 +429,11 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector":    everything,
 	"envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit": acts("max_connections delay runtime_enabled").but("stat_prefix", statsNames),
 	"envoy.config.core.v3.RuntimeFeatureFlag":                              acts("default_value").but("runtime_key", "there is no runtime layer; the default value holds"),
-	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy": acts("cluster weighted_clusters idle_timeout max_downstream_connection_duration access_log max_connect_attempts stat_prefix hash_policy").
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy": acts("cluster weighted_clusters idle_timeout max_downstream_connection_duration access_log max_connect_attempts stat_prefix hash_policy tunneling_config").
 		but("access_log_options", endOnly),
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig": acts("hostname use_post headers_to_add post_path").
+		not("propagate_response_headers propagate_response_trailers", "nothing here reads what they would be left in").
+		not("request_id_extension request_id_header request_id_metadata_key", "name a header in headers_to_add").not("formatters", notHere),
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster":               everything,
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight": everything,
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": acts("stat_prefix route_config rds http_filters access_log"+

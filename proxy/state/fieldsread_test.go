@@ -163,6 +163,10 @@ func TestRefusedFields(t *testing.T) {
 		return `name: "l" address { socket_address { address: "127.0.0.1" port_value: 80 } } filter_chains { filters { name: "h" typed_config {
 		[type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager] { rds { route_config_name: "r" config_source { ads {} } } ` + text + ` } } } }`
 	}
+	tunnel := func(text string) string {
+		return `name: "l" address { socket_address { address: "127.0.0.1" port_value: 80 } } filter_chains { filters { name: "t" typed_config {
+		[type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { cluster: "a" tunneling_config { ` + text + ` } } } } }`
+	}
 	for _, tc := range []struct{ url, text, want string }{
 		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" require_tls: EXTERNAL_ONLY }`, "virtual host v.require_tls: EXTERNAL_ONLY"},
 		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "c" rate_limits { actions { remote_address {} } } } } }`, "route configuration r.virtual_hosts[0].routes[0].route.rate_limits: field is not supported: descriptors"},
@@ -191,6 +195,11 @@ func TestRefusedFields(t *testing.T) {
 		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" typed_per_filter_config { key: "s" value { [type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute] {
 		  stateful_session { session_state { name: "x" typed_config { [type.googleapis.com/envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState] {} } } } } } } }`,
 			"virtual host v.typed_per_filter_config[s].stateful_session.session_state.cookie.name: is empty"},
+		{resource.ListenerType, tunnel(`hostname: "db"`), `t.tunneling_config.hostname: "db" is not host:port`},
+		{resource.ListenerType, tunnel(`hostname: "%NOBODY%:1"`), `t.tunneling_config.hostname: format "%NOBODY%:1": there is no operator %NOBODY%`},
+		{resource.ListenerType, tunnel(`hostname: "a:1" post_path: "/x"`), "t.tunneling_config.post_path: needs use_post"},
+		{resource.ListenerType, tunnel(`hostname: "a:1" headers_to_add { header { key: "Host" value: "x" } }`), `t.tunneling_config.headers_to_add[0].header.key: "host" cannot be changed`},
+		{resource.ListenerType, tunnel(`hostname: "a:1" propagate_response_headers: true`), "t.tunneling_config.propagate_response_headers: field is not supported: nothing here reads"},
 		{resource.ListenerType, manager(`upgrade_configs { upgrade_type: "websocket" filters { name: "x" } }`), "upgrade_configs[0].filters"},
 		{resource.ListenerType, manager(`early_header_mutation_extensions { name: "x" }`), "early_header_mutation_extensions"},
 		{resource.ListenerType, `name: "l" address { socket_address { address: "127.0.0.1" port_value: 80 } } listener_filters { name: "p" filter_disabled { any_match: true } typed_config {

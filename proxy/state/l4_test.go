@@ -247,3 +247,14 @@ func TestPlaintext(t *testing.T) {
 		}
 	}
 }
+
+// A TcpProxy that goes through forward proxies: what they are asked for.
+func TestTunnelingConfig(t *testing.T) {
+	s, _ := apply(t, newBuilder(), update(t, resource.ListenerType, `name: "l" address { socket_address { address: "127.0.0.1" port_value: 80 } } filter_chains { filters { name: "t" typed_config {
+		[type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { cluster: "a" tunneling_config { hostname: "db.example:5432" use_post: true post_path: "/t"
+			headers_to_add { header { key: "X-A" value: "1" } append_action: OVERWRITE_IF_EXISTS_OR_ADD } headers_to_add { header { key: "x-b" value: "2" } } } } } } }`))
+	c := s.Listener("l").Config.Chains[0].Filters.(*tcp.Config).Tunnel
+	if host, _ := c.Host.Literal(); host != "db.example:5432" || !c.Post || c.Path != "/t" || len(c.Headers) != 2 || c.Headers[0].Name != "x-a" || !c.Headers[0].Replaces || c.Headers[1].Replaces {
+		t.Errorf("%+v", c)
+	}
+}

@@ -341,6 +341,9 @@ func (b *Builder) decodeTCP(config *anypb.Any, dir http.Direction, path string) 
 	if c.Logs, err = logs(p.GetAccessLog(), path); err != nil {
 		return nil, err
 	}
+	if c.Tunnel, err = decodeTunnel(p.GetTunnelingConfig(), path+".tunneling_config"); err != nil {
+		return nil, err
+	}
 	add := func(name string, weight uint32) {
 		c.Clusters = append(c.Clusters, tcp.Weighted{Cluster: b.clusterID(name), Weight: weight})
 	}

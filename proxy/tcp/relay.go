@@ -347,7 +347,7 @@ func (r *Relay) connect() {
 	}
 	r.Endpoint = e
 	r.attempts--
-	r.up = conn.Dial(r.w.l, r.w.target(r.Cluster, e, r.down.Info()), (*upstream)(r))
+	r.up = conn.Dial(r.w.l, r.w.target(r.config, r.Cluster, e, r.down.Info()), (*upstream)(r))
 }
 
 func (u *upstream) Open(c *conn.Conn) {
@@ -361,8 +361,8 @@ func (u *upstream) Open(c *conn.Conn) {
 		c.Write(r.w.o.Metadata)
 	}
 	r.touch()
-	if t := r.Cluster.Tunnel; t != nil {
-		r.ask(c, t)
+	if r.config.Tunnel != nil || r.Cluster.Tunnel != nil {
+		r.ask(c)
 		return
 	}
 	r.settled()

@@ -44,6 +44,9 @@ type Config struct {
 	MaxDuration        time.Duration // max_downstream_connection_duration; 0: none
 	MaxConnectAttempts int           // max_connect_attempts; 0: 1
 
+	// Tunnel says that endpoints are forward proxies (tunneling_config); nil: where the cluster does not say so, they are where it goes.
+	Tunnel *Tunnel
+
 	// RBAC decides who may come (the filters envoy.filters.network.rbac, in their order).
 	RBAC []*rbac.Filter
 
@@ -107,6 +110,8 @@ type Options struct {
 	Source netip.Addr
 	// Metadata is what peers are told about this workload, as made by Frame; nil: nothing.
 	Metadata []byte
+	// Hostname is %HOSTNAME%.
+	Hostname string
 	// Peers interns what peers tell; nil: it is read and forgotten.
 	Peers *observe.Peers
 }
@@ -258,11 +263,11 @@ func (w *Worker) named(c *cluster.Cluster, info *conn.Info) (e *hosts.Entry, wai
 }
 
 // target says how to reach an endpoint for a client.
-func (w *Worker) target(c *cluster.Cluster, e *cluster.Endpoint, info *conn.Info) conn.Target {
+func (w *Worker) target(cfg *Config, c *cluster.Cluster, e *cluster.Endpoint, info *conn.Info) conn.Target {
 	t := conn.Target{Addr: loop.Addr{AddrPort: e.Addr, Path: e.Path}, Also: e.Also, Timeout: c.ConnectTimeout,
 		Keepalive: conn.Keepalive{On: c.Keepalive.On, Idle: c.Keepalive.Time, Interval: c.Keepalive.Interval, Count: int(c.Keepalive.Probes)}}
 	if tr := e.Transport.Load(); tr != nil {
-		if t.TLS = tr.TCP; c.Tunnel != nil {
+		if t.TLS = tr.TCP; c.Tunnel != nil || cfg.Tunnel != nil {
 			t.TLS = tr.HTTP // a forward proxy speaks HTTP/1.1
 		}
 		if tr.Proxy != proxyproto.None {

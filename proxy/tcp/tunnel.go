@@ -9,10 +9,26 @@ import (
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/observe"
 )
 
+// Tunnel is TcpProxy.TunnelingConfig: what a forward proxy is asked for, which may depend on the connection.
+type Tunnel struct {
+	Host    *observe.Format // host:port
+	Post    bool            // asked for by POST instead of CONNECT
+	Path    string          // of POST
+	Headers []Header
+}
+
+// Header is one of the request for a tunnel.
+type Header struct {
+	Name     string // lower case
+	Value    *observe.Format
+	Replaces bool
+}
+
 // passage is a relay's way through a forward proxy: the endpoint is asked, by HTTP/1.1, for a connection to somewhere else
-// (cluster.Tunnel). With CONNECT it then passes bytes on as they are; with POST they are the bodies of request and answer.
+// (Tunnel, or cluster.Tunnel). With CONNECT it then passes bytes on as they are; with POST they are the bodies of request and answer.
 type passage struct {
 	post, open bool
 	timer      loop.Timer // for the answer
@@ -28,16 +44,42 @@ type passage struct {
 const maxAnswer = 16 << 10
 
 // ask begins the passage on a connection that is open.
-func (r *Relay) ask(c *conn.Conn, t *cluster.Tunnel) {
-	p := &passage{post: t.Post}
+func (r *Relay) ask(c *conn.Conn) {
+	p := &passage{}
 	r.passage = p
 	q := &p.req
 	q.Reset()
 	p.resp.Reset()
-	q.Protocol, q.Scheme, q.Authority = message.HTTP11, []byte("http"), []byte(t.Host)
+	q.Protocol, q.Scheme, q.Path = message.HTTP11, []byte("http"), []byte("/")
+	if t := r.config.Tunnel; t != nil {
+		rec := &observe.Record{}
+		r.Describe(rec)
+		q.Authority, p.post = t.Host.AppendValue(nil, rec), t.Post
+		if t.Path != "" {
+			q.Path = []byte(t.Path)
+		}
+		for _, h := range t.Headers {
+			if v := h.Value.AppendValue(nil, rec); h.Replaces {
+				q.Headers.SetName([]byte(h.Name), v)
+			} else {
+				q.Headers.AddName([]byte(h.Name), v)
+			}
+		}
+	} else {
+		q.Authority, p.post = []byte(r.Cluster.Tunnel.Host), r.Cluster.Tunnel.Post
+	}
+	switch {
+	case r.Cluster.Protocol == cluster.HTTP2:
+		r.refused(causes.UpstreamProtocolError, "the cluster speaks HTTP/2, and tunnels are asked for by HTTP/1.1")
+		return
+	case message.CheckAuthority(q.Authority) != message.NoFault, !p.post && !message.HasPort(q.Authority):
+		// A part of it may be the client's.
+		r.refused(causes.UpstreamConnectFailed, "a tunnel to "+strconv.Quote(string(q.Authority))+" cannot be asked for")
+		return
+	}
 	if p.post {
 		q.SetMethod([]byte("POST"))
-		q.Path, q.NoBody = []byte("/"), false
+		q.NoBody = false
 	} else {
 		q.SetMethod([]byte("CONNECT"))
 	}

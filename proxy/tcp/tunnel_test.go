@@ -8,6 +8,7 @@ import (
 
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/loop/mem"
+	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/tcp"
 )
 
@@ -97,6 +98,62 @@ func TestTunnelRefused(t *testing.T) {
 			p.want(c.want)
 			if l := p.clusters[1].Limits.Connections.Load(); l != 0 || p.w.Active() != 0 {
 				t.Errorf("%d connections counted, %d relays", l, p.w.Active())
+			}
+		})
+	}
+}
+
+// text is a format of access logs.
+func text(t *testing.T, s string) *observe.Format {
+	t.Helper()
+	f, err := observe.ParseText(s, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// A listener's tunnel (tunneling_config) is asked for with what is known of the connection, whatever its cluster says; one that cannot be
+// asked for is a connection that failed.
+func TestTunnelOfListener(t *testing.T) {
+	headers := []tcp.Header{{Name: "x-from", Value: text(t, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% at %HOSTNAME%")}, {Name: "x-two", Value: text(t, "1")},
+		{Name: "x-two", Value: text(t, "2")}, {Name: "x-one", Value: text(t, "1")}, {Name: "x-one", Value: text(t, "2"), Replaces: true}}
+	for name, c := range map[string]struct {
+		tunnel   tcp.Tunnel
+		protocol cluster.Protocol
+		asked    string // "": nothing is
+		end      string
+	}{
+		"connect": {tcp.Tunnel{Host: text(t, "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%:443"), Headers: headers}, cluster.HTTP1,
+			"CONNECT 10.0.0.1:443 HTTP/1.1\r\nhost: 10.0.0.1:443\r\nx-from: 127.0.0.1 at node\r\nx-two: 1\r\nx-two: 2\r\nx-one: 2\r\n\r\n", ""},
+		"post": {tcp.Tunnel{Host: text(t, "db.example"), Post: true, Path: "/tunnel"}, cluster.HTTP1, "POST /tunnel HTTP/1.1\r\nhost: db.example\r\ntransfer-encoding: chunked\r\n\r\n", ""},
+		"no name": {tcp.Tunnel{Host: text(t, "%REQUESTED_SERVER_NAME%:443")}, cluster.HTTP1, "",
+			"upstream_reset_before_response_started{remote_connection_failure} received 0 sent 0 forward 10.0.0.9:3128"},
+		"no port": {tcp.Tunnel{Host: text(t, "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%")}, cluster.HTTP1, "",
+			"upstream_reset_before_response_started{remote_connection_failure} received 0 sent 0 forward 10.0.0.9:3128"},
+		"HTTP/2": {tcp.Tunnel{Host: text(t, "a:1")}, cluster.HTTP2, "", "upstream_reset_before_response_started{protocol_error} received 0 sent 0 forward 10.0.0.9:3128"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := mem.New()
+			forward := newCluster(1, "forward", "10.0.0.9:3128")
+			forward.Tunnel, forward.Protocol = &cluster.Tunnel{Host: "other:1"}, c.protocol
+			config := to(1)
+			config.Tunnel = &c.tunnel
+			p, b := start(t, n, at(entry, nil), config, tcp.Options{Hostname: "node"}, forward), backend(t, n, "10.0.0.9:3128")
+			client := dial(t, n, entry)
+			n.Step()
+			s := b.Accept()
+			if c.asked != "" {
+				recv(t, s, c.asked, nil)
+				s.Close()
+			}
+			n.Step()
+			recv(t, client, "", syscall.ECONNRESET)
+			if p.w.Active() != 0 || forward.Limits.Connections.Load() != 0 {
+				t.Errorf("%d relays", p.w.Active())
+			}
+			if c.end != "" {
+				p.want(c.end)
 			}
 		})
 	}
