@@ -61,7 +61,7 @@ func (c *client) serve(x *Exchange) {
 	if len(x.body) > 0 {
 		c.writeData(x, x.body, false)
 	}
-	if len(x.body) > replayLimit || x.retry == nil && !c.Reused() {
+	if len(x.body) > replayLimit || x.retry == nil && x.follows() == nil && !c.Reused() {
 		x.dropBody()
 	}
 	if x.is(requestDone) {

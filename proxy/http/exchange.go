@@ -131,6 +131,7 @@ type Exchange struct {
 	cookie       []byte // for the client, by which later requests find the same endpoint; nil: none
 	routed       int64  // when the router got the request
 	flags        exchangeFlags
+	redirects    uint32 // of upstreams, that were followed here
 
 	body []byte // of the request: not sent yet, or kept for another attempt
 	// what bodies pass on their way; nil: nothing
@@ -222,7 +223,7 @@ func (x *Exchange) reset() {
 	x.Began, x.RequestEnded, x.UpstreamBegan, x.ResponseBegan, x.Ended = 0, 0, 0, 0, 0
 	x.UpstreamHTTP = message.HTTP11
 	x.state, x.origin, x.down, x.up = nil, nil, nil, nil
-	x.stage, x.flags = 0, keepBody
+	x.stage, x.flags, x.redirects = 0, keepBody, 0
 	x.retry, x.retries, x.total, x.perTry, x.perTryIdle = nil, 0, 0, 0, 0
 	x.found, x.stays = nil, nil
 	x.redirect, x.routed, x.webSocketKey, x.cookie = nil, 0, nil, nil

@@ -207,7 +207,7 @@ func (x *Exchange) responseHead() bool {
 	if c := x.Cluster; c.Check != nil && p.Headers.GetName(cluster.FailHeader) != nil {
 		c.Health.Withdraw(x.Endpoint)
 	}
-	if x.retryResponse() {
+	if x.retryResponse() || p.Status >= 300 && p.Status < 400 && x.follow() {
 		return false
 	}
 	x.finishHead()

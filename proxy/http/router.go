@@ -17,8 +17,10 @@ import (
 // Match finds the route of the request, and its cluster. A request without one gets its reply from the router, so that
 // the filters between see every request. It holds a request whose route is configuration on demand that is not there.
 func Match() Stage {
-	return Stage{Name: "route", Request: matchRoute}
+	return Stage{Name: routeStage, Request: matchRoute}
 }
+
+const routeStage = "route"
 
 func matchRoute(x *Exchange) Verdict {
 	if x.find() {

@@ -146,6 +146,8 @@ type Forward struct {
 	// Hash is what requests have in common that go to one endpoint, for clusters that do not say it themselves (hash_policy).
 	Hash []cluster.HashKey
 
+	// Follow is which redirects are followed here (internal_redirect_policy); nil: none.
+	Follow *Follow
 	// Mirrors get copies (request_mirror_policies).
 	Mirrors []Mirror
 }
@@ -158,6 +160,14 @@ type Mirror struct {
 	Per1M       uint32 // of 1,000,000 requests
 	AsSent      bool   // the authority gets no "-shadow" (disable_shadow_host_suffix_append)
 	HostRewrite string // takes the place of the authority; "": that stays
+}
+
+// Follow is InternalRedirectPolicy.
+type Follow struct {
+	Most        uint32 // one after another
+	Statuses    []int
+	CrossScheme bool     // from http to https, or back
+	Copy        []string // headers of the redirect that the next request has, or has not
 }
 
 // Upgrade says whether a protocol may be changed to.

@@ -286,14 +286,16 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.route.v3.QueryParameterMatcher": acts("name string_match present_match"),
 	"envoy.config.route.v3.RouteAction": acts("cluster upgrade_configs weighted_clusters prefix_rewrite regex_rewrite host_rewrite_literal timeout idle_timeout retry_policy"+
 		" cluster_not_found_response_code max_grpc_timeout grpc_timeout_offset max_stream_duration request_mirror_policies hash_policy auto_host_rewrite append_x_forwarded_host"+
-		" cluster_header host_rewrite_header host_rewrite_path_regex path_rewrite_policy cors").
+		" cluster_header host_rewrite_header host_rewrite_path_regex path_rewrite_policy cors internal_redirect_policy").
 		but("priority", "requests share the thresholds of priority DEFAULT").but("metadata_match", "it chooses among subsets of endpoints, and clusters with lb_subset_config are refused").
 		but("flush_timeout", "what is left to send has the idle timeout of its stream").but("early_data_policy", "nothing is sent as early data").
 		but("include_vh_rate_limits", "it selects among rate_limits, which are refused").
 		not("rate_limits", rateLimits).not("hedge_policy", hedging).not("retry_policy_typed_config", "use retry_policy").
 		not("cluster_specifier_plugin inline_cluster_specifier_plugin", notHere).
 		not("path_rewrite host_rewrite", "texts with variables are supported in headers only; use regex_rewrite, path_rewrite_policy, host_rewrite_header or host_rewrite_path_regex").
-		not("internal_redirect_policy internal_redirect_action max_internal_redirects", "redirects are for clients to follow"),
+		not("internal_redirect_action max_internal_redirects", "use internal_redirect_policy"),
+	"envoy.config.route.v3.InternalRedirectPolicy": acts("max_internal_redirects redirect_response_codes allow_cross_scheme_redirect response_headers_to_copy").
+		not("predicates", "an extension of Envoy's that is not there here; redirects are followed to whatever has a route"),
 	"envoy.config.route.v3.RouteAction.RequestMirrorPolicy": acts("cluster cluster_header runtime_fraction disable_shadow_host_suffix_append host_rewrite_literal").
 		but("trace_sampled", spans).not("request_headers_mutations", "copies have the headers of their original"),
 	"envoy.config.route.v3.RouteAction.MaxStreamDuration":    everything,

@@ -307,7 +307,7 @@ func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster
 		}
 		f.RegexRewrite, f.Substitution = re, goSubstitution(r.GetSubstitution())
 	}
-	if err := decodeHostRewrite(f, a, path); err != nil {
+	if err := cmp.Or(decodeHostRewrite(f, a, path), decodeFollow(f, a.GetInternalRedirectPolicy(), path+".internal_redirect_policy")); err != nil {
 		return nil, err
 	}
 	for i, u := range a.GetUpgradeConfigs() {
@@ -371,6 +371,37 @@ func decodeHostRewrite(f *route.Forward, a *routev3.RouteAction, path string) (e
 		err = oneWord(path+".host_rewrite_path_regex.substitution", r.GetSubstitution())
 	}
 	return err
+}
+
+// decodeFollow reads which redirects are followed here.
+func decodeFollow(f *route.Forward, p *routev3.InternalRedirectPolicy, path string) error {
+	if p == nil {
+		return nil
+	}
+	w := &route.Follow{Most: 1, CrossScheme: p.GetAllowCrossSchemeRedirect()}
+	if n := p.GetMaxInternalRedirects(); n != nil {
+		w.Most = min(n.GetValue(), 20) // as many as browsers follow
+	}
+	for _, code := range p.GetRedirectResponseCodes() {
+		switch code {
+		case 301, 302, 303, 307, 308: // others are no redirects, which the field says are ignored
+			w.Statuses = append(w.Statuses, int(code))
+		}
+	}
+	if len(p.GetRedirectResponseCodes()) == 0 {
+		w.Statuses = []int{302}
+	}
+	for i, h := range p.GetResponseHeadersToCopy() {
+		name, err := headerName(h, fmt.Sprintf("%s.response_headers_to_copy[%d]", path, i))
+		if err != nil {
+			return err
+		}
+		w.Copy = append(w.Copy, name)
+	}
+	if w.Most > 0 {
+		f.Follow = w
+	}
+	return nil
 }
 
 // headerName checks the name of a header that requests are looked through for.
