@@ -163,7 +163,6 @@ func (p *Plane) handleWhy(w http.ResponseWriter, r *http.Request) {
 		})
 		out.Stories = p.failures(r.Context(), told, func(s *apiv1.Story) bool { return why.About(s, from, to) && why.About(s, "", service) }, last)
 	}
-	p.place(out.Stories)
 	if out.Stories == nil {
 		out.Stories = []apiv1.Story{}
 	}
@@ -214,7 +213,8 @@ func merge(told, more []why.Told) []why.Told {
 
 // failures tells of what failed, with what the proxies on the way know of each; of those that are alike, of one.
 func (p *Plane) failures(ctx context.Context, told []why.Told, wanted func(*apiv1.Story) bool, most int) []apiv1.Story {
-	all := why.Stories(told, p.lookUp())
+	objects := p.lookUp()
+	all := why.Stories(told, objects)
 	all = slices.DeleteFunc(all, func(s apiv1.Story) bool { return !wanted(&s) })
 	all = why.Merge(all)
 	near := p.near()
@@ -224,7 +224,7 @@ func (p *Plane) failures(ctx context.Context, told []why.Told, wanted func(*apiv
 			continue
 		}
 		whole, _, _ := p.recordsOf(ctx, s.ID, near(s))
-		for _, better := range why.Stories(whole, p.lookUp()) {
+		for _, better := range why.Stories(whole, objects) {
 			if knows(&better, &s.Hops[s.Hop]) {
 				better.Others = s.Others
 				*s = better

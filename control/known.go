@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/document"
 	"github.com/weirmesh/weir/config/store"
 	"github.com/weirmesh/weir/control/why"
 	"github.com/weirmesh/weir/mesh"
@@ -15,11 +17,15 @@ import (
 
 // inForce answers why.Objects from the configuration now in force.
 type inForce struct {
-	p *Plane
-	u *store.Update // nil: there is none yet
+	p    *Plane
+	u    *store.Update // nil: there is none yet
+	read map[*config.Object]*document.Value
 }
 
-func (p *Plane) lookUp() why.Objects { return inForce{p, p.latest.Load()} }
+// lookUp is for one goroutine.
+func (p *Plane) lookUp() why.Objects {
+	return inForce{p, p.latest.Load(), map[*config.Object]*document.Value{}}
+}
 
 // Object is described at why.Objects.
 func (k inForce) Object(kind, namespace, name string) (why.Object, bool) {
@@ -36,8 +42,11 @@ func (k inForce) Object(kind, namespace, name string) (why.Object, bool) {
 	if o == nil {
 		return why.Object{}, false
 	}
-	ref := o.InForce().Ref
-	return why.Object{File: ref.File, Line: ref.Line, Hash: x.hash, Since: x.began}, true
+	text := o.InForce()
+	if k.read[text] == nil {
+		k.read[text] = text.Root()
+	}
+	return why.Object{File: text.Ref.File, Line: text.Ref.Line, Hash: x.hash, Since: x.began, Root: k.read[text]}, true
 }
 
 // Service is described at why.Objects.

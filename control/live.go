@@ -9,11 +9,8 @@ import (
 
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
-	"github.com/weirmesh/weir/config"
-	"github.com/weirmesh/weir/config/document"
 	"github.com/weirmesh/weir/config/store"
 	"github.com/weirmesh/weir/control/limits"
-	"github.com/weirmesh/weir/translate"
 )
 
 // polls joins what proxies were asked of how things are with their answers.
@@ -126,7 +123,7 @@ func (p *Plane) handleLimits(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "which service?", "for example service=reviews&namespace=default")
 		return
 	}
-	u, host, ok := p.asked(w, r)
+	_, host, ok := p.asked(w, r)
 	if !ok {
 		return
 	}
@@ -136,31 +133,9 @@ func (p *Plane) handleLimits(w http.ResponseWriter, r *http.Request) {
 		told = append(told, limits.Told{Workload: r.self.Namespace + "/" + r.self.Workload, Clusters: l.GetClusters()[:min(len(l.GetClusters()), mostLimited)]})
 	})
 	slices.SortStableFunc(told, func(a, b limits.Told) int { return strings.Compare(a.Workload, b.Workload) })
-	out.Limits = limits.Table(told, p.texts(u))
+	out.Limits = limits.Table(told, p.lookUp().Object)
 	answer(w, http.StatusOK, out)
 }
 
 // mostLimited is how many clusters an answer of a proxy may be about.
 const mostLimited = 100
-
-// texts looks objects up as they are in force.
-func (p *Plane) texts(u *store.Update) limits.Objects {
-	read := map[*config.Object]*document.Value{} // once
-	return func(kind, namespace, name string) (limits.Object, bool) {
-		p.receipts.mu.RLock()
-		x := p.receipts.byOrigin[translate.Origin(kind, namespace, name)]
-		p.receipts.mu.RUnlock()
-		if x == nil {
-			return limits.Object{}, false
-		}
-		o := u.Objects.At(x.id.String())
-		if o == nil {
-			return limits.Object{}, false
-		}
-		text := o.InForce()
-		if read[text] == nil {
-			read[text] = text.Root()
-		}
-		return limits.Object{File: text.Ref.File, Root: read[text]}, true
-	}
-}

@@ -8,12 +8,10 @@ package limits
 import (
 	"cmp"
 	"slices"
-	"strconv"
-	"strings"
 
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
-	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/control/field"
 	"github.com/weirmesh/weir/control/why"
 )
 
@@ -23,14 +21,8 @@ type Told struct {
 	Clusters []*observev1.ClusterLimits
 }
 
-// Object is what is known of an object now.
-type Object struct {
-	File string
-	Root *document.Value // its text; nil: not at hand
-}
-
 // Objects finds an object; false: there is none of that name.
-type Objects func(kind, namespace, name string) (Object, bool)
+type Objects func(kind, namespace, name string) (why.Object, bool)
 
 // mostOfCluster bounds what a proxy may say of a cluster: limits, and callers.
 const mostOfCluster = 100
@@ -41,8 +33,7 @@ const most = 20
 // kind is what there is to know of a kind of limit: what it is of, in which unit, and where an object sets it.
 type kind struct {
 	name, scope, unit string
-	block             string // of a traffic policy, or a route's "http"
-	field             string
+	path              string  // as of package field
 	usual             float64 // what holds where nobody says anything, if not no limit
 }
 
@@ -52,27 +43,27 @@ const (
 	percent = "%"
 	// The scopes.
 	ofProxy, ofConnection, ofRequest, ofAttempt, ofEndpoint = "proxy", "connection", "request", "attempt", "endpoint"
-	// The blocks of a traffic policy, and a route.
-	pool, outliers, budget, aRoute = "connectionPool", "outlierDetection", "retryBudget", "http"
+	// Where they are set.
+	aRoute, pool, outliers, budget = "http[].", "trafficPolicy.connectionPool.", "trafficPolicy.outlierDetection.", "trafficPolicy.retryBudget."
 )
 
 // kinds are in the order in which a request meets them.
 var kinds = []kind{
-	{"timeout", ofRequest, seconds, aRoute, "timeout", none},
-	{"attempts", ofRequest, "", aRoute, "retries.attempts", 2},
-	{"try_timeout", ofAttempt, seconds, aRoute, "retries.perTryTimeout", none},
-	{"requests", ofProxy, "", pool, "http.http2MaxRequests", none},
-	{"pending", ofProxy, "", pool, "http.http1MaxPendingRequests", none},
-	{"connections", ofProxy, "", pool, "tcp.maxConnections", none},
-	{"connect_timeout", ofConnection, seconds, pool, "tcp.connectTimeout", 10},
-	{"requests_per_connection", ofConnection, "", pool, "http.maxRequestsPerConnection", none},
-	{"connection_age", ofConnection, seconds, pool, "tcp.maxConnectionDuration", none},
-	{"retries", ofProxy, "", pool, "http.maxRetries", none},
-	{"retry_budget", ofProxy, "", budget, "percent", none},
-	{"errors_in_a_row", ofEndpoint, "", outliers, "consecutive5xxErrors", 5},
-	{"gateway_errors_in_a_row", ofEndpoint, "", outliers, "consecutiveGatewayErrors", none},
-	{"local_failures_in_a_row", ofEndpoint, "", outliers, "consecutiveLocalOriginFailures", 5},
-	{"ejected", ofProxy, percent, outliers, "maxEjectionPercent", 10},
+	{"timeout", ofRequest, seconds, aRoute + "timeout", none},
+	{"attempts", ofRequest, "", aRoute + "retries.attempts", 2},
+	{"try_timeout", ofAttempt, seconds, aRoute + "retries.perTryTimeout", none},
+	{"requests", ofProxy, "", pool + "http.http2MaxRequests", none},
+	{"pending", ofProxy, "", pool + "http.http1MaxPendingRequests", none},
+	{"connections", ofProxy, "", pool + "tcp.maxConnections", none},
+	{"connect_timeout", ofConnection, seconds, pool + "tcp.connectTimeout", 10},
+	{"requests_per_connection", ofConnection, "", pool + "http.maxRequestsPerConnection", none},
+	{"connection_age", ofConnection, seconds, pool + "tcp.maxConnectionDuration", none},
+	{"retries", ofProxy, "", pool + "http.maxRetries", none},
+	{"retry_budget", ofProxy, "", budget + "percent", none},
+	{"errors_in_a_row", ofEndpoint, "", outliers + "consecutive5xxErrors", 5},
+	{"gateway_errors_in_a_row", ofEndpoint, "", outliers + "consecutiveGatewayErrors", none},
+	{"local_failures_in_a_row", ofEndpoint, "", outliers + "consecutiveLocalOriginFailures", 5},
+	{"ejected", ofProxy, percent, outliers + "maxEjectionPercent", 10},
 }
 
 // row is what makes limits of several proxies one.
@@ -89,10 +80,7 @@ func Table(all []Told, objects Objects) []apiv1.Limit {
 	out := []*apiv1.Limit{}
 	for _, t := range all {
 		for _, c := range t.Clusters {
-			subset := ""
-			if p := strings.Split(c.GetCluster(), "|"); len(p) == 4 {
-				subset = p[2]
-			}
+			subset := field.Cluster(c.GetCluster()).Subset
 			at := "caller"
 			if c.GetSide() == observev1.Side_SIDE_DESTINATION {
 				at = "server"
@@ -194,7 +182,7 @@ func setBy(k *kind, l *observev1.Limit, subset string, port uint16, objects Obje
 	if o.Root == nil {
 		return d, usual
 	}
-	path, line := find(o.Root, k, subset, port, int(l.GetLine()))
+	path, line := field.Find(o.Root, k.path, field.For{Subset: subset, Port: port, Line: int(l.GetLine())})
 	if path == "" {
 		if usual {
 			return nil, true
@@ -206,98 +194,4 @@ func setBy(k *kind, l *observev1.Limit, subset string, port uint16, objects Obje
 		d.Line = line
 	}
 	return d, false
-}
-
-// find is the path of the field that says how much, below spec, and its line; "" if none does.
-func find(root *document.Value, k *kind, subset string, port uint16, line int) (string, int) {
-	spec := root.Get("spec")
-	has := func(path, field string) bool { return at(spec, path+"."+field) != nil }
-	found := func(path string) (string, int) { return path, root.LineOf("spec." + path) }
-	if k.block == aRoute {
-		for i, r := range items(spec.Get("http")) {
-			if p := document.Index("http", i); r.Line == line && has(p, k.field) {
-				return found(p + "." + k.field)
-			}
-		}
-		return "", 0
-	}
-	if k.block == pool && spec.Get("host") == nil { // a Sidecar
-		for i, in := range items(spec.Get("ingress")) {
-			if p := document.Index("ingress", i) + ".connectionPool"; numbered(in, port) && at(spec, p) != nil {
-				if has(p, k.field) {
-					return found(p + "." + k.field)
-				}
-				return "", 0
-			}
-		}
-		if has("inboundConnectionPool", k.field) {
-			return found("inboundConnectionPool." + k.field)
-		}
-		return "", 0
-	}
-	// As translate resolves it: settings of a port take the place of all above them but the budget; a subset's, block by block.
-	for _, policy := range policies(spec, subset) {
-		if k.block != budget {
-			for i, s := range items(at(spec, policy).Get("portLevelSettings")) {
-				if !numbered(s, port) {
-					continue
-				}
-				if p := document.Index(policy+".portLevelSettings", i) + "." + k.block; has(p, k.field) {
-					return found(p + "." + k.field)
-				}
-				return "", 0
-			}
-		}
-		p := policy + "." + k.block
-		switch {
-		case at(spec, p) == nil:
-		case has(p, k.field):
-			return found(p + "." + k.field)
-		case k.block == budget: // its presence is what matters
-			return found(p)
-		default:
-			return "", 0
-		}
-	}
-	return "", 0
-}
-
-// policies are the paths of traffic policies, the one that goes before all others first.
-func policies(spec *document.Value, subset string) (out []string) {
-	for i, s := range items(spec.Get("subsets")) {
-		if subset != "" && s.Get("name").String() == subset {
-			out = append(out, document.Index("subsets", i)+".trafficPolicy")
-		}
-	}
-	return append(out, "trafficPolicy")
-}
-
-// numbered reports whether a setting is of a port.
-func numbered(v *document.Value, port uint16) bool {
-	n := v.Get("port").Get("number")
-	return n != nil && n.Text == strconv.Itoa(int(port))
-}
-
-// at is what a path leads to, nil if nothing.
-func at(v *document.Value, path string) *document.Value {
-	for step := range strings.SplitSeq(path, ".") {
-		name, index, indexed := strings.Cut(strings.TrimSuffix(step, "]"), "[")
-		if v = v.Get(name); !indexed {
-			continue
-		}
-		i, err := strconv.Atoi(index)
-		if all := items(v); err == nil && i < len(all) {
-			v = all[i]
-		} else {
-			return nil
-		}
-	}
-	return v
-}
-
-func items(v *document.Value) []*document.Value {
-	if v == nil {
-		return nil
-	}
-	return v.Items
 }

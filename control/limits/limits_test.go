@@ -7,6 +7,7 @@ import (
 
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/control/why"
 )
 
 const rule = `apiVersion: networking.istio.io/v1
@@ -51,23 +52,23 @@ spec:
       tcp: {maxConnections: 2}
 `
 
-func object(t *testing.T, text string) Object {
+func object(t *testing.T, text string) why.Object {
 	t.Helper()
 	root, err := document.Parse(document.Part{Text: text, Line: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Object{File: "f.yaml", Root: root}
+	return why.Object{File: "f.yaml", Root: root}
 }
 
 // The field that sets a limit is found as the rule is resolved: a port's settings hide all above them but the budget, a subset's hide
 // block by block, and what no field says is a default, if it is the one there is.
 func TestSetBy(t *testing.T) {
 	const dr, vs, sc = "/apis/networking.istio.io/v1/namespaces/default/destination-rule/reviews", "/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews", "/apis/networking.istio.io/v1/namespaces/default/sidecar/s"
-	objects := func(kind, _, _ string) (Object, bool) {
+	objects := func(kind, _, _ string) (why.Object, bool) {
 		text := map[string]string{"DestinationRule": rule, "VirtualService": route, "Sidecar": sidecar}[kind]
 		if text == "" {
-			return Object{}, false
+			return why.Object{}, false
 		}
 		return object(t, text), true
 	}
@@ -129,7 +130,7 @@ func TestTable(t *testing.T) {
 	for _, x := range Table([]Told{
 		told("d/page", caller, 10, 1, 0), told("d/page", caller, 10, 5, 3), told("d/cart", caller, 10, 2, 4), told("d/old", caller, 9, 0, 0),
 		told("d/reviews", server, 2, 1, 6, &observev1.Trip{Peer: &observev1.Peer{Namespace: "d", Workload: "cart"}, Count: 4}, &observev1.Trip{Peer: &observev1.Peer{Identity: "spiffe://x"}, Count: 2}),
-	}, func(string, string, string) (Object, bool) { return Object{}, false }) {
+	}, func(string, string, string) (why.Object, bool) { return why.Object{}, false }) {
 		got = append(got, fmt.Sprint(x.At, " ", *x.Value, ": ", x.Use, " ", x.Peak, " ", x.Trips, " ", x.Proxies, " ", x.Callers))
 	}
 	want := []string{

@@ -11,15 +11,16 @@ import (
 	"github.com/weirmesh/weir/api/causes"
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/control/field"
 )
 
-// field is which object decides about a cause, by the stage whose object it is ("": see of), and where in it.
-type field struct {
+// decisive is which object decides about a cause, by the stage whose object it is ("": see of), and where in it.
+type decisive struct {
 	stage, path string
 	tcp         bool // of relayed connections only
 }
 
-var fields = map[causes.Cause]field{
+var fields = map[causes.Cause]decisive{
 	causes.ClusterNotFound:            {stage: "route", path: "http[].route[].destination"},
 	causes.DirectResponse:             {stage: "route", path: "http[].directResponse"},
 	causes.FaultAbort:                 {stage: "route", path: "http[].fault.abort"},
@@ -53,6 +54,14 @@ var fields = map[causes.Cause]field{
 	causes.UpstreamCertificateRefused: {stage: "cluster", path: "trafficPolicy.tls"},
 }
 
+// of is f as far as it is about a record.
+func (f decisive) of(r *observev1.Record) decisive {
+	if f.tcp && r.GetProtocol() != "tcp" {
+		return decisive{}
+	}
+	return f
+}
+
 // deciders are the objects that decided about a request, the one that the cause is about first.
 func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 	r := t.Record
@@ -82,17 +91,14 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 			add(d, i == 0)
 		}
 	}
-	f := fields[c]
+	f := fields[c].of(r)
 	if f.path != "" && f.stage == "" {
 		for _, o := range of(c, t, objects) {
 			add(apiv1.Decider{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Field: f.path}, true)
 		}
 	}
-	if f.tcp && r.GetProtocol() != "tcp" {
-		f = field{}
-	}
 	if c == causes.NoEndpoints && !slices.ContainsFunc(r.GetDecisions(), func(d *observev1.Decision) bool { return d.GetStage() == "cluster" && ofSubset(d.GetPart()) }) {
-		f = field{} // it is not the subset's labels
+		f = decisive{} // it is not the subset's labels
 		if s := r.GetEdge().GetService(); s.GetHost() != "" {
 			if o, ok := objects.Service(s.GetNamespace(), s.GetHost()); ok {
 				path := map[string]string{"Service": "selector", "ServiceEntry": "endpoints"}[o.Kind]
@@ -111,7 +117,36 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 		}
 		add(x, d.GetStage() == f.stage)
 	}
+	for i := range out {
+		find(&out[i], r, objects)
+	}
 	return out
+}
+
+// absent are the fields whose absence decides as well: nobody is allowed, or there are no endpoints.
+var absent = []string{"rules", "selector", "endpoints"}
+
+// find finds the field in the object's text, if that is what decided.
+func find(d *apiv1.Decider, r *observev1.Record, objects Objects) {
+	o, ok := objects.Object(d.Kind, d.Namespace, d.Name)
+	if !ok || d.Field == "" || d.Changed || o.Root == nil {
+		return
+	}
+	f := field.For{Line: d.Line}
+	if i := slices.IndexFunc(r.GetDecisions(), func(x *observev1.Decision) bool { return x.GetStage() == "cluster" }); i >= 0 {
+		f = field.Cluster(r.GetDecisions()[i].GetPart())
+		f.Line = d.Line
+	}
+	if a, err := netip.ParseAddrPort(r.GetAsked()); err == nil && r.GetEdge().GetSide() == observev1.Side_SIDE_DESTINATION {
+		f.Port = a.Port()
+	}
+	path, line := field.Find(o.Root, d.Field, f)
+	if path == "" && slices.Contains(absent, d.Field) {
+		return
+	}
+	if d.Field = path; line > 0 && o.File != "" {
+		d.File, d.Line = o.File, line
+	}
 }
 
 // of are the objects that decide about a cause at a workload, and that no record names.

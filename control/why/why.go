@@ -10,6 +10,7 @@ import (
 	"github.com/weirmesh/weir/api/causes"
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/config/document"
 )
 
 // Told is a record and the proxy that keeps it.
@@ -23,8 +24,9 @@ type Told struct {
 type Object struct {
 	File  string
 	Line  int
-	Hash  string    // of its version in force; "": not known
-	Since time.Time // when that came into force; zero: not known
+	Hash  string          // of its version in force; "": not known
+	Since time.Time       // when that came into force; zero: not known
+	Root  *document.Value // its text; nil: not at hand
 }
 
 // Ref names an object.
@@ -235,6 +237,9 @@ func story(chain []Told, objects Objects) apiv1.Story {
 		}
 	}
 	s.Decided = deciders(c, to, objects)
+	if f := fields[c].of(r); strings.Contains(f.path, ".connectionPool.") && s.Detail == "" && !slices.ContainsFunc(s.Decided, func(d apiv1.Decider) bool { return d.Field != "" }) {
+		s.Detail = "no object sets " + f.path + ": the default holds"
+	}
 	return s
 }
 

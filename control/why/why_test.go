@@ -67,7 +67,7 @@ func (now) Applying(kind, _ string, _ uint16) []Ref {
 func (now) Object(kind, _, name string) (Object, bool) {
 	switch {
 	case kind == "VirtualService" && name == "reviews":
-		return Object{"vs.yaml", 1, "new", time.Unix(-100, 0)}, true
+		return Object{File: "vs.yaml", Line: 1, Hash: "new", Since: time.Unix(-100, 0)}, true
 	case kind == "DestinationRule":
 		return Object{File: "dr.yaml", Line: 1, Since: time.Unix(100, 0)}, true
 	case kind == "AuthorizationPolicy":

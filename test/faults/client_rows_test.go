@@ -46,7 +46,7 @@ func clientRows() []fault {
 				_ = c.Close()
 				return id
 			},
-			cause: "fault_delay", at: "default/client", object: "VirtualService http[].fault.delay", client: "downstream_disconnected"},
+			cause: "fault_delay", at: "default/client", object: "VirtualService http[0].fault.delay", client: "downstream_disconnected"},
 	}
 }
 

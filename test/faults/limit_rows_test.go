@@ -8,7 +8,7 @@ import (
 
 // Limits of the caller, who may be called, and names.
 func limitRows() []fault {
-	requests, pending, connections := newHolder(), newHolder(), newHolder()
+	requests, pending, connections, served := newHolder(), newHolder(), newHolder(), newHolder()
 	return []fault{
 		{name: "too many requests under way", how: "http2MaxRequests: 1, and one is under way", app: requests.serve,
 			config: destinationRule("trafficPolicy: {connectionPool: {http: {http2MaxRequests: 1}}}"),
@@ -17,6 +17,14 @@ func limitRows() []fault {
 				return get(w, f)
 			},
 			cause: "upstream_overflow", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.http.http2MaxRequests", client: "upstream_overflow"},
+		{name: "too many requests served", how: "inboundConnectionPool of the server's Sidecar, http2MaxRequests: 1, and one is under way", on: "closing", app: served.serve,
+			config: documents(virtualService("retries: {attempts: 0}, ROUTE"),
+				object("networking.istio.io/v1", "Sidecar", "NAME", "{workloadSelector: {labels: {app: closing}}, inboundConnectionPool: {http: {http2MaxRequests: 1}}}")),
+			ask: func(w *world, f *fault) string {
+				defer w.hold(f, served)()
+				return get(w, f)
+			},
+			cause: "upstream_overflow", at: "default/closing", object: "Sidecar inboundConnectionPool.http.http2MaxRequests", client: "-", server: "upstream_overflow"},
 		{name: "too many requests wait", how: "maxConnections: 1, http1MaxPendingRequests: 1, one request has the connection and one waits for it", app: pending.serve,
 			config: destinationRule("trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1}}}"),
 			ask: func(w *world, f *fault) string {
@@ -49,7 +57,7 @@ func limitRows() []fault {
 			cause: "endpoints_ejected", at: "default/client", object: "DestinationRule trafficPolicy.outlierDetection", client: "endpoints_ejected"},
 		{name: "no pods in the subset", how: "a subset whose labels no pod has", app: answers(ok),
 			config: documents(destinationRule("subsets: [{name: v7, labels: {version: v7}}]"), virtualService("route: [{destination: {host: NAME, subset: v7}}]")),
-			cause:  "no_endpoints", at: "default/client", object: "DestinationRule subsets", client: "no_endpoints"},
+			cause:  "no_endpoints", at: "default/client", object: "DestinationRule subsets[0]", client: "no_endpoints"},
 		{name: "no name in DNS", how: "a ServiceEntry with resolution DNS whose host does not exist",
 			config: serviceEntry("resolution: DNS"), ask: getExample,
 			cause: "name_not_resolved", at: "default/client", object: "ServiceEntry hosts", client: "name_not_resolved"},
@@ -70,9 +78,9 @@ func limitRows() []fault {
 		{name: "a broad rule before the right one", how: "a rule for all paths stands before the one that was meant", app: answers(ok),
 			config: object("networking.istio.io/v1", "VirtualService", "NAME", "\n  hosts: [NAME]\n  http:\n  - fault: {abort: {httpStatus: 503, percentage: {value: 100}}}\n    ROUTE\n  - match: [{uri: {prefix: /right}}]\n    ROUTE"),
 			ask:    func(w *world, f *fault) string { return w.call(f, "GET", "/right") },
-			cause:  "fault_abort", at: "default/client", object: "VirtualService http[].fault.abort", client: "fault_abort"},
+			cause:  "fault_abort", at: "default/client", object: "VirtualService http[0].fault.abort", client: "fault_abort"},
 		{name: "rule says 503", how: "directResponse of the VirtualService", app: answers(ok), config: virtualService("directResponse: {status: 503}"),
-			cause: "direct_response", at: "default/client", object: "VirtualService http[].directResponse", client: "direct_response"},
+			cause: "direct_response", at: "default/client", object: "VirtualService http[0].directResponse", client: "direct_response"},
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 func outageRows() []fault {
 	return []fault{
 		{name: "control plane restarted", how: "a fault of a VirtualService, which is asked about when the control plane has been restarted", apart: restarted,
-			cause: "fault_abort", at: "default/client", object: "VirtualService http[].fault.abort", client: "fault_abort"},
+			cause: "fault_abort", at: "default/client", object: "VirtualService http[0].fault.abort", client: "fault_abort"},
 		{name: "object changed since", how: "a fault of a VirtualService, which is asked about when that has another", apart: changed,
 			cause: "fault_abort", at: "default/client", object: "VirtualService http[].fault.abort", version: "changed", client: "fault_abort"},
 		{name: "older version of an object", how: "the client's proxy is cut off from the control plane when the fault of a VirtualService becomes another", apart: behind,

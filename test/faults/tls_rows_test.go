@@ -73,7 +73,7 @@ func tlsRows(t testing.TB) []fault {
 			config: destinationRule("trafficPolicy: {tls: {mode: ISTIO_MUTUAL, subjectAltNames: ['spiffe://cluster.local/ns/default/sa/else']}}"),
 			cause:  "upstream_certificate_refused", at: "default/client", object: tlsField, client: "upstream_certificate_refused", detail: "sa/server"},
 		{name: "stranger to STRICT", how: "plaintext from outside the mesh to a workload with PeerAuthentication STRICT", on: "strict", app: answers(ok), ask: outside("GET / HTTP/1.1\r\nhost: x\r\n\r\n"),
-			cause: "filter_chain_not_found", at: "default/strict", object: "PeerAuthentication strict mtls", server: "filter_chain_not_found"},
+			cause: "filter_chain_not_found", at: "default/strict", object: "PeerAuthentication strict mtls.mode", server: "filter_chain_not_found"},
 		{name: "client without a certificate", how: "mesh TLS from outside the mesh without a certificate", on: "strict", app: answers(ok), ask: outsideTLS(nil),
 			cause: "downstream_tls_failed", at: "default/strict", server: "downstream_tls_failed"},
 		{name: "client of another mesh", how: "mesh TLS with a certificate of another authority", on: "strict", app: answers(ok),

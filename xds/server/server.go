@@ -121,7 +121,7 @@ func (unobserved) Converged(uint64, uint64)                       {}
 func (unobserved) Left(string)                                    {}
 func (unobserved) Rejected(string, string, *NACK, []*resource.Resource) {
 }
-func (unobserved) Mended(string, string, string)                  {}
+func (unobserved) Mended(string, string, string)                {}
 func (unobserved) Applied(uint64, uint64, []*resource.Resource) {}
 
 const (

@@ -1,0 +1,176 @@
+// Package field finds the field of an object that decided something: that of the rule, subset or port for which a proxy decided.
+//
+// The text of an object enters, with the field that decides about such things and what the proxy said; the field that is there leaves,
+// if one is. Pure functions, for whoever tells who decided (control/why, control/limits).
+package field
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/weirmesh/weir/config/document"
+)
+
+// For is what a proxy decided for, as far as it is known.
+type For struct {
+	Subset string
+	Port   uint16
+	Line   int // where the rule begins; 0: not known
+}
+
+// Cluster is For of a cluster, by its name (direction|port|subset|host).
+func Cluster(name string) (f For) {
+	if p := strings.Split(name, "|"); len(p) == 4 {
+		port, _ := strconv.ParseUint(p[1], 10, 16)
+		f.Port, f.Subset = uint16(port), p[2]
+	}
+	return f
+}
+
+const (
+	rules  = "http[]."
+	policy = "trafficPolicy."
+	pool   = "connectionPool."
+	budget = "retryBudget"
+)
+
+// Find is the path of a field below spec, and its line; "": the object has no such field. Of a path that begins with http[] the rule is
+// meant for which a proxy decided, of trafficPolicy what holds of a subset and port. Where it is not clear which of several is meant,
+// the path stays as it is.
+func Find(root *document.Value, path string, f For) (string, int) {
+	spec := root.Get("spec")
+	candidates := []string{path}
+	switch {
+	case strings.HasPrefix(path, rules):
+		return rule(root, spec, strings.TrimPrefix(path, rules), f.Line)
+	case strings.HasPrefix(path, policy+pool) && root.Get("kind").String() == "Sidecar":
+		candidates = sidecar(spec, strings.TrimPrefix(path, policy), f.Port)
+	case strings.HasPrefix(path, policy):
+		candidates = traffic(spec, strings.TrimPrefix(path, policy), f)
+	case path == "subsets":
+		candidates = append(subsets(spec, f.Subset), path)
+	case path == "mtls":
+		candidates = []string{"portLevelMtls." + strconv.Itoa(int(f.Port)) + ".mode", "mtls.mode"}
+	}
+	for _, c := range candidates {
+		if at(spec, c) != nil {
+			return c, root.LineOf("spec." + c)
+		}
+	}
+	return "", 0
+}
+
+// rule finds a field of a rule of a VirtualService.
+func rule(root, spec *document.Value, name string, line int) (path string, found int) {
+	if !slices.ContainsFunc(items(spec.Get("http")), func(r *document.Value) bool { return r.Line == line }) {
+		line = 0 // it stood elsewhere then
+	}
+	for i, r := range items(spec.Get("http")) {
+		if line != 0 && r.Line != line {
+			continue
+		}
+		c := document.Index("http", i) + "." + name
+		if list, in, ok := strings.Cut(c, "[]"); ok {
+			all := items(at(spec, list))
+			switch len(all) {
+			case 0:
+				continue
+			case 1:
+				c = document.Index(list, 0) + in
+			default: // whose it is nobody says
+				if c = list; line == 0 {
+					return rules + name, 0
+				}
+			}
+		}
+		switch {
+		case at(spec, c) == nil:
+		case path != "": // of which rule it is nobody says
+			return rules + name, 0
+		default:
+			path, found = c, root.LineOf("spec."+c)
+		}
+	}
+	return path, found
+}
+
+// sidecar are where a field of a connection pool may stand: of a port, or if that has none, of all.
+func sidecar(spec *document.Value, name string, port uint16) []string {
+	for i, in := range items(spec.Get("ingress")) {
+		if p := document.Index("ingress", i) + "." + pool; numbered(in, port) && at(spec, strings.TrimSuffix(p, ".")) != nil {
+			return []string{p + strings.TrimPrefix(name, pool)}
+		}
+	}
+	return []string{"inboundConnectionPool." + strings.TrimPrefix(name, pool)}
+}
+
+// traffic are where a field of a traffic policy may stand, as translate resolves it: settings of a port take the place of all above them
+// but the budget; a subset's, block by block.
+func traffic(spec *document.Value, name string, f For) []string {
+	block, _, _ := strings.Cut(name, ".")
+	for _, p := range append(withPolicy(subsets(spec, f.Subset)), strings.TrimSuffix(policy, ".")) {
+		if block != budget {
+			for i, s := range items(at(spec, p).Get("portLevelSettings")) {
+				if numbered(s, f.Port) {
+					return []string{document.Index(p+".portLevelSettings", i) + "." + name}
+				}
+			}
+		}
+		if at(spec, p+"."+block) != nil {
+			out := []string{p + "." + name}
+			if block == budget { // its presence is what matters
+				out = append(out, p+"."+block)
+			}
+			return out
+		}
+	}
+	return nil
+}
+
+func withPolicy(all []string) []string {
+	for i := range all {
+		all[i] += "." + strings.TrimSuffix(policy, ".")
+	}
+	return all
+}
+
+// subsets are the paths of those of a name.
+func subsets(spec *document.Value, name string) (out []string) {
+	for i, s := range items(spec.Get("subsets")) {
+		if name != "" && s.Get("name").String() == name {
+			out = append(out, document.Index("subsets", i))
+		}
+	}
+	return out
+}
+
+// numbered reports whether a setting is of a port.
+func numbered(v *document.Value, port uint16) bool {
+	n := v.Get("port").Get("number")
+	return n != nil && n.Text == strconv.Itoa(int(port))
+}
+
+// at is what a path leads to, nil if nothing.
+func at(v *document.Value, path string) *document.Value {
+	for step := range strings.SplitSeq(path, ".") {
+		name, index, indexed := strings.Cut(strings.TrimSuffix(step, "]"), "[")
+		if v = v.Get(name); !indexed {
+			continue
+		}
+		i, err := strconv.Atoi(index)
+		if all := items(v); err == nil && i >= 0 && i < len(all) {
+			v = all[i]
+		} else {
+			return nil
+		}
+	}
+	return v
+}
+
+func items(v *document.Value) []*document.Value {
+	if v == nil {
+		return nil
+	}
+	return v.Items
+}

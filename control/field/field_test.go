@@ -1,0 +1,101 @@
+package field
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/weirmesh/weir/config/document"
+)
+
+var objects = map[string]string{
+	"VirtualService": `kind: VirtualService
+spec:
+  http:
+  - match: [{uri: {prefix: /x}}]
+    route: [{destination: {host: b}}]
+  - route: # line 6
+    - destination: {host: c}
+    timeout: 1s # line 8
+  - route: # line 9
+    - destination: {host: c}
+    - destination: {host: d}
+`,
+	"DestinationRule": `kind: DestinationRule
+spec:
+  host: a
+  trafficPolicy:
+    tls: {mode: DISABLE} # line 5
+    portLevelSettings:
+    - port: {number: 80}
+      tls: {mode: SIMPLE} # line 8
+    retryBudget: {minRetryConcurrency: 3} # line 9
+  subsets:
+  - name: v1
+    trafficPolicy:
+      outlierDetection: {consecutive5xxErrors: 3} # line 13
+`,
+	"Sidecar": `kind: Sidecar
+spec:
+  inboundConnectionPool: {http: {http2MaxRequests: 4}}
+  ingress:
+  - port: {number: 81}
+    connectionPool:
+      tcp: {maxConnections: 2} # line 7
+`,
+	"PeerAuthentication": `kind: PeerAuthentication
+spec:
+  mtls:
+    mode: STRICT # line 4
+  portLevelMtls:
+    8080: {mode: STRICT} # line 6
+`,
+	"AuthorizationPolicy": `kind: AuthorizationPolicy
+spec:
+  rules: # line 3
+  - to: [{operation: {paths: [/a]}}]
+  - to: [{operation: {paths: [/b]}}] # line 5
+`,
+}
+
+// The field is that of the rule, subset or port that decided; one that the object does not have is not found.
+func TestFind(t *testing.T) {
+	for _, c := range []struct {
+		kind, path string
+		f          For
+		want       string
+	}{
+		{"VirtualService", "http[].timeout", For{Line: 6}, "http[1].timeout:8"},
+		{"VirtualService", "http[].timeout", For{Line: 4}, ":0"},
+		{"VirtualService", "http[].timeout", For{}, "http[1].timeout:8"},         // whose text has no lines: one rule has it
+		{"VirtualService", "http[].timeout", For{Line: 99}, "http[1].timeout:8"}, // it was moved
+		{"VirtualService", "http[].fault.abort", For{}, ":0"},
+		{"VirtualService", "http[].route[].destination", For{Line: 6}, "http[1].route[0].destination:7"},
+		{"VirtualService", "http[].route[].destination", For{Line: 9}, "http[2].route:9"}, // of several, any
+		{"VirtualService", "http[].route[].destination", For{}, "http[].route[].destination:0"},
+		{"DestinationRule", "trafficPolicy.tls", Cluster("outbound|80|v1|a"), "trafficPolicy.portLevelSettings[0].tls:8"},
+		{"DestinationRule", "trafficPolicy.tls", Cluster("outbound|81||a"), "trafficPolicy.tls:5"},
+		{"DestinationRule", "trafficPolicy.outlierDetection", Cluster("outbound|81|v1|a"), "subsets[0].trafficPolicy.outlierDetection:13"},
+		{"DestinationRule", "trafficPolicy.outlierDetection", Cluster("outbound|81||a"), ":0"},
+		{"DestinationRule", "trafficPolicy.connectionPool.tcp.connectTimeout", Cluster("outbound|81|v1|a"), ":0"},
+		{"DestinationRule", "trafficPolicy.retryBudget.percent", Cluster("outbound|80||a"), "trafficPolicy.retryBudget:9"},
+		{"DestinationRule", "subsets", Cluster("outbound|81|v1|a"), "subsets[0]:11"},
+		{"DestinationRule", "subsets", Cluster("outbound|81|v9|a"), "subsets:10"},
+		{"Sidecar", "trafficPolicy.connectionPool.http.http2MaxRequests", Cluster("inbound|80||"), "inboundConnectionPool.http.http2MaxRequests:3"},
+		{"Sidecar", "trafficPolicy.connectionPool.http.http2MaxRequests", Cluster("inbound|81||"), ":0"},
+		{"Sidecar", "trafficPolicy.connectionPool.tcp.maxConnections", Cluster("inbound|81||"), "ingress[0].connectionPool.tcp.maxConnections:7"},
+		{"PeerAuthentication", "mtls", For{Port: 80}, "mtls.mode:4"},
+		{"PeerAuthentication", "mtls", For{Port: 8080}, "portLevelMtls.8080.mode:6"},
+		{"AuthorizationPolicy", "rules[1]", For{}, "rules[1]:5"},
+		{"AuthorizationPolicy", "rules[2]", For{}, ":0"},
+		{"AuthorizationPolicy", "rules", For{}, "rules:3"},
+	} {
+		root, err := document.Parse(document.Part{Text: objects[c.kind], Line: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		path, line := Find(root, c.path, c.f)
+		if got := fmt.Sprintf("%s:%d", path, line); got != c.want {
+			t.Errorf("%s of %s for %+v: %s, want %s", c.path, c.kind, c.f, got, c.want)
+		}
+	}
+}
