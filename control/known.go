@@ -20,15 +20,17 @@ type inForce struct {
 	p    *Plane
 	u    *store.Update // nil: there is none yet
 	read map[*config.Object]*document.Value
+	// given is made when it is asked for first.
+	given *translate.Policies
 }
 
 // lookUp is for one goroutine.
 func (p *Plane) lookUp() why.Objects {
-	return inForce{p, p.latest.Load(), map[*config.Object]*document.Value{}}
+	return &inForce{p: p, u: p.latest.Load(), read: map[*config.Object]*document.Value{}}
 }
 
 // Object is described at why.Objects.
-func (k inForce) Object(kind, namespace, name string) (why.Object, bool) {
+func (k *inForce) Object(kind, namespace, name string) (why.Object, bool) {
 	if k.u == nil {
 		return why.Object{}, false
 	}
@@ -50,7 +52,7 @@ func (k inForce) Object(kind, namespace, name string) (why.Object, bool) {
 }
 
 // Service is described at why.Objects.
-func (k inForce) Service(namespace, host string) (why.Ref, bool) {
+func (k *inForce) Service(namespace, host string) (why.Ref, bool) {
 	if k.u == nil {
 		return why.Ref{}, false
 	}
@@ -62,7 +64,7 @@ func (k inForce) Service(namespace, host string) (why.Ref, bool) {
 }
 
 // Serves is described at why.Objects.
-func (k inForce) Serves(namespace, host, address string, then time.Time) (serves bool, left time.Time, known bool) {
+func (k *inForce) Serves(namespace, host, address string, then time.Time) (serves bool, left time.Time, known bool) {
 	at, err := netip.ParseAddrPort(address)
 	if err != nil || k.u == nil {
 		return false, left, false
@@ -89,7 +91,7 @@ func (k inForce) Serves(namespace, host, address string, then time.Time) (serves
 }
 
 // Rejected is described at why.Objects.
-func (k inForce) Rejected(node, cluster string, then time.Time) (message string, ok bool) {
+func (k *inForce) Rejected(node, cluster string, then time.Time) (message string, ok bool) {
 	message, lasting, ok := k.p.past.refusal(node, cluster, then)
 	if !lasting {
 		return message, ok
@@ -105,67 +107,79 @@ func (k inForce) Rejected(node, cluster string, then time.Time) (message string,
 }
 
 // Applying is described at why.Objects.
-func (k inForce) Applying(kind, node string, port uint16) []why.Ref {
-	if k.u == nil {
-		return nil
-	}
+func (k *inForce) Applying(doing why.Doing, node string, port uint16) []why.Ref {
 	namespace, labels, ok := k.workload(node)
 	if !ok {
 		return nil
 	}
-	s, root := k.u.Snapshot, k.u.Snapshot.Settings.RootNamespace
-	selects := func(home string, selector mesh.Labels) bool {
-		return (home == namespace || home == root) && selector.Selects(labels)
-	}
+	s := k.u.Snapshot
 	var refs []mesh.Ref
-	switch kind {
-	case "AuthorizationPolicy": // that allow something
-		for a := range s.Authorizations.Values() {
-			if a.Action == mesh.AuthorizationAllow && !a.DryRun && selects(a.Home(), a.Selector) {
+	switch doing {
+	case why.Allows, why.Asks:
+		action := map[why.Doing]mesh.AuthorizationAction{why.Allows: mesh.AuthorizationAllow, why.Asks: mesh.AuthorizationCustom}[doing]
+		authorizations, _ := k.policies(namespace, labels)
+		for _, a := range authorizations {
+			if a.Action == action && !a.DryRun {
 				refs = append(refs, a.Ref)
 			}
 		}
-	case "RequestAuthentication":
-		for a := range s.RequestAuths.Values() {
-			if selects(a.Ref.Namespace, a.Selector) {
-				refs = append(refs, a.Ref)
-			}
+	case why.Identifies:
+		_, tokens := k.policies(namespace, labels)
+		for _, a := range tokens {
+			refs = append(refs, a.Ref)
 		}
-	case "PeerAuthentication": // that demand mutual TLS
+	case why.Secures:
 		if mode, by := translate.NewAccepts(s).On(namespace, labels, port); mode == mesh.MTLSStrict {
-			for i := range by {
+			for i := range by { // in the order of what goes before what
 				refs = append(refs, by[i].Ref)
 			}
-			return refsOf(refs)
 		}
-	case "Sidecar":
-		var best *mesh.Sidecar
-		rank := func(c *mesh.Sidecar) int { // the workload's own, its namespace's, that of all
-			switch {
-			case len(c.Selector) > 0:
-				return 2
-			case c.Ref.Namespace == namespace:
-				return 1
-			}
-			return 0
-		}
+		return refsOf(refs)
+	case why.Confines:
+		var own, root []*mesh.Sidecar
 		for c := range s.Sidecars.Values() {
-			if (c.Ref.Namespace == namespace || c.Ref.Namespace == root && len(c.Selector) == 0) && c.Selector.Selects(labels) && (best == nil || rank(c) > rank(best)) {
-				best = c
+			switch c.Ref.Namespace {
+			case namespace:
+				own = append(own, c)
+			case s.Settings.RootNamespace:
+				root = append(root, c)
 			}
 		}
-		if best != nil {
-			refs = append(refs, best.Ref)
+		for _, all := range [][]*mesh.Sidecar{own, root} {
+			slices.SortFunc(all, func(a, b *mesh.Sidecar) int { return mesh.Older(&a.Ref, &b.Ref) })
+		}
+		if c := mesh.SidecarFor(own, root, labels); c != nil {
+			refs = append(refs, c.Ref)
 		}
 	}
 	slices.SortFunc(refs, func(a, b mesh.Ref) int { return mesh.Older(&a, &b) })
-	return refsOf(refs)
+	return refsOf(slices.Compact(refs))
+}
+
+// Policy is described at why.Objects.
+func (k *inForce) Policy(node, namespace, title string) why.Ref {
+	if home, labels, ok := k.workload(node); ok {
+		all, _ := k.policies(home, labels)
+		for _, a := range all {
+			if a.Home() == namespace && a.Title() == title {
+				return refOf(&a.Ref)
+			}
+		}
+	}
+	return why.Ref{Kind: "AuthorizationPolicy", Namespace: namespace, Name: title}
+}
+
+func (k *inForce) policies(namespace string, labels mesh.Labels) ([]*mesh.AuthorizationPolicy, []*mesh.RequestAuthentication) {
+	if k.given == nil {
+		k.given = new(translate.NewPolicies(k.u.Snapshot))
+	}
+	return k.given.Of(k.u.Snapshot.Settings, namespace, labels)
 }
 
 // workload is that of a proxy, by its node id (TYPE~IP~POD.NAMESPACE~DOMAIN).
-func (k inForce) workload(node string) (namespace string, labels mesh.Labels, ok bool) {
+func (k *inForce) workload(node string) (namespace string, labels mesh.Labels, ok bool) {
 	part := strings.Split(node, "~")
-	if len(part) < 3 {
+	if len(part) < 3 || k.u == nil {
 		return "", nil, false
 	}
 	dot := strings.LastIndexByte(part[2], '.')

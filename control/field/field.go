@@ -40,7 +40,7 @@ const (
 // the path stays as it is.
 func Find(root *document.Value, path string, f For) (string, int) {
 	spec := root.Get("spec")
-	candidates := []string{path}
+	candidates := []string{path} // the last ones are what objects of Istio before 1.5 have
 	switch {
 	case strings.HasPrefix(path, rules):
 		return rule(root, spec, strings.TrimPrefix(path, rules), f.Line)
@@ -51,7 +51,11 @@ func Find(root *document.Value, path string, f For) (string, int) {
 	case path == "subsets":
 		candidates = append(subsets(spec, f.Subset), path)
 	case path == "mtls":
-		candidates = []string{"portLevelMtls." + strconv.Itoa(int(f.Port)) + ".mode", "mtls.mode"}
+		candidates = []string{"portLevelMtls." + strconv.Itoa(int(f.Port)) + ".mode", "mtls.mode", "peers"}
+	case path == "jwtRules":
+		candidates = append(candidates, "origins")
+	case path == "rules":
+		candidates = append(candidates, "subjects", "mode", "origins", "peers")
 	}
 	for _, c := range candidates {
 		if at(spec, c) != nil {

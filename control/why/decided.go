@@ -37,6 +37,8 @@ var fields = map[causes.Cause]decisive{
 	causes.ConnectionDurationReached:  {stage: "cluster", path: "trafficPolicy.connectionPool.tcp.maxConnectionDuration", tcp: true},
 	causes.NameNotResolved:            {path: "hosts"},
 	causes.NotAllowed:                 {path: "rules"},
+	causes.ExtAuthzDenied:             {path: "provider"},
+	causes.ExtAuthzError:              {path: "provider"},
 	causes.NotInRegistry:              {path: "outboundTrafficPolicy"},
 	causes.ChainRemoved:               {path: "mtls"},
 	causes.FilterChainNotFound:        {path: "mtls"},
@@ -83,7 +85,12 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 		}
 	}
 	if namespace, name, rule, ok := policy(r.GetDetails()); ok {
-		add(apiv1.Decider{Kind: "AuthorizationPolicy", Namespace: namespace, Name: name, Field: "rules[" + rule + "]"}, true)
+		o := objects.Policy(t.Node, namespace, name)
+		path := "rules[" + rule + "]"
+		if o.Kind != "AuthorizationPolicy" { // its rules are not those of the object
+			path = "rules"
+		}
+		add(apiv1.Decider{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Field: path}, true)
 	}
 	if c == causes.DestinationRefused {
 		for i, d := range refused(r.GetDetails()) {
@@ -93,7 +100,11 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 	}
 	f := fields[c].of(r)
 	if f.path != "" && f.stage == "" {
-		for _, o := range of(c, t, objects) {
+		all := of(c, t, objects)
+		if len(all) > 1 && (f.path == "provider" || f.path == "jwtRules") {
+			f.path = "" // which of them it was nobody knows
+		}
+		for _, o := range slices.Backward(all) {
 			add(apiv1.Decider{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Field: f.path}, true)
 		}
 	}
@@ -126,6 +137,9 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 // absent are the fields whose absence decides as well: nobody is allowed, or there are no endpoints.
 var absent = []string{"rules", "selector", "endpoints"}
 
+// old are the kinds of Istio before 1.5.
+var old = []string{"ServiceRole", "ServiceRoleBinding", "ClusterRbacConfig", "RbacConfig", "Policy", "MeshPolicy"}
+
 // find finds the field in the object's text, if that is what decided.
 func find(d *apiv1.Decider, r *observev1.Record, objects Objects) {
 	o, ok := objects.Object(d.Kind, d.Namespace, d.Name)
@@ -141,7 +155,7 @@ func find(d *apiv1.Decider, r *observev1.Record, objects Objects) {
 		f.Port = a.Port()
 	}
 	path, line := field.Find(o.Root, d.Field, f)
-	if path == "" && slices.Contains(absent, d.Field) {
+	if path == "" && slices.Contains(absent, d.Field) && !slices.Contains(old, d.Kind) {
 		return
 	}
 	if d.Field = path; line > 0 && o.File != "" {
@@ -159,17 +173,17 @@ func of(c causes.Cause, t *Told, objects Objects) []Ref {
 			return []Ref{o}
 		}
 	case causes.NotAllowed:
-		return objects.Applying("AuthorizationPolicy", t.Node, 0)
+		return objects.Applying(Allows, t.Node, 0)
+	case causes.ExtAuthzDenied, causes.ExtAuthzError:
+		return objects.Applying(Asks, t.Node, 0)
 	case causes.NotInRegistry:
-		return objects.Applying("Sidecar", t.Node, 0)
+		return objects.Applying(Confines, t.Node, 0)
 	case causes.FilterChainNotFound, causes.ChainRemoved:
 		if a, err := netip.ParseAddrPort(r.GetAsked()); err == nil && r.GetEdge().GetSide() == observev1.Side_SIDE_DESTINATION {
-			return objects.Applying("PeerAuthentication", t.Node, a.Port())
+			return objects.Applying(Secures, t.Node, a.Port())
 		}
 	case causes.TokenRefused, causes.TokenMissing, causes.TokenExpired, causes.TokenKeyUnknown, causes.TokenKeysUnavailable:
-		if all := objects.Applying("RequestAuthentication", t.Node, 0); len(all) == 1 { // of several nobody knows whose token it should be
-			return all
-		}
+		return objects.Applying(Identifies, t.Node, 0)
 	}
 	return nil
 }

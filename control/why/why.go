@@ -44,10 +44,24 @@ type Objects interface {
 	Serves(namespace, host, address string, then time.Time) (serves bool, left time.Time, known bool)
 	// Rejected is why a proxy did not take the configuration of a cluster that it was sent at a moment.
 	Rejected(node, cluster string, then time.Time) (message string, ok bool)
-	// Applying are the objects of a kind that apply to the workload of a proxy, the first first: AuthorizationPolicies that allow
-	// something, RequestAuthentications, PeerAuthentications that demand mutual TLS on a port, the Sidecar.
-	Applying(kind, node string, port uint16) []Ref
+	// Applying are the objects that do something for the workload of a proxy, on a port, the first first.
+	Applying(doing Doing, node string, port uint16) []Ref
+	// Policy is the object from which the policy comes that the proxy of a workload knows by a namespace and name.
+	Policy(node, namespace, title string) Ref
 }
+
+// Doing is what objects do for a workload.
+type Doing uint8
+
+// What they do: policies that allow something, that ask somebody (CUSTOM), that say whose tokens are good, that demand mutual TLS; and
+// the Sidecar that says who may be called.
+const (
+	Allows Doing = iota
+	Asks
+	Identifies
+	Secures
+	Confines
+)
 
 // Causes of stories in which no proxy had a part.
 const (

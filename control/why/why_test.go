@@ -60,8 +60,16 @@ func (now) Rejected(node, cluster string, _ time.Time) (message string, ok bool)
 	return "no such file", node == "blind"
 }
 
-func (now) Applying(kind, _ string, _ uint16) []Ref {
-	return []Ref{{kind, "default", "applies"}}
+func (now) Applying(doing Doing, node string, _ uint16) []Ref {
+	all := []Ref{{[...]string{Allows: "AuthorizationPolicy", Asks: "AuthorizationPolicy", Identifies: "RequestAuthentication", Secures: "PeerAuthentication", Confines: "Sidecar"}[doing], "default", "applies"}}
+	if node == "torn" {
+		all = append(all, Ref{all[0].Kind, "default", "too"})
+	}
+	return all
+}
+
+func (now) Policy(_, namespace, title string) Ref {
+	return Ref{"AuthorizationPolicy", namespace, title}
 }
 
 func (now) Object(kind, _, name string) (Object, bool) {
@@ -157,6 +165,13 @@ func TestStories(t *testing.T) {
 		}()}, "503 configuration_rejected at default/page"},
 		{"nobody is allowed", []Told{called(0, 5, "", 403), served(1, 1, "not_allowed", 403, "rbac_access_denied_matched_policy[none]")},
 			"403 not_allowed at default/reviews-v1; AuthorizationPolicy default/applies rules policy.yaml:9"},
+		{"somebody who is asked says no", []Told{called(0, 5, "", 403), served(1, 1, "ext_authz_denied", 403, "ext_authz_denied")},
+			"403 ext_authz_denied at default/reviews-v1; AuthorizationPolicy default/applies provider policy.yaml:9"},
+		{"one of two who are asked says no", []Told{func() Told {
+			s := served(1, 1, "ext_authz_denied", 403, "ext_authz_denied")
+			s.Node = "torn"
+			return s
+		}()}, "403 ext_authz_denied at default/reviews-v1"},
 		{"what the registry does not have", []Told{{Node: "page", Workload: "default/page", Record: record(observev1.Side_SIDE_SOURCE, 0, 0, "direct_response", 502, func(r *observev1.Record) {
 			r.Decisions = []*observev1.Decision{{Stage: "route", Part: "block_all"}}
 		})}}, "502 not_in_registry at default/page; Sidecar default/applies outboundTrafficPolicy :0"},
