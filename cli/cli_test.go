@@ -73,6 +73,19 @@ func TestProblemsBehind(t *testing.T) {
 	}
 }
 
+// What many proxies refuse for one reason is one thing, with since when.
+func TestProblemsOfMany(t *testing.T) {
+	var all []apiv1.Proxy
+	for i, why := range []string{"no", "no", "no", "no", "other", "no"} {
+		r := apiv1.Rejection{Type: "CDS", Resources: []string{"x", "y"}, Message: why, Current: true, Time: time.Now().Add(-time.Duration(i) * time.Hour)}
+		all = append(all, apiv1.Proxy{Name: fmt.Sprintf("a/%d", i), Rejected: []apiv1.Rejection{r, r}})
+	}
+	want := []string{"the proxies of a/0, a/1, a/2 and 2 more refuse CDS x, y, first 5h ago: no", "the proxy of a/4 refuses CDS x, y, first 4h ago: other"}
+	if diff := cmp.Diff(want, problems(&apiv1.Status{Proxies: all})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // Columns line up by what is seen, colours or not; control characters are not obeyed.
 func TestTable(t *testing.T) {
 	for _, tc := range []struct {

@@ -277,6 +277,37 @@ func proxyState(p apiv1.Proxy) (state, version cell) {
 	return cell{"up to date", green}, version
 }
 
+// refusal is what proxies refuse for the same reason.
+type refusal struct {
+	what, why string
+	by        []string
+	since     time.Time // of the first
+}
+
+// refusals are those that are as they were: one that concerns every proxy is one thing to attend to.
+func refusals(all []apiv1.Proxy) (out []refusal) {
+	for _, p := range all {
+		for _, r := range p.Rejected {
+			if !r.Current {
+				continue
+			}
+			what := r.Type + " " + strings.Join(slices.Sorted(slices.Values(r.Resources)), ", ")
+			i := slices.IndexFunc(out, func(x refusal) bool { return x.what == what && x.why == r.Message })
+			if i < 0 {
+				i = len(out)
+				out = append(out, refusal{what: what, why: r.Message, since: r.Time})
+			}
+			if x := &out[i]; !slices.Contains(x.by, p.Name) {
+				x.by = append(x.by, p.Name)
+				if r.Time.Before(x.since) {
+					x.since = r.Time
+				}
+			}
+		}
+	}
+	return out
+}
+
 // problems are the things that need attention, a sentence each.
 func problems(s *apiv1.Status) []string {
 	var out []string
@@ -297,14 +328,22 @@ func problems(s *apiv1.Status) []string {
 			say("the proxy of %s is not connected: `weir logs %s --proxy` may say why", name, name)
 		}
 	}
-	for _, p := range s.Proxies {
-		refuses := false
-		for _, r := range p.Rejected {
-			if r.Current {
-				refuses = true
-				say("the proxy of %s refuses %s %s: %s", p.Name, r.Type, strings.Join(r.Resources, ", "), r.Message)
+	for _, r := range refusals(s.Proxies) {
+		of, since := "the proxy of "+r.by[0]+" refuses", ""
+		if n := len(r.by); n > 1 {
+			of = "the proxies of " + strings.Join(r.by[:min(n, 3)], ", ")
+			if n > 3 {
+				of += fmt.Sprintf(" and %d more", n-3)
 			}
+			of += " refuse"
 		}
+		if !r.since.IsZero() {
+			since = ", first " + age(r.since) + " ago"
+		}
+		say("%s %s%s: %s", of, r.what, since, r.why)
+	}
+	for _, p := range s.Proxies {
+		refuses := slices.ContainsFunc(p.Rejected, func(r apiv1.Rejection) bool { return r.Current })
 		if !refuses && p.Behind != nil && time.Since(*p.Behind) > behindTooLong {
 			say("the proxy of %s is at version %d of %d, behind for %s", p.Name, p.Active, p.Latest, age(*p.Behind))
 		}

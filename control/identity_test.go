@@ -12,6 +12,7 @@ import (
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/ca"
+	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/identity"
 )
 
@@ -108,5 +109,26 @@ func TestIdentityView(t *testing.T) {
 	ask("/api/v1/identity/rehearsal?years=12", &r)
 	if len(r.Breaks) == 0 {
 		t.Error("nobody replaces the root, and nothing breaks")
+	}
+}
+
+// S40: whoever asks for the status is told of a certificate that is not renewed, long before it ends.
+func TestStatusSaysWhoDoesNotRenew(t *testing.T) {
+	r := startReplica(t, t.TempDir(), t.TempDir(), 0)
+	subscribe(t, r, "w-0", nil, nil)
+	eventually(t, "the workload is connected", func() error { return r.active(1) })
+	r.issued.note(identity.ID{TrustDomain: "cluster.local", Namespace: "default", ServiceAccount: "default"}, "w-0", "10.0.0.9",
+		&x509.Certificate{NotBefore: time.Now().Add(-23 * time.Hour), NotAfter: time.Now().Add(time.Hour)})
+	resp, err := http.Get("http://" + r.http + "/api/v1/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var s apiv1.Status
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Findings) != 1 || s.Findings[0].Code != string(config.IdentityHorizon) || s.Findings[0].Name != "w-0" || !strings.Contains(s.Findings[0].Message, "was not renewed") {
+		t.Errorf("%+v", s.Findings)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -132,6 +133,12 @@ func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 			return nil
 		})
 	}
+	m.Eventually("weir why names the policy and its rule", func() error {
+		if text := weir(t, m, "why", "socket-of-other"); !regexp.MustCompile(`access_denied: [^\0]*decided +AuthorizationPolicy default/not-other, rules\[0\], `).MatchString(text) {
+			return errors.New(text)
+		}
+		return nil
+	})
 	for _, id := range []string{"socket-of-client", "stream-that-stays"} {
 		if lines := all[2].LoggedWith(id); len(lines) != 0 {
 			t.Errorf("%d of those who may call have ended: %q", len(lines), lines)

@@ -61,6 +61,7 @@ type Mesh struct {
 
 	mu        sync.Mutex
 	api       *client.Client
+	address   string // of the API
 	plane     *plane
 	workloads []*Workload
 	writes    int               // how often files were written: the newest marker
@@ -169,7 +170,8 @@ func (m *Mesh) TryControl() error {
 		pl.err = p.Run(ctx)
 	}()
 	m.mu.Lock()
-	m.plane, m.api = pl, client.New(http.Addr().String(), redact.New(apiToken))
+	m.plane, m.address = pl, http.Addr().String()
+	m.api = client.New(m.address, redact.New(apiToken))
 	m.mu.Unlock()
 	m.Eventually("the control plane is ready", func() error {
 		select {
@@ -237,6 +239,13 @@ func (m *Mesh) API() *client.Client {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.api
+}
+
+// Address is where the API of the control plane that runs now is, for `weir --api`.
+func (m *Mesh) Address() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.address
 }
 
 // marker is an object at the end of every file: when the control plane has it, it has
