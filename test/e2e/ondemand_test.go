@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -263,7 +264,7 @@ func TestOnDemandWithoutControlPlane(t *testing.T) {
 		})
 		return w
 	}
-	sibling("client-1")
+	other := sibling("client-1")
 
 	services := m.Services()
 	twin := services["twin.default.svc.cluster.local"].Addresses[0] + ":8080"
@@ -276,7 +277,10 @@ func TestOnDemandWithoutControlPlane(t *testing.T) {
 	})
 	client.Get("http://" + services["echo.default.svc.cluster.local"].Addresses[0] + ":8080/") // another name of the same: not held
 	client.Get("http://echo:8080/").Report(t)
+	refused := make(chan *mesh.Response, 1)
+	go func() { refused <- other.Get("http://"+twin+"/", "host: twin:8080", "x-request-id: while-away") }()
 	r := client.Get("http://"+twin+"/", "host: twin:8080")
+	<-refused
 	if r.Status != 503 || r.Took < 4*time.Second || !strings.Contains(string(r.Body), "destination configuration unavailable") {
 		t.Errorf("a first use meanwhile: %v after %v", r, r.Took)
 	}
@@ -312,6 +316,12 @@ func TestOnDemandWithoutControlPlane(t *testing.T) {
 		return nil
 	})
 	sibling("client-2")
+	m.Eventually("weir why knows of the first use meanwhile", func() error {
+		if text := weir(t, m, "why", "while-away"); !regexp.MustCompile(`503 .*while-away\n  destination_config_unavailable: .*\n  where +the proxy of default/client, calling`).MatchString(text) {
+			return errors.New(text)
+		}
+		return nil
+	})
 }
 
 // What is sent with a first use waits with it, however large, in HTTP/1.1, HTTP/2 and gRPC; and what is kept of all
