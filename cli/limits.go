@@ -65,10 +65,20 @@ says anything.`,
 	return cmd
 }
 
-// silent says which proxies did not answer.
+// silent says which proxies did not answer, and which replicas of the control plane, whose proxies nobody has asked.
 func (a *app) silent(names []string) {
-	if len(names) > 0 {
-		a.errs.printf("%s did not answer: %s\n", count(len(names), "proxy"), clean(strings.Join(names, ", ")))
+	of := map[string][]string{}
+	for _, n := range names {
+		what := "proxy"
+		if addr, ok := strings.CutPrefix(n, apiv1.SilentReplica); ok {
+			what, n = "control plane", addr
+		}
+		of[what] = append(of[what], n)
+	}
+	for _, what := range []string{"proxy", "control plane"} {
+		if list := of[what]; len(list) > 0 {
+			a.errs.printf("%s did not answer: %s\n", count(len(list), what), clean(strings.Join(list, ", ")))
+		}
 	}
 }
 

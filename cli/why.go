@@ -70,9 +70,7 @@ Proxies remember their last 1,024 failures, and of what went well one in 64.`,
 			}
 			a.out.story(&w.Stories[i])
 		}
-		if len(w.Silent) > 0 {
-			a.errs.printf("%s did not answer: %s\n", count(len(w.Silent), "proxy"), clean(strings.Join(w.Silent, ", ")))
-		}
+		a.silent(w.Silent)
 		switch {
 		case len(w.Stories) > 0:
 			return nil

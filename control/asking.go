@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -27,7 +28,7 @@ const (
 	mostFollowed = 4
 )
 
-// asking joins questions with the answers of streams.
+// asking joins questions with the answers of streams: what is asked of proxies and answered once.
 type asking struct {
 	patience  time.Duration // how long a proxy has to answer
 	everybody int           // up to so many proxies are all asked about each request; 0: askEverybody
@@ -40,7 +41,29 @@ type asking struct {
 
 type question struct {
 	of     *reporter
-	answer chan<- *observev1.Records
+	answer chan<- *observev1.ProxyMessage
+}
+
+// answered is what a proxy said.
+type answered struct {
+	node, workload string // namespace/name
+	message        *observev1.ProxyMessage
+}
+
+// numbered is a question with a number for its answer.
+func numbered(q *observev1.ControlMessage, n uint64) *observev1.ControlMessage {
+	if l := q.GetLimits(); l != nil {
+		return askLimits(&observev1.LimitsRequest{Request: n, Host: l.GetHost(), Ejections: l.GetEjections()})
+	}
+	return askRecords(&observev1.RecordsRequest{Request: n, Which: q.GetRecords().GetWhich()})
+}
+
+func askRecords(q *observev1.RecordsRequest) *observev1.ControlMessage {
+	return &observev1.ControlMessage{Message: &observev1.ControlMessage_Records{Records: q}}
+}
+
+func askLimits(q *observev1.LimitsRequest) *observev1.ControlMessage {
+	return &observev1.ControlMessage{Message: &observev1.ControlMessage_Limits{Limits: q}}
 }
 
 func (a *asking) enter(r *reporter) {
@@ -56,31 +79,31 @@ func (a *asking) leave(r *reporter) {
 }
 
 // heard takes an answer; what nobody waits for is dropped.
-func (a *asking) heard(from *reporter, r *observev1.Records) {
+func (a *asking) heard(from *reporter, number uint64, m *observev1.ProxyMessage) {
 	a.mu.Lock()
-	q := a.waiting[r.GetRequest()]
+	q := a.waiting[number]
 	if q.of == from { // nobody answers for another
-		delete(a.waiting, r.GetRequest())
+		delete(a.waiting, number)
 	}
 	a.mu.Unlock()
 	if q.of == from {
-		q.answer <- r // has room
+		q.answer <- m // has room
 	}
 }
 
-// all asks every connected proxy, and waits no longer than askTime for each. silent are those that did not answer.
-func (a *asking) all(ctx context.Context, q func(*reporter) *observev1.RecordsRequest) (told []why.Told, asked int, silent []string) {
+// list are the connected proxies, by name.
+func (a *asking) list() []*reporter {
 	a.mu.Lock()
-	var list []*reporter
-	for r := range a.proxies {
-		list = append(list, r)
-	}
-	a.mu.Unlock()
-	slices.SortFunc(list, func(a, b *reporter) int { return strings.Compare(a.node, b.node) })
+	defer a.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(a.proxies), func(a, b *reporter) int { return strings.Compare(a.node, b.node) })
+}
+
+// all asks every connected proxy, and waits no longer than askTime for each. silent are those that did not answer.
+func (a *asking) all(ctx context.Context, q func(*reporter) *observev1.ControlMessage) (told []answered, asked int, silent []string) {
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	places := make(chan struct{}, askAtOnce)
-	for _, r := range list {
+	for _, r := range a.list() {
 		m := q(r)
 		if m == nil {
 			continue
@@ -92,38 +115,47 @@ func (a *asking) all(ctx context.Context, q func(*reporter) *observev1.RecordsRe
 			answer := a.one(ctx, r, m)
 			mu.Lock()
 			defer mu.Unlock()
-			if answer == nil || answer.GetUnavailable() != "" {
+			if answer == nil || answer.GetRecords().GetUnavailable() != "" {
 				silent = append(silent, r.node)
 				return
 			}
-			for _, c := range answer.GetRecords()[:min(len(answer.GetRecords()), mostAnswers)] {
-				told = append(told, why.Told{Node: r.node, Workload: r.self.Namespace + "/" + r.self.Workload, Record: c})
-			}
+			told = append(told, answered{r.node, workloadName(&r.self), answer})
 		})
 	}
 	wait.Wait()
 	slices.Sort(silent)
-	slices.SortStableFunc(told, func(a, b why.Told) int { return strings.Compare(a.Node, b.Node) })
 	return told, asked, silent
 }
 
+// recordsIn are the records in answers, by the names of proxies.
+func recordsIn(all []answered) (out []why.Told) {
+	slices.SortStableFunc(all, func(a, b answered) int { return strings.Compare(a.node, b.node) })
+	for _, a := range all {
+		records := a.message.GetRecords().GetRecords()
+		for _, r := range records[:min(len(records), mostAnswers)] {
+			out = append(out, why.Told{Node: a.node, Workload: a.workload, Record: r})
+		}
+	}
+	return out
+}
+
 // one asks a proxy; nil: it did not answer.
-func (a *asking) one(ctx context.Context, r *reporter, m *observev1.RecordsRequest) *observev1.Records {
+func (a *asking) one(ctx context.Context, r *reporter, q *observev1.ControlMessage) *observev1.ProxyMessage {
 	ctx, cancel := context.WithTimeout(ctx, a.patience)
 	defer cancel()
-	answer := make(chan *observev1.Records, 1)
+	answer := make(chan *observev1.ProxyMessage, 1)
 	a.mu.Lock()
 	a.last++
-	m.Request = a.last
-	a.waiting[m.GetRequest()] = question{r, answer}
+	number := a.last
+	a.waiting[number] = question{r, answer}
 	a.mu.Unlock()
 	defer func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		delete(a.waiting, m.GetRequest())
+		delete(a.waiting, number)
 	}()
 	select {
-	case r.questions <- m:
+	case r.orders <- numbered(q, number):
 	case <-ctx.Done():
 		return nil
 	}
@@ -153,15 +185,16 @@ func (p *Plane) handleWhy(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var out apiv1.Why
-	var told []why.Told
 	if id != "" {
+		var told []why.Told
 		told, out.Asked, out.Silent = p.recordsOf(r.Context(), id, nil)
 		out.Stories = why.Stories(told, p.lookUp())
 	} else {
-		told, out.Asked, out.Silent = p.replicas.ask(r.Context(), func(*reporter) *observev1.RecordsRequest {
-			return &observev1.RecordsRequest{Which: &observev1.RecordsRequest_LastErrors{LastErrors: mostErrors}}
+		var all []answered
+		all, out.Asked, out.Silent = p.replicas.ask(r.Context(), func(*reporter) *observev1.ControlMessage {
+			return askRecords(&observev1.RecordsRequest{Which: &observev1.RecordsRequest_LastErrors{LastErrors: mostErrors}})
 		})
-		out.Stories = p.failures(r.Context(), told, func(s *apiv1.Story) bool { return why.About(s, from, to) && why.About(s, "", service) }, last)
+		out.Stories = p.failures(r.Context(), recordsIn(all), func(s *apiv1.Story) bool { return why.About(s, from, to) && why.About(s, "", service) }, last)
 	}
 	if out.Stories == nil {
 		out.Stories = []apiv1.Story{}
@@ -173,12 +206,13 @@ func (p *Plane) handleWhy(w http.ResponseWriter, r *http.Request) {
 // may have refused the client before there was a request. who are asked; nil: all.
 func (p *Plane) recordsOf(ctx context.Context, id string, who func(*reporter) bool) (told []why.Told, asked int, silent []string) {
 	ask := func(id string) ([]why.Told, int, []string) {
-		return p.replicas.ask(ctx, func(r *reporter) *observev1.RecordsRequest {
+		all, asked, silent := p.replicas.ask(ctx, func(r *reporter) *observev1.ControlMessage {
 			if who != nil && r != nil && !who(r) {
 				return nil
 			}
-			return &observev1.RecordsRequest{Which: &observev1.RecordsRequest_Id{Id: id}}
+			return askRecords(&observev1.RecordsRequest{Which: &observev1.RecordsRequest_Id{Id: id}})
 		})
+		return recordsIn(all), asked, silent
 	}
 	told, asked, silent = ask(id)
 	// Who asks by an address means what was asked on that connection, at whichever hop.

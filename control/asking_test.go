@@ -21,6 +21,18 @@ func remember(stream observing, all ...*observev1.Record) {
 		if err != nil {
 			return
 		}
+		if q := m.GetLimits(); q != nil {
+			_ = stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Limits{Limits: &observev1.Limits{Request: q.GetRequest(),
+				Clusters:  []*observev1.ClusterLimits{{Cluster: "c", Port: 9080, Limits: []*observev1.Limit{{Kind: "pending", Value: 7}}}},
+				Ejections: []*observev1.Ejection{{Cluster: "c", Endpoint: "10.0.0.2:9080", State: observev1.AsideState_ASIDE_STATE_EJECTED}}}}})
+			continue
+		}
+		if q := m.GetTap(); q != nil {
+			if !q.GetStop() {
+				_ = stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Tapped{Tapped: &observev1.Tapped{Tap: q.GetTap(), Record: &observev1.Record{Id: "tapped", Edge: &observev1.Edge{Side: observev1.Side_SIDE_SOURCE}}}}})
+			}
+			continue
+		}
 		q := m.GetRecords()
 		send(&observev1.Records{Request: q.GetRequest() + 1000, Records: []*observev1.Record{{Id: "nobody asked"}}})
 		out := &observev1.Records{Request: q.GetRequest()}

@@ -22,12 +22,16 @@ func (p *Plane) handleEjections(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out := apiv1.Ejections{Ejections: []apiv1.Ejection{}}
-	out.Asked, out.Silent = p.edges.poll(r.Context(), &observev1.LimitsRequest{Host: host, Ejections: true}, func(r *reporter, l *observev1.Limits) {
-		for _, e := range l.GetEjections()[:min(len(l.GetEjections()), mostEjections)] {
-			out.Ejections = append(out.Ejections, ejectionOf(workloadOf(r.node), e))
-		}
+	all, asked, silent := p.replicas.ask(r.Context(), func(*reporter) *observev1.ControlMessage {
+		return askLimits(&observev1.LimitsRequest{Host: host, Ejections: true})
 	})
-	out.Silent = append([]string(nil), out.Silent...)
+	out.Asked, out.Silent = asked, silent
+	for _, a := range all {
+		ejections := a.message.GetLimits().GetEjections()
+		for _, e := range ejections[:min(len(ejections), mostEjections)] {
+			out.Ejections = append(out.Ejections, ejectionOf(workloadOf(a.node), e))
+		}
+	}
 	slices.SortFunc(out.Ejections, func(a, b apiv1.Ejection) int {
 		return cmp.Or(inUse(a.State)-inUse(b.State), b.Since.Compare(a.Since), cmp.Compare(a.Endpoint, b.Endpoint), cmp.Compare(a.Proxy, b.Proxy))
 	})

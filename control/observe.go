@@ -45,7 +45,6 @@ type edges struct {
 	p      *Plane
 	table  edgeTable
 	asking asking
-	polls  polls
 	taps   taps
 	stop   chan struct{}
 	once   sync.Once
@@ -64,7 +63,7 @@ type progress struct {
 }
 
 func newEdges(p *Plane) *edges {
-	return &edges{p: p, table: edgeTable{m: map[edgeKey]*edgeCount{}}, asking: asking{patience: askTime, proxies: map[*reporter]bool{}, waiting: map[uint64]question{}}, polls: polls{waiting: map[uint64]poll{}}, taps: taps{open: map[uint64]*tap{}}, stop: make(chan struct{}), seen: map[string]progress{}}
+	return &edges{p: p, table: edgeTable{m: map[edgeKey]*edgeCount{}}, asking: asking{patience: askTime, proxies: map[*reporter]bool{}, waiting: map[uint64]question{}}, taps: taps{open: map[uint64]*tap{}}, stop: make(chan struct{}), seen: map[string]progress{}}
 }
 
 // close ends all streams.
@@ -98,16 +97,11 @@ func (s *edges) Observe(stream grpc.BidiStreamingServer[observev1.ProxyMessage, 
 	tooLate := time.NewTimer(helloTimeout)
 	defer tooLate.Stop()
 	var who *reporter
-	var questions <-chan *observev1.RecordsRequest // once it has introduced itself
-	var orders <-chan *observev1.ControlMessage    // likewise
+	var orders <-chan *observev1.ControlMessage // once it has introduced itself
 	for {
 		select {
 		case m := <-orders:
 			if err := stream.Send(m); err != nil {
-				return err
-			}
-		case q := <-questions:
-			if err := stream.Send(&observev1.ControlMessage{Message: &observev1.ControlMessage_Records{Records: q}}); err != nil {
 				return err
 			}
 		case m := <-messages:
@@ -115,7 +109,7 @@ func (s *edges) Observe(stream grpc.BidiStreamingServer[observev1.ProxyMessage, 
 			if who == nil {
 				tooLate.Stop()
 				if who, err = s.introduce(stream.Context(), m.GetHello()); err == nil {
-					questions, orders = who.questions, who.orders
+					orders = who.orders
 					s.asking.enter(who)
 					defer s.asking.leave(who)
 					for _, m := range s.taps.all() {
@@ -125,9 +119,9 @@ func (s *edges) Observe(stream grpc.BidiStreamingServer[observev1.ProxyMessage, 
 					}
 				}
 			} else if a := m.GetRecords(); a != nil {
-				s.asking.heard(who, a)
+				s.asking.heard(who, a.GetRequest(), m)
 			} else if a := m.GetLimits(); a != nil {
-				s.polls.heard(who, a)
+				s.asking.heard(who, a.GetRequest(), m)
 			} else if t := m.GetTapped(); t != nil {
 				if stop := s.taps.heard(who, t); stop != nil {
 					err = stream.Send(stop)
@@ -155,10 +149,9 @@ type reporter struct {
 	self  apiv1.EdgeEnd
 	epoch uint64
 	last  time.Time
-	// questions are for it to answer.
-	questions chan *observev1.RecordsRequest
-	orders    chan *observev1.ControlMessage
-	gone      <-chan struct{} // closed when its stream has ended
+	// orders are for it to answer, or to follow.
+	orders chan *observev1.ControlMessage
+	gone   <-chan struct{} // closed when its stream has ended
 }
 
 // introduce holds who a proxy claims to be against the identity it proved.
@@ -182,7 +175,7 @@ func (s *edges) introduce(ctx context.Context, h *observev1.Hello) (*reporter, e
 	if len(h.GetWorkload()) > maxReportText {
 		return nil, status.Error(codes.InvalidArgument, "the name of the workload is too long")
 	}
-	r := &reporter{questions: make(chan *observev1.RecordsRequest), orders: make(chan *observev1.ControlMessage), gone: ctx.Done(), node: h.GetNodeId(), epoch: h.GetEpoch(), self: apiv1.EdgeEnd{Workload: h.GetWorkload(), Namespace: namespace, Identity: who.ID}}
+	r := &reporter{orders: make(chan *observev1.ControlMessage), gone: ctx.Done(), node: h.GetNodeId(), epoch: h.GetEpoch(), self: apiv1.EdgeEnd{Workload: h.GetWorkload(), Namespace: namespace, Identity: who.ID}}
 	if u := s.p.latest.Load(); u != nil {
 		if w := u.Snapshot.Workloads.At(mesh.NewKey(namespace, name)); w != nil {
 			if id, err := identity.Parse(who.ID); err != nil || id.ServiceAccount != w.ServiceAccount {

@@ -17,7 +17,7 @@ func (p *Plane) near() func(*apiv1.Story) func(*reporter) bool {
 	a.mu.Lock()
 	few := len(a.proxies) <= cmp.Or(a.everybody, askEverybody)
 	a.mu.Unlock()
-	if few || len(p.replicas.others()) > 1 {
+	if few || !p.replicas.alone() {
 		return func(*apiv1.Story) func(*reporter) bool { return nil }
 	}
 	edges := p.edges.table.list(time.Now(), time.Time{}, func(*apiv1.Edge) bool { return true }).Edges

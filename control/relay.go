@@ -37,21 +37,21 @@ func (p *Plane) own() http.Handler {
 	return m
 }
 
-// answered is a http.ResponseWriter that keeps the answer.
-type answered struct {
+// captured is a http.ResponseWriter that keeps the answer.
+type captured struct {
 	header http.Header
 	status int
 	body   bytes.Buffer
 }
 
-func (a *answered) Header() http.Header { return a.header }
-func (a *answered) WriteHeader(status int) {
+func (a *captured) Header() http.Header { return a.header }
+func (a *captured) WriteHeader(status int) {
 	if a.status == 0 {
 		a.status = status
 	}
 }
 
-func (a *answered) Write(b []byte) (int, error) {
+func (a *captured) Write(b []byte) (int, error) {
 	a.WriteHeader(http.StatusOK)
 	if a.body.Len()+len(b) > mostCalled {
 		return 0, errors.New("the answer is too long for another control plane")
@@ -71,7 +71,7 @@ func (x *replicas) Call(q *replicasv1.CallRequest, stream grpc.ServerStreamingSe
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	a := &answered{header: http.Header{}}
+	a := &captured{header: http.Header{}}
 	x.p.own().ServeHTTP(a, r)
 	if err := stream.Send(&replicasv1.CallAnswer{Replica: x.self, Status: uint32(a.status)}); err != nil {
 		return err

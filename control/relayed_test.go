@@ -1,12 +1,16 @@
 package control
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -28,7 +32,8 @@ func (r *replica) connect(t *testing.T, account, node string) (observing, replic
 	return introduce(ctx, t, conn, account, node, 1), replicasv1.NewReplicasClient(conn)
 }
 
-// One story of two proxies that are connected to different replicas, whichever is asked; a replica that does not answer is named, and
+// One story of two proxies that are connected to different replicas, whichever is asked; limits, ejections and requests as they happen
+// of both; a replica that does not answer is named, and
 // nobody but replicas may ask so.
 func TestWhyOfSeveralReplicas(t *testing.T) {
 	folder, first := t.TempDir(), t.TempDir()
@@ -76,6 +81,61 @@ func TestWhyOfSeveralReplicas(t *testing.T) {
 			t.Errorf("%s: %d were asked, %q are silent", query, w.Asked, w.Silent)
 		}
 	}
+
+	get := func(path string) (out []byte) {
+		resp, err := http.Get("http://" + b.http + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if out, err = io.ReadAll(resp.Body); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	if err := os.WriteFile(filepath.Join(folder, "reviews.yaml"), []byte(liveService), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both know the service", func() error {
+		for _, r := range []*replica{a, b} {
+			if r.latest.Load().Snapshot.Services.Len() != 1 {
+				return errors.New("not yet")
+			}
+		}
+		return nil
+	})
+	var l apiv1.Limits
+	if body := get("/api/v1/limits?service=reviews"); json.Unmarshal(body, &l) != nil || l.Asked != 2 || len(l.Limits) != 1 || len(l.Limits[0].Proxies) != 2 || len(l.Silent) != 1 {
+		t.Errorf("%s", body)
+	}
+	var e apiv1.Ejections
+	if body := get("/api/v1/ejections"); json.Unmarshal(body, &e) != nil || e.Asked != 2 || len(e.Ejections) != 2 {
+		t.Errorf("%s", body)
+	}
+	seen := map[string]bool{}
+	resp, err := http.Get("http://" + b.http + "/api/v1/tap")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	for len(seen) < 2 && lines.Scan() {
+		var x apiv1.Tapped
+		if json.Unmarshal(lines.Bytes(), &x) == nil && x.ID == "tapped" {
+			seen[x.Source] = true
+		}
+	}
+	resp.Body.Close()
+	if !seen["default/page-v1"] || !seen["default/reviews-v1"] {
+		t.Errorf("%v, %v", seen, lines.Err())
+	}
+	eventually(t, "all taps have ended", func() error {
+		for _, r := range []*replica{a, b} {
+			if n := len(r.edges.taps.all()); n > 0 {
+				return fmt.Errorf("%d", n)
+			}
+		}
+		return nil
+	})
 
 	stream, err := stranger.Records(t.Context(), &observev1.RecordsRequest{Which: &observev1.RecordsRequest_Id{Id: "r1"}})
 	if err == nil {

@@ -19,7 +19,7 @@ import (
 
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	replicasv1 "github.com/weirmesh/weir/api/replicas/v1"
-	"github.com/weirmesh/weir/control/why"
+	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/mesh"
 )
@@ -44,6 +44,7 @@ type replicas struct {
 
 	mu    sync.Mutex
 	conns map[string]*grpc.ClientConn
+	own   []string // addresses at which this one answers
 }
 
 func newReplicas(p *Plane) *replicas {
@@ -64,23 +65,46 @@ func (x *replicas) admit(ctx context.Context) error {
 	return nil
 }
 
+// answering is a stream on which another replica is answered.
+type answering = grpc.ServerStreamingServer[replicasv1.Answer]
+
 // Records is replicasv1.ReplicasServer: what the proxies know that are connected here.
-func (x *replicas) Records(q *observev1.RecordsRequest, stream grpc.ServerStreamingServer[replicasv1.Answer]) error {
+func (x *replicas) Records(q *observev1.RecordsRequest, stream answering) error {
+	return x.serve(askRecords(q), stream, len(q.GetId()) <= maxReportText && q.GetLastErrors() <= mostErrors && q.GetWhich() != nil)
+}
+
+// Limits is replicasv1.ReplicasServer.
+func (x *replicas) Limits(q *observev1.LimitsRequest, stream answering) error {
+	return x.serve(askLimits(q), stream, len(q.GetHost()) <= maxReportText)
+}
+
+// admitted says who is asked, if that is to be said.
+func (x *replicas) admitted(stream answering, sound bool) error {
 	if err := x.admit(stream.Context()); err != nil {
 		return err
 	}
-	if len(q.GetId()) > maxReportText || q.GetLastErrors() > mostErrors || q.GetWhich() == nil {
+	if !sound {
 		return status.Error(codes.InvalidArgument, "the question is out of bounds")
 	}
-	if err := stream.Send(&replicasv1.Answer{Replica: x.self}); err != nil {
+	return stream.Send(&replicasv1.Answer{Replica: x.self})
+}
+
+func (x *replicas) serve(q *observev1.ControlMessage, stream answering, sound bool) error {
+	if err := x.admitted(stream, sound); err != nil {
 		return err
 	}
-	told, asked, silent := x.p.edges.asking.all(stream.Context(), func(*reporter) *observev1.RecordsRequest {
-		return &observev1.RecordsRequest{Which: q.GetWhich()}
-	})
-	for _, t := range told[:min(len(told), mostRelayed)] {
+	all, asked, silent := x.p.edges.asking.all(stream.Context(), func(*reporter) *observev1.ControlMessage { return q })
+	records := recordsIn(all)
+	for _, t := range records[:min(len(records), mostRelayed)] {
 		if err := stream.Send(&replicasv1.Answer{Node: t.Node, Workload: t.Workload, Record: t.Record}); err != nil {
 			return err
+		}
+	}
+	for _, a := range all {
+		if l := a.message.GetLimits(); l != nil {
+			if err := stream.Send(&replicasv1.Answer{Node: a.node, Workload: a.workload, Limits: l}); err != nil {
+				return err
+			}
 		}
 	}
 	for _, node := range silent {
@@ -91,56 +115,121 @@ func (x *replicas) Records(q *observev1.RecordsRequest, stream grpc.ServerStream
 	return stream.Send(&replicasv1.Answer{Asked: uint32(asked)})
 }
 
+// Tap is replicasv1.ReplicasServer.
+func (x *replicas) Tap(q *observev1.TapRequest, stream answering) error {
+	sound := true
+	for _, text := range []string{q.GetHost(), q.GetFrom(), q.GetTo(), q.GetMethod(), q.GetPathPrefix(), q.GetFlag(), q.GetHeader(), q.GetValue()} {
+		sound = sound && len(text) <= 4*maxReportText
+	}
+	if err := x.admitted(stream, sound); err != nil {
+		return err
+	}
+	t, end := x.p.edges.tap(q)
+	if t == nil {
+		return status.Errorf(codes.ResourceExhausted, "there are %d taps already", mostTaps)
+	}
+	defer end()
+	for {
+		select {
+		case l := <-t.lines:
+			l.m.Dropped += t.dropped.Load()
+			if err := stream.Send(&replicasv1.Answer{Node: l.node, Workload: l.workload, Tapped: l.m}); err != nil {
+				return err
+			}
+		case <-stream.Context().Done():
+			return nil
+		case <-x.p.edges.stop:
+			return status.Error(codes.Unavailable, "the control plane is stopping")
+		}
+	}
+}
+
 // ask asks all proxies of the mesh: those connected here, and through the other replicas theirs. silent has proxies, and replicas by
 // their addresses, that did not answer.
-func (x *replicas) ask(ctx context.Context, q func(*reporter) *observev1.RecordsRequest) (told []why.Told, asked int, silent []string) {
+func (x *replicas) ask(ctx context.Context, q func(*reporter) *observev1.ControlMessage) (told []answered, asked int, silent []string) {
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	for _, addr := range x.others() {
 		wait.Go(func() {
-			t, n, s := x.one(ctx, addr, q(nil))
+			ctx, cancel := context.WithTimeout(ctx, replicaTime)
+			defer cancel()
+			n, of, complete := 0, 0, false
+			complete = x.one(ctx, addr, q(nil), func(a *replicasv1.Answer) {
+				mu.Lock()
+				defer mu.Unlock()
+				switch of += int(a.GetAsked()); {
+				case a.GetSilent():
+					silent = append(silent, a.GetNode())
+				case n >= mostRelayed:
+				case a.GetRecord() != nil:
+					n++
+					told = append(told, answered{a.GetNode(), a.GetWorkload(), &observev1.ProxyMessage{Message: &observev1.ProxyMessage_Records{Records: &observev1.Records{Records: []*observev1.Record{a.GetRecord()}}}}})
+				case a.GetLimits() != nil:
+					n++
+					told = append(told, answered{a.GetNode(), a.GetWorkload(), &observev1.ProxyMessage{Message: &observev1.ProxyMessage_Limits{Limits: a.GetLimits()}}})
+				}
+			})
 			mu.Lock()
 			defer mu.Unlock()
-			told, asked, silent = append(told, t...), asked+n, append(silent, s...)
+			if asked += of; !complete {
+				silent = append(silent, apiv1.SilentReplica+addr)
+			}
 		})
 	}
-	t, n, s := x.p.edges.asking.all(ctx, q)
+	here, n, s := x.p.edges.asking.all(ctx, q)
 	wait.Wait()
-	told, asked, silent = append(told, t...), asked+n, append(silent, s...)
+	told, asked, silent = append(told, here...), asked+n, append(silent, s...)
 	slices.Sort(silent)
-	slices.SortStableFunc(told, func(a, b why.Told) int { return strings.Compare(a.Node, b.Node) })
+	slices.SortStableFunc(told, func(a, b answered) int { return strings.Compare(a.node, b.node) })
 	return told, asked, silent
 }
 
-// one asks another replica; what it had said before it failed counts.
-func (x *replicas) one(ctx context.Context, addr string, q *observev1.RecordsRequest) (told []why.Told, asked int, silent []string) {
-	ctx, cancel := context.WithTimeout(ctx, replicaTime)
+// tap has the other replicas tell of what their proxies see, until ctx ends.
+func (x *replicas) tap(ctx context.Context, q *observev1.TapRequest, t *tap) {
+	m := order(q)
+	for _, addr := range x.others() {
+		go x.one(ctx, addr, m, func(a *replicasv1.Answer) { // ends with ctx
+			if a.GetTapped() != nil {
+				t.take(told{a.GetNode(), a.GetWorkload(), a.GetTapped()})
+			}
+		})
+	}
+}
+
+// one asks another replica; what it had said before it failed counts. complete is false if it did not say everything.
+func (x *replicas) one(ctx context.Context, addr string, q *observev1.ControlMessage, take func(*replicasv1.Answer)) (complete bool) {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c, err := x.conn(addr)
 	if err != nil {
-		return nil, 0, []string{"the control plane at " + addr}
+		return false
 	}
-	stream, err := replicasv1.NewReplicasClient(c).Records(ctx, q)
+	var stream grpc.ServerStreamingClient[replicasv1.Answer]
+	switch other := replicasv1.NewReplicasClient(c); m := q.GetMessage().(type) {
+	case *observev1.ControlMessage_Records:
+		stream, err = other.Records(ctx, m.Records)
+	case *observev1.ControlMessage_Limits:
+		stream, err = other.Limits(ctx, m.Limits)
+	case *observev1.ControlMessage_Tap:
+		stream, err = other.Tap(ctx, m.Tap)
+	}
 	for err == nil {
 		var a *replicasv1.Answer
-		if a, err = stream.Recv(); err != nil {
-			break
-		}
-		asked += int(a.GetAsked())
-		switch {
-		case a.GetReplica() == x.self:
-			return nil, 0, nil
-		case a.GetSilent():
-			silent = append(silent, a.GetNode())
-		case a.GetRecord() != nil && len(told) < mostRelayed:
-			told = append(told, why.Told{Node: a.GetNode(), Workload: a.GetWorkload(), Record: a.GetRecord()})
+		if a, err = stream.Recv(); err == nil {
+			if a.GetReplica() == x.self {
+				x.mu.Lock()
+				x.own = append(x.own, addr)
+				x.mu.Unlock()
+				return true
+			}
+			take(a)
 		}
 	}
-	if !errors.Is(err, io.EOF) && status.Code(err) != codes.Unimplemented { // one that is older knows nothing
-		x.p.o.Log.Warn("another replica of the control plane did not answer", "address", addr, "err", err)
-		silent = append(silent, "the control plane at "+addr)
+	if errors.Is(err, io.EOF) || status.Code(err) == codes.Unimplemented || ctx.Err() != nil && q.GetTap() != nil { // one that is older knows nothing
+		return true
 	}
-	return told, asked, silent
+	x.p.o.Log.Warn("another replica of the control plane did not answer", "address", addr, "err", err)
+	return false
 }
 
 func (x *replicas) conn(addr string) (*grpc.ClientConn, error) {
@@ -157,14 +246,16 @@ func (x *replicas) conn(addr string) (*grpc.ClientConn, error) {
 	return c, err
 }
 
-// others are the addresses of the control planes of the mesh, of all revisions, this one's among them; connections to those that are
-// gone are closed.
+// others are the addresses of the control planes of the mesh, of all revisions, this one's among them as long as nobody has asked there;
+// connections to those that are gone are closed.
 func (x *replicas) others() []string {
 	list := x.listed("")
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	list = slices.DeleteFunc(slices.Clone(list), func(addr string) bool { return slices.Contains(x.own, addr) })
+	list = list[:min(len(list), mostReplicas)]
 	for addr, c := range x.conns {
-		if !slices.Contains(list, addr) {
+		if !slices.Contains(list, addr) && !slices.Contains(x.own, addr) {
 			_ = c.Close() // nothing is lost with it
 			delete(x.conns, addr)
 		}
@@ -190,6 +281,14 @@ func (x *replicas) listed(service string) []string {
 		list = replicaAddresses(u.Snapshot, x.p.id.Namespace, service)
 	}
 	return list[:min(len(list), mostReplicas)]
+}
+
+// alone reports whether there is no other replica, as far as is known: one address is this one's until it has answered.
+func (x *replicas) alone() bool {
+	n := len(x.others())
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return n == 0 || n == 1 && len(x.own) == 0
 }
 
 func (x *replicas) close() {

@@ -3,9 +3,7 @@ package control
 import (
 	"context"
 	"encoding/json"
-	"maps"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,8 +30,23 @@ type taps struct {
 
 type tap struct {
 	q       *observev1.TapRequest
-	lines   chan apiv1.Tapped
+	lines   chan told
 	dropped atomic.Uint64 // here
+}
+
+// told is a request of which a proxy tells.
+type told struct {
+	node, workload string // namespace/name
+	m              *observev1.Tapped
+}
+
+// take keeps a line for the reader, if there is room.
+func (t *tap) take(x told) {
+	select {
+	case t.lines <- x:
+	default:
+		t.dropped.Add(1)
+	}
 }
 
 func order(q *observev1.TapRequest) *observev1.ControlMessage {
@@ -49,7 +62,7 @@ func (s *taps) begin(q *observev1.TapRequest) *tap {
 	}
 	s.last++
 	q.Tap = s.last
-	t := &tap{q: q, lines: make(chan apiv1.Tapped, tapRoom)}
+	t := &tap{q: q, lines: make(chan told, tapRoom)}
 	s.open[q.GetTap()] = t
 	return t
 }
@@ -78,23 +91,19 @@ func (s *taps) heard(who *reporter, m *observev1.Tapped) *observev1.ControlMessa
 	if t == nil {
 		return order(&observev1.TapRequest{Tap: m.GetTap(), Stop: true})
 	}
-	select {
-	case t.lines <- tapped(who, m):
-	default:
-		t.dropped.Add(1)
-	}
+	t.take(told{who.node, workloadName(&who.self), m})
 	return nil
 }
 
-func tapped(who *reporter, m *observev1.Tapped) apiv1.Tapped {
+func tapped(x told) apiv1.Tapped {
+	m, self := x.m, x.workload
 	r := m.GetRecord()
 	e := r.GetEdge()
-	self := qualified(who.self.Namespace, who.self.Workload)
 	peer := e.GetPeer().GetWorkload()
 	if peer != "" {
 		peer = qualified(e.GetPeer().GetNamespace(), peer)
 	}
-	out := apiv1.Tapped{Time: time.Unix(0, int64(r.GetTimeUnixNano())), ID: r.GetId(), Proxy: workloadOf(who.node), Source: self, Destination: peer, Service: e.GetService().GetHost(), Port: int(e.GetService().GetPort()), Protocol: r.GetProtocol(),
+	out := apiv1.Tapped{Time: time.Unix(0, int64(r.GetTimeUnixNano())), ID: r.GetId(), Proxy: workloadOf(x.node), Source: self, Destination: peer, Service: e.GetService().GetHost(), Port: int(e.GetService().GetPort()), Protocol: r.GetProtocol(),
 		Transport: transports[e.GetTransport()], Method: r.GetMethod(), Authority: r.GetAuthority(), Path: r.GetPath(), Status: int(r.GetStatus()), Flags: r.GetFlags(), Cause: r.GetCause(), Milliseconds: float64(r.GetEndedNano()) / 1e6, Dropped: m.GetDropped()}
 	if e.GetSide() == observev1.Side_SIDE_DESTINATION {
 		out.Source, out.Destination = peer, self
@@ -104,18 +113,27 @@ func tapped(who *reporter, m *observev1.Tapped) apiv1.Tapped {
 
 // tell has every connected proxy begin or end a tap, and waits no longer than askTime for any.
 func (s *edges) tell(q *observev1.TapRequest) {
-	s.asking.mu.Lock()
-	list := slices.Collect(maps.Keys(s.asking.proxies))
-	s.asking.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), askTime)
 	defer cancel()
-	for _, r := range list {
+	for _, r := range s.asking.list() {
 		select {
 		case r.orders <- order(q):
 		case <-r.gone:
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// tap begins a tap of the proxies that are connected here, also of those that come later, and ends it; nil: there are too many.
+func (s *edges) tap(q *observev1.TapRequest) (t *tap, end func()) {
+	if t = s.taps.begin(q); t == nil {
+		return nil, nil
+	}
+	s.tell(q)
+	return t, func() {
+		s.taps.end(t)
+		s.tell(&observev1.TapRequest{Tap: q.GetTap(), Stop: true})
 	}
 }
 
@@ -157,16 +175,13 @@ func (p *Plane) handleTap(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "the filters are too long", "")
 		return
 	}
-	t := p.edges.taps.begin(q)
+	t, end := p.edges.tap(q)
 	if t == nil {
 		fail(w, http.StatusTooManyRequests, "there are "+strconv.Itoa(mostTaps)+" taps already", "end one of them")
 		return
 	}
-	p.edges.tell(q)
-	defer func() {
-		p.edges.taps.end(t)
-		p.edges.tell(&observev1.TapRequest{Tap: q.GetTap(), Stop: true})
-	}()
+	defer end()
+	p.replicas.tap(r.Context(), q, t)
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	flush := http.NewResponseController(w)
 	_ = flush.Flush()
@@ -176,7 +191,8 @@ func (p *Plane) handleTap(w http.ResponseWriter, r *http.Request) {
 	for {
 		var err error
 		select {
-		case line := <-t.lines:
+		case x := <-t.lines:
+			line := tapped(x)
 			line.Dropped += t.dropped.Load()
 			err = out.Encode(line)
 		case <-alive.C: // a reader that is gone is noticed, an empty line is none

@@ -6,10 +6,14 @@ import "time"
 // ?from= and ?to= of those that concern these).
 type Why struct {
 	Stories []Story `json:"stories"` // the newest first
-	// Asked is how many proxies were asked. Silent are those that did not answer in time: what they know is missing.
+	// Asked is how many proxies were asked. Silent are those that did not answer in time (and replicas, see SilentReplica): what they know
+	// is missing.
 	Asked  int      `json:"asked"`
 	Silent []string `json:"silent,omitempty"`
 }
+
+// SilentReplica begins what is silent and no proxy: a replica of the control plane, by its address, whose proxies nobody has asked.
+const SilentReplica = "the control plane at "
 
 // Story is what became of one request or connection, the true cause first.
 type Story struct {

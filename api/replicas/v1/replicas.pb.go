@@ -144,6 +144,8 @@ type Answer struct {
 	Record        *v1.Record             `protobuf:"bytes,4,opt,name=record,proto3" json:"record,omitempty"`
 	Silent        bool                   `protobuf:"varint,5,opt,name=silent,proto3" json:"silent,omitempty"` // it did not answer
 	Asked         uint32                 `protobuf:"varint,6,opt,name=asked,proto3" json:"asked,omitempty"`   // of the last one
+	Limits        *v1.Limits             `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
+	Tapped        *v1.Tapped             `protobuf:"bytes,8,opt,name=tapped,proto3" json:"tapped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -218,6 +220,20 @@ func (x *Answer) GetAsked() uint32 {
 		return x.Asked
 	}
 	return 0
+}
+
+func (x *Answer) GetLimits() *v1.Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Answer) GetTapped() *v1.Tapped {
+	if x != nil {
+		return x.Tapped
+	}
+	return nil
 }
 
 type LoadRequest struct {
@@ -336,23 +352,27 @@ const file_api_replicas_v1_replicas_proto_rawDesc = "" +
 	"CallAnswer\x12\x18\n" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\rR\x06status\x12\x12\n" +
-	"\x04body\x18\x03 \x01(\fR\x04body\"\xb5\x01\n" +
+	"\x04body\x18\x03 \x01(\fR\x04body\"\x9f\x02\n" +
 	"\x06Answer\x12\x18\n" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
 	"\bworkload\x18\x03 \x01(\tR\bworkload\x123\n" +
 	"\x06record\x18\x04 \x01(\v2\x1b.weir.dev.observe.v1.RecordR\x06record\x12\x16\n" +
 	"\x06silent\x18\x05 \x01(\bR\x06silent\x12\x14\n" +
-	"\x05asked\x18\x06 \x01(\rR\x05asked\"\r\n" +
+	"\x05asked\x18\x06 \x01(\rR\x05asked\x123\n" +
+	"\x06limits\x18\a \x01(\v2\x1b.weir.dev.observe.v1.LimitsR\x06limits\x123\n" +
+	"\x06tapped\x18\b \x01(\v2\x1b.weir.dev.observe.v1.TappedR\x06tapped\"\r\n" +
 	"\vLoadRequest\"p\n" +
 	"\n" +
 	"LoadAnswer\x12\x18\n" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x12\x18\n" +
 	"\astreams\x18\x02 \x01(\rR\astreams\x12\x14\n" +
 	"\x05takes\x18\x03 \x01(\bR\x05takes\x12\x18\n" +
-	"\aservice\x18\x04 \x01(\tR\aservice2\xf6\x01\n" +
+	"\aservice\x18\x04 \x01(\tR\aservice2\x8c\x03\n" +
 	"\bReplicas\x12N\n" +
-	"\aRecords\x12#.weir.dev.observe.v1.RecordsRequest\x1a\x1c.weir.dev.replicas.v1.Answer0\x01\x12K\n" +
+	"\aRecords\x12#.weir.dev.observe.v1.RecordsRequest\x1a\x1c.weir.dev.replicas.v1.Answer0\x01\x12L\n" +
+	"\x06Limits\x12\".weir.dev.observe.v1.LimitsRequest\x1a\x1c.weir.dev.replicas.v1.Answer0\x01\x12F\n" +
+	"\x03Tap\x12\x1f.weir.dev.observe.v1.TapRequest\x1a\x1c.weir.dev.replicas.v1.Answer0\x01\x12K\n" +
 	"\x04Load\x12!.weir.dev.replicas.v1.LoadRequest\x1a .weir.dev.replicas.v1.LoadAnswer\x12M\n" +
 	"\x04Call\x12!.weir.dev.replicas.v1.CallRequest\x1a .weir.dev.replicas.v1.CallAnswer0\x01B5Z3github.com/weirmesh/weir/api/replicas/v1;replicasv1b\x06proto3"
 
@@ -376,21 +396,31 @@ var file_api_replicas_v1_replicas_proto_goTypes = []any{
 	(*LoadRequest)(nil),       // 3: weir.dev.replicas.v1.LoadRequest
 	(*LoadAnswer)(nil),        // 4: weir.dev.replicas.v1.LoadAnswer
 	(*v1.Record)(nil),         // 5: weir.dev.observe.v1.Record
-	(*v1.RecordsRequest)(nil), // 6: weir.dev.observe.v1.RecordsRequest
+	(*v1.Limits)(nil),         // 6: weir.dev.observe.v1.Limits
+	(*v1.Tapped)(nil),         // 7: weir.dev.observe.v1.Tapped
+	(*v1.RecordsRequest)(nil), // 8: weir.dev.observe.v1.RecordsRequest
+	(*v1.LimitsRequest)(nil),  // 9: weir.dev.observe.v1.LimitsRequest
+	(*v1.TapRequest)(nil),     // 10: weir.dev.observe.v1.TapRequest
 }
 var file_api_replicas_v1_replicas_proto_depIdxs = []int32{
-	5, // 0: weir.dev.replicas.v1.Answer.record:type_name -> weir.dev.observe.v1.Record
-	6, // 1: weir.dev.replicas.v1.Replicas.Records:input_type -> weir.dev.observe.v1.RecordsRequest
-	3, // 2: weir.dev.replicas.v1.Replicas.Load:input_type -> weir.dev.replicas.v1.LoadRequest
-	0, // 3: weir.dev.replicas.v1.Replicas.Call:input_type -> weir.dev.replicas.v1.CallRequest
-	2, // 4: weir.dev.replicas.v1.Replicas.Records:output_type -> weir.dev.replicas.v1.Answer
-	4, // 5: weir.dev.replicas.v1.Replicas.Load:output_type -> weir.dev.replicas.v1.LoadAnswer
-	1, // 6: weir.dev.replicas.v1.Replicas.Call:output_type -> weir.dev.replicas.v1.CallAnswer
-	4, // [4:7] is the sub-list for method output_type
-	1, // [1:4] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	5,  // 0: weir.dev.replicas.v1.Answer.record:type_name -> weir.dev.observe.v1.Record
+	6,  // 1: weir.dev.replicas.v1.Answer.limits:type_name -> weir.dev.observe.v1.Limits
+	7,  // 2: weir.dev.replicas.v1.Answer.tapped:type_name -> weir.dev.observe.v1.Tapped
+	8,  // 3: weir.dev.replicas.v1.Replicas.Records:input_type -> weir.dev.observe.v1.RecordsRequest
+	9,  // 4: weir.dev.replicas.v1.Replicas.Limits:input_type -> weir.dev.observe.v1.LimitsRequest
+	10, // 5: weir.dev.replicas.v1.Replicas.Tap:input_type -> weir.dev.observe.v1.TapRequest
+	3,  // 6: weir.dev.replicas.v1.Replicas.Load:input_type -> weir.dev.replicas.v1.LoadRequest
+	0,  // 7: weir.dev.replicas.v1.Replicas.Call:input_type -> weir.dev.replicas.v1.CallRequest
+	2,  // 8: weir.dev.replicas.v1.Replicas.Records:output_type -> weir.dev.replicas.v1.Answer
+	2,  // 9: weir.dev.replicas.v1.Replicas.Limits:output_type -> weir.dev.replicas.v1.Answer
+	2,  // 10: weir.dev.replicas.v1.Replicas.Tap:output_type -> weir.dev.replicas.v1.Answer
+	4,  // 11: weir.dev.replicas.v1.Replicas.Load:output_type -> weir.dev.replicas.v1.LoadAnswer
+	1,  // 12: weir.dev.replicas.v1.Replicas.Call:output_type -> weir.dev.replicas.v1.CallAnswer
+	8,  // [8:13] is the sub-list for method output_type
+	3,  // [3:8] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_api_replicas_v1_replicas_proto_init() }

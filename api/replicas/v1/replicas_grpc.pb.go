@@ -23,6 +23,8 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Replicas_Records_FullMethodName = "/weir.dev.replicas.v1.Replicas/Records"
+	Replicas_Limits_FullMethodName  = "/weir.dev.replicas.v1.Replicas/Limits"
+	Replicas_Tap_FullMethodName     = "/weir.dev.replicas.v1.Replicas/Tap"
 	Replicas_Load_FullMethodName    = "/weir.dev.replicas.v1.Replicas/Load"
 	Replicas_Call_FullMethodName    = "/weir.dev.replicas.v1.Replicas/Call"
 )
@@ -36,6 +38,11 @@ type ReplicasClient interface {
 	// Records asks the proxies that are connected to a replica. The first answer says which replica it is, the last one how many
 	// proxies were asked; those between are one record each, or one proxy that did not answer.
 	Records(ctx context.Context, in *v1.RecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error)
+	// Limits does the same; an answer is what one proxy says.
+	Limits(ctx context.Context, in *v1.LimitsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error)
+	// Tap has the proxies that are connected to a replica, also those that come later, tell of requests until the caller goes away. The
+	// first answer says which replica it is, each further one is a request.
+	Tap(ctx context.Context, in *v1.TapRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error)
 	// Load is how many proxies are connected to a replica.
 	Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (*LoadAnswer, error)
 	// Call asks what the HTTP API answers about the proxies that are connected to a replica, and orders what it orders of them. The
@@ -70,6 +77,44 @@ func (c *replicasClient) Records(ctx context.Context, in *v1.RecordsRequest, opt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replicas_RecordsClient = grpc.ServerStreamingClient[Answer]
 
+func (c *replicasClient) Limits(ctx context.Context, in *v1.LimitsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Replicas_ServiceDesc.Streams[1], Replicas_Limits_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[v1.LimitsRequest, Answer]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replicas_LimitsClient = grpc.ServerStreamingClient[Answer]
+
+func (c *replicasClient) Tap(ctx context.Context, in *v1.TapRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Replicas_ServiceDesc.Streams[2], Replicas_Tap_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[v1.TapRequest, Answer]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replicas_TapClient = grpc.ServerStreamingClient[Answer]
+
 func (c *replicasClient) Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (*LoadAnswer, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LoadAnswer)
@@ -82,7 +127,7 @@ func (c *replicasClient) Load(ctx context.Context, in *LoadRequest, opts ...grpc
 
 func (c *replicasClient) Call(ctx context.Context, in *CallRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CallAnswer], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Replicas_ServiceDesc.Streams[1], Replicas_Call_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Replicas_ServiceDesc.Streams[3], Replicas_Call_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -108,6 +153,11 @@ type ReplicasServer interface {
 	// Records asks the proxies that are connected to a replica. The first answer says which replica it is, the last one how many
 	// proxies were asked; those between are one record each, or one proxy that did not answer.
 	Records(*v1.RecordsRequest, grpc.ServerStreamingServer[Answer]) error
+	// Limits does the same; an answer is what one proxy says.
+	Limits(*v1.LimitsRequest, grpc.ServerStreamingServer[Answer]) error
+	// Tap has the proxies that are connected to a replica, also those that come later, tell of requests until the caller goes away. The
+	// first answer says which replica it is, each further one is a request.
+	Tap(*v1.TapRequest, grpc.ServerStreamingServer[Answer]) error
 	// Load is how many proxies are connected to a replica.
 	Load(context.Context, *LoadRequest) (*LoadAnswer, error)
 	// Call asks what the HTTP API answers about the proxies that are connected to a replica, and orders what it orders of them. The
@@ -125,6 +175,12 @@ type UnimplementedReplicasServer struct{}
 
 func (UnimplementedReplicasServer) Records(*v1.RecordsRequest, grpc.ServerStreamingServer[Answer]) error {
 	return status.Error(codes.Unimplemented, "method Records not implemented")
+}
+func (UnimplementedReplicasServer) Limits(*v1.LimitsRequest, grpc.ServerStreamingServer[Answer]) error {
+	return status.Error(codes.Unimplemented, "method Limits not implemented")
+}
+func (UnimplementedReplicasServer) Tap(*v1.TapRequest, grpc.ServerStreamingServer[Answer]) error {
+	return status.Error(codes.Unimplemented, "method Tap not implemented")
 }
 func (UnimplementedReplicasServer) Load(context.Context, *LoadRequest) (*LoadAnswer, error) {
 	return nil, status.Error(codes.Unimplemented, "method Load not implemented")
@@ -163,6 +219,28 @@ func _Replicas_Records_Handler(srv interface{}, stream grpc.ServerStream) error 
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replicas_RecordsServer = grpc.ServerStreamingServer[Answer]
+
+func _Replicas_Limits_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(v1.LimitsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ReplicasServer).Limits(m, &grpc.GenericServerStream[v1.LimitsRequest, Answer]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replicas_LimitsServer = grpc.ServerStreamingServer[Answer]
+
+func _Replicas_Tap_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(v1.TapRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ReplicasServer).Tap(m, &grpc.GenericServerStream[v1.TapRequest, Answer]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replicas_TapServer = grpc.ServerStreamingServer[Answer]
 
 func _Replicas_Load_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(LoadRequest)
@@ -209,6 +287,16 @@ var Replicas_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Records",
 			Handler:       _Replicas_Records_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Limits",
+			Handler:       _Replicas_Limits_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Tap",
+			Handler:       _Replicas_Tap_Handler,
 			ServerStreams: true,
 		},
 		{
