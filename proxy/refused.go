@@ -53,6 +53,7 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 		r.record = observe.Record{Start: r.loop.Wall(), Cause: cause, Flags: cause.Flag(), Details: cause.Details(), DownstreamLocal: info.Asked(), DownstreamRemote: info.Remote, ServerName: info.ServerName}
 		if e, ok := errors.AsType[*tls.Error](err); ok {
 			r.record.Details, r.record.Termination = "", cause.Details()+"{"+e.Reason.String()+"}"
+			r.record.DownstreamFailure = e.Error()
 		}
 		r.access.Write(logs(c), &r.record)
 	}

@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +17,8 @@ import (
 	"github.com/weirmesh/weir/proxy/loop/mem"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/observe/records"
+	"github.com/weirmesh/weir/proxy/tcp"
+	"github.com/weirmesh/weir/proxy/tls"
 )
 
 // Somebody who scans ports, and is refused 100,000 times within a minute, loses no record of a failed request, nor that of somebody
@@ -64,6 +68,31 @@ func TestScanLosesNoRecord(t *testing.T) {
 	}
 	if len(last) != 100 || failed != 75 {
 		t.Errorf("%d requests of %d records, want 75 of 100", failed, len(last))
+	}
+}
+
+// Why a client's TLS failed stands in the access log in words.
+func TestFailedHandshakesAreLoggedWithTheirReason(t *testing.T) {
+	access := observe.NewLog()
+	r := &refusals{loop: mem.New().Loop(loop.Options{}), access: access, log: slog.New(slog.DiscardHandler), numbers: observe.NewWorker()}
+	format, err := observe.ParseText("%DOWNSTREAM_TRANSPORT_FAILURE_REASON% %CONNECTION_TERMINATION_DETAILS%\n", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &listener.Config{Name: "virtualInbound", Chains: []*listener.Chain{{Filters: &tcp.Config{Inbound: true, Logs: []observe.AccessLog{{Format: format}}}}}}
+	r.tell(&conn.Info{}, in, listener.Handshake, &tls.Error{Reason: tls.RefusedByPeer, Alert: "certificate required"})
+	r.tell(&conn.Info{}, in, listener.NoChain, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out strings.Builder
+	if err := access.Run(ctx, &out); err != nil {
+		t.Fatal(err)
+	}
+	const want = `the_peer_refused_the_connection_with_the_TLS_alert_\"certificate_required\":_it_wants_a_client_certificate_and_got_none downstream_tls_failure{refused_by_peer}
+- -
+`
+	if out.String() != want {
+		t.Errorf("logged:\n%swant:\n%s", out.String(), want)
 	}
 }
 

@@ -55,6 +55,7 @@ const (
 	DownstreamPeerFingerprint256
 	DownstreamLocalURISAN
 	DownstreamTLSVersion
+	DownstreamTransportFailureReason
 	DownstreamTLSCipher
 
 	UpstreamHost
@@ -150,6 +151,7 @@ var operators = map[string]known{
 	"DOWNSTREAM_PEER_FINGERPRINT_256":               {op: DownstreamPeerFingerprint256},
 	"DOWNSTREAM_LOCAL_URI_SAN":                      {op: DownstreamLocalURISAN},
 	"DOWNSTREAM_TLS_VERSION":                        {op: DownstreamTLSVersion},
+	"DOWNSTREAM_TRANSPORT_FAILURE_REASON":           {op: DownstreamTransportFailureReason},
 	"DOWNSTREAM_TLS_CIPHER":                         {op: DownstreamTLSCipher},
 
 	"UPSTREAM_HOST":                        {op: UpstreamHost},
@@ -174,17 +176,16 @@ var operators = map[string]known{
 
 	// What filters of Envoy leave for one another. Formats of old installations ask for it (Istio 1.1's default for
 	// istio.mixer:status), and must go on working: there it is empty as soon as the filter is not there.
-	"DYNAMIC_METADATA":                    {op: Nothing, takes: one}, // but for marks
-	"CLUSTER_METADATA":                    {op: Nothing, takes: one},
-	"UPSTREAM_METADATA":                   {op: Nothing, takes: one},
-	"METADATA":                            {op: Nothing, takes: one},
-	"FILTER_STATE":                        {op: Nothing, takes: one},
-	"UPSTREAM_FILTER_STATE":               {op: Nothing, takes: one},
-	"VIRTUAL_CLUSTER_NAME":                {op: Nothing},
-	"LOCAL_REPLY_BODY":                    {op: Nothing},
-	"DOWNSTREAM_TRANSPORT_FAILURE_REASON": {op: Nothing},
-	"ROUNDTRIP_DURATION":                  {op: Nothing},
-	"CUSTOM_FLAGS":                        {op: Nothing},
+	"DYNAMIC_METADATA":      {op: Nothing, takes: one}, // but for marks
+	"CLUSTER_METADATA":      {op: Nothing, takes: one},
+	"UPSTREAM_METADATA":     {op: Nothing, takes: one},
+	"METADATA":              {op: Nothing, takes: one},
+	"FILTER_STATE":          {op: Nothing, takes: one},
+	"UPSTREAM_FILTER_STATE": {op: Nothing, takes: one},
+	"VIRTUAL_CLUSTER_NAME":  {op: Nothing},
+	"LOCAL_REPLY_BODY":      {op: Nothing},
+	"ROUNDTRIP_DURATION":    {op: Nothing},
+	"CUSTOM_FLAGS":          {op: Nothing},
 }
 
 // marks are what DYNAMIC_METADATA has: of what AuthorizationPolicies with action AUDIT match Envoy's hint, and the name of

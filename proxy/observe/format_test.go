@@ -155,7 +155,7 @@ func TestOperators(t *testing.T) {
 	full.GRPCStatus, full.Attempts, full.UpstreamHTTP, full.UpstreamName = 5, 3, message.HTTP2, "db.example"
 	full.DownstreamDirect = netip.MustParseAddrPort("[::ffff:192.0.2.1]:7")
 	full.Flags, full.Hostname, full.ServerName = causes.UpstreamRetryLimitExceeded|causes.UpstreamConnectionFailure, "pod-1", "sni.example"
-	full.Termination, full.UpstreamFailure = "ended", "refused by \"it\""
+	full.Termination, full.UpstreamFailure, full.DownstreamFailure = "ended", "refused by \"it\"", "no certificate"
 	peer := &tls.Peer{Version: stdtls.VersionTLS12, Suite: stdtls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, Presented: true, Subject: "CN=a", URI: "spiffe://x/ns/a/sa/b",
 		DNS: []string{"a.example", "b.example"}, Local: "spiffe://x/ns/c/sa/d", Hash: [32]byte{0xab}}
 	full.Cause, full.RouteOrigin = causes.UpstreamConnectRefused, OriginOf(Object{"/apis/networking.istio.io/v1/namespaces/a/virtual-service/b", "0f3c", "dir/b.yaml", 7})
@@ -170,6 +170,7 @@ func TestOperators(t *testing.T) {
 		{"%PROTOCOL% %UPSTREAM_PROTOCOL%", "HTTP/1.1 HTTP/2", "- -"},
 		{"%RESPONSE_CODE% %RESPONSE_CODE_DETAILS%", "200 via_upstream", "0 -"},
 		{"%RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%", "UF,URX UpstreamConnectionFailure,UpstreamRetryLimitExceeded", "- -"},
+		{"%DOWNSTREAM_TRANSPORT_FAILURE_REASON%", "no_certificate", "-"},
 		{"%CONNECTION_TERMINATION_DETAILS% %UPSTREAM_TRANSPORT_FAILURE_REASON%", `ended refused_by_\"it\"`, "- -"},
 		{"%ROUTE_NAME% %HOSTNAME% %REQUESTED_SERVER_NAME% %ACCESS_LOG_TYPE%", "default pod-1 sni.example DownstreamEnd", "- - - TcpConnectionEnd"},
 		{"%REQ(:METHOD)% %REQ(Host)% %REQ(X-None?X-One)% %REQ(X-One):3% %REQ(x-none)% <%REQ(x-empty)%>", "GET reviews:9080 first fir - <>", "- - - - - <->"},

@@ -36,7 +36,9 @@ type Record struct {
 	Audit           *string // the policy that wants it logged; nil: none
 	Termination     string  // CONNECTION_TERMINATION_DETAILS
 	UpstreamFailure string  // UPSTREAM_TRANSPORT_FAILURE_REASON
-	Received, Sent  int64
+
+	DownstreamFailure string // DOWNSTREAM_TRANSPORT_FAILURE_REASON
+	Received, Sent    int64
 
 	UpstreamHost     netip.AddrPort
 	UpstreamPath     string // of a Unix socket, instead
@@ -235,6 +237,8 @@ func (r *Record) downstream(b []byte, p *part) ([]byte, bool) {
 		return ip(b, r.DownstreamLocal)
 	case substitution.DownstreamLocalPort:
 		return port(b, r.DownstreamLocal)
+	case substitution.DownstreamTransportFailureReason:
+		return word(b, r.DownstreamFailure)
 	}
 	t := r.DownstreamTLS
 	if t == nil {
@@ -288,14 +292,7 @@ func (r *Record) upstream(b []byte, p *part) ([]byte, bool) {
 	case substitution.UpstreamLocalPort:
 		return port(b, r.UpstreamLocal)
 	case substitution.UpstreamTransportFailureReason:
-		start := len(b)
-		b = append(b, r.UpstreamFailure...)
-		for i := start; i < len(b); i++ {
-			if b[i] == ' ' {
-				b[i] = '_' // one word, as Envoy has it
-			}
-		}
-		return b, len(b) > start
+		return word(b, r.UpstreamFailure)
 	case substitution.UpstreamRequestAttemptCount:
 		return strconv.AppendInt(b, int64(r.Attempts), 10), true
 	case substitution.UpstreamProtocol:
@@ -326,6 +323,18 @@ func (r *Record) upstream(b []byte, p *part) ([]byte, bool) {
 }
 
 func text(b []byte, s string) ([]byte, bool) { return append(b, s...), s != "" }
+
+// word appends s as one word, as Envoy has it.
+func word(b []byte, s string) ([]byte, bool) {
+	start := len(b)
+	b = append(b, s...)
+	for i := start; i < len(b); i++ {
+		if b[i] == ' ' {
+			b[i] = '_'
+		}
+	}
+	return b, s != ""
+}
 
 // raw appends a header's value; an empty one is one.
 func raw(b, v []byte) ([]byte, bool) { return append(b, v...), v != nil }
