@@ -170,6 +170,7 @@ type Exchange struct {
 	maximum loop.Timer // stream duration
 	touched int64      // last activity, for idle
 	revoked *revoked   // it is under way, and would not be let in any more; nil: it would
+	came    *came      // how the request was before the route changed it; see keepHead
 	// streamMax is what maximum bounds the exchange to; 0: nothing.
 	streamMax time.Duration
 	idleFor   int64
@@ -195,6 +196,7 @@ const (
 	noTrailers // those of the response are not sent
 	ownKey     // webSocketKey was made here
 	toldHost   // x-forwarded-host says what the authority was
+	hasCame    // came is how the request was
 	terminates // a CONNECT whose payload goes to an endpoint as it is
 	trying     // the attempt tries an endpoint that is half-open
 	perAttempt // maximum is the cluster's, not the listener's
@@ -226,6 +228,9 @@ func (x *Exchange) reset() {
 	x.stage, x.flags, x.redirects = 0, keepBody, 0
 	x.retry, x.retries, x.total, x.perTry, x.perTryIdle = nil, 0, 0, 0, 0
 	x.found, x.stays = nil, nil
+	if x.came != nil {
+		x.came.headers.Reset()
+	}
 	x.redirect, x.routed, x.webSocketKey, x.cookie = nil, 0, nil, nil
 	x.requestBody, x.responseBody, x.copies = nil, nil, nil
 	clear(x.answering)

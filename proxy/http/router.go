@@ -199,6 +199,7 @@ func (x *Exchange) send() Verdict {
 	e, f := x.Route, x.Route.Forward
 	x.routed = x.w.loop.Now()
 	x.policy(f)
+	x.keepHead()
 	if x.Target.Headers != nil && !e.SpecificLast {
 		x.requestHeaders(x.Target.Headers)
 	}

@@ -26,57 +26,12 @@ func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 	server.NoProxy, server.ServiceAccount = false, "ws"
 	server.Proxy = func(o *proxy.Options) { o.ListenerDrain = 300 * time.Millisecond }
 	all := m.Workloads(caller("client"), caller("other"), server)
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
-	serveAt(t, all[2], &http.Server{ReadHeaderTimeout: time.Minute, Protocols: protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Upgrade") == "" { // a stream that says again what it hears
-			c := http.NewResponseController(w)
-			_ = c.EnableFullDuplex()
-			w.WriteHeader(http.StatusOK)
-			_ = c.Flush()
-			for in := bufio.NewReader(r.Body); ; {
-				line, err := in.ReadString('\n')
-				if err != nil {
-					return
-				}
-				fmt.Fprint(w, line)
-				_ = c.Flush()
-			}
-		}
-		c, in, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			return
-		}
-		fmt.Fprint(c, "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n")
-		_, _ = io.Copy(c, in)
-		c.Close()
-	})})
+	serveAt(t, all[2], talker())
 
-	type stream struct {
-		io.Writer
-		in *bufio.Reader
-	}
-	echo := func(s *stream) error {
-		if _, err := io.WriteString(s, "hello\n"); err != nil {
-			return err
-		}
-		if got, err := s.in.ReadString('\n'); got != "hello\n" {
-			return fmt.Errorf("%q: %w", got, err)
-		}
-		return nil
-	}
 	socket := func(from *mesh.Workload) *stream {
 		c, err := from.Dial(t.Context(), "ws:8080")
 		must(t, err)
-		t.Cleanup(func() { c.Close() })
-		_, err = io.WriteString(c, "GET /socket HTTP/1.1\r\nhost: ws:8080\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nx-request-id: socket-of-"+from.Name+"\r\n\r\n")
-		must(t, err)
-		s := &stream{c, bufio.NewReader(c)}
-		if r, err := http.ReadResponse(s.in, nil); err != nil || r.StatusCode != http.StatusSwitchingProtocols {
-			t.Fatalf("%v %v", r, err)
-		}
-		return s
+		return webSocket(t, c, "ws:8080", "/socket", "x-request-id: socket-of-"+from.Name)
 	}
 	// over is HTTP/2 of somebody without a proxy.
 	over := func(id string) *stream {
@@ -102,7 +57,7 @@ func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 	working := func(what string, streams []*stream) {
 		t.Helper()
 		for i, s := range streams {
-			if err := echo(s); err != nil {
+			if err := s.echo(); err != nil {
 				t.Fatalf("%s: stream %d: %v", what, i, err)
 			}
 		}
@@ -117,7 +72,7 @@ func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 	working("rules that are not about them", append(stay, leave...))
 	m.Config("authz.yaml", authorizationPolicy("not-other", "{"+of+", action: DENY, rules: [{from: [{source: {serviceAccounts: [other]}}]}, {when: [{key: 'request.headers[x-request-id]', values: [stream-that-goes]}]}]}"))
 	for i, s := range leave {
-		for echo(s) == nil {
+		for s.echo() == nil {
 		}
 		if _, err := s.in.ReadByte(); errors.Is(err, net.ErrClosed) || err == nil {
 			t.Errorf("stream %d: %v", i, err)
@@ -144,4 +99,127 @@ func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 			t.Errorf("%d of those who may call have ended: %q", len(lines), lines)
 		}
 	}
+}
+
+// The same at a gateway, whose routes change path, authority and headers: who calls is judged by what was asked for, and so
+// are the requests that are under way when a policy comes.
+func TestPoliciesChangeUnderOpenStreamsOfAGateway(t *testing.T) {
+	t.Parallel()
+	m := mesh.New(t, nil)
+	m.Config("ws.yaml", documents(serviceOf("ws"), mesh.IngressGateway, `
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [ws.example]}]}
+`, virtualService("ws", `
+  hosts: [ws.example]
+  gateways: [edge]
+  http:
+  - match: [{uri: {prefix: /public}}]
+    rewrite: {uri: /socket, authority: ws.internal}
+    headers: {request: {remove: [x-key], set: {x-added: "yes"}}}
+    route: &ws [{destination: {host: ws, port: {number: 8080}}}]
+  - {route: *ws}
+`)))
+	server := bare("ws")
+	server.NoProxy, server.ServiceAccount = false, "ws"
+	edge := mesh.Gateway()
+	edge.Proxy = func(o *proxy.Options) { o.ListenerDrain = 300 * time.Millisecond }
+	all := m.Workloads(edge, server)
+	serveAt(t, all[1], talker())
+	socket := func(path, key string) *stream {
+		c, err := net.Dial("tcp", fmt.Sprintf("%s:8080", all[0].IP()))
+		must(t, err)
+		return webSocket(t, c, "ws.example", path, "x-key: "+key)
+	}
+	stay := []*stream{socket("/public/a", "stays"), socket("/as/it/is", "stays")}
+	leave := []*stream{socket("/public/b", "goes"), socket("/public/c", "revoked"), socket("/other", "goes")}
+	const at = "selector: {matchLabels: {istio: ingressgateway}}, "
+	policy := func(rules string) string {
+		return strings.Replace(authorizationPolicy("edge", "{"+at+rules+"}"), "metadata: {name: edge", "metadata: {namespace: istio-system, name: edge", 1)
+	}
+	// None of them is what the route made of it, and each is what was asked for.
+	m.Config("authz.yaml", policy("rules: [{to: [{operation: {hosts: [ws.example], notPaths: [/socket*], methods: [GET]}}], when: [{key: 'request.headers[x-key]', values: ['*']}, {key: 'request.headers[x-added]', notValues: ['*']}]}]"))
+	for i, s := range append(stay, leave...) {
+		if err := s.echo(); err != nil {
+			t.Fatalf("stream %d: %v", i, err)
+		}
+	}
+	m.Config("authz.yaml", policy("action: DENY, rules: [{to: [{operation: {paths: [/public/b, /other]}}]}, {when: [{key: 'request.headers[x-key]', values: [revoked]}]}]"))
+	for i, s := range leave {
+		for s.echo() == nil {
+		}
+		if _, err := s.in.ReadByte(); errors.Is(err, net.ErrClosed) || err == nil {
+			t.Errorf("stream %d: %v", i, err)
+		}
+	}
+	for _, path := range []string{"/public/b", "/public/c", "/other"} {
+		all[0].AccessLog("GET "+path+" HTTP", "rbac_access_denied_matched_policy[ns[istio-system]-policy[edge]-rule[")
+	}
+	for i, s := range stay {
+		if err := s.echo(); err != nil {
+			t.Errorf("stream %d: %v", i, err)
+		}
+	}
+}
+
+// talker takes WebSockets, and streams of HTTP/2, and says again what it hears.
+func talker() *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{ReadHeaderTimeout: time.Minute, Protocols: protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" { // a stream that says again what it hears
+			c := http.NewResponseController(w)
+			_ = c.EnableFullDuplex()
+			w.WriteHeader(http.StatusOK)
+			_ = c.Flush()
+			for in := bufio.NewReader(r.Body); ; {
+				line, err := in.ReadString('\n')
+				if err != nil {
+					return
+				}
+				fmt.Fprint(w, line)
+				_ = c.Flush()
+			}
+		}
+		c, in, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		fmt.Fprint(c, "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n")
+		_, _ = io.Copy(c, in)
+		c.Close()
+	})}
+}
+
+type stream struct {
+	io.Writer
+	in *bufio.Reader
+}
+
+// echo says something in a stream, and hears it.
+func (s *stream) echo() error {
+	if _, err := io.WriteString(s, "hello\n"); err != nil {
+		return err
+	}
+	if got, err := s.in.ReadString('\n'); got != "hello\n" {
+		return fmt.Errorf("%q: %w", got, err)
+	}
+	return nil
+}
+
+// webSocket opens one by a connection, which is closed when the test ends.
+func webSocket(t *testing.T, c net.Conn, host, path string, headers ...string) *stream {
+	t.Helper()
+	t.Cleanup(func() { c.Close() })
+	must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+	_, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nhost: "+host+"\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"+
+		strings.Join(headers, "\r\n")+"\r\n\r\n")
+	must(t, err)
+	s := &stream{c, bufio.NewReader(c)}
+	if r, err := http.ReadResponse(s.in, nil); err != nil || r.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v %v", r, err)
+	}
+	return s
 }

@@ -66,6 +66,11 @@ func (h *Headers) Reset() {
 	h.seen = [2]uint64{}
 }
 
+// Assign makes h the fields of from, by h's own list.
+func (h *Headers) Assign(from *Headers) {
+	h.fields, h.seen = append(h.fields[:0], from.fields...), from.seen
+}
+
 // Len is the number of fields.
 func (h *Headers) Len() int { return len(h.fields) }
 
