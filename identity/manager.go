@@ -71,8 +71,6 @@ type Manager struct {
 
 	mu       sync.Mutex
 	rotation Rotation
-	answered *Bundle // roots that came with the certificate held
-	extra    *Bundle // roots given by SetRoots
 	status   Status
 }
 
@@ -111,7 +109,6 @@ func NewManager(o Options) (*Manager, error) {
 	if r := o.Restored; r != nil && r.ID() != o.ID {
 		o.Log.Warn("stored certificate is somebody else's and is left alone", "id", o.ID, "stored", r.ID())
 	} else if r != nil {
-		m.answered = r.Bundle()
 		m.rotation.Hold(r.NotBefore(), r.NotAfter())
 		if b := m.bootstrap(); b != nil && !b.meets(r.Bundle()) {
 			m.rotation.due = time.Time{} // the mesh has a new authority: ask now, and hold on meanwhile
@@ -178,20 +175,6 @@ func (m *Manager) bootstrap() *Bundle {
 	}
 	m.roots.Store(b)
 	return b
-}
-
-// SetRoots replaces the roots that are trusted beside those that came with the
-// certificate (a federated mesh's, or a new root before anything is signed by it).
-// Nil takes them away.
-func (m *Manager) SetRoots(extra *Bundle) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.extra = extra
-	if held := m.Current(); held != nil {
-		if b := m.answered.Union(extra); !b.Equal(held.Bundle()) {
-			m.publish(held.withBundle(b))
-		}
-	}
 }
 
 // Status is a copy of the present state.
@@ -263,8 +246,7 @@ func (m *Manager) settle(next *Material, err error) {
 	if err == nil {
 		use, good := m.rotation.Signed(now, next.NotBefore(), next.NotAfter())
 		if use {
-			m.answered = next.Bundle()
-			m.publish(next.withBundle(m.answered.Union(m.extra)))
+			m.publish(next)
 		}
 		if good {
 			m.status.Failures, m.status.LastError, m.status.LastErrorAt = 0, "", time.Time{}

@@ -262,14 +262,13 @@ func TestManagerRestored(t *testing.T) {
 	})
 }
 
-// Roots come with the answers and by SetRoots, and each change reaches whoever
-// watches; those for the bootstrap judge only the control plane.
+// Roots come with the answers, and each change reaches whoever watches; those for the
+// bootstrap judge only the control plane.
 func TestManagerRoots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAuthority(t)
 		next := newAuthority(t)
 		boot := newAuthority(t).forge.bundle()
-		federated := newAuthority(t).forge.bundle()
 		old := a.forge.bundle()
 		m := run(t, Options{Signer: a, Bootstrap: boot})
 		if !m.Bundle().Equal(old.Union(boot)) || !m.Current().Bundle().Equal(old) {
@@ -277,19 +276,6 @@ func TestManagerRoots(t *testing.T) {
 		}
 
 		_, changed := m.Watch()
-		m.SetRoots(federated)
-		<-changed
-		if held := m.Current(); !held.Bundle().Equal(old.Union(federated)) || held.Certificate().Leaf == nil {
-			t.Error("given roots are not in the bundle")
-		}
-		_, changed = m.Watch()
-		m.SetRoots(federated)
-		select {
-		case <-changed:
-			t.Error("a change that is none was announced")
-		default:
-		}
-
 		// The root rotates: the authority announces the next one, then signs by it.
 		a.set(func() {
 			a.spoil = func(s *answer) {
@@ -297,13 +283,10 @@ func TestManagerRoots(t *testing.T) {
 			}
 		})
 		<-changed
-		both := old.Union(next.forge.bundle()).Union(federated)
+		both := old.Union(next.forge.bundle())
 		if held := m.Current(); !held.Bundle().Equal(both) || len(held.Chain()) != 1 {
 			t.Errorf("two roots in the answer: %d certificates shown, %d roots", len(held.Chain()), len(held.Bundle().Roots()))
 		}
-		_, changed = m.Watch()
-		m.SetRoots(nil)
-		<-changed
 		_, changed = m.Watch()
 		a.set(func() { a.forge, a.spoil = next.forge, nil })
 		<-changed

@@ -135,15 +135,6 @@ func (m *Material) Usable(now time.Time) bool {
 	return m != nil && !now.Before(m.NotBefore()) && now.Before(m.NotAfter())
 }
 
-// withBundle is the same certificate under other roots. Unlike NewMaterial it
-// does not ask whether they vouch for it: a root that the operator removed is
-// gone, and what our certificate is still worth our peers decide.
-func (m *Material) withBundle(b *Bundle) *Material {
-	c := *m
-	c.bundle = b
-	return &c
-}
-
 // Key is the private key in PEM (PKCS #8).
 func (m *Material) Key() (redact.Bytes, error) { return EncodeKey(m.cert.PrivateKey.(crypto.Signer)) }
 
