@@ -55,7 +55,7 @@ a time.
 		}
 		return err
 	}
-	cmd.AddCommand(a.rehearse())
+	cmd.AddCommand(a.rehearse(), a.token())
 	return cmd
 }
 

@@ -96,6 +96,7 @@ func (p *Plane) mux() *http.ServeMux {
 	m.HandleFunc("GET /api/v1/identity", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, p.identityView(time.Now().Round(0)))
 	})
+	m.HandleFunc("POST /api/v1/identity/token", p.handleToken)
 	m.HandleFunc("GET /api/v1/mtls", p.handleMTLS)
 	m.HandleFunc("GET /api/v1/identity/rehearsal", p.handleRehearsal)
 	m.HandleFunc("POST /api/v1/objects", p.handleApply)

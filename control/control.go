@@ -126,6 +126,7 @@ type Plane struct {
 	signer  *caserver.Server
 	callers []caserver.Authenticator
 	self    *ca.Serving
+	tokens  *token.Key
 	issued  *issued
 	xds     *server.Server
 	feeds   *feeds
@@ -197,10 +198,11 @@ func New(o Options) (*Plane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the token key: %w", err)
 	}
+	p.tokens = key
 	domains := append([]string{o.TrustDomain}, o.Settings.TrustDomainAliases...)
 	p.callers = append([]caserver.Authenticator{
 		caserver.Certificates{Authority: p.auth, Accept: identity.TrustDomains(domains)},
-		caserver.Tokens{Key: key},
+		caserver.Tokens{Key: key, Uses: token.OpenUses(filepath.Join(o.State, "ca"))},
 	}, o.Authenticators...)
 	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, External: o.ExternalCA, TrustDomains: domains, Issued: p.issued.note, Log: o.Log, Authenticators: p.callers}); err != nil {
 		return nil, err

@@ -73,3 +73,22 @@ type RehearsalEvent struct {
 	At   time.Time `json:"at"`
 	What string    `json:"what"`
 }
+
+// TokenRequest is the body of POST /api/v1/identity/token.
+type TokenRequest struct {
+	Namespace      string `json:"namespace,omitempty"` // "": the control plane's own
+	ServiceAccount string `json:"serviceAccount"`
+	Workload       string `json:"workload,omitempty"` // the one workload it is for; "": any of the service account
+	Audience       string `json:"audience,omitempty"` // "": istio-ca, the certificate authority
+	TTL            string `json:"ttl,omitempty"`      // "": 1h
+}
+
+// Token is the answer: by Token a machine gets its first certificate. It is a secret.
+type Token struct {
+	Identity string    `json:"identity"`
+	Workload string    `json:"workload,omitempty"`
+	Audience string    `json:"audience"`
+	Expires  time.Time `json:"expires"`
+	ID       string    `json:"id"` // names the token in logs
+	Token    string    `json:"token"`
+}

@@ -57,7 +57,11 @@ func Authenticate(ctx context.Context, chain []Authenticator) (Caller, error) {
 }
 
 // Tokens knows callers by the bearer tokens of a key.
-type Tokens struct{ Key *token.Key }
+type Tokens struct {
+	Key *token.Key
+	// Uses refuses tokens for one machine that are shown from another, or too late; nil: they are refused.
+	Uses *token.Uses
+}
 
 // Authenticate reads the authorization header.
 func (t Tokens) Authenticate(ctx context.Context) (Caller, error) {
@@ -69,7 +73,20 @@ func (t Tokens) Authenticate(ctx context.Context) (Caller, error) {
 	if err != nil {
 		return Caller{}, fmt.Errorf("bearer token: %w", err)
 	}
-	return Caller{c.ID, c.Workload, "bearer token"}, nil
+	proof := "bearer token"
+	if c.Once != "" {
+		if t.Uses == nil {
+			return Caller{}, errors.New("bearer token: tokens for one machine are not taken here")
+		}
+		if err := t.Uses.Use(c, PeerHost(ctx), time.Now()); err != nil {
+			if _, ok := errors.AsType[*token.UseError](err); !ok {
+				err = fmt.Errorf("%w: %w", ErrUnchecked, err)
+			}
+			return Caller{}, fmt.Errorf("bearer token: %w", err)
+		}
+		proof += " " + c.Once
+	}
+	return Caller{c.ID, c.Workload, proof}, nil
 }
 
 // Bearer is the token in a gRPC request's authorization header.

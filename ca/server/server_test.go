@@ -75,7 +75,7 @@ func (c *controlPlane) start(change func(*Options)) {
 	mesh := identity.TrustDomains{"cluster.local", "old.domain"}
 	o := Options{
 		Authority: authority, TrustDomains: mesh, Log: slog.New(slog.DiscardHandler),
-		Authenticators: []Authenticator{Certificates{authority, mesh}, Tokens{c.key}},
+		Authenticators: []Authenticator{Certificates{authority, mesh}, Tokens{Key: c.key, Uses: token.OpenUses(c.dir)}},
 	}
 	if change != nil {
 		change(&o)

@@ -10,8 +10,10 @@
 // A token is weir1.<payload>.<mac>: base64url (RFC 4648 section 5, no padding) of a
 // JSON object and of its HMAC-SHA256 under the key, taken over everything before
 // the second point. There is one algorithm and no field to choose another by. A
-// token may be shown any number of times until it expires: a proxy that restarts
-// or loses its certificate needs it again.
+// token of a local workload may be shown any number of times until it expires: a
+// proxy that restarts or loses its certificate needs it again. One for a machine
+// elsewhere (Claims.Once) is good for the first address that shows it, and there
+// for some minutes: Uses remembers that.
 package token
 
 import (
@@ -43,6 +45,7 @@ const (
 	// workload name make 1,300 bytes.
 	maxToken    = 4096
 	maxWorkload = 253 // a Kubernetes object name
+	maxOnce     = 64
 )
 
 var encoding = base64.RawURLEncoding.Strict()
@@ -53,6 +56,7 @@ type Claims struct {
 	Workload string // the one workload (pod) the token was made for; may be empty
 	Audience string // who is to accept it
 	Expires  time.Time
+	Once     string // names a token that is for one machine alone, see Uses; "" for others
 }
 
 // payload is the wire form.
@@ -61,6 +65,7 @@ type payload struct {
 	Wl  string      `json:"wl,omitempty"`
 	Aud string      `json:"aud"`
 	Exp int64       `json:"exp"` // seconds since 1970
+	Jti string      `json:"jti,omitempty"`
 }
 
 // Key makes and checks tokens.
@@ -91,7 +96,7 @@ func (k *Key) Mint(c Claims) (redact.String, error) {
 	if err := c.check(); err != nil {
 		return redact.String{}, fmt.Errorf("making a token: %w", err)
 	}
-	body, err := json.Marshal(payload{c.ID, c.Workload, c.Audience, c.Expires.Unix()})
+	body, err := json.Marshal(payload{c.ID, c.Workload, c.Audience, c.Expires.Unix(), c.Once})
 	if err != nil {
 		return redact.String{}, fmt.Errorf("making a token: %w", err)
 	}
@@ -127,7 +132,7 @@ func (k *Key) Verify(text, audience string, now time.Time) (Claims, error) {
 	if err := json.Unmarshal(body, &p); err != nil {
 		return Claims{}, fmt.Errorf("token payload: %w", err)
 	}
-	c := Claims{p.Sub, p.Wl, p.Aud, time.Unix(p.Exp, 0).UTC()}
+	c := Claims{p.Sub, p.Wl, p.Aud, time.Unix(p.Exp, 0).UTC(), p.Jti}
 	if err := c.check(); err != nil {
 		return Claims{}, fmt.Errorf("token payload: %w", err)
 	}
@@ -147,6 +152,8 @@ func (c Claims) check() error {
 		return errors.New("the audience is empty")
 	case len(c.Workload) > maxWorkload:
 		return fmt.Errorf("the workload name has %d characters, at most %d are allowed", len(c.Workload), maxWorkload)
+	case len(c.Once) > maxOnce:
+		return fmt.Errorf("the token's name has %d characters, at most %d are allowed", len(c.Once), maxOnce)
 	case c.Expires.Unix() <= 0:
 		return errors.New("there is no expiry")
 	}

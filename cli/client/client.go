@@ -81,6 +81,22 @@ func (c *Client) Identity(ctx context.Context) (*apiv1.Identity, error) {
 	return get[*apiv1.Identity](ctx, c, "/api/v1/identity")
 }
 
+// Token mints a token for a machine.
+func (c *Client) Token(ctx context.Context, q apiv1.TokenRequest) (*apiv1.Token, error) {
+	body, err := json.Marshal(q)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	data, err := c.call(ctx, http.MethodPost, "/api/v1/identity/token", body)
+	if err != nil {
+		return nil, err
+	}
+	var t apiv1.Token
+	return &t, c.decode(data, &t)
+}
+
 // Rehearsal asks what becomes of identities in years to come, with nobody to sign for a part of
 // the time.
 func (c *Client) Rehearsal(ctx context.Context, years, away float64) (*apiv1.Rehearsal, error) {
