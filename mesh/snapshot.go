@@ -62,18 +62,22 @@ type Snapshot struct {
 	Secrets          persist.Map[Key, *Secret]
 }
 
+// TrustBundle are the roots, in PEM, by which alone certificates of a trust domain are judged.
+type TrustBundle struct{ Domain, PEM string }
+
 // Settings are mesh-wide (Istio's MeshConfig, as far as enforced).
 type Settings struct {
-	TrustDomain        string      // "cluster.local"
-	TrustDomainAliases []string    // also accepted in peers' certificates
-	ClusterID          string      // "Kubernetes" unless told otherwise, as Istio's label source_cluster
-	DomainSuffix       string      // "cluster.local": host names are <svc>.<ns>.svc.<suffix>
-	RootNamespace      string      // "istio-system": mesh-wide policy lives there
-	RegistryOnly       bool        // outboundTrafficPolicy REGISTRY_ONLY; false is ALLOW_ANY
-	AccessLog          bool        // access log on standard output
-	AccessLogFormat    string      // "" is Istio's default; text, or an object of JSON
-	AccessLogJSON      bool        // lines are JSON
-	DefaultRetries     RetryPolicy // of routes that say nothing; its RetryOn also of those that name no conditions
+	TrustDomain        string        // "cluster.local"
+	TrustDomainAliases []string      // also accepted in peers' certificates
+	TrustBundles       []TrustBundle // sorted by Domain, each once
+	ClusterID          string        // "Kubernetes" unless told otherwise, as Istio's label source_cluster
+	DomainSuffix       string        // "cluster.local": host names are <svc>.<ns>.svc.<suffix>
+	RootNamespace      string        // "istio-system": mesh-wide policy lives there
+	RegistryOnly       bool          // outboundTrafficPolicy REGISTRY_ONLY; false is ALLOW_ANY
+	AccessLog          bool          // access log on standard output
+	AccessLogFormat    string        // "" is Istio's default; text, or an object of JSON
+	AccessLogJSON      bool          // lines are JSON
+	DefaultRetries     RetryPolicy   // of routes that say nothing; its RetryOn also of those that name no conditions
 	Defaults           Defaults
 	Authorizers        []Authorizer    // whom policies with action CUSTOM ask
 	Locality           *LocalityPolicy // where a DestinationRule has none; nil: localities make no difference

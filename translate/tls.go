@@ -41,7 +41,7 @@ func sds(name string) *tlsv3.SdsSecretConfig {
 
 // ownIdentity is a TLS context that shows the workload certificate and accepts peers
 // the mesh's roots vouch for, if their names match.
-func ownIdentity(alpn []string, names []*tlsv3.SubjectAltNameMatcher) *tlsv3.CommonTlsContext {
+func ownIdentity(k *mint, s *mesh.Settings, alpn []string, names []*tlsv3.SubjectAltNameMatcher) *tlsv3.CommonTlsContext {
 	return &tlsv3.CommonTlsContext{
 		TlsParams: &tlsv3.TlsParameters{
 			TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2,
@@ -51,7 +51,7 @@ func ownIdentity(alpn []string, names []*tlsv3.SubjectAltNameMatcher) *tlsv3.Com
 		TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(sdsCertificate)},
 		ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{
 			CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-				DefaultValidationContext:         &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: names},
+				DefaultValidationContext:         &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: names, CustomValidatorConfig: foreigners(k, s)},
 				ValidationContextSdsSecretConfig: sds(sdsRoots),
 			},
 		},
@@ -67,10 +67,29 @@ func exactNames(kind tlsv3.SubjectAltNameMatcher_SanType, names []string) []*tls
 	return out
 }
 
-// anyMember accepts every workload of the mesh's trust domains.
+// foreigners are the trust domains with roots of their own, nil if there is none.
+func foreigners(k *mint, s *mesh.Settings) *corev3.TypedExtensionConfig {
+	if len(s.TrustBundles) == 0 {
+		return nil
+	}
+	c := &tlsv3.SPIFFECertValidatorConfig{}
+	for _, b := range s.TrustBundles {
+		c.TrustDomains = append(c.TrustDomains, &tlsv3.SPIFFECertValidatorConfig_TrustDomain{Name: b.Domain,
+			TrustBundle: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: b.PEM}}})
+	}
+	return &corev3.TypedExtensionConfig{Name: "envoy.tls.cert_validator.spiffe", TypedConfig: k.any(c)}
+}
+
+// anyMember accepts every workload of the mesh's trust domains, and of those it has roots of.
 func anyMember(s *mesh.Settings) []*tlsv3.SubjectAltNameMatcher {
 	var out []*tlsv3.SubjectAltNameMatcher
-	for _, td := range append([]string{s.TrustDomain}, s.TrustDomainAliases...) {
+	domains := append([]string{s.TrustDomain}, s.TrustDomainAliases...)
+	for _, b := range s.TrustBundles {
+		if !slices.Contains(domains, b.Domain) {
+			domains = append(domains, b.Domain)
+		}
+	}
+	for _, td := range domains {
 		if td != "" {
 			out = append(out, &tlsv3.SubjectAltNameMatcher{SanType: tlsv3.SubjectAltNameMatcher_URI,
 				Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: "spiffe://" + td + "/"}}})
@@ -103,7 +122,7 @@ func meshClient(k *mint, s *mesh.Settings, sni string, ids []string) *corev3.Tra
 	if len(names) == 0 {
 		names = anyMember(s)
 	}
-	return tlsSocket(k, &tlsv3.UpstreamTlsContext{CommonTlsContext: ownIdentity(alpnMeshTCP, names), Sni: sni})
+	return tlsSocket(k, &tlsv3.UpstreamTlsContext{CommonTlsContext: ownIdentity(k, s, alpnMeshTCP, names), Sni: sni})
 }
 
 // meshServer is mesh mTLS on the side that accepts.
@@ -113,7 +132,7 @@ func meshServer(k *mint, s *mesh.Settings, http bool) *corev3.TransportSocket {
 		alpn = alpnServerHTTP
 	}
 	return tlsSocket(k, &tlsv3.DownstreamTlsContext{
-		CommonTlsContext:         ownIdentity(alpn, anyMember(s)),
+		CommonTlsContext:         ownIdentity(k, s, alpn, anyMember(s)),
 		RequireClientCertificate: wrapperspb.Bool(true),
 	})
 }

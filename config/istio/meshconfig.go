@@ -26,6 +26,7 @@ type MeshConfig struct {
 	retries                          *mesh.RetryPolicy
 	locality                         *mesh.LocalityPolicy
 	authorizers                      []mesh.Authorizer
+	bundles                          []mesh.TrustBundle
 }
 
 // MeshConfigName and MeshConfigKey say where it stands: in a ConfigMap of the root namespace.
@@ -38,7 +39,7 @@ const (
 // meshFields are the fields that are read here, and proxyFields those that injection and
 // proxies read; all others are in tables.
 var meshFields = []string{"discoverySelectors", "defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo",
-	"outboundTrafficPolicy", "accessLogFile", "accessLogFormat", "accessLogEncoding", "defaultHttpRetryPolicy", "localityLbSetting", "zoneAwareLbSetting", "trustDomain", "trustDomainAliases", "rootNamespace", "extensionProviders"}
+	"outboundTrafficPolicy", "accessLogFile", "accessLogFormat", "accessLogEncoding", "defaultHttpRetryPolicy", "localityLbSetting", "zoneAwareLbSetting", "trustDomain", "trustDomainAliases", "rootNamespace", "extensionProviders", "caCertificates"}
 
 // LowerMeshConfig reads the text of a MeshConfig, which stands at path in o. settings are
 // those the mesh was started with.
@@ -135,6 +136,7 @@ func (c *MeshConfig) settings(l *lowerer, path string, read *document.Value, m *
 			l.Add(config.FieldNotEnforced, path+".trustDomainAliases", d+" is not in force", restart)
 		}
 	}
+	c.bundles = trustBundles(l, path+".caCertificates", m.CaCertificates, started)
 	if ns := m.RootNamespace; ns != "" && ns != started.RootNamespace {
 		l.Add(config.FieldNotEnforced, path+".rootNamespace", ns+" is not in force: the root namespace is that of the installation, "+started.RootNamespace, "move mesh-wide policies there")
 	}
@@ -142,7 +144,7 @@ func (c *MeshConfig) settings(l *lowerer, path string, read *document.Value, m *
 
 // Settings are those of a mesh that was started with s; s itself if nothing is said.
 func (c *MeshConfig) Settings(s *mesh.Settings) *mesh.Settings {
-	if c.registryOnly == nil && c.accessLog == nil && c.logFormat == "" && !c.logJSON && c.retries == nil && c.locality == nil && c.authorizers == nil {
+	if c.registryOnly == nil && c.accessLog == nil && c.logFormat == "" && !c.logJSON && c.retries == nil && c.locality == nil && c.authorizers == nil && c.bundles == nil {
 		return s
 	}
 	own := *s
@@ -152,7 +154,7 @@ func (c *MeshConfig) Settings(s *mesh.Settings) *mesh.Settings {
 	if c.accessLog != nil {
 		own.AccessLog = *c.accessLog
 	}
-	own.Authorizers = c.authorizers
+	own.Authorizers, own.TrustBundles = c.authorizers, c.bundles
 	own.AccessLogFormat, own.AccessLogJSON = c.logFormat, c.logJSON
 	if c.retries != nil {
 		own.DefaultRetries = *c.retries

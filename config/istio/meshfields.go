@@ -48,7 +48,6 @@ var meshNotes = []meshField{
 	{name: "inboundTrafficPolicy", says: "applications are called at their pod's address", usual: []string{"{}", `{"mode":"PASSTHROUGH"}`}},
 	{name: "configSources", says: "configuration comes from this API server alone", usual: []string{"[]"}},
 	{name: "enableAutoMtls", says: "mesh mTLS is used wherever the server's proxy has it", usual: []string{"true"}, hint: "turn it off for hosts by tls.mode DISABLE of a DestinationRule"},
-	{name: "caCertificates", says: "further roots are not trusted", usual: []string{"[]"}},
 	{name: "dnsRefreshRate", says: "names that cannot be resolved are asked for again after 60 s at most", usual: []string{"60s", "5s"}},
 	{name: "h2UpgradePolicy", says: "HTTP/1.1 is not made HTTP/2 between proxies", usual: []string{"DO_NOT_UPGRADE"}, hint: "set connectionPool.http.h2UpgradePolicy in a DestinationRule"},
 	{name: "inboundClusterStatName", says: ownNames, usual: []string{""}},

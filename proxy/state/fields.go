@@ -244,9 +244,11 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.transport_sockets.tls.v3.TlsParameters": acts("tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites" +
 		" ecdh_curves"),
 	"envoy.extensions.transport_sockets.tls.v3.TlsCertificate": acts("certificate_chain private_key"),
-	"envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext": acts("trusted_ca system_root_certs match_typed_subject_alt_names match_subject_alt_names" +
+	"envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext": acts("trusted_ca system_root_certs custom_validator_config match_typed_subject_alt_names match_subject_alt_names" +
 		" verify_certificate_hash verify_certificate_spki crl only_verify_leaf_cert_crl trust_chain_verification"),
 	"envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.SystemRootCerts": everything,
+	"envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig":                    acts("trust_domains"),
+	"envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig.TrustDomain":        acts("name trust_bundle"),
 	"envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher":                        acts("san_type matcher"),
 	"envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer":                             everything,
 	"envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport": acts("config transport_socket").

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
@@ -177,9 +178,40 @@ func (b *Builder) trust(c *tlsv3.CommonTlsContext, path string) (t tls.Trust, as
 			return t, false, fmt.Errorf("%s.validation_context: peers of the mesh are judged by its roots (%s); a trusted_ca, system_root_certs or ACCEPT_UNTRUSTED beside them is not supported", path, ownRoots)
 		}
 		t.Mesh = b.opts.Identity
+		if t.Foreign, err = b.decodeForeign(v.GetCustomValidatorConfig(), path+".validation_context.custom_validator_config"); err != nil {
+			return t, false, err
+		}
+	} else if v.GetCustomValidatorConfig() != nil {
+		return t, false, fmt.Errorf("%s.validation_context.custom_validator_config: is supported only beside the mesh's roots (%s), for trust domains other than its own", path, ownRoots)
 	}
 	asked = t.Mesh != nil || t.Roots != nil || t.System || t.SkipVerify || len(t.Hashes)+len(t.Keys) > 0
 	return t, asked, nil
+}
+
+// decodeForeign decodes the roots of further trust domains, nil if there are none.
+func (b *Builder) decodeForeign(c *corev3.TypedExtensionConfig, path string) (map[string]*identity.Bundle, error) {
+	if c == nil {
+		return nil, nil
+	}
+	m := &tlsv3.SPIFFECertValidatorConfig{}
+	if err := unpack(c.GetTypedConfig(), m, path+".typed_config"); err != nil {
+		return nil, err
+	}
+	out := map[string]*identity.Bundle{}
+	for i, d := range m.GetTrustDomains() {
+		at := fmt.Sprintf("%s.typed_config.trust_domains[%d]", path, i)
+		text, err := b.fileSource(d.GetTrustBundle(), at+".trust_bundle")
+		if err != nil {
+			return nil, err
+		}
+		if out[d.GetName()] != nil || d.GetName() == "" {
+			return nil, fmt.Errorf("%s.name: %q is no trust domain, or was named before", at, d.GetName())
+		}
+		if out[d.GetName()], err = identity.ParseBundle(text); err != nil {
+			return nil, fmt.Errorf("%s.trust_bundle: %w", at, err)
+		}
+	}
+	return out, nil
 }
 
 // decodeTrust decodes a validation context, which may be nil.

@@ -114,6 +114,43 @@ func TestClientOptions(t *testing.T) {
 	}
 }
 
+// Trust domains with roots of their own come beside the mesh's; they are a trust of another kind, so that connections end with them.
+func TestForeignTrustDomains(t *testing.T) {
+	ca := tlstest.New(t)
+	b := newBuilder()
+	clients := func(text string) (string, error) {
+		tr, err := b.clients(parse(t, &tlsv3.UpstreamTlsContext{}, `sni: "a" common_tls_context { combined_validation_context { default_validation_context { `+text+` } validation_context_sds_secret_config { name: "ROOTCA" } } }`), autoName{}, "x")
+		if err != nil {
+			return "", err
+		}
+		return tr.Key, nil
+	}
+	spiffe := func(domains string) string {
+		return `custom_validator_config { name: "envoy.tls.cert_validator.spiffe" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig] { ` + domains + ` } } }`
+	}
+	bundle := ` trust_bundle ` + quoted(ca.PEM())
+	none, err := clients("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if with, err := clients(spiffe(`trust_domains { name: "partner.example"` + bundle + ` }`)); err != nil || with == none {
+		t.Errorf("%v, another key: %v", err, with != none)
+	}
+	for _, bad := range []struct{ text, want string }{
+		{spiffe(`trust_domains { name: "a"` + bundle + ` } trust_domains { name: "a"` + bundle + ` }`), `trust_domains[1].name: "a" is no trust domain, or was named before`},
+		{spiffe(`trust_domains { name: "a" }`), "trust_domains[0].trust_bundle: "},
+		{spiffe(`trust_bundles { inline_string: "{}" }`), "trust_bundles: field is not supported"},
+	} {
+		if _, err := clients(bad.text); err == nil || !strings.Contains(err.Error(), bad.want) {
+			t.Errorf("%v, want %q", err, bad.want)
+		}
+	}
+	_, err = b.clients(parse(t, &tlsv3.UpstreamTlsContext{}, `sni: "a" common_tls_context { validation_context { trusted_ca `+quoted(ca.PEM())+spiffe(`trust_domains { name: "a"`+bundle+` }`)+` } }`), autoName{}, "x")
+	if err == nil || !strings.Contains(err.Error(), "only beside the mesh's roots") {
+		t.Errorf("%v", err)
+	}
+}
+
 // Where the transport leaves the server's name open and is to find it, it is the service's.
 func TestAutoName(t *testing.T) {
 	ca := quoted(tlstest.New(t).PEM())
@@ -163,7 +200,6 @@ func TestRefusedTLS(t *testing.T) {
 		{`common_tls_context { tls_certificates { ` + pem + ` } tls_certificate_sds_secret_configs { name: "default" } }`, "x.tls_certificate_sds_secret_configs[0]: the workload's own certificate is shown alone"},
 		{`common_tls_context { validation_context { allow_expired_certificate: true } }`, "x.common_tls_context.validation_context.allow_expired_certificate: field is not supported"},
 		{`common_tls_context { validation_context { max_verify_depth { value: 1 } } }`, "x.common_tls_context.validation_context.max_verify_depth: field is not supported"},
-		{`common_tls_context { validation_context { custom_validator_config { name: "envoy.tls.cert_validator.spiffe" } } }`, "x.common_tls_context.validation_context.custom_validator_config: field is not supported"},
 		{`common_tls_context { validation_context { verify_certificate_hash: "abcd" } }`, `x.validation_context.verify_certificate_hash[0]: "abcd" is no SHA-256 sum`},
 		{`common_tls_context { validation_context { verify_certificate_spki: "????" } }`, `x.validation_context.verify_certificate_spki[0]: "????" is no SHA-256 sum`},
 		{`common_tls_context { validation_context { crl { inline_string: "no" } } }`, "x.validation_context.crl: revocation list 1: "},

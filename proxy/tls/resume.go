@@ -6,6 +6,7 @@ import (
 	stdtls "crypto/tls"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -190,6 +191,12 @@ func demanded(clients ClientAuth, t *Trust) [sha256.Size]byte {
 	fmt.Fprint(h, clients, t.SkipVerify, t.RevokedLeafOnly)
 	for _, n := range t.Names {
 		fmt.Fprintf(h, "%q %v", n, n.IgnoreCase)
+	}
+	for _, domain := range slices.Sorted(maps.Keys(t.Foreign)) {
+		fmt.Fprintf(h, "%q", domain)
+		for _, c := range t.Foreign[domain].Roots() {
+			h.Write(c.Raw)
+		}
 	}
 	for _, pin := range slices.Concat(t.Hashes, t.Keys) {
 		h.Write(pin[:])

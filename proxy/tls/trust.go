@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -21,6 +22,8 @@ import (
 type Trust struct {
 	// Mesh holds the trust bundle of the moment; the peer must prove a SPIFFE identity.
 	Mesh identity.Source
+	// Foreign are trust domains whose peers are judged by these roots alone, and not by those of Mesh; nil: none.
+	Foreign map[string]*identity.Bundle
 	// Roots judge other peers: a chain to one of them.
 	Roots *x509.CertPool
 	// System judges them by the roots of the operating system instead.
@@ -47,7 +50,7 @@ func (t *Trust) pins() bool { return len(t.Hashes)+len(t.Keys) > 0 }
 
 // same reports whether o accepts the same certificates, but for revocation.
 func (t *Trust) same(o *Trust) bool {
-	return t.Mesh == o.Mesh && t.SkipVerify == o.SkipVerify && slices.Equal(t.Hashes, o.Hashes) && slices.Equal(t.Keys, o.Keys) &&
+	return t.Mesh == o.Mesh && maps.EqualFunc(t.Foreign, o.Foreign, (*identity.Bundle).Equal) && t.SkipVerify == o.SkipVerify && slices.Equal(t.Hashes, o.Hashes) && slices.Equal(t.Keys, o.Keys) &&
 		slices.EqualFunc(t.Names, o.Names, Name.same) && (t.Roots == nil) == (o.Roots == nil) && (t.Roots == nil || t.Roots.Equal(o.Roots))
 }
 
@@ -104,15 +107,16 @@ func (t *Trust) verifyAt(chain []*x509.Certificate, role identity.Role, now time
 }
 
 func (t *Trust) verifyMesh(chain []*x509.Certificate, role identity.Role, now time.Time) (identity.ID, error) {
-	bundle := t.Mesh.Bundle()
+	held := t.Mesh.Bundle()
 	key := keyOf(chain, role)
-	if id, ok := t.seen.recall(key, bundle, now); ok && t.Names.Accepts(id) {
+	if id, ok := t.seen.recall(key, held, now); ok && t.Names.Accepts(id) {
 		return id, t.pinned(chain[0], role, now)
 	}
 	raw := make([][]byte, len(chain))
 	for i, c := range chain {
 		raw[i] = c.Raw
 	}
+	bundle := t.rootsFor(chain, held)
 	id, err := identity.VerifyPeer(raw, bundle, now, role, t.Names)
 	if err != nil {
 		return id, err
@@ -134,8 +138,22 @@ func (t *Trust) verifyMesh(chain []*x509.Certificate, role identity.Role, now ti
 			return identity.ID{}, err
 		}
 	}
-	t.seen.remember(key, bundle, id, until, append(bundle.Roots(), chain...)...)
+	t.seen.remember(key, held, id, until, append(bundle.Roots(), chain...)...)
 	return id, nil
+}
+
+// rootsFor are the roots that may vouch for a chain, by the trust domain that it claims: whoever has one domain's roots
+// makes nobody of another.
+func (t *Trust) rootsFor(chain []*x509.Certificate, held *identity.Bundle) *identity.Bundle {
+	if len(t.Foreign) == 0 || len(chain) == 0 {
+		return held
+	}
+	if id, err := identity.FromCertificate(chain[0]); err == nil {
+		if b := t.Foreign[id.TrustDomain]; b != nil {
+			return b
+		}
+	}
+	return held
 }
 
 // forever is later than any certificate ends.

@@ -236,3 +236,36 @@ func TestRefusalsAreSentences(t *testing.T) {
 		}
 	}
 }
+
+// A trust domain with roots of its own is judged by those alone, as client and as server; all others by the mesh's.
+func TestForeignRoots(t *testing.T) {
+	mesh, partner, other := tlstest.New(t), tlstest.New(t), tlstest.New(t)
+	of := func(ca *tlstest.Authority, domain string) []*x509.Certificate {
+		return []*x509.Certificate{ca.Member(domain, "default", "shop").Leaf()}
+	}
+	trust := Trust{Mesh: mesh.Workload("default", "judge"), Foreign: map[string]*identity.Bundle{"partner.example": partner.Bundle(), "other.example": other.Bundle()}}
+	if err := trust.resolve(); err != nil {
+		t.Fatal(err)
+	}
+	for _, role := range []identity.Role{identity.Client, identity.Server} {
+		for range 2 { // judged, and remembered
+			for _, c := range []struct {
+				name  string
+				chain []*x509.Certificate
+				ok    bool
+			}{
+				{"ours", of(mesh, "cluster.local"), true},
+				{"a partner", of(partner, "partner.example"), true},
+				{"a partner's name by somebody else's root", of(other, "partner.example"), false},
+				{"a partner's name by our root", of(mesh, "partner.example"), false},
+				{"our name by a partner's root", of(partner, "cluster.local"), false},
+			} {
+				for range 2 {
+					if id, err := trust.verify(c.chain, role); (err == nil) != c.ok {
+						t.Errorf("%s as %s: %v, %v", c.name, role, id, err)
+					}
+				}
+			}
+		}
+	}
+}

@@ -553,3 +553,61 @@ func selfSign(t *testing.T, cert *tls.Certificate) []byte {
 	}
 	return der
 }
+
+// Trust domains with roots of their own: whoever such a root vouches for is let in, as somebody of that domain and of no other,
+// and the mesh's own root makes nobody of theirs.
+func TestTrustBundlesPerTrustDomain(t *testing.T) {
+	t.Parallel()
+	m, _, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	m.Config("policy.yaml", peerAuthentication("default", "{mtls: {mode: STRICT}}"))
+	open := func(domain string) *ca.Authority {
+		a, err := ca.OpenSelfSigned(t.TempDir(), domain, ca.Options{})
+		must(t, err)
+		return a
+	}
+	partner, other := open("partner.example"), open("other.example")
+	of := func(a *ca.Authority, domain string) *tls.Certificate {
+		got, err := a.Issue(ca.Grant{ID: identity.ID{TrustDomain: domain, Namespace: "default", ServiceAccount: "client"}})
+		must(t, err)
+		return got.Certificate()
+	}
+	ours := m.Forge(m.Certificate("default", "client"), func(c *x509.Certificate) {
+		c.URIs[0].Host = "partner.example"
+	})
+	if err := tryTLS(t, pods[0], of(partner, "partner.example")); err == nil {
+		t.Error("somebody of a trust domain without roots is let in")
+	}
+	indent := func(a *ca.Authority) string {
+		return strings.ReplaceAll("\n"+strings.TrimSpace(string(a.Bundle().PEM())), "\n", "\n        ")
+	}
+	m.Config("mesh.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    caCertificates:\n"+
+		"    - trustDomains: [partner.example]\n      pem: |"+indent(partner)+"\n    - trustDomains: [other.example]\n      pem: |"+indent(other)+"\n")
+	for _, c := range []struct {
+		name string
+		cert *tls.Certificate
+		ok   bool
+	}{
+		{"partner.example by its root", of(partner, "partner.example"), true},
+		{"other.example by its root", of(other, "other.example"), true},
+		{"our own", m.Certificate("default", "client"), true},
+		{"partner.example by the root of other.example", of(other, "partner.example"), false},
+		{"partner.example by our root", ours, false},
+		{"our domain by the root of partner.example", of(partner, "cluster.local"), false},
+		{"a domain that nobody named, by the root of partner.example", of(partner, "third.example"), false},
+	} {
+		if err := tryTLS(t, pods[0], c.cert); (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	m.Config("authz.yaml", authorizationPolicy("partners", "{rules: [{from: [{source: {principals: [partner.example/ns/default/sa/client]}}]}]}"))
+	if err := tryTLS(t, pods[0], of(partner, "partner.example")); err != nil {
+		t.Errorf("who is meant by a policy: %v", err)
+	}
+	if err := tryTLS(t, pods[0], of(other, "other.example")); err == nil || !strings.Contains(err.Error(), "403") {
+		t.Errorf("the same name in another trust domain: %v", err)
+	}
+	m.Remove("mesh.yaml")
+	if err := tryTLS(t, pods[0], of(partner, "partner.example")); err == nil {
+		t.Error("somebody of a trust domain whose roots are gone is let in")
+	}
+}

@@ -64,7 +64,13 @@ func (a *Authority) Pool() *x509.CertPool {
 // Workload makes the identity spiffe://cluster.local/ns/<namespace>/sa/<account>.
 func (a *Authority) Workload(namespace, account string) *identity.Material {
 	a.t.Helper()
-	id, err := identity.New("cluster.local", namespace, account)
+	return a.Member("cluster.local", namespace, account)
+}
+
+// Member is Workload in any trust domain.
+func (a *Authority) Member(domain, namespace, account string) *identity.Material {
+	a.t.Helper()
+	id, err := identity.New(domain, namespace, account)
 	if err != nil {
 		a.t.Fatal(err)
 	}
