@@ -207,6 +207,9 @@ func decidedBy(d *apiv1.Decider) string {
 	case d.Since != nil:
 		parts = append(parts, "in force since "+d.Since.Local().Format(time.DateTime))
 	}
+	if d.Quarantined {
+		parts = append(parts, "its last good version: what is written is refused (`weir status`)")
+	}
 	return strings.Join(parts, ", ")
 }
 

@@ -48,7 +48,7 @@ func (k *inForce) Object(kind, namespace, name string) (why.Object, bool) {
 	if k.read[text] == nil {
 		k.read[text] = text.Root()
 	}
-	return why.Object{File: text.Ref.File, Line: text.Ref.Line, Hash: x.hash, Since: x.began, Root: k.read[text]}, true
+	return why.Object{File: text.Ref.File, Line: text.Ref.Line, Hash: x.hash, Since: x.began, Root: k.read[text], Quarantined: o.LastGood()}, true
 }
 
 // Service is described at why.Objects.

@@ -61,6 +61,8 @@ type Decider struct {
 	Changed bool       `json:"changed,omitempty"`
 	Behind  bool       `json:"behind,omitempty"`
 	Gone    bool       `json:"gone,omitempty"`
+	// Quarantined says that the object as it is written is refused, and that its last good version is in force.
+	Quarantined bool `json:"quarantined,omitempty"`
 }
 
 // Hop is what one proxy recorded.

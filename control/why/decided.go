@@ -205,7 +205,7 @@ func look(d *apiv1.Decider, r *observev1.Record, objects Objects) {
 	if d.Line == 0 {
 		d.Line = o.Line
 	}
-	if !o.Since.IsZero() {
+	if d.Quarantined = o.Quarantined; !o.Since.IsZero() {
 		d.Since = &o.Since
 	}
 	if d.Hash == "" || o.Hash == "" {

@@ -27,6 +27,8 @@ type Object struct {
 	Hash  string          // of its version in force; "": not known
 	Since time.Time       // when that came into force; zero: not known
 	Root  *document.Value // its text; nil: not at hand
+	// Quarantined says that what is written is refused, and its last good version in force.
+	Quarantined bool
 }
 
 // Ref names an object.

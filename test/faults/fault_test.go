@@ -32,8 +32,8 @@ type fault struct {
 	// What is true: the cause that comes first, whose proxy knows it, and which object's field decided (KIND FIELD; it has the
 	// row's name unless it says KIND NAME FIELD).
 	cause, at, object string
-	// version is which version of the object decided: the one in force unless it says changed (another one is in force by now) or behind
-	// (another one was in force then).
+	// version is which version of the object decided: the one in force unless it says changed (another one is in force by now), behind
+	// (another one was in force then) or quarantined (the one in force is not what is written).
 	version string
 	// What each proxy alone recorded: a cause, "-" for an answer that was passed on, passed for one that is no failure and kept in a
 	// sample only, "" for nothing.
@@ -144,6 +144,8 @@ func version(s *apiv1.Story) string {
 		return "behind"
 	case s.Decided[0].Changed:
 		return "changed"
+	case s.Decided[0].Quarantined:
+		return "quarantined"
 	}
 	return ""
 }

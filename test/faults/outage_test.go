@@ -2,10 +2,13 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
+	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/test/mesh"
 )
 
@@ -16,6 +19,8 @@ func outageRows() []fault {
 			cause: "fault_abort", at: "default/client", object: "VirtualService http[0].fault.abort", client: "fault_abort"},
 		{name: "object changed since", how: "a fault of a VirtualService, which is asked about when that has another", apart: changed,
 			cause: "fault_abort", at: "default/client", object: "VirtualService http[].fault.abort", version: "changed", client: "fault_abort"},
+		{name: "last good version", how: "a fault of a VirtualService, which has been given a mistake since", apart: quarantined,
+			cause: "fault_abort", at: "default/client", object: "VirtualService http[0].fault.abort", version: "quarantined", client: "fault_abort"},
 		{name: "older version of an object", how: "the client's proxy is cut off from the control plane when the fault of a VirtualService becomes another", apart: behind,
 			cause: "fault_abort", at: "default/client", object: "VirtualService http[].fault.abort", version: "behind", client: "fault_abort"},
 		{name: "stale configuration", how: "the client's proxy is cut off from the control plane when the endpoints are replaced", apart: stale,
@@ -100,6 +105,18 @@ func changed(t *testing.T, f *fault) (*world, string) {
 	w.Write(f.file(), f.aborted(504))
 	w.Settle()
 	return w, id
+}
+
+func quarantined(t *testing.T, f *fault) (*world, string) {
+	w := aborts(t, f)
+	w.Write(f.file(), strings.Replace(f.aborted(503), "fault:", "fualt:", 1))
+	w.Eventually("the mistake is found", func() error {
+		if !slices.ContainsFunc(w.Findings(), func(x apiv1.Finding) bool { return x.Severity == "error" }) {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	return w, get(w, f)
 }
 
 func behind(t *testing.T, f *fault) (*world, string) {
