@@ -99,7 +99,14 @@ func (t *tap) wants(x *http.Exchange, l *observe.Labels, took time.Duration) boo
 		return false // its caller's proxy tells
 	}
 	is := func(p *observe.Peer, name string) bool {
-		return name == "" || p != nil && (p.Workload == name || p.Namespace+"/"+p.Workload == name)
+		if name == "" || p == nil {
+			return name == ""
+		}
+		own := p.Workload
+		if strings.Contains(name, "/") {
+			own = p.Namespace + "/" + own
+		}
+		return own == name || strings.HasPrefix(own, name+"-") // of an app, as weir why has it
 	}
 	if q.GetHost() != "" && l.Service.Host != q.GetHost() || !is(l.Source, q.GetFrom()) || !is(l.Destination, q.GetTo()) ||
 		q.GetMethod() != "" && !strings.EqualFold(q.GetMethod(), string(x.Request.RawMethod)) || took < time.Duration(q.GetMinNano()) {
