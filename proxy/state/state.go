@@ -37,7 +37,7 @@ func (s *State) Cluster(id cluster.ID) *cluster.Cluster {
 	return s.clusters[id]
 }
 
-// ClusterNamed is Cluster by name, for what is not on the request path.
+// ClusterNamed is Cluster by name, where only a request or connection says which. It does not keep the name.
 func (s *State) ClusterNamed(name string) *cluster.Cluster {
 	id, ok := s.byName[name]
 	if !ok {

@@ -131,10 +131,10 @@ func appendCookie(b []byte, e *cluster.Endpoint, expires int64) []byte {
 	return base64.StdEncoding.AppendEncode(b, m)
 }
 
-// Tags of the fields (protobuf): number and wire type.
+// Tags of the fields (protobuf): number and wire type, bytes of a length and a varint (0).
 const (
 	addressField = 1<<3 | 2
-	expiresField = 2<<3 | 0
+	expiresField = 2 << 3
 )
 
 // fromCookie reads what appendCookie wrote, or older Envoys, which wrote the address alone; false: it says nothing, or has expired.
