@@ -49,7 +49,7 @@ workload, --file takes what a proxy's /config_dump has answered (for endpoint al
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	for _, c := range []*cobra.Command{a.pcListener(), a.pcRoute(), a.pcCluster(), a.pcEndpoint(), a.pcSecret(), a.pcBootstrap(), a.pcOnDemand(), a.pcDiff()} {
+	for _, c := range []*cobra.Command{a.pcListener(), a.pcRoute(), a.pcCluster(), a.pcEndpoint(), a.pcSecret(), a.pcBootstrap(), a.pcOnDemand(), a.pcDiff(), a.pcLog()} {
 		c.DisableFlagsInUseLine = true
 		cmd.AddCommand(c)
 	}

@@ -93,6 +93,8 @@ func (p *Plane) mux() *http.ServeMux {
 	m.HandleFunc("GET /api/v1/limits", p.handleLimits)
 	m.HandleFunc("GET /api/v1/ejections", p.handleEjections)
 	m.HandleFunc("GET /api/v1/tap", p.handleTap)
+	m.HandleFunc("GET /api/v1/log-level", p.handleLevels)
+	m.HandleFunc("POST /api/v1/log-level", p.handleLevels)
 	m.HandleFunc("GET /api/v1/identity", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, p.identityView(time.Now().Round(0)))
 	})

@@ -55,6 +55,9 @@ func numbered(q *observev1.ControlMessage, n uint64) *observev1.ControlMessage {
 	if l := q.GetLimits(); l != nil {
 		return askLimits(&observev1.LimitsRequest{Request: n, Host: l.GetHost(), Ejections: l.GetEjections()})
 	}
+	if l := q.GetLogLevel(); l != nil {
+		return askLevel(&observev1.LogLevelRequest{Request: n, Level: l.GetLevel(), ForNano: l.GetForNano(), Usual: l.GetUsual()})
+	}
 	return askRecords(&observev1.RecordsRequest{Request: n, Which: q.GetRecords().GetWhich()})
 }
 
@@ -64,6 +67,10 @@ func askRecords(q *observev1.RecordsRequest) *observev1.ControlMessage {
 
 func askLimits(q *observev1.LimitsRequest) *observev1.ControlMessage {
 	return &observev1.ControlMessage{Message: &observev1.ControlMessage_Limits{Limits: q}}
+}
+
+func askLevel(q *observev1.LogLevelRequest) *observev1.ControlMessage {
+	return &observev1.ControlMessage{Message: &observev1.ControlMessage_LogLevel{LogLevel: q}}
 }
 
 func (a *asking) enter(r *reporter) {

@@ -122,6 +122,8 @@ func (s *edges) Observe(stream grpc.BidiStreamingServer[observev1.ProxyMessage, 
 				s.asking.heard(who, a.GetRequest(), m)
 			} else if a := m.GetLimits(); a != nil {
 				s.asking.heard(who, a.GetRequest(), m)
+			} else if a := m.GetLogLevel(); a != nil {
+				s.asking.heard(who, a.GetRequest(), m)
 			} else if t := m.GetTapped(); t != nil {
 				if stop := s.taps.heard(who, t); stop != nil {
 					err = stream.Send(stop)

@@ -34,6 +34,8 @@ const (
 func (p *Plane) own() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("GET /api/v1/proxies", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, p.proxyStatuses()) })
+	m.HandleFunc("GET /api/v1/log-level", p.handleOwnLevels)
+	m.HandleFunc("POST /api/v1/log-level", p.handleOwnLevels)
 	return m
 }
 

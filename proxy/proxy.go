@@ -164,6 +164,7 @@ type Proxy struct {
 	frame   []byte // our metadata for the TCP exchange
 	id      *identity.Manager
 	gate    *tls.Gate
+	level   *admin.Level    // of the log
 	demands *demand.Demands // nil: nothing is ever on demand
 	hosts   *hosts.Hosts    // names that only clients know
 	peers   *observe.Peers
@@ -215,7 +216,7 @@ func New(o Options) (*Proxy, error) {
 	if o.Listen == nil {
 		o.Listen = listener.Sockets{Sockets: loop.Kernel()}
 	}
-	p := &Proxy{o: o, started: time.Now(), self: o.Node.Peer(), gate: tls.NewGate(0, 0), peers: observe.NewPeers(), callers: listener.NewPeers(), descriptors: loop.DescriptorLimit(), pools: &pool.Group{}, stirred: make(chan struct{}, 1), taps: newTaps()}
+	p := &Proxy{o: o, started: time.Now(), self: o.Node.Peer(), gate: tls.NewGate(0, 0), peers: observe.NewPeers(), callers: listener.NewPeers(), descriptors: loop.DescriptorLimit(), pools: &pool.Group{}, stirred: make(chan struct{}, 1), taps: newTaps(), level: admin.NewLevel(o.Level, o.Log)}
 	p.quitCtx, p.quit = context.WithCancel(context.Background())
 	var err error
 	if p.manager, err = overload.Decode(o.Static, o.GroupMemory); err != nil {
@@ -378,7 +379,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 			return dns.New(dns.Options{Names: p.state.lookup, Search: d.Search, Resolvers: d.Resolvers, Dial: d.Dial, Log: p.o.Log}).Run(ctx, d.Packets, d.Listeners)
 		})
 	}
-	ao := admin.Options{Proxy: p, Level: p.o.Level, Log: p.o.Log}
+	ao := admin.Options{Proxy: p, Level: p.level, Log: p.o.Log}
 	for _, l := range p.o.Admin {
 		g.Go("admin", func(ctx context.Context) error { return admin.Serve(ctx, l, ao) })
 	}

@@ -95,3 +95,18 @@ type Tapped struct {
 	Milliseconds float64   `json:"milliseconds"`
 	Dropped      uint64    `json:"dropped,omitempty"` // of this proxy, for want of room, so far
 }
+
+// LogLevels is GET and POST /api/v1/log-level: the levels of the logs of proxies.
+type LogLevels struct {
+	Proxies []LogLevel `json:"proxies"`
+	Silent  []string   `json:"silent,omitempty"` // proxies, and control planes, that did not answer
+}
+
+// LogLevel is that of one proxy, after what was asked for was done.
+type LogLevel struct {
+	Proxy   string     `json:"proxy"`             // namespace/name of its workload
+	Level   string     `json:"level"`             // debug, info, warn, error
+	Usual   string     `json:"usual"`             // that it was started with
+	Until   *time.Time `json:"until,omitempty"`   // when it goes back to that by itself
+	Refused string     `json:"refused,omitempty"` // why nothing was changed
+}

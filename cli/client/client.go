@@ -185,6 +185,30 @@ func (c *Client) Proxies(ctx context.Context) (all []apiv1.ProxyStatus, silent [
 	return all, header.Values(apiv1.SilentHeader), err
 }
 
+// LogLevel asks what level the logs of a workload's proxies have, and changes it if level is none of "" or reset is true:
+// for so long, or, if that is 0, for good.
+func (c *Client) LogLevel(ctx context.Context, namespace, workload, level string, lasts time.Duration, reset bool) (*apiv1.LogLevels, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	q, method := url.Values{"workload": {namespace + "/" + workload}}, http.MethodGet
+	switch {
+	case reset:
+		method = http.MethodPost
+		q.Set("reset", "")
+	case level != "":
+		method = http.MethodPost
+		if q.Set("level", level); lasts > 0 {
+			q.Set("for", lasts.String())
+		}
+	}
+	data, err := c.call(ctx, method, "/api/v1/log-level?"+q.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	var out apiv1.LogLevels
+	return &out, c.decode(data, &out)
+}
+
 // ProxyConfig asks for what a proxy (namespace/name) is sent, load assignments included:
 // a dump as package xds/dump reads it.
 func (c *Client) ProxyConfig(ctx context.Context, proxy string) ([]byte, error) {

@@ -62,8 +62,7 @@ type Proxy interface {
 // Options are a Server's collaborators.
 type Options struct {
 	Proxy Proxy
-	// Level is changed by POST /logging?level=debug.
-	Level *slog.LevelVar
+	Level *Level // of the log
 	Log   *slog.Logger
 }
 
@@ -103,7 +102,7 @@ func Serve(ctx context.Context, l net.Listener, o Options) error {
 	})
 	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, _ *http.Request) { o.Proxy.Drain(); say(w, "draining") })
 	mux.HandleFunc("POST /quitquitquit", func(w http.ResponseWriter, _ *http.Request) { say(w, "bye"); o.Proxy.Quit() })
-	mux.HandleFunc("GET /logging", func(w http.ResponseWriter, _ *http.Request) { say(w, LevelName(o.Level.Level())) })
+	mux.HandleFunc("GET /logging", func(w http.ResponseWriter, _ *http.Request) { say(w, o.Level.said()) })
 	mux.HandleFunc("POST /logging", handleLogging(o.Level))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -202,7 +201,7 @@ GET  /config_dump         configuration as it came, in Envoy's form; ?include_ed
 GET  /clusters            clusters with endpoints, as Envoy says it; ?format=json
 GET  /listeners           listeners, as Envoy says it; ?format=json
 GET  /certs               certificates, as Envoy says it
-GET  /logging             log level; POST ?level=debug changes it, as Envoy says it
+GET  /logging             log level; POST ?level=debug changes it, as Envoy says it; &for=10m for that long, ?reset to what it was at the start
 POST /drain               take no new connections any more, answer with connection: close
 POST /drain_listeners     the same, as Envoy says it; ?inboundonly: clients from outside are asked to go, and served until they do
 POST /quitquitquit        end the proxy

@@ -92,7 +92,7 @@ func (f *fake) Listeners() []Listener {
 // text are those that people grep for.
 func TestEnvoysForms(t *testing.T) {
 	f := &fake{}
-	o := Options{Proxy: f, Level: new(slog.LevelVar), Log: slog.New(slog.DiscardHandler)}
+	o := Options{Proxy: f, Level: NewLevel(nil, slog.New(slog.DiscardHandler)), Log: slog.New(slog.DiscardHandler)}
 	call := start(t, func(ctx context.Context, l net.Listener) error { return Serve(ctx, l, o) })
 	read := func(path string, m proto.Message) {
 		t.Helper()
@@ -141,7 +141,7 @@ func TestEnvoysForms(t *testing.T) {
 
 func TestPaths(t *testing.T) {
 	f := &fake{err: errors.New("no certificate yet")}
-	o := Options{Proxy: f, Level: new(slog.LevelVar), Log: slog.New(slog.DiscardHandler)}
+	o := Options{Proxy: f, Level: NewLevel(nil, slog.New(slog.DiscardHandler)), Log: slog.New(slog.DiscardHandler)}
 	call := start(t, func(ctx context.Context, l net.Listener) error { return Serve(ctx, l, o) })
 	health := start(t, func(ctx context.Context, l net.Listener) error { return ServeHealth(ctx, l, o) })
 	for _, c := range []struct {
@@ -239,7 +239,7 @@ func start(t *testing.T, serve func(context.Context, net.Listener) error) func(m
 
 // What became of requests is asked for by id or by how many.
 func TestWhy(t *testing.T) {
-	o := Options{Proxy: &fake{}, Level: new(slog.LevelVar), Log: slog.New(slog.DiscardHandler)}
+	o := Options{Proxy: &fake{}, Level: NewLevel(nil, slog.New(slog.DiscardHandler)), Log: slog.New(slog.DiscardHandler)}
 	call := start(t, func(ctx context.Context, l net.Listener) error { return Serve(ctx, l, o) })
 	for path, want := range map[string]string{"/why": `"status":20`, "/why?last=3": `"status":3`, "/why?id=abc": `"id":"abc"`, "/why?last=x": "last must be a number"} {
 		_, body := call("GET", path, "")

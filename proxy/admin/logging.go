@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 )
 
 // logger is the name of the one log there is: levels are not set by component.
@@ -36,14 +37,24 @@ func LevelName(l slog.Level) string {
 }
 
 // handleLogging answers POST /logging as Envoy does: ?level=LEVEL, ?NAME=LEVEL and ?paths=NAME:LEVEL,… change levels, and what they are is said in
-// any case. A word that is wrong changes nothing.
-func handleLogging(at *slog.LevelVar) http.HandlerFunc {
+// any case. A word that is wrong changes nothing. Ours are &for=10m, after which the level is the usual one again, and ?reset.
+func handleLogging(at *Level) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
 		if err := r.ParseForm(); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
+		lasts, reset := time.Duration(0), r.Form.Has("reset")
+		if s := r.Form.Get("for"); s != "" {
+			var err error
+			if lasts, err = time.ParseDuration(s); err != nil || lasts <= 0 || lasts > longestLevel {
+				http.Error(w, fmt.Sprintf("for=%.40q is not how long a level lasts, up to %v: POST /logging?level=debug&for=10m", s, longestLevel), http.StatusBadRequest)
+				return
+			}
+		}
+		r.Form.Del("for")
+		r.Form.Del("reset")
 		var orders [][2]string // a name, which may be a pattern, and a level
 		for _, name := range slices.Sorted(maps.Keys(r.Form)) {
 			for _, v := range r.Form[name] {
@@ -60,7 +71,7 @@ func handleLogging(at *slog.LevelVar) http.HandlerFunc {
 				}
 			}
 		}
-		level := at.Level()
+		level := at.now.Level()
 		for _, o := range orders {
 			l, known := levels[strings.ToLower(o[1])]
 			switch ours, err := path.Match(o[0], logger); {
@@ -73,7 +84,12 @@ func handleLogging(at *slog.LevelVar) http.HandlerFunc {
 			}
 			level = l
 		}
-		at.Set(level)
-		plain(w, "active loggers:\n  "+logger+": "+LevelName(level)+"\n\n")
+		switch {
+		case reset:
+			at.change(at.usual, 0)
+		case len(orders) > 0:
+			at.change(level, lasts)
+		}
+		plain(w, "active loggers:\n  "+logger+": "+at.said()+"\n\n")
 	}
 }

@@ -11,7 +11,7 @@ import (
 // The log's level is said and changed in Envoy's words; what is refused changes nothing.
 func TestLogging(t *testing.T) {
 	at := new(slog.LevelVar)
-	o := Options{Proxy: &fake{}, Level: at, Log: slog.New(slog.DiscardHandler)}
+	o := Options{Proxy: &fake{}, Level: NewLevel(at, slog.New(slog.DiscardHandler)), Log: slog.New(slog.DiscardHandler)}
 	call := start(t, func(ctx context.Context, l net.Listener) error { return Serve(ctx, l, o) })
 	for _, c := range []struct {
 		query  string
@@ -35,6 +35,11 @@ func TestLogging(t *testing.T) {
 		{"?paths=weir:info,rbac:debug", 400, `there is no logger "rbac"`, slog.LevelDebug},
 		{"?paths=weir", 400, `level ""`, slog.LevelDebug},
 		{"?paths=[:info", 400, `there is no logger "["`, slog.LevelDebug},
+		{"?level=info&for=25h", 400, `for="25h" is not how long a level lasts, up to 24h0m0s`, slog.LevelDebug},
+		{"?level=info&for=soon", 400, `for="soon"`, slog.LevelDebug},
+		{"?level=error&for=10m", 200, ", then info\n", slog.LevelError},
+		{"?reset", 200, "  weir: info\n", slog.LevelInfo},
+		{"?level=debug", 200, "  weir: debug\n", slog.LevelDebug},
 		{"?paths=%zz", 400, "invalid URL escape", slog.LevelDebug},
 	} {
 		status, body := call("POST", "/logging"+c.query, "")

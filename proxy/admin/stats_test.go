@@ -29,7 +29,7 @@ h_count 2
 
 // What of the statistics is wanted is said as to Envoy.
 func TestStats(t *testing.T) {
-	o := Options{Proxy: &fake{metrics: exposition}, Level: new(slog.LevelVar), Log: slog.New(slog.DiscardHandler)}
+	o := Options{Proxy: &fake{metrics: exposition}, Level: NewLevel(nil, slog.New(slog.DiscardHandler)), Log: slog.New(slog.DiscardHandler)}
 	call := start(t, func(ctx context.Context, l net.Listener) error { return Serve(ctx, l, o) })
 	for path, want := range map[string]string{
 		"/stats":                                   "vhost.v.route.r.upstream_rq_2xx: 3\nserver.state: 0\nserver.concurrency: 2\ncluster.c.upstream_cx_overflow: 2\ncluster.c.upstream_rq_pending_overflow: 5\n",

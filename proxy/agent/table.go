@@ -242,7 +242,7 @@ func laterFlags() []Row {
 		{Name: "--meshConfig", From: Flag, Outcome: Reported, Says: "the control plane applies MeshConfig; what concerns this proxy comes in PROXY_CONFIG", usual: []string{"", "./etc/istio/config/mesh"}},
 		{Name: "--stsPort", From: Flag, Outcome: Reported, Says: "no security token service is offered", usual: []string{"", "0"}},
 		{Name: "--tokenManagerPlugin", From: Flag, Outcome: Reported, Says: "no security token service is offered", usual: []string{"", "GoogleTokenExchange"}},
-		{Name: "--proxyComponentLogLevel", From: Flag, Outcome: Reported, Says: "levels are not set by component; POST /logging?level=debug on the admin interface changes the level while it runs", usual: []string{"", "misc:error"}},
+		{Name: "--proxyComponentLogLevel", From: Flag, Outcome: Reported, Says: "levels are not set by component; `weir proxy-config log`, or POST /logging?level=debug on the admin interface, changes the level while it runs", usual: []string{"", "misc:error"}},
 		{Name: "--outlierLogPath", From: Flag, Outcome: Reported, Says: "ejections are shown in metrics, not in a file", usual: []string{""}},
 		{Name: "--profiling", From: Flag, Outcome: Mapped, Says: "profiles are always at /debug/pprof/ of the admin interface", Bool: true, set: nothing},
 		{Name: "--statusPort", From: Flag, Outcome: Honoured, Says: "port of readiness, merged metrics and probes", set: port(func(s *Settings) *int { return &s.StatusPort })},

@@ -72,6 +72,38 @@ func TestLimitsAreTold(t *testing.T) {
 	}
 }
 
+// The level of a workload's log is changed through the control plane, and goes back when it is asked to; others keep theirs.
+func TestLogLevel(t *testing.T) {
+	t.Parallel()
+	m, client := echo(t, "{}")
+	api := m.API()
+	change := func(level string, lasts time.Duration, reset bool) *apiv1.LogLevels {
+		var out *apiv1.LogLevels
+		m.Eventually("both proxies can be asked", func() error { // each opens its stream when it has heard of it
+			for _, w := range []string{"client", "echo-v1"} {
+				l, err := api.LogLevel(t.Context(), "default", w, "", 0, false)
+				if err != nil || len(l.Proxies) != 1 || len(l.Silent) > 0 {
+					return errors.Join(err, errors.New("not yet"))
+				}
+			}
+			var err error
+			out, err = api.LogLevel(t.Context(), "default", "echo-v1", level, lasts, reset)
+			return err
+		})
+		return out
+	}
+	usual := change("error", time.Hour, false).Proxies[0].Usual
+	if got := change("", 0, false).Proxies[0]; got.Proxy != "default/echo-v1-0" || got.Level != "error" || got.Until == nil {
+		t.Errorf("%+v", got)
+	}
+	if r := client.Admin(http.MethodGet, "/logging"); !strings.EqualFold(strings.TrimSpace(string(r.Body)), usual) {
+		t.Errorf("another proxy's level: %s", r.Body)
+	}
+	if got := change("", 0, true).Proxies[0]; got.Level != usual || got.Until != nil {
+		t.Errorf("%+v, usual %s", got, usual)
+	}
+}
+
 // An endpoint that was ejected is told with who ejected it, why and until when, and that it happened is an event of its service.
 func TestEjectionsAreTold(t *testing.T) {
 	t.Parallel()

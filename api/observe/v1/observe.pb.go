@@ -250,6 +250,7 @@ type ProxyMessage struct {
 	//	*ProxyMessage_Records
 	//	*ProxyMessage_Limits
 	//	*ProxyMessage_Tapped
+	//	*ProxyMessage_LogLevel
 	Message       isProxyMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -337,6 +338,15 @@ func (x *ProxyMessage) GetTapped() *Tapped {
 	return nil
 }
 
+func (x *ProxyMessage) GetLogLevel() *LogLevel {
+	if x != nil {
+		if x, ok := x.Message.(*ProxyMessage_LogLevel); ok {
+			return x.LogLevel
+		}
+	}
+	return nil
+}
+
 type isProxyMessage_Message interface {
 	isProxyMessage_Message()
 }
@@ -361,6 +371,10 @@ type ProxyMessage_Tapped struct {
 	Tapped *Tapped `protobuf:"bytes,5,opt,name=tapped,proto3,oneof"`
 }
 
+type ProxyMessage_LogLevel struct {
+	LogLevel *LogLevel `protobuf:"bytes,6,opt,name=log_level,json=logLevel,proto3,oneof"`
+}
+
 func (*ProxyMessage_Hello) isProxyMessage_Message() {}
 
 func (*ProxyMessage_Report) isProxyMessage_Message() {}
@@ -371,6 +385,8 @@ func (*ProxyMessage_Limits) isProxyMessage_Message() {}
 
 func (*ProxyMessage_Tapped) isProxyMessage_Message() {}
 
+func (*ProxyMessage_LogLevel) isProxyMessage_Message() {}
+
 // ControlMessage is what a control plane sends.
 type ControlMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -380,6 +396,7 @@ type ControlMessage struct {
 	//	*ControlMessage_Records
 	//	*ControlMessage_Limits
 	//	*ControlMessage_Tap
+	//	*ControlMessage_LogLevel
 	Message       isControlMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -458,6 +475,15 @@ func (x *ControlMessage) GetTap() *TapRequest {
 	return nil
 }
 
+func (x *ControlMessage) GetLogLevel() *LogLevelRequest {
+	if x != nil {
+		if x, ok := x.Message.(*ControlMessage_LogLevel); ok {
+			return x.LogLevel
+		}
+	}
+	return nil
+}
+
 type isControlMessage_Message interface {
 	isControlMessage_Message()
 }
@@ -478,6 +504,10 @@ type ControlMessage_Tap struct {
 	Tap *TapRequest `protobuf:"bytes,4,opt,name=tap,proto3,oneof"`
 }
 
+type ControlMessage_LogLevel struct {
+	LogLevel *LogLevelRequest `protobuf:"bytes,5,opt,name=log_level,json=logLevel,proto3,oneof"`
+}
+
 func (*ControlMessage_Ack) isControlMessage_Message() {}
 
 func (*ControlMessage_Records) isControlMessage_Message() {}
@@ -485,6 +515,8 @@ func (*ControlMessage_Records) isControlMessage_Message() {}
 func (*ControlMessage_Limits) isControlMessage_Message() {}
 
 func (*ControlMessage_Tap) isControlMessage_Message() {}
+
+func (*ControlMessage_LogLevel) isControlMessage_Message() {}
 
 // Hello says which proxy this is. Its service account and namespace must be those of the
 // certificate.
@@ -2242,23 +2274,171 @@ func (x *Tapped) GetDropped() uint64 {
 	return 0
 }
 
+// LogLevelRequest asks for the level of the proxy's log, and changes it if it names one.
+type LogLevelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       uint64                 `protobuf:"varint,1,opt,name=request,proto3" json:"request,omitempty"`                // for the answer
+	Level         string                 `protobuf:"bytes,2,opt,name=level,proto3" json:"level,omitempty"`                     // debug, info, warn, error; empty: only say it
+	ForNano       uint64                 `protobuf:"varint,3,opt,name=for_nano,json=forNano,proto3" json:"for_nano,omitempty"` // the level goes back after so long; 0: it stays
+	Usual         bool                   `protobuf:"varint,4,opt,name=usual,proto3" json:"usual,omitempty"`                    // back to the level the proxy was started with, instead
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogLevelRequest) Reset() {
+	*x = LogLevelRequest{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogLevelRequest) ProtoMessage() {}
+
+func (x *LogLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogLevelRequest.ProtoReflect.Descriptor instead.
+func (*LogLevelRequest) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *LogLevelRequest) GetRequest() uint64 {
+	if x != nil {
+		return x.Request
+	}
+	return 0
+}
+
+func (x *LogLevelRequest) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *LogLevelRequest) GetForNano() uint64 {
+	if x != nil {
+		return x.ForNano
+	}
+	return 0
+}
+
+func (x *LogLevelRequest) GetUsual() bool {
+	if x != nil {
+		return x.Usual
+	}
+	return false
+}
+
+// LogLevel answers a LogLevelRequest: how it is now.
+type LogLevel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       uint64                 `protobuf:"varint,1,opt,name=request,proto3" json:"request,omitempty"`
+	Level         string                 `protobuf:"bytes,2,opt,name=level,proto3" json:"level,omitempty"`
+	Usual         string                 `protobuf:"bytes,3,opt,name=usual,proto3" json:"usual,omitempty"`                                          // that the proxy was started with
+	UntilUnixNano uint64                 `protobuf:"fixed64,4,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"` // when it goes back to that; 0: it stays
+	Refused       string                 `protobuf:"bytes,5,opt,name=refused,proto3" json:"refused,omitempty"`                                      // why nothing was changed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogLevel) Reset() {
+	*x = LogLevel{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogLevel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogLevel) ProtoMessage() {}
+
+func (x *LogLevel) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogLevel.ProtoReflect.Descriptor instead.
+func (*LogLevel) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *LogLevel) GetRequest() uint64 {
+	if x != nil {
+		return x.Request
+	}
+	return 0
+}
+
+func (x *LogLevel) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *LogLevel) GetUsual() string {
+	if x != nil {
+		return x.Usual
+	}
+	return ""
+}
+
+func (x *LogLevel) GetUntilUnixNano() uint64 {
+	if x != nil {
+		return x.UntilUnixNano
+	}
+	return 0
+}
+
+func (x *LogLevel) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
 var File_api_observe_v1_observe_proto protoreflect.FileDescriptor
 
 const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\n" +
-	"\x1capi/observe/v1/observe.proto\x12\x13weir.dev.observe.v1\"\xac\x02\n" +
+	"\x1capi/observe/v1/observe.proto\x12\x13weir.dev.observe.v1\"\xea\x02\n" +
 	"\fProxyMessage\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.weir.dev.observe.v1.HelloH\x00R\x05hello\x125\n" +
 	"\x06report\x18\x02 \x01(\v2\x1b.weir.dev.observe.v1.ReportH\x00R\x06report\x128\n" +
 	"\arecords\x18\x03 \x01(\v2\x1c.weir.dev.observe.v1.RecordsH\x00R\arecords\x125\n" +
 	"\x06limits\x18\x04 \x01(\v2\x1b.weir.dev.observe.v1.LimitsH\x00R\x06limits\x125\n" +
-	"\x06tapped\x18\x05 \x01(\v2\x1b.weir.dev.observe.v1.TappedH\x00R\x06tappedB\t\n" +
-	"\amessage\"\xfd\x01\n" +
+	"\x06tapped\x18\x05 \x01(\v2\x1b.weir.dev.observe.v1.TappedH\x00R\x06tapped\x12<\n" +
+	"\tlog_level\x18\x06 \x01(\v2\x1d.weir.dev.observe.v1.LogLevelH\x00R\blogLevelB\t\n" +
+	"\amessage\"\xc2\x02\n" +
 	"\x0eControlMessage\x12,\n" +
 	"\x03ack\x18\x01 \x01(\v2\x18.weir.dev.observe.v1.AckH\x00R\x03ack\x12?\n" +
 	"\arecords\x18\x02 \x01(\v2#.weir.dev.observe.v1.RecordsRequestH\x00R\arecords\x12<\n" +
 	"\x06limits\x18\x03 \x01(\v2\".weir.dev.observe.v1.LimitsRequestH\x00R\x06limits\x123\n" +
-	"\x03tap\x18\x04 \x01(\v2\x1f.weir.dev.observe.v1.TapRequestH\x00R\x03tapB\t\n" +
+	"\x03tap\x18\x04 \x01(\v2\x1f.weir.dev.observe.v1.TapRequestH\x00R\x03tap\x12C\n" +
+	"\tlog_level\x18\x05 \x01(\v2$.weir.dev.observe.v1.LogLevelRequestH\x00R\blogLevelB\t\n" +
 	"\amessage\"R\n" +
 	"\x05Hello\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -2413,7 +2593,18 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\x06Tapped\x12\x10\n" +
 	"\x03tap\x18\x01 \x01(\x04R\x03tap\x123\n" +
 	"\x06record\x18\x02 \x01(\v2\x1b.weir.dev.observe.v1.RecordR\x06record\x12\x18\n" +
-	"\adropped\x18\x03 \x01(\x04R\adropped*C\n" +
+	"\adropped\x18\x03 \x01(\x04R\adropped\"r\n" +
+	"\x0fLogLevelRequest\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x14\n" +
+	"\x05level\x18\x02 \x01(\tR\x05level\x12\x19\n" +
+	"\bfor_nano\x18\x03 \x01(\x04R\aforNano\x12\x14\n" +
+	"\x05usual\x18\x04 \x01(\bR\x05usual\"\x92\x01\n" +
+	"\bLogLevel\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x14\n" +
+	"\x05level\x18\x02 \x01(\tR\x05level\x12\x14\n" +
+	"\x05usual\x18\x03 \x01(\tR\x05usual\x12&\n" +
+	"\x0funtil_unix_nano\x18\x04 \x01(\x06R\runtilUnixNano\x12\x18\n" +
+	"\arefused\x18\x05 \x01(\tR\arefused*C\n" +
 	"\x04Side\x12\x14\n" +
 	"\x10SIDE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSIDE_SOURCE\x10\x01\x12\x14\n" +
@@ -2454,34 +2645,36 @@ func file_api_observe_v1_observe_proto_rawDescGZIP() []byte {
 }
 
 var file_api_observe_v1_observe_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_api_observe_v1_observe_proto_goTypes = []any{
-	(Side)(0),              // 0: weir.dev.observe.v1.Side
-	(Transport)(0),         // 1: weir.dev.observe.v1.Transport
-	(Outcome)(0),           // 2: weir.dev.observe.v1.Outcome
-	(AsideState)(0),        // 3: weir.dev.observe.v1.AsideState
-	(*ProxyMessage)(nil),   // 4: weir.dev.observe.v1.ProxyMessage
-	(*ControlMessage)(nil), // 5: weir.dev.observe.v1.ControlMessage
-	(*Hello)(nil),          // 6: weir.dev.observe.v1.Hello
-	(*Report)(nil),         // 7: weir.dev.observe.v1.Report
-	(*Edge)(nil),           // 8: weir.dev.observe.v1.Edge
-	(*Peer)(nil),           // 9: weir.dev.observe.v1.Peer
-	(*Service)(nil),        // 10: weir.dev.observe.v1.Service
-	(*OutcomeCount)(nil),   // 11: weir.dev.observe.v1.OutcomeCount
-	(*Ack)(nil),            // 12: weir.dev.observe.v1.Ack
-	(*RecordsRequest)(nil), // 13: weir.dev.observe.v1.RecordsRequest
-	(*Records)(nil),        // 14: weir.dev.observe.v1.Records
-	(*Record)(nil),         // 15: weir.dev.observe.v1.Record
-	(*Decision)(nil),       // 16: weir.dev.observe.v1.Decision
-	(*Attempt)(nil),        // 17: weir.dev.observe.v1.Attempt
-	(*LimitsRequest)(nil),  // 18: weir.dev.observe.v1.LimitsRequest
-	(*Limits)(nil),         // 19: weir.dev.observe.v1.Limits
-	(*ClusterLimits)(nil),  // 20: weir.dev.observe.v1.ClusterLimits
-	(*Limit)(nil),          // 21: weir.dev.observe.v1.Limit
-	(*Trip)(nil),           // 22: weir.dev.observe.v1.Trip
-	(*Ejection)(nil),       // 23: weir.dev.observe.v1.Ejection
-	(*TapRequest)(nil),     // 24: weir.dev.observe.v1.TapRequest
-	(*Tapped)(nil),         // 25: weir.dev.observe.v1.Tapped
+	(Side)(0),               // 0: weir.dev.observe.v1.Side
+	(Transport)(0),          // 1: weir.dev.observe.v1.Transport
+	(Outcome)(0),            // 2: weir.dev.observe.v1.Outcome
+	(AsideState)(0),         // 3: weir.dev.observe.v1.AsideState
+	(*ProxyMessage)(nil),    // 4: weir.dev.observe.v1.ProxyMessage
+	(*ControlMessage)(nil),  // 5: weir.dev.observe.v1.ControlMessage
+	(*Hello)(nil),           // 6: weir.dev.observe.v1.Hello
+	(*Report)(nil),          // 7: weir.dev.observe.v1.Report
+	(*Edge)(nil),            // 8: weir.dev.observe.v1.Edge
+	(*Peer)(nil),            // 9: weir.dev.observe.v1.Peer
+	(*Service)(nil),         // 10: weir.dev.observe.v1.Service
+	(*OutcomeCount)(nil),    // 11: weir.dev.observe.v1.OutcomeCount
+	(*Ack)(nil),             // 12: weir.dev.observe.v1.Ack
+	(*RecordsRequest)(nil),  // 13: weir.dev.observe.v1.RecordsRequest
+	(*Records)(nil),         // 14: weir.dev.observe.v1.Records
+	(*Record)(nil),          // 15: weir.dev.observe.v1.Record
+	(*Decision)(nil),        // 16: weir.dev.observe.v1.Decision
+	(*Attempt)(nil),         // 17: weir.dev.observe.v1.Attempt
+	(*LimitsRequest)(nil),   // 18: weir.dev.observe.v1.LimitsRequest
+	(*Limits)(nil),          // 19: weir.dev.observe.v1.Limits
+	(*ClusterLimits)(nil),   // 20: weir.dev.observe.v1.ClusterLimits
+	(*Limit)(nil),           // 21: weir.dev.observe.v1.Limit
+	(*Trip)(nil),            // 22: weir.dev.observe.v1.Trip
+	(*Ejection)(nil),        // 23: weir.dev.observe.v1.Ejection
+	(*TapRequest)(nil),      // 24: weir.dev.observe.v1.TapRequest
+	(*Tapped)(nil),          // 25: weir.dev.observe.v1.Tapped
+	(*LogLevelRequest)(nil), // 26: weir.dev.observe.v1.LogLevelRequest
+	(*LogLevel)(nil),        // 27: weir.dev.observe.v1.LogLevel
 }
 var file_api_observe_v1_observe_proto_depIdxs = []int32{
 	6,  // 0: weir.dev.observe.v1.ProxyMessage.hello:type_name -> weir.dev.observe.v1.Hello
@@ -2489,39 +2682,41 @@ var file_api_observe_v1_observe_proto_depIdxs = []int32{
 	14, // 2: weir.dev.observe.v1.ProxyMessage.records:type_name -> weir.dev.observe.v1.Records
 	19, // 3: weir.dev.observe.v1.ProxyMessage.limits:type_name -> weir.dev.observe.v1.Limits
 	25, // 4: weir.dev.observe.v1.ProxyMessage.tapped:type_name -> weir.dev.observe.v1.Tapped
-	12, // 5: weir.dev.observe.v1.ControlMessage.ack:type_name -> weir.dev.observe.v1.Ack
-	13, // 6: weir.dev.observe.v1.ControlMessage.records:type_name -> weir.dev.observe.v1.RecordsRequest
-	18, // 7: weir.dev.observe.v1.ControlMessage.limits:type_name -> weir.dev.observe.v1.LimitsRequest
-	24, // 8: weir.dev.observe.v1.ControlMessage.tap:type_name -> weir.dev.observe.v1.TapRequest
-	8,  // 9: weir.dev.observe.v1.Report.edges:type_name -> weir.dev.observe.v1.Edge
-	23, // 10: weir.dev.observe.v1.Report.ejections:type_name -> weir.dev.observe.v1.Ejection
-	0,  // 11: weir.dev.observe.v1.Edge.side:type_name -> weir.dev.observe.v1.Side
-	9,  // 12: weir.dev.observe.v1.Edge.peer:type_name -> weir.dev.observe.v1.Peer
-	10, // 13: weir.dev.observe.v1.Edge.service:type_name -> weir.dev.observe.v1.Service
-	1,  // 14: weir.dev.observe.v1.Edge.transport:type_name -> weir.dev.observe.v1.Transport
-	11, // 15: weir.dev.observe.v1.Edge.outcomes:type_name -> weir.dev.observe.v1.OutcomeCount
-	2,  // 16: weir.dev.observe.v1.OutcomeCount.outcome:type_name -> weir.dev.observe.v1.Outcome
-	15, // 17: weir.dev.observe.v1.Records.records:type_name -> weir.dev.observe.v1.Record
-	8,  // 18: weir.dev.observe.v1.Record.edge:type_name -> weir.dev.observe.v1.Edge
-	16, // 19: weir.dev.observe.v1.Record.decisions:type_name -> weir.dev.observe.v1.Decision
-	17, // 20: weir.dev.observe.v1.Record.tries:type_name -> weir.dev.observe.v1.Attempt
-	20, // 21: weir.dev.observe.v1.Limits.clusters:type_name -> weir.dev.observe.v1.ClusterLimits
-	23, // 22: weir.dev.observe.v1.Limits.ejections:type_name -> weir.dev.observe.v1.Ejection
-	0,  // 23: weir.dev.observe.v1.ClusterLimits.side:type_name -> weir.dev.observe.v1.Side
-	21, // 24: weir.dev.observe.v1.ClusterLimits.limits:type_name -> weir.dev.observe.v1.Limit
-	22, // 25: weir.dev.observe.v1.ClusterLimits.refused:type_name -> weir.dev.observe.v1.Trip
-	9,  // 26: weir.dev.observe.v1.Trip.peer:type_name -> weir.dev.observe.v1.Peer
-	10, // 27: weir.dev.observe.v1.Ejection.service:type_name -> weir.dev.observe.v1.Service
-	9,  // 28: weir.dev.observe.v1.Ejection.workload:type_name -> weir.dev.observe.v1.Peer
-	3,  // 29: weir.dev.observe.v1.Ejection.state:type_name -> weir.dev.observe.v1.AsideState
-	15, // 30: weir.dev.observe.v1.Tapped.record:type_name -> weir.dev.observe.v1.Record
-	4,  // 31: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
-	5,  // 32: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
-	32, // [32:33] is the sub-list for method output_type
-	31, // [31:32] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	27, // 5: weir.dev.observe.v1.ProxyMessage.log_level:type_name -> weir.dev.observe.v1.LogLevel
+	12, // 6: weir.dev.observe.v1.ControlMessage.ack:type_name -> weir.dev.observe.v1.Ack
+	13, // 7: weir.dev.observe.v1.ControlMessage.records:type_name -> weir.dev.observe.v1.RecordsRequest
+	18, // 8: weir.dev.observe.v1.ControlMessage.limits:type_name -> weir.dev.observe.v1.LimitsRequest
+	24, // 9: weir.dev.observe.v1.ControlMessage.tap:type_name -> weir.dev.observe.v1.TapRequest
+	26, // 10: weir.dev.observe.v1.ControlMessage.log_level:type_name -> weir.dev.observe.v1.LogLevelRequest
+	8,  // 11: weir.dev.observe.v1.Report.edges:type_name -> weir.dev.observe.v1.Edge
+	23, // 12: weir.dev.observe.v1.Report.ejections:type_name -> weir.dev.observe.v1.Ejection
+	0,  // 13: weir.dev.observe.v1.Edge.side:type_name -> weir.dev.observe.v1.Side
+	9,  // 14: weir.dev.observe.v1.Edge.peer:type_name -> weir.dev.observe.v1.Peer
+	10, // 15: weir.dev.observe.v1.Edge.service:type_name -> weir.dev.observe.v1.Service
+	1,  // 16: weir.dev.observe.v1.Edge.transport:type_name -> weir.dev.observe.v1.Transport
+	11, // 17: weir.dev.observe.v1.Edge.outcomes:type_name -> weir.dev.observe.v1.OutcomeCount
+	2,  // 18: weir.dev.observe.v1.OutcomeCount.outcome:type_name -> weir.dev.observe.v1.Outcome
+	15, // 19: weir.dev.observe.v1.Records.records:type_name -> weir.dev.observe.v1.Record
+	8,  // 20: weir.dev.observe.v1.Record.edge:type_name -> weir.dev.observe.v1.Edge
+	16, // 21: weir.dev.observe.v1.Record.decisions:type_name -> weir.dev.observe.v1.Decision
+	17, // 22: weir.dev.observe.v1.Record.tries:type_name -> weir.dev.observe.v1.Attempt
+	20, // 23: weir.dev.observe.v1.Limits.clusters:type_name -> weir.dev.observe.v1.ClusterLimits
+	23, // 24: weir.dev.observe.v1.Limits.ejections:type_name -> weir.dev.observe.v1.Ejection
+	0,  // 25: weir.dev.observe.v1.ClusterLimits.side:type_name -> weir.dev.observe.v1.Side
+	21, // 26: weir.dev.observe.v1.ClusterLimits.limits:type_name -> weir.dev.observe.v1.Limit
+	22, // 27: weir.dev.observe.v1.ClusterLimits.refused:type_name -> weir.dev.observe.v1.Trip
+	9,  // 28: weir.dev.observe.v1.Trip.peer:type_name -> weir.dev.observe.v1.Peer
+	10, // 29: weir.dev.observe.v1.Ejection.service:type_name -> weir.dev.observe.v1.Service
+	9,  // 30: weir.dev.observe.v1.Ejection.workload:type_name -> weir.dev.observe.v1.Peer
+	3,  // 31: weir.dev.observe.v1.Ejection.state:type_name -> weir.dev.observe.v1.AsideState
+	15, // 32: weir.dev.observe.v1.Tapped.record:type_name -> weir.dev.observe.v1.Record
+	4,  // 33: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
+	5,  // 34: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
+	34, // [34:35] is the sub-list for method output_type
+	33, // [33:34] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_api_observe_v1_observe_proto_init() }
@@ -2535,12 +2730,14 @@ func file_api_observe_v1_observe_proto_init() {
 		(*ProxyMessage_Records)(nil),
 		(*ProxyMessage_Limits)(nil),
 		(*ProxyMessage_Tapped)(nil),
+		(*ProxyMessage_LogLevel)(nil),
 	}
 	file_api_observe_v1_observe_proto_msgTypes[1].OneofWrappers = []any{
 		(*ControlMessage_Ack)(nil),
 		(*ControlMessage_Records)(nil),
 		(*ControlMessage_Limits)(nil),
 		(*ControlMessage_Tap)(nil),
+		(*ControlMessage_LogLevel)(nil),
 	}
 	file_api_observe_v1_observe_proto_msgTypes[9].OneofWrappers = []any{
 		(*RecordsRequest_Id)(nil),
@@ -2552,7 +2749,7 @@ func file_api_observe_v1_observe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_observe_v1_observe_proto_rawDesc), len(file_api_observe_v1_observe_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -46,6 +46,8 @@ type Options struct {
 	Records func(*observev1.RecordsRequest) *observev1.Records
 	// Limits answers who asks for the limits of calls.
 	Limits func(*observev1.LimitsRequest) *observev1.Limits
+	// Level answers who asks for the level of the log, and changes it.
+	Level func(*observev1.LogLevelRequest) *observev1.LogLevel
 	// Aside are changes of who is set aside since it was called last.
 	Aside func() []*observev1.Ejection
 	// Tap begins and ends taps, nil ends all; Tapped has what they catch.
@@ -158,6 +160,11 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 			}
 			if q := m.GetLimits(); q != nil {
 				if err := stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Limits{Limits: s.o.Limits(q)}}); err != nil {
+					return err
+				}
+			}
+			if q := m.GetLogLevel(); q != nil {
+				if err := stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_LogLevel{LogLevel: s.o.Level(q)}}); err != nil {
 					return err
 				}
 			}
