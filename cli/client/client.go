@@ -162,6 +162,11 @@ func (c *Client) Tap(ctx context.Context, filters url.Values, show func(*apiv1.T
 	}
 }
 
+// Get asks for a path of the API, which may have a query, and returns the answer as it came.
+func (c *Client) Get(ctx context.Context, path string) ([]byte, error) {
+	return c.call(ctx, http.MethodGet, path, nil)
+}
+
 // Workloads asks for what is running.
 func (c *Client) Workloads(ctx context.Context) ([]apiv1.Workload, error) {
 	return get[[]apiv1.Workload](ctx, c, "/api/v1/workloads")

@@ -1,7 +1,7 @@
 // Package forward reaches the control plane that runs in a Kubernetes cluster, through the
 // API server: what kubectl port-forward does, without a port on this machine.
 //
-// A kubeconfig enters; connections to weir-control's API leave (Dial). Who may forward ports
+// A kubeconfig enters; connections to weir-control's API leave (Dial), and to ports of other pods (Pod). Who may forward ports
 // of pods in the namespace of the installation may look into the mesh: there is no other
 // credential. A Cluster is safe for concurrent use.
 package forward
@@ -48,6 +48,15 @@ type Cluster struct {
 	config *kubeconfig.Config
 	client kubernetes.Interface
 
+	control *Pod
+}
+
+// Pod is the way to a port of one pod, for which its own loopback is good enough.
+type Pod struct {
+	c    *Cluster
+	name func(context.Context) (namespace, name string, err error) // asked when a connection is opened
+	port int
+
 	mu   sync.Mutex
 	conn httpstream.Connection
 	id   int
@@ -63,8 +72,24 @@ func Open(o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
 	}
-	return &Cluster{o: o, config: config, client: client}, nil
+	c := &Cluster{o: o, config: config, client: client}
+	c.control = &Pod{c: c, port: port, name: func(ctx context.Context) (string, string, error) {
+		name, err := c.pod(ctx)
+		return o.Namespace, name, err
+	}}
+	return c, nil
 }
+
+// Pod is the way to a port of a pod. The caller closes it.
+func (c *Cluster) Pod(namespace, name string, port int) *Pod {
+	return &Pod{c: c, port: port, name: func(context.Context) (string, string, error) { return namespace, name, nil }}
+}
+
+// Client is that of the API server.
+func (c *Cluster) Client() kubernetes.Interface { return c.client }
+
+// Installation is the namespace of the mesh's own.
+func (c *Cluster) Installation() string { return c.o.Namespace }
 
 // Server is the API server's address, for people.
 func (c *Cluster) Server() string { return c.config.REST.Host }
@@ -103,23 +128,24 @@ func (c *Cluster) pod(ctx context.Context) (string, error) {
 	return "", missing
 }
 
-// connect opens the one connection through which all others go.
-func (c *Cluster) connect(ctx context.Context) (httpstream.Connection, int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.id++
-	if c.conn != nil {
+// connect opens the one connection to a pod through which all others go.
+func (p *Pod) connect(ctx context.Context) (httpstream.Connection, int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.id++
+	if p.conn != nil {
 		select {
-		case <-c.conn.CloseChan():
+		case <-p.conn.CloseChan():
 		default:
-			return c.conn, c.id, nil
+			return p.conn, p.id, nil
 		}
 	}
-	pod, err := c.pod(ctx)
+	c := p.c
+	namespace, pod, err := p.name(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
-	at := c.client.CoreV1().RESTClient().Post().Resource("pods").Namespace(c.o.Namespace).Name(pod).SubResource("portforward").URL()
+	at := c.client.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward").URL()
 	transport, upgrader, err := spdy.RoundTripperFor(c.config.REST)
 	if err != nil {
 		return nil, 0, err
@@ -133,26 +159,31 @@ func (c *Cluster) connect(ctx context.Context) (httpstream.Connection, int, erro
 	dialer := portforward.NewFallbackDialer(websocket, old, func(err error) bool {
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	})
-	c.conn, _, err = dialer.Dial(portforward.PortForwardProtocolV1Name)
+	p.conn, _, err = dialer.Dial(portforward.PortForwardProtocolV1Name)
 	if err != nil {
-		c.conn = nil
+		p.conn = nil
 		if apierrors.IsForbidden(err) {
-			return nil, 0, fmt.Errorf("forwarding a port of pod %s/%s: %w", c.o.Namespace, pod, err)
+			return nil, 0, fmt.Errorf("forwarding a port of pod %s/%s: %w", namespace, pod, err)
 		}
-		return nil, 0, fmt.Errorf("reaching pod %s/%s through the API server: %w", c.o.Namespace, pod, err)
+		return nil, 0, fmt.Errorf("reaching pod %s/%s through the API server: %w", namespace, pod, err)
 	}
-	return c.conn, c.id, nil
+	return p.conn, p.id, nil
 }
 
 // Dial opens a connection to weir-control, whatever address it is given.
-func (c *Cluster) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	through, id, err := c.connect(ctx)
+func (c *Cluster) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return c.control.Dial(ctx, network, address)
+}
+
+// Dial opens a connection to the port, whatever address it is given.
+func (p *Pod) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	through, id, err := p.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
 	h := http.Header{}
 	h.Set(corev1.StreamType, corev1.StreamTypeError)
-	h.Set(corev1.PortHeader, strconv.Itoa(port))
+	h.Set(corev1.PortHeader, strconv.Itoa(p.port))
 	h.Set(corev1.PortForwardRequestIDHeader, strconv.Itoa(id))
 	failed, err := through.CreateStream(h)
 	if err != nil {
@@ -177,14 +208,17 @@ func (c *Cluster) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return x, nil
 }
 
+// Close ends all connections to weir-control.
+func (c *Cluster) Close() error { return c.control.Close() }
+
 // Close ends all connections.
-func (c *Cluster) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.conn == nil {
+func (p *Pod) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn == nil {
 		return nil
 	}
-	return c.conn.Close()
+	return p.conn.Close()
 }
 
 // stream is a connection of net/http. Deadlines are the contexts' of requests.
