@@ -10,7 +10,10 @@ type Code string
 const (
 	Deprecated              Code = "IST0002"
 	ReferenceNotFound       Code = "IST0101"
+	NotInjected             Code = "IST0102"
+	PodMissingProxy         Code = "IST0103"
 	SchemaError             Code = "IST0106"
+	MultipleInjection       Code = "IST0123"
 	ConflictingMeshHosts    Code = "IST0109"
 	ConflictingSidecars     Code = "IST0110"
 	MultipleSidecars        Code = "IST0111"
@@ -113,6 +116,8 @@ func Explain(c Code) (CodeInfo, bool) {
 var codes = []CodeInfo{
 	{Deprecated, Warning, "Deprecated", "The field still works but will be removed from Istio's API; the hint names its successor."},
 	{ReferenceNotFound, Error, "ReferencedResourceNotFound", "The object names a host, subset, gateway, selector, Secret, ConfigMap or ServiceAccount that does not exist. Requests that depend on it fail."},
+	{NotInjected, Info, "NamespaceNotInjected", "Nothing that runs in the namespace has a proxy, and no label of it says whether that is meant to be so."},
+	{PodMissingProxy, Warning, "PodMissingProxy", "Pods run without a proxy in a namespace whose pods get one. What they send and receive is not encrypted by the mesh, and no policy is asked."},
 	{SchemaError, Error, "SchemaValidationError", "A field is unknown, has the wrong type, or its value is not allowed. The object is quarantined: its last good version stays in force."},
 	{MisplacedAnnotation, Warning, "MisplacedAnnotation", "The annotation has an effect on another kind of object, or on a pod template, and none here."},
 	{UnknownAnnotation, Warning, "UnknownAnnotation", "The annotation is in a domain of Istio's, which does not have it. It has no effect."},
@@ -122,6 +127,7 @@ var codes = []CodeInfo{
 	{PortSelectorRequired, Error, "VirtualServiceDestinationPortSelectorRequired", "The destination service has several ports, so destination.port.number must say which one."},
 	{DeploymentManyServices, Warning, "DeploymentAssociatedToMultipleServices", "Services that select the same Deployment use one port with different protocols; only one of them can be right."},
 	{PortNameConvention, Info, "PortNameIsNotUnderNamingConvention", "The port neither has appProtocol nor a name that begins with a protocol, so its protocol is detected on every connection. Name it <protocol>[-suffix] or set appProtocol."},
+	{MultipleInjection, Warning, "NamespaceMultipleInjectionLabels", "The namespace has the labels istio-injection and istio.io/rev. The first one counts; who reads the other is misled."},
 	{InvalidAnnotation, Warning, "InvalidAnnotation", "The value of an annotation is not one it can have. It is used as if it were not there."},
 	{NoMatchingWorkloads, Warning, "NoMatchingWorkloadsFound", "The selector of a policy matches no workload: the policy protects nothing."},
 	{NoServerVerification, Warning, "NoServerCertificateVerificationDestinationLevel", "TLS to the host is encrypted but the server's certificate is not verified, because no CA certificates are given."},

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/internal/persist"
@@ -54,6 +55,9 @@ type instance struct {
 	labels    mesh.Labels
 	ports     map[string]uint16 // named; nil of a kind that has no names
 	entry     bool              // a WorkloadEntry
+	// of what runs: has it a proxy, and is it to have none?
+	proxied, without bool
+	owner            string
 }
 
 // instanceID orders instances: those that run, those assumed, those deployed.
@@ -135,6 +139,9 @@ func (a *analysis) update(in Input) {
 			delete(a.texts, id)
 		}
 		a.tookDeployment(id, lowered)
+		if n, ok := lowered.(*corev1.Namespace); ok {
+			a.again(injection, n.Name, "")
+		}
 	}
 	for id := range in.Facts.Since(was.Facts) {
 		a.changed(thing{kind: anObject, a: id})
@@ -301,14 +308,15 @@ func (a *analysis) tookDeployment(id string, lowered any) {
 }
 
 func instanceOf(w *mesh.Workload) *instance {
-	return &instance{namespace: w.Namespace, labels: w.Labels, ports: w.Ports, entry: w.OwnerKind == "WorkloadEntry"}
+	return &instance{namespace: w.Namespace, labels: w.Labels, ports: w.Ports, entry: w.OwnerKind == "WorkloadEntry",
+		proxied: w.Proxied, without: w.Labels[labelInject] == "false" || w.Annotations[labelInject] == "false", owner: w.OwnerKind + "/" + w.Owner}
 }
 
 // instance takes up what runs, or will; nil if it is gone. Most changes of what runs are
 // none here: it became healthy.
 func (a *analysis) instance(id instanceID, now *instance) {
 	was := a.instances[id]
-	if was == now || was != nil && now != nil && was.namespace == now.namespace && was.entry == now.entry && maps.Equal(was.labels, now.labels) && maps.Equal(was.ports, now.ports) {
+	if was == now || was != nil && now != nil && was.namespace == now.namespace && was.entry == now.entry && was.proxied == now.proxied && was.without == now.without && was.owner == now.owner && maps.Equal(was.labels, now.labels) && maps.Equal(was.ports, now.ports) {
 		return
 	}
 	one := func(i *instance, was, now *instance) {

@@ -31,6 +31,7 @@ const (
 	sidecars    // of a namespace
 	sidecar     // by key
 	outsider    // by config.ID.String()
+	injection   // of a namespace
 	numSubjects = iota
 )
 
@@ -49,6 +50,7 @@ var checks = [numSubjects]func(*analysis, subject) bool{
 	sidecars:        (*analysis).sidecarsOf,
 	sidecar:         (*analysis).sidecar,
 	outsider:        (*analysis).outsider,
+	injection:       (*analysis).injection,
 }
 
 // part is what was found about a subject, and what it depends on.

@@ -47,6 +47,7 @@ func related(t *rapid.T) string {
 		core("v1", "ConfigMap", fmt.Sprintf("data: {k%d: v}", n)),
 		core("v1", "Secret", fmt.Sprintf("stringData: {k%d: v, tls.crt: c, tls.key: k}", n)),
 		"apiVersion: v1\nkind: Namespace\nmetadata: {name: out, labels: {mesh: '"+pick("discovered", "yes", "no")+"'}}\n",
+		"apiVersion: v1\nkind: Namespace\nmetadata: {name: "+ns+", labels: {"+pick("injection", "", "istio-injection: enabled", "istio-injection: enabled, istio.io/rev: a", "istio.io/rev: a", "istio-injection: disabled")+"}}\n",
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: \"discoverySelectors: [{matchExpressions: [{key: mesh, operator: NotIn, values: ['no']}]}]\"}\n",
 	)
 	return strings.Repeat("# moves what follows\n", rapid.IntRange(0, 1).Draw(t, "comment")) + doc

@@ -1,0 +1,92 @@
+package analyze
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/mesh"
+)
+
+// Labels that say which namespaces and pods get proxies.
+const (
+	labelInjection = "istio-injection"
+	labelRevision  = "istio.io/rev"
+	labelInject    = "sidecar.istio.io/inject"
+)
+
+// mostBare is how many workloads of a namespace without a proxy are named.
+const mostBare = 20
+
+// injection finds labels of a namespace that contradict each other, and what runs there without a proxy although it should have
+// one, or although nobody has decided. What runs is known in a mesh only; the laptop mesh gives all of its workloads a proxy.
+func (a *analysis) injection(x subject) bool {
+	n := named[*corev1.Namespace](a, "Namespace", "", x.name)
+	if n == nil {
+		return false
+	}
+	ref := mesh.Ref{Kind: "Namespace", Name: x.name}
+	if o := a.object(config.IDOf(ref).String()); o != nil {
+		ref = o.Ref
+	}
+	says, labelled := n.Labels[labelInjection]
+	revision := n.Labels[labelRevision]
+	if labelled && revision != "" {
+		a.add(config.MultipleInjection, ref, "metadata.labels", fmt.Sprintf("it has the label %s=%s and the label %s=%s: the first one counts", labelInjection, says, labelRevision, revision),
+			"keep one: kubectl label namespace "+x.name+" "+labelInjection+"-, or "+labelRevision+"-")
+	}
+	if x.name == a.Snapshot.Settings.RootNamespace || strings.HasPrefix(x.name, "kube-") {
+		return true
+	}
+	injected := says == "enabled" || !labelled && revision != ""
+	var bare []*mesh.Workload
+	proxied := false
+	for _, in := range a.selected(x.name, nil) {
+		if in.id.from != running || in.entry {
+			continue
+		}
+		switch {
+		case in.proxied:
+			proxied = true
+		case !in.without:
+			if w := a.Snapshot.Workloads.At(mesh.Key(in.id.key)); w != nil {
+				bare = append(bare, w)
+			}
+		}
+	}
+	switch {
+	case injected:
+		a.bare(bare)
+	case !labelled && !proxied && len(bare) > 0:
+		a.add(config.NotInjected, ref, "", fmt.Sprintf("nothing that runs in it (pods: %d) has a proxy, and no label says that it is meant to be so", len(bare)),
+			"kubectl label namespace "+x.name+" "+labelInjection+"=enabled, or =disabled, and restart the pods")
+	}
+	return true
+}
+
+// bare reports pods without a proxy, one finding for those of an owner.
+func (a *analysis) bare(all []*mesh.Workload) {
+	count := map[mesh.Ref]int{}
+	var refs []mesh.Ref
+	for _, w := range all {
+		ref := mesh.Ref{Kind: cmp.Or(w.OwnerKind, "Pod"), Namespace: w.Namespace, Name: cmp.Or(w.Owner, w.Name)}
+		if count[ref]++; count[ref] == 1 {
+			refs = append(refs, ref)
+		}
+	}
+	slices.SortFunc(refs, func(x, y mesh.Ref) int { return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Name, y.Name)) })
+	for i, ref := range refs[:min(len(refs), mostBare)] {
+		message := "a pod of it runs without a proxy, in a namespace whose pods get one: it began before the label, or while no injector was asked"
+		if count[ref] > 1 {
+			message = fmt.Sprintf("%d pods of it run without a proxy, in a namespace whose pods get one: they began before the label, or while no injector was asked", count[ref])
+		}
+		if i == mostBare-1 && len(refs) > mostBare {
+			message += fmt.Sprintf("; the same is true of %d others in the namespace", len(refs)-mostBare)
+		}
+		a.add(config.PodMissingProxy, ref, "", message, "restart it: kubectl rollout restart -n "+ref.Namespace+" deployment; if it is meant to be so, label its pods "+labelInject+"=false")
+	}
+}
