@@ -74,6 +74,7 @@ const (
 	AuthorityChanges        Code = "WEIR0114"
 	IdentityHorizon         Code = "WEIR0115"
 	KeysUnreachable         Code = "WEIR0116"
+	ProxyVersion            Code = "WEIR0117"
 
 	ImageNotRunnable  Code = "WEIR0201"
 	ValueNotAvailable Code = "WEIR0202"
@@ -181,6 +182,7 @@ var codes = []CodeInfo{
 	{AuthorityChanges, Info, "CertificateAuthorityChanges", "Another root is coming into force. It signs once everybody who holds a usable certificate trusts it, and the old one stays trusted until no usable certificate leads to it. Do not restart the control plane meanwhile: what it starts with is in force at once."},
 	{IdentityHorizon, Warning, "IdentityHorizon", "A certificate in use will end without having been renewed, or all will, because none can be made. The message says when, of whom, and why; `weir identity` says more."},
 	{KeysUnreachable, Warning, "KeysUnreachable", "The control plane cannot fetch the keys by which tokens of a RequestAuthentication are verified. Keys that were fetched before stay in force; if none ever were, all tokens that need them are refused (401) until they are."},
+	{ProxyVersion, Warning, "ProxyVersion", "Proxies are more than two minor versions older than their control plane, or newer. No version of Weir promises that they understand what they are sent: they may refuse some of it, and go on with what they had."},
 
 	{ImageNotRunnable, Error, "ImageNotRunnable", "In local mode containers run as processes. The image is none of the built-in samples and the container has no command, so there is nothing to run. Pods that run stay as they are."},
 	{ValueNotAvailable, Error, "ValueNotAvailable", "In local mode a variable asks for something that only exists in a cluster. Pods that run stay as they are."},

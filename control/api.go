@@ -80,7 +80,7 @@ func (p *Plane) mux() *http.ServeMux {
 	m.HandleFunc("GET /api/v1/proxies", p.handleProxies)
 	m.HandleFunc("GET /api/v1/proxies/{namespace}/{name}/config", p.handleDump)
 	m.HandleFunc("GET /api/v1/workloads/{namespace}/{name}/config", p.handleWorkloadConfig)
-	m.HandleFunc("GET /api/v1/findings", p.known(func(u *store.Update) any { return findings(p.findings(u)) }))
+	m.HandleFunc("GET /api/v1/findings", p.handleFindings)
 	m.HandleFunc("GET /api/v1/objects", p.handleObjects)
 	m.HandleFunc("GET /api/v1/objects/{kind}", p.handleObjects)
 	m.HandleFunc("GET /api/v1/objects/{kind}/{namespace}", p.handleObjects)
@@ -144,16 +144,24 @@ func (p *Plane) handleStatus(w http.ResponseWriter, r *http.Request) {
 	p.known(func(u *store.Update) any { return p.status(r.Context(), u) })(w, r)
 }
 
+func (p *Plane) handleFindings(w http.ResponseWriter, r *http.Request) {
+	p.known(func(u *store.Update) any {
+		all, _ := p.everyProxy(r.Context())
+		return findings(config.Tidy(append(p.findings(u), versionFindings(all, p.o.Version)...)))
+	})(w, r)
+}
+
 func (p *Plane) status(ctx context.Context, u *store.Update) apiv1.Status {
-	s := apiv1.Status{Version: p.o.Version, Mesh: u.Snapshot.Version, Started: p.started, TrustDomain: p.o.TrustDomain, Watching: p.o.Paths,
-		Workloads: workloads(u.Snapshot), Proxies: []apiv1.Proxy{}, Findings: findings(p.findings(u)), Analyzed: u.Analyzed}
 	all, silent := p.everyProxy(ctx)
+	found := config.Tidy(append(p.findings(u), versionFindings(all, p.o.Version)...))
+	s := apiv1.Status{Version: p.o.Version, Mesh: u.Snapshot.Version, Started: p.started, TrustDomain: p.o.TrustDomain, Watching: p.o.Paths,
+		Workloads: workloads(u.Snapshot), Proxies: []apiv1.Proxy{}, Findings: findings(found), Analyzed: u.Analyzed}
 	for _, x := range all {
 		s.Proxies = append(s.Proxies, x.Proxy)
 	}
 	s.Silent = silent
 	s.Counts = apiv1.Counts{Services: u.Snapshot.Services.Len(), Workloads: u.Snapshot.Workloads.Len(), Objects: u.Objects.Len()}
-	for _, f := range p.findings(u) {
+	for _, f := range found {
 		switch f.Severity {
 		case config.Error:
 			s.Counts.Errors++
