@@ -266,9 +266,13 @@ func (s *clusterSpec) decodeLimits(c *clusterv3.Cluster, path string) error {
 	// Envoy's defaults where nothing is said (1024 of each, 3 retries) protect an edge
 	// proxy; Istio always says "no limit", and that is our default too.
 	s.limits = limitValues{connections: cluster.Unlimited, pending: cluster.Unlimited, requests: cluster.Unlimited, retries: cluster.Unlimited}
-	for _, t := range c.GetCircuitBreakers().GetThresholds() {
-		if t.GetPriority() != corev3.RoutingPriority_DEFAULT {
-			continue
+	for i, t := range c.GetCircuitBreakers().GetThresholds() {
+		switch p := t.GetPriority(); p {
+		case corev3.RoutingPriority_DEFAULT:
+		case corev3.RoutingPriority_HIGH:
+			continue // nobody's: routes of this priority are refused, and many who write both mean the same by them
+		default:
+			return fmt.Errorf("%s.circuit_breakers.thresholds[%d].priority: %v is not supported", path, i, p)
 		}
 		set := func(dst *uint32, v interface{ GetValue() uint32 }, given bool) {
 			if given {

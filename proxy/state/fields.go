@@ -288,8 +288,8 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.route.v3.QueryParameterMatcher": acts("name string_match present_match"),
 	"envoy.config.route.v3.RouteAction": acts("cluster upgrade_configs weighted_clusters prefix_rewrite regex_rewrite host_rewrite_literal timeout idle_timeout retry_policy"+
 		" cluster_not_found_response_code max_grpc_timeout grpc_timeout_offset max_stream_duration request_mirror_policies hash_policy auto_host_rewrite append_x_forwarded_host"+
-		" cluster_header host_rewrite_header host_rewrite_path_regex path_rewrite_policy cors internal_redirect_policy").
-		but("priority", "requests share the thresholds of priority DEFAULT").but("metadata_match", "it chooses among subsets of endpoints, and clusters with lb_subset_config are refused").
+		" cluster_header host_rewrite_header host_rewrite_path_regex path_rewrite_policy cors internal_redirect_policy priority").
+		but("metadata_match", "it chooses among subsets of endpoints, and clusters with lb_subset_config are refused").
 		but("flush_timeout", "what is left to send has the idle timeout of its stream").but("early_data_policy", "nothing is sent as early data").
 		but("include_vh_rate_limits", "it selects among rate_limits, which are refused").
 		not("rate_limits", rateLimits).not("hedge_policy", hedging).not("retry_policy_typed_config", "use retry_policy").

@@ -113,7 +113,7 @@ func TestClusterFields(t *testing.T) {
 	b := newBuilder()
 	s, _ := apply(t, b, update(t, resource.ClusterType,
 		`name: "o" type: ORIGINAL_DST lb_policy: CLUSTER_PROVIDED original_dst_lb_config { use_http_header: true upstream_port_override { value: 81 } }
-		 filters { name: "istio.metadata_exchange" }`,
+		 filters { name: "istio.metadata_exchange" } circuit_breakers { thresholds { max_requests { value: 9 } } thresholds { priority: HIGH max_requests { value: 1 } } }`,
 		`name: "h" type: ORIGINAL_DST lb_policy: CLUSTER_PROVIDED original_dst_lb_config { use_http_header: true http_header_name: "X-To" }`,
 		`name: "e" type: STATIC health_checks { timeout { seconds: 1 } interval { seconds: 1 } tcp_health_check {} } load_assignment { cluster_name: "e" endpoints {
 		  lb_endpoints { endpoint { hostname: "a.example" address { socket_address { address: "10.0.0.1" port_value: 80 } } health_check_config { port_value: 8080 hostname: "health" } } }
@@ -126,6 +126,9 @@ func TestClusterFields(t *testing.T) {
 	}
 	if c := of("h"); c.Port != 0 || c.DestinationHeader != "x-to" {
 		t.Errorf("%+v", c)
+	}
+	if n := of("o").Limits.MaxRequests.Load(); n != 9 {
+		t.Errorf("%d requests are let to a cluster, want what the thresholds of priority DEFAULT say", n)
 	}
 	if of("e").Leaving || !of("l").Leaving {
 		t.Error("not the right cluster's endpoints are leaving")
@@ -168,6 +171,8 @@ func TestRefusedFields(t *testing.T) {
 		[type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { cluster: "a" tunneling_config { ` + text + ` } } } } }`
 	}
 	for _, tc := range []struct{ url, text, want string }{
+		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "c" priority: HIGH } } }`, "virtual host v.routes[0].route.priority: HIGH is not supported"},
+		{resource.ClusterType, `name: "c" circuit_breakers { thresholds { priority: HIGH } thresholds { priority: 7 } }`, "cluster c.circuit_breakers.thresholds[1].priority: 7"},
 		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" require_tls: EXTERNAL_ONLY }`, "virtual host v.require_tls: EXTERNAL_ONLY"},
 		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "c" rate_limits { actions { remote_address {} } } } } }`, "route configuration r.virtual_hosts[0].routes[0].route.rate_limits: field is not supported: descriptors"},
 		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" filter_state { key: "k" string_match { exact: "x" } } } route { cluster: "c" } } }`, "virtual_hosts[0].routes[0].match.filter_state: field is not supported: no filter"},

@@ -258,6 +258,9 @@ func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster
 	if err := forwardTexts(a, path); err != nil {
 		return nil, err
 	}
+	if p := a.GetPriority(); p != corev3.RoutingPriority_DEFAULT {
+		return nil, fmt.Errorf("%s.priority: %v is not supported: all requests share the circuit breakers of priority DEFAULT; leave it out", path, p)
+	}
 	f := &route.Forward{PrefixRewrite: a.GetPrefixRewrite(), HostRewrite: a.GetHostRewriteLiteral(),
 		HostOfEndpoint: a.GetAutoHostRewrite().GetValue(), TellHost: a.GetAppendXForwardedHost(), NoCluster: 503}
 	switch s := a.GetClusterSpecifier().(type) {
