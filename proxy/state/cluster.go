@@ -389,9 +389,6 @@ func (s *clusterSpec) decodeProtocol(c *clusterv3.Cluster, path string) error {
 		switch x := o.GetUpstreamProtocolOptions().(type) {
 		case *upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_:
 			e := x.ExplicitHttpConfig
-			if e.GetHttp3ProtocolOptions() != nil {
-				return fmt.Errorf("%s.explicit_http_config.http3_protocol_options: field is not supported", at)
-			}
 			if o := e.GetHttp2ProtocolOptions(); o != nil {
 				err = speak(cluster.HTTP2, o, at+".explicit_http_config.http2_protocol_options")
 			} else {

@@ -17,8 +17,8 @@ type known struct {
 	inert map[string]string // left alone, with the reason
 	// refused are fields that are not supported, as all that are not named are, of which the reason is told.
 	refused map[string]string
-	// all means: every field is honoured (messages without choices of ours).
-	all bool
+	// all means: every field is honoured (messages without choices of ours); data, that there is nothing to look for in one.
+	all, data bool
 }
 
 func acts(fields string) known { return known{acts: strings.Fields(fields)} }
@@ -45,20 +45,25 @@ func with(m map[string]string, field, reason string) map[string]string {
 	return m
 }
 
-var everything = known{all: true}
+var (
+	everything = known{all: true}
+	data       = known{all: true, data: true}
+)
 
 const (
-	onlyEnvoy   = "names or tunes an Envoy part that does not exist here"
-	statsNames  = "Envoy's own statistics; Istio's metrics do not depend on it"
-	controlInfo = "information for people and control planes"
-	rates       = "endpoints are judged by consecutive errors"
-	dnsRate     = "names are asked for every 10 s: resolvers do not tell how long an answer holds"
-	byAddress   = "endpoints are hashed by address, so that all proxies agree"
-	noBalance   = "a key keeps its endpoint while that is well, however busy it is"
-	ofCluster   = "common_lb_config of the cluster says it"
-	endOnly     = "a log line is written when what it is about has ended"
-	buffered    = "what is kept of bodies, for further attempts and copies, has a limit of its own"
-	spans       = "the proxy makes no spans; trace headers are passed on"
+	onlyEnvoy     = "names or tunes an Envoy part that does not exist here"
+	statsNames    = "Envoy's own statistics; Istio's metrics do not depend on it"
+	controlInfo   = "information for people and control planes"
+	rates         = "endpoints are judged by consecutive errors"
+	dnsRate       = "names are asked for every 10 s: resolvers do not tell how long an answer holds"
+	byAddress     = "endpoints are hashed by address, so that all proxies agree"
+	noBalance     = "a key keeps its endpoint while that is well, however busy it is"
+	ofCluster     = "common_lb_config of the cluster says it"
+	endOnly       = "a log line is written when what it is about has ended"
+	buffered      = "what is kept of bodies, for further attempts and copies, has a limit of its own"
+	spans         = "the proxy makes no spans; trace headers are passed on"
+	notTwice      = "a connection that had been closed is replaced; nothing else is asked twice"
+	noFingerprint = "nothing here asks for it: formats of logs that do are refused"
 )
 
 // Why fields are not supported.
@@ -82,7 +87,10 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.core.v3.ApiConfigSource": acts("api_type grpc_services").but("transport_api_version", "version 3 is the only one").
 		but("request_timeout", "subscriptions are streams, which nobody polls").but("refresh_delay", "subscriptions are streams, which nobody polls").
 		but("rate_limit_settings", "a stream is opened again with a growing delay").but("set_node_on_first_message_only", "the node is told once a stream"),
-	"envoy.config.core.v3.GrpcService":              everything,
+	"envoy.config.core.v3.GrpcService":           acts("envoy_grpc google_grpc timeout initial_metadata").but("retry_policy", notTwice),
+	"envoy.config.core.v3.GrpcService.EnvoyGrpc": acts("cluster_name authority").but("retry_policy", notTwice).but("max_receive_message_length", "messages have a limit of their own"),
+	"envoy.config.core.v3.GrpcService.GoogleGrpc": acts("target_uri").but("stat_prefix", statsNames).but("channel_credentials", "a Unix socket of this machine, which is all that is supported, needs none").
+		but("per_stream_buffer_limit_bytes", onlyEnvoy).but("channel_args", onlyEnvoy),
 	"envoy.config.core.v3.TransportSocket":          acts("name typed_config"),
 	"envoy.config.core.v3.TypedExtensionConfig":     acts("name typed_config"),
 	"envoy.config.core.v3.Locality":                 everything,
@@ -126,14 +134,14 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.type.matcher.v3.StringMatcher":              acts("exact prefix suffix contains safe_regex ignore_case"),
 	"envoy.type.matcher.v3.RegexMatcher":               acts("regex").but("google_re2", "RE2 is the only engine"),
 	"envoy.type.matcher.v3.RegexMatchAndSubstitute":    everything,
-	"google.protobuf.Duration":                         everything,
-	"google.protobuf.Struct":                           everything,
-	"google.protobuf.UInt32Value":                      everything,
-	"google.protobuf.UInt64Value":                      everything,
-	"google.protobuf.BoolValue":                        everything,
-	"google.protobuf.StringValue":                      everything,
-	"google.protobuf.DoubleValue":                      everything,
-	"google.protobuf.Any":                              everything,
+	"google.protobuf.Duration":                         data,
+	"google.protobuf.Struct":                           data,
+	"google.protobuf.UInt32Value":                      data,
+	"google.protobuf.UInt64Value":                      data,
+	"google.protobuf.BoolValue":                        data,
+	"google.protobuf.StringValue":                      data,
+	"google.protobuf.DoubleValue":                      data,
+	"google.protobuf.Any":                              data,
 
 	// Clusters and endpoints.
 	"envoy.config.cluster.v3.Cluster": acts("name type cluster_type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers"+
@@ -211,12 +219,12 @@ var fields = map[protoreflect.FullName]known{
 		" upstream_http_protocol_options http_filters outlier_detection").
 		but("header_validation_config", onlyEnvoy),
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.OutlierDetection":        everything,
-	"envoy.config.common.matcher.v3.MatchPredicate":                                  everything, // what is not supported is refused where it is read
+	"envoy.config.common.matcher.v3.MatchPredicate":                                  acts("or_match and_match not_match any_match http_response_headers_match"),
 	"envoy.config.common.matcher.v3.MatchPredicate.MatchSet":                         everything,
 	"envoy.config.common.matcher.v3.HttpHeadersMatch":                                everything,
-	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig":      everything,
-	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig": everything,
-	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig":          everything,
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig":      acts("http_protocol_options http2_protocol_options"),
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig": acts("http_protocol_options http2_protocol_options"),
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig":          acts("http_protocol_options http2_protocol_options"),
 	"envoy.config.endpoint.v3.ClusterLoadAssignment":                                 acts("cluster_name endpoints policy").but("named_endpoints", onlyEnvoy),
 	"envoy.config.endpoint.v3.ClusterLoadAssignment.Policy": acts("drop_overloads overprovisioning_factor").
 		but("endpoint_stale_after", "endpoints stay until others come: a control plane that is away takes nobody's destinations").but("weighted_priority_health", "endpoints are counted, whatever their weight"),
@@ -331,7 +339,7 @@ var fields = map[protoreflect.FullName]known{
 		" forward_not_matching_preflights").but("shadow_enabled", onlyEnvoy).but("allow_private_network_access", onlyEnvoy),
 	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":               everything,
 	"envoy.extensions.filters.common.fault.v3.FaultDelay":             everything,
-	"envoy.extensions.filters.http.fault.v3.FaultAbort":               everything,
+	"envoy.extensions.filters.http.fault.v3.FaultAbort":               acts("http_status grpc_status header_abort percentage"),
 	"envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay": everything,
 	"envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort":   everything,
 
@@ -354,21 +362,28 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementOrList":         everything,
 	"envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementAndList":        everything,
 	"envoy.extensions.filters.http.jwt_authn.v3.ProviderWithAudiences":        everything,
-	"google.protobuf.Empty":                      everything,
+	"google.protobuf.Empty":                      data,
 	"envoy.extensions.filters.http.rbac.v3.RBAC": acts("rules shadow_rules rules_stat_prefix shadow_rules_stat_prefix").but("track_per_rule_stats", statsNames),
 	"envoy.extensions.filters.network.rbac.v3.RBAC": acts("rules shadow_rules stat_prefix shadow_rules_stat_prefix").
 		but("enforcement_type", "a connection is judged once, before its first byte is passed on").but("delay_deny", "a connection that is denied is reset at once"),
-	"envoy.config.rbac.v3.RBAC":                    acts("action policies").but("audit_logging_options", "the access log names the policy that denied"),
-	"envoy.config.rbac.v3.Policy":                  acts("permissions principals"),
-	"envoy.config.rbac.v3.Permission":              acts("and_rules or_rules any header url_path destination_ip destination_port destination_port_range metadata not_rule requested_server_name uri_template"),
-	"envoy.config.rbac.v3.Permission.Set":          acts("rules"),
-	"envoy.config.rbac.v3.Principal":               acts("and_ids or_ids any authenticated source_ip direct_remote_ip remote_ip header url_path metadata filter_state not_id"),
-	"envoy.config.rbac.v3.Principal.Set":           acts("ids"),
-	"envoy.config.rbac.v3.Principal.Authenticated": acts("principal_name"),
-	"envoy.type.matcher.v3.PathMatcher":            acts("path"),
-	"envoy.type.matcher.v3.FilterStateMatcher":     acts("key string_match"),
-	"envoy.type.matcher.v3.MetadataMatcher":        everything,
-	"envoy.type.v3.Int32Range":                     everything,
+	"envoy.config.rbac.v3.RBAC":                         acts("action policies").but("audit_logging_options", "the access log names the policy that denied"),
+	"envoy.config.rbac.v3.Policy":                       acts("permissions principals"),
+	"envoy.config.rbac.v3.Permission":                   acts("and_rules or_rules any header url_path destination_ip destination_port destination_port_range metadata not_rule requested_server_name uri_template"),
+	"envoy.config.rbac.v3.Permission.Set":               acts("rules"),
+	"envoy.config.rbac.v3.Principal":                    acts("and_ids or_ids any authenticated source_ip direct_remote_ip remote_ip header url_path metadata filter_state not_id"),
+	"envoy.config.rbac.v3.Principal.Set":                acts("ids"),
+	"envoy.config.rbac.v3.Principal.Authenticated":      acts("principal_name"),
+	"envoy.type.matcher.v3.PathMatcher":                 acts("path"),
+	"envoy.type.matcher.v3.FilterStateMatcher":          acts("key string_match"),
+	"envoy.type.matcher.v3.MetadataMatcher":             everything,
+	"envoy.type.matcher.v3.MetadataMatcher.PathSegment": everything,
+	"envoy.type.matcher.v3.ValueMatcher":                everything,
+	"envoy.type.matcher.v3.ValueMatcher.NullMatch":      everything,
+	"envoy.type.matcher.v3.DoubleMatcher":               everything,
+	"envoy.type.v3.DoubleRange":                         everything,
+	"envoy.type.matcher.v3.ListMatcher":                 everything,
+	"envoy.type.matcher.v3.OrMatcher":                   everything,
+	"envoy.type.v3.Int32Range":                          everything,
 
 	// Sessions.
 	"envoy.extensions.filters.http.stateful_session.v3.StatefulSession":         acts("session_state strict status_on_strict_destination_not_found").but("stat_prefix", statsNames),
@@ -386,7 +401,7 @@ var fields = map[protoreflect.FullName]known{
 		but("enforce_response_header_limits", "responses have their own limits").but("transport_api_version", "version 3 is the only one"),
 	"envoy.extensions.filters.http.ext_authz.v3.BufferSettings": everything,
 	"envoy.extensions.filters.http.ext_authz.v3.HttpService": acts("server_uri path_prefix path_override authorization_request authorization_response").
-		but("retry_policy", "a connection that had been closed is replaced; nothing else is asked twice"),
+		but("retry_policy", notTwice),
 	"envoy.extensions.filters.http.ext_authz.v3.AuthorizationRequest":  acts("allowed_headers headers_to_add"),
 	"envoy.extensions.filters.http.ext_authz.v3.AuthorizationResponse": acts("allowed_upstream_headers allowed_upstream_headers_to_append allowed_client_headers allowed_client_headers_on_success"),
 	"envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute":      acts("disabled check_settings"),
@@ -417,17 +432,17 @@ var fields = map[protoreflect.FullName]known{
 		but("connection_balance_config", "workers balance on their own").but("max_connections_to_accept_per_socket_event", onlyEnvoy).
 		but("drain_type", "drain follows removal and shutdown alike").but("socket_options", "sockets have the options that other fields of the listener name").
 		but("deprecated_v1", "bind_to_port is read").but("enable_reuse_port", "every worker has a socket of its own"),
-	"envoy.config.listener.v3.AdditionalAddress":                      acts("address"),
-	"envoy.config.listener.v3.ListenerFilter":                         acts("name typed_config filter_disabled"),
-	"envoy.config.listener.v3.ListenerFilterChainMatchPredicate":      everything,
-	"envoy.config.listener.v3.FilterChain":                            acts("filter_chain_match filters transport_socket name transport_socket_connect_timeout metadata"),
-	"envoy.config.listener.v3.FilterChainMatch":                       acts("destination_port prefix_ranges source_prefix_ranges source_ports server_names transport_protocol application_protocols"),
-	"envoy.config.listener.v3.Filter":                                 acts("name typed_config config_discovery"),
-	"envoy.config.core.v3.ExtensionConfigSource":                      acts("config_source default_config apply_default_config_without_warming type_urls"),
-	"envoy.extensions.filters.network.sni_cluster.v3.SniCluster":      everything,
-	"envoy.extensions.filters.listener.original_dst.v3.OriginalDst":   everything,
-	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector": everything,
-	"envoy.extensions.filters.listener.original_src.v3.OriginalSrc":   everything,
+	"envoy.config.listener.v3.AdditionalAddress":                    acts("address"),
+	"envoy.config.listener.v3.ListenerFilter":                       acts("name typed_config").but("filter_disabled", "inspectors run where a chain for the destination depends on what they find; of other filters it is refused"),
+	"envoy.config.listener.v3.FilterChain":                          acts("filter_chain_match filters transport_socket name transport_socket_connect_timeout metadata"),
+	"envoy.config.listener.v3.FilterChainMatch":                     acts("destination_port prefix_ranges source_prefix_ranges source_ports server_names transport_protocol application_protocols"),
+	"envoy.config.listener.v3.Filter":                               acts("name typed_config config_discovery"),
+	"envoy.config.core.v3.ExtensionConfigSource":                    acts("config_source default_config apply_default_config_without_warming type_urls"),
+	"envoy.extensions.filters.network.sni_cluster.v3.SniCluster":    everything,
+	"envoy.extensions.filters.listener.original_dst.v3.OriginalDst": everything,
+	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector": acts("").but("enable_ja3_fingerprinting", noFingerprint).but("enable_ja4_fingerprinting", noFingerprint).
+		but("initial_read_buffer_size", "buffers are the loop's own").but("max_client_hello_size", "first words have a limit of their own"),
+	"envoy.extensions.filters.listener.original_src.v3.OriginalSrc": everything,
 	"envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol": acts("allow_requests_without_proxy_protocol disallowed_versions").
 		but("stat_prefix", statsNames).but("pass_through_tlvs", "type-length-values are read over"),
 	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector":    everything,
@@ -475,11 +490,11 @@ func checkMessage(m protoreflect.Message, path string) error {
 	if !ok {
 		return fmt.Errorf("%s: message %s is not supported", path, name)
 	}
-	if k.all {
-		return nil
-	}
 	if unknown := m.GetUnknown(); len(unknown) > 0 {
 		return fmt.Errorf("%s: %d bytes of fields newer than this proxy", path, len(unknown))
+	}
+	if k.data {
+		return nil
 	}
 	var err error
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
@@ -488,7 +503,7 @@ func checkMessage(m protoreflect.Message, path string) error {
 		if _, inert := k.inert[field]; inert {
 			return true
 		}
-		if !slices.Contains(k.acts, field) {
+		if !k.all && !slices.Contains(k.acts, field) {
 			if err = fmt.Errorf("%s: field is not supported", at); k.refused[field] != "" {
 				err = fmt.Errorf("%w: %s", err, k.refused[field])
 			}

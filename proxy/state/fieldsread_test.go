@@ -170,7 +170,34 @@ func TestRefusedFields(t *testing.T) {
 		return `name: "l" address { socket_address { address: "127.0.0.1" port_value: 80 } } filter_chains { filters { name: "t" typed_config {
 		[type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { cluster: "a" tunneling_config { ` + text + ` } } } } }`
 	}
+	options := func(text string) string {
+		return `name: "c" typed_extension_protocol_options { key: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" value {
+		[type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions] { ` + text + ` } } }`
+	}
+	asks := func(service string) string {
+		return manager(`http_filters { name: "ask" typed_config { [type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz] { grpc_service { ` + service + ` } } } }`)
+	}
+	inspects := func(text string) string {
+		return `name: "l" address { socket_address { address: "127.0.0.1" port_value: 80 } } listener_filters { name: "i" typed_config {
+		[type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector] { ` + text + ` } } } filter_chains { filters { name: "t" typed_config {
+		[type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { cluster: "a" } } } }`
+	}
+	secrets := func(service string) string {
+		return `name: "c" transport_socket { name: "tls" typed_config { [type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext] { common_tls_context {
+		tls_certificate_sds_secret_configs { name: "s" sds_config { api_config_source { api_type: GRPC grpc_services { ` + service + ` } } } } } } } }`
+	}
 	for _, tc := range []struct{ url, text, want string }{
+		{resource.ClusterType, options(`auto_config { http3_protocol_options {} }`), ".auto_config.http3_protocol_options: field is not supported"},
+		{resource.ClusterType, options(`auto_config { alternate_protocols_cache_options { name: "a" } }`), ".auto_config.alternate_protocols_cache_options: field is not supported"},
+		{resource.ClusterType, options(`use_downstream_protocol_config { http3_protocol_options {} }`), ".use_downstream_protocol_config.http3_protocol_options: field is not supported"},
+		{resource.ClusterType, options(`explicit_http_config { http3_protocol_options {} }`), ".explicit_http_config.http3_protocol_options: field is not supported"},
+		{resource.ListenerType, asks(`envoy_grpc { cluster_name: "a" skip_envoy_headers: true }`), "http_filters[0] ask.grpc_service.envoy_grpc.skip_envoy_headers: field is not supported"},
+		{resource.ListenerType, asks(`google_grpc { target_uri: "unix:a" call_credentials { access_token: "t" } }`), "http_filters[0] ask.grpc_service.google_grpc.call_credentials: field is not supported"},
+		{resource.ListenerType, inspects(`close_connection_on_client_hello_parsing_errors: true`), "listener_filters[0] i.close_connection_on_client_hello_parsing_errors: field is not supported"},
+		{resource.ClusterType, secrets(`envoy_grpc { cluster_name: "a" } initial_metadata { key: "a" value: "b" }`), "grpc_services[0].initial_metadata: field is not supported"},
+		{resource.ClusterType, secrets(`envoy_grpc { cluster_name: "a" authority: "b" }`), "grpc_services[0].envoy_grpc.authority: field is not supported"},
+		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" typed_per_filter_config { key: "f" value { [type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault] {
+		  abort { http_status: 500 percentage { numerator: 1 } response_body: "x" } } } } }`, "typed_per_filter_config[f].abort.response_body: field is not supported"},
 		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "c" priority: HIGH } } }`, "virtual host v.routes[0].route.priority: HIGH is not supported"},
 		{resource.ClusterType, `name: "c" circuit_breakers { thresholds { priority: HIGH } thresholds { priority: 7 } }`, "cluster c.circuit_breakers.thresholds[1].priority: 7"},
 		{resource.RouteType, `name: "r" virtual_hosts { name: "v" domains: "*" require_tls: EXTERNAL_ONLY }`, "virtual host v.require_tls: EXTERNAL_ONLY"},

@@ -88,7 +88,7 @@ func TestErrorStatuses(t *testing.T) {
 	}
 	for matcher, want := range map[string]string{
 		`http_response_headers_match { headers { name: "x-bad" present_match: true } }`:   `error_matcher.http_response_headers_match.headers[0].name: "x-bad" is not supported`,
-		`http_request_headers_match { headers { name: "a" present_match: true } }`:        "errors are told by the status",
+		`http_request_headers_match { headers { name: "a" present_match: true } }`:        "error_matcher.http_request_headers_match: field is not supported",
 		strings.Repeat("not_match { ", 20) + "any_match: true" + strings.Repeat(" }", 20): "levels deep",
 	} {
 		if _, _, err := newBuilder().Apply(update(t, resource.ClusterType, in(matcher))); err == nil || !strings.Contains(err.Error(), want) {

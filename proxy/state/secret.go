@@ -68,12 +68,19 @@ func server(c *corev3.ConfigSource, path string) (Server, error) {
 		return out, fmt.Errorf("%s.grpc_services: %d services, one is supported", path, len(a.GetGrpcServices()))
 	}
 	g := a.GetGrpcServices()[0]
+	path += ".grpc_services[0]"
+	switch { // of what GrpcService has, others read more
+	case len(g.GetInitialMetadata()) > 0:
+		return out, fmt.Errorf("%s.initial_metadata: field is not supported", path)
+	case g.GetEnvoyGrpc().GetAuthority() != "":
+		return out, fmt.Errorf("%s.envoy_grpc.authority: field is not supported", path)
+	}
 	if out.Cluster = g.GetEnvoyGrpc().GetClusterName(); out.Cluster != "" {
 		return out, nil
 	}
 	out.Target = g.GetGoogleGrpc().GetTargetUri()
 	if !strings.HasPrefix(out.Target, "unix:") { // keys go by no wire that others can read
-		return out, fmt.Errorf("%s.grpc_services[0]: is neither a cluster nor a Unix socket (unix:PATH)", path)
+		return out, fmt.Errorf("%s: is neither a cluster nor a Unix socket (unix:PATH)", path)
 	}
 	return out, nil
 }

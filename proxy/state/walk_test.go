@@ -1,20 +1,19 @@
 package state
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 
-	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
-	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
+	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // Every field of the resources that are consumed, and of every message in them, has a fate: it is honoured or left alone by the table, or refused by its
@@ -61,14 +60,53 @@ func TestEveryFieldHasAFate(t *testing.T) {
 			}
 		}
 	}
-	for _, m := range []proto.Message{&listenerv3.Listener{}, &hcmv3.HttpConnectionManager{}, &tcpproxyv3.TcpProxy{}, &routev3.RouteConfiguration{}, &routev3.VirtualHost{}, &clusterv3.Cluster{},
-		&endpointv3.ClusterLoadAssignment{}, &tlsv3.Secret{}, &tlsv3.UpstreamTlsContext{}, &tlsv3.DownstreamTlsContext{}} {
-		if _, known := fields[m.ProtoReflect().Descriptor().FullName()]; !known {
-			t.Errorf("%s is not in the table", m.ProtoReflect().Descriptor().FullName())
+	// Messages in a typed_config are found by nothing but their names.
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		m, err := protoregistry.GlobalTypes.FindMessageByName(name)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
 		}
-		walk(m.ProtoReflect().Descriptor())
+		walk(m.Descriptor())
 	}
 	t.Logf("%d messages: %d fields are honoured, %d left alone, %d refused", len(seen), acts, inert, refused)
+}
+
+// Fields that are newer than this proxy are told wherever they are, also in messages of which everything is honoured.
+func TestNewerFieldsAreRefused(t *testing.T) {
+	newer := protowire.AppendVarint(protowire.AppendTag(nil, 10_000, protowire.VarintType), 1)
+	for name := range fields {
+		d, err := protoregistry.GlobalTypes.FindMessageByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := dynamicpb.NewMessage(d.Descriptor())
+		m.SetUnknown(newer)
+		if err := checkMessage(m, "x"); err == nil || err.Error() != "x: 4 bytes of fields newer than this proxy" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	b, err := proto.Marshal(&tlsinspectorv3.TlsInspector{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, m := range map[string]proto.Message{
+		"x.path[0]":                 &matcherv3.MetadataMatcher{Path: []*matcherv3.MetadataMatcher_PathSegment{{}}},
+		"x.value.list_match.one_of": &matcherv3.MetadataMatcher{Value: &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_ListMatch{ListMatch: &matcherv3.ListMatcher{MatchPattern: &matcherv3.ListMatcher_OneOf{OneOf: &matcherv3.ValueMatcher{}}}}}},
+	} {
+		switch m := m.(*matcherv3.MetadataMatcher); {
+		case len(m.GetPath()) > 0:
+			m.GetPath()[0].ProtoReflect().SetUnknown(newer)
+		default:
+			m.GetValue().GetListMatch().GetOneOf().ProtoReflect().SetUnknown(newer)
+		}
+		if err := check(m, "x"); err == nil || err.Error() != path+": 4 bytes of fields newer than this proxy" {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	a := &anypb.Any{TypeUrl: tlsInspectorURL, Value: append(b, newer...)}
+	if err := unpack(a, &tlsinspectorv3.TlsInspector{}, "listener l.listener_filters[0] i"); err == nil || !strings.HasPrefix(err.Error(), "listener l.listener_filters[0] i: 4 bytes") {
+		t.Errorf("in a typed_config: %v", err)
+	}
 }
 
 // having is a message in which one field is set.
