@@ -99,7 +99,7 @@ soak: ## large bodies, and every kind of traffic, for SOAK (5m), on CONNECTIONS 
 	SOAK=$(SOAK) CONNECTIONS=$(CONNECTIONS) $(GO) test -count=1 -v -timeout 0 ./test/soak
 
 .PHONY: latency
-latency: ## how soon a busy proxy answers, twenty in one process, and from exec to ready, against their bars (a machine with nothing else to do)
+latency: ## how soon a busy proxy answers, twenty in one process, from exec to ready, and what an idle one costs, against their bars (a machine with nothing else to do)
 	LATENCY=1 $(GO) test -count=1 -v ./test/latency
 
 .PHONY: bench

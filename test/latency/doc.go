@@ -6,5 +6,6 @@
 // with it, figures above their bars (docs/performance.md) fail, and the machine should have
 // nothing else to do. TestScheduler asks a process whose only worker is saturated for
 // handshakes, configuration and its admin interface; TestTwenty sends calls through twenty
-// proxies of one process in a row; TestBegin has sidecars of a mesh begin.
+// proxies of one process in a row; TestBegin has sidecars of a mesh begin; TestIdle looks at
+// what proxies cost that have nothing to do.
 package latency
