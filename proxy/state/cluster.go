@@ -80,6 +80,9 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 			return nil, fmt.Errorf("%s.filters[%d] %s: filters of clusters are not supported", path, i, f.GetName())
 		}
 	}
+	if err := olderPolicy(c, path); err != nil {
+		return nil, err
+	}
 	switch c.GetLbPolicy() {
 	case clusterv3.Cluster_ROUND_ROBIN:
 		s.Policy = cluster.RoundRobin

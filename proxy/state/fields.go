@@ -178,7 +178,14 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.cluster.v3.LoadBalancingPolicy.Policy": acts("typed_extension_config"),
 	"envoy.config.cluster.v3.Cluster.RingHashLbConfig": acts("minimum_ring_size").but("hash_function", "hashes are the proxy's own").
 		but("maximum_ring_size", "rings have a limit of their own"),
-	"envoy.config.cluster.v3.Cluster.MaglevLbConfig": acts("table_size"),
+	"envoy.config.cluster.v3.Cluster.MaglevLbConfig":                                               acts("table_size"),
+	"envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided":                 everything,
+	"envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin":                           acts("slow_start_config locality_lb_config"),
+	"envoy.extensions.load_balancing_policies.random.v3.Random":                                    acts("locality_lb_config"),
+	"envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest":                       acts("slow_start_config locality_lb_config").but("choice_count", "two choices, as the default").but("active_request_bias", onlyEnvoy),
+	"envoy.extensions.load_balancing_policies.common.v3.SlowStartConfig":                           acts("slow_start_window aggression min_weight_percent"),
+	"envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig":                          acts("locality_weighted_lb_config").but("zone_aware_lb_config", "zones are followed where priorities or weights say so"),
+	"envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig": everything,
 	"envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash": acts("minimum_ring_size consistent_hashing_lb_config").but("hash_function", "hashes are the proxy's own").
 		but("maximum_ring_size", "rings have a limit of their own").but("use_hostname_for_hashing", byAddress).but("hash_balance_factor", noBalance).but("locality_weighted_lb_config", ofCluster),
 	"envoy.extensions.load_balancing_policies.maglev.v3.Maglev":                    acts("table_size consistent_hashing_lb_config").but("locality_weighted_lb_config", ofCluster),

@@ -51,7 +51,7 @@ func (s *clusterSpec) decodeHash(c *clusterv3.Cluster, path string) error {
 			}
 			keys = m.GetConsistentHashingLbConfig().GetHashPolicy()
 		default:
-			continue // lb_policy is what counts
+			continue // of another policy: what counts is the first that is known
 		}
 		for j, k := range keys {
 			key, err := decodeHashKey(k)
