@@ -312,15 +312,24 @@ func (s *publisher) publish(next *state.State, gone []*cluster.Endpoint) {
 	s.tellSkipped(next)
 }
 
+// mostSkipped bounds how many lines the log gets for a change: a server may have the same filter in every chain.
+const mostSkipped = 100
+
 // tellSkipped says in the log which optional filters are skipped, each once as long as it is.
 func (s *publisher) tellSkipped(next *state.State) {
-	now := map[state.Skipped]bool{}
+	now, told := map[state.Skipped]bool{}, 0
 	for l := range next.Listeners() {
 		for _, x := range l.Skipped {
-			if now[x] = true; !s.skipped[x] {
+			if now[x] = true; s.skipped[x] {
+				continue
+			}
+			if told++; told <= mostSkipped {
 				s.p.o.Log.Warn("an optional filter is skipped", "listener", l.Name, "path", x.Path, "type", x.TypeURL, "reason", "this proxy has no such filter, and is_optional permits to go without")
 			}
 		}
+	}
+	if told > mostSkipped {
+		s.p.o.Log.Warn("more optional filters are skipped; /state lists them", "more", told-mostSkipped)
 	}
 	s.skipped = now
 }
