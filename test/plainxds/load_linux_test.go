@@ -98,17 +98,8 @@ func TestListenerRemovedUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	without := func(s string) string {
-		var keep []string
-		for doc := range strings.SplitSeq(s, "\n---\n") {
-			if !strings.Contains(doc, "\nname: tcp\n") {
-				keep = append(keep, doc)
-			}
-		}
-		return strings.Join(keep, "\n---\n")
-	}
 	for range 4 { // each costs a second: who begins to connect while the socket leaves is refused when it tries again
-		p.publish(without, "envoy.yaml")
+		p.publish(without("tcp"), "envoy.yaml")
 		p.until("the listener is gone", gone)
 		p.publish(nil, "envoy.yaml")
 		p.until("the listener is back", there)
@@ -116,8 +107,8 @@ func TestListenerRemovedUnderLoad(t *testing.T) {
 	stop.Store(true)
 	clients.Wait()
 	t.Logf("%d served, %d refused", served.Load(), refused.Load())
-	if served.Load() == 0 || refused.Load() == 0 {
-		t.Error("nobody was served, or the listener was not removed")
+	if served.Load() == 0 { // that some are refused is up to when they try again
+		t.Error("nobody was served")
 	}
 	if s := p.log.String(); strings.Contains(s, "connection refused") {
 		t.Errorf("connections that had been accepted were turned away:\n%s", s)

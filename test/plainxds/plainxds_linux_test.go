@@ -113,15 +113,7 @@ func TestChanges(t *testing.T) {
 				return nil
 			})
 		}
-		p.publish(func(s string) string {
-			var keep []string
-			for doc := range strings.SplitSeq(s, "\n---\n") {
-				if !strings.Contains(doc, "\nname: tcp\n") && !strings.Contains(doc, "\nname: strict\n") {
-					keep = append(keep, doc)
-				}
-			}
-			return strings.Join(keep, "\n---\n")
-		}, "envoy.yaml")
+		p.publish(without("tcp", "strict"), "envoy.yaml")
 		p.answers(map[string]string{":10000/strict": "503"})
 		p.until("the listener is gone", func() error {
 			if got, err := p.relayed("10001", "127.0.0.1"); err == nil {

@@ -219,6 +219,19 @@ func (p *plane) publish(change func(string) string, files ...string) {
 	}
 }
 
+// without is a change of publish: the resources of these names are not there.
+func without(names ...string) func(string) string {
+	return func(s string) string {
+		var keep []string
+		for doc := range strings.SplitSeq(s, "\n---\n") {
+			if !slices.ContainsFunc(names, func(n string) bool { return strings.Contains(doc, "\nname: "+n+"\n") }) {
+				keep = append(keep, doc)
+			}
+		}
+		return strings.Join(keep, "\n---\n")
+	}
+}
+
 func (p *plane) resource(doc string) *anypb.Any {
 	p.t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(p.vars)) {
