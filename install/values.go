@@ -16,7 +16,7 @@ import (
 var open = []string{"meshConfig", "global.meshNetworks"}
 
 // words are old settings that are not true or false.
-var words = []string{"global.remotePilotAddress", "global.trustDomain", "global.pilotCertProvider"}
+var words = []string{"global.trustDomain", "global.pilotCertProvider"}
 
 // old says what became of a setting of Istio's charts.
 type old struct {
@@ -52,8 +52,9 @@ var olds = []old{
 	}},
 	{"global.meshExpansion.enabled", notYet("global.meshExpansion.enabled", "workloads outside the cluster")},
 	{"global.createRemoteSvcEndpoints", notYet("global.createRemoteSvcEndpoints", "a control plane in another cluster")},
-	{"global.remotePilotCreateSvcEndpoint", notYet("global.remotePilotCreateSvcEndpoint", "a control plane in another cluster")},
-	{"global.remotePilotAddress", notYet("global.remotePilotAddress", "a control plane in another cluster")},
+	{"global.remotePilotCreateSvcEndpoint", func(map[string]any, any) (string, error) {
+		return "global.remotePilotCreateSvcEndpoint: Service and endpoint are made when global.remotePilotAddress is set", nil
+	}},
 	{"global.disablePolicyChecks", func(map[string]any, any) (string, error) {
 		return "global.disablePolicyChecks: there are no policy checks that could be disabled", nil
 	}},

@@ -24,7 +24,11 @@ func (k *cluster) webhooks(g *runner.Group, p *control.Plane, election *leader.E
 	for _, l := range listeners {
 		g.Go("webhooks", func(ctx context.Context) error { return s.Run(ctx, l) })
 	}
-	served := webhook.Reaching("https://istiod"+k.suffix()+"."+o.Namespace+".svc/ready", func() []byte { pem, _ := p.Root(); return pem })
+	at := ""
+	if !k.kube {
+		at = listeners[0].Addr().String()
+	}
+	served := webhook.Reaching("https://istiod"+k.suffix()+"."+o.Namespace+".svc/ready", at, func() []byte { pem, _ := p.Root(); return pem })
 	keeper := &webhook.Keeper{Client: k.client, Namespace: o.Namespace, Revision: k.revision, Root: p.Root, Served: served, Log: o.Log}
 	election.While("webhook configurations", keeper.Run)
 	waker := &webhook.Waker{Client: k.client, Served: served, Log: o.Log}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -216,12 +217,18 @@ func (k *Keeper) patch(ctx context.Context, resource, name, version string, ops 
 }
 
 // Reaching asks for url with the root certificates as the only ones trusted: whether the
-// API server's way to us works.
-func Reaching(url string, root func() []byte) func(context.Context) error {
+// API server's way to us works. Outside the cluster, where its names and addresses lead nowhere, at says
+// where we are; "" is what url says.
+func Reaching(url, at string, root func() []byte) func(context.Context) error {
 	return func(ctx context.Context) error {
 		pool := x509.NewCertPool()
 		pool.AppendCertsFromPEM(root())
 		transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, DisableKeepAlives: true}
+		if at != "" {
+			transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, at)
+			}
+		}
 		ctx, cancel := context.WithTimeout(ctx, reviewTime)
 		defer cancel()
 		return healthz.Get(ctx, transport, url)

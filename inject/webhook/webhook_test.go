@@ -285,11 +285,15 @@ func TestRun(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, l) }()
-	url := "https://" + l.Addr().String() + "/ready"
-	if err := Reaching(url, func() []byte { return root })(t.Context()); err != nil {
+	at := l.Addr().String()
+	url := "https://" + at + "/ready"
+	if err := Reaching(url, "", func() []byte { return root })(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := Reaching(url, func() []byte { return nil })(t.Context()); err == nil {
+	if err := Reaching(strings.Replace(url, at, "127.0.0.1:1", 1), at, func() []byte { return root })(t.Context()); err != nil {
+		t.Errorf("from where its address leads nowhere: %v", err)
+	}
+	if err := Reaching(url, "", func() []byte { return nil })(t.Context()); err == nil {
 		t.Error("trusted without a root")
 	}
 	cancel()

@@ -2,10 +2,14 @@ package kube
 
 import (
 	"context"
+	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/weirmesh/weir/test/kube/cluster"
 )
 
 // node is a shell of root's on the cluster's first node, for what no API can break: WEIR_NODE
@@ -30,4 +34,24 @@ func onNode(t *testing.T, script string) {
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("on the node: %v\n%s", err, script)
 	}
+}
+
+// here is the address at which the cluster reaches this machine, as the API server sees it.
+func here(c *cluster.Cluster) string {
+	c.T.Helper()
+	server, err := url.Parse(c.Config.Host)
+	if err != nil {
+		c.T.Fatal(err)
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(c.T.Context(), "tcp", server.Host)
+	if err != nil {
+		c.T.Fatal(err)
+	}
+	defer conn.Close()
+	host, _, err := net.SplitHostPort(conn.LocalAddr().String())
+	if err != nil {
+		c.T.Fatal(err)
+	}
+	return host
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -119,17 +118,7 @@ func (w *witness) seen() string {
 // witnessed begins to look at every pod of the node, whatever the API server knows of it.
 func witnessed(t *testing.T, c *cluster.Cluster) *witness {
 	t.Helper()
-	server, err := url.Parse(c.Config.Host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var d net.Dialer
-	probe, err := d.DialContext(t.Context(), "tcp", server.Host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	here, _, _ := net.SplitHostPort(probe.LocalAddr().String())
-	_ = probe.Close()
+	here := here(c)
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort(here, "0"))
 	if err != nil {
 		t.Fatal(err)
