@@ -9,7 +9,7 @@ STATIC    := -trimpath -tags grpcnotrace -ldflags '$(LDFLAGS)'
 GOLANGCI  := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 BINARIES  := weir weir-control weir-proxy weir-cni weir-sample
 FUZZTIME  ?= 10s
-SOAK      ?= 5m
+SOAK      ?= 10m
 CONNECTIONS ?= 20000
 LONG      ?= 3m
 BENCH     ?= ../shared/bench
@@ -95,7 +95,7 @@ conformance: ## h2spec against the proxy, in cleartext and over TLS
 	@./test/h2spec.sh
 
 .PHONY: soak
-soak: ## large bodies, and every kind of traffic, for SOAK (5m), on CONNECTIONS (20000) that stay: does anything grow, stall or get lost?
+soak: ## large bodies, and every kind of traffic, for SOAK (10m), on CONNECTIONS (20000) that stay: does anything grow, stall or get lost?
 	SOAK=$(SOAK) CONNECTIONS=$(CONNECTIONS) $(GO) test -count=1 -v -timeout 0 ./test/soak
 
 .PHONY: latency

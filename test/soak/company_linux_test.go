@@ -142,7 +142,7 @@ func gather(ctx context.Context, w *mesh.Workload, s *server, size int, opened f
 }
 
 // crowdTargets is where a crowd's members go, by their kind.
-var crowdTargets = []string{kept1: "app:8080", kept2: "app:8081", keptWebSocket: "app:8080", keptTCP: "app:9000", keptTLS: "app:9443"}
+var crowdTargets = []string{kept1: "app:8080", kept2: "app:8081", keptWebSocket: "app:8080", keptTCP: "app:9000", keptTLS: "app:9443", keptStream: "app:8081"}
 
 // crowdSize is how many connections each of several crowds is to keep (CONNECTIONS in all). Three in ten connections pass the proxy
 // of who called as two, which is more than any other process has.

@@ -23,6 +23,9 @@ type member struct {
 	kind crowdKind
 	conn net.Conn // nil: not open
 	two  *http.ClientConn
+	// What is said and heard where the answer is what was said.
+	say  io.Writer
+	hear io.Reader
 }
 
 type crowdKind int
@@ -33,17 +36,18 @@ const (
 	keptWebSocket
 	keptTCP
 	keptTLS
+	keptStream
 )
 
 func (k crowdKind) String() string {
-	return [...]string{"kept connections: HTTP/1.1", "kept connections: HTTP/2", "kept connections: WebSocket", "kept connections: TCP", "kept connections: TLS of the application"}[k]
+	return [...]string{"kept connections: HTTP/1.1", "kept connections: HTTP/2", "kept connections: WebSocket", "kept connections: TCP", "kept connections: TLS of the application", "kept streams, like gRPC's"}[k]
 }
 
-// newCrowd is of six in ten connections of HTTP/1.1, and of one of each other kind.
+// newCrowd is of five in ten connections of HTTP/1.1, and of one of each other kind.
 func newCrowd(n int) crowd {
 	all := make(crowd, n)
 	for i := range all {
-		all[i] = &member{kind: crowdKind(max(0, i%10-5))}
+		all[i] = &member{kind: crowdKind(max(0, i%10-4))}
 	}
 	return all
 }
@@ -99,7 +103,10 @@ func (m *member) end(reset bool) {
 		_ = c.SetLinger(0)
 	}
 	_ = m.conn.Close()
-	m.conn, m.two = nil, nil
+	if c, ok := m.say.(*io.PipeWriter); ok {
+		_ = c.Close()
+	}
+	m.conn, m.two, m.say, m.hear = nil, nil, nil, nil
 }
 
 // use sends something and expects its answer, on the connection there is.
@@ -124,14 +131,19 @@ func (m *member) open(ctx context.Context, x *traffic) (err error) {
 	if m.conn, err = x.dial(ctx, crowdTargets[m.kind]); err != nil {
 		return err
 	}
+	m.say, m.hear = m.conn, m.conn
 	switch m.kind {
-	case kept2:
+	case kept2, keptStream:
 		h2c := new(http.Protocols)
 		h2c.SetUnencryptedHTTP2(true)
 		dialled := m.conn
 		m.two, err = (&http.Transport{Protocols: h2c, DialContext: func(context.Context, string, string) (net.Conn, error) { return dialled, nil }}).NewClientConn(ctx, "http", "app:8081")
+		if err == nil && m.kind == keptStream {
+			err = m.begin(ctx)
+		}
 	case keptTLS:
 		m.conn = tls.Client(m.conn, x.roots)
+		m.say, m.hear = m.conn, m.conn
 	case keptWebSocket:
 		_ = m.conn.SetDeadline(time.Now().Add(time.Minute))
 		var r *http.Response
@@ -140,6 +152,27 @@ func (m *member) open(ctx context.Context, x *traffic) (err error) {
 		}
 	}
 	return err
+}
+
+// begin opens a stream that stays.
+func (m *member) begin(ctx context.Context) error {
+	from, to := io.Pipe()
+	m.say = to
+	q, err := http.NewRequestWithContext(ctx, http.MethodPost, app2+"/echo", from)
+	if err != nil {
+		return err
+	}
+	q.Header.Set("Content-Type", "application/grpc")
+	q.Header.Set("Te", "trailers")
+	r, err := m.two.RoundTrip(q)
+	if err != nil {
+		return err
+	}
+	m.hear = r.Body
+	if r.StatusCode != http.StatusOK {
+		return errors.New(r.Status)
+	}
+	return nil
 }
 
 // ask sends a request whose answer is the last thing to come.
@@ -163,8 +196,8 @@ func (m *member) talk(ctx context.Context) error {
 		}
 	default:
 		say := []byte("is anybody there?")
-		if _, err = m.conn.Write(say); err == nil {
-			_, err = io.ReadFull(m.conn, say)
+		if _, err = m.say.Write(say); err == nil {
+			_, err = io.ReadFull(m.hear, say)
 		}
 		return err
 	}

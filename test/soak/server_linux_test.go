@@ -14,6 +14,9 @@ import (
 	"github.com/weirmesh/weir/test/mesh"
 )
 
+// resetWord is what the application answers by a reset, if a connection begins with it.
+const resetWord = "reset!"
+
 // server is the application behind the mixed traffic.
 type server struct {
 	roots *tls.Config // of clients
@@ -73,7 +76,15 @@ func newServer(t *testing.T, w *mesh.Workload) *server {
 				running.Go(func() {
 					defer s.note(c, false)
 					defer c.Close()
-					_, _ = io.Copy(c, c)
+					var first [len(resetWord)]byte
+					n, _ := io.ReadFull(c, first[:])
+					if t, ok := c.(*net.TCPConn); ok && string(first[:n]) == resetWord {
+						_ = t.SetLinger(0)
+						return
+					}
+					if _, err := c.Write(first[:n]); err == nil {
+						_, _ = io.Copy(c, c)
+					}
 				})
 			}
 		})
@@ -150,6 +161,12 @@ func (s *server) serve(w http.ResponseWriter, q *http.Request) {
 		_, err = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
 		if err == nil {
 			_, _ = io.Copy(c, b)
+		}
+	case "/reset":
+		if c, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			defer s.note(c, false)
+			_ = c.(*net.TCPConn).SetLinger(0)
+			_ = c.Close()
 		}
 	case "/abort":
 		w.Header().Set("Content-Length", "100000")

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -74,6 +75,7 @@ func (x *traffic) kinds() map[string]func(context.Context) error {
 		"aborted streams":                       x.aborts2,
 		"aborted TCP":                           x.abortsTCP,
 		"aborts by the application":             x.aborted,
+		"resets by the application, TCP":        x.resetTCP,
 	}
 }
 
@@ -331,11 +333,33 @@ func (x *traffic) abortsTCP(ctx context.Context) error {
 	return c.Close()
 }
 
+// resetTCP is ended by the application.
+func (x *traffic) resetTCP(ctx context.Context) error {
+	c, err := x.dial(ctx, "app:9000")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if d, ok := ctx.Deadline(); ok {
+		_ = c.SetDeadline(d)
+	}
+	if _, err := io.WriteString(c, resetWord); err != nil {
+		return err
+	}
+	if n, err := c.Read(make([]byte, 1)); n > 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("%d bytes came, and %w", n, err)
+	}
+	return nil
+}
+
 // aborted asks for what the application breaks off.
 func (x *traffic) aborted(ctx context.Context) error {
 	c, url := x.one, app1+"/abort"
-	if rand.IntN(2) == 0 {
+	switch rand.IntN(3) {
+	case 0:
 		c, url = x.two, app2+"/abort"
+	case 1:
+		url = app1 + "/reset"
 	}
 	r, err := request(ctx, c, http.MethodGet, url, nil)
 	if err == nil {
