@@ -82,8 +82,7 @@ func TestWhyOfReplicas(t *testing.T) {
 				id := ""
 				for line := range strings.Lines(head) {
 					if k, v, _ := strings.Cut(line, ":"); strings.EqualFold(k, "x-weir-why") {
-						id, _, _ = strings.Cut(strings.TrimSpace(v), " ")
-						id = strings.Trim(id, ";,")
+						_, id, _ = strings.Cut(strings.TrimSpace(v), "; id=")
 					}
 				}
 				if id == "" {
@@ -91,7 +90,7 @@ func TestWhyOfReplicas(t *testing.T) {
 				}
 				out, errs, err := weir(t, "why", id, "-o", "json")
 				var w apiv1.Why
-				if err != nil || json.Unmarshal([]byte(out), &w) != nil || len(w.Stories) != 1 || len(w.Stories[0].Hops) != 2 || len(w.Silent) > 0 {
+				if err != nil || json.Unmarshal([]byte(out), &w) != nil || len(w.Stories) != 1 || len(w.Stories[0].Hops) != 2 || len(w.Silent) > 0 || w.Stories[0].Cause == "" {
 					return fmt.Sprintf("%s: %v %s %s", id, err, out, errs)
 				}
 				return ""
