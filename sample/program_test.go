@@ -118,6 +118,8 @@ func TestUsage(t *testing.T) {
 		{argv: "helloworld --port http", err: `port "http" is not a number`},
 		{argv: "helloworld", vars: map[string]string{"PORT": "65536"}, err: `reading $PORT: port "65536"`},
 		{argv: "bookinfo-productpage", vars: map[string]string{"FLOOD_FACTOR": "many"}, err: "$FLOOD_FACTOR"},
+		{argv: "bookinfo-productpage", vars: map[string]string{"CALL_TIMEOUT": "-3s"}, err: "$CALL_TIMEOUT"},
+		{argv: "bookinfo-reviews", vars: map[string]string{"CALL_TIMEOUT": "3"}, err: "$CALL_TIMEOUT"},
 		{argv: "bookinfo-ratings --version v2", vars: map[string]string{"MONGO_DB_URL": "mongodb"}, err: "$MONGO_DB_URL"},
 		{argv: "helloworld", vars: map[string]string{"BIND_ADDRESS": "192.0.2.1"}, err: "starting helloworld: listening on port 5000"},
 	} {

@@ -49,6 +49,19 @@ func version(fs *flag.FlagSet, env Environment, versions string) *string {
 	return fs.String("version", cmp.Or(env.Getenv("SERVICE_VERSION"), "v1"), "`version` to be: "+versions)
 }
 
+// patience is how long to wait for an answer; 0: as the originals do.
+func patience(env Environment) (time.Duration, error) {
+	s := env.Getenv("CALL_TIMEOUT")
+	if s == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("$CALL_TIMEOUT is %q, want a time like 3s", s)
+	}
+	return d, nil
+}
+
 func productpage(_ *flag.FlagSet, env Environment) func() (service, error) {
 	return func() (service, error) {
 		flood := 0
@@ -59,9 +72,13 @@ func productpage(_ *flag.FlagSet, env Environment) func() (service, error) {
 			}
 			flood = n
 		}
+		patience, err := patience(env)
+		if err != nil {
+			return nil, err
+		}
 		return web(bookinfo.Productpage(bookinfo.ProductpageOptions{
 			Details: backend(env, "details"), Reviews: backend(env, "reviews"), Ratings: backend(env, "ratings"),
-			Flood: flood, Pod: env.Host, Log: env.Log,
+			Flood: flood, Patience: patience, Pod: env.Host, Log: env.Log,
 		}), env.Log), nil
 	}
 }
@@ -87,8 +104,12 @@ func reviews(fs *flag.FlagSet, env Environment) func() (service, error) {
 		case "v3":
 			color = "red"
 		}
+		patience, err := patience(env)
+		if err != nil {
+			return nil, err
+		}
 		o := bookinfo.ReviewsOptions{
-			Version: *v, Ratings: backend(env, "ratings"),
+			Version: *v, Ratings: backend(env, "ratings"), Patience: patience,
 			Pod: env.Host, Cluster: env.Getenv("CLUSTER_NAME"), Log: env.Log,
 		}
 		if cmp.Or(env.Getenv("ENABLE_RATINGS"), enabled) == "true" {

@@ -38,6 +38,8 @@ type ProductpageOptions struct {
 	// rate limits.
 	Flood int
 
+	Patience time.Duration // for one answer; 0: as the original
+
 	Pod    string       // HOSTNAME of the pod that answers
 	Client *http.Client // nil: NewClient()
 	Log    *slog.Logger // nil: silent
@@ -136,7 +138,7 @@ func (p *productpage) ask(r *http.Request, service string, to Backend, id int) c
 		header.Set("End-User", user)
 	}
 	start := time.Now()
-	status, body, err := to.get(r.Context(), p.Client, fmt.Sprintf("/%s/%d", service, id), header, callTimeout)
+	status, body, err := to.get(r.Context(), p.Client, fmt.Sprintf("/%s/%d", service, id), header, cmp.Or(p.Patience, callTimeout))
 	if err == nil && status == http.StatusOK && !json.Valid(body) {
 		status, err = http.StatusBadGateway, fmt.Errorf("calling %s: the answer is not JSON", to.Authority)
 	}

@@ -133,10 +133,11 @@ type bookinfo struct {
 	origins         map[string]func(file string) string
 }
 
-func newBookinfo(t *testing.T) *bookinfo { return newBookinfoOf(t, 0, nil) }
+func newBookinfo(t *testing.T) *bookinfo { return newBookinfoOf(t, 0, "", nil) }
 
-// newBookinfoOf has so many replicas of each Deployment; 0: as the Deployments say.
-func newBookinfoOf(t *testing.T, replicas int, change func(*control.Options)) *bookinfo {
+// newBookinfoOf has so many replicas of each Deployment; 0: as the Deployments say. Programs wait patience for answers, "": as the
+// originals, which give up after 2.5 and 3 s, whoever is slow.
+func newBookinfoOf(t *testing.T, replicas int, patience string, change func(*control.Options)) *bookinfo {
 	t.Helper()
 	b := &bookinfo{Mesh: mesh.New(t, change), pods: map[string]*mesh.Workload{}, origins: map[string]func(string) string{"ours": ours(t)}}
 	if root := published(); root != "" {
@@ -151,7 +152,14 @@ func newBookinfoOf(t *testing.T, replicas int, change func(*control.Options)) *b
 	b.Write("ingress.yaml", mesh.IngressGateway)
 	b.Config("bookinfo.yaml", app)
 	client := mesh.Spec{Name: "client-0", Labels: map[string]string{"app": "client"}, ServiceAccount: "client"}
-	for _, w := range b.Workloads(append(b.Pods([]byte(app), replicas), mesh.Gateway(), client)...) {
+	pods := b.Pods([]byte(app), replicas)
+	for i := range pods {
+		if pods[i].Env == nil {
+			pods[i].Env = map[string]string{}
+		}
+		pods[i].Env["CALL_TIMEOUT"] = patience
+	}
+	for _, w := range b.Workloads(append(pods, mesh.Gateway(), client)...) {
 		b.pods[w.Name] = w
 		switch w.Name {
 		case "client-0":

@@ -21,7 +21,7 @@ import (
 // killed and started again.
 func TestNothingFailsWhateverHappensToTheMesh(t *testing.T) {
 	t.Parallel()
-	b := newBookinfoOf(t, 2, nil)
+	b := newBookinfoOf(t, 2, "20s", nil) // a busy machine is nobody's failure
 	const rules = "destination-rule-all.yaml"
 	read := b.origins["ours"]
 	variants := []string{
