@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -96,9 +97,10 @@ func TestProxiesOfSeveralReplicas(t *testing.T) {
 func TestReplicaAddresses(t *testing.T) {
 	snap := &mesh.Snapshot{}
 	for i, name := range []string{"istio-system/istiod", "istio-system/istiod-1-1", "istio-system/istiodine", "istio-system/istio-pilot", "shop/istiod"} {
-		key := mesh.Key(name)
-		ns, n := key.Split()
-		snap.Services = snap.Services.Set(key, &mesh.Service{Namespace: ns, Name: n})
+		ns, n, _ := strings.Cut(name, "/")
+		svc := &mesh.Service{Namespace: ns, Name: n, Hostname: n + "." + ns + ".svc.cluster.local"} // its endpoints are found by that
+		key := svc.Key()
+		snap.Services = snap.Services.Set(key, svc)
 		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), xdsPort)
 		snap.Endpoints = snap.Endpoints.Set(key, &mesh.EndpointSet{Ports: map[uint16][]mesh.Endpoint{xdsPort: {{Addr: at}, {Addr: at}}}})
 	}

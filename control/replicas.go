@@ -307,7 +307,7 @@ func replicaAddresses(snap *mesh.Snapshot, namespace, service string) (out []str
 		if svc.Namespace != namespace || service != "" && svc.Name != service || svc.Name != control && !strings.HasPrefix(svc.Name, control+"-") {
 			continue
 		}
-		eps := snap.Endpoints.At(mesh.NewKey(svc.Namespace, svc.Name))
+		eps := snap.Endpoints.At(svc.Key())
 		if eps == nil {
 			continue
 		}
