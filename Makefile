@@ -11,6 +11,7 @@ BINARIES  := weir weir-control weir-proxy weir-cni weir-sample
 FUZZTIME  ?= 10s
 SOAK      ?= 10m
 CONNECTIONS ?= 20000
+FLIPS     ?= 100
 LONG      ?= 3m
 BENCH     ?= ../shared/bench
 HUB       ?= weir
@@ -97,6 +98,10 @@ conformance: ## h2spec against the proxy, in cleartext and over TLS
 .PHONY: soak
 soak: ## large bodies, and every kind of traffic, for SOAK (10m), on CONNECTIONS (20000) that stay: does anything grow, stall or get lost?
 	SOAK=$(SOAK) CONNECTIONS=$(CONNECTIONS) $(GO) test -count=1 -v -timeout 0 ./test/soak
+
+.PHONY: flips
+flips: ## FLIPS (100) flips between PERMISSIVE and STRICT in every order proxies can hear of them, under 500 requests a second: half a minute
+	FLIPS=$(FLIPS) $(GO) test -count=1 -v -run '^TestFlippingMutualTLSInEveryOrder' ./test/e2e
 
 .PHONY: latency
 latency: ## how soon a busy proxy answers, twenty in one process, from exec to ready, and what an idle one costs, against their bars (a machine with nothing else to do)

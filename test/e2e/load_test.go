@@ -19,7 +19,8 @@ var discard = slog.New(slog.DiscardHandler)
 type load struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
-	sent    atomic.Int64
+	begun   atomic.Int64
+	sent    atomic.Int64 // and answered
 	mu      sync.Mutex
 	failed  []string
 	begin   time.Time
@@ -47,15 +48,7 @@ func startLoadOf(callers int, pause time.Duration, call func() *mesh.Response, c
 			tick := time.NewTicker(max(pause, 1))
 			defer tick.Stop()
 			for ctx.Err() == nil {
-				r := call()
-				err := l.check(r)
-				l.sent.Add(1)
-				l.mu.Lock()
-				l.slowest = max(l.slowest, r.Took)
-				if err != nil {
-					l.failed = append(l.failed, fmt.Sprintf("after %v: %v", time.Since(l.begin).Round(time.Millisecond), err))
-				}
-				l.mu.Unlock()
+				l.one(call)
 				if pause > 0 {
 					<-tick.C
 				}
@@ -65,6 +58,42 @@ func startLoadOf(callers int, pause time.Duration, call func() *mesh.Response, c
 	return l
 }
 
+// startPaced has calls begin at a rate, so many a second, whether those before have been answered or not; unless so many are
+// under way that what answers has fallen behind by a good part of a second.
+func startPaced(rate int, call func() *mesh.Response, check func(*mesh.Response) error) *load {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &load{cancel: cancel, begin: time.Now(), check: check}
+	l.wg.Go(func() {
+		room := make(chan struct{}, max(rate/4, 1))
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for begun := 0; ctx.Err() == nil; <-tick.C {
+			for due := int(time.Since(l.begin).Seconds() * float64(rate)); begun < due && ctx.Err() == nil; begun++ {
+				room <- struct{}{}
+				l.wg.Go(func() {
+					defer func() { <-room }()
+					l.one(call)
+				})
+			}
+		}
+	})
+	return l
+}
+
+// one makes a call and keeps what came of it.
+func (l *load) one(call func() *mesh.Response) {
+	l.begun.Add(1)
+	r := call()
+	err := l.check(r)
+	l.sent.Add(1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.slowest = max(l.slowest, r.Took)
+	if err != nil {
+		l.failed = append(l.failed, fmt.Sprintf("after %v: %v", time.Since(l.begin).Round(time.Millisecond), err))
+	}
+}
+
 // await waits for n more answers.
 func (l *load) await(n int64) {
 	tick := time.NewTicker(time.Millisecond)
@@ -72,6 +101,9 @@ func (l *load) await(n int64) {
 	for until := l.sent.Load() + n; l.sent.Load() < until; <-tick.C {
 	}
 }
+
+// awaitNew waits until n that have not begun yet are answered.
+func (l *load) awaitNew(n int64) { l.await(l.begun.Load() - l.sent.Load() + n) }
 
 // noneFailed fails the test if any request failed so far.
 func (l *load) noneFailed(t *testing.T, doing string) {
