@@ -132,7 +132,7 @@ type SourceType uint8
 
 const (
 	AnySource SourceType = iota
-	SameHost             // loopback, or the address connected to
+	SameHost             // loopback, the address connected to, or a Unix socket
 	External
 )
 

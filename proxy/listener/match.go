@@ -294,7 +294,7 @@ func (t SourceType) fits(c *connection) bool {
 	if t == AnySource {
 		return true
 	}
-	local := c.src.Addr().IsLoopback() || c.src.Addr() == c.dst.Addr()
+	local := !c.src.IsValid() || c.src.Addr().IsLoopback() || c.src.Addr() == c.dst.Addr()
 	return local == (t == SameHost)
 }
 

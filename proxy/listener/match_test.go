@@ -141,6 +141,36 @@ func TestPrefixesAndSources(t *testing.T) {
 	}
 }
 
+// Who connected comes first, whatever a PROXY header says, then whether that is here, then the source's prefix: the first that
+// is said hides the others. A Unix socket is here.
+func TestSourceTypes(t *testing.T) {
+	m := compiled(t,
+		&Chain{Name: "balancer", Match: Match{DirectSourcePrefixes: prefixes("10.9.0.0/16")}},
+		&Chain{Name: "balancer, for outside", Match: Match{DirectSourcePrefixes: prefixes("10.9.0.0/16"), SourceType: External}},
+		&Chain{Name: "here", Match: Match{SourceType: SameHost}},
+		&Chain{Name: "office", Match: Match{SourcePrefixes: prefixes("172.16.0.0/12", "127.0.0.0/8")}},
+		&Chain{Name: "outside", Match: Match{SourceType: External, SourcePrefixes: prefixes("172.16.9.0/24")}},
+	)
+	for _, tc := range []struct{ direct, src, want string }{
+		{"10.9.0.1", "192.0.2.1:5", "balancer, for outside"},
+		{"10.9.0.1", "127.0.0.1:5", "balancer"},
+		{"127.0.0.1", "127.0.0.1:5", "here"},
+		{"::1", "[::1]:5", "here"},
+		{"10.0.0.1", "10.0.0.1:5", "here"},
+		{"", "", "here"},
+		{"127.0.0.1", "172.16.9.1:5", "outside"}, // a proxy beside it speaks for somebody else
+		{"172.16.1.1", "172.16.1.1:5", "-"},      // being outside hides the chain that does not ask
+	} {
+		c := connection{dst: netip.MustParseAddrPort("10.0.0.1:80"), transport: RawBuffer}
+		if tc.src != "" {
+			c.direct, c.src = netip.MustParseAddr(tc.direct), netip.MustParseAddrPort(tc.src)
+		}
+		if got := m.match(c); got != tc.want {
+			t.Errorf("%s for %s: %q, want %q", tc.direct, tc.src, got, tc.want)
+		}
+	}
+}
+
 func TestBadChains(t *testing.T) {
 	for name, chains := range map[string][]*Chain{
 		"the same connections as": {{Name: "a", Match: Match{ServerNames: []string{"x", "y"}}}, {Name: "b", Match: Match{ServerNames: []string{"y"}}}},

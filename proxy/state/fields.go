@@ -439,10 +439,11 @@ var fields = map[protoreflect.FullName]known{
 		but("connection_balance_config", "workers balance on their own").but("max_connections_to_accept_per_socket_event", onlyEnvoy).
 		but("drain_type", "drain follows removal and shutdown alike").but("socket_options", "sockets have the options that other fields of the listener name").
 		but("deprecated_v1", "bind_to_port is read").but("enable_reuse_port", "every worker has a socket of its own"),
-	"envoy.config.listener.v3.AdditionalAddress":                    acts("address"),
-	"envoy.config.listener.v3.ListenerFilter":                       acts("name typed_config").but("filter_disabled", "inspectors run where a chain for the destination depends on what they find; of other filters it is refused"),
-	"envoy.config.listener.v3.FilterChain":                          acts("filter_chain_match filters transport_socket name transport_socket_connect_timeout metadata"),
-	"envoy.config.listener.v3.FilterChainMatch":                     acts("destination_port prefix_ranges source_prefix_ranges source_ports server_names transport_protocol application_protocols"),
+	"envoy.config.listener.v3.AdditionalAddress": acts("address"),
+	"envoy.config.listener.v3.ListenerFilter":    acts("name typed_config").but("filter_disabled", "inspectors run where a chain for the destination depends on what they find; of other filters it is refused"),
+	"envoy.config.listener.v3.FilterChain":       acts("filter_chain_match filters transport_socket name transport_socket_connect_timeout metadata"),
+	"envoy.config.listener.v3.FilterChainMatch": acts("destination_port prefix_ranges direct_source_prefix_ranges source_type source_prefix_ranges source_ports server_names transport_protocol application_protocols").
+		not("address_suffix suffix_len", "nobody has given them a meaning, Envoy neither; use prefix_ranges"),
 	"envoy.config.listener.v3.Filter":                               acts("name typed_config config_discovery"),
 	"envoy.config.core.v3.ExtensionConfigSource":                    acts("config_source default_config apply_default_config_without_warming type_urls"),
 	"envoy.extensions.filters.network.sni_cluster.v3.SniCluster":    everything,
@@ -472,8 +473,9 @@ var fields = map[protoreflect.FullName]known{
 		but("request_id_extension", "x-request-id is a UUID").but("proxy_100_continue", "the proxy answers 100-continue, an upstream that refuses says so by its status").but("scheme_header_transformation", "the scheme is what the connection is, or what a trusted proxy in front says by x-forwarded-proto").
 		but("internal_address_config", "no request is treated as internal for its address: use_remote_address alone says whom to trust").but("delayed_close_timeout", "closing lingers with a limit of its own").
 		but("proxy_status_config", "causes are told by the access log and by response flags"),
-	"envoy.extensions.filters.network.http_connection_manager.v3.Rds":                                 acts("config_source route_config_name"),
-	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":                          acts("name typed_config config_discovery is_optional disabled"),
+	"envoy.extensions.filters.network.http_connection_manager.v3.Rds": acts("config_source route_config_name"),
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter": acts("name typed_config config_discovery is_optional").
+		not("disabled", "a filter is there for all routes; leave it out, or take it away from routes by a FilterConfig with disabled"),
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig": acts("upgrade_type enabled"),
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails": acts("subject uri dns").
 		but("cert", "a client's certificate is told by its hash, not as a whole").but("chain", "a client's certificate is told by its hash, not as a whole"),

@@ -170,6 +170,10 @@ func TestRefusedFields(t *testing.T) {
 		return `name: "l" address { socket_address { address: "127.0.0.1" port_value: 80 } } filter_chains { filters { name: "t" typed_config {
 		[type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { cluster: "a" tunneling_config { ` + text + ` } } } } }`
 	}
+	chain := func(text string) string {
+		return `name: "l" address { socket_address { address: "127.0.0.1" port_value: 80 } } filter_chains { filter_chain_match { ` + text + ` } filters { name: "t" typed_config {
+		[type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { cluster: "a" } } } }`
+	}
 	options := func(text string) string {
 		return `name: "c" typed_extension_protocol_options { key: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" value {
 		[type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions] { ` + text + ` } } }`
@@ -237,6 +241,11 @@ func TestRefusedFields(t *testing.T) {
 		{resource.ListenerType, tunnel(`hostname: "a:1" headers_to_add { header { key: "Host" value: "x" } }`), `t.tunneling_config.headers_to_add[0].header.key: "host" cannot be changed`},
 		{resource.ListenerType, tunnel(`hostname: "a:1" propagate_response_headers: true`), "t.tunneling_config.propagate_response_headers: field is not supported: nothing here reads"},
 		{resource.ListenerType, manager(`upgrade_configs { upgrade_type: "websocket" filters { name: "x" } }`), "upgrade_configs[0].filters"},
+		{resource.ListenerType, manager(`http_filters { name: "c" disabled: true typed_config { [type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors] {} } }`), "http_filters[0].disabled: field is not supported: a filter is there"},
+		{resource.ListenerType, chain(`address_suffix: "10.0.0.1"`), "filter_chain_match.address_suffix: field is not supported: nobody"},
+		{resource.ListenerType, chain(`suffix_len { value: 8 }`), "filter_chain_match.suffix_len: field is not supported: nobody"},
+		{resource.ListenerType, chain(`source_type: 7`), "filter_chain_match.source_type: 7"},
+		{resource.ListenerType, chain(`direct_source_prefix_ranges { address_prefix: "10.0.0.0" prefix_len { value: 33 } }`), "filter_chain_match.direct_source_prefix_ranges[0]"},
 		{resource.ListenerType, manager(`early_header_mutation_extensions { name: "x" }`), "early_header_mutation_extensions"},
 		{resource.ListenerType, `name: "l" address { socket_address { address: "127.0.0.1" port_value: 80 } } listener_filters { name: "p" filter_disabled { any_match: true } typed_config {
 		  [type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol] {} } } filter_chains { filters { name: "t" typed_config {

@@ -135,9 +135,6 @@ func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManag
 		if l.routed {
 			return fmt.Errorf("%s: the router is the last filter", at)
 		}
-		if f.GetDisabled() {
-			return fmt.Errorf("%s.disabled: field is not supported", at)
-		}
 		config, err := b.found(f.GetName(), f.GetTypedConfig(), f.GetConfigDiscovery(), at)
 		if err != nil {
 			return err

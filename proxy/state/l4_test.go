@@ -7,7 +7,10 @@ import (
 	"testing"
 	"time"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"google.golang.org/protobuf/encoding/prototext"
 
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/proxyproto"
@@ -66,6 +69,29 @@ func TestTCPProxy(t *testing.T) {
 				t.Errorf("%s: server first %v, %s", text, l.Config.Chains[0].ServerFirst, d)
 			}
 		}
+	}
+}
+
+// What a chain is for is all in its match.
+func TestChainMatch(t *testing.T) {
+	text := `destination_port { value: 443 } prefix_ranges { address_prefix: "10.0.0.0" prefix_len { value: 8 } } server_names: "*.example.com" transport_protocol: "tls" application_protocols: "h2"
+	  direct_source_prefix_ranges { address_prefix: "10.9.0.0" prefix_len { value: 16 } } source_type: SAME_IP_OR_LOOPBACK source_prefix_ranges { address_prefix: "::1" prefix_len { value: 128 } } source_ports: 999`
+	want := listener.Match{DestinationPort: 443, DestinationPrefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, ServerNames: []string{"*.example.com"}, TransportProtocol: listener.TLS,
+		ApplicationProtocols: []string{"h2"}, DirectSourcePrefixes: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}, SourceType: listener.SameHost,
+		SourcePrefixes: []netip.Prefix{netip.MustParsePrefix("::1/128")}, SourcePorts: []uint16{999}}
+	match := &listenerv3.FilterChainMatch{}
+	if err := prototext.Unmarshal([]byte(text), match); err != nil {
+		t.Fatal(err)
+	}
+	if err := check(match, "m"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := decodeChainMatch(match, "m")
+	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); err != nil || d != "" {
+		t.Errorf("%v, %s", err, d)
+	}
+	if got, err := decodeChainMatch(&listenerv3.FilterChainMatch{SourceType: listenerv3.FilterChainMatch_EXTERNAL}, "m"); err != nil || got.SourceType != listener.External {
+		t.Errorf("EXTERNAL: %v, %v", got.SourceType, err)
 	}
 }
 

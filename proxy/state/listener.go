@@ -307,6 +307,18 @@ func decodeChainMatch(m *listenerv3.FilterChainMatch, path string) (listener.Mat
 	if out.SourcePrefixes, err = prefixes(m.GetSourcePrefixRanges(), "source_prefix_ranges"); err != nil {
 		return out, err
 	}
+	if out.DirectSourcePrefixes, err = prefixes(m.GetDirectSourcePrefixRanges(), "direct_source_prefix_ranges"); err != nil {
+		return out, err
+	}
+	switch t := m.GetSourceType(); t {
+	case listenerv3.FilterChainMatch_ANY:
+	case listenerv3.FilterChainMatch_SAME_IP_OR_LOOPBACK:
+		out.SourceType = listener.SameHost
+	case listenerv3.FilterChainMatch_EXTERNAL:
+		out.SourceType = listener.External
+	default:
+		return out, fmt.Errorf("%s.source_type: %s is not supported", path, t)
+	}
 	for _, p := range m.GetSourcePorts() {
 		if p > 65535 {
 			return out, fmt.Errorf("%s.source_ports: %d is out of range", path, p)
