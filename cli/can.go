@@ -177,6 +177,9 @@ func (q *question) call(args []string) (callee, error) {
 		return callee{}, usage("http://HOST[:PORT]/PATH, https://HOST[:PORT]/PATH or tcp://HOST:PORT", "%q is not a URL", last)
 	}
 	t := callee{name: strings.ToLower(u.Hostname()), host: u.Host, path: cmp.Or(u.EscapedPath(), "/"), secure: u.Scheme == "https"}
+	if strings.Contains(u.RawPath, `\`) { // what EscapedPath makes of it is another path
+		t.path = u.RawPath
+	}
 	if u.RawQuery != "" {
 		t.path += "?" + u.RawQuery
 	}

@@ -57,6 +57,7 @@ const (
 	GatewaysOnly           Code = "WEIR0015"
 	LegacyConverted        Code = "WEIR0016"
 	LegacyClosed           Code = "WEIR0017"
+	PathsAsTheyCome        Code = "WEIR0018"
 
 	ServiceWithoutEndpoints Code = "WEIR0101"
 	DefaultServiceAccount   Code = "WEIR0102"
@@ -165,6 +166,7 @@ var codes = []CodeInfo{
 
 	{LegacyConverted, Info, "LegacyConverted", "The object is of Istio before 1.5. It is in force, by what it comes to as AuthorizationPolicy, PeerAuthentication or RequestAuthentication; docs/authorization.md says how. Istio itself reads such objects no more."},
 	{LegacyClosed, Error, "LegacyClosed", "Part of an object of Istio before 1.5 cannot be said exactly in terms of workloads. Where it would let in more than it says, less is let in."},
+	{PathsAsTheyCome, Warning, "PathsAsTheyCome", "MeshConfig asks for pathNormalization NONE: proxies compare and pass on paths as clients write them. Programs resolve dot segments and slashes in several ways, and a request that an AuthorizationPolicy denies by its path can be written so that the policy does not see it and the program does."},
 
 	{ServiceWithoutEndpoints, Warning, "ServiceWithoutEndpoints", "Nothing serves the Service: no workload has the labels of its selector, or none has the port. Requests to it fail."},
 	{DefaultServiceAccount, Info, "DefaultServiceAccount", "The Deployment runs as the service account 'default' and so shares its identity with every other such workload in the namespace."},

@@ -81,7 +81,20 @@ type Settings struct {
 	Defaults           Defaults
 	Authorizers        []Authorizer    // whom policies with action CUSTOM ask
 	Locality           *LocalityPolicy // where a DestinationRule has none; nil: localities make no difference
+	Paths              PathNormalization
 }
+
+// PathNormalization is what proxies make of a path before routes and policies see it and the next hop gets it. Each
+// but PathsAsTheyCome includes those before it.
+type PathNormalization uint8
+
+// What MeshConfig may ask for.
+const (
+	PathsBase       PathNormalization = iota // RFC 3986: dot segments are resolved, backslashes are slashes
+	PathsMerged                              // several slashes are one
+	PathsDecoded                             // %2F and %5C are slashes, too
+	PathsAsTheyCome                          // nothing
+)
 
 // Defaults hold where a DestinationRule says nothing. The zero value is Istio's of today.
 type Defaults struct {

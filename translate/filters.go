@@ -59,12 +59,15 @@ type filters struct {
 	tcp       map[direction][]*listenerv3.Filter
 	web       *hcmv3.HttpFilter // gRPC-Web
 
+	paths mesh.PathNormalization
+
 	originalDst, originalSrc, proxyProtocol, tlsInspector, httpInspector *listenerv3.ListenerFilter
 }
 
 func newFilters(s *mesh.Settings) *filters {
 	var k mint // constants: they cannot fail
 	f := &filters{
+		paths:         s.Paths,
 		originalDst:   listenerFilter(k.any(&originaldstv3.OriginalDst{}), "envoy.filters.listener.original_dst"),
 		proxyProtocol: listenerFilter(k.any(&proxyprotocolv3.ProxyProtocol{}), "envoy.filters.listener.proxy_protocol"),
 		originalSrc:   listenerFilter(k.any(&originalsrcv3.OriginalSrc{Mark: dialMark}), "envoy.filters.listener.original_src"),
@@ -193,10 +196,14 @@ func (f *filters) httpManager(d direction, statPrefix string) *hcmv3.HttpConnect
 		UseRemoteAddress:  wrapperspb.Bool(d == edge),
 		UpgradeConfigs:    []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		StreamIdleTimeout: &durationpb.Duration{}, // 0: never
-		NormalizePath:     wrapperspb.Bool(true),
+		NormalizePath:     wrapperspb.Bool(f.paths != mesh.PathsAsTheyCome),
+		MergeSlashes:      f.paths == mesh.PathsMerged || f.paths == mesh.PathsDecoded,
 		// Istio leaves HTTP/1.0 off (PILOT_HTTP10), and everybody meets its 426 once: nginx spoke HTTP/1.0 to upstreams for
 		// most of its life, and some health checks and load generators do.
 		HttpProtocolOptions: &corev3.Http1ProtocolOptions{AcceptHttp_10: true},
+	}
+	if f.paths == mesh.PathsDecoded {
+		m.PathWithEscapedSlashesAction = hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD
 	}
 	switch d {
 	case inbound:

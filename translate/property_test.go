@@ -317,7 +317,7 @@ func (c *chaos) step(s *mesh.Snapshot) *mesh.Snapshot {
 			break
 		}
 		if gone {
-			next.Settings = one(c, "settings", nil, &mesh.Settings{Locality: &mesh.LocalityPolicy{Priority: []mesh.LabelPreference{{Label: "v"}}}}, &mesh.Settings{Locality: &mesh.LocalityPolicy{ZonesFrom: 2}}, &mesh.Settings{RegistryOnly: true, AccessLog: true, TrustDomainAliases: []string{"old"}})
+			next.Settings = one(c, "settings", nil, &mesh.Settings{Locality: &mesh.LocalityPolicy{Priority: []mesh.LabelPreference{{Label: "v"}}}}, &mesh.Settings{Locality: &mesh.LocalityPolicy{ZonesFrom: 2}}, &mesh.Settings{RegistryOnly: true, AccessLog: true, TrustDomainAliases: []string{"old"}}, &mesh.Settings{Paths: mesh.PathsDecoded})
 			break
 		}
 		w := c.workload(c.n("workload", 5))

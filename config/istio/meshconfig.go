@@ -2,6 +2,7 @@ package istio
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -27,6 +28,7 @@ type MeshConfig struct {
 	locality                         *mesh.LocalityPolicy
 	authorizers                      []mesh.Authorizer
 	bundles                          []mesh.TrustBundle
+	paths                            mesh.PathNormalization
 }
 
 // MeshConfigName and MeshConfigKey say where it stands: in a ConfigMap of the root namespace.
@@ -39,7 +41,7 @@ const (
 // meshFields are the fields that are read here, and proxyFields those that injection and
 // proxies read; all others are in tables.
 var meshFields = []string{"discoverySelectors", "defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo",
-	"outboundTrafficPolicy", "accessLogFile", "accessLogFormat", "accessLogEncoding", "defaultHttpRetryPolicy", "localityLbSetting", "zoneAwareLbSetting", "trustDomain", "trustDomainAliases", "rootNamespace", "extensionProviders", "caCertificates"}
+	"outboundTrafficPolicy", "accessLogFile", "accessLogFormat", "accessLogEncoding", "defaultHttpRetryPolicy", "localityLbSetting", "zoneAwareLbSetting", "trustDomain", "trustDomainAliases", "rootNamespace", "extensionProviders", "caCertificates", "pathNormalization"}
 
 // LowerMeshConfig reads the text of a MeshConfig, which stands at path in o. settings are
 // those the mesh was started with.
@@ -127,6 +129,19 @@ func (c *MeshConfig) settings(l *lowerer, path string, read *document.Value, m *
 			c.locality = p
 		}
 	}
+	switch p := m.PathNormalization.GetNormalization(); p {
+	case meshv1alpha1.MeshConfig_ProxyPathNormalization_MERGE_SLASHES:
+		c.paths = mesh.PathsMerged
+	case meshv1alpha1.MeshConfig_ProxyPathNormalization_DECODE_AND_MERGE_SLASHES:
+		c.paths = mesh.PathsDecoded
+	case meshv1alpha1.MeshConfig_ProxyPathNormalization_NONE:
+		c.paths = mesh.PathsAsTheyCome
+		l.Add(config.PathsAsTheyCome, path+".pathNormalization.normalization", "NONE lets requests get around AuthorizationPolicies that name paths: /a//../admin is not denied by a rule about /admin, and many programs take it for that",
+			"use BASE, or MERGE_SLASHES or DECODE_AND_MERGE_SLASHES for programs that read paths so")
+	case meshv1alpha1.MeshConfig_ProxyPathNormalization_DEFAULT, meshv1alpha1.MeshConfig_ProxyPathNormalization_BASE:
+	default:
+		l.Invalid(path, fmt.Sprintf("pathNormalization.normalization: there is no %v", p), "use NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES")
+	}
 	const restart = "these follow from how weir-control was started: restart it"
 	if d := m.TrustDomain; d != "" && d != started.TrustDomain {
 		l.Add(config.FieldNotEnforced, path+".trustDomain", d+" is not in force: identities are in "+started.TrustDomain, restart)
@@ -144,7 +159,7 @@ func (c *MeshConfig) settings(l *lowerer, path string, read *document.Value, m *
 
 // Settings are those of a mesh that was started with s; s itself if nothing is said.
 func (c *MeshConfig) Settings(s *mesh.Settings) *mesh.Settings {
-	if c.registryOnly == nil && c.accessLog == nil && c.logFormat == "" && !c.logJSON && c.retries == nil && c.locality == nil && c.authorizers == nil && c.bundles == nil {
+	if c.registryOnly == nil && c.accessLog == nil && c.logFormat == "" && !c.logJSON && c.retries == nil && c.locality == nil && c.authorizers == nil && c.bundles == nil && c.paths == mesh.PathsBase {
 		return s
 	}
 	own := *s
@@ -156,6 +171,7 @@ func (c *MeshConfig) Settings(s *mesh.Settings) *mesh.Settings {
 	}
 	own.Authorizers, own.TrustBundles = c.authorizers, c.bundles
 	own.AccessLogFormat, own.AccessLogJSON = c.logFormat, c.logJSON
+	own.Paths = c.paths
 	if c.retries != nil {
 		own.DefaultRetries = *c.retries
 		own.DefaultRetries.RetryOn = cmp.Or(c.retries.RetryOn, s.DefaultRetries.RetryOn)

@@ -58,7 +58,6 @@ var meshNotes = []meshField{
 	{name: "verifyCertificateAtClient", says: "set tls in DestinationRules", usual: []string{"false", "true"}},
 	{name: "ca", says: "certificates are signed by weir-control", usual: []string{"{}"}},
 	{name: "defaultProviders", says: "metrics are always counted; other providers are not called in this version", usual: []string{"{}", `{"metrics":["prometheus"]}`}},
-	{name: "pathNormalization", says: "paths are normalized as by BASE (RFC 3986)", usual: []string{"{}", `{"normalization":"BASE"}`, `{"normalization":"DEFAULT"}`}},
 	{name: "meshMTLS", says: "mesh mTLS is TLS 1.2 or newer with Go's cipher suites", usual: []string{"{}", `{"minProtocolVersion":"TLSV1_2"}`}},
 	{name: "tlsDefaults", says: "TLS is 1.2 or newer with Go's cipher suites", usual: []string{"{}", `{"minProtocolVersion":"TLSV1_2"}`}},
 	{name: "defaultTrafficPolicy", says: "is not enforced in this version", usual: []string{"{}"}, hint: "write DestinationRules"},

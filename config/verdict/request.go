@@ -52,12 +52,22 @@ func (f field) letters() string {
 	return lower + "-_.~/" + upper + "!$&'()*+,;=:@#%?\"<>[]\\^`{|} "
 }
 
-// never is what no request has.
-func (f field) never() []pattern {
+// never is what no request has, where paths are made canonical as paths says.
+func (f field) never(paths mesh.PathNormalization) []pattern {
 	switch f.kind {
-	case path: // they are normalized: RFC 3986 sections 6.2.2.2 and 6.2.2.3
-		return []pattern{like(`[^/].*|`), like(`.*/\.\.?(/.*)?`), like(`.*[?#[:cntrl:] ].*`),
-			like(`.*%(2[dDeE]|3[0-9]|[46][1-9a-fA-F]|5[0-9aA]|7[0-9aA]|5[fF]|7[eE]).*`)}
+	case path:
+		out := []pattern{like(`[^/].*|`), like(`.*[?#[:cntrl:] ].*`)}
+		if paths != mesh.PathsAsTheyCome { // RFC 3986 sections 6.2.2.2 and 6.2.2.3
+			out = append(out, like(`.*/\.\.?(/.*)?`), like(`.*\\.*`),
+				like(`.*%(2[dDeE]|3[0-9]|[46][1-9a-fA-F]|5[0-9aA]|7[0-9aA]|5[fF]|7[eE]).*`))
+		}
+		if paths == mesh.PathsMerged || paths == mesh.PathsDecoded {
+			out = append(out, like(`.*//.*`))
+		}
+		if paths == mesh.PathsDecoded {
+			out = append(out, like(`.*%(2[fF]|5[cC]).*`))
+		}
+		return out
 	case method:
 		return []pattern{exactly(""), exactly("CONNECT")} // which no rule matches
 	case header:
@@ -165,7 +175,7 @@ func (s *search) settle(f field, l *limits) {
 	default:
 		l.there = true
 		l.more = nil
-		never := slices.Concat(f.never(), l.out)
+		never := slices.Concat(f.never(s.paths), l.out)
 		l.value, l.state = s.machines.search(l.in, never, f.letters(), append(f.prefer(), l.try)...)
 		if f.kind != claim || len(l.in) < 2 || l.state == found {
 			return
@@ -205,6 +215,7 @@ func (r request) get(f field) (string, bool) {
 // search is for a request that some conditions hold for, and others not.
 type search struct {
 	machines *machines
+	paths    mesh.PathNormalization
 	steps    int // left
 }
 

@@ -187,7 +187,7 @@ func (v *View) inRoom(in *room, entries []entry, out *judged, x *expanded, accep
 				continue
 			}
 			some = true
-			s := search{machines: v.machines}
+			s := search{machines: v.machines, paths: v.snap.Settings.Paths}
 			request, state, by := s.reachable(in, entries[:i], e)
 			switch {
 			case state == found:

@@ -2,6 +2,7 @@ package verdict
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/weirmesh/weir/mesh"
@@ -89,6 +90,34 @@ func TestSearch(t *testing.T) {
 		}
 		if state == found && (slices.ContainsFunc(c.in, func(p pattern) bool { return !ms.holds(p, s) }) || slices.ContainsFunc(c.out, func(p pattern) bool { return ms.holds(p, s) })) {
 			t.Errorf("%v but %v: %q is not so", c.in, c.out, s)
+		}
+	}
+}
+
+// A rule about a spelling of a path is used where, and only where, paths keep it.
+func TestSpellingsOfPaths(t *testing.T) {
+	in := &room{scheme: "http", authorities: []way{{in: []pattern{exactly("a")}}}}
+	for _, c := range []struct {
+		path string
+		kept string // in the modes NONE, BASE, MERGE_SLASHES, DECODE_AND_MERGE_SLASHES
+	}{
+		{"/a/b", "yes yes yes yes"},
+		{"/a%2Fb", "yes yes yes no"},
+		{"/a%5cb", "yes yes yes no"},
+		{"/a//b", "yes yes no no"},
+		{"/a/../b", "yes no no no"},
+		{`/a\b`, "yes no no no"},
+		{"/%61", "yes no no no"},
+		{"/a?b", "no no no no"},
+	} {
+		var kept []string
+		for _, paths := range []mesh.PathNormalization{mesh.PathsAsTheyCome, mesh.PathsBase, mesh.PathsMerged, mesh.PathsDecoded} {
+			s := &search{machines: newMachines(), paths: paths}
+			_, state, _ := s.reachable(in, nil, &entry{match: &mesh.HTTPMatch{URI: mesh.StringMatch{Kind: mesh.Exact, Value: c.path}}})
+			kept = append(kept, map[outcome]string{found: "yes", none: "no"}[state])
+		}
+		if got := strings.Join(kept, " "); got != c.kept {
+			t.Errorf("%s: %s, want %s", c.path, got, c.kept)
 		}
 	}
 }

@@ -23,6 +23,9 @@ const (
 // route is what a connection manager does with a request.
 func (p *Proxy) route(rc *routev3.RouteConfiguration, m *hcmv3.HttpConnectionManager, c Call) ([]Outcome, error) {
 	path, query, asked := strings.Cut(c.Path, "?")
+	if m.GetPathWithEscapedSlashesAction() == hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD {
+		path = escapedSlashes.Replace(path)
+	}
 	if m.GetNormalizePath().GetValue() {
 		path = normalize(path)
 	}
@@ -73,11 +76,13 @@ func (p *Proxy) route(rc *routev3.RouteConfiguration, m *hcmv3.HttpConnectionMan
 }
 
 var (
+	escapedSlashes = strings.NewReplacer("%2F", "/", "%2f", "/", "%5C", `\`, "%5c", `\`)
+
 	slashes    = regexp.MustCompile("/+")
 	unreserved = regexp.MustCompile("%(2[dDeE]|3[0-9]|[46][1-9a-fA-F]|5[0-9aA]|7[0-9aA]|5[fF]|7[eE])")
 )
 
-// normalize is normalize_path: RFC 3986, sections 6.2.2.2 and 6.2.2.3.
+// normalize is normalize_path: RFC 3986, sections 6.2.2.2 and 6.2.2.3, and backslashes are slashes.
 func normalize(path string) string {
 	path = unreserved.ReplaceAllStringFunc(path, func(s string) string {
 		n, err := strconv.ParseUint(s[1:], 16, 8)
@@ -87,7 +92,7 @@ func normalize(path string) string {
 		return string(rune(n))
 	})
 	var out []string
-	parts := strings.Split(path, "/")
+	parts := strings.Split(strings.ReplaceAll(path, `\`, "/"), "/")
 	for i, s := range parts {
 		last := i == len(parts)-1
 		switch s {
