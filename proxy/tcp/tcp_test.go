@@ -31,7 +31,7 @@ import (
 
 // proxy is one worker with one listener, on a network in memory.
 type proxy struct {
-	t        *testing.T
+	t        testing.TB
 	n        *mem.Net
 	l        *loop.Loop
 	w        *tcp.Worker
@@ -95,7 +95,7 @@ func at(addr string, server *tls.Server) listener.Config {
 }
 
 // start runs the proxy with a listener.
-func start(t *testing.T, n *mem.Net, lc listener.Config, config *tcp.Config, o tcp.Options, clusters ...*cluster.Cluster) *proxy {
+func start(t testing.TB, n *mem.Net, lc listener.Config, config *tcp.Config, o tcp.Options, clusters ...*cluster.Cluster) *proxy {
 	t.Helper()
 	p := &proxy{t: t, n: n, clusters: map[cluster.ID]*cluster.Cluster{}}
 	for _, c := range clusters {
@@ -143,7 +143,7 @@ func to(ids ...cluster.ID) *tcp.Config {
 	return c
 }
 
-func backend(t *testing.T, n *mem.Net, at string) *mem.Listener {
+func backend(t testing.TB, n *mem.Net, at string) *mem.Listener {
 	t.Helper()
 	l, err := n.Listen(netip.MustParseAddrPort(at))
 	if err != nil {
@@ -152,7 +152,7 @@ func backend(t *testing.T, n *mem.Net, at string) *mem.Listener {
 	return l
 }
 
-func dial(t *testing.T, n *mem.Net, at string) *mem.Peer {
+func dial(t testing.TB, n *mem.Net, at string) *mem.Peer {
 	t.Helper()
 	p, err := n.Dial(netip.MustParseAddrPort(at))
 	if err != nil {
@@ -717,7 +717,8 @@ func TestSplice(t *testing.T) {
 	}
 }
 
-func TestRelayDoesNotAllocate(t *testing.T) {
+// relayed is a connection by the proxy; rounds of it pass so many bytes there and back.
+func relayed(t testing.TB) (rounds func(size int) func()) {
 	n := mem.New()
 	n.Buffer = 1 << 20
 	start(t, n, at(entry, nil), to(1), tcp.Options{}, newCluster(1, "db", "10.0.0.9:3306"))
@@ -725,7 +726,7 @@ func TestRelayDoesNotAllocate(t *testing.T) {
 	c := dial(t, n, entry)
 	n.Step()
 	s := b.Accept()
-	for _, size := range []int{64, 5_000, 100_000, 1_000_000} { // the last is spliced
+	return func(size int) func() {
 		msg, buf := make([]byte, size), make([]byte, size)
 		pass := func(from, to *mem.Peer) {
 			from.Send(msg)
@@ -734,10 +735,26 @@ func TestRelayDoesNotAllocate(t *testing.T) {
 				got += to.Take(buf)
 			}
 		}
-		round := func() { pass(c, s); pass(s, c) }
+		return func() { pass(c, s); pass(s, c) }
+	}
+}
+
+func TestRelayDoesNotAllocate(t *testing.T) {
+	rounds := relayed(t)
+	for _, size := range []int{64, 5_000, 100_000, 1_000_000} { // the last is spliced
+		round := rounds(size)
 		round()
 		if a := testing.AllocsPerRun(100, round); a != 0 {
 			t.Errorf("%v allocations to relay %d bytes there and back", a, size)
 		}
+	}
+}
+
+func BenchmarkRelay(b *testing.B) {
+	round := relayed(b)(5_000)
+	round()
+	b.ReportAllocs()
+	for b.Loop() {
+		round()
 	}
 }

@@ -405,9 +405,9 @@ func BenchmarkRecords(b *testing.B) {
 			name string
 			std  bool
 		}{{"own", false}, {"crypto-tls", true}} {
-			p := layered(b, l.std, l.std, TLS13)
-			msg, out, in := make([]byte, size), make([]byte, 0, 64<<10), make([]byte, 64<<10)
 			b.Run(fmt.Sprintf("%d/%s", size, l.name), func(b *testing.B) {
+				p := layered(b, l.std, l.std, TLS13)
+				msg, out, in := make([]byte, size), make([]byte, 0, 64<<10), make([]byte, 64<<10)
 				b.SetBytes(int64(size))
 				b.ReportAllocs()
 				for b.Loop() {
