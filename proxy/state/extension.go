@@ -10,15 +10,15 @@ import (
 )
 
 // found is the configuration of a filter that has it in its place, or by ECDS under its name: then the listener waits
-// for it. Where there is a default the server's word that there is none is enough, or nothing, as
+// for it. It comes with its type, and out of its TypedStruct (opened). Where there is a default the server's word that there is none is enough, or nothing, as
 // apply_default_config_without_warming says.
-func (b *Builder) found(name string, here *anypb.Any, d *corev3.ExtensionConfigSource, path string) (*anypb.Any, error) {
+func (b *Builder) found(name string, here *anypb.Any, d *corev3.ExtensionConfigSource, path string) (url string, config *anypb.Any, err error) {
 	if d == nil {
-		return here, nil
+		return opened(here, path)
 	}
 	path += ".config_discovery"
 	if c := d.GetConfigSource(); c.GetAds() == nil {
-		return nil, fmt.Errorf("%s.config_source: only ads is supported", path)
+		return "", nil, fmt.Errorf("%s.config_source: only ads is supported", path)
 	}
 	if !slices.Contains(b.uses.extensions, name) {
 		b.uses.extensions = append(b.uses.extensions, name)
@@ -28,16 +28,15 @@ func (b *Builder) found(name string, here *anypb.Any, d *corev3.ExtensionConfigS
 		x = d.GetDefaultConfig()
 	}
 	if x == nil {
-		return nil, fmt.Errorf("%s: extension configuration %q %w", path, name, errAwaited)
+		return "", nil, fmt.Errorf("%s: extension configuration %q %w", path, name, errAwaited)
 	}
-	url, err := filterType(x, path)
-	if err != nil {
-		return nil, err
+	if url, config, err = opened(x, path); err != nil {
+		return "", nil, err
 	}
 	if want := d.GetTypeUrls(); len(want) > 0 && !slices.ContainsFunc(want, func(w string) bool { return w == url || typePrefix+w == url }) {
-		return nil, fmt.Errorf("%s: extension configuration %q is of type %s, which is not one of type_urls", path, name, url)
+		return "", nil, fmt.Errorf("%s: extension configuration %q is of type %s, which is not one of type_urls", path, name, url)
 	}
-	return x, nil
+	return url, config, nil
 }
 
 // applyExtensions takes configurations of filters (ECDS). What is wrong with one is wrong with the listeners that use

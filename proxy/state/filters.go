@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	udpav1 "github.com/cncf/xds/go/udpa/type/v1"
-	xdsv3 "github.com/cncf/xds/go/xds/type/v3"
 	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
@@ -108,25 +106,6 @@ func (l *filterList) enter(stages ...http.Stage) {
 	l.access = append(l.access, stages...)
 }
 
-// filterType is the type of a filter's configuration, looking into a TypedStruct.
-func filterType(a *anypb.Any, path string) (string, error) {
-	switch a.GetTypeUrl() {
-	case typePrefix + "udpa.type.v1.TypedStruct":
-		s := &udpav1.TypedStruct{}
-		if err := a.UnmarshalTo(s); err != nil {
-			return "", fmt.Errorf("%s: %w", path, err)
-		}
-		return s.GetTypeUrl(), nil
-	case typePrefix + "xds.type.v3.TypedStruct":
-		s := &xdsv3.TypedStruct{}
-		if err := a.UnmarshalTo(s); err != nil {
-			return "", fmt.Errorf("%s: %w", path, err)
-		}
-		return s.GetTypeUrl(), nil
-	}
-	return a.GetTypeUrl(), nil
-}
-
 // decodeHTTPFilters checks the filters and lists the stages they stand for.
 func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManager, path string) error {
 	l := &filterList{config: c, stats: m.GetStatPrefix(), shadows: map[string]*rbac.Rules{}}
@@ -135,11 +114,7 @@ func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManag
 		if l.routed {
 			return fmt.Errorf("%s: the router is the last filter", at)
 		}
-		config, err := b.found(f.GetName(), f.GetTypedConfig(), f.GetConfigDiscovery(), at)
-		if err != nil {
-			return err
-		}
-		url, err := filterType(config, at)
+		url, config, err := b.found(f.GetName(), f.GetTypedConfig(), f.GetConfigDiscovery(), at)
 		if err != nil {
 			return err
 		}

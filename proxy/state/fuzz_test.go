@@ -50,7 +50,9 @@ func FuzzApplyListeners(f *testing.F) {
 	http := `name: "l" address { socket_address { address: "0.0.0.0" port_value: 80 } } filter_chains { filters { name: "http" typed_config {
   [type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager] { stat_prefix: "l" rds { route_config_name: "80" config_source { ads {} } }
     http_filters { name: "router" typed_config { [type.googleapis.com/envoy.extensions.filters.http.router.v3.Router] {} } } } } } }`
-	fuzzApply(f, resource.ListenerType, "l", []string{httpsListener, http})
+	structs := fmt.Sprintf(inboundManager, "", httpFilterText("limit", `[type.googleapis.com/xds.type.v3.TypedStruct] { type_url: "type.googleapis.com/`+httpLimit+`" value {
+		fields { key: "stat_prefix" value { string_value: "x" } } fields { key: "response_headers_to_add" value { list_value { values { struct_value { fields { key: "header" value { null_value: NULL_VALUE } } } } } } } } }`, ""))
+	fuzzApply(f, resource.ListenerType, "l", []string{httpsListener, http, structs})
 }
 
 func FuzzApplySecrets(f *testing.F) {

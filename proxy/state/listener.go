@@ -112,35 +112,38 @@ func (b *Builder) decodeWholeListener(l *listenerv3.Listener, version string) (*
 	c.Transparent, c.FreeBind, c.Backlog = l.GetTransparent().GetValue(), l.GetFreebind().GetValue(), int(min(l.GetTcpBacklogSize().GetValue(), math.MaxInt32))
 	for i, f := range l.GetListenerFilters() {
 		at := fmt.Sprintf("%s.listener_filters[%d] %s", path, i, f.GetName())
-		if url := f.GetTypedConfig().GetTypeUrl(); f.GetFilterDisabled() != nil && url != tlsInspectorURL && url != httpInspectorURL {
+		url, config, err := opened(f.GetTypedConfig(), at)
+		if err != nil {
+			return nil, err
+		}
+		if f.GetFilterDisabled() != nil && url != tlsInspectorURL && url != httpInspectorURL {
 			// Inspectors run where a chain for the destination depends on what they find, and nowhere else.
 			return nil, fmt.Errorf("%s.filter_disabled: is supported for inspectors only", at)
 		}
-		var err error
-		switch f.GetTypedConfig().GetTypeUrl() {
+		switch url {
 		case originalDstURL:
 			c.UseOriginalDst = true
-			err = unpack(f.GetTypedConfig(), &originaldstv3.OriginalDst{}, at)
+			err = unpack(config, &originaldstv3.OriginalDst{}, at)
 		case tlsInspectorURL:
 			c.InspectTLS = true
-			err = unpack(f.GetTypedConfig(), &tlsinspectorv3.TlsInspector{}, at)
+			err = unpack(config, &tlsinspectorv3.TlsInspector{}, at)
 		case httpInspectorURL:
 			c.InspectHTTP = true
-			err = unpack(f.GetTypedConfig(), &httpinspectorv3.HttpInspector{}, at)
+			err = unpack(config, &httpinspectorv3.HttpInspector{}, at)
 		case originalSrcURL:
 			o := &originalsrcv3.OriginalSrc{}
-			err = unpack(f.GetTypedConfig(), o, at)
+			err = unpack(config, o, at)
 			c.OriginalSource = &conn.OriginalSource{Mark: o.GetMark(), Port: o.GetBindPort()}
 		case proxyProtocolURL:
 			p := &proxyprotocolv3.ProxyProtocol{}
-			err = unpack(f.GetTypedConfig(), p, at)
+			err = unpack(config, p, at)
 			c.Proxy = &listener.ProxyHeader{Optional: p.GetAllowRequestsWithoutProxyProtocol()}
 			for _, v := range p.GetDisallowedVersions() {
 				c.Proxy.Refused = append(c.Proxy.Refused, map[corev3.ProxyProtocolConfig_Version]proxyproto.Version{
 					corev3.ProxyProtocolConfig_V1: proxyproto.V1, corev3.ProxyProtocolConfig_V2: proxyproto.V2}[v])
 			}
 		default:
-			err = fmt.Errorf("%s: listener filter %s is not supported", at, f.GetTypedConfig().GetTypeUrl())
+			err = fmt.Errorf("%s: listener filter %s is not supported", at, url)
 		}
 		if err != nil {
 			return nil, err
@@ -197,11 +200,7 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 		if c.Filters != nil {
 			return nil, fmt.Errorf("%s: comes after the filter that ends the chain", at)
 		}
-		config, err := b.found(f.GetName(), f.GetTypedConfig(), f.GetConfigDiscovery(), at)
-		if err != nil {
-			return nil, err
-		}
-		url, err := filterType(config, at)
+		url, config, err := b.found(f.GetName(), f.GetTypedConfig(), f.GetConfigDiscovery(), at)
 		if err != nil {
 			return nil, err
 		}

@@ -73,14 +73,14 @@ func FuzzMutations(f *testing.F) {
 		}
 		for _, c := range append(l.GetFilterChains(), l.GetDefaultFilterChain()) {
 			for _, n := range c.GetFilters() {
-				url, _ := filterType(n.GetTypedConfig(), "")
+				url, _, _ := opened(n.GetTypedConfig(), "")
 				if n.GetConfigDiscovery() == nil && networkFilters[url] == "" {
 					t.Errorf("a network filter %s was ignored", url)
 				}
 				manager := &hcmv3.HttpConnectionManager{}
 				if n.GetTypedConfig().MessageIs(manager) && n.GetTypedConfig().UnmarshalTo(manager) == nil {
 					for _, h := range manager.GetHttpFilters() {
-						url, _ := filterType(h.GetTypedConfig(), "")
+						url, _, _ := opened(h.GetTypedConfig(), "")
 						if _, ok := httpFilters[url]; !ok && h.GetConfigDiscovery() == nil && len(s.listeners[name].Skipped) == 0 {
 							t.Errorf("an HTTP filter %s was ignored", url)
 						}

@@ -49,9 +49,13 @@ func decodePerFilter(m map[string]*anypb.Any, path string) (p perFilter, err err
 	return p, nil
 }
 
-func (p *perFilter) add(name string, a *anypb.Any, at string) (err error) {
+func (p *perFilter) add(name string, a *anypb.Any, at string) error {
+	url, a, err := opened(a, at)
+	if err != nil {
+		return err
+	}
 	optional := false
-	if a.GetTypeUrl() == filterConfigURL {
+	if url == filterConfigURL {
 		w := &routev3.FilterConfig{}
 		if err := unpack(a, w, at); err != nil {
 			return err
@@ -59,9 +63,12 @@ func (p *perFilter) add(name string, a *anypb.Any, at string) (err error) {
 		if w.GetDisabled() {
 			return p.disable(name, at+".disabled")
 		}
-		a, optional, at = w.GetConfig(), w.GetIsOptional(), at+".config"
+		optional, at = w.GetIsOptional(), at+".config"
+		if url, a, err = opened(w.GetConfig(), at); err != nil {
+			return err
+		}
 	}
-	switch url := a.GetTypeUrl(); {
+	switch {
 	case httpFilters[url].inert != "":
 	case url == faultURL:
 		f := &faultv3.HTTPFault{}
