@@ -49,6 +49,7 @@ type publisher struct {
 	live      bool // workers have a state with listeners applied
 	listenErr error
 	skipped   map[state.Skipped]bool // optional filters that are skipped, of which the log has told
+	unheeded  map[setting]bool       // settings of filters without effect, likewise
 
 	// early takes the workload's connections until there is configuration; nil: there is.
 	early *early
@@ -310,6 +311,7 @@ func (s *publisher) publish(next *state.State, gone []*cluster.Endpoint) {
 	s.listen(next)
 	s.retire(gone)
 	s.tellSkipped(next)
+	s.tellUnheeded(next)
 }
 
 // mostSkipped bounds how many lines the log gets for a change: a server may have the same filter in every chain.
@@ -332,6 +334,28 @@ func (s *publisher) tellSkipped(next *state.State) {
 		s.p.o.Log.Warn("more optional filters are skipped; /state lists them", "more", told-mostSkipped)
 	}
 	s.skipped = now
+}
+
+// setting is what a filter can be told, wherever it stands: a server says the same in every chain.
+type setting struct{ name, typeURL string }
+
+// tellUnheeded says in the log which settings of filters have no effect, each once as long as it is somewhere, with the first place.
+func (s *publisher) tellUnheeded(next *state.State) {
+	now, told := map[setting]bool{}, 0
+	for u := range next.Unheeded() {
+		x := setting{u.Setting, u.TypeURL}
+		known := now[x] || s.unheeded[x]
+		if now[x] = true; known {
+			continue
+		}
+		if told++; told <= mostSkipped {
+			s.p.o.Log.Warn("a setting of a filter has no effect", "path", u.Path, "setting", u.Setting, "type", u.TypeURL, "reason", "this proxy does the filter's work always in the same way; unheededSettings of /state lists all places")
+		}
+	}
+	if told > mostSkipped {
+		s.p.o.Log.Warn("more settings of filters have no effect; /state lists them", "more", told-mostSkipped)
+	}
+	s.unheeded = now
 }
 
 // retire lets go of endpoints that left, and gives their numbers back when no worker

@@ -15,9 +15,9 @@ import (
 	"github.com/weirmesh/weir/internal/locked"
 )
 
-// A filter that is skipped because it is optional is told in the log once, with its place and type, as long as it is there; and shown
-// as long, too.
-func TestSkippedFiltersAreTold(t *testing.T) {
+// stepsOf runs a proxy with a listener that has other HTTP filters at each step, of which the first is what it begins with, and then
+// looks at its log so far and at its state.
+func stepsOf(t *testing.T, filters []string, look func(step int, log, state string)) {
 	with := func(filters string) *bootstrapv3.Bootstrap {
 		text, err := yaml.YAMLToJSON(fmt.Appendf(nil, `
 static_resources:
@@ -44,9 +44,8 @@ static_resources:
 		}
 		return b
 	}
-	const wasm = `- {name: wasm, is_optional: true, typed_config: {"@type": type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/mystery.Filter}}`
 	var log locked.Buffer
-	p, err := New(Options{Static: with(wasm), Log: slog.New(slog.NewTextHandler(&log, nil)), Level: &slog.LevelVar{}})
+	p, err := New(Options{Static: with(filters[0]), Log: slog.New(slog.NewTextHandler(&log, nil)), Level: &slog.LevelVar{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,28 +59,51 @@ static_resources:
 		}
 	}()
 	waitFor(t, func() bool { return p.Ready() == nil })
-	const path = "listener web.filter_chains[0].filters[0] http.http_filters[0] wasm"
-	for i, step := range []struct {
-		filters string
-		told    int
-		shown   bool
-	}{
-		{wasm, 1, true}, // what it began with, again
-		{wasm + "\n          # a change elsewhere\n          " + `- {name: cors, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}}`, 1, true},
-		{"", 1, false},
-		{wasm, 2, true},
-	} {
-		(&adopting{t: t, proxy: p}).use(with(step.filters))
-		line := fmt.Sprintf(`level=WARN msg="an optional filter is skipped" listener=web path=%q type=type.googleapis.com/mystery.Filter reason=`, path)
-		if n := strings.Count(log.String(), line); n != step.told || n != strings.Count(log.String(), "optional filter") {
-			t.Errorf("step %d: told %d times, want %d:\n%s", i, n, step.told, log.String())
-		}
+	for i, f := range filters {
+		(&adopting{t: t, proxy: p}).use(with(f))
 		state, err := json.Marshal(p.State())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if shown := strings.Contains(string(state), fmt.Sprintf(`"skippedOptionalFilters":[{"path":%q,"type":"type.googleapis.com/mystery.Filter"}]`, path)); shown != step.shown {
-			t.Errorf("step %d: shown %v, want %v: %s", i, shown, step.shown, state)
-		}
+		look(i, log.String(), string(state))
 	}
+}
+
+const (
+	webHTTP   = "listener web.filter_chains[0].filters[0] http.http_filters[0]"
+	elsewhere = "\n          # a change elsewhere\n          " + `- {name: cors, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}}`
+)
+
+// A filter that is skipped because it is optional is told in the log once, with its place and type, as long as it is there; and shown
+// as long, too.
+func TestSkippedFiltersAreTold(t *testing.T) {
+	const wasm = `- {name: wasm, is_optional: true, typed_config: {"@type": type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/mystery.Filter}}`
+	const path = webHTTP + " wasm"
+	told, shown := []int{1, 1, 1, 2}, []bool{true, true, false, true} // what it began with comes again
+	stepsOf(t, []string{wasm, wasm + elsewhere, "", wasm}, func(i int, log, state string) {
+		line := fmt.Sprintf(`level=WARN msg="an optional filter is skipped" listener=web path=%q type=type.googleapis.com/mystery.Filter reason=`, path)
+		if n := strings.Count(log, line); n != told[i] || n != strings.Count(log, "optional filter") {
+			t.Errorf("step %d: told %d times, want %d:\n%s", i, n, told[i], log)
+		}
+		if is := strings.Contains(state, fmt.Sprintf(`"skippedOptionalFilters":[{"path":%q,"type":"type.googleapis.com/mystery.Filter"}]`, path)); is != shown[i] {
+			t.Errorf("step %d: shown %v, want %v: %s", i, is, shown[i], state)
+		}
+	})
+}
+
+// A setting of a filter that has no effect is told in the log once, with its first place, however often it is there, as long as it is
+// anywhere; and all its places are shown.
+func TestUnheededSettingsAreTold(t *testing.T) {
+	const tags = `- {name: stats, typed_config: {"@type": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/stats.PluginConfig, value: {disable_host_header_fallback: true, metrics: [{tags_to_remove: [a]}]}}}`
+	const again = "\n          " + tags
+	told, places := []int{1, 1, 1, 1, 2}, []int{1, 2, 1, 0, 1}
+	stepsOf(t, []string{tags, tags + again, tags + elsewhere, "", tags}, func(i int, log, state string) {
+		line := fmt.Sprintf(`level=WARN msg="a setting of a filter has no effect" path=%q setting=metrics type=type.googleapis.com/stats.PluginConfig reason=`, webHTTP+" stats")
+		if n := strings.Count(log, line); n != told[i] || n != strings.Count(log, "a setting of a filter") {
+			t.Errorf("step %d: told %d times, want %d:\n%s", i, n, told[i], log)
+		}
+		if n := strings.Count(state, `"setting":"metrics"`); n != places[i] || !strings.Contains(state, `"unheededSettings":[`) {
+			t.Errorf("step %d: shown %d times, want %d: %s", i, n, places[i], state)
+		}
+	})
 }

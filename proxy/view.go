@@ -300,7 +300,8 @@ func (p *Proxy) State() any {
 	for l := range s.Listeners() {
 		skipped = append(skipped, l.Skipped...)
 	}
-	m := map[string]any{"generation": s.Generation, "listeners": p.listeners(), "routes": tables, "clusters": p.clusters(), "skippedOptionalFilters": skipped}
+	m := map[string]any{"generation": s.Generation, "listeners": p.listeners(), "routes": tables, "clusters": p.clusters(), "skippedOptionalFilters": skipped,
+		"unheededSettings": slices.AppendSeq([]state.Unheeded{}, s.Unheeded())}
 	if p.demands != nil {
 		m["onDemand"] = p.OnDemand()
 	}

@@ -132,7 +132,7 @@ func NewBuilder(o Options) *Builder {
 	if o.Keys == nil {
 		o.Keys = jwtauthn.NewSets(nil, nil)
 	}
-	return &Builder{opts: o, cur: &State{byName: map[string]cluster.ID{}, tables: map[string]*route.Table{}, listeners: map[string]*Listener{}, names: nil},
+	return &Builder{opts: o, cur: &State{byName: map[string]cluster.ID{}, tables: map[string]*route.Table{}, listeners: map[string]*Listener{}, unheeded: map[string][]Unheeded{}},
 		routes: map[string]*routes{}, ids: map[string]cluster.ID{}, limitsOf: map[string]*cluster.Limits{}, healthOf: map[string]*cluster.Health{}, ledger: rbac.NewLedger(), counts: counts{map[string]*extauthz.Counts{}, map[string]*ratelimit.Counts{}}, secrets: map[SecretName]*secret{}, noSecret: map[SecretName]bool{}, extensions: map[string]*anypb.Any{}, noExtension: map[string]bool{}, specs: map[string]*clusterSpec{},
 		endpoints: map[string]*assignment{}, resolved: map[string][]cluster.Found{}, files: Files{}}
 }
@@ -353,6 +353,13 @@ func (b *Builder) applyClusters(next *State, u Update) error {
 	if err != nil {
 		return err
 	}
+	told := map[string][]Unheeded{}
+	for name, s := range specs {
+		if len(s.unheeded) > 0 {
+			told[name] = s.unheeded
+		}
+	}
+	next.unheeded = merged(next.unheeded, told, slices.AppendSeq(slices.Clone(u.Removed), maps.Keys(specs)))
 	next.clusters, next.byName = slices.Clone(next.clusters), maps.Clone(next.byName)
 	for _, name := range u.Removed {
 		if id, ok := next.byName[name]; ok {

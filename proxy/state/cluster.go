@@ -46,6 +46,8 @@ type clusterSpec struct {
 	secrets []SecretName
 	files   []string // of certificates and roots, likewise
 	source  *clusterv3.Cluster
+
+	unheeded []Unheeded
 }
 
 type limitValues struct {
@@ -76,9 +78,19 @@ func (b *Builder) decodeCluster(c *clusterv3.Cluster) (*clusterSpec, error) {
 	}
 	for i, f := range c.GetFilters() {
 		// Of metadata exchange the transport's ALPN says where it is to be.
-		if url := f.GetTypedConfig().GetTypeUrl(); url != metadataExchangeURL && f.GetName() != networkFilters[metadataExchangeURL] {
-			return nil, fmt.Errorf("%s.filters[%d] %s: filters of clusters are not supported", path, i, f.GetName())
+		at := fmt.Sprintf("%s.filters[%d] %s", path, i, f.GetName())
+		url, config, err := opened(f.GetTypedConfig(), at)
+		if err != nil {
+			return nil, err
 		}
+		if url != metadataExchangeURL && (url != "" || f.GetName() != networkFilters[metadataExchangeURL]) {
+			return nil, fmt.Errorf("%s: filters of clusters are not supported", at)
+		}
+		told, err := unheeded(url, config, at)
+		if err != nil {
+			return nil, err
+		}
+		s.unheeded = append(s.unheeded, told...)
 	}
 	if err := olderPolicy(c, path); err != nil {
 		return nil, err

@@ -10,5 +10,6 @@
 //
 // Nothing is silently ignored: fields.go lists, for every message, the fields the
 // proxy acts on and those it leaves alone on purpose, with the reason. Any other field
-// that is set is refused with its path.
+// that is set is refused with its path. Settings of filters that always do the same are
+// in unheeded.go: those that ask for something else are told.
 package state

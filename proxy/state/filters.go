@@ -35,6 +35,10 @@ const (
 	networkRBACURL      = typePrefix + "envoy.extensions.filters.network.rbac.v3.RBAC"
 	setFilterStateURL   = typePrefix + "envoy.extensions.filters.http.set_filter_state.v3.Config"
 	jwtAuthnURL         = typePrefix + "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
+	alpnURL             = typePrefix + "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig"
+	peerMetadataURL     = typePrefix + "io.istio.http.peer_metadata.Config"
+	grpcStatsURL        = typePrefix + "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig"
+	onDemandURL         = typePrefix + "envoy.extensions.filters.http.on_demand.v3.OnDemand"
 	networkSetStateURL  = typePrefix + "envoy.extensions.filters.network.set_filter_state.v3.Config"
 )
 
@@ -42,7 +46,7 @@ const (
 type httpFilter struct {
 	name string // as Istio or Envoy calls it
 	// make checks the configuration and adds to the list what the filter does; nil: nothing is done, and that is right,
-	// for the reason in inert.
+	// for the reason in inert; what its settings would change is told (unheeded).
 	make  func(b *Builder, l *filterList, config *anypb.Any, at string) error
 	inert string
 }
@@ -55,17 +59,17 @@ var httpFilters = map[string]httpFilter{
 	typePrefix + "envoy.extensions.filters.http.cors.v3.Cors":        {name: "envoy.filters.http.cors", make: (*Builder).corsFilter},
 	typePrefix + "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb": {name: "envoy.filters.http.grpc_web", make: (*Builder).grpcWebFilter},
 	typePrefix + "envoy.extensions.filters.http.rbac.v3.RBAC":        {name: "envoy.filters.http.rbac", make: (*Builder).rbacFilter},
-	typePrefix + "io.istio.http.peer_metadata.Config":                {name: "istio.metadata_exchange", make: (*Builder).peerMetadataFilter},
+	peerMetadataURL:   {name: "istio.metadata_exchange", make: (*Builder).peerMetadataFilter},
 	extAuthzURL:       {name: "envoy.filters.http.ext_authz", make: (*Builder).extAuthzFilter},
 	localRateLimitURL: {name: "envoy.filters.http.local_ratelimit", make: (*Builder).rateLimitFilter},
 	sessionURL:        {name: "envoy.filters.http.stateful_session", make: (*Builder).sessionFilter},
 	jwtAuthnURL:       {name: jwtFilter, make: (*Builder).jwtAuthnFilter},
 	setFilterStateURL: {name: "envoy.filters.http.set_filter_state", make: (*Builder).filterStateFilter},
-	typePrefix + "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig": {name: "istio.alpn", inert: "the stage that dials offers HTTP protocols to mesh peers by itself"},
-	statsURL: {name: "istio.stats", inert: "Istio's standard metrics are always made"},
-	typePrefix + "envoy.extensions.filters.http.on_demand.v3.OnDemand": {name: "envoy.filters.http.on_demand",
+	alpnURL:           {name: "istio.alpn", inert: "the stage that dials offers HTTP protocols to mesh peers by itself"},
+	statsURL:          {name: "istio.stats", inert: "Istio's standard metrics are always made"},
+	onDemandURL: {name: "envoy.filters.http.on_demand",
 		inert: "virtual hosts of a table come all at once, so that none has to be asked for"},
-	typePrefix + "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig": {name: "envoy.filters.http.grpc_stats",
+	grpcStatsURL: {name: "envoy.filters.http.grpc_stats",
 		inert: "the status of every gRPC call is in Istio's standard metrics; Envoy's own counters are not made"},
 }
 
@@ -116,6 +120,9 @@ func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManag
 		}
 		url, config, err := b.found(f.GetName(), f.GetTypedConfig(), f.GetConfigDiscovery(), at)
 		if err != nil {
+			return err
+		}
+		if err := b.heed(url, config, at); err != nil {
 			return err
 		}
 		switch known, ok := httpFilters[url]; {

@@ -204,6 +204,9 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 		if err != nil {
 			return nil, err
 		}
+		if err := b.heed(url, config, at); err != nil {
+			return nil, err
+		}
 		switch url {
 		case hcmURL:
 			m, rds, err := b.decodeManager(config, dir, at)

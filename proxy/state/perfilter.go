@@ -70,6 +70,11 @@ func (p *perFilter) add(name string, a *anypb.Any, at string) error {
 	}
 	switch {
 	case httpFilters[url].inert != "":
+		// By route they have no settings, here or elsewhere.
+		told, e := unheeded(url, a, at)
+		if err = e; err == nil && len(told) > 0 && !optional {
+			err = fmt.Errorf("%s.%s: %s has no settings by route", at, told[0].Setting, url)
+		}
 	case url == faultURL:
 		f := &faultv3.HTTPFault{}
 		if err = unpack(a, f, at); err == nil {

@@ -203,6 +203,9 @@ func takes(t *testing.T, kind string, view *resource.View) {
 	if m := b.Missing(); len(m) > 0 {
 		t.Errorf("%s misses %v", kind, m)
 	}
+	for u := range b.State().Unheeded() {
+		t.Errorf("%s: %s.%s has no effect", kind, u.Path, u.Setting)
+	}
 	var configs []*listener.Config
 	for l := range b.State().Listeners() {
 		configs = append(configs, l.Config)

@@ -12,6 +12,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/weirmesh/weir/proxy/filter/jwtauthn"
 )
@@ -254,6 +255,14 @@ type uses struct {
 	files      []string
 	keys       []*jwtauthn.Source // of tokens, that the proxy fetches
 	skipped    []Skipped
+	unheeded   []Unheeded
+}
+
+// heed notes what settings of a filter would change and do not.
+func (b *Builder) heed(url string, config *anypb.Any, path string) error {
+	told, err := unheeded(url, config, path)
+	b.uses.unheeded = append(b.uses.unheeded, told...)
+	return err
 }
 
 func (u *uses) any() bool { return len(u.secrets)+len(u.extensions) > 0 }
@@ -273,6 +282,6 @@ func (b *Builder) decodeListener(l *listenerv3.Listener, version string) (*Liste
 		out.Secrets, out.Extensions, out.source = b.uses.secrets, b.uses.extensions, l
 		out.files, out.unserved = b.uses.files, len(b.uses.unserved)
 	}
-	out.keys, out.Skipped = b.uses.keys, b.uses.skipped
+	out.keys, out.Skipped, out.unheeded = b.uses.keys, b.uses.skipped, b.uses.unheeded
 	return out, nil
 }

@@ -27,6 +27,7 @@ type State struct {
 	listeners map[string]*Listener
 	names     *names.Table
 	view      *demand.View
+	unheeded  map[string][]Unheeded // of filters of clusters
 }
 
 // Cluster returns the cluster of an ID, or nil if there is none now (cause NC).
@@ -69,6 +70,26 @@ func (s *State) Listeners() iter.Seq[*Listener] { return sorted(s.listeners) }
 // Listener is that of a name, nil if there is none.
 func (s *State) Listener(name string) *Listener { return s.listeners[name] }
 
+// Unheeded yields the settings of filters that have no effect, of listeners and clusters, in order.
+func (s *State) Unheeded() iter.Seq[Unheeded] {
+	return func(yield func(Unheeded) bool) {
+		for l := range s.Listeners() {
+			for _, u := range l.unheeded {
+				if !yield(u) {
+					return
+				}
+			}
+		}
+		for list := range sorted(s.unheeded) {
+			for _, u := range list {
+				if !yield(u) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // View is what is known of what is not held; nil: this is all there is.
 func (s *State) View() *demand.View { return s.view }
 
@@ -105,6 +126,7 @@ type Listener struct {
 	// Skipped are optional filters that it does without.
 	Skipped []Skipped
 
+	unheeded []Unheeded
 	files    []string             // of its certificates, keys and roots
 	keys     []*jwtauthn.Source   // that the proxy fetches
 	unserved int                  // how many chains take nobody for want of them
