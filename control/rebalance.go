@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
@@ -73,7 +72,7 @@ func (x *replicas) Load(ctx context.Context, _ *replicasv1.LoadRequest) (*replic
 	if err := x.admit(ctx); err != nil {
 		return nil, err
 	}
-	return &replicasv1.LoadAnswer{Replica: x.self, Streams: uint32(len(x.p.xds.Clients())), Service: x.service(),
+	return &replicasv1.LoadAnswer{Replica: x.self, Streams: uint32(len(x.p.xds.Clients())),
 		Takes: x.p.latest.Load() != nil && !x.p.stopping.Load() && x.p.pressed() == memory.Calm}, nil
 }
 
@@ -91,7 +90,7 @@ func (x *replicas) loads(ctx context.Context) (all []int) {
 			}
 			// Who does not answer, or is older and cannot, is not one to send proxies to.
 			a, err := replicasv1.NewReplicasClient(c).Load(ctx, &replicasv1.LoadRequest{})
-			if err != nil || a.GetReplica() == x.self || a.GetService() != x.service() || !a.GetTakes() {
+			if err != nil || a.GetReplica() == x.self || !a.GetTakes() {
 				return
 			}
 			mu.Lock()
@@ -102,6 +101,3 @@ func (x *replicas) loads(ctx context.Context) (all []int) {
 	wait.Wait()
 	return all
 }
-
-// service tells replicas apart that proxies reach by other names.
-func (x *replicas) service() string { return strings.Join(x.p.o.ServerNames, " ") }

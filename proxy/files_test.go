@@ -95,21 +95,7 @@ func TestCertificatesInFiles(t *testing.T) {
 	if err := protojson.Unmarshal(json, b); err != nil {
 		t.Fatal(err)
 	}
-	var log locked.Buffer
-	p, err := New(Options{Static: b, Log: slog.New(slog.NewTextHandler(&log, nil)), Level: &slog.LevelVar{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
-	waitFor(t, func() bool { return p.Ready() == nil })
+	p, log := running(t, b)
 	at, ok := p.group.Local(loop.TCP(netip.MustParseAddrPort("127.0.0.1:0")))
 	if !ok {
 		t.Fatal("no listener")
@@ -170,4 +156,25 @@ func TestCertificatesInFiles(t *testing.T) {
 	write("key.pem", key)
 	write("roots.pem", others.PEM())
 	check("the key is back, and other roots", "second.example", 503)
+}
+
+// running is a proxy of a bootstrap that is ready, until the test ends, and what it logs.
+func running(t *testing.T, static *bootstrapv3.Bootstrap) (*Proxy, *locked.Buffer) {
+	t.Helper()
+	log := &locked.Buffer{}
+	p, err := New(Options{Static: static, Log: slog.New(slog.NewTextHandler(log, nil)), Level: &slog.LevelVar{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	waitFor(t, func() bool { return p.Ready() == nil })
+	return p, log
 }

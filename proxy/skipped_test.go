@@ -1,18 +1,14 @@
 package proxy
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"strings"
 	"testing"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"sigs.k8s.io/yaml"
-
-	"github.com/weirmesh/weir/internal/locked"
 )
 
 // stepsOf runs a proxy with a listener that has other HTTP filters at each step, of which the first is what it begins with, and then
@@ -44,21 +40,7 @@ static_resources:
 		}
 		return b
 	}
-	var log locked.Buffer
-	p, err := New(Options{Static: with(filters[0]), Log: slog.New(slog.NewTextHandler(&log, nil)), Level: &slog.LevelVar{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
-	waitFor(t, func() bool { return p.Ready() == nil })
+	p, log := running(t, with(filters[0]))
 	for i, f := range filters {
 		(&adopting{t: t, proxy: p}).use(with(f))
 		state, err := json.Marshal(p.State())

@@ -70,12 +70,7 @@ func TestOutside(t *testing.T) {
 	})
 	c.Apply(strict)
 	c.Ready("app", booting)
-	c.Until("the caller reaches web by mutual TLS", cluster.Patience, func() string {
-		if r, err := echo(c, "caller", "http://web/"); err != nil || !strings.HasSuffix(r.Identity, "/sa/default") {
-			return fmt.Sprintf("%+v %v", r, err)
-		}
-		return ""
-	})
+	reachesByMutualTLS(c)
 	c.Until("objects are judged", cluster.Patience, func() string {
 		if err := c.TryApply("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: wrong}\nspec: {hosts: [web]}\n"); err == nil || !strings.Contains(err.Error(), "weir:") {
 			return fmt.Sprintf("an object without routes: %v", err)

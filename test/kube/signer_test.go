@@ -10,7 +10,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -143,12 +142,7 @@ func TestClusterSigner(t *testing.T) {
 	c.Apply(withImages(t, caller))
 	c.Apply(strict)
 	c.Ready("app", booting)
-	c.Until("the caller reaches web by mutual TLS", cluster.Patience, func() string {
-		if r, err := echo(c, "caller", "http://web/"); err != nil || !strings.HasSuffix(r.Identity, "/sa/default") {
-			return fmt.Sprintf("%+v %v", r, err)
-		}
-		return ""
-	})
+	reachesByMutualTLS(c)
 	if n := signed.Load(); n < 3 { // two workloads and the gateway
 		t.Errorf("the signer made %d certificates", n)
 	}

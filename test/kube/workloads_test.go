@@ -40,6 +40,17 @@ type report struct {
 	Hostname, Version, Identity string
 }
 
+// reachesByMutualTLS waits until the caller's calls arrive at web as its own.
+func reachesByMutualTLS(c *cluster.Cluster) {
+	c.T.Helper()
+	c.Until("the caller reaches web by mutual TLS", cluster.Patience, func() string {
+		if r, err := echo(c, "caller", "http://web/"); err != nil || !strings.HasSuffix(r.Identity, "/sa/default") {
+			return fmt.Sprintf("%+v %v", r, err)
+		}
+		return ""
+	})
+}
+
 // echo calls an echo sample from a pod's container app.
 func echo(c *cluster.Cluster, from, url string) (report, error) {
 	var r report

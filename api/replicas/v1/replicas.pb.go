@@ -277,7 +277,6 @@ type LoadAnswer struct {
 	Replica       string                 `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`  // as in Answer
 	Streams       uint32                 `protobuf:"varint,2,opt,name=streams,proto3" json:"streams,omitempty"` // of configuration
 	Takes         bool                   `protobuf:"varint,3,opt,name=takes,proto3" json:"takes,omitempty"`     // it takes more: it has a configuration and memory, and does not end
-	Service       string                 `protobuf:"bytes,4,opt,name=service,proto3" json:"service,omitempty"`  // the names by which proxies ask for it: a replica of another revision has others
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -333,13 +332,6 @@ func (x *LoadAnswer) GetTakes() bool {
 	return false
 }
 
-func (x *LoadAnswer) GetService() string {
-	if x != nil {
-		return x.Service
-	}
-	return ""
-}
-
 var File_api_replicas_v1_replicas_proto protoreflect.FileDescriptor
 
 const file_api_replicas_v1_replicas_proto_rawDesc = "" +
@@ -362,13 +354,12 @@ const file_api_replicas_v1_replicas_proto_rawDesc = "" +
 	"\x05asked\x18\x06 \x01(\rR\x05asked\x123\n" +
 	"\x06limits\x18\a \x01(\v2\x1b.weir.dev.observe.v1.LimitsR\x06limits\x123\n" +
 	"\x06tapped\x18\b \x01(\v2\x1b.weir.dev.observe.v1.TappedR\x06tapped\"\r\n" +
-	"\vLoadRequest\"p\n" +
+	"\vLoadRequest\"V\n" +
 	"\n" +
 	"LoadAnswer\x12\x18\n" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x12\x18\n" +
 	"\astreams\x18\x02 \x01(\rR\astreams\x12\x14\n" +
-	"\x05takes\x18\x03 \x01(\bR\x05takes\x12\x18\n" +
-	"\aservice\x18\x04 \x01(\tR\aservice2\x8c\x03\n" +
+	"\x05takes\x18\x03 \x01(\bR\x05takes2\x8c\x03\n" +
 	"\bReplicas\x12N\n" +
 	"\aRecords\x12#.weir.dev.observe.v1.RecordsRequest\x1a\x1c.weir.dev.replicas.v1.Answer0\x01\x12L\n" +
 	"\x06Limits\x12\".weir.dev.observe.v1.LimitsRequest\x1a\x1c.weir.dev.replicas.v1.Answer0\x01\x12F\n" +
