@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"net/netip"
-	"time"
 
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
@@ -22,12 +21,7 @@ const outboundListener = "virtualOutbound"
 // begins is served when the control plane has answered. The owner's lock guards it.
 type early struct {
 	config *listener.Config
-	wait   *time.Timer // since listeners came; nil: none have
-	over   bool        // what came is not whole in time: it serves as far as it goes
 }
-
-// wholeIn is how long the first configuration may be in coming once its listeners have.
-const wholeIn = 5 * time.Second
 
 // hold has connections wait, unless there is configuration already.
 func (s *publisher) hold(e *Early) {
@@ -41,31 +35,25 @@ func (s *publisher) hold(e *Early) {
 	for _, a := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		c.Binds = append(c.Binds, loop.Addr{AddrPort: netip.AddrPortFrom(a, e.Port)})
 	}
-	s.early = &early{config: c}
+	s.early = &early{c}
 	s.listen(s.builder.State())
 	s.live = false // nothing is served by that
 }
 
-// ends reports whether nobody has to wait any more: everything that came refers to has come too. s.mu is held.
+// ends reports whether nobody has to wait any more: everything that came refers to has come too, or is not worth waiting for. s.mu is held.
 func (s *publisher) ends(next *state.State, active map[string]*state.Listener) bool {
-	e := s.early
-	if e.over || active[outboundListener] != nil && len(s.builder.Missing()) == 0 {
-		if e.wait != nil {
-			e.wait.Stop()
-		}
+	f := &s.first
+	if f.since.IsZero() {
+		return false
+	}
+	in := wholeIn
+	if next.View() != nil {
+		in = demandedIn
+	}
+	lacks := f.worth(s.builder.Missing())
+	if active[outboundListener] != nil && len(lacks) == 0 || f.waited() >= in {
 		return true
 	}
-	for range next.Listeners() {
-		if e.wait == nil {
-			e.wait = time.AfterFunc(wholeIn, func() {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				if e.over = true; s.early == e {
-					s.listen(s.builder.State())
-				}
-			})
-		}
-		break
-	}
+	s.again(lacks, in)
 	return false
 }

@@ -51,6 +51,7 @@ type publisher struct {
 	skipped   map[state.Skipped]bool // optional filters that are skipped, of which the log has told
 	unheeded  map[setting]bool       // settings of filters without effect, likewise
 
+	first first
 	// early takes the workload's connections until there is configuration; nil: there is.
 	early *early
 
@@ -204,9 +205,12 @@ func (s *publisher) begin(static *bootstrapv3.Bootstrap) error {
 				s.p.o.Log.Warn("part of the kept state is not used", "type", resource.Short(u.TypeURL), "err", err)
 			}
 		}
-		s.saved = nil
 		s.restored()
 	}
+	s.mu.Lock()
+	s.first.holds = s.saved == nil || len(s.saved.Updates) == 0
+	s.saved = nil
+	s.mu.Unlock()
 	s.hold(s.p.o.Early)
 	return nil
 }
@@ -292,6 +296,7 @@ func (s *publisher) update(u state.Update) error {
 	if err != nil && !inForce(err) {
 		return err
 	}
+	s.first.note(u, s.begun)
 	s.publish(next, gone)
 	s.follow()
 	if u.TypeURL == resource.ClusterType {
@@ -391,9 +396,10 @@ func (s *publisher) retire(gone []*cluster.Endpoint) {
 // listen applies the listeners of next, the newest state, that can be served.
 func (s *publisher) listen(next *state.State) {
 	active := map[string]*state.Listener{}
+	holds := s.holds(next)
 	for l := range next.Listeners() {
 		switch old := s.active[l.Name]; {
-		case s.builder.Settled(l):
+		case s.builder.Settled(l) && (!holds || old != nil):
 			active[l.Name] = l
 		case old != nil:
 			active[l.Name] = old
@@ -507,17 +513,26 @@ func (s *publisher) change(c *client.Client, typeURL string, from state.Server, 
 	}
 }
 
-// missing says what is not there yet, nil when the state is whole and in use.
-func (s *publisher) missing() error {
+// missing says what is not there yet, nil when the state is whole and in use. Once it was, it is whatever else is awaited:
+// requests for that are answered one by one.
+func (s *publisher) missing(once bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch m := s.builder.Missing(); {
+	var m []string
+	if !once {
+		for _, l := range s.first.worth(s.builder.Missing()) {
+			m = append(m, l.What)
+		}
+	}
+	switch {
 	case !s.begun: // listeners of the kept state come one after the other
 		return errors.New("the kept state is not whole yet")
 	case len(m) > 3:
 		return fmt.Errorf("%s and %d more have not come yet", strings.Join(m[:3], ", "), len(m)-3)
 	case len(m) > 0:
 		return fmt.Errorf("%s have not come yet", strings.Join(m, ", "))
+	case s.first.holds && !s.first.since.IsZero():
+		return errors.New("listeners wait for their clusters")
 	case s.listenErr != nil:
 		return s.listenErr
 	case !s.live:

@@ -29,8 +29,7 @@ func (p *Proxy) Ready() error {
 		return errors.New("no certificate yet")
 	}
 	if p.xds != nil {
-		// Who was ready and is asking for more on demand is ready.
-		if s, _ := p.xds.State(); !s.Synced && !p.served() {
+		if s, _ := p.xds.State(); !s.Synced && !p.ready.Load() && !p.state.givesUp() {
 			if s.LastError != nil {
 				return fmt.Errorf("no configuration yet: %w", s.LastError)
 			}
@@ -40,7 +39,7 @@ func (p *Proxy) Ready() error {
 	if p.served() {
 		return nil
 	}
-	err := p.state.missing()
+	err := p.state.missing(p.ready.Load())
 	if err == nil {
 		p.ready.Store(true)
 	}

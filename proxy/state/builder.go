@@ -375,6 +375,9 @@ func (b *Builder) applyClusters(next *State, u Update) error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(specs)) {
+		if old := b.specs[name]; old != nil { // until what it gets its endpoints by now has come
+			specs[name].before = b.endpointsOf(old)
+		}
 		b.specs[name] = specs[name]
 		b.publish(next, specs[name])
 	}
@@ -397,10 +400,16 @@ func (b *Builder) endpointsOf(s *clusterSpec) *assignment {
 		if a := b.endpoints[s.edsName]; a != nil {
 			return a
 		}
+		if s.before != nil {
+			return s.before
+		}
 	case s.Kind == cluster.Static && s.static != nil:
 		a, _ := decodeEndpoints(withName(s.static, s.Name)) // was checked when the cluster came
 		return a
 	case s.Kind == cluster.StrictDNS, s.Kind == cluster.LogicalDNS:
+		if _, known := b.resolved[s.Name]; !known && s.before != nil {
+			return s.before
+		}
 		out := &assignment{}
 		_ = out.decodePolicy(s.static.GetPolicy(), "") // likewise
 		for _, a := range b.resolved[s.Name] {
@@ -441,6 +450,9 @@ func (b *Builder) applyEndpoints(next *State, u Update) error {
 	for _, name := range u.Removed {
 		delete(b.endpoints, name)
 		touched[name] = true
+	}
+	for _, name := range u.Absent {
+		b.endpoints[name] = &assignment{} // it has been asked for, and has an answer
 	}
 	next.clusters = slices.Clone(next.clusters)
 	for _, s := range b.specs {

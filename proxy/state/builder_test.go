@@ -147,7 +147,7 @@ func TestEndpointsSurviveUpdates(t *testing.T) {
 	const name = "outbound|9080||reviews.default.svc.cluster.local"
 	b := newBuilder()
 	s1, _ := apply(t, b, update(t, resource.ClusterType, reviewsCluster))
-	if got := b.Missing(); !slices.Equal(got, []string{"endpoints " + name}) {
+	if got := b.Missing(); !slices.Equal(got, []Lack{{"endpoints " + name, fetchIn}}) {
 		t.Errorf("missing %v", got)
 	}
 	s2, _ := apply(t, b, update(t, resource.EndpointType, reviewsEndpoints("10.0.0.1:9080 istio", "10.0.0.2:9080 disabled")))
@@ -194,6 +194,17 @@ func TestEndpointsSurviveUpdates(t *testing.T) {
 	if c4 := s4.ClusterNamed(name); c4.Endpoints[1] != c3.Endpoints[1] || len(gone) != 0 || len(c4.Endpoints[1].Transport.Load().Names) != 2 {
 		t.Error("a further accepted name must keep the endpoint and be used for new connections")
 	}
+	// It gets its endpoints by another name: those it had serve until others have come.
+	renamed := strings.Replace(grown, `service_name: "`+name, `service_name: "other`, 1)
+	s4, gone = apply(t, b, update(t, resource.ClusterType, renamed))
+	if c4 := s4.ClusterNamed(name); len(c4.Endpoints) != 2 || len(gone) != 0 {
+		t.Errorf("endpoints by another name: %+v, gone %v", c4.Endpoints, gone)
+	}
+	s4, _ = apply(t, b, Update{TypeURL: resource.EndpointType, Removed: []string{"other"}, Absent: []string{"other"}})
+	if c4 := s4.ClusterNamed(name); len(c4.Endpoints) != 0 {
+		t.Errorf("of the other name there are none, and it has %+v", c4.Endpoints)
+	}
+	apply(t, b, update(t, resource.ClusterType, grown))
 	// The cluster goes.
 	s5, gone := apply(t, b, Update{TypeURL: resource.ClusterType, Removed: []string{name}})
 	if s5.ClusterNamed(name) != nil || s5.Cluster(c3.ID) != nil || len(gone) != 2 {

@@ -35,8 +35,10 @@ const (
 
 // clusterSpec is a decoded Cluster before its endpoints are known.
 type clusterSpec struct {
-	cluster.Cluster        // without ID, Endpoints and Limits
-	edsName         string // "" unless endpoints come by EDS
+	cluster.Cluster               // without ID, Endpoints and Limits
+	edsName         string        // "" unless endpoints come by EDS
+	patience        time.Duration // for them: see patience
+	before          *assignment   // the endpoints it had as another kind of cluster
 	static          *endpointv3.ClusterLoadAssignment
 	limits          limitValues
 	lookup          cluster.Lookup
@@ -185,9 +187,11 @@ func (s *clusterSpec) decodeKind(c *clusterv3.Cluster, path string) error {
 		s.Kind = cluster.Static
 	case clusterv3.Cluster_EDS:
 		s.Kind = cluster.Static
-		if err := byStream(c.GetEdsClusterConfig().GetEdsConfig(), path+".eds_cluster_config.eds_config"); err != nil {
+		from := c.GetEdsClusterConfig().GetEdsConfig()
+		if err := byStream(from, path+".eds_cluster_config.eds_config"); err != nil {
 			return err
 		}
+		s.patience = patience(from)
 		s.edsName = c.GetEdsClusterConfig().GetServiceName()
 		if s.edsName == "" {
 			s.edsName = s.Name

@@ -80,8 +80,8 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.core.v3.SocketAddress": acts("protocol address port_value ipv4_compat"),
 	"envoy.config.core.v3.CidrRange":     everything,
 	"envoy.config.core.v3.Metadata":      acts("filter_metadata").but("typed_filter_metadata", controlInfo),
-	"envoy.config.core.v3.ConfigSource": acts("ads self api_config_source").
-		but("resource_api_version", "version 3 is the only one").but("initial_fetch_timeout", "what is named is waited for, and said to be missing, without end"),
+	"envoy.config.core.v3.ConfigSource": acts("ads self api_config_source initial_fetch_timeout").
+		but("resource_api_version", "version 3 is the only one"),
 	"envoy.config.core.v3.AggregatedConfigSource": everything,
 	"envoy.config.core.v3.SelfConfigSource":       acts("").but("transport_api_version", "version 3 is the only one"),
 	"envoy.config.core.v3.ApiConfigSource": acts("api_type grpc_services").but("transport_api_version", "version 3 is the only one").

@@ -109,6 +109,7 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 		if c.TableName = r.Rds.GetRouteConfigName(); c.TableName == "" {
 			return nil, "", fmt.Errorf("%s.rds.route_config_name: is empty", path)
 		}
+		b.uses.patience = longer(b.uses.patience, patience(r.Rds.GetConfigSource()))
 		return c, c.TableName, byStream(r.Rds.GetConfigSource(), path+".rds.config_source")
 	}
 	return nil, "", fmt.Errorf("%s: has neither route_config nor rds", path)

@@ -508,25 +508,6 @@ func (b *Builder) Wanted(active map[string]*Listener) Wanted {
 	return w
 }
 
-// Missing lists what was asked for and has not come: while it is not empty the proxy is
-// not ready. Secrets do not count: a host whose certificate nobody has made must not keep
-// the other hosts of a gateway from being served.
-func (b *Builder) Missing() []string {
-	var out []string
-	w := b.Wanted(nil)
-	for _, n := range w.Endpoints {
-		if _, ok := b.endpoints[n]; !ok && !b.live.absent[resource.EndpointType][n] {
-			out = append(out, "endpoints "+n)
-		}
-	}
-	for _, n := range w.Routes {
-		if b.cur.tables[n] == nil && !b.live.absent[resource.RouteType][n] {
-			out = append(out, "routes "+n)
-		}
-	}
-	return out
-}
-
 // Forget drops what is not subscribed to any more: there is no removal for it from the
 // server, but for what a wildcard might mean. Of that only is forgotten that there was none.
 func (b *Builder) Forget(typeURL string, from Server, names []string) *State {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -204,7 +205,7 @@ func (b *Builder) clustersAgain(next *State, concerned func(*clusterSpec) bool) 
 		if err != nil {
 			return err
 		}
-		now.Version = s.Version
+		now.Version, now.before = s.Version, s.before
 		made[name] = now
 	}
 	if len(made) > 0 {
@@ -256,6 +257,7 @@ type uses struct {
 	keys       []*jwtauthn.Source // of tokens, that the proxy fetches
 	skipped    []Skipped
 	unheeded   []Unheeded
+	patience   time.Duration // for route tables; negative: there are none
 }
 
 // heed notes what settings of a filter would change and do not.
@@ -270,7 +272,7 @@ func (u *uses) any() bool { return len(u.secrets)+len(u.extensions) > 0 }
 // decodeListener makes a listener. One for which not everything has come that it names has no
 // Config yet.
 func (b *Builder) decodeListener(l *listenerv3.Listener, version string) (*Listener, error) {
-	b.uses = uses{}
+	b.uses = uses{patience: -1}
 	out, err := b.decodeWholeListener(l, version)
 	if errors.Is(err, errAwaited) {
 		out, err = &Listener{Name: l.GetName(), Version: version}, nil
@@ -282,6 +284,6 @@ func (b *Builder) decodeListener(l *listenerv3.Listener, version string) (*Liste
 		out.Secrets, out.Extensions, out.source = b.uses.secrets, b.uses.extensions, l
 		out.files, out.unserved = b.uses.files, len(b.uses.unserved)
 	}
-	out.keys, out.Skipped, out.unheeded = b.uses.keys, b.uses.skipped, b.uses.unheeded
+	out.keys, out.Skipped, out.unheeded, out.patience = b.uses.keys, b.uses.skipped, b.uses.unheeded, b.uses.patience
 	return out, nil
 }

@@ -4,6 +4,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"time"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 
@@ -129,6 +130,7 @@ type Listener struct {
 	unheeded []Unheeded
 	files    []string             // of its certificates, keys and roots
 	keys     []*jwtauthn.Source   // that the proxy fetches
+	patience time.Duration        // for its route tables
 	unserved int                  // how many chains take nobody for want of them
 	source   *listenerv3.Listener // to make it again when one of them changes; nil without
 }
