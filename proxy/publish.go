@@ -67,6 +67,7 @@ func newPublisher(p *Proxy) (*publisher, error) {
 	if p.id != nil {
 		o.Identity = p.id.Peers()
 	}
+	o.Cluster = p.nodeProto().GetCluster()
 	var err error
 	if o.Metadata, err = peermetadata.New(&p.o.Node, p.peers); err != nil {
 		return nil, err

@@ -57,8 +57,8 @@ func (x *Exchange) judgeAgain(now *Config, grace int64) {
 	cause, details := causes.NoCause, ""
 	x.swap()
 	for i := range now.Stages {
-		if again := now.Stages[i].Again; again != nil {
-			if cause, details = again(x); cause != causes.NoCause {
+		if s := &now.Stages[i]; s.Again != nil && !x.skips(s) {
+			if cause, details = s.Again(x); cause != causes.NoCause {
 				break
 			}
 		}

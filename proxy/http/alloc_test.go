@@ -12,6 +12,7 @@ import (
 	"github.com/weirmesh/weir/api/substitution"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/filter/fault"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
 	accessfilter "github.com/weirmesh/weir/proxy/filter/rbac"
 	"github.com/weirmesh/weir/proxy/filter/session"
@@ -60,10 +61,10 @@ func makePath(t testing.TB, direction http.Direction, request, response []byte, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	stages, tells := outbound.Stages(outbound.Options{Metadata: node}), http.Workload
+	stages, tells := outbound.Stages(outbound.Options{Metadata: node, Fault: fault.Stages(nil)}), http.Workload
 	if direction == http.Inbound {
 		tells = http.Peers
-		stages = inbound.Stages(inbound.Options{Metadata: node, Access: access})
+		stages = inbound.Stages(inbound.Options{Metadata: node, Fault: fault.Stages(nil), Access: access})
 	}
 	p.records = records.New(1)
 	p.report = &http.Report{Self: self.Peer(), Numbers: observe.NewWorker(), Records: p.records, Log: observe.NewLog()}

@@ -32,6 +32,26 @@ type Stage struct {
 	// Again says whether the request of an exchange that is under way, and began under another configuration, would be let in by
 	// this one; if not, why. Nil: it would.
 	Again func(x *Exchange) (causes.Cause, string)
+	// Filter is the name of the filter it is of, by which routes switch that on or off; "": they do not. Off: it is, but for routes that
+	// switch it on.
+	Filter string
+	Off    bool
+}
+
+// OfFilter are stages of a filter that routes may switch.
+func OfFilter(name string, off bool, stages ...Stage) []Stage {
+	for i := range stages {
+		stages[i].Filter, stages[i].Off = name, off
+	}
+	return stages
+}
+
+// skips reports whether the request's route has the stage off.
+func (x *Exchange) skips(s *Stage) bool {
+	if x.Route == nil || len(x.Route.Switches) == 0 || s.Filter == "" {
+		return s.Off
+	}
+	return x.Route.Off(s.Filter, s.Off)
 }
 
 // Verdict is what a stage answers.
@@ -307,7 +327,7 @@ func (x *Exchange) run() {
 	for stages := x.Config.Stages; x.stage < len(stages); {
 		s := &stages[x.stage]
 		x.stage++
-		if s.Request != nil && s.Request(x) != Continue {
+		if s.Request != nil && !x.skips(s) && s.Request(x) != Continue {
 			return
 		}
 	}
@@ -427,7 +447,7 @@ var textPlain = []byte("text/plain")
 func (x *Exchange) startResponse() {
 	x.ResponseBegan = x.w.loop.Now()
 	for i := x.stage - 1; i >= 0; i-- {
-		if s := &x.Config.Stages[i]; s.Response != nil {
+		if s := &x.Config.Stages[i]; s.Response != nil && !x.skips(s) {
 			s.Response(x)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/filter/fault"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/http/message"
@@ -123,7 +124,7 @@ func newScript(t *testing.T) *script {
 	s.loop = s.net.Loop(loop.Options{})
 	s.worker = http.NewWorker(http.Options{Loop: s.loop, Observer: s, Hostname: "node", Outdated: func() bool { return s.outdated }})
 	s.checks = cluster.NewChecks(s.loop, s.worker)
-	s.cfg = &http.Config{ServerName: []byte("istio-envoy"), Stages: outbound.Stages(outbound.Options{}), TableName: "80", Logs: istioLog(t)}
+	s.cfg = &http.Config{ServerName: []byte("istio-envoy"), Stages: outbound.Stages(outbound.Options{Fault: http.OfFilter("envoy.filters.http.fault", false, fault.Stages(nil)...)}), TableName: "80", Logs: istioLog(t)}
 	s.listener = listen(t, s.loop, front, func(c *conn.Conn) { c.HandOver(s.worker.Serve(c, s.cfg)) })
 	return s
 }

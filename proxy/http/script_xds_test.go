@@ -24,7 +24,7 @@ import (
 // refused. Of a listener its first chain takes the place of what config said. The script's own clusters and routes are gone.
 func (s *script) xds(kind, text string) error {
 	if s.builder == nil {
-		s.builder = pstate.NewBuilder(pstate.Options{Plaintext: true, Loop: func() *loop.Loop { return s.loop }, Checks: func() *cluster.Checks { return s.checks }})
+		s.builder = pstate.NewBuilder(pstate.Options{Plaintext: true, Cluster: "here", Loop: func() *loop.Loop { return s.loop }, Checks: func() *cluster.Checks { return s.checks }})
 	}
 	var m interface {
 		proto.Message

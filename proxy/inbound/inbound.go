@@ -4,21 +4,18 @@
 package inbound
 
 import (
-	"github.com/weirmesh/weir/proxy/filter/fault"
 	"github.com/weirmesh/weir/proxy/filter/grpcweb"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
-	"github.com/weirmesh/weir/proxy/filter/session"
 	"github.com/weirmesh/weir/proxy/http"
-	"github.com/weirmesh/weir/proxy/route"
 )
 
 // Options are the filters that are configured.
 type Options struct {
 	Metadata *peermetadata.Node // nil: no metadata exchange
-	Fault    *route.Fault       // nil: none
+	Fault    []http.Stage       // delay and abort
 	GRPCWeb  bool
-	Session  *route.Session // nil: no filter for sessions
-	Access   []http.Stage   // who may come in, and how often, in the order configured
+	Session  []http.Stage
+	Access   []http.Stage // who may come in, and how often, in the order configured
 }
 
 // Stages are the steps of a request, in order; its response takes them backwards. The access log and the metrics come
@@ -33,11 +30,9 @@ func Stages(o Options) []http.Stage {
 	if o.Metadata != nil {
 		s = append(s, o.Metadata.Server()) // learn who calls, answer in kind
 	}
-	s = append(s, http.Match())             // route and cluster
-	s = append(s, o.Access...)              // who may do what, and how often: behind the route, so that metrics know whose service was asked for
-	s = append(s, fault.Stages(o.Fault)...) // delay, abort
-	if o.Session != nil {
-		s = append(s, session.Stage(o.Session)) // which endpoint the request is for
-	}
+	s = append(s, http.Match())     // route and cluster
+	s = append(s, o.Access...)      // who may do what, and how often: behind the route, so that metrics know whose service was asked for
+	s = append(s, o.Fault...)       // delay, abort
+	s = append(s, o.Session...)     // which endpoint the request is for
 	return append(s, http.Router()) // headers, timeouts, retries, the application's address, connection
 }

@@ -4,23 +4,19 @@
 package outbound
 
 import (
-	"github.com/weirmesh/weir/proxy/filter/cors"
-	"github.com/weirmesh/weir/proxy/filter/fault"
 	"github.com/weirmesh/weir/proxy/filter/grpcweb"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
-	"github.com/weirmesh/weir/proxy/filter/session"
 	"github.com/weirmesh/weir/proxy/http"
-	"github.com/weirmesh/weir/proxy/route"
 )
 
 // Options are the filters that are configured.
 type Options struct {
 	Metadata *peermetadata.Node // nil: no metadata exchange
-	Fault    *route.Fault       // of the filter, for routes without their own; nil: none
-	CORS     bool               // routes may have policies
+	Fault    []http.Stage       // delay and abort
+	CORS     []http.Stage
 	GRPCWeb  bool
-	Session  *route.Session // nil: no filter for sessions
-	Access   []http.Stage   // who may come in, and how often, in the order configured
+	Session  []http.Stage
+	Access   []http.Stage // who may come in, and how often, in the order configured
 }
 
 // Stages are the steps of a request, in order; its response takes them backwards. The access log and the metrics come
@@ -38,12 +34,8 @@ func Stages(o Options) []http.Stage {
 	if o.Metadata != nil {
 		s = append(s, o.Metadata.Client()) // tell who calls, learn who answers
 	}
-	s = append(s, fault.Stages(o.Fault)...) // delay, abort
-	if o.CORS {
-		s = append(s, cors.Stage()) // preflight requests, answers for pages of other origins
-	}
-	if o.Session != nil {
-		s = append(s, session.Stage(o.Session)) // which endpoint the request is for
-	}
+	s = append(s, o.Fault...)       // delay, abort
+	s = append(s, o.CORS...)        // preflight requests, answers for pages of other origins
+	s = append(s, o.Session...)     // which endpoint the request is for
 	return append(s, http.Router()) // headers, rewrite, timeouts, retries, endpoint, connection
 }

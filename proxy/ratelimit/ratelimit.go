@@ -1,7 +1,8 @@
 // Package ratelimit lets so many pass in a time: token buckets, for requests and for connections.
 //
-// What enters: Limits that proxy/state made, and the moment. What leaves: a yes or no. A bucket is shared by all workers and
-// exact: of n that come at once while there are k tokens, k pass. Nothing here allocates or locks.
+// What enters: the moment, and what proxy/state made: Buckets, and Descriptors, which have one for each kind of request. What leaves: a
+// yes or no. A bucket is shared by all workers and exact: of n that come at once while there are k tokens, k pass. Nothing here allocates
+// or locks, but for descriptors that name no value: they are looked up under a lock, and a value not seen lately costs its bucket.
 package ratelimit
 
 import (
@@ -40,6 +41,9 @@ func (b *Bucket) Take(now int64) bool {
 	}
 }
 
+// Slower reports whether a bucket fills more slowly than another.
+func (b *Bucket) Slower(than *Bucket) bool { return b.each > than.each }
+
 // Most is how many tokens fit.
 func (b *Bucket) Most() int64 { return b.most }
 
@@ -50,29 +54,6 @@ func (b *Bucket) Left(now int64) (tokens int64, next time.Duration) {
 		return 0, time.Duration(b.each - since)
 	}
 	return since / b.each, time.Duration(b.each - since%b.each)
-}
-
-// Limit is envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit, of a listener or a route.
-type Limit struct {
-	Bucket *Bucket // nil: nothing is limited
-	Status int     // of the refusal
-	// Exhausted gives gRPC clients RESOURCE_EXHAUSTED instead of UNAVAILABLE.
-	Exhausted bool
-	// Per1M is the share of requests that are counted, Enforced1M that of those without a token which are refused.
-	Per1M, Enforced1M uint32
-	// Headers go into refusals, Unenforced into requests that pass without a token.
-	Headers, Unenforced []Header
-	// RetryAfter says in refusals when there is a token.
-	RetryAfter bool
-	// Tell says how many are left (x-ratelimit headers, draft 3).
-	Tell   bool
-	Counts *Counts
-}
-
-// Header is one to add, or to set.
-type Header struct {
-	Name, Value []byte
-	Replaces    bool
 }
 
 // Counts are a limit's statistics, by Envoy's names. They outlive the configuration and may be read at any time.

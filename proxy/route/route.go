@@ -20,7 +20,6 @@ import (
 	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/observe"
-	"github.com/weirmesh/weir/proxy/ratelimit"
 )
 
 // Table is one RouteConfiguration.
@@ -52,6 +51,8 @@ type VirtualHost struct {
 	Entries []*Entry
 	// AttemptCount adds x-envoy-attempt-count to requests.
 	AttemptCount bool
+	// RateRules make descriptors of requests.
+	RateRules []RateRule
 	// AnswerAttempts adds it to responses.
 	AnswerAttempts bool
 	// TellTimeout adds x-envoy-is-timeout-retry to further attempts: whether the one before took too long.
@@ -85,9 +86,27 @@ type Entry struct {
 	// ExtAuthz is what is different here about asking who may come in, nil: nothing.
 	ExtAuthz *ExtAuthz
 	// RateLimit takes the place of the listener's local rate limit, nil: that holds.
-	RateLimit *ratelimit.Limit
+	RateLimit *RateLimit
 	// Session takes the place of the listener's, nil: that holds.
 	Session *Session
+	// Switches are the filters that are on or off here, whatever they are elsewhere.
+	Switches []Switch
+}
+
+// Switch says whether a filter is off, by its name in the connection manager.
+type Switch struct {
+	Filter string
+	Off    bool
+}
+
+// Off reports whether a filter is, that is so elsewhere.
+func (e *Entry) Off(filter string, elsewhere bool) bool {
+	for i := range e.Switches {
+		if e.Switches[i].Filter == filter {
+			return e.Switches[i].Off
+		}
+	}
+	return elsewhere
 }
 
 // Session is StatefulSession: requests that belong together carry the address of the endpoint that they are for.
@@ -145,6 +164,10 @@ type Forward struct {
 	NoCluster int
 	// Hash is what requests have in common that go to one endpoint, for clusters that do not say it themselves (hash_policy).
 	Hash []cluster.HashKey
+
+	// RateRules make descriptors of requests, those of the virtual host too with HostRules.
+	RateRules []RateRule
+	HostRules bool
 
 	// Follow is which redirects are followed here (internal_redirect_policy); nil: none.
 	Follow *Follow

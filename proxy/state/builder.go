@@ -61,6 +61,8 @@ type Options struct {
 	StdRecords bool
 	// Metadata is what the metadata exchange tells of this workload; nil: no exchange.
 	Metadata *peermetadata.Node
+	// Cluster is the one that the proxy says it is of (node.cluster).
+	Cluster string
 	// Keys are the keys of tokens; nil: the Builder makes its own, and asks nobody for newer ones.
 	Keys *jwtauthn.Sets
 	// Peers hears of the addresses of workloads with proxies; nil: nobody wants to know.

@@ -63,14 +63,14 @@ const (
 	buffered      = "what is kept of bodies, for further attempts and copies, has a limit of its own"
 	spans         = "the proxy makes no spans; trace headers are passed on"
 	notTwice      = "a connection that had been closed is replaced; nothing else is asked twice"
+	literalValue  = "a value is literal, and so never turns out to be empty"
 	noFingerprint = "nothing here asks for it: formats of logs that do are refused"
 )
 
 // Why fields are not supported.
 const (
-	notHere    = "an extension of Envoy's that is not there here"
-	rateLimits = "descriptors are for a rate limit service, which no filter here asks; use envoy.filters.http.local_ratelimit by typed_per_filter_config"
-	hedging    = "a request is at one endpoint at a time; use per_try_timeout in retry_policy"
+	notHere = "an extension of Envoy's that is not there here"
+	hedging = "a request is at one endpoint at a time; use per_try_timeout in retry_policy"
 )
 
 // fields is the list of everything the proxy understands of xDS.
@@ -79,6 +79,7 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.core.v3.Pipe":          acts("path"),
 	"envoy.config.core.v3.SocketAddress": acts("protocol address port_value ipv4_compat"),
 	"envoy.config.core.v3.CidrRange":     everything,
+	"xds.core.v3.CidrRange":              everything,
 	"envoy.config.core.v3.Metadata":      acts("filter_metadata").but("typed_filter_metadata", controlInfo),
 	"envoy.config.core.v3.ConfigSource": acts("ads self api_config_source initial_fetch_timeout").
 		but("resource_api_version", "version 3 is the only one"),
@@ -281,9 +282,9 @@ var fields = map[protoreflect.FullName]known{
 		not("cluster_specifier_plugins", notHere).not("vhost_header", "virtual hosts are found by the authority alone").
 		not("ignore_path_parameters_in_path_matching", "policies and routes must see one path; match by safe_regex").not("route_specifiers", notHere),
 	"envoy.config.route.v3.VirtualHost": acts("name domains routes require_tls include_request_attempt_count include_attempt_count_in_response request_headers_to_add request_headers_to_remove"+
-		" response_headers_to_add response_headers_to_remove typed_per_filter_config cors retry_policy request_mirror_policies include_is_timeout_retry_header").
+		" response_headers_to_add response_headers_to_remove typed_per_filter_config cors retry_policy request_mirror_policies include_is_timeout_retry_header rate_limits").
 		but("metadata", controlInfo).but("virtual_clusters", statsNames).but("per_request_buffer_limit_bytes", buffered).but("request_body_buffer_limit", buffered).
-		not("matcher", "routes are a list; say routes").not("rate_limits", rateLimits).not("hedge_policy", hedging).not("retry_policy_typed_config", "use retry_policy").not("route_specifiers", notHere),
+		not("matcher", "routes are a list; say routes").not("hedge_policy", hedging).not("retry_policy_typed_config", "use retry_policy").not("route_specifiers", notHere),
 	"envoy.config.route.v3.Route": acts("name match route redirect direct_response metadata typed_per_filter_config request_headers_to_add"+
 		" request_headers_to_remove response_headers_to_add response_headers_to_remove stat_prefix").
 		but("decorator", spans).but("tracing", spans).but("per_request_buffer_limit_bytes", buffered).but("request_body_buffer_limit", buffered).
@@ -291,6 +292,27 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.route.v3.RouteMatch": acts("connect_matcher prefix path safe_regex path_separated_prefix case_sensitive runtime_fraction headers query_parameters dynamic_metadata grpc"+
 		" path_match_policy cookies tls_context").
 		not("filter_state", "no filter here leaves objects that routes could ask for; match headers, or claims of tokens by dynamic_metadata"),
+	"envoy.config.route.v3.RateLimit": acts("stage actions").but("disable_key", "there is no runtime layer").
+		not("limit", "it is for a rate limit service, which no filter here asks; give the descriptor a token_bucket").
+		not("hits_addend", "a request takes one token").not("apply_on_stream_done", "tokens are taken when requests come").
+		not("x_ratelimit_option", "use enable_x_ratelimit_headers of the filter"),
+	"envoy.config.route.v3.RateLimit.Action": acts("source_cluster destination_cluster request_headers query_parameters remote_address generic_key header_value_match dynamic_metadata metadata"+
+		" masked_remote_address query_parameter_value_match remote_address_match").not("extension", notHere),
+	"envoy.config.route.v3.RateLimit.Action.SourceCluster":                   everything,
+	"envoy.config.route.v3.RateLimit.Action.DestinationCluster":              everything,
+	"envoy.config.route.v3.RateLimit.Action.RequestHeaders":                  everything,
+	"envoy.config.route.v3.RateLimit.Action.QueryParameters":                 everything,
+	"envoy.config.route.v3.RateLimit.Action.RemoteAddress":                   everything,
+	"envoy.config.route.v3.RateLimit.Action.GenericKey":                      acts("descriptor_value descriptor_key").but("default_value", literalValue),
+	"envoy.config.route.v3.RateLimit.Action.HeaderValueMatch":                acts("descriptor_value descriptor_key expect_match headers").but("default_value", literalValue),
+	"envoy.config.route.v3.RateLimit.Action.QueryParameterValueMatch":        acts("descriptor_value descriptor_key expect_match query_parameters").but("default_value", literalValue),
+	"envoy.config.route.v3.RateLimit.Action.RemoteAddressMatch":              acts("descriptor_value descriptor_key address_matcher").but("default_value", literalValue),
+	"envoy.config.route.v3.RateLimit.Action.MaskedRemoteAddress":             everything,
+	"envoy.config.route.v3.RateLimit.Action.MetaData":                        everything,
+	"envoy.config.route.v3.RateLimit.Action.DynamicMetaData":                 everything,
+	"envoy.type.matcher.v3.AddressMatcher":                                   everything,
+	"envoy.type.metadata.v3.MetadataKey":                                     everything,
+	"envoy.type.metadata.v3.MetadataKey.PathSegment":                         acts("key").not("index", "what it would point into are lists, of which claims are not taken one by one"),
 	"envoy.config.route.v3.RouteMatch.TlsContextMatchOptions":                acts("presented validated"),
 	"envoy.config.route.v3.CookieMatcher":                                    acts("name string_match invert_match"),
 	"envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig":     everything,
@@ -303,11 +325,10 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.route.v3.QueryParameterMatcher": acts("name string_match present_match"),
 	"envoy.config.route.v3.RouteAction": acts("cluster upgrade_configs weighted_clusters prefix_rewrite regex_rewrite host_rewrite_literal timeout idle_timeout retry_policy"+
 		" cluster_not_found_response_code max_grpc_timeout grpc_timeout_offset max_stream_duration request_mirror_policies hash_policy auto_host_rewrite append_x_forwarded_host"+
-		" cluster_header host_rewrite_header host_rewrite_path_regex path_rewrite_policy cors internal_redirect_policy priority").
+		" cluster_header host_rewrite_header host_rewrite_path_regex path_rewrite_policy cors internal_redirect_policy priority rate_limits include_vh_rate_limits").
 		but("metadata_match", "it chooses among subsets of endpoints, and clusters with lb_subset_config are refused").
 		but("flush_timeout", "what is left to send has the idle timeout of its stream").but("early_data_policy", "nothing is sent as early data").
-		but("include_vh_rate_limits", "it selects among rate_limits, which are refused").
-		not("rate_limits", rateLimits).not("hedge_policy", hedging).not("retry_policy_typed_config", "use retry_policy").
+		not("hedge_policy", hedging).not("retry_policy_typed_config", "use retry_policy").
 		not("cluster_specifier_plugin inline_cluster_specifier_plugin", notHere).
 		not("path_rewrite host_rewrite", "texts with variables are supported in headers only; use regex_rewrite, path_rewrite_policy, host_rewrite_header or host_rewrite_path_regex").
 		not("internal_redirect_action max_internal_redirects", "use internal_redirect_policy"),
@@ -416,15 +437,15 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.config.core.v3.HttpUri":                                     everything,
 	"envoy.type.v3.HttpStatus":                                         everything,
 	"envoy.type.matcher.v3.ListStringMatcher":                          acts("patterns"),
-	"envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit": acts("stat_prefix status token_bucket filter_enabled filter_enforced request_headers_to_add_when_not_enforced response_headers_to_add"+
-		" enable_x_ratelimit_headers rate_limited_as_resource_exhausted enable_retry_after_header").
-		but("stage", "it selects descriptors, which are refused").but("vh_rate_limits", "it selects descriptors, which are refused").
-		but("always_consume_default_token_bucket", "there is no other bucket").but("max_dynamic_descriptors", "there are none"),
+	"envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit": acts("stat_prefix status token_bucket filter_enabled filter_enforced request_headers_to_add_when_not_enforced response_headers_to_add" +
+		" enable_x_ratelimit_headers rate_limited_as_resource_exhausted enable_retry_after_header descriptors stage vh_rate_limits always_consume_default_token_bucket rate_limits max_dynamic_descriptors"),
+	"envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor":      everything,
+	"envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.Entry":     everything,
 	"envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit": acts("token_bucket runtime_enabled").but("stat_prefix", statsNames),
-	"envoy.type.v3.TokenBucket":         everything,
-	"envoy.type.v3.HashPolicy":          acts("source_ip"),
-	"envoy.type.v3.HashPolicy.SourceIp": everything,
-	"envoy.config.cluster.v3.Filter":    acts("name typed_config"),
+	"envoy.type.v3.TokenBucket":                                          everything,
+	"envoy.type.v3.HashPolicy":                                           acts("source_ip"),
+	"envoy.type.v3.HashPolicy.SourceIp":                                  everything,
+	"envoy.config.cluster.v3.Filter":                                     acts("name typed_config"),
 
 	// Objects that Istio passes from filter to filter.
 	"envoy.extensions.filters.http.set_filter_state.v3.Config":    acts("on_request_headers").but("clear_route_cache", "no object it may set has a part in routing"),
@@ -473,9 +494,8 @@ var fields = map[protoreflect.FullName]known{
 		but("request_id_extension", "x-request-id is a UUID").but("proxy_100_continue", "the proxy answers 100-continue, an upstream that refuses says so by its status").but("scheme_header_transformation", "the scheme is what the connection is, or what a trusted proxy in front says by x-forwarded-proto").
 		but("internal_address_config", "no request is treated as internal for its address: use_remote_address alone says whom to trust").but("delayed_close_timeout", "closing lingers with a limit of its own").
 		but("proxy_status_config", "causes are told by the access log and by response flags"),
-	"envoy.extensions.filters.network.http_connection_manager.v3.Rds": acts("config_source route_config_name"),
-	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter": acts("name typed_config config_discovery is_optional").
-		not("disabled", "a filter is there for all routes; leave it out, or take it away from routes by a FilterConfig with disabled"),
+	"envoy.extensions.filters.network.http_connection_manager.v3.Rds":                                 acts("config_source route_config_name"),
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":                          acts("name typed_config config_discovery is_optional disabled"),
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig": acts("upgrade_type enabled"),
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails": acts("subject uri dns").
 		but("cert", "a client's certificate is told by its hash, not as a whole").but("chain", "a client's certificate is told by its hash, not as a whole"),

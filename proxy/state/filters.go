@@ -14,6 +14,8 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/weirmesh/weir/proxy/filter/cors"
+	"github.com/weirmesh/weir/proxy/filter/fault"
 	"github.com/weirmesh/weir/proxy/filter/jwtauthn"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
 	rbacfilter "github.com/weirmesh/weir/proxy/filter/rbac"
@@ -23,7 +25,6 @@ import (
 	"github.com/weirmesh/weir/proxy/inbound"
 	"github.com/weirmesh/weir/proxy/outbound"
 	"github.com/weirmesh/weir/proxy/rbac"
-	"github.com/weirmesh/weir/proxy/route"
 )
 
 // Types of filters, as they stand in typed_config, or inside a TypedStruct there.
@@ -49,22 +50,24 @@ type httpFilter struct {
 	// for the reason in inert; what its settings would change is told (unheeded).
 	make  func(b *Builder, l *filterList, config *anypb.Any, at string) error
 	inert string
+	// steady is why it cannot be off where make is not nil; "": it can.
+	steady string
 }
 
 // httpFilters are the HTTP filters there are, by the type of their configuration. Of any other the rule is: optional, it is left
 // out and reported; otherwise it is refused by its path.
 var httpFilters = map[string]httpFilter{
-	typePrefix + "envoy.extensions.filters.http.router.v3.Router":    {name: "envoy.filters.http.router", make: (*Builder).routerFilter},
+	typePrefix + "envoy.extensions.filters.http.router.v3.Router":    {name: "envoy.filters.http.router", make: (*Builder).routerFilter, steady: "requests go on by it"},
 	typePrefix + "envoy.extensions.filters.http.fault.v3.HTTPFault":  {name: "envoy.filters.http.fault", make: (*Builder).faultFilter},
 	typePrefix + "envoy.extensions.filters.http.cors.v3.Cors":        {name: "envoy.filters.http.cors", make: (*Builder).corsFilter},
-	typePrefix + "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb": {name: "envoy.filters.http.grpc_web", make: (*Builder).grpcWebFilter},
+	typePrefix + "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb": {name: "envoy.filters.http.grpc_web", make: (*Builder).grpcWebFilter, steady: "its work is done before the route is known"},
 	typePrefix + "envoy.extensions.filters.http.rbac.v3.RBAC":        {name: "envoy.filters.http.rbac", make: (*Builder).rbacFilter},
-	peerMetadataURL:   {name: "istio.metadata_exchange", make: (*Builder).peerMetadataFilter},
+	peerMetadataURL:   {name: "istio.metadata_exchange", make: (*Builder).peerMetadataFilter, steady: "its work is done before the route is known"},
 	extAuthzURL:       {name: "envoy.filters.http.ext_authz", make: (*Builder).extAuthzFilter},
 	localRateLimitURL: {name: "envoy.filters.http.local_ratelimit", make: (*Builder).rateLimitFilter},
 	sessionURL:        {name: "envoy.filters.http.stateful_session", make: (*Builder).sessionFilter},
 	jwtAuthnURL:       {name: jwtFilter, make: (*Builder).jwtAuthnFilter},
-	setFilterStateURL: {name: "envoy.filters.http.set_filter_state", make: (*Builder).filterStateFilter},
+	setFilterStateURL: {name: "envoy.filters.http.set_filter_state", make: (*Builder).filterStateFilter, steady: "what it says is known without it"},
 	alpnURL:           {name: "istio.alpn", inert: "the stage that dials offers HTTP protocols to mesh peers by itself"},
 	statsURL:          {name: "istio.stats", inert: "Istio's standard metrics are always made"},
 	onDemandURL: {name: "envoy.filters.http.on_demand",
@@ -93,26 +96,39 @@ type filterList struct {
 	config  *http.Config
 	stats   string // prefix of the manager
 	peers   *peermetadata.Node
-	fault   *route.Fault
-	cors    bool
+	fault   []http.Stage
+	cors    []http.Stage
 	grpcWeb bool
-	session *route.Session
+	session []http.Stage
 	routed  bool
 	access  []http.Stage
 	shadows map[string]*rbac.Rules // by shadow_rules_stat_prefix
 	rules   []*rbac.Filter         // the last of access, not a stage yet
+	ruled   filterName             // of rules
+	at      filterName             // the filter that is being read
+}
+
+// filterName is by what routes switch a filter, and whether it is off elsewhere.
+type filterName struct {
+	name string
+	off  bool
+}
+
+func (n filterName) of(stages ...http.Stage) []http.Stage {
+	return http.OfFilter(n.name, n.off, stages...)
 }
 
 // enter adds stages that decide who comes in.
 func (l *filterList) enter(stages ...http.Stage) {
-	l.access = append(l.access, rbacfilter.Stages(l.rules)...) // neighbours judge together: the path is read once
+	l.access = append(l.access, l.ruled.of(rbacfilter.Stages(l.rules)...)...) // neighbours judge together: the path is read once
 	l.rules = nil
-	l.access = append(l.access, stages...)
+	l.access = append(l.access, l.at.of(stages...)...)
 }
 
 // decodeHTTPFilters checks the filters and lists the stages they stand for.
 func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManager, path string) error {
 	l := &filterList{config: c, stats: m.GetStatPrefix(), shadows: map[string]*rbac.Rules{}}
+	l.fault = http.OfFilter(httpFilters[faultURL].name, false, fault.Stages(nil)...) // routes may have faults all the same
 	for i, f := range m.GetHttpFilters() {
 		at := fmt.Sprintf("%s.http_filters[%d] %s", path, i, f.GetName())
 		if l.routed {
@@ -125,12 +141,18 @@ func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManag
 		if err := b.heed(url, config, at); err != nil {
 			return err
 		}
+		l.at = filterName{f.GetName(), f.GetDisabled()}
 		switch known, ok := httpFilters[url]; {
+		case l.at.off && known.steady != "":
+			return fmt.Errorf("%s.disabled: %s cannot be switched off: %s", at, known.name, known.steady)
 		case known.make != nil:
 			if err := known.make(b, l, config, at); err != nil {
 				return err
 			}
 		case ok:
+			if l.at.off {
+				b.uses.unheeded = append(b.uses.unheeded, Unheeded{at, "disabled", url})
+			}
 		case f.GetIsOptional():
 			b.uses.skipped = append(b.uses.skipped, Skipped{at, url})
 		default:
@@ -175,15 +197,16 @@ func (b *Builder) faultFilter(l *filterList, config *anypb.Any, at string) error
 		return err
 	}
 	if x.GetDelay() == nil && x.GetAbort() == nil {
+		l.fault = l.at.of(fault.Stages(nil)...)
 		return nil
 	}
-	var err error
-	l.fault, err = decodeFault(x, at)
+	f, err := decodeFault(x, at)
+	l.fault = l.at.of(fault.Stages(f)...)
 	return err
 }
 
 func (b *Builder) corsFilter(l *filterList, config *anypb.Any, at string) error {
-	l.cors = true
+	l.cors = l.at.of(cors.Stage())
 	return unpack(config, &corsv3.Cors{}, at)
 }
 
@@ -218,7 +241,10 @@ func (b *Builder) rbacFilter(l *filterList, config *anypb.Any, at string) error 
 	if err != nil {
 		return err
 	}
-	l.rules = append(l.rules, f)
+	if len(l.rules) > 0 && l.ruled != l.at {
+		l.enter()
+	}
+	l.rules, l.ruled = append(l.rules, f), l.at
 	if f.Shadow != nil {
 		l.shadows[x.GetShadowRulesStatPrefix()] = f.Shadow
 	}

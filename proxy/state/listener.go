@@ -23,6 +23,7 @@ import (
 	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/conn"
@@ -276,6 +277,27 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 	return c, err
 }
 
+// cidr is what messages of that name have.
+type cidr interface {
+	GetAddressPrefix() string
+	GetPrefixLen() *wrapperspb.UInt32Value
+}
+
+func cidrs[C cidr](list []C, path string) (out []netip.Prefix, err error) {
+	for i, r := range list {
+		a, err := netip.ParseAddr(r.GetAddressPrefix())
+		if err != nil {
+			return nil, fmt.Errorf("%s[%d]: %w", path, i, err)
+		}
+		p, err := a.Prefix(int(r.GetPrefixLen().GetValue()))
+		if err != nil {
+			return nil, fmt.Errorf("%s[%d]: %w", path, i, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
 func decodeChainMatch(m *listenerv3.FilterChainMatch, path string) (listener.Match, error) {
 	out := listener.Match{DestinationPort: uint16(m.GetDestinationPort().GetValue()), ServerNames: m.GetServerNames(),
 		TransportProtocol: m.GetTransportProtocol(), ApplicationProtocols: m.GetApplicationProtocols()}
@@ -287,29 +309,14 @@ func decodeChainMatch(m *listenerv3.FilterChainMatch, path string) (listener.Mat
 	default:
 		return out, fmt.Errorf("%s.transport_protocol: %q is not supported", path, out.TransportProtocol)
 	}
-	prefixes := func(list []*corev3.CidrRange, field string) ([]netip.Prefix, error) {
-		var ps []netip.Prefix
-		for i, r := range list {
-			ip, err := netip.ParseAddr(r.GetAddressPrefix())
-			if err != nil {
-				return nil, fmt.Errorf("%s.%s[%d]: %w", path, field, i, err)
-			}
-			p, err := ip.Prefix(int(r.GetPrefixLen().GetValue()))
-			if err != nil {
-				return nil, fmt.Errorf("%s.%s[%d]: %w", path, field, i, err)
-			}
-			ps = append(ps, p)
-		}
-		return ps, nil
-	}
 	var err error
-	if out.DestinationPrefixes, err = prefixes(m.GetPrefixRanges(), "prefix_ranges"); err != nil {
+	if out.DestinationPrefixes, err = cidrs(m.GetPrefixRanges(), path+".prefix_ranges"); err != nil {
 		return out, err
 	}
-	if out.SourcePrefixes, err = prefixes(m.GetSourcePrefixRanges(), "source_prefix_ranges"); err != nil {
+	if out.SourcePrefixes, err = cidrs(m.GetSourcePrefixRanges(), path+".source_prefix_ranges"); err != nil {
 		return out, err
 	}
-	if out.DirectSourcePrefixes, err = prefixes(m.GetDirectSourcePrefixRanges(), "direct_source_prefix_ranges"); err != nil {
+	if out.DirectSourcePrefixes, err = cidrs(m.GetDirectSourcePrefixRanges(), path+".direct_source_prefix_ranges"); err != nil {
 		return out, err
 	}
 	switch t := m.GetSourceType(); t {

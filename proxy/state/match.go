@@ -61,20 +61,9 @@ func decodeMatch(m *routev3.RouteMatch, path string) (route.When, error) {
 		}
 		w.Claims = append(w.Claims, c)
 	}
-	for i, q := range m.GetQueryParameters() {
-		at := fmt.Sprintf("%s.query_parameters[%d]", path, i)
-		v := route.ValueMatch{Name: q.GetName()}
-		if v.Name == "" {
-			return w, fmt.Errorf("%s.name: is empty", at)
-		}
-		if q.GetStringMatch() != nil {
-			if err := stringMatch(&v, q.GetStringMatch(), at+".string_match"); err != nil {
-				return w, err
-			}
-		} else if !q.GetPresentMatch() {
-			return w, fmt.Errorf("%s: has neither string_match nor present_match", at)
-		}
-		w.Query = append(w.Query, v)
+	var err error
+	if w.Query, err = decodeQueryMatches(m.GetQueryParameters(), path); err != nil {
+		return w, err
 	}
 	for i, c := range m.GetCookies() {
 		at := fmt.Sprintf("%s.cookies[%d]", path, i)
@@ -100,6 +89,25 @@ func decodeMatch(m *routev3.RouteMatch, path string) (route.When, error) {
 		}
 	}
 	return w, nil
+}
+
+func decodeQueryMatches(list []*routev3.QueryParameterMatcher, path string) (out []route.ValueMatch, err error) {
+	for i, q := range list {
+		at := fmt.Sprintf("%s.query_parameters[%d]", path, i)
+		v := route.ValueMatch{Name: q.GetName()}
+		if v.Name == "" {
+			return nil, fmt.Errorf("%s.name: is empty", at)
+		}
+		if q.GetStringMatch() != nil {
+			if err := stringMatch(&v, q.GetStringMatch(), at+".string_match"); err != nil {
+				return nil, err
+			}
+		} else if !q.GetPresentMatch() {
+			return nil, fmt.Errorf("%s: has neither string_match nor present_match", at)
+		}
+		out = append(out, v)
+	}
+	return out, nil
 }
 
 func decodeHeaderMatch(h *routev3.HeaderMatcher, path string) (route.ValueMatch, error) {

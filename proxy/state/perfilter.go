@@ -3,6 +3,8 @@ package state
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -12,7 +14,6 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/weirmesh/weir/proxy/ratelimit"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -27,8 +28,10 @@ type perFilter struct {
 	fault *route.Fault
 	cors  *route.CORS
 	authz *route.ExtAuthz
-	limit *ratelimit.Limit
+	limit *route.RateLimit
 	stays *route.Session
+	// switches are the filters that have any of it.
+	switches []route.Switch
 }
 
 // into gives an entry what it has none of.
@@ -36,12 +39,18 @@ func (p *perFilter) into(e *route.Entry) {
 	e.Fault, e.CORS = cmp.Or(e.Fault, p.fault), cmp.Or(e.CORS, p.cors)
 	e.ExtAuthz, e.RateLimit = cmp.Or(e.ExtAuthz, p.authz), cmp.Or(e.RateLimit, p.limit)
 	e.Session = cmp.Or(e.Session, p.stays)
+	for _, s := range p.switches {
+		if !slices.ContainsFunc(e.Switches, func(o route.Switch) bool { return o.Filter == s.Filter }) {
+			e.Switches = append(e.Switches, s)
+		}
+	}
 }
 
 // decodePerFilter reads a typed_per_filter_config. The type says for which filter an entry is, whatever that is called;
 // filters whose type is not here have no configuration by route and are refused.
 func decodePerFilter(m map[string]*anypb.Any, path string) (p perFilter, err error) {
-	for name, a := range m {
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		a := m[name]
 		if err := p.add(name, a, path+".typed_per_filter_config["+name+"]"); err != nil {
 			return p, err
 		}
@@ -61,13 +70,22 @@ func (p *perFilter) add(name string, a *anypb.Any, at string) error {
 			return err
 		}
 		if w.GetDisabled() {
-			return p.disable(name, at+".disabled")
+			if why := steady(name); why != "" {
+				return fmt.Errorf("%s.disabled: %s cannot be switched off: %s", at, name, why)
+			}
+			p.switches = append(p.switches, route.Switch{Filter: name, Off: true})
+			return nil
+		}
+		if w.GetConfig() == nil { // it is on, as it is elsewhere
+			p.switches = append(p.switches, route.Switch{Filter: name})
+			return nil
 		}
 		optional, at = w.GetIsOptional(), at+".config"
 		if url, a, err = opened(w.GetConfig(), at); err != nil {
 			return err
 		}
 	}
+	p.switches = append(p.switches, route.Switch{Filter: name})
 	switch {
 	case httpFilters[url].inert != "":
 		// By route they have no settings, here or elsewhere.
@@ -98,23 +116,14 @@ func (p *perFilter) add(name string, a *anypb.Any, at string) error {
 	return err
 }
 
-// disable takes a filter, by its usual name, away from a route.
-func (p *perFilter) disable(name, at string) error {
-	switch name {
-	case "envoy.filters.http.fault":
-		p.fault = &route.Fault{AbortGRPC: -1}
-	case "envoy.filters.http.cors":
-		p.cors = &route.CORS{}
-	case "envoy.filters.http.ext_authz":
-		p.authz = &route.ExtAuthz{Disabled: true}
-	case "envoy.filters.http.local_ratelimit":
-		p.limit = &ratelimit.Limit{Counts: &ratelimit.Counts{}}
-	case "envoy.filters.http.stateful_session":
-		p.stays = &route.Session{}
-	default:
-		return fmt.Errorf("%s: %s cannot be taken away from a route; leave it out of the listener", at, name)
+// steady is why the filter that usually has that name is never off; "": it may be.
+func steady(name string) string {
+	for _, f := range httpFilters {
+		if f.name == name {
+			return cmp.Or(f.steady, f.inert)
+		}
 	}
-	return nil
+	return ""
 }
 
 // corsPolicy is what both messages of that name have.

@@ -15,6 +15,7 @@ import (
 
 	ratelimitfilter "github.com/weirmesh/weir/proxy/filter/ratelimit"
 	"github.com/weirmesh/weir/proxy/ratelimit"
+	"github.com/weirmesh/weir/proxy/route"
 )
 
 const (
@@ -26,20 +27,20 @@ func (b *Builder) rateLimitFilter(l *filterList, config *anypb.Any, at string) e
 	limit, prefix, err := decodeRateLimit(config, at)
 	if err == nil {
 		limit.Counts = counted(b.counts.limits, prefix+".http_local_rate_limit.")
-		l.enter(ratelimitfilter.Stage(limit))
+		l.enter(ratelimitfilter.Stage(limit, b.opts.Cluster))
 	}
 	return err
 }
 
-func decodeRateLimit(config *anypb.Any, path string) (l *ratelimit.Limit, prefix string, err error) {
+func decodeRateLimit(config *anypb.Any, path string) (l *route.RateLimit, prefix string, err error) {
 	x := &localratelimitv3.LocalRateLimit{}
 	if err := unpack(config, x, path); err != nil {
 		return nil, "", err
 	}
 	// Without a share nothing is counted, or refused (the fields' defaults).
-	l = &ratelimit.Limit{Status: 429, Exhausted: x.GetRateLimitedAsResourceExhausted(), Counts: &ratelimit.Counts{},
+	l = &route.RateLimit{Status: 429, Exhausted: x.GetRateLimitedAsResourceExhausted(), Counts: &ratelimit.Counts{},
 		Per1M: perMillion(x.GetFilterEnabled().GetDefaultValue()), Enforced1M: perMillion(x.GetFilterEnforced().GetDefaultValue()),
-		RetryAfter: x.GetEnableRetryAfterHeader()}
+		RetryAfter: x.GetEnableRetryAfterHeader(), Stage: x.GetStage(), OnlyOthers: x.GetAlwaysConsumeDefaultTokenBucket() != nil && !x.GetAlwaysConsumeDefaultTokenBucket().GetValue()}
 	if s := int(x.GetStatus().GetCode()); s >= 400 && s <= 599 { // less is an error of the operator's that Envoy corrects alike
 		l.Status = s
 	}
@@ -56,10 +57,27 @@ func decodeRateLimit(config *anypb.Any, path string) (l *ratelimit.Limit, prefix
 	if l.Unenforced, err = literals(x.GetRequestHeadersToAddWhenNotEnforced(), path+".request_headers_to_add_when_not_enforced"); err != nil {
 		return nil, "", err
 	}
-	if x.GetTokenBucket() != nil {
-		l.Bucket, err = decodeBucket(x.GetTokenBucket(), path+".token_bucket")
+	switch x.GetVhRateLimits() {
+	case ratelimitv3.VhRateLimitsOptions_OVERRIDE:
+	case ratelimitv3.VhRateLimitsOptions_INCLUDE:
+		l.Hosts = route.HostRulesToo
+	case ratelimitv3.VhRateLimitsOptions_IGNORE:
+		l.Hosts = route.HostRulesNever
+	default:
+		return nil, "", fmt.Errorf("%s.vh_rate_limits: %v is not supported", path, x.GetVhRateLimits())
 	}
-	return l, x.GetStatPrefix(), err
+	if l.Rules, err = decodeRateRules(x.GetRateLimits(), nil, path+".rate_limits"); err != nil {
+		return nil, "", err
+	}
+	if l.Descriptors, err = decodeDescriptors(x, path); err != nil {
+		return nil, "", err
+	}
+	if x.GetTokenBucket() != nil {
+		if l.Bucket, err = decodeBucket(x.GetTokenBucket(), path+".token_bucket"); err != nil {
+			return nil, "", err
+		}
+	}
+	return l, x.GetStatPrefix(), nil
 }
 
 // decodeBucket keeps to the limits of the field, and to Envoy's of 50 ms.
@@ -80,14 +98,14 @@ func decodeBucket(t *typev3.TokenBucket, path string) (*ratelimit.Bucket, error)
 }
 
 // literals are headers without variables.
-func literals(list []*corev3.HeaderValueOption, path string) (out []ratelimit.Header, err error) {
+func literals(list []*corev3.HeaderValueOption, path string) (out []route.LiteralHeader, err error) {
 	for i, o := range list {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		name, value := strings.ToLower(o.GetHeader().GetKey()), o.GetHeader().GetValue()
 		if err := cmp.Or(token(at+".header.key", name), oneLine(at+".header.value", value)); err != nil {
 			return nil, err
 		}
-		h := ratelimit.Header{Name: []byte(name), Value: []byte(value)}
+		h := route.LiteralHeader{Name: []byte(name), Value: []byte(value)}
 		switch {
 		case strings.Contains(value, "%"):
 			return nil, fmt.Errorf("%s.header.value: %q: variables are not supported here", at, value)

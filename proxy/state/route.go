@@ -98,7 +98,7 @@ func (r *routes) table(more map[string]*route.VirtualHost) (*route.Table, error)
 			hosts = append(hosts, more[name])
 		}
 	}
-	if r.common != nil || r.specificLast || r.filters != (perFilter{}) || r.mirrors != nil {
+	if r.common != nil || r.specificLast || len(r.filters.switches) > 0 || r.mirrors != nil {
 		for i, h := range hosts {
 			hosts[i] = r.withCommon(h)
 		}
@@ -142,6 +142,9 @@ func decodeVirtualHost(v *routev3.VirtualHost, at string, ids func(name string) 
 		return nil, err
 	}
 	if host.cors, err = orCORS(host.cors, v.GetCors(), at); err != nil {
+		return nil, err
+	}
+	if vh.RateRules, err = decodeRateRules(v.GetRateLimits(), nil, at+".rate_limits"); err != nil {
 		return nil, err
 	}
 	retry, err := decodeRetry(v.GetRetryPolicy(), at+".retry_policy")
@@ -228,6 +231,10 @@ func decodeRoute(r *routev3.Route, path string, ids func(string) cluster.ID) (*r
 	switch {
 	case r.GetRoute() != nil:
 		e.Forward, err = decodeForward(r.GetRoute(), path+".route", ids)
+		if err == nil {
+			e.Forward.HostRules = r.GetRoute().GetIncludeVhRateLimits().GetValue()
+			e.Forward.RateRules, err = decodeRateRules(r.GetRoute().GetRateLimits(), r.GetMetadata(), path+".route.rate_limits")
+		}
 		if c := r.GetRoute().GetPathRewritePolicy(); err == nil && c != nil {
 			err = decodePathRewrite(e.Forward, c, r.GetMatch().GetPathMatchPolicy(), path+".route")
 		}

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/filter/session"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -27,8 +28,10 @@ func (b *Builder) sessionFilter(l *filterList, config *anypb.Any, at string) err
 	if l.session != nil {
 		return fmt.Errorf("%s: there is a filter for sessions already, and one request is for one endpoint", at)
 	}
-	var err error
-	l.session, err = decodeSession(x, at)
+	s, err := decodeSession(x, at)
+	if err == nil {
+		l.session = l.at.of(session.Stage(s))
+	}
 	return err
 }
 

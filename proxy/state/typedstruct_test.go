@@ -111,7 +111,7 @@ func TestTypedStructs(t *testing.T) {
 			{"a text for a message", resource.ListenerType, managerJSON(filter("", in(httpLimit, `{"token_bucket": "big"}`)) + ","), nil, `http_filters[0] f.token_bucket: `},
 			{"a text in a list of messages", resource.ListenerType, managerJSON(filter("", in(httpLimit, `{"response_headers_to_add": ["big"]}`)) + ","), nil, `http_filters[0] f.response_headers_to_add[0]: is no envoy.config.core.v3.HeaderValueOption`},
 			{"one field twice", resource.ListenerType, managerJSON(filter("", in(httpLimit, `{"stat_prefix": "a", "statPrefix": "b"}`)) + ","), nil, `http_filters[0] f: duplicate field`},
-			{"a field that has no meaning here", resource.ListenerType, managerJSON(filter("", in(httpLimit, `{"stat_prefix": "x", "descriptors": [{}]}`)) + ","), nil, "http_filters[0] f.descriptors: field is not supported"},
+			{"a field that has no meaning here", resource.ListenerType, managerJSON(filter("", in(httpLimit, `{"stat_prefix": "x", "local_cluster_rate_limit": {}}`)) + ","), nil, "http_filters[0] f.local_cluster_rate_limit: field is not supported"},
 			{"a value that is wrong", resource.RouteType, hostJSON(in(httpLimit, `{"token_bucket": {"max_tokens": 0}}`)), nil, "typed_per_filter_config[f].token_bucket.max_tokens: must be 1 or more"},
 			{"too much", resource.ListenerType, managerJSON(filter("", in(httpLimit, `{"stat_prefix": "`+strings.Repeat("x", maxTypedStruct)+`"}`)) + ","), nil, "http_filters[0] f: a TypedStruct of "},
 			{"a network filter that does not fit", resource.ListenerType, listenerJSON("", filter("", in(networkLimit, `{"x": 1}`))+","+tcpJSON), nil, "listener l.filter_chains[0].filters[0] f.x: " + networkLimit + " has no such field"},
