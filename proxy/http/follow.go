@@ -63,6 +63,7 @@ func (x *Exchange) follow() bool {
 		}
 		x.RequestTrailers.Reset()
 	}
+	q.Claims = nil // they were verified for where it went
 	x.redirects++
 	x.OriginalPath, x.Failure, x.cookie, x.stays = nil, "", nil, nil
 	x.retry, x.retries, x.perTry, x.perTryIdle = nil, 0, 0, 0
