@@ -386,7 +386,7 @@ func (w *world) routed(ctx context.Context, from *apiv1.Workload, svc *apiv1.Ser
 	if err != nil {
 		return nil, err
 	}
-	call := simulate.Call{Method: c.Method, Host: c.Host, Path: c.Path, Bytes: c.Method == "", SNI: c.Own}
+	call := simulate.Call{From: netip.AddrPortFrom(c.From, 0), Method: c.Method, Host: c.Host, Path: c.Path, Bytes: c.Method == "", SNI: c.Own}
 	for name, v := range c.Headers {
 		if v != "" {
 			call.Headers = append(call.Headers, simulate.Header{Name: name, Value: v})

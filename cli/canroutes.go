@@ -179,7 +179,7 @@ func (w *world) enter(ctx context.Context, x arrival, namespace, name string, c 
 	if strings.Count(via, ",") >= maxGateways {
 		return nil, fmt.Errorf("the call passes more than %d gateways: %s", maxGateways, via)
 	}
-	call := simulate.Call{To: at, Method: c.Method, Host: c.Host, Path: c.Path, Bytes: c.Method == "", SNI: *c.SNI, Peer: simulate.Peer{Taken: true}}
+	call := simulate.Call{To: at, From: netip.AddrPortFrom(c.From, 0), Method: c.Method, Host: c.Host, Path: c.Path, Bytes: c.Method == "", SNI: *c.SNI, Peer: simulate.Peer{Taken: true}}
 	if door.TLS && !mesh {
 		c.Own, c.Shown, c.Unshown = "", nil, false
 	}

@@ -136,7 +136,7 @@ func Enter(l *listenerv3.Listener, c Call) (Door, error) {
 }
 
 func pick(l *listenerv3.Listener, c Call) *listenerv3.FilterChain {
-	at := simulate.Connection{Destination: c.To, Transport: "raw_buffer"}
+	at := simulate.Connection{Destination: c.To, Transport: "raw_buffer", Source: netip.AddrPortFrom(c.From, 0)}
 	if c.SNI != nil {
 		at.ServerName = *c.SNI
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 )
 
@@ -60,6 +61,32 @@ type Connection struct {
 	Transport   string // transport_protocol: "tls" or "raw_buffer"
 	ServerName  string
 	Protocols   []string // application_protocols
+	// Source is the client, and Direct who connected, if that is somebody else, on its behalf (a PROXY header). Without an address, or a port,
+	// nobody knows: chains for certain ones are not for it. Local: it comes by a Unix socket.
+	Source netip.AddrPort
+	Direct netip.Addr
+	Local  bool
+}
+
+// local reports whether a connection is for source_type SAME_IP_OR_LOOPBACK, and whether that can be said.
+func (c *Connection) local() (is, known bool) {
+	a := c.Source.Addr().Unmap()
+	return c.Local || a.IsLoopback() || a == c.Destination.Addr(), c.Local || a.IsValid()
+}
+
+// inRange is the length of the longest prefix that an address is in, plus one; 0: there are none, -1: it is in none.
+func inRange(list []*corev3.CidrRange, a netip.Addr) int {
+	if len(list) == 0 {
+		return 0
+	}
+	best := -1
+	for _, r := range list {
+		if start, err := netip.ParseAddr(r.GetAddressPrefix()); err == nil {
+			p := netip.PrefixFrom(start, int(r.GetPrefixLen().GetValue()))
+			best = max(best, scored(p.Contains(a), p.Bits()+1))
+		}
+	}
+	return best
 }
 
 // Pick chooses a chain as FilterChainMatch specifies: criterion after criterion the most
@@ -83,17 +110,7 @@ func Pick(l *listenerv3.Listener, c Connection) *listenerv3.FilterChain {
 		return scored(m.GetDestinationPort().GetValue() == uint32(c.Destination.Port()), 1)
 	})
 	narrow(func(m *listenerv3.FilterChainMatch) int {
-		if len(m.GetPrefixRanges()) == 0 {
-			return 0
-		}
-		best := -1
-		for _, r := range m.GetPrefixRanges() {
-			if a, err := netip.ParseAddr(r.GetAddressPrefix()); err == nil {
-				p := netip.PrefixFrom(a, int(r.GetPrefixLen().GetValue()))
-				best = max(best, scored(p.Contains(c.Destination.Addr()), p.Bits()+1))
-			}
-		}
-		return best
+		return inRange(m.GetPrefixRanges(), c.Destination.Addr())
 	})
 	narrow(func(m *listenerv3.FilterChainMatch) int {
 		if len(m.GetServerNames()) == 0 {
@@ -116,6 +133,33 @@ func Pick(l *listenerv3.Listener, c Connection) *listenerv3.FilterChain {
 			return 0
 		}
 		return scored(slices.ContainsFunc(c.Protocols, func(p string) bool { return slices.Contains(m.GetApplicationProtocols(), p) }), 1)
+	})
+	direct := c.Direct
+	if !direct.IsValid() {
+		direct = c.Source.Addr()
+	}
+	narrow(func(m *listenerv3.FilterChainMatch) int {
+		return inRange(m.GetDirectSourcePrefixRanges(), direct.Unmap())
+	})
+	narrow(func(m *listenerv3.FilterChainMatch) int {
+		is, known := c.local()
+		switch m.GetSourceType() {
+		case listenerv3.FilterChainMatch_SAME_IP_OR_LOOPBACK:
+			return scored(known && is, 1)
+		case listenerv3.FilterChainMatch_EXTERNAL:
+			return scored(known && !is, 1)
+		case listenerv3.FilterChainMatch_ANY:
+		}
+		return 0
+	})
+	narrow(func(m *listenerv3.FilterChainMatch) int {
+		return inRange(m.GetSourcePrefixRanges(), c.Source.Addr().Unmap())
+	})
+	narrow(func(m *listenerv3.FilterChainMatch) int {
+		if len(m.GetSourcePorts()) == 0 {
+			return 0
+		}
+		return scored(slices.Contains(m.GetSourcePorts(), uint32(c.Source.Port())), 1)
 	})
 	if len(left) == 0 {
 		return l.GetDefaultFilterChain()

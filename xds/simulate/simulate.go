@@ -74,11 +74,13 @@ type Header struct{ Name, Value string }
 // Call is one connection with one request on it.
 type Call struct {
 	To     netip.AddrPort // where the connection goes
-	Socket string         // the Unix socket it goes to instead, by its path
-	SNI    string         // the client itself speaks TLS, and names this server
-	Bytes  bool           // what it says, inside of TLS if it speaks that, is not HTTP
-	Peer   Peer           // the client, where its TLS ends here
-	H2     bool           // it speaks HTTP/2 without TLS
+	From   netip.AddrPort // where it comes from, and Direct on whose behalf it connects: see Connection
+	Direct netip.Addr
+	Socket string // the Unix socket it goes to instead, by its path
+	SNI    string // the client itself speaks TLS, and names this server
+	Bytes  bool   // what it says, inside of TLS if it speaks that, is not HTTP
+	Peer   Peer   // the client, where its TLS ends here
+	H2     bool   // it speaks HTTP/2 without TLS
 
 	Method, Host, Path string // Path with its query
 	Headers            []Header
@@ -205,7 +207,7 @@ func (p *Proxy) Call(c Call) ([]Outcome, error) {
 	if l == nil {
 		return []Outcome{{Share: 1, Flags: "NR", Details: "no listener"}}, nil
 	}
-	conn := Connection{Destination: c.To, Transport: "raw_buffer", ServerName: c.SNI}
+	conn := Connection{Destination: c.To, Transport: "raw_buffer", ServerName: c.SNI, Source: c.From, Direct: c.Direct, Local: c.Socket != ""}
 	switch {
 	case c.SNI != "":
 		conn.Transport = "tls"
