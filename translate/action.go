@@ -308,6 +308,15 @@ func (b *routeBuilder) perFilter(r *routev3.Route, rule *mesh.HTTPRoute) {
 		}
 		r.TypedPerFilterConfig[corsFilterName] = b.any(b.cors(c))
 	}
+	if r.GetRoute() != nil {
+		var to []*mesh.Service
+		for _, d := range rule.Action.Destinations {
+			if d.Weight > 0 || len(rule.Action.Destinations) == 1 {
+				to = append(to, b.v.destinations[d.Host])
+			}
+		}
+		b.stay(r, to...)
+	}
 }
 
 func (b *routeBuilder) fault(f *mesh.Fault) *faultv3.HTTPFault {

@@ -49,9 +49,9 @@ func (b *base) outside(s *mesh.Sidecar) *outer {
 	return b.outer[to]
 }
 
-func newBase(s *mesh.Settings, epoch uint64) *base {
+func newBase(s *mesh.Settings, sessions bool, epoch uint64) *base {
 	var k mint // names and numbers of our own: this cannot fail
-	b := &base{settings: s, filters: newFilters(s), epoch: epoch}
+	b := &base{settings: s, filters: newFilters(s, sessions), epoch: epoch}
 	b.outer = map[string]*outer{}
 	for _, strangers := range []mesh.Strangers{mesh.StrangersPass, mesh.StrangersRefused} {
 		b.outside(&mesh.Sidecar{Strangers: strangers})

@@ -189,7 +189,7 @@ func (c *Cache) follow(snap *mesh.Snapshot) {
 	if changed.base || c.base == nil {
 		changed.base = true
 		s := settingsOf(snap)
-		c.base = newBase(s, c.gen)
+		c.base = newBase(s, c.index.sessions > 0, c.gen)
 	}
 	if changed.base || len(changed.authn) > 0 {
 		b := *c.base

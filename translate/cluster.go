@@ -115,6 +115,9 @@ func (u *upstream) build(problems *[]Problem) (cluster, assignment *resource.Res
 	}
 	balance(&k, c, policy.LoadBalancer, u.settings.Defaults.Balancing)
 	outlier(c, policy.Outlier, &u.settings.Defaults)
+	if s, _ := sessionOf(u.svc); s != (session{}) {
+		c.CommonLbConfig.OverrideHostStatus = staying()
+	}
 	if prefer.weighted() {
 		c.CommonLbConfig.LocalityConfigSpecifier = &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
 			LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{}}

@@ -16,6 +16,7 @@ import (
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	sessionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/stateful_session/v3"
 	httpinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
 	originalsrcv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_src/v3"
@@ -64,7 +65,8 @@ type filters struct {
 	originalDst, originalSrc, proxyProtocol, tlsInspector, httpInspector *listenerv3.ListenerFilter
 }
 
-func newFilters(s *mesh.Settings) *filters {
+// newFilters makes them; sessions: some service asks for them.
+func newFilters(s *mesh.Settings, sessions bool) *filters {
 	var k mint // constants: they cannot fail
 	f := &filters{
 		paths:         s.Paths,
@@ -87,7 +89,7 @@ func newFilters(s *mesh.Settings) *filters {
 		}}
 	}
 	for _, d := range []direction{outbound, inbound, edge} {
-		f.http[d] = httpFilters(&k, d)
+		f.http[d] = httpFilters(&k, d, sessions && d != inbound)
 		f.tcp[d] = []*listenerv3.Filter{
 			{Name: "istio.metadata_exchange", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: typedStruct(&k,
 				"envoy.tcp.metadataexchange.config.MetadataExchange", map[string]*structpb.Value{"protocol": text("istio-peer-exchange")})}},
@@ -126,7 +128,7 @@ func listenerFilter(config *anypb.Any, name string) *listenerv3.ListenerFilter {
 }
 
 // httpFilters lists the stages of a connection manager in order.
-func httpFilters(k *mint, d direction) []*hcmv3.HttpFilter {
+func httpFilters(k *mint, d direction, sessions bool) []*hcmv3.HttpFilter {
 	filter := func(name string, config *anypb.Any) *hcmv3.HttpFilter {
 		return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: config}}
 	}
@@ -145,6 +147,9 @@ func httpFilters(k *mint, d direction) []*hcmv3.HttpFilter {
 		// What HTTP connections to mesh workloads offer as ALPN.
 		out = append(out, filter("istio.alpn", typedStruct(k, "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig", alpnOverrides())))
 		out = append(out, filter(faultFilterName, k.any(&faultv3.HTTPFault{})), filter(corsFilterName, k.any(&corsv3.Cors{})))
+	}
+	if sessions { // routes say which
+		out = append(out, filter(sessionFilterName, k.any(&sessionv3.StatefulSession{})))
 	}
 	stats := map[string]*structpb.Value{}
 	if d != outbound {

@@ -28,6 +28,7 @@ type index struct {
 	credentialed map[*mesh.DestinationRule]bool     // that name Secrets
 	located      int                                // how many times DestinationRules prefer localities
 	preferred    map[string]int                     // labels by which they do, and how many times
+	sessions     int                                // how many services have sessions
 	zoned        int                                // how many times they divide among zones by capacity
 }
 
@@ -74,7 +75,7 @@ type change struct {
 	reached  map[string]bool   // hosts that other VirtualServices lead to than before
 	services map[mesh.Key]bool // whose object or endpoints changed
 	edges    bool              // what gateways are made of, other than endpoints
-	base     bool              // Settings
+	base     bool              // Settings, or whether any service has sessions
 	secrets  bool              // some Secret
 	authn    map[string]bool   // namespaces of PeerAuthentications
 	authz    bool              // AuthorizationPolicies, RequestAuthentications, key sets
@@ -107,6 +108,7 @@ func (x *index) follow(snap *mesh.Snapshot) *change {
 	old := x.snap
 	c := &change{hosts: map[string]dirt{}, reached: map[string]bool{}, services: map[mesh.Key]bool{}, authn: map[string]bool{}}
 
+	hadSessions := x.sessions > 0
 	stale := map[mesh.Key]bool{} // VirtualServices to be looked at again
 	for key := range snap.Services.Diff(old.Services, same) {
 		x.swapService(c, old.Services.At(key), snap.Services.At(key))
@@ -154,7 +156,7 @@ func (x *index) follow(snap *mesh.Snapshot) *change {
 	for key := range snap.Sidecars.Diff(old.Sidecars, same) {
 		x.swapSidecar(old.Sidecars.At(key), snap.Sidecars.At(key))
 	}
-	c.base = snap.Settings != old.Settings
+	c.base = snap.Settings != old.Settings || (x.sessions > 0) != hadSessions
 	x.markAuthn(c, snap)
 	x.snap = snap
 	return c
@@ -208,6 +210,9 @@ func (x *index) swapService(c *change, old, now *mesh.Service) {
 		put(x.hosts, old.Hostname, remove(x.hosts[old.Hostname], is))
 		put(x.inNamespace, old.Namespace, remove(x.inNamespace[old.Namespace], is))
 		c.mark(old.Hostname, dirtyAll)
+		if s, _ := sessionOf(old); s != (session{}) && old.Hostname != "" {
+			x.sessions--
+		}
 	}
 	if now != nil && now.Hostname != "" {
 		put(x.hosts, now.Hostname, insert(x.hosts[now.Hostname], now, mesh.Authority))
@@ -215,6 +220,9 @@ func (x *index) swapService(c *change, old, now *mesh.Service) {
 			put(x.inNamespace, now.Namespace, insert(x.inNamespace[now.Namespace], now, mesh.Authority))
 		}
 		c.mark(now.Hostname, dirtyAll)
+		if s, _ := sessionOf(now); s != (session{}) {
+			x.sessions++
+		}
 	}
 }
 

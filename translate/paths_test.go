@@ -16,7 +16,7 @@ func TestPathNormalization(t *testing.T) {
 		mesh.PathsMerged:     {Normalize: true, MergeSlashes: true},
 		mesh.PathsDecoded:    {Normalize: true, MergeSlashes: true, Slashes: message.UnescapeSlashes},
 	} {
-		f := newFilters(&mesh.Settings{Paths: paths})
+		f := newFilters(&mesh.Settings{Paths: paths}, false)
 		for _, d := range []direction{outbound, inbound, edge} {
 			if got, err := state.PathOptions(f.httpManager(d, "x"), "x"); err != nil || got != want {
 				t.Errorf("%v, direction %v: %+v, %v, want %+v", paths, d, got, err, want)

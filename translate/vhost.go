@@ -218,6 +218,10 @@ func (b *base) virtualHost(host string, s *mesh.Service, port uint16, v *virtual
 	}
 	m.Routes = []*routev3.Route{defaultRoute(clusterName(port, "", s.Hostname), b.settings.DefaultRetries)}
 	k := mint{origins: originsOf(s)}
+	k.stay(m.Routes[0], s)
+	if _, err := sessionOf(s); err != nil {
+		problems = append(problems, problem(&s.Ref, 0, "%v", err))
+	}
 	h := seal(&k, m, port, own, names)
 	if k.err != nil {
 		return nil, append(problems, problem(&s.Ref, 0, "has no route on port %d: %v", port, k.err))
