@@ -12,10 +12,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	_ "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"sigs.k8s.io/yaml"
 
@@ -46,9 +49,11 @@ type starting struct {
 func newStarting(t *testing.T, o Options) *starting {
 	o.Node, o.Listen = observe.Node{ID: "test"}, nowhere{}
 	o.Log, o.Level = slog.New(slog.DiscardHandler), &slog.LevelVar{}
-	o.Control = &Control{Strange: true, Dial: func(context.Context, *identity.Manager) (client.Conn, error) {
-		return nil, errors.New("nobody is there")
-	}}
+	if o.Static == nil {
+		o.Control = &Control{Strange: true, Dial: func(context.Context, *identity.Manager) (client.Conn, error) {
+			return nil, errors.New("nobody is there")
+		}}
+	}
 	p, err := New(o)
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +151,7 @@ func TestFirstListenersWaitForTheirClusters(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newStarting(t, Options{})
-				if err := p.state.begin(nil); err != nil {
+				if err := p.state.begin(t.Context(), nil); err != nil {
 					t.Fatal(err)
 				}
 				for i, s := range c.steps {
@@ -187,18 +192,54 @@ func TestFirstListenersWaitForTheirClusters(t *testing.T) {
 	}
 }
 
+// Listeners of a file open when the names of its clusters have been asked for, and a name server that does not answer keeps them for a second.
+func TestFileListenersWaitForNames(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c, l := &clusterv3.Cluster{}, &listenerv3.Listener{}
+			for i, m := range []proto.Message{c, l} {
+				if err := updatesOf(t, byName, relay("l", "c"))[i].Set[0].Body.UnmarshalTo(m); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var p *starting
+			p = newStarting(t, Options{Static: &bootstrapv3.Bootstrap{StaticResources: &bootstrapv3.Bootstrap_StaticResources{Clusters: []*clusterv3.Cluster{c}, Listeners: []*listenerv3.Listener{l}}},
+				LookupHost: func(ctx context.Context, host string) ([]netip.Addr, error) {
+					if got := p.open(); got != "" {
+						t.Errorf("%q is open before there is an answer", got)
+					}
+					if silent {
+						<-ctx.Done()
+						return nil, ctx.Err()
+					}
+					return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+				}})
+			began := time.Now()
+			if err := p.state.begin(t.Context(), p.o.Static); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); p.open() != "l" || took > time.Second || !silent && took > 0 {
+				t.Errorf("after %v: %q is open", took, p.open())
+			}
+			if n := len(p.state.current().ClusterNamed("c").Endpoints); (n == 1) == silent {
+				t.Errorf("%d endpoints", n)
+			}
+		})
+	}
+}
+
 // Whoever goes on with what a former process had, and on demand, waits for nothing but what a listener needs itself.
 func TestKeptListenersOpenAtOnce(t *testing.T) {
 	kept := newStarting(t, Options{})
 	kept.state.saved = &restore.Saved{Updates: updatesOf(t, byEDS("c", ""), relay("l", "c"))}
-	if err := kept.state.begin(nil); err != nil {
+	if err := kept.state.begin(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := kept.open(); got != "l" {
 		t.Errorf("kept: %q is open", got)
 	}
 	demanded := newStarting(t, Options{OnDemand: true})
-	if err := demanded.state.begin(nil); err != nil {
+	if err := demanded.state.begin(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	demanded.state.builder.OnDemand(true)

@@ -355,7 +355,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		g.Go("material", p.keepMaterial)
 	}
 	// What to do: kept or static state first, so that traffic need not wait for anybody.
-	if err := p.state.begin(p.o.Static); err != nil {
+	if err := p.state.begin(ctx, p.o.Static); err != nil {
 		g.Fail(err)
 	}
 	if p.xds != nil {

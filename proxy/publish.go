@@ -177,7 +177,7 @@ func (p *Proxy) collect() *observe.Totals {
 }
 
 // begin puts kept or static state in force.
-func (s *publisher) begin(static *bootstrapv3.Bootstrap) error {
+func (s *publisher) begin(ctx context.Context, static *bootstrapv3.Bootstrap) error {
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -189,6 +189,9 @@ func (s *publisher) begin(static *bootstrapv3.Bootstrap) error {
 			return err
 		}
 		for _, u := range updates {
+			if u.TypeURL == resource.ListenerType {
+				s.resolveFirst(ctx)
+			}
 			if err := s.update(u); err != nil {
 				return err
 			}

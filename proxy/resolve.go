@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/weirmesh/weir/proxy/cluster"
@@ -81,6 +82,25 @@ func (s *publisher) resolve(ctx context.Context) error {
 			failing[o.cluster] = o.err != nil
 		}
 	}
+}
+
+// resolveFirst asks for the names of the clusters there are, which are wanted as soon as somebody connects, and waits for the answers a while.
+func (s *publisher) resolveFirst(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, state.ResolveIn)
+	defer cancel()
+	s.mu.Lock()
+	names, _ := s.builder.DNSNames()
+	s.mu.Unlock()
+	find := s.p.lookupHost()
+	var all sync.WaitGroup
+	for c, list := range names {
+		all.Go(func() {
+			if err := s.resolveCluster(ctx, find, c, list); err != nil {
+				s.p.o.Log.Warn("the name of a cluster cannot be resolved yet", "cluster", c, "err", err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 func (s *publisher) resolveCluster(ctx context.Context, find func(context.Context, string) ([]netip.Addr, error), c string, names []cluster.Name) error {

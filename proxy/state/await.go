@@ -13,9 +13,9 @@ import (
 const (
 	// fetchIn is initial_fetch_timeout's default.
 	fetchIn = 15 * time.Second
-	// resolveIn is how long a name server may take before nobody waits for its names: one that does not answer
+	// ResolveIn is how long a name server may take before nobody waits for its names: one that does not answer
 	// at all must not keep everything else waiting.
-	resolveIn = time.Second
+	ResolveIn = time.Second
 )
 
 // patience is how long what is named by a source is worth waiting for at the start (initial_fetch_timeout); 0: as long as it takes.
@@ -86,7 +86,7 @@ func (b *Builder) Cold() []Lack {
 	}
 	_, fresh := b.DNSNames()
 	for n := range fresh {
-		out = append(out, Lack{"addresses of " + n, resolveIn})
+		out = append(out, Lack{"addresses of " + n, ResolveIn})
 	}
 	return out
 }

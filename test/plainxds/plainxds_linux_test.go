@@ -94,6 +94,21 @@ func TestEverything(t *testing.T) {
 	})
 }
 
+// Whoever finds an address open for the first time is served: nothing is open before what it leads to is known.
+func TestFirstIsServed(t *testing.T) {
+	both(t, func(t *testing.T, p *plane) {
+		p.publish(nil, "envoy.yaml")
+		p.run()
+		for path, want := range map[string]string{":10000/eds/x": "200 c /x /eds/x", ":10000/strict": "200 a /strict"} {
+			var got string
+			p.until(path, func() (err error) { got, err = p.get("http://" + p.vars["IP"] + path); return err })
+			if got != want {
+				t.Errorf("%s: %q, want %q", path, got, want)
+			}
+		}
+	})
+}
+
 // What changes is in force, of each kind of resource, and what is taken away is gone.
 func TestChanges(t *testing.T) {
 	both(t, func(t *testing.T, p *plane) {
