@@ -56,9 +56,10 @@ func (k *mint) stay(r *routev3.Route, services ...*mesh.Service) {
 	var asked session
 	for i, s := range services {
 		this, _ := sessionOf(s)
-		if asked = this; i > 0 && this != asked || this == (session{}) {
+		if this == (session{}) || i > 0 && this != asked {
 			return
 		}
+		asked = this
 	}
 	if asked == (session{}) {
 		return
