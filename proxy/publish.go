@@ -189,7 +189,7 @@ func (s *publisher) begin(ctx context.Context, static *bootstrapv3.Bootstrap) er
 			return err
 		}
 		for _, u := range updates {
-			if u.TypeURL == resource.ListenerType {
+			if u.TypeURL == resource.ListenerType && len(u.Set) > 0 {
 				s.resolveFirst(ctx)
 			}
 			if err := s.update(u); err != nil {
@@ -535,7 +535,7 @@ func (s *publisher) missing(once bool) error {
 		return fmt.Errorf("%s and %d more have not come yet", strings.Join(m[:3], ", "), len(m)-3)
 	case len(m) > 0:
 		return fmt.Errorf("%s have not come yet", strings.Join(m, ", "))
-	case s.first.holds && !s.first.since.IsZero():
+	case !once && s.first.holds && !s.first.since.IsZero():
 		return errors.New("listeners wait for their clusters")
 	case s.listenErr != nil:
 		return s.listenErr

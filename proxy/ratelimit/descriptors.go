@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"sync"
@@ -105,7 +106,14 @@ func (o *open) wants(entries []Entry) bool {
 	return true
 }
 
+// longest is how long a key is kept as it is: values are as long as clients like.
+const longest = 256
+
 func (o *open) share(key []byte) *Share {
+	if len(key) > longest {
+		hashed := sha256.Sum256(key)
+		key = append(key[:0], hashed[:]...) // nobody finds a value whose hash is the key of another
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	p := o.of[string(key)]

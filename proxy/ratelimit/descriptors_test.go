@@ -55,3 +55,20 @@ func TestBucketsOfAnyValue(t *testing.T) {
 		}
 	})
 }
+
+// However long values are, what is kept of them is short, and tells them apart.
+func TestLongValues(t *testing.T) {
+	d := NewDescriptors(10)
+	if err := d.Add([]Entry{{Key: "user"}}, false, func() *Bucket { return NewBucket(1, 1, time.Hour) }); err != nil {
+		t.Fatal(err)
+	}
+	long := func(end byte) *Share { return d.Find([]Entry{{"user", append(make([]byte, 100_000), end)}}, nil) }
+	if long(1) != long(1) || long(1) == long(2) {
+		t.Error("a long value has not its own bucket")
+	}
+	for key := range d.open[0].of {
+		if len(key) > longest {
+			t.Errorf("a key of %d bytes is kept", len(key))
+		}
+	}
+}

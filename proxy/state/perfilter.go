@@ -41,7 +41,7 @@ func (p *perFilter) into(e *route.Entry) {
 	e.Session = cmp.Or(e.Session, p.stays)
 	for _, s := range p.switches {
 		if !slices.ContainsFunc(e.Switches, func(o route.Switch) bool { return o.Filter == s.Filter }) {
-			e.Switches = append(e.Switches, s)
+			e.Switches = append(slices.Clip(e.Switches), s) // tables share what they have in common
 		}
 	}
 }
