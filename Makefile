@@ -80,8 +80,8 @@ lint: ## golangci-lint with .golangci.yml, and vet for darwin
 	GOOS=darwin $(GO) vet ./cmd/...
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME (10s)
-	@./test/fuzz.sh $(FUZZTIME)
+fuzz: ## each fuzz target, or those that FUZZ matches (FUZZ=FuzzLocated), for FUZZTIME (10s)
+	@./test/fuzz.sh $(FUZZTIME) '$(FUZZ)'
 
 .PHONY: fuzz-long
 fuzz-long: ## each fuzz target for 3 minutes: an hour on two processors

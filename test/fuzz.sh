@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the module for the given time. Usage: test/fuzz.sh 10s
+# Runs every fuzz target of the module, or those that a regular expression matches, for the given time.
+# Usage: test/fuzz.sh 10s, test/fuzz.sh 60s 'FuzzLocated|FuzzApplyListeners'
+# An instrumented test takes a minute or two to build on a busy machine, in which it has nothing to say.
 # FUZZ_AT_ONCE of them run at once, by default one on each processor. A package's instrumented test is built once for all its targets
 # (`go test -fuzz` would build, vet and link it again for each: half the time of a run with 65 targets, 2026-11).
 # From FUZZ_UNTIL (seconds since the epoch) on nothing is begun: what is left is named.
@@ -26,9 +28,11 @@ grep -rlE '^func Fuzz[A-Za-z0-9_]+\(' --include='*_test.go' . | xargs -r -n1 dir
     echo "not fuzzed, there is no time left: $dir" >&2
     continue
   fi
+  targets=$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$dir"/*_test.go | sed 's/^func //' | sort -u | grep -E "${2:-.}") || continue
   binary="$WORK/$(tr / _ <<<"${dir#./}").test"
+  echo "building $dir" >&2
   go test -c -fuzz . -o "$binary" "$dir" >&2
-  grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$dir"/*_test.go | sed 's/^func //' | sort -u | while read -r target; do
+  while read -r target; do
     echo "$dir $target $binary $module/${dir#./}"
-  done
+  done <<<"$targets"
 done | xargs -r -P "${FUZZ_AT_ONCE:-$(getconf _NPROCESSORS_ONLN)}" -L 1 bash -c 'one "$@"' one
