@@ -117,15 +117,15 @@ func (o *open) share(key []byte) *Share {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	p := o.of[string(key)]
-	switch {
-	case p == nil:
+	switch p {
+	case nil:
 		if len(o.of) == o.most {
 			delete(o.of, o.last.key)
 			o.unlink(o.last)
 		}
 		p = &place{share: Share{o.fresh(), o.shadow}, key: string(key)}
 		o.of[p.key] = p
-	case p == o.first:
+	case o.first:
 		return &p.share
 	default:
 		o.unlink(p)
