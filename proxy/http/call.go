@@ -102,6 +102,7 @@ func (k *call) step() {
 			k.q.Reply(causes.ClusterNotFound)
 			return
 		}
+		k.q.state = nil
 		k.q.armTimeout()
 		k.q.attempt()
 	}

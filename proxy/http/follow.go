@@ -36,7 +36,9 @@ func (x *Exchange) follow() bool {
 	asked = x.arena.Close(asked)
 	was := *q
 	q.Scheme, q.Authority, q.Path = scheme, authority, path
+	x.state = x.w.state
 	if t := x.table(); t == nil || t.Host(authority).Match(q, x.w.loop.Rand()) == nil {
+		x.state = nil
 		q.Scheme, q.Authority, q.Path = was.Scheme, was.Authority, was.Path
 		return false
 	}

@@ -38,7 +38,7 @@ func (x *Exchange) mirror(f *route.Forward) {
 		s := &copyOf{info: *x.Conn, next: x.copies}
 		c := x.w.newExchange(s, x.Config, &s.info, x.origin)
 		s.x, x.copies = c, s
-		c.state, c.Cluster, c.Remote = x.state, to, x.Remote
+		c.state, c.Cluster, c.Remote = nil, to, x.Remote
 		c.Began, c.touched = x.w.loop.Now(), x.w.loop.Now()
 		c.copyRequest(x, m)
 		c.total = cmp.Or(x.total, mirrorTimeout)

@@ -235,6 +235,7 @@ func (x *Exchange) send() Verdict {
 	if f.Mirrors != nil && !asksTunnel(&x.Request) {
 		x.mirror(f)
 	}
+	x.state = nil // a stream or a tunnel may last for weeks, and what it began with is a whole configuration
 	x.attempt()
 	return Hold
 }

@@ -238,6 +238,7 @@ func (r *Relay) lookAgain(over bool) {
 }
 
 func (r *Relay) reach() {
+	r.state = nil // a relay may last for weeks, and what it began with is a whole configuration
 	if r.Cluster == nil {
 		r.fail(causes.ClusterNotFound)
 		return

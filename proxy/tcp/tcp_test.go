@@ -8,11 +8,13 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"weak"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -36,9 +38,13 @@ type proxy struct {
 	l        *loop.Loop
 	w        *tcp.Worker
 	clusters map[cluster.ID]*cluster.Cluster
+	began    weak.Pointer[state] // what the newest connection began with
 	log      []string
 	reports  int
 }
+
+// state is what one connection begins with.
+type state struct{ *proxy }
 
 func (p *proxy) Cluster(id cluster.ID) *cluster.Cluster { return p.clusters[id] }
 func (p *proxy) ClusterNamed(name string) *cluster.Cluster {
@@ -116,7 +122,9 @@ func (p *proxy) serve(o tcp.Options, lc *listener.Config, refused *[]string) {
 	p.w = tcp.NewWorker(o)
 	a := listener.NewAcceptor(p.l, listener.Options{
 		Serve: func(c *conn.Conn, a listener.Arrival) conn.Handler {
-			return p.w.Serve(c, a.Chain.Filters.(*tcp.Config), p)
+			s := &state{p}
+			p.began = weak.Make(s)
+			return p.w.Serve(c, a.Chain.Filters.(*tcp.Config), s)
 		},
 		Refused: func(_ *conn.Info, _ *listener.Config, why listener.Refusal, err error) {
 			if refused != nil {
@@ -203,6 +211,23 @@ func TestRelay(t *testing.T) {
 	if l := p.clusters[1].Limits.Connections.Load(); l != 0 || p.w.Active() != 0 || p.clusters[1].Endpoints[0].Active.Load() != 0 {
 		t.Errorf("%d connections counted, %d relays", l, p.w.Active())
 	}
+}
+
+// A connection may last for weeks, and each that began under another configuration would hold all of it.
+func TestRelayDoesNotHoldItsConfiguration(t *testing.T) {
+	n := mem.New()
+	p := start(t, n, at(entry, nil), to(1), tcp.Options{}, newCluster(1, "db", "10.0.0.9:3306"))
+	b := backend(t, n, "10.0.0.9:3306")
+	c := dial(t, n, entry)
+	n.Step()
+	s := b.Accept()
+	runtime.GC()
+	if p.began.Value() != nil {
+		t.Error("the configuration that it began with is held")
+	}
+	s.Send([]byte("hello"))
+	n.Step()
+	recv(t, c, "hello", nil)
 }
 
 // A reset on one side is a reset on the other; what was said before an endpoint reset is delivered.
