@@ -209,9 +209,7 @@ func (c *Conn) handshaken(err error) {
 	}
 	c.idleTimer()
 	c.info.TLS = t.s.Peer()
-	if in := t.s.Established(); len(in) > 0 {
-		t.in = in
-	}
+	t.keep(c, t.s.Established()) // what the handshake has grown is not for the pool, which would keep one of them for each connection
 	c.state |= unread
 	if len(c.out) > 0 || c.is(closeWrite) {
 		c.l.AtFlush(&c.flush)

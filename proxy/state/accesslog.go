@@ -17,7 +17,7 @@ import (
 const fileAccessLogURL = typePrefix + "envoy.extensions.access_loggers.file.v3.FileAccessLog"
 
 // logs decodes access logs. They are written to the process's standard output, whichever of the two standard files they name.
-func logs(list []*accesslogv3.AccessLog, path string) ([]observe.AccessLog, error) {
+func (b *Builder) logs(list []*accesslogv3.AccessLog, path string) ([]observe.AccessLog, error) {
 	var out []observe.AccessLog
 	for i, l := range list {
 		at := fmt.Sprintf("%s.access_log[%d]", path, i)
@@ -51,7 +51,7 @@ func logs(list []*accesslogv3.AccessLog, path string) ([]observe.AccessLog, erro
 			}
 		}
 		var err error
-		if a.Format, err = fileFormat(f); err != nil {
+		if a.Format, err = b.format(f, l.GetTypedConfig().GetValue()); err != nil {
 			return nil, fmt.Errorf("%s.%w", at, err)
 		}
 		out = append(out, a)
@@ -64,6 +64,26 @@ func audited(m *accesslogv3.MetadataFilter) bool {
 	path := m.GetMatcher().GetPath()
 	return m.GetMatcher().GetFilter() == "envoy.common" && len(path) == 1 && path[0].GetKey() == "access_log_hint" && m.GetMatcher().GetValue().GetBoolMatch() && !m.GetMatcher().GetInvert() &&
 		m.GetMatchIfKeyNotFound() != nil && !m.GetMatchIfKeyNotFound().GetValue()
+}
+
+// maxFormats bounds what format remembers: a mesh has a few formats, in thousands of listeners and in all their versions that connections
+// still hold, and a compiled one takes some KB.
+const maxFormats = 64
+
+// format is fileFormat, one for all loggers of the same bytes.
+func (b *Builder) format(f *fileaccesslogv3.FileAccessLog, bytes []byte) (*observe.Format, error) {
+	if known := b.formats[string(bytes)]; known != nil {
+		return known, nil
+	}
+	made, err := fileFormat(f)
+	if err != nil {
+		return nil, err
+	}
+	if b.formats == nil || len(b.formats) >= maxFormats {
+		b.formats = map[string]*observe.Format{}
+	}
+	b.formats[string(bytes)] = made
+	return made, nil
 }
 
 // fileFormat is the format of an access logger, in one of the ways there are to say it. Errors begin with the field.

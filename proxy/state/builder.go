@@ -23,6 +23,7 @@ import (
 	"github.com/weirmesh/weir/proxy/filter/jwtauthn"
 	"github.com/weirmesh/weir/proxy/filter/peermetadata"
 	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/ratelimit"
 	"github.com/weirmesh/weir/proxy/rbac"
 	"github.com/weirmesh/weir/proxy/route"
@@ -123,6 +124,7 @@ type Builder struct {
 	vhosts      map[string]map[string]*route.VirtualHost // by table and name; nil before the first
 	uses        uses                                     // of the listener or cluster being decoded
 	files       Files                                    // that were read, as they were when they were first
+	formats     map[string]*observe.Format               // of access logs, by their bytes
 	live        live
 }
 

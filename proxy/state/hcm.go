@@ -88,7 +88,7 @@ func (b *Builder) decodeManager(a *anypb.Any, dir http.Direction, path string) (
 	if c.HTTP2, err = decodeHTTP2(m.GetHttp2ProtocolOptions(), path+".http2_protocol_options"); err != nil {
 		return nil, "", err
 	}
-	if c.Logs, err = logs(m.GetAccessLog(), path); err != nil {
+	if c.Logs, err = b.logs(m.GetAccessLog(), path); err != nil {
 		return nil, "", err
 	}
 	if err := b.decodeHTTPFilters(c, m, path); err != nil {

@@ -359,7 +359,7 @@ func (b *Builder) decodeTCP(config *anypb.Any, dir http.Direction, path string) 
 		c.HashSource = true
 	}
 	var err error
-	if c.Logs, err = logs(p.GetAccessLog(), path); err != nil {
+	if c.Logs, err = b.logs(p.GetAccessLog(), path); err != nil {
 		return nil, err
 	}
 	if c.Tunnel, err = decodeTunnel(p.GetTunnelingConfig(), path+".tunneling_config"); err != nil {
