@@ -18,7 +18,7 @@ import (
 func (a *app) install() *cobra.Command {
 	var f installation
 	var s chosen
-	var dryRun, force bool
+	var dryRun, force, replace bool
 	cmd := &cobra.Command{
 		Use:   "install [flags]",
 		Short: "install Weir into a Kubernetes cluster, or change an installation",
@@ -44,6 +44,7 @@ Istio's charts included.`,
 	s.flags(cmd)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be made, and ask no cluster")
 	cmd.Flags().BoolVar(&force, "force", false, "go on in spite of what was found")
+	cmd.Flags().BoolVar(&replace, "replace", false, "make anew what Kubernetes does not let change: a Deployment of an older version with another selector")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if dryRun {
 			r, err := s.render(a, &f, "")
@@ -57,6 +58,7 @@ Istio's charts included.`,
 		}
 		began := time.Now()
 		return s.visit(a, &f, cmd, func(ctx context.Context, c *cluster.Cluster, r *install.Release) error {
+			c.Replace = replace
 			found, err := c.Check(ctx, r)
 			if err != nil {
 				return err

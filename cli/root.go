@@ -146,7 +146,7 @@ installation.`,
 		commands []*cobra.Command
 	}{
 		{groupRun, []*cobra.Command{a.up(), a.run(), a.exec(), a.logs(), a.down()}},
-		{groupCluster, []*cobra.Command{a.install(), a.verify(), a.uninstall(), a.tag(), a.inject(), a.demo()}},
+		{groupCluster, []*cobra.Command{a.install(), a.verify(), a.uninstall(), a.tag(), a.upgrade(), a.inject(), a.demo()}},
 		{groupConfigure, []*cobra.Command{a.apply(), a.get(), a.delete(), a.mtls(), a.authz(), a.analyze(), a.explain()}},
 		{groupLook, []*cobra.Command{a.status(), a.why(), a.tap(), a.limits(), a.ejections(), a.top(), a.graph(), a.describe(), a.proxyStatus(), a.proxyConfig(), a.proxy(), a.identity(), a.can(), a.bugReport(), a.debug(), a.version()}},
 		{groupOther, []*cobra.Command{a.completion()}},

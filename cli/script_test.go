@@ -48,7 +48,8 @@ func TestMain(m *testing.M) {
 // $STATE the state folder, the file "requests" has the changes that were asked for, and "calls" a line of everything that
 // was. Commands of our own:
 //
-//	mesh              start both, and write the state folder $STATE
+//	mesh              start both, and write the state folder $STATE; the control plane is at $MESH, too
+//	second FOLDER     start another control plane, whose answers stand below FOLDER, at $SECOND
 //	mesh-process      start a process that holds the lock and ends with SIGTERM
 //	kill-mesh         as if killed: nobody answers, the lock is free
 //	await-program     until a program was asked for on up.sock
@@ -74,7 +75,12 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"mesh":          startMesh,
+			"mesh": startMesh,
+			"second": func(ts *testscript.TestScript, _ bool, args []string) {
+				srv := httptest.NewServer(answers(ts, ts.MkAbs(args[0])))
+				ts.Defer(srv.Close)
+				ts.Setenv("SECOND", strings.TrimPrefix(srv.URL, "http://"))
+			},
 			"mesh-process":  startProcess,
 			"await-program": func(ts *testscript.TestScript, _ bool, _ []string) { <-ts.Value("mesh").(*standInMesh).asked },
 			"kill-mesh":     killMesh,
@@ -86,6 +92,7 @@ func startMesh(ts *testscript.TestScript, _ bool, _ []string) {
 	state := ts.Getenv("STATE")
 	ts.Check(os.MkdirAll(state, 0o700))
 	srv := httptest.NewServer(answers(ts, ts.MkAbs(".")))
+	ts.Setenv("MESH", strings.TrimPrefix(srv.URL, "http://"))
 	lock, err := os.Create(client.LockFile(state))
 	ts.Check(err)
 	ts.Check(syscall.Flock(int(lock.Fd()), syscall.LOCK_EX))

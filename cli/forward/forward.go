@@ -7,6 +7,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,8 @@ type Options struct {
 	Kubeconfig, Context string
 	// Namespace is that of the installation.
 	Namespace string
+	// Revision is the one whose control plane is meant, "default" of an installation without a name; "": any that is there.
+	Revision string
 }
 
 // port is where weir-control serves its API in a pod.
@@ -42,6 +45,9 @@ const port = 15014
 // labels pick the pods of weir-control.
 const labels = "app=istiod"
 
+// revision is their label that says of which revision they are.
+const revision = "istio.io/rev"
+
 // Cluster is a cluster with an installation.
 type Cluster struct {
 	o      Options
@@ -49,6 +55,9 @@ type Cluster struct {
 	client kubernetes.Interface
 
 	control *Pod
+
+	mu   sync.Mutex
+	pods []*Pod
 }
 
 // Pod is the way to a port of one pod, for which its own loopback is good enough.
@@ -80,9 +89,13 @@ func Open(o Options) (*Cluster, error) {
 	return c, nil
 }
 
-// Pod is the way to a port of a pod. The caller closes it.
+// Pod is the way to a port of a pod. It is closed with the Cluster, or before by the caller.
 func (c *Cluster) Pod(namespace, name string, port int) *Pod {
-	return &Pod{c: c, port: port, name: func(context.Context) (string, string, error) { return namespace, name, nil }}
+	p := &Pod{c: c, port: port, name: func(context.Context) (string, string, error) { return namespace, name, nil }}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pods = append(c.pods, p)
+	return p
 }
 
 // Client is that of the API server.
@@ -100,12 +113,16 @@ func (c *Cluster) Namespace() string { return c.config.Namespace }
 // Missing is an installation that is not there, or not ready.
 type Missing struct {
 	Server, Namespace string
+	Revision          string   // "": of whichever
 	Pods              []string // of weir-control, none of which is ready
 }
 
 func (e *Missing) Error() string {
-	if len(e.Pods) > 0 {
+	switch {
+	case len(e.Pods) > 0:
 		return fmt.Sprintf("no pod of weir-control is ready in namespace %s of %s (%v)", e.Namespace, e.Server, e.Pods)
+	case e.Revision != "":
+		return fmt.Sprintf("there is no revision %s in namespace %s of %s: no pod of weir-control with label %s=%s", e.Revision, e.Namespace, e.Server, revision, e.Revision)
 	}
 	return fmt.Sprintf("weir is not installed in namespace %s of %s: there is no pod with label %s", e.Namespace, e.Server, labels)
 }
@@ -116,8 +133,11 @@ func (c *Cluster) pod(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", c.config.Unreachable("looking for weir-control", err)
 	}
-	missing := &Missing{Server: c.Server(), Namespace: c.o.Namespace}
+	missing := &Missing{Server: c.Server(), Namespace: c.o.Namespace, Revision: c.o.Revision}
 	for _, p := range list.Items {
+		if c.o.Revision != "" && cmp.Or(p.Labels[revision], "default") != c.o.Revision {
+			continue
+		}
 		for _, cond := range p.Status.Conditions {
 			if cond.Type == corev1.PodReady && cond.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil {
 				return p.Name, nil
@@ -208,8 +228,16 @@ func (p *Pod) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return x, nil
 }
 
-// Close ends all connections to weir-control.
-func (c *Cluster) Close() error { return c.control.Close() }
+// Close ends all connections.
+func (c *Cluster) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.control.Close()
+	for _, p := range c.pods {
+		err = errors.Join(err, p.Close())
+	}
+	return err
+}
 
 // Close ends all connections.
 func (p *Pod) Close() error {

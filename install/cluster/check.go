@@ -36,7 +36,7 @@ func (c *Cluster) Check(ctx context.Context, r *install.Release) ([]Problem, err
 	if v, err := version.ParseGeneric(c.Version); err == nil && v.LessThan(version.MustParseGeneric(Oldest)) {
 		out = append(out, Problem{Message: fmt.Sprintf("the cluster is Kubernetes %s; Weir needs %s or newer", c.Version, Oldest), Hint: "upgrade the cluster"})
 	}
-	for _, check := range []func(context.Context, *install.Release) ([]Problem, error){c.permissions, c.others, c.podSecurity, c.plugged} {
+	for _, check := range []func(context.Context, *install.Release) ([]Problem, error){c.permissions, c.others, c.podSecurity, c.plugged, c.fixed} {
 		more, err := check(ctx, r)
 		if err != nil {
 			return out, err

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 
 	"github.com/weirmesh/weir/internal/kubeconfig"
@@ -35,11 +36,18 @@ type Cluster struct {
 	Server  string // URL of the API server
 	Version string // as in v1.34.4
 
+	// Replace lets Install make anew what Kubernetes does not let change.
+	Replace bool
+
+	config  *rest.Config
 	typed   kubernetes.Interface
 	dynamic dynamic.Interface
 	mapper  *restmapper.DeferredDiscoveryRESTMapper
 	say     func(string)
 }
+
+// Config is how the API server is reached.
+func (c *Cluster) Config() *rest.Config { return c.config }
 
 // Client is for what is not about installing.
 func (c *Cluster) Client() kubernetes.Interface { return c.typed }
@@ -53,7 +61,7 @@ func Connect(path, contextName string, say func(string)) (*Cluster, error) {
 	}
 	config.REST.QPS, config.REST.Burst = 100, 200 // an installation is some 50 objects
 	var one sync.Mutex                            // lines come from timers, too
-	c := &Cluster{Context: config.Context, Server: config.REST.Host, say: func(line string) {
+	c := &Cluster{Context: config.Context, Server: config.REST.Host, config: config.REST, say: func(line string) {
 		one.Lock()
 		defer one.Unlock()
 		say(line)

@@ -36,6 +36,11 @@ func (c *Cluster) Install(ctx context.Context, r *install.Release) error {
 		hooks = len(r.Objects)
 	}
 	for _, o := range r.Objects[:hooks] {
+		if c.Replace && runs(o) {
+			if err := c.retire(ctx, r.Name, o); err != nil {
+				return err
+			}
+		}
 		if err := c.apply(ctx, o); err != nil {
 			return err
 		}
@@ -47,6 +52,9 @@ func (c *Cluster) Install(ctx context.Context, r *install.Release) error {
 				return err
 			}
 		}
+	}
+	if err := c.bury(ctx, r); err != nil {
+		return err
 	}
 	for _, o := range r.Objects[hooks:] {
 		if err := c.apply(ctx, o); err != nil {
@@ -181,23 +189,31 @@ func (c *Cluster) hooked(ctx context.Context, hook *unstructured.Unstructured) e
 
 // prune removes what an earlier installation of the name had and this one has not.
 func (c *Cluster) prune(ctx context.Context, r *install.Release) error {
-	there, err := c.existing(ctx, r.Name, ours)
+	gone, err := c.surplus(ctx, r)
 	if err != nil {
 		return err
 	}
-	for _, o := range there {
-		// What the control plane makes is not in the chart.
-		if o.GetLabels()["app.kubernetes.io/version"] == "" || slices.ContainsFunc(r.Objects, func(w *unstructured.Unstructured) bool {
-			return w.GetKind() == o.GetKind() && w.GetName() == o.GetName() && w.GetNamespace() == o.GetNamespace()
-		}) {
-			continue
-		}
+	for _, o := range gone {
 		if err := c.remove(ctx, o); err != nil {
 			return err
 		}
 		c.say(title(o) + " is not part of it any more: removed")
 	}
 	return nil
+}
+
+// surplus is what an earlier installation of the name had and this one has not.
+func (c *Cluster) surplus(ctx context.Context, r *install.Release) (out []*unstructured.Unstructured, err error) {
+	there, err := c.existing(ctx, r.Name, ours)
+	for _, o := range there {
+		// What the control plane makes is not in the chart.
+		if o.GetLabels()["app.kubernetes.io/version"] != "" && !slices.ContainsFunc(r.Objects, func(w *unstructured.Unstructured) bool {
+			return w.GetKind() == o.GetKind() && w.GetName() == o.GetName() && w.GetNamespace() == o.GetNamespace()
+		}) {
+			out = append(out, o)
+		}
+	}
+	return out, err
 }
 
 func (c *Cluster) remove(ctx context.Context, o *unstructured.Unstructured) error {

@@ -1,0 +1,173 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/weirmesh/weir/install"
+)
+
+// Change is what an installation would do to one object.
+type Change struct {
+	Object string   `json:"object"` // "deployment/istiod in istio-system"
+	What   string   `json:"what"`   // made, changed, removed
+	Fields []string `json:"fields,omitempty"`
+}
+
+// Changes says what Install would do, by asking the API server for each object without making it: what it answers is compared with what is
+// there, so that defaults are no difference. Nothing is changed. refused are objects that the cluster would not take.
+func (c *Cluster) Changes(ctx context.Context, r *install.Release) (changes []Change, refused []Problem, err error) {
+	crds, err := r.CRDs()
+	if err != nil {
+		return nil, nil, err
+	}
+	changes = []Change{}
+	for _, o := range slices.Concat(crds, r.Objects) {
+		at, err := c.resource(o.GroupVersionKind(), o.GetNamespace())
+		if meta.IsNoMatchError(err) {
+			changes = append(changes, Change{Object: title(o), What: "made"})
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		now, err := at.Get(ctx, o.GetName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			changes = append(changes, Change{Object: title(o), What: "made"})
+			continue
+		}
+		if err != nil {
+			return nil, nil, c.refused(o, err)
+		}
+		if o.GetKind() == crdKind.Kind && now.GetLabels()[install.Owner] != r.Name {
+			if lacking := versionsLacking(o, now); len(lacking) > 0 {
+				refused = append(refused, Problem{Message: fmt.Sprintf("%s belongs to somebody else and does not have %s: objects of that version cannot be written", title(o), strings.Join(lacking, ", ")),
+					Hint: "have its owner bring it up to date, or label it " + install.Owner + "=" + r.Name + ", and it is taken over"})
+			}
+			continue
+		}
+		then, err := at.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: Manager, Force: true, DryRun: []string{metav1.DryRunAll}})
+		if fixed := immutable(err); len(fixed) > 0 {
+			refused = append(refused, Problem{Message: fmt.Sprintf("%s cannot be changed in %s", title(o), strings.Join(fixed, ", ")), Hint: "`weir install --replace` makes it anew, with its pods"})
+			continue
+		}
+		if err != nil {
+			return nil, nil, c.refused(o, err)
+		}
+		if fields := apart(nil, "", content(now), content(then)); len(fields) > 0 {
+			changes = append(changes, Change{Object: title(o), What: "changed", Fields: fields})
+		}
+	}
+	gone, err := c.surplus(ctx, r)
+	for _, o := range gone {
+		changes = append(changes, Change{Object: title(o), What: "removed"})
+	}
+	return changes, refused, err
+}
+
+// versionsLacking are those that a definition has and the one that is there has not.
+func versionsLacking(want, there *unstructured.Unstructured) (out []string) {
+	names := func(o *unstructured.Unstructured) (out []string) {
+		list, _, _ := unstructured.NestedSlice(o.Object, "spec", "versions")
+		for _, v := range list {
+			m, _ := v.(map[string]any)
+			name, _ := m["name"].(string)
+			out = append(out, name)
+		}
+		return out
+	}
+	has := names(there)
+	return slices.DeleteFunc(names(want), func(v string) bool { return slices.Contains(has, v) })
+}
+
+// content is what of an object people write: not what the API server says about it.
+func content(o *unstructured.Unstructured) map[string]any {
+	out := maps.Clone(o.Object)
+	delete(out, "status")
+	delete(out, "metadata")
+	for _, field := range []string{"labels", "annotations"} {
+		if m, ok, _ := unstructured.NestedMap(o.Object, "metadata", field); ok {
+			out[field] = m
+		}
+	}
+	return out
+}
+
+// mostFields bounds what is said about one object.
+const mostFields = 40
+
+// apart lists where a and b differ, as "PATH: A → B".
+func apart(out []string, path string, a, b any) []string {
+	if len(out) >= mostFields || reflect.DeepEqual(a, b) {
+		return out
+	}
+	switch x := a.(type) {
+	case map[string]any:
+		y, ok := b.(map[string]any)
+		if !ok {
+			break
+		}
+		names := maps.Clone(x)
+		maps.Copy(names, y)
+		for _, n := range slices.Sorted(maps.Keys(names)) {
+			out = apart(out, strings.TrimPrefix(path+"."+n, "."), x[n], y[n])
+		}
+		return out
+	case []any:
+		y, ok := b.([]any)
+		if !ok {
+			break
+		}
+		for i := range max(len(x), len(y)) {
+			var p, q any
+			if i < len(x) {
+				p = x[i]
+			}
+			if i < len(y) {
+				q = y[i]
+			}
+			out = apart(out, path+"["+strconv.Itoa(i)+"]", p, q)
+		}
+		return out
+	}
+	return append(out, path+": "+brief(a)+" → "+brief(b))
+}
+
+func brief(v any) string {
+	if v == nil {
+		return "nothing"
+	}
+	b, err := json.Marshal(v)
+	const most = 120
+	if err != nil || len(b) <= most {
+		return string(b)
+	}
+	return strings.ToValidUTF8(string(b[:most]), "") + "…"
+}
+
+// immutable are the fields that an answer says cannot be changed.
+func immutable(err error) (fields []string) {
+	var status apierrors.APIStatus
+	if !apierrors.IsInvalid(err) || !errors.As(err, &status) || status.Status().Details == nil {
+		return nil
+	}
+	for _, cause := range status.Status().Details.Causes {
+		if strings.Contains(cause.Message, "field is immutable") {
+			fields = append(fields, cause.Field)
+		}
+	}
+	slices.Sort(fields)
+	return slices.Compact(fields)
+}
