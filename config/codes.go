@@ -23,6 +23,7 @@ const (
 	MisplacedAnnotation     Code = "IST0107"
 	UnknownAnnotation       Code = "IST0108"
 	InvalidAnnotation       Code = "IST0125"
+	UnknownRegistry         Code = "IST0126"
 	NoMatchingWorkloads     Code = "IST0127"
 	DeprecatedAnnotation    Code = "IST0135"
 	InvalidApplicationUID   Code = "IST0144"
@@ -34,7 +35,11 @@ const (
 	SchemaWarning           Code = "IST0133"
 	AddressesRequired       Code = "IST0134"
 	DeploymentPortConflict  Code = "IST0137"
+	DuplicateCertificate    Code = "IST0138"
 	ConflictingGateways     Code = "IST0145"
+	AutoImageWarning        Code = "IST0146"
+	AutoImageError          Code = "IST0147"
+	ClaimsWithoutTokens     Code = "IST0149"
 	InvalidCredential       Code = "IST0161"
 	GatewayPortNotOnService Code = "IST0162"
 	SubsetSelectsNothing    Code = "IST0173"
@@ -131,6 +136,7 @@ var codes = []CodeInfo{
 	{PortNameConvention, Info, "PortNameIsNotUnderNamingConvention", "The port neither has appProtocol nor a name that begins with a protocol, so its protocol is detected on every connection. Name it <protocol>[-suffix] or set appProtocol."},
 	{MultipleInjection, Warning, "NamespaceMultipleInjectionLabels", "The namespace has the labels istio-injection and istio.io/rev. The first one counts; who reads the other is misled."},
 	{InvalidAnnotation, Warning, "InvalidAnnotation", "The value of an annotation is not one it can have. It is used as if it were not there."},
+	{UnknownRegistry, Warning, "UnknownMeshNetworksServiceRegistry", "MeshNetworks names a cluster that the control plane does not know. One cluster is served, the one of --cluster-id. In Istio that is an error; here networks are not enforced, and the rest of the object is in force."},
 	{NoMatchingWorkloads, Warning, "NoMatchingWorkloadsFound", "The selector of a policy matches no workload: the policy protects nothing."},
 	{NoServerVerification, Warning, "NoServerCertificateVerificationDestinationLevel", "TLS to the host is encrypted but the server's certificate is not verified, because no CA certificates are given."},
 	{NoServerVerificationPt, Warning, "NoServerCertificateVerificationPortLevel", "TLS to a port of the host is encrypted but the server's certificate is not verified, because no CA certificates are given."},
@@ -141,8 +147,12 @@ var codes = []CodeInfo{
 	{AddressesRequired, Warning, "ServiceEntryAddressesRequired", "A TCP port of a ServiceEntry without addresses receives the traffic of every address on that port."},
 	{DeprecatedAnnotation, Info, "DeprecatedAnnotation", "The annotation still works but will be removed by Istio; the hint names its successor."},
 	{DeploymentPortConflict, Warning, "DeploymentConflictingPorts", "Two Services map the same service port number to different target ports of one Deployment."},
+	{DuplicateCertificate, Warning, "GatewayDuplicateCertificate", "Two Gateways for the same proxies use one certificate for different hosts. Browsers send requests for all hosts of a certificate on one HTTP/2 connection, which belongs to the Gateway whose host it was opened for: those for hosts of the other get a 404."},
 	{InvalidApplicationUID, Warning, "InvalidApplicationUID", "A container runs as the user or group of the proxy (1337), whose traffic is not captured: what it sends goes past the mesh."},
 	{ConflictingGateways, Error, "ConflictingGateways", "Two Gateways for the same proxies open one port with overlapping hosts; only the oldest is used."},
+	{AutoImageWarning, Warning, "ImageAutoWithoutInjectionWarning", "A container has the image 'auto', which the injector would replace, and no injector is asked about these pods: they will not start."},
+	{AutoImageError, Error, "ImageAutoWithoutInjectionError", "A container of the pod has the image 'auto', which the injector replaces, and it did not: no injector was asked about this pod. It cannot start."},
+	{ClaimsWithoutTokens, Error, "JwtClaimBasedRoutingWithoutRequestAuthN", "A VirtualService routes by claims of tokens at a Gateway whose proxies verify no tokens, because no RequestAuthentication selects them: no request has claims, and the rule never matches."},
 	{InvalidCredential, Error, "InvalidGatewayCredential", "The Secret a Gateway names does not hold a usable certificate and key."},
 	{GatewayPortNotOnService, Warning, "GatewayPortNotDefinedOnService", "The Gateway opens a port that the Service of the gateway proxies does not offer: it cannot be reached through the Service."},
 	{SubsetSelectsNothing, Error, "DestinationRuleSubsetNotSelectPods", "No endpoint of the host has the labels of the subset. Requests routed to it fail."},

@@ -154,9 +154,15 @@ func (a *analysis) gatewayConflicts(x subject) bool {
 			if s.Port != uint16(port) {
 				continue
 			}
+			told := false
 			for _, o := range earlier {
 				if o.s.Bind != s.Bind || pairs(o.gw.Selector) != pairs(gw.Selector) {
 					continue
+				}
+				if name := a.sharedCertificate(o.gw, gw, o.s, s); name != "" && !told && conflict(o.s, s) == "" {
+					told = true
+					a.add(config.DuplicateCertificate, gw.Ref, document.Index("spec.servers", i)+".tls", fmt.Sprintf("certificate %s is also that of Gateway %s/%s (server %s): requests for the hosts of both come on one HTTP/2 connection, and those of one get a 404",
+						name, o.gw.Ref.Namespace, o.gw.Ref.Name, o.s.PortName), "put the hosts of both into one server of one Gateway, or give each a certificate for its own hosts only")
 				}
 				if why := conflict(o.s, s); why != "" {
 					a.shadowed(config.ConflictingGateways, gw.Ref, document.Index("spec.servers", i), fmt.Sprintf("port %d is also opened by Gateway %s/%s (server %s): %s", s.Port, o.gw.Ref.Namespace, o.gw.Ref.Name, o.s.PortName, why),
@@ -168,6 +174,22 @@ func (a *analysis) gatewayConflicts(x subject) bool {
 		}
 	}
 	return len(earlier) > 0
+}
+
+// sharedCertificate is the name of what servers of two Gateways both show to clients that speak HTTP, for different hosts; "" if there is none.
+func (a *analysis) sharedCertificate(g, h *mesh.Gateway, x, y *mesh.Server) string {
+	if g == h || x.TLS == nil || y.TLS == nil || x.Protocol != y.Protocol {
+		return ""
+	}
+	for _, name := range x.TLS.Credentials {
+		if slices.Contains(y.TLS.Credentials, name) {
+			return name
+		}
+	}
+	if x.TLS.Certificate != "" && x.TLS.Certificate == y.TLS.Certificate {
+		return x.TLS.Certificate
+	}
+	return ""
 }
 
 func conflict(a, b *mesh.Server) string {

@@ -38,7 +38,8 @@ type analysis struct {
 	ruleHosts  index[place, *mesh.DestinationRule]
 	ports      index[uint16, *mesh.Gateway]
 	policies   index[string, *mesh.PeerAuthentication] // in force, by namespace
-	sidecars   index[string, *mesh.Sidecar]            // by namespace
+	auths      index[string, *mesh.RequestAuthentication]
+	sidecars   index[string, *mesh.Sidecar] // by namespace
 	labelled   index[pair, *instance]
 	instances  map[instanceID]*instance
 }
@@ -104,7 +105,7 @@ func newAnalysis(in Input) *analysis {
 		hosts: index[string, *mesh.Service]{}, services: index[string, *mesh.Service]{},
 		meshHosts: index[string, *mesh.VirtualService]{}, delegators: index[mesh.Key, *mesh.VirtualService]{}, bound: index[binding, *mesh.VirtualService]{},
 		rules: index[string, *mesh.DestinationRule]{}, ruleHosts: index[place, *mesh.DestinationRule]{}, ports: index[uint16, *mesh.Gateway]{},
-		policies: index[string, *mesh.PeerAuthentication]{}, sidecars: index[string, *mesh.Sidecar]{},
+		policies: index[string, *mesh.PeerAuthentication]{}, auths: index[string, *mesh.RequestAuthentication]{}, sidecars: index[string, *mesh.Sidecar]{},
 		labelled: index[pair, *instance]{}, instances: map[instanceID]*instance{},
 	}
 	a.Snapshot = &mesh.Snapshot{}
@@ -124,6 +125,7 @@ func (a *analysis) update(in Input) {
 	each(old.DestinationRules, now.DestinationRules, a.tookRule)
 	each(old.Gateways, now.Gateways, a.tookGateway)
 	each(old.PeerAuths, now.PeerAuths, a.tookPolicy)
+	each(old.RequestAuths, now.RequestAuths, a.tookAuth)
 	each(old.Sidecars, now.Sidecars, a.tookSidecar)
 	each(old.Workloads, now.Workloads, func(k mesh.Key, _, w *mesh.Workload) {
 		var i *instance
@@ -276,6 +278,13 @@ func (a *analysis) tookPolicy(_ mesh.Key, was, now *mesh.PeerAuthentication) {
 		a.again(policies, p.Home(), "")
 	}
 	leaveAndEnter(was, now, one)
+}
+
+func (a *analysis) tookAuth(_ mesh.Key, was, now *mesh.RequestAuthentication) {
+	leaveAndEnter(was, now, func(r *mesh.RequestAuthentication, was, now *mesh.RequestAuthentication) {
+		a.auths.replace(r.Home(), was, now, func(x, y *mesh.RequestAuthentication) int { return older(x.Ref, y.Ref) })
+		a.changed(thing{kind: authsIn, a: r.Home()})
+	})
 }
 
 func (a *analysis) tookSidecar(k mesh.Key, was, now *mesh.Sidecar) {

@@ -83,6 +83,7 @@ const (
 	rulesFor   // a host
 	wildRules  // those for wildcards
 	policiesIn // a namespace
+	authsIn    // a namespace: RequestAuthentications
 	labelled   // what runs, by namespace or none, label and value, or none
 )
 
@@ -213,6 +214,11 @@ func (a *analysis) servicesOf(host string) []*mesh.Service {
 func (a *analysis) policiesIn(namespace string) []*mesh.PeerAuthentication {
 	a.look(thing{kind: policiesIn, a: namespace})
 	return a.policies[namespace]
+}
+
+func (a *analysis) authsIn(namespace string) []*mesh.RequestAuthentication {
+	a.look(thing{kind: authsIn, a: namespace})
+	return a.auths[namespace]
 }
 
 // hostNames are those of all services, sorted.

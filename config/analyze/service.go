@@ -102,6 +102,29 @@ func pairs(l mesh.Labels) string {
 
 const template = "spec.template.spec"
 
+// autoImage finds a Deployment whose proxy nobody would complete.
+func (a *analysis) autoImage(d deploymentAt) {
+	i := slices.IndexFunc(d.Spec.Template.Spec.Containers, func(c corev1.Container) bool { return c.Image == kube.AutoImage })
+	if i < 0 {
+		return
+	}
+	n := named[*corev1.Namespace](a, "Namespace", "", d.Namespace)
+	labels := d.Spec.Template.Labels
+	asks, unknown := labels[labelInject] == "true" || labels[labelRevision] != "", n == nil
+	if n != nil {
+		switch says, labelled := n.Labels[labelInjection]; {
+		case says == "disabled":
+			asks = false
+		case says == "enabled" || !labelled && n.Labels[labelRevision] != "":
+			asks = true
+		}
+	}
+	if labels[labelInject] == "false" || !asks && !unknown {
+		a.add(config.AutoImageWarning, d.Ref, document.Index(template+".containers", i)+".image", "auto is what the injector replaces, and no injector is asked about these pods",
+			"label the pod template sidecar.istio.io/inject=\"true\", or the namespace istio-injection=enabled")
+	}
+}
+
 // deployment checks what a Deployment refers to, and Services that disagree about it.
 func (a *analysis) deployment(s subject) bool {
 	o, lowered := a.Objects.At(s.name)
@@ -123,6 +146,7 @@ func (a *analysis) deployment(s subject) bool {
 	for i, c := range d.Spec.Template.Spec.Containers {
 		a.environment(d, document.Index(template+".containers", i), c)
 	}
+	a.autoImage(d)
 	a.sharedDeployment(d, a.instances[instanceID{deployed, s.name}])
 	return true
 }

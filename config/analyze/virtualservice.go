@@ -37,6 +37,7 @@ func (a *analysis) virtualService(s subject) bool {
 			a.destination(vs.Ref, where, &r.Mirrors[j].To)
 		}
 	}
+	a.claims(vs)
 	a.delegates(vs)
 	for i, r := range vs.TLS {
 		a.destinations(vs.Ref, document.Index("spec.tls", i)+".route", r.Route)
@@ -46,6 +47,50 @@ func (a *analysis) virtualService(s subject) bool {
 	}
 	a.virtualServiceRules(vs)
 	return true
+}
+
+// claims checks that gateways know the claims by which rules are chosen there: from tokens that they verify.
+func (a *analysis) claims(vs *mesh.VirtualService) {
+	for i := range vs.HTTP {
+		for j := range vs.HTTP[i].Matches {
+			m := &vs.HTTP[i].Matches[j]
+			for field, all := range map[string][]mesh.HeaderMatch{"headers": m.Headers, "withoutHeaders": m.WithoutHeaders} {
+				k := slices.IndexFunc(all, func(h mesh.HeaderMatch) bool { return strings.HasPrefix(h.Name, mesh.ClaimPrefix) })
+				if k < 0 {
+					continue
+				}
+				gateways := vs.Gateways
+				if m.Gateways != nil {
+					gateways = m.Gateways
+				}
+				for _, g := range gateways {
+					if g == mesh.Mesh || a.verifies(g) {
+						continue
+					}
+					at := document.Key(document.Index(document.Index("spec.http", i)+".match", j)+"."+field, all[k].Name)
+					a.add(config.ClaimsWithoutTokens, vs.Ref, at, fmt.Sprintf("no RequestAuthentication selects the proxies of Gateway %s: requests have no claims there", g),
+						"apply a RequestAuthentication with the issuer of the tokens, in the namespace of the gateway's proxies and with their labels")
+					break
+				}
+			}
+		}
+	}
+}
+
+// verifies reports whether tokens are verified by some proxy of a Gateway; also of one that is not there, or has no proxies, which is
+// said elsewhere.
+func (a *analysis) verifies(key string) bool {
+	a.look(thing{kind: aGateway, a: key})
+	gw := a.Snapshot.Gateways.At(mesh.Key(key))
+	if gw == nil || len(gw.Selector) == 0 {
+		return true
+	}
+	picked := a.selected("", gw.Selector)
+	return len(picked) == 0 || slices.ContainsFunc(picked, func(i *instance) bool {
+		return slices.ContainsFunc(slices.Concat(a.authsIn(i.namespace), a.authsIn(a.Snapshot.Settings.RootNamespace)), func(r *mesh.RequestAuthentication) bool {
+			return r.Selector == nil || r.Selector.Selects(i.labels)
+		})
+	})
 }
 
 // delegates checks what the rules of vs delegate to.

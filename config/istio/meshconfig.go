@@ -182,8 +182,8 @@ func (c *MeshConfig) Settings(s *mesh.Settings) *mesh.Settings {
 	return &own
 }
 
-// CheckMeshNetworks says what is wrong with the text of MeshNetworks at path in o.
-func CheckMeshNetworks(o *config.Object, path, text string) []config.Finding {
+// CheckMeshNetworks says what is wrong with the text of MeshNetworks at path in o; cluster is the one that is served.
+func CheckMeshNetworks(o *config.Object, path, text, cluster string) []config.Finding {
 	r := config.NewReport(o)
 	root := meshText(r, path, text)
 	if root == nil {
@@ -192,6 +192,11 @@ func CheckMeshNetworks(o *config.Object, path, text string) []config.Finding {
 	m := &meshv1alpha1.MeshNetworks{}
 	document.Proto(root, "", m, func(p document.Problem) { r.Invalid(path, p.Path+" "+p.Message, p.Hint) })
 	for _, name := range sortedKeys(m.Networks) {
+		for i, e := range m.Networks[name].GetEndpoints() {
+			if from := e.GetFromRegistry(); from != "" && from != cluster {
+				r.Add(config.UnknownRegistry, document.Index(document.Key(path+".networks", name)+".endpoints", i)+".fromRegistry", fmt.Sprintf("%q is no cluster that is known here", from), "it is "+cluster)
+			}
+		}
 		r.Add(config.FieldNotEnforced, document.Key(path+".networks", name), "is not enforced in this version: "+oneNet, "call workloads of other networks through a ServiceEntry of their gateway")
 	}
 	return r.Findings

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -32,12 +33,30 @@ func Uncaptured(s corev1.PodStatus) bool {
 	})
 }
 
+// AutoImage is what stands for the proxy's image until the injector names it.
+const AutoImage = "auto"
+
+// autoImage finds a pod whose proxy the injector was to complete, and did not.
+func autoImage(p *corev1.Pod) []config.Finding {
+	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		return nil
+	}
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		if c.Image == AutoImage {
+			return []config.Finding{config.New(config.AutoImageError, refOf("Pod", p), "", 0, fmt.Sprintf("container %s has the image auto, which the injector replaces, and no injector was asked about the pod", c.Name),
+				"label the namespace (istio-injection=enabled, or istio.io/rev) or the pod template (sidecar.istio.io/inject=\"true\"), and restart the workload")}
+		}
+	}
+	return nil
+}
+
 // CheckPod finds the worst that a mesh can have: a pod that is thought to be protected and
-// is not.
+// is not; and one that cannot start because nobody completed it.
 func CheckPod(p *corev1.Pod) []config.Finding {
+	out := autoImage(p)
 	labelled := p.Labels[labelUncaptured] == "true"
 	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || !labelled && !Uncaptured(p.Status) {
-		return nil
+		return out
 	}
 	runs := labelled && p.Status.Phase == corev1.PodRunning || slices.ContainsFunc(p.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool {
 		return c.Name != proxyContainer && c.State.Running != nil
@@ -50,5 +69,5 @@ func CheckPod(p *corev1.Pod) []config.Finding {
 	if slices.ContainsFunc(p.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == validator }) {
 		hint = "its node makes the rules: see the log of the node agent there (DaemonSet istio-cni-node); kubectl describe pod says why, too"
 	}
-	return []config.Finding{config.New(config.TrafficNotCaptured, refOf("Pod", p), "", 0, message, hint)}
+	return append(out, config.New(config.TrafficNotCaptured, refOf("Pod", p), "", 0, message, hint))
 }

@@ -48,3 +48,15 @@ func TestCheckPod(t *testing.T) {
 		}
 	}
 }
+
+// The image auto is the injector's to replace: a pod that still has it was not completed, and cannot start.
+func TestCheckPodAutoImage(t *testing.T) {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "edge", Name: "gateway"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "istio-proxy", Image: "auto"}}}}
+	if got := kube.CheckPod(p); len(got) != 1 || got[0].Code != config.AutoImageError || got[0].Object.Name != "gateway" {
+		t.Errorf("%v", got)
+	}
+	p.Status.Phase = corev1.PodFailed
+	if got := kube.CheckPod(p); got != nil {
+		t.Errorf("of one that has ended: %v", got)
+	}
+}

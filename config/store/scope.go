@@ -39,7 +39,7 @@ func meshConfig(o *config.Object, lowered any, settings *mesh.Settings) []config
 		return nil
 	}
 	_, findings := istio.LowerMeshConfig(o, "data."+istio.MeshConfigKey, m.Data[istio.MeshConfigKey], settings)
-	return append(findings, istio.CheckMeshNetworks(o, "data."+istio.MeshNetworksKey, m.Data[istio.MeshNetworksKey])...)
+	return append(findings, istio.CheckMeshNetworks(o, "data."+istio.MeshNetworksKey, m.Data[istio.MeshNetworksKey], settings.ClusterID)...)
 }
 
 // read takes up what an object says, which may be gone.
