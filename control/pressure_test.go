@@ -46,7 +46,11 @@ func TestMemoryIsNearlyUsedUp(t *testing.T) {
 			return nil
 		})
 	}
-	const many = 12 // as fair as chance beside 0
+	const many, beside = 12, 9 // about even
+	for i := range beside {
+		subscribe(t, b, fmt.Sprintf("beside-%d", i), nil, nil)
+	}
+	eventually(t, "the other has some", func() error { return b.active(beside) })
 	all := make([]*subscriber, many)
 	for i := range all {
 		all[i] = subscribe(t, a, fmt.Sprintf("shop-%d", i), nil, nil)
@@ -77,13 +81,13 @@ func TestMemoryIsNearlyUsedUp(t *testing.T) {
 		s.move(b)
 	}
 	a.giveAway(t.Context(), 0, 0)
-	eventually(t, "one of them, and the newcomer, are at the other replica", func() error { return b.active(2) })
+	eventually(t, "one of them, and the newcomer, are at the other replica", func() error { return b.active(beside + 2) })
 	if n := len(a.xds.Clients()); n != many-1 {
 		t.Errorf("%d are left", n)
 	}
 
 	level(500, memory.Calm)
 	late.move(a)
-	b.xds.Shed(many, 0, time.Nanosecond)
+	b.xds.Shed(beside+many, 0, time.Nanosecond)
 	eventually(t, "it takes newcomers again", func() error { return a.active(many) })
 }

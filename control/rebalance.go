@@ -18,19 +18,22 @@ const (
 	fewStreams = 10
 )
 
-// surplus is how many streams of own one replica gives away in one round, where others have so many each. Where those go is chance
-// (a connection goes to any replica, this one too), so that more than a fair share is only what chance does not make: a fifth, or ten. One
-// round gives a tenth, so that the others are not overrun.
+// surplus is how many streams of own one replica gives away in one round, where others have so many each. Where those go is not known: to
+// any replica by chance, this one included, to the one with the fewest, or to the next in turn. So no more are asked than are too many:
+// where half of them come back half of the surplus is left for the next round, and where none does nobody was made poor. What is left at the
+// end is a tenth of a share, or three: less than what chance makes where nobody balances. A round gives a fifth of all, or a hundred, so
+// that the others are not overrun: of 20,000 streams 270 a second, half a core of handshakes.
 func surplus(own int, others []int) int {
 	total := own
 	for _, n := range others {
 		total += n
 	}
 	fair := (total + len(others)) / (len(others) + 1)
-	if own <= fair+max(fair/5, fewStreams) {
+	const little, atOnce = 3, 100
+	if own <= fewStreams || own <= fair+max(fair/10, little) {
 		return 0
 	}
-	return min(own-fair, max(own/10, fewStreams))
+	return min(own-fair, max(own/5, atOnce))
 }
 
 // rebalance gives streams to other replicas as long as this one has many more than its share (after a restart of the others, or when
