@@ -370,10 +370,21 @@ type Endpoint struct {
 	Since atomic.Int64
 	// Active counts requests (or TCP connections) in flight, over all workers.
 	Active atomic.Int32
+	// Silent is until when, by the clock of the loops, others are called where there are any: it does not answer to
+	// connections. 0: it does, as far as is known.
+	Silent atomic.Int64
 	// Gone is set when the endpoint left its cluster: idle connections are closed,
 	// busy ones finish.
 	Gone atomic.Bool
 }
+
+// Silence is how long an endpoint may take to accept a connection, or to refuse it, before those who wait may choose another: its kernel
+// does that, so it takes a round trip, unless more than one packet is lost or nobody is there. Avoided is for how long one that did not
+// answer is not asked where others are, after it was last tried.
+const (
+	Silence = 500 * time.Millisecond
+	Avoided = 5 * time.Second
+)
 
 // EachAddr visits the IP addresses of the endpoint.
 func (e *Endpoint) EachAddr(visit func(netip.Addr)) {

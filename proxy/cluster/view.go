@@ -203,6 +203,34 @@ func (c *Cluster) Elsewhere(random uint64, tried []*Endpoint) *Endpoint {
 	return out
 }
 
+// Answering is an endpoint that may be chosen and answers to connections, as far as is known, nil if there is none; of those that random
+// leads to, if one of them does.
+func (c *Cluster) Answering(random uint64, now int64, tried []*Endpoint) (out *Endpoint) {
+	v := c.View()
+	first := v.Group(uint32(random >> 32))
+	among := func(g *Group) {
+		n := uint64(0)
+		for _, e := range g.Endpoints {
+			if e.Silent.Load() > now || e.Gone.Load() || slices.Contains(tried, e) {
+				continue
+			}
+			if n++; reduced(random, n) == 0 { // each of n so far is out with the same probability
+				out = e
+			}
+			random = mix(random + 0x9e3779b97f4a7c15)
+		}
+	}
+	if first != nil {
+		among(first)
+	}
+	for i := range v.Groups {
+		if g := &v.Groups[i]; out == nil && g != first {
+			among(g)
+		}
+	}
+	return out
+}
+
 // maxPriorities is how many priorities there are: 0 to 128 (LocalityLbEndpoints.priority).
 const maxPriorities = 129
 

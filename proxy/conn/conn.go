@@ -240,6 +240,9 @@ func (c *Conn) Sent() uint64 { return c.sent }
 // Kept is the number of input bytes shown and not used.
 func (c *Conn) Kept() int { return len(c.in) }
 
+// Unanswered reports that the peer has not accepted the connection yet, nor refused it.
+func (c *Conn) Unanswered() bool { return c.is(connecting) }
+
 // Ended reports that the connection is closed or closing, locally or by an error:
 // nothing written from now on can arrive.
 func (c *Conn) Ended() bool { return c.is(closing | dead) }

@@ -129,7 +129,7 @@ func (x *Exchange) choose() *cluster.Endpoint {
 	if c.Kind == cluster.Dynamic {
 		return x.dynamic(c)
 	}
-	if e := x.stays; e != nil && !e.Gone.Load() && (len(x.tried) == 0 || x.is(strict)) {
+	if e := x.stays; e != nil && !e.Gone.Load() && (len(x.tried) == 0 && !x.silent(e) || x.is(strict)) {
 		return e
 	}
 	if x.is(strict) {
@@ -150,6 +150,14 @@ func (x *Exchange) choose() *cluster.Endpoint {
 		}
 	}
 	e, trial := x.w.picker(c.ID).Choose(c, number, avoid, draws)
+	if e != nil && x.silent(e) {
+		if f := x.instead(c, number, e); f != nil {
+			if trial {
+				e.Outlier.Tried()
+			}
+			return f
+		}
+	}
 	// Those that are near have all been tried, the last one is not there, and nobody knows yet: rather than the same again
 	// one of those that come next, or whom the network finds.
 	if e != nil && x.is(missed) && slices.Contains(x.tried, e) {
@@ -171,6 +179,24 @@ func (x *Exchange) choose() *cluster.Endpoint {
 		x.flags |= trying
 	}
 	return e
+}
+
+// silent reports whether an endpoint does not answer to connections.
+func (x *Exchange) silent(e *cluster.Endpoint) bool {
+	until := e.Silent.Load()
+	return until != 0 && until > x.w.loop.Now()
+}
+
+// instead is an endpoint to be called in place of one that does not answer to connections, nil if there is none.
+func (x *Exchange) instead(c *cluster.Cluster, random uint64, e *cluster.Endpoint) *cluster.Endpoint {
+	f := c.Answering(random, x.w.loop.Now(), x.tried)
+	if f == nil && c.Led.IsValid() && x.outdated() && e.Addr != c.Led {
+		f = x.w.pool.At(c, c.Led, e)
+		if x.silent(f) {
+			return nil
+		}
+	}
+	return f
 }
 
 // latest is the exchange's cluster with the endpoints of now, if there still is one that may be called: they change faster
@@ -195,9 +221,25 @@ func (x *Exchange) NotConnected(why conn.Why) {
 // be a pod that is gone, whose address never answers: rather than wait for that the request goes to one that is there. It
 // is the same attempt, since nothing was sent.
 func (x *Exchange) Abandoned() {
-	if x.is(fixed) || x.latest().View().Usable() == 0 {
+	if !x.is(fixed) && x.latest().View().Usable() > 0 {
+		x.move()
+	}
+}
+
+// Silent is called by the pool: the endpoint does not answer to connections. Nobody knows whether it ever will, and nothing was sent:
+// the request goes to another one, if there is one, and is not held up by a pod that is gone. The connection goes on being made.
+func (x *Exchange) Silent(until int64) {
+	x.Endpoint.Silent.Store(until) // which the pool does not know if it is called on behalf of a client
+	if x.is(fixed) || x.is(strict) && x.stays == x.Endpoint || x.Cluster.Kind == cluster.OriginalDst || x.Cluster.Kind == cluster.Dynamic {
 		return
 	}
+	if x.instead(x.latest(), 0, x.Endpoint) != nil {
+		x.move()
+	}
+}
+
+// move goes on with the attempt elsewhere: nothing of it was sent.
+func (x *Exchange) move() {
 	retryAt := x.retryAt
 	x.retryAt = nil
 	x.endAttempt()

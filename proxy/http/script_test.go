@@ -51,7 +51,7 @@ import (
 //	connect NAME [from=ADDR]    a client connects
 //	listen ADDR                 an upstream begins to listen
 //	unlisten ADDR               and stops
-//	silence ADDR                nothing answers there any more, no refusal either
+//	silence ADDR [no]           nothing answers there any more, no refusal either
 //	accept ADDR NAME            the upstream's next connection
 //	h2 NAME [server] [K=V…]     from now on NAME speaks HTTP/2; it sends its preface and SETTINGS
 //	send NAME                   (input: bytes, or frames; see peer2)
@@ -249,7 +249,7 @@ func (s *script) run(d *datadriven.TestData) string {
 		s.listeners[name].Close()
 		delete(s.listeners, name)
 	case "silence":
-		s.net.Silence(netip.MustParseAddrPort(name), true)
+		s.net.Silence(netip.MustParseAddrPort(name), !d.HasArg("no"))
 	case "accept":
 		p := s.listeners[name].Accept()
 		delete(s.frames, d.CmdArgs[1].Key)

@@ -349,11 +349,38 @@ func (r *Relay) connect() {
 	r.Endpoint = e
 	r.attempts--
 	r.up = conn.Dial(r.w.l, r.w.target(r.config, r.Cluster, e, r.down.Info()), (*upstream)(r))
+	if len(r.Cluster.Endpoints) > 1 {
+		r.w.l.Arm(&r.report, r.w.l.Now()+int64(cluster.Silence)) // there is nothing to report before it is open
+	}
+}
+
+// silent is called when the endpoint has not answered for a while: rather than wait for one that may be gone the connection is made
+// to another, if there is one. Nothing was sent.
+func (r *Relay) silent() {
+	now := r.w.l.Now()
+	if r.is(downEnded) || r.up == nil || !r.up.Unanswered() || now-r.Start >= int64(r.Cluster.ConnectTimeout) {
+		return
+	}
+	r.Endpoint.Silent.Store(now + int64(cluster.Avoided))
+	if r.Cluster.Answering(0, now, r.tried) == nil {
+		return
+	}
+	r.down.Blame()
+	given := r.up
+	r.release()
+	r.up = nil
+	r.attempts++
+	r.connect()
+	given.Close()
 }
 
 func (u *upstream) Open(c *conn.Conn) {
 	r := (*Relay)(u)
 	r.flags |= upOpen
+	r.report.Stop()
+	if r.Endpoint.Silent.Load() != 0 {
+		r.Endpoint.Silent.Store(0)
+	}
 	r.Cause, r.Failure = causes.NoCause, ""
 	r.Cluster.Report(r.Endpoint, outlier.Success, 0, r.w.l.Now())
 	r.Upstream = *c.Info()
@@ -458,6 +485,9 @@ func (u *upstream) Drained(*conn.Conn) { u.down.Resume() }
 
 func (u *upstream) Closed(c *conn.Conn, why conn.Why) {
 	r := (*Relay)(u)
+	if c != r.up {
+		return // given up for another endpoint
+	}
 	r.release()
 	r.up = nil
 	if p := r.passage; p != nil && !p.open && !r.is(downEnded) {
@@ -595,7 +625,11 @@ func (r *Relay) touch() {
 }
 
 func (r *Relay) onReport() {
-	if r.is(upOpen) && !r.is(tentative) {
+	if !r.is(upOpen) {
+		r.silent()
+		return
+	}
+	if !r.is(tentative) && r.w.o.Observer != nil {
 		r.w.o.Observer.Progress(r)
 	}
 }

@@ -229,7 +229,16 @@ func (w *Worker) endpoint(cfg *Config, c *cluster.Cluster, info *conn.Info, trie
 			b := info.Remote.Addr().Unmap().As16()
 			number = cluster.Also(0, cluster.Hash(b[:]))
 		}
-		return w.picker(c.ID).Choose(c, number, tried, 2*len(c.Endpoints))
+		e, trial = w.picker(c.ID).Choose(c, number, tried, 2*len(c.Endpoints))
+		if now := w.l.Now(); e != nil && e.Silent.Load() > now {
+			if f := c.Answering(number, now, tried); f != nil {
+				if trial {
+					e.Outlier.Tried()
+				}
+				return f, false
+			}
+		}
+		return e, trial
 	}
 	addr := info.Asked()
 	if c.LocalAddress.IsValid() {

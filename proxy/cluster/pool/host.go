@@ -30,6 +30,8 @@ type host struct {
 	head, tail *Waiter
 
 	sweep   loop.Timer
+	probe   *Item       // the oldest that is being dialled, as long as nobody has answered
+	quiet   loop.Timer  // when that takes too long
 	retired *retirement // set by Retire
 	blocked bool        // is in pool.blocked
 }
@@ -43,6 +45,7 @@ type retirement struct {
 func newHost(p *Pool, c *cluster.Cluster, e *cluster.Endpoint, proto cluster.Protocol) *host {
 	h := &host{pool: p, endpoint: e, cluster: c, protocol: proto}
 	h.sweep.Fire = h.expire
+	h.quiet.Fire = h.silent
 	return h
 }
 
@@ -181,6 +184,44 @@ func (h *host) dialMore() {
 		h.connecting++
 		h.promised += uint64(streams)
 		it.Conn = conn.Dial(p.o.Loop, p.o.Target(h.cluster, h.endpoint, h.protocol), m)
+		if h.probe == nil {
+			h.probe = it
+			p.o.Loop.Arm(&h.quiet, p.o.Loop.Now()+int64(cluster.Silence))
+		}
+	}
+}
+
+// silent is called when the oldest connection that is being made should have been accepted. It goes on being made, and tells when
+// the endpoint is there again; who waits for it may go elsewhere, and whoever comes does.
+func (h *host) silent() {
+	it := h.probe
+	if it == nil || it.state != dialling || !it.Conn.Unanswered() {
+		return // it is being secured, which may take what it takes
+	}
+	until := h.pool.o.Loop.Now() + int64(cmp.Or(h.cluster.ConnectTimeout, defaultConnect)+cluster.Avoided)
+	h.endpoint.Silent.Store(until)
+	for w, last := h.head, h.tail; w != nil; {
+		after := w.next
+		if w == last {
+			after = nil // who comes back to the queue stands behind
+		}
+		w.Client.Silent(until) // may take w out of the queue, and no other
+		w = after
+	}
+}
+
+// answered takes note of what became of a connection that was being made.
+func (h *host) answered(it *Item, why conn.Why, open bool) {
+	if h.probe == it {
+		h.probe = nil
+		h.quiet.Stop()
+	}
+	switch {
+	case h.endpoint.Silent.Load() == 0:
+	case open || why.Kind == conn.ConnectRefused:
+		h.endpoint.Silent.Store(0)
+	case h.probe == nil:
+		h.endpoint.Silent.Store(h.pool.o.Loop.Now() + int64(cluster.Avoided))
 	}
 }
 
@@ -211,4 +252,5 @@ func (h *host) tidy() {
 		return
 	}
 	h.sweep.Stop()
+	h.quiet.Stop()
 }

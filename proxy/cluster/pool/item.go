@@ -2,6 +2,7 @@ package pool
 
 import (
 	"github.com/weirmesh/weir/proxy/cluster"
+	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/conn"
 )
 
@@ -59,6 +60,9 @@ func (it *Item) worn() bool {
 func (it *Item) Become(m Member) {
 	to := m.Pooled()
 	*to = *it
+	if it.host.probe == it {
+		it.host.probe = to
+	}
 	to.member = m
 	it.state = gone
 }
@@ -69,6 +73,7 @@ func (it *Item) Opened(streams uint32) {
 		return
 	}
 	h := it.host
+	h.answered(it, conn.Why{}, true)
 	h.connecting--
 	h.promised -= uint64(it.streams)
 	it.state = idling
@@ -213,6 +218,7 @@ func (it *Item) Closed(why conn.Why) {
 	}
 	switch was {
 	case dialling:
+		h.answered(it, why, false)
 		if why.Kind.BeforeOpen() {
 			it.limits.ConnectFail.Add(1)
 		}
@@ -222,6 +228,9 @@ func (it *Item) Closed(why conn.Why) {
 		h.connecting--
 		h.promised -= uint64(it.streams)
 		// Those who counted on it hear that it failed, and may choose another endpoint.
+		if h.head == nil && why.Kind.BeforeOpen() { // they went elsewhere, and nobody else says it
+			h.cluster.Report(h.endpoint, outlier.LocalFailure, 0, h.pool.o.Loop.Now())
+		}
 		for n := min(uint64(it.streams), uint64(h.waiting)); n > 0 && h.head != nil; n-- {
 			w := h.head
 			h.take(w)

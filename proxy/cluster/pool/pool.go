@@ -23,6 +23,9 @@ import (
 // defaultIdle is Envoy's idle timeout of upstream connections, for a cluster that does not say.
 const defaultIdle = time.Hour
 
+// defaultConnect is Istio's connectTimeout, for a cluster that does not say.
+const defaultConnect = 10 * time.Second
+
 // ownIdle is how long a connection on behalf of one client stays open for it: nobody else can use it, and most
 // clients that are silent for so long are gone.
 const ownIdle = time.Minute
@@ -104,6 +107,9 @@ type Client interface {
 	// Abandoned: the endpoint left its cluster, and a program that is gone may never answer. The client may Cancel and
 	// choose another one, or go on waiting.
 	Abandoned()
+	// Silent: the endpoint has not answered for a while to the connection that is being made. The client may Cancel and choose another
+	// one, or go on waiting. Until then (by the loop's clock) others are to be chosen where there are any.
+	Silent(until int64)
 }
 
 // Waiter is a place in the queue, embedded in the Client. The zero value with Client set is ready.

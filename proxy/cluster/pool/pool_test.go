@@ -77,6 +77,13 @@ func (c *client) Abandoned() {
 	}
 }
 
+func (c *client) Silent(int64) {
+	*c.log = append(*c.log, c.name+" hears nothing")
+	if c.leaves {
+		c.w.Cancel()
+	}
+}
+
 type world struct {
 	net     *mem.Net
 	pools   []*pool.Pool
@@ -186,7 +193,7 @@ func TestQueue(t *testing.T) {
 	a.m.Release()
 	w.want(t, "b connected")
 	w.net.Advance(11 * time.Second)
-	w.want(t, "c failed: connecting timed out")
+	w.want(t, "c hears nothing", "c failed: connecting timed out")
 	if n := w.pools[0].Counts(); n != (pool.Counts{Busy: 1}) {
 		t.Errorf("%+v", n)
 	}
@@ -204,7 +211,7 @@ func TestFreshMeansNew(t *testing.T) {
 	w.want(t, "a connected", "c connected")
 	w.net.Advance(11 * time.Second)
 	w.net.Silence(w.cluster.Endpoints[0].Addr, false)
-	w.want(t, "b failed: connecting timed out")
+	w.want(t, "b hears nothing", "b failed: connecting timed out")
 	w.ask(&client{name: "d", fresh: true}, 0, 0)
 	w.want(t, "d connected")
 
@@ -420,7 +427,7 @@ func TestShare(t *testing.T) {
 		t.Errorf("while connecting: %+v", n)
 	}
 	w.net.Advance(11 * time.Second)
-	w.want(t, "0 failed: connecting timed out", "1 failed: connecting timed out", "2 failed: connecting timed out", "3 failed: connecting timed out")
+	w.want(t, "0 hears nothing", "1 hears nothing", "2 hears nothing", "3 hears nothing", "0 failed: connecting timed out", "1 failed: connecting timed out", "2 failed: connecting timed out", "3 failed: connecting timed out")
 	w.net.Silence(at, false)
 	var cs []*client
 	for i := range 4 {
