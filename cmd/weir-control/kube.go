@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -45,6 +46,7 @@ type cluster struct {
 	objects                   dynamic.Interface
 	heads                     metadata.Interface
 	authority                 *cakube.Authority
+	api                       *kubewatch.Server
 	options                   *control.Options
 	made                      map[string]string // labels of what is made
 }
@@ -93,7 +95,7 @@ func (k *cluster) defaults(f *flag.FlagSet, values map[string]string) {
 }
 
 // connect finds the API server. Nothing is sent yet.
-func (k *cluster) connect() error {
+func (k *cluster) connect(log *slog.Logger) error {
 	var err error
 	if k.kube {
 		if k.server, err = rest.InClusterConfig(); errors.Is(err, rest.ErrNotInCluster) {
@@ -113,6 +115,8 @@ func (k *cluster) connect() error {
 	// Watches cost a request each, once; writes (status, leases, root certificates) are paced by
 	// those who make them. This holds back what has gone wrong.
 	k.server.QPS, k.server.Burst = 50, 100
+	k.api = kubewatch.New(log)
+	k.server.Wrap(k.api.Through)
 	if k.objects, err = dynamic.NewForConfig(k.server); err != nil {
 		return err
 	}
@@ -167,7 +171,7 @@ func (k *cluster) identities(ctx context.Context, o *control.Options) error {
 
 // assemble says in o where everything comes from.
 func (k *cluster) assemble(ctx context.Context, o *control.Options) error {
-	if err := k.connect(); err != nil {
+	if err := k.connect(o.Log); err != nil {
 		return err
 	}
 	if err := k.identities(ctx, o); err != nil {
@@ -180,11 +184,10 @@ func (k *cluster) assemble(ctx context.Context, o *control.Options) error {
 	if err := lastgood.Restore(ctx, k.lastGood(), o.State); err != nil {
 		return fmt.Errorf("reading last good versions: %w", err)
 	}
-	server := kubewatch.New(o.Log)
-	runs := registrykube.New(registrykube.Options{Server: server, Client: k.client, Heads: k.heads, DomainSuffix: o.Settings.DomainSuffix, Namespace: o.Namespace, Log: o.Log})
+	runs := registrykube.New(registrykube.Options{Server: k.api, Client: k.client, Heads: k.heads, DomainSuffix: o.Settings.DomainSuffix, Namespace: o.Namespace, Log: o.Log})
 	o.Cluster = &control.Cluster{
-		Objects: sourcekube.New(sourcekube.Options{Server: server, Client: k.client, Objects: k.objects, Heads: k.heads, Namespace: o.Namespace, Revision: k.revision, Log: o.Log}),
-		Facts:   runs, Why: runs.Why, Plaintext: k.plaintext != "", Awaits: server.Awaits, Metrics: server.Metrics,
+		Objects: sourcekube.New(sourcekube.Options{Server: k.api, Client: k.client, Objects: k.objects, Heads: k.heads, Namespace: o.Namespace, Revision: k.revision, Log: o.Log}),
+		Facts:   runs, Why: runs.Why, Plaintext: k.plaintext != "", Awaits: k.api.Awaits, Metrics: k.api.Metrics,
 	}
 	if k.plaintext != "" {
 		plain, err := listen("tcp", k.plaintext)

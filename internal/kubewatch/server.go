@@ -16,7 +16,9 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -39,11 +41,53 @@ type Server struct {
 	refused map[string]bool   // kinds of which the log says that they are
 	objects map[string]int    // by kind
 	outages int
+
+	requests map[string]int // by what became of them
+	took     time.Duration  // all together
+	slow     time.Time      // when the log said last that it is slow
+}
+
+// slowRequest is how long a request may take before the log says so, once in slowTold. Lists of the largest meshes take a second or two.
+const (
+	slowRequest = 4 * time.Second
+	slowTold    = 5 * time.Minute
+)
+
+// Through measures the requests of a client. Of a watch it is the time until it begins.
+func (s *Server) Through(next http.RoundTripper) http.RoundTripper { return &measured{s, next} }
+
+type measured struct {
+	s    *Server
+	next http.RoundTripper
+}
+
+func (m *measured) RoundTrip(r *http.Request) (*http.Response, error) {
+	began := m.s.now()
+	resp, err := m.next.RoundTrip(r)
+	if r.Context().Err() == nil {
+		became := "error"
+		if err == nil {
+			became = strconv.Itoa(resp.StatusCode)
+		}
+		m.s.request(became, r.URL.Path, m.s.now().Sub(began))
+	}
+	return resp, err
+}
+
+func (s *Server) request(became, path string, took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requests[became]++
+	s.took += took
+	if now := s.now(); took >= slowRequest && (s.slow.IsZero() || now.Sub(s.slow) >= slowTold) {
+		s.slow = now
+		s.log.Warn("the API server is slow; what changes in the cluster is seen late, and what is known stays in force", "took", took.Round(time.Millisecond), "path", path)
+	}
 }
 
 // New makes a Server.
 func New(log *slog.Logger) *Server {
-	return &Server{log: log, now: time.Now, waits: map[string]bool{}, trouble: map[string]string{}, refused: map[string]bool{}, objects: map[string]int{}}
+	return &Server{log: log, now: time.Now, waits: map[string]bool{}, trouble: map[string]string{}, refused: map[string]bool{}, objects: map[string]int{}, requests: map[string]int{}}
 }
 
 // told takes what a request about a kind came to, and reports whether it was refused.
@@ -127,6 +171,11 @@ func (s *Server) Metrics(w io.Writer) {
 	}
 	fmt.Fprintf(w, "# HELP weir_kubernetes_up Whether the API server of Kubernetes answers.\n# TYPE weir_kubernetes_up gauge\nweir_kubernetes_up %d\n", up)
 	fmt.Fprintf(w, "# HELP weir_kubernetes_outages_total How often it ceased to answer.\n# TYPE weir_kubernetes_outages_total counter\nweir_kubernetes_outages_total %d\n", s.outages)
+	fmt.Fprint(w, "# HELP weir_kubernetes_requests_total Requests to it, by the status of the answer; error: there was none.\n# TYPE weir_kubernetes_requests_total counter\n")
+	for _, became := range slices.Sorted(maps.Keys(s.requests)) {
+		fmt.Fprintf(w, "weir_kubernetes_requests_total{code=%q} %d\n", became, s.requests[became])
+	}
+	fmt.Fprintf(w, "# HELP weir_kubernetes_request_seconds_total How long they took, all together.\n# TYPE weir_kubernetes_request_seconds_total counter\nweir_kubernetes_request_seconds_total %g\n", s.took.Seconds())
 	fmt.Fprint(w, "# HELP weir_kubernetes_objects Objects that are watched.\n# TYPE weir_kubernetes_objects gauge\n")
 	for _, kind := range slices.Sorted(maps.Keys(s.objects)) {
 		fmt.Fprintf(w, "weir_kubernetes_objects{kind=%q} %d\n", kind, s.objects[kind])

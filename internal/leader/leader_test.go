@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	coordinationv1client "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	k8stesting "k8s.io/client-go/testing"
 )
 
@@ -24,7 +25,8 @@ import (
 // away.
 type cluster struct {
 	kubernetes.Interface
-	away atomic.Bool
+	away    atomic.Bool
+	through coordinationv1client.LeasesGetter // nil: as they are
 }
 
 func newCluster() *cluster {
@@ -66,7 +68,11 @@ type replica struct {
 
 func (c *cluster) start(t *testing.T, name string, leading *atomic.Int32) *replica {
 	t.Helper()
-	e, err := New(Options{Leases: c.CoordinationV1(), Namespace: "istio-system", Name: "istio-leader", Identity: name, Labels: map[string]string{"app.kubernetes.io/managed-by": "weir"}, Log: slog.New(slog.DiscardHandler)})
+	leases := c.through
+	if leases == nil {
+		leases = c.CoordinationV1()
+	}
+	e, err := New(Options{Leases: leases, Namespace: "istio-system", Name: "istio-leader", Identity: name, Labels: map[string]string{"app.kubernetes.io/managed-by": "weir"}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,6 +154,85 @@ func TestOutage(t *testing.T) {
 		pass(leaseDuration + 2*retryPeriod)
 		if a.Leading() == b.Leading() {
 			t.Error("none or both lead after the outage")
+		}
+		a.stop()
+		b.stop()
+	})
+}
+
+// slow are Leases that take so long for each request; what is asked for is done in the middle of it.
+type slow struct {
+	coordinationv1client.LeasesGetter
+	half *atomic.Int64
+}
+
+func (s slow) Leases(namespace string) coordinationv1client.LeaseInterface {
+	return slowLeases{s.LeasesGetter.Leases(namespace), s.half}
+}
+
+type slowLeases struct {
+	coordinationv1client.LeaseInterface
+	half *atomic.Int64
+}
+
+func slowly(ctx context.Context, half *atomic.Int64, do func() (*coordinationv1.Lease, error)) (*coordinationv1.Lease, error) {
+	wait := func() error {
+		select {
+		case <-time.After(time.Duration(half.Load())):
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if err := wait(); err != nil {
+		return nil, err
+	}
+	l, err := do()
+	if lost := wait(); lost != nil {
+		return nil, lost // it is done, and nobody heard
+	}
+	return l, err
+}
+
+func (s slowLeases) Get(ctx context.Context, name string, o metav1.GetOptions) (*coordinationv1.Lease, error) {
+	return slowly(ctx, s.half, func() (*coordinationv1.Lease, error) { return s.LeaseInterface.Get(ctx, name, o) })
+}
+
+func (s slowLeases) Create(ctx context.Context, l *coordinationv1.Lease, o metav1.CreateOptions) (*coordinationv1.Lease, error) {
+	return slowly(ctx, s.half, func() (*coordinationv1.Lease, error) { return s.LeaseInterface.Create(ctx, l, o) })
+}
+
+func (s slowLeases) Update(ctx context.Context, l *coordinationv1.Lease, o metav1.UpdateOptions) (*coordinationv1.Lease, error) {
+	return slowly(ctx, s.half, func() (*coordinationv1.Lease, error) { return s.LeaseInterface.Update(ctx, l, o) })
+}
+
+// An API server that takes five seconds for each request changes nothing: who leads goes on. One that takes longer than a leader may be
+// without an answer leaves the mesh without one, and never with two; when it is well again one leads.
+func TestSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, leading := newCluster(), new(atomic.Int32)
+		half := new(atomic.Int64)
+		c.through = slow{c.Interface.CoordinationV1(), half}
+		a, b := c.start(t, "a", leading), c.start(t, "b", leading)
+		pass(time.Minute)
+		first, other := a, b
+		if b.Leading() {
+			first, other = b, a
+		}
+		half.Store(int64(2500 * time.Millisecond))
+		for range 300 {
+			if pass(2 * time.Second); !first.Leading() || other.Leading() {
+				t.Fatalf("five seconds a request: a leads %v, b %v", a.Leading(), b.Leading())
+			}
+		}
+		for _, d := range []time.Duration{9 * time.Second, 12 * time.Second, 14 * time.Second, 20 * time.Second} { // the duties look that never two lead
+			half.Store(int64(d / 2))
+			pass(10 * time.Minute)
+		}
+		half.Store(0)
+		pass(2 * leaseDuration)
+		if a.Leading() == b.Leading() {
+			t.Error("none or both lead when it is well again")
 		}
 		a.stop()
 		b.stop()

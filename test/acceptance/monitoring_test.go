@@ -44,7 +44,7 @@ spec:
 		return nil
 	})
 	queries := monitoring.Queries()
-	inCluster := []string{"weir_kubernetes_up", "sidecar_injection_failure_total", // only there
+	inCluster := []string{"weir_kubernetes_up", "weir_kubernetes_requests_total", "weir_kubernetes_request_seconds_total", "sidecar_injection_failure_total", // only there
 		"weir_identity_horizon_seconds"} // only when something is in sight
 	for _, name := range regexp.MustCompile(`\b(weir|istio|pilot|citadel|sidecar)_[a-z_]+\b`).FindAllString(string(rules), -1) {
 		if !slices.Contains(inCluster, name) {

@@ -14,7 +14,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -60,10 +62,11 @@ func connect(t *testing.T) *cluster.Cluster {
 	return c
 }
 
-// wire is the way to the API server; it can be cut.
+// wire is the way to the API server; it can be cut, and what comes can be late.
 type wire struct {
-	l  net.Listener
-	to string
+	l    net.Listener
+	to   string
+	late atomic.Int64 // each part of what the API server says, by this
 
 	mu   sync.Mutex
 	cut  bool
@@ -106,7 +109,19 @@ func (w *wire) carry(a net.Conn) {
 		b.Close()
 	}
 	w.mu.Unlock()
-	go func() { _, _ = io.Copy(a, b); a.Close() }()
+	go func() {
+		defer a.Close()
+		part := make([]byte, 32<<10)
+		for {
+			n, err := b.Read(part)
+			if late := time.Duration(w.late.Load()); late > 0 {
+				<-time.After(late)
+			}
+			if _, lost := a.Write(part[:n]); err != nil || lost != nil {
+				return
+			}
+		}
+	}()
 	_, _ = io.Copy(b, a)
 	b.Close()
 }

@@ -136,3 +136,27 @@ func TestOutage(t *testing.T) {
 	}
 	c.Eventually("the end is noticed", func() bool { return p.log.count("answers again") == 1 })
 }
+
+// An API server that says everything five seconds late is not one that is away: nothing that is known is given up, newcomers are served at
+// once, and edits come late.
+func TestSlowServer(t *testing.T) {
+	c := connect(t)
+	c.Apply(objects)
+	p := start(c)
+	cluster := "outbound|80||web." + c.Namespace + ".svc.cluster.local"
+	x := p.proxy("sidecar", "client", nil)
+	x.x.Subscribe(resource.EndpointType, cluster)
+	x.has("the endpoints", resource.EndpointType, cluster, "10.255.1.1:8080 HEALTHY", true)
+
+	p.wire.late.Store(int64(5 * time.Second))
+	late := p.proxy("sidecar", "late", nil)
+	late.x.Subscribe(resource.EndpointType, cluster)
+	late.has("the endpoints that are known", resource.EndpointType, cluster, "10.255.1.1:8080 HEALTHY", true)
+	began := time.Now()
+	c.Apply(strings.ReplaceAll(objects, "10.255.1.1", "10.255.1.6"))
+	x.has("what was edited", resource.EndpointType, cluster, "10.255.1.6:8080 HEALTHY", true)
+	t.Logf("an edit was there after %v", time.Since(began).Round(time.Millisecond))
+	if n := p.log.count("does not answer"); n != 0 || !p.api.Away().IsZero() {
+		t.Errorf("%d lines say that the API server is away, which is slow", n)
+	}
+}
