@@ -58,6 +58,7 @@ func (a *app) proxy() *cobra.Command {
 	var namespace string
 	var long strings.Builder
 	long.WriteString(`Ask a proxy something, over its admin interface. The control plane need not run.
+In a cluster a port of its pod is forwarded, which takes the right to do that.
 
 WORKLOAD is a pod, or a Deployment: then its first pod is asked.
 
@@ -74,7 +75,8 @@ WORKLOAD is a pod, or a Deployment: then its first pod is asked.
 		Example: `  weir proxy reviews-v1 ready
   weir proxy productpage-v1 stats | grep istio_requests_total
   weir proxy istio-system/istio-ingressgateway-0 listeners -o yaml
-  weir proxy reviews-v1-0 log-level debug`,
+  weir proxy reviews-v1-0 log-level debug
+  weir proxy web-5d8d9c-x2x4z state -n shop --context staging`,
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
 			case len(args) == 0:
@@ -119,7 +121,7 @@ WORKLOAD is a pod, or a Deployment: then its first pod is asked.
 			}
 			v.method, v.path = http.MethodPost, v.path+"?level="+url.QueryEscape(args[2])
 		}
-		w, err := a.window(args[0], namespace)
+		w, err := a.window(cmd.Context(), args[0], namespace)
 		if err != nil {
 			return err
 		}
@@ -174,9 +176,14 @@ func (a *app) admin(ctx context.Context, w *window, v verb, format string) error
 
 // askProxy speaks HTTP on a proxy's admin socket. The caller closes the body.
 func askProxy(ctx context.Context, socket, method, path string) (*http.Response, error) {
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	return askVia(ctx, func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}}
+	}, method, path)
+}
+
+// askVia is askProxy by another way.
+func askVia(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error), method, path string) (*http.Response, error) {
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
 	req, err := http.NewRequestWithContext(ctx, method, "http://proxy"+path, nil)
 	if err != nil {
 		return nil, err

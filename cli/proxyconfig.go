@@ -36,7 +36,8 @@ and flags of istioctl proxy-config. What the proxy has made of it is shown by
 
 WORKLOAD is a pod, or a Deployment: then its first pod is asked. Instead of a
 workload, --file takes what a proxy's /config_dump has answered (for endpoint also
-/clusters?format=json): of Envoy, too.`,
+/clusters?format=json): of Envoy, too. In a cluster a port of the pod is
+forwarded, which takes the right to do that.`,
 		Example: `  weir proxy-config listener productpage-v1 --port 9080
   weir proxy-config route reviews-v1-0 --name 9080 -o json
   weir proxy-config cluster productpage-v1 --fqdn reviews
@@ -96,7 +97,7 @@ func (a *app) viewer(use, about, long, example string, formats []string, show fu
 		defer cancel()
 		read := a.fromFile(h.file)
 		if h.file == "" {
-			w, err := a.window(args[0], h.namespace)
+			w, err := a.window(ctx, args[0], h.namespace)
 			if err != nil {
 				return err
 			}
@@ -331,7 +332,7 @@ answer. Exit status 1 if there is any.`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), dumpTimeout)
 		defer cancel()
-		w, err := a.window(args[0], namespace)
+		w, err := a.window(ctx, args[0], namespace)
 		if err != nil {
 			return err
 		}
@@ -429,7 +430,15 @@ func (a *app) completeProxies(cmd *cobra.Command, args []string, _ string) ([]st
 		namespace = a.namespace()
 	}
 	var out []string
-	for _, name := range a.proxyNames() {
+	known := a.proxyNames()
+	if in, err := a.inCluster(); err == nil && in {
+		for _, w := range a.workloads(cmd.Context()) {
+			known = append(known, w[0]+"/"+w[1])
+		}
+		slices.Sort(known)
+		known = slices.Compact(known)
+	}
+	for _, name := range known {
 		if pod, ok := strings.CutPrefix(name, namespace+"/"); ok {
 			name = pod
 		}

@@ -187,7 +187,7 @@ func (a *app) planUpgrade(ctx context.Context, f *installation, s *chosen, to, t
 	}
 	apart, steps := findingsApart(from.findings, other.findings, wanted, aside...)
 	p.Findings, p.Before = apart, slices.Concat(p.Before, tooFar(proxies, wanted, other.Version), steps)
-	return p, p.compare(ctx, subjects(workloads, wanted), from, other)
+	return p, p.compare(ctx, subjects(workloads, proxies, wanted), from, other)
 }
 
 // answering is a control plane that runs.

@@ -149,9 +149,22 @@ func (c *comparison) add(workload string, all []dump.Difference) {
 			if c.keysLeft && strings.Contains(f.Path, "local_jwks") {
 				continue
 			}
-			note(upgradeKey{partOf(d.TypeURL, f.Path), f.Path, f.Sent, f.Held}, d.Name)
+			path, in := f.Path, d.Name
+			if host, rest, ok := ofHost(f.Path); ok { // what is the same for all hosts is one change
+				path, in = "virtual_hosts[]."+rest, host
+			}
+			note(upgradeKey{partOf(d.TypeURL, path), path, f.Sent, f.Held}, in)
 		}
 	}
+}
+
+// ofHost parts a path within a virtual host from the host's name.
+func ofHost(path string) (host, rest string, ok bool) {
+	after, ok := strings.CutPrefix(path, `virtual_hosts["`)
+	if !ok {
+		return "", "", false
+	}
+	return strings.Cut(after, `"].`)
 }
 
 // list are the changes: what protects first, then as configuration is read.
@@ -174,11 +187,16 @@ func (c *comparison) list() []upgradeChange {
 	return out
 }
 
-// subjects are the workloads that are compared: of pods that are alike one, by NAMESPACE/OWNER.
-func subjects(all []apiv1.Workload, wanted func(namespace string) bool) map[string]apiv1.Workload {
+// subjects are the workloads that are compared, those with a proxy: of pods that are alike one, by NAMESPACE/OWNER. Gateways have none
+// beside them, and are connected.
+func subjects(all []apiv1.Workload, proxies []apiv1.ProxyStatus, wanted func(namespace string) bool) map[string]apiv1.Workload {
+	connected := map[string]bool{}
+	for _, p := range proxies {
+		connected[p.Name] = true
+	}
 	out := map[string]apiv1.Workload{}
 	for _, w := range all {
-		if !w.Proxied || !wanted(w.Namespace) {
+		if !w.Proxied && !connected[w.Namespace+"/"+w.Name] || !wanted(w.Namespace) {
 			continue
 		}
 		name := w.Namespace + "/" + cmp.Or(w.Owner, w.Name)

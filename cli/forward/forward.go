@@ -19,6 +19,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/httpstream" //nolint:staticcheck // client-go 0.37 still takes and gives its types (2026-11)
@@ -115,10 +116,13 @@ type Missing struct {
 	Server, Namespace string
 	Revision          string   // "": of whichever
 	Pods              []string // of weir-control, none of which is ready
+	Outside           string   // where the control plane is that serves the cluster from outside; "": none does
 }
 
 func (e *Missing) Error() string {
 	switch {
+	case e.Outside != "":
+		return fmt.Sprintf("the control plane of namespace %s of %s is outside the cluster, at %s", e.Namespace, e.Server, e.Outside)
 	case len(e.Pods) > 0:
 		return fmt.Sprintf("no pod of weir-control is ready in namespace %s of %s (%v)", e.Namespace, e.Server, e.Pods)
 	case e.Revision != "":
@@ -145,7 +149,31 @@ func (c *Cluster) pod(ctx context.Context) (string, error) {
 		}
 		missing.Pods = append(missing.Pods, p.Name)
 	}
+	if len(missing.Pods) == 0 {
+		missing.Outside = outside(ctx, c.client, c.o.Namespace, c.o.Revision)
+	}
 	return "", missing
+}
+
+// outside is the address of a control plane that serves the cluster from outside: its Service has no pods, but an EndpointSlice of the
+// installation (global.remotePilotAddress). "": there is none, or it may not be seen.
+func outside(ctx context.Context, k kubernetes.Interface, namespace, revision string) string {
+	service := "istiod"
+	if revision != "" && revision != "default" {
+		service += "-" + revision
+	}
+	list, err := k.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service + "," + discoveryv1.LabelManagedBy + "=weir"})
+	if err != nil {
+		return ""
+	}
+	for _, s := range list.Items {
+		for _, e := range s.Endpoints {
+			if len(e.Addresses) > 0 {
+				return e.Addresses[0]
+			}
+		}
+	}
+	return ""
 }
 
 // connect opens the one connection to a pod through which all others go.

@@ -51,6 +51,9 @@ func (c *Cluster) Changes(ctx context.Context, r *install.Release) (changes []Ch
 		if err != nil {
 			return nil, nil, c.refused(o, err)
 		}
+		if runs(o) && !reflect.DeepEqual(selector(now), selector(o)) {
+			continue // said by Check
+		}
 		if o.GetKind() == crdKind.Kind && now.GetLabels()[install.Owner] != r.Name {
 			if lacking := versionsLacking(o, now); len(lacking) > 0 {
 				refused = append(refused, Problem{Message: fmt.Sprintf("%s belongs to somebody else and does not have %s: objects of that version cannot be written", title(o), strings.Join(lacking, ", ")),
@@ -60,7 +63,7 @@ func (c *Cluster) Changes(ctx context.Context, r *install.Release) (changes []Ch
 		}
 		then, err := at.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: Manager, Force: true, DryRun: []string{metav1.DryRunAll}})
 		if fixed := immutable(err); len(fixed) > 0 {
-			refused = append(refused, Problem{Message: fmt.Sprintf("%s cannot be changed in %s", title(o), strings.Join(fixed, ", ")), Hint: "`weir install --replace` makes it anew, with its pods"})
+			refused = append(refused, Problem{Message: fmt.Sprintf("%s cannot be changed in %s", title(o), strings.Join(fixed, ", ")), Hint: "remove it, and `weir install` makes it anew"})
 			continue
 		}
 		if err != nil {
@@ -94,8 +97,16 @@ func versionsLacking(want, there *unstructured.Unstructured) (out []string) {
 
 // content is what of an object people write: not what the API server says about it.
 func content(o *unstructured.Unstructured) map[string]any {
-	out := maps.Clone(o.Object)
+	out := o.DeepCopy().Object
 	delete(out, "status")
+	if hooks, ok := out["webhooks"].([]any); ok { // the control plane writes these
+		for _, h := range hooks {
+			if m, ok := h.(map[string]any); ok {
+				delete(m, "failurePolicy")
+				unstructured.RemoveNestedField(m, "clientConfig", "caBundle")
+			}
+		}
+	}
 	delete(out, "metadata")
 	for _, field := range []string{"labels", "annotations"} {
 		if m, ok, _ := unstructured.NestedMap(o.Object, "metadata", field); ok {
