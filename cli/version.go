@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -36,6 +37,15 @@ proxies.`,
 		if c, err := a.mesh(); err == nil {
 			if s, err := c.Status(cmd.Context()); err == nil {
 				v.ControlPlane = s.Version
+			}
+			if in, err := a.inCluster(); err == nil && in {
+				if all, _, err := c.Proxies(cmd.Context()); err == nil {
+					for _, p := range all {
+						if program, version, ok := strings.Cut(p.Version, " "); ok && program == "weir-proxy" {
+							v.Proxies[version]++
+						}
+					}
+				}
 			}
 		}
 		if output.value != asTable {
