@@ -117,10 +117,12 @@ func (c *comparison) differences(from, to *dump.Held) ([]dump.Difference, error)
 			all = append(all, d)
 		}
 	}
-	return slices.DeleteFunc(all, func(d dump.Difference) bool {
+	for i := range all {
 		if c.keysLeft {
-			d.Fields = slices.DeleteFunc(d.Fields, func(f dump.Field) bool { return strings.Contains(f.Path, "local_jwks") })
+			all[i].Fields = slices.DeleteFunc(all[i].Fields, func(f dump.Field) bool { return strings.Contains(f.Path, "local_jwks") })
 		}
+	}
+	return slices.DeleteFunc(all, func(d dump.Difference) bool {
 		return partOf(d.TypeURL, "") == "" || d.Missing == "" && len(d.Fields) == 0
 	}), nil
 }
@@ -146,9 +148,6 @@ func (c *comparison) add(workload string, all []dump.Difference) {
 			note(upgradeKey{partOf(d.TypeURL, ""), "", "", `"there"`}, d.Name)
 		}
 		for _, f := range d.Fields {
-			if c.keysLeft && strings.Contains(f.Path, "local_jwks") {
-				continue
-			}
 			path, in := f.Path, d.Name
 			if host, rest, ok := ofHost(f.Path); ok { // what is the same for all hosts is one change
 				path, in = "virtual_hosts[]."+rest, host
