@@ -49,7 +49,6 @@ type side struct {
 	upgradeSide
 	findings []apiv1.Finding
 	held     func(ctx context.Context, namespace, name string) (*dump.Held, error)
-	close    func()
 }
 
 func (a *app) upgradePlan() *cobra.Command {

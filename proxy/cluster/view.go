@@ -204,14 +204,19 @@ func (c *Cluster) Elsewhere(random uint64, tried []*Endpoint) *Endpoint {
 }
 
 // Answering is an endpoint that may be chosen and answers to connections, as far as is known, nil if there is none; of those that random
-// leads to, if one of them does.
+// leads to, if one of them does; of the next priority where all of one are silent: a place that is cut off.
 func (c *Cluster) Answering(random uint64, now int64, tried []*Endpoint) (out *Endpoint) {
 	v := c.View()
+	var silent []*Endpoint
 	first := v.Group(uint32(random >> 32))
 	among := func(g *Group) {
 		n := uint64(0)
 		for _, e := range g.Endpoints {
-			if e.Silent.Load() > now || e.Gone.Load() || slices.Contains(tried, e) {
+			if e.Silent.Load() > now {
+				silent = append(silent, e)
+				continue
+			}
+			if e.Gone.Load() || slices.Contains(tried, e) {
 				continue
 			}
 			if n++; reduced(random, n) == 0 { // each of n so far is out with the same probability
@@ -227,6 +232,19 @@ func (c *Cluster) Answering(random uint64, now int64, tried []*Endpoint) (out *E
 		if g := &v.Groups[i]; out == nil && g != first {
 			among(g)
 		}
+	}
+	for out == nil && len(silent) > 0 {
+		var e *Endpoint
+		for range 8 { // of several the first may be silent, too
+			random = mix(random + 0x9e3779b97f4a7c15)
+			if e = c.Elsewhere(random, silent); e == nil {
+				return nil
+			}
+			if e.Silent.Load() <= now && !slices.Contains(tried, e) {
+				return e
+			}
+		}
+		silent = append(silent, e) // its priority
 	}
 	return out
 }
