@@ -217,7 +217,7 @@ func (h *host) answered(it *Item, why conn.Why, open bool) {
 		h.quiet.Stop()
 	}
 	switch {
-	case h.endpoint.Silent.Load() == 0:
+	case h.endpoint.Silent.Load() == 0 && why.Kind != conn.ConnectTimeout: // which may be shorter than silence
 	case open || why.Kind == conn.ConnectRefused:
 		h.endpoint.Silent.Store(0)
 	case h.probe == nil:
