@@ -236,16 +236,16 @@ func (a *app) foreseen(ctx context.Context, f *installation, s *chosen, p *upgra
 	for _, n := range r.Notices {
 		p.Before = append(p.Before, upgradeStep{What: "setting " + n, Hint: "leave it out, or say what is meant by what there is now"})
 	}
-	u, err := here(ctx, c.Config(), r)
+	latest, err := here(ctx, c.Config(), r)
 	if err != nil {
 		return nil, c.Plain(ctx, err)
 	}
 	var one sync.Mutex
 	cache := translate.New()
-	return &side{upgradeSide: upgradeSide{Revision: f.revisionName(), Version: a.Version, Program: true}, findings: apiFindings(u.Findings), held: func(_ context.Context, namespace, name string) (*dump.Held, error) {
+	return &side{upgradeSide: upgradeSide{Revision: f.revisionName(), Version: a.Version, Program: true}, findings: apiFindings(latest().Findings), held: func(_ context.Context, namespace, name string) (*dump.Held, error) {
 		one.Lock()
 		defer one.Unlock()
-		return shown(u, cache, namespace, name)
+		return shown(latest(), cache, namespace, name)
 	}}, nil
 }
 

@@ -51,10 +51,13 @@ metadata: {name: web-0, labels: {app: web}, annotations: {sidecar.istio.io/statu
 spec: {containers: [{name: c, image: c}]}
 status: {podIP: 10.1.0.1}
 `), "default")
-	u, err := readOnce(t.Context(), s.settings, &meshed{published{there, pods}, s.config}, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	latest, err := follow(ctx, s.settings, &meshed{published{there, pods}, s.config}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	u := latest()
 	if !u.Analyzed || !u.Snapshot.Settings.RegistryOnly {
 		t.Errorf("analyzed %v, %+v", u.Analyzed, u.Snapshot.Settings)
 	}

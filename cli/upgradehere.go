@@ -2,11 +2,14 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
+	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
@@ -15,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/weirmesh/weir/cli/client"
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/document"
 	"github.com/weirmesh/weir/config/istio"
@@ -29,9 +33,9 @@ import (
 	"github.com/weirmesh/weir/xds/resource"
 )
 
-// here is what a control plane of this program's version would make of a cluster: it reads what there is as weir-control does, once, and
-// writes nothing. What only a control plane that runs has is missing: keys of token issuers, and last good versions of objects.
-func here(ctx context.Context, server *rest.Config, r *install.Release) (*store.Update, error) {
+// here is what a control plane of this program's version would make of a cluster: it reads what there is as weir-control does, until ctx
+// ends, and writes nothing. What only a control plane that runs has is missing: keys of token issuers, and last good versions of objects.
+func here(ctx context.Context, server *rest.Config, r *install.Release) (latest func() *store.Update, err error) {
 	s := planned(r)
 	server = rest.CopyConfig(server)
 	server.QPS, server.Burst = 50, 100 // as weir-control
@@ -49,36 +53,35 @@ func here(ctx context.Context, server *rest.Config, r *install.Release) (*store.
 	}
 	quiet := slog.New(slog.DiscardHandler)
 	api := kubewatch.New(quiet)
-	u, err := readOnce(ctx, s.settings,
+	latest, err = follow(ctx, s.settings,
 		&meshed{sourcekube.New(sourcekube.Options{Server: api, Client: client, Objects: objects, Heads: heads, Namespace: r.Namespace, Revision: r.Revision, Log: quiet}), s.config},
 		registrykube.New(registrykube.Options{Server: api, Client: client, Heads: heads, DomainSuffix: s.settings.DomainSuffix, Namespace: r.Namespace, Log: quiet}))
 	if err != nil && ctx.Err() != nil {
 		return nil, hinted("--timeout gives it longer; it takes the right to list what weir-control lists", "reading the cluster took too long%s", api.Awaits())
 	}
-	return u, err
+	return latest, err
 }
 
-// readOnce is the first Update with all findings.
-func readOnce(ctx context.Context, settings mesh.Settings, objects store.Source, facts store.Facts) (*store.Update, error) {
-	ctx, enough := context.WithCancel(ctx)
-	defer enough()
-	var u *store.Update
+// follow waits for the first Update with all findings, and gives the latest one until ctx ends: pods come and go meanwhile.
+func follow(ctx context.Context, settings mesh.Settings, objects store.Source, facts store.Facts) (latest func() *store.Update, err error) {
+	var u atomic.Pointer[store.Update]
+	first := make(chan struct{})
 	s, err := store.New(store.Options{Settings: settings, Facts: facts, Publish: func(now *store.Update) {
-		if now.Analyzed && u == nil {
-			u = now
-			enough()
+		if now.Analyzed && u.Swap(now) == nil {
+			close(first)
 		}
 	}})
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Run(ctx, objects); err != nil && u == nil {
-		return nil, err
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, objects) }() // ends with ctx
+	select {
+	case <-first:
+		return u.Load, nil
+	case err := <-ended:
+		return nil, cmp.Or(err, errors.New("reading the cluster was interrupted"))
 	}
-	if u == nil {
-		return nil, errors.New("reading the cluster was interrupted")
-	}
-	return u, nil
 }
 
 // meshed reads the mesh's configuration from what is to be installed, and everything else from where it is.
@@ -162,7 +165,7 @@ func planned(r *install.Release) settled {
 func shown(u *store.Update, cache *translate.Cache, namespace, name string) (*dump.Held, error) {
 	wl := u.Snapshot.Workloads.At(mesh.NewKey(namespace, name))
 	if wl == nil {
-		return nil, fmt.Errorf("there is no workload %s/%s", namespace, name)
+		return nil, &client.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("there is no workload %s/%s", namespace, name)}
 	}
 	d := &dump.Dump{}
 	for typ, set := range cache.View(u.Snapshot, translate.ProxyOf(u.Snapshot, wl)).Sets {
