@@ -103,6 +103,10 @@ soak: ## large bodies, and every kind of traffic, for SOAK (10m), on CONNECTIONS
 flips: ## FLIPS (100) flips between PERMISSIVE and STRICT in every order proxies can hear of them, under 500 requests a second: half a minute
 	FLIPS=$(FLIPS) $(GO) test -count=1 -v -run '^TestFlippingMutualTLSInEveryOrder' ./test/e2e
 
+.PHONY: csr-flood
+csr-flood: ## a control plane under as many certificate requests as 24 connections carry: refused how fast, and how soon others are served meanwhile; ten seconds
+	WEIR_KERNEL_TESTS=require $(GO) test -count=1 -v -run '^TestFloodOfCertificateRequests$$' ./test/acceptance
+
 .PHONY: latency
 latency: ## how soon a busy proxy answers, twenty in one process, from exec to ready, and what an idle one costs, against their bars (a machine with nothing else to do)
 	LATENCY=1 $(GO) test -count=1 -v ./test/latency

@@ -1,8 +1,11 @@
 package control
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -39,7 +42,7 @@ func (s slowly) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, err
 func TestHandshakesInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := slowly{insecure.NewCredentials(), make(chan byte, 9), make(chan struct{})}
-		creds := inTurn{s, make(chan struct{}, 1)}
+		creds := inTurn{s, make(chan struct{}, 1), &perAddress{most: 9}}
 		done := make(chan net.Conn, 9)
 		clients := map[byte]net.Conn{}
 		for _, name := range []byte("abcd") {
@@ -109,4 +112,56 @@ func TestHandshakesInTurn(t *testing.T) {
 			t.Error("a place is not given back")
 		}
 	})
+}
+
+// shows is a handshake at whose end certs are known of the peer.
+type shows struct {
+	credentials.TransportCredentials
+	certs []*x509.Certificate
+}
+
+func (s shows) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return c, credentials.TLSInfo{State: tls.ConnectionState{PeerCertificates: s.certs}}, nil
+}
+
+// From one address there are so many connections without a certificate, and no more until one of them ends, however often it is closed;
+// those with one, and other addresses, are not counted.
+func TestUnprovenConnectionsAreBounded(t *testing.T) {
+	bound := &perAddress{most: 2}
+	creds := func(certs ...*x509.Certificate) inTurn {
+		return inTurn{shows{insecure.NewCredentials(), certs}, make(chan struct{}, 1), bound}
+	}
+	connect := func(c inTurn) (net.Conn, error) {
+		t.Helper()
+		client, server := net.Pipe()
+		t.Cleanup(func() { client.Close(); server.Close() })
+		secured, _, err := c.ServerHandshake(server)
+		return secured, err
+	}
+	first, err := connect(creds())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := connect(creds())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := connect(creds()); err == nil || !strings.Contains(err.Error(), "has 2 connections without a certificate") {
+		t.Errorf("a third: %v", err)
+	}
+	if _, err := connect(creds(&x509.Certificate{})); err != nil {
+		t.Errorf("one with a certificate: %v", err)
+	}
+	if bound.enter(&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}) == nil {
+		t.Error("another address is refused")
+	}
+	first.Close()
+	first.Close()
+	if _, err := connect(creds()); err != nil {
+		t.Errorf("after one ended: %v", err)
+	}
+	if _, err := connect(creds()); err == nil {
+		t.Error("who is closed twice counts twice")
+	}
+	second.Close()
 }

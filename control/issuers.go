@@ -16,19 +16,21 @@ import (
 // newest answers proxies that met a token which is newer than their keys.
 type newest struct{ p *Plane }
 
-// Newest is keys.Server. Workloads of the mesh may ask, and only for what the configuration names: nobody else makes the
-// control plane fetch anything.
-func (n newest) Newest(ctx context.Context, uri string) (string, error) {
-	proven := false
+// Admit is keys.Server. Workloads of the mesh may ask.
+func (n newest) Admit(ctx context.Context) error {
 	if who, ok := peer.FromContext(ctx); ok {
-		t, ok := who.AuthInfo.(credentials.TLSInfo)
-		proven = ok && t.SPIFFEID != nil
-	}
-	if !proven {
-		if _, _, err := n.p.authenticate(ctx); err != nil {
-			return "", status.Error(codes.Unauthenticated, "keys are only given to workloads of the mesh")
+		if t, ok := who.AuthInfo.(credentials.TLSInfo); ok && t.SPIFFEID != nil {
+			return nil
 		}
 	}
+	if _, _, err := n.p.authenticate(ctx); err != nil {
+		return status.Error(codes.Unauthenticated, "keys are only given to workloads of the mesh")
+	}
+	return nil
+}
+
+// Newest is keys.Server. Only what the configuration names is answered: nobody makes the control plane fetch anything else.
+func (n newest) Newest(ctx context.Context, uri string) (string, error) {
 	return n.p.keys.Newest(ctx, uri)
 }
 

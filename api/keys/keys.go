@@ -23,6 +23,8 @@ const (
 
 // Server answers. ctx is the stream's.
 type Server interface {
+	// Admit refuses who may not ask, before what is asked is read.
+	Admit(ctx context.Context) error
 	Newest(ctx context.Context, uri string) (text string, err error)
 }
 
@@ -30,6 +32,9 @@ type Server interface {
 func Register(g grpc.ServiceRegistrar, s Server) {
 	g.RegisterService(&grpc.ServiceDesc{ServiceName: service, HandlerType: (*Server)(nil), Methods: []grpc.MethodDesc{{MethodName: method,
 		Handler: func(srv any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			if err := srv.(Server).Admit(ctx); err != nil {
+				return nil, err
+			}
 			in := &wrapperspb.StringValue{}
 			if err := decode(in); err != nil {
 				return nil, err

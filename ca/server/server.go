@@ -71,14 +71,37 @@ func New(o Options) (*Server, error) {
 	return &Server{o: o}, nil
 }
 
-// Register adds the service to a gRPC server. Messages of 64 KiB are enough for
-// it.
+// Register adds the service to a gRPC server. Who may not ask is refused before gRPC reads what is asked, which the
+// handler of Istio's own description would do first: a stranger would fill the memory with messages that nobody wants,
+// or keep a call for ever by sending half of one.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
-	securityv1alpha1.RegisterIstioCertificateServiceServer(r, s)
+	desc := securityv1alpha1.IstioCertificateService_ServiceDesc
+	r.RegisterService(&grpc.ServiceDesc{ServiceName: desc.ServiceName, HandlerType: desc.HandlerType, Metadata: desc.Metadata,
+		Methods: []grpc.MethodDesc{{MethodName: desc.Methods[0].MethodName, Handler: func(srv any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			s := srv.(*Server)
+			caller, err := s.admit(ctx)
+			if err != nil {
+				return nil, err
+			}
+			req := &securityv1alpha1.IstioCertificateRequest{}
+			if err := read(req); err != nil {
+				return nil, err
+			}
+			return s.certify(ctx, caller, req)
+		}}}}, s)
 }
 
 // CreateCertificate certifies the key of a request as that of the caller.
 func (s *Server) CreateCertificate(ctx context.Context, req *securityv1alpha1.IstioCertificateRequest) (*securityv1alpha1.IstioCertificateResponse, error) {
+	caller, err := s.admit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.certify(ctx, caller, req)
+}
+
+// admit finds out who asks, and whether that is too often. It returns only errors with a gRPC status.
+func (s *Server) admit(ctx context.Context) (Caller, error) {
 	s.count.requests.Add(1)
 	host := PeerHost(ctx)
 
@@ -92,12 +115,21 @@ func (s *Server) CreateCertificate(ctx context.Context, req *securityv1alpha1.Is
 		if errors.Is(err, ErrUnchecked) {
 			code = codes.Unavailable
 		}
-		return nil, status.Error(code, err.Error())
+		return Caller{}, status.Error(code, err.Error())
 	}
-	if !s.limit.Allow(time.Now(), callerKey{caller.ID, host}) { // counted, and not logged: that would be the next flood
+	if key := (callerKey{caller.ID, host}); !s.limit.Allow(time.Now(), key) {
 		s.count.limited.Add(1)
-		return nil, status.Errorf(codes.ResourceExhausted, "%s asks from %s more often than %d times a second: is a proxy in a loop?", caller.ID, host, limit.Rate)
+		err := fmt.Errorf("%s asks from %s more often than %d times a second: is a proxy in a loop?", caller.ID, host, limit.Rate)
+		if s.limit.Tell(time.Now(), key) { // a line for each would be the next flood
+			s.o.Log.Warn("certificate request refused", "id", caller.ID, "workload", caller.Workload, "peer", host, "err", err)
+		}
+		return Caller{}, status.Error(codes.ResourceExhausted, err.Error())
 	}
+	return caller, nil
+}
+
+func (s *Server) certify(ctx context.Context, caller Caller, req *securityv1alpha1.IstioCertificateRequest) (*securityv1alpha1.IstioCertificateResponse, error) {
+	host := PeerHost(ctx)
 	issued, err := s.issue(ctx, caller, req)
 	if err != nil {
 		s.o.Log.Warn("certificate request refused", "id", caller.ID, "workload", caller.Workload, "peer", host, "err", err)

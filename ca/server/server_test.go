@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -280,10 +281,13 @@ func weakCSR(t *testing.T) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
-// Who is answered what, as any client on the wire sees it.
+// Who is answered what, as any client on the wire sees it; and each answer is a line of the log that says who got what, or
+// who was refused and why, without the credential.
 func TestCreateCertificate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
 		c := newControlPlane(t, func(o *Options) {
+			o.Log = slog.New(slog.NewTextHandler(&log, nil))
 			o.Authorize = func(_ context.Context, caller Caller) error {
 				if caller.ID.ServiceAccount == "gone" {
 					return errors.New("the service account does not exist")
@@ -345,6 +349,7 @@ func TestCreateCertificate(t *testing.T) {
 			{name: "a huge request", headers: good, request: &securityv1alpha1.IstioCertificateRequest{Csr: strings.Repeat("x", 1<<20)}, code: codes.InvalidArgument, text: "at most", count: "csr_parsing_err_count"},
 		} {
 			before := c.counters()
+			log.Reset()
 			if test.request == nil {
 				test.request = &securityv1alpha1.IstioCertificateRequest{}
 			}
@@ -368,6 +373,19 @@ func TestCreateCertificate(t *testing.T) {
 			s := status.Convert(err)
 			if s.Code() != test.code || !strings.Contains(s.Message(), test.text) || strings.Contains(s.Message(), "weir1.") && !strings.Contains(test.text, "weir1.") {
 				t.Errorf("%s: %s %q, want %s with %q", test.name, s.Code(), s.Message(), test.code, test.text)
+			}
+			line := log.String()
+			said := `msg="certificate request refused"`
+			if test.code == codes.OK {
+				said = `msg="certificate issued" id=` + test.want.String()
+			}
+			if strings.Count(line, "\n") != 1 || !strings.Contains(line, said) || !strings.Contains(line, " peer=bufconn ") || !strings.Contains(line, test.text) || strings.Contains(line, "Bearer") {
+				t.Errorf("%s: the log says %q, want one line with %q and %q", test.name, line, said, test.text)
+			}
+			for _, header := range test.headers {
+				if secret, ok := strings.CutPrefix(header, "Bearer "); ok && strings.Contains(line, secret) {
+					t.Errorf("%s: the token is in the log", test.name)
+				}
 			}
 			after := c.counters()
 			if after["csr_count"] != before["csr_count"]+1 || test.count != "" && after[test.count] != before[test.count]+1 {

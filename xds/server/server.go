@@ -130,6 +130,8 @@ const (
 	// maxConnection bounds the streams of one connection: a proxy has two or three, and less than
 	// 100 is no good manners (RFC 9113, section 6.5.2).
 	maxConnection = 100
+	// maxTold bounds the lines of the log about streams of strangers, in a second.
+	maxTold = 20
 )
 
 // Server is an aggregated discovery service.
@@ -148,6 +150,8 @@ type Server struct {
 	over     time.Duration // written before draining is closed
 	gone     chan struct{} // closed when draining and no stream is left
 	places   chan struct{} // holds a token for each stream that begins
+	second   time.Time     // in which told lines about strangers were written
+	told     int
 }
 
 // New makes a Server. It serves from when it is registered; Run is what ends it.

@@ -202,12 +202,25 @@ func (s *Server) identify(ctx context.Context) (Peer, error) {
 	}
 	var err error
 	if p.ID, p.Workload, err = s.opts.Authenticate(ctx); err != nil {
-		s.opts.Log.Warn("xds stream refused", "peer", p.Addr, "err", err)
+		if s.tell(time.Now()) {
+			s.opts.Log.Warn("xds stream refused", "peer", p.Addr, "err", err)
+		}
 		if _, ok := status.FromError(err); !ok {
 			err = status.Error(codes.Unauthenticated, err.Error())
 		}
 	}
 	return p, err
+}
+
+// tell reports whether there is room in the log for another stranger.
+func (s *Server) tell(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if second := now.Truncate(time.Second); !second.Equal(s.second) {
+		s.second, s.told = second, 0
+	}
+	s.told++
+	return s.told <= maxTold
 }
 
 // introduce checks whether p may be the node and finds the Feed for it.

@@ -21,6 +21,9 @@ const (
 // start within the ten seconds a bucket takes to fill.
 const maxCallers = 20_000
 
+// tellAgain is Burst / Rate, when the bucket of who stopped is full and is forgotten.
+const tellAgain = 10 * time.Second
+
 // Limiter is a token bucket for each K. Its zero value is ready.
 type Limiter[K comparable] struct {
 	mu      sync.Mutex
@@ -30,6 +33,7 @@ type Limiter[K comparable] struct {
 type bucket struct {
 	left float64
 	at   time.Time
+	told time.Time // when a refusal was told last
 }
 
 func (b bucket) filled(now time.Time) float64 {
@@ -48,15 +52,28 @@ func (l *Limiter[K]) Allow(now time.Time, k K) bool {
 		if l.buckets == nil {
 			l.buckets = map[K]bucket{}
 		}
-		b = bucket{Burst, now}
+		b = bucket{left: Burst, at: now}
 	}
 	left := b.filled(now)
 	allowed := left >= 1
 	if allowed {
 		left--
 	}
-	l.buckets[k] = bucket{left, now}
+	l.buckets[k] = bucket{left, now, b.told}
 	return allowed
+}
+
+// Tell reports whether k's being refused is to be told: every ten seconds, so that who is in a loop is seen and fills no log.
+func (l *Limiter[K]) Tell(now time.Time, k K) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b, known := l.buckets[k]
+	if d := now.Sub(b.told); !known || !b.told.IsZero() && d >= 0 && d < tellAgain {
+		return false
+	}
+	b.told = now
+	l.buckets[k] = b
+	return true
 }
 
 // forget makes room: full buckets say nothing, and if there are none, any goes.

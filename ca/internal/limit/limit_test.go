@@ -23,3 +23,30 @@ func TestForgets(t *testing.T) {
 		t.Error("a clock that went back locks callers out")
 	}
 }
+
+// Who is refused again and again is told of every ten seconds, whatever the clock does.
+func TestTell(t *testing.T) {
+	var l Limiter[string]
+	now := time.Now()
+	if l.Tell(now, "unknown") {
+		t.Error("nobody was refused")
+	}
+	for range Burst {
+		l.Allow(now, "loop")
+	}
+	var told []int
+	for second := range 35 {
+		at := now.Add(time.Duration(second) * time.Second)
+		for range 3 * Rate {
+			if !l.Allow(at, "loop") && l.Tell(at, "loop") {
+				told = append(told, second)
+			}
+		}
+	}
+	if fmt.Sprint(told) != "[0 10 20 30]" {
+		t.Errorf("told at %v", told)
+	}
+	if !l.Tell(now.Add(-time.Hour), "loop") {
+		t.Error("a clock that went back keeps refusals secret")
+	}
+}
