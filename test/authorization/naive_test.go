@@ -16,7 +16,7 @@ func naive(specs []*securityv1beta1.AuthorizationPolicy, namespaces []string, c 
 		if namespaces[i] != "default" && namespaces[i] != "istio-system" || p.Selector != nil && p.Selector.MatchLabels["app"] != "echo" {
 			continue
 		}
-		matched := slices.ContainsFunc(p.Rules, func(r *securityv1beta1.Rule) bool { return matches(r, c, p.Action) })
+		matched := slices.ContainsFunc(p.Rules, func(r *securityv1beta1.Rule) bool { return matches(r, c, p.Action, namespaces[i]) })
 		switch p.Action {
 		case securityv1beta1.AuthorizationPolicy_DENY:
 			if matched {
@@ -29,8 +29,8 @@ func naive(specs []*securityv1beta1.AuthorizationPolicy, namespaces []string, c 
 	return !allowing || allowed
 }
 
-func matches(r *securityv1beta1.Rule, c *call, action securityv1beta1.AuthorizationPolicy_Action) bool {
-	j := judge{c: c, deny: action == securityv1beta1.AuthorizationPolicy_DENY}
+func matches(r *securityv1beta1.Rule, c *call, action securityv1beta1.AuthorizationPolicy_Action, namespace string) bool {
+	j := judge{c: c, deny: action == securityv1beta1.AuthorizationPolicy_DENY, of: namespace}
 	from := len(r.From) == 0 || slices.ContainsFunc(r.From, func(f *securityv1beta1.Rule_From) bool { return j.source(f.Source) })
 	to := len(r.To) == 0 || slices.ContainsFunc(r.To, func(o *securityv1beta1.Rule_To) bool { return j.operation(o.Operation) })
 	return from && to && !slices.ContainsFunc(r.When, func(w *securityv1beta1.Condition) bool { return !j.condition(w) })
@@ -39,6 +39,7 @@ func matches(r *securityv1beta1.Rule, c *call, action securityv1beta1.Authorizat
 type judge struct {
 	c    *call
 	deny bool
+	of   string // the policy's namespace
 }
 
 // field is one pair of values and notValues. On a connection what asks about requests is left out of a DENY, and fulfilled by nothing in an ALLOW.
@@ -75,11 +76,31 @@ func address(a netip.Addr) func(string) bool {
 	}
 }
 
-func (j judge) namespace() string {
+// caller is what the identity says: DOMAIN/ns/NAMESPACE/sa/NAME.
+func (j judge) caller() (domain, namespace, account string) {
 	if p := strings.Split(j.c.id, "/"); len(p) == 5 {
-		return p[2]
+		return p[0], p[2], p[4]
 	}
-	return ""
+	return "", "", ""
+}
+
+func (j judge) namespace() string {
+	_, namespace, _ := j.caller()
+	return namespace
+}
+
+func (j judge) trustDomain() string {
+	domain, _, _ := j.caller()
+	return domain
+}
+
+// serviceAccount compares a name, in the policy's own namespace, or namespace/name.
+func (j judge) serviceAccount(v string) bool {
+	_, namespace, account := j.caller()
+	if !strings.Contains(v, "/") {
+		v = j.of + "/" + v
+	}
+	return account != "" && v == namespace+"/"+account
 }
 
 // principal also goes by the aliases of the mesh's trust domain, where a policy names the mesh's.
@@ -97,6 +118,8 @@ func (j judge) principal(v string) bool {
 func (j judge) source(s *securityv1beta1.Source) bool {
 	return j.field(s.Principals, s.NotPrincipals, false, j.principal) &&
 		j.field(s.Namespaces, s.NotNamespaces, false, text(j.namespace())) &&
+		j.field(s.ServiceAccounts, s.NotServiceAccounts, false, j.serviceAccount) &&
+		j.field(s.TrustDomains, s.NotTrustDomains, false, text(j.trustDomain())) &&
 		j.field(s.IpBlocks, s.NotIpBlocks, false, address(j.c.source)) &&
 		j.field(s.RemoteIpBlocks, s.NotRemoteIpBlocks, false, address(j.c.remote)) &&
 		j.field(s.RequestPrincipals, s.NotRequestPrincipals, true, j.tokenOf)
@@ -177,6 +200,16 @@ func (j judge) condition(w *securityv1beta1.Condition) bool {
 		return j.field(w.Values, w.NotValues, false, text(j.c.sni))
 	case "source.ip":
 		return j.field(w.Values, w.NotValues, false, address(j.c.source))
+	case "remote.ip":
+		return j.field(w.Values, w.NotValues, false, address(j.c.remote))
+	case "destination.ip":
+		return j.field(w.Values, w.NotValues, false, address(j.c.to))
+	case "source.principal":
+		return j.field(w.Values, w.NotValues, false, j.principal)
+	case "source.serviceAccount":
+		return j.field(w.Values, w.NotValues, false, j.serviceAccount)
+	case "source.trustDomain":
+		return j.field(w.Values, w.NotValues, false, text(j.trustDomain()))
 	}
 	panic(w.Key)
 }
