@@ -19,7 +19,7 @@ const (
 // handleToken is POST /api/v1/identity/token: a token by which a machine gets its first certificate.
 func (p *Plane) handleToken(w http.ResponseWriter, r *http.Request) {
 	if p.o.Cluster != nil {
-		fail(w, http.StatusForbidden, "in a cluster the replicas of the control plane have no key for tokens in common", "workloads of a cluster prove who they are by the service account tokens of their pods")
+		fail(w, http.StatusForbidden, "in a cluster the replicas of the control plane have no key for tokens in common", "a machine gets a token of its service account, which Kubernetes makes: `weir identity token` asks for it; pods have tokens of their own")
 		return
 	}
 	var q apiv1.TokenRequest

@@ -3,7 +3,7 @@
 // An [Authority] takes key and roots from Secrets and is the ca.Source of all replicas; a
 // [Publisher] keeps the roots in a ConfigMap of every namespace, for pods to mount; a
 // [Reviewer] knows callers by the tokens of their service accounts, which it has the API
-// server review; a [Signer] has certificates made by a signer of the cluster.
+// server review ([Uses] remembers those that are good once); a [Signer] has certificates made by a signer of the cluster.
 //
 // In: a Kubernetes client, Secrets, tokens of callers. Out: a ca.Source, a
 // ca/server.Authenticator, ConfigMaps and one Secret. Only cmd/weir-control and tests import
@@ -19,6 +19,9 @@ const (
 	// HandoverSecret says which roots were handed over from, for the next replica. Nothing of it is secret; but who writes it
 	// says whom the mesh trusts.
 	HandoverSecret = "istio-ca-handover"
+	// UsesSecret says which tokens for machines were used, and from where, for all replicas. Nothing of it is secret; but who
+	// writes it lets a token be used again.
+	UsesSecret = "istio-ca-used-tokens"
 	// RootConfigMap has the roots of the mesh at RootKey, in every namespace.
 	RootConfigMap = "istio-ca-root-cert"
 	RootKey       = "root-cert.pem"

@@ -53,7 +53,9 @@ type ReviewerOptions struct {
 	// Mounted accepts also tokens for the API server, as Kubernetes mounts them into every
 	// pod and as sidecars of Istio 1.0 have them.
 	Mounted bool
-	Log     *slog.Logger
+	// Uses remembers who used tokens for machines (token.MachineAudience); nil: they are refused.
+	Uses *token.Uses
+	Log  *slog.Logger
 }
 
 // Reviewer knows callers by the tokens of their service accounts. While the API server does
@@ -77,6 +79,8 @@ type Account struct {
 	ID  identity.ID
 	Pod string // that it is bound to, "" if it is bound to none
 	UID string // of the pod
+	// Once names the token, if it is for one machine outside the cluster.
+	Once string
 }
 
 // NewReviewer makes a reviewer, for ca/server and xDS.
@@ -97,7 +101,11 @@ func (r *Reviewer) Authenticate(ctx context.Context) (server.Caller, error) {
 	if err != nil {
 		return server.Caller{}, fmt.Errorf("service account token: %w", err)
 	}
-	return server.Caller{ID: a.ID, Workload: a.Pod, Proof: "service account token"}, nil
+	proof := "service account token"
+	if a.Once != "" {
+		proof += " " + a.Once
+	}
+	return server.Caller{ID: a.ID, Workload: a.Pod, Proof: proof}, nil
 }
 
 // Review finds out whom a token speaks for; host is who shows it. Its errors may be told to
@@ -109,6 +117,21 @@ func (r *Reviewer) Review(ctx context.Context, text, host string) (Account, erro
 		return Account{}, err
 	}
 	now := time.Now().Round(0)
+	a, err := r.reviewOf(ctx, text, host, c, now)
+	if err != nil || a.Once == "" {
+		return a, err
+	}
+	if err := r.o.Uses.Use(token.Claims{ID: a.ID, Expires: c.expires, Once: a.Once}, host, now); err != nil {
+		if _, ok := errors.AsType[*token.UseError](err); !ok {
+			err = fmt.Errorf("%w: %w", server.ErrUnchecked, err)
+		}
+		return Account{}, err
+	}
+	return a, nil
+}
+
+// reviewOf asks, unless it has lately.
+func (r *Reviewer) reviewOf(ctx context.Context, text, host string, c claims, now time.Time) (Account, error) {
 	if c.expired(now) {
 		return Account{}, fmt.Errorf("it expired %s ago (%s): the kubelet renews projected tokens in their files; read the file anew, and compare clocks",
 			now.Sub(c.expires).Round(time.Second), c.expires.UTC().Format(time.RFC3339))
@@ -116,6 +139,11 @@ func (r *Reviewer) Review(ctx context.Context, text, host string) (Account, erro
 	var audiences []string
 	if slices.Contains(c.audience, token.Audience) {
 		audiences = []string{token.Audience}
+	} else if slices.Contains(c.audience, token.MachineAudience) && r.o.Uses != nil {
+		if c.expires.IsZero() {
+			return Account{}, errors.New("it never expires: `weir identity token` makes one for a machine")
+		}
+		audiences = []string{token.MachineAudience}
 	} else if !r.o.Mounted {
 		return Account{}, fmt.Errorf("it is for audience %s, not %q: mount a projected token of audience %s and show that",
 			clip(quoted(c.audience)), token.Audience, token.Audience)
@@ -175,8 +203,13 @@ func (r *Reviewer) ask(ctx context.Context, text string, audiences []string) (Ac
 	if a.ID, err = identity.New(r.o.TrustDomain, namespace, name); err != nil {
 		return Account{}, err
 	}
-	if a.Pod == "" {
-		return Account{}, errors.New("it is bound to no pod, so it may be anybody's who read it: show the projected token of the pod")
+	switch machine := len(audiences) > 0 && audiences[0] == token.MachineAudience; {
+	case machine && a.Pod != "":
+		return Account{}, fmt.Errorf("it is bound to a pod, and for a machine: `weir identity token` makes one that is bound to none, and a pod has a token of audience %s", token.Audience)
+	case machine:
+		a.Once = token.OnceOf(text)
+	case a.Pod == "":
+		return Account{}, errors.New("it is bound to no pod, so it may be anybody's who read it: show the projected token of the pod; a machine outside the cluster gets its own by `weir identity token`")
 	}
 	return a, nil
 }

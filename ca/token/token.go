@@ -21,6 +21,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -35,6 +36,19 @@ import (
 
 // Audience of tokens for the certificate authority, as in Istio.
 const Audience = "istio-ca"
+
+// MachineAudience is that of tokens of Kubernetes for machines outside the cluster: of a service account, bound to no pod, good once.
+const MachineAudience = "istio-ca/machine"
+
+// OnceOf is what a JSON Web Token (RFC 7519) is remembered by. It is of what was signed: a signature may be written in several ways.
+func OnceOf(jwt string) string {
+	signed := jwt
+	if point := strings.LastIndexByte(jwt, '.'); point >= 0 {
+		signed = jwt[:point]
+	}
+	sum := sha256.Sum256([]byte(signed))
+	return hex.EncodeToString(sum[:16])
+}
 
 const (
 	prefix  = "weir1."

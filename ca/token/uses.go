@@ -30,12 +30,16 @@ func NewOnce() (string, error) {
 	return hex.EncodeToString(b[:]), nil
 }
 
-// Uses remembers, in a file beside the key, who used tokens that are for one machine alone. It is safe for concurrent use.
+// Uses remembers who used tokens that are for one machine alone. It is safe for concurrent use.
 type Uses struct {
-	dir   string
+	keep  Keeper
 	mu    sync.Mutex
-	known map[string]use // by Claims.Once; what the file said last
+	known map[string]use // by Claims.Once; what was kept last
 }
+
+// Keeper keeps a text for all who ask Uses of the same tokens. change makes of what is kept what is to be kept, nil is nothing yet; it is
+// called again if somebody else wrote meanwhile, and its error changes nothing and is returned.
+type Keeper func(change func(old []byte) ([]byte, error)) error
 
 // use is the first use of a token.
 type use struct {
@@ -49,8 +53,23 @@ type UseError struct{ why string }
 
 func (e *UseError) Error() string { return e.why }
 
-// OpenUses reads nothing yet: the file comes with the first use.
-func OpenUses(dir string) *Uses { return &Uses{dir: dir} }
+// OpenUses remembers in a file beside the key. It reads nothing yet: the file comes with the first use.
+func OpenUses(dir string) *Uses {
+	return NewUses(func(change func([]byte) ([]byte, error)) error {
+		none := func() (redact.Bytes, error) { return redact.Bytes{}, nil }
+		_, err := secretfile.Update(dir, usesFile, none, func(text redact.Bytes) (redact.Bytes, error) {
+			out, err := change(text.Reveal())
+			return redact.New(out), err
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", usesFile, err)
+		}
+		return nil
+	})
+}
+
+// NewUses remembers where keep does.
+func NewUses(keep Keeper) *Uses { return &Uses{keep: keep} }
 
 // Use notes that a token is used from host, or refuses: with a *UseError if it was used elsewhere, or here too long ago;
 // with another error if that cannot be known.
@@ -64,13 +83,15 @@ func (u *Uses) Use(c Claims, host string, now time.Time) error {
 		return k.judge(c, host, now)
 	}
 	var verdict error
-	_, err := secretfile.Update(u.dir, usesFile, func() (redact.Bytes, error) { return redact.New([]byte("{}")), nil }, func(text redact.Bytes) (redact.Bytes, error) {
+	err := u.keep(func(text []byte) ([]byte, error) {
 		known := map[string]use{}
-		if err := json.Unmarshal(text.Reveal(), &known); err != nil {
-			return text, fmt.Errorf("%s is damaged (%w): remove it once no token for a machine is valid any more", usesFile, err)
+		if len(text) > 0 {
+			if err := json.Unmarshal(text, &known); err != nil {
+				return nil, fmt.Errorf("what is remembered is damaged (%w): remove it once no token for a machine is valid any more", err)
+			}
 		}
 		k, ok := known[c.Once]
-		if ok {
+		if verdict = nil; ok {
 			verdict = k.judge(c, host, now)
 		} else {
 			for id, k := range known {
@@ -79,13 +100,12 @@ func (u *Uses) Use(c Claims, host string, now time.Time) error {
 				}
 			}
 			if len(known) >= maxUses {
-				return text, fmt.Errorf("%d tokens that are still valid were used already", len(known))
+				return nil, fmt.Errorf("%d tokens that are still valid were used already", len(known))
 			}
 			known[c.Once] = use{host, now.UTC(), c.Expires}
 		}
 		u.known = known
-		out, err := json.Marshal(known)
-		return redact.New(out), err
+		return json.Marshal(known)
 	})
 	if err != nil {
 		u.known = nil

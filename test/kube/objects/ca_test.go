@@ -26,6 +26,7 @@ import (
 	"github.com/weirmesh/weir/ca"
 	cakube "github.com/weirmesh/weir/ca/kube"
 	caserver "github.com/weirmesh/weir/ca/server"
+	"github.com/weirmesh/weir/ca/token"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/internal/leader"
 	"github.com/weirmesh/weir/test/kube/cluster"
@@ -110,7 +111,7 @@ func TestCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	serve := func(mounted bool) securityv1alpha1.IstioCertificateServiceClient {
-		reviewer, err := cakube.NewReviewer(cakube.ReviewerOptions{Reviews: c.AuthenticationV1(), TrustDomain: "cluster.local", Mounted: mounted, Log: slog.New(slog.DiscardHandler)})
+		reviewer, err := cakube.NewReviewer(cakube.ReviewerOptions{Reviews: c.AuthenticationV1(), TrustDomain: "cluster.local", Mounted: mounted, Uses: cakube.Uses(c.CoreV1().Secrets(system), nil), Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,6 +168,8 @@ func TestCertificates(t *testing.T) {
 		{"a mounted token", mint(t, c, shop, "cart", "", cart), strict, "", codes.Unauthenticated, `not "istio-ca": mount a projected token of audience istio-ca`},
 		{"another audience", mint(t, c, shop, "cart", "vault", cart), strict, "", codes.Unauthenticated, `it is for audience "vault", not "istio-ca"`},
 		{"another audience where mounted ones are accepted", mint(t, c, shop, "cart", "vault", cart), mounted, "", codes.Unauthenticated, `it is not for audience "istio-ca", and the API server refuses it`},
+		{"a machine's, bound to no pod", mint(t, c, shop, "cart", token.MachineAudience, nil), strict, "", codes.OK, ""},
+		{"a machine's, bound to a pod", mint(t, c, shop, "cart", token.MachineAudience, cart), strict, "", codes.Unauthenticated, "it is bound to a pod"},
 		{"bound to no pod", mint(t, c, shop, "cart", "istio-ca", nil), strict, "", codes.Unauthenticated, "it is bound to no pod"},
 		{"another namespace's identity", good, strict, "spiffe://cluster.local/ns/" + system + "/sa/other", codes.PermissionDenied, id.String() + " asks for the identity of another workload"},
 		{"a pod that is gone", left, strict, "", codes.Unauthenticated, "the API server refuses it"},
