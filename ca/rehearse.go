@@ -29,6 +29,8 @@ type Rehearsal struct {
 	Sleeps    bool
 	Workloads int // zero: 10
 	Seed      uint64
+
+	life time.Duration // of the roots that are made; zero: rootLife
 }
 
 // Rehearsed is what happened.
@@ -91,6 +93,9 @@ func (r Rehearsal) Run() Rehearsed {
 	}
 	if r.Spell == 0 {
 		r.Spell = 6 * time.Hour
+	}
+	if r.life == 0 {
+		r.life = rootLife
 	}
 	s := &stage{Rehearsal: r, rnd: rand.New(rand.NewPCG(r.Seed, 7)), now: r.From, roots: slices.Clone(r.Roots)}
 	for range r.Workloads {
@@ -170,7 +175,7 @@ func (s *stage) replan() {
 	before := s.plan
 	machine := Succession{s.Longest}
 	if s.plan = machine.Step(s.now, s.roots); s.plan.Make && s.Succeeds {
-		s.roots = append(s.roots, Root{s.now.Add(-backdate), s.now.Add(rootLife), true})
+		s.roots = append(s.roots, Root{s.now.Add(-backdate), s.now.Add(s.life), true})
 		s.plan = machine.Step(s.now, s.roots)
 		s.note("root %d is made, and trusted beside the others from now on", len(s.roots))
 	}

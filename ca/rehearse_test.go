@@ -16,7 +16,7 @@ func TestTenYears(t *testing.T) {
 	for seed := range uint64(2) {
 		r := Rehearsal{From: rehearsalDay, Until: rehearsalDay.AddDate(10, 0, 0), Seed: seed, Succeeds: true,
 			Roots: []Root{{rehearsalDay.Add(-backdate), rehearsalDay.AddDate(1, 0, 0), true}}, Longest: 3 * day,
-			Away: 0.4, Spell: 72 * time.Hour, Sleeps: true, Workloads: 3}.Run()
+			Away: 0.4, Spell: 72 * time.Hour, Sleeps: true, Workloads: 3, life: 365 * day}.Run()
 		for _, l := range r.Lapses {
 			if l.Avoidable {
 				t.Errorf("seed %d: avoidable: %+v", seed, l)
@@ -24,6 +24,15 @@ func TestTenYears(t *testing.T) {
 		}
 		if len(r.Refusals) > 0 {
 			t.Errorf("seed %d: %v", seed, r.Refusals)
+		}
+		retired := 0
+		for _, e := range r.Events {
+			if strings.Contains(e.What, "no longer trusted") {
+				retired++
+			}
+		}
+		if retired < 9 {
+			t.Errorf("seed %d: %d roots of a year are retired in ten years", seed, retired)
 		}
 		// Awake some two thirds of the time, one for each twelve hours in which somebody signs.
 		if r.Issued < 6_000 || r.Issued > 21_000 || r.Refused < 1_000 {
