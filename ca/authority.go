@@ -278,6 +278,10 @@ func (a *Authority) RootNotAfter() time.Time { return a.root.NotAfter }
 // and all above it.
 func (a *Authority) ChainNotAfter() time.Time { return a.until }
 
+// ChainNotBefore is when signing began: the last beginning of the signing certificate and
+// all above it.
+func (a *Authority) ChainNotBefore() time.Time { return a.from }
+
 func newSerial() (*big.Int, error) {
 	// 128 bits: twice what the CA/Browser Forum asks for (Baseline Requirements
 	// 7.1), and within the 20 octets of RFC 5280 section 4.1.2.2.

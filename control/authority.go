@@ -11,9 +11,24 @@ import (
 	"github.com/weirmesh/weir/mesh"
 )
 
-// soon is how long before the end of an authority people are told: enough for two roots to
-// be trusted side by side while certificates of a day are renewed, and for a holiday.
-const soon = 30 * 24 * time.Hour
+const (
+	// soon is how long before the end of an authority that succeeds itself people are told: it should have,
+	// months ago.
+	soon = 30 * 24 * time.Hour
+	// longAhead bounds how long before the end of another one they are told, which is half of its life: who rotates it has
+	// done so by then, or has to find out who does. It is a year before the end of a root of ten.
+	longAhead = 365 * 24 * time.Hour
+)
+
+// notice is how long before its end an authority that began at from is to be spoken of.
+func (p *Plane) notice(now, from, until time.Time) time.Duration {
+	for _, v := range p.views(now) {
+		if v.Signs && v.Ours {
+			return soon
+		}
+	}
+	return min(until.Sub(from)/2, longAhead)
+}
 
 // openAuthority opens the one in the state folder, or the one plugged in, and says what keeps it
 // alive.
@@ -37,7 +52,7 @@ func openAuthority(o Options) (ca.Source, func(context.Context) error, error) {
 func (p *Plane) authorityFindings(now time.Time) (out []config.Finding) {
 	ref := mesh.Ref{Kind: "CertificateAuthority", Name: p.o.TrustDomain}
 	held, _ := p.auth.Watch()
-	if end := held.ChainNotAfter(); end.Sub(now) < soon { // the first end of the root and what it signed
+	if end := held.ChainNotAfter(); end.Sub(now) < p.notice(now, held.ChainNotBefore(), end) { // the first end of the root and what it signed
 		what, hint := "root certificate", "replace it before, with both roots in force for a while"
 		if end.Before(held.RootNotAfter()) {
 			what, hint = "signing certificate", "replace it before by another of the same root"

@@ -49,7 +49,8 @@ func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 		return &stream{w, bufio.NewReader(r.Body)}
 	}
 	var stay, leave []*stream
-	for range 10 {
+	const each = 50
+	for range each {
 		stay = append(stay, socket(all[0]))
 		leave = append(leave, socket(all[1]))
 	}
@@ -79,7 +80,7 @@ func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 		}
 	}
 	working("those who may call", stay)
-	for id, n := range map[string]int{"socket-of-other": 10, "stream-that-goes": 1} {
+	for id, n := range map[string]int{"socket-of-other": each, "stream-that-goes": 1} {
 		m.Eventually("the log says why", func() error {
 			lines := all[2].LoggedWith(id)
 			if len(lines) != n || !strings.Contains(strings.Join(lines, "\n"), "rbac_access_denied_matched_policy[ns[default]-policy[not-other]-rule[") {
