@@ -91,6 +91,14 @@ func (e *evaluation) read(m *hcmv3.HttpConnectionManager) error {
 		second.Path = bytes.Clone(other)
 		e.facts = append(e.facts, &second)
 	}
+	if bare, has := message.WithoutParameters(q.Path, arena); has {
+		if bare, ok = message.CanonicalPath(bare, rbacfilter.Loosest, arena); !ok {
+			return fmt.Errorf("the path %q is refused wherever there are policies", c.Path)
+		}
+		third := base
+		third.Path = bytes.Clone(bare)
+		e.facts = append(e.facts, &third)
+	}
 	return nil
 }
 

@@ -265,12 +265,12 @@ func (x *Exchange) reset() {
 // Worker is the worker the exchange runs on.
 func (x *Exchange) Worker() *Worker { return x.w }
 
-// Facts are what policies are asked about, twice: the second for another reading of the request. Until the next call on this worker.
-func (x *Exchange) Facts() (f, other *rbac.Facts) {
-	both := &x.w.facts
-	both[0] = rbac.Facts{Conn: x.Conn, Remote: x.Remote, Request: &x.Request}
-	both[1] = both[0]
-	return &both[0], &both[1]
+// Facts are what policies are asked about, three times: the others are for other readings of the request. Until the next call on this worker.
+func (x *Exchange) Facts() *[3]rbac.Facts {
+	all := &x.w.facts
+	all[0] = rbac.Facts{Conn: x.Conn, Remote: x.Remote, Request: &x.Request}
+	all[1], all[2] = all[0], all[0]
+	return all
 }
 
 // Arena is memory that lasts as long as the exchange.

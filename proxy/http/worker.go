@@ -70,7 +70,7 @@ type Worker struct {
 	drained   [3]bool // by Direction: clients are asked to go
 
 	record observe.Record // of the exchange whose header is evaluated
-	facts  [2]rbac.Facts  // of the exchange that policies are asked about: as variables they would be allocated, since tests are functions
+	facts  [3]rbac.Facts  // of the exchange that policies are asked about: as variables they would be allocated, since tests are functions
 
 	date   []byte // the Date header of the second dateOf
 	dateOf int64

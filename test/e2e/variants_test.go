@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -26,7 +27,7 @@ func pathVariants() (out []string) {
 		// encoded twice, overlong, full width, half encoded
 		"/%2561dmin", "/x/%252e%252e/admin", "/x/..%252fadmin", "/x/%c0%ae%c0%ae/admin", "/%c0%afadmin", "/%ef%bc%8fadmin", "/%e0%80%afadmin", "/x/.%2e/admin", "/x/%2e./admin", "/%u0061dmin", "/%%61dmin", "/%6",
 		// parameters, bytes that end strings, fragments
-		"/;x/admin", "/x;/../admin", "/x/..;/admin", "/x/..;a=b/admin", "/admin;x", "/admin%00", "/admin%00.css", "/%00/../admin", "/admin%23x", "/admin#x", "/x#/../admin", "/admin%20", "/admin%09", "/admin%0a", "/admin%0d%0ax: y", "/ADMIN", "/Admin", "/aDMIN", "/admin.", "/admin%2e", "/admin..", "/admin/...", "/admin%3f", "/x?/../admin"} {
+		"/;x/admin", "/x;/../admin", "/x/..;/admin", "/x/..;a=b/admin", "/admin;x", "/admin;x=1", "/admin;x=1,2;y", "/admin;", "/x;a=/../admin;b", "/x;a/..;b/admin;c", "/;/admin", "/x/.;a/../admin", "/x/%2e%2e;a/admin", "/x;%2f../../admin", "/admin;a\\x", "/admin%3bx", "/admin%00", "/admin%00.css", "/%00/../admin", "/admin%23x", "/admin#x", "/x#/../admin", "/admin%20", "/admin%09", "/admin%0a", "/admin%0d%0ax: y", "/ADMIN", "/Admin", "/aDMIN", "/admin.", "/admin%2e", "/admin..", "/admin/...", "/admin%3f", "/x?/../admin"} {
 		for _, rest := range []string{"", "/", "/x", "?", "?x=/y", "/../admin", "/.", "/x/..", "/%2e", "/%2e%2e/admin", "%2fx", "//x", "%2F..%2Fadmin", "%5cx"} {
 			out = append(out, dir+rest)
 		}
@@ -34,10 +35,18 @@ func pathVariants() (out []string) {
 	return out
 }
 
-// below reports whether a program that decodes a path once, and takes backslashes for slashes, is asked for /admin.
+// parameters are what follows a semicolon in a segment.
+var parameters = regexp.MustCompile(`;[^/\\]*`)
+
+// below reports whether a program that decodes a path once, and takes backslashes for slashes, is asked for /admin; or one that leaves out
+// parameters before it does so.
 func below(target string) bool {
 	p, _, _ := strings.Cut(target, "?")
 	p, _, _ = strings.Cut(p, "#")
+	return isBelow(p) || isBelow(parameters.ReplaceAllString(p, ""))
+}
+
+func isBelow(p string) bool {
 	if plain, err := url.PathUnescape(p); err == nil {
 		p = plain
 	}

@@ -43,32 +43,54 @@ func Stages(filters []*rbac.Filter) []http.Stage {
 
 // Matches reports whether one of the named policies matches the request, by whichever reading of its path.
 func Matches(r *rbac.Rules, x *http.Exchange, named map[string]bool) bool {
-	f, _ := x.Facts()
-	if r.Matches(f, named) {
-		return true
+	facts, n := readings(x)
+	for i := range n {
+		if r.Matches(&facts[i], named) {
+			return true
+		}
 	}
-	reading, ok := message.CanonicalPath(x.Request.Path, Loosest, x.Arena())
-	if !ok {
-		return true // who is asked may deny what nobody can read
-	}
-	f.Path = reading
-	return !bytes.Equal(reading, x.Request.Path) && r.Matches(f, named)
+	return n == 0 // who is asked may deny what nobody can read
 }
 
-// decide decides by both readings of the path: what the program will make of it nobody knows here, and however it reads it,
+// decide decides by all readings of the path: what the program will make of it nobody knows here, and however it reads it,
 // it has to be allowed. again: the request was counted when it came.
 func decide(filters []*rbac.Filter, x *http.Exchange, again bool) rbac.Decision {
-	f, other := x.Facts()
-	reading, ok := message.CanonicalPath(x.Request.Path, Loosest, x.Arena())
-	switch {
-	case !ok: // nobody can read it
-		if d := rbac.Enforce(filters, again, f); !d.Allowed {
+	switch f, n := readings(x); n {
+	case 0: // nobody can read it
+		if d := rbac.Enforce(filters, again, &f[0]); !d.Allowed {
 			return d
 		}
 		return rbac.Decision{}
-	case bytes.Equal(reading, x.Request.Path):
-		return rbac.Enforce(filters, again, f)
+	case 1:
+		return rbac.Enforce(filters, again, &f[0])
+	case 2:
+		return rbac.Enforce(filters, again, &f[0], &f[1])
+	default:
+		return rbac.Enforce(filters, again, &f[0], &f[1], &f[2])
 	}
-	other.Path = reading
-	return rbac.Enforce(filters, again, f, other)
+}
+
+// readings are the first n of what is returned: the path as it is, as the most obliging program reads it, and as one does that leaves
+// out parameters besides. None: somebody could not read it.
+func readings(x *http.Exchange) (f *[3]rbac.Facts, n int) {
+	f = x.Facts()
+	n = 1
+	path := x.Request.Path
+	loosest, ok := message.CanonicalPath(path, Loosest, x.Arena())
+	if !ok {
+		return f, 0
+	}
+	if !bytes.Equal(loosest, path) {
+		f[n].Path = loosest
+		n++
+	}
+	bare, ok := message.WithoutParameters(path, x.Arena())
+	if !ok {
+		return f, n
+	}
+	if bare, ok = message.CanonicalPath(bare, Loosest, x.Arena()); !ok {
+		return f, 0
+	}
+	f[n].Path = bare
+	return f, n + 1
 }

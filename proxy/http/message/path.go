@@ -93,6 +93,32 @@ func CanonicalPath(full []byte, o PathOptions, a *Arena) (_ []byte, ok bool) {
 	return a.Close(append(out, query...)), true
 }
 
+// WithoutParameters leaves out of a path what follows a semicolon in each segment (RFC 3986 section 3.3), as servlet containers do before
+// they look at dots and escapes. ok is false if there is none; the query is kept. It is written in memory of a.
+func WithoutParameters(full []byte, a *Arena) (_ []byte, ok bool) {
+	path, query := full, []byte(nil)
+	if i := bytes.IndexByte(full, '?'); i >= 0 {
+		path, query = full[:i], full[i:]
+	}
+	if bytes.IndexByte(path, ';') < 0 {
+		return full, false
+	}
+	out := a.Open(len(full))
+	inside := false
+	for _, c := range path {
+		switch c {
+		case ';':
+			inside = true
+		case '/', '\\':
+			inside = false
+		}
+		if !inside {
+			out = append(out, c)
+		}
+	}
+	return a.Close(append(out, query...)), true
+}
+
 // isCanonical answers with one look at each byte and may say false for a path that is canonical.
 func isCanonical(path []byte, o PathOptions) bool {
 	if o.Normalize && (len(path) == 0 || path[0] != '/') {

@@ -162,3 +162,25 @@ func BenchmarkCanonicalPath(b *testing.B) {
 		CanonicalPath(p, PathOptions{Normalize: true, MergeSlashes: true}, &a)
 	}
 }
+
+// What servlet containers leave out before they look at dots and escapes; nothing is made where there is nothing to leave out.
+func TestWithoutParameters(t *testing.T) {
+	for path, want := range map[string]string{
+		"/admin;x=1": "/admin", "/admin;": "/admin", "/a;b=1;c/d;e,f": "/a/d", "/x/..;/admin": "/x/../admin", "/;/admin": "//admin", `/a;b\\c;d`: `/a\\c`,
+		"/a;x?q=;y": "/a?q=;y", "/admin;%2fx/y": "/admin/y", "/a%3bx": "", "/a?x=;y": "", "/": "", "": "", "*": "",
+	} {
+		var a Arena
+		got, ok := WithoutParameters([]byte(path), &a)
+		if !ok && want == "" {
+			want = path
+		}
+		if string(got) != want || ok != (want != path) {
+			t.Errorf("%q: %q, %v, want %q", path, got, ok, want)
+		}
+	}
+	full := []byte("/a/b?x=;y")
+	var a Arena
+	if n := testing.AllocsPerRun(100, func() { WithoutParameters(full, &a) }); n != 0 {
+		t.Errorf("%v allocations for a path without parameters", n)
+	}
+}
