@@ -26,6 +26,25 @@ import (
 	"github.com/weirmesh/weir/identity"
 )
 
+// serverMode is what a PeerAuthentication says of the ports of echo.
+type serverMode struct {
+	name, policy string
+	http, tcp    string // "": nothing
+}
+
+// serverModes are those of the namespace, and of one port in a namespace that says something else.
+func serverModes() []serverMode {
+	out := []serverMode{{name: "without a policy", policy: "[]"}}
+	for _, mode := range []string{"PERMISSIVE", "STRICT", "DISABLE"} {
+		out = append(out, serverMode{mode, peerAuthentication("default", "{mtls: {mode: "+mode+"}}"), mode, mode})
+	}
+	for _, x := range [][2]string{{"STRICT", "DISABLE"}, {"DISABLE", "STRICT"}, {"PERMISSIVE", "STRICT"}, {"STRICT", "PERMISSIVE"}} {
+		out = append(out, serverMode{x[0] + " at port 8080, else " + x[1], documents(peerAuthentication("default", "{mtls: {mode: "+x[1]+"}}"),
+			peerAuthentication("echo", "{selector: {matchLabels: {app: echo}}, portLevelMtls: {8080: {mode: "+x[0]+"}}}")), x[0], x[1]})
+	}
+	return out
+}
+
 // What a server accepts, what a DestinationRule asks of the client, and where in the rule that stands:
 // in no combination does one end speak TLS and the other not, and no call fails.
 func TestNoCombinationOfModesContradictsItself(t *testing.T) {
@@ -42,12 +61,8 @@ func TestNoCombinationOfModesContradictsItself(t *testing.T) {
 		"no tls":       "{host: echo, trafficPolicy: {loadBalancer: {simple: RANDOM}}} # %s",
 	}
 	toSubset := virtualService("echo", "{hosts: [echo], http: [{route: [{destination: {host: echo, subset: v1}}]}]}")
-	for _, server := range []string{"", "PERMISSIVE", "STRICT", "DISABLE"} {
-		policy := "[]"
-		if server != "" {
-			policy = peerAuthentication("default", "{mtls: {mode: "+server+"}}")
-			m.Config("policy.yaml", policy)
-		}
+	for _, server := range serverModes() {
+		m.Config("policy.yaml", server.policy)
 		for kind, spec := range kinds {
 			for _, mode := range []string{"DISABLE", "ISTIO_MUTUAL"} {
 				text := destinationRule("echo", fmt.Sprintf(spec, mode))
@@ -55,7 +70,7 @@ func TestNoCombinationOfModesContradictsItself(t *testing.T) {
 					text = documents(text, toSubset)
 				}
 				m.Config("rule.yaml", text)
-				at := fmt.Sprintf("server %q, client %s in %s", server, mode, kind)
+				at := fmt.Sprintf("server %s, client %s in %s", server.name, mode, kind)
 				asks := kind != "no tls" && kind != "no rule"
 				r := client.Get("http://echo:8080/")
 				if r.Err != nil || r.Status != http.StatusOK {
@@ -66,7 +81,7 @@ func TestNoCombinationOfModesContradictsItself(t *testing.T) {
 				// server admits plaintext and the rule asks for it. A port that is set to DISABLE still
 				// knows the mesh's TLS: a rule can raise what is spoken.
 				want := client.ID()
-				if mutual := asks && mode == "ISTIO_MUTUAL"; server == "DISABLE" && !mutual || asks && mode == "DISABLE" && server != "STRICT" {
+				if mutual := asks && mode == "ISTIO_MUTUAL"; server.http == "DISABLE" && !mutual || asks && mode == "DISABLE" && server.http != "STRICT" {
 					want = ""
 				}
 				if got := r.Report(t).Identity; got != want {
@@ -76,7 +91,7 @@ func TestNoCombinationOfModesContradictsItself(t *testing.T) {
 				// asks for none, because servers that speak first are served there: a rule that demands TLS nevertheless gets
 				// no connection, which the client's proxy explains, and a finding: neither plaintext nor a ClientHello to the
 				// application.
-				contradicts := asks && mode == "ISTIO_MUTUAL" && server == "DISABLE" && kind != "subset" && kind != "port"
+				contradicts := asks && mode == "ISTIO_MUTUAL" && server.tcp == "DISABLE" && kind != "subset" && kind != "port"
 				got, err := exchangeWith(func(ctx context.Context) (net.Conn, error) { return client.Dial(ctx, "echo:9000") }, "hi\n")
 				if (got == "hi\n") == contradicts {
 					t.Errorf("%s: TCP answered %q, %v", at, got, err)
@@ -92,6 +107,69 @@ func TestNoCombinationOfModesContradictsItself(t *testing.T) {
 			}
 		}
 		m.Remove("rule.yaml")
+	}
+}
+
+// Rules may ask for TLS that is the application's own (SIMPLE, MUTUAL): it reaches the application, with the certificate that was asked for, wherever
+// the port takes more than the mesh's; where only that is taken (STRICT) nothing reaches it, the caller is told why, and so is the operator.
+func TestTLSOfApplicationsInEveryCombination(t *testing.T) {
+	t.Parallel()
+	pod := echoPod("echo-0", "v1")
+	pod.Program = nil
+	m, client, pods := echoMesh(t, nil, pod)
+	held := foreign(t, "applications.example")
+	dir := t.TempDir()
+	key, err := identity.EncodeKey(held.PrivateKey.(crypto.Signer))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "key.pem"), key.Reveal(), 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, "cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: held.Certificate[0]}), 0o600))
+	l, err := tls.Listen("tcp", pods[0].App(8080).String(), &tls.Config{Certificates: []tls.Certificate{*held}, ClientAuth: tls.RequestClientCert})
+	must(t, err)
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%d certificates", len(r.TLS.PeerCertificates))
+	})}
+	go func() { _ = server.Serve(l) }() // ends with Close
+	t.Cleanup(func() { server.Close() })
+
+	kinds := map[string]string{
+		"top level": "{host: echo, trafficPolicy: {tls: {%s}}}",
+		"subset":    "{host: echo, subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {tls: {%s}}}]}",
+		"port":      "{host: echo, trafficPolicy: {portLevelSettings: [{port: {number: 8080}, tls: {%s}}]}}",
+		"wildcard":  `{host: "*.default.svc.cluster.local", trafficPolicy: {tls: {%s}}}`,
+	}
+	modes := map[string]string{
+		"SIMPLE": "mode: SIMPLE, insecureSkipVerify: true",
+		"MUTUAL": "mode: MUTUAL, insecureSkipVerify: true, clientCertificate: " + dir + "/cert.pem, privateKey: " + dir + "/key.pem",
+	}
+	toSubset := virtualService("echo", "{hosts: [echo], http: [{route: [{destination: {host: echo, subset: v1}}]}]}")
+	for _, s := range serverModes() {
+		m.Config("policy.yaml", s.policy)
+		for kind, spec := range kinds {
+			for mode, settings := range modes {
+				text := destinationRule("echo", fmt.Sprintf(spec, settings))
+				if kind == "subset" {
+					text = documents(text, toSubset)
+				}
+				m.Config("rule.yaml", text)
+				at := fmt.Sprintf("server %s, client %s in %s", s.name, mode, kind)
+				r := client.Get("http://echo:8080/")
+				if s.http == "STRICT" {
+					if r.Err != nil || r.Status != http.StatusServiceUnavailable {
+						t.Errorf("%s: %v", at, r)
+					}
+					if !slices.ContainsFunc(m.Findings(), func(f apiv1.Finding) bool {
+						return f.Name == "echo" && strings.Contains(f.Message, "speak "+mode+", but PeerAuthentication default/") && strings.Contains(f.Message, "accepts only mesh mTLS (STRICT)")
+					}) {
+						t.Errorf("%s: no finding says so: %+v", at, m.Findings())
+					}
+					continue
+				}
+				want := map[string]string{"SIMPLE": "0 certificates", "MUTUAL": "1 certificates"}[mode]
+				if r.Err != nil || r.Status != http.StatusOK || string(r.Body) != want {
+					t.Errorf("%s: %v, want %s", at, r, want)
+				}
+			}
+		}
 	}
 }
 
