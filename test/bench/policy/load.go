@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,7 +29,10 @@ const (
 )
 
 func (m *mesh) rows() []*row {
-	const saturated, paced, gb = "µs/request, saturated", "µs/request, paced", "ms/GB"
+	const (
+		saturated, paced, gb = "µs/request, saturated", "µs/request, paced", "ms/GB"
+		posted, large, two   = "µs/POST of 1 KB", "µs/POST of 64 KB", "µs/request of HTTP/2"
+	)
 	return []*row{
 		{name: "plain", service: plain, load: wrk, tokens: 1, unit: saturated},
 		{name: "mtls", service: mutual, load: wrk, tokens: 1, unit: saturated},
@@ -38,6 +42,15 @@ func (m *mesh) rows() []*row {
 		{name: "mtls-jwt-50-100", service: all, load: wrk, tokens: few, unit: saturated},
 		{name: "mtls-jwt-50-2000", service: all, load: wrk, tokens: some, unit: saturated},
 		{name: "mtls-jwt-50-4000", service: crowd, load: wrk, tokens: many, unit: saturated},
+		{name: "post-plain", service: plain, load: wrk, tokens: 1, body: 1 << 10, unit: posted},
+		{name: "post-mtls", service: mutual, load: wrk, tokens: 1, body: 1 << 10, unit: posted},
+		{name: "post-mtls-jwt-50", service: all, load: wrk, tokens: few, body: 1 << 10, unit: posted},
+		{name: "large-plain", service: plain, load: wrk, tokens: 1, body: 64 << 10, unit: large},
+		{name: "large-mtls", service: mutual, load: wrk, tokens: 1, body: 64 << 10, unit: large},
+		{name: "large-mtls-jwt-50", service: all, load: wrk, tokens: few, body: 64 << 10, unit: large},
+		{name: "http2-plain", service: plain, load: h2load, tokens: 1, unit: two},
+		{name: "http2-mtls", service: mutual, load: h2load, tokens: 1, unit: two},
+		{name: "http2-mtls-jwt-50", service: all, load: h2load, tokens: 1, unit: two},
 		{name: "paced-plain", service: plain, load: pace, tokens: 1, unit: paced},
 		{name: "paced-mtls", service: mutual, load: pace, tokens: 1, unit: paced},
 		{name: "paced-mtls-jwt-50", service: all, load: pace, tokens: few, unit: paced},
@@ -55,9 +68,14 @@ var (
 func wrk(ctx context.Context, m *mesh, r *row) (float64, error) {
 	script := filepath.Join(m.dir, r.name+".lua")
 	var b strings.Builder
+	method, body := http.MethodGet, "nil"
+	if r.body > 0 {
+		method, body = http.MethodPost, fmt.Sprintf("string.rep(\"y\", %d)", r.body)
+	}
+	fmt.Fprintf(&b, "local body = %s\n", body)
 	b.WriteString("local t, i = {}, 0\nrequest = function() i = i % #t + 1; return t[i] end\ninit = function()\n")
 	for _, text := range m.tokens[:r.tokens] {
-		fmt.Fprintf(&b, "t[#t+1] = wrk.format(\"GET\", %q, {[\"Host\"]=%q, [\"Accept\"]=\"*/*\", [\"User-Agent\"]=\"wrk/4\", [\"Authorization\"]=\"Bearer %s\"})\n", path, r.service+".shop", text)
+		fmt.Fprintf(&b, "t[#t+1] = wrk.format(%q, %q, {[\"Host\"]=%q, [\"Accept\"]=\"*/*\", [\"User-Agent\"]=\"wrk/4\", [\"Authorization\"]=\"Bearer %s\"}, body)\n", method, path, r.service+".shop", text)
 	}
 	b.WriteString("end\n")
 	if err := os.WriteFile(script, []byte(b.String()), 0o600); err != nil {
@@ -76,25 +94,50 @@ func wrk(ctx context.Context, m *mesh, r *row) (float64, error) {
 	return strconv.ParseFloat(string(found[1]), 64)
 }
 
+var (
+	succeeded = regexp.MustCompile(`[1-9]\d* succeeded, 0 failed, 0 errored`)
+	requests2 = regexp.MustCompile(`status codes: (\d+) 2xx, 0 3xx, 0 4xx, 0 5xx`)
+)
+
+// h2load asks by HTTP/2, ten streams at a time on each of ten connections. The applications speak HTTP/1.1, and so do the sidecars to each other.
+func h2load(ctx context.Context, m *mesh, r *row) (float64, error) {
+	c := exec.CommandContext(ctx, "taskset", "-c", strconv.Itoa(loadCore), "h2load", "-t", "1", "-c", "10", "-m", "10", "-D", fmt.Sprintf("%.0f", m.o.length.Seconds()),
+		"-H", ":authority: "+r.service+".shop", "-H", "authorization: Bearer "+m.tokens[0], "http://"+m.address[r.service]+path)
+	out, err := c.CombinedOutput()
+	if err != nil {
+		return 0, fmt.Errorf("h2load: %w: %s", err, out)
+	}
+	if found := requests2.FindSubmatch(out); found != nil && succeeded.Match(out) {
+		return strconv.ParseFloat(string(found[1]), 64)
+	}
+	return 0, fmt.Errorf("h2load: %s", out)
+}
+
 // pace sends so many requests a second, at random times, as many callers do.
 func pace(ctx context.Context, m *mesh, r *row) (float64, error) {
 	var wg sync.WaitGroup
 	var done atomic.Int64
 	var failed atomic.Pointer[error]
-	due := make(chan string, 1<<16)
-	for range callers {
+	type call struct {
+		token string
+		at    time.Time // when it should be made: who waits for a caller waits, too
+	}
+	due := make(chan call, 1<<16)
+	took := make([][]time.Duration, callers)
+	for i := range callers {
 		wg.Go(func() {
-			for token := range due {
-				if err := m.call(ctx, r, path, token, http.StatusOK); err != nil {
+			for c := range due {
+				if err := m.call(ctx, r, path, c.token, http.StatusOK); err != nil {
 					failed.Store(&err)
 				}
+				took[i] = append(took[i], time.Since(c.at))
 				done.Add(1)
 			}
 		})
 	}
 	for at, end := time.Now(), time.Now().Add(m.o.length); at.Before(end) && ctx.Err() == nil; {
 		time.Sleep(time.Until(at))
-		due <- m.tokens[rand.IntN(r.tokens)]
+		due <- call{m.tokens[rand.IntN(r.tokens)], at}
 		at = at.Add(time.Duration(rand.ExpFloat64() / float64(m.o.rate) * 1e9))
 	}
 	close(due)
@@ -102,6 +145,8 @@ func pace(ctx context.Context, m *mesh, r *row) (float64, error) {
 	if err := failed.Load(); err != nil {
 		return 0, *err
 	}
+	r.took = slices.Concat(took...)
+	slices.Sort(r.took)
 	return float64(done.Load()), nil
 }
 

@@ -96,12 +96,17 @@ type row struct {
 	name, service string
 	load          func(context.Context, *mesh, *row) (float64, error) // how much was done: requests, or GB
 	tokens        int                                                 // different ones
+	body          int                                                 // bytes of a POST; 0: GET
 	unit          string
+	took          []time.Duration // the last round's, sorted, of rows that are paced
 	samples       []sample
 }
 
-// sample is one round: CPU microseconds a request or milliseconds a GB.
-type sample struct{ client, server, rate float64 }
+// sample is one round: CPU microseconds a request or milliseconds a GB; and of rows that are paced, when half and 99 % of the calls were answered.
+type sample struct {
+	client, server, rate float64
+	half, most           time.Duration
+}
 
 func (s sample) both() float64 { return s.client + s.server }
 
@@ -136,5 +141,11 @@ func show(rows []*row) {
 		slices.Sort(ratios)
 		fmt.Printf("%-20s %10.2f %10.2f %10.2f %10.1f %10.2f %20s  %s\n", r.name, median(r.samples, func(s sample) float64 { return s.client }),
 			median(r.samples, func(s sample) float64 { return s.server }), both, median(r.samples, func(s sample) float64 { return s.rate }), ratios[len(ratios)/2], cores, r.unit)
+		if len(r.took) > 0 {
+			of := func(f func(sample) time.Duration) float64 {
+				return median(r.samples, func(s sample) float64 { return f(s).Seconds() * 1e3 })
+			}
+			fmt.Printf("%20s half within %.2f ms, 99 %% within %.2f ms\n", "", of(func(s sample) time.Duration { return s.half }), of(func(s sample) time.Duration { return s.most }))
+		}
 	}
 }

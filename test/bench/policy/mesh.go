@@ -273,7 +273,11 @@ func (m *mesh) measure(ctx context.Context, r *row) (s sample, err error) {
 		}
 		spent[i] = (now - before[i]).Seconds() / n * scale
 	}
-	return sample{spent[0], spent[1], n / took.Seconds()}, nil
+	s = sample{client: spent[0], server: spent[1], rate: n / took.Seconds()}
+	if calls := len(r.took); calls > 0 {
+		s.half, s.most = r.took[calls/2], r.took[calls*99/100]
+	}
+	return s, nil
 }
 
 // profile loads a row once more, and keeps what its proxies were doing.

@@ -97,7 +97,7 @@ spec:
 	if checked(service) {
 		when = `, when: [{key: "request.auth.claims[groups]", values: [customers]}]`
 	}
-	policy("web", "ALLOW", `  - {from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}], to: [{operation: {methods: [GET], paths: [/api/*]}}]`+when+`}`)
+	policy("web", "ALLOW", `  - {from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}], to: [{operation: {methods: [GET, POST], paths: [/api/*]}}]`+when+`}`)
 }
 
 // mint makes n tokens of different users, and the set with the key of their signatures.
