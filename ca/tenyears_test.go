@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,7 +60,7 @@ func TestTenYearsOfHandshakes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return &Own{append(o.roots[:len(o.roots):len(o.roots)], ownRoot{cert, key}), o.leaf}
+			return &Own{append(slices.Clip(o.roots), ownRoot{cert, key}), o.leaf}
 		}
 		own := succeed(&Own{leaf: life})
 		var plan Plan

@@ -2,6 +2,7 @@ package authorization
 
 import (
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,8 +10,18 @@ import (
 	securityv1beta1 "istio.io/api/security/v1beta1"
 )
 
-// naive decides as Istio's documentation of AuthorizationPolicy says, rule by rule.
+// naive decides as the documentation says: what a program may read without the parameters of its path has to be allowed so, too.
 func naive(specs []*securityv1beta1.AuthorizationPolicy, namespaces []string, c *call) bool {
+	bare := *c
+	bare.path = parameters.ReplaceAllString(c.path, "")
+	return decided(specs, namespaces, c) && decided(specs, namespaces, &bare)
+}
+
+// parameters are what follows a semicolon in a segment.
+var parameters = regexp.MustCompile(`;[^/]*`)
+
+// decided is what Istio's documentation of AuthorizationPolicy says, rule by rule.
+func decided(specs []*securityv1beta1.AuthorizationPolicy, namespaces []string, c *call) bool {
 	allowing, allowed := false, false
 	for i, p := range specs {
 		if namespaces[i] != "default" && namespaces[i] != "istio-system" || p.Selector != nil && p.Selector.MatchLabels["app"] != "echo" {

@@ -173,6 +173,9 @@ func (x *real) make(c *call, token string) (allowed bool, err error) {
 // AUTHORIZATION_SETS is how many sets of policies, of 20 calls each.
 func TestARunningProxyDecidesAlike(t *testing.T) {
 	sets := 15
+	if testing.Short() {
+		sets = 4
+	}
 	if n, err := strconv.Atoi(os.Getenv("AUTHORIZATION_SETS")); err == nil {
 		sets = n
 	}
