@@ -2,6 +2,8 @@ package cli
 
 import (
 	"fmt"
+	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,17 +18,22 @@ func (a *app) explain() *cobra.Command {
 		Use:   "explain [CODE] [flags]",
 		Short: "say what a code means: of a finding, a failed request, an access log",
 		Long: `Say what a code means and what to do about it, or list all codes: those of
-findings (weir analyze, weir status), the causes of failed requests, and the
-response flags and details in access logs (UF, URX, route_not_found).`,
+findings (weir analyze, weir status), the causes of failed requests, the response
+flags and details in access logs (UF, URX, route_not_found), and which causes a
+status can have (503; 0: no answer).`,
 		Example: `  weir explain IST0101
   weir explain upstream_connect_refused
   weir explain UF,URX
+  weir explain 503
   weir explain`,
 		Args: atMostOne,
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			var out []string
 			for _, c := range allCodes() {
 				out = append(out, c.Code+"\t"+c.about())
+			}
+			for _, status := range []int{400, 401, 403, 404, 408, 413, 426, 429, 431, 500, 502, 503, 504} {
+				out = append(out, fmt.Sprintf("%d\t%s", status, http.StatusText(status)))
 			}
 			if len(args) > 0 {
 				out = nil
@@ -58,12 +65,7 @@ response flags and details in access logs (UF, URX, route_not_found).`,
 		case output.value != asTable:
 			return a.out.emit(output.value, found)
 		}
-		for i, c := range found {
-			if i > 0 {
-				a.out.printf("\n")
-			}
-			a.out.code(c)
-		}
+		a.out.codes(found)
 		return nil
 	}
 	return cmd
@@ -80,14 +82,15 @@ type code struct {
 	Details     string `json:"details,omitempty"`
 	Explanation string `json:"explanation"`
 	Remedy      string `json:"remedy,omitempty"`
+	Docs        string `json:"docs,omitempty"` // where the documentation tells of it
 }
 
 func codeInfo(c config.CodeInfo) code {
-	return code{Code: string(c.Code), Severity: c.Severity.String(), Title: c.Title, Explanation: c.Explanation}
+	return code{Code: string(c.Code), Severity: c.Severity.String(), Title: c.Title, Explanation: c.Explanation, Docs: c.Docs()}
 }
 
 func causeInfo(c causes.Cause) code {
-	out := code{Code: c.Name(), Status: c.Status(), Details: c.Details(), Explanation: c.Sentence(), Remedy: c.Remedy()}
+	out := code{Code: c.Name(), Status: c.Status(), Details: c.Details(), Explanation: c.Sentence(), Remedy: c.Remedy(), Docs: c.Docs()}
 	if c.Flag() != 0 {
 		out.Flags = c.Flag().String()
 	}
@@ -95,7 +98,35 @@ func causeInfo(c causes.Cause) code {
 }
 
 func flagInfo(f causes.Flags) code {
-	return code{Code: f.String(), Title: f.Long(), Explanation: f.Sentence()}
+	return code{Code: f.String(), Title: f.Long(), Explanation: f.Sentence(), Docs: f.Docs()}
+}
+
+func wordInfo(w causes.Word) code {
+	return code{Code: string(w), Explanation: w.Sentence(), Remedy: w.Remedy(), Docs: w.Docs()}
+}
+
+// statusInfo is what a status says of who answered, and all causes that have it; nil: it is none.
+func statusInfo(word string) []code {
+	status, err := strconv.Atoi(word)
+	if err != nil || status != 0 && (status < 100 || status > 599) {
+		return nil
+	}
+	about := code{Code: word, Title: http.StatusText(status), Docs: causes.Page,
+		Explanation: "the application answered so, or a proxy did for one of these causes", Remedy: "`weir why` with the request's id, or --last-errors, says who it was, and why"}
+	found := []code{}
+	for c := range causes.All() {
+		if c.Answers(status) {
+			found = append(found, causeInfo(c))
+		}
+	}
+	switch {
+	case status == 0:
+		about.Title, about.Explanation = "no answer", "the client got no answer, or it was a connection that is not HTTP"
+	case status < 400:
+		about.Explanation = "no failure: the application answered so, or a proxy did as it is configured to"
+		about.Remedy = ""
+	}
+	return append([]code{about}, found...)
 }
 
 func allCodes() []code {
@@ -105,6 +136,9 @@ func allCodes() []code {
 	}
 	for c := range causes.All() {
 		out = append(out, causeInfo(c))
+	}
+	for _, w := range causes.Words() {
+		out = append(out, wordInfo(w))
 	}
 	for f := range causes.AnyFlag.Each() {
 		out = append(out, flagInfo(f))
@@ -119,7 +153,15 @@ func lookUp(word string) []code {
 			return []code{codeInfo(c)}
 		}
 	}
-	var out []code
+	for _, w := range causes.Words() {
+		if strings.EqualFold(word, string(w)) {
+			return []code{wordInfo(w)}
+		}
+	}
+	if strings.EqualFold(word, causes.NoCause.Details()) {
+		return []code{{Code: causes.NoCause.Details(), Explanation: causes.NoCause.Sentence(), Remedy: "if with an error: " + causes.Answered.Remedy(), Docs: causes.Answered.Docs()}}
+	}
+	out := statusInfo(word)
 	for f := range causes.Parse(word).Each() {
 		out = append(out, flagInfo(f))
 	}
@@ -135,6 +177,26 @@ func (c *code) about() string {
 		return c.Title
 	}
 	return c.Explanation
+}
+
+// codes prints what a word can mean; of a status with many causes, a line of each.
+func (p *printer) codes(found []code) {
+	if _, err := strconv.Atoi(found[0].Code); err == nil && len(found) > 1 {
+		t := newTable("CAUSE", "FLAG", "MEANING")
+		for _, c := range found[1:] {
+			t.add(text(c.Code), text(c.Flags), text(c.Explanation))
+		}
+		p.code(found[0])
+		p.printf("\n")
+		p.print(t)
+		return
+	}
+	for i, c := range found {
+		if i > 0 {
+			p.printf("\n")
+		}
+		p.code(c)
+	}
 }
 
 func (p *printer) code(c code) {
@@ -161,6 +223,9 @@ func (p *printer) code(c code) {
 	if c.Details != "" {
 		p.printf("In access logs: %s\n", c.Details)
 	}
+	if c.Docs != "" {
+		p.printf("%s\n", p.paint(dim, c.Docs))
+	}
 }
 
 // listCodes prints all codes.
@@ -174,7 +239,7 @@ func (a *app) listCodes(format string) error {
 		switch {
 		case c.Severity != "":
 			findings.add(text(c.Code), cell{c.Severity, severityColor(c.Severity)}, text(c.Title))
-		case c.Details != "":
+		case c.Title == "":
 			status := ""
 			if c.Status != 0 {
 				status = fmt.Sprint(c.Status)

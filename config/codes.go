@@ -1,6 +1,9 @@
 package config
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // Code names a sort of finding. IST codes are Istio's, used where the meaning is the
 // same, so that scripts and habits carry over; WEIR codes are ours.
@@ -105,6 +108,11 @@ type CodeInfo struct {
 	Severity    Severity
 	Title       string // Istio's name of the message for its codes
 	Explanation string // for the documentation and `weir analyze --explain`
+}
+
+// Docs is where the documentation tells of the code.
+func (c *CodeInfo) Docs() string {
+	return "docs/findings.md#" + strings.ToLower(string(c.Code)+"-"+c.Title)
 }
 
 // Codes lists every code, in order.

@@ -35,6 +35,9 @@ func TestFindingsAreDocumented(t *testing.T) {
 	b.WriteString("# Findings\n\nWhat `weir analyze`, `weir status` and the API say about configuration. IST codes are Istio's and mean the same there; WEIR codes\nare our own. An *error* about one object keeps that object out of force: its last good version stays. (`go test ./config -update` writes\nthis page.)\n")
 	for _, c := range codes {
 		fmt.Fprintf(&b, "\n## %s %s\n\n*%s.* %s\n", c.Code, c.Title, c.Severity, c.Explanation)
+		if want := "docs/findings.md#" + strings.ToLower(strings.ReplaceAll(fmt.Sprintf("%s %s", c.Code, c.Title), " ", "-")); c.Docs() != want {
+			t.Errorf("%s: %s leads nowhere, the heading is at %s", c.Code, c.Docs(), want)
+		}
 	}
 	const path = "../docs/findings.md"
 	if *update {

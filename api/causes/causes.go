@@ -169,7 +169,8 @@ var table = [numCauses]info{
 		"the mesh has the destination, and its configuration did not come from the control plane in time, or too much waits for configuration already",
 		"is the control plane there (`weir proxy-status`)? what the proxy has asked for is in its /state under onDemand; --on-demand=false makes it hold everything"},
 	DirectResponse: {"direct_response", 0, "direct_response", 0, "",
-		"the route answers by itself: a redirect or a fixed response", ""},
+		"the route answers by itself: a redirect or a fixed response",
+		"if another answer was expected: see http.redirect, http.directResponse and tls.httpsRedirect of the VirtualService or Gateway, and which route matched"},
 	CORSPreflight: {"cors_preflight", 0, "cors_response", 0, "",
 		"a browser asked what a page of another origin may do, and the route's CORS policy says it", "see http.corsPolicy of the VirtualService"},
 	TokenRefused: {"token_refused", 0, "jwt_authn_access_denied", 401, "Jwt verification fails",
@@ -216,7 +217,8 @@ var table = [numCauses]info{
 		"the PROXY protocol header at the beginning of the connection is missing or wrong",
 		"do the load balancer and the listener agree on the PROXY protocol? see gatewayTopology.proxyProtocol"},
 	DownstreamSilent: {"downstream_silent", 0, "listener_filter_timeout", 0, "",
-		"the client did not say enough to choose a filter chain by", ""},
+		"the client did not say enough to choose a filter chain by",
+		"is it a client whose server speaks first (MySQL, SMTP)? then name the service's port after its protocol (tcp-…, mysql); else it is slow, or a health check that only connects"},
 	DownstreamMisjudged: {"downstream_misjudged", 0, "tls_after_server_first", 0, "",
 		"a workload of the mesh began TLS when the application had spoken in plaintext already; its address is known now",
 		"nothing: clients of the mesh connect again by themselves"},
@@ -313,10 +315,12 @@ var table = [numCauses]info{
 		"nothing was transferred for longer than the retry policy's per_try_idle_timeout",
 		"find out why the destination stalls in the middle of its answers, or raise the policy's per_try_idle_timeout"},
 	MaxDurationReached: {"max_duration_reached", UpstreamMaxStreamDurationReached, "upstream_max_stream_duration_reached", 0, "upstream max stream duration reached",
-		"the exchange lasted longer than max_stream_duration", ""},
+		"the exchange lasted longer than the destination's max_stream_duration",
+		"raise max_stream_duration of the cluster or route (no object of Istio sets it), or find out why the exchange takes so long"},
 
 	StreamDurationReached: {"stream_duration_reached", 0, "max_duration_timeout", 0, "downstream duration timeout",
-		"the exchange lasted longer than the listener's max_stream_duration", ""},
+		"the exchange lasted longer than the listener's max_stream_duration",
+		"raise the listener's max_stream_duration (no object of Istio sets it), or find out why the exchange takes so long"},
 	DownstreamProtocolError: {"downstream_protocol_error", DownstreamProtocolErrorFlag, "http1.codec_error", 400, "Bad Request",
 		"the client's request is not valid HTTP, or ambiguous", "the details name what was wrong"},
 	RequestHeadTooLarge: {"request_head_too_large", DownstreamProtocolErrorFlag, "http1.codec_error", 431, "Bad Request",
@@ -342,7 +346,8 @@ var table = [numCauses]info{
 		"a header name has an underscore, which the listener refuses (headers_with_underscores_action)",
 		"some servers take it for a hyphen: rename the header"},
 	NoFurther: {"no_further", 0, "max_forwards", 0, "",
-		"the client asked that its OPTIONS or TRACE request goes no further than here (Max-Forwards: 0)", ""},
+		"the client asked that its OPTIONS or TRACE request goes no further than here (Max-Forwards: 0)",
+		"nothing, if it is meant so; else let the client leave Max-Forwards out, or set it higher"},
 	RequestHeaderTimeout: {"request_header_timeout", 0, "request_header_timeout", 408, "request header timeout",
 		"the client did not send its request head in time",
 		"the client or the network before it is slow; the listener's request_headers_timeout is how long it may take"},
@@ -356,11 +361,14 @@ var table = [numCauses]info{
 		"nothing was transferred for the stream idle timeout after the request was complete",
 		"the destination is silent for longer than stream_idle_timeout (5 min): let it send something now and then, or answer sooner"},
 	DownstreamDisconnected: {"downstream_disconnected", DownstreamConnectionTermination, "downstream_remote_disconnect", 0, "",
-		"the client closed the connection before the response was complete", ""},
+		"the client closed the connection before the response was complete",
+		"compare the client's own timeout with how long the request took: does the caller give up, or somebody who called it? else did the client end just then?"},
 	DownstreamReset: {"downstream_reset", DownstreamRemoteReset, "http2.remote_reset", 0, "",
-		"the client cancelled the request before the response was complete", ""},
+		"the client cancelled the request before the response was complete",
+		"compare the client's deadline (of gRPC, grpc-timeout) with how long the request took; a client that has what it wanted may cancel, too"},
 	ConnectionDurationReached: {"connection_duration_reached", DurationTimeout, "duration_timeout", 0, "",
-		"the connection reached its maximum duration", ""},
+		"the connection reached its maximum duration",
+		"let the client connect again, or raise connectionPool.tcp.maxConnectionDuration in the DestinationRule"},
 
 	FaultAbort: {"fault_abort", FaultInjected, "fault_filter_abort", 0, "fault filter abort",
 		"a fault was injected on purpose", "see http.fault of the VirtualService"},
@@ -386,13 +394,10 @@ func (c Cause) Failure() bool {
 	return true
 }
 
-// Denied is what is told instead of causes that say why a policy denies something.
-const Denied = "denied"
-
 // Told is the code that callers learn: which policy denies a request, and why, is not theirs to know.
 func (c Cause) Told() string {
 	if c >= TokenRefused && c <= ExtAuthzTooLarge {
-		return Denied
+		return string(Denied)
 	}
 	return c.Name()
 }
@@ -415,8 +420,33 @@ func (c Cause) Body() string { return table[c].body }
 // Sentence explains the cause to an operator.
 func (c Cause) Sentence() string { return table[c].sentence }
 
-// Remedy says what to look at, "" where there is nothing to say.
+// Remedy says what to look at or to change.
 func (c Cause) Remedy() string { return table[c].remedy }
+
+// Docs is where the documentation tells of the cause.
+func (c Cause) Docs() string { return Page + "#" + c.Name() }
+
+// Page is where causes and flags are documented.
+const Page = "docs/causes.md"
+
+// Answers reports whether the reply of the cause can have a status; 0: whether there may be no reply.
+func (c Cause) Answers(status int) bool {
+	switch c {
+	case FaultAbort, DirectResponse:
+		return status >= 200
+	case NotInRegistry:
+		return status == 502 || status == 0
+	case EscapedSlash:
+		return status == 307 || status == 400
+	case CORSPreflight:
+		return status == 200
+	case NoFurther:
+		return status == 200 || status == 405
+	case MaxDurationReached, StreamDurationReached:
+		return status == 408 || status == 504 || status == 0
+	}
+	return c.Status() == status
+}
 
 // All are the causes in the order of their table, without NoCause.
 func All() iter.Seq[Cause] {
@@ -454,6 +484,9 @@ func Find(word string) []Cause {
 		if strings.EqualFold(kind(c.Details()), details) || c.Flag()&flags != 0 {
 			out = append(out, c)
 		}
+	}
+	if len(out) == 0 && (strings.HasPrefix(details, "http1.") || strings.HasPrefix(details, "http2.")) { // what of HTTP, of which side
+		return []Cause{DownstreamProtocolError, RequestHeadTooLarge, UpstreamProtocolError}
 	}
 	return out
 }

@@ -15,7 +15,7 @@ func TestCausesExplainThemselves(t *testing.T) {
 	code := regexp.MustCompile(`^[a-z]+(_[a-z]+)*$`)
 	seen := map[string]bool{}
 	for c := range All() {
-		if n := c.Name(); !code.MatchString(n) || seen[n] || n == NoCause.Name() {
+		if n := c.Name(); !code.MatchString(n) || seen[n] || n == NoCause.Name() || Word(n).Sentence() != "" {
 			t.Errorf("cause %d: the name %q is no code, or somebody else's", c, n)
 		}
 		seen[c.Name()] = true
@@ -31,7 +31,7 @@ func TestCausesExplainThemselves(t *testing.T) {
 		if s := c.Status(); s >= 500 && s != 500 && c.Flag() == 0 {
 			t.Errorf("%s: status %d without a response flag", c.Name(), s)
 		}
-		if c.Remedy() == "" && c.Status() >= 400 {
+		if c.Remedy() == "" {
 			t.Errorf("%s: no remedy", c.Name())
 		}
 	}
@@ -53,6 +53,8 @@ func TestFind(t *testing.T) {
 		"URX":                      nil,
 		"nonsense":                 nil,
 		"":                         nil,
+		"http1.two_lengths":        {"downstream_protocol_error", "request_head_too_large", "upstream_protocol_error"},
+		"http2.remote_reset":       {"downstream_reset"},
 		"jwt_authn_access_denied{Jwt_is_expired}":                                               {"token_refused", "token_missing", "token_expired", "token_key_unknown", "token_keys_unavailable"},
 		"rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[0]]":                   {"access_denied", "not_allowed"},
 		"upstream_reset_before_response_started{connection_timeout|delayed_connect_error:_110}": {"upstream_connect_timeout"},
@@ -83,13 +85,10 @@ func TestCausesAreDocumented(t *testing.T) {
 			fmt.Fprintf(&b, "*%s* ", c.Flag())
 		}
 		fmt.Fprintf(&b, "`%s`\n\n%s.\n", c.Details(), upper(c.Sentence()))
-		if c.Remedy() != "" {
-			end := "."
-			if strings.HasSuffix(c.Remedy(), "?") {
-				end = ""
-			}
-			fmt.Fprintf(&b, "\nWhat to do: %s%s\n", c.Remedy(), end)
-		}
+		fmt.Fprintf(&b, "\nWhat to do: %s\n", ended(c.Remedy()))
+	}
+	for _, w := range Words() {
+		fmt.Fprintf(&b, "\n## %s\n\nNo cause of a proxy's: %s\n\nWhat to do: %s\n", w, ended(w.Sentence()), ended(w.Remedy()))
 	}
 	b.WriteString("\n## Response flags\n\nAs in Envoy's access logs (`%RESPONSE_FLAGS%`).\n\n| flag | long | meaning |\n|---|---|---|\n")
 	for f := range AnyFlag.Each() {
@@ -105,6 +104,40 @@ func TestCausesAreDocumented(t *testing.T) {
 	if err != nil || string(got) != b.String() {
 		t.Errorf("%s is not what the table says: run go test ./api/causes -update (%v)", path, err)
 	}
+}
+
+// Every anchor that the command line and the API hand out is there.
+func TestAnchors(t *testing.T) {
+	data, err := os.ReadFile("../../docs/causes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	headings := map[string]bool{}
+	for line := range strings.Lines(string(data)) {
+		if h, ok := strings.CutPrefix(strings.TrimSpace(line), "## "); ok {
+			headings[strings.ReplaceAll(strings.ToLower(h), " ", "-")] = true
+		}
+	}
+	want := []string{AnyFlag.Docs()}
+	for c := range All() {
+		want = append(want, c.Docs())
+	}
+	for _, w := range Words() {
+		want = append(want, w.Docs())
+	}
+	for _, docs := range want {
+		if page, anchor, _ := strings.Cut(docs, "#"); page != Page || !headings[anchor] {
+			t.Errorf("%s leads nowhere", docs)
+		}
+	}
+}
+
+// ended is a sentence with its full stop.
+func ended(s string) string {
+	if strings.HasSuffix(s, "?") {
+		return s
+	}
+	return s + "."
 }
 
 func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

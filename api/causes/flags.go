@@ -51,7 +51,7 @@ type flagInfo struct{ short, long, sentence string }
 
 // flagTable has the names of flags: of %RESPONSE_FLAGS%, of %RESPONSE_FLAGS_LONG%, and a sentence.
 var flagTable = [...]flagInfo{
-	{"LH", "FailedLocalHealthCheck", "the proxy's own health check failed"},
+	{"LH", "FailedLocalHealthCheck", "the proxy's own health check failed (Envoy's: proxies of this mesh do not say it)"},
 	{"UH", "NoHealthyUpstream", "the destination has no endpoint that may be used"},
 	{"UT", "UpstreamRequestTimeout", "the upstream did not answer in time"},
 	{"LR", "LocalReset", "the connection was reset by the proxy itself"},
@@ -64,9 +64,9 @@ var flagTable = [...]flagInfo{
 	{"FI", "FaultInjected", "the request was aborted on purpose (fault injection)"},
 	{"RL", "RateLimited", "a rate limit was exceeded"},
 	{"UAEX", "UnauthorizedExternalService", "the external authorization service denied the request, or did not answer"},
-	{"RLSE", "RateLimitServiceError", "the rate limit service failed"},
+	{"RLSE", "RateLimitServiceError", "the rate limit service failed (Envoy's: proxies of this mesh do not say it)"},
 	{"DC", "DownstreamConnectionTermination", "the client closed the connection before it had the whole response"},
-	{"URX", "UpstreamRetryLimitExceeded", "every attempt failed: the number of retries, or of connection attempts, is used up"},
+	{"URX", "UpstreamRetryLimitExceeded", "every attempt failed: the number of retries, or of connection attempts, is used up; the flag beside it says what the last one met"},
 	{"SI", "StreamIdleTimeout", "nothing was transferred for the stream idle timeout"},
 	{"IH", "InvalidEnvoyRequestHeaders", "a header that the proxy reads is not valid, and the listener is strict about it"},
 	{"DPE", "DownstreamProtocolError", "the client's request is not valid HTTP"},
@@ -75,7 +75,7 @@ var flagTable = [...]flagInfo{
 	{"UPE", "UpstreamProtocolError", "the upstream's answer is not valid HTTP"},
 	{"NC", "NoClusterFound", "the route's destination does not exist, or its configuration is not there"},
 	{"OM", "OverloadManagerTerminated", "the proxy protects itself: memory, descriptors or connections are used up"},
-	{"DF", "DnsResolutionFailed", "a name was not resolved by DNS"},
+	{"DF", "DnsResolutionFailed", "a name was not resolved by DNS (Envoy's: proxies of this mesh say UH, name_not_resolved)"},
 	{"DR", "DownstreamRemoteReset", "the client reset the request before it had the whole response"},
 	{"DO", "DropOverload", "the control plane has a share of the requests to the destination dropped"},
 	{"UDO", "UnconditionalDropOverload", "the control plane has all requests to the destination dropped"},
@@ -129,6 +129,9 @@ func (f Flags) Each() iter.Seq[Flags] {
 
 // Long is the long name of the first flag of a set that is not empty.
 func (f Flags) Long() string { return f.info().long }
+
+// Docs is where the documentation tells of flags.
+func (Flags) Docs() string { return Page + "#response-flags" }
 
 // Sentence is what the first flag of a set that is not empty means.
 func (f Flags) Sentence() string { return f.info().sentence }

@@ -65,12 +65,6 @@ const (
 	Confines
 )
 
-// Causes of stories in which no proxy had a part.
-const (
-	OK       = "ok"
-	Answered = "application_answered"
-)
-
 // Stories are those of some records, the newest first: one for each request, connections and requests without an id each for
 // themselves.
 func Stories(all []Told, objects Objects) []apiv1.Story {
@@ -234,19 +228,19 @@ func story(chain []Told, objects Objects) apiv1.Story {
 	case !known && r.GetCause() != "":
 		s.Cause, s.Text = r.GetCause(), "this control plane does not know the cause: it is older than the proxy"
 	case !known && fails(r):
-		s.Cause, s.Text = Answered, "the application itself answered with status "+strconv.Itoa(int(r.GetStatus()))
+		s.Cause, s.Docs, s.Text = string(causes.Answered), causes.Answered.Docs(), "the application itself answered with status "+strconv.Itoa(int(r.GetStatus()))
 		if g := r.GetGrpcStatus(); g > 0 {
 			s.Text = "the application itself answered with gRPC status " + strconv.Itoa(int(g))
 		}
-		s.Remedy = "no proxy had a part in it: look into the application's log of that moment"
+		s.Remedy = "no proxy had a part in it: " + causes.Answered.Remedy()
 		if h := &s.Hops[s.Hop]; h.Side == "source" {
 			s.At = cmp.Or(h.Peer, h.Service)
 			s.Unknown = notTold(h)
 		}
 	case !known:
-		s.Cause, s.Text = OK, "the request went well"
+		s.Cause, s.Text = string(causes.OK), causes.OK.Sentence()
 	default:
-		s.Cause, s.Text, s.Remedy, s.Docs = c.Name(), c.Sentence(), c.Remedy(), "docs/causes.md#"+c.Name()
+		s.Cause, s.Text, s.Remedy, s.Docs = c.Name(), c.Sentence(), c.Remedy(), c.Docs()
 		s.Detail = cmp.Or(more, detail(c, r))
 		if h := &s.Hops[s.Hop]; h.Side == "source" && theirs[c] {
 			s.Unknown = "why it did so: " + notTold(h)
