@@ -99,7 +99,7 @@ func newFilters(s *mesh.Settings, sessions bool) *filters {
 	return f
 }
 
-// accessLogFormat is what MeshConfig asks for, Istio's default otherwise.
+// accessLogFormat is what MeshConfig asks for, the default otherwise: Istio's, in JSON with what failed and who decided.
 func accessLogFormat(s *mesh.Settings) *corev3.SubstitutionFormatString {
 	if !s.AccessLogJSON {
 		text := cmp.Or(s.AccessLogFormat, substitution.IstioText)
@@ -110,14 +110,14 @@ func accessLogFormat(s *mesh.Settings) *corev3.SubstitutionFormatString {
 	}
 	values := &structpb.Struct{}
 	if s.AccessLogFormat == "" || protojson.Unmarshal([]byte(s.AccessLogFormat), values) != nil { // whoever took the settings in has told
-		values = istioJSON()
+		values = defaultJSON()
 	}
 	return &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: values}}
 }
 
-func istioJSON() *structpb.Struct {
+func defaultJSON() *structpb.Struct {
 	values := map[string]*structpb.Value{}
-	for k, v := range substitution.IstioJSON() {
+	for k, v := range substitution.DefaultJSON() {
 		values[k] = text(v)
 	}
 	return fields(values)

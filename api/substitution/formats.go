@@ -12,8 +12,9 @@ const EnvoyText = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PA
 	`%BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" ` +
 	`"%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%"` + "\n"
 
-// IstioJSON is Istio's for the encoding JSON, by keys.
-func IstioJSON() map[string]string {
+// DefaultJSON is the format for the encoding JSON where MeshConfig says none, by keys: those of Istio, and after them what only this
+// mesh knows. Readers of JSON pass over keys that they do not know; what Istio's keys hold is Envoy's, word for word, since alerts compare it.
+func DefaultJSON() map[string]string {
 	return map[string]string{
 		"start_time":                        "%START_TIME%",
 		"route_name":                        "%ROUTE_NAME%",
@@ -39,5 +40,9 @@ func IstioJSON() map[string]string {
 		"downstream_remote_address":         "%DOWNSTREAM_REMOTE_ADDRESS%",
 		"requested_server_name":             "%REQUESTED_SERVER_NAME%",
 		"upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+
+		"weir_cause":   "%DYNAMIC_METADATA(weir.dev:cause)%",
+		"weir_route":   "%DYNAMIC_METADATA(weir.dev:route)%",
+		"weir_cluster": "%DYNAMIC_METADATA(weir.dev:cluster)%",
 	}
 }

@@ -237,10 +237,10 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// Istio's JSON holds all of its keys, with numbers where there are numbers.
-func TestIstioJSON(t *testing.T) {
+// The JSON of who asks for no format holds all keys of Istio's, with numbers where there are numbers, and three of our own.
+func TestDefaultJSON(t *testing.T) {
 	values := map[string]any{}
-	for k, v := range substitution.IstioJSON() {
+	for k, v := range substitution.DefaultJSON() {
 		values[k] = v
 	}
 	s, err := structpb.NewStruct(values)
@@ -252,7 +252,9 @@ func TestIstioJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got map[string]any
-	if err := json.Unmarshal(f.AppendLine(nil, record()), &got); err != nil || len(got) != 24 || got["response_code"] != 200.0 || got["upstream_service_time"] != "11" || got["x_forwarded_for"] != nil || got["duration"] != 12.0 {
+	r := record()
+	r.Cause = causes.UpstreamConnectRefused
+	if err := json.Unmarshal(f.AppendLine(nil, r), &got); err != nil || len(got) != 24+3 || got["weir_cause"] != "upstream_connect_refused" || got["response_code"] != 200.0 || got["upstream_service_time"] != "11" || got["x_forwarded_for"] != nil || got["duration"] != 12.0 {
 		t.Errorf("%v: %v", err, got)
 	}
 }

@@ -1,7 +1,9 @@
 package e2e_test
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -26,8 +28,7 @@ spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: ht
   - {match: [{uri: {prefix: /nowhere}}], route: [{destination: {host: echo, subset: none, port: {number: 8080}}}]}
   - {route: [{destination: {host: echo, port: {number: 8080}}}]}
 `), authorizationPolicy("no", "{"+echoOnly+", action: DENY, rules: [{to: [{operation: {paths: [/secret]}}]}]}")))
-	m.Write("mesh.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    accessLogFile: /dev/stdout\n    accessLogEncoding: JSON\n"+
-		"    accessLogFormat: '{\"path\": \"%REQ(:PATH)%\", \"cause\": \"%DYNAMIC_METADATA(weir.dev:cause)%\", \"route\": \"%DYNAMIC_METADATA(weir.dev:route)%\"}'\n")
+	m.Write("mesh.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    accessLogFile: /dev/stdout\n    accessLogEncoding: JSON\n")
 	m.Settle()
 	gateway := m.Workload(mesh.Gateway())
 	outside := gateway.Outside()
@@ -60,8 +61,13 @@ spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: ht
 	})
 	m.Run("logs and metrics say it, too", func(t *testing.T) {
 		m.Eventually("the log names the cause and the object", func() error {
-			for _, line := range client.LoggedWith(`{"cause":"cluster_not_found","path":"/nowhere","route":"/apis/networking.istio.io/v1/namespaces/default/virtual-service/echo@`) {
-				if strings.Contains(line, "told.yaml:") {
+			for _, line := range client.LoggedWith(`"weir_cause":"cluster_not_found"`) {
+				var got map[string]any
+				if err := json.Unmarshal([]byte(line), &got); err != nil {
+					return err
+				}
+				route := fmt.Sprint(got["weir_route"])
+				if got["path"] == "/nowhere" && got["response_code_details"] == "cluster_not_found" && strings.HasPrefix(route, "/apis/networking.istio.io/v1/namespaces/default/virtual-service/echo@") && strings.Contains(route, "told.yaml:") {
 					return nil
 				}
 			}
