@@ -498,6 +498,10 @@ func (x *Exchange) again(c causes.Cause, unreached bool) bool {
 		return false
 	}
 	l := x.Cluster.Limits
+	if x.retryAt != nil { // this attempt was one, and makes room for the next
+		x.retryAt.Retries.Add(-1)
+		x.retryAt = nil
+	}
 	if !l.AcquireRetry(x.w.loop.Now()) {
 		l.RetryOverflow.Add(1)
 		x.Flags |= causes.UpstreamOverflowFlag
