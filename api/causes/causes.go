@@ -241,7 +241,7 @@ var table = [numCauses]info{
 
 	UpstreamOverflow: {"upstream_overflow", UpstreamOverflowFlag, "upstream_reset_before_response_started{overflow}", 503, resetText + "overflow",
 		"as many requests as may are under way to the destination",
-		"raise connectionPool.http.http2MaxRequests in the DestinationRule (it counts requests of HTTP/1.1, too), or give the destination more replicas"},
+		"raise http2MaxRequests where it is set (connectionPool.http of the DestinationRule, or inboundConnectionPool of the destination's Sidecar; it counts requests of HTTP/1.1, too), or give the destination more replicas"},
 	PendingOverflow: {"pending_overflow", UpstreamOverflowFlag, "upstream_reset_before_response_started{overflow}", 503, resetText + "overflow",
 		"as many requests as may already wait for a connection to the destination",
 		"raise connectionPool.http.http1MaxPendingRequests or connectionPool.tcp.maxConnections in the DestinationRule, or give the destination more replicas"},

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -129,6 +130,50 @@ func TestAnchors(t *testing.T) {
 		if page, anchor, _ := strings.Cut(docs, "#"); page != Page || !headings[anchor] {
 			t.Errorf("%s leads nowhere", docs)
 		}
+	}
+}
+
+// What `weir why` prints in the documentation is what it prints: the sentence behind a cause, and what to do.
+func TestTranscriptsSayTheSame(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := regexp.MustCompile(`^  ([a-z]+(?:_[a-z]+)+): (.+)$`)
+	stories := 0
+	for _, page := range append(pages, "../../README.md") {
+		data, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fenced, remedy := false, ""
+		n := 0
+		for line := range strings.Lines(string(data)) {
+			n++
+			line = strings.TrimRight(line, "\n")
+			if strings.HasPrefix(line, "```") {
+				fenced, remedy = !fenced, ""
+			}
+			m := told.FindStringSubmatch(line)
+			switch {
+			case !fenced:
+			case m != nil:
+				if c, ok := Named(m[1]); ok {
+					if stories++; m[2] != c.Sentence() {
+						t.Errorf("%s:%d: %s is %q by now", page, n, c.Name(), c.Sentence())
+					}
+					remedy = c.Remedy()
+				}
+			case strings.HasPrefix(line, "  -> ") && remedy != "":
+				if line != "  -> "+remedy {
+					t.Errorf("%s:%d: what to do is %q by now", page, n, remedy)
+				}
+				remedy = ""
+			}
+		}
+	}
+	if stories < 5 {
+		t.Errorf("%d stories, where are the others?", stories)
 	}
 }
 
