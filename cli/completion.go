@@ -95,22 +95,35 @@ func (a *app) completeWorkloads(namespace *string) cobra.CompletionFunc {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveDefault
 		}
-		ns := *namespace
-		if ns == "" {
-			ns = a.namespace()
-		}
-		var out []string
-		for _, w := range a.workloads(cmd.Context()) {
-			name := w[1]
-			if w[0] != ns {
-				name = w[0] + "/" + name
-			}
-			if name != "" && !slices.Contains(out, name) {
-				out = append(out, name)
-			}
-		}
-		return out, cobra.ShellCompDirectiveNoFileComp
+		return a.workloadsFrom(cmd.Context(), *namespace), cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// completeEnds offers workloads for the flags --from and --to.
+func (a *app) completeEnds(cmd *cobra.Command) {
+	for _, flag := range []string{"from", "to"} {
+		_ = cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+			return a.workloadsFrom(cmd.Context(), ""), cobra.ShellCompDirectiveNoFileComp
+		})
+	}
+}
+
+// workloadsFrom are pods and Deployments as they are named from a namespace.
+func (a *app) workloadsFrom(ctx context.Context, namespace string) []string {
+	if namespace == "" {
+		namespace = a.namespace()
+	}
+	var out []string
+	for _, w := range a.workloads(ctx) {
+		name := w[1]
+		if w[0] != namespace {
+			name = w[0] + "/" + name
+		}
+		if name != "" && !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // workloads are namespace and name of every Deployment and pod that runs.

@@ -59,7 +59,7 @@ in the last minute are dashed.`,
 		switch output.value {
 		case asText:
 			if len(list) == 0 {
-				a.noCalls(namespace, "within "+since.String())
+				a.noCalls(namespace, "within "+since.String()+"; proxies report every 5 seconds")
 			}
 			a.out.graphText(g)
 		case asDOT:

@@ -31,7 +31,7 @@ func services(ctx context.Context, c *client.Client, ts []target, everywhere boo
 				continue
 			}
 			names = append(names, s.Name)
-			if t.name == "" || t.name == s.Name || t.name == s.Hostname {
+			if t.name == "" || isCalled(&s, t.name) {
 				out, found = append(out, s), true
 			}
 		}
@@ -42,9 +42,17 @@ func services(ctx context.Context, c *client.Client, ts []target, everywhere boo
 		if near := document.Suggest(t.name, names); near != "" {
 			hint = "did you mean " + near + "?"
 		}
+		if everywhere {
+			return nil, hinted(hint, "there is no service %s", t.name)
+		}
 		return nil, hinted(hint, "there is no service %s in namespace %s", t.name, t.namespace)
 	}
 	return out, nil
+}
+
+// isCalled reports whether a name is that of a service: its own, its host, or the host's beginning with the namespace.
+func isCalled(s *apiv1.Service, name string) bool {
+	return name == s.Name || name == s.Hostname || strings.HasPrefix(name+".", s.Name+"."+s.Namespace+".") && strings.HasPrefix(s.Hostname, name+".")
 }
 
 // viewServices shows services, or (endpoints) who serves them, as the registry sees it.

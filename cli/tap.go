@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weirmesh/weir/api/causes"
 	apiv1 "github.com/weirmesh/weir/api/v1"
 )
 
@@ -46,12 +47,26 @@ and counted. Nothing is sent, and nothing costs anything, while nobody taps.
 	f.StringVar(&header, "header", "", "those whose header has a value: `name=value`")
 	f.DurationVar(&least, "min-duration", 0, "those that took so long")
 	f.IntVar(&rate, "rate", 20, "at most `n` a second of each proxy, up to 100")
+	a.completeEnds(cmd)
+	_ = cmd.RegisterFlagCompletionFunc("flag", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		var out []string
+		for f := range causes.AnyFlag.Each() {
+			out = append(out, f.String()+"\t"+f.Sentence())
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if rate < 1 || rate > 100 {
 			return usage("for example --rate 100", "--rate must be from 1 to 100")
 		}
+		if flag != "" && causes.Parse(flag) == 0 {
+			return usage("for example --flag UO; `weir explain` lists them", "--flag %q is no response flag", flag)
+		}
 		c, err := a.mesh()
 		if err != nil {
+			return err
+		}
+		if err := nobody(cmd.Context(), c, false, from, to); err != nil {
 			return err
 		}
 		q := url.Values{"from": {from}, "to": {to}, "method": {method}, "path": {path}, "status": {strings.ToLower(status)}, "flag": {strings.ToUpper(flag)}, "header": {header}, "min": {least.String()}, "rate": {strconv.Itoa(rate)}}

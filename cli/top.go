@@ -106,7 +106,7 @@ func slowness(c *call) float64 {
 // noCalls says that nothing happened, and where not.
 func (a *app) noCalls(namespace, when string) {
 	if namespace != "" {
-		a.errs.printf("no calls from or to namespace %s %s: without -n all are shown\n", clean(namespace), when)
+		a.errs.printf("no calls from or to namespace %s %s; without -n all are shown\n", clean(namespace), when)
 		return
 	}
 	a.errs.printf("no calls %s\n", when)
@@ -114,7 +114,7 @@ func (a *app) noCalls(namespace, when string) {
 
 func (a *app) topTable(list []call, most int, namespace string) {
 	if len(list) == 0 {
-		a.noCalls(namespace, "in the last minute")
+		a.noCalls(namespace, "in the last minute; proxies report every 5 seconds")
 		return
 	}
 	var all call

@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -144,7 +145,11 @@ func latencyText(ms *float64) string {
 	case *ms < 0:
 		return ">2500 ms"
 	}
-	return fmt.Sprintf("%.2g ms", *ms)
+	if *ms < 10 {
+		return fmt.Sprintf("%.2g ms", *ms)
+	}
+	size := math.Pow(10, math.Floor(math.Log10(*ms))-1) // two digits say more than the histogram knows
+	return strconv.FormatFloat(math.RoundToEven(*ms/size)*size, 'f', 0, 64) + " ms"
 }
 
 func rateText(perSecond float64) string {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/cli/client"
 )
 
 func (a *app) why() *cobra.Command {
@@ -30,16 +32,15 @@ Proxies remember their last 1,024 failures, and of what went well one in 64.`,
   weir why --last-errors reviews
   weir why --from productpage --to reviews
   weir why 0c7cd0b4-3f21-4d2b-9a55-5f0b7cfe5e21`,
-		Args: atMostOne,
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		},
+		Args:              atMostOne,
+		ValidArgsFunction: a.completeService(new("")), // of --last-errors; ids are not known
 	}
 	output := outputFlag(cmd)
 	cmd.Flags().BoolVar(&last, "last-errors", false, "the last requests that failed")
 	cmd.Flags().StringVar(&from, "from", "", "those of `workload`")
 	cmd.Flags().StringVar(&to, "to", "", "those to `workload` or service")
 	cmd.Flags().IntVar(&most, "limit", 10, "at most `n` stories")
+	a.completeEnds(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		id, service := "", ""
 		switch {
@@ -71,18 +72,37 @@ Proxies remember their last 1,024 failures, and of what went well one in 64.`,
 			a.out.story(&w.Stories[i])
 		}
 		a.silent(w.Silent)
-		switch {
-		case len(w.Stories) > 0:
+		if len(w.Stories) > 0 {
 			return nil
-		case w.Asked == 0:
-			return hinted("`weir proxy-status` shows which proxies there are", "no proxy is connected that could be asked")
-		case id != "":
-			return hinted("of requests that went well one in 64 is kept, and failures until 1,024 newer ones came; `weir why --last-errors` tells of those, and of a service's with its name after it", "none of %s knows %s", count(w.Asked, "proxy"), id)
 		}
-		a.errs.printf("%s asked, and nothing failed\n", count(w.Asked, "proxy"))
-		return nil
+		return a.noStory(cmd.Context(), c, w.Asked, id, service, from, to)
 	}
 	return cmd
+}
+
+// noStory says why there is none: nobody could be asked, nobody knows the request, there is nobody of a name, or nothing failed.
+func (a *app) noStory(ctx context.Context, c *client.Client, asked int, id, service, from, to string) error {
+	if asked == 0 {
+		return hinted("`weir proxy-status` shows which proxies there are", "no proxy is connected that could be asked")
+	}
+	if id != "" {
+		hint := "of requests that went well one in 64 is kept, and failures until 1,024 newer ones came; `weir why --last-errors` tells of those, and of a service's with its name after it"
+		if len(lookUp(id)) > 0 {
+			hint = "what it means says `weir explain " + id + "`; which requests failed, `weir why --last-errors`"
+		} else if known, err := knownNames(ctx, c, true); err == nil && among(known, id) {
+			hint = "of calls to it tells `weir why --last-errors " + id + "`"
+		}
+		return hinted(hint, "none of %s knows a request %s", count(asked, "proxy"), id)
+	}
+	if err := nobody(ctx, c, true, service, from, to); err != nil {
+		return err
+	}
+	what := "nothing failed"
+	if service != "" || from != "" || to != "" {
+		what = "no such call failed"
+	}
+	a.errs.printf("%s asked, and %s\n", count(asked, "proxy"), what)
+	return nil
 }
 
 // story prints what became of a request: the cause, where, who decided, what to do, and the way it took.
@@ -124,12 +144,7 @@ func (p *printer) story(s *apiv1.Story) {
 		line("attempt", attempt(&s.Hops[s.Hop], i))
 	}
 	if len(s.Hops) > 1 {
-		var way []string
-		for i := range s.Hops {
-			h := &s.Hops[i]
-			way = append(way, fmt.Sprintf("%s (%s, %s%s, %s)", h.Workload, h.Side, statusText(h.Status), flagged(h), milliseconds(h.Ended)))
-		}
-		line("way", strings.Join(way, " > "))
+		line("way", way(s.Hops))
 	}
 	if s.Remedy != "" {
 		p.printf("  %s %s\n", p.paint(dim, "->"), clean(s.Remedy))
@@ -137,6 +152,24 @@ func (p *printer) story(s *apiv1.Story) {
 	if s.Others > 0 {
 		p.printf("  %s\n", p.paint(dim, fmt.Sprintf("and %d more like it", s.Others)))
 	}
+}
+
+// way is "default/page (source, 503 URX, 5.1 ms) > default/reviews-v1 (destination, 503, 3 times)".
+func way(hops []apiv1.Hop) string {
+	var out []string
+	for i := 0; i < len(hops); {
+		h, n := &hops[i], 1 // attempts that came to the same are told once
+		for i+n < len(hops) && hops[i+n].Workload == h.Workload && hops[i+n].Side == h.Side && hops[i+n].Status == h.Status && hops[i+n].Flags == h.Flags {
+			n++
+		}
+		took := milliseconds(h.Ended)
+		if n > 1 {
+			took = fmt.Sprintf("%d times", n)
+		}
+		out = append(out, fmt.Sprintf("%s (%s, %s%s, %s)", h.Workload, h.Side, statusText(h.Status), flagged(h), took))
+		i += n
+	}
+	return strings.Join(out, " > ")
 }
 
 // subset is ", subset v2" of a call that was routed to one.

@@ -282,6 +282,10 @@ func (p *Plane) handleEdges(w http.ResponseWriter, r *http.Request) {
 			fail(w, http.StatusBadRequest, "since "+quote(s)+" is not a duration", "for example since=5m")
 			return
 		}
+		if d > edgeAge {
+			fail(w, http.StatusBadRequest, "since "+quote(s)+" is longer ago than what is remembered", "at most 25h")
+			return
+		}
 		since = time.Now().Add(-d)
 	}
 	namespace, workload := q.Get("namespace"), q.Get("workload")

@@ -138,7 +138,7 @@ func (c *Client) Tap(ctx context.Context, filters url.Values, show func(*apiv1.T
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return fmt.Errorf("the control plane at %s does not answer: %w", c.address, err)
+		return c.away(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
@@ -160,6 +160,20 @@ func (c *Client) Tap(ctx context.Context, filters url.Values, show func(*apiv1.T
 			return err
 		}
 	}
+}
+
+// away says why there was no answer. What wraps the cause repeats method and address.
+func (c *Client) away(err error) error {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err
+	}
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		err = e
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("the control plane at %s does not answer in time", c.address)
+	}
+	return fmt.Errorf("the control plane at %s does not answer: %w", c.address, err)
 }
 
 // Get asks for a path of the API, which may have a query, and returns the answer as it came.
@@ -376,17 +390,7 @@ func (c *Client) ask(ctx context.Context, method, path string, body []byte) ([]b
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		// What wraps the cause repeats method and address.
-		if u, ok := errors.AsType[*url.Error](err); ok {
-			err = u.Err
-		}
-		if e, ok := errors.AsType[syscall.Errno](err); ok {
-			err = e
-		}
-		if errors.Is(err, context.DeadlineExceeded) {
-			return nil, nil, fmt.Errorf("the control plane at %s does not answer in time", c.address)
-		}
-		return nil, nil, fmt.Errorf("the control plane at %s does not answer: %w", c.address, err)
+		return nil, nil, c.away(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))

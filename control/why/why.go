@@ -250,7 +250,23 @@ func story(chain []Told, objects Objects) apiv1.Story {
 	if f := fields[c].of(r); strings.Contains(f.path, ".connectionPool.") && s.Detail == "" && !slices.ContainsFunc(s.Decided, func(d apiv1.Decider) bool { return d.Field != "" }) {
 		s.Detail = "no object sets " + f.path + ": the default holds"
 	}
+	if t := triedLong(first); t != "" {
+		s.Detail = strings.TrimPrefix(s.Detail+"; "+t, "; ")
+	}
 	return s
+}
+
+// triedLong says why a request that failed was not tried once more, where a limit kept its caller's proxy from it.
+func triedLong(r *observev1.Record) string {
+	c, _ := causes.Named(r.GetCause())
+	switch f := causes.Parse(r.GetFlags()); {
+	case c.Flag()&causes.UpstreamOverflowFlag != 0:
+	case f&causes.UpstreamOverflowFlag != 0:
+		return "not tried again: as many retries as may are under way to the destination (connectionPool.http.maxRetries, or retryBudget)"
+	case f&causes.UpstreamRetryLimitExceeded != 0 && r.GetAttempts() > 1:
+		return "tried " + strconv.Itoa(int(r.GetAttempts())) + " times, as often as the route allows (retries.attempts)"
+	}
+	return ""
 }
 
 // truer is what a cause comes to with what is known besides, and what that adds.

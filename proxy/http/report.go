@@ -1,6 +1,8 @@
 package http
 
 import (
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/weirmesh/weir/api/causes"
@@ -26,6 +28,18 @@ type Report struct {
 	workloads Workloads
 }
 
+// serviceOf is the service of a cluster by its name alone (direction|port|subset|host).
+func serviceOf(name string) (s observe.Service, port uint16) {
+	_, rest, _ := strings.Cut(name, "|")
+	number, rest, _ := strings.Cut(rest, "|")
+	_, host, _ := strings.Cut(rest, "|")
+	if host == "" {
+		return observe.Service{Name: name}, 0
+	}
+	n, _ := strconv.ParseUint(number, 10, 16)
+	return observe.Service{Host: host, Name: host}, uint16(n)
+}
+
 // Begin has nothing to count: Istio's metrics are of finished requests.
 func (r *Report) Begin(*Exchange) {}
 
@@ -41,8 +55,8 @@ func (r *Report) End(x *Exchange) {
 		l.Service, l.Port = observe.Service{Host: c.Service.Host, Name: c.Service.Name, Namespace: c.Service.Namespace}, c.Service.Port
 	}
 	if l.Service.Host == "" && x.Target != nil {
-		// PassthroughCluster, BlackHoleCluster or one that does not exist: as Istio names them.
-		l.Service.Name = x.TargetName()
+		// PassthroughCluster, BlackHoleCluster: as Istio names them. Of one that does not exist, whose it would be.
+		l.Service, l.Port = serviceOf(x.TargetName())
 	}
 	if x.Config.Direction == Inbound {
 		l.Reporter, l.Source, l.Destination, l.Security = observe.Destination, x.Peer, r.Self, observe.SecurityNone
