@@ -12,7 +12,8 @@ bench=${1:?where is the bench folder?}/proxy/bench.py rounds=${2:-7} rows=${3:-}
 [ -x bin/weir-proxy ] || { echo "run make build first"; exit 1; }
 
 root=$PWD work=${BENCH_STATE:-/var/tmp/bench}; export BENCH_STATE=$work
-certs=$(mktemp); trap 'rm -f "$certs"' EXIT
+made=$(mktemp -d); trap 'rm -rf "$made"' EXIT
+certs=$made/tls.yaml
 sed "s|CERTS|$work/certs|" test/bench/tls.yaml > "$certs"
 one="env GOMAXPROCS=2 $root/bin/weir-proxy run --workers 1 --log-level error -c"
 http1="weir=8110:$one $root/test/bench/http1.yaml" tls="weir=8210:$one $certs"
@@ -47,6 +48,25 @@ for streams in "4 25" "32 2"; do
   each grpc http2 --conns "$1" --streams "$2" --post-bytes 128 --target "weir=8410:$one $root/test/bench/http2.yaml" --max-ratio 1.0:haproxy
 done
 row latency latency --target "$http1"
+
+# The product has no switch for records: the other proxy is built with one line of it changed. Both are built here, in the same way.
+if [ -z "$rows" ] || [[ " $rows " == *" records "* ]]; then
+  sed 's/Records: w\.records, //' proxy/worker.go > "$made/worker.go"
+  ! cmp -s proxy/worker.go "$made/worker.go" || { echo "proxy/worker.go hands no records over any more: say here what to change instead"; exit 1; }
+  echo "{\"Replace\": {\"$root/proxy/worker.go\": \"$made/worker.go\"}}" > "$made/overlay.json"
+  for name in with without; do
+    CGO_ENABLED=0 go build $([ $name = with ] || echo "-overlay $made/overlay.json") -trimpath -o "$made/$name" ./cmd/weir-proxy
+  done
+  for protocol in http1:8110 tls:8210 http2:8410; do
+    port=${protocol#*:} protocol=${protocol%:*} file=test/bench/$protocol.yaml
+    [ $protocol != tls ] || file=$certs
+    cp "$file" "$made/with.yaml"
+    sed 's/port_value: 8\(.\)10/port_value: 8\119/' "$file" > "$made/without.yaml"
+    each records $protocol --peers none --max-ratio 1.1:without \
+      --target "with=$port:env GOMAXPROCS=2 $made/with run --workers 1 --log-level error -c $made/with.yaml" \
+      --target "without=$((port + 9)):env GOMAXPROCS=2 $made/without run --workers 1 --log-level error -c $made/without.yaml"
+  done
+fi
 if [ -z "$rows" ] || [[ " $rows " == *" policy "* ]]; then
   go run ./test/bench/policy -bin "$root/bin" -tools "$work/bin" -rounds "$rounds" || failed+=" policy"
 fi
