@@ -11,6 +11,8 @@ import (
 	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/proxy/http/h1"
+	"github.com/weirmesh/weir/proxy/http/h2"
 )
 
 func (a *app) explain() *cobra.Command {
@@ -162,6 +164,9 @@ func lookUp(word string) []code {
 		return []code{{Code: causes.NoCause.Details(), Explanation: causes.NoCause.Sentence(), Remedy: "if with an error: " + causes.Answered.Remedy(), Docs: causes.Answered.Docs()}}
 	}
 	out := statusInfo(word)
+	if why := httpReason(strings.ToLower(word)); why != "" {
+		out = append(out, code{Code: strings.ToLower(word), Explanation: why, Remedy: "of a request, the client has to be mended; of an answer, the application", Docs: causes.DownstreamProtocolError.Docs()})
+	}
 	for f := range causes.Parse(word).Each() {
 		out = append(out, flagInfo(f))
 	}
@@ -169,6 +174,17 @@ func lookUp(word string) []code {
 		out = append(out, causeInfo(c))
 	}
 	return out
+}
+
+// httpReason is what details say that begin with http1. or http2.: what of a message is not HTTP; "": nothing.
+func httpReason(details string) string {
+	if reason, ok := strings.CutPrefix(details, "http1."); ok {
+		return h1.Explain(reason)
+	}
+	if reason, ok := strings.CutPrefix(details, "http2."); ok {
+		return h2.Explain(reason)
+	}
+	return ""
 }
 
 // about is a line.

@@ -23,9 +23,11 @@ func (a *app) why() *cobra.Command {
 what became of each attempt, and one story is made of it: the true cause first,
 the object and line that decided, what the other side did, what to change.
 
-REQUEST_ID is the x-request-id of the request, which access logs have, or its
-trace. --last-errors tells of the last that failed, those that are alike once;
-of calls to SERVICE, if one is named. --from and --to choose by workload.
+REQUEST_ID is the x-request-id of the request, which access logs have, its trace,
+or the header x-weir-why of its answer. --last-errors tells of the last that
+failed, those that are alike once; of calls to SERVICE, if one is named. --from
+and --to choose by workload, service or namespace/name. "weir explain CODE" says
+more about a cause.
 
 Proxies remember their last 1,024 failures, and of what went well one in 64.`,
 		Example: `  weir why --last-errors
@@ -50,6 +52,9 @@ Proxies remember their last 1,024 failures, and of what went well one in 64.`,
 			return usage("`weir why --from A --to B`, or `weir why REQUEST_ID`", "--from and --to do not go with a request id")
 		case len(args) == 1:
 			id = args[0]
+			if _, told, ok := strings.Cut(id, "; id="); ok { // all of x-weir-why
+				id = told
+			}
 		}
 		if most < 1 || most > 100 {
 			return usage("for example --limit 20", "--limit must be from 1 to 100")
@@ -122,7 +127,11 @@ func (p *printer) story(s *apiv1.Story) {
 		}
 	}
 	p.printf("  %s: %s\n", p.paint(bold, clean(s.Cause)), clean(s.Text))
-	line("detail", s.Detail)
+	if why := httpReason(s.Detail); why != "" {
+		line("detail", s.Detail+": "+why)
+	} else {
+		line("detail", s.Detail)
+	}
 	if h := &s.Hops[s.Hop]; h.Side == "source" {
 		line("where", "the proxy of "+h.Workload+", calling "+firstOf(h.Service, h.Peer, h.Asked)+subset(h))
 	} else {

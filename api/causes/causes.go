@@ -322,7 +322,7 @@ var table = [numCauses]info{
 		"the exchange lasted longer than the listener's max_stream_duration",
 		"raise the listener's max_stream_duration (no object of Istio sets it), or find out why the exchange takes so long"},
 	DownstreamProtocolError: {"downstream_protocol_error", DownstreamProtocolErrorFlag, "http1.codec_error", 400, "Bad Request",
-		"the client's request is not valid HTTP, or ambiguous", "the details name what was wrong"},
+		"the client's request is not valid HTTP, or ambiguous", "the details name what was wrong, and `weir explain DETAILS` says it in a sentence"},
 	RequestHeadTooLarge: {"request_head_too_large", DownstreamProtocolErrorFlag, "http1.codec_error", 431, "Bad Request",
 		"the headers of the request are larger, or more, than the listener takes",
 		"the details name the limit; cookies and tokens are what usually grows"},
@@ -444,6 +444,8 @@ func (c Cause) Answers(status int) bool {
 		return status == 200 || status == 405
 	case MaxDurationReached, StreamDurationReached:
 		return status == 408 || status == 504 || status == 0
+	case DownstreamProtocolError: // the details say what
+		return status == 400 || status == 414 || status == 417 || status == 501 || status == 505
 	}
 	return c.Status() == status
 }

@@ -56,7 +56,11 @@ func (r *Report) End(x *Exchange) {
 	}
 	if l.Service.Host == "" && x.Target != nil {
 		// PassthroughCluster, BlackHoleCluster: as Istio names them. Of one that does not exist, whose it would be.
-		l.Service, l.Port = serviceOf(x.TargetName())
+		if s, port := serviceOf(x.TargetName()); s.Host != "" {
+			l.Service, l.Port = s, port
+		} else {
+			l.Service = s
+		}
 	}
 	if x.Config.Direction == Inbound {
 		l.Reporter, l.Source, l.Destination, l.Security = observe.Destination, x.Peer, r.Self, observe.SecurityNone

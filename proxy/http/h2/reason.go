@@ -211,3 +211,13 @@ func (r Reason) Sentence() string {
 	}
 	return reasons[r].sentence
 }
+
+// Explain is the sentence of the reason with a name; "": there is none.
+func Explain(name string) string {
+	for i := range reasons {
+		if reasons[i].name == name {
+			return reasons[i].sentence
+		}
+	}
+	return hpack.Explain(name)
+}

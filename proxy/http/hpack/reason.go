@@ -34,3 +34,13 @@ func (r Reason) String() string { return reasons[r].name }
 
 // Sentence explains the reason to an operator.
 func (r Reason) Sentence() string { return reasons[r].sentence }
+
+// Explain is the sentence of the reason with a name; "": there is none.
+func Explain(name string) string {
+	for i := range reasons {
+		if reasons[i].name == name {
+			return reasons[i].sentence
+		}
+	}
+	return ""
+}
