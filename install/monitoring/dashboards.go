@@ -39,6 +39,8 @@ var dashboards = []*dashboard{{
 			{title: "Requests by service", unit: "reqps", queries: lines(`sum by (destination_service) (rate(istio_requests_total{`+arrived+`}[$__rate_interval]))`, "{{destination_service}}")},
 			{title: "Failures by service", about: "As callers saw them. `weir why --last-errors SERVICE` says why.", unit: "reqps",
 				queries: lines(`sum by (destination_service, response_code, response_flags) (rate(istio_requests_total{`+called+`,response_code=~"5..|0"}[$__rate_interval]))`, "{{destination_service}} {{response_code}} {{response_flags}}")},
+			{title: "Failures by cause", about: "Requests and connections that a proxy answered or ended, or that failed, in the whole mesh, as caller's and server's proxies (reporter) saw it. `weir explain CAUSE` says what to do.", unit: "reqps",
+				queries: lines(`sum by (cause, reporter) (rate(weir_proxy_failures_total[$__rate_interval]))`, "{{cause}} ({{reporter}})")},
 			{title: "Latency", about: "At the server, its application included.", unit: "ms", queries: latency(arrived)},
 			{title: "p99 by service", unit: "ms", queries: lines(`histogram_quantile(0.99, sum by (le, destination_service) (rate(istio_request_duration_milliseconds_bucket{`+arrived+`}[$__rate_interval])))`, "{{destination_service}}")},
 			{title: "Calls by caller", unit: "reqps", queries: lines(`sum by (source_workload, destination_service) (rate(istio_requests_total{`+called+`}[$__rate_interval]))`, "{{source_workload}} → {{destination_service}}")},
