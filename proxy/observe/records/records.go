@@ -8,6 +8,7 @@
 package records
 
 import (
+	"math/bits"
 	"net/netip"
 	"time"
 
@@ -24,8 +25,8 @@ const (
 	// One in so many of those that went well is kept, and each that took so long.
 	sample = 64
 	slow   = time.Second
-	// piece is how many are allocated at once, 37 KB.
-	piece = 32
+	// mostPiece is how many are allocated at once, 37 KB; fewer where a worker's share is less.
+	mostPiece = 32
 )
 
 // Record is one finished request or connection. To make one costs what it costs to reach its lines of cache. So what every one has comes
@@ -167,11 +168,10 @@ type second struct {
 	count int
 }
 
-// New makes the Recorder of one of so many workers.
+// New makes the Recorder of one of so many workers: all of them together have the same room, however many they are.
 func New(workers int) *Recorder {
-	share := func(n int) int { return max(piece, n/max(1, workers)/piece*piece) }
-	return &Recorder{failed: ring{size: share(keptFailed)}, well: ring{size: share(keptWell)}, refused: ring{size: share(keptRefused)}, passed: sample - 1,
-		refusals: map[causes.Cause]*second{}}
+	share := func(n int) ring { return newRing(max(1, n/max(1, workers))) }
+	return &Recorder{failed: share(keptFailed), well: share(keptWell), refused: share(keptRefused), passed: sample - 1, refusals: map[causes.Cause]*second{}}
 }
 
 // Failed is the place of a record of something that failed, to be filled in.
@@ -223,16 +223,23 @@ func (r *Recorder) LastFailed(most int) []Record { return r.failed.last(most) }
 // LastRefused are those of connections that were refused.
 func (r *Recorder) LastRefused(most int) []Record { return r.refused.last(most) }
 
-// ring holds the newest size records.
+// ring holds the newest size records, in pieces of 1<<shift.
 type ring struct {
 	size   int
+	shift  int
 	count  int // ever
-	pieces []*pieces
+	pieces []piece
 }
 
-type pieces struct {
-	records [piece]Record
-	tries   [piece][MostTries]Attempt
+type piece struct {
+	records []Record
+	tries   [][MostTries]Attempt
+}
+
+// newRing makes one of at most size records, of as many as fill pieces.
+func newRing(size int) ring {
+	shift := bits.Len(uint(min(size, mostPiece))) - 1
+	return ring{size: size >> shift << shift, shift: shift}
 }
 
 func (g *ring) next() *Record {
@@ -244,14 +251,14 @@ func (g *ring) next() *Record {
 
 func (g *ring) at(i int) *Record {
 	i %= g.size
-	if p := i / piece; p == len(g.pieces) {
-		of := new(pieces)
+	if i>>g.shift == len(g.pieces) {
+		of := piece{make([]Record, 1<<g.shift), make([][MostTries]Attempt, 1<<g.shift)}
 		for i := range of.records {
 			of.records[i].tries = &of.tries[i]
 		}
 		g.pieces = append(g.pieces, of)
 	}
-	return &g.pieces[i/piece].records[i%piece]
+	return &g.pieces[i>>g.shift].records[i&(1<<g.shift-1)]
 }
 
 func (g *ring) last(most int) (out []Record) {

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/weirmesh/weir/api/causes"
 )
 
 // The newest failures stay, the newest first, in the room that was promised.
@@ -22,7 +24,7 @@ func TestRing(t *testing.T) {
 		c.Set(ID, fmt.Appendf(nil, "id-%d", i))
 		c.Attempts = 1
 	}
-	if n := len(r.failed.pieces) * piece; n != keptFailed/4 {
+	if n := len(r.failed.pieces) * mostPiece; n != keptFailed/4 {
 		t.Errorf("%d records, want %d", n, keptFailed/4)
 	}
 	last := r.LastFailed(3)
@@ -39,8 +41,35 @@ func TestRing(t *testing.T) {
 	if f := r.Find("id-900", 5); len(f) != 1 || r.Find("id-1", 5) != nil || r.Find("", 5) != nil {
 		t.Errorf("%v", f)
 	}
-	if n := unsafe.Sizeof(pieces{}) / piece * (keptFailed + keptWell); n > 2<<20 {
-		t.Errorf("%d bytes a process", n)
+}
+
+// However many workers there are, all of them together hold no more than 2 MB, and each holds something of everything.
+func TestRoomOfAProcess(t *testing.T) {
+	for _, workers := range []int{1, 2, 3, 16, 24, 64, 128} {
+		bytes := uintptr(0)
+		for range workers {
+			r := New(workers)
+			for range 2 * keptFailed {
+				r.Failed()
+				r.Well(slow)
+			}
+			for i := range 2 * keptRefused {
+				if r.Refused(causes.DownstreamTLSFailed, time.Unix(int64(i), 0)) == nil {
+					t.Fatal("a refusal a second is too many")
+				}
+			}
+			for _, g := range []*ring{&r.failed, &r.well, &r.refused} {
+				if g.size == 0 || len(g.last(1)) == 0 {
+					t.Fatalf("of %d workers one keeps nothing", workers)
+				}
+				for _, p := range g.pieces {
+					bytes += unsafe.Sizeof(Record{})*uintptr(len(p.records)) + unsafe.Sizeof([MostTries]Attempt{})*uintptr(len(p.tries))
+				}
+			}
+		}
+		if bytes > 2<<20 || bytes < 1<<20 {
+			t.Errorf("%d workers hold %d bytes", workers, bytes)
+		}
 	}
 }
 
