@@ -66,6 +66,7 @@ comments.`,
 		if err != nil {
 			return err
 		}
+		a.silent(edges.Silent)
 		all := suggestions(served, edges)
 		if len(all) == 0 {
 			return hinted("--window looks further back, up to 25h; `weir mtls status` lists what is served", "nobody with an identity called anything%s within %s", within(args), window)

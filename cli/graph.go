@@ -51,7 +51,7 @@ in the last minute are dashed.`,
 		if err != nil {
 			return err
 		}
-		list, err := busiest(cmd.Context(), c, namespace, since)
+		list, err := a.busiest(cmd.Context(), c, namespace, since)
 		if err != nil {
 			return err
 		}

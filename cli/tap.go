@@ -84,6 +84,10 @@ and counted. Nothing is sent, and nothing costs anything, while nobody taps.
 				a.out.printf("%s\n", data)
 				return err
 			}
+			if t.Silent != "" {
+				a.silent([]string{t.Silent})
+				return nil
+			}
 			if t.Dropped > dropped[t.Proxy] {
 				a.errs.printf("%s was too busy to show %s more: --rate, or filters\n", clean(t.Proxy), count(int(t.Dropped-dropped[t.Proxy]), "request"))
 				dropped[t.Proxy] = t.Dropped

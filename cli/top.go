@@ -49,7 +49,7 @@ Latencies are estimated from a coarse histogram (1, 5, 25, 100, 500, 2500 ms).`,
 			return err
 		}
 		for {
-			list, err := busiest(cmd.Context(), c, namespace, time.Minute)
+			list, err := a.busiest(cmd.Context(), c, namespace, time.Minute)
 			if err != nil {
 				return err
 			}
@@ -84,11 +84,12 @@ Latencies are estimated from a coarse histogram (1, 5, 25, 100, 500, 2500 ms).`,
 }
 
 // busiest are the calls of the edges that something happened on within a time, those with the most requests first.
-func busiest(ctx context.Context, c *client.Client, namespace string, since time.Duration) ([]call, error) {
+func (a *app) busiest(ctx context.Context, c *client.Client, namespace string, since time.Duration) ([]call, error) {
 	e, err := c.Edges(ctx, namespace, "", since)
 	if err != nil {
 		return nil, err
 	}
+	a.silent(e.Silent)
 	return calls(e.Edges, time.Now()), nil
 }
 

@@ -36,12 +36,51 @@ type asking struct {
 	mu      sync.Mutex
 	proxies map[*reporter]bool
 	last    uint64
-	waiting map[uint64]question // by its number
+	waiting map[uint64]waiter // by the number of its question
 }
 
-type question struct {
+// waiter is who waits for an answer.
+type waiter struct {
 	of     *reporter
 	answer chan<- *observev1.ProxyMessage
+}
+
+// question is what proxies are asked.
+type question struct {
+	message  *observev1.ControlMessage
+	workload string               // only its proxies: namespace/name of a pod, or of what owns it; "": all
+	near     func(*reporter) bool // of those connected here only these; nil: all
+}
+
+// asks reports whether a proxy is asked.
+func (q *question) asks(r *reporter) bool {
+	return (q.workload == "" || isWorkload(workloadOf(r.node), workloadName(&r.self), q.workload)) && (q.near == nil || q.near(r))
+}
+
+// isWorkload reports whether a pod, or what owns it, is the one asked for as NAMESPACE/NAME.
+func isWorkload(pod, owner, asked string) bool { return asked == pod || asked == owner }
+
+// askOwn asks the proxies that are connected here.
+func (p *Plane) askOwn(ctx context.Context, q question) (told []answered, asked int, silent []string) {
+	reached := map[string]bool{}
+	told, asked, silent = p.edges.asking.all(ctx, q.message, func(r *reporter) bool {
+		ask := q.asks(r)
+		reached[r.node] = reached[r.node] || ask
+		return ask
+	})
+	if q.workload == "" {
+		return told, asked, silent
+	}
+	// Those that have configuration and no stream for this: other programs, and proxies before it.
+	for _, c := range p.xds.Clients() {
+		pod := workloadOf(c.Node)
+		ns, _, _ := strings.Cut(pod, "/")
+		owner := ns + "/" + c.Metadata.GetFields()["WORKLOAD_NAME"].GetStringValue()
+		if !reached[c.Node] && isWorkload(pod, owner, q.workload) {
+			silent = append(silent, c.Node)
+		}
+	}
+	return told, asked, silent
 }
 
 // answered is what a proxy said.
@@ -105,14 +144,13 @@ func (a *asking) list() []*reporter {
 	return slices.SortedFunc(maps.Keys(a.proxies), func(a, b *reporter) int { return strings.Compare(a.node, b.node) })
 }
 
-// all asks every connected proxy, and waits no longer than askTime for each. silent are those that did not answer.
-func (a *asking) all(ctx context.Context, q func(*reporter) *observev1.ControlMessage) (told []answered, asked int, silent []string) {
+// all asks connected proxies, and waits no longer than askTime for each. silent are those that did not answer.
+func (a *asking) all(ctx context.Context, m *observev1.ControlMessage, who func(*reporter) bool) (told []answered, asked int, silent []string) {
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	places := make(chan struct{}, askAtOnce)
 	for _, r := range a.list() {
-		m := q(r)
-		if m == nil {
+		if !who(r) {
 			continue
 		}
 		asked++
@@ -154,7 +192,7 @@ func (a *asking) one(ctx context.Context, r *reporter, q *observev1.ControlMessa
 	a.mu.Lock()
 	a.last++
 	number := a.last
-	a.waiting[number] = question{r, answer}
+	a.waiting[number] = waiter{r, answer}
 	a.mu.Unlock()
 	defer func() {
 		a.mu.Lock()
@@ -198,9 +236,7 @@ func (p *Plane) handleWhy(w http.ResponseWriter, r *http.Request) {
 		out.Stories = why.Stories(told, p.lookUp())
 	} else {
 		var all []answered
-		all, out.Asked, out.Silent = p.replicas.ask(r.Context(), func(*reporter) *observev1.ControlMessage {
-			return askRecords(&observev1.RecordsRequest{Which: &observev1.RecordsRequest_LastErrors{LastErrors: mostErrors}})
-		})
+		all, out.Asked, out.Silent = p.replicas.ask(r.Context(), question{message: askRecords(&observev1.RecordsRequest{Which: &observev1.RecordsRequest_LastErrors{LastErrors: mostErrors}})})
 		out.Stories = p.failures(r.Context(), recordsIn(all), func(s *apiv1.Story) bool { return why.About(s, from, to) && why.About(s, "", service) }, last)
 	}
 	if out.Stories == nil {
@@ -213,12 +249,7 @@ func (p *Plane) handleWhy(w http.ResponseWriter, r *http.Request) {
 // may have refused the client before there was a request. who are asked; nil: all.
 func (p *Plane) recordsOf(ctx context.Context, id string, who func(*reporter) bool) (told []why.Told, asked int, silent []string) {
 	ask := func(id string) ([]why.Told, int, []string) {
-		all, asked, silent := p.replicas.ask(ctx, func(r *reporter) *observev1.ControlMessage {
-			if who != nil && r != nil && !who(r) {
-				return nil
-			}
-			return askRecords(&observev1.RecordsRequest{Which: &observev1.RecordsRequest_Id{Id: id}})
-		})
+		all, asked, silent := p.replicas.ask(ctx, question{message: askRecords(&observev1.RecordsRequest{Which: &observev1.RecordsRequest_Id{Id: id}}), near: who})
 		return recordsIn(all), asked, silent
 	}
 	told, asked, silent = ask(id)

@@ -147,11 +147,13 @@ func (t *edgeTable) list(now time.Time, since time.Time, match func(*apiv1.Edge)
 		}
 	}
 	t.mu.Unlock()
-	slices.SortFunc(out.Edges, func(a, b apiv1.Edge) int {
-		return cmp.Or(compareEnds(a.Source, b.Source), compareEnds(a.Destination, b.Destination), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Service, b.Service),
-			cmp.Compare(a.Port, b.Port), cmp.Compare(b.Reporter, a.Reporter), cmp.Compare(a.Transport, b.Transport), cmp.Compare(a.Protocol, b.Protocol))
-	})
+	slices.SortFunc(out.Edges, inOrder)
 	return out
+}
+
+func inOrder(a, b apiv1.Edge) int {
+	return cmp.Or(compareEnds(a.Source, b.Source), compareEnds(a.Destination, b.Destination), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Service, b.Service),
+		cmp.Compare(a.Port, b.Port), cmp.Compare(b.Reporter, a.Reporter), cmp.Compare(a.Transport, b.Transport), cmp.Compare(a.Protocol, b.Protocol))
 }
 
 func compareEnds(a, b apiv1.EdgeEnd) int {

@@ -22,9 +22,7 @@ func (p *Plane) handleEjections(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out := apiv1.Ejections{Ejections: []apiv1.Ejection{}}
-	all, asked, silent := p.replicas.ask(r.Context(), func(*reporter) *observev1.ControlMessage {
-		return askLimits(&observev1.LimitsRequest{Host: host, Ejections: true})
-	})
+	all, asked, silent := p.replicas.ask(r.Context(), question{message: askLimits(&observev1.LimitsRequest{Host: host, Ejections: true})})
 	out.Asked, out.Silent = asked, silent
 	for _, a := range all {
 		ejections := a.message.GetLimits().GetEjections()

@@ -41,7 +41,7 @@ func (p *Plane) handleLimits(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out := apiv1.Limits{Host: host}
-	all, asked, silent := p.replicas.ask(r.Context(), func(*reporter) *observev1.ControlMessage { return askLimits(&observev1.LimitsRequest{Host: host}) })
+	all, asked, silent := p.replicas.ask(r.Context(), question{message: askLimits(&observev1.LimitsRequest{Host: host})})
 	out.Asked, out.Silent = asked, silent
 	var told []limits.Told
 	for _, a := range all {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,7 +64,7 @@ type progress struct {
 }
 
 func newEdges(p *Plane) *edges {
-	return &edges{p: p, table: edgeTable{m: map[edgeKey]*edgeCount{}}, asking: asking{patience: askTime, proxies: map[*reporter]bool{}, waiting: map[uint64]question{}}, taps: taps{open: map[uint64]*tap{}}, stop: make(chan struct{}), seen: map[string]progress{}}
+	return &edges{p: p, table: edgeTable{m: map[edgeKey]*edgeCount{}}, asking: asking{patience: askTime, proxies: map[*reporter]bool{}, waiting: map[uint64]waiter{}}, taps: taps{open: map[uint64]*tap{}}, stop: make(chan struct{}), seen: map[string]progress{}}
 }
 
 // close ends all streams.
@@ -289,10 +290,10 @@ func (p *Plane) handleEdges(w http.ResponseWriter, r *http.Request) {
 		since = time.Now().Add(-d)
 	}
 	namespace, workload := q.Get("namespace"), q.Get("workload")
-	out := p.edges.table.list(time.Now(), since, func(e *apiv1.Edge) bool {
-		return (namespace == "" || e.Source.Namespace == namespace || e.Destination.Namespace == namespace) &&
-			(workload == "" || e.Source.Workload == workload || e.Destination.Workload == workload)
+	out := p.everyEdge(r.Context(), since)
+	out.Edges = slices.DeleteFunc(out.Edges, func(e apiv1.Edge) bool {
+		return namespace != "" && e.Source.Namespace != namespace && e.Destination.Namespace != namespace ||
+			workload != "" && e.Source.Workload != workload && e.Destination.Workload != workload
 	})
-	out.Reporting = int(p.edges.streams.Load())
 	answer(w, http.StatusOK, out)
 }

@@ -137,11 +137,57 @@ func TestWhyOfSeveralReplicas(t *testing.T) {
 		return nil
 	})
 
-	stream, err := stranger.Records(t.Context(), &observev1.RecordsRequest{Which: &observev1.RecordsRequest_Id{Id: "r1"}})
+	stream, err := stranger.Ask(t.Context(), &replicasv1.Question{Question: &replicasv1.Question_Proxies{Proxies: askRecords(&observev1.RecordsRequest{Which: &observev1.RecordsRequest_Id{Id: "r1"}})}})
 	if err == nil {
 		_, err = stream.Recv()
 	}
 	if status.Code(err) != codes.PermissionDenied {
 		t.Errorf("a workload asks as a replica: %v", err)
 	}
+}
+
+// A tap reaches replicas that come when it is open, and says which ones do not answer.
+func TestTapOfALaterReplica(t *testing.T) {
+	folder, first, second := t.TempDir(), t.TempDir(), t.TempDir()
+	later, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts yet
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := later.Addr().String()
+	if err := later.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b := startReplica(t, second, folder, 0, func(o *Options) { o.Replicas = []string{place} })
+	copyAuthority(t, second, first)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.http+"/api/v1/tap", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	until := func(what string, is func(*apiv1.Tapped) bool) {
+		for lines.Scan() {
+			var x apiv1.Tapped
+			if json.Unmarshal(lines.Bytes(), &x) == nil && is(&x) {
+				return
+			}
+		}
+		t.Fatalf("%s: %v", what, lines.Err())
+	}
+	until("who does not answer is named", func(x *apiv1.Tapped) bool { return x.Silent == apiv1.SilentReplica+place })
+	a := startReplica(t, first, folder, 0, func(o *Options) {
+		_ = o.GRPC[0].Close()
+		if o.GRPC[0], err = net.Listen("tcp", place); err != nil {
+			t.Fatal(err)
+		}
+	})
+	page, _ := a.connect(t, "page", "sidecar~10.0.0.9~page-0.default~default.svc.cluster.local")
+	go remember(page)
+	until("the later one tells", func(x *apiv1.Tapped) bool { return x.ID == "tapped" && x.Source == "default/page-v1" })
 }

@@ -3,8 +3,10 @@ package control
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	replicasv1 "github.com/weirmesh/weir/api/replicas/v1"
@@ -25,11 +28,15 @@ import (
 )
 
 const (
-	// replicaTime is how long another replica has to answer, for all of its proxies.
-	replicaTime = 10 * time.Second
-	// mostReplicas bounds those that are asked, mostRelayed the records that one may answer: 20 MB.
-	mostReplicas = 16
-	mostRelayed  = 20_000
+	// replicaTime is how long another replica has to answer for all of its proxies, pageTime for itself: less than a caller of the API waits.
+	replicaTime, pageTime = 10 * time.Second, 4 * time.Second
+	// mostReplicas bounds those that are asked, mostAnswered what one may answer, a page in pieces of which size: some 20,000 proxies.
+	mostReplicas            = 16
+	mostAnswered, pagePiece = 32 << 20, 256 << 10
+	// mostOfProxy is what is passed on of a proxy: three times the longest answer.
+	mostOfProxy = 1 << 20
+	// tapLook is how often a tap looks whether there are other replicas.
+	tapLook = 2 * time.Second
 	// control is the name of the control plane's Service and service account.
 	control = "istiod"
 	// xdsPort is where replicas are reached, of the control plane's own Service.
@@ -68,43 +75,34 @@ func (x *replicas) admit(ctx context.Context) error {
 // answering is a stream on which another replica is answered.
 type answering = grpc.ServerStreamingServer[replicasv1.Answer]
 
-// Records is replicasv1.ReplicasServer: what the proxies know that are connected here.
-func (x *replicas) Records(q *observev1.RecordsRequest, stream answering) error {
-	return x.serve(askRecords(q), stream, len(q.GetId()) <= maxReportText && q.GetLastErrors() <= mostErrors && q.GetWhich() != nil)
-}
-
-// Limits is replicasv1.ReplicasServer.
-func (x *replicas) Limits(q *observev1.LimitsRequest, stream answering) error {
-	return x.serve(askLimits(q), stream, len(q.GetHost()) <= maxReportText)
-}
-
-// admitted says who is asked, if that is to be said.
-func (x *replicas) admitted(stream answering, sound bool) error {
+// Ask is replicasv1.ReplicasServer.
+func (x *replicas) Ask(q *replicasv1.Question, stream answering) error {
 	if err := x.admit(stream.Context()); err != nil {
 		return err
 	}
-	if !sound {
-		return status.Error(codes.InvalidArgument, "the question is out of bounds")
+	if !answerable(q) {
+		return status.Error(codes.InvalidArgument, "the question is out of bounds, or not known here")
 	}
-	return stream.Send(&replicasv1.Answer{Replica: x.self})
-}
-
-func (x *replicas) serve(q *observev1.ControlMessage, stream answering, sound bool) error {
-	if err := x.admitted(stream, sound); err != nil {
+	if err := stream.Send(&replicasv1.Answer{Replica: x.self}); err != nil {
 		return err
 	}
-	all, asked, silent := x.p.edges.asking.all(stream.Context(), func(*reporter) *observev1.ControlMessage { return q })
-	records := recordsIn(all)
-	for _, t := range records[:min(len(records), mostRelayed)] {
-		if err := stream.Send(&replicasv1.Answer{Node: t.Node, Workload: t.Workload, Record: t.Record}); err != nil {
-			return err
-		}
+	switch of := q.GetQuestion().(type) {
+	case *replicasv1.Question_Connected:
+		return sendPage(stream, x.p.proxyStatuses())
+	case *replicasv1.Question_Edges:
+		return sendPage(stream, x.p.ownEdges(time.Unix(0, int64(of.Edges.GetSinceUnixNano()))))
 	}
+	if t := q.GetProxies().GetTap(); t != nil {
+		return x.serveTap(t, stream)
+	}
+	all, asked, silent := x.p.askOwn(stream.Context(), question{message: q.GetProxies(), workload: q.GetWorkload()})
 	for _, a := range all {
-		if l := a.message.GetLimits(); l != nil {
-			if err := stream.Send(&replicasv1.Answer{Node: a.node, Workload: a.workload, Limits: l}); err != nil {
-				return err
-			}
+		if proto.Size(a.message) > mostOfProxy {
+			silent = append(silent, a.node)
+			continue
+		}
+		if err := stream.Send(&replicasv1.Answer{Node: a.node, Workload: a.workload, Message: a.message}); err != nil {
+			return err
 		}
 	}
 	for _, node := range silent {
@@ -115,15 +113,47 @@ func (x *replicas) serve(q *observev1.ControlMessage, stream answering, sound bo
 	return stream.Send(&replicasv1.Answer{Asked: uint32(asked)})
 }
 
-// Tap is replicasv1.ReplicasServer.
-func (x *replicas) Tap(q *observev1.TapRequest, stream answering) error {
-	sound := true
-	for _, text := range []string{q.GetHost(), q.GetFrom(), q.GetTo(), q.GetMethod(), q.GetPathPrefix(), q.GetFlag(), q.GetHeader(), q.GetValue()} {
-		sound = sound && len(text) <= 4*maxReportText
+// answerable reports whether a question is one that this replica can answer, and within bounds.
+func answerable(q *replicasv1.Question) bool {
+	if len(q.GetWorkload()) > maxReportText {
+		return false
 	}
-	if err := x.admitted(stream, sound); err != nil {
+	switch of := q.GetQuestion().(type) {
+	case *replicasv1.Question_Connected, *replicasv1.Question_Edges:
+		return true
+	case *replicasv1.Question_Proxies:
+		switch m := of.Proxies.GetMessage().(type) {
+		case *observev1.ControlMessage_Records:
+			return len(m.Records.GetId()) <= maxReportText && m.Records.GetLastErrors() <= mostErrors && m.Records.GetWhich() != nil
+		case *observev1.ControlMessage_Limits:
+			return len(m.Limits.GetHost()) <= maxReportText
+		case *observev1.ControlMessage_LogLevel:
+			l := m.LogLevel
+			return q.GetWorkload() != "" && l.GetForNano() <= uint64(longestLevel) && (l.GetLevel() == "" || slices.Contains(logLevels, l.GetLevel()))
+		case *observev1.ControlMessage_Tap:
+			t := m.Tap
+			return !slices.ContainsFunc([]string{t.GetHost(), t.GetFrom(), t.GetTo(), t.GetMethod(), t.GetPathPrefix(), t.GetFlag(), t.GetHeader(), t.GetValue()},
+				func(text string) bool { return len(text) > 4*maxReportText })
+		}
+	}
+	return false
+}
+
+// sendPage sends v as JSON.
+func sendPage(stream answering, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
 		return err
 	}
+	for piece := range slices.Chunk(body, pagePiece) {
+		if err := stream.Send(&replicasv1.Answer{Page: piece}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *replicas) serveTap(q *observev1.TapRequest, stream answering) error {
 	t, end := x.p.edges.tap(q)
 	if t == nil {
 		return status.Errorf(codes.ResourceExhausted, "there are %d taps already", mostTaps)
@@ -133,7 +163,7 @@ func (x *replicas) Tap(q *observev1.TapRequest, stream answering) error {
 		select {
 		case l := <-t.lines:
 			l.m.Dropped += t.dropped.Load()
-			if err := stream.Send(&replicasv1.Answer{Node: l.node, Workload: l.workload, Tapped: l.m}); err != nil {
+			if err := stream.Send(&replicasv1.Answer{Node: l.node, Workload: l.workload, Message: &observev1.ProxyMessage{Message: &observev1.ProxyMessage_Tapped{Tapped: l.m}}}); err != nil {
 				return err
 			}
 		case <-stream.Context().Done():
@@ -144,92 +174,167 @@ func (x *replicas) Tap(q *observev1.TapRequest, stream answering) error {
 	}
 }
 
-// ask asks all proxies of the mesh: those connected here, and through the other replicas theirs. silent has proxies, and replicas by
+// ask asks proxies of the mesh: those connected here, and through the other replicas theirs. silent has proxies, and replicas by
 // their addresses, that did not answer.
-func (x *replicas) ask(ctx context.Context, q func(*reporter) *observev1.ControlMessage) (told []answered, asked int, silent []string) {
+func (x *replicas) ask(ctx context.Context, q question) (told []answered, asked int, silent []string) {
 	var mu sync.Mutex
-	var wait sync.WaitGroup
-	for _, addr := range x.others() {
-		wait.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, replicaTime)
-			defer cancel()
-			n, of, complete := 0, 0, false
-			complete = x.one(ctx, addr, q(nil), func(a *replicasv1.Answer) {
-				mu.Lock()
-				defer mu.Unlock()
-				switch of += int(a.GetAsked()); {
-				case a.GetSilent():
-					silent = append(silent, a.GetNode())
-				case n >= mostRelayed:
-				case a.GetRecord() != nil:
-					n++
-					told = append(told, answered{a.GetNode(), a.GetWorkload(), &observev1.ProxyMessage{Message: &observev1.ProxyMessage_Records{Records: &observev1.Records{Records: []*observev1.Record{a.GetRecord()}}}}})
-				case a.GetLimits() != nil:
-					n++
-					told = append(told, answered{a.GetNode(), a.GetWorkload(), &observev1.ProxyMessage{Message: &observev1.ProxyMessage_Limits{Limits: a.GetLimits()}}})
-				}
-			})
+	var elsewhere sync.WaitGroup
+	elsewhere.Go(func() {
+		away := x.others(ctx, replicaTime, &replicasv1.Question{Question: &replicasv1.Question_Proxies{Proxies: q.message}, Workload: q.workload}, func(a *replicasv1.Answer) error {
 			mu.Lock()
 			defer mu.Unlock()
-			if asked += of; !complete {
-				silent = append(silent, apiv1.SilentReplica+addr)
+			switch asked += int(a.GetAsked()); {
+			case a.GetSilent():
+				silent = append(silent, a.GetNode())
+			case a.GetMessage() != nil:
+				told = append(told, answered{a.GetNode(), a.GetWorkload(), a.GetMessage()})
 			}
+			return nil
 		})
-	}
-	here, n, s := x.p.edges.asking.all(ctx, q)
-	wait.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		silent = append(silent, away...)
+	})
+	here, n, s := x.p.askOwn(ctx, q)
+	elsewhere.Wait()
 	told, asked, silent = append(told, here...), asked+n, append(silent, s...)
 	slices.Sort(silent)
 	slices.SortStableFunc(told, func(a, b answered) int { return strings.Compare(a.node, b.node) })
 	return told, asked, silent
 }
 
-// tap has the other replicas tell of what their proxies see, until ctx ends.
-func (x *replicas) tap(ctx context.Context, q *observev1.TapRequest, t *tap) {
-	m := order(q)
-	for _, addr := range x.others() {
-		go x.one(ctx, addr, m, func(a *replicasv1.Answer) { // ends with ctx
-			if a.GetTapped() != nil {
-				t.take(told{a.GetNode(), a.GetWorkload(), a.GetTapped()})
+// page asks the other replicas for what this one says itself, and has take judge each answer, one at a time. silent are those that did
+// not answer.
+func page[T any](ctx context.Context, x *replicas, q *replicasv1.Question, take func(T)) (silent []string) {
+	return x.others(ctx, pageTime, q, func(a *replicasv1.Answer) error {
+		if a.GetPage() == nil {
+			return nil
+		}
+		var v T
+		err := json.Unmarshal(a.GetPage(), &v)
+		if err == nil {
+			take(v)
+		}
+		return err
+	})
+}
+
+// others asks all other replicas at once, and has take judge what they say, one answer at a time. silent are those that did not say
+// everything, or what take does not understand; one that is older than the question is among them.
+func (x *replicas) others(ctx context.Context, within time.Duration, q *replicasv1.Question, take func(*replicasv1.Answer) error) (silent []string) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	var mu sync.Mutex
+	var wait sync.WaitGroup
+	for _, addr := range x.addresses() {
+		wait.Go(func() {
+			err := x.one(ctx, addr, q, func(a *replicasv1.Answer) error {
+				mu.Lock()
+				defer mu.Unlock()
+				return take(a)
+			})
+			if err != nil {
+				x.p.o.Log.Warn("another replica of the control plane did not answer", "address", addr, "err", err)
+				mu.Lock()
+				defer mu.Unlock()
+				silent = append(silent, apiv1.SilentReplica+addr)
 			}
 		})
 	}
+	wait.Wait()
+	slices.Sort(silent)
+	return silent
 }
 
-// one asks another replica; what it had said before it failed counts. complete is false if it did not say everything.
-func (x *replicas) one(ctx context.Context, addr string, q *observev1.ControlMessage, take func(*replicasv1.Answer)) (complete bool) {
-	ctx, cancel := context.WithCancel(ctx)
+// tap has the other replicas tell of what their proxies see until ctx ends, also those that come later, and those that come back.
+func (x *replicas) tap(ctx context.Context, q *observev1.TapRequest, t *tap) {
+	question := &replicasv1.Question{Question: &replicasv1.Question_Proxies{Proxies: order(q)}}
+	asked, away, ended := map[string]bool{}, map[string]bool{}, make(chan string)
+	look := time.NewTicker(tapLook)
+	defer look.Stop()
+	for {
+		for _, addr := range x.addresses() {
+			if asked[addr] {
+				continue
+			}
+			asked[addr] = true
+			go func() { // ends with ctx
+				err := x.one(ctx, addr, question, func(a *replicasv1.Answer) error {
+					if m := a.GetMessage().GetTapped(); m != nil {
+						t.take(told{node: a.GetNode(), workload: a.GetWorkload(), m: m})
+					}
+					return nil
+				})
+				if err == nil {
+					addr = "" // it is this one
+				}
+				select {
+				case ended <- addr:
+				case <-ctx.Done():
+				}
+			}()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case addr := <-ended:
+			if addr != "" && !away[addr] {
+				away[addr] = true
+				t.take(told{silent: apiv1.SilentReplica + addr})
+			}
+			select { // before it is asked again
+			case <-look.C:
+			case <-ctx.Done():
+				return
+			}
+			delete(asked, addr)
+		case <-look.C:
+		}
+	}
+}
+
+// one asks another replica; what it had said before it failed counts, but a page only if it is whole. nil is also what becomes of a
+// question to oneself.
+func (x *replicas) one(ctx context.Context, addr string, q *replicasv1.Question, take func(*replicasv1.Answer) error) error {
+	ctx, cancel := context.WithCancel(ctx) // an answer of this one is not wanted to its end
 	defer cancel()
 	c, err := x.conn(addr)
 	if err != nil {
-		return false
+		return err
 	}
-	var stream grpc.ServerStreamingClient[replicasv1.Answer]
-	switch other := replicasv1.NewReplicasClient(c); m := q.GetMessage().(type) {
-	case *observev1.ControlMessage_Records:
-		stream, err = other.Records(ctx, m.Records)
-	case *observev1.ControlMessage_Limits:
-		stream, err = other.Limits(ctx, m.Limits)
-	case *observev1.ControlMessage_Tap:
-		stream, err = other.Tap(ctx, m.Tap)
+	stream, err := replicasv1.NewReplicasClient(c).Ask(ctx, q)
+	if err != nil {
+		return err
 	}
-	for err == nil {
-		var a *replicasv1.Answer
-		if a, err = stream.Recv(); err == nil {
-			if a.GetReplica() == x.self {
-				x.mu.Lock()
-				x.own = append(x.own, addr)
-				x.mu.Unlock()
-				return true
+	var page []byte
+	most := mostAnswered
+	if q.GetProxies().GetTap() != nil {
+		most = math.MaxInt
+	}
+	for size := 0; size <= most; {
+		a, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF) && page != nil:
+			return take(&replicasv1.Answer{Page: page})
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		case a.GetReplica() == x.self:
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			x.own = append(x.own, addr)
+			return nil
+		case a.GetPage() != nil:
+			page = append(page, a.GetPage()...)
+		default:
+			if err := take(a); err != nil {
+				return err
 			}
-			take(a)
 		}
+		size += proto.Size(a)
 	}
-	if errors.Is(err, io.EOF) || status.Code(err) == codes.Unimplemented || ctx.Err() != nil && q.GetTap() != nil { // one that is older knows nothing
-		return true
-	}
-	x.p.o.Log.Warn("another replica of the control plane did not answer", "address", addr, "err", err)
-	return false
+	return errors.New("it says too much")
 }
 
 func (x *replicas) conn(addr string) (*grpc.ClientConn, error) {
@@ -246,9 +351,9 @@ func (x *replicas) conn(addr string) (*grpc.ClientConn, error) {
 	return c, err
 }
 
-// others are the addresses of the control planes of the mesh, of all revisions, this one's among them as long as nobody has asked there;
+// addresses are those of the control planes of the mesh, of all revisions, this one's among them as long as nobody has asked there;
 // connections to those that are gone are closed.
-func (x *replicas) others() []string {
+func (x *replicas) addresses() []string {
 	list := x.listed("")
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -263,7 +368,7 @@ func (x *replicas) others() []string {
 	return list
 }
 
-// alike are those of others that proxies connected here may be connected to as well: of the same revision.
+// alike are those addresses that proxies connected here may be connected to as well: of the same revision.
 func (x *replicas) alike() []string {
 	own := control
 	for _, n := range x.p.o.ServerNames {
@@ -285,7 +390,7 @@ func (x *replicas) listed(service string) []string {
 
 // alone reports whether there is no other replica, as far as is known: one address is this one's until it has answered.
 func (x *replicas) alone() bool {
-	n := len(x.others())
+	n := len(x.addresses())
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return n == 0 || n == 1 && len(x.own) == 0

@@ -53,7 +53,7 @@ func startReplica(t *testing.T, state, folder string, handOver time.Duration, ch
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &replica{Plane: p, grpc: g.Addr().String(), http: h.Addr().String(), stop: cancel, ended: make(chan error, 1)}
+	r := &replica{Plane: p, grpc: o.GRPC[0].Addr().String(), http: h.Addr().String(), stop: cancel, ended: make(chan error, 1)}
 	go func() { r.ended <- p.Run(ctx); close(r.ended) }()
 	t.Cleanup(func() {
 		cancel()

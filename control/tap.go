@@ -38,6 +38,7 @@ type tap struct {
 type told struct {
 	node, workload string // namespace/name
 	m              *observev1.Tapped
+	silent         string // instead: a replica whose proxies cannot tell
 }
 
 // take keeps a line for the reader, if there is room.
@@ -91,11 +92,14 @@ func (s *taps) heard(who *reporter, m *observev1.Tapped) *observev1.ControlMessa
 	if t == nil {
 		return order(&observev1.TapRequest{Tap: m.GetTap(), Stop: true})
 	}
-	t.take(told{who.node, workloadName(&who.self), m})
+	t.take(told{node: who.node, workload: workloadName(&who.self), m: m})
 	return nil
 }
 
 func tapped(x told) apiv1.Tapped {
+	if x.silent != "" {
+		return apiv1.Tapped{Time: time.Now(), Silent: x.silent}
+	}
 	m, self := x.m, x.workload
 	r := m.GetRecord()
 	e := r.GetEdge()
@@ -181,7 +185,7 @@ func (p *Plane) handleTap(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer end()
-	p.replicas.tap(r.Context(), q, t)
+	go p.replicas.tap(r.Context(), q, t)
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	flush := http.NewResponseController(w)
 	_ = flush.Flush()
@@ -193,7 +197,9 @@ func (p *Plane) handleTap(w http.ResponseWriter, r *http.Request) {
 		select {
 		case x := <-t.lines:
 			line := tapped(x)
-			line.Dropped += t.dropped.Load()
+			if x.silent == "" {
+				line.Dropped += t.dropped.Load()
+			}
 			err = out.Encode(line)
 		case <-alive.C: // a reader that is gone is noticed, an empty line is none
 			_, err = w.Write([]byte("\n"))

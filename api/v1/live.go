@@ -94,6 +94,8 @@ type Tapped struct {
 	Cause        string    `json:"cause,omitempty"`
 	Milliseconds float64   `json:"milliseconds"`
 	Dropped      uint64    `json:"dropped,omitempty"` // of this proxy, for want of room, so far
+	// Silent is a replica of the control plane (see SilentReplica) whose proxies cannot be asked, for now: nothing else is said then.
+	Silent string `json:"silent,omitempty"`
 }
 
 // LogLevels is GET and POST /api/v1/log-level: the levels of the logs of proxies.

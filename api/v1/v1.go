@@ -321,6 +321,8 @@ type Edges struct {
 	Reporting int    `json:"reporting"`
 	Lost      uint64 `json:"lost"`
 	Dropped   uint64 `json:"dropped"`
+	// Silent are replicas of the control plane (see SilentReplica) that did not say what was reported to them.
+	Silent []string `json:"silent,omitempty"`
 }
 
 // Edge is the traffic between two workloads, all replicas of each together, as one of the

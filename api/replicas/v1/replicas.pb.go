@@ -24,28 +24,33 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-type CallRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Method        string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
-	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"` // of the API, with its query
+type Question struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Question:
+	//
+	//	*Question_Proxies
+	//	*Question_Connected
+	//	*Question_Edges
+	Question      isQuestion_Question `protobuf_oneof:"question"`
+	Workload      string              `protobuf:"bytes,4,opt,name=workload,proto3" json:"workload,omitempty"` // only its proxies are asked (namespace/name of a pod, or of what owns it); empty: all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *CallRequest) Reset() {
-	*x = CallRequest{}
+func (x *Question) Reset() {
+	*x = Question{}
 	mi := &file_api_replicas_v1_replicas_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *CallRequest) String() string {
+func (x *Question) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*CallRequest) ProtoMessage() {}
+func (*Question) ProtoMessage() {}
 
-func (x *CallRequest) ProtoReflect() protoreflect.Message {
+func (x *Question) ProtoReflect() protoreflect.Message {
 	mi := &file_api_replicas_v1_replicas_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -57,48 +62,97 @@ func (x *CallRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use CallRequest.ProtoReflect.Descriptor instead.
-func (*CallRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use Question.ProtoReflect.Descriptor instead.
+func (*Question) Descriptor() ([]byte, []int) {
 	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *CallRequest) GetMethod() string {
+func (x *Question) GetQuestion() isQuestion_Question {
 	if x != nil {
-		return x.Method
+		return x.Question
+	}
+	return nil
+}
+
+func (x *Question) GetProxies() *v1.ControlMessage {
+	if x != nil {
+		if x, ok := x.Question.(*Question_Proxies); ok {
+			return x.Proxies
+		}
+	}
+	return nil
+}
+
+func (x *Question) GetConnected() *Connected {
+	if x != nil {
+		if x, ok := x.Question.(*Question_Connected); ok {
+			return x.Connected
+		}
+	}
+	return nil
+}
+
+func (x *Question) GetEdges() *Edges {
+	if x != nil {
+		if x, ok := x.Question.(*Question_Edges); ok {
+			return x.Edges
+		}
+	}
+	return nil
+}
+
+func (x *Question) GetWorkload() string {
+	if x != nil {
+		return x.Workload
 	}
 	return ""
 }
 
-func (x *CallRequest) GetPath() string {
-	if x != nil {
-		return x.Path
-	}
-	return ""
+type isQuestion_Question interface {
+	isQuestion_Question()
 }
 
-type CallAnswer struct {
+type Question_Proxies struct {
+	// What the connected proxies are asked: an answer is what one proxy says, or that it is silent, and the last one how many were
+	// asked. A tap has those that come later tell, too, until the caller goes away.
+	Proxies *v1.ControlMessage `protobuf:"bytes,1,opt,name=proxies,proto3,oneof"`
+}
+
+type Question_Connected struct {
+	Connected *Connected `protobuf:"bytes,2,opt,name=connected,proto3,oneof"`
+}
+
+type Question_Edges struct {
+	Edges *Edges `protobuf:"bytes,3,opt,name=edges,proto3,oneof"`
+}
+
+func (*Question_Proxies) isQuestion_Question() {}
+
+func (*Question_Connected) isQuestion_Question() {}
+
+func (*Question_Edges) isQuestion_Question() {}
+
+// Connected asks which proxies are connected: the page is a list of ProxyStatus of the HTTP API.
+type Connected struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Replica       string                 `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"` // of the first one, as in Answer
-	Status        uint32                 `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"`  // of the first one, as of HTTP
-	Body          []byte                 `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`       // a piece of the body
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *CallAnswer) Reset() {
-	*x = CallAnswer{}
+func (x *Connected) Reset() {
+	*x = Connected{}
 	mi := &file_api_replicas_v1_replicas_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *CallAnswer) String() string {
+func (x *Connected) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*CallAnswer) ProtoMessage() {}
+func (*Connected) ProtoMessage() {}
 
-func (x *CallAnswer) ProtoReflect() protoreflect.Message {
+func (x *Connected) ProtoReflect() protoreflect.Message {
 	mi := &file_api_replicas_v1_replicas_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -110,30 +164,54 @@ func (x *CallAnswer) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use CallAnswer.ProtoReflect.Descriptor instead.
-func (*CallAnswer) Descriptor() ([]byte, []int) {
+// Deprecated: Use Connected.ProtoReflect.Descriptor instead.
+func (*Connected) Descriptor() ([]byte, []int) {
 	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *CallAnswer) GetReplica() string {
-	if x != nil {
-		return x.Replica
-	}
-	return ""
+// Edges asks who calls whom, as the connected proxies reported: the page is an Edges of the HTTP API.
+type Edges struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SinceUnixNano uint64                 `protobuf:"fixed64,1,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"` // something happened on them since
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
-func (x *CallAnswer) GetStatus() uint32 {
+func (x *Edges) Reset() {
+	*x = Edges{}
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Edges) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Edges) ProtoMessage() {}
+
+func (x *Edges) ProtoReflect() protoreflect.Message {
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[2]
 	if x != nil {
-		return x.Status
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Edges.ProtoReflect.Descriptor instead.
+func (*Edges) Descriptor() ([]byte, []int) {
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Edges) GetSinceUnixNano() uint64 {
+	if x != nil {
+		return x.SinceUnixNano
 	}
 	return 0
-}
-
-func (x *CallAnswer) GetBody() []byte {
-	if x != nil {
-		return x.Body
-	}
-	return nil
 }
 
 type Answer struct {
@@ -141,18 +219,17 @@ type Answer struct {
 	Replica       string                 `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`   // of the first one: chosen at random at the start of the process
 	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`         // the proxy
 	Workload      string                 `protobuf:"bytes,3,opt,name=workload,proto3" json:"workload,omitempty"` // namespace/name
-	Record        *v1.Record             `protobuf:"bytes,4,opt,name=record,proto3" json:"record,omitempty"`
-	Silent        bool                   `protobuf:"varint,5,opt,name=silent,proto3" json:"silent,omitempty"` // it did not answer
-	Asked         uint32                 `protobuf:"varint,6,opt,name=asked,proto3" json:"asked,omitempty"`   // of the last one
-	Limits        *v1.Limits             `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
-	Tapped        *v1.Tapped             `protobuf:"bytes,8,opt,name=tapped,proto3" json:"tapped,omitempty"`
+	Silent        bool                   `protobuf:"varint,5,opt,name=silent,proto3" json:"silent,omitempty"`    // it did not answer
+	Asked         uint32                 `protobuf:"varint,6,opt,name=asked,proto3" json:"asked,omitempty"`      // of the last one
+	Message       *v1.ProxyMessage       `protobuf:"bytes,9,opt,name=message,proto3" json:"message,omitempty"`
+	Page          []byte                 `protobuf:"bytes,10,opt,name=page,proto3" json:"page,omitempty"` // a piece of JSON
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[2]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -164,7 +241,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[2]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -177,7 +254,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{2}
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Answer) GetReplica() string {
@@ -201,13 +278,6 @@ func (x *Answer) GetWorkload() string {
 	return ""
 }
 
-func (x *Answer) GetRecord() *v1.Record {
-	if x != nil {
-		return x.Record
-	}
-	return nil
-}
-
 func (x *Answer) GetSilent() bool {
 	if x != nil {
 		return x.Silent
@@ -222,16 +292,16 @@ func (x *Answer) GetAsked() uint32 {
 	return 0
 }
 
-func (x *Answer) GetLimits() *v1.Limits {
+func (x *Answer) GetMessage() *v1.ProxyMessage {
 	if x != nil {
-		return x.Limits
+		return x.Message
 	}
 	return nil
 }
 
-func (x *Answer) GetTapped() *v1.Tapped {
+func (x *Answer) GetPage() []byte {
 	if x != nil {
-		return x.Tapped
+		return x.Page
 	}
 	return nil
 }
@@ -244,7 +314,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[3]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -256,7 +326,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[3]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -269,7 +339,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{3}
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{4}
 }
 
 type LoadAnswer struct {
@@ -283,7 +353,7 @@ type LoadAnswer struct {
 
 func (x *LoadAnswer) Reset() {
 	*x = LoadAnswer{}
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[4]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +365,7 @@ func (x *LoadAnswer) String() string {
 func (*LoadAnswer) ProtoMessage() {}
 
 func (x *LoadAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[4]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +378,7 @@ func (x *LoadAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadAnswer.ProtoReflect.Descriptor instead.
 func (*LoadAnswer) Descriptor() ([]byte, []int) {
-	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{4}
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LoadAnswer) GetReplica() string {
@@ -336,36 +406,35 @@ var File_api_replicas_v1_replicas_proto protoreflect.FileDescriptor
 
 const file_api_replicas_v1_replicas_proto_rawDesc = "" +
 	"\n" +
-	"\x1eapi/replicas/v1/replicas.proto\x12\x14weir.dev.replicas.v1\x1a\x1capi/observe/v1/observe.proto\"9\n" +
-	"\vCallRequest\x12\x16\n" +
-	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"R\n" +
+	"\x1eapi/replicas/v1/replicas.proto\x12\x14weir.dev.replicas.v1\x1a\x1capi/observe/v1/observe.proto\"\xe9\x01\n" +
+	"\bQuestion\x12?\n" +
+	"\aproxies\x18\x01 \x01(\v2#.weir.dev.observe.v1.ControlMessageH\x00R\aproxies\x12?\n" +
+	"\tconnected\x18\x02 \x01(\v2\x1f.weir.dev.replicas.v1.ConnectedH\x00R\tconnected\x123\n" +
+	"\x05edges\x18\x03 \x01(\v2\x1b.weir.dev.replicas.v1.EdgesH\x00R\x05edges\x12\x1a\n" +
+	"\bworkload\x18\x04 \x01(\tR\bworkloadB\n" +
 	"\n" +
-	"CallAnswer\x12\x18\n" +
-	"\areplica\x18\x01 \x01(\tR\areplica\x12\x16\n" +
-	"\x06status\x18\x02 \x01(\rR\x06status\x12\x12\n" +
-	"\x04body\x18\x03 \x01(\fR\x04body\"\x9f\x02\n" +
+	"\bquestion\"\v\n" +
+	"\tConnected\"/\n" +
+	"\x05Edges\x12&\n" +
+	"\x0fsince_unix_nano\x18\x01 \x01(\x06R\rsinceUnixNano\"\xe3\x01\n" +
 	"\x06Answer\x12\x18\n" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
-	"\bworkload\x18\x03 \x01(\tR\bworkload\x123\n" +
-	"\x06record\x18\x04 \x01(\v2\x1b.weir.dev.observe.v1.RecordR\x06record\x12\x16\n" +
+	"\bworkload\x18\x03 \x01(\tR\bworkload\x12\x16\n" +
 	"\x06silent\x18\x05 \x01(\bR\x06silent\x12\x14\n" +
-	"\x05asked\x18\x06 \x01(\rR\x05asked\x123\n" +
-	"\x06limits\x18\a \x01(\v2\x1b.weir.dev.observe.v1.LimitsR\x06limits\x123\n" +
-	"\x06tapped\x18\b \x01(\v2\x1b.weir.dev.observe.v1.TappedR\x06tapped\"\r\n" +
+	"\x05asked\x18\x06 \x01(\rR\x05asked\x12;\n" +
+	"\amessage\x18\t \x01(\v2!.weir.dev.observe.v1.ProxyMessageR\amessage\x12\x12\n" +
+	"\x04page\x18\n" +
+	" \x01(\fR\x04pageJ\x04\b\x04\x10\x05J\x04\b\a\x10\bJ\x04\b\b\x10\t\"\r\n" +
 	"\vLoadRequest\"V\n" +
 	"\n" +
 	"LoadAnswer\x12\x18\n" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x12\x18\n" +
 	"\astreams\x18\x02 \x01(\rR\astreams\x12\x14\n" +
-	"\x05takes\x18\x03 \x01(\bR\x05takes2\x8c\x03\n" +
-	"\bReplicas\x12N\n" +
-	"\aRecords\x12#.weir.dev.observe.v1.RecordsRequest\x1a\x1c.weir.dev.replicas.v1.Answer0\x01\x12L\n" +
-	"\x06Limits\x12\".weir.dev.observe.v1.LimitsRequest\x1a\x1c.weir.dev.replicas.v1.Answer0\x01\x12F\n" +
-	"\x03Tap\x12\x1f.weir.dev.observe.v1.TapRequest\x1a\x1c.weir.dev.replicas.v1.Answer0\x01\x12K\n" +
-	"\x04Load\x12!.weir.dev.replicas.v1.LoadRequest\x1a .weir.dev.replicas.v1.LoadAnswer\x12M\n" +
-	"\x04Call\x12!.weir.dev.replicas.v1.CallRequest\x1a .weir.dev.replicas.v1.CallAnswer0\x01B5Z3github.com/weirmesh/weir/api/replicas/v1;replicasv1b\x06proto3"
+	"\x05takes\x18\x03 \x01(\bR\x05takes2\x9e\x01\n" +
+	"\bReplicas\x12E\n" +
+	"\x03Ask\x12\x1e.weir.dev.replicas.v1.Question\x1a\x1c.weir.dev.replicas.v1.Answer0\x01\x12K\n" +
+	"\x04Load\x12!.weir.dev.replicas.v1.LoadRequest\x1a .weir.dev.replicas.v1.LoadAnswerB5Z3github.com/weirmesh/weir/api/replicas/v1;replicasv1b\x06proto3"
 
 var (
 	file_api_replicas_v1_replicas_proto_rawDescOnce sync.Once
@@ -379,39 +448,31 @@ func file_api_replicas_v1_replicas_proto_rawDescGZIP() []byte {
 	return file_api_replicas_v1_replicas_proto_rawDescData
 }
 
-var file_api_replicas_v1_replicas_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_api_replicas_v1_replicas_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_api_replicas_v1_replicas_proto_goTypes = []any{
-	(*CallRequest)(nil),       // 0: weir.dev.replicas.v1.CallRequest
-	(*CallAnswer)(nil),        // 1: weir.dev.replicas.v1.CallAnswer
-	(*Answer)(nil),            // 2: weir.dev.replicas.v1.Answer
-	(*LoadRequest)(nil),       // 3: weir.dev.replicas.v1.LoadRequest
-	(*LoadAnswer)(nil),        // 4: weir.dev.replicas.v1.LoadAnswer
-	(*v1.Record)(nil),         // 5: weir.dev.observe.v1.Record
-	(*v1.Limits)(nil),         // 6: weir.dev.observe.v1.Limits
-	(*v1.Tapped)(nil),         // 7: weir.dev.observe.v1.Tapped
-	(*v1.RecordsRequest)(nil), // 8: weir.dev.observe.v1.RecordsRequest
-	(*v1.LimitsRequest)(nil),  // 9: weir.dev.observe.v1.LimitsRequest
-	(*v1.TapRequest)(nil),     // 10: weir.dev.observe.v1.TapRequest
+	(*Question)(nil),          // 0: weir.dev.replicas.v1.Question
+	(*Connected)(nil),         // 1: weir.dev.replicas.v1.Connected
+	(*Edges)(nil),             // 2: weir.dev.replicas.v1.Edges
+	(*Answer)(nil),            // 3: weir.dev.replicas.v1.Answer
+	(*LoadRequest)(nil),       // 4: weir.dev.replicas.v1.LoadRequest
+	(*LoadAnswer)(nil),        // 5: weir.dev.replicas.v1.LoadAnswer
+	(*v1.ControlMessage)(nil), // 6: weir.dev.observe.v1.ControlMessage
+	(*v1.ProxyMessage)(nil),   // 7: weir.dev.observe.v1.ProxyMessage
 }
 var file_api_replicas_v1_replicas_proto_depIdxs = []int32{
-	5,  // 0: weir.dev.replicas.v1.Answer.record:type_name -> weir.dev.observe.v1.Record
-	6,  // 1: weir.dev.replicas.v1.Answer.limits:type_name -> weir.dev.observe.v1.Limits
-	7,  // 2: weir.dev.replicas.v1.Answer.tapped:type_name -> weir.dev.observe.v1.Tapped
-	8,  // 3: weir.dev.replicas.v1.Replicas.Records:input_type -> weir.dev.observe.v1.RecordsRequest
-	9,  // 4: weir.dev.replicas.v1.Replicas.Limits:input_type -> weir.dev.observe.v1.LimitsRequest
-	10, // 5: weir.dev.replicas.v1.Replicas.Tap:input_type -> weir.dev.observe.v1.TapRequest
-	3,  // 6: weir.dev.replicas.v1.Replicas.Load:input_type -> weir.dev.replicas.v1.LoadRequest
-	0,  // 7: weir.dev.replicas.v1.Replicas.Call:input_type -> weir.dev.replicas.v1.CallRequest
-	2,  // 8: weir.dev.replicas.v1.Replicas.Records:output_type -> weir.dev.replicas.v1.Answer
-	2,  // 9: weir.dev.replicas.v1.Replicas.Limits:output_type -> weir.dev.replicas.v1.Answer
-	2,  // 10: weir.dev.replicas.v1.Replicas.Tap:output_type -> weir.dev.replicas.v1.Answer
-	4,  // 11: weir.dev.replicas.v1.Replicas.Load:output_type -> weir.dev.replicas.v1.LoadAnswer
-	1,  // 12: weir.dev.replicas.v1.Replicas.Call:output_type -> weir.dev.replicas.v1.CallAnswer
-	8,  // [8:13] is the sub-list for method output_type
-	3,  // [3:8] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	6, // 0: weir.dev.replicas.v1.Question.proxies:type_name -> weir.dev.observe.v1.ControlMessage
+	1, // 1: weir.dev.replicas.v1.Question.connected:type_name -> weir.dev.replicas.v1.Connected
+	2, // 2: weir.dev.replicas.v1.Question.edges:type_name -> weir.dev.replicas.v1.Edges
+	7, // 3: weir.dev.replicas.v1.Answer.message:type_name -> weir.dev.observe.v1.ProxyMessage
+	0, // 4: weir.dev.replicas.v1.Replicas.Ask:input_type -> weir.dev.replicas.v1.Question
+	4, // 5: weir.dev.replicas.v1.Replicas.Load:input_type -> weir.dev.replicas.v1.LoadRequest
+	3, // 6: weir.dev.replicas.v1.Replicas.Ask:output_type -> weir.dev.replicas.v1.Answer
+	5, // 7: weir.dev.replicas.v1.Replicas.Load:output_type -> weir.dev.replicas.v1.LoadAnswer
+	6, // [6:8] is the sub-list for method output_type
+	4, // [4:6] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_api_replicas_v1_replicas_proto_init() }
@@ -419,13 +480,18 @@ func file_api_replicas_v1_replicas_proto_init() {
 	if File_api_replicas_v1_replicas_proto != nil {
 		return
 	}
+	file_api_replicas_v1_replicas_proto_msgTypes[0].OneofWrappers = []any{
+		(*Question_Proxies)(nil),
+		(*Question_Connected)(nil),
+		(*Question_Edges)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_replicas_v1_replicas_proto_rawDesc), len(file_api_replicas_v1_replicas_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

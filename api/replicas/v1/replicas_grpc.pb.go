@@ -10,7 +10,6 @@ package replicasv1
 
 import (
 	context "context"
-	v1 "github.com/weirmesh/weir/api/observe/v1"
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -22,11 +21,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Replicas_Records_FullMethodName = "/weir.dev.replicas.v1.Replicas/Records"
-	Replicas_Limits_FullMethodName  = "/weir.dev.replicas.v1.Replicas/Limits"
-	Replicas_Tap_FullMethodName     = "/weir.dev.replicas.v1.Replicas/Tap"
-	Replicas_Load_FullMethodName    = "/weir.dev.replicas.v1.Replicas/Load"
-	Replicas_Call_FullMethodName    = "/weir.dev.replicas.v1.Replicas/Call"
+	Replicas_Ask_FullMethodName  = "/weir.dev.replicas.v1.Replicas/Ask"
+	Replicas_Load_FullMethodName = "/weir.dev.replicas.v1.Replicas/Load"
 )
 
 // ReplicasClient is the client API for Replicas service.
@@ -35,19 +31,10 @@ const (
 //
 // Replicas is served on the port of xDS, to who has the control plane's own identity.
 type ReplicasClient interface {
-	// Records asks the proxies that are connected to a replica. The first answer says which replica it is, the last one how many
-	// proxies were asked; those between are one record each, or one proxy that did not answer.
-	Records(ctx context.Context, in *v1.RecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error)
-	// Limits does the same; an answer is what one proxy says.
-	Limits(ctx context.Context, in *v1.LimitsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error)
-	// Tap has the proxies that are connected to a replica, also those that come later, tell of requests until the caller goes away. The
-	// first answer says which replica it is, each further one is a request.
-	Tap(ctx context.Context, in *v1.TapRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error)
+	// Ask asks what is known at a replica, or what the proxies know that are connected to it. The first answer says which replica it is.
+	Ask(ctx context.Context, in *Question, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error)
 	// Load is how many proxies are connected to a replica.
 	Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (*LoadAnswer, error)
-	// Call asks what the HTTP API answers about the proxies that are connected to a replica, and orders what it orders of them. The
-	// first answer says which replica it is, and the status; the body follows in pieces.
-	Call(ctx context.Context, in *CallRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CallAnswer], error)
 }
 
 type replicasClient struct {
@@ -58,13 +45,13 @@ func NewReplicasClient(cc grpc.ClientConnInterface) ReplicasClient {
 	return &replicasClient{cc}
 }
 
-func (c *replicasClient) Records(ctx context.Context, in *v1.RecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error) {
+func (c *replicasClient) Ask(ctx context.Context, in *Question, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Replicas_ServiceDesc.Streams[0], Replicas_Records_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Replicas_ServiceDesc.Streams[0], Replicas_Ask_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[v1.RecordsRequest, Answer]{ClientStream: stream}
+	x := &grpc.GenericClientStream[Question, Answer]{ClientStream: stream}
 	if err := x.ClientStream.SendMsg(in); err != nil {
 		return nil, err
 	}
@@ -75,45 +62,7 @@ func (c *replicasClient) Records(ctx context.Context, in *v1.RecordsRequest, opt
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Replicas_RecordsClient = grpc.ServerStreamingClient[Answer]
-
-func (c *replicasClient) Limits(ctx context.Context, in *v1.LimitsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Replicas_ServiceDesc.Streams[1], Replicas_Limits_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[v1.LimitsRequest, Answer]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Replicas_LimitsClient = grpc.ServerStreamingClient[Answer]
-
-func (c *replicasClient) Tap(ctx context.Context, in *v1.TapRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Answer], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Replicas_ServiceDesc.Streams[2], Replicas_Tap_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[v1.TapRequest, Answer]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Replicas_TapClient = grpc.ServerStreamingClient[Answer]
+type Replicas_AskClient = grpc.ServerStreamingClient[Answer]
 
 func (c *replicasClient) Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (*LoadAnswer, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -125,44 +74,16 @@ func (c *replicasClient) Load(ctx context.Context, in *LoadRequest, opts ...grpc
 	return out, nil
 }
 
-func (c *replicasClient) Call(ctx context.Context, in *CallRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CallAnswer], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Replicas_ServiceDesc.Streams[3], Replicas_Call_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[CallRequest, CallAnswer]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Replicas_CallClient = grpc.ServerStreamingClient[CallAnswer]
-
 // ReplicasServer is the server API for Replicas service.
 // All implementations must embed UnimplementedReplicasServer
 // for forward compatibility.
 //
 // Replicas is served on the port of xDS, to who has the control plane's own identity.
 type ReplicasServer interface {
-	// Records asks the proxies that are connected to a replica. The first answer says which replica it is, the last one how many
-	// proxies were asked; those between are one record each, or one proxy that did not answer.
-	Records(*v1.RecordsRequest, grpc.ServerStreamingServer[Answer]) error
-	// Limits does the same; an answer is what one proxy says.
-	Limits(*v1.LimitsRequest, grpc.ServerStreamingServer[Answer]) error
-	// Tap has the proxies that are connected to a replica, also those that come later, tell of requests until the caller goes away. The
-	// first answer says which replica it is, each further one is a request.
-	Tap(*v1.TapRequest, grpc.ServerStreamingServer[Answer]) error
+	// Ask asks what is known at a replica, or what the proxies know that are connected to it. The first answer says which replica it is.
+	Ask(*Question, grpc.ServerStreamingServer[Answer]) error
 	// Load is how many proxies are connected to a replica.
 	Load(context.Context, *LoadRequest) (*LoadAnswer, error)
-	// Call asks what the HTTP API answers about the proxies that are connected to a replica, and orders what it orders of them. The
-	// first answer says which replica it is, and the status; the body follows in pieces.
-	Call(*CallRequest, grpc.ServerStreamingServer[CallAnswer]) error
 	mustEmbedUnimplementedReplicasServer()
 }
 
@@ -173,20 +94,11 @@ type ReplicasServer interface {
 // pointer dereference when methods are called.
 type UnimplementedReplicasServer struct{}
 
-func (UnimplementedReplicasServer) Records(*v1.RecordsRequest, grpc.ServerStreamingServer[Answer]) error {
-	return status.Error(codes.Unimplemented, "method Records not implemented")
-}
-func (UnimplementedReplicasServer) Limits(*v1.LimitsRequest, grpc.ServerStreamingServer[Answer]) error {
-	return status.Error(codes.Unimplemented, "method Limits not implemented")
-}
-func (UnimplementedReplicasServer) Tap(*v1.TapRequest, grpc.ServerStreamingServer[Answer]) error {
-	return status.Error(codes.Unimplemented, "method Tap not implemented")
+func (UnimplementedReplicasServer) Ask(*Question, grpc.ServerStreamingServer[Answer]) error {
+	return status.Error(codes.Unimplemented, "method Ask not implemented")
 }
 func (UnimplementedReplicasServer) Load(context.Context, *LoadRequest) (*LoadAnswer, error) {
 	return nil, status.Error(codes.Unimplemented, "method Load not implemented")
-}
-func (UnimplementedReplicasServer) Call(*CallRequest, grpc.ServerStreamingServer[CallAnswer]) error {
-	return status.Error(codes.Unimplemented, "method Call not implemented")
 }
 func (UnimplementedReplicasServer) mustEmbedUnimplementedReplicasServer() {}
 func (UnimplementedReplicasServer) testEmbeddedByValue()                  {}
@@ -209,38 +121,16 @@ func RegisterReplicasServer(s grpc.ServiceRegistrar, srv ReplicasServer) {
 	s.RegisterService(&Replicas_ServiceDesc, srv)
 }
 
-func _Replicas_Records_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(v1.RecordsRequest)
+func _Replicas_Ask_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(Question)
 	if err := stream.RecvMsg(m); err != nil {
 		return err
 	}
-	return srv.(ReplicasServer).Records(m, &grpc.GenericServerStream[v1.RecordsRequest, Answer]{ServerStream: stream})
+	return srv.(ReplicasServer).Ask(m, &grpc.GenericServerStream[Question, Answer]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Replicas_RecordsServer = grpc.ServerStreamingServer[Answer]
-
-func _Replicas_Limits_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(v1.LimitsRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(ReplicasServer).Limits(m, &grpc.GenericServerStream[v1.LimitsRequest, Answer]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Replicas_LimitsServer = grpc.ServerStreamingServer[Answer]
-
-func _Replicas_Tap_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(v1.TapRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(ReplicasServer).Tap(m, &grpc.GenericServerStream[v1.TapRequest, Answer]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Replicas_TapServer = grpc.ServerStreamingServer[Answer]
+type Replicas_AskServer = grpc.ServerStreamingServer[Answer]
 
 func _Replicas_Load_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(LoadRequest)
@@ -260,17 +150,6 @@ func _Replicas_Load_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Replicas_Call_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(CallRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(ReplicasServer).Call(m, &grpc.GenericServerStream[CallRequest, CallAnswer]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Replicas_CallServer = grpc.ServerStreamingServer[CallAnswer]
-
 // Replicas_ServiceDesc is the grpc.ServiceDesc for Replicas service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -285,23 +164,8 @@ var Replicas_ServiceDesc = grpc.ServiceDesc{
 	},
 	Streams: []grpc.StreamDesc{
 		{
-			StreamName:    "Records",
-			Handler:       _Replicas_Records_Handler,
-			ServerStreams: true,
-		},
-		{
-			StreamName:    "Limits",
-			Handler:       _Replicas_Limits_Handler,
-			ServerStreams: true,
-		},
-		{
-			StreamName:    "Tap",
-			Handler:       _Replicas_Tap_Handler,
-			ServerStreams: true,
-		},
-		{
-			StreamName:    "Call",
-			Handler:       _Replicas_Call_Handler,
+			StreamName:    "Ask",
+			Handler:       _Replicas_Ask_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -3,17 +3,23 @@ package control
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
+	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	replicasv1 "github.com/weirmesh/weir/api/replicas/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/mesh"
 )
 
@@ -75,21 +81,80 @@ func TestProxiesOfSeveralReplicas(t *testing.T) {
 		t.Errorf("status: %d proxies, silent %q", len(s.Proxies), s.Silent)
 	}
 
+	connected := &replicasv1.Question{Question: &replicasv1.Question_Connected{Connected: &replicasv1.Connected{}}}
 	_, stranger := a.connect(t, "page", "sidecar~10.0.0.7~page-7.default~default.svc.cluster.local")
-	stream, err := stranger.Call(t.Context(), &replicasv1.CallRequest{Method: http.MethodGet, Path: "/api/v1/proxies"})
+	stream, err := stranger.Ask(t.Context(), connected)
 	if err == nil {
 		_, err = stream.Recv()
 	}
 	if status.Code(err) != codes.PermissionDenied {
 		t.Errorf("a workload asks as a replica: %v", err)
 	}
-	for path, want := range map[string]int{"/api/v1/proxies": 200, "/api/v1/objects": 404, "/api/v1/proxies/default/page-0/config": 404} {
-		if _, code, _, err := b.replicas.call(t.Context(), a.grpc, http.MethodGet, path); err != nil || code != want {
-			t.Errorf("%s: %d %v, want %d", path, code, err, want)
+	level := func(workload, level string) *replicasv1.Question {
+		return &replicasv1.Question{Workload: workload, Question: &replicasv1.Question_Proxies{Proxies: askLevel(&observev1.LogLevelRequest{Level: level})}}
+	}
+	for name, q := range map[string]*replicasv1.Question{"nothing": {}, "an acknowledgement": {Question: &replicasv1.Question_Proxies{Proxies: &observev1.ControlMessage{Message: &observev1.ControlMessage_Ack{}}}},
+		"a level of everybody": level("", "debug"), "a level that is none": level("default/page-0", "loud"), "a long name": level(strings.Repeat("x", maxReportText+1), ""),
+		"records of nothing": {Question: &replicasv1.Question_Proxies{Proxies: askRecords(&observev1.RecordsRequest{})}}} {
+		if err := b.replicas.one(t.Context(), a.grpc, q, func(*replicasv1.Answer) error { return nil }); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, _, _, err := b.replicas.call(t.Context(), a.grpc, http.MethodGet, "http://elsewhere/"); status.Code(err) != codes.InvalidArgument {
-		t.Errorf("another host: %v", err)
+}
+
+// Who calls whom is added up over all control planes, whichever is asked, and who did not say is named.
+func TestEdgesOfSeveralReplicas(t *testing.T) {
+	folder, first, second := t.TempDir(), t.TempDir(), t.TempDir()
+	a := startReplica(t, first, folder, 0)
+	copyAuthority(t, first, second)
+	b := startReplica(t, second, folder, 0, func(o *Options) { o.Replicas = []string{a.grpc, "127.0.0.1:1"} })
+	page := &reporter{self: apiv1.EdgeEnd{Namespace: "default", Workload: "page"}}
+	for at, edges := range map[*replica][]*observev1.Edge{a: {edgeTo("reviews", 2), edgeTo("details", 3)}, b: {edgeTo("reviews", 5), edgeTo("ratings", 7)}} {
+		for _, e := range edges {
+			at.edges.table.add(keyOf(page, e), e, time.Now())
+		}
+	}
+	for query, want := range map[string]string{"": "details 4, ratings 8, reviews 9", "?since=5m&workload=reviews": "reviews 9", "?namespace=else": ""} {
+		var e apiv1.Edges
+		fetch(t, "http://"+b.http+"/api/v1/edges"+query, &e)
+		var got []string
+		for i := range e.Edges {
+			got = append(got, fmt.Sprintf("%s %d", e.Edges[i].Destination.Workload, e.Edges[i].Requests))
+			if e.Edges[i].Recent != e.Edges[i].Requests {
+				t.Errorf("%s: %d of %d in the last minute", query, e.Edges[i].Recent, e.Edges[i].Requests)
+			}
+		}
+		if g := strings.Join(got, ", "); g != want {
+			t.Errorf("%s: %s, want %s", query, g, want)
+		}
+		if !slices.Equal(e.Silent, []string{apiv1.SilentReplica + "127.0.0.1:1"}) {
+			t.Errorf("%s: silent %q", query, e.Silent)
+		}
+	}
+}
+
+// A replica that is older than a question does not fail the answer: it is named.
+func TestOlderReplica(t *testing.T) {
+	folder, first, second := t.TempDir(), t.TempDir(), t.TempDir()
+	a := startReplica(t, first, folder, 0)
+	copyAuthority(t, first, second)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(a.self, identity.OneOf{a.id}, true))))
+	ended := make(chan error)
+	go func() { ended <- old.Serve(l) }()
+	defer func() {
+		old.Stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	b := startReplica(t, second, folder, 0, func(o *Options) { o.Replicas = []string{l.Addr().String()} })
+	var e apiv1.Edges
+	if fetch(t, "http://"+b.http+"/api/v1/edges", &e); !slices.Equal(e.Silent, []string{apiv1.SilentReplica + l.Addr().String()}) {
+		t.Errorf("silent %q", e.Silent)
 	}
 }
 
