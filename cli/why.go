@@ -152,6 +152,13 @@ func (p *printer) story(s *apiv1.Story) {
 	for i := range s.Hops[s.Hop].Tries {
 		line("attempt", attempt(&s.Hops[s.Hop], i))
 	}
+	if x := s.Stopped; x != nil {
+		text := x.Text
+		if x.Decided != nil {
+			text += ": " + decidedBy(x.Decided)
+		}
+		line("no retry", text)
+	}
 	if len(s.Hops) > 1 {
 		line("way", way(s.Hops))
 	}

@@ -13,7 +13,7 @@ import (
 func TestStory(t *testing.T) {
 	at := time.Date(2026, 11, 22, 12, 0, 0, 0, time.Local)
 	s := apiv1.Story{ID: "id-1", Time: at, Method: "GET", Target: "reviews:9080/reviews/0", Status: 503, Cause: "upstream_connect_refused", Text: "nobody listens", Detail: "Connection refused", Remedy: "start it",
-		At: "default/page-v1", Others: 3, Decided: []apiv1.Decider{
+		At: "default/page-v1", Others: 3, Stopped: &apiv1.Stopped{By: "attempts", Text: "all attempts were made", Decided: &apiv1.Decider{Kind: "VirtualService", Namespace: "default", Name: "reviews", Field: "http[0].retries.attempts", File: "vs.yaml", Line: 9}}, Decided: []apiv1.Decider{
 			{Kind: "DestinationRule", Namespace: "default", Name: "reviews", Field: "trafficPolicy", File: "dr.yaml", Line: 3, Since: &at},
 			{Kind: "VirtualService", Namespace: "default", Name: "reviews", Gone: true}},
 		Hops: []apiv1.Hop{
@@ -36,6 +36,7 @@ func TestStory(t *testing.T) {
   by way of VirtualService default/reviews, which is gone by now
   attempt   1 of 5: 10.0.0.2:9080, upstream_connect_refused after 1.23 s, no connection
   attempt   5 of 5: 10.0.0.3:9080, answered 500 after 2 ms, connection of 20s with 1 request before
+  no retry  all attempts were made: VirtualService default/reviews, http[0].retries.attempts, vs.yaml:9
   way       default/page-v1 (source, 503 UF,URX, 12.3 ms) > default/reviews-v1 (destination, ---, 0 ms)
   -> start it
   and 3 more like it

@@ -66,7 +66,7 @@ func TestWhy(t *testing.T) {
 		Attempts: 1, Tries: []*observev1.Attempt{{Endpoint: "10.0.0.8:9080", Local: "10.0.0.9:4000", Status: 403}}})
 	reviews := p.observe(t, "reviews", "sidecar~10.0.0.8~reviews-0.default~default.svc.cluster.local", 1)
 	go remember(reviews, &observev1.Record{Id: "r1", TimeUnixNano: at + 1e6, EndedNano: 1e6, Status: 403, GrpcStatus: -1, Cause: "access_denied", Details: "rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[0]]",
-		Edge: edge(observev1.Side_SIDE_DESTINATION, "page-v1"), Client: "10.0.0.9:4000"})
+		Edge: edge(observev1.Side_SIDE_DESTINATION, "page-v1"), Client: "10.0.0.9:4000", Decisions: []*observev1.Decision{{Stage: "decider", Object: "/apis/security.istio.io/v1/namespaces/default/authorization-policy/deny"}}})
 	connected := func(n int) func() bool {
 		return func() bool {
 			p.edges.asking.mu.Lock()

@@ -20,8 +20,6 @@ type inForce struct {
 	p    *Plane
 	u    *store.Update // nil: there is none yet
 	read map[*config.Object]*document.Value
-	// given is made when it is asked for first.
-	given *translate.Policies
 }
 
 // lookUp is for one goroutine.
@@ -91,19 +89,19 @@ func (k *inForce) Serves(namespace, host, address string, then time.Time) (serve
 }
 
 // Rejected is described at why.Objects.
-func (k *inForce) Rejected(node, cluster string, then time.Time) (message string, ok bool) {
-	message, lasting, ok := k.p.past.refusal(node, cluster, then)
-	if !lasting {
-		return message, ok
+func (k *inForce) Rejected(node, cluster string, then time.Time) (message string, by []why.Ref, ok bool) {
+	r, ok := k.p.past.refusal(node, cluster, then)
+	if !ok || !r.until.IsZero() {
+		return r.message, r.by, ok
 	}
 	for _, c := range k.p.xds.Clients() {
 		for _, t := range c.Types {
 			if c.Node == node && t.TypeURL == resource.ClusterType && slices.Contains(t.Rejected, cluster) {
-				return message, true
+				return r.message, r.by, true
 			}
 		}
 	}
-	return "", false
+	return "", nil, false
 }
 
 // Applying is described at why.Objects.
@@ -115,19 +113,6 @@ func (k *inForce) Applying(doing why.Doing, node string, port uint16) []why.Ref 
 	s := k.u.Snapshot
 	var refs []mesh.Ref
 	switch doing {
-	case why.Allows, why.Asks:
-		action := map[why.Doing]mesh.AuthorizationAction{why.Allows: mesh.AuthorizationAllow, why.Asks: mesh.AuthorizationCustom}[doing]
-		authorizations, _ := k.policies(namespace, labels)
-		for _, a := range authorizations {
-			if a.Action == action && !a.DryRun {
-				refs = append(refs, a.Ref)
-			}
-		}
-	case why.Identifies:
-		_, tokens := k.policies(namespace, labels)
-		for _, a := range tokens {
-			refs = append(refs, a.Ref)
-		}
 	case why.Secures:
 		if mode, by := translate.NewAccepts(s).On(namespace, labels, port); mode == mesh.MTLSStrict {
 			for i := range by { // in the order of what goes before what
@@ -154,26 +139,6 @@ func (k *inForce) Applying(doing why.Doing, node string, port uint16) []why.Ref 
 	}
 	slices.SortFunc(refs, func(a, b mesh.Ref) int { return mesh.Older(&a, &b) })
 	return refsOf(slices.Compact(refs))
-}
-
-// Policy is described at why.Objects.
-func (k *inForce) Policy(node, namespace, title string) why.Ref {
-	if home, labels, ok := k.workload(node); ok {
-		all, _ := k.policies(home, labels)
-		for _, a := range all {
-			if a.Home() == namespace && a.Title() == title {
-				return refOf(&a.Ref)
-			}
-		}
-	}
-	return why.Ref{Kind: "AuthorizationPolicy", Namespace: namespace, Name: title}
-}
-
-func (k *inForce) policies(namespace string, labels mesh.Labels) ([]*mesh.AuthorizationPolicy, []*mesh.RequestAuthentication) {
-	if k.given == nil {
-		k.given = new(translate.NewPolicies(k.u.Snapshot))
-	}
-	return k.given.Of(k.u.Snapshot.Settings, namespace, labels)
 }
 
 // workload is that of a proxy, by its node id (TYPE~IP~POD.NAMESPACE~DOMAIN).

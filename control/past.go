@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/control/why"
 	"github.com/weirmesh/weir/mesh"
 )
 
@@ -41,6 +42,7 @@ type departure struct {
 // refusal is that a proxy did not take a cluster.
 type refusal struct {
 	node, cluster, message string
+	by                     []why.Ref // DestinationRules
 	from, until            time.Time // until is zero as long as it lasts
 }
 
@@ -98,15 +100,15 @@ func (x *past) departure(service mesh.Key, addr netip.AddrPort) (left, begin tim
 }
 
 // rejected notes what a proxy did not take.
-func (x *past) rejected(node string, clusters []string, message string, now time.Time) {
+func (x *past) rejected(node string, clusters []string, by map[string][]why.Ref, message string, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, name := range clusters[:min(len(clusters), mostOfResponse)] {
 		if r := x.open(node, name); r != nil {
-			r.message = message
+			r.message, r.by = message, by[name]
 			continue
 		}
-		x.refusals = append(x.refusals, refusal{node: node, cluster: name, message: message, from: now})
+		x.refusals = append(x.refusals, refusal{node: node, cluster: name, message: message, by: by[name], from: now})
 	}
 	x.refusals = slices.Delete(x.refusals, 0, max(0, len(x.refusals)-mostRefusals))
 }
@@ -129,15 +131,15 @@ func (x *past) open(node, cluster string) *refusal {
 	return nil
 }
 
-// refusal is why a proxy did not have a cluster at a moment. lasting says that nobody has told of its end: who asks knows whether the
-// proxy still rejects it.
-func (x *past) refusal(node, cluster string, then time.Time) (message string, lasting, ok bool) {
+// refusal is why a proxy did not have a cluster at a moment. If nobody has told of its end, who asks knows whether the proxy still rejects
+// it.
+func (x *past) refusal(node, cluster string, then time.Time) (_ refusal, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for i := range x.refusals {
 		if r := &x.refusals[i]; r.node == node && r.cluster == cluster && !then.Before(r.from) && (r.until.IsZero() || then.Before(r.until)) {
-			return r.message, r.until.IsZero(), true
+			return *r, true
 		}
 	}
-	return "", false, false
+	return refusal{}, false
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/control/why"
 	"github.com/weirmesh/weir/mesh"
 )
 
@@ -61,8 +62,8 @@ func TestDepartures(t *testing.T) {
 // What a proxy rejected it rejected from then on, until it took it.
 func TestRefusals(t *testing.T) {
 	var x past
-	x.rejected("a", []string{"c"}, "no", second(10))
-	x.rejected("a", []string{"c", "d"}, "still no", second(11))
+	x.rejected("a", []string{"c"}, nil, "no", second(10))
+	x.rejected("a", []string{"c", "d"}, map[string][]why.Ref{"d": {{Kind: "DestinationRule", Namespace: "default", Name: "d"}}}, "still no", second(11))
 	x.mended("a", "c", second(20))
 	x.mended("b", "d", second(21))
 	for _, c := range []struct {
@@ -70,13 +71,13 @@ func TestRefusals(t *testing.T) {
 		then          int
 		want          string
 	}{{"a", "c", 9, " false false"}, {"a", "c", 10, "still no false true"}, {"a", "c", 20, " false false"}, {"a", "d", 30, "still no true true"}, {"b", "d", 30, " false false"}} {
-		message, lasting, ok := x.refusal(c.node, c.cluster, second(c.then))
-		if got := fmt.Sprintf("%s %v %v", message, lasting, ok); got != c.want {
+		r, ok := x.refusal(c.node, c.cluster, second(c.then))
+		if got := fmt.Sprintf("%s %v %v", r.message, ok && r.until.IsZero(), ok); got != c.want || ok && (len(r.by) == 1) != (c.cluster == "d") {
 			t.Errorf("%+v: %s", c, got)
 		}
 	}
 	for i := range 2 * mostRefusals {
-		x.rejected("c", []string{fmt.Sprint(i)}, "no", second(40))
+		x.rejected("c", []string{fmt.Sprint(i)}, nil, "no", second(40))
 	}
 	if len(x.refusals) != mostRefusals {
 		t.Errorf("%d are remembered", len(x.refusals))

@@ -11,6 +11,7 @@ import (
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/control/why"
 	"github.com/weirmesh/weir/xds/resource"
 	"github.com/weirmesh/weir/xds/server"
 )
@@ -38,9 +39,25 @@ func (o observer) Rejected(node, typeURL string, n *server.NACK, resources []*re
 	}
 	o.p.events.add(now, list...)
 	if typeURL == resource.ClusterType {
-		o.p.past.rejected(node, n.Names, clip(n.Message), now)
+		o.p.past.rejected(node, n.Names, rulesOf(resources, n.Names), clip(n.Message), now)
 	}
 	o.p.watch.poke()
+}
+
+// rulesOf are the DestinationRules that resources with these names are made by.
+func rulesOf(resources []*resource.Resource, names []string) map[string][]why.Ref {
+	out := map[string][]why.Ref{}
+	for _, r := range resources {
+		if !slices.Contains(names, r.Name()) || len(out) == mostOfResponse {
+			continue
+		}
+		for _, o := range r.Origins() {
+			if p := strings.Split(o.Value(), "/"); len(p) == 3 && p[0] == "DestinationRule" {
+				out[r.Name()] = append(out[r.Name()], why.Ref{Kind: p[0], Namespace: p[1], Name: p[2]})
+			}
+		}
+	}
+	return out
 }
 
 // Mended is server.Observer.

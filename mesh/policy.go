@@ -256,6 +256,7 @@ type Gateway struct {
 
 // Server is one listening port of a Gateway.
 type Server struct {
+	Line     int // in the object's file
 	Name     string
 	Bind     string
 	Port     uint16

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"cmp"
 	"net/netip"
+	"time"
 
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
@@ -12,6 +14,8 @@ import (
 type Early struct {
 	Port        uint16
 	Transparent bool // by TPROXY
+	// Patience is how long they wait while there is no configuration; 0: listener.EarlyPatience.
+	Patience time.Duration
 }
 
 // outboundListener is what Istio calls the listener that captured connections arrive at.
@@ -31,7 +35,7 @@ func (s *publisher) hold(e *Early) {
 		return
 	}
 	c := &listener.Config{Name: outboundListener, Direction: listener.Outbound, Address: netip.AddrPortFrom(netip.IPv4Unspecified(), e.Port),
-		UseOriginalDst: true, HandOff: true, Early: true, Transparent: e.Transparent}
+		UseOriginalDst: true, HandOff: true, Early: cmp.Or(e.Patience, listener.EarlyPatience), Transparent: e.Transparent}
 	for _, a := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		c.Binds = append(c.Binds, loop.Addr{AddrPort: netip.AddrPortFrom(a, e.Port)})
 	}

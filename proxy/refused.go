@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/weirmesh/weir/api/causes"
@@ -44,9 +45,9 @@ var causeOf = map[listener.Refusal]causes.Cause{
 }
 
 // tell is listener.Options.Refused.
-func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusal, err error) {
+func (r *refusals) tell(info *conn.Info, c *listener.Config, chain *listener.Chain, why listener.Refusal, err error) {
 	cause := causeOf[why]
-	if c.Early {
+	if c.Early > 0 {
 		cause = causes.NoConfiguration
 	}
 	if cause != causes.NoCause && r.access != nil {
@@ -63,7 +64,7 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 	}
 	r.numbers.Failed(reporter, cause)
 	if cause != causes.NoCause && r.records != nil {
-		r.keep(info, c, cause, err)
+		r.keep(info, c, chain, cause, err)
 	}
 	stranger := why == listener.NoChain && info.ServerName != ""
 	if stranger {
@@ -80,7 +81,7 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 		if r.untold > 0 {
 			a = append(a, "others", r.untold)
 		}
-		if c.Early {
+		if c.Early > 0 {
 			a = append(a, "cause", cause.Sentence())
 		}
 		if !stranger {
@@ -98,7 +99,7 @@ func (r *refusals) tell(info *conn.Info, c *listener.Config, why listener.Refusa
 }
 
 // keep records a connection that was refused, unless there are many: weir_proxy_refused_connections_total counts all.
-func (r *refusals) keep(info *conn.Info, l *listener.Config, cause causes.Cause, err error) {
+func (r *refusals) keep(info *conn.Info, l *listener.Config, chain *listener.Chain, cause causes.Cause, err error) {
 	now := r.loop.Wall()
 	c := r.records.Refused(cause, now)
 	if c == nil {
@@ -113,6 +114,36 @@ func (r *refusals) keep(info *conn.Info, l *listener.Config, cause causes.Cause,
 		c.Labels.Reporter, c.Labels.Source, c.Labels.Destination = observe.Destination, nil, r.self
 	}
 	c.Client, c.Asked = records.AddrOf(info.Remote), records.AddrOf(info.Asked())
+	if chain != nil {
+		c.Deciders = decidersOf(chain)[observe.Serving]
+	} else if cause == causes.FilterChainNotFound {
+		c.Deciders = servers(l)
+	}
+}
+
+func decidersOf(c *listener.Chain) observe.Deciders {
+	switch f := c.Filters.(type) {
+	case *http.Config:
+		return f.Deciders
+	case *tcp.Config:
+		return f.Deciders
+	}
+	return nil
+}
+
+// mostServers is how many objects are told of that say what a listener serves, of so many chains.
+const mostServers, mostLooked = 4, 256
+
+// servers are the objects that say what a listener serves: none of them serves who was refused.
+func servers(l *listener.Config) (out []observe.Origin) {
+	for _, c := range l.Chains[:min(len(l.Chains), mostLooked)] {
+		for _, o := range decidersOf(c)[observe.Serving] {
+			if len(out) < mostServers && !slices.ContainsFunc(out, func(x observe.Origin) bool { return x.Object().Config == o.Object().Config }) {
+				out = append(out, o)
+			}
+		}
+	}
+	return out
 }
 
 // inbound reports whether a listener is the workload's own.

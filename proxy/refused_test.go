@@ -35,12 +35,12 @@ func TestScanLosesNoRecord(t *testing.T) {
 	}
 	in := &listener.Config{Name: "virtualInbound"}
 	victim := conn.Info{Remote: netip.MustParseAddrPort("10.0.0.7:40000")}
-	r.tell(&victim, in, listener.Handshake, errors.New("the peer sent no certificate"))
+	r.tell(&victim, in, nil, listener.Handshake, errors.New("the peer sent no certificate"))
 	for i := range 100_000 {
 		if i%10_000 == 0 {
 			n.Advance(time.Second)
 		}
-		r.tell(&conn.Info{Remote: netip.AddrPortFrom(netip.MustParseAddr("203.0.113.1"), uint16(i))}, in, listener.NoChain, nil)
+		r.tell(&conn.Info{Remote: netip.AddrPortFrom(netip.MustParseAddr("203.0.113.1"), uint16(i))}, in, nil, listener.NoChain, nil)
 	}
 	for i := range failures {
 		if id := fmt.Sprint("request-", i); len(r.records.Find(id, 1)) != 1 {
@@ -80,8 +80,8 @@ func TestFailedHandshakesAreLoggedWithTheirReason(t *testing.T) {
 		t.Fatal(err)
 	}
 	in := &listener.Config{Name: "virtualInbound", Chains: []*listener.Chain{{Filters: &tcp.Config{Inbound: true, Logs: []observe.AccessLog{{Format: format}}}}}}
-	r.tell(&conn.Info{}, in, listener.Handshake, &tls.Error{Reason: tls.RefusedByPeer, Alert: "certificate required"})
-	r.tell(&conn.Info{}, in, listener.NoChain, nil)
+	r.tell(&conn.Info{}, in, nil, listener.Handshake, &tls.Error{Reason: tls.RefusedByPeer, Alert: "certificate required"})
+	r.tell(&conn.Info{}, in, nil, listener.NoChain, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var out strings.Builder

@@ -11,20 +11,6 @@ func NewAccepts(snap *mesh.Snapshot) Accepts {
 	return Accepts{newAuthn(snap.Settings.RootNamespace, snap.PeerAuths)}
 }
 
-// Policies answers which policies and rules for tokens workloads are given.
-type Policies struct{ a *authz }
-
-// NewPolicies resolves the policies of a snapshot.
-func NewPolicies(snap *mesh.Snapshot) Policies {
-	return Policies{newAuthz(snap.Settings.RootNamespace, snap, 1, nil)}
-}
-
-// Of lists those of workloads with the given labels.
-func (x Policies) Of(s *mesh.Settings, namespace string, labels mesh.Labels) ([]*mesh.AuthorizationPolicy, []*mesh.RequestAuthentication) {
-	got := x.a.of(s, namespace, labels)
-	return got.policies, got.identify
-}
-
 // Levels of the policies that On names.
 const (
 	LevelWorkload  = "workload"

@@ -29,13 +29,17 @@ var spaced = []string{"scope", "permission"}
 type tokenRule struct {
 	*mesh.JWTRule
 	keys string
+	ref  *mesh.Ref
 }
+
+// tokenName is the provider of the rule with a number.
+func tokenName(i int) string { return "origins-" + strconv.Itoa(i) }
 
 // tokens puts the rules for a workload's tokens into its authorization.
 func (a *authorization) tokens(list []*mesh.RequestAuthentication, sets persist.Map[string, *mesh.KeySet]) {
 	for _, ra := range list {
 		for i := range ra.Rules {
-			r := tokenRule{&ra.Rules[i], ra.Rules[i].Keys}
+			r := tokenRule{&ra.Rules[i], ra.Rules[i].Keys, &ra.Ref}
 			if s := sets.At(r.URI); s != nil && r.URI != "" {
 				r.keys = s.Text
 			}
@@ -53,7 +57,7 @@ func (a *authorization) tokenFilters(k *mint, edge bool) []*hcmv3.HttpFilter {
 	m := &jwtauthnv3.JwtAuthentication{Providers: map[string]*jwtauthnv3.JwtProvider{}, BypassCorsPreflight: true}
 	var one, each []*jwtauthnv3.JwtRequirement
 	for i := range a.rules {
-		name := "origins-" + strconv.Itoa(i)
+		name := tokenName(i)
 		m.Providers[name] = tokenProvider(&a.rules[i], edge)
 		by := &jwtauthnv3.JwtRequirement{RequiresType: &jwtauthnv3.JwtRequirement_ProviderName{ProviderName: name}}
 		one = append(one, by)

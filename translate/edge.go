@@ -252,8 +252,19 @@ func (c *Cache) httpOpening(k *mint, e, old *edgeSet, o *opening, a *audience) *
 		c.base.filters.grpcWeb(m)
 	}
 	m.RouteSpecifier = rds(name)
-	l.FilterChains = []*listenerv3.FilterChain{{Filters: managerFilter(k, m)}}
+	chain := &listenerv3.FilterChain{Filters: managerFilter(k, m)}
+	e.deciders(o.servers...).put(chain)
+	l.FilterChains = []*listenerv3.FilterChain{chain}
 	return l
+}
+
+// deciders are the objects by which a gateway decides about who comes to servers.
+func (e *edgeSet) deciders(servers ...openServer) deciders {
+	d := e.authz.deciders()
+	for i := range servers {
+		d.add("server", &servers[i].gateway.Ref, servers[i].Line)
+	}
+	return d
 }
 
 func (c *Cache) tlsOpening(e, old *edgeSet, o *opening, a *audience) *listenerv3.Listener {
@@ -270,7 +281,9 @@ func (c *Cache) tlsOpening(e, old *edgeSet, o *opening, a *audience) *listenerv3
 
 // admit adds the chains of a server to its listener, unless a proxy would refuse them.
 func (e *edgeSet) admit(l *listenerv3.Listener, o *opening, s *openServer, k *mint, chains []*listenerv3.FilterChain) {
+	decides := e.deciders(*s)
 	for _, f := range chains {
+		decides.put(f)
 		if !isManager(f) {
 			f.Filters = e.authz.guardTCP(k, f.Filters, o.port)
 		}

@@ -450,6 +450,7 @@ func isManager(c *listenerv3.FilterChain) bool {
 func (b *base) inboundChains(k *mint, p *served) []*listenerv3.FilterChain {
 	const tls, plain = "tls", "raw_buffer"
 	var out []*listenerv3.FilterChain
+	decides := p.authz.deciders()
 	chain := func(transport string, alpn []string, http, terminate bool) {
 		c := &listenerv3.FilterChain{Filters: b.inboundFilters(k, p, http)}
 		if transport != "" || alpn != nil {
@@ -458,12 +459,16 @@ func (b *base) inboundChains(k *mint, p *served) []*listenerv3.FilterChain {
 		if terminate {
 			c.TransportSocket = meshServer(k, b.settings, http)
 		}
+		decides.put(c)
 		out = append(out, c)
 	}
 	// Who comes by the last chain has not proved to be of the mesh, and could have.
 	ofStrangers := func() {
-		out[len(out)-1].Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
-			"weir": fields(map[string]*structpb.Value{"strangers": structpb.NewBoolValue(true)})}}
+		c := out[len(out)-1]
+		if c.Metadata == nil {
+			c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{}}
+		}
+		ours(c.Metadata)["strangers"] = structpb.NewBoolValue(true)
 	}
 	http, tcp := true, false
 	if p.tls != nil && p.mode != mesh.MTLSStrict { // in plaintext nobody is served

@@ -36,12 +36,23 @@ type Story struct {
 	Hop int    `json:"hop"`
 	// Decided are the objects that decided, the one to change first.
 	Decided []Decider `json:"decided,omitempty"`
+	// Stopped is what ended the attempts of the caller's proxy, nil: nothing did.
+	Stopped *Stopped `json:"stopped,omitempty"`
 	// Unknown is what nobody could say.
 	Unknown string `json:"unknown,omitempty"`
 	// Others is how many more like this there were among those that were looked at.
 	Others int `json:"others,omitempty"`
 
 	Hops []Hop `json:"hops"` // from the client on
+}
+
+// Stopped is why a request that failed was not tried again.
+type Stopped struct {
+	// By is policy, condition, attempts, budget, body, answer, deadline, upstream or caller; Text says it in a sentence.
+	By   string `json:"by"`
+	Text string `json:"text"`
+	// Decided is the object that sets the limit; nil: a default, or no limit's doing.
+	Decided *Decider `json:"decided,omitempty"`
 }
 
 // Decider is an object that decided something about a request.

@@ -62,7 +62,7 @@ func (l *lowerer) gateway(spec *networkingv1alpha3.Gateway) *mesh.Gateway {
 }
 
 func (l *lowerer) server(path string, s *networkingv1alpha3.Server) mesh.Server {
-	out := mesh.Server{Name: s.Name, Bind: s.Bind}
+	out := mesh.Server{Line: l.LineOf(path), Name: s.Name, Bind: s.Bind}
 	if strings.HasPrefix(s.Bind, "unix://") {
 		l.socket(path+".bind", s.Bind)
 	} else if _, err := netip.ParseAddr(s.Bind); s.Bind != "" && err != nil {

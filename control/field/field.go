@@ -29,10 +29,11 @@ func Cluster(name string) (f For) {
 }
 
 const (
-	rules  = "http[]."
-	policy = "trafficPolicy."
-	pool   = "connectionPool."
-	budget = "retryBudget"
+	rules   = "http[]."
+	servers = "servers[]."
+	policy  = "trafficPolicy."
+	pool    = "connectionPool."
+	budget  = "retryBudget"
 )
 
 // Find is the path of a field below spec, and its line; "": the object has no such field. Of a path that begins with http[] the rule is
@@ -43,11 +44,17 @@ func Find(root *document.Value, path string, f For) (string, int) {
 	candidates := []string{path} // the last ones are what objects of Istio before 1.5 have
 	switch {
 	case strings.HasPrefix(path, rules):
-		return rule(root, spec, strings.TrimPrefix(path, rules), f.Line)
+		return rule(root, spec, "http", strings.TrimPrefix(path, rules), f.Line)
+	case strings.HasPrefix(path, servers):
+		return rule(root, spec, "servers", strings.TrimPrefix(path, servers), f.Line)
 	case strings.HasPrefix(path, policy+pool) && root.Get("kind").String() == "Sidecar":
 		candidates = sidecar(spec, strings.TrimPrefix(path, policy), f.Port)
 	case strings.HasPrefix(path, policy):
 		candidates = traffic(spec, strings.TrimPrefix(path, policy), f)
+	case path == "ports":
+		candidates = protocol(root, spec, f.Port)
+	case path == "trafficPolicy":
+		candidates = append(candidates, "subsets")
 	case path == "subsets":
 		candidates = append(subsets(spec, f.Subset), path)
 	case path == "mtls":
@@ -65,16 +72,16 @@ func Find(root *document.Value, path string, f For) (string, int) {
 	return "", 0
 }
 
-// rule finds a field of a rule of a VirtualService.
-func rule(root, spec *document.Value, name string, line int) (path string, found int) {
-	if !slices.ContainsFunc(items(spec.Get("http")), func(r *document.Value) bool { return r.Line == line }) {
+// rule finds a field of a rule of a VirtualService, or of a server of a Gateway.
+func rule(root, spec *document.Value, of, name string, line int) (path string, found int) {
+	if !slices.ContainsFunc(items(spec.Get(of)), func(r *document.Value) bool { return r.Line == line }) {
 		line = 0 // it stood elsewhere then
 	}
-	for i, r := range items(spec.Get("http")) {
+	for i, r := range items(spec.Get(of)) {
 		if line != 0 && r.Line != line {
 			continue
 		}
-		c := document.Index("http", i) + "." + name
+		c := document.Index(of, i) + "." + name
 		if list, in, ok := strings.Cut(c, "[]"); ok {
 			all := items(at(spec, list))
 			switch len(all) {
@@ -84,19 +91,35 @@ func rule(root, spec *document.Value, name string, line int) (path string, found
 				c = document.Index(list, 0) + in
 			default: // whose it is nobody says
 				if c = list; line == 0 {
-					return rules + name, 0
+					return of + "[]." + name, 0
 				}
 			}
 		}
 		switch {
 		case at(spec, c) == nil:
 		case path != "": // of which rule it is nobody says
-			return rules + name, 0
+			return of + "[]." + name, 0
 		default:
 			path, found = c, root.LineOf("spec."+c)
 		}
 	}
 	return path, found
+}
+
+// protocol are where it is said what a port speaks, of a Service or ServiceEntry; the workload's port, or the service's.
+func protocol(root, spec *document.Value, port uint16) (out []string) {
+	ports, number := items(spec.Get("ports")), strconv.Itoa(int(port))
+	for i, p := range ports {
+		if len(ports) > 1 && !slices.ContainsFunc([]string{"port", "number", "targetPort"}, func(name string) bool { v := p.Get(name); return v != nil && v.Text == number }) {
+			continue
+		}
+		at := document.Index("ports", i)
+		if out = append(out, at+".appProtocol"); root.Get("kind").String() == "ServiceEntry" {
+			out = append(out, at+".protocol")
+		}
+		out = append(out, at+".name", at+".port")
+	}
+	return out
 }
 
 // sidecar are where a field of a connection pool may stand: of a port, or if that has none, of all.

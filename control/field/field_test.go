@@ -49,6 +49,26 @@ spec:
   portLevelMtls:
     8080: {mode: STRICT} # line 6
 `,
+	"Gateway": `kind: Gateway
+spec:
+  servers: # line 3
+  - port: {number: 80}
+  - port: {number: 443}
+    tls: {mode: MUTUAL} # line 6
+  - port: {number: 444} # line 7
+    tls: {mode: SIMPLE} # line 8
+`,
+	"Service": `kind: Service
+spec:
+  ports:
+  - {name: http, port: 80, targetPort: 8080}
+  - {name: web, port: 81, targetPort: named, appProtocol: http2} # line 5
+`,
+	"ServiceEntry": `kind: ServiceEntry
+spec:
+  ports:
+  - {number: 443, name: x, protocol: HTTP}
+`,
 	"AuthorizationPolicy": `kind: AuthorizationPolicy
 spec:
   rules: # line 3
@@ -72,6 +92,16 @@ func TestFind(t *testing.T) {
 		{"VirtualService", "http[].route[].destination", For{Line: 6}, "http[1].route[0].destination:7"},
 		{"VirtualService", "http[].route[].destination", For{Line: 9}, "http[2].route:9"}, // of several, any
 		{"VirtualService", "http[].route[].destination", For{}, "http[].route[].destination:0"},
+		{"VirtualService", "http", For{}, "http:3"},
+		{"Gateway", "servers", For{}, "servers:3"},
+		{"Gateway", "servers[].tls", For{Line: 7}, "servers[2].tls:8"},
+		{"Gateway", "servers[].tls", For{Line: 99}, "servers[].tls:0"}, // it was moved
+		{"Service", "ports", For{Port: 80}, "ports[0].name:4"},
+		{"Service", "ports", For{Port: 8080}, "ports[0].name:4"}, // as the workload knows it
+		{"Service", "ports", For{Port: 81}, "ports[1].appProtocol:5"},
+		{"Service", "ports", For{Port: 82}, ":0"},
+		{"ServiceEntry", "ports", For{}, "ports[0].protocol:4"},
+		{"DestinationRule", "trafficPolicy", For{}, "trafficPolicy:4"},
 		{"DestinationRule", "trafficPolicy.tls", Cluster("outbound|80|v1|a"), "trafficPolicy.portLevelSettings[0].tls:8"},
 		{"DestinationRule", "trafficPolicy.tls", Cluster("outbound|81||a"), "trafficPolicy.tls:5"},
 		{"DestinationRule", "trafficPolicy.outlierDetection", Cluster("outbound|81|v1|a"), "subsets[0].trafficPolicy.outlierDetection:13"},

@@ -20,6 +20,9 @@ type decisive struct {
 	tcp         bool // of relayed connections only
 }
 
+// decider is the stage of objects that records name because they decided: policies, and what says what is served.
+const decider = "decider"
+
 var fields = map[causes.Cause]decisive{
 	causes.ClusterNotFound:            {stage: "route", path: "http[].route[].destination"},
 	causes.DirectResponse:             {stage: "route", path: "http[].directResponse"},
@@ -36,17 +39,23 @@ var fields = map[causes.Cause]decisive{
 	causes.StreamIdleTimeout:          {stage: "cluster", path: "trafficPolicy.connectionPool.tcp.idleTimeout", tcp: true},
 	causes.ConnectionDurationReached:  {stage: "cluster", path: "trafficPolicy.connectionPool.tcp.maxConnectionDuration", tcp: true},
 	causes.NameNotResolved:            {path: "hosts"},
-	causes.NotAllowed:                 {path: "rules"},
-	causes.ExtAuthzDenied:             {path: "provider"},
-	causes.ExtAuthzError:              {path: "provider"},
+	causes.AccessDenied:               {stage: decider, path: "rules"},
+	causes.NotAllowed:                 {stage: decider, path: "rules"},
+	causes.ExtAuthzDenied:             {stage: decider, path: "provider"},
+	causes.ExtAuthzError:              {stage: decider, path: "provider"},
+	causes.ExtAuthzTooLarge:           {stage: decider, path: "provider"},
+	causes.RouteNotFound:              {stage: decider, path: "http"},
+	causes.DownstreamTLSFailed:        {stage: decider, path: "servers[].tls"},
+	causes.ConfigurationRejected:      {path: "trafficPolicy"},
+	causes.UpstreamProtocolError:      {path: "ports"},
 	causes.NotInRegistry:              {path: "outboundTrafficPolicy"},
 	causes.ChainRemoved:               {path: "mtls"},
 	causes.FilterChainNotFound:        {path: "mtls"},
-	causes.TokenRefused:               {path: "jwtRules"},
-	causes.TokenMissing:               {path: "jwtRules"},
-	causes.TokenExpired:               {path: "jwtRules"},
-	causes.TokenKeyUnknown:            {path: "jwtRules"},
-	causes.TokenKeysUnavailable:       {path: "jwtRules"},
+	causes.TokenRefused:               {stage: decider, path: "jwtRules"},
+	causes.TokenMissing:               {stage: decider, path: "jwtRules"},
+	causes.TokenExpired:               {stage: decider, path: "jwtRules"},
+	causes.TokenKeyUnknown:            {stage: decider, path: "jwtRules"},
+	causes.TokenKeysUnavailable:       {stage: decider, path: "jwtRules"},
 	causes.UpstreamConnectTimeout:     {stage: "cluster", path: "trafficPolicy.connectionPool.tcp.connectTimeout"},
 	causes.UpstreamIdleClosed:         {stage: "cluster", path: "trafficPolicy.connectionPool.http.idleTimeout"},
 	causes.UpstreamNotTLS:             {stage: "cluster", path: "trafficPolicy.tls"},
@@ -56,18 +65,58 @@ var fields = map[causes.Cause]decisive{
 	causes.UpstreamCertificateRefused: {stage: "cluster", path: "trafficPolicy.tls"},
 }
 
+// settings are those of which no object has any: defaults, and what a proxy's own bootstrap says; by the stage whose they are.
+var settings = map[causes.Cause]struct{ stage, name string }{
+	causes.RequestHeaderTimeout:      {"listener", "request_headers_timeout"},
+	causes.RequestTimeout:            {"listener", "request_timeout"},
+	causes.StreamIdleTimeout:         {"listener", "stream_idle_timeout"},
+	causes.StreamIdleTimeoutUpstream: {"listener", "stream_idle_timeout"},
+	causes.StreamDurationReached:     {"listener", "max_stream_duration"},
+	causes.MaxDurationReached:        {"cluster", "max_stream_duration"},
+	causes.UpstreamPerTryIdleTimeout: {"route", "per_try_idle_timeout"},
+}
+
+// unset says which setting decided that no object has; "": an object did, or nobody knows.
+func unset(c causes.Cause, r *observev1.Record) string {
+	s, ok := settings[c]
+	if !ok || fields[c].of(r).path != "" {
+		return ""
+	}
+	out := s.name + " of the " + s.stage
+	if i := slices.IndexFunc(r.GetDecisions(), func(d *observev1.Decision) bool { return d.GetStage() == s.stage && d.GetPart() != "" }); i >= 0 {
+		out += " " + r.GetDecisions()[i].GetPart()
+	}
+	return out + ", which no object sets: it is a default, or of the proxy's bootstrap"
+}
+
 // of is f as far as it is about a record.
 func (f decisive) of(r *observev1.Record) decisive {
-	if f.tcp && r.GetProtocol() != "tcp" {
+	served := slices.ContainsFunc(r.GetDecisions(), func(d *observev1.Decision) bool { return d.GetStage() == decider })
+	switch {
+	case f.tcp && r.GetProtocol() != "tcp":
+		return decisive{}
+	case f.path == "mtls" && served: // at a gateway: it is not who comes, but what for
+		return decisive{stage: decider, path: "servers"}
+	case f.path == "ports" && !misunderstood(r):
 		return decisive{}
 	}
 	return f
 }
 
+// misunderstood reports whether an answer was in no version of HTTP that was expected, or none at all.
+func misunderstood(r *observev1.Record) bool {
+	tries := r.GetTries()
+	return len(tries) > 0 && slices.ContainsFunc(otherProtocols, func(what string) bool { return strings.Contains(tries[len(tries)-1].GetFailure(), what) })
+}
+
+// otherProtocols are what proxies say of answers in other protocols.
+var otherProtocols = []string{"http2.http1_response", "http2.frame_too_large", "http1.invalid_status_line"}
+
 // deciders are the objects that decided about a request, the one that the cause is about first.
 func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 	r := t.Record
 	var out []apiv1.Decider
+	lead := 0 // how many the cause is about
 	add := func(d apiv1.Decider, first bool) {
 		same := func(o apiv1.Decider) bool { return o.Kind == d.Kind && o.Namespace == d.Namespace && o.Name == d.Name }
 		if i := slices.IndexFunc(out, same); i >= 0 { // what details say of it comes first; where it is, its decision knows better
@@ -79,18 +128,11 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 		}
 		look(&d, r, objects)
 		if first {
-			out = append([]apiv1.Decider{d}, out...)
+			out = slices.Insert(out, lead, d)
+			lead++
 		} else {
 			out = append(out, d)
 		}
-	}
-	if namespace, name, rule, ok := policy(r.GetDetails()); ok {
-		o := objects.Policy(t.Node, namespace, name)
-		path := "rules[" + rule + "]"
-		if o.Kind != "AuthorizationPolicy" { // its rules are not those of the object
-			path = "rules"
-		}
-		add(apiv1.Decider{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Field: path}, true)
 	}
 	if c == causes.DestinationRefused {
 		for i, d := range refused(r.GetDetails()) {
@@ -100,11 +142,7 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 	}
 	f := fields[c].of(r)
 	if f.path != "" && f.stage == "" {
-		all := of(c, t, objects)
-		if len(all) > 1 && (f.path == "provider" || f.path == "jwtRules") {
-			f.path = "" // which of them it was nobody knows
-		}
-		for _, o := range slices.Backward(all) {
+		for _, o := range of(c, t, objects) {
 			add(apiv1.Decider{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Field: f.path}, true)
 		}
 	}
@@ -117,22 +155,35 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 			}
 		}
 	}
+	several := 0
+	for _, d := range r.GetDecisions() {
+		if d.GetStage() == decider {
+			several++
+		}
+	}
 	for _, d := range r.GetDecisions() {
 		kind, namespace, name, ok := Parse(d.GetObject())
 		if !ok {
 			continue
 		}
 		x := apiv1.Decider{Kind: kind, Namespace: namespace, Name: name, Hash: d.GetHash(), File: d.GetFile(), Line: int(d.GetLine())}
-		if d.GetStage() == f.stage {
+		decides := f.stage != "" && d.GetStage() == f.stage
+		if decides && (several < 2 || together[f.path] || f.stage != decider) { // of others nobody knows which it was
 			x.Field = f.path
 		}
-		add(x, d.GetStage() == f.stage)
+		if rule, ok := ruleOf(r.GetDetails()); decides && ok && kind == "AuthorizationPolicy" { // of older kinds they are not the object's
+			x.Field = "rules[" + rule + "]"
+		}
+		add(x, decides)
 	}
 	for i := range out {
 		find(&out[i], r, objects)
 	}
 	return out
 }
+
+// together are the fields by which several objects decide as one.
+var together = map[string]bool{"rules": true, "http": true}
 
 // absent are the fields whose absence decides as well: nobody is allowed, or there are no endpoints.
 var absent = []string{"rules", "selector", "endpoints"}
@@ -167,23 +218,23 @@ func find(d *apiv1.Decider, r *observev1.Record, objects Objects) {
 func of(c causes.Cause, t *Told, objects Objects) []Ref {
 	r := t.Record
 	switch c {
-	case causes.NameNotResolved:
+	case causes.NameNotResolved, causes.UpstreamProtocolError:
 		s := r.GetEdge().GetService()
 		if o, ok := objects.Service(s.GetNamespace(), s.GetHost()); ok {
 			return []Ref{o}
 		}
-	case causes.NotAllowed:
-		return objects.Applying(Allows, t.Node, 0)
-	case causes.ExtAuthzDenied, causes.ExtAuthzError:
-		return objects.Applying(Asks, t.Node, 0)
+	case causes.ConfigurationRejected:
+		for _, d := range r.GetDecisions() {
+			if _, by, ok := objects.Rejected(t.Node, d.GetPart(), at(r)); ok && d.GetStage() == "cluster" {
+				return by
+			}
+		}
 	case causes.NotInRegistry:
 		return objects.Applying(Confines, t.Node, 0)
 	case causes.FilterChainNotFound, causes.ChainRemoved:
 		if a, err := netip.ParseAddrPort(r.GetAsked()); err == nil && r.GetEdge().GetSide() == observev1.Side_SIDE_DESTINATION {
 			return objects.Applying(Secures, t.Node, a.Port())
 		}
-	case causes.TokenRefused, causes.TokenMissing, causes.TokenExpired, causes.TokenKeyUnknown, causes.TokenKeysUnavailable:
-		return objects.Applying(Identifies, t.Node, 0)
 	}
 	return nil
 }
@@ -230,15 +281,14 @@ func Parse(path string) (kind, namespace, name string, ok bool) {
 	return kind, p[5], p[7], true
 }
 
-var policyName = regexp.MustCompile(`^rbac_access_denied_matched_policy\[ns\[([^\]]*)\]-policy\[([^\]]*)\]-rule\[([^\]]*)\][^\]]*\]`)
+var policyRule = regexp.MustCompile(`^rbac_access_denied_matched_policy\[ns\[[^\]]*\]-policy\[[^\]]*\]-rule\[([^\]]*)\][^\]]*\]`)
 
-// policy reads which policy and rule deny a request.
-func policy(details string) (namespace, name, rule string, ok bool) {
-	m := policyName.FindStringSubmatch(details)
-	if m == nil {
-		return "", "", "", false
+// ruleOf reads which rule of a policy denies a request.
+func ruleOf(details string) (rule string, ok bool) {
+	if m := policyRule.FindStringSubmatch(details); m != nil {
+		return m[1], true
 	}
-	return m[1], m[2], m[3], true
+	return "", false
 }
 
 // refused reads which objects keep a destination closed: destination_refused{KIND:NAMESPACE/NAME}, or two with ":against:" between them.

@@ -44,24 +44,18 @@ type Objects interface {
 	// Serves reports whether an address was that of an endpoint of a service at a moment, where that is known, and when it left
 	// since; zero: it has not.
 	Serves(namespace, host, address string, then time.Time) (serves bool, left time.Time, known bool)
-	// Rejected is why a proxy did not take the configuration of a cluster that it was sent at a moment.
-	Rejected(node, cluster string, then time.Time) (message string, ok bool)
+	// Rejected is why a proxy did not take the configuration of a cluster that it was sent at a moment, and which rules that was made by.
+	Rejected(node, cluster string, then time.Time) (message string, by []Ref, ok bool)
 	// Applying are the objects that do something for the workload of a proxy, on a port, the first first.
 	Applying(doing Doing, node string, port uint16) []Ref
-	// Policy is the object from which the policy comes that the proxy of a workload knows by a namespace and name.
-	Policy(node, namespace, title string) Ref
 }
 
 // Doing is what objects do for a workload.
 type Doing uint8
 
-// What they do: policies that allow something, that ask somebody (CUSTOM), that say whose tokens are good, that demand mutual TLS; and
-// the Sidecar that says who may be called.
+// What they do: PeerAuthentications that demand mutual TLS, and the Sidecar that says who may be called.
 const (
-	Allows Doing = iota
-	Asks
-	Identifies
-	Secures
+	Secures Doing = iota
 	Confines
 )
 
@@ -241,32 +235,19 @@ func story(chain []Told, objects Objects) apiv1.Story {
 		s.Cause, s.Text = string(causes.OK), causes.OK.Sentence()
 	default:
 		s.Cause, s.Text, s.Remedy, s.Docs = c.Name(), c.Sentence(), c.Remedy(), c.Docs()
-		s.Detail = cmp.Or(more, detail(c, r))
+		s.Detail = cmp.Or(more, unset(c, r), detail(c, r))
 		if h := &s.Hops[s.Hop]; h.Side == "source" && theirs[c] {
 			s.Unknown = "why it did so: " + notTold(h)
 		}
 	}
 	s.Decided = deciders(c, to, objects)
+	if fails(first) {
+		s.Stopped = stopped(first, objects)
+	}
 	if f := fields[c].of(r); strings.Contains(f.path, ".connectionPool.") && s.Detail == "" && !slices.ContainsFunc(s.Decided, func(d apiv1.Decider) bool { return d.Field != "" }) {
 		s.Detail = "no object sets " + f.path + ": the default holds"
 	}
-	if t := triedLong(first); t != "" {
-		s.Detail = strings.TrimPrefix(s.Detail+"; "+t, "; ")
-	}
 	return s
-}
-
-// triedLong says why a request that failed was not tried once more, where a limit kept its caller's proxy from it.
-func triedLong(r *observev1.Record) string {
-	c, _ := causes.Named(r.GetCause())
-	switch f := causes.Parse(r.GetFlags()); {
-	case c.Flag()&causes.UpstreamOverflowFlag != 0:
-	case f&causes.UpstreamOverflowFlag != 0:
-		return "not tried again: as many retries as may are under way to the destination (connectionPool.http.maxRetries, or retryBudget)"
-	case f&causes.UpstreamRetryLimitExceeded != 0 && r.GetAttempts() > 1:
-		return "tried " + strconv.Itoa(int(r.GetAttempts())) + " times, as often as the route allows (retries.attempts)"
-	}
-	return ""
 }
 
 // truer is what a cause comes to with what is known besides, and what that adds.
@@ -295,7 +276,7 @@ func truer(c causes.Cause, t *Told, objects Objects) (_ causes.Cause, more strin
 		}
 	case causes.ClusterNotFound:
 		for _, d := range r.GetDecisions() {
-			if message, ok := objects.Rejected(t.Node, d.GetPart(), at(r)); ok && d.GetStage() == "cluster" {
+			if message, _, ok := objects.Rejected(t.Node, d.GetPart(), at(r)); ok && d.GetStage() == "cluster" {
 				return causes.ConfigurationRejected, message
 			}
 		}

@@ -36,8 +36,13 @@ func called(began, took int, cause string, status uint32) Told {
 	})}
 }
 
-func served(began, took int, cause string, status uint32, details string) Told {
-	return Told{Node: "reviews", Workload: "default/reviews-v1", Record: record(observev1.Side_SIDE_DESTINATION, began, took, cause, status, func(r *observev1.Record) { r.Details = details })}
+func served(began, took int, cause string, status uint32, details string, by ...*observev1.Decision) Told {
+	return Told{Node: "reviews", Workload: "default/reviews-v1", Record: record(observev1.Side_SIDE_DESTINATION, began, took, cause, status, func(r *observev1.Record) { r.Details, r.Decisions = details, by })}
+}
+
+// by is an object that decided, in a version.
+func by(kind, name, hash string) *observev1.Decision {
+	return &observev1.Decision{Stage: "decider", Object: "/apis/x/v1/namespaces/default/" + kind + "/" + name, Hash: hash, File: name + ".yaml", Line: 9}
 }
 
 // What is known now: the VirtualService has not changed, the DestinationRule has, policies are there.
@@ -56,20 +61,12 @@ func (now) Serves(_, _, address string, then time.Time) (serves bool, left time.
 	return true, left, true
 }
 
-func (now) Rejected(node, cluster string, _ time.Time) (message string, ok bool) {
-	return "no such file", node == "blind"
+func (now) Rejected(node, cluster string, _ time.Time) (message string, by []Ref, ok bool) {
+	return "no such file", []Ref{{"DestinationRule", "default", "reviews"}}, node == "blind"
 }
 
-func (now) Applying(doing Doing, node string, _ uint16) []Ref {
-	all := []Ref{{[...]string{Allows: "AuthorizationPolicy", Asks: "AuthorizationPolicy", Identifies: "RequestAuthentication", Secures: "PeerAuthentication", Confines: "Sidecar"}[doing], "default", "applies"}}
-	if node == "torn" {
-		all = append(all, Ref{all[0].Kind, "default", "too"})
-	}
-	return all
-}
-
-func (now) Policy(_, namespace, title string) Ref {
-	return Ref{"AuthorizationPolicy", namespace, title}
+func (now) Applying(doing Doing, _ string, _ uint16) []Ref {
+	return []Ref{{[...]string{Secures: "PeerAuthentication", Confines: "Sidecar"}[doing], "default", "applies"}}
 }
 
 func (now) Object(kind, _, name string) (Object, bool) {
@@ -79,7 +76,9 @@ func (now) Object(kind, _, name string) (Object, bool) {
 	case kind == "DestinationRule":
 		return Object{File: "dr.yaml", Line: 1, Since: time.Unix(100, 0)}, true
 	case kind == "AuthorizationPolicy":
-		return Object{File: "policy.yaml", Line: 9}, true
+		return Object{File: "policy.yaml", Line: 9, Hash: "new", Since: time.Unix(-100, 0)}, true
+	case kind == "Gateway", kind == "RequestAuthentication":
+		return Object{File: "x.yaml", Line: 1}, true
 	}
 	return Object{}, false
 }
@@ -114,8 +113,41 @@ func TestStories(t *testing.T) {
 			"504 upstream_timeout at default/page; VirtualService default/reviews http[].timeout vs.yaml:7"},
 		{"a limit of the caller", []Told{called(0, 1, "upstream_overflow", 503)},
 			"503 upstream_overflow at default/page; DestinationRule default/reviews trafficPolicy.connectionPool.http.http2MaxRequests dr.yaml:3 changed"},
-		{"a policy of the server", []Told{called(0, 5, "", 403), served(1, 1, "access_denied", 403, "rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[2]]")},
-			"403 access_denied at default/reviews-v1; AuthorizationPolicy default/deny rules[2] policy.yaml:9"},
+		{"a policy of the server", []Told{called(0, 5, "", 403), served(1, 1, "access_denied", 403, "rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[2]]", by("authorization-policy", "deny", "new"))},
+			"403 access_denied at default/reviews-v1; AuthorizationPolicy default/deny rules[2] deny.yaml:9"},
+		{"an older version of a policy of the server", []Told{called(0, 5, "", 403), served(1, 1, "access_denied", 403, "rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[2]]", by("authorization-policy", "deny", "old"))},
+			"403 access_denied at default/reviews-v1; AuthorizationPolicy default/deny rules[2] deny.yaml:9 behind"},
+		{"a policy of Istio before 1.5", []Told{called(0, 5, "", 403), served(1, 1, "access_denied", 403, "rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[2]]", by("mesh-policy", "deny", "new"))},
+			"403 access_denied at default/reviews-v1; MeshPolicy default/deny rules deny.yaml:9"},
+		{"no rule for the path", []Told{func() Told {
+			c := called(0, 1, "route_not_found", 404)
+			c.Record.Decisions = []*observev1.Decision{{Stage: "host", Part: "reviews"}, by("virtual-service", "reviews", "new"), by("virtual-service", "more", "new")}
+			return c
+		}()}, "404 route_not_found at default/page; VirtualService default/reviews http reviews.yaml:9; VirtualService default/more http more.yaml:9"},
+		{"a gateway's server", []Told{func() Told {
+			c := called(0, 1, "downstream_tls_failed", 0)
+			c.Record.Decisions = []*observev1.Decision{by("gateway", "edge", "")}
+			return c
+		}()}, "0 downstream_tls_failed at default/page; Gateway default/edge servers[].tls edge.yaml:9"},
+		{"a name that no server has", []Told{func() Told {
+			c := called(0, 1, "filter_chain_not_found", 0)
+			c.Record.Decisions = []*observev1.Decision{by("gateway", "edge", "")}
+			return c
+		}()}, "0 filter_chain_not_found at default/page; Gateway default/edge servers edge.yaml:9"},
+		{"another protocol than the port's", []Told{func() Told {
+			c := called(0, 1, "upstream_protocol_error", 502)
+			c.Record.Tries[0].Failure = "http2.http1_response"
+			return c
+		}()}, "502 upstream_protocol_error at default/page; Service default/reviews ports :0"},
+		{"an answer in the right protocol that is broken", []Told{func() Told {
+			c := called(0, 1, "upstream_protocol_error", 502)
+			c.Record.Tries[0].Failure = "http1.several_content_lengths"
+			return c
+		}()}, "502 upstream_protocol_error at default/page"},
+		{"a token of whichever issuer", []Told{called(0, 5, "", 401), served(1, 1, "token_refused", 401, "", by("request-authentication", "a", ""), by("request-authentication", "b", ""))},
+			"401 token_refused at default/reviews-v1"},
+		{"a token of one issuer", []Told{called(0, 5, "", 401), served(1, 1, "token_expired", 401, "", by("request-authentication", "a", ""))},
+			"401 token_expired at default/reviews-v1; RequestAuthentication default/a jwtRules a.yaml:9"},
 		{"the server's application is not there", []Told{called(0, 5, "", 503), served(1, 1, "upstream_connect_refused", 503, "")}, "503 upstream_connect_refused at default/reviews-v1"},
 		{"each attempt on a connection of its own, more than the client's record has room for", []Told{func() Told {
 			c := called(0, 50, "", 503)
@@ -144,10 +176,10 @@ func TestStories(t *testing.T) {
 			c.Record.Id = ""
 			return c
 		}(), func() Told {
-			r := served(1, 0, "access_denied", 0, "rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[0]-deny-due-to-bad-CUSTOM-action]")
+			r := served(1, 0, "access_denied", 0, "rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[0]-deny-due-to-bad-CUSTOM-action]", by("authorization-policy", "deny", "new"))
 			r.Record.Id = ""
 			return r
-		}()}, "0 access_denied at default/reviews-v1; AuthorizationPolicy default/deny rules[0] policy.yaml:9"},
+		}()}, "0 access_denied at default/reviews-v1; AuthorizationPolicy default/deny rules[0] deny.yaml:9"},
 		{"an endpoint that is gone", []Told{func() Told {
 			c := called(2000, 5, "upstream_connect_refused", 503)
 			c.Record.Tries[0].Endpoint = "10.0.0.3:9080"
@@ -162,16 +194,11 @@ func TestStories(t *testing.T) {
 			c := called(0, 5, "cluster_not_found", 503)
 			c.Node = "blind"
 			return c
-		}()}, "503 configuration_rejected at default/page"},
-		{"nobody is allowed", []Told{called(0, 5, "", 403), served(1, 1, "not_allowed", 403, "rbac_access_denied_matched_policy[none]")},
-			"403 not_allowed at default/reviews-v1; AuthorizationPolicy default/applies rules policy.yaml:9"},
-		{"somebody who is asked says no", []Told{called(0, 5, "", 403), served(1, 1, "ext_authz_denied", 403, "ext_authz_denied")},
-			"403 ext_authz_denied at default/reviews-v1; AuthorizationPolicy default/applies provider policy.yaml:9"},
-		{"one of two who are asked says no", []Told{func() Told {
-			s := served(1, 1, "ext_authz_denied", 403, "ext_authz_denied")
-			s.Node = "torn"
-			return s
-		}()}, "403 ext_authz_denied at default/reviews-v1"},
+		}()}, "503 configuration_rejected at default/page; DestinationRule default/reviews trafficPolicy dr.yaml:3 changed"},
+		{"nobody is allowed", []Told{called(0, 5, "", 403), served(1, 1, "not_allowed", 403, "rbac_access_denied_matched_policy[none]", by("authorization-policy", "a", "new"), by("authorization-policy", "b", "old"))},
+			"403 not_allowed at default/reviews-v1; AuthorizationPolicy default/a rules a.yaml:9; AuthorizationPolicy default/b rules b.yaml:9 behind"},
+		{"somebody who is asked says no", []Told{called(0, 5, "", 403), served(1, 1, "ext_authz_denied", 403, "ext_authz_denied", by("authorization-policy", "ask", "new"))},
+			"403 ext_authz_denied at default/reviews-v1; AuthorizationPolicy default/ask provider ask.yaml:9"},
 		{"what the registry does not have", []Told{{Node: "page", Workload: "default/page", Record: record(observev1.Side_SIDE_SOURCE, 0, 0, "direct_response", 502, func(r *observev1.Record) {
 			r.Decisions = []*observev1.Decision{{Stage: "route", Part: "block_all"}}
 		})}}, "502 not_in_registry at default/page; Sidecar default/applies outboundTrafficPolicy :0"},

@@ -4,6 +4,7 @@ import (
 	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
+	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // revoked is an exchange that the rules of now would not let in.
@@ -11,6 +12,7 @@ type revoked struct {
 	x       *Exchange
 	cause   causes.Cause
 	details string
+	decided []observe.Origin
 	timer   loop.Timer
 }
 
@@ -69,9 +71,9 @@ func (x *Exchange) judgeAgain(now *Config, grace int64) {
 		r.timer.Stop()
 		x.revoked = nil
 	case cause != causes.NoCause && r != nil: // the next change gives it no more time
-		r.cause, r.details = cause, details
+		r.cause, r.details, r.decided = cause, details, now.Deciders.Denied(details)
 	case cause != causes.NoCause:
-		r = &revoked{x: x, cause: cause, details: details}
+		r = &revoked{x: x, cause: cause, details: details, decided: now.Deciders.Denied(details)}
 		r.timer.Fire = r.end
 		half := grace / 2
 		x.revoked = r
@@ -82,6 +84,7 @@ func (x *Exchange) judgeAgain(now *Config, grace int64) {
 func (r *revoked) end() {
 	x := r.x
 	x.down.blame()
+	x.Decided = r.decided
 	if !x.is(headSent) {
 		x.Details = r.details
 		x.Reply(r.cause)

@@ -14,6 +14,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster/pool"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/observe/records"
 	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/route"
 )
@@ -212,7 +213,11 @@ func (x *Exchange) latest() *cluster.Cluster {
 func (x *Exchange) Connected(m pool.Member) { m.(carrier).serve(x) }
 
 // NotConnected is called by the pool: the attempt has none.
-func (x *Exchange) NotConnected(why conn.Why) {
+func (x *Exchange) NotConnected(local netip.AddrPort, why conn.Why) {
+	if local.IsValid() { // the endpoint knows the connection by that
+		x.UpstreamLocal, x.UpstreamBegan, x.carried, x.connectedAt = local, x.tryBegan, 0, x.tryBegan
+		x.flags |= connected
+	}
 	c, text := why.Upstream()
 	x.upstreamFailed(c, text, true, true, false)
 }
@@ -340,6 +345,7 @@ func (x *Exchange) onTimeout() {
 	x.Cluster.Limits.RqTimeout.Add(1)
 	x.report(outlier.LocalFailure, 0)
 	x.Failure = ""
+	x.stopped = records.ByDeadline
 	x.Reply(causes.UpstreamTimeout)
 }
 
@@ -357,7 +363,7 @@ func (x *Exchange) onTry() {
 	x.Cluster.Limits.TryTimeout.Add(1)
 	x.report(outlier.LocalFailure, 0)
 	x.Failure = ""
-	if x.mayRetry() && x.retry.On&x.onSilence() != 0 && x.again(c, false) {
+	if x.mayRetry() && x.wanted(x.retry.On&x.onSilence() != 0) && x.again(c, false) {
 		return
 	}
 	x.Reply(c)
@@ -365,7 +371,25 @@ func (x *Exchange) onTry() {
 
 // mayRetry reports whether another attempt is possible at all.
 func (x *Exchange) mayRetry() bool {
-	return x.retry != nil && x.is(keepBody) && x.flags&(headSent|tunnelling) == 0
+	switch {
+	case x.flags&(headSent|tunnelling) != 0:
+		x.stopped = records.ByAnswer
+	case x.retry == nil:
+		x.stopped = records.ByPolicy
+	case !x.is(keepBody):
+		x.stopped = records.ByBody
+	default:
+		return true
+	}
+	return false
+}
+
+// wanted notes what the policy's conditions say.
+func (x *Exchange) wanted(on bool) bool {
+	if !on {
+		x.stopped = records.ByCondition
+	}
+	return on
 }
 
 // retryFailure begins another attempt after a failure, if the policy says so.
@@ -377,6 +401,7 @@ func (x *Exchange) retryFailure(c causes.Cause, untouched bool) bool {
 	switch {
 	case unreached(c):
 		if x.Cluster.Inbound && x.Peer != nil {
+			x.stopped = records.ByCaller
 			return false // there is one application here; the caller's proxy hears it at once (Undelivered) and knows others
 		}
 		on = onUnreached
@@ -388,9 +413,9 @@ func (x *Exchange) retryFailure(c causes.Cause, untouched bool) bool {
 		}
 	case c == causes.UpstreamProtocolError:
 	default:
-		return false
+		on = 0
 	}
-	return x.retry.On&on != 0 && x.again(c, unreached(c))
+	return x.wanted(x.retry.On&on != 0) && x.again(c, unreached(c))
 }
 
 // onSilence are the conditions under which a request is tried again that reached an upstream which does not answer: it
@@ -414,11 +439,12 @@ func (x *Exchange) retryResponse() bool {
 	}
 	switch {
 	case p.Headers.Has(message.XEnvoyOverloaded):
+		x.stopped = records.ByUpstream
 		return false // more requests are the last thing that upstream needs
 	case p.Headers.GetName("x-envoy-ratelimited") != nil:
-		return x.retry.On&route.OnEnvoyRateLimited != 0 && x.again(causes.NoCause, false)
+		return x.wanted(x.retry.On&route.OnEnvoyRateLimited != 0) && x.again(causes.NoCause, false)
 	}
-	return (x.retry.Retriable(p.Status, int(x.grpcStatusOf())) || x.retry.RetriableHeader(&p.Headers)) && x.again(causes.NoCause, false)
+	return x.wanted(x.retry.Retriable(p.Status, int(x.grpcStatusOf())) || x.retry.RetriableHeader(&p.Headers)) && x.again(causes.NoCause, false)
 }
 
 // onUnreached are the conditions under which a request is tried again that did not reach an upstream.
@@ -493,6 +519,7 @@ func (x *Exchange) again(c causes.Cause, unreached bool) bool {
 	// Whoever took the place of endpoints that are gone will be known in a moment: until then the last one is asked.
 	waits := x.retries == 0 && unreached && len(x.tried) > 0 && x.outdated()
 	if x.retries == 0 && !waits {
+		x.stopped = records.ByAttempts
 		x.Cluster.Limits.RetryLimit.Add(1)
 		x.Flags |= causes.UpstreamRetryLimitExceeded
 		return false
@@ -503,6 +530,7 @@ func (x *Exchange) again(c causes.Cause, unreached bool) bool {
 		x.retryAt = nil
 	}
 	if !l.AcquireRetry(x.w.loop.Now()) {
+		x.stopped = records.ByBudget
 		l.RetryOverflow.Add(1)
 		x.Flags |= causes.UpstreamOverflowFlag
 		return false

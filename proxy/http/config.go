@@ -101,6 +101,9 @@ type Config struct {
 
 	Logs []observe.AccessLog // access_log
 
+	// Deciders are the objects by which Stages decide (metadata weir.deciders of the filter chain).
+	Deciders observe.Deciders
+
 	// Asks are the clusters that filters ask before a request goes on.
 	Asks []cluster.ID
 }

@@ -122,11 +122,13 @@ type Exchange struct {
 	// OriginalPath is the path before it was rewritten; nil: it was not.
 	OriginalPath []byte
 
-	Cause    causes.Cause
-	Flags    causes.Flags
-	Details  string  // RESPONSE_CODE_DETAILS
-	Audit    *string // the policy that wants it logged; nil: none
-	Failure  string  // UPSTREAM_TRANSPORT_FAILURE_REASON
+	Cause   causes.Cause
+	Flags   causes.Flags
+	Details string  // RESPONSE_CODE_DETAILS
+	Audit   *string // the policy that wants it logged; nil: none
+	Failure string  // UPSTREAM_TRANSPORT_FAILURE_REASON
+	// Decided are the objects by which a stage refused the request, where Details do not name them.
+	Decided  []observe.Origin
 	Attempts int
 
 	// Bytes of bodies.
@@ -134,16 +136,18 @@ type Exchange struct {
 	// Moments of the loop's clock; 0: did not happen.
 	Began, RequestEnded, UpstreamBegan, ResponseBegan, Ended int64
 
-	w      *Worker
-	gen    uint32 // counts recyclings, so that a late Ticket does nothing
-	state  State
-	origin *origin
-	hold   *demand.Hold // while it waits for configuration, or a name
-	found  *hosts.Entry // the name of a Dynamic cluster; nil: none, or none that may be asked for
-	call   *call        // while it waits for an answer
-	down   downstream
-	up     upstream // of the attempt under way, once connected
-	arena  message.Arena
+	w   *Worker
+	gen uint32 // counts recyclings, so that a late Ticket does nothing
+	// stopped is what would have ended the attempts, if there was something to try again for.
+	stopped records.Stopped
+	state   State
+	origin  *origin
+	hold    *demand.Hold // while it waits for configuration, or a name
+	found   *hosts.Entry // the name of a Dynamic cluster; nil: none, or none that may be asked for
+	call    *call        // while it waits for an answer
+	down    downstream
+	up      upstream // of the attempt under way, once connected
+	arena   message.Arena
 
 	stage        int    // the next one
 	redirect     []byte // location of a redirect
@@ -240,12 +244,12 @@ func (x *Exchange) reset() {
 	x.Remote, x.UpstreamLocal = netip.AddrPort{}, netip.AddrPort{}
 	x.Host, x.Route, x.Target, x.Cluster, x.Endpoint = nil, nil, nil, nil, nil
 	x.OriginalPath = nil
-	x.Cause, x.Flags, x.Details, x.Audit, x.Failure, x.Attempts = causes.NoCause, 0, "", nil, "", 0
+	x.Cause, x.Flags, x.Details, x.Audit, x.Failure, x.Decided, x.Attempts = causes.NoCause, 0, "", nil, "", nil, 0
 	x.Received, x.Sent = 0, 0
 	x.Began, x.RequestEnded, x.UpstreamBegan, x.ResponseBegan, x.Ended = 0, 0, 0, 0, 0
 	x.UpstreamHTTP = message.HTTP11
 	x.state, x.origin, x.down, x.up = nil, nil, nil, nil
-	x.stage, x.flags, x.redirects = 0, keepBody, 0
+	x.stage, x.flags, x.redirects, x.stopped = 0, keepBody, 0, records.Unstopped
 	x.retry, x.retries, x.total, x.perTry, x.perTryIdle = nil, 0, 0, 0, 0
 	x.found, x.stays = nil, nil
 	if x.came != nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/observe/records"
 )
 
 // replayLimit is how much of a request body is kept for another attempt, or
@@ -274,6 +275,7 @@ func (x *Exchange) upstreamFailed(c causes.Cause, transport string, untouched, s
 		x.report(outlier.LocalFailure, 0)
 	}
 	if x.is(headSent) {
+		x.stopped = records.ByAnswer
 		x.endAttempt()
 		x.Details = afterStart(c)
 		if terminated(c) {

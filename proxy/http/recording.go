@@ -112,8 +112,21 @@ func (x *Exchange) Record(c *records.Record, l *observe.Labels, took time.Durati
 	} else {
 		c.Cluster = x.TargetName()
 	}
+	switch {
+	case x.Decided != nil:
+		c.Deciders = x.Decided
+	case x.Cause == causes.RouteNotFound && x.Host != nil:
+		c.Deciders = x.Host.Sources
+	default:
+		c.Deciders = x.Config.Deciders.Denied(x.Details)
+	}
 	c.Client, c.Asked = records.AddrOf(x.Conn.Remote), records.AddrOf(x.Conn.Asked())
-	c.Attempts = uint32(x.Attempts)
+	if c.Attempts = uint32(x.Attempts); x.Attempts > 0 && failed(x, l) {
+		c.Stopped = x.stopped
+		if x.Cause == causes.NoCause && x.Response.Status < 400 { // gRPC says so at its end
+			c.Stopped = records.ByAnswer
+		}
+	}
 	for i := range x.tries {
 		*c.Try() = x.tries[i]
 	}

@@ -45,7 +45,7 @@ func TestRecords(t *testing.T) {
 
 	p.local(t, ask("nobody", "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n"))
 	c := newest()
-	if c.Cause != causes.HostNotFound || c.Labels.Status != 404 || c.Text(records.ID) != id || c.Text(records.Path) != "/reviews/7" || c.Text(records.Authority) != "nobody" || c.Attempts != 0 ||
+	if c.Cause != causes.HostNotFound || c.Labels.Status != 404 || c.Text(records.ID) != id || c.Text(records.Path) != "/reviews/7" || c.Text(records.Authority) != "nobody" || c.Attempts != 0 || c.Stopped != records.Unstopped ||
 		c.Text(records.Method) != "GET" || c.Text(records.Trace) != "4bf92f3577b34da6a3ce929d0e0e4736" || c.Client.String() == "" {
 		t.Errorf("no host: %+v", c)
 	}
@@ -59,7 +59,7 @@ func TestRecords(t *testing.T) {
 	p.client.Take(p.buf)
 	c = newest()
 	if a := c.Tries()[0]; c.Cause != causes.NoCause || c.Labels.Status != 500 || c.Route != "default" || c.Host != "reviews" || !strings.HasPrefix(c.Cluster, "outbound|9080|") ||
-		c.Attempts != 1 || a.Cause != causes.NoCause || a.Status != 500 || a.Endpoint.String() != "10.2.0.1:9080" || a.Local.String() == "" || a.Requests != 11 {
+		c.Attempts != 1 || a.Cause != causes.NoCause || a.Status != 500 || a.Endpoint.String() != "10.2.0.1:9080" || a.Local.String() == "" || a.Requests != 11 || c.Stopped != records.ByCondition {
 		t.Errorf("500: %+v", c)
 	}
 
@@ -72,7 +72,7 @@ func TestRecords(t *testing.T) {
 	}
 	p.client.Take(p.buf)
 	c = newest()
-	if c.Cause != causes.UpstreamConnectRefused || c.Attempts != 3 {
+	if c.Cause != causes.UpstreamConnectRefused || c.Attempts != 3 || c.Stopped != records.ByAttempts {
 		t.Errorf("refused: %+v", c)
 	}
 	for i := range 3 {

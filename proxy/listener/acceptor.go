@@ -39,7 +39,7 @@ type Options struct {
 	Relief func()
 	// Refused, where set, hears of connections that were never served. err is what
 	// failed, if something did.
-	Refused func(info *conn.Info, c *Config, why Refusal, err error)
+	Refused func(info *conn.Info, c *Config, chain *Chain, why Refusal, err error)
 }
 
 // Refusal is why a connection was not served: a closed set.
@@ -431,7 +431,7 @@ func (s *securing) Closed(c *conn.Conn, why conn.Why) {
 	if err == nil {
 		err = errors.New(why.String())
 	}
-	s.a.refused(c.Info(), s.arrival.Config, Handshake, err)
+	s.a.refusedAt(c.Info(), s.arrival.Config, s.arrival.Chain, Handshake, err)
 }
 
 // refused owns a connection that has no owner.
@@ -466,8 +466,13 @@ func (a *Acceptor) refuse(fd int, info conn.Info, c *Config, why Refusal) { // i
 }
 
 func (a *Acceptor) refused(info *conn.Info, c *Config, why Refusal, err error) {
+	a.refusedAt(info, c, nil, why, err)
+}
+
+// refusedAt is refused of a connection that was at a chain already.
+func (a *Acceptor) refusedAt(info *conn.Info, c *Config, chain *Chain, why Refusal, err error) {
 	a.stats.Refused[why]++
 	if a.o.Refused != nil {
-		a.o.Refused(info, c, why, err)
+		a.o.Refused(info, c, chain, why, err)
 	}
 }

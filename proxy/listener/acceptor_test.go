@@ -48,7 +48,7 @@ func newWorld(t *testing.T, workers int, options ...func(*listener.Options)) *wo
 			Serve: func(c *conn.Conn, a listener.Arrival) conn.Handler {
 				return &server{w: w, worker: i, chain: a.Chain.Name, listener: a.Config.Name}
 			},
-			Refused: func(_ *conn.Info, c *listener.Config, why listener.Refusal, err error) {
+			Refused: func(_ *conn.Info, c *listener.Config, _ *listener.Chain, why listener.Refusal, err error) {
 				if w.errors && err != nil {
 					w.say("refused by %s: %v: %v", c.Name, why, err)
 					return
@@ -332,7 +332,7 @@ func TestCapture(t *testing.T) {
 func TestEarly(t *testing.T) {
 	early := func() *listener.Config {
 		return &listener.Config{Name: "virtualOutbound", Direction: listener.Outbound, Address: netip.MustParseAddrPort("0.0.0.0:15001"), Binds: bind("0.0.0.0:15001"),
-			UseOriginalDst: true, HandOff: true, Early: true}
+			UseOriginalDst: true, HandOff: true, Early: listener.EarlyPatience}
 	}
 	w := newWorld(t, 1)
 	w.apply(early())
@@ -345,7 +345,7 @@ func TestEarly(t *testing.T) {
 		t.Errorf("%d wait", n)
 	}
 	caught := early()
-	caught.Early, caught.Chains = false, []*listener.Chain{{Name: "passthrough"}}
+	caught.Early, caught.Chains = 0, []*listener.Chain{{Name: "passthrough"}}
 	port := &listener.Config{Name: "0.0.0.0_9080", Direction: listener.Outbound, Address: netip.MustParseAddrPort("0.0.0.0:9080"), Chains: []*listener.Chain{{Name: "only"}}}
 	before := w.n.Open()
 	w.apply(caught, port)

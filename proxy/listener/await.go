@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -14,7 +15,7 @@ const EarlyPatience = 30 * time.Second
 // handOff finds the listener for a redirected connection. It waits for one that is
 // configuration on demand and is not there, and while nothing is.
 func (a *Acceptor) handOff(t *Table, dst netip.AddrPort, caught *Config) (found *Config, waits bool) {
-	if caught.Early {
+	if caught.Early > 0 {
 		return nil, true
 	}
 	found, exact, wildcard := t.search(dst, caught)
@@ -40,11 +41,7 @@ func (a *Acceptor) hold(fd int, info conn.Info, caught *Config) {
 	w := &awaiting{a: a, caught: caught}
 	w.c = conn.Accept(a.l, fd, info, w)
 	w.c.Pause()
-	patience := demand.Patience
-	if caught.Early {
-		patience = EarlyPatience
-	}
-	if w.hold = a.o.Demand.HoldFor(patience, w.again); w.hold == nil {
+	if w.hold = a.o.Demand.HoldFor(cmp.Or(caught.Early, demand.Patience), w.again); w.hold == nil {
 		a.refused(w.c.Info(), caught, Unconfigured, nil)
 		w.c.Reset()
 		return

@@ -50,8 +50,9 @@ type Config struct {
 	// listener filter original_dst, which asks for the address without giving away.)
 	UseOriginalDst bool
 	HandOff        bool
-	// Early stands for a listener that has not come yet: connections wait until one of its Name takes its place. It has no chains.
-	Early          bool
+	// Early stands for a listener that has not come yet: connections wait so long until one of its Name takes its place. It has no
+	// chains. 0: it is here.
+	Early          time.Duration
 	Transparent    bool                 // IP_TRANSPARENT: capture by TPROXY
 	OriginalSource *conn.OriginalSource // original_src: what is dialled for clients carries their addresses
 	FreeBind       bool                 // IP_FREEBIND: its address may appear later

@@ -89,17 +89,17 @@ func (r *Rules) Decide(f *Facts) Decision {
 	return Decision{Allowed: r.Action != Allow}
 }
 
-// Matches reports whether one of the named policies matches, by whichever reading of what comes several times.
-func (r *Rules) Matches(f *Facts, named map[string]bool) bool {
+// Match is the name of one of the named policies that matches, by whichever reading of what comes several times; "": none does.
+func (r *Rules) Match(f *Facts, named map[string]bool) string {
 	f.line, f.lines = 0, 0
 	for ; f.line <= f.lines; f.line++ {
 		for i := range r.Policies {
 			if p := &r.Policies[i]; named[p.Name] && p.What(f) && p.From(f) {
-				return true
+				return p.Name
 			}
 		}
 	}
-	return false
+	return ""
 }
 
 // Facts are what is known of a request, or of a connection before there are requests.

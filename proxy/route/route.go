@@ -49,6 +49,8 @@ type VirtualHost struct {
 	Name    string
 	Domains []string
 	Entries []*Entry
+	// Sources are the objects that Entries came from, each once.
+	Sources []observe.Origin
 	// AttemptCount adds x-envoy-attempt-count to requests.
 	AttemptCount bool
 	// RateRules make descriptors of requests.

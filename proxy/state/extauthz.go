@@ -178,7 +178,7 @@ const (
 
 // condition is filter_enabled_metadata: what the shadow rules of an RBAC filter in front have found. No other metadata
 // is there to look at.
-func (l *filterList) condition(m *matcherv3.MetadataMatcher, path string) (func(*http.Exchange) bool, error) {
+func (l *filterList) condition(m *matcherv3.MetadataMatcher, path string) (func(*http.Exchange) (string, bool), error) {
 	if m == nil {
 		return nil, nil
 	}
@@ -200,7 +200,7 @@ func (l *filterList) condition(m *matcherv3.MetadataMatcher, path string) (func(
 			named[p] = true
 		}
 	}
-	return func(x *http.Exchange) bool { return rbacfilter.Matches(shadow, x, named) }, nil
+	return func(x *http.Exchange) (string, bool) { return rbacfilter.Matches(shadow, x, named) }, nil
 }
 
 func decodeAuthzPerRoute(config *anypb.Any, path string) (*route.ExtAuthz, error) {

@@ -33,7 +33,7 @@ func (b *Builder) decodeJWT(l *filterList, m *jwtauthnv3.JwtAuthentication, path
 		if err != nil {
 			return nil, err
 		}
-		providers[name] = p
+		p.Name, providers[name] = name, p
 		f.Providers = append(f.Providers, p)
 	}
 	d := &jwtRequirements{f, providers}

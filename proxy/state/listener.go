@@ -221,13 +221,13 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 				return nil, fmt.Errorf("%s: a network RBAC filter in front of HTTP is not supported; put envoy.filters.http.rbac into http_filters", at)
 			}
 			m.Strangers = fc.GetMetadata().GetFilterMetadata()["weir"].GetFields()["strangers"].GetBoolValue()
-			m.Chain, c.Filters = c, m
+			m.Chain, m.Deciders, c.Filters = c, deciders(fc.GetMetadata()), m
 		case tcpProxyURL:
 			p, err := b.decodeTCP(config, dir, at)
 			if err != nil {
 				return nil, err
 			}
-			p.Chain, p.Exchange, p.ByServerName, p.RBAC = c, exchange, byServerName, rules
+			p.Chain, p.Exchange, p.ByServerName, p.RBAC, p.Deciders = c, exchange, byServerName, rules, deciders(fc.GetMetadata())
 			c.Filters, c.ServerFirst = p, true
 		case metadataExchangeURL:
 			exchange = true

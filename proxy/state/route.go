@@ -18,6 +18,7 @@ import (
 	previousprioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -179,6 +180,9 @@ func decodeVirtualHost(v *routev3.VirtualHost, at string, ids func(name string) 
 			e.Forward.Retry = retry
 		}
 		vh.Entries = append(vh.Entries, e)
+		if from := e.Source.Object().Config; from != "" && !slices.ContainsFunc(vh.Sources, func(o observe.Origin) bool { return o.Object().Config == from }) {
+			vh.Sources = append(vh.Sources, e.Source)
+		}
 	}
 	return vh, nil
 }
@@ -252,13 +256,27 @@ func decodeRoute(r *routev3.Route, path string, ids func(string) cluster.ID) (*r
 // version, file and line.
 func origin(m *corev3.Metadata) observe.Origin {
 	f := m.GetFilterMetadata()
-	weir := f["weir"].GetFields()
-	return observe.OriginOf(observe.Object{
-		Config: f["istio"].GetFields()["config"].GetStringValue(),
-		Hash:   weir["hash"].GetStringValue(),
-		File:   weir["file"].GetStringValue(),
-		Line:   int(weir["line"].GetNumberValue()),
-	})
+	return originOf(f["istio"].GetFields()["config"].GetStringValue(), f["weir"].GetFields())
+}
+
+func originOf(config string, weir map[string]*structpb.Value) observe.Origin {
+	return observe.OriginOf(observe.Object{Config: config, Hash: weir["hash"].GetStringValue(), File: weir["file"].GetStringValue(), Line: int(weir["line"].GetNumberValue())})
+}
+
+// deciders are the objects by which a filter chain decides.
+func deciders(m *corev3.Metadata) observe.Deciders {
+	all := m.GetFilterMetadata()["weir"].GetFields()["deciders"].GetStructValue().GetFields()
+	if len(all) == 0 {
+		return nil
+	}
+	out := observe.Deciders{}
+	for name, list := range all {
+		for _, v := range list.GetListValue().GetValues() {
+			f := v.GetStructValue().GetFields()
+			out[name] = append(out[name], originOf(f["config"].GetStringValue(), f))
+		}
+	}
+	return out
 }
 
 func decodeForward(a *routev3.RouteAction, path string, ids func(string) cluster.ID) (*route.Forward, error) {

@@ -82,7 +82,7 @@ func startPermissive(t *testing.T, n *mem.Net, http bool) *permissive {
 			}
 			return m.w.Begin(c, m.config, m, spoke)
 		},
-		Refused: func(_ *conn.Info, _ *listener.Config, why listener.Refusal, _ error) {
+		Refused: func(_ *conn.Info, _ *listener.Config, _ *listener.Chain, why listener.Refusal, _ error) {
 			m.refused = append(m.refused, why.String())
 		},
 	})

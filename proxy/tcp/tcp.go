@@ -49,6 +49,8 @@ type Config struct {
 
 	// RBAC decides who may come (the filters envoy.filters.network.rbac, in their order).
 	RBAC []*rbac.Filter
+	// Deciders are the objects by which RBAC decides (metadata weir.deciders of the filter chain).
+	Deciders observe.Deciders
 
 	// Chain is the filter chain that connections come by, for whoever decides in Worker.Adopt.
 	Chain any

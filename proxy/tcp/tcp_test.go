@@ -126,7 +126,7 @@ func (p *proxy) serve(o tcp.Options, lc *listener.Config, refused *[]string) {
 			p.began = weak.Make(s)
 			return p.w.Serve(c, a.Chain.Filters.(*tcp.Config), s)
 		},
-		Refused: func(_ *conn.Info, _ *listener.Config, why listener.Refusal, err error) {
+		Refused: func(_ *conn.Info, _ *listener.Config, _ *listener.Chain, why listener.Refusal, err error) {
 			if refused != nil {
 				*refused = append(*refused, fmt.Sprintf("%v: %v", why, err))
 			}

@@ -9,13 +9,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/weirmesh/weir/api/causes"
 )
 
 var update = flag.Bool("update", false, "rewrite docs/faults.md")
 
 // catalogue is all of it: what one mesh can show, then what takes another.
 func catalogue(t testing.TB) []fault {
-	return slices.Concat(upstreamRows(), h2Rows(), limitRows(), tlsRows(t), policyRows(t), placeRows(), clientRows(), gatewayRows(t), outageRows())
+	return slices.Concat(upstreamRows(), h2Rows(), limitRows(), tlsRows(t), policyRows(t), placeRows(), patienceRows(), sidesRows(t), clientRows(), gatewayRows(t), outageRows(), earlyRows())
 }
 
 // docs/faults.md is the catalogue.
@@ -31,6 +33,9 @@ func TestFaultsAreDocumented(t *testing.T) {
 		cause := f.cause
 		if f.unknown != "" {
 			cause += "; why is not known, ask " + f.unknown
+		}
+		if f.stopped != "" {
+			cause += "; no retry because of " + f.stopped
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", f.name, f.how, cause, f.at, cmp.Or(f.object, "-"), f.client, f.server)
 	}
@@ -76,9 +81,16 @@ func TestScenariosAreTold(t *testing.T) {
 	found := 0
 	for line := range strings.Lines(string(text)) {
 		_, says, _ := strings.Cut(line, "`weir why`: ")
+		told := map[string]bool{}
 		for _, m := range regexp.MustCompile(`([a-z_]+) \(([^)]*)\)`).FindAllStringSubmatch(says, -1) {
+			told[m[1]] = true
 			if found++; causeOf[m[2]] != m[1] {
 				t.Errorf("of %q it says %q, not %q", m[2], causeOf[m[2]], m[1])
+			}
+		}
+		for _, word := range regexp.MustCompile(`[a-z_]+`).FindAllString(says, -1) {
+			if c, ok := causes.Named(word); ok && strings.Contains(word, "_") && !told[word] {
+				t.Errorf("%s is told, and no row shows it: %s", c.Name(), line)
 			}
 		}
 	}

@@ -40,6 +40,8 @@ type fault struct {
 	client, server string
 	// detail is part of what the story adds to the cause.
 	detail string
+	// stopped is what ended the attempts at it, and the field of the row's object that set the limit (BY KIND FIELD); "": not looked at.
+	stopped string
 	// unknown is whom to ask for what nobody in the mesh can know.
 	unknown string
 }
@@ -95,6 +97,15 @@ func (f *fault) judge(s *apiv1.Story, texts map[string]string) string {
 	}
 	is("the object", f.decided(s, texts), f.object)
 	is("its version", version(s), f.version)
+	if f.stopped != "" {
+		got := ""
+		if x := s.Stopped; x != nil {
+			if got = x.By; x.Decided != nil {
+				got += " " + x.Decided.Kind + " " + x.Decided.Field
+			}
+		}
+		is("what ended the attempts", got, f.stopped)
+	}
 	for side, want := range f.sides() {
 		got := ""
 		if i := slices.IndexFunc(s.Hops, func(h apiv1.Hop) bool { return h.Side == side }); i >= 0 {
@@ -124,6 +135,9 @@ func (f *fault) decided(s *apiv1.Story, texts map[string]string) string {
 		out += d.Name + " "
 	}
 	out += d.Field
+	if d.Gone {
+		return out
+	}
 	file := filepath.Base(d.File)
 	if file != f.file() && texts[file] == "" {
 		return out + " in " + d.File

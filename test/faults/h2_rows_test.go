@@ -17,9 +17,9 @@ func h2Rows() []fault {
 		{name: "stream reset", how: "an endpoint that resets each stream (RST_STREAM, INTERNAL_ERROR)", protocol: "http2", far: framed(func(f *http2.Framer, id uint32) { _ = f.WriteRSTStream(id, http2.ErrCodeInternal) }),
 			cause: "upstream_reset", at: "default/client", client: "upstream_reset", unknown: "default/far"},
 		{name: "HTTP2 to HTTP1", how: "a port named http2 whose application speaks HTTP/1.1", protocol: "http2", app: wholly("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"),
-			cause: "upstream_protocol_error", at: "default/server", client: "-", server: "upstream_protocol_error", detail: "http1_response"},
+			cause: "upstream_protocol_error", at: "default/server", object: "Service ports[0].name", client: "-", server: "upstream_protocol_error", detail: "http1_response"},
 		{name: "HTTP1 to HTTP2", how: "a port named http whose endpoint speaks HTTP/2 only", far: wholly("\x00\x00\x00\x04\x00\x00\x00\x00\x00"),
-			cause: "upstream_protocol_error", at: "default/client", client: "upstream_protocol_error"},
+			cause: "upstream_protocol_error", at: "default/client", object: "Service ports[0].name", client: "upstream_protocol_error"},
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 // Limits of the caller, who may be called, and names.
 func limitRows() []fault {
+	again := &retried{newHolder()}
 	requests, pending, connections, served := newHolder(), newHolder(), newHolder(), newHolder()
 	return []fault{
 		{name: "too many requests under way", how: "http2MaxRequests: 1, and one is under way", app: requests.serve,
@@ -65,13 +66,33 @@ func limitRows() []fault {
 			config: destinationRule("trafficPolicy: {connectionPool: {tcp: {connectTimeout: 0.05s}}}"),
 			cause:  "upstream_connect_timeout", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.tcp.connectTimeout", client: "upstream_connect_timeout"},
 		{name: "no route matches", how: "a VirtualService of other paths only", app: answers(ok), config: virtualService("match: [{uri: {prefix: /other}}], ROUTE"),
-			cause: "route_not_found", at: "default/client", client: "route_not_found"},
+			cause: "route_not_found", at: "default/client", object: "VirtualService http", client: "route_not_found"},
 		{name: "retries used up", how: "the application answers 503 each time; attempts: 2", app: answers(unavailable),
 			config: virtualService("retries: {attempts: 2, retryOn: 5xx, backoff: 1ms}, ROUTE"),
-			cause:  "application_answered", at: "default/server", client: "-", server: "-"},
-		{name: "retry budget used up", how: "the application answers 503; a retryBudget without room", app: answers(unavailable),
-			config: documents(virtualService("retries: {attempts: 2, retryOn: 5xx, backoff: 1ms}, ROUTE"), destinationRule("trafficPolicy: {retryBudget: {percent: 0, minRetryConcurrency: 0}}")),
-			cause:  "application_answered", at: "default/server", client: "-", server: "-"},
+			cause:  "application_answered", at: "default/server", stopped: "attempts VirtualService http[0].retries.attempts", client: "-", server: "-"},
+		{name: "retries for something else", how: "the application answers 503; retryOn: connect-failure", app: answers(unavailable),
+			config: virtualService("retries: {attempts: 2, retryOn: connect-failure}, ROUTE"),
+			cause:  "application_answered", at: "default/server", stopped: "condition VirtualService http[0].retries.retryOn", client: "-", server: "-"},
+		{name: "retries forbidden", how: "the application answers 503; attempts: 0", app: answers(unavailable),
+			config: virtualService("retries: {attempts: 0}, ROUTE"),
+			cause:  "application_answered", at: "default/server", stopped: "policy VirtualService http[0].retries.attempts", client: "-", server: "-"},
+		{name: "body too large to be sent again", how: "a POST of 200 KB, the application answers 503; retryOn: 5xx", app: answers(unavailable),
+			config: virtualService("retries: {attempts: 2, retryOn: 5xx}, ROUTE"),
+			ask: func(w *world, f *fault) string {
+				id := "fault-" + f.slug()
+				w.client.Do("POST", "http://"+f.slug()+":8080/", make([]byte, 200<<10), "x-request-id: "+id)
+				return id
+			},
+			cause: "application_answered", at: "default/server", stopped: "body", client: "-", server: "-"},
+		{name: "retry budget used up", how: "the application answers 503; a retryBudget with room for one, and one is tried again already", app: again.serve,
+			config: documents(virtualService("retries: {attempts: 1, retryOn: 5xx, backoff: 1ms}, ROUTE"), destinationRule("trafficPolicy: {retryBudget: {percent: 0.1, minRetryConcurrency: 1}}")),
+			ask: func(w *world, f *fault) string {
+				c := w.send(f, "GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+				defer c.Close()
+				<-again.came
+				return get(w, f)
+			},
+			cause: "application_answered", at: "default/server", stopped: "budget DestinationRule trafficPolicy.retryBudget", client: "-", server: "-"},
 		{name: "secured by what is broken", how: "a DestinationRule whose tls.mode does not exist", app: answers(ok),
 			config: destinationRule("trafficPolicy: {tls: {mode: SIMPEL}}"),
 			cause:  "destination_refused", at: "default/client", object: "DestinationRule trafficPolicy.tls", client: "destination_refused"},

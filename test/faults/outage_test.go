@@ -23,14 +23,16 @@ func outageRows() []fault {
 			cause: "fault_abort", at: "default/client", object: "VirtualService http[0].fault.abort", version: "quarantined", client: "fault_abort"},
 		{name: "older version of an object", how: "the client's proxy is cut off from the control plane when the fault of a VirtualService becomes another", apart: behind,
 			cause: "fault_abort", at: "default/client", object: "VirtualService http[].fault.abort", version: "behind", client: "fault_abort"},
+		{name: "older version of a policy", how: "the server's proxy is cut off from the control plane when the rules of an AuthorizationPolicy become others", apart: policyBehind,
+			cause: "access_denied", at: "default/server", object: "AuthorizationPolicy rules[0]", version: "behind", client: passed, server: "access_denied"},
 		{name: "stale configuration", how: "the client's proxy is cut off from the control plane when the endpoints are replaced", apart: stale,
 			cause: "endpoint_gone", at: "default/client", client: "upstream_connect_refused", detail: "had left the service"},
 		{name: "endpoint replaced since", how: "nobody listens at the endpoint, and it is replaced before anybody asks", apart: replaced,
 			cause: "upstream_connect_refused", at: "default/client", client: "upstream_connect_refused", detail: "was an endpoint of the service still"},
 		{name: "configuration rejected", how: "the client's proxy does not take the destination's first configuration: caCertificates is a file that is not there", apart: rejected,
-			cause: "configuration_rejected", at: "default/client", client: "cluster_not_found", detail: "/nowhere/ca.pem"},
+			cause: "configuration_rejected", at: "default/client", object: "DestinationRule x trafficPolicy", client: "cluster_not_found", detail: "/nowhere/ca.pem"},
 		{name: "rejected then and mended since", how: "the same, and the DestinationRule is repaired before anybody asks", apart: mended,
-			cause: "configuration_rejected", at: "default/client", client: "cluster_not_found", detail: "/nowhere/ca.pem"},
+			cause: "configuration_rejected", at: "default/client", object: "DestinationRule x trafficPolicy", version: "gone", client: "cluster_not_found", detail: "/nowhere/ca.pem"},
 	}
 }
 
@@ -55,7 +57,7 @@ spec: {hosts: [moved.example], ports: [{number: 8080, name: http, protocol: HTTP
 func stale(t *testing.T, f *fault) (*world, string) {
 	w := apartFrom(t, f, moved(1))
 	w.Settle()
-	w.replaceUnseen(f.file(), moved(2))
+	w.replaceUnseen(w.client, f.file(), moved(2))
 	w.client.Get("http://moved.example:8080/", "x-request-id: stale")
 	w.client.Link().Heal()
 	return w, "stale"
@@ -121,16 +123,31 @@ func quarantined(t *testing.T, f *fault) (*world, string) {
 
 func behind(t *testing.T, f *fault) (*world, string) {
 	w := aborts(t, f)
-	w.replaceUnseen(f.file(), f.aborted(504))
+	w.replaceUnseen(w.client, f.file(), f.aborted(504))
 	id := get(w, f)
 	w.client.Link().Heal()
 	return w, id
 }
 
-// replaceUnseen changes a file while the client's proxy is cut off from the control plane.
-func (w *world) replaceUnseen(file, text string) {
-	w.client.Link().Partition()
-	w.client.Link().Break()
+func policyBehind(t *testing.T, f *fault) (*world, string) {
+	denied := func(path string) string {
+		return strings.ReplaceAll(documents("apiVersion: v1\nkind: Service\nmetadata: {name: NAME}\nspec: {selector: {app: server}, ports: [{name: http, port: 8080, targetPort: 20000}]}\n",
+			object("security.istio.io/v1", "AuthorizationPolicy", "NAME", "{"+serverOnly+", action: DENY, rules: [{to: [{operation: {paths: ["+path+"]}}]}]}")), "NAME", f.slug())
+	}
+	w := apartFrom(t, f, denied("/"))
+	w.texts[f.file()] = denied("/")
+	server := w.Workload(mesh.Spec{Name: "server-0", Owner: "server", ServiceAccount: "server", Labels: map[string]string{"app": "server"}, Ports: []mesh.Port{{Name: "http", Number: 20000}}})
+	w.Settle()
+	w.replaceUnseen(server, f.file(), denied("/else"))
+	id := get(w, f)
+	server.Link().Heal()
+	return w, id
+}
+
+// replaceUnseen changes a file while a proxy is cut off from the control plane.
+func (w *world) replaceUnseen(of *mesh.Workload, file, text string) {
+	of.Link().Partition()
+	of.Link().Break()
 	before := w.Status().Mesh
 	w.Write(file, text)
 	w.Eventually("the control plane knows of it", func() error {
@@ -143,8 +160,10 @@ func (w *world) replaceUnseen(file, text string) {
 }
 
 func rejected(t *testing.T, f *fault) (*world, string) {
-	w := apartFrom(t, f, documents("apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {selector: {app: x}, ports: [{name: http, port: 8080}]}\n",
-		object("networking.istio.io/v1", "DestinationRule", "x", "{host: x, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: /nowhere/ca.pem}}}")))
+	text := documents("apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {selector: {app: x}, ports: [{name: http, port: 8080}]}\n",
+		object("networking.istio.io/v1", "DestinationRule", "x", "{host: x, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: /nowhere/ca.pem}}}"))
+	w := apartFrom(t, f, text)
+	w.texts[f.file()] = text
 	w.Eventually("it has rejected it", func() error {
 		all, _, err := w.API().Proxies(context.Background())
 		if err != nil || len(all) == 0 || len(all[0].Rejected) == 0 {

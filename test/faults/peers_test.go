@@ -70,5 +70,26 @@ func (h *holder) serve(c net.Conn) {
 	}
 }
 
+// retried answers 503, and holds what is tried again.
+type retried struct{ *holder }
+
+func (h *retried) serve(c net.Conn) {
+	in := bufio.NewReader(c)
+	for {
+		r, err := http.ReadRequest(in)
+		if err != nil {
+			return
+		}
+		if r.Header.Get("x-envoy-attempt-count") != "1" {
+			h.came <- struct{}{}
+			silence(c)
+			return
+		}
+		if _, err := io.WriteString(c, unavailable); err != nil {
+			return
+		}
+	}
+}
+
 // unaccepting is an endpoint whose queue of connections is full: further ones are not answered.
 func unaccepting(net.Conn) {}

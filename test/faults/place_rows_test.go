@@ -25,7 +25,7 @@ func places(memory *atomic.Int64) []mesh.Spec {
 			o.DrainTime, o.Memory = 10*time.Millisecond, func() (used, limit int64) { return 80 + memory.Load(), 100 }
 		}},
 		{Name: "closing-0", Proxy: func(o *proxy.Options) { o.ListenerDrain = 10 * time.Millisecond }},
-		{Name: "broken-0"},
+		{Name: "broken-0"}, {Name: "leaving-0"}, {Name: "leaving2-0"},
 	}
 }
 
@@ -48,7 +48,7 @@ spec: {workloadSelector: {labels: {app: captive}}, outboundTrafficPolicy: {mode:
 
 // What is wrong with a place: its pods, its proxy, what it may call.
 func placeRows() []fault {
-	leaving, closing, further := newHolder(), newHolder(), &onward{}
+	leaving, closing, denied, further := newHolder(), newHolder(), newHolder(), &onward{}
 	mirrored := "route: [{destination: {host: NAME}}], mirror: {host: no-pods}, mirrorPercentage: {value: 100}"
 	return []fault{
 		// Four that one pod goes through, in this order.
@@ -97,6 +97,18 @@ func placeRows() []fault {
 				return get(w, f)
 			},
 			cause: "no_endpoints", at: "default/client", object: "Service selector", client: "no_endpoints"},
+		{name: "denied from now on", how: "an AuthorizationPolicy DENY comes while a request is under way", on: "closing", app: denied.serve,
+			ask: func(w *world, f *fault) string {
+				id := "fault-" + f.slug()
+				c := w.send(f, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nx-request-id: "+id+"\r\n\r\n")
+				defer c.Close()
+				<-denied.came
+				w.texts[f.file()] += "---\n" + strings.ReplaceAll(object("security.istio.io/v1", "AuthorizationPolicy", "NAME", fmt.Sprintf("{selector: {matchLabels: {app: closing}}, action: DENY, rules: [{to: [{operation: {ports: ['%d']}}]}]}", w.at(f).Port())), "NAME", f.slug())
+				w.Config(f.file(), w.texts[f.file()])
+				_, _ = c.Read(make([]byte, 1))
+				return id
+			},
+			cause: "access_denied", at: "default/closing", object: "AuthorizationPolicy rules[0]", client: passed, server: "access_denied"},
 		{name: "plaintext refused from now on", how: "a PeerAuthentication STRICT comes while a request in plaintext is under way", on: "closing", app: closing.serve,
 			ask: func(w *world, f *fault) string {
 				c, from, err := w.dialAt(w.at(f))

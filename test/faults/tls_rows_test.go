@@ -71,7 +71,7 @@ func tlsRows(t testing.TB) []fault {
 			cause:  "upstream_connect_timeout", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.tcp.connectTimeout", client: "upstream_connect_timeout", detail: "TLS"},
 		{name: "wrong mesh identity", how: "ISTIO_MUTUAL with subjectAltNames that the server's identity is not", app: answers(ok),
 			config: destinationRule("trafficPolicy: {tls: {mode: ISTIO_MUTUAL, subjectAltNames: ['spiffe://cluster.local/ns/default/sa/else']}}"),
-			cause:  "upstream_certificate_refused", at: "default/client", object: tlsField, client: "upstream_certificate_refused", detail: "sa/server"},
+			cause:  "upstream_certificate_refused", at: "default/client", object: tlsField, client: "upstream_certificate_refused", server: "downstream_tls_failed", detail: "sa/server"},
 		{name: "stranger to STRICT", how: "plaintext from outside the mesh to a workload with PeerAuthentication STRICT", on: "strict", app: answers(ok), ask: outside("GET / HTTP/1.1\r\nhost: x\r\n\r\n"),
 			cause: "filter_chain_not_found", at: "default/strict", object: "PeerAuthentication strict mtls.mode", server: "filter_chain_not_found"},
 		{name: "client without a certificate", how: "mesh TLS from outside the mesh without a certificate", on: "strict", app: answers(ok), ask: outsideTLS(nil),

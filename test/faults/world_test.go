@@ -55,7 +55,8 @@ spec: {selector: {matchLabels: {app: strict}}, mtls: {mode: STRICT}}
 // newWorld is a mesh in which all rows are about to go wrong.
 func newWorld(t *testing.T, rows []fault) *world {
 	w := &world{Mesh: mesh.New(t, nil), t: t, texts: map[string]string{}, homes: map[string]*mesh.Workload{}, rows: rows}
-	specs := []mesh.Spec{{Name: "client-0"}, {Name: "server-0"}, {Name: "guarded-0"}, {Name: "strict-0"}, {Name: "far-0", NoProxy: true}}
+	silent := netip.MustParseAddrPort(w.serve("127.0.0.1:0", silence))
+	specs := []mesh.Spec{{Name: "client-0", Proxy: impatient(t, silent)}, {Name: "server-0"}, {Name: "guarded-0"}, {Name: "strict-0"}, {Name: "far-0", NoProxy: true}}
 	specs = append(specs, places(&w.memory)...)
 	for i := range specs {
 		s := &specs[i]
@@ -106,14 +107,14 @@ func (w *world) at(f *fault) netip.AddrPort {
 	return netip.AddrPortFrom(w.homes[f.home()].IP(), number(i))
 }
 
-// serve accepts connections at an address until the test ends.
-func (w *world) serve(at string, handle func(net.Conn)) {
+// serve accepts connections at an address, which it returns, until the test ends.
+func (w *world) serve(at string, handle func(net.Conn)) string {
 	switch {
 	case is(handle, nobody):
-		return
+		return at
 	case is(handle, unaccepting):
 		w.fill(netip.MustParseAddrPort(at))
-		return
+		return at
 	}
 	l, err := net.Listen("tcp", at)
 	if err != nil {
@@ -152,6 +153,7 @@ func (w *world) serve(at string, handle func(net.Conn)) {
 		mu.Unlock()
 		wait.Wait()
 	})
+	return l.Addr().String()
 }
 
 // lastOf begins what is asked about by the workload whose call it was.

@@ -234,7 +234,7 @@ func (it *Item) Closed(why conn.Why) {
 		for n := min(uint64(it.streams), uint64(h.waiting)); n > 0 && h.head != nil; n-- {
 			w := h.head
 			h.take(w)
-			w.Client.NotConnected(why)
+			w.Client.NotConnected(it.Conn.Info().Local, why)
 		}
 	case idling:
 		h.unlist(it)

@@ -102,8 +102,9 @@ const (
 type Client interface {
 	// Connected lends m.
 	Connected(m Member)
-	// NotConnected: the connection that was dialled for the oldest waiter did not open.
-	NotConnected(why conn.Why)
+	// NotConnected: the connection that was dialled for the oldest waiter did not open. local is our address on it if there was one, and
+	// TLS did not come about.
+	NotConnected(local netip.AddrPort, why conn.Why)
 	// Abandoned: the endpoint left its cluster, and a program that is gone may never answer. The client may Cancel and
 	// choose another one, or go on waiting.
 	Abandoned()

@@ -66,7 +66,7 @@ func (c *client) Connected(m pool.Member) {
 	*c.log = append(*c.log, c.name+" connected")
 }
 
-func (c *client) NotConnected(why conn.Why) {
+func (c *client) NotConnected(_ netip.AddrPort, why conn.Why) {
 	*c.log = append(*c.log, fmt.Sprintf("%s failed: %v", c.name, why.Kind))
 }
 

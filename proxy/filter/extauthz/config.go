@@ -38,8 +38,8 @@ type Config struct {
 	TLSSession        bool // include_tls_session
 	MaxDenied         int  // max_denied_response_body_bytes; 0: as much as is kept of answers
 
-	// When says which requests are asked about; nil: all (filter_enabled_metadata).
-	When func(x *http.Exchange) bool
+	// When says which requests are asked about, and because of which policy; nil: all (filter_enabled_metadata).
+	When func(x *http.Exchange) (policy string, ok bool)
 	// Per1M is the share of requests that are asked about; the others pass (filter_enabled).
 	Per1M uint32
 

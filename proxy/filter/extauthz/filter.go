@@ -9,6 +9,7 @@ package extauthz
 
 import (
 	"bytes"
+	"strings"
 
 	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http"
@@ -39,7 +40,19 @@ func (c *Config) applies(x *http.Exchange) bool {
 	if x.Route != nil && x.Route.ExtAuthz != nil && x.Route.ExtAuthz.Disabled {
 		return false
 	}
-	return c.When == nil || c.When(x)
+	if c.When == nil {
+		return true
+	}
+	_, ok := c.When(x)
+	return ok
+}
+
+// decided notes the object because of which somebody was asked, now that the request is not let in.
+func (c *Config) decided(x *http.Exchange) {
+	if c.When != nil {
+		policy, _ := c.When(x)
+		x.Decided = x.Config.Deciders.Policy(strings.TrimPrefix(policy, "istio-ext-authz-"))
+	}
 }
 
 // shows reports whether the service sees the body.
@@ -59,6 +72,7 @@ func (c *Config) ask(x *http.Exchange) http.Verdict {
 		b, whole := x.Body()
 		if body = b; len(b) > c.Body.Max {
 			if !c.Body.Partial {
+				c.decided(x)
 				return x.Reply(causes.ExtAuthzTooLarge)
 			}
 			body = b[:c.Body.Max]
@@ -100,6 +114,7 @@ func (c *Config) closed(x *http.Exchange, why causes.Cause) http.Verdict {
 	if why != causes.NoCause {
 		x.Failure = why.Details()
 	}
+	c.decided(x)
 	status := causes.ExtAuthzError.Status()
 	if c.StatusOnError != 0 {
 		status = c.StatusOnError
@@ -125,6 +140,7 @@ func said(b bool) []byte {
 // denied passes on the service's no.
 func (c *Config) denied(x *http.Exchange, status int, body []byte) http.Verdict {
 	c.Counts.Denied.Add(1)
+	c.decided(x)
 	if c.MaxDenied > 0 && len(body) > c.MaxDenied {
 		body = body[:c.MaxDenied]
 	}

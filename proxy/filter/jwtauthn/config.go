@@ -45,6 +45,7 @@ type Requirement struct {
 
 // Provider issues tokens.
 type Provider struct {
+	Name      string
 	Issuer    string   // "": any
 	Audiences []string // as Audience makes them; one has to fit; none: all fit
 	Keys      *Source

@@ -18,6 +18,7 @@ import (
 	"github.com/weirmesh/weir/internal/jwt"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
+	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // maxTokens bounds the tokens of a request: each costs a verification.
@@ -71,7 +72,7 @@ func (s *stage) decide(x *http.Exchange, r *Requirement, fresh []*token) http.Ve
 	switch {
 	case d.unknown != nil:
 		if len(fresh) == maxTokens {
-			return refuse(x, jwt.VerificationFails)
+			return d.refuse(jwt.VerificationFails)
 		}
 		text := bytes.Clone(d.unknown)
 		ticket := x.Ticket()
@@ -81,13 +82,17 @@ func (s *stage) decide(x *http.Exchange, r *Requirement, fresh []*token) http.Ve
 		})
 		return http.Hold
 	case status != jwt.OK:
-		return refuse(x, status)
+		return d.refuse(status)
 	}
 	d.apply()
 	return http.Continue
 }
 
-func refuse(x *http.Exchange, status jwt.Status) http.Verdict {
+func (d *decision) refuse(status jwt.Status) http.Verdict {
+	x := d.x
+	if x.Decided = x.Config.Deciders[observe.Identifying]; d.blamed != nil {
+		x.Decided = x.Config.Deciders[d.blamed.Name]
+	}
 	x.Details = Details(status)
 	c := Cause(status)
 	code := c.Status()
@@ -154,7 +159,8 @@ type decision struct {
 	x       *http.Exchange
 	now     int64
 	fresh   []*token
-	unknown []byte // a token that has to be verified first
+	unknown []byte    // a token that has to be verified first
+	blamed  *Provider // the first whose issuer's token is not valid; nil: there is none
 
 	room  [2]accepted
 	taken []accepted
@@ -228,6 +234,9 @@ func (d *decision) provider(p *Provider, audiences []string) jwt.Status {
 		if status == jwt.OK && says == nil {
 			d.unknown = text
 			return false
+		}
+		if status != jwt.OK && d.blamed == nil && t.Token != nil && t.Issuer == p.Issuer {
+			d.blamed = p
 		}
 		if status == jwt.OK {
 			if d.taken == nil {

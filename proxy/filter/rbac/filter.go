@@ -41,15 +41,15 @@ func Stages(filters []*rbac.Filter) []http.Stage {
 	}}}
 }
 
-// Matches reports whether one of the named policies matches the request, by whichever reading of its path.
-func Matches(r *rbac.Rules, x *http.Exchange, named map[string]bool) bool {
+// Matches reports whether one of the named policies matches the request, by whichever reading of its path, and which; "": nobody can read it.
+func Matches(r *rbac.Rules, x *http.Exchange, named map[string]bool) (policy string, ok bool) {
 	facts, n := readings(x)
 	for i := range n {
-		if r.Matches(&facts[i], named) {
-			return true
+		if policy = r.Match(&facts[i], named); policy != "" {
+			return policy, true
 		}
 	}
-	return n == 0 // who is asked may deny what nobody can read
+	return "", n == 0 // who is asked may deny what nobody can read
 }
 
 // decide decides by all readings of the path: what the program will make of it nobody knows here, and however it reads it,

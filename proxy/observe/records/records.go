@@ -48,10 +48,12 @@ type Facts struct {
 	// What was decided: by name, and from which object.
 	Listener, Host, Route, Cluster string
 	RouteOrigin, ClusterOrigin     observe.Origin
+	Deciders                       []observe.Origin // besides; the configuration's
 
 	Client, Asked Addr
 	Attempts      uint32
 	Cause         causes.Cause
+	Stopped       Stopped
 	tried         uint8
 	used          uint16 // of texts
 	places        [texts]place
@@ -121,6 +123,29 @@ func (c *Record) copied() Record {
 	}
 	return out
 }
+
+// Stopped is what ended the attempts at a request that failed.
+type Stopped uint8
+
+// What can end them.
+const (
+	Unstopped   Stopped = iota // nothing: it did not fail, or failed before there was an attempt
+	ByPolicy                   // the route asks for no retries
+	ByCondition                // the policy's conditions (retryOn) are about something else
+	ByAttempts                 // all that the policy permits were made
+	ByBudget                   // the destination's limit of retries, or its budget, is used up
+	ByBody                     // more of the request's body was sent than is kept to be sent again
+	ByAnswer                   // the answer had begun
+	ByDeadline                 // the time for all attempts was over
+	ByUpstream                 // it said that it has too much to do
+	ByCaller                   // the caller's proxy is to try others: here is but one
+	numStopped
+)
+
+var stopped = [numStopped]string{"", "policy", "condition", "attempts", "budget", "body", "answer", "deadline", "upstream", "caller"}
+
+// String is its word.
+func (s Stopped) String() string { return stopped[s] }
 
 // Attempt is one attempt at an endpoint.
 type Attempt struct {
