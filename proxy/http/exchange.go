@@ -269,11 +269,11 @@ func (x *Exchange) reset() {
 // Worker is the worker the exchange runs on.
 func (x *Exchange) Worker() *Worker { return x.w }
 
-// Facts are what policies are asked about, three times: the others are for other readings of the request. Until the next call on this worker.
+// Facts are what policies are asked about: the first. The others are room for other readings of the request, copied from it. Until the next
+// call on this worker.
 func (x *Exchange) Facts() *[3]rbac.Facts {
 	all := &x.w.facts
 	all[0] = rbac.Facts{Conn: x.Conn, Remote: x.Remote, Request: &x.Request}
-	all[1], all[2] = all[0], all[0]
 	return all
 }
 

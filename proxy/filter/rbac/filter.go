@@ -81,6 +81,7 @@ func readings(x *http.Exchange) (f *[3]rbac.Facts, n int) {
 		return f, 0
 	}
 	if !bytes.Equal(loosest, path) {
+		f[n] = f[0]
 		f[n].Path = loosest
 		n++
 	}
@@ -91,6 +92,7 @@ func readings(x *http.Exchange) (f *[3]rbac.Facts, n int) {
 	if bare, ok = message.CanonicalPath(bare, Loosest, x.Arena()); !ok {
 		return f, 0
 	}
+	f[n] = f[0]
 	f[n].Path = bare
 	return f, n + 1
 }
