@@ -379,15 +379,19 @@ func (p *Proxy) Run(ctx context.Context) error {
 			return dns.New(dns.Options{Names: p.state.lookup, Search: d.Search, Resolvers: d.Resolvers, Dial: d.Dial, Log: p.o.Log}).Run(ctx, d.Packets, d.Listeners)
 		})
 	}
+	// Whoever watches is answered as long as there is traffic: that it drains, too, and the last metrics.
+	watched, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	defer unwatch()
 	ao := admin.Options{Proxy: p, Level: p.level, Log: p.o.Log}
 	for _, l := range p.o.Admin {
-		g.Go("admin", func(ctx context.Context) error { return admin.Serve(ctx, l, ao) })
+		g.Go("admin", func(context.Context) error { return admin.Serve(watched, l, ao) })
 	}
 	for _, l := range p.o.Health {
-		g.Go("health", func(ctx context.Context) error { return admin.ServeHealth(ctx, l, ao) })
+		g.Go("health", func(context.Context) error { return admin.ServeHealth(watched, l, ao) })
 	}
 	<-g.Done()
 	p.drain()
+	unwatch()
 	err := g.Wait()
 	p.keys.Close()
 	stopLoops()

@@ -43,6 +43,9 @@ func parseBootstrap(text []byte) (*bootstrapv3.Bootstrap, error) {
 	if !bytes.HasPrefix(doc, []byte("{")) {
 		return nil, errors.New("is not a bootstrap: it begins with static_resources, node or admin")
 	}
+	if doc, err = asTypedStructs(doc); err != nil {
+		return nil, err
+	}
 	b := &bootstrapv3.Bootstrap{}
 	if err := protojson.Unmarshal(doc, b); err != nil {
 		return nil, placed(doc, err)
@@ -72,6 +75,9 @@ func parseBootstrap(text []byte) (*bootstrapv3.Bootstrap, error) {
 			return nil, fmt.Errorf("static_resources.clusters[%d]: there are two clusters %q; give each a name of its own", i, c.GetName())
 		}
 		names["cluster "+c.GetName()] = true
+	}
+	if err := checkClusters(b); err != nil {
+		return nil, err
 	}
 	return b, nil
 }

@@ -79,6 +79,9 @@ func startProgram(t *testing.T, bootstrap string, args ...string) *program {
 }
 
 func (p *program) end() {
+	if p.cmd == nil {
+		return // it has ended
+	}
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	if err := p.cmd.Wait(); err != nil || p.errors.Len() > 0 {
 		p.t.Errorf("the proxy ended with %v, after it said\n%s", err, p.errors.String())

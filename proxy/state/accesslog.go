@@ -8,25 +8,41 @@ import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	fileaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	streamaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/api/substitution"
 	"github.com/weirmesh/weir/proxy/observe"
 )
 
-const fileAccessLogURL = typePrefix + "envoy.extensions.access_loggers.file.v3.FileAccessLog"
+const (
+	fileAccessLogURL   = typePrefix + "envoy.extensions.access_loggers.file.v3.FileAccessLog"
+	stdoutAccessLogURL = typePrefix + "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
+)
 
 // logs decodes access logs. They are written to the process's standard output, whichever of the two standard files they name.
 func (b *Builder) logs(list []*accesslogv3.AccessLog, path string) ([]observe.AccessLog, error) {
 	var out []observe.AccessLog
 	for i, l := range list {
 		at := fmt.Sprintf("%s.access_log[%d]", path, i)
-		if l.GetTypedConfig().GetTypeUrl() != fileAccessLogURL {
-			return nil, fmt.Errorf("%s: %s is not supported", at, l.GetTypedConfig().GetTypeUrl())
-		}
 		f := &fileaccesslogv3.FileAccessLog{}
-		if err := unpack(l.GetTypedConfig(), f, at); err != nil {
-			return nil, err
+		switch url := l.GetTypedConfig().GetTypeUrl(); url {
+		case fileAccessLogURL:
+			if err := unpack(l.GetTypedConfig(), f, at); err != nil {
+				return nil, err
+			}
+		case stdoutAccessLogURL:
+			stdout := &streamaccesslogv3.StdoutAccessLog{}
+			if err := unpack(l.GetTypedConfig(), stdout, at); err != nil {
+				return nil, err
+			}
+			f.Path = "/dev/stdout"
+			if lf := stdout.GetLogFormat(); lf != nil {
+				f.AccessLogFormat = &fileaccesslogv3.FileAccessLog_LogFormat{LogFormat: lf}
+			}
+		default:
+			return nil, fmt.Errorf("%s: %s is not supported: StdoutAccessLog is, and FileAccessLog with path /dev/stdout", at, url)
 		}
 		if p := f.GetPath(); p != "/dev/stdout" && p != "/dev/stderr" {
 			return nil, fmt.Errorf("%s.path: %q is not supported, only /dev/stdout", at, p)
@@ -51,7 +67,7 @@ func (b *Builder) logs(list []*accesslogv3.AccessLog, path string) ([]observe.Ac
 			}
 		}
 		var err error
-		if a.Format, err = b.format(f, l.GetTypedConfig().GetValue()); err != nil {
+		if a.Format, err = b.format(f, l.GetTypedConfig()); err != nil {
 			return nil, fmt.Errorf("%s.%w", at, err)
 		}
 		out = append(out, a)
@@ -71,8 +87,9 @@ func audited(m *accesslogv3.MetadataFilter) bool {
 const maxFormats = 64
 
 // format is fileFormat, one for all loggers of the same bytes.
-func (b *Builder) format(f *fileaccesslogv3.FileAccessLog, bytes []byte) (*observe.Format, error) {
-	if known := b.formats[string(bytes)]; known != nil {
+func (b *Builder) format(f *fileaccesslogv3.FileAccessLog, of *anypb.Any) (*observe.Format, error) {
+	key := of.GetTypeUrl() + "\n" + string(of.GetValue())
+	if known := b.formats[key]; known != nil {
 		return known, nil
 	}
 	made, err := fileFormat(f)
@@ -82,7 +99,7 @@ func (b *Builder) format(f *fileaccesslogv3.FileAccessLog, bytes []byte) (*obser
 	if b.formats == nil || len(b.formats) >= maxFormats {
 		b.formats = map[string]*observe.Format{}
 	}
-	b.formats[string(bytes)] = made
+	b.formats[key] = made
 	return made, nil
 }
 

@@ -511,7 +511,11 @@ func (s *clusterSpec) decodeNames(la *endpointv3.ClusterLoadAssignment, path str
 			if a.GetAddress() == "" || a.GetPortValue() == 0 {
 				return fmt.Errorf("%s.load_assignment: a DNS cluster needs endpoints with host name and port", path)
 			}
-			s.Names = append(s.Names, cluster.Name{Host: a.GetAddress(), Port: uint16(a.GetPortValue()), Weight: e.GetLoadBalancingWeight().GetValue(), Lookup: s.lookup,
+			port, err := portOf(a)
+			if err != nil {
+				return fmt.Errorf("%s.load_assignment.endpoints[%d]: %s: %w", path, i, a.GetAddress(), err)
+			}
+			s.Names = append(s.Names, cluster.Name{Host: a.GetAddress(), Port: port, Weight: e.GetLoadBalancingWeight().GetValue(), Lookup: s.lookup,
 				Priority: uint8(group.GetPriority()), Locality: localityOf(group)})
 		}
 	}
@@ -686,10 +690,20 @@ func socketAddr(a *corev3.SocketAddress) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("%q is not an IP address (names need a DNS cluster)", a.GetAddress())
 	}
-	if a.GetPortValue() > 65535 {
-		return netip.AddrPort{}, fmt.Errorf("port %d is out of range", a.GetPortValue())
+	port, err := portOf(a)
+	return netip.AddrPortFrom(ip, port), err
+}
+
+// portOf is the TCP port of an address.
+func portOf(a *corev3.SocketAddress) (uint16, error) {
+	switch n := a.GetPortValue(); {
+	case a.GetProtocol() != corev3.SocketAddress_TCP:
+		return 0, fmt.Errorf("protocol: %s is not supported, only TCP", a.GetProtocol())
+	case n > math.MaxUint16:
+		return 0, fmt.Errorf("port %d is out of range", n)
+	default:
+		return uint16(n), nil
 	}
-	return netip.AddrPortFrom(ip, uint16(a.GetPortValue())), nil
 }
 
 func orDefault(d *durationpb.Duration, def time.Duration) time.Duration {

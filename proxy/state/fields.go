@@ -499,12 +499,13 @@ var fields = map[protoreflect.FullName]known{
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig": acts("upgrade_type enabled"),
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails": acts("subject uri dns").
 		but("cert", "a client's certificate is told by its hash, not as a whole").but("chain", "a client's certificate is told by its hash, not as a whole"),
-	"envoy.extensions.filters.http.router.v3.Router":        acts("suppress_envoy_headers strict_check_headers").but("start_child_span", spans).but("dynamic_stats", statsNames).but("upstream_log", "the access log has one line a request, which names every attempt's outcome"),
-	"envoy.config.accesslog.v3.AccessLog":                   acts("name typed_config filter"),
-	"envoy.config.accesslog.v3.AccessLogFilter":             acts("response_flag_filter metadata_filter"),
-	"envoy.config.accesslog.v3.MetadataFilter":              everything,
-	"envoy.config.accesslog.v3.ResponseFlagFilter":          everything,
-	"envoy.extensions.access_loggers.file.v3.FileAccessLog": acts("path log_format format json_format typed_json_format"),
+	"envoy.extensions.filters.http.router.v3.Router":            acts("suppress_envoy_headers strict_check_headers").but("start_child_span", spans).but("dynamic_stats", statsNames).but("upstream_log", "the access log has one line a request, which names every attempt's outcome"),
+	"envoy.config.accesslog.v3.AccessLog":                       acts("name typed_config filter"),
+	"envoy.config.accesslog.v3.AccessLogFilter":                 acts("response_flag_filter metadata_filter"),
+	"envoy.config.accesslog.v3.MetadataFilter":                  everything,
+	"envoy.config.accesslog.v3.ResponseFlagFilter":              everything,
+	"envoy.extensions.access_loggers.file.v3.FileAccessLog":     acts("path log_format format json_format typed_json_format"),
+	"envoy.extensions.access_loggers.stream.v3.StdoutAccessLog": everything,
 	"envoy.config.core.v3.SubstitutionFormatString": acts("text_format_source text_format json_format omit_empty_values").
 		but("formatters", "operators of Envoy's extensions are known, or refused, by name").but("json_format_options", "keys are always in order").but("content_type", "a log has none"),
 }
