@@ -187,6 +187,9 @@ func routeMatch(m *routev3.RouteMatch) string {
 	for _, q := range m.GetQueryParameters() {
 		out = append(out, "query "+q.GetName()+" "+stringMatch(q.GetStringMatch()))
 	}
+	if f := m.GetRuntimeFraction(); f != nil {
+		out = append(out, fmt.Sprintf("share @%d", f.GetDefaultValue().GetNumerator()))
+	}
 	return strings.Join(out, ", ")
 }
 

@@ -145,6 +145,9 @@ func directRoutes(k *mint, name string, h *vhost, v *virtual) *resource.Resource
 		return nil
 	}
 	m.Name, m.Domains = h.name, []string{"*"}
+	if v != nil {
+		m.Routes = v.withoutMissing(m.Routes)
+	}
 	for _, r := range m.GetRoutes() {
 		if prefix := r.GetMatch().GetPathSeparatedPrefix(); prefix != "" {
 			r.Match.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: regexp.QuoteMeta(prefix) + "(/.*)?"}}
@@ -154,17 +157,52 @@ func directRoutes(k *mint, name string, h *vhost, v *virtual) *resource.Resource
 				delete(r.TypedPerFilterConfig, filter) // CORS is for browsers
 			}
 		}
-		c := r.GetRoute().GetCluster()
-		if host := c[strings.LastIndexByte(c, '|')+1:]; v != nil && c != "" && (v.destinations[host] == nil || isWildcard(host)) {
-			// Nobody, or no name that one could dial: gRPC would wait for the cluster, for 15 s, with all calls to this host.
-			r.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 503}}
-		}
 		// gRPC reads the timeout from nowhere else. 0 is none.
 		if to := r.GetRoute(); to.GetTimeout().AsDuration() > 0 {
 			to.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{MaxStreamDuration: to.Timeout, GrpcTimeoutHeaderMax: to.Timeout}
 		}
 	}
 	return k.resource(name, &routev3.RouteConfiguration{Name: name, ValidateClusters: wrapperspb.Bool(false), VirtualHosts: []*routev3.VirtualHost{m}})
+}
+
+// withoutMissing are routes that name no cluster that clients without proxy do not get: one of a host that nobody has, or
+// of a name that one cannot dial (see scope.direct). gRPC would wait for it, for 15 s, with all calls to this host. What
+// would go there fails, be it a share.
+func (v *virtual) withoutMissing(routes []*routev3.Route) []*routev3.Route {
+	missing := func(cluster string) bool {
+		host := cluster[strings.LastIndexByte(cluster, '|')+1:]
+		return v.destinations[host] == nil || isWildcard(host)
+	}
+	nowhere := &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 503}}
+	var out []*routev3.Route
+	for _, r := range routes {
+		if c := r.GetRoute().GetCluster(); c != "" && missing(c) {
+			r.Action = nowhere
+		}
+		if w := r.GetRoute().GetWeightedClusters(); w != nil {
+			all, lost := 0.0, 0.0
+			w.Clusters = slices.DeleteFunc(w.Clusters, func(c *routev3.WeightedCluster_ClusterWeight) bool {
+				weight := float64(c.GetWeight().GetValue())
+				all += weight
+				if !missing(c.GetName()) {
+					return false
+				}
+				lost += weight
+				return true
+			})
+			switch {
+			case len(w.Clusters) == 0:
+				r.Action = nowhere
+			case lost > 0:
+				share := proto.CloneOf(r)
+				share.Action = nowhere
+				share.Match.RuntimeFraction = &corev3.RuntimeFractionalPercent{DefaultValue: fraction(100 * lost / all)}
+				out = append(out, share)
+			}
+		}
+		out = append(out, r)
+	}
+	return out
 }
 
 // direct makes the cluster for a client without proxy, and its load assignment. What such
