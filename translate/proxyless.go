@@ -75,7 +75,7 @@ func (s *scope) direct(b *base, host string, st *service, v *virtual, rules []*m
 	for _, h := range hosts {
 		name := clusterName(h.port, "", host)
 		var k mint
-		routes, listeners := directRoutes(&k, name, h, v), directListeners(&k, name, h)
+		routes, listeners := directRoutes(&k, name, h, v, st), directListeners(&k, name, h)
 		if k.err != nil {
 			ref := v.ref(st)
 			t.problems = append(t.problems, problem(ref, 0, "gRPC clients without proxy do not reach %s: %v", h.name, k.err))
@@ -137,8 +137,8 @@ func httpFilter(name string, config *anypb.Any) *hcmv3.HttpFilter {
 const routerFilterName = "envoy.filters.http.router"
 
 // directRoutes are the routes of a virtual host as gRPC takes them, for whatever name the
-// client has dialled.
-func directRoutes(k *mint, name string, h *vhost, v *virtual) *resource.Resource {
+// client has dialled. st is the service of that host, nil if only v knows it.
+func directRoutes(k *mint, name string, h *vhost, v *virtual, st *service) *resource.Resource {
 	m := &routev3.VirtualHost{}
 	if err := proto.Unmarshal(h.tail, m); err != nil {
 		k.fail(err)
@@ -146,7 +146,7 @@ func directRoutes(k *mint, name string, h *vhost, v *virtual) *resource.Resource
 	}
 	m.Name, m.Domains = h.name, []string{"*"}
 	if v != nil {
-		m.Routes = v.withoutMissing(m.Routes)
+		m.Routes = v.withoutMissing(m.Routes, st)
 	}
 	for _, r := range m.GetRoutes() {
 		if prefix := r.GetMatch().GetPathSeparatedPrefix(); prefix != "" {
@@ -168,10 +168,11 @@ func directRoutes(k *mint, name string, h *vhost, v *virtual) *resource.Resource
 // withoutMissing are routes that name no cluster that clients without proxy do not get: one of a host that nobody has, or
 // of a name that one cannot dial (see scope.direct). gRPC would wait for it, for 15 s, with all calls to this host. What
 // would go there fails, be it a share.
-func (v *virtual) withoutMissing(routes []*routev3.Route) []*routev3.Route {
+func (v *virtual) withoutMissing(routes []*routev3.Route, st *service) []*routev3.Route {
 	missing := func(cluster string) bool {
 		host := cluster[strings.LastIndexByte(cluster, '|')+1:]
-		return v.destinations[host] == nil || isWildcard(host)
+		known := v.destinations[host] != nil || st != nil && host == st.Hostname // that is where what v says nothing about goes
+		return !known || isWildcard(host)
 	}
 	nowhere := &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 503}}
 	var out []*routev3.Route
