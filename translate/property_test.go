@@ -508,6 +508,9 @@ func reachable(snap *mesh.Snapshot, n *translate.Node, cluster string) bool {
 	if len(parts) != 4 || parts[0] != "outbound" {
 		return true
 	}
+	if parts[3] == "" {
+		return false // a service without a name is none
+	}
 	port, _ := strconv.ParseUint(parts[1], 10, 16)
 	namesakes := 0
 	for s := range snap.Services.Values() {
