@@ -95,7 +95,7 @@ func TestControlAway(t *testing.T) {
 	}
 	scale(c, "istiod", 1)
 	back := time.Now()
-	c.Ready("app", booting)
+	c.Ready("app", 10*time.Second)
 	t.Logf("%d pods were replaced within %v after the control plane was ready", len(names), time.Since(back).Round(100*time.Millisecond))
 	stopped(t, c, "caller", log)
 }

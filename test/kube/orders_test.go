@@ -104,11 +104,25 @@ func (w *witness) add(m map[string]int, address string) {
 	m[address]++
 }
 
-// seen says which addresses were unprotected, since last asked.
-func (w *witness) seen() string {
+// forget begins anew, and reports whether there was nothing to forget.
+func (w *witness) forget() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	defer func() { clear(w.calls); clear(w.opens) }()
+	return len(w.calls)+len(w.opens) == 0
+}
+
+// looked is how often it has looked for the pods of the node.
+func (w *witness) looked() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.looks
+}
+
+// seen says which addresses were unprotected, ever.
+func (w *witness) seen() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if len(w.calls)+len(w.opens) == 0 {
 		return ""
 	}
@@ -257,7 +271,7 @@ func TestOrders(t *testing.T) {
 	c.Apply(text(orderly))
 	c.Apply(withImages(t, caller))
 	c.Ready("app", booting)
-	c.Eventually("its last call has come", func() bool { return w.seen() == "" })
+	c.Eventually("its last call has come", w.forget)
 
 	all, few := orders(len(parts))
 	began := time.Now()
@@ -301,6 +315,7 @@ func disorder(c *cluster.Cluster, w *witness, order []int, prefix string, pod fu
 			onNode(c.T, p.comes)
 		}
 	})
+	looked := w.looked()
 	for _, x := range order {
 		onNode(c.T, parts[x].goes)
 		attempt()
@@ -310,14 +325,15 @@ func disorder(c *cluster.Cluster, w *witness, order []int, prefix string, pod fu
 		attempt()
 	}
 	began := time.Now()
-	c.Until("all is well again", 3*time.Minute, func() string { return cmp.Or(w.seen(), unwell(c)) })
+	c.Until("all is well again", 3*time.Minute, func() string { return unwell(c) })
 	c.T.Logf("well after %v; %d pods were made meanwhile", time.Since(began).Round(100*time.Millisecond), made)
 	if err := c.Client.CoreV1().Pods(c.Namespace).DeleteCollection(c.T.Context(), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "app=during"}); err != nil {
 		c.T.Fatal(err)
 	}
 	if s := w.seen(); s != "" {
-		c.T.Error(s)
+		c.T.Fatal(s)
 	}
+	c.Eventually("the witness goes on looking", func() bool { return w.looked() > looked })
 }
 
 // unwell says what the mesh and the namespace lack.
