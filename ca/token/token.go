@@ -64,6 +64,15 @@ const (
 
 var encoding = base64.RawURLEncoding.Strict()
 
+// decode is strict, and refuses the line breaks that encoding skips: a token has one text.
+func decode(s string) ([]byte, error) {
+	b, err := encoding.DecodeString(s)
+	if err == nil && len(b) != encoding.DecodedLen(len(s)) {
+		err = errors.New("there is a line break in it")
+	}
+	return b, err
+}
+
 // Claims are what a token says.
 type Claims struct {
 	ID       identity.ID
@@ -133,12 +142,12 @@ func (k *Key) Verify(text, audience string, now time.Time) (Claims, error) {
 	}
 	point := strings.LastIndexByte(text, '.')
 	signed := text[:point]
-	mac, err := encoding.DecodeString(text[point+1:])
+	mac, err := decode(text[point+1:])
 	if err != nil || !hmac.Equal(mac, k.mac(signed)) {
 		return Claims{}, errors.New("the token was not made by this mesh's key, or was altered")
 	}
 	// From here on it is our own writing.
-	body, err := encoding.DecodeString(strings.TrimPrefix(signed, prefix))
+	body, err := decode(strings.TrimPrefix(signed, prefix))
 	if err != nil {
 		return Claims{}, fmt.Errorf("token payload: %w", err)
 	}

@@ -123,6 +123,7 @@ func TestBadTokens(t *testing.T) {
 		{"critical extensions", with(`{"alg":"RS256","kid":"k","crit":["x"],"x":1}`, `{}`), VerificationFails},
 		{"its own key", with(`{"alg":"RS256","jwk":{"kty":"RSA","n":"AQAB","e":"AQAB"},"kid":"k"}`, `{"iss":"a"}`), VerificationFails},
 		{"header not base64", "!" + good, HeaderBase64},
+		{"a line break in the signature", good[:len(good)-9] + "\n" + good[len(good)-9:], SignatureBase64},
 		{"padding", parts[0] + "=." + parts[1] + "." + parts[2], HeaderBase64},
 		{"header no JSON", with(`{`, `{}`), HeaderJSON},
 		{"header a list", with(`[]`, `{}`), HeaderJSON},

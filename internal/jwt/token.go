@@ -162,8 +162,13 @@ var dot = []byte{'.'}
 func decode(part []byte) ([]byte, error) {
 	out := make([]byte, base64.RawURLEncoding.DecodedLen(len(part)))
 	n, err := base64.RawURLEncoding.Strict().Decode(out, part)
+	if err == nil && n != len(out) { // line breaks, which the decoder skips
+		err = errLineBreak
+	}
 	return out[:n], err
 }
+
+var errLineBreak = errors.New("there is a line break in it")
 
 var errJSON = errors.New("not one JSON object of members with different names")
 
