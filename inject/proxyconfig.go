@@ -92,6 +92,9 @@ func (w *work) annotatedProxyConfig(text string) map[string]any {
 	if err != nil {
 		w.add(config.InjectionRefused, path, err.Error(), "correct the annotation")
 	}
+	if t, ok := out["gatewayTopology"].(map[string]any); ok && t["numTrustedProxies"] == nil && root.Get("gatewayTopology").Get("numTrustedProxies") != nil {
+		t["numTrustedProxies"] = 0 // protobuf leaves it out, and the mesh's would hold at a gateway that nothing stands in front of
+	}
 	return out
 }
 

@@ -82,7 +82,19 @@ type Settings struct {
 	Authorizers        []Authorizer    // whom policies with action CUSTOM ask
 	Locality           *LocalityPolicy // where a DestinationRule has none; nil: localities make no difference
 	Paths              PathNormalization
+	Topology           Topology // of gateways that have none of their own
 }
+
+// Topology is what stands in front of a gateway: gatewayTopology of ProxyConfig.
+type Topology struct {
+	// TrustedProxies is how many proxies in front are believed to have appended to x-forwarded-for.
+	TrustedProxies uint32
+	// ClientCert is what becomes of x-forwarded-client-cert, by Istio's name for it; "" is SANITIZE_SET.
+	ClientCert string
+}
+
+// MaxTrustedProxies is far more than stand in a row.
+const MaxTrustedProxies = 100
 
 // PathNormalization is what proxies make of a path before routes and policies see it and the next hop gets it. Each
 // but PathsAsTheyCome includes those before it.

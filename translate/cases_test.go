@@ -206,7 +206,7 @@ func step(t testing.TB, settings mesh.Settings, units []config.Unit, faultless b
 	return u.Snapshot
 }
 
-// parseNode reads "sidecar|router NAME.NAMESPACE [key=value]…"; keys net, capture, proxy-protocol,
+// parseNode reads "sidecar|router NAME.NAMESPACE [key=value]…"; keys net, capture, proxy-protocol, topology,
 // unprivileged, own-dns, outbound=SERVICE:PORT>BIND, inbound=BIND>PORT>APP and label keys.
 func parseNode(t testing.TB, s string) *translate.Node {
 	words := strings.Fields(s)
@@ -226,6 +226,13 @@ func parseNode(t testing.TB, s string) *translate.Node {
 			n.VirtualNet, n.Interception = uint8(net), translate.NoInterception
 		case "proxy-protocol":
 			n.ProxyProtocol = true
+		case "topology": // TRUSTED[,CLIENTCERT]
+			trusted, cert, _ := strings.Cut(v, ",")
+			hops, err := strconv.ParseUint(trusted, 10, 32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.Topology = &mesh.Topology{TrustedProxies: uint32(hops), ClientCert: cert}
 		case "capture":
 			n.Interception = translate.Interception(v)
 		case "outbound":

@@ -30,6 +30,7 @@ type edgeSet struct {
 	problems  []Problem
 	withheld  []Problem // if secrets are not given
 	authz     *authorization
+	topology  mesh.Topology
 }
 
 // edgeHost is a virtual host and what it was built of.
@@ -112,7 +113,11 @@ func (c *Cache) edge(n *Node, labels mesh.Labels, s *scope) *edgeSet {
 	if n.VHDS {
 		f = pieces
 	}
-	fmt.Fprintf(&key, "%d %d %s %t", c.base.epoch, f, s.source, n.ProxyProtocol)
+	front := c.base.settings.Topology
+	if n.Topology != nil {
+		front = *n.Topology
+	}
+	fmt.Fprintf(&key, "%d %d %s %t %v", c.base.epoch, f, s.source, n.ProxyProtocol, front)
 	for _, g := range gateways {
 		fmt.Fprintf(&key, " %s/%s", g.Ref.Namespace, g.Ref.Name)
 	}
@@ -126,15 +131,15 @@ func (c *Cache) edge(n *Node, labels mesh.Labels, s *scope) *edgeSet {
 	key.WriteString(allows.key)
 	e := c.edges[key.String()]
 	if e == nil || e.gen < c.edgeGen {
-		e = c.buildEdge(e, f, gateways, targets, n.ProxyProtocol, &s.audience, allows)
+		e = c.buildEdge(e, f, gateways, targets, n.ProxyProtocol, front, &s.audience, allows)
 		c.edges[key.String()] = e
 	}
 	e.used = c.gen
 	return e
 }
 
-func (c *Cache) buildEdge(old *edgeSet, f form, gateways []*mesh.Gateway, targets map[uint16]uint16, proxyProtocol bool, a *audience, allows *authorization) *edgeSet {
-	e := &edgeSet{gen: c.gen, form: f, authz: allows, hosts: map[string]*edgeHost{}}
+func (c *Cache) buildEdge(old *edgeSet, f form, gateways []*mesh.Gateway, targets map[uint16]uint16, proxyProtocol bool, front mesh.Topology, a *audience, allows *authorization) *edgeSet {
+	e := &edgeSet{gen: c.gen, form: f, authz: allows, topology: front, hosts: map[string]*edgeHost{}}
 	if old == nil {
 		old = &edgeSet{}
 	}
@@ -246,7 +251,7 @@ func (c *Cache) httpOpening(k *mint, e, old *edgeSet, o *opening, a *audience) *
 	name := "http." + itoa(o.port) + o.suffix()
 	c.edgeTable(e, old, name, o.servers, a)
 	l := o.listener(corev3.TrafficDirection_OUTBOUND)
-	m := c.base.filters.httpManager(edge, "outbound_"+l.Name)
+	m := c.base.filters.edgeManager("outbound_"+l.Name, e.topology)
 	e.authz.guardHTTP(k, m, o.port, true)
 	if slices.ContainsFunc(o.servers, func(s openServer) bool { return s.Protocol == mesh.GRPCWeb }) {
 		c.base.filters.grpcWeb(m)
@@ -331,7 +336,7 @@ func (c *Cache) tlsServer(k *mint, e, old *edgeSet, o *opening, s *openServer, a
 		return chains
 	}
 	name := strings.Join([]string{"https", itoa(s.Port), s.PortName, s.gateway.Ref.Name, s.gateway.Ref.Namespace}, ".") + o.suffix()
-	m := c.base.filters.httpManager(edge, "outbound_"+o.spot().name())
+	m := c.base.filters.edgeManager("outbound_"+o.spot().name(), e.topology)
 	e.authz.guardHTTP(k, m, o.port, true)
 	if s.Protocol == mesh.GRPCWeb {
 		c.base.filters.grpcWeb(m)

@@ -224,6 +224,16 @@ func (f *filters) httpManager(d direction, statPrefix string) *hcmv3.HttpConnect
 	return m
 }
 
+// edgeManager is a connection manager of a gateway that has t in front of it.
+func (f *filters) edgeManager(statPrefix string, t mesh.Topology) *hcmv3.HttpConnectionManager {
+	m := f.httpManager(edge, statPrefix)
+	m.XffNumTrustedHops = t.TrustedProxies
+	if how, ok := hcmv3.HttpConnectionManager_ForwardClientCertDetails_value[t.ClientCert]; ok { // Istio has Envoy's names
+		m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_ForwardClientCertDetails(how)
+	}
+	return m
+}
+
 func clientCertDetails() *hcmv3.HttpConnectionManager_SetCurrentClientCertDetails {
 	return &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Subject: wrapperspb.Bool(true), Dns: true, Uri: true}
 }

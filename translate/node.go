@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/weirmesh/weir/mesh"
@@ -56,6 +57,8 @@ type Node struct {
 	// ProxyProtocol says that connections to a gateway's listeners begin with a header of the
 	// PROXY protocol: gatewayTopology.proxyProtocol of its ProxyConfig.
 	ProxyProtocol bool
+	// Topology is what stands in front of a gateway, if its ProxyConfig says so; nil: as the mesh has it.
+	Topology *mesh.Topology
 	// Proxyless says that the program itself speaks xDS, as gRPC can: GENERATOR=grpc.
 	Proxyless bool
 	// VHDS says that the proxy takes virtual hosts as resources of their own.
@@ -172,7 +175,12 @@ func ParseNode(n *corev3.Node, peer Peer) (*Node, error) {
 	if out.Interception, err = interception(m["INTERCEPTION_MODE"].GetStringValue()); err != nil {
 		return nil, err
 	}
-	_, out.ProxyProtocol = m["PROXY_CONFIG"].GetStructValue().GetFields()["gatewayTopology"].GetStructValue().GetFields()["proxyProtocol"]
+	if t := m["PROXY_CONFIG"].GetStructValue().GetFields()["gatewayTopology"].GetStructValue(); t != nil && out.Type == Router {
+		_, out.ProxyProtocol = t.GetFields()["proxyProtocol"]
+		if out.Topology, err = topology(t.GetFields()); err != nil {
+			return nil, err
+		}
+	}
 	out.Proxyless = out.Type == Sidecar && m["GENERATOR"].GetStringValue() == "grpc"
 	out.Unprivileged = m["UNPRIVILEGED_POD"].GetStringValue() == "true"
 	switch v := m["DNS_CAPTURE"].GetKind().(type) {
@@ -204,6 +212,29 @@ func nodeAddresses(first, list string) ([]netip.Addr, error) {
 			return nil, fmt.Errorf("node address: %q is not an IP address", clip(s))
 		}
 		out = append(out, a)
+	}
+	return out, nil
+}
+
+// topology reads a gatewayTopology. Of one that says nothing of a field the value is the default: injection has joined it with the mesh's.
+func topology(t map[string]*structpb.Value) (*mesh.Topology, error) {
+	const path = "node.metadata.PROXY_CONFIG.gatewayTopology"
+	out := &mesh.Topology{}
+	if v, ok := t["numTrustedProxies"]; ok {
+		n := v.GetNumberValue()
+		if _, number := v.GetKind().(*structpb.Value_NumberValue); !number || n < 0 || n > mesh.MaxTrustedProxies || n != math.Trunc(n) {
+			return nil, fmt.Errorf("%s.numTrustedProxies: %s is not a number from 0 to %d", path, clip(fmt.Sprint(v.AsInterface())), mesh.MaxTrustedProxies)
+		}
+		out.TrustedProxies = uint32(n)
+	}
+	if v, ok := t["forwardClientCertDetails"]; ok {
+		name := v.GetStringValue()
+		if _, known := hcmv3.HttpConnectionManager_ForwardClientCertDetails_value[name]; !known && name != "UNDEFINED" {
+			return nil, fmt.Errorf("%s.forwardClientCertDetails: %s is none of SANITIZE, FORWARD_ONLY, APPEND_FORWARD, SANITIZE_SET, ALWAYS_FORWARD_ONLY, UNDEFINED", path, clip(fmt.Sprint(v.AsInterface())))
+		}
+		if name != "UNDEFINED" {
+			out.ClientCert = name
+		}
 	}
 	return out, nil
 }

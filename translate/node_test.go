@@ -27,6 +27,7 @@ func coreNode(t testing.TB, id, metadata string) *corev3.Node {
 
 func TestParseNode(t *testing.T) {
 	const id = "sidecar~10.1.0.1~reviews-v1-0.default~default.svc.cluster.local"
+	const gateway = "router~10.1.0.1~reviews-v1-0.default~default.svc.cluster.local"
 	plain := &translate.Node{Type: translate.Sidecar, Namespace: "default", Name: "reviews-v1-0", Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.1")}, Interception: translate.Redirect}
 	for _, c := range []struct {
 		name, id, metadata string
@@ -59,6 +60,18 @@ func TestParseNode(t *testing.T) {
 		{name: "no namespace", id: "sidecar~10.1.0.1~reviews~d", metadata: "{}", err: "is not of the form name.namespace"},
 		{name: "no address", id: "sidecar~x~a.b~d", metadata: "{}", err: `"x" is not an IP address`},
 		{name: "interception", id: id, metadata: `{"INTERCEPTION_MODE": "BPF"}`, err: "is none of REDIRECT, TPROXY, NONE"},
+		{name: "what stands in front of a gateway", id: gateway,
+			metadata: `{"PROXY_CONFIG": {"gatewayTopology": {"proxyProtocol": {}, "numTrustedProxies": 2, "forwardClientCertDetails": "FORWARD_ONLY"}}}`,
+			want: func(n *translate.Node) {
+				n.Type, n.ProxyProtocol, n.Topology = translate.Router, true, &mesh.Topology{TrustedProxies: 2, ClientCert: "FORWARD_ONLY"}
+			}},
+		{name: "a gateway with nothing in front, whatever the mesh has", id: gateway, metadata: `{"PROXY_CONFIG": {"gatewayTopology": {"forwardClientCertDetails": "UNDEFINED"}}}`,
+			want: func(n *translate.Node) { n.Type, n.Topology = translate.Router, &mesh.Topology{} }},
+		{name: "a sidecar has nothing in front", id: id, metadata: `{"PROXY_CONFIG": {"gatewayTopology": {"proxyProtocol": {}, "numTrustedProxies": 2}}}`, want: func(*translate.Node) {}},
+		{name: "hops that are no number", id: gateway, metadata: `{"PROXY_CONFIG": {"gatewayTopology": {"numTrustedProxies": "x"}}}`, err: "PROXY_CONFIG.gatewayTopology.numTrustedProxies: x is not a number from 0 to 100"},
+		{name: "hops in parts", id: gateway, metadata: `{"PROXY_CONFIG": {"gatewayTopology": {"numTrustedProxies": 1.5}}}`, err: "1.5 is not a number from 0 to 100"},
+		{name: "hops without end", id: gateway, metadata: `{"PROXY_CONFIG": {"gatewayTopology": {"numTrustedProxies": 101}}}`, err: "101 is not a number from 0 to 100"},
+		{name: "certificates in a way that is none", id: gateway, metadata: `{"PROXY_CONFIG": {"gatewayTopology": {"forwardClientCertDetails": "PASS_ON"}}}`, err: "PROXY_CONFIG.gatewayTopology.forwardClientCertDetails: PASS_ON is none of SANITIZE,"},
 		{name: "a foreign net", id: id, metadata: `{"WEIR": {"VIRTUAL_NET": "10.7"}}`, err: "is not of the form 127.W"},
 		{name: "net 0 is the machine's own", id: id, metadata: `{"WEIR": {"VIRTUAL_NET": "127.0"}}`, err: "is not of the form 127.W"},
 		{name: "a port that is none", id: id, metadata: `{"WEIR": {"INBOUND": [{"bind": "127.7.0.1:1", "port": 70000, "app": "127.0.0.1:2"}]}}`, err: "WEIR.INBOUND[0].port: 70000 is not a port number"},

@@ -483,6 +483,12 @@ func (p *printer) chain(c *listenerv3.FilterChain) {
 		if slices.ContainsFunc(f.GetHttpFilters(), func(f *hcmv3.HttpFilter) bool { return f.GetName() == "envoy.filters.http.grpc_web" }) {
 			out = append(out, "grpc-web")
 		}
+		if n := f.GetXffNumTrustedHops(); n > 0 {
+			out = append(out, fmt.Sprintf("hops=%d", n))
+		}
+		if how := f.GetForwardClientCertDetails(); f.GetUseRemoteAddress().GetValue() && how != hcmv3.HttpConnectionManager_SANITIZE_SET {
+			out = append(out, "client-cert="+how.String())
+		}
 		if f.GetRds() != nil {
 			out = append(out, "http routes "+f.GetRds().GetRouteConfigName())
 		} else {

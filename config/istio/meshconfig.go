@@ -29,6 +29,7 @@ type MeshConfig struct {
 	authorizers                      []mesh.Authorizer
 	bundles                          []mesh.TrustBundle
 	paths                            mesh.PathNormalization
+	topology                         mesh.Topology
 }
 
 // MeshConfigName and MeshConfigKey say where it stands: in a ConfigMap of the root namespace.
@@ -55,14 +56,18 @@ func LowerMeshConfig(o *config.Object, path, text string, settings *mesh.Setting
 		return &MeshConfig{}, r.Findings
 	}
 	read := takeNoted(r, path, root, meshNotes, []string{"enablePrometheusMerge", "defaultConfig"}, meshFields)
+	var defaults *document.Value
 	if d := root.Get("defaultConfig"); d != nil && d.Kind == document.Map {
-		takeNoted(r, document.Key(path, "defaultConfig"), d, proxyNotes, proxyFields, nil)
+		defaults = takeNoted(r, document.Key(path, "defaultConfig"), d, proxyNotes, proxyFields, []string{"gatewayTopology"})
 	} else if d != nil && d.Kind != document.Null {
 		r.Invalid(path, "defaultConfig is not a map of fields", "write FIELD: VALUE below it")
 	}
 	m := &meshv1alpha1.MeshConfig{}
 	document.Proto(read, "", m, func(p document.Problem) { r.Invalid(path, p.Path+" "+p.Message, p.Hint) })
 	out := &MeshConfig{services: m.DefaultServiceExportTo, virtualServices: m.DefaultVirtualServiceExportTo, rules: m.DefaultDestinationRuleExportTo}
+	if defaults != nil {
+		out.topology = topology(r, path, defaults)
+	}
 	out.settings(&lowerer{Report: r, o: o}, path, read, m, settings)
 	for i, list := range [][]string{out.services, out.virtualServices, out.rules} {
 		if _, problem, hint := ExportTo(list, "own", i == 0); problem != "" {
@@ -101,6 +106,26 @@ func meshText(r *config.Report, path, text string) *document.Value {
 		return nil
 	}
 	return root
+}
+
+// topology is what of a ProxyConfig concerns gateways that have none of their own.
+func topology(r *config.Report, path string, read *document.Value) mesh.Topology {
+	p := &meshv1alpha1.ProxyConfig{}
+	document.Proto(read, "defaultConfig", p, func(p document.Problem) { r.Invalid(path, p.Path+" "+p.Message, p.Hint) })
+	t := p.GatewayTopology
+	const field = "defaultConfig.gatewayTopology."
+	out := mesh.Topology{TrustedProxies: t.GetNumTrustedProxies()}
+	if out.TrustedProxies > mesh.MaxTrustedProxies {
+		r.Invalid(path, fmt.Sprintf("%snumTrustedProxies: %d are more than %d", field, out.TrustedProxies, mesh.MaxTrustedProxies), "write how many proxies stand between clients and the gateway, one behind the other")
+	}
+	switch how := t.GetForwardClientCertDetails(); {
+	case how == meshv1alpha1.ForwardClientCertDetails_UNDEFINED:
+	case meshv1alpha1.ForwardClientCertDetails_name[int32(how)] == "":
+		r.Invalid(path, fmt.Sprintf("%sforwardClientCertDetails: there is no %v", field, how), "use SANITIZE, FORWARD_ONLY, APPEND_FORWARD, SANITIZE_SET or ALWAYS_FORWARD_ONLY")
+	default:
+		out.ClientCert = how.String()
+	}
+	return out
 }
 
 // settings reads what overrides how the mesh was started, and tells what cannot.
@@ -159,7 +184,7 @@ func (c *MeshConfig) settings(l *lowerer, path string, read *document.Value, m *
 
 // Settings are those of a mesh that was started with s; s itself if nothing is said.
 func (c *MeshConfig) Settings(s *mesh.Settings) *mesh.Settings {
-	if c.registryOnly == nil && c.accessLog == nil && c.logFormat == "" && !c.logJSON && c.retries == nil && c.locality == nil && c.authorizers == nil && c.bundles == nil && c.paths == mesh.PathsBase {
+	if c.registryOnly == nil && c.accessLog == nil && c.logFormat == "" && !c.logJSON && c.retries == nil && c.locality == nil && c.authorizers == nil && c.bundles == nil && c.paths == mesh.PathsBase && c.topology == (mesh.Topology{}) {
 		return s
 	}
 	own := *s
@@ -171,7 +196,7 @@ func (c *MeshConfig) Settings(s *mesh.Settings) *mesh.Settings {
 	}
 	own.Authorizers, own.TrustBundles = c.authorizers, c.bundles
 	own.AccessLogFormat, own.AccessLogJSON = c.logFormat, c.logJSON
-	own.Paths = c.paths
+	own.Paths, own.Topology = c.paths, c.topology
 	if c.retries != nil {
 		own.DefaultRetries = *c.retries
 		own.DefaultRetries.RetryOn = cmp.Or(c.retries.RetryOn, s.DefaultRetries.RetryOn)

@@ -86,7 +86,7 @@ var meshNotes = []meshField{
 
 // proxyFields are the fields of ProxyConfig that injection and proxies do as they say.
 var proxyFields = []string{"configPath", "binaryPath", "serviceCluster", "drainDuration", "discoveryAddress", "proxyAdminPort", "concurrency", "interceptionMode", "proxyMetadata",
-	"statusPort", "gatewayTopology", "terminationDrainDuration", "meshId", "holdApplicationUntilProxyStarts", "image"}
+	"statusPort", "terminationDrainDuration", "meshId", "holdApplicationUntilProxyStarts", "image"}
 
 // proxyNotes are the others.
 var proxyNotes = []meshField{

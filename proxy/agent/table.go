@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -200,8 +201,8 @@ func setTopology(s *Settings, v string) error {
 		return fmt.Errorf("want a JSON object: %w", err)
 	}
 	for _, name := range sorted(parts) {
-		if name != "proxyProtocol" {
-			s.note("PROXY_CONFIG.gatewayTopology."+name, string(parts[name]), true, "is not built yet; it does nothing")
+		if !slices.Contains([]string{"proxyProtocol", "numTrustedProxies", "forwardClientCertDetails"}, name) {
+			s.note("PROXY_CONFIG.gatewayTopology."+name, string(parts[name]), true, "is not a field that is known here; it does nothing")
 		}
 	}
 	return nil
@@ -396,7 +397,7 @@ func fields() []Row {
 		{Name: "runtimeValues", From: Field, Outcome: Reported, Says: "they are switches of Envoy", usual: []string{"{}"}},
 		{Name: "statusPort", From: Field, Outcome: Honoured, Says: "as --statusPort (15020)", set: port(func(s *Settings) *int { return &s.StatusPort })},
 		{Name: "extraStatTags", From: Field, Outcome: Reported, Says: "metrics carry Istio's labels only", usual: []string{"[]"}},
-		{Name: "gatewayTopology", From: Field, Outcome: Honoured, Says: "proxyProtocol goes to the control plane, which configures the gateway by it; numTrustedProxies and forwardClientCertDetails are not built yet", set: setTopology},
+		{Name: "gatewayTopology", From: Field, Outcome: Honoured, Says: "goes to the control plane, which configures the gateway by its proxyProtocol, numTrustedProxies (up to 100) and forwardClientCertDetails, and refuses the proxy for values they cannot have; without it the mesh's defaultConfig counts, but for proxyProtocol", set: setTopology},
 		{Name: "terminationDrainDuration", From: Field, Outcome: Honoured, Says: "how long to go on at most for what is under way once the application is gone, or cannot be seen (5s)", set: duration(func(s *Settings) *time.Duration { return &s.TerminationDrain })},
 		{Name: "meshId", From: Field, Outcome: Honoured, Says: "as ISTIO_META_MESH_ID", set: text(func(s *Settings) *string { return &s.meshID })},
 		{Name: "readinessProbe", From: Field, Outcome: Reported, Says: "the kubelet asks the application's own probes; elsewhere it is not asked yet", usual: []string{"{}"}},
