@@ -2,6 +2,7 @@ package ca
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -26,9 +27,10 @@ const (
 	// nothing, for the key did not exist then.
 	backdate = 2 * time.Minute
 
-	// Istio's DEFAULT_WORKLOAD_CERT_TTL and MAX_WORKLOAD_CERT_TTL.
+	// Istio's DEFAULT_WORKLOAD_CERT_TTL.
 	defaultTTL = 24 * time.Hour
-	// MaxTTL is the longest life of a certificate, unless Options say another.
+	// MaxTTL is the longest life that Options may allow, Istio's MAX_WORKLOAD_CERT_TTL. Successions of a mesh's own
+	// roots go by it, whatever Options say now: what was allowed before, or is by another replica, holds.
 	MaxTTL = 90 * 24 * time.Hour
 )
 
@@ -36,10 +38,10 @@ const (
 // is not valid at present: nothing that is signed would be accepted.
 var ErrEnded = errors.New("the signing certificate is not valid now")
 
-// Options of an Authority; the zero value is Istio's defaults.
+// Options of an Authority. The zero value allows nobody more than the default.
 type Options struct {
-	DefaultTTL time.Duration // where none is asked for; zero: 24 h
-	MaxTTL     time.Duration // longer wishes are shortened to it; zero: 90 days
+	DefaultTTL time.Duration // where none is asked for; zero: 24 h, or MaxTTL if that is less
+	MaxTTL     time.Duration // longer wishes are shortened to it; zero: DefaultTTL
 }
 
 // Authority signs certificates.
@@ -79,14 +81,10 @@ type Issued struct {
 // newAuthority checks that key and certificates make an authority whose
 // certificates peers will accept, by making one and judging it as a peer would.
 func newAuthority(o Options, trustDomain string, key crypto.Signer, cert *x509.Certificate, others []*x509.Certificate, bundle *identity.Bundle) (*Authority, error) {
-	if o.MaxTTL == 0 {
-		o.MaxTTL = MaxTTL
-	}
-	if o.DefaultTTL == 0 {
-		o.DefaultTTL = min(defaultTTL, o.MaxTTL)
-	}
-	if o.DefaultTTL < 0 || o.MaxTTL < 0 || o.DefaultTTL > o.MaxTTL {
-		return nil, fmt.Errorf("certificate lives: the default %s must be positive and at most the longest, %s", o.DefaultTTL, o.MaxTTL)
+	o.DefaultTTL = cmp.Or(o.DefaultTTL, min(defaultTTL, cmp.Or(o.MaxTTL, defaultTTL)))
+	o.MaxTTL = cmp.Or(o.MaxTTL, o.DefaultTTL)
+	if o.DefaultTTL < 0 || o.DefaultTTL > o.MaxTTL || o.MaxTTL > MaxTTL {
+		return nil, fmt.Errorf("certificate lives: the default %s must be positive and at most the longest, %s, and that at most %s", o.DefaultTTL, o.MaxTTL, MaxTTL)
 	}
 	if !belongs(cert, key) {
 		return nil, errors.New("the signing certificate does not belong to the signing key")
@@ -133,6 +131,17 @@ func (a *Authority) withBundle(bundle *identity.Bundle) (*Authority, error) {
 // longest is the longest life of the certificates that were signed, at least the default.
 func (a *Authority) longest() time.Duration {
 	return max(a.o.DefaultTTL, time.Duration(a.granted.Load()))
+}
+
+// grants is the life that a wish is answered with, and keeps in mind that it was granted.
+func (a *Authority) grants(wish time.Duration) time.Duration {
+	if wish <= 0 {
+		wish = a.o.DefaultTTL
+	}
+	ttl := min(wish, a.o.MaxTTL)
+	for old := a.granted.Load(); int64(ttl) > old && !a.granted.CompareAndSwap(old, int64(ttl)); old = a.granted.Load() {
+	}
+	return ttl
 }
 
 // path is the way from the signing certificate to a root of the bundle.
@@ -193,14 +202,7 @@ func (a *Authority) sign(key crypto.PublicKey, g Grant) (*Issued, error) {
 		return nil, fmt.Errorf("%w: %q and those above it are valid from %s until %s", ErrEnded,
 			a.cert.Subject, a.from.UTC().Format(time.RFC3339), a.until.UTC().Format(time.RFC3339))
 	}
-	ttl := g.TTL
-	if ttl <= 0 {
-		ttl = a.o.DefaultTTL
-	}
-	ttl = min(ttl, a.o.MaxTTL)
-	for old := a.granted.Load(); int64(ttl) > old && !a.granted.CompareAndSwap(old, int64(ttl)); old = a.granted.Load() {
-	}
-	until := now.Add(ttl)
+	until := now.Add(a.grants(g.TTL))
 	if until.After(a.until) {
 		until = a.until // beyond it nobody would accept the certificate
 	}

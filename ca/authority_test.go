@@ -138,13 +138,18 @@ func TestSignLife(t *testing.T) {
 			t.Errorf("asked for %s: ends in %s, want %s", c.ask, d, c.want)
 		}
 	}
-	for _, o := range []Options{{DefaultTTL: 200 * hour, MaxTTL: 100 * hour}, {DefaultTTL: -1}, {MaxTTL: -1}} {
+	for _, o := range []Options{{DefaultTTL: 200 * hour, MaxTTL: 100 * hour}, {DefaultTTL: -1}, {MaxTTL: -1}, {DefaultTTL: MaxTTL + 1}, {MaxTTL: MaxTTL + 1}} {
 		if _, err := OpenSelfSigned(filepath.Join(t.TempDir(), "ca"), "cluster.local", o); err == nil {
 			t.Errorf("%+v was accepted", o)
 		}
 	}
 	if a := selfSigned(t, Options{MaxTTL: hour}); a.o.DefaultTTL != hour {
 		t.Errorf("the longest life is an hour, the default %s", a.o.DefaultTTL)
+	}
+	for _, ttl := range []time.Duration{hour, 48 * hour} { // who names a life means that nobody gets a longer one
+		if a := selfSigned(t, Options{DefaultTTL: ttl}); a.o.MaxTTL != ttl {
+			t.Errorf("certificates live for %s, and whoever asks for more gets up to %s", ttl, a.o.MaxTTL)
+		}
 	}
 }
 

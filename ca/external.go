@@ -40,11 +40,7 @@ func (a *Authority) SignBy(ctx context.Context, e External, csr []byte, g Grant)
 	if err := asksFor(csr, g.ID); err != nil {
 		return nil, &RequestError{err}
 	}
-	ttl := g.TTL
-	if ttl <= 0 {
-		ttl = a.o.DefaultTTL
-	}
-	ttl = min(ttl, a.o.MaxTTL)
+	ttl := a.grants(g.TTL)
 	text, err := e.Certify(ctx, csr, key, ttl)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrExternal, err)

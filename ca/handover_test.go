@@ -119,10 +119,10 @@ func TestHandoverSaysWhatWaits(t *testing.T) {
 	})
 }
 
-// The longest life that was granted is waited for.
+// The longest life that was granted is waited for, also if the operator allows less by now.
 func TestHandoverWaitsForTheLongest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b := selfSigned(t, Options{}), selfSigned(t, Options{})
+		a, b := selfSigned(t, Options{MaxTTL: MaxTTL}), selfSigned(t, Options{})
 		r := NewRolling(a, nil, slog.New(slog.DiscardHandler))
 		if _, err := a.Issue(Grant{ID: cart, TTL: 30 * day}); err != nil {
 			t.Fatal(err)
@@ -146,7 +146,8 @@ func TestHandoverWaitsForTheLongest(t *testing.T) {
 // Certificates of the first authority that are in use when a third is asked for are not forgotten.
 func TestHandoverRemembersTheFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b, c := selfSigned(t, Options{}), selfSigned(t, Options{}), selfSigned(t, Options{})
+		o := Options{MaxTTL: 10 * day}
+		a, b, c := selfSigned(t, o), selfSigned(t, o), selfSigned(t, o)
 		r := NewRolling(a, nil, slog.New(slog.DiscardHandler))
 		pass := func(d time.Duration) {
 			for range d / (6 * time.Hour) {

@@ -52,10 +52,10 @@ func TestHandoverAcrossRestarts(t *testing.T) {
 }
 
 // A root is left out while no control plane runs, or just before one starts: certificates that lead to it are good to their end, and
-// that is said.
+// that is said. They may live longer than what is granted now.
 func TestARootThatIsNeededOutlivesItsControlPlane(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b := selfSigned(t, Options{}), selfSigned(t, Options{})
+		a, b := selfSigned(t, Options{MaxTTL: 3 * day}), selfSigned(t, Options{})
 		first := NewRolling(a, nil, slog.New(slog.DiscardHandler))
 		old, err := a.Issue(Grant{ID: cart, TTL: 3 * day})
 		if err != nil {

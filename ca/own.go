@@ -18,8 +18,8 @@ import (
 // Own are the roots that a mesh made for itself, with their keys, and further ones that were
 // put beside them to be trusted. It is immutable.
 type Own struct {
-	roots []ownRoot // in the order of the text
-	leaf  time.Duration
+	roots []ownRoot     // in the order of the text
+	leaf  time.Duration // the longest life that any control plane of the mesh may have granted
 }
 
 type ownRoot struct {
@@ -28,11 +28,8 @@ type ownRoot struct {
 }
 
 // ParseOwn reads private keys and certificates in PEM: at least one of each that belong
-// together. leaf is the longest life of a certificate, zero for MaxTTL.
-func ParseOwn(text redact.Bytes, leaf time.Duration) (*Own, error) {
-	if leaf == 0 {
-		leaf = MaxTTL
-	}
+// together.
+func ParseOwn(text redact.Bytes) (*Own, error) {
 	var keys []crypto.Signer
 	var certs []byte
 	blocks := 0
@@ -62,7 +59,7 @@ func ParseOwn(text redact.Bytes, leaf time.Duration) (*Own, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &Own{leaf: leaf}
+	o := &Own{leaf: MaxTTL}
 	for _, c := range all {
 		if slices.ContainsFunc(o.roots, func(r ownRoot) bool { return r.cert.Equal(c) }) {
 			continue
@@ -108,9 +105,9 @@ const SuccessorsFile = "successors.pem"
 
 // OwnOf are the roots in the data of the Secret that a mesh keeps for itself: Istio's, whose
 // one certificate is the root, and beside it SuccessorsFile.
-func OwnOf(files map[string][]byte, leaf time.Duration) (*Own, error) {
+func OwnOf(files map[string][]byte) (*Own, error) {
 	l := layouts[0]
-	o, err := ParseOwn(redact.New(bytes.Join([][]byte{files[l.key], files[l.cert], files[SuccessorsFile], files[l.roots]}, []byte("\n"))), leaf)
+	o, err := ParseOwn(redact.New(bytes.Join([][]byte{files[l.key], files[l.cert], files[SuccessorsFile], files[l.roots]}, []byte("\n"))))
 	if err != nil {
 		return nil, fmt.Errorf("%s, %s, %s and %s: %w", l.key, l.cert, l.roots, SuccessorsFile, err)
 	}

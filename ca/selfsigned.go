@@ -138,7 +138,7 @@ func openSelfSigned(dir, trustDomain string, o Options) (*Own, *Authority, error
 		}
 		return first.Marshal()
 	}, func(text redact.Bytes) (redact.Bytes, error) {
-		if own, damaged = ParseOwn(text, o.MaxTTL); damaged != nil || !own.Plan(now).Make {
+		if own, damaged = ParseOwn(text); damaged != nil || !own.Plan(now).Make {
 			return text, nil
 		}
 		next, err := own.Succeed(trustDomain, now)

@@ -33,7 +33,7 @@ func (p *Plane) notice(now, from, until time.Time) time.Duration {
 // openAuthority opens the one in the state folder, or the one plugged in, and says what keeps it
 // alive.
 func openAuthority(o Options) (ca.Source, func(context.Context) error, error) {
-	ttl := ca.Options{DefaultTTL: o.CertTTL}
+	ttl := ca.Options{DefaultTTL: o.CertTTL, MaxTTL: o.MaxCertTTL}
 	if o.CA != "" {
 		plugged, err := ca.FollowPlugged(o.CA, filepath.Join(o.State, "ca", "handover.pem"), o.TrustDomain, ttl, o.Log)
 		if err != nil {

@@ -81,8 +81,9 @@ type Options struct {
 	// CA is the folder of a plugged-in authority (ca-key.pem, ca-cert.pem, root-cert.pem,
 	// cert-chain.pem); empty: the mesh has roots of its own, in State. Authority goes before both.
 	CA string
-	// CertTTL is how long workloads' certificates are good; 0: 24 h, as in Istio.
-	CertTTL time.Duration
+	// CertTTL is how long workloads' certificates are good; 0: 24 h, as in Istio. MaxCertTTL is the most that a workload
+	// gets if it asks for another life; 0: CertTTL.
+	CertTTL, MaxCertTTL time.Duration
 
 	// Cluster is where everything comes from in Kubernetes; nil: from the files above.
 	Cluster *Cluster

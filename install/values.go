@@ -188,14 +188,25 @@ func combined(values map[string]any) error {
 			return refused("pilot.env."+name, "it would do nothing: say ca.signer=DOMAIN/PATH, and ca.approve=true if nobody else approves (docs/identity.md)")
 		}
 	}
-	if ttl := ca["certTTL"]; ttl != nil && ttl != "" {
-		if d, err := time.ParseDuration(fmt.Sprint(ttl)); err != nil || d <= 0 || d > mostTTL {
-			return refused(fmt.Sprintf("ca.certTTL=%v", ttl), fmt.Sprintf("want a time like 4h, of at most %gh", mostTTL.Hours()))
+	least := 24 * time.Hour // of a life that is the longest
+	for _, name := range []string{"certTTL", "maxCertTTL"} {
+		ttl := ca[name]
+		if ttl == nil || ttl == "" {
+			continue
+		}
+		d, err := time.ParseDuration(fmt.Sprint(ttl))
+		if err != nil || d <= 0 || d > mostTTL {
+			return refused(fmt.Sprintf("ca.%s=%v", name, ttl), fmt.Sprintf("want a time like 48h, of at most %gh", mostTTL.Hours()))
+		}
+		if name == "certTTL" {
+			least = d
+		} else if d < least {
+			return refused(fmt.Sprintf("ca.%s=%v", name, ttl), fmt.Sprintf("it is less than a certificate lives by itself, %s: say a shorter ca.certTTL", least))
 		}
 	}
-	for _, name := range []string{"DEFAULT_WORKLOAD_CERT_TTL", "MAX_WORKLOAD_CERT_TTL"} {
-		if _, ok := env[name]; ok {
-			return refused("pilot.env."+name, "it would do nothing: say ca.certTTL")
+	for _, p := range [][2]string{{"DEFAULT_WORKLOAD_CERT_TTL", "ca.certTTL"}, {"MAX_WORKLOAD_CERT_TTL", "ca.maxCertTTL"}} {
+		if v, ok := env[p[0]]; ok {
+			return refused("pilot.env."+p[0], fmt.Sprintf("it would do nothing: say %s=%v", p[1], v))
 		}
 	}
 	switch {

@@ -365,7 +365,7 @@ func (a *Authority) take(plugged, own *corev1.Secret) {
 
 func (a *Authority) parse(s *corev1.Secret) (*ca.Authority, *ca.Own, error) {
 	if s.Name == OwnSecret {
-		if own, err := ca.OwnOf(s.Data, a.o.CA.MaxTTL); err == nil && own.Rooted() {
+		if own, err := ca.OwnOf(s.Data); err == nil && own.Rooted() {
 			held, err := own.Authority(a.o.CA, a.o.TrustDomain, time.Now().Round(0))
 			return held, own, err
 		}

@@ -55,6 +55,9 @@ type controlPlane struct {
 	grpc *grpc.Server
 }
 
+// longest is what the operator allows.
+const longest = 45 * 24 * time.Hour
+
 func newControlPlane(t *testing.T, change func(*Options)) *controlPlane {
 	t.Helper()
 	c := &controlPlane{t: t, dir: filepath.Join(t.TempDir(), "ca")}
@@ -66,7 +69,7 @@ func newControlPlane(t *testing.T, change func(*Options)) *controlPlane {
 // start opens everything from the folder, as a control plane that starts does.
 func (c *controlPlane) start(change func(*Options)) {
 	c.t.Helper()
-	authority, err := ca.OpenSelfSigned(c.dir, "cluster.local", ca.Options{})
+	authority, err := ca.OpenSelfSigned(c.dir, "cluster.local", ca.Options{MaxTTL: longest})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -84,7 +87,7 @@ func (c *controlPlane) start(change func(*Options)) {
 	if c.server, err = New(o); err != nil {
 		c.t.Fatal(err)
 	}
-	own, err := authority.Issue(ca.Grant{ID: istiod, TTL: 90 * 24 * time.Hour})
+	own, err := authority.Issue(ca.Grant{ID: istiod, TTL: longest})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -330,8 +333,9 @@ func TestCreateCertificate(t *testing.T) {
 			{name: "a certificate of an alias", held: material(alias), want: alias},
 			{name: "a certificate and a useless token", held: material(cart), headers: bearer(redact.New("weir1.x.y")), want: cart},
 			{name: "a shorter life", headers: good, request: &securityv1alpha1.IstioCertificateRequest{ValidityDuration: 3600}, want: cart, ttl: time.Hour},
-			{name: "a life of ten years", headers: good, request: &securityv1alpha1.IstioCertificateRequest{ValidityDuration: 315360000}, want: cart, ttl: 90 * 24 * time.Hour},
-			{name: "a life that overflows", headers: good, request: &securityv1alpha1.IstioCertificateRequest{ValidityDuration: 1<<63 - 1}, want: cart, ttl: 90 * 24 * time.Hour},
+			{name: "the longest life that the operator allows", headers: good, request: &securityv1alpha1.IstioCertificateRequest{ValidityDuration: int64(longest / time.Second)}, want: cart, ttl: longest},
+			{name: "a life of ten years", headers: good, request: &securityv1alpha1.IstioCertificateRequest{ValidityDuration: 315360000}, want: cart, ttl: longest},
+			{name: "a life that overflows", headers: good, request: &securityv1alpha1.IstioCertificateRequest{ValidityDuration: 1<<63 - 1}, want: cart, ttl: longest},
 			{name: "a life of less than nothing", headers: good, request: &securityv1alpha1.IstioCertificateRequest{ValidityDuration: -1 << 63}, want: cart},
 			{name: "its own identity by name", headers: good, request: wish("ImpersonatedIdentity", cart.String()), want: cart},
 

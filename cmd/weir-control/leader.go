@@ -48,7 +48,7 @@ func (k *cluster) certificates(ctx context.Context, o *control.Options) error {
 	defer cancel()
 	var err error
 	k.made = k.labels(ctx, o.Namespace)
-	k.authority, err = cakube.Open(ctx, cakube.Options{Client: k.client, Namespace: o.Namespace, TrustDomain: o.TrustDomain, CA: ca.Options{DefaultTTL: o.CertTTL}, Labels: k.made, Log: o.Log})
+	k.authority, err = cakube.Open(ctx, cakube.Options{Client: k.client, Namespace: o.Namespace, TrustDomain: o.TrustDomain, CA: ca.Options{DefaultTTL: o.CertTTL, MaxTTL: o.MaxCertTTL}, Labels: k.made, Log: o.Log})
 	if err != nil {
 		return err
 	}

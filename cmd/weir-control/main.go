@@ -89,6 +89,7 @@ func run(args []string) error {
 	laptop := f.Bool("laptop", false, "the mesh is run by weir up, with an ingress gateway")
 	caDir := f.String("ca", "", "folder of a plugged-in certificate authority, watched: ca-key.pem, ca-cert.pem, root-cert.pem, cert-chain.pem, or tls.key, tls.crt, ca.crt; without it the mesh has a root of its own in the state folder, in Kubernetes in a Secret")
 	certTTL := f.Duration("cert-ttl", 24*time.Hour, "how long workloads' certificates are good; they are renewed at half of it")
+	maxCertTTL := f.Duration("max-cert-ttl", 0, "the most that a workload gets which asks for a certificate of another life, for example 48h, at most 2160h; longer wishes are shortened to it; 0: --cert-ttl")
 	registryOnly := f.Bool("registry-only", false, "refuse calls to addresses that are not in the mesh (outboundTrafficPolicy REGISTRY_ONLY)")
 	compatible := f.String("compatibility-version", istio.Weir, "whose defaults hold for retries, balancing, limits and outlier detection where objects say nothing: Istio's 1.0, 1.1 or 1.31; Weir's own if empty")
 	accessLog := f.Bool("access-log", false, "have proxies log every request")
@@ -121,7 +122,7 @@ func run(args []string) error {
 	case *state == "":
 		return errors.New("--state is missing: name a folder that survives restarts, for example --state ~/.local/state/weir")
 	}
-	if err := checkValues(*trustDomain, *namespace, *certTTL, *handOver); err != nil {
+	if err := checkValues(*trustDomain, *namespace, *certTTL, *maxCertTTL, *handOver); err != nil {
 		return err
 	}
 	var lv slog.Level
@@ -179,7 +180,7 @@ func run(args []string) error {
 		}
 	}
 	o := control.Options{Version: version, Name: name, State: *state, Paths: paths, Fallbacks: fallbacks, Pods: *pods, Laptop: *laptop, Namespace: *namespace, TrustDomain: *trustDomain,
-		CA: *caDir, CertTTL: *certTTL, EagerOnly: !*onDemand, HandOver: *handOver,
+		CA: *caDir, CertTTL: *certTTL, MaxCertTTL: *maxCertTTL, EagerOnly: !*onDemand, HandOver: *handOver,
 		Token: token, Log: log,
 		Settings: mesh.Settings{ClusterID: "Kubernetes", DomainSuffix: "cluster.local", RootNamespace: "istio-system", RegistryOnly: *registryOnly, AccessLog: *accessLog}}
 	if err := istio.Compatible(*compatible, &o.Settings); err != nil {
@@ -218,7 +219,7 @@ func run(args []string) error {
 }
 
 // checkValues names the flag that is wrong, before something that goes by it seems to be.
-func checkValues(trustDomain, namespace string, certTTL, handOver time.Duration) error {
+func checkValues(trustDomain, namespace string, certTTL, maxCertTTL, handOver time.Duration) error {
 	if _, err := identity.New(trustDomain, "default", "default"); err != nil {
 		return fmt.Errorf("--trust-domain %q: %w", trustDomain, err)
 	}
@@ -227,6 +228,9 @@ func checkValues(trustDomain, namespace string, certTTL, handOver time.Duration)
 	}
 	if certTTL <= 0 || certTTL > ca.MaxTTL {
 		return fmt.Errorf("--cert-ttl %s: certificates live longer than nothing and at most %s", certTTL, ca.MaxTTL)
+	}
+	if maxCertTTL != 0 && (maxCertTTL < certTTL || maxCertTTL > ca.MaxTTL) {
+		return fmt.Errorf("--max-cert-ttl %s: it is from --cert-ttl (%s) to %s; 0 is the former", maxCertTTL, certTTL, ca.MaxTTL)
 	}
 	if handOver < 0 {
 		return fmt.Errorf("--shutdown-duration %s: it cannot be negative; 0 ends at once", handOver)

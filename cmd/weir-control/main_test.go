@@ -21,6 +21,9 @@ func TestRefused(t *testing.T) {
 		"--state x --trust-domain a/b":       `--trust-domain "a/b": `,
 		"--state x --cert-ttl -5s":           "--cert-ttl -5s",
 		"--state x --cert-ttl 2161h":         "--cert-ttl 2161h",
+		"--state x --max-cert-ttl 2161h":     "--max-cert-ttl 2161h",
+		"--state x --max-cert-ttl 4h":        "--max-cert-ttl 4h0m0s: it is from --cert-ttl (24h0m0s)",
+		"--state x --max-cert-ttl -1s":       "--max-cert-ttl -1s",
 		"--state x --shutdown-duration -1s":  "--shutdown-duration -1s",
 		"--state x --namespace My_Namespace": `--namespace "My_Namespace"`,
 	} {
