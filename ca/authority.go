@@ -76,6 +76,8 @@ type Issued struct {
 	// PEM certificate per element, each with its final newline; the leaf first,
 	// then intermediates, then every root of the bundle.
 	Chain []string
+	// Asked is what the request named instead of the identity that was granted; "" if nothing.
+	Asked string
 }
 
 // newAuthority checks that key and certificates make an authority whose
@@ -189,11 +191,17 @@ func (a *Authority) Sign(csr []byte, g Grant) (*Issued, error) {
 	if err := g.ID.Validate(); err != nil {
 		return nil, fmt.Errorf("identity to certify: %w", err)
 	}
-	key, err := parseRequest(csr)
+	req, err := parseRequest(csr)
 	if err != nil {
 		return nil, err
 	}
-	return a.sign(key, g)
+	issued, err := a.sign(req.PublicKey, g)
+	if err == nil {
+		if i := slices.IndexFunc(req.URIs, func(u *url.URL) bool { return u.String() != g.ID.String() }); i >= 0 {
+			issued.Asked = req.URIs[i].String()
+		}
+	}
+	return issued, err
 }
 
 func (a *Authority) sign(key crypto.PublicKey, g Grant) (*Issued, error) {

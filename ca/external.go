@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -33,21 +32,21 @@ func (a *Authority) SignBy(ctx context.Context, e External, csr []byte, g Grant)
 	if err := g.ID.Validate(); err != nil {
 		return nil, fmt.Errorf("identity to certify: %w", err)
 	}
-	key, err := parseRequest(csr)
+	req, err := parseRequest(csr)
 	if err != nil {
 		return nil, err
 	}
-	if err := asksFor(csr, g.ID); err != nil {
+	if err := asksFor(req, g.ID); err != nil {
 		return nil, &RequestError{err}
 	}
 	ttl := a.grants(g.TTL)
-	text, err := e.Certify(ctx, csr, key, ttl)
+	text, err := e.Certify(ctx, csr, req.PublicKey, ttl)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrExternal, err)
 	}
 	chain, err := identity.ParseCertificates(text)
 	if err == nil {
-		err = a.judge(chain, key, g.ID, ttl)
+		err = a.judge(chain, req.PublicKey, g.ID, ttl)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w gave a certificate that cannot be used: %w", ErrExternal, err)
@@ -60,12 +59,8 @@ func (a *Authority) SignBy(ctx context.Context, e External, csr []byte, g Grant)
 }
 
 // asksFor reports what a request asks for beside an identity, or instead.
-func asksFor(csr []byte, id identity.ID) error {
-	block, _ := pem.Decode(csr)
-	req, err := x509.ParseCertificateRequest(block.Bytes)
+func asksFor(req *x509.CertificateRequest, id identity.ID) error {
 	switch {
-	case err != nil:
-		return err
 	case len(req.URIs) != 1 || req.URIs[0].String() != id.URL().String():
 		return fmt.Errorf("it asks for the names %v; it has to ask for %s", req.URIs, id)
 	case len(req.DNSNames)+len(req.IPAddresses)+len(req.EmailAddresses) > 0:

@@ -29,16 +29,16 @@ type RequestError struct{ Err error }
 func (e *RequestError) Error() string { return "certificate request: " + e.Err.Error() }
 func (e *RequestError) Unwrap() error { return e.Err }
 
-// parseRequest returns the key of a request whose sender holds its private part.
-func parseRequest(text []byte) (crypto.PublicKey, error) {
-	key, err := requestKey(text)
+// parseRequest returns a request with a usable key whose sender holds its private part.
+func parseRequest(text []byte) (*x509.CertificateRequest, error) {
+	req, err := readRequest(text)
 	if err != nil {
 		return nil, &RequestError{err}
 	}
-	return key, nil
+	return req, nil
 }
 
-func requestKey(text []byte) (crypto.PublicKey, error) {
+func readRequest(text []byte) (*x509.CertificateRequest, error) {
 	if len(text) > maxRequest {
 		return nil, fmt.Errorf("%d bytes, at most %d are read", len(text), maxRequest)
 	}
@@ -68,7 +68,7 @@ func requestKey(text []byte) (crypto.PublicKey, error) {
 	if err := req.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("its signature is not by its key: %w", err)
 	}
-	return req.PublicKey, nil
+	return req, nil
 }
 
 // checkKey refuses keys that are too weak to trust or too large to handle.

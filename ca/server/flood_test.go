@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -26,9 +27,10 @@ import (
 )
 
 // What a request asks for beside its key is no wish that is granted: another's names, a
-// certificate authority.
+// certificate authority. Whoever reads the log sees that another was asked for.
 func TestWishesOfARequestAreNotGranted(t *testing.T) {
-	c := newControlPlane(t, nil)
+	var log bytes.Buffer
+	c := newControlPlane(t, func(o *Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -55,6 +57,32 @@ func TestWishesOfARequestAreNotGranted(t *testing.T) {
 	}
 	if id, err := identity.FromCertificate(certs[0]); err != nil || id != cart || certs[0].IsCA || len(certs[0].DNSNames) != 0 || certs[0].KeyUsage&x509.KeyUsageCertSign != 0 {
 		t.Errorf("certified %v, %v, authority %v, names %v", id, err, certs[0].IsCA, certs[0].DNSNames)
+	}
+	ask := func(uris ...*url.URL) string {
+		log.Reset()
+		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{URIs: uris}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.server.CreateCertificate(ctx, &securityv1alpha1.IstioCertificateRequest{Csr: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))}); err != nil {
+			t.Fatal(err)
+		}
+		return log.String()
+	}
+	if line := log.String(); !strings.Contains(line, " id="+cart.String()) || !strings.Contains(line, " asked="+istiod.String()) {
+		t.Errorf("the log: %s", line)
+	}
+	if line := ask(cart.URL(), other); !strings.Contains(line, " asked="+istiod.String()) {
+		t.Errorf("its own identity and another: %s", line)
+	}
+	if line := ask(cart.URL()); strings.Contains(line, "asked=") {
+		t.Errorf("its own identity: %s", line)
+	}
+	if line := ask(); strings.Contains(line, "asked=") {
+		t.Errorf("no identity: %s", line)
+	}
+	if line := ask(&url.URL{Scheme: "spiffe", Host: "cluster.local", Path: "/" + strings.Repeat("x", 8<<10)}); len(line) > 2<<10 || !strings.Contains(line, "asked=spiffe://cluster.local/xxx") {
+		t.Errorf("an endless name: a line of %d bytes", len(line))
 	}
 }
 

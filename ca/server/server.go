@@ -50,6 +50,9 @@ type Options struct {
 	Log    *slog.Logger
 }
 
+// maxAsked bounds what the log has of another identity that a request names, which may be of 16 KB.
+const maxAsked = 1 << 10
+
 type callerKey struct {
 	id   identity.ID // zero: somebody unknown
 	host string
@@ -139,8 +142,12 @@ func (s *Server) certify(ctx context.Context, caller Caller, req *securityv1alph
 	if s.o.Issued != nil {
 		s.o.Issued(caller.ID, cmp.Or(caller.Workload, req.GetMetadata().GetFields()["WorkloadName"].GetStringValue()), host, issued.Leaf)
 	}
-	s.o.Log.Info("certificate issued", "id", caller.ID, "workload", caller.Workload, "peer", host, "by", caller.Proof,
-		"serial", fmt.Sprintf("%x", issued.Leaf.SerialNumber), "valid_until", issued.Leaf.NotAfter)
+	said := []any{"id", caller.ID, "workload", caller.Workload, "peer", host, "by", caller.Proof,
+		"serial", fmt.Sprintf("%x", issued.Leaf.SerialNumber), "valid_until", issued.Leaf.NotAfter}
+	if issued.Asked != "" {
+		said = append(said, "asked", issued.Asked[:min(len(issued.Asked), maxAsked)])
+	}
+	s.o.Log.Info("certificate issued", said...)
 	return &securityv1alpha1.IstioCertificateResponse{CertChain: issued.Chain}, nil
 }
 
