@@ -134,6 +134,8 @@ func TestSettingsOfOldCharts(t *testing.T) {
 		{set: "ca.certTTL=4h", object: "Deployment/istiod", text: `"--cert-ttl=4h"`},
 		{set: "pilot.env.DEFAULT_WORKLOAD_CERT_TTL=4h", refuse: "say ca.certTTL"},
 		{set: "ca.certTTL=4", refuse: "want a time like 48h"},
+		{set: "ca.serviceAccountTokens=false", object: "Deployment/istiod", text: `"--service-account-tokens=false"`},
+		{set: "ca.serviceAccountTokens=perhaps", refuse: "neither true nor false"},
 		{set: "ca.maxCertTTL=48h", object: "Deployment/istiod", text: `"--max-cert-ttl=48h"`},
 		{set: "ca.certTTL=4h,ca.maxCertTTL=5h", object: "Deployment/istiod", text: `"--cert-ttl=4h","--max-cert-ttl=5h"`},
 		{set: "ca.maxCertTTL=4h", refuse: "say a shorter ca.certTTL"},
