@@ -58,6 +58,7 @@ type Authority struct {
 	tail        []string // what follows a leaf in an answer: above and the bundle, PEM
 	// distrusted are roots that the operator wants cut off, whoever needs them.
 	distrusted []*x509.Certificate
+	unread     bool // there is a RevokedFile
 	// granted is the longest life of a certificate that was signed, in nanoseconds.
 	granted *atomic.Int64
 }
@@ -125,7 +126,7 @@ func (a *Authority) withBundle(bundle *identity.Bundle) (*Authority, error) {
 	others := slices.Clone(a.above)
 	n, err := newAuthority(a.o, a.trustDomain, a.key, a.cert, others, bundle)
 	if err == nil {
-		n.granted, n.distrusted = a.granted, a.distrusted
+		n.granted, n.distrusted, n.unread = a.granted, a.distrusted, a.unread
 	}
 	return n, err
 }

@@ -147,6 +147,9 @@ func (r *Rolling) Watch() (held *Authority, replaced <-chan struct{}) {
 func (r *Rolling) Ask(a *Authority) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if a.unread && (r.asked == nil || !r.asked.unread) {
+		r.log.Warn("certificate authority: lists of revoked certificates are not read: what is revoked stays good until it ends; cut off a stolen root by "+DistrustedFile, "file", RevokedFile)
+	}
 	r.asked = a
 	r.step()
 }

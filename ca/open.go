@@ -28,6 +28,9 @@ var layouts = []layout{
 // lead to them: stolen ones. Others stay trusted while they are needed.
 const DistrustedFile = "distrusted.pem"
 
+// RevokedFile has, in Istio's form of the same files, lists of revoked certificates. They are not read, and that is said.
+const RevokedFile = "ca-crl.pem"
+
 // ParsePlugged is OpenPlugged for files that were read, by name: the data of a Secret. An
 // empty file is none.
 func ParsePlugged(files map[string][]byte, trustDomain string, o Options) (*Authority, error) {
@@ -77,6 +80,7 @@ func ParsePlugged(files map[string][]byte, trustDomain string, o Options) (*Auth
 	if err != nil {
 		return nil, fmt.Errorf("%w (files %s)", err, strings.Join(names, ", "))
 	}
+	a.unread = len(files[RevokedFile]) > 0
 	if len(files[DistrustedFile]) > 0 {
 		if a.distrusted, err = certificates(DistrustedFile); err != nil {
 			return nil, err

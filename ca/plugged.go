@@ -148,7 +148,7 @@ func parsePlugged(dir string, files map[string][]byte, trustDomain string, o Opt
 
 func readPlugged(dir string) (map[string][]byte, error) {
 	files := map[string][]byte{}
-	for _, l := range append(slices.Clone(layouts), layout{chain: DistrustedFile}) {
+	for _, l := range append(slices.Clone(layouts), layout{chain: DistrustedFile}, layout{chain: RevokedFile}) {
 		for _, name := range []string{l.key, l.cert, l.roots, l.chain} {
 			if name == "" {
 				continue

@@ -183,6 +183,44 @@ func write(t *testing.T, path string, text []byte) {
 	}
 }
 
+// A list of revoked certificates beside the files of an authority is not read, and whoever put it there is told so: when it is
+// there at the start, and when it comes; once, whatever else is replaced.
+func TestRevocationListsAreNotReadAndThatIsSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		org := newOrganisation(t, ecKey(t, elliptic.P256()), nil)
+		folder := dir(t, "tls.key", keyPEM(t, "PRIVATE KEY", org.ca.key), "tls.crt", org.ca.pem()+org.issuer.pem(), "ca.crt", org.root.pem())
+		memory := filepath.Join(t.TempDir(), "ca", "handover.pem")
+		var log strings.Builder
+		follow := func() *Plugged {
+			log.Reset()
+			p, err := FollowPlugged(folder, memory, "cluster.local", Options{}, slog.New(slog.NewTextHandler(&log, nil)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+		said := func(when string, want int) {
+			t.Helper()
+			if n := strings.Count(log.String(), "revoked certificates are not read"); n != want || strings.Count(log.String(), "level=WARN") != want || want > 0 && !strings.Contains(log.String(), "file=ca-crl.pem") {
+				t.Errorf("%s it is said %d times, want %d:\n%s", when, n, want, log.String())
+			}
+		}
+		p := follow()
+		said("without a list", 0)
+		for _, text := range []string{"a list", "the next list"} {
+			write(t, filepath.Join(folder, RevokedFile), []byte(text))
+			p.look()
+			p.look()
+		}
+		said("when it comes", 1)
+		if p.Problem() != "" || len(p.Notes()) != 0 {
+			t.Errorf("%s %v", p.Problem(), p.Notes())
+		}
+		follow()
+		said("at the start", 1)
+	})
+}
+
 // The files of a plugged-in authority are replaced while it is in force: in pieces, wrongly, and
 // by another root.
 func TestFollowPlugged(t *testing.T) {

@@ -236,6 +236,19 @@ func TestFollow(t *testing.T) {
 	})
 }
 
+// Lists of revoked certificates in Secret cacerts are not read, and the log says so.
+func TestRevocationListsInTheSecret(t *testing.T) {
+	for _, list := range []string{"", "a list"} {
+		data, log := selfSigned(t), &bytes.Buffer{}
+		data[ca.RevokedFile] = []byte(list)
+		client := fake.NewClientset()
+		put(t, client, secret(PluggedSecret, data))
+		if a := mustOpen(t, client, log); a.Problem() != "" || strings.Contains(log.String(), "level=WARN") != (list != "") || strings.Contains(log.String(), "file=ca-crl.pem") != (list != "") {
+			t.Errorf("list %q: %s %s", list, a.Problem(), log)
+		}
+	}
+}
+
 // An operator replaces the root while all replicas restart: what they have signed stays good, and no replica trusts less than another.
 func TestReplicasKnowWhatWasHandedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
