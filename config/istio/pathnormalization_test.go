@@ -10,11 +10,7 @@ import (
 
 // Each way to make paths canonical is taken; the one that policies can be got around by is told of.
 func TestPathNormalization(t *testing.T) {
-	root, err := document.ParseYAML("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n", 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, _ := config.NewObject(root, document.Part{}, "in.yaml", "default")
+	o := configMap(t)
 	for _, c := range []struct {
 		text string
 		want mesh.PathNormalization
@@ -44,4 +40,15 @@ func TestPathNormalization(t *testing.T) {
 			t.Errorf("%s: %+v", c.text, m.Settings(&mesh.Settings{}))
 		}
 	}
+}
+
+// configMap is the object that a MeshConfig is in.
+func configMap(t *testing.T) *config.Object {
+	t.Helper()
+	root, err := document.ParseYAML("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, _ := config.NewObject(root, document.Part{}, "in.yaml", "default")
+	return o
 }

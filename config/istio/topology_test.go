@@ -5,17 +5,12 @@ import (
 	"testing"
 
 	"github.com/weirmesh/weir/config"
-	"github.com/weirmesh/weir/config/document"
 	"github.com/weirmesh/weir/mesh"
 )
 
 // What stands in front of gateways is taken from defaultConfig, whatever else is there; what cannot be is refused by its name.
 func TestGatewayTopology(t *testing.T) {
-	root, err := document.ParseYAML("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n", 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, _ := config.NewObject(root, document.Part{}, "in.yaml", "default")
+	o := configMap(t)
 	for _, c := range []struct {
 		text    string
 		want    mesh.Topology

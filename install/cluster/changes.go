@@ -2,13 +2,10 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/weirmesh/weir/install"
+	"github.com/weirmesh/weir/internal/treediff"
 )
 
 // Change is what an installation would do to one object.
@@ -69,7 +67,7 @@ func (c *Cluster) Changes(ctx context.Context, r *install.Release) (changes []Ch
 		if err != nil {
 			return nil, nil, c.refused(o, err)
 		}
-		if fields := apart(nil, "", content(now), content(then)); len(fields) > 0 {
+		if fields := apart(content(now), content(then)); len(fields) > 0 {
 			changes = append(changes, Change{Object: title(o), What: "changed", Fields: fields})
 		}
 	}
@@ -120,52 +118,21 @@ func content(o *unstructured.Unstructured) map[string]any {
 const mostFields = 40
 
 // apart lists where a and b differ, as "PATH: A → B".
-func apart(out []string, path string, a, b any) []string {
-	if len(out) >= mostFields || reflect.DeepEqual(a, b) {
-		return out
-	}
-	switch x := a.(type) {
-	case map[string]any:
-		y, ok := b.(map[string]any)
-		if !ok {
+func apart(a, b any) (out []string) {
+	for d := range treediff.Differences(a, b, false) {
+		if len(out) == mostFields {
 			break
 		}
-		names := maps.Clone(x)
-		maps.Copy(names, y)
-		for _, n := range slices.Sorted(maps.Keys(names)) {
-			out = apart(out, strings.TrimPrefix(path+"."+n, "."), x[n], y[n])
-		}
-		return out
-	case []any:
-		y, ok := b.([]any)
-		if !ok {
-			break
-		}
-		for i := range max(len(x), len(y)) {
-			var p, q any
-			if i < len(x) {
-				p = x[i]
-			}
-			if i < len(y) {
-				q = y[i]
-			}
-			out = apart(out, path+"["+strconv.Itoa(i)+"]", p, q)
-		}
-		return out
+		out = append(out, d.Path+": "+brief(d.A)+" → "+brief(d.B))
 	}
-	return append(out, path+": "+brief(a)+" → "+brief(b))
+	return out
 }
 
 func brief(v any) string {
 	if v == nil {
 		return "nothing"
 	}
-	b, err := json.Marshal(v)
-	const most = 120
-	if err != nil || len(b) <= most {
-		return string(b)
-	}
-	return strings.ToValidUTF8(string(b[:most]), "") + "…"
+	return treediff.Brief(v, 120)
 }
 
 // immutable are the fields that an answer says cannot be changed.

@@ -4,12 +4,11 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
+	"github.com/weirmesh/weir/internal/treediff"
 	"github.com/weirmesh/weir/xds/resource"
 )
 
@@ -82,7 +81,7 @@ func Diff(sent, held *Held) ([]Difference, error) {
 				continue
 			}
 			d.Sent, d.Held = s.version(), h.version()
-			d.Fields = fields(nil, "", a, b)
+			d.Fields = fields(a, b)
 		}
 		if h != nil {
 			d.Refused = h.Refused
@@ -102,80 +101,13 @@ func (r *HeldResource) version() string {
 	return r.Version
 }
 
-// fields lists where a and b differ.
-func fields(out []Field, path string, a, b any) []Field {
-	if len(out) >= maxFields || reflect.DeepEqual(a, b) {
-		return out
-	}
-	switch x := a.(type) {
-	case map[string]any:
-		y, ok := b.(map[string]any)
-		if !ok {
+// fields lists where a and b differ. An inserted virtual host is one difference, not all that follow.
+func fields(a, b any) (out []Field) {
+	for d := range treediff.Differences(a, b, true) {
+		if len(out) == maxFields {
 			break
 		}
-		names := maps.Clone(x)
-		maps.Copy(names, y)
-		for _, n := range slices.Sorted(maps.Keys(names)) {
-			at := n
-			if path != "" {
-				at = path + "." + n
-			}
-			out = fields(out, at, x[n], y[n])
-		}
-		return out
-	case []any:
-		y, ok := b.([]any)
-		if !ok {
-			break
-		}
-		if named(x) && named(y) { // an inserted virtual host is one difference, not all that follow
-			return byName(out, path, x, y)
-		}
-		for i := range max(len(x), len(y)) {
-			var p, q any
-			if i < len(x) {
-				p = x[i]
-			}
-			if i < len(y) {
-				q = y[i]
-			}
-			out = fields(out, path+"["+strconv.Itoa(i)+"]", p, q)
-		}
-		return out
-	}
-	return append(out, Field{path, short(a), short(b)})
-}
-
-// named reports whether every element has a name of its own.
-func named(list []any) bool {
-	seen := map[string]bool{}
-	for _, e := range list {
-		n := nameOf(e)
-		if n == "" || seen[n] {
-			return false
-		}
-		seen[n] = true
-	}
-	return len(list) > 0
-}
-
-func nameOf(e any) string {
-	m, _ := e.(map[string]any)
-	n, _ := m["name"].(string)
-	return n
-}
-
-func byName(out []Field, path string, x, y []any) []Field {
-	other := map[string]any{}
-	for _, e := range y {
-		other[nameOf(e)] = e
-	}
-	for _, e := range x {
-		out = fields(out, fmt.Sprintf("%s[%q]", path, nameOf(e)), e, other[nameOf(e)])
-		delete(other, nameOf(e))
-	}
-	for _, n := range slices.Sorted(maps.Keys(other)) {
-		out = fields(out, fmt.Sprintf("%s[%q]", path, n), nil, other[n])
+		out = append(out, Field{d.Path, short(d.A), short(d.B)})
 	}
 	return out
 }
@@ -185,10 +117,5 @@ func short(v any) string {
 	if v == nil {
 		return ""
 	}
-	b, err := json.Marshal(v)
-	const most = 160
-	if err != nil || len(b) <= most {
-		return string(b)
-	}
-	return strings.ToValidUTF8(string(b[:most]), "") + "…"
+	return treediff.Brief(v, 160)
 }
