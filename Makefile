@@ -56,7 +56,7 @@ race: ## the tests under the race detector (needs a C compiler), but translate, 
 	CGO_ENABLED=1 $(GO) test -race -short $$($(GO) list ./... | grep -vE '/(translate|test/wire|test/scripts|test/verdict)$$')
 
 .PHONY: root-test
-root-test: ## tests that need root or user namespaces: capture, namespaces, weir up, one after the other: meshes on one machine want the same port
+root-test: ## tests that need root or user namespaces: capture, namespaces, weir up; package by package, so that whole meshes do not slow each other
 	WEIR_KERNEL_TESTS=require $(GO) test -p 1 -count=1 -short ./capture/... ./local/... ./test/acceptance ./test/tproxy
 
 .PHONY: acceptance

@@ -82,6 +82,7 @@ func run(args []string) error {
 	pods := f.String("pods", "", "folder in which the local runtime writes what is running")
 	httpAddr := f.String("http", "127.0.0.1:15014", "where the HTTP API is served")
 	grpcAddr := f.String("grpc", "127.0.0.1:15012", "where xDS and certificates are served; empty for nowhere")
+	grpcOptional := f.Bool("grpc-optional", false, "go on with --grpc-unix alone where another program has the address of --grpc; the log says so")
 	grpcUnix := f.String("grpc-unix", "", "Unix socket on which they are served too")
 	plainAddr := f.String("grpc-plaintext", "", "loopback address where xDS is served without TLS and without secrets, to whoever asks on this machine (for tools and benchmarks)")
 	namespace := f.String("namespace", "default", "namespace of objects that name none; in Kubernetes that of the installation (POD_NAMESPACE, istio-system)")
@@ -119,6 +120,8 @@ func run(args []string) error {
 	case k.on():
 		k.defaults(f, map[string]string{"namespace": cmp.Or(os.Getenv("POD_NAMESPACE"), "istio-system"), "http": ":15014", "grpc": ":15012",
 			"state": k.state()})
+	case *grpcOptional && *grpcUnix == "":
+		return errors.New("--grpc-optional needs --grpc-unix: without both nobody could be served")
 	case *state == "":
 		return errors.New("--state is missing: name a folder that survives restarts, for example --state ~/.local/state/weir")
 	}
@@ -189,17 +192,12 @@ func run(args []string) error {
 	if o.HTTP, err = listen("tcp", *httpAddr); err != nil {
 		return fmt.Errorf("--http: %w", err)
 	}
-	if o.GRPC, err = listen("tcp", *grpcAddr); err != nil {
-		return fmt.Errorf("--grpc: %w", err)
+	if o.GRPC, err = listenGRPC(*grpcAddr, *grpcUnix, *grpcOptional, log); err != nil {
+		return err
 	}
 	if o.PlainGRPC, err = listen("tcp", *plainAddr); err != nil {
 		return fmt.Errorf("--grpc-plaintext: %w", err)
 	}
-	unix, err := listen("unix", *grpcUnix)
-	if err != nil {
-		return err
-	}
-	o.GRPC = append(o.GRPC, unix...)
 	g := runner.New(ctx)
 	if k.on() {
 		if err := k.assemble(ctx, &o); err != nil {
@@ -238,6 +236,25 @@ func checkValues(trustDomain, namespace string, certTTL, maxCertTTL, handOver ti
 	return nil
 }
 
+// listenGRPC opens where xDS and certificates are served: an address, which may be optional, and a Unix socket.
+func listenGRPC(addr, unix string, optional bool, log *slog.Logger) ([]net.Listener, error) {
+	l, err := listen("tcp", addr)
+	if _, taken := errors.AsType[takenError](err); taken && optional {
+		log.Warn("another program has the address of --grpc: proxies on this machine are served by the socket, others not at all", "address", addr, "socket", unix)
+	} else if err != nil {
+		return nil, fmt.Errorf("--grpc: %w", err)
+	}
+	u, err := listen("unix", unix)
+	return append(l, u...), err
+}
+
+// takenError is an address that another program has.
+type takenError string
+
+func (e takenError) Error() string {
+	return string(e) + " is taken by another program; end it, or choose another address"
+}
+
 // listen opens one socket, none for an empty address.
 func listen(network, addr string) ([]net.Listener, error) {
 	if addr == "" {
@@ -252,7 +269,7 @@ func listen(network, addr string) ([]net.Listener, error) {
 	}
 	l, err := net.Listen(network, addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s is taken by another program; end it, or choose another address", addr)
+		return nil, takenError(addr)
 	}
 	if err != nil {
 		return nil, err

@@ -27,7 +27,7 @@ const (
 // running until close.
 func (t *top) control(ctx context.Context) error {
 	t.progress("starting the control plane")
-	args := []string{t.programs.control, "--state", string(t.layout), "--http", t.o.HTTP.String(), "--grpc", t.grpc, "--grpc-unix", t.layout.XDS(),
+	args := []string{t.programs.control, "--state", string(t.layout), "--http", t.o.HTTP.String(), "--grpc", optionalGRPC, "--grpc-optional", "--grpc-unix", t.layout.XDS(),
 		"--pods", t.layout.Pods(), "--trust-domain", trustDomain, "--namespace", t.o.Namespace, "--access-log"}
 	if v := t.o.Compatible; v != "" {
 		args = append(args, "--compatibility-version", v)

@@ -3,6 +3,7 @@ package up
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -59,10 +60,14 @@ func fakeControl(ctx context.Context, args []string) error {
 	for _, name := range []string{"grpc", "grpc-unix", "pods", "trust-domain"} {
 		f.String(name, "", "")
 	}
+	optional := f.Bool("grpc-optional", false, "")
 	f.Bool("access-log", false, "")
 	fallback := f.String("fallback", "", "")
 	if err := f.Parse(args); err != nil {
 		return err
+	}
+	if !*optional {
+		return errors.New("weir-control: somebody took 127.0.0.1:15012 a moment ago")
 	}
 	if _, err := os.Stat(filepath.Join(*state, "control-fails")); err == nil {
 		return fmt.Errorf("weir-control: it is Monday")

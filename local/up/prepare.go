@@ -19,9 +19,9 @@ import (
 	"github.com/weirmesh/weir/local/process"
 )
 
-// defaultGRPC is Istio's port for xDS. Local proxies use a Unix socket: if somebody else
-// has it, nobody but remote proxies is missed.
-const defaultGRPC = "127.0.0.1:15012"
+// optionalGRPC is Istio's port for xDS. Local proxies use a Unix socket: if somebody else
+// has it, nobody but remote proxies is missed, and the control plane goes on without it.
+const optionalGRPC = "127.0.0.1:15012"
 
 // addresses checks that what is to be listened on is free, so that the sentence about
 // it comes first and names the flag.
@@ -42,9 +42,6 @@ func (t *top) addresses(ctx context.Context) error {
 	}
 	if t.o.HTTP == t.o.Ingress {
 		return &Error{fmt.Sprintf("--http and --ingress are both %s", t.o.HTTP), "give each its own address"}
-	}
-	if free(defaultGRPC) == nil {
-		t.grpc = defaultGRPC
 	}
 	return nil
 }

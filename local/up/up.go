@@ -107,7 +107,6 @@ type top struct {
 	layout   sandbox.Layout
 	lock     *os.File
 	programs struct{ control, proxy string }
-	grpc     string
 	paths    []string // of configuration, for control plane and pods alike
 	watched  []string // the same as the user named it
 	mode     Capture
