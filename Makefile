@@ -69,6 +69,11 @@ e2e: build ## the mesh in the cluster of KUBECONFIG; WEIR_LOAD='../shared/kube/l
 	@[ -n "$$WEIR_LOAD" ] || echo "WEIR_LOAD is not set: the cluster has $(HUB)/weir-control:$(TAG) already, or can pull it"
 	@[ -z "$$WEIR_LOAD" ] || { $(MAKE) --no-print-directory images ARCH=amd64 && $$WEIR_LOAD dist/images/*-amd64.tar >/dev/null; }
 	WEIR_KUBE_IMAGES='$(HUB):$(TAG)' WEIR_KUBE_LONG='$(LONG)' $(GO) test -p 1 -count=1 -v -timeout 60m $(if $(RUN),-run '$(RUN)') ./test/kube/...
+	$(if $(RUN),,$(MAKE) --no-print-directory skew)
+
+.PHONY: skew
+skew: ## proxies and control planes of the last versions, built from the history, with those of today: two minutes, three the first time
+	WEIR_SKEW=1 $(GO) test -count=1 -v -run '^TestEarlierVersions$$' ./test/e2e
 
 .PHONY: verdicts
 verdicts: ## what is said of every rule against what calls do, for 10,000 random sets of objects (500 more by real proxies): three minutes

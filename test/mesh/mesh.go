@@ -61,7 +61,8 @@ type Mesh struct {
 
 	mu        sync.Mutex
 	api       *client.Client
-	address   string // of the API
+	address   string   // of the API
+	binary    []string // the control plane that is started next: see ControlBinary
 	plane     *plane
 	workloads []*Workload
 	writes    int               // how often files were written: the newest marker
@@ -75,7 +76,7 @@ type plane struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed after err is set
 	err    error
-	grpc   *cuttable
+	cut    func() // its connections break, and nobody says goodbye
 }
 
 // New starts a control plane without any configuration. change, if not nil, may alter
@@ -137,11 +138,17 @@ func (m *Mesh) StartControl() {
 // TryControl is StartControl for a control plane that may refuse to start: the error is its.
 func (m *Mesh) TryControl() error {
 	m.T.Helper()
-	http, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	if err := os.Remove(m.path("xds.sock")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		m.T.Fatal(err)
 	}
-	if err := os.Remove(m.path("xds.sock")); err != nil && !errors.Is(err, os.ErrNotExist) {
+	m.mu.Lock()
+	binary := m.binary
+	m.mu.Unlock()
+	if len(binary) > 0 {
+		return m.controlProcess(binary)
+	}
+	http, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
 		m.T.Fatal(err)
 	}
 	unix, err := net.Listen("unix", m.path("xds.sock"))
@@ -164,14 +171,21 @@ func (m *Mesh) TryControl() error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	pl := &plane{cancel: cancel, done: make(chan struct{}), grpc: grpc}
+	pl := &plane{cancel: cancel, done: make(chan struct{}), cut: grpc.cut}
 	go func() {
 		defer close(pl.done)
 		pl.err = p.Run(ctx)
 	}()
+	m.await(pl, http.Addr().String())
+	return nil
+}
+
+// await waits for a control plane that was started.
+func (m *Mesh) await(pl *plane, address string) {
+	m.T.Helper()
 	m.mu.Lock()
-	m.plane, m.address = pl, http.Addr().String()
-	m.api = client.New(m.address, redact.New(apiToken))
+	m.plane, m.address = pl, address
+	m.api = client.New(address, redact.New(apiToken))
 	m.mu.Unlock()
 	m.Eventually("the control plane is ready", func() error {
 		select {
@@ -182,7 +196,6 @@ func (m *Mesh) TryControl() error {
 		_, err := m.API().Status(context.Background())
 		return err
 	})
-	return nil
 }
 
 // StopControl ends the control plane in good order.
@@ -197,7 +210,7 @@ func (m *Mesh) StopControl() {
 // breaks, and nobody says goodbye.
 func (m *Mesh) KillControl() {
 	m.T.Helper()
-	_ = m.endControl(func(p *plane) { p.grpc.cut() })
+	_ = m.endControl(func(p *plane) { p.cut() })
 }
 
 func (m *Mesh) endControl(first func(*plane)) error {
