@@ -1,10 +1,16 @@
 package proxy
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/weirmesh/weir/proxy/admin"
@@ -76,6 +82,13 @@ func (p *Proxy) Info() any {
 		if s.LastError != nil {
 			x["lastError"] = s.LastError.Error()
 		}
+		if s.Connected {
+			if took, err := p.answers(); err != nil {
+				x["silent"] = err.Error()
+			} else {
+				x["answeredAfter"] = took.String()
+			}
+		}
 		types := map[string]any{}
 		for _, t := range s.Types {
 			e := map[string]any{"held": t.Held, "version": t.Version}
@@ -91,6 +104,30 @@ func (p *Proxy) Info() any {
 		m["xds"] = x
 	}
 	return m
+}
+
+// answerTime is how long the control plane may take to answer whether it is there: who asks for its state wants to know now.
+const answerTime = time.Second
+
+// answers asks the control plane, on the connection that configuration comes on, for something that nobody serves, and says how soon it
+// answered. One that is frozen or cut off keeps its connection for up to 40 s (xds/client); until then nothing but this tells that what
+// is in force may be old.
+func (p *Proxy) answers() (time.Duration, error) {
+	conn := p.uplink.Load()
+	if conn == nil {
+		return 0, errors.New("there is no connection")
+	}
+	ctx, cancel := context.WithTimeout(p.quitCtx, answerTime)
+	defer cancel()
+	began := time.Now()
+	err := (*conn).Invoke(ctx, "/weir.dev.Nobody/There", &discoveryv3.DeltaDiscoveryRequest{}, &discoveryv3.DeltaDiscoveryResponse{})
+	switch status.Code(err) {
+	case codes.DeadlineExceeded:
+		return 0, fmt.Errorf("the control plane has not answered for %v: what is in force may be older than what it knows", answerTime)
+	case codes.Unavailable, codes.Canceled:
+		return 0, err
+	}
+	return time.Since(began).Round(10 * time.Microsecond), nil
 }
 
 // options are envoy.admin.v3.CommandLineOptions, as far as they mean something here.

@@ -170,8 +170,18 @@ func TestOutagePartitioned(t *testing.T) {
 	o.WriteRaw("routes.yaml", []byte(answers(211)))
 	o.othersHave(211)
 	o.serves("not noticed", 210)
+	// Who asks the proxy is told nevertheless.
+	if info := string(o.client.Admin(http.MethodGet, "/server_info").Body); !strings.Contains(info, "the control plane has not answered for 1s") {
+		t.Errorf("it does not say that what it has may be old: %s", info)
+	}
 	link.Heal()
 	o.has(211)
+	o.Eventually("it says that the control plane answers", func() error {
+		if info := string(o.client.Admin(http.MethodGet, "/server_info").Body); !strings.Contains(info, "answeredAfter") {
+			return errors.New(info)
+		}
+		return nil
+	})
 	if lines := o.Logged(o.mark, inClient); len(lines) > 0 {
 		t.Errorf("an interruption that nobody noticed: %v", lines)
 	}
