@@ -44,7 +44,7 @@ var rules = []rule{
 	{From: []string{"inject"}, Deny: []string{"log/slog", "net/http", "context", "os", "time", "k8s.io/client-go"}, Unless: []string{"inject/webhook"},
 		Why: "what a pod gets is a pure function: the same in a cluster and of a file"},
 	{From: []string{""}, Deny: []string{"k8s.io/client-go"},
-		Unless: []string{"config/source/kube", "registry/kube", "inject", "ca/kube", "control/kubestatus", "control/lastgood", "internal/leader", "internal/kubeconfig", "internal/kubewatch", "capture/cni/agent", "install", "cli", "cmd/weir", "cmd/weir-control", "cmd/weir-cni", "test"},
+		Unless: []string{"config/source/kube", "registry/kube", "inject", "ca/kube", "control/kubestatus", "control/lastgood", "internal/leader", "internal/kubeconfig", "internal/kubekeep", "internal/kubewatch", "capture/cni/agent", "install", "cli", "cmd/weir", "cmd/weir-control", "cmd/weir-cni", "test"},
 		Why:    "a Kubernetes client is heavy and ties a package to one platform"},
 	{From: []string{""}, Deny: []string{"github.com/spf13/cobra", "flag"}, Unless: []string{"cmd", "cli", "sample", "test", "capture/flags"},
 		Why: "flags are read at the front doors; options are struct fields"},
