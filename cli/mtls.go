@@ -54,9 +54,10 @@ func (a *app) mtlsStatus() *cobra.Command {
 		Long: `Show what each port of each workload with a proxy accepts, who called it in
 plaintext within the window, and whether it could demand mutual TLS.
 
-A caller without a proxy has no name: its connection proves nothing. What this
-replica of the control plane has not seen counts against being ready: a time
-before it started, and proxies that report to another replica.`,
+A caller without a proxy has no name: its connection proves nothing. All control
+planes of the mesh are asked, and what none has seen counts against being ready:
+the time before all callers were known, proxies that report to nobody, and a
+control plane that does not answer, which is named.`,
 		Example: `  weir mtls status
   weir mtls status shop/cart --window 1h
   weir mtls status -o json | jq '.ports[] | select(.ready | not)'`,
@@ -93,6 +94,9 @@ before it started, and proxies that report to another replica.`,
 			t.add(text(p.Namespace), text(p.Workload), text(fmt.Sprint(p.Port)), text(p.Mode), text(ago(p.LastTLS, v.Time)), text(callers(p.Callers, v.Time)), ready)
 		}
 		a.out.print(t)
+		for _, b := range v.Blockers {
+			a.out.printf("%s\n", a.out.paint(yellow, clean(b)))
+		}
 		return nil
 	}
 	return cmd
@@ -127,7 +131,9 @@ func (a *app) mtlsEnforce() *cobra.Command {
 		Long: `Demand mutual TLS of all callers of a namespace or workload: if nobody called it
 in plaintext within the window, a PeerAuthentication with mode STRICT is applied.
 Otherwise what stands against it is shown, nothing is changed, and the exit
-status is 1. With --accept-loss it is applied all the same.
+status is 1; so it is if that is not known, because a control plane does not
+answer or callers are observed for less than the window. With --accept-loss it is
+applied all the same.
 
 --print writes the object instead: in Kubernetes, for kubectl apply.`,
 		Example: `  weir mtls enforce shop
@@ -165,17 +171,11 @@ status is 1. With --accept-loss it is applied all the same.
 		if err != nil {
 			return err
 		}
-		blocked := 0
-		for _, p := range v.Ports {
-			if p.Mode == "STRICT" {
-				continue
-			}
-			for _, b := range p.Blockers {
-				blocked++
-				a.errs.printf("%s\n", clean(fmt.Sprintf("%s/%s port %d: %s", p.Namespace, p.Workload, p.Port, b)))
-			}
+		blocked := against(v)
+		for _, b := range blocked {
+			a.errs.printf("%s\n", clean(b))
 		}
-		if blocked > 0 && !accept {
+		if len(blocked) > 0 && !accept {
 			a.errs.printf("nothing was changed; give those callers a proxy, or wait; --window counts less far back, --accept-loss refuses them\n")
 			return silent(exitNo)
 		}
@@ -193,6 +193,26 @@ status is 1. With --accept-loss it is applied all the same.
 		return a.finish(cmd.Context(), c, b, r, start, wait, asTable)
 	}
 	return cmd
+}
+
+// against is what stands against STRICT, of ports that are not already: first at each, then at all.
+func against(v *apiv1.MTLS) (out []string) {
+	undecided := false
+	for _, p := range v.Ports {
+		if p.Mode == "STRICT" {
+			continue
+		}
+		undecided = true
+		for _, b := range p.Blockers {
+			if !slices.Contains(v.Blockers, b) {
+				out = append(out, fmt.Sprintf("%s/%s port %d: %s", p.Namespace, p.Workload, p.Port, b))
+			}
+		}
+	}
+	if undecided {
+		out = append(out, v.Blockers...)
+	}
+	return out
 }
 
 // enforcement is the PeerAuthentication that makes all of ports STRICT.

@@ -37,6 +37,7 @@ import (
 	"github.com/weirmesh/weir/config/source/file"
 	"github.com/weirmesh/weir/config/store"
 	"github.com/weirmesh/weir/control/keys"
+	"github.com/weirmesh/weir/control/ledger"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/internal/memory"
 	"github.com/weirmesh/weir/internal/redact"
@@ -91,6 +92,8 @@ type Options struct {
 	// Replicas are the addresses of all replicas of this control plane (host:port of GRPC), this one's own may be among them; nil: in a
 	// Cluster the endpoints of ServerNames, else there are no others.
 	Replicas []string
+	// Callers is where replicas keep who called in plaintext; nil: in State.
+	Callers ledger.Keeper
 	// HandOver is how long Run goes on after its context ended, to hand the streams over to
 	// other replicas; 0: it ends at once. It ends earlier when all are gone.
 	HandOver time.Duration
@@ -125,7 +128,7 @@ type Plane struct {
 	auth    ca.Source
 	keep    func(context.Context) error // keeps auth alive; nil: somebody else does
 	signer  *caserver.Server
-	callers []caserver.Authenticator
+	askers  []caserver.Authenticator
 	self    *ca.Serving
 	tokens  *token.Key
 	issued  *issued
@@ -143,6 +146,7 @@ type Plane struct {
 	watch       *watch
 	events      *events
 	edges       *edges
+	callers     *ledger.Table // in plaintext
 	replicas    *replicas
 	id          identity.ID // this control plane's own, and its replicas'
 	instruments *instruments
@@ -201,11 +205,11 @@ func New(o Options) (*Plane, error) {
 	}
 	p.tokens = key
 	domains := append([]string{o.TrustDomain}, o.Settings.TrustDomainAliases...)
-	p.callers = append([]caserver.Authenticator{
+	p.askers = append([]caserver.Authenticator{
 		caserver.Certificates{Authority: p.auth, Accept: identity.TrustDomains(domains)},
 		caserver.Tokens{Key: key, Uses: token.OpenUses(filepath.Join(o.State, "ca"))},
 	}, o.Authenticators...)
-	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, External: o.ExternalCA, TrustDomains: domains, Issued: p.issued.note, Log: o.Log, Authenticators: p.callers}); err != nil {
+	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, External: o.ExternalCA, TrustDomains: domains, Issued: p.issued.note, Log: o.Log, Authenticators: p.askers}); err != nil {
 		return nil, err
 	}
 	id, err := identity.New(o.TrustDomain, cmp.Or(o.Settings.RootNamespace, "istio-system"), control)
@@ -246,6 +250,10 @@ func New(o Options) (*Plane, error) {
 	p.xds = server.New(server.Options{Source: p.feeds, Authorize: authorize, Authenticate: p.authenticate, Identifier: identifier, Observer: observer{p.instruments, p}, Full: p.full, Log: o.Log})
 	p.census = newCensus(p.xds)
 	p.edges = newEdges(p)
+	p.callers = ledger.New(p.started.Round(0))
+	if p.o.Callers == nil {
+		p.o.Callers = keepFile(filepath.Join(o.State, callersFile))
+	}
 	p.replicas = newReplicas(p)
 	return p, nil
 }
@@ -273,6 +281,8 @@ func (p *Plane) Run(ctx context.Context) error {
 	if p.keep != nil {
 		g.Go("certificate authority", p.keep)
 	}
+	// Reports of callers in plaintext → what the next control plane knows.
+	g.Go("callers", p.keepCallers)
 	// All of it → the log.
 	g.Go("journal", p.journal.run)
 	for _, l := range p.o.GRPC {

@@ -80,7 +80,7 @@ func parseNode(peer server.Peer, node *corev3.Node) (*translate.Node, error) {
 
 // authenticate finds out who opens a stream without a certificate.
 func (p *Plane) authenticate(ctx context.Context) (id, workload string, err error) {
-	caller, err := caserver.Authenticate(ctx, p.callers)
+	caller, err := caserver.Authenticate(ctx, p.askers)
 	if errors.Is(err, caserver.ErrUnchecked) {
 		return "", "", status.Error(codes.Unavailable, err.Error())
 	}

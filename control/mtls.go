@@ -4,18 +4,20 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"time"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/control/ledger"
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/translate"
 )
 
 // mtlsWindow is how far back callers count unless it is asked for: who calls once a day is
-// seen, and edges are remembered for an hour more.
+// seen, and callers are remembered for an hour more.
 const mtlsWindow = 24 * time.Hour
 
 var mtlsModes = map[mesh.MTLSMode]string{mesh.MTLSDisable: "DISABLE", mesh.MTLSPermissive: "PERMISSIVE", mesh.MTLSStrict: "STRICT"}
@@ -32,14 +34,15 @@ func (p *Plane) handleMTLS(w http.ResponseWriter, r *http.Request) {
 	window := mtlsWindow
 	if s := q.Get("window"); s != "" {
 		d, err := time.ParseDuration(s)
-		if err != nil || d < 0 || d > edgeAge {
-			fail(w, http.StatusBadRequest, "window "+quote(s)+" is not a duration up to "+edgeAge.String(), "for example window=24h")
+		if err != nil || d < 0 || d > ledger.Age {
+			fail(w, http.StatusBadRequest, "window "+quote(s)+" is not a duration up to "+ledger.Age.String(), "for example window=24h")
 			return
 		}
 		window = d
 	}
 	p.known(func(u *store.Update) any {
-		out := p.mtls(u.Snapshot, time.Now().Round(0), window)
+		told, silent := p.everyCaller(r.Context())
+		out := mtls(u.Snapshot, told, silent, time.Now().Round(0), window)
 		out.Ports = slices.DeleteFunc(out.Ports, func(x apiv1.MTLSPort) bool {
 			return q.Get("namespace") != "" && x.Namespace != q.Get("namespace") || q.Get("workload") != "" && x.Workload != q.Get("workload")
 		})
@@ -47,20 +50,31 @@ func (p *Plane) handleMTLS(w http.ResponseWriter, r *http.Request) {
 	})(w, r)
 }
 
-// mtls is the ledger: modes of the configuration in force, callers as proxies saw them.
-func (p *Plane) mtls(snap *mesh.Snapshot, now time.Time, window time.Duration) apiv1.MTLS {
-	out := apiv1.MTLS{Time: now, Since: p.started, Window: window.String(), Ports: []apiv1.MTLSPort{}}
+// mtls is who calls whom in plaintext: modes of the configuration in force, callers as proxies saw them and all control planes told;
+// of those that are silent nothing is known.
+func mtls(snap *mesh.Snapshot, told []callers, away []string, now time.Time, window time.Duration) apiv1.MTLS {
 	accepts := translate.NewAccepts(snap)
-	reports := map[string]bool{} // workloads whose proxies are connected here
+	reports := map[string]bool{} // workloads whose proxies say who calls them
 	routers := map[string]bool{}
-	for _, c := range p.xds.Clients() {
-		if kind, name, ok := nodeName(c.Node); ok {
-			reports[name], routers[name] = true, kind == "router"
+	var books []ledger.Told
+	var problems []string
+	for _, c := range told {
+		books = append(books, c.Told)
+		for _, name := range c.Reporting {
+			reports[name] = true
+		}
+		for _, name := range c.Routers {
+			routers[name] = true
+		}
+		if c.Problem != "" && !slices.Contains(problems, c.Problem) {
+			problems = append(problems, c.Problem)
 		}
 	}
+	book := ledger.Join(books)
+	out := apiv1.MTLS{Time: now, Since: book.Since, Window: window.String(), Silent: away, Blockers: unknown(now, book.Since, window, away, problems), Ports: []apiv1.MTLSPort{}}
 	ports := map[workloadPort]*apiv1.MTLSPort{}
 	silent := map[workloadPort]map[string]bool{}
-	called := map[string][]workloadPort{} // by service "namespace/name" and port
+	serving := map[string][]workloadPort{} // by service "namespace/name" and port
 	for key, svc := range snap.Services.All() {
 		eps := snap.Endpoints.At(key)
 		if eps == nil {
@@ -97,38 +111,49 @@ func (p *Plane) mtls(snap *mesh.Snapshot, now time.Time, window time.Duration) a
 					silent[k][name] = true
 				}
 				service := fmt.Sprintf("%s/%s:%d", svc.Namespace, svc.Name, port.Number)
-				if !slices.Contains(called[service], k) {
-					called[service] = append(called[service], k)
+				if !slices.Contains(serving[service], k) {
+					serving[service] = append(serving[service], k)
 				}
 			}
 		}
 	}
-	edges := p.edges.table.list(now, now.Add(-window), func(*apiv1.Edge) bool { return true })
-	for _, e := range edges.Edges {
-		var at []workloadPort
-		if e.Reporter == "destination" {
-			at = []workloadPort{{e.Destination.Namespace, e.Destination.Workload, uint16(e.Port)}}
-		} else {
-			at = called[fmt.Sprintf("%s:%d", e.Service, e.Port)]
-			at = slices.DeleteFunc(slices.Clone(at), func(k workloadPort) bool {
-				return e.Destination.Workload != "" && (k.owner != e.Destination.Workload || k.namespace != e.Destination.Namespace)
-			})
+	of := map[workload][]*apiv1.MTLSPort{}
+	for k, x := range ports {
+		of[workload{k.namespace, k.owner}] = append(of[workload{k.namespace, k.owner}], x)
+	}
+	at := func(namespace, owner string, port uint32) *apiv1.MTLSPort {
+		return ports[workloadPort{namespace, owner, uint16(min(port, math.MaxUint16))}]
+	}
+	for _, s := range book.Secured {
+		if x := at(s.Namespace, s.Workload, s.Port.Port); x != nil {
+			x.LastTLS = s.Last
 		}
-		for _, k := range at {
-			x := ports[k]
-			switch {
-			case x == nil:
-			case e.Transport == "mtls" && e.Reporter == "destination":
-				if e.Last.After(x.LastTLS) {
-					x.LastTLS = e.Last
+	}
+	for _, s := range book.Sightings {
+		if now.Sub(s.Last) > window {
+			continue
+		}
+		var called []*apiv1.MTLSPort
+		switch {
+		case s.ByCaller:
+			for _, k := range serving[fmt.Sprintf("%s:%d", s.Service, s.Port)] {
+				if s.Workload == "" || k.owner == s.Workload && k.namespace == s.Namespace {
+					called = append(called, ports[k])
 				}
-			case e.Transport == "plaintext":
-				x.Callers = meet(x.Callers, apiv1.MTLSCaller{Namespace: e.Source.Namespace, Workload: e.Source.Workload, First: e.First, Last: e.Last, Requests: e.Requests})
 			}
+		case s.Port == 0:
+			called = of[workload{s.Namespace, s.Workload}]
+		default:
+			if x := at(s.Namespace, s.Workload, s.Port); x != nil {
+				called = append(called, x)
+			}
+		}
+		for _, x := range called {
+			x.Callers = meet(x.Callers, apiv1.MTLSCaller{Namespace: s.CallerNamespace, Workload: s.Caller, First: s.First, Last: s.Last, Requests: s.Requests})
 		}
 	}
 	for k, x := range ports {
-		x.Blockers = blockers(x, now, p.started, window, len(silent[k]))
+		x.Blockers = append(blockers(x, now, len(silent[k])), out.Blockers...)
 		x.Ready = len(x.Blockers) == 0
 		for _, l := range []string{"pod-template-hash", "controller-revision-hash", "statefulset.kubernetes.io/pod-name", "security.istio.io/tlsMode", "service.istio.io/canonical-name", "service.istio.io/canonical-revision"} {
 			delete(x.Labels, l) // of one revision, or of the mesh's own making
@@ -144,7 +169,7 @@ func (p *Plane) mtls(snap *mesh.Snapshot, now time.Time, window time.Duration) a
 	return out
 }
 
-// meet adds what one edge says of a caller. Both ends may have seen it: the larger count is taken.
+// meet adds what one side says of a caller. Both ends may have seen it: the larger count is taken.
 func meet(all []apiv1.MTLSCaller, c apiv1.MTLSCaller) []apiv1.MTLSCaller {
 	i := slices.IndexFunc(all, func(o apiv1.MTLSCaller) bool { return o.Namespace == c.Namespace && o.Workload == c.Workload })
 	if i < 0 {
@@ -161,20 +186,34 @@ func meet(all []apiv1.MTLSCaller, c apiv1.MTLSCaller) []apiv1.MTLSCaller {
 	return all
 }
 
-// blockers is what stands against STRICT: no evidence counts as much as evidence against it.
-func blockers(x *apiv1.MTLSPort, now, since time.Time, window time.Duration, silent int) (out []string) {
+// blockers is what stands against STRICT at one port: no evidence counts as much as evidence against it.
+func blockers(x *apiv1.MTLSPort, now time.Time, silent int) (out []string) {
 	for _, c := range x.Callers {
 		who := "somebody without a proxy"
 		if c.Workload != "" {
 			who = c.Namespace + "/" + c.Workload
 		}
-		out = append(out, fmt.Sprintf("%s called in plaintext, %d times, last %s ago (%s)", who, c.Requests, now.Sub(c.Last).Round(time.Second), c.Last.UTC().Format(time.RFC3339)))
-	}
-	if seen := now.Sub(since); seen < window {
-		out = append(out, fmt.Sprintf("callers are known for %s only, of a window of %s", seen.Round(time.Second), window))
+		out = append(out, fmt.Sprintf("%s called in plaintext, %d times, last %s ago (%s)", who, c.Requests, since(now, c.Last), c.Last.UTC().Format(time.RFC3339)))
 	}
 	if silent > 0 {
-		out = append(out, fmt.Sprintf("%d of its proxies do not report to this replica: who calls them is not known", silent))
+		out = append(out, fmt.Sprintf("%d of its proxies do not report to any control plane: who calls them is not known", silent))
 	}
 	return out
 }
+
+// unknown is what stands against STRICT everywhere: that not all is known.
+func unknown(now, from time.Time, window time.Duration, away, problems []string) (out []string) {
+	for _, s := range away {
+		out = append(out, s+" did not answer: who called the workloads whose proxies report to it is not known")
+	}
+	for _, s := range problems {
+		out = append(out, "what control planes knew that have ended cannot be read: "+s)
+	}
+	if now.Sub(from) < window {
+		out = append(out, fmt.Sprintf("callers are known for %s only, of a window of %s", since(now, from), window))
+	}
+	return out
+}
+
+// since is the time from then until now, whose clock may be behind that of then.
+func since(now, then time.Time) time.Duration { return max(0, now.Sub(then)).Round(time.Second) }

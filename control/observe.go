@@ -209,6 +209,9 @@ func (s *edges) report(stream grpc.BidiStreamingServer[observev1.ProxyMessage, o
 		return status.Errorf(codes.InvalidArgument, "a report of %d ejections, more than %d", len(r.GetEjections()), maxEjections)
 	}
 	if s.isNew(who, r.GetSequence(), now) {
+		if !s.p.noteCallers(who, r, now.Round(0)) {
+			return status.Error(codes.Unavailable, "the control plane is stopping")
+		}
 		s.reports.Add(1)
 		s.table.mu.Lock()
 		s.table.lost += r.GetLost()

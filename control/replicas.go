@@ -91,6 +91,8 @@ func (x *replicas) Ask(q *replicasv1.Question, stream answering) error {
 		return sendPage(stream, x.p.proxyStatuses())
 	case *replicasv1.Question_Edges:
 		return sendPage(stream, x.p.ownEdges(time.Unix(0, int64(of.Edges.GetSinceUnixNano()))))
+	case *replicasv1.Question_Ledger:
+		return sendPage(stream, x.p.ownCallers())
 	}
 	if t := q.GetProxies().GetTap(); t != nil {
 		return x.serveTap(t, stream)
@@ -119,7 +121,7 @@ func answerable(q *replicasv1.Question) bool {
 		return false
 	}
 	switch of := q.GetQuestion().(type) {
-	case *replicasv1.Question_Connected, *replicasv1.Question_Edges:
+	case *replicasv1.Question_Connected, *replicasv1.Question_Edges, *replicasv1.Question_Ledger:
 		return true
 	case *replicasv1.Question_Proxies:
 		switch m := of.Proxies.GetMessage().(type) {

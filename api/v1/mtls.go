@@ -6,10 +6,14 @@ import "time"
 // plaintext, and whether it could demand mutual TLS.
 type MTLS struct {
 	Time time.Time `json:"time"` // of the answer
-	// Since is when observation began here, Window how far back callers count.
-	Since  time.Time  `json:"since"`
-	Window string     `json:"window"` // "24h0m0s"
-	Ports  []MTLSPort `json:"ports"`
+	// Since is from when on all callers are known, to all control planes of the mesh; Window how far back callers count.
+	Since  time.Time `json:"since"`
+	Window string    `json:"window"` // "24h0m0s"
+	// Silent are control planes of the mesh that did not say what they know.
+	Silent []string `json:"silent,omitempty"`
+	// Blockers stand against STRICT at every port, and are among those of each.
+	Blockers []string   `json:"blockers,omitempty"`
+	Ports    []MTLSPort `json:"ports"`
 }
 
 // MTLSPort is one port of all replicas of a workload.
@@ -34,7 +38,7 @@ type MTLSCaller struct {
 	Namespace string    `json:"namespace,omitempty"`
 	Workload  string    `json:"workload,omitempty"` // "": nobody with a proxy
 	Last      time.Time `json:"last"`
-	Requests  uint64    `json:"requests"` // or connections, since First
+	Requests  uint64    `json:"requests"` // or connections, at least; since First
 	First     time.Time `json:"first"`
 }
 

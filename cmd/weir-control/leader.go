@@ -14,6 +14,7 @@ import (
 	"github.com/weirmesh/weir/control"
 	"github.com/weirmesh/weir/control/kubestatus"
 	"github.com/weirmesh/weir/control/lastgood"
+	"github.com/weirmesh/weir/internal/kubekeep"
 	"github.com/weirmesh/weir/internal/leader"
 	"github.com/weirmesh/weir/internal/runner"
 )
@@ -23,6 +24,10 @@ const openTimeout = 30 * time.Second
 
 // ownerLabel says which release made an object, so that the same one removes it.
 const ownerLabel = "install.weir.dev/owner"
+
+// callersSecret says who called in plaintext, for all replicas of all revisions. Nothing of it is secret; but who writes it has `weir mtls
+// enforce` refuse calls that nobody was told of.
+const callersSecret = "istio-plaintext-callers"
 
 // suffix is what stands behind names of which each revision has one.
 func (k *cluster) suffix() string {
@@ -57,6 +62,7 @@ func (k *cluster) certificates(ctx context.Context, o *control.Options) error {
 		return err
 	}
 	o.Authority, o.Authenticators, o.ServerNames = k.authority, []caserver.Authenticator{reviewer}, cakube.ServerNames(o.Namespace, k.revision)
+	o.Callers = kubekeep.Secret(k.client.CoreV1().Secrets(o.Namespace), callersSecret, "callers.json", k.made)
 	if k.signer != "" {
 		o.ExternalCA = &cakube.Signer{Requests: k.client.CertificatesV1().CertificateSigningRequests(), Name: k.signer, Approve: k.approve, Log: o.Log}
 	}

@@ -43,7 +43,7 @@ const (
 func shared(o *unstructured.Unstructured) bool {
 	switch o.GetKind() {
 	case "Secret":
-		return slices.Contains([]string{"istio-ca-secret", "istio-ca-handover", "istio-ca-used-tokens"}, o.GetName())
+		return slices.Contains([]string{"istio-ca-secret", "istio-ca-handover", "istio-ca-used-tokens", "istio-plaintext-callers"}, o.GetName())
 	case "ConfigMap":
 		return o.GetName() == "istio-ca-root-cert"
 	case "Lease":

@@ -251,6 +251,7 @@ type ProxyMessage struct {
 	//	*ProxyMessage_Limits
 	//	*ProxyMessage_Tapped
 	//	*ProxyMessage_LogLevel
+	//	*ProxyMessage_Certificate
 	Message       isProxyMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -347,6 +348,15 @@ func (x *ProxyMessage) GetLogLevel() *LogLevel {
 	return nil
 }
 
+func (x *ProxyMessage) GetCertificate() *Certificate {
+	if x != nil {
+		if x, ok := x.Message.(*ProxyMessage_Certificate); ok {
+			return x.Certificate
+		}
+	}
+	return nil
+}
+
 type isProxyMessage_Message interface {
 	isProxyMessage_Message()
 }
@@ -375,6 +385,10 @@ type ProxyMessage_LogLevel struct {
 	LogLevel *LogLevel `protobuf:"bytes,6,opt,name=log_level,json=logLevel,proto3,oneof"`
 }
 
+type ProxyMessage_Certificate struct {
+	Certificate *Certificate `protobuf:"bytes,7,opt,name=certificate,proto3,oneof"`
+}
+
 func (*ProxyMessage_Hello) isProxyMessage_Message() {}
 
 func (*ProxyMessage_Report) isProxyMessage_Message() {}
@@ -386,6 +400,8 @@ func (*ProxyMessage_Limits) isProxyMessage_Message() {}
 func (*ProxyMessage_Tapped) isProxyMessage_Message() {}
 
 func (*ProxyMessage_LogLevel) isProxyMessage_Message() {}
+
+func (*ProxyMessage_Certificate) isProxyMessage_Message() {}
 
 // ControlMessage is what a control plane sends.
 type ControlMessage struct {
@@ -580,6 +596,59 @@ func (x *Hello) GetEpoch() uint64 {
 	return 0
 }
 
+// Certificate is the one that the proxy shows its peers: said after the hello, and again when there is another.
+type Certificate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	FromUnixNano  uint64                 `protobuf:"fixed64,1,opt,name=from_unix_nano,json=fromUnixNano,proto3" json:"from_unix_nano,omitempty"`
+	UntilUnixNano uint64                 `protobuf:"fixed64,2,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Certificate) Reset() {
+	*x = Certificate{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Certificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Certificate) ProtoMessage() {}
+
+func (x *Certificate) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
+func (*Certificate) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Certificate) GetFromUnixNano() uint64 {
+	if x != nil {
+		return x.FromUnixNano
+	}
+	return 0
+}
+
+func (x *Certificate) GetUntilUnixNano() uint64 {
+	if x != nil {
+		return x.UntilUnixNano
+	}
+	return 0
+}
+
 // Report is what happened since the last report that was acknowledged.
 type Report struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -597,7 +666,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[3]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +678,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[3]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +691,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{3}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Report) GetSequence() uint64 {
@@ -675,7 +744,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[4]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +756,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[4]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +769,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{4}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Edge) GetSide() Side {
@@ -786,7 +855,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[5]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +867,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[5]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +880,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{5}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Peer) GetWorkload() string {
@@ -854,7 +923,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[6]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +935,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[6]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +948,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{6}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Service) GetHost() string {
@@ -920,7 +989,7 @@ type OutcomeCount struct {
 
 func (x *OutcomeCount) Reset() {
 	*x = OutcomeCount{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[7]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -932,7 +1001,7 @@ func (x *OutcomeCount) String() string {
 func (*OutcomeCount) ProtoMessage() {}
 
 func (x *OutcomeCount) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[7]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -945,7 +1014,7 @@ func (x *OutcomeCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeCount.ProtoReflect.Descriptor instead.
 func (*OutcomeCount) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{7}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *OutcomeCount) GetOutcome() Outcome {
@@ -972,7 +1041,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[8]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1053,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[8]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1066,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{8}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Ack) GetSequence() uint64 {
@@ -1022,7 +1091,7 @@ type RecordsRequest struct {
 
 func (x *RecordsRequest) Reset() {
 	*x = RecordsRequest{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[9]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1103,7 @@ func (x *RecordsRequest) String() string {
 func (*RecordsRequest) ProtoMessage() {}
 
 func (x *RecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[9]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1116,7 @@ func (x *RecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsRequest.ProtoReflect.Descriptor instead.
 func (*RecordsRequest) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{9}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RecordsRequest) GetRequest() uint64 {
@@ -1110,7 +1179,7 @@ type Records struct {
 
 func (x *Records) Reset() {
 	*x = Records{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[10]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1191,7 @@ func (x *Records) String() string {
 func (*Records) ProtoMessage() {}
 
 func (x *Records) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[10]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1204,7 @@ func (x *Records) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Records.ProtoReflect.Descriptor instead.
 func (*Records) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{10}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Records) GetRequest() uint64 {
@@ -1196,7 +1265,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[11]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1277,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[11]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1290,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{11}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Record) GetId() string {
@@ -1394,7 +1463,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[12]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1475,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[12]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1488,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{12}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Decision) GetStage() string {
@@ -1490,7 +1559,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1571,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1584,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{13}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Attempt) GetEndpoint() string {
@@ -1594,7 +1663,7 @@ type LimitsRequest struct {
 
 func (x *LimitsRequest) Reset() {
 	*x = LimitsRequest{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1675,7 @@ func (x *LimitsRequest) String() string {
 func (*LimitsRequest) ProtoMessage() {}
 
 func (x *LimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1688,7 @@ func (x *LimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitsRequest.ProtoReflect.Descriptor instead.
 func (*LimitsRequest) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{14}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LimitsRequest) GetRequest() uint64 {
@@ -1655,7 +1724,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1667,7 +1736,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1680,7 +1749,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{15}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Limits) GetRequest() uint64 {
@@ -1719,7 +1788,7 @@ type ClusterLimits struct {
 
 func (x *ClusterLimits) Reset() {
 	*x = ClusterLimits{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1800,7 @@ func (x *ClusterLimits) String() string {
 func (*ClusterLimits) ProtoMessage() {}
 
 func (x *ClusterLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1813,7 @@ func (x *ClusterLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterLimits.ProtoReflect.Descriptor instead.
 func (*ClusterLimits) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{16}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ClusterLimits) GetCluster() string {
@@ -1809,7 +1878,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +1890,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +1903,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{17}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Limit) GetKind() string {
@@ -1911,7 +1980,7 @@ type Trip struct {
 
 func (x *Trip) Reset() {
 	*x = Trip{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +1992,7 @@ func (x *Trip) String() string {
 func (*Trip) ProtoMessage() {}
 
 func (x *Trip) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2005,7 @@ func (x *Trip) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trip.ProtoReflect.Descriptor instead.
 func (*Trip) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{18}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Trip) GetPeer() *Peer {
@@ -1975,7 +2044,7 @@ type Ejection struct {
 
 func (x *Ejection) Reset() {
 	*x = Ejection{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2056,7 @@ func (x *Ejection) String() string {
 func (*Ejection) ProtoMessage() {}
 
 func (x *Ejection) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2069,7 @@ func (x *Ejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ejection.ProtoReflect.Descriptor instead.
 func (*Ejection) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{19}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Ejection) GetCluster() string {
@@ -2103,7 +2172,7 @@ type TapRequest struct {
 
 func (x *TapRequest) Reset() {
 	*x = TapRequest{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2184,7 @@ func (x *TapRequest) String() string {
 func (*TapRequest) ProtoMessage() {}
 
 func (x *TapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2197,7 @@ func (x *TapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapRequest.ProtoReflect.Descriptor instead.
 func (*TapRequest) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{20}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TapRequest) GetTap() uint64 {
@@ -2234,7 +2303,7 @@ type Tapped struct {
 
 func (x *Tapped) Reset() {
 	*x = Tapped{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2246,7 +2315,7 @@ func (x *Tapped) String() string {
 func (*Tapped) ProtoMessage() {}
 
 func (x *Tapped) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2259,7 +2328,7 @@ func (x *Tapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tapped.ProtoReflect.Descriptor instead.
 func (*Tapped) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{21}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Tapped) GetTap() uint64 {
@@ -2296,7 +2365,7 @@ type LogLevelRequest struct {
 
 func (x *LogLevelRequest) Reset() {
 	*x = LogLevelRequest{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2377,7 @@ func (x *LogLevelRequest) String() string {
 func (*LogLevelRequest) ProtoMessage() {}
 
 func (x *LogLevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2390,7 @@ func (x *LogLevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLevelRequest.ProtoReflect.Descriptor instead.
 func (*LogLevelRequest) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{22}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LogLevelRequest) GetRequest() uint64 {
@@ -2366,7 +2435,7 @@ type LogLevel struct {
 
 func (x *LogLevel) Reset() {
 	*x = LogLevel{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2378,7 +2447,7 @@ func (x *LogLevel) String() string {
 func (*LogLevel) ProtoMessage() {}
 
 func (x *LogLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +2460,7 @@ func (x *LogLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLevel.ProtoReflect.Descriptor instead.
 func (*LogLevel) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{23}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LogLevel) GetRequest() uint64 {
@@ -2433,14 +2502,15 @@ var File_api_observe_v1_observe_proto protoreflect.FileDescriptor
 
 const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\n" +
-	"\x1capi/observe/v1/observe.proto\x12\x13weir.dev.observe.v1\"\xea\x02\n" +
+	"\x1capi/observe/v1/observe.proto\x12\x13weir.dev.observe.v1\"\xb0\x03\n" +
 	"\fProxyMessage\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.weir.dev.observe.v1.HelloH\x00R\x05hello\x125\n" +
 	"\x06report\x18\x02 \x01(\v2\x1b.weir.dev.observe.v1.ReportH\x00R\x06report\x128\n" +
 	"\arecords\x18\x03 \x01(\v2\x1c.weir.dev.observe.v1.RecordsH\x00R\arecords\x125\n" +
 	"\x06limits\x18\x04 \x01(\v2\x1b.weir.dev.observe.v1.LimitsH\x00R\x06limits\x125\n" +
 	"\x06tapped\x18\x05 \x01(\v2\x1b.weir.dev.observe.v1.TappedH\x00R\x06tapped\x12<\n" +
-	"\tlog_level\x18\x06 \x01(\v2\x1d.weir.dev.observe.v1.LogLevelH\x00R\blogLevelB\t\n" +
+	"\tlog_level\x18\x06 \x01(\v2\x1d.weir.dev.observe.v1.LogLevelH\x00R\blogLevel\x12D\n" +
+	"\vcertificate\x18\a \x01(\v2 .weir.dev.observe.v1.CertificateH\x00R\vcertificateB\t\n" +
 	"\amessage\"\xc2\x02\n" +
 	"\x0eControlMessage\x12,\n" +
 	"\x03ack\x18\x01 \x01(\v2\x18.weir.dev.observe.v1.AckH\x00R\x03ack\x12?\n" +
@@ -2452,7 +2522,10 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\x05Hello\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bworkload\x18\x02 \x01(\tR\bworkload\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x06R\x05epoch\"\xa6\x01\n" +
+	"\x05epoch\x18\x03 \x01(\x06R\x05epoch\"[\n" +
+	"\vCertificate\x12$\n" +
+	"\x0efrom_unix_nano\x18\x01 \x01(\x06R\ffromUnixNano\x12&\n" +
+	"\x0funtil_unix_nano\x18\x02 \x01(\x06R\runtilUnixNano\"\xa6\x01\n" +
 	"\x06Report\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x05edges\x18\x02 \x03(\v2\x19.weir.dev.observe.v1.EdgeR\x05edges\x12\x12\n" +
@@ -2655,7 +2728,7 @@ func file_api_observe_v1_observe_proto_rawDescGZIP() []byte {
 }
 
 var file_api_observe_v1_observe_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_api_observe_v1_observe_proto_goTypes = []any{
 	(Side)(0),               // 0: weir.dev.observe.v1.Side
 	(Transport)(0),          // 1: weir.dev.observe.v1.Transport
@@ -2664,69 +2737,71 @@ var file_api_observe_v1_observe_proto_goTypes = []any{
 	(*ProxyMessage)(nil),    // 4: weir.dev.observe.v1.ProxyMessage
 	(*ControlMessage)(nil),  // 5: weir.dev.observe.v1.ControlMessage
 	(*Hello)(nil),           // 6: weir.dev.observe.v1.Hello
-	(*Report)(nil),          // 7: weir.dev.observe.v1.Report
-	(*Edge)(nil),            // 8: weir.dev.observe.v1.Edge
-	(*Peer)(nil),            // 9: weir.dev.observe.v1.Peer
-	(*Service)(nil),         // 10: weir.dev.observe.v1.Service
-	(*OutcomeCount)(nil),    // 11: weir.dev.observe.v1.OutcomeCount
-	(*Ack)(nil),             // 12: weir.dev.observe.v1.Ack
-	(*RecordsRequest)(nil),  // 13: weir.dev.observe.v1.RecordsRequest
-	(*Records)(nil),         // 14: weir.dev.observe.v1.Records
-	(*Record)(nil),          // 15: weir.dev.observe.v1.Record
-	(*Decision)(nil),        // 16: weir.dev.observe.v1.Decision
-	(*Attempt)(nil),         // 17: weir.dev.observe.v1.Attempt
-	(*LimitsRequest)(nil),   // 18: weir.dev.observe.v1.LimitsRequest
-	(*Limits)(nil),          // 19: weir.dev.observe.v1.Limits
-	(*ClusterLimits)(nil),   // 20: weir.dev.observe.v1.ClusterLimits
-	(*Limit)(nil),           // 21: weir.dev.observe.v1.Limit
-	(*Trip)(nil),            // 22: weir.dev.observe.v1.Trip
-	(*Ejection)(nil),        // 23: weir.dev.observe.v1.Ejection
-	(*TapRequest)(nil),      // 24: weir.dev.observe.v1.TapRequest
-	(*Tapped)(nil),          // 25: weir.dev.observe.v1.Tapped
-	(*LogLevelRequest)(nil), // 26: weir.dev.observe.v1.LogLevelRequest
-	(*LogLevel)(nil),        // 27: weir.dev.observe.v1.LogLevel
+	(*Certificate)(nil),     // 7: weir.dev.observe.v1.Certificate
+	(*Report)(nil),          // 8: weir.dev.observe.v1.Report
+	(*Edge)(nil),            // 9: weir.dev.observe.v1.Edge
+	(*Peer)(nil),            // 10: weir.dev.observe.v1.Peer
+	(*Service)(nil),         // 11: weir.dev.observe.v1.Service
+	(*OutcomeCount)(nil),    // 12: weir.dev.observe.v1.OutcomeCount
+	(*Ack)(nil),             // 13: weir.dev.observe.v1.Ack
+	(*RecordsRequest)(nil),  // 14: weir.dev.observe.v1.RecordsRequest
+	(*Records)(nil),         // 15: weir.dev.observe.v1.Records
+	(*Record)(nil),          // 16: weir.dev.observe.v1.Record
+	(*Decision)(nil),        // 17: weir.dev.observe.v1.Decision
+	(*Attempt)(nil),         // 18: weir.dev.observe.v1.Attempt
+	(*LimitsRequest)(nil),   // 19: weir.dev.observe.v1.LimitsRequest
+	(*Limits)(nil),          // 20: weir.dev.observe.v1.Limits
+	(*ClusterLimits)(nil),   // 21: weir.dev.observe.v1.ClusterLimits
+	(*Limit)(nil),           // 22: weir.dev.observe.v1.Limit
+	(*Trip)(nil),            // 23: weir.dev.observe.v1.Trip
+	(*Ejection)(nil),        // 24: weir.dev.observe.v1.Ejection
+	(*TapRequest)(nil),      // 25: weir.dev.observe.v1.TapRequest
+	(*Tapped)(nil),          // 26: weir.dev.observe.v1.Tapped
+	(*LogLevelRequest)(nil), // 27: weir.dev.observe.v1.LogLevelRequest
+	(*LogLevel)(nil),        // 28: weir.dev.observe.v1.LogLevel
 }
 var file_api_observe_v1_observe_proto_depIdxs = []int32{
 	6,  // 0: weir.dev.observe.v1.ProxyMessage.hello:type_name -> weir.dev.observe.v1.Hello
-	7,  // 1: weir.dev.observe.v1.ProxyMessage.report:type_name -> weir.dev.observe.v1.Report
-	14, // 2: weir.dev.observe.v1.ProxyMessage.records:type_name -> weir.dev.observe.v1.Records
-	19, // 3: weir.dev.observe.v1.ProxyMessage.limits:type_name -> weir.dev.observe.v1.Limits
-	25, // 4: weir.dev.observe.v1.ProxyMessage.tapped:type_name -> weir.dev.observe.v1.Tapped
-	27, // 5: weir.dev.observe.v1.ProxyMessage.log_level:type_name -> weir.dev.observe.v1.LogLevel
-	12, // 6: weir.dev.observe.v1.ControlMessage.ack:type_name -> weir.dev.observe.v1.Ack
-	13, // 7: weir.dev.observe.v1.ControlMessage.records:type_name -> weir.dev.observe.v1.RecordsRequest
-	18, // 8: weir.dev.observe.v1.ControlMessage.limits:type_name -> weir.dev.observe.v1.LimitsRequest
-	24, // 9: weir.dev.observe.v1.ControlMessage.tap:type_name -> weir.dev.observe.v1.TapRequest
-	26, // 10: weir.dev.observe.v1.ControlMessage.log_level:type_name -> weir.dev.observe.v1.LogLevelRequest
-	8,  // 11: weir.dev.observe.v1.Report.edges:type_name -> weir.dev.observe.v1.Edge
-	23, // 12: weir.dev.observe.v1.Report.ejections:type_name -> weir.dev.observe.v1.Ejection
-	0,  // 13: weir.dev.observe.v1.Edge.side:type_name -> weir.dev.observe.v1.Side
-	9,  // 14: weir.dev.observe.v1.Edge.peer:type_name -> weir.dev.observe.v1.Peer
-	10, // 15: weir.dev.observe.v1.Edge.service:type_name -> weir.dev.observe.v1.Service
-	1,  // 16: weir.dev.observe.v1.Edge.transport:type_name -> weir.dev.observe.v1.Transport
-	11, // 17: weir.dev.observe.v1.Edge.outcomes:type_name -> weir.dev.observe.v1.OutcomeCount
-	2,  // 18: weir.dev.observe.v1.OutcomeCount.outcome:type_name -> weir.dev.observe.v1.Outcome
-	15, // 19: weir.dev.observe.v1.Records.records:type_name -> weir.dev.observe.v1.Record
-	8,  // 20: weir.dev.observe.v1.Record.edge:type_name -> weir.dev.observe.v1.Edge
-	16, // 21: weir.dev.observe.v1.Record.decisions:type_name -> weir.dev.observe.v1.Decision
-	17, // 22: weir.dev.observe.v1.Record.tries:type_name -> weir.dev.observe.v1.Attempt
-	20, // 23: weir.dev.observe.v1.Limits.clusters:type_name -> weir.dev.observe.v1.ClusterLimits
-	23, // 24: weir.dev.observe.v1.Limits.ejections:type_name -> weir.dev.observe.v1.Ejection
-	0,  // 25: weir.dev.observe.v1.ClusterLimits.side:type_name -> weir.dev.observe.v1.Side
-	21, // 26: weir.dev.observe.v1.ClusterLimits.limits:type_name -> weir.dev.observe.v1.Limit
-	22, // 27: weir.dev.observe.v1.ClusterLimits.refused:type_name -> weir.dev.observe.v1.Trip
-	9,  // 28: weir.dev.observe.v1.Trip.peer:type_name -> weir.dev.observe.v1.Peer
-	10, // 29: weir.dev.observe.v1.Ejection.service:type_name -> weir.dev.observe.v1.Service
-	9,  // 30: weir.dev.observe.v1.Ejection.workload:type_name -> weir.dev.observe.v1.Peer
-	3,  // 31: weir.dev.observe.v1.Ejection.state:type_name -> weir.dev.observe.v1.AsideState
-	15, // 32: weir.dev.observe.v1.Tapped.record:type_name -> weir.dev.observe.v1.Record
-	4,  // 33: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
-	5,  // 34: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
-	34, // [34:35] is the sub-list for method output_type
-	33, // [33:34] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	8,  // 1: weir.dev.observe.v1.ProxyMessage.report:type_name -> weir.dev.observe.v1.Report
+	15, // 2: weir.dev.observe.v1.ProxyMessage.records:type_name -> weir.dev.observe.v1.Records
+	20, // 3: weir.dev.observe.v1.ProxyMessage.limits:type_name -> weir.dev.observe.v1.Limits
+	26, // 4: weir.dev.observe.v1.ProxyMessage.tapped:type_name -> weir.dev.observe.v1.Tapped
+	28, // 5: weir.dev.observe.v1.ProxyMessage.log_level:type_name -> weir.dev.observe.v1.LogLevel
+	7,  // 6: weir.dev.observe.v1.ProxyMessage.certificate:type_name -> weir.dev.observe.v1.Certificate
+	13, // 7: weir.dev.observe.v1.ControlMessage.ack:type_name -> weir.dev.observe.v1.Ack
+	14, // 8: weir.dev.observe.v1.ControlMessage.records:type_name -> weir.dev.observe.v1.RecordsRequest
+	19, // 9: weir.dev.observe.v1.ControlMessage.limits:type_name -> weir.dev.observe.v1.LimitsRequest
+	25, // 10: weir.dev.observe.v1.ControlMessage.tap:type_name -> weir.dev.observe.v1.TapRequest
+	27, // 11: weir.dev.observe.v1.ControlMessage.log_level:type_name -> weir.dev.observe.v1.LogLevelRequest
+	9,  // 12: weir.dev.observe.v1.Report.edges:type_name -> weir.dev.observe.v1.Edge
+	24, // 13: weir.dev.observe.v1.Report.ejections:type_name -> weir.dev.observe.v1.Ejection
+	0,  // 14: weir.dev.observe.v1.Edge.side:type_name -> weir.dev.observe.v1.Side
+	10, // 15: weir.dev.observe.v1.Edge.peer:type_name -> weir.dev.observe.v1.Peer
+	11, // 16: weir.dev.observe.v1.Edge.service:type_name -> weir.dev.observe.v1.Service
+	1,  // 17: weir.dev.observe.v1.Edge.transport:type_name -> weir.dev.observe.v1.Transport
+	12, // 18: weir.dev.observe.v1.Edge.outcomes:type_name -> weir.dev.observe.v1.OutcomeCount
+	2,  // 19: weir.dev.observe.v1.OutcomeCount.outcome:type_name -> weir.dev.observe.v1.Outcome
+	16, // 20: weir.dev.observe.v1.Records.records:type_name -> weir.dev.observe.v1.Record
+	9,  // 21: weir.dev.observe.v1.Record.edge:type_name -> weir.dev.observe.v1.Edge
+	17, // 22: weir.dev.observe.v1.Record.decisions:type_name -> weir.dev.observe.v1.Decision
+	18, // 23: weir.dev.observe.v1.Record.tries:type_name -> weir.dev.observe.v1.Attempt
+	21, // 24: weir.dev.observe.v1.Limits.clusters:type_name -> weir.dev.observe.v1.ClusterLimits
+	24, // 25: weir.dev.observe.v1.Limits.ejections:type_name -> weir.dev.observe.v1.Ejection
+	0,  // 26: weir.dev.observe.v1.ClusterLimits.side:type_name -> weir.dev.observe.v1.Side
+	22, // 27: weir.dev.observe.v1.ClusterLimits.limits:type_name -> weir.dev.observe.v1.Limit
+	23, // 28: weir.dev.observe.v1.ClusterLimits.refused:type_name -> weir.dev.observe.v1.Trip
+	10, // 29: weir.dev.observe.v1.Trip.peer:type_name -> weir.dev.observe.v1.Peer
+	11, // 30: weir.dev.observe.v1.Ejection.service:type_name -> weir.dev.observe.v1.Service
+	10, // 31: weir.dev.observe.v1.Ejection.workload:type_name -> weir.dev.observe.v1.Peer
+	3,  // 32: weir.dev.observe.v1.Ejection.state:type_name -> weir.dev.observe.v1.AsideState
+	16, // 33: weir.dev.observe.v1.Tapped.record:type_name -> weir.dev.observe.v1.Record
+	4,  // 34: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
+	5,  // 35: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
+	35, // [35:36] is the sub-list for method output_type
+	34, // [34:35] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_api_observe_v1_observe_proto_init() }
@@ -2741,6 +2816,7 @@ func file_api_observe_v1_observe_proto_init() {
 		(*ProxyMessage_Limits)(nil),
 		(*ProxyMessage_Tapped)(nil),
 		(*ProxyMessage_LogLevel)(nil),
+		(*ProxyMessage_Certificate)(nil),
 	}
 	file_api_observe_v1_observe_proto_msgTypes[1].OneofWrappers = []any{
 		(*ControlMessage_Ack)(nil),
@@ -2749,7 +2825,7 @@ func file_api_observe_v1_observe_proto_init() {
 		(*ControlMessage_Tap)(nil),
 		(*ControlMessage_LogLevel)(nil),
 	}
-	file_api_observe_v1_observe_proto_msgTypes[9].OneofWrappers = []any{
+	file_api_observe_v1_observe_proto_msgTypes[10].OneofWrappers = []any{
 		(*RecordsRequest_Id)(nil),
 		(*RecordsRequest_LastErrors)(nil),
 	}
@@ -2759,7 +2835,7 @@ func file_api_observe_v1_observe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_observe_v1_observe_proto_rawDesc), len(file_api_observe_v1_observe_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

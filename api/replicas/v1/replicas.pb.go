@@ -31,6 +31,8 @@ type Question struct {
 	//	*Question_Proxies
 	//	*Question_Connected
 	//	*Question_Edges
+	//	*Question_Ledger
+	//	*Question_Holders
 	Question      isQuestion_Question `protobuf_oneof:"question"`
 	Workload      string              `protobuf:"bytes,4,opt,name=workload,proto3" json:"workload,omitempty"` // only its proxies are asked (namespace/name of a pod, or of what owns it); empty: all
 	unknownFields protoimpl.UnknownFields
@@ -101,6 +103,24 @@ func (x *Question) GetEdges() *Edges {
 	return nil
 }
 
+func (x *Question) GetLedger() *Ledger {
+	if x != nil {
+		if x, ok := x.Question.(*Question_Ledger); ok {
+			return x.Ledger
+		}
+	}
+	return nil
+}
+
+func (x *Question) GetHolders() *Holders {
+	if x != nil {
+		if x, ok := x.Question.(*Question_Holders); ok {
+			return x.Holders
+		}
+	}
+	return nil
+}
+
 func (x *Question) GetWorkload() string {
 	if x != nil {
 		return x.Workload
@@ -126,11 +146,23 @@ type Question_Edges struct {
 	Edges *Edges `protobuf:"bytes,3,opt,name=edges,proto3,oneof"`
 }
 
+type Question_Ledger struct {
+	Ledger *Ledger `protobuf:"bytes,5,opt,name=ledger,proto3,oneof"`
+}
+
+type Question_Holders struct {
+	Holders *Holders `protobuf:"bytes,6,opt,name=holders,proto3,oneof"`
+}
+
 func (*Question_Proxies) isQuestion_Question() {}
 
 func (*Question_Connected) isQuestion_Question() {}
 
 func (*Question_Edges) isQuestion_Question() {}
+
+func (*Question_Ledger) isQuestion_Question() {}
+
+func (*Question_Holders) isQuestion_Question() {}
 
 // Connected asks which proxies are connected: the page is a list of ProxyStatus of the HTTP API.
 type Connected struct {
@@ -214,6 +246,80 @@ func (x *Edges) GetSinceUnixNano() uint64 {
 	return 0
 }
 
+// Ledger asks who called in plaintext, and which proxies would tell: the page is a callers of package control.
+type Ledger struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ledger) Reset() {
+	*x = Ledger{}
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ledger) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ledger) ProtoMessage() {}
+
+func (x *Ledger) ProtoReflect() protoreflect.Message {
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
+func (*Ledger) Descriptor() ([]byte, []int) {
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{3}
+}
+
+// Holders asks who holds which certificate, and what signs them: the page is a holders of package control.
+type Holders struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Holders) Reset() {
+	*x = Holders{}
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Holders) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Holders) ProtoMessage() {}
+
+func (x *Holders) ProtoReflect() protoreflect.Message {
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Holders.ProtoReflect.Descriptor instead.
+func (*Holders) Descriptor() ([]byte, []int) {
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{4}
+}
+
 type Answer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Replica       string                 `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`   // of the first one: chosen at random at the start of the process
@@ -229,7 +335,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[3]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -241,7 +347,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[3]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -254,7 +360,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{3}
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Answer) GetReplica() string {
@@ -314,7 +420,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[4]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -326,7 +432,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[4]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -339,7 +445,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{4}
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{6}
 }
 
 type LoadAnswer struct {
@@ -353,7 +459,7 @@ type LoadAnswer struct {
 
 func (x *LoadAnswer) Reset() {
 	*x = LoadAnswer{}
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[5]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -365,7 +471,7 @@ func (x *LoadAnswer) String() string {
 func (*LoadAnswer) ProtoMessage() {}
 
 func (x *LoadAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_api_replicas_v1_replicas_proto_msgTypes[5]
+	mi := &file_api_replicas_v1_replicas_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -378,7 +484,7 @@ func (x *LoadAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadAnswer.ProtoReflect.Descriptor instead.
 func (*LoadAnswer) Descriptor() ([]byte, []int) {
-	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{5}
+	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LoadAnswer) GetReplica() string {
@@ -406,17 +512,21 @@ var File_api_replicas_v1_replicas_proto protoreflect.FileDescriptor
 
 const file_api_replicas_v1_replicas_proto_rawDesc = "" +
 	"\n" +
-	"\x1eapi/replicas/v1/replicas.proto\x12\x14weir.dev.replicas.v1\x1a\x1capi/observe/v1/observe.proto\"\xe9\x01\n" +
+	"\x1eapi/replicas/v1/replicas.proto\x12\x14weir.dev.replicas.v1\x1a\x1capi/observe/v1/observe.proto\"\xdc\x02\n" +
 	"\bQuestion\x12?\n" +
 	"\aproxies\x18\x01 \x01(\v2#.weir.dev.observe.v1.ControlMessageH\x00R\aproxies\x12?\n" +
 	"\tconnected\x18\x02 \x01(\v2\x1f.weir.dev.replicas.v1.ConnectedH\x00R\tconnected\x123\n" +
-	"\x05edges\x18\x03 \x01(\v2\x1b.weir.dev.replicas.v1.EdgesH\x00R\x05edges\x12\x1a\n" +
+	"\x05edges\x18\x03 \x01(\v2\x1b.weir.dev.replicas.v1.EdgesH\x00R\x05edges\x126\n" +
+	"\x06ledger\x18\x05 \x01(\v2\x1c.weir.dev.replicas.v1.LedgerH\x00R\x06ledger\x129\n" +
+	"\aholders\x18\x06 \x01(\v2\x1d.weir.dev.replicas.v1.HoldersH\x00R\aholders\x12\x1a\n" +
 	"\bworkload\x18\x04 \x01(\tR\bworkloadB\n" +
 	"\n" +
 	"\bquestion\"\v\n" +
 	"\tConnected\"/\n" +
 	"\x05Edges\x12&\n" +
-	"\x0fsince_unix_nano\x18\x01 \x01(\x06R\rsinceUnixNano\"\xe3\x01\n" +
+	"\x0fsince_unix_nano\x18\x01 \x01(\x06R\rsinceUnixNano\"\b\n" +
+	"\x06Ledger\"\t\n" +
+	"\aHolders\"\xe3\x01\n" +
 	"\x06Answer\x12\x18\n" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
@@ -448,31 +558,35 @@ func file_api_replicas_v1_replicas_proto_rawDescGZIP() []byte {
 	return file_api_replicas_v1_replicas_proto_rawDescData
 }
 
-var file_api_replicas_v1_replicas_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_api_replicas_v1_replicas_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_api_replicas_v1_replicas_proto_goTypes = []any{
 	(*Question)(nil),          // 0: weir.dev.replicas.v1.Question
 	(*Connected)(nil),         // 1: weir.dev.replicas.v1.Connected
 	(*Edges)(nil),             // 2: weir.dev.replicas.v1.Edges
-	(*Answer)(nil),            // 3: weir.dev.replicas.v1.Answer
-	(*LoadRequest)(nil),       // 4: weir.dev.replicas.v1.LoadRequest
-	(*LoadAnswer)(nil),        // 5: weir.dev.replicas.v1.LoadAnswer
-	(*v1.ControlMessage)(nil), // 6: weir.dev.observe.v1.ControlMessage
-	(*v1.ProxyMessage)(nil),   // 7: weir.dev.observe.v1.ProxyMessage
+	(*Ledger)(nil),            // 3: weir.dev.replicas.v1.Ledger
+	(*Holders)(nil),           // 4: weir.dev.replicas.v1.Holders
+	(*Answer)(nil),            // 5: weir.dev.replicas.v1.Answer
+	(*LoadRequest)(nil),       // 6: weir.dev.replicas.v1.LoadRequest
+	(*LoadAnswer)(nil),        // 7: weir.dev.replicas.v1.LoadAnswer
+	(*v1.ControlMessage)(nil), // 8: weir.dev.observe.v1.ControlMessage
+	(*v1.ProxyMessage)(nil),   // 9: weir.dev.observe.v1.ProxyMessage
 }
 var file_api_replicas_v1_replicas_proto_depIdxs = []int32{
-	6, // 0: weir.dev.replicas.v1.Question.proxies:type_name -> weir.dev.observe.v1.ControlMessage
+	8, // 0: weir.dev.replicas.v1.Question.proxies:type_name -> weir.dev.observe.v1.ControlMessage
 	1, // 1: weir.dev.replicas.v1.Question.connected:type_name -> weir.dev.replicas.v1.Connected
 	2, // 2: weir.dev.replicas.v1.Question.edges:type_name -> weir.dev.replicas.v1.Edges
-	7, // 3: weir.dev.replicas.v1.Answer.message:type_name -> weir.dev.observe.v1.ProxyMessage
-	0, // 4: weir.dev.replicas.v1.Replicas.Ask:input_type -> weir.dev.replicas.v1.Question
-	4, // 5: weir.dev.replicas.v1.Replicas.Load:input_type -> weir.dev.replicas.v1.LoadRequest
-	3, // 6: weir.dev.replicas.v1.Replicas.Ask:output_type -> weir.dev.replicas.v1.Answer
-	5, // 7: weir.dev.replicas.v1.Replicas.Load:output_type -> weir.dev.replicas.v1.LoadAnswer
-	6, // [6:8] is the sub-list for method output_type
-	4, // [4:6] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	3, // 3: weir.dev.replicas.v1.Question.ledger:type_name -> weir.dev.replicas.v1.Ledger
+	4, // 4: weir.dev.replicas.v1.Question.holders:type_name -> weir.dev.replicas.v1.Holders
+	9, // 5: weir.dev.replicas.v1.Answer.message:type_name -> weir.dev.observe.v1.ProxyMessage
+	0, // 6: weir.dev.replicas.v1.Replicas.Ask:input_type -> weir.dev.replicas.v1.Question
+	6, // 7: weir.dev.replicas.v1.Replicas.Load:input_type -> weir.dev.replicas.v1.LoadRequest
+	5, // 8: weir.dev.replicas.v1.Replicas.Ask:output_type -> weir.dev.replicas.v1.Answer
+	7, // 9: weir.dev.replicas.v1.Replicas.Load:output_type -> weir.dev.replicas.v1.LoadAnswer
+	8, // [8:10] is the sub-list for method output_type
+	6, // [6:8] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_api_replicas_v1_replicas_proto_init() }
@@ -484,6 +598,8 @@ func file_api_replicas_v1_replicas_proto_init() {
 		(*Question_Proxies)(nil),
 		(*Question_Connected)(nil),
 		(*Question_Edges)(nil),
+		(*Question_Ledger)(nil),
+		(*Question_Holders)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -491,7 +607,7 @@ func file_api_replicas_v1_replicas_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_replicas_v1_replicas_proto_rawDesc), len(file_api_replicas_v1_replicas_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -86,7 +86,7 @@ func edgeOf(l *observe.Labels) key {
 		k.workload, k.ns, k.version = peer.Workload, peer.Namespace, peer.CanonicalRevision
 	}
 	switch {
-	case l.SourcePrincipal != "" && l.DestPrincipal != "":
+	case l.SourcePrincipal != "" && l.DestPrincipal != "", l.Security == observe.SecurityMutualTLS: // of a crowd there are no names
 		k.transport = observev1.Transport_TRANSPORT_MTLS
 	case l.Encrypted:
 		k.transport = observev1.Transport_TRANSPORT_TLS
