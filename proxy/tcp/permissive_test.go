@@ -18,6 +18,7 @@ import (
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/loop/mem"
+	"github.com/weirmesh/weir/proxy/rbac"
 	"github.com/weirmesh/weir/proxy/tcp"
 	"github.com/weirmesh/weir/proxy/tls"
 	"github.com/weirmesh/weir/proxy/tls/tlstest"
@@ -523,4 +524,32 @@ func TestPermissiveHoldsLittle(t *testing.T) {
 	if want := 400 - (4<<20)/len(part); refused != want || len(m.refused) != want {
 		t.Errorf("%d were refused, %d told, want %d", refused, len(m.refused), want)
 	}
+}
+
+// A client that rules do not let in is told as soon as it is known who it is: who says something before TLS could be seen, or nothing at all
+// and leaves, is refused then, and nobody is kept waiting. A workload of the mesh comes in.
+func TestPermissiveDenied(t *testing.T) {
+	n := mem.New()
+	m := startPermissive(t, n, false)
+	m.app = backend(t, n, appAt)
+	strangers := rbac.NewPolicy("strangers", rbac.Any(), rbac.Not(rbac.Authenticated()))
+	m.config.RBAC = []*rbac.Filter{{Rules: &rbac.Rules{Action: rbac.Deny, Policies: []rbac.Policy{strangers}}, Counts: &rbac.Counts{}}}
+
+	c := m.dial(unknown)
+	m.none("it may turn out to be of the mesh")
+	c.Send([]byte("PING"))
+	n.Step()
+	recv(t, c, "", syscall.ECONNRESET)
+	m.want("rbac_access_denied_matched_policy received 0 sent 0")
+
+	c = m.dial(unknown)
+	c.CloseWrite()
+	n.Step()
+	recv(t, c, "", syscall.ECONNRESET)
+	m.want("rbac_access_denied_matched_policy received 0 sent 0")
+	m.none("both were refused")
+
+	w := m.mesh("hello")
+	recv(t, m.accept("a workload"), "hello", nil)
+	w.c.Close()
 }

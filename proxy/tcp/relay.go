@@ -118,6 +118,7 @@ func (d *downstream) Open(c *conn.Conn) {
 	}
 	// Nobody can take the bytes yet. A reset is noticed nevertheless.
 	c.Pause()
+	r.begun()
 	r.start()
 }
 
