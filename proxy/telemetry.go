@@ -88,7 +88,9 @@ func (o *relays) keep(r *tcp.Relay) {
 	c.Start, c.Ended = o.loop.Wall().Add(-took), took
 	c.Labels, c.Cause, c.Details, c.Listener = o.labels(r), cause, cmp.Or(r.Details, r.Cause.Details()), r.Config().StatPrefix
 	c.Client, c.Asked = records.AddrOf(down.Remote), records.AddrOf(down.Asked())
-	c.Deciders = r.Config().Deciders.Denied(r.Details)
+	if c.Deciders = r.Decided; c.Deciders == nil {
+		c.Deciders = r.Config().Deciders.Denied(r.Details)
+	}
 	if r.Cluster != nil {
 		c.Cluster, c.ClusterOrigin = r.Cluster.Name, r.Cluster.Source
 	}

@@ -58,7 +58,7 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 	if i == 0 {
 		w.checks = cluster.NewChecks(w.loop, w.http)
 	}
-	w.tcp = tcp.NewWorker(tcp.Options{Loop: w.loop, Demand: w.demand, Hosts: p.hosts, State: func() tcp.State { return w.state }, Socket: p.socket, Source: p.o.Source, Metadata: p.frame, Hostname: p.o.Node.Name, Peers: p.peers,
+	w.tcp = tcp.NewWorker(tcp.Options{Loop: w.loop, HTTP: w.http, Demand: w.demand, Hosts: p.hosts, State: func() tcp.State { return w.state }, Socket: p.socket, Source: p.o.Source, Metadata: p.frame, Hostname: p.o.Node.Name, Peers: p.peers,
 		Observer: &relays{self: p.self, loop: w.loop, numbers: w.numbers, records: w.records, log: p.logs, reported: map[*tcp.Relay]*tally{}}})
 	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve, Begin: w.begin, Demand: w.demand,
 		Room: p.room, Full: p.noConnection, Relief: w.http.Pool().CloseIdle,
@@ -131,7 +131,7 @@ func (w *worker) adopt(t *listener.Table) {
 			return false
 		}
 		now, ok := c.Filters.(*tcp.Config)
-		return !ok || now.Allows(info)
+		return !ok || now.Keeps(f, info)
 	}, w.grace)
 }
 

@@ -65,17 +65,23 @@ type authorization struct {
 	rules    []tokenRule // of identify
 	key      string      // equal for equal policies
 	settings *mesh.Settings
+	// connections says that the proxy can ask about connections (Node.AsksConnections).
+	connections bool
 }
 
-// of lists the policies for a workload: those of its namespace and of the root namespace.
-func (a *authz) of(s *mesh.Settings, namespace string, labels mesh.Labels) *authorization {
-	out := &authorization{settings: s}
+// of lists the policies for a node's workload: those of its namespace and of the root namespace.
+func (a *authz) of(s *mesh.Settings, n *Node, labels mesh.Labels) *authorization {
+	namespace := n.Namespace
+	out := &authorization{settings: s, connections: n.AsksConnections}
 	var key strings.Builder
 	for _, ns := range slices.Compact([]string{a.root, namespace}) {
 		for _, p := range a.byNamespace[ns] {
 			if (!p.Legacy || ns == namespace) && p.Selector.Selects(labels) {
 				out.policies = append(out.policies, p)
 				fmt.Fprintf(&key, " %s/%s@%d", ns, p.Title(), a.ids[p])
+				if p.Action == mesh.AuthorizationCustom {
+					fmt.Fprintf(&key, ",%t", n.AsksConnections)
+				}
 			}
 		}
 		for _, p := range a.tokens[ns] {
@@ -120,7 +126,7 @@ func (a *authorization) guardHTTP(k *mint, m *hcmv3.HttpConnectionManager, port 
 // httpGuards are the filters that decide by rules. asks: what CUSTOM is about is asked by others, and denied otherwise.
 func (a *authorization) httpGuards(k *mint, port uint16, asks bool) (out []*hcmv3.HttpFilter) {
 	for _, g := range a.guards(k, port, true, asks) {
-		out = append(out, httpFilter("envoy.filters.http.rbac", k.any(&httprbacv3.RBAC{
+		out = append(out, httpFilter(httpRBAC, k.any(&httprbacv3.RBAC{
 			Rules: g.rules, ShadowRules: g.shadow, ShadowRulesStatPrefix: g.shadowPrefix})))
 	}
 	return out
@@ -133,15 +139,14 @@ func (a *authorization) guardDirect(k *mint, m *hcmv3.HttpConnectionManager, por
 
 // guardTCP puts them in front of the filters of a chain that relays.
 func (a *authorization) guardTCP(k *mint, filters []*listenerv3.Filter, port uint16) []*listenerv3.Filter {
-	var out []*listenerv3.Filter
+	out := a.customTCP(k, port)
 	if p := (&tcpproxyv3.TcpProxy{}); a.audits() && filters[len(filters)-1].GetTypedConfig().UnmarshalTo(p) == nil {
 		p.AccessLog = append(p.AccessLog, auditLog(k))
 		filters = slices.Clone(filters)
 		filters[len(filters)-1] = &listenerv3.Filter{Name: filters[len(filters)-1].GetName(), ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: k.any(p)}}
 	}
-	for _, g := range a.guards(k, port, false, false) {
-		out = append(out, &listenerv3.Filter{Name: "envoy.filters.network.rbac", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: k.any(&networkrbacv3.RBAC{
-			StatPrefix: "tcp.", Rules: g.rules, ShadowRules: g.shadow, ShadowRulesStatPrefix: g.shadowPrefix})}})
+	for _, g := range a.guards(k, port, false, true) {
+		out = append(out, networkFilter(networkRBAC, k.any(&networkrbacv3.RBAC{StatPrefix: "tcp.", Rules: g.rules, ShadowRules: g.shadow, ShadowRulesStatPrefix: g.shadowPrefix})))
 	}
 	return append(out, filters...)
 }

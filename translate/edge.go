@@ -127,7 +127,7 @@ func (c *Cache) edge(n *Node, labels mesh.Labels, s *scope) *edgeSet {
 			fmt.Fprintf(&key, " %d>%d", p.Number, port)
 		}
 	})
-	allows := c.authz.of(c.base.settings, n.Namespace, labels)
+	allows := c.authz.of(c.base.settings, n, labels)
 	key.WriteString(allows.key)
 	e := c.edges[key.String()]
 	if e == nil || e.gen < c.edgeGen {

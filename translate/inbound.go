@@ -75,7 +75,7 @@ func (c *Cache) inbound(n *Node, labels mesh.Labels) *inboundSet {
 		}
 	}
 	accepts := c.base.authn.of(n.Namespace, labels)
-	allows := c.authz.of(c.base.settings, n.Namespace, labels)
+	allows := c.authz.of(c.base.settings, n, labels)
 	for i := range ports {
 		ports[i].mode, ports[i].authz = accepts.on(ports[i].port), allows
 	}

@@ -67,6 +67,9 @@ type Node struct {
 	// gets unasked beside the standing resources, nil for nothing.
 	OnDemand bool
 	Learned  *Learned
+	// AsksConnections says that the proxy can ask somebody about connections (the network filter ext_authz), as Envoys can, and proxies
+	// of ours that say so.
+	AsksConnections bool
 	// Unproven says that nobody vouches for the rest: such a node gets no secrets.
 	Unproven bool
 	// DNS says the proxy answers its workload's DNS and wants the name table.
@@ -80,7 +83,7 @@ type Learned struct{ Listeners, VirtualHosts []string }
 // SidecarOf is the node of a workload's sidecar as it would be with captured traffic, asking for everything at once.
 func SidecarOf(w *mesh.Workload) *Node {
 	return &Node{Type: Sidecar, Namespace: w.Namespace, Name: w.Name, ServiceAccount: w.ServiceAccount, Labels: w.Labels, Locality: w.Locality,
-		Addresses: w.Addresses, Interception: Redirect, Unproven: true}
+		Addresses: w.Addresses, Interception: Redirect, AsksConnections: true, Unproven: true}
 }
 
 // ProxyOf is the node of a workload's proxy: a gateway's if a Gateway selects the workload by its labels, else SidecarOf.
@@ -189,6 +192,7 @@ func ParseNode(n *corev3.Node, peer Peer) (*Node, error) {
 	case *structpb.Value_StringValue:
 		out.DNS = v.StringValue == "true"
 	}
+	out.AsksConnections = n.GetUserAgentName() != "weir-proxy"
 	if err := out.readWeir(m["WEIR"].GetStructValue().GetFields()); err != nil {
 		return nil, err
 	}
@@ -261,6 +265,7 @@ func (n *Node) readWeir(m map[string]*structpb.Value) error {
 	}
 	n.VHDS = m["VHDS"].GetBoolValue()
 	n.OnDemand = m["ONDEMAND"].GetBoolValue()
+	n.AsksConnections = n.AsksConnections || m["NETWORK_EXT_AUTHZ"].GetBoolValue()
 	calls := m["OUTBOUND"].GetListValue().GetValues()
 	if len(calls) > maxNodeOutbound {
 		return fmt.Errorf("node.metadata.WEIR.OUTBOUND: %d entries, at most %d", len(calls), maxNodeOutbound)

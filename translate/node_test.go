@@ -28,9 +28,10 @@ func coreNode(t testing.TB, id, metadata string) *corev3.Node {
 func TestParseNode(t *testing.T) {
 	const id = "sidecar~10.1.0.1~reviews-v1-0.default~default.svc.cluster.local"
 	const gateway = "router~10.1.0.1~reviews-v1-0.default~default.svc.cluster.local"
-	plain := &translate.Node{Type: translate.Sidecar, Namespace: "default", Name: "reviews-v1-0", Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.1")}, Interception: translate.Redirect}
+	plain := &translate.Node{Type: translate.Sidecar, Namespace: "default", Name: "reviews-v1-0", Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.1")}, Interception: translate.Redirect, AsksConnections: true}
 	for _, c := range []struct {
 		name, id, metadata string
+		agent              string
 		peer               translate.Peer
 		want               func(n *translate.Node)
 		err                string
@@ -53,6 +54,8 @@ func TestParseNode(t *testing.T) {
 			}},
 		{name: "the certificate says who it is", id: id, metadata: "{}", peer: translate.Peer{Namespace: "default", ServiceAccount: "x"}, want: func(n *translate.Node) { n.ServiceAccount = "x" }},
 		{name: "a foreign namespace", id: id, metadata: "{}", peer: translate.Peer{Namespace: "other"}, err: `node.id: namespace "default", but the certificate is for namespace "other"`},
+		{name: "a proxy of ours that says no word", id: id, agent: "weir-proxy", metadata: `{"WEIR": {"VHDS": true}}`, want: func(n *translate.Node) { n.VHDS, n.AsksConnections = true, false }},
+		{name: "a proxy of ours that asks about connections", id: id, agent: "weir-proxy", metadata: `{"WEIR": {"NETWORK_EXT_AUTHZ": true}}`, want: func(*translate.Node) {}},
 		{name: "a foreign account", id: id, metadata: `{"SERVICE_ACCOUNT": "admin"}`, peer: translate.Peer{ServiceAccount: "x"}, err: `node.metadata.SERVICE_ACCOUNT: "admin", but the certificate is for "x"`},
 		{name: "two namespaces", id: id, metadata: `{"NAMESPACE": "other"}`, err: `node.metadata.NAMESPACE: "other" contradicts namespace "default" of node.id`},
 		{name: "no id", id: "", metadata: "{}", err: "is not of the form type~ip~name.namespace~domain"},
@@ -80,7 +83,9 @@ func TestParseNode(t *testing.T) {
 		{name: "one bind twice", id: id, metadata: `{"WEIR": {"INBOUND": [{"bind": "127.7.0.1:1", "port": 1, "app": "127.0.0.1:2"}, {"bind": "127.7.0.1:1", "port": 2, "app": "127.0.0.1:2"}]}}`, err: "WEIR.INBOUND[1].bind: 127.7.0.1:1 is there twice"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := translate.ParseNode(coreNode(t, c.id, c.metadata), c.peer)
+			n := coreNode(t, c.id, c.metadata)
+			n.UserAgentName = c.agent
+			got, err := translate.ParseNode(n, c.peer)
 			if c.err != "" {
 				if err == nil || !strings.Contains(err.Error(), c.err) {
 					t.Fatalf("error %v, want one that says %s", err, c.err)

@@ -8,6 +8,7 @@
 package access
 
 import (
+	"cmp"
 	"crypto/x509"
 	"fmt"
 	"net/netip"
@@ -16,13 +17,17 @@ import (
 	"strings"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	jwtauthnv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	networkextauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/ext_authz/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	networkrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
 	"github.com/weirmesh/weir/xds/simulate"
 )
@@ -84,6 +89,7 @@ func Inbound(l *listenerv3.Listener, c Call) (Answer, error) {
 		c.ID = "" // nothing of the caller's was verified
 	}
 	e := &evaluation{call: c, verdict: Allowed}
+	asked := questions{}
 	for i, f := range chain.GetFilters() {
 		m, err := f.GetTypedConfig().UnmarshalNew()
 		if err != nil {
@@ -92,7 +98,9 @@ func Inbound(l *listenerv3.Listener, c Call) (Answer, error) {
 		switch m := m.(type) {
 		case *networkrbacv3.RBAC:
 			e.call.Method = "" // a chain that relays sees no requests
-			err = e.rules(m.GetRules(), m.GetShadowRules(), m.GetShadowRulesStatPrefix())
+			err = e.filter(m, asked)
+		case *networkextauthzv3.ExtAuthz:
+			e.asks(m, "", asked)
 		case *hcmv3.HttpConnectionManager:
 			err = e.requests(m)
 		}
@@ -167,7 +175,7 @@ func (e *evaluation) requests(m *hcmv3.HttpConnectionManager) error {
 	if err := e.read(m); err != nil {
 		return err
 	}
-	asked := map[string]finding{} // of rules that say about whom a provider is asked, by the prefix of what they find
+	asked := questions{}
 	for i, f := range m.GetHttpFilters() {
 		x, err := f.GetTypedConfig().UnmarshalNew()
 		if err != nil {
@@ -177,13 +185,9 @@ func (e *evaluation) requests(m *hcmv3.HttpConnectionManager) error {
 		case *jwtauthnv3.JwtAuthentication:
 			err = e.tokens(x)
 		case *httprbacv3.RBAC:
-			if x.GetRules() == nil && isCustom(x) {
-				asked[x.GetShadowRulesStatPrefix()], err = e.decide(x.GetShadowRules())
-				break
-			}
-			err = e.rules(x.GetRules(), x.GetShadowRules(), x.GetShadowRulesStatPrefix())
+			err = e.filter(x, asked)
 		case *extauthzv3.ExtAuthz:
-			e.asks(x, asked)
+			e.asks(x, x.GetHttpService().GetServerUri().GetCluster(), asked)
 		}
 		if err != nil {
 			return fmt.Errorf("http_filters[%d]: %w", i, err)
@@ -192,9 +196,30 @@ func (e *evaluation) requests(m *hcmv3.HttpConnectionManager) error {
 	return nil
 }
 
-// isCustom reports whether rules choose requests for an ext_authz filter behind them.
-func isCustom(x *httprbacv3.RBAC) bool {
-	for name := range x.GetShadowRules().GetPolicies() {
+// questions are what rules say about whom a provider is asked, by the prefix of what they find.
+type questions map[string]finding
+
+// filter is one of RBAC, for requests or connections.
+func (e *evaluation) filter(x interface {
+	GetRules() *rbacv3.RBAC
+	GetShadowRules() *rbacv3.RBAC
+	GetShadowRulesStatPrefix() string
+}, asked questions) (err error) {
+	if e.facts == nil {
+		if err := e.read(nil); err != nil {
+			return err
+		}
+	}
+	if x.GetRules() == nil && isCustom(x.GetShadowRules()) {
+		asked[x.GetShadowRulesStatPrefix()], err = e.decide(x.GetShadowRules())
+		return err
+	}
+	return e.rules(x.GetRules(), x.GetShadowRules(), x.GetShadowRulesStatPrefix())
+}
+
+// isCustom reports whether rules choose those about whom an ext_authz filter behind them asks.
+func isCustom(shadow *rbacv3.RBAC) bool {
+	for name := range shadow.GetPolicies() {
 		return strings.HasPrefix(name, customPolicy)
 	}
 	return false
@@ -202,8 +227,11 @@ func isCustom(x *httprbacv3.RBAC) bool {
 
 const customPolicy = "istio-ext-authz-"
 
-// asks is an ext_authz filter: what it answers nobody knows here.
-func (e *evaluation) asks(x *extauthzv3.ExtAuthz, asked map[string]finding) {
+// asks is an ext_authz filter, for requests or connections: what it answers nobody knows here. who is the cluster that is asked by HTTP.
+func (e *evaluation) asks(x interface {
+	GetFilterEnabledMetadata() *matcherv3.MetadataMatcher
+	GetGrpcService() *corev3.GrpcService
+}, who string, asked questions) {
 	key := x.GetFilterEnabledMetadata().GetPath()
 	found := finding{truth: yes}
 	if len(key) > 0 {
@@ -212,10 +240,7 @@ func (e *evaluation) asks(x *extauthzv3.ExtAuthz, asked map[string]finding) {
 	if found.truth == no || e.verdict == Denied {
 		return
 	}
-	who := x.GetGrpcService().GetEnvoyGrpc().GetClusterName()
-	if h := x.GetHttpService(); h != nil {
-		who = h.GetServerUri().GetCluster()
-	}
+	who = cmp.Or(x.GetGrpcService().GetEnvoyGrpc().GetClusterName(), who)
 	if parts := strings.Split(who, "|"); len(parts) == 4 {
 		who = parts[3] + ":" + parts[1]
 	}

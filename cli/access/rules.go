@@ -104,11 +104,6 @@ func (e *evaluation) read(m *hcmv3.HttpConnectionManager) error {
 
 // rules are one filter: what it enforces, and what it only watches.
 func (e *evaluation) rules(enforced, shadow *rbacv3.RBAC, prefix string) error {
-	if e.facts == nil {
-		if err := e.read(nil); err != nil {
-			return err
-		}
-	}
 	if shadow != nil {
 		f, err := e.decide(shadow)
 		if err != nil {

@@ -181,7 +181,7 @@ func (m *meshFlags) node(kind string) (observe.Node, map[string]any, error) {
 	if m.proxyProtocol {
 		meta["PROXY_CONFIG"] = map[string]any{"gatewayTopology": map[string]any{"proxyProtocol": map[string]any{}}}
 	}
-	weir := map[string]any{"VHDS": true}
+	weir := map[string]any{"VHDS": true, "NETWORK_EXT_AUTHZ": true}
 	if m.onDemand {
 		weir["ONDEMAND"] = true
 	}

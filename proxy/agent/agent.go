@@ -449,7 +449,7 @@ func (s *Settings) finish(t Told) error {
 	}
 	// Elsewhere nobody is held: a gateway's hosts are all its own.
 	s.OnDemand = s.OnDemand && !s.Gateway && s.Capture != "none"
-	weir := map[string]any{"VHDS": true}
+	weir := map[string]any{"VHDS": true, "NETWORK_EXT_AUTHZ": true}
 	if s.OnDemand {
 		weir["ONDEMAND"] = true
 	}

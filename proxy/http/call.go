@@ -53,10 +53,12 @@ func (x *Exchange) Call(c Call) Verdict {
 	return Hold
 }
 
-// Call asks on behalf of no exchange, by the newest state, and tells the answer on the loop, once. What that refers to is
-// gone when told returns. Then is not called.
-func (w *Worker) Call(c Call, told func(*Answer)) {
-	(&call{Call: c, told: told}).ask(w, w.state)
+// Call asks on behalf of no exchange, by the newest state, and tells the answer on the loop, once, unless the question was withdrawn
+// before. What the answer refers to is gone when told returns. Then is not called.
+func (w *Worker) Call(c Call, told func(*Answer)) (withdraw func()) {
+	k := &call{Call: c, told: told}
+	k.ask(w, w.state)
+	return k.cancel
 }
 
 func (k *call) ask(w *Worker, s State) {
@@ -130,9 +132,9 @@ func (k *call) tell() {
 	q.w.recycle(q)
 }
 
-// cancel ends the call: its exchange is over.
+// cancel ends the call: nobody wants to know any more.
 func (k *call) cancel() {
-	k.owner = nil
+	k.owner, k.told = nil, nil
 	if !k.over {
 		k.q.clientGone(causes.DownstreamDisconnected, "")
 	}

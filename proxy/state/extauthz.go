@@ -8,12 +8,15 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	networkextauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/ext_authz/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/filter/extauthz"
 	rbacfilter "github.com/weirmesh/weir/proxy/filter/rbac"
 	"github.com/weirmesh/weir/proxy/http"
+	"github.com/weirmesh/weir/proxy/rbac"
 	"github.com/weirmesh/weir/proxy/route"
 )
 
@@ -55,12 +58,17 @@ func (b *Builder) extAuthzFilter(l *filterList, config *anypb.Any, at string) er
 		}
 		c.Body = &extauthz.Body{Max: int(w.GetMaxRequestBytes()), Partial: w.GetAllowPartialMessage(), Bytes: w.GetPackAsBytes()}
 	}
-	if c.When, err = l.condition(x.GetFilterEnabledMetadata(), at+".filter_enabled_metadata"); err != nil {
+	rules, named, err := l.shadows.condition(x.GetFilterEnabledMetadata(), rbacFilterName, at+".filter_enabled_metadata")
+	if err != nil {
 		return err
+	}
+	if rules != nil {
+		c.When = func(x *http.Exchange) (string, bool) { return rbacfilter.Matches(rules, x, named) }
 	}
 	switch s := x.GetServices().(type) {
 	case *extauthzv3.ExtAuthz_GrpcService:
-		err = b.askedByGRPC(c, s.GrpcService, at+".grpc_service")
+		c.GRPC = true
+		err = b.askedByGRPC(&c.Service, s.GrpcService, at+".grpc_service")
 	case *extauthzv3.ExtAuthz_HttpService:
 		err = b.askedByHTTP(c, s.HttpService, at+".http_service")
 	default:
@@ -81,12 +89,32 @@ func dotted(prefix string) string {
 	return prefix + "."
 }
 
-func (b *Builder) askedByGRPC(c *extauthz.Config, g *corev3.GrpcService, path string) error {
+// connectionAuthz is a filter of a chain that relays; in front are the shadow rules of those before it.
+func (b *Builder) connectionAuthz(config *anypb.Any, front shadows, at string) (*extauthz.Connections, error) {
+	x := &networkextauthzv3.ExtAuthz{}
+	if err := unpack(config, x, at); err != nil {
+		return nil, err
+	}
+	c := &extauthz.Connections{FailureModeAllow: x.GetFailureModeAllow(), TLSSession: x.GetIncludeTlsSession(), Counts: counted(b.counts.authz, "ext_authz."+dotted(x.GetStatPrefix()))}
+	rules, named, err := front.condition(x.GetFilterEnabledMetadata(), networkRBACName, at+".filter_enabled_metadata")
+	if err != nil {
+		return nil, err
+	}
+	if rules != nil {
+		c.When = func(info *conn.Info) (string, bool) {
+			policy := rules.Match(&rbac.Facts{Conn: info}, named)
+			return policy, policy != ""
+		}
+	}
+	return c, b.askedByGRPC(&c.Service, x.GetGrpcService(), at+".grpc_service")
+}
+
+func (b *Builder) askedByGRPC(c *extauthz.Service, g *corev3.GrpcService, path string) error {
 	name := g.GetEnvoyGrpc().GetClusterName()
 	if name == "" {
 		return fmt.Errorf("%s: only envoy_grpc with a cluster_name is supported", path)
 	}
-	c.GRPC, c.Cluster, c.Authority = true, b.clusterID(name), cmp.Or(g.GetEnvoyGrpc().GetAuthority(), name)
+	c.Cluster, c.Authority = b.clusterID(name), cmp.Or(g.GetEnvoyGrpc().GetAuthority(), name)
 	if c.Timeout = defaultAskTimeout; g.GetTimeout() != nil {
 		c.Timeout = g.GetTimeout().AsDuration()
 	}
@@ -173,34 +201,38 @@ func headerNames(l *matcherv3.ListStringMatcher, path string) (extauthz.Names, e
 
 const (
 	rbacFilterName  = "envoy.filters.http.rbac"
+	networkRBACName = "envoy.filters.network.rbac"
 	effectivePolicy = "shadow_effective_policy_id"
 )
 
-// condition is filter_enabled_metadata: what the shadow rules of an RBAC filter in front have found. No other metadata
-// is there to look at.
-func (l *filterList) condition(m *matcherv3.MetadataMatcher, path string) (func(*http.Exchange) (string, bool), error) {
+// shadows are the shadow rules of RBAC filters in front, by shadow_rules_stat_prefix.
+type shadows map[string]*rbac.Rules
+
+// condition is filter_enabled_metadata: what the shadow rules of an RBAC filter in front have found; nil rules: there is none. No other
+// metadata is there to look at.
+func (s shadows) condition(m *matcherv3.MetadataMatcher, filter, path string) (rules *rbac.Rules, named map[string]bool, err error) {
 	if m == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
-	if m.GetFilter() != rbacFilterName || len(m.GetPath()) != 1 || m.GetValue().GetStringMatch() == nil || m.GetInvert() {
-		return nil, fmt.Errorf("%s: only a string_match of the %s of %s is supported", path, effectivePolicy, rbacFilterName)
+	if m.GetFilter() != filter || len(m.GetPath()) != 1 || m.GetValue().GetStringMatch() == nil || m.GetInvert() {
+		return nil, nil, fmt.Errorf("%s: only a string_match of the %s of %s is supported", path, effectivePolicy, filter)
 	}
 	prefix, ok := strings.CutSuffix(m.GetPath()[0].GetKey(), effectivePolicy)
-	shadow := l.shadows[prefix]
-	if !ok || shadow == nil {
-		return nil, fmt.Errorf("%s.path[0].key: no RBAC filter in front has shadow rules that set %q", path, m.GetPath()[0].GetKey())
+	rules = s[prefix]
+	if !ok || rules == nil {
+		return nil, nil, fmt.Errorf("%s.path[0].key: no RBAC filter in front has shadow rules that set %q", path, m.GetPath()[0].GetKey())
 	}
 	var v route.ValueMatch
 	if err := stringMatch(&v, m.GetValue().GetStringMatch(), path+".value.string_match"); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	named := map[string]bool{}
-	for i := range shadow.Policies {
-		if p := shadow.Policies[i].Name; v.Holds([]byte(p)) {
+	named = map[string]bool{}
+	for i := range rules.Policies {
+		if p := rules.Policies[i].Name; v.Holds([]byte(p)) {
 			named[p] = true
 		}
 	}
-	return func(x *http.Exchange) (string, bool) { return rbacfilter.Matches(shadow, x, named) }, nil
+	return rules, named, nil
 }
 
 func decodeAuthzPerRoute(config *anypb.Any, path string) (*route.ExtAuthz, error) {

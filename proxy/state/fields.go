@@ -427,6 +427,8 @@ var fields = map[protoreflect.FullName]known{
 		but("validate_mutations", "a header that cannot be one always makes an answer no answer").
 		but("charge_cluster_response_stats", statsNames).but("emit_filter_state_stats", statsNames).but("emit_client_span", spans).
 		but("enforce_response_header_limits", "responses have their own limits").but("transport_api_version", "version 3 is the only one"),
+	"envoy.extensions.filters.network.ext_authz.v3.ExtAuthz": acts("grpc_service failure_mode_allow filter_enabled_metadata include_tls_session stat_prefix").
+		but("transport_api_version", "version 3 is the only one").but("send_tls_alert_on_denial", "a connection that is denied is reset at once"),
 	"envoy.extensions.filters.http.ext_authz.v3.BufferSettings": everything,
 	"envoy.extensions.filters.http.ext_authz.v3.HttpService": acts("server_uri path_prefix path_override authorization_request authorization_response").
 		but("retry_policy", notTwice),

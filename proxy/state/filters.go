@@ -33,6 +33,7 @@ const (
 	tcpProxyURL         = typePrefix + "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 	statsURL            = typePrefix + "stats.PluginConfig"
 	metadataExchangeURL = typePrefix + "envoy.tcp.metadataexchange.config.MetadataExchange"
+	networkExtAuthzURL  = typePrefix + "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz"
 	networkRBACURL      = typePrefix + "envoy.extensions.filters.network.rbac.v3.RBAC"
 	setFilterStateURL   = typePrefix + "envoy.extensions.filters.http.set_filter_state.v3.Config"
 	jwtAuthnURL         = typePrefix + "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
@@ -81,6 +82,7 @@ var networkFilters = map[string]string{
 	hcmURL:              "envoy.filters.network.http_connection_manager",
 	tcpProxyURL:         "envoy.filters.network.tcp_proxy",
 	networkRBACURL:      "envoy.filters.network.rbac",
+	networkExtAuthzURL:  "envoy.filters.network.ext_authz",
 	metadataExchangeURL: "istio.metadata_exchange",
 	connectionLimitURL:  "envoy.filters.network.connection_limit",
 	sniClusterURL:       "envoy.filters.network.sni_cluster",
@@ -102,10 +104,10 @@ type filterList struct {
 	session []http.Stage
 	routed  bool
 	access  []http.Stage
-	shadows map[string]*rbac.Rules // by shadow_rules_stat_prefix
-	rules   []*rbac.Filter         // the last of access, not a stage yet
-	ruled   filterName             // of rules
-	at      filterName             // the filter that is being read
+	shadows shadows
+	rules   []*rbac.Filter // the last of access, not a stage yet
+	ruled   filterName     // of rules
+	at      filterName     // the filter that is being read
 }
 
 // filterName is by what routes switch a filter, and whether it is off elsewhere.
@@ -127,7 +129,7 @@ func (l *filterList) enter(stages ...http.Stage) {
 
 // decodeHTTPFilters checks the filters and lists the stages they stand for.
 func (b *Builder) decodeHTTPFilters(c *http.Config, m *hcmv3.HttpConnectionManager, path string) error {
-	l := &filterList{config: c, stats: m.GetStatPrefix(), shadows: map[string]*rbac.Rules{}}
+	l := &filterList{config: c, stats: m.GetStatPrefix(), shadows: shadows{}}
 	l.fault = http.OfFilter(httpFilters[faultURL].name, false, fault.Stages(nil)...) // routes may have faults all the same
 	for i, f := range m.GetHttpFilters() {
 		at := fmt.Sprintf("%s.http_filters[%d] %s", path, i, f.GetName())

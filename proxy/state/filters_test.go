@@ -89,6 +89,7 @@ func TestNetworkFilters(t *testing.T) {
 		tcpProxyURL:         "",
 		hcmURL:              "manager",
 		networkRBACURL:      `[type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC] { stat_prefix: "tcp." rules {} }`,
+		networkExtAuthzURL:  `[type.googleapis.com/envoy.extensions.filters.network.ext_authz.v3.ExtAuthz] { stat_prefix: "tcp." grpc_service { envoy_grpc { cluster_name: "c" } } }`,
 		metadataExchangeURL: `[type.googleapis.com/udpa.type.v1.TypedStruct] { type_url: "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange" value { fields { key: "protocol" value { string_value: "istio-peer-exchange" } } } }`,
 		connectionLimitURL:  `[type.googleapis.com/envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit] { stat_prefix: "l" max_connections { value: 7 } }`,
 		sniClusterURL:       `[type.googleapis.com/envoy.extensions.filters.network.sni_cluster.v3.SniCluster] {}`,

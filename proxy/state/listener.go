@@ -27,6 +27,7 @@ import (
 
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/filter/extauthz"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
@@ -195,6 +196,8 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 		return nil, err
 	}
 	var rules []*rbac.Filter
+	var asks []*extauthz.Connections
+	front := shadows{}
 	exchange, byServerName := false, false
 	for i, f := range fc.GetFilters() {
 		at := fmt.Sprintf("%s.filters[%d] %s", path, i, f.GetName())
@@ -217,8 +220,8 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 			if rds != "" && !slices.Contains(l.Routes, rds) {
 				l.Routes = append(l.Routes, rds)
 			}
-			if len(rules) > 0 {
-				return nil, fmt.Errorf("%s: a network RBAC filter in front of HTTP is not supported; put envoy.filters.http.rbac into http_filters", at)
+			if len(rules)+len(asks) > 0 {
+				return nil, fmt.Errorf("%s: a network filter RBAC or ext_authz in front of HTTP is not supported; put envoy.filters.http.rbac or ext_authz into http_filters", at)
 			}
 			m.Strangers = fc.GetMetadata().GetFilterMetadata()["weir"].GetFields()["strangers"].GetBoolValue()
 			m.Chain, m.Deciders, c.Filters = c, deciders(fc.GetMetadata()), m
@@ -227,7 +230,7 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 			if err != nil {
 				return nil, err
 			}
-			p.Chain, p.Exchange, p.ByServerName, p.RBAC, p.Deciders = c, exchange, byServerName, rules, deciders(fc.GetMetadata())
+			p.Chain, p.Exchange, p.ByServerName, p.RBAC, p.Asks, p.Deciders = c, exchange, byServerName, rules, asks, deciders(fc.GetMetadata())
 			c.Filters, c.ServerFirst = p, true
 		case metadataExchangeURL:
 			exchange = true
@@ -257,6 +260,15 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 				return nil, err
 			}
 			rules = append(rules, filter)
+			if filter.Shadow != nil {
+				front[x.GetShadowRulesStatPrefix()] = filter.Shadow
+			}
+		case networkExtAuthzURL:
+			k, err := b.connectionAuthz(config, front, at)
+			if err != nil {
+				return nil, err
+			}
+			asks = append(asks, k)
 		case networkRateLimitURL:
 			if c.Rate, err = decodeConnectionRate(config, at); err != nil {
 				return nil, err

@@ -390,9 +390,16 @@ func askedBy(c *listener.Config) iter.Seq[cluster.ID] {
 			if ch == nil {
 				continue
 			}
-			if f, ok := ch.Filters.(*http.Config); ok {
+			switch f := ch.Filters.(type) {
+			case *http.Config:
 				for _, id := range f.Asks {
 					if !yield(id) {
+						return
+					}
+				}
+			case *tcp.Config:
+				for _, k := range f.Asks {
+					if !yield(k.Cluster) {
 						return
 					}
 				}
@@ -412,6 +419,11 @@ func clustersOf(c *listener.Config) iter.Seq[cluster.ID] {
 			case *tcp.Config:
 				for _, x := range f.Clusters {
 					if !yield(x.Cluster) {
+						return
+					}
+				}
+				for _, k := range f.Asks {
+					if !yield(k.Cluster) {
 						return
 					}
 				}

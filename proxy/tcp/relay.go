@@ -4,12 +4,14 @@ import (
 	"cmp"
 	"errors"
 	"math"
+	"time"
 
 	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/demand"
+	"github.com/weirmesh/weir/proxy/filter/extauthz"
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
@@ -33,6 +35,8 @@ type Relay struct {
 	Details string
 	// Audit is the policy that wants the connection logged; nil: none.
 	Audit *string
+	// Decided are the objects because of which Config.Asks did not let the connection come.
+	Decided []observe.Origin
 	// Broken is how the upstream connection ended that was open, other than in good order. It is no Cause: Envoy has no flag for it.
 	Broken causes.Cause
 	// Failure is the last failure of the upstream connection in words.
@@ -56,6 +60,7 @@ type Relay struct {
 	limits   *cluster.Limits // whose Connections we hold
 	hold     *demand.Hold    // while the cluster is awaited
 	spoke    func()          // of a tentative relay
+	withdraw func()          // the question under way, if there is one
 	passage  *passage        // through a forward proxy; nil: there is none
 	flags    flags
 	// Full reads in a row, by direction.
@@ -118,8 +123,9 @@ func (d *downstream) Open(c *conn.Conn) {
 	}
 	// Nobody can take the bytes yet. A reset is noticed nevertheless.
 	c.Pause()
-	r.begun()
-	r.start()
+	if r.begun(); r.withdraw == nil { // else an answer is awaited
+		r.start()
+	}
 }
 
 // Begin connects for a client that has said nothing yet, before it is known whether
@@ -182,7 +188,7 @@ func (r *Relay) start() {
 	if !r.is(chainless) {
 		r.endBy(math.MaxInt64)
 	}
-	if r.is(tentative) && !r.config.Allows(r.down.Info()) {
+	if r.is(tentative) && !r.config.allows(r.down.Info()) {
 		return // whoever it turns out to be, it is decided again in Open
 	}
 	d := r.enforce()
@@ -194,8 +200,48 @@ func (r *Relay) start() {
 		r.fail(d.Cause())
 		return
 	}
-	if r.choose(); r.awaits() && w.o.Demand != nil && !r.is(tentative) {
-		if r.hold = w.o.Demand.Hold(r.lookAgain); r.hold != nil {
+	r.inquire(0)
+}
+
+// inquire asks about the connection, one after the other of Config.Asks from the i-th on, and goes on when all have said yes.
+func (r *Relay) inquire(i int) {
+	for ; i < len(r.config.Asks); i++ {
+		k := r.config.Asks[i]
+		if !k.Applies(r.down.Info()) {
+			k.Passed()
+			continue
+		}
+		if r.w.o.HTTP == nil {
+			r.ruled(extauthz.Ruling{Cause: causes.ExtAuthzError}, i)
+			return
+		}
+		r.withdraw = k.Ask(r.w.o.HTTP, r.down.Info(), r.w.l.Wall().Add(time.Duration(r.Start-r.w.l.Now())), r.config.Deciders, func(ruling extauthz.Ruling) {
+			r.withdraw = nil
+			r.down.Blame()
+			r.ruled(ruling, i)
+		})
+		return
+	}
+	r.admitted()
+}
+
+// ruled takes the answer of the i-th who was asked.
+func (r *Relay) ruled(x extauthz.Ruling, i int) {
+	switch {
+	case r.is(ended | downEnded):
+	case x.Cause == causes.NoCause:
+		r.inquire(i + 1)
+	case r.is(tentative): // whoever it turns out to be, it is asked again in Open
+	default:
+		r.Decided, r.Failure = x.Decided, x.Failure
+		r.fail(x.Cause)
+	}
+}
+
+// admitted goes on with a connection that may come.
+func (r *Relay) admitted() {
+	if r.choose(); r.awaits() && r.w.o.Demand != nil && !r.is(tentative) {
+		if r.hold = r.w.o.Demand.Hold(r.lookAgain); r.hold != nil {
 			return
 		}
 	}
@@ -221,6 +267,10 @@ func (r *Relay) awaits() bool {
 
 // waited ends a wait.
 func (r *Relay) waited() {
+	if r.withdraw != nil {
+		r.withdraw()
+		r.withdraw = nil
+	}
 	if r.hold != nil {
 		r.hold.End()
 		r.hold = nil

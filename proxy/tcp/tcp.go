@@ -18,7 +18,9 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster/lb"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/demand"
+	"github.com/weirmesh/weir/proxy/filter/extauthz"
 	"github.com/weirmesh/weir/proxy/hosts"
+	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/proxyproto"
@@ -49,7 +51,9 @@ type Config struct {
 
 	// RBAC decides who may come (the filters envoy.filters.network.rbac, in their order).
 	RBAC []*rbac.Filter
-	// Deciders are the objects by which RBAC decides (metadata weir.deciders of the filter chain).
+	// Asks decide about those whom RBAC lets come, in their order (the filters envoy.filters.network.ext_authz).
+	Asks []*extauthz.Connections
+	// Deciders are the objects by which RBAC and Asks decide (metadata weir.deciders of the filter chain).
 	Deciders observe.Deciders
 
 	// Chain is the filter chain that connections come by, for whoever decides in Worker.Adopt.
@@ -61,8 +65,16 @@ type Config struct {
 	Logs     []observe.AccessLog // access_log
 }
 
-// Allows reports whether a connection may come.
-func (c *Config) Allows(info *conn.Info) bool {
+// Keeps reports whether a connection may stay that came by was: rules let it, and nobody would be asked about it who was not asked then. Who
+// said yes once is not asked again.
+func (c *Config) Keeps(was *Config, info *conn.Info) bool {
+	return c.allows(info) && !slices.ContainsFunc(c.Asks, func(k *extauthz.Connections) bool {
+		return k.Applies(info) && !slices.ContainsFunc(was.Asks, func(old *extauthz.Connections) bool { return old.Cluster == k.Cluster && old.Applies(info) })
+	})
+}
+
+// allows reports whether rules let a connection come.
+func (c *Config) allows(info *conn.Info) bool {
 	return rbac.Allows(c.RBAC, &rbac.Facts{Conn: info})
 }
 
@@ -103,6 +115,8 @@ type Options struct {
 	// Socket is where the socket of a connection comes from; nil, or a nil source: the
 	// loop's own kernel.
 	Socket func(c *cluster.Cluster, e *cluster.Endpoint) conn.SocketSource
+	// HTTP asks on behalf of Config.Asks; nil: who would have to be asked about may not come.
+	HTTP *http.Worker
 	// Demand lets connections wait for what is not there yet of their clusters, and State has what there is by then; nil: nobody waits.
 	Demand *demand.Worker
 	// Hosts has the addresses of names that clients ask for; nil: of none.

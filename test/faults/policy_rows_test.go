@@ -21,6 +21,8 @@ data:
     extensionProviders:
     - name: gone
       envoyExtAuthzHttp: {service: custom-provider-gone.default.svc.cluster.local, port: 8080, timeout: 5s}
+    - name: gone-grpc
+      envoyExtAuthzGrpc: {service: custom-provider-of-connections-gone.default.svc.cluster.local, port: 8080, timeout: 5s}
     - name: "no"
       envoyExtAuthzHttp: {service: custom-provider-says-no.default.svc.cluster.local, port: 8080, timeout: 5s, pathPrefix: /check}
 `
@@ -55,6 +57,9 @@ func policyRows(t testing.TB) []fault {
 			cause:  "not_allowed", at: "default/guarded", object: "AuthorizationPolicy rules", client: passed, server: "not_allowed"},
 		{name: "custom provider gone", how: "action CUSTOM, and nobody is at the provider's port", app: answers(ok), config: policy("{" + serverOnly + ", action: CUSTOM, provider: {name: gone}, rules: [{to: [{operation: {ports: ['PORT']}}]}]}"),
 			cause: "ext_authz_error", at: "default/server", object: "AuthorizationPolicy provider", client: passed, server: "ext_authz_error"},
+		{name: "custom provider of connections gone", how: "action CUSTOM for a TCP port, and nobody is at the provider's port", app: silence, protocol: "tcp", ask: raw("hello"),
+			config: policy("{" + serverOnly + ", action: CUSTOM, provider: {name: gone-grpc}, rules: [{to: [{operation: {ports: ['PORT']}}]}]}"),
+			cause:  "ext_authz_error", at: "default/server", object: "AuthorizationPolicy provider", client: "upstream_connection_reset", server: "ext_authz_error"},
 		{name: "custom provider says no", how: "action CUSTOM, and the provider answers 403", on: "guarded", app: answers("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n"),
 			config: policy("{" + guardedOnly + ", action: CUSTOM, provider: {name: 'no'}, rules: [{to: [{operation: {paths: [/asked]}}]}]}"),
 			ask:    func(w *world, f *fault) string { return w.call(f, "GET", "/asked") },

@@ -508,14 +508,14 @@ func (w *Workload) options() (proxy.Options, error) {
 		o.Listen, o.OnDemand, o.Early = own{here, w}, true, &proxy.Early{Port: outboundPort}
 		o.Poller = func() (loop.Poller, error) { p, err := loop.NewPoller(); return captured{p, w.capture}, err }
 		o.Metadata["INTERCEPTION_MODE"], o.Metadata["DNS_CAPTURE"] = "REDIRECT", "true"
-		o.Metadata["WEIR"] = map[string]any{"VHDS": true, "ONDEMAND": true}
+		o.Metadata["WEIR"] = map[string]any{"VHDS": true, "ONDEMAND": true, "NETWORK_EXT_AUTHZ": true}
 	default:
 		var inbound []any
 		for _, p := range w.Ports {
 			inbound = append(inbound, map[string]any{"port": float64(p.Number), "bind": w.inbound(p.Number).String(), "app": w.App(p.Number).String()})
 		}
 		o.Source = w.IP()
-		o.Metadata["WEIR"] = map[string]any{"VIRTUAL_NET": fmt.Sprintf("127.%d", w.net), "INBOUND": inbound}
+		o.Metadata["WEIR"] = map[string]any{"VIRTUAL_NET": fmt.Sprintf("127.%d", w.net), "INBOUND": inbound, "NETWORK_EXT_AUTHZ": true}
 	}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return o, err

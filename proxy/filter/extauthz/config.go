@@ -11,14 +11,11 @@ import (
 
 // Config is one filter, immutable. Fields name those of envoy.extensions.filters.http.ext_authz.v3.ExtAuthz.
 type Config struct {
-	Cluster cluster.ID
-	Timeout time.Duration // of the question; 0: none
+	Service
 	// GRPC asks envoy.service.auth.v3.Authorization; otherwise the service is asked by a request like the client's.
-	GRPC      bool
-	Authority string // :authority of gRPC questions
+	GRPC bool
 
-	PathPrefix, PathOverride string      // http_service.path_prefix, path_override
-	Add                      [][2]string // http_service.authorization_request.headers_to_add, initial_metadata
+	PathPrefix, PathOverride string // http_service.path_prefix, path_override
 
 	// Show and Hide are the client's headers that the service sees; a nil Show means all of them for gRPC, and of HTTP
 	// only those that are always shown (allowed_headers, disallowed_headers).
@@ -44,6 +41,14 @@ type Config struct {
 	Per1M uint32
 
 	Counts *Counts
+}
+
+// Service is whom a filter asks.
+type Service struct {
+	Cluster   cluster.ID
+	Timeout   time.Duration // of the question; 0: none
+	Authority string        // :authority of gRPC questions
+	Add       [][2]string   // http_service.authorization_request.headers_to_add, initial_metadata
 }
 
 // Body is how much of request bodies is shown.

@@ -1,5 +1,5 @@
 // Package extauthz asks a service outside whether a request may pass (Envoy's ext_authz, which an AuthorizationPolicy with
-// action CUSTOM becomes), by HTTP or by gRPC (envoy.service.auth.v3).
+// action CUSTOM becomes), by HTTP or by gRPC (envoy.service.auth.v3), or a connection (Connections, for proxy/tcp), by gRPC.
 //
 // What enters: a request whose route is known, and a Config that proxy/state made. What leaves: the request, as the service
 // wants it changed; or the service's own answer to the client (cause ExtAuthzDenied); or, where the service gives no answer
@@ -20,6 +20,9 @@ import (
 const maxAnswer = 64 << 10
 
 const perMillion = 1_000_000
+
+// customPolicy begins the names of shadow policies because of which somebody is asked.
+const customPolicy = "istio-ext-authz-"
 
 // Stages are the filter: the body is waited for, then the question asked.
 func (c *Config) Stages() []http.Stage {
@@ -51,7 +54,7 @@ func (c *Config) applies(x *http.Exchange) bool {
 func (c *Config) decided(x *http.Exchange) {
 	if c.When != nil {
 		policy, _ := c.When(x)
-		x.Decided = x.Config.Deciders.Policy(strings.TrimPrefix(policy, "istio-ext-authz-"))
+		x.Decided = x.Config.Deciders.Policy(strings.TrimPrefix(policy, customPolicy))
 	}
 }
 
@@ -82,7 +85,7 @@ func (c *Config) ask(x *http.Exchange) http.Verdict {
 	k := http.Call{Cluster: c.Cluster, Timeout: c.Timeout, MaxAnswer: maxAnswer}
 	if c.GRPC {
 		k.Ask = func(q *message.Request, a *message.Arena, b []byte) []byte {
-			return c.askGRPC(x, q, a, b, body, partial)
+			return c.question(q, a, b, c.request(x, body, partial))
 		}
 		k.Then = c.answeredGRPC
 	} else {

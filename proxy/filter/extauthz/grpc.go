@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/weirmesh/weir/api/causes"
+	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
 )
@@ -24,8 +25,8 @@ var (
 	valueTrailers = []byte("trailers")
 )
 
-// askGRPC makes the question: a CheckRequest, as a message of gRPC.
-func (c *Config) askGRPC(x *http.Exchange, q *message.Request, a *message.Arena, b, body []byte, partial bool) []byte {
+// question makes one: a CheckRequest, as a message of gRPC.
+func (c *Service) question(q *message.Request, a *message.Arena, b []byte, m *authv3.CheckRequest) []byte {
 	q.Protocol = message.HTTP2
 	q.SetMethod(methodPost)
 	q.Scheme, q.Path, q.Authority = schemeHTTP, pathCheck, a.CopyString(c.Authority)
@@ -37,7 +38,7 @@ func (c *Config) askGRPC(x *http.Exchange, q *message.Request, a *message.Arena,
 	for _, h := range c.Add {
 		q.Headers.SetName(a.CopyString(h[0]), a.CopyString(h[1]))
 	}
-	b, err := proto.MarshalOptions{}.MarshalAppend(append(b, 0, 0, 0, 0, 0), c.request(x, body, partial))
+	b, err := proto.MarshalOptions{}.MarshalAppend(append(b, 0, 0, 0, 0, 0), m)
 	if err != nil { // a string is not UTF-8, and cannot be: text makes them so
 		return b[:0]
 	}
@@ -77,29 +78,39 @@ func (c *Config) request(x *http.Exchange, body []byte, partial bool) *authv3.Ch
 			h.Body = text(body)
 		}
 	}
-	at := &authv3.AttributeContext{
-		Source:      &authv3.AttributeContext_Peer{Address: address(x.Remote)},
-		Destination: &authv3.AttributeContext_Peer{Address: address(x.Conn.Asked())},
-		Request:     &authv3.AttributeContext_Request{Time: timestamppb.New(x.Start()), Http: h},
-	}
-	if t := x.Conn.TLS; t != nil {
-		at.Source.Principal, at.Destination.Principal = t.URI, t.Local
-		if t.URI == "" && len(t.DNS) > 0 {
-			at.Source.Principal = t.DNS[0]
-		} else if t.URI == "" {
-			at.Source.Principal = t.Subject
-		}
-		if c.TLSSession {
-			at.TlsSession = &authv3.AttributeContext_TLSSession{Sni: t.SNI}
-		}
-	}
+	at := peers(x.Conn, x.Remote, c.TLSSession, &authv3.AttributeContext_Request{Time: timestamppb.New(x.Start()), Http: h})
 	if x.Route != nil && x.Route.ExtAuthz != nil {
 		at.ContextExtensions = x.Route.ExtAuthz.Context
 	}
 	return &authv3.CheckRequest{Attributes: at}
 }
 
-func text(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }
+// peers describes who is at the two ends of a connection, and what is asked for by it. remote is who it comes from.
+func peers(info *conn.Info, remote netip.AddrPort, session bool, what *authv3.AttributeContext_Request) *authv3.AttributeContext {
+	at := &authv3.AttributeContext{
+		Source:      &authv3.AttributeContext_Peer{Address: address(remote)},
+		Destination: &authv3.AttributeContext_Peer{Address: address(info.Asked())},
+		Request:     what,
+	}
+	if t := info.TLS; t != nil {
+		name := t.URI
+		if name == "" && len(t.DNS) > 0 {
+			name = t.DNS[0]
+		} else if name == "" {
+			name = t.Subject
+		}
+		// What a peer chooses must not make a question that cannot be asked.
+		at.Source.Principal, at.Destination.Principal = valid(name), valid(t.Local)
+		if session {
+			at.TlsSession = &authv3.AttributeContext_TLSSession{Sni: valid(t.SNI)}
+		}
+	}
+	return at
+}
+
+func text(b []byte) string { return valid(string(b)) }
+
+func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 func address(a netip.AddrPort) *corev3.Address {
 	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
@@ -115,13 +126,18 @@ func parse(b []byte) (*authv3.CheckResponse, bool) {
 	return r, proto.Unmarshal(b[5:], r) == nil
 }
 
-func (c *Config) answeredGRPC(x *http.Exchange, a *http.Answer) http.Verdict {
+// answered is the answer to a question; false: there is none that can be used.
+func answered(a *http.Answer) (*authv3.CheckResponse, bool) {
 	if a.Cause != causes.NoCause || a.Response.Status != 200 || a.GRPCStatus() != 0 || a.Cut {
-		return c.failed(x, a.Cause)
+		return nil, false
 	}
-	r, ok := parse(a.Body)
+	return parse(a.Body)
+}
+
+func (c *Config) answeredGRPC(x *http.Exchange, a *http.Answer) http.Verdict {
+	r, ok := answered(a)
 	if !ok {
-		return c.failed(x, causes.NoCause)
+		return c.failed(x, a.Cause)
 	}
 	if r.GetStatus().GetCode() != 0 {
 		d := r.GetDeniedResponse()
