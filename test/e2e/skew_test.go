@@ -87,7 +87,7 @@ func (s *skewed) pairs(path string, judge func(from, to *mesh.Workload, r *mesh.
 	}
 }
 
-func status(want int) func(from, to *mesh.Workload, r *mesh.Response) error {
+func statusIs(want int) func(from, to *mesh.Workload, r *mesh.Response) error {
 	return func(_, _ *mesh.Workload, r *mesh.Response) error {
 		if r.Status != want {
 			return fmt.Errorf("%v, want %d", r, want)
@@ -145,7 +145,7 @@ func (s *skewed) works(n int) {
 		policies = append(policies, authorizationPolicy(w.Owner, fmt.Sprintf("{selector: {matchLabels: {app: %s}}, action: DENY, rules: [{to: [{operation: {ports: ['8080'], paths: [/denied-%d]}}]}, {from: [{source: {principals: [cluster.local/ns/default/sa/%s]}}], to: [{operation: {ports: ['8080'], paths: [/mine]}}]}]}", w.Owner, n, s.all[0].ServiceAccount)))
 	}
 	s.Config("routes.yaml", documents(routes...))
-	s.pairs(fmt.Sprintf("/status-%d", n), status(210+n))
+	s.pairs(fmt.Sprintf("/status-%d", n), statusIs(210+n))
 	s.pairs("/", func(_, _ *mesh.Workload, r *mesh.Response) error {
 		if !bytes.Contains(r.Body, []byte("X-Round")) && !bytes.Contains(r.Body, []byte("x-round")) {
 			return fmt.Errorf("no header is set: %v", r)
@@ -155,8 +155,8 @@ func (s *skewed) works(n int) {
 	s.noneFailed("with other routes")
 
 	s.Config("policies.yaml", documents(policies...))
-	s.pairs(fmt.Sprintf("/denied-%d", n), status(http.StatusForbidden))
-	s.pairs("/rewritten", status(http.StatusForbidden))
+	s.pairs(fmt.Sprintf("/denied-%d", n), statusIs(http.StatusForbidden))
+	s.pairs("/rewritten", statusIs(http.StatusForbidden))
 	s.pairs("/mine", func(from, _ *mesh.Workload, r *mesh.Response) error {
 		if want := map[bool]int{true: http.StatusForbidden, false: http.StatusOK}[from == s.all[0]]; r.Status != want {
 			return fmt.Errorf("%v, want %d", r, want)
@@ -174,7 +174,7 @@ func (s *skewed) works(n int) {
 			return nil
 		})
 	}
-	s.pairs("/", status(http.StatusOK))
+	s.pairs("/", statusIs(http.StatusOK))
 	s.noneFailed("with new certificates")
 }
 
