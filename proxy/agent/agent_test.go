@@ -67,7 +67,7 @@ func TestInjected(t *testing.T) {
 	}
 	want := map[string]any{"A": map[string]any{"b": 1.0}, "NODE_NAME": "n1", "CLUSTER_ID": "c1", "MESH_ID": "m1", "WORKLOAD_NAME": "reviews-v1",
 		"OWNER": n.Owner, "INTERCEPTION_MODE": "REDIRECT", "DNS_CAPTURE": "true", "INSTANCE_IPS": "10.0.0.7,fd00::7",
-		"ANNOTATIONS": map[string]any{"proxy.istio.io/config": "{}"}, "WEIR": map[string]any{"VHDS": true, "ONDEMAND": true},
+		"ANNOTATIONS": map[string]any{"proxy.istio.io/config": "{}"}, "WEIR": map[string]any{"VHDS": true, "NETWORK_EXT_AUTHZ": true, "ONDEMAND": true},
 		"PROXY_CONFIG": map[string]any{"discoveryAddress": "istiod.mesh.svc:15012", "drainDuration": "20s", "terminationDrainDuration": "9s",
 			"proxyMetadata": map[string]any{"SECRET_TTL": "1h", "TRUST_DOMAIN": "other"}, "gatewayTopology": map[string]any{"proxyProtocol": map[string]any{}}, "tracing": map[string]any{}}}
 	if d := cmp.Diff(want, s.Metadata); d != "" {
