@@ -380,10 +380,11 @@ type Endpoint struct {
 
 // Silence is how long an endpoint may take to accept a connection, or to refuse it, before those who wait may choose another: its kernel
 // does that, so it takes a round trip, unless more than one packet is lost or nobody is there. Avoided is for how long one that did not
-// answer is not asked where others are, after it was last tried.
+// answer is not asked where others are, after it was last tried; Absent the same of one that is not there, which a round trip finds out.
 const (
 	Silence = 500 * time.Millisecond
 	Avoided = 5 * time.Second
+	Absent  = time.Second
 )
 
 // EachAddr visits the IP addresses of the endpoint.

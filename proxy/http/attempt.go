@@ -164,7 +164,9 @@ func (x *Exchange) choose() *cluster.Endpoint {
 	if e != nil && x.is(missed) && slices.Contains(x.tried, e) {
 		var f *cluster.Endpoint
 		if avoid != nil {
-			f = c.Elsewhere(number, avoid)
+			if f = c.Answering(number, x.w.loop.Now(), avoid); f == nil {
+				f = c.Elsewhere(number, avoid)
+			}
 		}
 		if f == nil && c.Led.IsValid() && x.outdated() {
 			f = x.w.pool.At(c, c.Led, e)
@@ -235,7 +237,7 @@ func (x *Exchange) Abandoned() {
 // the request goes to another one, if there is one, and is not held up by a pod that is gone. The connection goes on being made.
 func (x *Exchange) Silent(until int64) {
 	x.Endpoint.Silent.Store(until) // which the pool does not know if it is called on behalf of a client
-	if x.is(fixed) || x.is(strict) && x.stays == x.Endpoint || x.Cluster.Kind == cluster.OriginalDst || x.Cluster.Kind == cluster.Dynamic {
+	if x.pinned() {
 		return
 	}
 	if x.instead(x.latest(), 0, x.Endpoint) != nil {
@@ -513,12 +515,30 @@ func (x *Exchange) awaitNews() bool {
 	return true
 }
 
+// absent reports whether a failure means that the endpoint is not there: its kernel, a router or its proxy says so.
+func absent(c causes.Cause) bool {
+	return c == causes.UpstreamConnectRefused || c == causes.UpstreamConnectFailed || c == causes.NoCause
+}
+
+// pinned reports whether the endpoint of this attempt is the only one that it may be sent to.
+func (x *Exchange) pinned() bool {
+	return x.is(fixed) || x.is(strict) && x.stays == x.Endpoint || x.Cluster.Kind == cluster.OriginalDst || x.Cluster.Kind == cluster.Dynamic
+}
+
+// untried reports whether there is an endpoint that the exchange has not tried, and that answers as far as is known.
+func (x *Exchange) untried() bool {
+	return !x.pinned() && x.latest().Answering(0, x.w.loop.Now(), append(x.tried, x.Endpoint)) != nil
+}
+
 // again ends this attempt, which failed because of c or answered what is not to be passed on, and arranges for the next one, unless
-// the number of retries or their limit is used up. unreached says that the attempt did not reach its endpoint.
+// the number of retries or their limit is used up. unreached says that the attempt did not reach its endpoint. Attempts at endpoints
+// that are not there nobody has had work with: they go on while there is one that has not been tried, and nobody else tries the absent
+// for a second. Many may be gone at once, and the control plane that should have said so, too.
 func (x *Exchange) again(c causes.Cause, unreached bool) bool {
 	// Whoever took the place of endpoints that are gone will be known in a moment: until then the last one is asked.
-	waits := x.retries == 0 && unreached && len(x.tried) > 0 && x.outdated()
-	if x.retries == 0 && !waits {
+	spared := unreached && absent(c) && x.retry.OtherHosts && x.untried()
+	waits := x.retries == 0 && !spared && unreached && len(x.tried) > 0 && x.outdated()
+	if x.retries == 0 && !waits && !spared {
 		x.stopped = records.ByAttempts
 		x.Cluster.Limits.RetryLimit.Add(1)
 		x.Flags |= causes.UpstreamRetryLimitExceeded
@@ -529,13 +549,18 @@ func (x *Exchange) again(c causes.Cause, unreached bool) bool {
 		x.retryAt.Retries.Add(-1)
 		x.retryAt = nil
 	}
-	if !l.AcquireRetry(x.w.loop.Now()) {
+	switch {
+	case l.AcquireRetry(x.w.loop.Now()):
+		x.retryAt = l
+	case !spared:
 		x.stopped = records.ByBudget
 		l.RetryOverflow.Add(1)
 		x.Flags |= causes.UpstreamOverflowFlag
 		return false
 	}
 	x.note(c)
+	retryAt := x.retryAt
+	x.retryAt = nil // which the attempt that ends would give back
 	x.endAttempt()
 	if x.Host != nil && x.Host.TellTimeout {
 		late := valueFalse
@@ -545,13 +570,16 @@ func (x *Exchange) again(c causes.Cause, unreached bool) bool {
 		x.Request.Headers.Set(message.XEnvoyIsTimeoutRetry, late)
 	}
 	l.Retried.Add(1)
-	x.retryAt = l
+	x.retryAt = retryAt
 	x.flags = x.flags&^missed | backingOff
 	if unreached {
 		x.flags |= missed
 	}
-	if !waits {
+	if x.retries > 0 {
 		x.retries--
+	}
+	if spared {
+		x.Endpoint.Silent.Store(x.w.loop.Now() + int64(cluster.Absent))
 	}
 	x.tried = append(x.tried, x.Endpoint)
 	x.Response.Reset()
@@ -568,9 +596,9 @@ func (x *Exchange) again(c causes.Cause, unreached bool) bool {
 	if limit > 0 {
 		d = time.Duration(x.w.loop.Rand() % uint64(limit))
 	}
-	// Back-off spares an upstream that has too much to do. The first endpoint that is not there says nothing about the
+	// Back-off spares an upstream that has too much to do. An endpoint that is not there says nothing about the
 	// others: one of them is asked at once.
-	if n == 1 && unreached && x.retry.Eager && x.retry.OtherHosts && (len(x.latest().Endpoints) > 1 || x.Cluster.Led.IsValid() && x.outdated()) {
+	if (n == 1 || spared) && unreached && x.retry.Eager && x.retry.OtherHosts && (len(x.latest().Endpoints) > 1 || x.Cluster.Led.IsValid() && x.outdated()) {
 		d = 0
 	}
 	if waits {
