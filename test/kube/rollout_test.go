@@ -67,29 +67,37 @@ func stopped(t *testing.T, c *cluster.Cluster, name string, log *cluster.Lines) 
 	}
 }
 
-// restart does what kubectl rollout restart does with every Deployment of namespaces, and
-// waits until all are there again.
-func restart(c *cluster.Cluster, namespaces ...string) {
+// deployments does something with every Deployment of namespaces.
+func deployments(c *cluster.Cluster, namespaces []string, do func(*appsv1.Deployment)) {
 	c.T.Helper()
-	each := func(do func(*appsv1.Deployment)) {
-		for _, ns := range namespaces {
-			l, err := c.Client.AppsV1().Deployments(ns).List(c.T.Context(), metav1.ListOptions{})
-			if err != nil {
-				c.T.Fatal(err)
-			}
-			for i := range l.Items {
-				do(&l.Items[i])
-			}
+	for _, ns := range namespaces {
+		l, err := c.Client.AppsV1().Deployments(ns).List(c.T.Context(), metav1.ListOptions{})
+		if err != nil {
+			c.T.Fatal(err)
+		}
+		for i := range l.Items {
+			do(&l.Items[i])
 		}
 	}
+}
+
+// rollout does what kubectl rollout restart does with every Deployment of namespaces.
+func rollout(c *cluster.Cluster, namespaces ...string) {
+	c.T.Helper()
 	patch := []byte(`{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"` + time.Now().Format(time.RFC3339Nano) + `"}}}}}`)
-	each(func(d *appsv1.Deployment) {
+	deployments(c, namespaces, func(d *appsv1.Deployment) {
 		if _, err := c.Client.AppsV1().Deployments(d.Namespace).Patch(c.T.Context(), d.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
 			c.T.Fatal(err)
 		}
 	})
+}
+
+// restart is rollout, and waits until all are there again.
+func restart(c *cluster.Cluster, namespaces ...string) {
+	c.T.Helper()
+	rollout(c, namespaces...)
 	c.Until("all Deployments are restarted", 2*booting, func() (why string) {
-		each(func(d *appsv1.Deployment) {
+		deployments(c, namespaces, func(d *appsv1.Deployment) {
 			if !cluster.RolledOut(d) {
 				why = fmt.Sprintf("%s/%s: %d of %d pods", d.Namespace, d.Name, d.Status.AvailableReplicas, *d.Spec.Replicas)
 			}

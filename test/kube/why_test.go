@@ -13,26 +13,39 @@ import (
 	"github.com/weirmesh/weir/test/kube/cluster"
 )
 
-// shares is how many proxies hang on each replica of the control plane.
-func shares(c *cluster.Cluster) (of map[string]int, err error) {
+// planes are the metrics of each replica of the control plane.
+func planes(c *cluster.Cluster) (texts map[string]string, err error) {
 	l, err := c.Client.CoreV1().Pods("istio-system").List(c.T.Context(), metav1.ListOptions{LabelSelector: "app=istiod"})
 	if err != nil {
 		return nil, err
 	}
-	of = map[string]int{}
+	texts = map[string]string{}
 	for _, p := range l.Items {
 		b, err := c.Client.CoreV1().RESTClient().Get().Namespace("istio-system").Resource("pods").Name(p.Name + ":15014").SubResource("proxy").Suffix("metrics").DoRaw(c.T.Context())
 		if err != nil {
 			return nil, err
 		}
-		of[p.Name] = 0
-		for line := range strings.Lines(string(b)) {
+		texts[p.Name] = string(b)
+	}
+	return texts, nil
+}
+
+// shares is how many proxies hang on each replica of the control plane.
+func shares(c *cluster.Cluster) (of map[string]int, err error) {
+	texts, err := planes(c)
+	if err != nil {
+		return nil, err
+	}
+	of = map[string]int{}
+	for pod, text := range texts {
+		of[pod] = 0
+		for line := range strings.Lines(text) {
 			if f := strings.Fields(line); len(f) == 2 && strings.HasPrefix(f[0], "pilot_xds{") {
 				n, err := strconv.Atoi(f[1])
 				if err != nil {
 					return nil, err
 				}
-				of[p.Name] += n
+				of[pod] += n
 			}
 		}
 	}
