@@ -20,10 +20,11 @@ when, which certificates are in use. The horizon is the time at which the first
 thing breaks if nobody does anything, with what breaks and why; a mesh whose root
 is its own has none while everything works: the root is succeeded in time.
 
-Certificates are those that the replica of the control plane which answers has
-issued since it started. One is overdue if its workload is connected and should
-have renewed it. With --check the exit status is 1 if something breaks --within
-a time.
+All control planes of the mesh are asked. A certificate is the one that its proxy
+says it shows; of proxies that say nothing (Envoy, Istio's), the newest that the
+control planes issued since they started. It is overdue if its workload is
+connected and should have renewed it. With --check the exit status is 1 if
+something breaks --within a time, or if a control plane does not answer.
 
 "weir identity rehearse" runs ahead what keeps identities alive.`,
 		Example: `  weir identity
@@ -50,7 +51,7 @@ a time.
 		} else {
 			a.out.identity(v, output.value == asWide)
 		}
-		if err == nil && check && v.Horizon != nil && v.Horizon.At.Sub(v.Time) < within {
+		if err == nil && check && (len(v.Silent) > 0 || v.Horizon != nil && v.Horizon.At.Sub(v.Time) < within) {
 			return silent(exitNo)
 		}
 		return err
@@ -83,6 +84,9 @@ func (p *printer) identity(v *apiv1.Identity, wide bool) {
 	for _, n := range v.Notes {
 		p.printf("%s\n", p.paint(yellow, clean(n)))
 	}
+	for _, s := range v.Silent {
+		p.printf("%s\n", p.paint(red, clean(s+" did not answer: what breaks first there is not known, nor who renewed there")))
+	}
 	p.printf("\n")
 	t := newTable("ROOT", "SERIAL", "VALID UNTIL", "SIGNS", "TRUSTED UNTIL")
 	for _, r := range v.Roots {
@@ -105,13 +109,13 @@ func (p *printer) identity(v *apiv1.Identity, wide bool) {
 			overdue++
 			state = cell{text: "overdue", color: red}
 		case !w.Connected:
-			state = text("not connected here")
+			state = text("not connected")
 		}
 		if wide || w.Overdue {
 			t.add(text(clean(w.Identity)), text(clean(w.Workload)), text(day(w.Until)), text(span(w.Until.Sub(v.Time))), state)
 		}
 	}
-	p.printf("\n%d certificates in use that this replica issued, %d overdue\n", v.Certificates, overdue)
+	p.printf("\n%d certificates in use are known, %d overdue\n", v.Certificates, overdue)
 	if wide && len(v.Workloads) > 0 || overdue > 0 {
 		p.print(t)
 	}

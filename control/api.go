@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
@@ -95,8 +96,8 @@ func (p *Plane) mux() *http.ServeMux {
 	m.HandleFunc("GET /api/v1/tap", p.handleTap)
 	m.HandleFunc("GET /api/v1/log-level", p.handleLevels)
 	m.HandleFunc("POST /api/v1/log-level", p.handleLevels)
-	m.HandleFunc("GET /api/v1/identity", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, p.identityView(time.Now().Round(0)))
+	m.HandleFunc("GET /api/v1/identity", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, http.StatusOK, p.everyIdentity(r.Context(), time.Now().Round(0)))
 	})
 	m.HandleFunc("POST /api/v1/identity/token", p.handleToken)
 	m.HandleFunc("GET /api/v1/mtls", p.handleMTLS)
@@ -146,14 +147,13 @@ func (p *Plane) handleStatus(w http.ResponseWriter, r *http.Request) {
 
 func (p *Plane) handleFindings(w http.ResponseWriter, r *http.Request) {
 	p.known(func(u *store.Update) any {
-		all, _ := p.everyProxy(r.Context())
-		return findings(config.Tidy(append(p.findings(u), versionFindings(all, p.o.Version)...)))
+		found, _, _ := p.everyFinding(r.Context(), u)
+		return findings(found)
 	})(w, r)
 }
 
 func (p *Plane) status(ctx context.Context, u *store.Update) apiv1.Status {
-	all, silent := p.everyProxy(ctx)
-	found := config.Tidy(append(p.findings(u), versionFindings(all, p.o.Version)...))
+	found, all, silent := p.everyFinding(ctx, u)
 	s := apiv1.Status{Version: p.o.Version, Mesh: u.Snapshot.Version, Started: p.started, TrustDomain: p.o.TrustDomain, Watching: p.o.Paths,
 		Workloads: workloads(u.Snapshot), Proxies: []apiv1.Proxy{}, Findings: findings(found), Analyzed: u.Analyzed}
 	for _, x := range all {
@@ -228,10 +228,20 @@ func workloadOf(node string) string {
 	return parts[2][dot+1:] + "/" + parts[2][:dot]
 }
 
+// everyFinding are findings with those about proxies of the mesh, at whichever control plane; silent are those of which they are not known.
+func (p *Plane) everyFinding(ctx context.Context, u *store.Update) (found []config.Finding, all []apiv1.ProxyStatus, silent []string) {
+	var asking sync.WaitGroup
+	var overdue []config.Finding
+	asking.Go(func() { overdue = p.identityFindings(ctx, time.Now()) })
+	all, silent = p.everyProxy(ctx)
+	asking.Wait()
+	return config.Tidy(slices.Concat(p.findings(u), versionFindings(all, p.o.Version), overdue)), all, silent
+}
+
 // findings are those of the configuration, of its translation for the proxies, of the
 // proxies themselves, and of the runtime that keeps the workloads of a laptop mesh.
 func (p *Plane) findings(u *store.Update) []config.Finding {
-	all := slices.Concat(u.Findings, p.runtimeFindings(), p.authorityFindings(time.Now()), p.identityFindings(time.Now()), p.feeds.plaintextFindings(), p.issuerFindings())
+	all := slices.Concat(u.Findings, p.runtimeFindings(), p.authorityFindings(time.Now()), p.feeds.plaintextFindings(), p.issuerFindings())
 	if problems := p.feeds.problems.Load(); problems != nil {
 		for _, x := range *problems {
 			all = append(all, config.New(config.SetAside, x.Ref, "", cmp.Or(x.Line, x.Ref.Line), x.Text, ""))

@@ -2,14 +2,12 @@ package control
 
 import (
 	"cmp"
-	"crypto/x509"
+	"context"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
@@ -20,56 +18,19 @@ import (
 )
 
 const (
-	// maxIssued bounds what is remembered: 20,000 proxies, and as many that ended within the
-	// life of their certificates; some 200 bytes each.
-	maxIssued = 40_000
-	// maxWorkloadName is what is kept of a name that an asker gives itself.
-	maxWorkloadName = 253
-	// A certificate is renewed at 40 to 60 % of its life; who has not by this part of it has
+	// A certificate is renewed at 40 to 60 % of its life; who has less left than this part of it has
 	// failed for a while.
-	overdueAfter = 0.65
-	// worriedAfter is when that is a finding: at this part of the life.
-	worriedAfter = 0.75
+	overdueLeft = 0.35
+	// worriedLeft is when that is a finding: with this part of the life left.
+	worriedLeft = 0.25
+	// clocksApart is how far apart clocks of machines may be before somebody is told; an answer takes some seconds, too.
+	clocksApart = time.Minute
 	// maxRehearsal is how far ahead is rehearsed, maxLapses how many a page shows.
 	maxRehearsal = 30
 )
 
-// issued is what this replica signed and what is still good, by who asked.
-type issued struct {
-	mu sync.Mutex
-	m  map[holder]certificate
-}
-
-type holder struct {
-	id       identity.ID
-	workload string // the pod, if it said so
-	host     string // it asked from, if it did not
-}
-
-type certificate struct{ from, until time.Time }
-
-func (i *issued) note(id identity.ID, workload, host string, leaf *x509.Certificate) {
-	k := holder{id: id, workload: workload[:min(len(workload), maxWorkloadName)]}
-	if workload == "" {
-		k.host = host
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.m == nil {
-		i.m = map[holder]certificate{}
-	}
-	if _, known := i.m[k]; !known && len(i.m) >= maxIssued {
-		now := time.Now()
-		maps.DeleteFunc(i.m, func(_ holder, c certificate) bool { return now.After(c.until) })
-		if len(i.m) >= maxIssued {
-			return
-		}
-	}
-	i.m[k] = certificate{leaf.NotBefore, leaf.NotAfter}
-}
-
-// identityView is GET /api/v1/identity.
-func (p *Plane) identityView(now time.Time) apiv1.Identity {
+// authorityView is what this control plane says of what signs.
+func (p *Plane) authorityView(now time.Time) apiv1.Identity {
 	held, _ := p.auth.Watch()
 	out := apiv1.Identity{TrustDomain: p.o.TrustDomain, Aliases: p.o.Settings.TrustDomainAliases, Time: now,
 		SigningUntil: held.ChainNotAfter(), CertificateTTL: cmp.Or(p.o.CertTTL, 24*time.Hour).String(), Roots: []apiv1.IdentityRoot{}, Workloads: []apiv1.IdentityWorkload{}}
@@ -83,32 +44,93 @@ func (p *Plane) identityView(now time.Time) apiv1.Identity {
 	if x, ok := p.auth.(interface{ Notes() []string }); ok {
 		out.Notes = x.Notes()
 	}
-	connected := map[string]bool{}
-	if p.xds != nil {
-		for _, c := range p.xds.Clients() {
-			if _, name, ok := nodeName(c.Node); ok {
-				connected[name] = true
-			}
-		}
+	return out
+}
+
+// identityView is what this control plane knows: of those connected here, and of what it issued.
+func (p *Plane) identityView(now time.Time) apiv1.Identity {
+	own := p.ownHolders(now, false)
+	return together(now, own, nil, !p.replicas.alone(), nil)
+}
+
+// everyIdentity is GET /api/v1/identity: what all control planes of the mesh know.
+func (p *Plane) everyIdentity(ctx context.Context, now time.Time) apiv1.Identity {
+	others, silent := p.otherHolders(ctx, false)
+	return together(now, p.ownHolders(now, false), others, len(silent) > 0, silent)
+}
+
+// together is what control planes know together. partial says that more could be known than they do: then who does not say himself that
+// he has not renewed may have.
+func together(now time.Time, own holders, others []holders, partial bool, silent []string) apiv1.Identity {
+	out := own.Authority
+	out.Silent = silent
+	for i := range others {
+		agree(&out, &own.Authority, &others[i])
 	}
-	p.issued.mu.Lock()
-	for k, c := range p.issued.m {
-		if now.After(c.until.Add(time.Hour)) {
-			delete(p.issued.m, k)
-			continue
-		}
-		out.Certificates++
-		w := apiv1.IdentityWorkload{Identity: k.id.String(), Workload: cmp.Or(k.workload, k.host), From: c.from, Until: c.until,
-			Connected: k.workload != "" && connected[k.id.Namespace+"/"+k.workload]}
-		w.Overdue = w.Connected && now.Sub(c.from) > time.Duration(overdueAfter*float64(c.until.Sub(c.from)))
-		out.Workloads = append(out.Workloads, w)
+	out.Workloads = append([]apiv1.IdentityWorkload{}, merged(append([]holders{own}, others...))...)
+	out.Certificates = len(out.Workloads)
+	for i := range out.Workloads {
+		w := &out.Workloads[i]
+		w.Overdue = w.Connected && (w.Reported || !partial) && late(now, w.From, w.Until, overdueLeft)
 	}
-	p.issued.mu.Unlock()
 	slices.SortFunc(out.Workloads, func(a, b apiv1.IdentityWorkload) int {
 		return cmp.Or(a.Until.Compare(b.Until), cmp.Compare(a.Identity, b.Identity), cmp.Compare(a.Workload, b.Workload))
 	})
 	out.Horizon = horizon(now, &out)
 	return out
+}
+
+// agree takes into v what another control plane says of what signs; what breaks first there breaks first. What they do not agree about
+// is a note.
+func agree(v, own *apiv1.Identity, other *holders) {
+	o, who := &other.Authority, "the control plane "+other.Name
+	if o.SigningUntil.Before(v.SigningUntil) {
+		v.SigningUntil = o.SigningUntil
+	}
+	v.Succeeds = v.Succeeds && o.Succeeds
+	if o.Problem != "" && o.Problem != own.Problem {
+		if v.Problem != "" {
+			v.Problem += "; "
+		}
+		v.Problem += who + ": " + o.Problem
+	}
+	for _, n := range o.Notes {
+		if !slices.Contains(v.Notes, n) {
+			v.Notes = append(v.Notes, n)
+		}
+	}
+	if a, b := signs(own), signs(o); a != b {
+		v.Notes = append(v.Notes, fmt.Sprintf("%s signs by the root of serial %s, and this one by %s", who, b, a))
+	}
+	if a, b := trusts(own), trusts(o); a != b {
+		v.Notes = append(v.Notes, fmt.Sprintf("%s trusts the roots of serials %s, and this one %s: workloads trust those of who renewed theirs last", who, b, a))
+	}
+	if d := o.Time.Sub(own.Time); d.Abs() > clocksApart {
+		v.Notes = append(v.Notes, fmt.Sprintf("the clock of %s is %s off this one's", who, d.Round(time.Second)))
+	}
+}
+
+func signs(v *apiv1.Identity) string {
+	for _, r := range v.Roots {
+		if r.Signs {
+			return r.Serial
+		}
+	}
+	return "none"
+}
+
+func trusts(v *apiv1.Identity) string {
+	var out []string
+	for _, r := range v.Roots {
+		out = append(out, r.Serial)
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
+}
+
+// late reports whether less than a part of a certificate's life is left, whatever the clocks.
+func late(now, from, until time.Time, part float64) bool {
+	return until.Sub(now)+clocksApart < time.Duration(part*float64(until.Sub(from)))
 }
 
 // nodeName is the workload of a node's id: type~ip~name.namespace~domain.
@@ -156,7 +178,7 @@ func horizon(now time.Time, v *apiv1.Identity) *apiv1.Horizon {
 	}
 	for _, w := range v.Workloads {
 		if w.Overdue {
-			take(apiv1.Horizon{At: w.Until, What: "workload " + w.Workload + " is refused by all others", Why: "its certificate ends, and it has not renewed it, though that was due: it is connected to this replica, and may not be able to reach its certificate authority, or renews with another replica",
+			take(apiv1.Horizon{At: w.Until, What: "workload " + w.Workload + " is refused by all others", Why: "its certificate ends, and it has not renewed it, though that was due: it is connected, and may not be able to reach its certificate authority",
 				Remedy: "look at lastError of `weir proxy certs " + w.Workload + "`, and at the log of the control plane"})
 			break // sorted by their ends
 		}
@@ -164,19 +186,17 @@ func horizon(now time.Time, v *apiv1.Identity) *apiv1.Horizon {
 	return first
 }
 
-// identityFindings are what of it somebody has to know without asking.
-func (p *Plane) identityFindings(now time.Time) (out []config.Finding) {
-	if p.issued == nil {
-		return nil
-	}
-	for _, w := range p.identityView(now).Workloads {
-		if w.Overdue && now.Sub(w.From) > time.Duration(worriedAfter*float64(w.Until.Sub(w.From))) {
+// identityFindings are what of it somebody has to know without asking: of all control planes that answer.
+func (p *Plane) identityFindings(ctx context.Context, now time.Time) (out []config.Finding) {
+	others, _ := p.otherHolders(ctx, true)
+	for _, w := range together(now, p.ownHolders(now, false), others, !p.replicas.alone(), nil).Workloads {
+		if w.Overdue && late(now, w.From, w.Until, worriedLeft) {
 			id, err := identity.Parse(w.Identity)
 			if err != nil {
 				continue
 			}
 			out = append(out, config.New(config.IdentityHorizon, mesh.Ref{Kind: "Pod", Namespace: id.Namespace, Name: w.Workload}, "", 0,
-				fmt.Sprintf("the certificate of %s ends %s and was not renewed here, though that was due", w.Identity, w.Until.UTC().Format(time.RFC3339)),
+				fmt.Sprintf("the certificate of %s ends %s and was not renewed, though that was due", w.Identity, w.Until.UTC().Format(time.RFC3339)),
 				"look at the workload's certificate (`weir identity`), and whether it reaches the control plane"))
 		}
 		if len(out) == 20 {
@@ -207,7 +227,7 @@ func (p *Plane) handleRehearsal(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *Plane) rehearse(now time.Time, years, away float64) apiv1.Rehearsal {
-	v := p.identityView(now)
+	v := p.authorityView(now)
 	// Three workloads see what a thousand would: they differ in their jitter.
 	r := ca.Rehearsal{From: now, Until: now.Add(time.Duration(years * 365.25 * 24 * float64(time.Hour))), Succeeds: v.Succeeds, Signing: v.SigningUntil, TTL: p.o.CertTTL, Away: away, Workloads: 3}
 	for _, root := range v.Roots {

@@ -267,8 +267,8 @@ func (p *Plane) ownMetrics(w io.Writer) {
 		}
 	}
 	list = append(list,
-		metric{"weir_identity_certificates", "gauge", "Certificates issued by this replica that have not ended.", "", float64(view.Certificates)},
-		metric{"weir_identity_overdue", "gauge", "Connected workloads that should have renewed their certificates and have not.", "", float64(overdue)},
+		metric{"weir_identity_certificates", "gauge", "Certificates issued by this replica that have not ended.", "", float64(p.issued.count(time.Now()))},
+		metric{"weir_identity_overdue", "gauge", "Workloads connected here that should have renewed their certificates and have not.", "", float64(overdue)},
 		metric{"weir_identity_roots", "gauge", "Roots that are trusted.", "", float64(len(view.Roots))})
 	if view.Horizon != nil {
 		list = append(list, metric{"weir_identity_horizon_seconds", "gauge", "Seconds until the first thing breaks if nothing is done; absent if nothing is in sight.", "", time.Until(view.Horizon.At).Seconds()})

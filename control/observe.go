@@ -129,6 +129,8 @@ func (s *edges) Observe(stream grpc.BidiStreamingServer[observev1.ProxyMessage, 
 				if stop := s.taps.heard(who, t); stop != nil {
 					err = stream.Send(stop)
 				}
+			} else if c := m.GetCertificate(); c != nil {
+				who.held.Store(&certificate{time.Unix(0, int64(c.GetFromUnixNano())), time.Unix(0, int64(c.GetUntilUnixNano()))})
 			} else if r := m.GetReport(); r != nil {
 				err = s.report(stream, who, r)
 			}
@@ -152,6 +154,7 @@ type reporter struct {
 	self  apiv1.EdgeEnd
 	epoch uint64
 	last  time.Time
+	held  atomic.Pointer[certificate] // that it said it shows; nil: it has not
 	// orders are for it to answer, or to follow.
 	orders chan *observev1.ControlMessage
 	gone   <-chan struct{} // closed when its stream has ended

@@ -93,6 +93,8 @@ func (x *replicas) Ask(q *replicasv1.Question, stream answering) error {
 		return sendPage(stream, x.p.ownEdges(time.Unix(0, int64(of.Edges.GetSinceUnixNano()))))
 	case *replicasv1.Question_Ledger:
 		return sendPage(stream, x.p.ownCallers())
+	case *replicasv1.Question_Holders:
+		return sendPage(stream, x.p.ownHolders(time.Now().Round(0), of.Holders.GetOverdue()))
 	}
 	if t := q.GetProxies().GetTap(); t != nil {
 		return x.serveTap(t, stream)
@@ -121,7 +123,7 @@ func answerable(q *replicasv1.Question) bool {
 		return false
 	}
 	switch of := q.GetQuestion().(type) {
-	case *replicasv1.Question_Connected, *replicasv1.Question_Edges, *replicasv1.Question_Ledger:
+	case *replicasv1.Question_Connected, *replicasv1.Question_Edges, *replicasv1.Question_Ledger, *replicasv1.Question_Holders:
 		return true
 	case *replicasv1.Question_Proxies:
 		switch m := of.Proxies.GetMessage().(type) {

@@ -110,7 +110,7 @@ func (p *Proxy) subscribe(saved *restore.Saved) {
 			}
 			return conn, err
 		}})
-	p.sender = edges.NewSender(edges.Options{Hello: &observev1.Hello{NodeId: p.o.Node.ID, Workload: p.o.Node.Workload}, Connect: p.observed, Collect: p.collect, Records: p.Records, Limits: p.Limits, Level: p.level.Ask, Aside: p.aside.take, Tap: p.tap, Tapped: p.taps.caught, Stirred: p.stirred, Log: p.o.Log})
+	p.sender = edges.NewSender(edges.Options{Hello: &observev1.Hello{NodeId: p.o.Node.ID, Workload: p.o.Node.Workload}, Connect: p.observed, Collect: p.collect, Records: p.Records, Limits: p.Limits, Level: p.level.Ask, Certificate: p.certificate, Aside: p.aside.take, Tap: p.tap, Tapped: p.taps.caught, Stirred: p.stirred, Log: p.o.Log})
 	p.xds.Subscribe(resource.ClusterType)
 	p.xds.Subscribe(resource.ListenerType)
 	if p.demands != nil {
@@ -157,6 +157,18 @@ func (p *Proxy) observed(ctx context.Context) (grpc.ClientConnInterface, error) 
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// certificate is the one that peers are shown, for the control plane, and what is closed when there is another.
+func (p *Proxy) certificate() (*observev1.Certificate, <-chan struct{}) {
+	if p.id == nil {
+		return nil, nil
+	}
+	held, changed := p.id.Watch()
+	if held == nil {
+		return nil, changed
+	}
+	return &observev1.Certificate{FromUnixNano: uint64(held.NotBefore().UnixNano()), UntilUnixNano: uint64(held.NotAfter().UnixNano())}, changed
 }
 
 // totals are the counters of all workers.

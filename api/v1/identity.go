@@ -19,8 +19,9 @@ type Identity struct {
 	Roots   []IdentityRoot `json:"roots"`
 	// Horizon is when the first thing breaks if nothing is done; null if nothing is in sight.
 	Horizon *Horizon `json:"horizon"`
-	// Certificates are those this replica issued that have not ended, Workloads their holders, those
-	// that end first first.
+	// Silent are control planes of the mesh that did not say what they know: a workload may have renewed there.
+	Silent []string `json:"silent,omitempty"`
+	// Certificates are those known that have not ended, Workloads their holders, those that end first first.
 	Certificates int                `json:"certificates"`
 	Workloads    []IdentityWorkload `json:"workloads"`
 }
@@ -52,7 +53,8 @@ type IdentityWorkload struct {
 	Workload  string    `json:"workload"` // pod, or the address it asked from
 	From      time.Time `json:"from"`
 	Until     time.Time `json:"until"`
-	Connected bool      `json:"connected"`         // its proxy is connected to this replica
+	Connected bool      `json:"connected"`         // its proxy is connected to a control plane
+	Reported  bool      `json:"reported"`          // its proxy said so; otherwise it is the newest that control planes remember to have issued
 	Overdue   bool      `json:"overdue,omitempty"` // it should have renewed by now
 }
 

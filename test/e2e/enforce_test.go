@@ -103,3 +103,29 @@ func TestEnforceWithoutLosingACall(t *testing.T) {
 	calls.awaitNew(20)
 	calls.stop(t)
 }
+
+// Who holds which certificate is what the proxies say, also to a control plane that has just started and issued none.
+func TestProxiesSayWhichCertificateTheyShow(t *testing.T) {
+	t.Parallel()
+	m, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	all := []*mesh.Workload{client, pods[0]}
+	reported := func() error {
+		v, err := m.API().Identity(t.Context())
+		if err != nil {
+			return err
+		}
+		if len(v.Workloads) != len(all) || v.Horizon != nil {
+			return fmt.Errorf("%+v", v)
+		}
+		for _, w := range v.Workloads {
+			if !w.Connected || !w.Reported || w.Overdue || w.Until.Sub(w.From) < 24*time.Hour {
+				return fmt.Errorf("%+v", w)
+			}
+		}
+		return nil
+	}
+	m.Eventually("the proxies say what they show", reported)
+	m.StopControl()
+	m.StartControl()
+	m.Eventually("they say it again", reported)
+}

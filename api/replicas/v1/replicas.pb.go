@@ -286,6 +286,7 @@ func (*Ledger) Descriptor() ([]byte, []int) {
 // Holders asks who holds which certificate, and what signs them: the page is a holders of package control.
 type Holders struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Overdue       bool                   `protobuf:"varint,1,opt,name=overdue,proto3" json:"overdue,omitempty"` // only of proxies that say themselves that they should have renewed theirs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -318,6 +319,13 @@ func (x *Holders) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Holders.ProtoReflect.Descriptor instead.
 func (*Holders) Descriptor() ([]byte, []int) {
 	return file_api_replicas_v1_replicas_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Holders) GetOverdue() bool {
+	if x != nil {
+		return x.Overdue
+	}
+	return false
 }
 
 type Answer struct {
@@ -525,8 +533,9 @@ const file_api_replicas_v1_replicas_proto_rawDesc = "" +
 	"\tConnected\"/\n" +
 	"\x05Edges\x12&\n" +
 	"\x0fsince_unix_nano\x18\x01 \x01(\x06R\rsinceUnixNano\"\b\n" +
-	"\x06Ledger\"\t\n" +
-	"\aHolders\"\xe3\x01\n" +
+	"\x06Ledger\"#\n" +
+	"\aHolders\x12\x18\n" +
+	"\aoverdue\x18\x01 \x01(\bR\aoverdue\"\xe3\x01\n" +
 	"\x06Answer\x12\x18\n" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +

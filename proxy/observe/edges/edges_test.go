@@ -178,6 +178,8 @@ func TestSender(t *testing.T) {
 		var looks atomic.Int64
 		var aside []*observev1.Ejection
 		stirred := make(chan struct{}, 1)
+		var until uint64
+		renewed := make(chan struct{})
 		conns := make(chan *conn)
 		s := NewSender(Options{Hello: &observev1.Hello{NodeId: "n", Workload: "w"}, Log: slog.New(slog.DiscardHandler),
 			Collect: func() *observe.Totals {
@@ -187,6 +189,14 @@ func TestSender(t *testing.T) {
 				return totals(w)
 			},
 			Limits: func(q *observev1.LimitsRequest) *observev1.Limits { return &observev1.Limits{Request: q.GetRequest()} },
+			Certificate: func() (*observev1.Certificate, <-chan struct{}) {
+				mu.Lock()
+				defer mu.Unlock()
+				if until == 0 {
+					return nil, renewed
+				}
+				return &observev1.Certificate{UntilUnixNano: until}, renewed
+			},
 			Aside: func() []*observev1.Ejection {
 				mu.Lock()
 				defer mu.Unlock()
@@ -214,9 +224,20 @@ func TestSender(t *testing.T) {
 			conns <- c
 			return c, (<-c.sent).GetHello()
 		}
+		renew := func() {
+			mu.Lock()
+			defer mu.Unlock()
+			until++
+			close(renewed)
+			renewed = make(chan struct{})
+		}
 		conns <- &conn{unwilling: true}
 
 		a, hello := connect()
+		renew() // the first one
+		if c := (<-a.sent).GetCertificate(); c.GetUntilUnixNano() != 1 {
+			t.Errorf("the first certificate: %v", c)
+		}
 		request()
 		first := (<-a.sent).GetReport()
 		request()
@@ -226,6 +247,9 @@ func TestSender(t *testing.T) {
 		close(a.heard)
 
 		b, again := connect()
+		if c := (<-b.sent).GetCertificate(); c.GetUntilUnixNano() != 1 {
+			t.Errorf("on another stream: %v", c)
+		}
 		if hello.GetEpoch() == 0 || hello.GetEpoch() != again.GetEpoch() || hello.GetNodeId() != "n" {
 			t.Errorf("said hello as %v, then as %v", hello, again)
 		}
@@ -244,9 +268,14 @@ func TestSender(t *testing.T) {
 		if l := (<-b.sent).GetLimits(); l.GetRequest() != 8 {
 			t.Errorf("limits: %v", l)
 		}
+		renew()
+		if c := (<-b.sent).GetCertificate(); c.GetUntilUnixNano() != 2 {
+			t.Errorf("renewed: %v", c)
+		}
 		// Nobody acknowledges the second: the stream is given up.
 		start := time.Now()
 		c, _ := connect()
+		<-c.sent // its certificate
 		if d := time.Since(start); d < patience/2 || d > 2*patience {
 			t.Errorf("gave up after %v", d)
 		}

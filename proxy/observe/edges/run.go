@@ -50,6 +50,8 @@ type Options struct {
 	Level func(*observev1.LogLevelRequest) *observev1.LogLevel
 	// Aside are changes of who is set aside since it was called last.
 	Aside func() []*observev1.Ejection
+	// Certificate is the one held, nil if none is, and what is closed when there is another; nil: there will be none.
+	Certificate func() (*observev1.Certificate, <-chan struct{})
 	// Tap begins and ends taps, nil ends all; Tapped has what they catch.
 	Tap    func(*observev1.TapRequest)
 	Tapped <-chan func() *observev1.Tapped
@@ -114,6 +116,17 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 	if err := stream.Send(s.hello); err != nil {
 		return err
 	}
+	var renewed <-chan struct{}
+	certificate := func() error {
+		var c *observev1.Certificate
+		if c, renewed = s.o.Certificate(); c == nil {
+			return nil
+		}
+		return stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Certificate{Certificate: c}})
+	}
+	if err := certificate(); err != nil {
+		return err
+	}
 	heard := make(chan *observev1.ControlMessage)
 	ended := make(chan error, 1)
 	go func() { // ends with the stream, which ends with this function
@@ -173,6 +186,10 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 			}
 		case t := <-s.o.Tapped:
 			if err := stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Tapped{Tapped: t()}}); err != nil {
+				return err
+			}
+		case <-renewed:
+			if err := certificate(); err != nil {
 				return err
 			}
 		case <-stirred:

@@ -1,0 +1,160 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	replicasv1 "github.com/weirmesh/weir/api/replicas/v1"
+	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/identity"
+)
+
+const (
+	// maxIssued bounds what is remembered: 20,000 proxies, and as many that ended within the
+	// life of their certificates; some 200 bytes each.
+	maxIssued = 40_000
+	// maxWorkloadName is what is kept of a name that an asker gives itself.
+	maxWorkloadName = 253
+)
+
+// issued is what this control plane signed and what is still good, by who asked.
+type issued struct {
+	mu sync.Mutex
+	m  map[holder]certificate
+}
+
+type holder struct {
+	id       identity.ID
+	workload string // the pod, if it said so
+	host     string // it asked from, if it did not
+}
+
+type certificate struct{ from, until time.Time }
+
+func (i *issued) note(id identity.ID, workload, host string, leaf *x509.Certificate) {
+	k := holder{id: id, workload: workload[:min(len(workload), maxWorkloadName)]}
+	if workload == "" {
+		k.host = host
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.m == nil {
+		i.m = map[holder]certificate{}
+	}
+	if _, known := i.m[k]; !known && len(i.m) >= maxIssued {
+		i.makeRoom(time.Now())
+	}
+	i.m[k] = certificate{leaf.NotBefore, leaf.NotAfter}
+}
+
+// count is how many are good still.
+func (i *issued) count(now time.Time) (n int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, c := range i.m {
+		if now.Before(c.until) {
+			n++
+		}
+	}
+	return n
+}
+
+// makeRoom forgets what has ended; if there is none, the older half of what the identity has that has most: who asks under names that he
+// makes up has nobody forgotten but himself. i.mu is held.
+func (i *issued) makeRoom(now time.Time) {
+	maps.DeleteFunc(i.m, func(_ holder, c certificate) bool { return now.After(c.until) })
+	if len(i.m) < maxIssued {
+		return
+	}
+	of := map[identity.ID][]holder{}
+	var most identity.ID
+	for k := range i.m {
+		if of[k.id] = append(of[k.id], k); len(of[k.id]) > len(of[most]) {
+			most = k.id
+		}
+	}
+	all := of[most]
+	slices.SortFunc(all, func(a, b holder) int { return i.m[a].from.Compare(i.m[b].from) })
+	for _, k := range all[:(len(all)+1)/2] {
+		delete(i.m, k)
+	}
+}
+
+// holders is what one control plane knows of who holds which certificate.
+type holders struct {
+	Name      string                   `json:"name"`      // its own
+	Authority apiv1.Identity           `json:"authority"` // what signs; without workloads
+	All       []apiv1.IdentityWorkload `json:"all"`
+}
+
+// ownHolders are those known here: what proxies say that are connected here, and what was issued here. overdue leaves out all but those
+// that say themselves that they should have renewed.
+func (p *Plane) ownHolders(now time.Time, overdue bool) holders {
+	out := holders{Name: p.o.Name, Authority: p.authorityView(now)}
+	for _, r := range p.edges.asking.list() {
+		c := r.held.Load()
+		_, name, ok := nodeName(r.node)
+		if c == nil || !ok || overdue && !late(now, c.from, c.until, overdueLeft) {
+			continue
+		}
+		out.All = append(out.All, apiv1.IdentityWorkload{Identity: r.self.Identity, Workload: name[len(r.self.Namespace)+1:], From: c.from, Until: c.until, Connected: true, Reported: true})
+	}
+	if overdue {
+		return out
+	}
+	connected := map[string]bool{}
+	for _, c := range p.xds.Clients() {
+		if _, name, ok := nodeName(c.Node); ok {
+			connected[name] = true
+		}
+	}
+	p.issued.mu.Lock()
+	defer p.issued.mu.Unlock()
+	for k, c := range p.issued.m {
+		if now.After(c.until.Add(time.Hour)) {
+			delete(p.issued.m, k)
+			continue
+		}
+		out.All = append(out.All, apiv1.IdentityWorkload{Identity: k.id.String(), Workload: cmp.Or(k.workload, k.host), From: c.from, Until: c.until,
+			Connected: k.workload != "" && connected[k.id.Namespace+"/"+k.workload]})
+	}
+	return out
+}
+
+// otherHolders are those known to the other control planes; silent are those that did not say.
+func (p *Plane) otherHolders(ctx context.Context, overdue bool) (out []holders, silent []string) {
+	silent = page(ctx, p.replicas, &replicasv1.Question{Question: &replicasv1.Question_Holders{Holders: &replicasv1.Holders{Overdue: overdue}}}, func(h holders) {
+		out = append(out, h)
+	})
+	slices.SortFunc(out, func(a, b holders) int { return cmp.Compare(a.Name, b.Name) })
+	return out, silent
+}
+
+// merged is each workload once: as its proxy says, which knows; otherwise with the newest that was issued.
+func merged(all []holders) (out []apiv1.IdentityWorkload) {
+	type key struct{ identity, workload string }
+	at := map[key]int{}
+	for _, h := range all {
+		for _, w := range h.All {
+			k := key{w.Identity, w.Workload}
+			i, known := at[k]
+			if !known {
+				at[k] = len(out)
+				out = append(out, w)
+				continue
+			}
+			o := &out[i]
+			connected := o.Connected || w.Connected
+			if w.Reported && !o.Reported || w.Reported == o.Reported && w.From.After(o.From) {
+				*o = w
+			}
+			o.Connected = connected
+		}
+	}
+	return out
+}
