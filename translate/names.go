@@ -47,9 +47,14 @@ func hostPort(host string, port uint16) string {
 // listenerName is "<address>_<port>", as Istio spells it.
 func listenerName(addr string, port uint16) string { return addr + "_" + itoa(port) }
 
-// configPath is how Istio's metadata names the object a resource came from.
+// configPath is how Istio's metadata names the object a resource came from; those of which Istio's says nothing are named alike.
 func configPath(kind string, r *mesh.Ref) string {
-	return "/apis/networking.istio.io/v1/namespaces/" + r.Namespace + "/" + kind + "/" + r.Name
+	group := "networking.istio.io/v1"
+	switch r.Kind {
+	case "AuthorizationPolicy", "RequestAuthentication", "PeerAuthentication":
+		group = "security.istio.io/v1"
+	}
+	return "/apis/" + group + "/namespaces/" + r.Namespace + "/" + kind + "/" + r.Name
 }
 
 func isWildcard(host string) bool { return strings.HasPrefix(host, "*") }

@@ -187,6 +187,31 @@ func ended(s string) string {
 
 func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
+// What proxies say to each other is read as it was written; that a proxy of another version said something is known, too.
+func TestHeard(t *testing.T) {
+	for said, want := range map[string]string{
+		"denied":                           "denied",
+		"denied; id=r1":                    "denied",
+		"upstream_connect_refused; id=a;b": "upstream_connect_refused",
+		"code_of_next_year; id=r1":         "other",
+		"":                                 "other",
+		"Denied":                           "other",
+	} {
+		if got := Heard([]byte(said)).String(); got != want {
+			t.Errorf("%q: %q, want %q", said, got, want)
+		}
+	}
+	for c := range All() {
+		if got := Heard([]byte(c.Name())).String(); got != c.Name() {
+			t.Errorf("%s: %q", c.Name(), got)
+		}
+	}
+	known := []byte("stream_idle_timeout_upstream; id=r1")
+	if n := testing.AllocsPerRun(100, func() { Heard(known) }); n != 0 || Said(0).String() != "" {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 func TestFlags(t *testing.T) {
 	for f, want := range map[Flags]string{
 		0:                             "-",

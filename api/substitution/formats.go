@@ -44,5 +44,6 @@ func DefaultJSON() map[string]string {
 		"weir_cause":   "%DYNAMIC_METADATA(weir.dev:cause)%",
 		"weir_route":   "%DYNAMIC_METADATA(weir.dev:route)%",
 		"weir_cluster": "%DYNAMIC_METADATA(weir.dev:cluster)%",
+		"weir_decided": "%DYNAMIC_METADATA(weir.dev:decided)%",
 	}
 }

@@ -30,6 +30,7 @@ const (
 	Cause
 	RouteObject
 	ClusterObject
+	DecidedObjects
 
 	Req
 	ReqWithoutQuery
@@ -189,9 +190,9 @@ var operators = map[string]known{
 }
 
 // marks are what DYNAMIC_METADATA has: of what AuthorizationPolicies with action AUDIT match Envoy's hint, and the name of
-// the policy and its rule; why it failed, and the objects that routes and clusters were made from. Envoy takes them, and has no value
-// for them.
-var marks = map[string]Op{"envoy.common:access_log_hint": AuditHint, AuditName: AuditPolicy, "weir.dev:cause": Cause, "weir.dev:route": RouteObject, "weir.dev:cluster": ClusterObject}
+// the policy and its rule; why it failed, the objects that routes and clusters were made from, and those that refused it. Envoy takes
+// them, and has no value for them.
+var marks = map[string]Op{"envoy.common:access_log_hint": AuditHint, AuditName: AuditPolicy, "weir.dev:cause": Cause, "weir.dev:route": RouteObject, "weir.dev:cluster": ClusterObject, "weir.dev:decided": DecidedObjects}
 
 // AuditName is the argument of DYNAMIC_METADATA for AuditPolicy.
 const AuditName = "weir.dev:audit"

@@ -220,7 +220,11 @@ func story(chain []Told, objects Objects) apiv1.Story {
 	c, more := truer(c, to, objects)
 	switch {
 	case !known && r.GetCause() != "":
-		s.Cause, s.Text = r.GetCause(), "this control plane does not know the cause: it is older than the proxy"
+		s.Cause, s.Text = r.GetCause(), newer
+	case !known && r.GetSaid() != "":
+		h := &s.Hops[s.Hop]
+		s.Cause, s.At, s.Unknown = r.GetSaid(), cmp.Or(h.Peer, h.Service), "which object decided: "+forgotten(h)
+		s.Text, s.Remedy, s.Docs = word(s.Cause)
 	case !known && fails(r):
 		s.Cause, s.Docs, s.Text = string(causes.Answered), causes.Answered.Docs(), "the application itself answered with status "+strconv.Itoa(int(r.GetStatus()))
 		if g := r.GetGrpcStatus(); g > 0 {
@@ -303,6 +307,25 @@ func notTold(h *apiv1.Hop) string {
 	return cmp.Or(h.Peer, last, h.Service) + " has recorded nothing: it has no proxy, or its proxy did not answer or has forgotten; its own log may say it"
 }
 
+// forgotten says who has told nothing, although it has a proxy of the mesh, which answered.
+func forgotten(h *apiv1.Hop) string {
+	return "the proxy of " + cmp.Or(h.Peer, h.Service) + ", which answered, has not: it did not answer us, or has forgotten"
+}
+
+// word is what a code means that callers learn.
+func word(code string) (text, remedy, docs string) {
+	if c, ok := causes.Named(code); ok {
+		return c.Sentence(), c.Remedy(), c.Docs()
+	}
+	if code == string(causes.Denied) {
+		return causes.Denied.Sentence(), causes.Denied.Remedy(), causes.Denied.Docs()
+	}
+	return newer, "", "" // or the proxy that passed it on was
+}
+
+// newer is what is said of a cause that nobody here knows.
+const newer = "this control plane does not know the cause: it is older than the proxy"
+
 // blame is the hop that knows the true cause: the first from begin on, where something did not go well, whose record does not blame
 // the next.
 func blame(chain []Told, begin int) int {
@@ -326,7 +349,7 @@ func blame(chain []Told, begin int) int {
 
 // fails reports whether something did not go well.
 func fails(r *observev1.Record) bool {
-	return r.GetCause() != "" && r.GetCause() != causes.DirectResponse.Name() || r.GetStatus() >= 500 || r.GetGrpcStatus() > 0
+	return r.GetCause() != "" && r.GetCause() != causes.DirectResponse.Name() || r.GetSaid() != "" || r.GetStatus() >= 500 || r.GetGrpcStatus() > 0
 }
 
 // blames reports whether what a record says can be the consequence of what the next one says.

@@ -165,6 +165,22 @@ func TestStories(t *testing.T) {
 		{"the other side ended it, and says nothing", []Told{called(0, 5, "upstream_terminated", 503)}, "503 upstream_terminated at default/page (unknown)"},
 		{"the server's application says so", []Told{called(0, 5, "", 500), served(1, 1, "", 500, "via_upstream")}, "500 application_answered at default/reviews-v1"},
 		{"the server's application says so, and nobody else knows", []Told{called(0, 5, "", 500)}, "500 application_answered at default/reviews-v1 (unknown)"},
+		{"the server's proxy denied it, and has forgotten", []Told{func() Told {
+			c := called(0, 5, "", 403)
+			c.Record.Said = "denied"
+			return c
+		}()}, "403 denied at default/reviews-v1 (unknown)"},
+		{"the server's proxy answered, and has forgotten", []Told{func() Told {
+			c := called(0, 5, "", 503)
+			c.Record.Said = "upstream_connect_refused"
+			return c
+		}()}, "503 upstream_connect_refused at default/reviews-v1 (unknown)"},
+		{"the server's proxy answered, and remembers", []Told{func() Told {
+			c := called(0, 5, "", 403)
+			c.Record.Said = "denied"
+			return c
+		}(), served(1, 1, "access_denied", 403, "rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[2]]", by("authorization-policy", "deny", "new"))},
+			"403 access_denied at default/reviews-v1; AuthorizationPolicy default/deny rules[2] deny.yaml:9"},
 		{"a server's proxy that resets", []Told{called(0, 5, "upstream_connection_reset", 503), served(1, 1, "memory_exhausted", 503, "")}, "503 memory_exhausted at default/reviews-v1"},
 		{"a connection that the server's proxy refused", []Told{called(0, 5, "upstream_connection_reset", 503), func() Told {
 			r := served(1, 0, "filter_chain_not_found", 0, "")

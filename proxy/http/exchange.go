@@ -123,6 +123,7 @@ type Exchange struct {
 	OriginalPath []byte
 
 	Cause   causes.Cause
+	Said    causes.Said // by another proxy of the mesh, whose answer is passed on
 	Flags   causes.Flags
 	Details string  // RESPONSE_CODE_DETAILS
 	Audit   *string // the policy that wants it logged; nil: none
@@ -244,7 +245,7 @@ func (x *Exchange) reset() {
 	x.Remote, x.UpstreamLocal = netip.AddrPort{}, netip.AddrPort{}
 	x.Host, x.Route, x.Target, x.Cluster, x.Endpoint = nil, nil, nil, nil, nil
 	x.OriginalPath = nil
-	x.Cause, x.Flags, x.Details, x.Audit, x.Failure, x.Decided, x.Attempts = causes.NoCause, 0, "", nil, "", nil, 0
+	x.Cause, x.Flags, x.Details, x.Audit, x.Failure, x.Said, x.Decided, x.Attempts = causes.NoCause, 0, "", nil, "", 0, nil, 0
 	x.Received, x.Sent = 0, 0
 	x.Began, x.RequestEnded, x.UpstreamBegan, x.ResponseBegan, x.Ended = 0, 0, 0, 0, 0
 	x.UpstreamHTTP = message.HTTP11

@@ -31,7 +31,7 @@ func (x *Exchange) Describe(rec *observe.Record) {
 		Received: int64(x.Received), Sent: int64(x.Sent),
 		UpstreamLocal: x.UpstreamLocal, UpstreamTLS: x.UpstreamTLS,
 		DownstreamLocal: x.Conn.Asked(), DownstreamRemote: x.Remote, DownstreamDirect: x.Conn.Remote, DownstreamTLS: x.Conn.TLS,
-		Hostname: x.w.o.Hostname, Cause: x.Cause,
+		Hostname: x.w.o.Hostname, Cause: x.Cause, Deciders: x.deciders(),
 	}
 	if x.Cause == causes.NoCause {
 		rec.ResponseBegan = x.since(x.ResponseBegan)

@@ -68,7 +68,7 @@ func short(s string) string {
 // keep records an exchange that has ended.
 func (r *Report) keep(x *Exchange, l *observe.Labels, took time.Duration) {
 	var c *records.Record
-	if failed(x, l) {
+	if x.Said != 0 || failed(x, l) {
 		c = r.Records.Failed()
 	} else if c = r.Records.Well(took); c == nil {
 		return
@@ -92,7 +92,7 @@ func (x *Exchange) Record(c *records.Record, l *observe.Labels, took time.Durati
 	if x.ResponseBegan != 0 {
 		c.ResponseBegan = time.Duration(x.ResponseBegan - x.Began)
 	}
-	c.Labels, c.Cause, c.Details = *l, x.Cause, short(x.Details)
+	c.Labels, c.Cause, c.Details, c.Said = *l, x.Cause, short(x.Details), x.Said
 	c.Set(records.Method, q.RawMethod)
 	c.Set(records.Authority, q.Authority)
 	path, _, _ := bytes.Cut(q.Path, []byte{'?'})
@@ -112,14 +112,7 @@ func (x *Exchange) Record(c *records.Record, l *observe.Labels, took time.Durati
 	} else {
 		c.Cluster = x.TargetName()
 	}
-	switch {
-	case x.Decided != nil:
-		c.Deciders = x.Decided
-	case x.Cause == causes.RouteNotFound && x.Host != nil:
-		c.Deciders = x.Host.Sources
-	default:
-		c.Deciders = x.Config.Deciders.Denied(x.Details)
-	}
+	c.Deciders = x.deciders()
 	c.Client, c.Asked = records.AddrOf(x.Conn.Remote), records.AddrOf(x.Conn.Asked())
 	if c.Attempts = uint32(x.Attempts); x.Attempts > 0 && failed(x, l) {
 		c.Stopped = x.stopped
@@ -137,6 +130,17 @@ func (x *Exchange) Record(c *records.Record, l *observe.Labels, took time.Durati
 		}
 		x.attempted(c.Try(), cause)
 	}
+}
+
+// deciders are the objects that decided, besides those of the route and the cluster.
+func (x *Exchange) deciders() []observe.Origin {
+	switch {
+	case x.Decided != nil:
+		return x.Decided
+	case x.Cause == causes.RouteNotFound && x.Host != nil:
+		return x.Host.Sources
+	}
+	return x.Config.Deciders.Denied(x.Details)
 }
 
 // failed reports whether an exchange came to something that somebody may ask about.

@@ -63,6 +63,19 @@ func TestRecords(t *testing.T) {
 		t.Errorf("500: %+v", c)
 	}
 
+	// An answer below 500 is no failure, whoever sends it here: who says that it is a proxy's has proved no identity.
+	for range 70 {
+		p.client.Send(ask("reviews", ""))
+		p.net.Step()
+		p.upstream.Take(p.buf)
+		p.upstream.Send([]byte("HTTP/1.1 403 No\r\nx-weir-why: denied; id=r1\r\ncontent-length: 0\r\n\r\n"))
+		p.net.Step()
+		p.client.Take(p.buf)
+	}
+	if all := p.records.LastFailed(9); len(all) != 2 || len(p.records.Find(id, 200)) > 4 {
+		t.Errorf("%d failures, %d records", len(all), len(p.records.Find(id, 200)))
+	}
+
 	// Nobody is there any more: three attempts.
 	p.upstream.Close()
 	p.listener.Close()
@@ -80,8 +93,8 @@ func TestRecords(t *testing.T) {
 			t.Errorf("attempt %d: %+v", i, a)
 		}
 	}
-	if found := p.records.Find(id, 9); len(found) != 3 {
-		t.Errorf("%d records of the id", len(found))
+	if found := p.records.LastFailed(9); len(found) != 3 {
+		t.Errorf("%d failures", len(found))
 	}
 }
 

@@ -25,6 +25,9 @@ const (
 func (x *Exchange) tell() {
 	h := &x.Response.Headers
 	if x.Cause == causes.NoCause {
+		if h.Has(message.XWeirWhy) && x.Config.Tells != Peers && x.UpstreamTLS.OfMesh() { // what an application says is no proxy's word
+			x.Said = causes.Heard(h.Get(message.XWeirWhy))
+		}
 		if !x.believes() {
 			silence(h)
 		}

@@ -54,23 +54,24 @@ func TestWhoIsTold(t *testing.T) {
 		cause            causes.Cause
 		id               string
 		want             string // x-weir-why, of an answer that comes with one
+		heard            string // what is noted of it
 	}{
-		{"its own workload", Workload, nil, nil, causes.ClusterNotFound, "r1", "cluster_not_found; id=r1"},
-		{"a request without an id", Workload, nil, nil, causes.ClusterNotFound, "", "cluster_not_found"},
-		{"an id that is too long", Workload, nil, nil, causes.ClusterNotFound, strings.Repeat("x", 100), "cluster_not_found; id=" + strings.Repeat("x", 63)},
-		{"a peer", Peers, someone(), nil, causes.UpstreamConnectRefused, "r1", "upstream_connect_refused; id=r1"},
-		{"a peer that a policy denies something", Peers, someone(), nil, causes.AccessDenied, "r1", "denied; id=r1"},
-		{"a peer whose token is bad", Peers, someone(), nil, causes.TokenExpired, "r1", "denied; id=r1"},
-		{"a peer that a service denies something", Peers, someone(), nil, causes.ExtAuthzDenied, "r1", "denied; id=r1"},
-		{"plaintext", Peers, nil, nil, causes.UpstreamConnectRefused, "r1", ""},
-		{"TLS without an identity", Peers, &tls.Peer{Presented: true, URI: "spiffe://elsewhere/x"}, nil, causes.UpstreamConnectRefused, "r1", ""},
-		{"a gateway's client", Nobody, someone(), nil, causes.RouteNotFound, "r1", ""},
-		{"a redirect is no failure", Workload, nil, nil, causes.DirectResponse, "r1", ""},
-		{"a peer's answer", Workload, nil, someone(), causes.NoCause, "r1", said},
-		{"a stranger's answer", Workload, nil, nil, causes.NoCause, "r1", ""},
-		{"an external server's answer", Workload, nil, &tls.Peer{Presented: true}, causes.NoCause, "r1", ""},
-		{"the application's answer", Peers, someone(), someone(), causes.NoCause, "r1", ""},
-		{"an answer through a gateway", Nobody, nil, someone(), causes.NoCause, "r1", ""},
+		{"its own workload", Workload, nil, nil, causes.ClusterNotFound, "r1", "cluster_not_found; id=r1", ""},
+		{"a request without an id", Workload, nil, nil, causes.ClusterNotFound, "", "cluster_not_found", ""},
+		{"an id that is too long", Workload, nil, nil, causes.ClusterNotFound, strings.Repeat("x", 100), "cluster_not_found; id=" + strings.Repeat("x", 63), ""},
+		{"a peer", Peers, someone(), nil, causes.UpstreamConnectRefused, "r1", "upstream_connect_refused; id=r1", ""},
+		{"a peer that a policy denies something", Peers, someone(), nil, causes.AccessDenied, "r1", "denied; id=r1", ""},
+		{"a peer whose token is bad", Peers, someone(), nil, causes.TokenExpired, "r1", "denied; id=r1", ""},
+		{"a peer that a service denies something", Peers, someone(), nil, causes.ExtAuthzDenied, "r1", "denied; id=r1", ""},
+		{"plaintext", Peers, nil, nil, causes.UpstreamConnectRefused, "r1", "", ""},
+		{"TLS without an identity", Peers, &tls.Peer{Presented: true, URI: "spiffe://elsewhere/x"}, nil, causes.UpstreamConnectRefused, "r1", "", ""},
+		{"a gateway's client", Nobody, someone(), nil, causes.RouteNotFound, "r1", "", ""},
+		{"a redirect is no failure", Workload, nil, nil, causes.DirectResponse, "r1", "", ""},
+		{"a peer's answer", Workload, nil, someone(), causes.NoCause, "r1", said, "upstream_timeout"},
+		{"a stranger's answer", Workload, nil, nil, causes.NoCause, "r1", "", ""},
+		{"an external server's answer", Workload, nil, &tls.Peer{Presented: true}, causes.NoCause, "r1", "", ""},
+		{"the application's answer", Peers, someone(), someone(), causes.NoCause, "r1", "", ""},
+		{"an answer through a gateway", Nobody, nil, someone(), causes.NoCause, "r1", "", "upstream_timeout"},
 	} {
 		x := &Exchange{Config: &Config{Tells: c.tells}, Conn: &conn.Info{TLS: c.client}, UpstreamTLS: c.upstream, Cause: c.cause}
 		if c.id != "" {
@@ -82,6 +83,9 @@ func TestWhoIsTold(t *testing.T) {
 		x.tell()
 		if got := string(x.Response.Headers.Get(message.XWeirWhy)); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+		if x.Said.String() != c.heard {
+			t.Errorf("%s: it is noted that %q was said, want %q", c.name, x.Said, c.heard)
 		}
 		if got := x.Response.Headers.Get(message.GRPCStatusDetailsBin); c.want == said != bytes.Equal(got, forged) || c.want != said && got != nil {
 			t.Errorf("%s: the details are %s", c.name, got)

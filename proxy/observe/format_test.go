@@ -237,7 +237,7 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// The JSON of who asks for no format holds all keys of Istio's, with numbers where there are numbers, and three of our own.
+// The JSON of who asks for no format holds all keys of Istio's, with numbers where there are numbers, and four of our own.
 func TestDefaultJSON(t *testing.T) {
 	values := map[string]any{}
 	for k, v := range substitution.DefaultJSON() {
@@ -254,8 +254,43 @@ func TestDefaultJSON(t *testing.T) {
 	var got map[string]any
 	r := record()
 	r.Cause = causes.UpstreamConnectRefused
-	if err := json.Unmarshal(f.AppendLine(nil, r), &got); err != nil || len(got) != 24+3 || got["weir_cause"] != "upstream_connect_refused" || got["response_code"] != 200.0 || got["upstream_service_time"] != "11" || got["x_forwarded_for"] != nil || got["duration"] != 12.0 {
+	if err := json.Unmarshal(f.AppendLine(nil, r), &got); err != nil || len(got) != 24+4 || got["weir_decided"] != nil || got["weir_cause"] != "upstream_connect_refused" || got["response_code"] != 200.0 || got["upstream_service_time"] != "11" || got["x_forwarded_for"] != nil || got["duration"] != 12.0 {
 		t.Errorf("%v: %v", err, got)
+	}
+}
+
+// The objects that refused a request are told as those of its route are, a policy with its rule.
+func TestDecided(t *testing.T) {
+	f := parse(t, "%DYNAMIC_METADATA(weir.dev:decided)%")
+	policy := func(name string) Origin {
+		return OriginOf(Object{Config: "/apis/security.istio.io/v1/namespaces/default/authorization-policy/" + name, Hash: "h", File: name + ".yaml", Line: 7})
+	}
+	const path = "/apis/security.istio.io/v1/namespaces/default/authorization-policy/"
+	for _, c := range []struct {
+		details string
+		by      []Origin
+		want    string
+	}{
+		{"via_upstream", nil, "-"},
+		{"rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[2]]", []Origin{policy("deny")}, path + "deny@deny.yaml:7#rules[2]"},
+		{"rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[2]]", nil, "-"},
+		{"rbac_access_denied_matched_policy[none]", []Origin{policy("a"), policy("b")}, path + "a@a.yaml:7," + path + "b@b.yaml:7"},
+		{"route_not_found", []Origin{OriginOf(Object{Config: "/apis/x"})}, "/apis/x"},
+	} {
+		r := record()
+		r.Details, r.Deciders = c.details, c.by
+		if got := string(f.AppendLine(nil, r)); got != c.want {
+			t.Errorf("%s: %q, want %q", c.details, got, c.want)
+		}
+		c := connection()
+		c.Termination, c.Deciders = r.Details, r.Deciders
+		if got, want := string(f.AppendLine(nil, c)), string(f.AppendLine(nil, r)); got != want {
+			t.Errorf("of a connection %q, want %q", got, want)
+		}
+		var line []byte
+		if n := testing.AllocsPerRun(100, func() { line = f.AppendLine(line[:0], r) }); n != 0 {
+			t.Errorf("%v allocations", n)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package observe
 
 import (
 	"bytes"
+	"cmp"
 	stdtls "crypto/tls"
 	"encoding/hex"
 	"net/netip"
@@ -53,6 +54,7 @@ type Record struct {
 
 	Cause                      causes.Cause
 	RouteOrigin, ClusterOrigin Origin
+	Deciders                   []Origin // besides; what their names and Details say of it: see Deciders
 
 	ServerName, RouteName, Hostname string
 }
@@ -100,6 +102,8 @@ func (r *Record) append(b []byte, p *part) ([]byte, bool) {
 		return r.RouteOrigin.append(b)
 	case substitution.ClusterObject:
 		return r.ClusterOrigin.append(b)
+	case substitution.DecidedObjects:
+		return appendDecided(b, r.Deciders, cmp.Or(r.Details, r.Termination))
 	case substitution.RouteName:
 		return text(b, r.RouteName)
 	case substitution.Hostname:

@@ -73,6 +73,18 @@ spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: ht
 			}
 			return errors.New(strings.Join(client.LoggedWith("/nowhere"), "\n"))
 		})
+		m.Eventually("the server's log names the policy and its rule", func() error {
+			for _, line := range pods[0].LoggedWith(`"weir_cause":"access_denied"`) {
+				var got map[string]any
+				if err := json.Unmarshal([]byte(line), &got); err != nil {
+					return err
+				}
+				if d := fmt.Sprint(got["weir_decided"]); strings.HasPrefix(d, "/apis/security.istio.io/v1/namespaces/default/authorization-policy/") && strings.Contains(d, "told.yaml:") && strings.HasSuffix(d, "#rules[0]") {
+					return nil
+				}
+			}
+			return errors.New(strings.Join(pods[0].LoggedWith("/secret"), "\n"))
+		})
 		for _, c := range []struct {
 			w      *mesh.Workload
 			labels []string

@@ -26,7 +26,7 @@ func TestFaultsAreDocumented(t *testing.T) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Faults, and what `weir why` says\n\nEach of these %d faults is injected into a mesh by `test/faults`, with real proxies on both sides, and asked about with `weir why`. The cause is what it\n"+
 		"names first, then whose proxy knows it, and the object whose field decided, with file and line. Beside it stands what each of the two proxies alone recorded:\n"+
-		"- is an answer that was passed on, nothing that there is no such proxy, or that the request never came there. (`go test ./test/faults -update` writes this page.)\n\n"+
+		"- is an answer that was passed on ((-): one below 500 of which its proxy knows no more, kept in a sample only), nothing that there is no such proxy, or that the request never came there. (`go test ./test/faults -update` writes this page.)\n\n"+
 		"| fault | injected by | cause | known by | object | the client's proxy | the server's proxy |\n|---|---|---|---|---|---|---|\n", len(rows))
 	for i := range rows {
 		f := &rows[i]

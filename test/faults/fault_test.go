@@ -35,8 +35,8 @@ type fault struct {
 	// version is which version of the object decided: the one in force unless it says changed (another one is in force by now), behind
 	// (another one was in force then) or quarantined (the one in force is not what is written).
 	version string
-	// What each proxy alone recorded: a cause, "-" for an answer that was passed on, passed for one that is no failure and kept in a
-	// sample only, "" for nothing.
+	// What each proxy alone recorded: a cause, "-" for an answer that was passed on, passed for one below 500 of which its
+	// proxy knows no more, kept in a sample only, "" for nothing.
 	client, server string
 	// detail is part of what the story adds to the cause.
 	detail string
@@ -48,7 +48,7 @@ type fault struct {
 
 func (f *fault) slug() string { return strings.ToLower(strings.ReplaceAll(f.name, " ", "-")) }
 
-// passed is an answer below 500.
+// passed is an answer below 500 that no proxy is known to have made.
 const passed = "(-)"
 
 func (f *fault) file() string { return f.slug() + ".yaml" }

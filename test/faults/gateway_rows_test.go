@@ -66,6 +66,6 @@ func gatewayRows(t testing.TB) []fault {
 			cause: "upstream_connect_refused", at: "default/server", client: "-", server: "upstream_connect_refused"},
 		{name: "denied behind the gateway", how: "an AuthorizationPolicy of a workload behind the gateway", app: answers(ok), ask: toGateway("/"),
 			config: documents(rule("ROUTE"), object("security.istio.io/v1", "AuthorizationPolicy", "NAME", "{"+serverOnly+", action: DENY, rules: [{to: [{operation: {ports: ['PORT']}}]}]}")),
-			cause:  "access_denied", at: "default/server", object: "AuthorizationPolicy rules[0]", client: passed, server: "access_denied"},
+			cause:  "access_denied", at: "default/server", object: "AuthorizationPolicy rules[0]", client: "-", server: "access_denied"},
 	}
 }

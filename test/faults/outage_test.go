@@ -24,7 +24,7 @@ func outageRows() []fault {
 		{name: "older version of an object", how: "the client's proxy is cut off from the control plane when the fault of a VirtualService becomes another", apart: behind,
 			cause: "fault_abort", at: "default/client", object: "VirtualService http[].fault.abort", version: "behind", client: "fault_abort"},
 		{name: "older version of a policy", how: "the server's proxy is cut off from the control plane when the rules of an AuthorizationPolicy become others", apart: policyBehind,
-			cause: "access_denied", at: "default/server", object: "AuthorizationPolicy rules[0]", version: "behind", client: passed, server: "access_denied"},
+			cause: "access_denied", at: "default/server", object: "AuthorizationPolicy rules[0]", version: "behind", client: "-", server: "access_denied"},
 		{name: "stale configuration", how: "the client's proxy is cut off from the control plane when the endpoints are replaced", apart: stale,
 			cause: "endpoint_gone", at: "default/client", client: "upstream_connect_refused", detail: "had left the service"},
 		{name: "endpoint replaced since", how: "nobody listens at the endpoint, and it is replaced before anybody asks", apart: replaced,

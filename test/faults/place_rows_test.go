@@ -108,7 +108,7 @@ func placeRows() []fault {
 				_, _ = c.Read(make([]byte, 1))
 				return id
 			},
-			cause: "access_denied", at: "default/closing", object: "AuthorizationPolicy rules[0]", client: passed, server: "access_denied"},
+			cause: "access_denied", at: "default/closing", object: "AuthorizationPolicy rules[0]", client: "-", server: "access_denied"},
 		{name: "plaintext refused from now on", how: "a PeerAuthentication STRICT comes while a request in plaintext is under way", on: "closing", app: closing.serve,
 			ask: func(w *world, f *fault) string {
 				c, from, err := w.dialAt(w.at(f))
@@ -125,7 +125,7 @@ func placeRows() []fault {
 			cause: "chain_removed", at: "default/closing", object: "PeerAuthentication closing mtls.mode", server: "chain_removed"},
 		{name: "broken policy", how: "a DENY with a field that does not exist denies everything", on: "broken", app: answers(ok),
 			config: object("security.istio.io/v1", "AuthorizationPolicy", "NAME", "{selector: {matchLabels: {app: broken}}, action: DENY, rules: [{to: [{operation: {path: [/x]}}]}]}"),
-			cause:  "access_denied", at: "default/broken", object: "AuthorizationPolicy rules[0]", client: passed, server: "access_denied"},
+			cause:  "access_denied", at: "default/broken", object: "AuthorizationPolicy rules[0]", client: "-", server: "access_denied"},
 		{name: "not in the registry", how: "outboundTrafficPolicy REGISTRY_ONLY, and an address that no service has",
 			ask: func(w *world, f *fault) string {
 				id := "fault-" + f.slug()

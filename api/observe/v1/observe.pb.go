@@ -1258,7 +1258,10 @@ type Record struct {
 	ResponseBeganNano uint64 `protobuf:"varint,20,opt,name=response_began_nano,json=responseBeganNano,proto3" json:"response_began_nano,omitempty"`
 	EndedNano         uint64 `protobuf:"varint,21,opt,name=ended_nano,json=endedNano,proto3" json:"ended_nano,omitempty"`
 	// What ended the attempts at a request that failed: policy, condition, attempts, budget, body, answer, deadline, upstream, caller.
-	Stopped       string `protobuf:"bytes,22,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	Stopped string `protobuf:"bytes,22,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	// Of an answer that was passed on: the code that the proxy of the mesh gave that made it (x-weir-why), a
+	// name of package causes, denied, or other. Empty: no proxy is known to have made it.
+	Said          string `protobuf:"bytes,23,opt,name=said,proto3" json:"said,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1443,6 +1446,13 @@ func (x *Record) GetEndedNano() uint64 {
 func (x *Record) GetStopped() string {
 	if x != nil {
 		return x.Stopped
+	}
+	return ""
+}
+
+func (x *Record) GetSaid() string {
+	if x != nil {
+		return x.Said
 	}
 	return ""
 }
@@ -2568,7 +2578,7 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\aRecords\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x125\n" +
 	"\arecords\x18\x02 \x03(\v2\x1b.weir.dev.observe.v1.RecordR\arecords\x12 \n" +
-	"\vunavailable\x18\x03 \x01(\tR\vunavailable\"\xbf\x05\n" +
+	"\vunavailable\x18\x03 \x01(\tR\vunavailable\"\xd3\x05\n" +
 	"\x06Record\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x06R\ftimeUnixNano\x12\x14\n" +
@@ -2594,7 +2604,8 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\x13response_began_nano\x18\x14 \x01(\x04R\x11responseBeganNano\x12\x1d\n" +
 	"\n" +
 	"ended_nano\x18\x15 \x01(\x04R\tendedNano\x12\x18\n" +
-	"\astopped\x18\x16 \x01(\tR\astopped\"\x9c\x01\n" +
+	"\astopped\x18\x16 \x01(\tR\astopped\x12\x12\n" +
+	"\x04said\x18\x17 \x01(\tR\x04said\"\x9c\x01\n" +
 	"\bDecision\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x16\n" +
 	"\x06object\x18\x02 \x01(\tR\x06object\x12\x12\n" +

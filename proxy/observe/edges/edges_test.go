@@ -308,7 +308,7 @@ func TestSender(t *testing.T) {
 // A record is told whole: who and what, what was decided and because of which object, and each attempt.
 func TestRecord(t *testing.T) {
 	r := &records.Record{Facts: records.Facts{Start: time.Unix(1, 5), Ended: 3 * time.Second, ResponseBegan: 2 * time.Second, RequestEnded: time.Second, Labels: *called(503, causes.UpstreamConnectionFailure), Cause: causes.UpstreamConnectRefused,
-		Details: "d", Listener: "outbound_0.0.0.0_9080", Host: "reviews", Route: "default", Cluster: "outbound|9080||reviews", RouteOrigin: observe.OriginOf(observe.Object{Config: "/apis/x", File: "a.yaml", Line: 7}),
+		Details: "d", Said: causes.Heard([]byte("denied; id=id")), Listener: "outbound_0.0.0.0_9080", Host: "reviews", Route: "default", Cluster: "outbound|9080||reviews", RouteOrigin: observe.OriginOf(observe.Object{Config: "/apis/x", File: "a.yaml", Line: 7}),
 		Client: records.AddrOf(netip.MustParseAddrPort("10.0.0.1:40000")), Asked: records.AddrOf(netip.MustParseAddrPort("10.96.0.1:9080")), Attempts: 1}}
 	r.Set(records.ID, []byte("id"))
 	r.Set(records.Method, []byte("GET"))
@@ -316,7 +316,7 @@ func TestRecord(t *testing.T) {
 	r.Set(records.Path, []byte("/reviews/0"))
 	*r.Try() = records.Attempt{Endpoint: records.AddrOf(netip.MustParseAddrPort("10.0.0.2:9080")), Cause: causes.UpstreamConnectRefused, Failure: "f", Began: time.Millisecond, Ended: 2 * time.Millisecond}
 	want := &observev1.Record{
-		Id: "id", TimeUnixNano: 1e9 + 5, Cause: "upstream_connect_refused", Flags: "UF", Status: 503, Protocol: "http", Method: "GET", Authority: "reviews:9080", Path: "/reviews/0", GrpcStatus: -1, Details: "d",
+		Id: "id", TimeUnixNano: 1e9 + 5, Cause: "upstream_connect_refused", Flags: "UF", Status: 503, Protocol: "http", Method: "GET", Authority: "reviews:9080", Path: "/reviews/0", GrpcStatus: -1, Details: "d", Said: "denied",
 		Edge: &observev1.Edge{Side: observev1.Side_SIDE_SOURCE, Peer: &observev1.Peer{Workload: "reviews-v2", Namespace: "default", Identity: reviewsID, Version: "v2"},
 			Service: &observev1.Service{Host: service.Host, Name: "reviews", Namespace: "default", Port: 9080}, Transport: observev1.Transport_TRANSPORT_MTLS, Protocol: "http"},
 		Decisions: []*observev1.Decision{{Stage: "listener", Part: "outbound_0.0.0.0_9080"}, {Stage: "host", Part: "reviews"}, {Stage: "route", Part: "default", Object: "/apis/x", File: "a.yaml", Line: 7},

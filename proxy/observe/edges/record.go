@@ -15,7 +15,7 @@ func Record(r *records.Record) *observev1.Record {
 		Id: r.Text(records.ID), TimeUnixNano: uint64(r.Start.UnixNano()), Cause: name(r.Cause), Flags: flags(l.Flags), Status: uint32(l.Status),
 		Edge:    edge(&k, &value{}, &value{}),
 		TraceId: r.Text(records.Trace), Protocol: l.Protocol, Method: r.Text(records.Method), Authority: r.Text(records.Authority), Path: r.Text(records.Path),
-		GrpcStatus: int32(l.GRPCStatus), Details: r.Details, Client: r.Client.String(), Asked: r.Asked.String(), Attempts: r.Attempts, Stopped: r.Stopped.String(),
+		GrpcStatus: int32(l.GRPCStatus), Details: r.Details, Client: r.Client.String(), Asked: r.Asked.String(), Attempts: r.Attempts, Stopped: r.Stopped.String(), Said: r.Said.String(),
 		RequestEndedNano: uint64(r.RequestEnded), ResponseBeganNano: uint64(r.ResponseBegan), EndedNano: uint64(r.Ended),
 	}
 	out.Edge.LatencyCounts = nil

@@ -53,6 +53,7 @@ type Facts struct {
 	Client, Asked Addr
 	Attempts      uint32
 	Cause         causes.Cause
+	Said          causes.Said // by another proxy of the mesh, whose answer was passed on
 	Stopped       Stopped
 	tried         uint8
 	used          uint16 // of texts
