@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -8,12 +9,15 @@ import (
 
 	"github.com/spf13/cobra"
 	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/cli/client"
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/analyze"
 	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/inject"
 	"github.com/weirmesh/weir/local/plan"
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/translate"
@@ -31,7 +35,7 @@ func (a *app) analyze() *cobra.Command {
 objects say about each other, and what becomes of them in proxies. The findings
 are those that a running mesh reports; with --local also those of "weir up" about
 Deployments it cannot run. Without files: what the mesh that runs, here or in a
-cluster, says about its objects.
+cluster, says about its objects; in a cluster also annotations of Deployments.
 
 Give everything that belongs together at once: a route to a service whose file
 is not given is a route to nowhere. Exit status 1 if there are errors, or what
@@ -146,10 +150,47 @@ func (a *app) analyzeMesh(cmd *cobra.Command, r *findingsReport, namespace strin
 		return err
 	}
 	fs := s.Findings
-	if cmd.Flags().Changed("namespace") {
+	if !cmd.Flags().Changed("namespace") {
+		namespace = ""
+	} else {
 		fs = slices.DeleteFunc(fs, func(f apiv1.Finding) bool { return f.Namespace != namespace })
 	}
-	return a.report(r, fs, count(s.Counts.Objects+s.Counts.Services, "object"))
+	looked := s.Counts.Objects + s.Counts.Services
+	if a.cluster != nil {
+		more, n, err := annotated(cmd.Context(), a.cluster.Client(), namespace)
+		if err != nil {
+			a.errs.printf("annotations of Deployments were not looked at, only those of running pods: %s\n", clean(err.Error()))
+		}
+		for _, f := range more {
+			if !slices.Contains(fs, f) { // else a pod of it says so
+				fs = append(fs, f)
+			}
+		}
+		looked += n
+	}
+	return a.report(r, fs, count(looked, "object"))
+}
+
+// annotated finds what is wrong with Istio's annotations of the Deployments of a namespace, or all. A control plane does not watch
+// them; of what it sees of their pods, what is written in the wrong place is not there, and what the injector refuses has no pods.
+func annotated(ctx context.Context, k kubernetes.Interface, namespace string) (out []apiv1.Finding, looked int, err error) {
+	for o := (metav1.ListOptions{Limit: 500}); ; {
+		l, err := k.AppsV1().Deployments(namespace).List(ctx, o)
+		if err != nil {
+			return out, looked, err
+		}
+		looked += len(l.Items)
+		for i := range l.Items {
+			d := &l.Items[i]
+			ref := mesh.Ref{Kind: "Deployment", Namespace: d.Namespace, Name: d.Name}
+			fs := inject.Examine(inject.Examined{Object: ref, Kind: "Deployment", Meta: &d.ObjectMeta})
+			fs = append(fs, inject.Examine(inject.Examined{Object: ref, Kind: "Pod", Path: "spec.template", Meta: &d.Spec.Template.ObjectMeta, Owner: &d.ObjectMeta})...)
+			out = append(out, apiFindings(config.Tidy(fs))...)
+		}
+		if o.Continue = l.Continue; o.Continue == "" {
+			return out, looked, nil
+		}
+	}
 }
 
 // analyzed is what a control plane would make of units.

@@ -38,9 +38,29 @@ func atLeast(severity string, fs []apiv1.Finding) []apiv1.Finding {
 	return slices.DeleteFunc(slices.Clone(fs), func(f apiv1.Finding) bool { return slices.Index(severities, f.Severity) > limit })
 }
 
+// alarm takes pods whose traffic goes past their proxies out of findings and prints them so that nobody overlooks them: nothing else
+// is as bad.
+func (p *printer) alarm(fs []apiv1.Finding) (others []apiv1.Finding) {
+	for _, f := range fs {
+		if f.Code != string(config.TrafficNotCaptured) {
+			others = append(others, f)
+			continue
+		}
+		p.printf("%s\n", p.paint(boldRed, clean(f.Code+"  "+sentence(f))))
+		if f.Hint != "" {
+			p.printf("  %s %s\n", p.paint(dim, "->"), clean(f.Hint))
+		}
+	}
+	return others
+}
+
 // findings prints them under the files they are about.
 func (p *printer) findings(fs []apiv1.Finding) {
-	fs = slices.Clone(fs)
+	others := p.alarm(fs)
+	if len(others) > 0 && len(others) < len(fs) {
+		p.printf("\n")
+	}
+	fs = slices.Clone(others)
 	slices.SortStableFunc(fs, func(a, b apiv1.Finding) int { return strings.Compare(a.File, b.File) })
 	for i, f := range fs {
 		if i == 0 || f.File != fs[i-1].File {

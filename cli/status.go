@@ -13,6 +13,7 @@ import (
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/cli/client"
+	"github.com/weirmesh/weir/config"
 )
 
 const (
@@ -183,6 +184,10 @@ func (p *printer) clear() {
 }
 
 func (p *printer) status(s *apiv1.Status, severity string) {
+	others := p.alarm(s.Findings)
+	if len(others) < len(s.Findings) {
+		p.printf("\n")
+	}
 	p.printf("mesh %s, configuration version %d, control plane %s up %s\n", clean(s.TrustDomain), s.Mesh, clean(s.Version), age(s.Started))
 	if len(s.Watching) > 0 {
 		p.printf("watching %s\n", clean(strings.Join(s.Watching, ", ")))
@@ -197,7 +202,7 @@ func (p *printer) status(s *apiv1.Status, severity string) {
 		p.print(t)
 		p.printf("\n")
 	}
-	if fs := atLeast(severity, s.Findings); len(fs) > 0 {
+	if fs := atLeast(severity, others); len(fs) > 0 {
 		p.findings(fs)
 		p.printf("\n")
 	}
@@ -312,6 +317,15 @@ func refusals(all []apiv1.Proxy) (out []refusal) {
 func problems(s *apiv1.Status) []string {
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	uncaptured := 0
+	for _, f := range s.Findings {
+		if f.Code == string(config.TrafficNotCaptured) {
+			uncaptured++
+		}
+	}
+	if uncaptured > 0 {
+		say("traffic goes past the proxies of %s: `weir explain %s`", count(uncaptured, "pod"), config.TrafficNotCaptured)
+	}
 	connected := map[string]bool{}
 	for _, p := range s.Proxies {
 		connected[p.Name] = true

@@ -26,13 +26,15 @@ type color string
 
 // The colours of a terminal's own palette: they suit light and dark ones.
 const (
-	plain  color = ""
-	bold   color = "1"
-	dim    color = "2"
-	red    color = "31"
-	green  color = "32"
-	yellow color = "33"
-	cyan   color = "36"
+	plain color = ""
+	bold  color = "1"
+	// boldRed is for one thing alone.
+	boldRed color = "1;31"
+	dim     color = "2"
+	red     color = "31"
+	green   color = "32"
+	yellow  color = "33"
+	cyan    color = "36"
 )
 
 type printer struct {

@@ -43,6 +43,7 @@ const (
 	AutoImageWarning        Code = "IST0146"
 	AutoImageError          Code = "IST0147"
 	ClaimsWithoutTokens     Code = "IST0149"
+	ProxyImageMismatch      Code = "IST0158"
 	InvalidCredential       Code = "IST0161"
 	GatewayPortNotOnService Code = "IST0162"
 	SubsetSelectsNothing    Code = "IST0173"
@@ -143,7 +144,7 @@ var codes = []CodeInfo{
 	{DeploymentManyServices, Warning, "DeploymentAssociatedToMultipleServices", "Services that select the same Deployment use one port with different protocols; only one of them can be right."},
 	{PortNameConvention, Info, "PortNameIsNotUnderNamingConvention", "The port neither has appProtocol nor a name that begins with a protocol, so its protocol is detected on every connection. Name it <protocol>[-suffix] or set appProtocol."},
 	{MultipleInjection, Warning, "NamespaceMultipleInjectionLabels", "The namespace has the labels istio-injection and istio.io/rev. The first one counts; who reads the other is misled."},
-	{InvalidAnnotation, Warning, "InvalidAnnotation", "The value of an annotation is not one it can have. It is used as if it were not there."},
+	{InvalidAnnotation, Warning, "InvalidAnnotation", "The value of an annotation is not one it can have. The injector refuses pods with it; where the annotation is to say whether a pod gets a proxy, the pod gets none."},
 	{UnknownRegistry, Warning, "UnknownMeshNetworksServiceRegistry", "MeshNetworks names a cluster that the control plane does not know. One cluster is served, the one of --cluster-id. In Istio that is an error; here networks are not enforced, and the rest of the object is in force."},
 	{NoMatchingWorkloads, Warning, "NoMatchingWorkloadsFound", "The selector of a policy matches no workload: the policy protects nothing."},
 	{NoServerVerification, Warning, "NoServerCertificateVerificationDestinationLevel", "TLS to the host is encrypted but the server's certificate is not verified, because no CA certificates are given."},
@@ -161,6 +162,7 @@ var codes = []CodeInfo{
 	{AutoImageWarning, Warning, "ImageAutoWithoutInjectionWarning", "A container has the image 'auto', which the injector would replace, and no injector is asked about these pods: they will not start."},
 	{AutoImageError, Error, "ImageAutoWithoutInjectionError", "A container of the pod has the image 'auto', which the injector replaces, and it did not: no injector was asked about this pod. It cannot start."},
 	{ClaimsWithoutTokens, Error, "JwtClaimBasedRoutingWithoutRequestAuthN", "A VirtualService routes by claims of tokens at a Gateway whose proxies verify no tokens, because no RequestAuthentication selects them: no request has claims, and the rule never matches."},
+	{ProxyImageMismatch, Warning, "PodsIstioProxyImageMismatchInNamespace", "Pods of the namespace run proxies of another image than the injector gives to new ones, as before a restart after an upgrade. Pods whose image is said by themselves (sidecar.istio.io/proxyImage) are not meant."},
 	{InvalidCredential, Error, "InvalidGatewayCredential", "The Secret a Gateway names does not hold a usable certificate and key."},
 	{GatewayPortNotOnService, Warning, "GatewayPortNotDefinedOnService", "The Gateway opens a port that the Service of the gateway proxies does not offer: it cannot be reached through the Service."},
 	{SubsetSelectsNothing, Error, "DestinationRuleSubsetNotSelectPods", "No endpoint of the host has the labels of the subset. Requests routed to it fail."},

@@ -59,6 +59,10 @@ func TestTidy(t *testing.T) {
 	if !slices.Equal(got, []Finding{b, a, c}) || a.Line != 3 {
 		t.Errorf("%v", got)
 	}
+	worst := New(TrafficNotCaptured, mesh.Ref{Kind: "Pod", Name: "z", File: "z.yaml"}, "", 9, "w", "")
+	if got := Tidy([]Finding{a, worst, b}); got[0] != worst {
+		t.Errorf("a pod whose traffic goes past its proxy is not first: %v", got)
+	}
 	if m := Merge([]Finding{b, c}, []Finding{a, c}); !slices.Equal(m, []Finding{b, a, c}) {
 		t.Errorf("merged: %v", m)
 	}

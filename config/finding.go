@@ -114,8 +114,27 @@ func qualified(namespace, name string) string {
 	return namespace + "/" + name
 }
 
-// Compare orders findings by place: file, line, object, field, code.
+// SuppressAnnotation is Istio's, by which an object turns findings off.
+const SuppressAnnotation = "galley.istio.io/analyze-suppress"
+
+// Suppresses reports whether the value of a SuppressAnnotation, codes or "*", turns a code off.
+func Suppresses(value string, code Code) bool {
+	for s := range strings.SplitSeq(value, ",") {
+		if s = strings.TrimSpace(s); s == "*" || s == string(code) {
+			return true
+		}
+	}
+	return false
+}
+
+// Compare orders findings by place: file, line, object, field, code. What a mesh must never have comes before everything.
 func Compare(a, b Finding) int {
+	if x, y := a.Code == TrafficNotCaptured, b.Code == TrafficNotCaptured; x != y {
+		if x {
+			return -1
+		}
+		return 1
+	}
 	return cmp.Or(
 		cmp.Compare(a.Object.File, b.Object.File), cmp.Compare(a.Line, b.Line),
 		cmp.Compare(a.Object.Kind, b.Object.Kind), cmp.Compare(a.Object.Namespace, b.Object.Namespace), cmp.Compare(a.Object.Name, b.Object.Name),

@@ -105,6 +105,12 @@ func AsksForPolicy(group string) bool {
 	return slices.Contains(policyGroups, group) || strings.HasSuffix(group, ".istio.io") && slices.Contains(groups(), group)
 }
 
+// Istios reports whether the name of a label or an annotation is in one of Istio's domains.
+func Istios(name string) bool {
+	domain, _, _ := strings.Cut(name, "/")
+	return domain == "istio.io" || strings.HasSuffix(domain, ".istio.io")
+}
+
 // PreferredVersion is the one of the versions an API server serves in which objects of a
 // kind are read; "" if it serves none that Weir knows.
 func PreferredVersion(group, kind string, served []string) string {

@@ -241,7 +241,7 @@ func (p *Plane) everyFinding(ctx context.Context, u *store.Update) (found []conf
 // findings are those of the configuration, of its translation for the proxies, of the
 // proxies themselves, and of the runtime that keeps the workloads of a laptop mesh.
 func (p *Plane) findings(u *store.Update) []config.Finding {
-	all := slices.Concat(u.Findings, p.runtimeFindings(), p.authorityFindings(time.Now()), p.feeds.plaintextFindings(), p.issuerFindings())
+	all := slices.Concat(u.Findings, p.runtimeFindings(), p.authorityFindings(time.Now()), p.feeds.plaintextFindings(), p.issuerFindings(), p.clusterFindings(u))
 	if problems := p.feeds.problems.Load(); problems != nil {
 		for _, x := range *problems {
 			all = append(all, config.New(config.SetAside, x.Ref, "", cmp.Or(x.Line, x.Ref.Line), x.Text, ""))

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"istio.io/api/annotation"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -131,18 +132,13 @@ var annotations = []Annotation{
 	{Name: "ambient.istio.io/dns-capture", Treatment: NotEnforced, About: "there is no ambient mode; set ISTIO_META_DNS_CAPTURE under proxyMetadata in proxy.istio.io/config"},
 }
 
-// domains in which every annotation of a pod is Istio's.
-var domains = []string{"sidecar.istio.io", "status.sidecar.istio.io", "readiness.status.sidecar.istio.io", "traffic.sidecar.istio.io", "proxy.istio.io", "inject.istio.io"}
-
 // readAnnotations reads and reports every annotation of Istio's, in order of their names.
 func (w *work) readAnnotations() {
 	for _, name := range slices.Sorted(maps.Keys(w.pod.Annotations)) {
 		value, path := w.pod.Annotations[name], annotationPath(name)
 		i := slices.IndexFunc(annotations, func(a Annotation) bool { return a.Name == name })
 		if i < 0 {
-			if domain, _, _ := strings.Cut(name, "/"); slices.Contains(domains, domain) {
-				w.add(config.UnknownAnnotation, path, "there is no such annotation", suggestion(name))
-			}
+			w.foreign("Pod", name)
 			continue
 		}
 		a := &annotations[i]
@@ -150,7 +146,8 @@ func (w *work) readAnnotations() {
 			w.add(config.AnnotationNotEnforced, path, "has no effect: "+a.About, "remove it")
 			continue
 		}
-		if a.Successor != "" {
+		// Who writes the label, too, knows of it, and has the annotation for those who read nothing else.
+		if _, labelled := w.pod.Labels[name]; a.Successor != "" && !labelled {
 			w.add(config.DeprecatedAnnotation, path, "is deprecated", "use "+a.Successor)
 		}
 		if a.read == nil {
@@ -166,6 +163,9 @@ func suggestion(name string) string {
 	var known []string
 	for i := range annotations {
 		known = append(known, annotations[i].Name)
+	}
+	for _, a := range annotation.AllResourceAnnotations() {
+		known = append(known, a.Name)
 	}
 	if near := document.Suggest(name, known); near != "" {
 		return "did you mean " + near + "?"

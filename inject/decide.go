@@ -81,7 +81,7 @@ func (w *work) decide() Decision {
 		}
 		return Decision{asked == yes, r, fmt.Sprintf("the pod says %s=%s", labelInject, word)}
 	case asked == unclear:
-		w.add(config.InvalidAnnotation, annotationPath(annotationInject), fmt.Sprintf("%q is neither true nor false: the pod gets no proxy", word), `write "true" or "false"`)
+		w.add(config.InvalidAnnotation, annotationPath(annotationInject), neither(word), `write "true" or "false"`)
 		return Decision{false, ByLabel, fmt.Sprintf("the pod says %s=%s, which is neither true nor false", labelInject, word)}
 	}
 	for _, sel := range []struct {
@@ -120,6 +120,10 @@ func (w *work) asked() (answer, string) {
 		word = w.pod.Annotations[annotationInject]
 	}
 	return spoken(word), word
+}
+
+func neither(word string) string {
+	return fmt.Sprintf("%q is neither true nor false: the pod gets no proxy", word)
 }
 
 // asksForGateway reads the annotation before all others are.

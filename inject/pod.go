@@ -152,31 +152,38 @@ func (w *work) checkApplication() {
 			fmt.Sprintf("%skubectl label namespace %s %s=privileged --overwrite", hint, w.in.Namespace.Name, labelPodSecurity))
 	}
 	pod := spec.SecurityContext
-	for _, list := range []struct {
-		path       string
-		containers []corev1.Container
-	}{{"spec.initContainers", spec.InitContainers}, {"spec.containers", spec.Containers}} {
-		for i := range list.containers {
-			c := &list.containers[i]
-			if ours(c.Name) {
-				continue
-			}
-			at := document.Index(list.path, i)
-			w.checkIdentity(at, c, pod)
-			for j, p := range c.Ports {
-				if slices.Contains([]int32{portAdmin, portOutbound, portInbound, portStatus, portReady, portDNS, portPrometheus}, p.ContainerPort) && !w.gateway {
-					w.add(config.ProxyPortTaken, document.Index(at+".ports", j), fmt.Sprintf("port %d of container %s is one of the proxy's", p.ContainerPort, c.Name), "let the application listen on another port")
-				}
-			}
-			stays := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
-			if list.path == "spec.initContainers" && !w.native && !w.gateway && !stays {
-				w.add(config.BeforeProxy, at, "init container "+c.Name+" runs before the proxy: what it sends goes past the mesh", "with sidecar.istio.io/nativeSidecar: \"true\" the proxy runs first (Kubernetes 1.29)")
+	w.eachContainer(func(list, at string, c *corev1.Container) {
+		w.checkIdentity(at, c, pod)
+		for j, p := range c.Ports {
+			if slices.Contains([]int32{portAdmin, portOutbound, portInbound, portStatus, portReady, portDNS, portPrometheus}, p.ContainerPort) && !w.gateway {
+				w.add(config.ProxyPortTaken, document.Index(at+".ports", j), fmt.Sprintf("port %d of container %s is one of the proxy's", p.ContainerPort, c.Name), "let the application listen on another port")
 			}
 		}
-	}
+		stays := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+		if list == initContainers && !w.native && !w.gateway && !stays {
+			w.add(config.BeforeProxy, at, "init container "+c.Name+" runs before the proxy: what it sends goes past the mesh", "with sidecar.istio.io/nativeSidecar: \"true\" the proxy runs first (Kubernetes 1.29)")
+		}
+	})
 	if o := w.owner(); (o.Kind == "Job" || o.Kind == "CronJob") && !w.native && !w.gateway {
 		w.add(config.JobMayNotEnd, "", "the "+o.Kind+" ends only after the proxy has ended, which is an ordinary container here",
 			fmt.Sprintf("use Kubernetes 1.29 or later, or end the proxy when the work is done: POST http://127.0.0.1:%d/quitquitquit", portStatus))
+	}
+}
+
+const initContainers = "spec.initContainers"
+
+// eachContainer goes over the pod's own containers, not the injector's.
+func (w *work) eachContainer(f func(list, at string, c *corev1.Container)) {
+	spec := &w.pod.Spec
+	for _, list := range []struct {
+		path       string
+		containers []corev1.Container
+	}{{initContainers, spec.InitContainers}, {"spec.containers", spec.Containers}} {
+		for i := range list.containers {
+			if c := &list.containers[i]; !ours(c.Name) {
+				f(list.path, document.Index(list.path, i), c)
+			}
+		}
 	}
 }
 

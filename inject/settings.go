@@ -203,6 +203,11 @@ func NewSettings(src Source, version string) (*Settings, []config.Finding, error
 	return s, config.Tidy(r.findings), nil
 }
 
+// Gives says which proxy pods get that say nothing about it: the image, and the revision that they will name.
+func (s *Settings) Gives() (revision, image string) {
+	return s.revision(), (&work{s: s}).image(s.Values.Global.Proxy.Image)
+}
+
 func (s *Settings) revision() string {
 	if s.Values.Revision == "" {
 		return defaultRevision

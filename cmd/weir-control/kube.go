@@ -22,10 +22,12 @@ import (
 	"sigs.k8s.io/yaml"
 
 	cakube "github.com/weirmesh/weir/ca/kube"
+	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/istio"
 	sourcekube "github.com/weirmesh/weir/config/source/kube"
 	"github.com/weirmesh/weir/control"
 	"github.com/weirmesh/weir/control/lastgood"
+	"github.com/weirmesh/weir/inject/webhook"
 	"github.com/weirmesh/weir/internal/kubeconfig"
 	"github.com/weirmesh/weir/internal/kubewatch"
 	"github.com/weirmesh/weir/internal/runner"
@@ -47,6 +49,8 @@ type cluster struct {
 	heads                     metadata.Interface
 	authority                 *cakube.Authority
 	api                       *kubewatch.Server
+	runs                      *registrykube.Source
+	injector                  *webhook.Watcher // nil where nothing is injected
 	options                   *control.Options
 	made                      map[string]string // labels of what is made
 }
@@ -184,10 +188,10 @@ func (k *cluster) assemble(ctx context.Context, o *control.Options) error {
 	if err := lastgood.Restore(ctx, k.lastGood(), o.State); err != nil {
 		return fmt.Errorf("reading last good versions: %w", err)
 	}
-	runs := registrykube.New(registrykube.Options{Server: k.api, Client: k.client, Heads: k.heads, DomainSuffix: o.Settings.DomainSuffix, Namespace: o.Namespace, Log: o.Log})
+	k.runs = registrykube.New(registrykube.Options{Server: k.api, Client: k.client, Heads: k.heads, DomainSuffix: o.Settings.DomainSuffix, Namespace: o.Namespace, Log: o.Log})
 	o.Cluster = &control.Cluster{
 		Objects: sourcekube.New(sourcekube.Options{Server: k.api, Client: k.client, Objects: k.objects, Heads: k.heads, Namespace: o.Namespace, Revision: k.revision, Log: o.Log}),
-		Facts:   runs, Why: runs.Why, Plaintext: k.plaintext != "", Awaits: k.api.Awaits, Metrics: k.api.Metrics,
+		Facts:   k.runs, Why: k.runs.Why, Plaintext: k.plaintext != "", Awaits: k.api.Awaits, Findings: k.findings, Metrics: k.api.Metrics,
 	}
 	if k.plaintext != "" {
 		plain, err := listen("tcp", k.plaintext)
@@ -197,6 +201,18 @@ func (k *cluster) assemble(ctx context.Context, o *control.Options) error {
 		o.PlainGRPC = append(o.PlainGRPC, plain...)
 	}
 	return nil
+}
+
+// findings are about the injector, and about pods of which it would make others today.
+func (k *cluster) findings() []config.Finding {
+	if k.injector == nil {
+		return nil
+	}
+	out := slices.Clone(k.injector.Findings())
+	if s, _ := k.injector.Settings(); s != nil {
+		out = append(out, k.runs.OtherImages(s.Gives())...)
+	}
+	return out
 }
 
 // serve adds what runs beside the Plane once it is made.

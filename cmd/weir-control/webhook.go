@@ -18,9 +18,9 @@ func (k *cluster) webhooks(g *runner.Group, p *control.Plane, election *leader.E
 	if err != nil || len(listeners) == 0 {
 		return err
 	}
-	w := webhook.NewWatcher(k.client, inject.Source{Namespace: o.Namespace, Revision: k.revision, TrustDomain: o.TrustDomain}, version, o.Log)
-	s := webhook.New(webhook.Options{Settings: w.Settings, Labels: w.Labels, Validate: p.Judge, Certificate: p.Certificate, Metrics: p.Metrics(), Log: o.Log})
-	g.Go("injector's settings", w.Run)
+	k.injector = webhook.NewWatcher(k.client, inject.Source{Namespace: o.Namespace, Revision: k.revision, TrustDomain: o.TrustDomain}, version, o.Log)
+	s := webhook.New(webhook.Options{Settings: k.injector.Settings, Labels: k.injector.Labels, Validate: p.Judge, Certificate: p.Certificate, Metrics: p.Metrics(), Log: o.Log})
+	g.Go("injector's settings", k.injector.Run)
 	for _, l := range listeners {
 		g.Go("webhooks", func(ctx context.Context) error { return s.Run(ctx, l) })
 	}

@@ -57,13 +57,10 @@ func (z *Analyzer) Run(in Input) []config.Finding {
 	return z.a.findings()
 }
 
-// suppress is Istio's annotation by which an object turns findings off, by code or "*".
-const suppress = "galley.istio.io/analyze-suppress"
-
 // text is what findings need of an object's text. Reading it again is most of the cost.
 type text struct {
 	of         *config.Object
-	suppressed []string
+	suppressed string
 	lines      map[string]int
 }
 
@@ -71,7 +68,7 @@ type text struct {
 func (a *analysis) add(code config.Code, ref mesh.Ref, path, message, hint string) {
 	line := ref.Line
 	if t := a.textOf(config.IDOf(ref).String()); t != nil {
-		if slices.Contains(t.suppressed, "*") || slices.Contains(t.suppressed, string(code)) {
+		if config.Suppresses(t.suppressed, code) {
 			return
 		}
 		if path != "" {
@@ -92,10 +89,7 @@ func (a *analysis) textOf(id string) *text {
 	}
 	t := a.texts[id]
 	if t == nil || t.of != o {
-		t = &text{of: o, lines: map[string]int{}}
-		for s := range strings.SplitSeq(o.Root().Get("metadata").Get("annotations").Get(suppress).String(), ",") {
-			t.suppressed = append(t.suppressed, strings.TrimSpace(s))
-		}
+		t = &text{of: o, suppressed: o.Root().Get("metadata").Get("annotations").Get(config.SuppressAnnotation).String(), lines: map[string]int{}}
 		a.texts[id] = t
 	}
 	return t

@@ -17,6 +17,7 @@ import (
 
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/inject"
 	"github.com/weirmesh/weir/internal/redact"
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/registry"
@@ -44,18 +45,27 @@ func Lower(o *config.Object, opts Options) (any, []config.Finding) {
 	case "Service":
 		s := decode(l, &corev1.Service{})
 		out = l.service(s)
+		l.examine(inject.Examined{Kind: "Service", Meta: &s.ObjectMeta})
 	case "Pod":
-		if w := l.pod(decode(l, &corev1.Pod{})); w != nil {
+		p := decode(l, &corev1.Pod{})
+		if w := l.pod(p); w != nil {
 			out = w
+		}
+		if len(p.OwnerReferences) == 0 { // else its owner says the same
+			l.examine(inject.Examined{Kind: "Pod", Meta: &p.ObjectMeta, Spec: &p.Spec})
 		}
 	case "Deployment":
 		d := decode(l, &appsv1.Deployment{})
 		l.deployment(d)
+		l.examine(inject.Examined{Kind: "Deployment", Meta: &d.ObjectMeta})
+		l.examine(inject.Examined{Kind: "Pod", Path: template, Meta: &d.Spec.Template.ObjectMeta, Owner: &d.ObjectMeta, Spec: &d.Spec.Template.Spec})
 		out = d
 	case "ServiceAccount":
 		out = decode(l, &corev1.ServiceAccount{})
 	case "Namespace":
-		out = decode(l, &corev1.Namespace{})
+		n := decode(l, &corev1.Namespace{})
+		l.examine(inject.Examined{Kind: "Namespace", Meta: &n.ObjectMeta})
+		out = n
 	case "ConfigMap":
 		c := decode(l, &corev1.ConfigMap{})
 		for k := range c.BinaryData {
@@ -80,7 +90,9 @@ func Lower(o *config.Object, opts Options) (any, []config.Finding) {
 func LowerService(s *corev1.Service, opts Options) ([]*registry.Service, []config.Finding) {
 	ref := refOf("Service", s)
 	l := &lowerer{Report: config.ReportOn(ref), o: &config.Object{Ref: ref}, suffix: opts.DomainSuffix}
-	return l.service(s), l.Findings
+	out := l.service(s)
+	l.examine(inject.Examined{Kind: "Service", Meta: &s.ObjectMeta})
+	return out, l.Findings
 }
 
 // LowerPod lowers a Pod of an API server; nil if it has no address, or has ended. Where it

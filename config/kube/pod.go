@@ -161,7 +161,6 @@ func (l *lowerer) deployment(d *appsv1.Deployment) {
 	if d.Spec.Replicas != nil && *d.Spec.Replicas < 0 {
 		l.Invalid("spec.replicas", fmt.Sprintf("%d is too small", *d.Spec.Replicas), "give 0 or more")
 	}
-	const template = "spec.template"
 	l.Meta(&d.Spec.Template.ObjectMeta, template+".metadata")
 	switch sel, err := metav1.LabelSelectorAsSelector(d.Spec.Selector); {
 	case d.Spec.Selector == nil:

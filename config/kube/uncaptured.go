@@ -38,9 +38,6 @@ const AutoImage = "auto"
 
 // autoImage finds a pod whose proxy the injector was to complete, and did not.
 func autoImage(p *corev1.Pod) []config.Finding {
-	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
-		return nil
-	}
 	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
 		if c.Image == AutoImage {
 			return []config.Finding{config.New(config.AutoImageError, refOf("Pod", p), "", 0, fmt.Sprintf("container %s has the image auto, which the injector replaces, and no injector was asked about the pod", c.Name),
@@ -51,11 +48,14 @@ func autoImage(p *corev1.Pod) []config.Finding {
 }
 
 // CheckPod finds the worst that a mesh can have: a pod that is thought to be protected and
-// is not; and one that cannot start because nobody completed it.
+// is not; one that cannot start because nobody completed it; and what is wrong with what its owner says about its proxy.
 func CheckPod(p *corev1.Pod) []config.Finding {
-	out := autoImage(p)
+	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		return nil
+	}
+	out := append(autoImage(p), examine(p)...)
 	labelled := p.Labels[labelUncaptured] == "true"
-	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || !labelled && !Uncaptured(p.Status) {
+	if !labelled && !Uncaptured(p.Status) {
 		return out
 	}
 	runs := labelled && p.Status.Phase == corev1.PodRunning || slices.ContainsFunc(p.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool {

@@ -22,6 +22,7 @@ import (
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/inject"
 	"github.com/weirmesh/weir/internal/backoff"
+	"github.com/weirmesh/weir/mesh"
 )
 
 // MeshConfigName is the ConfigMap with the MeshConfig, and MeshConfigKey its key.
@@ -154,15 +155,17 @@ func (w *Watcher) take(name string, data map[string]string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.texts[name] = data
-	own, mesh := w.texts[inject.ConfigMapName+w.suffix()], w.texts[MeshConfigName+w.suffix()]
-	if own == nil || mesh == nil {
+	own, settings := w.texts[inject.ConfigMapName+w.suffix()], w.texts[MeshConfigName+w.suffix()]
+	if own == nil || settings == nil {
 		return // the other one first
 	}
 	src := w.base
-	src.Config, src.Values, src.Mesh = own[inject.ConfigKey], own[inject.ValuesKey], mesh[MeshConfigKey]
+	src.Config, src.Values, src.Mesh = own[inject.ConfigKey], own[inject.ValuesKey], settings[MeshConfigKey]
 	s, findings, err := inject.NewSettings(src, w.version)
 	if err != nil {
 		w.log.Error("settings of the injector cannot be read; those before stay in force", "err", err)
+		w.findings.Store(&[]config.Finding{config.New(config.InjectorSetting, mesh.Ref{Kind: "ConfigMap", Namespace: w.base.Namespace, Name: inject.ConfigMapName + w.suffix()}, "", 0,
+			"cannot be read, and what it said before stays in force: "+err.Error(), "correct it, or install again")})
 		if w.state.Load().settings == nil {
 			w.state.Store(&watched{err: err})
 		}

@@ -8,7 +8,7 @@
 //
 // There is no queue: what an event says is published at once, together with what came
 // while the reader was busy. Run calls publish from its own goroutine, one call at a time;
-// Why may be called from any.
+// Why and OtherImages may be called from any.
 package kube
 
 import (
@@ -143,4 +143,11 @@ func (s *Source) Why(namespace, name string) string {
 		return "the pod has no address yet"
 	}
 	return ""
+}
+
+// OtherImages finds pods to which the injector of a revision, which gives pods an image, would give another proxy today.
+func (s *Source) OtherImages(revision, image string) []config.Finding {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.world.otherImages(revision, image)
 }

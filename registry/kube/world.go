@@ -1,8 +1,13 @@
 package kube
 
 import (
+	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
+	"strings"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -11,6 +16,7 @@ import (
 
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/kube"
+	"github.com/weirmesh/weir/inject"
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/registry"
 )
@@ -35,7 +41,56 @@ type pod struct {
 	own      mesh.Locality // by a label of its own
 	ended    bool
 	shared   bool // its addresses are its node's
+	proxy    unique.Handle[injected]
 	findings []config.Finding
+}
+
+// injected is the proxy that an injector put into a pod, as many pods have it: its image, and of which revision the injector was.
+type injected struct{ image, revision string }
+
+// injectedInto is zero of a pod that has no proxy, or says itself which.
+func injectedInto(p *corev1.Pod) injected {
+	// What the pod's author said of the proxy's container, where that is more than that there be one.
+	own := p.Annotations["proxy.istio.io/overrides"]
+	if p.Annotations["sidecar.istio.io/proxyImage"] != "" || strings.Contains(own, `"image":"`) && !strings.Contains(own, `"image":"`+kube.AutoImage+`"`) {
+		return injected{}
+	}
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		if revision := p.Annotations["istio.io/rev"]; c.Name == inject.ProxyContainer && revision != "" {
+			return injected{c.Image, revision}
+		}
+	}
+	return injected{}
+}
+
+// namedPods is how many pods a finding names.
+const namedPods = 3
+
+// otherImages finds, for each namespace, the pods to which the injector of a revision would give another proxy today.
+func (w *world) otherImages(revision, image string) (out []config.Finding) {
+	pods, images := map[string][]string{}, map[string]map[string]bool{}
+	for n, p := range w.pods {
+		if p.workload == nil || p.proxy == (unique.Handle[injected]{}) {
+			continue
+		}
+		if has := p.proxy.Value(); has.revision == revision && has.image != image {
+			if images[n.Namespace] == nil {
+				images[n.Namespace] = map[string]bool{}
+			}
+			pods[n.Namespace], images[n.Namespace][has.image] = append(pods[n.Namespace], n.Name), true
+		}
+	}
+	for ns, names := range pods {
+		slices.Sort(names)
+		list := strings.Join(names[:min(len(names), namedPods)], ", ")
+		if more := len(names) - namedPods; more > 0 {
+			list += fmt.Sprintf(" and %d more", more)
+		}
+		out = append(out, config.New(config.ProxyImageMismatch, mesh.Ref{Kind: "Namespace", Name: ns}, "", 0,
+			fmt.Sprintf("the injector gives pods %s, and these have %s: %s", image, strings.Join(slices.Sorted(maps.Keys(images[ns])), ", "), list),
+			"kubectl rollout restart -n "+ns+" deployment"))
+	}
+	return out
 }
 
 func newWorld(o kube.Options) *world {
@@ -79,9 +134,19 @@ func trimPod(p *corev1.Pod) {
 	for _, cs := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
 		for i, c := range cs {
 			cs[i] = corev1.Container{Name: c.Name, Ports: c.Ports, RestartPolicy: c.RestartPolicy}
+			if c.Image == kube.AutoImage || c.Name == inject.ProxyContainer { // nobody looks at others
+				cs[i].Image = c.Image
+			}
+			if s := c.SecurityContext; s != nil && (s.RunAsUser != nil || s.RunAsGroup != nil) {
+				cs[i].SecurityContext = &corev1.SecurityContext{RunAsUser: s.RunAsUser, RunAsGroup: s.RunAsGroup}
+			}
 		}
 	}
-	p.Spec = corev1.PodSpec{InitContainers: p.Spec.InitContainers, Containers: p.Spec.Containers, ServiceAccountName: p.Spec.ServiceAccountName, NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork}
+	var as *corev1.PodSecurityContext
+	if s := p.Spec.SecurityContext; s != nil && (s.RunAsUser != nil || s.RunAsGroup != nil) {
+		as = &corev1.PodSecurityContext{RunAsUser: s.RunAsUser, RunAsGroup: s.RunAsGroup}
+	}
+	p.Spec = corev1.PodSpec{InitContainers: p.Spec.InitContainers, Containers: p.Spec.Containers, ServiceAccountName: p.Spec.ServiceAccountName, NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork, SecurityContext: as}
 	was := p.Status
 	p.Status = corev1.PodStatus{Phase: was.Phase, Conditions: was.Conditions, PodIP: was.PodIP, PodIPs: was.PodIPs}
 	if kube.Uncaptured(was) { // few, and of others nobody looks at their containers
@@ -97,6 +162,9 @@ func (w *world) pod(p *corev1.Pod) []config.Fact {
 		if next.own == (mesh.Locality{}) {
 			next.workload.Locality = w.nodes[next.node]
 		}
+	}
+	if has := injectedInto(p); has.image != "" {
+		next.proxy = unique.Make(has)
 	}
 	next.findings = kube.CheckPod(p)
 	return w.setPod(n, next)

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -310,6 +311,83 @@ func TestUncaptured(t *testing.T) {
 	}{{p, "Pod"}, {sick, "Pod WEIR0311"}, {sick, ""}, {p, "Pod"}, {p, ""}, {early, "Pod WEIR0311"}, {early, ""}} {
 		if got := strings.Join(look(step.pod), " "); got != step.want {
 			t.Errorf("step %d: %q, want %q", i, got, step.want)
+		}
+	}
+}
+
+// What pods say about their proxies is said of what makes them, once for all; what a look at thousands of pods leaves of each is enough for it.
+func TestPodsOfAnOwner(t *testing.T) {
+	c := newCluster()
+	var said []config.Finding
+	look := func(p *corev1.Pod) {
+		trimPod(p)
+		for _, f := range c.pod(p) {
+			said = append(said, f.Findings...)
+		}
+	}
+	user := int64(1337)
+	for _, name := range []string{"cart-5d-a", "cart-5d-b"} {
+		p := runningPod(name, map[string]string{"cart-5d-a": "10.0.0.1", "cart-5d-b": "10.0.0.2"}[name])
+		p.Labels = map[string]string{"pod-template-hash": "5d"}
+		p.Annotations = map[string]string{"sidecar.istio.io/proxyCpu": "1", "sidecar.istio.io/status": "{}"}
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "cart-5d", Controller: new(true)}}
+		p.CreationTimestamp = metav1.NewTime(time.Unix(int64(name[8]), 0))
+		p.Spec.InitContainers = []corev1.Container{{Name: "istio-init"}}
+		p.Spec.Containers = []corev1.Container{{Name: "istio-proxy", SecurityContext: &corev1.SecurityContext{RunAsUser: &user}}, {Name: "app", SecurityContext: &corev1.SecurityContext{RunAsUser: &user}}}
+		look(p)
+	}
+	bare := runningPod("edge", "10.0.0.9")
+	bare.Annotations = map[string]string{"galley.istio.io/analyze-suppress": "IST0108", "sidecar.istio.io/proxyCpu": "1"}
+	bare.Spec.Containers = []corev1.Container{{Name: "istio-proxy", Image: "auto"}}
+	look(bare)
+	want := `warning IST0108 Deployment shop/cart: spec.template.metadata.annotations["sidecar.istio.io/proxyCpu"]: there is no such annotation (did you mean sidecar.istio.io/proxyCPU?)
+warning IST0144 Deployment shop/cart: spec.template.spec.containers[0]: container app runs as user 1337, which is the proxy's: what it sends goes past the mesh (let it run as another user)
+error IST0147 Pod shop/edge: container istio-proxy has the image auto, which the injector replaces, and no injector was asked about the pod (label the namespace (istio-injection=enabled, or istio.io/rev) or the pod template (sidecar.istio.io/inject="true"), and restart the workload)
+`
+	var got strings.Builder
+	for _, f := range config.Tidy(said) {
+		fmt.Fprintln(&got, f)
+	}
+	if d := cmp.Diff(want, got.String()); d != "" {
+		t.Error(d)
+	}
+}
+
+// Whose proxy the injector would give another image today: of its own revision's pods, and not those that say themselves which.
+func TestOtherImages(t *testing.T) {
+	c := newCluster()
+	add := func(namespace, name, revision, image string, annotations map[string]string) {
+		p := runningPod(name, "10.0.0.1")
+		p.Namespace, p.Annotations = namespace, map[string]string{"istio.io/rev": revision}
+		maps.Copy(p.Annotations, annotations)
+		p.Spec.InitContainers = []corev1.Container{{Name: "istio-init", Image: "other"}, {Name: "istio-proxy", Image: image}}
+		if revision == "" { // nobody injected anything
+			p.Annotations, p.Spec.InitContainers = nil, nil
+		}
+		trimPod(p)
+		c.pod(p)
+	}
+	for _, name := range []string{"d", "b", "a", "c"} {
+		add("old", name, "default", "weir/proxy:1", nil)
+	}
+	add("old", "e", "default", "weir/proxy:0", nil)
+	add("old", "new", "default", "weir/proxy:2", nil)
+	add("mine", "own", "default", "debug/proxy:x", map[string]string{"sidecar.istio.io/proxyImage": "debug/proxy:x"})
+	add("mine", "written", "default", "debug/proxy:x", map[string]string{"proxy.istio.io/overrides": `{"proxy":{"image":"debug/proxy:x"}}`})
+	add("mine", "none", "", "", nil)
+	add("canary", "a", "canary", "weir/proxy:3", nil)
+	add("edge", "gateway", "default", "weir/proxy:1", map[string]string{"proxy.istio.io/overrides": `{"proxy":{"image":"auto"}}`})
+	for ask, want := range map[[2]string]string{
+		{"default", "weir/proxy:2"}: `warning IST0158 Namespace edge: the injector gives pods weir/proxy:2, and these have weir/proxy:1: gateway (kubectl rollout restart -n edge deployment)
+warning IST0158 Namespace old: the injector gives pods weir/proxy:2, and these have weir/proxy:0, weir/proxy:1: a, b, c and 2 more (kubectl rollout restart -n old deployment)
+`, {"canary", "weir/proxy:3"}: "", {"blue", "weir/proxy:1"}: "",
+	} {
+		var got strings.Builder
+		for _, f := range config.Tidy(c.otherImages(ask[0], ask[1])) {
+			fmt.Fprintln(&got, f)
+		}
+		if d := cmp.Diff(want, got.String()); d != "" {
+			t.Errorf("%v: %s", ask, d)
 		}
 	}
 }

@@ -144,17 +144,22 @@ func (s *Source) configMap(ctx context.Context) {
 	})
 }
 
-// namespaces watches which are there, and their labels.
+// namespaces watches which are there, their labels and Istio's annotations.
 func (s *Source) namespaces(ctx context.Context) {
 	id := func(name string) config.ID { return config.ID{Kind: "Namespace", Name: name} }
 	kubewatch.Watch(ctx, s.o.Server, s.o.Heads.Resource(corev1.SchemeGroupVersion.WithResource("namespaces")), kubewatch.Mirror[*metav1.PartialObjectMetadata]{
 		Kind: "Namespace",
 		Put: func(n *metav1.PartialObjectMetadata) {
-			labels := map[string]any{}
+			labels, annotations := map[string]any{}, map[string]any{}
 			for k, v := range n.Labels {
 				labels[k] = v
 			}
-			s.put(unit(id(n.Name), map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": n.Name, "labels": labels}}))
+			for k, v := range n.Annotations { // others change often, and say nothing to the mesh
+				if config.Istios(k) {
+					annotations[k] = v
+				}
+			}
+			s.put(unit(id(n.Name), map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": n.Name, "labels": labels, "annotations": annotations}}))
 		},
 		Drop:   func(n types.NamespacedName) { s.put(gone(id(n.Name))) },
 		Synced: func() { s.units.Here("Namespace") },

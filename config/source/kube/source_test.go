@@ -169,12 +169,16 @@ func TestSource(t *testing.T) {
 	s.must(s.objects.Tracker().Create(virtualServices, object("networking.istio.io/v1", "VirtualService", "cart", map[string]any{"hosts": []any{"cart"}}), "shop"))
 	s.must(s.client.Tracker().Add(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "istio", Namespace: "istio-system"}, Data: map[string]string{"mesh": "accessLogFile: /dev/stdout"}}))
 	s.must(s.heads.Tracker().Create(corev1.SchemeGroupVersion.WithResource("namespaces"), &metav1.PartialObjectMetadata{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"a": "b"}}}, ""))
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"a": "b"},
+			Annotations: map[string]string{"galley.istio.io/analyze-suppress": "IST0102", "kubectl.kubernetes.io/last-applied-configuration": "{}"}}}, ""))
 	s.run()
 	first := true
 	s.until("everything", func() bool { was := !first; first = false; return was })
 	if d := cmp.Diff([]string{"/ConfigMap/istio-system/istio", "/Namespace//shop", cart}, slices.Sorted(maps.Keys(s.now))); d != "" {
 		t.Error("the first word: " + d)
+	}
+	if got, want := s.text("/Namespace//shop"), `{"apiVersion":"v1","kind":"Namespace","metadata":{"annotations":{"galley.istio.io/analyze-suppress":"IST0102"},"labels":{"a":"b"},"name":"shop"}}`; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	want := `{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"generation":3,"name":"cart","namespace":"shop"},"spec":{"hosts":["cart"]}}`
 	if got := s.text(cart); got != want {
