@@ -262,8 +262,13 @@ func TestAvailability(t *testing.T) {
 			if r := spec(o, "replicas"); r != "null" {
 				t.Errorf("%s: replicas %s would take pods away from the autoscaler with every installation", o.GetName(), r)
 			}
-			if s := spec(o, "template", "spec", "topologySpreadConstraints"); !strings.Contains(s, "kubernetes.io/hostname") || !strings.Contains(s, "topology.kubernetes.io/zone") || !strings.Contains(s, `"app":"`+o.GetName()) {
+			if s := spec(o, "template", "spec", "topologySpreadConstraints"); !strings.Contains(s, `"topologyKey":"kubernetes.io/hostname"`) || !strings.Contains(s, `"matchLabelKeys":["pod-template-hash"]`) || !strings.Contains(s, `"app":"`+o.GetName()) ||
+				strings.Contains(s, "zone") { // which many clusters have none of: their nodes would not be spread over at all
+
 				t.Errorf("%s: spread by %s", o.GetName(), s)
+			}
+			if s := spec(o, "template", "spec", "affinity"); !strings.Contains(s, "topology.kubernetes.io/zone") || !strings.Contains(s, "preferredDuringScheduling") || !strings.Contains(s, `"app":"`+o.GetName()) {
+				t.Errorf("%s: zones by %s", o.GetName(), s)
 			}
 		case "HorizontalPodAutoscaler":
 			if n := spec(o, "scaleTargetRef", "name"); n != `"`+o.GetName()+`"` {

@@ -151,15 +151,18 @@ nodeSelector: {{ toJson . }}
 {{- with .of.tolerations | default .global.defaultTolerations }}
 tolerations: {{ toJson . }}
 {{- end }}
+{{- /* One lost node, or zone, does not take all of them, as far as the cluster can do it. Of zones this is not a second constraint of the
+       spread: the scheduler leaves nodes that lack a label of any constraint out of all of them, and many clusters have no zones. */}}
 {{- with .of.affinity }}
 affinity: {{ toJson . }}
+{{- else }}
+affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 100, podAffinityTerm: {topologyKey: topology.kubernetes.io/zone, labelSelector: {matchLabels: {{ toJson .labels }}}}}]}}
 {{- end }}
 {{- with .of.topologySpreadConstraints }}
 topologySpreadConstraints: {{ toJson . }}
 {{- else }}
-{{- /* One lost node, or zone, does not take all of them, as far as the cluster can do it. */}}
+{{- /* Pods of the version before do not count, else the new ones are spread around them, and stand together when they are gone. */}}
 topologySpreadConstraints:
-- {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {{ toJson .labels }}}}
-- {maxSkew: 1, topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {{ toJson .labels }}}}
+- {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {{ toJson .labels }}}, matchLabelKeys: [pod-template-hash]}
 {{- end }}
 {{- end }}
