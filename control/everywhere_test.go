@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	replicasv1 "github.com/weirmesh/weir/api/replicas/v1"
@@ -133,28 +135,90 @@ func TestEdgesOfSeveralReplicas(t *testing.T) {
 	}
 }
 
-// A replica that is older than a question does not fail the answer: it is named.
-func TestOlderReplica(t *testing.T) {
+// newerReplica answers what nobody here knows.
+type newerReplica struct {
+	replicasv1.UnimplementedReplicasServer
+}
+
+func (newerReplica) Ask(_ *replicasv1.Question, stream answering) error {
+	first, more := &replicasv1.Answer{Replica: "newer"}, &replicasv1.Answer{}
+	first.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 99, protowire.VarintType), 1)) // this does no harm
+	more.ProtoReflect().SetUnknown(protowire.AppendString(protowire.AppendTag(nil, 100, protowire.BytesType), "all there is"))
+	if err := stream.Send(first); err != nil {
+		return err
+	}
+	return stream.Send(more)
+}
+
+// A replica that is older than a question, or whose answer is newer than who asks, does not fail the answer: it is named, with that.
+func TestReplicaOfAnotherVersion(t *testing.T) {
+	for name, c := range map[string]struct {
+		serve func(*grpc.Server)
+		says  string
+	}{
+		"before there were questions": {func(*grpc.Server) {}, " (an older version: it does not know the question)"},
+		"newer":                       {func(s *grpc.Server) { replicasv1.RegisterReplicasServer(s, newerReplica{}) }, " (a newer version: its answer is not understood)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			folder, first, second := t.TempDir(), t.TempDir(), t.TempDir()
+			a := startReplica(t, first, folder, 0)
+			copyAuthority(t, first, second)
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			other := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(a.self, identity.OneOf{a.id}, true))))
+			c.serve(other)
+			ended := make(chan error)
+			go func() { ended <- other.Serve(l) }()
+			defer func() {
+				other.Stop()
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+			}()
+			b := startReplica(t, second, folder, 0, func(o *Options) { o.Replicas = []string{l.Addr().String()} })
+			want := []string{apiv1.SilentReplica + l.Addr().String() + c.says}
+			check := func(what string, silent []string) {
+				t.Helper()
+				if !slices.Equal(silent, want) {
+					t.Errorf("%s: silent %q, want %q", what, silent, want)
+				}
+			}
+			var e apiv1.Edges
+			fetch(t, "http://"+b.http+"/api/v1/edges", &e)
+			check("edges", e.Silent)
+			var w apiv1.Why
+			fetch(t, "http://"+b.http+"/api/v1/why?last=5", &w)
+			check("why", w.Silent)
+			check("proxies", fetch(t, "http://"+b.http+"/api/v1/proxies", &[]apiv1.ProxyStatus{}).Values(apiv1.SilentHeader))
+			_, _, silent := b.replicas.ask(t.Context(), question{message: askLimits(&observev1.LimitsRequest{Ejections: true})})
+			check("ejections", silent)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			tapped := &tap{lines: make(chan told, 8)}
+			go b.replicas.tap(ctx, &observev1.TapRequest{Tap: 1}, tapped)
+			check("tap", []string{(<-tapped.lines).silent})
+		})
+	}
+}
+
+// A question of which only half is known here is not answered by half.
+func TestQuestionOfANewerReplica(t *testing.T) {
 	folder, first, second := t.TempDir(), t.TempDir(), t.TempDir()
 	a := startReplica(t, first, folder, 0)
 	copyAuthority(t, first, second)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	old := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(a.self, identity.OneOf{a.id}, true))))
-	ended := make(chan error)
-	go func() { ended <- old.Serve(l) }()
-	defer func() {
-		old.Stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
+	b := startReplica(t, second, folder, 0, func(o *Options) { o.Replicas = []string{a.grpc} })
+	more := protowire.AppendVarint(protowire.AppendTag(nil, 99, protowire.VarintType), 1)
+	limits := &observev1.LimitsRequest{Host: "reviews.default.svc.cluster.local"}
+	for _, newer := range []bool{false, true} {
+		if newer {
+			limits.ProtoReflect().SetUnknown(more)
 		}
-	}()
-	b := startReplica(t, second, folder, 0, func(o *Options) { o.Replicas = []string{l.Addr().String()} })
-	var e apiv1.Edges
-	if fetch(t, "http://"+b.http+"/api/v1/edges", &e); !slices.Equal(e.Silent, []string{apiv1.SilentReplica + l.Addr().String()}) {
-		t.Errorf("silent %q", e.Silent)
+		_, _, silent := b.replicas.ask(t.Context(), question{message: askLimits(limits)})
+		if want := apiv1.SilentReplica + a.grpc + " (an older version: it does not know the question)"; newer != slices.Equal(silent, []string{want}) || !newer && len(silent) > 0 {
+			t.Errorf("newer %v: silent %q", newer, silent)
+		}
 	}
 }
 

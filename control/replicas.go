@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	replicasv1 "github.com/weirmesh/weir/api/replicas/v1"
@@ -80,6 +81,9 @@ func (x *replicas) Ask(q *replicasv1.Question, stream answering) error {
 	if err := x.admit(stream.Context()); err != nil {
 		return err
 	}
+	if !understood(q.ProtoReflect()) {
+		return status.Error(codes.Unimplemented, "the question says what this replica does not know: it is older")
+	}
 	if !answerable(q) {
 		return status.Error(codes.InvalidArgument, "the question is out of bounds, or not known here")
 	}
@@ -115,6 +119,18 @@ func (x *replicas) Ask(q *replicasv1.Question, stream answering) error {
 		}
 	}
 	return stream.Send(&replicasv1.Answer{Asked: uint32(asked)})
+}
+
+// understood reports whether all of a question is known here: half of it would be another question.
+func understood(m protoreflect.Message) bool {
+	ok := len(m.GetUnknown()) == 0
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if f.Message() != nil && f.Cardinality() != protoreflect.Repeated {
+			ok = ok && understood(v.Message())
+		}
+		return ok
+	})
+	return ok
 }
 
 // answerable reports whether a question is one that this replica can answer, and within bounds.
@@ -188,10 +204,10 @@ func (x *replicas) ask(ctx context.Context, q question) (told []answered, asked 
 			mu.Lock()
 			defer mu.Unlock()
 			switch asked += int(a.GetAsked()); {
-			case a.GetSilent():
-				silent = append(silent, a.GetNode())
-			case a.GetMessage() != nil:
+			case a.GetMessage().GetMessage() != nil:
 				told = append(told, answered{a.GetNode(), a.GetWorkload(), a.GetMessage()})
+			case a.GetNode() != "": // it is, or says what nobody here knows
+				silent = append(silent, a.GetNode())
 			}
 			return nil
 		})
@@ -224,7 +240,7 @@ func page[T any](ctx context.Context, x *replicas, q *replicasv1.Question, take 
 }
 
 // others asks all other replicas at once, and has take judge what they say, one answer at a time. silent are those that did not say
-// everything, or what take does not understand; one that is older than the question is among them.
+// everything, or what take does not understand; one that is older than the question, or newer than this one, is among them, with that.
 func (x *replicas) others(ctx context.Context, within time.Duration, q *replicasv1.Question, take func(*replicasv1.Answer) error) (silent []string) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -241,7 +257,7 @@ func (x *replicas) others(ctx context.Context, within time.Duration, q *replicas
 				x.p.o.Log.Warn("another replica of the control plane did not answer", "address", addr, "err", err)
 				mu.Lock()
 				defer mu.Unlock()
-				silent = append(silent, apiv1.SilentReplica+addr)
+				silent = append(silent, silentReplica(addr, err))
 			}
 		})
 	}
@@ -250,10 +266,29 @@ func (x *replicas) others(ctx context.Context, within time.Duration, q *replicas
 	return silent
 }
 
+// errNewer is what becomes of an answer that nobody here understands.
+var errNewer = errors.New("it answers what this replica does not know")
+
+// silentReplica names a replica that did not answer, and why if it is of another version.
+func silentReplica(addr string, err error) string {
+	out := apiv1.SilentReplica + addr
+	switch c := status.Code(err); {
+	case errors.Is(err, errNewer):
+		out += " (a newer version: its answer is not understood)"
+	case c == codes.Unimplemented, c == codes.InvalidArgument: // the latter of those that know no better
+		out += " (an older version: it does not know the question)"
+	}
+	return out
+}
+
 // tap has the other replicas tell of what their proxies see until ctx ends, also those that come later, and those that come back.
 func (x *replicas) tap(ctx context.Context, q *observev1.TapRequest, t *tap) {
 	question := &replicasv1.Question{Question: &replicasv1.Question_Proxies{Proxies: order(q)}}
-	asked, away, ended := map[string]bool{}, map[string]bool{}, make(chan string)
+	type end struct {
+		addr string
+		err  error // nil: it is this one
+	}
+	asked, away, ended := map[string]bool{}, map[string]bool{}, make(chan end)
 	look := time.NewTicker(tapLook)
 	defer look.Stop()
 	for {
@@ -269,11 +304,8 @@ func (x *replicas) tap(ctx context.Context, q *observev1.TapRequest, t *tap) {
 					}
 					return nil
 				})
-				if err == nil {
-					addr = "" // it is this one
-				}
 				select {
-				case ended <- addr:
+				case ended <- end{addr, err}:
 				case <-ctx.Done():
 				}
 			}()
@@ -281,17 +313,19 @@ func (x *replicas) tap(ctx context.Context, q *observev1.TapRequest, t *tap) {
 		select {
 		case <-ctx.Done():
 			return
-		case addr := <-ended:
-			if addr != "" && !away[addr] {
-				away[addr] = true
-				t.take(told{silent: apiv1.SilentReplica + addr})
+		case x := <-ended:
+			if x.err != nil && !away[x.addr] {
+				away[x.addr] = true
+				t.take(told{silent: silentReplica(x.addr, x.err)})
 			}
 			select { // before it is asked again
 			case <-look.C:
 			case <-ctx.Done():
 				return
 			}
-			delete(asked, addr)
+			if x.err != nil {
+				delete(asked, x.addr)
+			}
 		case <-look.C:
 		}
 	}
@@ -331,6 +365,8 @@ func (x *replicas) one(ctx context.Context, addr string, q *replicasv1.Question,
 			return nil
 		case a.GetPage() != nil:
 			page = append(page, a.GetPage()...)
+		case len(a.ProtoReflect().GetUnknown()) > 0 && a.GetReplica() == "" && a.GetNode() == "" && a.GetAsked() == 0:
+			return errNewer
 		default:
 			if err := take(a); err != nil {
 				return err
