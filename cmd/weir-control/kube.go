@@ -31,6 +31,7 @@ import (
 	"github.com/weirmesh/weir/internal/kubeconfig"
 	"github.com/weirmesh/weir/internal/kubewatch"
 	"github.com/weirmesh/weir/internal/runner"
+	"github.com/weirmesh/weir/mesh"
 	registrykube "github.com/weirmesh/weir/registry/kube"
 )
 
@@ -203,12 +204,16 @@ func (k *cluster) assemble(ctx context.Context, o *control.Options) error {
 	return nil
 }
 
-// findings are about the injector, and about pods of which it would make others today.
-func (k *cluster) findings() []config.Finding {
-	if k.injector == nil {
-		return nil
+// findings are about what the API server does not tell, about the injector, and about pods of which it would make others today.
+func (k *cluster) findings() (out []config.Finding) {
+	for kind, since := range k.api.Silent() {
+		out = append(out, config.New(config.WatchSilent, mesh.Ref{Kind: kind}, "", 0, "the API server has told of no object of this kind since "+since.UTC().Format(time.RFC3339)+", and all are read every few minutes instead",
+			"look at its log and its etcd, and at what stands between it and the control plane"))
 	}
-	out := slices.Clone(k.injector.Findings())
+	if k.injector == nil {
+		return out
+	}
+	out = append(out, k.injector.Findings()...)
 	if s, _ := k.injector.Settings(); s != nil {
 		out = append(out, k.runs.OtherImages(s.Gives())...)
 	}

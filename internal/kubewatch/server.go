@@ -6,7 +6,7 @@
 // here but names: whoever watches keeps what it needs of an object and no second copy of
 // the rest. An API server that is away is asked again, within 10 s at most; one line says
 // that it is away and one that it is back, whatever the number of kinds. A kind that may
-// not be watched is one line, too. A Batch gathers what several Watches tell until it can
+// not be watched is one line, too, and so is one of which it says nothing any more: that is read as a whole from then on. A Batch gathers what several Watches tell until it can
 // be published. A Server is safe for concurrent use.
 package kubewatch
 
@@ -41,6 +41,11 @@ type Server struct {
 	refused map[string]bool   // kinds of which the log says that they are
 	objects map[string]int    // by kind
 	outages int
+
+	heard     map[string]time.Time // by kind: the last word of its watch
+	silent    map[string]time.Time // kinds whose watches are, since when
+	reread    map[string]bool      // kinds of which everything is to be read
+	bookmarks bool                 // the API server sends some
 
 	requests map[string]int // by what became of them
 	took     time.Duration  // all together
@@ -87,7 +92,8 @@ func (s *Server) request(became, path string, took time.Duration) {
 
 // New makes a Server.
 func New(log *slog.Logger) *Server {
-	return &Server{log: log, now: time.Now, waits: map[string]bool{}, trouble: map[string]string{}, refused: map[string]bool{}, objects: map[string]int{}, requests: map[string]int{}}
+	return &Server{log: log, now: time.Now, waits: map[string]bool{}, trouble: map[string]string{}, refused: map[string]bool{}, objects: map[string]int{}, requests: map[string]int{},
+		heard: map[string]time.Time{}, silent: map[string]time.Time{}, reread: map[string]bool{}}
 }
 
 // told takes what a request about a kind came to, and reports whether it was refused.
@@ -180,6 +186,17 @@ func (s *Server) Metrics(w io.Writer) {
 	for _, kind := range slices.Sorted(maps.Keys(s.objects)) {
 		fmt.Fprintf(w, "weir_kubernetes_objects{kind=%q} %d\n", kind, s.objects[kind])
 	}
+	if !s.bookmarks {
+		return
+	}
+	fmt.Fprint(w, "# HELP weir_kubernetes_watch_silent_seconds How long the API server has told nothing of a kind; it tells at least once a minute.\n# TYPE weir_kubernetes_watch_silent_seconds gauge\n")
+	for _, kind := range slices.Sorted(maps.Keys(s.heard)) {
+		last, silent := s.silent[kind]
+		if !silent {
+			last = s.heard[kind]
+		}
+		fmt.Fprintf(w, "weir_kubernetes_watch_silent_seconds{kind=%q} %.0f\n", kind, s.now().Sub(last).Seconds())
+	}
 }
 
 func (s *Server) note(kind string, waits bool, objects int) {
@@ -200,4 +217,7 @@ func (s *Server) forget(kind string) {
 	delete(s.trouble, kind)
 	delete(s.refused, kind)
 	delete(s.objects, kind)
+	delete(s.heard, kind)
+	delete(s.silent, kind)
+	delete(s.reread, kind)
 }

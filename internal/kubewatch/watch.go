@@ -56,6 +56,9 @@ func Watch[L runtime.Object, O metav1.Object](ctx context.Context, s *Server, cl
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = m.Fields
+			if s.rereads(m.Kind) { // what its cache holds may be what the watch has not told
+				o.ResourceVersion, o.ResourceVersionMatch = "", ""
+			}
 			l, err := client.List(ctx, o)
 			if s.told(ctx, m.Kind, m.Refused != nil, err) && m.Refused != nil {
 				m.Refused()
@@ -64,6 +67,13 @@ func Watch[L runtime.Object, O metav1.Object](ctx context.Context, s *Server, cl
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.FieldSelector = m.Fields
+			streams := o.SendInitialEvents != nil && *o.SendInitialEvents // a list, too
+			switch again := s.rereads(m.Kind); {
+			case again && streams:
+				o.ResourceVersion = ""
+			case again:
+				return nil, outdated()
+			}
 			w, err := client.Watch(ctx, o)
 			if err == nil && reflect.TypeOf(w) == reflect.TypeOf(watch.NewEmptyWatch()) {
 				// What client-go makes of a connection that ends before there is an answer, and of
@@ -72,7 +82,10 @@ func Watch[L runtime.Object, O metav1.Object](ctx context.Context, s *Server, cl
 				return w, nil
 			}
 			s.told(ctx, m.Kind, m.Refused != nil, err)
-			return w, err
+			if err != nil {
+				return nil, err
+			}
+			return s.guard(m.Kind, w), nil
 		},
 	}
 	quiet := logr.Discard() // what matters was said by told
@@ -126,8 +139,15 @@ func (x *mirror[O]) Add(obj any) error {
 	}
 	x.trim(o)
 	x.known[name] = true
+	x.s.hear(x.m.Kind, false)
 	x.s.note(x.m.Kind, false, len(x.known))
 	x.m.Put(o)
+	return nil
+}
+
+// Bookmark says how far everything was told.
+func (x *mirror[O]) Bookmark(string) error {
+	x.s.hear(x.m.Kind, true)
 	return nil
 }
 
@@ -139,6 +159,7 @@ func (x *mirror[O]) Delete(obj any) error {
 		return err
 	}
 	delete(x.known, name)
+	x.s.hear(x.m.Kind, false)
 	x.s.note(x.m.Kind, false, len(x.known))
 	x.m.Drop(name)
 	return nil
@@ -161,6 +182,7 @@ func (x *mirror[O]) Replace(objs []any, _ string) error {
 		x.m.Drop(name)
 	}
 	x.s.note(x.m.Kind, false, len(x.known))
+	x.s.read(x.m.Kind)
 	x.m.Synced()
 	return nil
 }

@@ -34,6 +34,7 @@ type weather struct {
 	only   bool          // watches fail, lists do not
 	ends   bool          // watches end as soon as they began
 	away   bool          // nobody is there
+	mute   bool          // watches begin and say nothing
 	// what is said of it
 	down bool
 	log  string
@@ -62,6 +63,9 @@ func (s *server) edit(name, value string) {
 	defer s.mu.Unlock()
 	s.version++
 	s.data[name] = value
+	if s.weather.mute {
+		return
+	}
 	s.stop() // who watches looks again
 	s.until, s.stop = context.WithCancel(context.Background())
 }
@@ -82,7 +86,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if now.only && !watch {
 		status = 0
 	}
-	if watch && r.URL.Query().Get("resourceVersion") != fmt.Sprint(version) {
+	if watch && !now.mute && r.URL.Query().Get("resourceVersion") != fmt.Sprint(version) {
 		status = http.StatusGone // what happened since is forgotten
 	}
 	if status != 0 {
@@ -97,10 +101,19 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if watch {
 		w.WriteHeader(http.StatusOK)
 		w.(http.Flusher).Flush()
-		if !now.ends {
+		every := time.NewTicker(time.Minute)
+		defer every.Stop()
+		for !now.ends {
 			select {
 			case <-until.Done():
+				return
 			case <-r.Context().Done():
+				return
+			case <-every.C:
+				if !now.mute {
+					fmt.Fprintf(w, `{"type":"BOOKMARK","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"%d"}}}`+"\n", version)
+					w.(http.Flusher).Flush()
+				}
 			}
 		}
 		return
@@ -131,83 +144,167 @@ func TestWeather(t *testing.T) {
 	}
 }
 
-func endure(t *testing.T, w weather) {
-	api := &server{data: map[string]string{"a": "1", "b": "1"}, version: 1}
-	api.until, api.stop = context.WithCancel(t.Context())
+// watching is a Mirror of an API server whose weather changes.
+type watching struct {
+	t       *testing.T
+	api     *server
+	s       *Server
+	log     locked.Buffer
+	end     func()
+	mu      sync.Mutex
+	held    map[string]string
+	dropped int
+}
+
+func newWatching(t *testing.T) *watching {
+	x := &watching{t: t, api: &server{data: map[string]string{"a": "1", "b": "1"}, version: 1}, held: map[string]string{}}
+	x.api.until, x.api.stop = context.WithCancel(t.Context())
 	network := &memnet.Network{}
 	l, err := network.Listen("10.0.0.1:443")
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: api, ReadHeaderTimeout: time.Minute}
+	srv := &http.Server{Handler: x.api, ReadHeaderTimeout: time.Minute}
 	go func() { _ = srv.Serve(l) }()
-	var log locked.Buffer
-	s := New(slog.New(slog.NewTextHandler(&log, nil)))
-	s.Plain = true
+	x.s = New(slog.New(slog.NewTextHandler(&x.log, nil)))
+	x.s.Plain = true
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		api.mu.Lock()
-		away := api.weather.away
-		api.mu.Unlock()
+		x.api.mu.Lock()
+		away := x.api.weather.away
+		x.api.mu.Unlock()
 		if away {
 			return nil, fmt.Errorf("connection refused")
 		}
 		return network.DialContext(ctx, "tcp", "10.0.0.1:443")
 	}}
-	client, err := kubernetes.NewForConfig(&rest.Config{Host: "http://api", Transport: s.Through(transport), WarningHandler: rest.NoWarnings{}})
+	client, err := kubernetes.NewForConfig(&rest.Config{Host: "http://api", Transport: x.s.Through(transport), WarningHandler: rest.NoWarnings{}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var mu sync.Mutex
-	held, dropped := map[string]string{}, 0
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
-		Watch(ctx, s, client.CoreV1().ConfigMaps("mesh"), Mirror[*corev1.ConfigMap]{Kind: "ConfigMap", Synced: func() {},
+		Watch(ctx, x.s, client.CoreV1().ConfigMaps("mesh"), Mirror[*corev1.ConfigMap]{Kind: "ConfigMap", Synced: func() {},
 			Put: func(c *corev1.ConfigMap) {
-				mu.Lock()
-				defer mu.Unlock()
-				held[c.Name] = c.Data["is"]
+				x.mu.Lock()
+				defer x.mu.Unlock()
+				x.held[c.Name] = c.Data["is"]
 			},
 			Drop: func(types.NamespacedName) {
-				mu.Lock()
-				defer mu.Unlock()
-				dropped++
+				x.mu.Lock()
+				defer x.mu.Unlock()
+				x.dropped++
 			}})
 	})
-	want := func(when string, a string, down bool) {
-		t.Helper()
-		mu.Lock()
-		defer mu.Unlock()
-		if d := cmp.Diff(map[string]string{"a": a, "b": "1"}, held); d != "" || dropped > 0 {
-			t.Errorf("%s: %d were given up (-want +got):\n%s", when, dropped, d)
-		}
-		var m strings.Builder
-		s.Metrics(&m)
-		if up := map[bool]string{true: "0", false: "1"}[down]; s.Away().IsZero() == down || !strings.Contains(m.String(), "weir_kubernetes_up "+up+"\n") {
-			t.Errorf("%s: away since %v, and metrics say\n%s", when, s.Away(), &m)
-		}
+	x.end = func() {
+		cancel()
+		_ = srv.Close()
+		transport.CloseIdleConnections()
+		running.Wait()
 	}
+	return x
+}
+
+func (x *watching) metrics() string {
+	var m strings.Builder
+	x.s.Metrics(&m)
+	return m.String()
+}
+
+// want compares what is held, and what is said of the API server.
+func (x *watching) want(when, a string, down bool) {
+	x.t.Helper()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if d := cmp.Diff(map[string]string{"a": a, "b": "1"}, x.held); d != "" || x.dropped > 0 {
+		x.t.Errorf("%s: %d were given up (-want +got):\n%s", when, x.dropped, d)
+	}
+	m := x.metrics()
+	if up := map[bool]string{true: "0", false: "1"}[down]; x.s.Away().IsZero() == down || !strings.Contains(m, "weir_kubernetes_up "+up+"\n") {
+		x.t.Errorf("%s: away since %v, and metrics say\n%s", when, x.s.Away(), m)
+	}
+}
+
+func endure(t *testing.T, w weather) {
+	x := newWatching(t)
 	time.Sleep(10 * time.Second)
-	want("at first", "1", false)
-	api.set(w)
+	x.want("at first", "1", false)
+	x.api.set(w)
 	time.Sleep(2 * time.Minute)
 	if w.only && w.status == http.StatusInternalServerError {
 		// Lists are answered in between.
 	} else {
-		want("meanwhile", "1", w.down)
+		x.want("meanwhile", "1", w.down)
 	}
-	if s.Awaits() != "" {
-		t.Errorf("it waits%s", s.Awaits())
+	if x.s.Awaits() != "" {
+		t.Errorf("it waits%s", x.s.Awaits())
 	}
-	if n := strings.Count(log.String(), "level=WARN"); w.log == "" && n > 0 || w.log != "" && !strings.Contains(log.String(), w.log) || !w.only && n > 1 {
-		t.Errorf("the log says\n%s", &log)
+	if n := strings.Count(x.log.String(), "level=WARN"); w.log == "" && n > 0 || w.log != "" && !strings.Contains(x.log.String(), w.log) || !w.only && n > 1 {
+		t.Errorf("the log says\n%s", &x.log)
 	}
-	api.set(weather{})
-	api.edit("a", "2")
+	x.api.set(weather{})
+	x.api.edit("a", "2")
 	time.Sleep(30 * time.Second)
-	want("afterwards", "2", false)
-	cancel()
-	_ = srv.Close()
-	transport.CloseIdleConnections()
-	running.Wait()
+	x.want("afterwards", "2", false)
+	x.end()
+}
+
+// An API server that keeps a watch open and says nothing on it looks like one where nothing happens, but for the bookmark that it owes
+// every minute. What it does not tell is read, that it does not is said once, and so is that it does again.
+func TestSilentWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newWatching(t)
+		silent := func(when string, want bool) {
+			t.Helper()
+			_, is := x.s.Silent()["ConfigMap"]
+			if is != want {
+				t.Errorf("%s: silent is %v", when, is)
+			}
+		}
+		time.Sleep(time.Hour)
+		x.want("a quiet hour", "1", false)
+		silent("a quiet hour", false)
+		if m := x.metrics(); !strings.Contains(m, "weir_kubernetes_watch_silent_seconds{kind=\"ConfigMap\"} ") {
+			t.Error(m)
+		}
+		x.api.set(weather{mute: true})
+		x.api.edit("a", "2")
+		time.Sleep(2 * time.Minute)
+		x.want("two minutes of silence", "1", false)
+		silent("two minutes of silence", false)
+		time.Sleep(2 * time.Minute)
+		x.want("four minutes of silence", "2", false)
+		silent("four minutes of silence", true)
+		time.Sleep(20 * time.Minute)
+		x.api.edit("a", "3")
+		time.Sleep(4 * time.Minute)
+		x.want("half an hour of silence", "3", false)
+		silent("half an hour of silence", true)
+		if n := strings.Count(x.log.String(), "level=WARN"); n != 1 || !strings.Contains(x.log.String(), "kind=ConfigMap") {
+			t.Errorf("the log says\n%s", &x.log)
+		}
+		if m := x.metrics(); !strings.Contains(m, "weir_kubernetes_watch_silent_seconds{kind=\"ConfigMap\"} 1") { // a thousand and some
+			t.Error(m)
+		}
+		x.api.set(weather{})
+		time.Sleep(2 * time.Minute)
+		silent("afterwards", false)
+		if n := strings.Count(x.log.String(), "tells of a kind again"); n != 1 {
+			t.Errorf("the log says\n%s", &x.log)
+		}
+		x.end()
+	})
+}
+
+// Of an API server that never sent a bookmark nobody knows whether it is deaf: it is left alone.
+func TestQuietWithoutBookmarks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newWatching(t)
+		x.api.set(weather{mute: true})
+		time.Sleep(time.Hour)
+		if len(x.s.Silent()) > 0 || strings.Contains(x.log.String(), "level=WARN") || strings.Contains(x.metrics(), "silent") {
+			t.Errorf("%v\n%s\n%s", x.s.Silent(), &x.log, x.metrics())
+		}
+		x.end()
+	})
 }
