@@ -90,6 +90,12 @@ var dashboards = []*dashboard{{
 			{title: "Log lines lost", unit: "short", stat: true, queries: lines(`sum(weir_proxy_log_dropped_total)`, "")},
 			{title: "Series full", about: "Requests counted without their workload, because a proxy had too many series.", unit: "short", stat: true, queries: lines(`sum(weir_proxy_series_overflow_total)`, "")},
 		}},
+		{"Nodes: where the CNI plugin makes the rules", []panel{
+			{title: "Unprotected pods", about: "Whose traffic goes past their proxies: `weir analyze -A` names them first of all.", unit: "short", stat: true, queries: lines(`sum(weir_cni_unprotected_pods)`, "")},
+			{title: "Nodes that capture nothing", about: "The CNI plugin is not installed there: new pods wait.", unit: "short", stat: true, queries: lines(`count(istio_cni_install_ready) - sum(istio_cni_install_ready)`, "")},
+			{title: "Pods repaired", about: "That came without rules, by what was done about them.", unit: "ops", queries: lines(`sum by (type, result) (rate(istio_cni_repair_pods_repaired_total[$__rate_interval]))`, "{{type}} {{result}}")},
+			{title: "Calls of the plugin", unit: "ops", queries: lines(`sum by (operation, result) (rate(istio_cni_plugin_requests_total[$__rate_interval]))`, "{{operation}} {{result}}")},
+		}},
 		{"By proxy", []panel{
 			{title: "Connections", unit: "short", queries: lines(`topk(10, weir_proxy_connections)`, "{{instance}}")},
 			{title: "Descriptors", unit: "short", queries: lines(`topk(10, sum by (instance) (weir_proxy_descriptors))`, "{{instance}}")},

@@ -157,7 +157,9 @@ func exists(path string) bool {
 func prometheus(t *testing.T, m *mesh) func(query string) (string, error) {
 	t.Helper()
 	binary, err := exec.LookPath("prometheus")
-	if err != nil {
+	if err != nil && os.Getenv("WEIR_PROMETHEUS") == "require" {
+		t.Fatal(err)
+	} else if err != nil {
 		t.Skip("prometheus is not installed (Debian: apt-get install prometheus): the query was not asked")
 	}
 	at := freePort(t)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/weirmesh/weir/install/monitoring"
@@ -44,10 +45,14 @@ spec:
 		return nil
 	})
 	queries := monitoring.Queries()
-	inCluster := []string{"weir_kubernetes_up", "weir_kubernetes_requests_total", "weir_kubernetes_request_seconds_total", "sidecar_injection_failure_total", // only there
-		"weir_identity_horizon_seconds"} // only when something is in sight
-	for _, name := range regexp.MustCompile(`\b(weir|istio|pilot|citadel|sidecar)_[a-z_]+\b`).FindAllString(string(rules), -1) {
-		if !slices.Contains(inCluster, name) {
+	metrics := regexp.MustCompile(`\b(weir|istio|pilot|citadel|sidecar)_[a-z_]+\b`)
+	elsewhere := func(name string) bool {
+		return strings.HasPrefix(name, "weir_kubernetes_") || strings.HasPrefix(name, "weir_cni_") || strings.HasPrefix(name, "istio_cni_") || name == "sidecar_injection_failure_total" || // only in a cluster
+			name == "weir_identity_horizon_seconds" // only when something is in sight
+	}
+	maps.DeleteFunc(queries, func(_, q string) bool { return slices.ContainsFunc(metrics.FindAllString(q, -1), elsewhere) })
+	for _, name := range metrics.FindAllString(string(rules), -1) {
+		if !elsewhere(name) {
 			queries["rules.yaml: "+name] = "count(" + name + ")"
 		}
 	}
