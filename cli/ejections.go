@@ -14,9 +14,9 @@ func (a *app) ejections() *cobra.Command {
 		Use:   "ejections [SERVICE] [flags]",
 		Short: "show which endpoints proxies have set aside, why, and until when",
 		Long: `Show which endpoints proxies have set aside: who did, why (how many errors in a
-row, the last answer, or active health checks), since when and until when, how
-often. Each proxy judges by what came of its own requests, so one may have ejected
-an endpoint that another still uses.
+row, the last answer, active health checks, or no answer to connections), since
+when and until when, how often. Each proxy judges by what came of its own
+requests, so one may have ejected an endpoint that another still uses.
 
 With --all also those that are in use again. Changes are events, too:
 "weir get events" shows them.`,

@@ -45,7 +45,8 @@ func inUse(state string) int {
 }
 
 var asideNames = map[observev1.AsideState]string{observev1.AsideState_ASIDE_STATE_RETURNED: "returned", observev1.AsideState_ASIDE_STATE_EJECTED: "ejected", observev1.AsideState_ASIDE_STATE_PROBED: "probed",
-	observev1.AsideState_ASIDE_STATE_UNHEALTHY: "unhealthy", observev1.AsideState_ASIDE_STATE_WITHDRAWN: "withdrawn"}
+	observev1.AsideState_ASIDE_STATE_UNHEALTHY: "unhealthy", observev1.AsideState_ASIDE_STATE_WITHDRAWN: "withdrawn",
+	observev1.AsideState_ASIDE_STATE_SILENT: "silent"}
 
 func ejectionOf(proxy string, e *observev1.Ejection) apiv1.Ejection {
 	s := e.GetService()
@@ -82,6 +83,8 @@ func because(e *observev1.Ejection) string {
 		return "active health checks fail"
 	case observev1.AsideState_ASIDE_STATE_WITHDRAWN:
 		return "it asked for that, in answer to a health check"
+	case observev1.AsideState_ASIDE_STATE_SILENT:
+		return "it does not answer to connections: others are called where there are any"
 	}
 	return "active health checks pass"
 }

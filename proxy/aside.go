@@ -53,15 +53,13 @@ func wall(now time.Time, at, loop int64) uint64 {
 
 // ejections are the endpoints of a host, "" for all, that are set aside or were.
 func (p *Proxy) ejections(host string) []*observev1.Ejection {
-	var loop int64
-	p.each(func(w *worker) { loop = w.loop.Now() })
-	now := time.Now()
+	loop, now := p.now(), time.Now()
 	var out []*observev1.Ejection
 	for c := range p.state.current().Clusters() {
-		if c.Outlier == nil && c.Check == nil || host != "" && c.Service.Host != host {
+		if host != "" && c.Service.Host != host {
 			continue
 		}
-		for _, a := range c.Health.Aside() {
+		for _, a := range c.Health.Aside(loop) {
 			if len(out) == mostAside {
 				return out
 			}
@@ -72,7 +70,7 @@ func (p *Proxy) ejections(host string) []*observev1.Ejection {
 }
 
 var asideStates = [...]observev1.AsideState{cluster.Returned: observev1.AsideState_ASIDE_STATE_RETURNED, cluster.Ejected: observev1.AsideState_ASIDE_STATE_EJECTED, cluster.Probed: observev1.AsideState_ASIDE_STATE_PROBED,
-	cluster.Unhealthy: observev1.AsideState_ASIDE_STATE_UNHEALTHY, cluster.Withdrawn: observev1.AsideState_ASIDE_STATE_WITHDRAWN}
+	cluster.Unhealthy: observev1.AsideState_ASIDE_STATE_UNHEALTHY, cluster.Withdrawn: observev1.AsideState_ASIDE_STATE_WITHDRAWN, cluster.Unreached: observev1.AsideState_ASIDE_STATE_SILENT}
 
 func ejection(c *cluster.Cluster, a *cluster.Aside, since, until uint64) *observev1.Ejection {
 	w := &a.Endpoint.Workload

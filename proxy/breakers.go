@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/weirmesh/weir/proxy/admin"
@@ -11,12 +12,35 @@ import (
 	"github.com/weirmesh/weir/proxy/cluster/outlier"
 )
 
-// clusterStats are what circuit breakers did and stand at, and what failed, by Envoy's names.
-func clusterStats(c *cluster.Cluster) []admin.Stat {
+// clusterTotals are the requests and connections of all clusters, as all workers counted them.
+func (p *Proxy) clusterTotals() *cluster.Totals {
+	sum := &cluster.Totals{}
+	p.each(func(w *worker) { sum.Add(&w.totals) })
+	return sum
+}
+
+// now is the time by the clock of the loops.
+func (p *Proxy) now() (now int64) {
+	p.each(func(w *worker) { now = w.loop.Now() })
+	return now
+}
+
+// clusterStats are how many requests and connections there were, what circuit breakers did and stand at, and what failed, by Envoy's
+// names.
+func clusterStats(c *cluster.Cluster, total cluster.Total) []admin.Stat {
 	l := c.Limits
 	counter := func(name string, v uint64) admin.Stat { return admin.Stat{Name: name, Value: int64(v)} }
 	gauge := func(name string, v int64) admin.Stat { return admin.Stat{Name: name, Value: v, Gauge: true} }
 	out := []admin.Stat{
+		counter("upstream_cx_total", total.Connections),
+		counter("upstream_rq_total", total.Requests),
+	}
+	for class, n := range total.Answers {
+		if name := classNames[class]; name != "" && n > 0 { // as Envoy: what never came has none
+			out = append(out, counter(name, n))
+		}
+	}
+	out = append(out,
 		counter("upstream_cx_overflow", l.CxOverflow.Load()),
 		counter("upstream_rq_drop_overload", l.Dropped.Load()),
 		counter("upstream_rq_pending_overflow", l.PendingOverflow.Load()+l.RqOverflow.Load()), // Envoy counts both there
@@ -32,7 +56,7 @@ func clusterStats(c *cluster.Cluster) []admin.Stat {
 		gauge("upstream_cx_active", int64(l.Connections.Load())),
 		gauge("upstream_rq_active", int64(l.Requests.Load())),
 		gauge("upstream_rq_pending_active", int64(l.Pending.Load())),
-	}
+	)
 	for _, b := range []struct {
 		name, remaining string
 		max             uint32
@@ -75,6 +99,9 @@ func clusterStats(c *cluster.Cluster) []admin.Stat {
 	return append(out, gauge("membership_healthy", int64(c.View().Usable())), gauge("membership_total", int64(len(c.Endpoints))))
 }
 
+// classNames are the counters of requests by the class of what they came to.
+var classNames = [6]string{"", "upstream_rq_1xx", "upstream_rq_2xx", "upstream_rq_3xx", "upstream_rq_4xx", "upstream_rq_5xx"}
+
 // ServerStats are what the proxy as a whole is at, what routes with a stat_prefix and filters have counted, and what authorization decided,
 // by Envoy's names.
 func (p *Proxy) ServerStats() (out []admin.Stat) {
@@ -109,31 +136,35 @@ func troubled(l *cluster.Limits) bool {
 // Prometheus keeps, and say nothing.
 func (p *Proxy) writeBreakers(to io.Writer) error {
 	type sample struct {
-		cluster string
-		value   int64
+		cluster, class string
+		value          int64
 	}
+	totals := p.clusterTotals()
 	var names []string
 	kinds, samples := map[string]string{}, map[string][]sample{}
 	for c := range p.state.current().Clusters() {
 		if !limited(c) && !troubled(c.Limits) {
 			continue
 		}
-		for _, s := range clusterStats(c) {
-			name := "envoy_cluster_" + strings.ReplaceAll(s.Name, ".", "_")
+		for _, s := range clusterStats(c, totals.At(c.ID)) {
+			name, class := "envoy_cluster_"+strings.ReplaceAll(s.Name, ".", "_"), ""
+			if i := slices.Index(classNames[:], s.Name); i > 0 {
+				name, class = "envoy_cluster_upstream_rq_xx", fmt.Sprintf("envoy_response_code_class=\"%d\",", i)
+			}
 			if samples[name] == nil {
 				names = append(names, name)
 				if kinds[name] = "counter"; s.Gauge {
 					kinds[name] = "gauge"
 				}
 			}
-			samples[name] = append(samples[name], sample{c.Name, s.Value})
+			samples[name] = append(samples[name], sample{c.Name, class, s.Value})
 		}
 	}
 	w := bufio.NewWriter(to)
 	for _, name := range names {
 		fmt.Fprintf(w, "# TYPE %s %s\n", name, kinds[name])
 		for _, s := range samples[name] {
-			fmt.Fprintf(w, "%s{cluster_name=%q} %d\n", name, s.cluster, s.value)
+			fmt.Fprintf(w, "%s{%scluster_name=%q} %d\n", name, s.class, s.cluster, s.value)
 		}
 	}
 	return w.Flush()

@@ -129,6 +129,8 @@ func staticDump(b *bootstrapv3.Bootstrap) (*dump.Dump, error) {
 
 // Clusters answers /clusters.
 func (p *Proxy) Clusters() (out []admin.Cluster) {
+	totals := p.clusterTotals()
+	now := p.now()
 	p.state.mu.Lock()
 	defer p.state.mu.Unlock()
 	static := map[string]bool{}
@@ -136,7 +138,7 @@ func (p *Proxy) Clusters() (out []admin.Cluster) {
 		static[c.GetName()] = true
 	}
 	for c := range p.state.builder.State().Clusters() {
-		v := admin.Cluster{Name: c.Name, Static: static[c.Name] && c.Version == "", Connections: c.Limits.Connections.Load(), Pending: c.Limits.Pending.Load(), Requests: c.Limits.Requests.Load(), Stats: clusterStats(c)}
+		v := admin.Cluster{Name: c.Name, Static: static[c.Name] && c.Version == "", Connections: c.Limits.Connections.Load(), Pending: c.Limits.Pending.Load(), Requests: c.Limits.Requests.Load(), Stats: clusterStats(c, totals.At(c.ID))}
 		eds, idle := p.state.builder.Unhealthy(c.Name)
 		v.EDSName = eds
 		panics := map[string]bool{} // what is chosen although it is unhealthy
@@ -144,7 +146,7 @@ func (p *Proxy) Clusters() (out []admin.Cluster) {
 			panics[e] = true
 		}
 		for i, e := range c.Endpoints {
-			h := admin.Host{Address: e.Addr, Path: e.Path, Name: e.Host, Healthy: !panics[hostKey(e)], Active: e.Active.Load(), Ejected: e.Outlier.Phase() == outlier.Open, Sick: e.Sick.Load(), Unproven: e.Unproven.Load(), Degraded: e.Degraded.Load()}
+			h := admin.Host{Address: e.Addr, Path: e.Path, Name: e.Host, Healthy: !panics[hostKey(e)], Active: e.Active.Load(), Ejected: e.Outlier.Phase() == outlier.Open, Sick: e.Sick.Load(), Unproven: e.Unproven.Load(), Degraded: e.Degraded.Load(), Silent: e.Silent.Load() > now}
 			delete(panics, hostKey(e))
 			if i < len(c.Weights) {
 				h.Weight = c.Weights[i]

@@ -28,8 +28,7 @@ func (p *Proxy) Limits(q *observev1.LimitsRequest) *observev1.Limits {
 		return out
 	}
 	s := p.state.current()
-	now := int64(0)
-	p.each(func(w *worker) { now = w.loop.Now() })
+	now := p.now()
 	var routes map[string][]*observev1.Limit
 	for c := range s.Clusters() {
 		if c.Service.Host == "" || c.Service.Host != q.GetHost() {

@@ -28,6 +28,7 @@ type worker struct {
 	tcp     *tcp.Worker
 	demand  *demand.Worker
 	numbers *observe.Worker
+	totals  cluster.Totals
 	report  *http.Report
 	records *records.Recorder
 	checks  *cluster.Checks // active health checks, which are the first worker's business; nil of the others
@@ -54,12 +55,12 @@ func (p *Proxy) newWorker(i int) (*worker, error) {
 	w.demand = demands.NewWorker(w.loop, p.place())
 	w.report = &http.Report{Self: p.self, Numbers: w.numbers, Records: w.records, Log: p.logs, Unknown: (&strangers{loop: w.loop, p: p}).tell}
 	w.http = http.NewWorker(http.Options{Loop: w.loop, Demand: w.demand, Hosts: p.hosts, Group: p.pools, Socket: p.socket, Source: p.o.Source, Hostname: p.o.Node.Name, Outdated: p.outdated, Full: p.noRequest,
-		Observer: w.report})
+		Observer: w.report, Totals: &w.totals})
 	if i == 0 {
 		w.checks = cluster.NewChecks(w.loop, w.http)
 	}
 	w.tcp = tcp.NewWorker(tcp.Options{Loop: w.loop, HTTP: w.http, Demand: w.demand, Hosts: p.hosts, State: func() tcp.State { return w.state }, Socket: p.socket, Source: p.o.Source, Metadata: p.frame, Hostname: p.o.Node.Name, Peers: p.peers,
-		Observer: &relays{self: p.self, loop: w.loop, numbers: w.numbers, records: w.records, log: p.logs, reported: map[*tcp.Relay]*tally{}}})
+		Totals: &w.totals, Observer: &relays{self: p.self, loop: w.loop, numbers: w.numbers, records: w.records, log: p.logs, reported: map[*tcp.Relay]*tally{}}})
 	w.accept = listener.NewAcceptor(w.loop, listener.Options{Log: p.o.Log, Serve: w.serve, Begin: w.begin, Demand: w.demand,
 		Room: p.room, Full: p.noConnection, Relief: w.http.Pool().CloseIdle,
 		Refused: (&refusals{loop: w.loop, access: p.logs, log: p.o.Log, numbers: w.numbers, records: w.records, self: p.self}).tell})

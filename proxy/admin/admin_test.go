@@ -67,7 +67,7 @@ func (f *fake) Certs() []Certificates {
 
 func (f *fake) Clusters() []Cluster {
 	return []Cluster{{Name: "c", EDSName: "e", Hosts: []Host{
-		{Address: netip.MustParseAddrPort("10.0.0.1:80"), Healthy: true, Active: 3, Ejected: true}, {Path: "/run/x", Weight: 7}}, Stats: []Stat{{Name: "upstream_cx_overflow", Value: 2}, {Name: "upstream_rq_pending_overflow", Value: 5}}}, {Name: "s", Static: true}}
+		{Address: netip.MustParseAddrPort("10.0.0.1:80"), Healthy: true, Active: 3, Ejected: true, Silent: true}, {Path: "/run/x", Weight: 7}}, Stats: []Stat{{Name: "upstream_cx_overflow", Value: 2}, {Name: "upstream_rq_pending_overflow", Value: 5}}}, {Name: "s", Static: true}}
 }
 
 func (f *fake) ServerStats() []Stat {
@@ -110,6 +110,9 @@ func TestEnvoysForms(t *testing.T) {
 		hosts[1].GetAddress().GetPipe().GetPath() != "/run/x" || hosts[1].GetHealthStatus().GetEdsHealthStatus() != corev3.HealthStatus_UNHEALTHY {
 		t.Errorf("clusters: %v", clusters)
 	}
+	if s := clusters.GetClusterStatuses()[0].GetHostStatuses(); len(s[0].GetStats()) != 2 || s[0].GetStats()[1].GetName() != "silent" || len(s[1].GetStats()) != 1 {
+		t.Errorf("who does not answer to connections: %v", s)
+	}
 	if s := clusters.GetClusterStatuses(); !s[0].GetAddedViaApi() || s[1].GetAddedViaApi() {
 		t.Errorf("who was sent by a control plane: %v", s)
 	}
@@ -128,6 +131,7 @@ func TestEnvoysForms(t *testing.T) {
 		"/listeners":                   "l::0.0.0.0:80\nl::[::]:80\n",
 		"/stats":                       "cluster.c.upstream_cx_overflow: 2\ncluster.c.upstream_rq_pending_overflow: 5\n",
 		"/clusters?format=text":        "c::added_via_api::true\n",
+		"/clusters?":                   "c::10.0.0.1:80::silent::1\n",
 		"/clusters?filter=x":           "s::added_via_api::false\n",
 		"/clusters?format=yaml":        "format=\"yaml\" is not supported: /clusters has text, json\n",
 		"/listeners?format=html":       "format=\"html\" is not supported: /listeners has text, json\n",

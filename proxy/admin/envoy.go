@@ -65,6 +65,7 @@ type Host struct {
 	Sick    bool   // as active health checks say
 	// Unproven: they have said nothing yet. Degraded: they say it is to be used only where there are too few others.
 	Unproven, Degraded bool
+	Silent             bool  // it does not answer to connections: others are called where there are any
 	Active             int32 // requests, or TCP connections
 }
 
@@ -171,6 +172,9 @@ func handleClusters(p Proxy) http.HandlerFunc {
 				s := status{Name: c.Name, AddedViaAPI: !c.Static, Observability: c.Name, EDSName: c.EDSName}
 				for _, h := range c.Hosts {
 					x := host{Address: at(h.Address, h.Path), Stats: []stat{{Name: "rq_active", Value: int64(h.Active), Type: "GAUGE"}}, Weight: max(h.Weight, 1), Hostname: h.Name}
+					if h.Silent {
+						x.Stats = append(x.Stats, stat{Name: "silent", Value: 1, Type: "GAUGE"})
+					}
 					x.Health.EDS, x.Health.Ejected, x.Health.Sick = "HEALTHY", h.Ejected, h.Sick
 					x.Health.Unproven, x.Health.Degraded = h.Unproven, h.Degraded
 					if !h.Healthy {
@@ -210,6 +214,9 @@ func handleClusters(p Proxy) http.HandlerFunc {
 				flags = cmp.Or(flags, "healthy")
 				fmt.Fprintf(&b, "%[1]s::%[2]s::rq_active::%[3]d\n%[1]s::%[2]s::hostname::%[4]s\n%[1]s::%[2]s::health_flags::%[5]s\n%[1]s::%[2]s::weight::%[6]d\n",
 					c.Name, h.String(), h.Active, h.Name, flags, max(h.Weight, 1))
+				if h.Silent { // beside Envoy's flags, whose set is closed
+					fmt.Fprintf(&b, "%s::%s::silent::1\n", c.Name, h.String())
+				}
 			}
 		}
 		plain(w, b.String())

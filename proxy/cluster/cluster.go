@@ -251,6 +251,7 @@ type SlowStart struct {
 // Name is a DNS name and port of a StrictDNS or LogicalDNS cluster.
 type Name struct {
 	Host   string
+	Shown  string // what its endpoints are called: Host, unless the control plane says otherwise
 	Port   uint16
 	Weight uint32
 	Lookup Lookup
@@ -371,11 +372,18 @@ type Endpoint struct {
 	// Active counts requests (or TCP connections) in flight, over all workers.
 	Active atomic.Int32
 	// Silent is until when, by the clock of the loops, others are called where there are any: it does not answer to
-	// connections. 0: it does, as far as is known.
-	Silent atomic.Int64
+	// connections. 0: it does, as far as is known. Only Hush writes it but for that.
+	Silent, SilentSince atomic.Int64
 	// Gone is set when the endpoint left its cluster: idle connections are closed,
 	// busy ones finish.
 	Gone atomic.Bool
+}
+
+// Hush notes that the endpoint does not answer to connections.
+func (e *Endpoint) Hush(now, until int64) {
+	if e.Silent.Swap(until) < now {
+		e.SilentSince.Store(now)
+	}
 }
 
 // Silence is how long an endpoint may take to accept a connection, or to refuse it, before those who wait may choose another: its kernel

@@ -72,6 +72,7 @@ const (
 	Probed                      // it returns, as far as a few requests may try it
 	Unhealthy                   // active health checks fail
 	Withdrawn                   // it said so itself, in answer to a check
+	Unreached                   // it does not answer to connections: others are called where there are any
 )
 
 // Tell has changes of who is set aside told, on whichever worker's loop they are learned; tell must not call back.
@@ -81,11 +82,14 @@ func (h *Health) Tell(tell func(*Cluster, *Aside)) {
 	h.tell = tell
 }
 
-// Aside are the endpoints that are set aside, or were ejected since they came.
-func (h *Health) Aside() (out []Aside) {
+// Aside are the endpoints that are set aside now, or were ejected since they came.
+func (h *Health) Aside(now int64) (out []Aside) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, e := range h.cluster.Endpoints {
+		if until := e.Silent.Load(); until > now {
+			out = append(out, Aside{Endpoint: e, State: Unreached, Reason: outlier.None, Since: e.SilentSince.Load(), Until: until})
+		}
 		if a, ok := h.ejected(e); ok {
 			out = append(out, a)
 		}

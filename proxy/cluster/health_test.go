@@ -105,7 +105,7 @@ func TestAside(t *testing.T) {
 	const ejected, returned = "1 because 0 2 times, last 503, for 10s, 1", "0 because 0 2 times, last 503, for 10s, 1"
 	now := func(want string) {
 		t.Helper()
-		if all := c.Health.Aside(); len(all) != 1 || say(&all[0]) != want {
+		if all := c.Health.Aside(l.Now()); len(all) != 1 || say(&all[0]) != want {
 			t.Errorf("%+v, want %s", all, want)
 		}
 	}
@@ -116,6 +116,17 @@ func TestAside(t *testing.T) {
 	}
 	n.Step()
 	now(returned)
+	// One that does not answer to connections is set aside for as long as others are preferred to it, since when that began.
+	silent := c.Endpoints[1]
+	began := l.Now()
+	silent.Hush(began, began+int64(time.Second))
+	silent.Hush(began+1, began+int64(5*time.Second))
+	if all := c.Health.Aside(began + 2); len(all) != 2 || all[1].Endpoint != silent || all[1].State != cluster.Unreached || all[1].Since != began || all[1].Until != began+int64(5*time.Second) {
+		t.Errorf("silent: %+v", all)
+	}
+	if all := c.Health.Aside(began + int64(5*time.Second)); len(all) != 1 {
+		t.Errorf("not silent any more: %+v", all)
+	}
 	if got := strings.Join(told, "; "); got != ejected+"; "+returned {
 		t.Errorf("told: %s", got)
 	}

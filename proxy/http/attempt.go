@@ -39,6 +39,9 @@ func (x *Exchange) attempt() {
 	}
 	x.limits = c.Limits
 	x.Attempts++
+	if !x.is(fixed) { // health checks are counted apart
+		x.w.o.Totals.Of(c.ID).Requests++
+	}
 	x.flags &^= connected
 	x.tryBegan = x.w.loop.Now()
 	if e.Host != "" && x.Route != nil && x.Route.Forward != nil && x.Route.Forward.HostOfEndpoint {
@@ -236,7 +239,7 @@ func (x *Exchange) Abandoned() {
 // Silent is called by the pool: the endpoint does not answer to connections. Nobody knows whether it ever will, and nothing was sent:
 // the request goes to another one, if there is one, and is not held up by a pod that is gone. The connection goes on being made.
 func (x *Exchange) Silent(until int64) {
-	x.Endpoint.Silent.Store(until) // which the pool does not know if it is called on behalf of a client
+	x.Endpoint.Hush(x.w.loop.Now(), until) // which the pool does not know if it is called on behalf of a client
 	if x.pinned() {
 		return
 	}

@@ -548,6 +548,9 @@ func (x *Exchange) complete() {
 	if x.Details == "" {
 		x.Details = x.Cause.Details()
 	}
+	if x.Cluster != nil && x.routed != 0 {
+		x.w.o.Totals.Of(x.Cluster.ID).Answered(x.Response.Status)
+	}
 	if x.is(begun) {
 		if o := x.w.o.Observer; o != nil {
 			o.End(x)

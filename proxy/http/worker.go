@@ -34,6 +34,8 @@ type Options struct {
 	Loop     *loop.Loop
 	Group    *pool.Group // shared by all workers
 	Observer Observer    // nil: none
+	// Totals counts requests and connections, by cluster; nil: nobody wants to know.
+	Totals *cluster.Totals
 	// Socket is where the sockets of upstream connections come from; nil, or a nil source: the loop's own kernel.
 	Socket func(c *cluster.Cluster, e *cluster.Endpoint) conn.SocketSource
 	// Source is the workload's own address, for cluster.Cluster.From.
@@ -89,7 +91,10 @@ func NewWorker(o Options) *Worker {
 		probes:  loop.NewSpares[*probe](o.Loop, fewExchanges, mostExchanges),
 	}
 	w.farewell.turn.Do, w.farewell.timer.Fire = w.sayFarewell, w.endGrace
-	w.pool = pool.New(pool.Options{Loop: o.Loop, Group: o.Group, Target: w.target, New: w.newClient})
+	if w.o.Totals == nil {
+		w.o.Totals = &cluster.Totals{}
+	}
+	w.pool = pool.New(pool.Options{Loop: o.Loop, Group: o.Group, Totals: w.o.Totals, Target: w.target, New: w.newClient})
 	return w
 }
 

@@ -420,7 +420,7 @@ func (b *Builder) endpointsOf(s *clusterSpec) *assignment {
 			e := endpointSpec{addr: a.AddrPort, healthy: true}
 			if a.Name < len(s.Names) { // which may be others by now
 				n := &s.Names[a.Name]
-				e.weight, e.priority, e.locality = n.Weight, n.Priority, n.Locality
+				e.host, e.weight, e.priority, e.locality = n.Shown, n.Weight, n.Priority, n.Locality
 			}
 			out.endpoints = append(out.endpoints, e)
 		}

@@ -406,7 +406,7 @@ func TestResolved(t *testing.T) {
 	apply(t, b, update(t, resource.ClusterType, `name: "outbound|443||api.example.com" type: STRICT_DNS
 		load_assignment { endpoints { lb_endpoints { endpoint { address { socket_address { address: "api.example.com" port_value: 443 } } } } } }`))
 	names, _ := b.DNSNames()
-	if d := cmp.Diff(map[string][]cluster.Name{"outbound|443||api.example.com": {{Host: "api.example.com", Port: 443}}}, names); d != "" {
+	if d := cmp.Diff(map[string][]cluster.Name{"outbound|443||api.example.com": {{Host: "api.example.com", Shown: "api.example.com", Port: 443}}}, names); d != "" {
 		t.Error(d)
 	}
 	addrs := []cluster.Found{{AddrPort: netip.MustParseAddrPort("192.0.2.1:443")}, {AddrPort: netip.MustParseAddrPort("192.0.2.2:443")}}
@@ -436,6 +436,15 @@ func TestResolvedByPriority(t *testing.T) {
 	}
 	if g := c.View().Groups; len(g) != 1 || g[0].Endpoints[0] != c.Endpoints[1] {
 		t.Errorf("%d groups are chosen from, not the near one alone", len(g))
+	}
+	// They are called as the name is, or as the control plane says.
+	if a, b := c.Endpoints[0].Host, c.Endpoints[1].Host; a != "far.example.com" || b != "near.example.com" {
+		t.Errorf("hosts %q, %q", a, b)
+	}
+	apply(t, b, update(t, resource.ClusterType, `name: "c" type: STRICT_DNS load_assignment { endpoints { lb_endpoints { endpoint { hostname: "shown.example.com" address { socket_address { address: "near.example.com" port_value: 443 } } } } } }`))
+	s, _ = b.Resolved("c", []cluster.Found{{AddrPort: netip.MustParseAddrPort("192.0.2.2:443")}})
+	if e := s.ClusterNamed("c").Endpoints; len(e) != 1 || e[0].Host != "shown.example.com" {
+		t.Errorf("%+v", e)
 	}
 }
 

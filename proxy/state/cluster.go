@@ -515,7 +515,7 @@ func (s *clusterSpec) decodeNames(la *endpointv3.ClusterLoadAssignment, path str
 			if err != nil {
 				return fmt.Errorf("%s.load_assignment.endpoints[%d]: %s: %w", path, i, a.GetAddress(), err)
 			}
-			s.Names = append(s.Names, cluster.Name{Host: a.GetAddress(), Port: port, Weight: e.GetLoadBalancingWeight().GetValue(), Lookup: s.lookup,
+			s.Names = append(s.Names, cluster.Name{Host: a.GetAddress(), Shown: cmp.Or(e.GetEndpoint().GetHostname(), a.GetAddress()), Port: port, Weight: e.GetLoadBalancingWeight().GetValue(), Lookup: s.lookup,
 				Priority: uint8(group.GetPriority()), Locality: localityOf(group)})
 		}
 	}

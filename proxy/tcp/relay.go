@@ -399,6 +399,7 @@ func (r *Relay) connect() {
 	}
 	r.Endpoint = e
 	r.attempts--
+	r.w.o.Totals.Of(r.Cluster.ID).Connections++
 	r.up = conn.Dial(r.w.l, r.w.target(r.config, r.Cluster, e, r.down.Info()), (*upstream)(r))
 	if len(r.Cluster.Endpoints) > 1 {
 		r.w.l.Arm(&r.report, r.w.l.Now()+int64(cluster.Silence)) // there is nothing to report before it is open
@@ -412,7 +413,7 @@ func (r *Relay) silent() {
 	if r.is(downEnded) || r.up == nil || !r.up.Unanswered() || now-r.Start >= int64(r.Cluster.ConnectTimeout) {
 		return
 	}
-	r.Endpoint.Silent.Store(now + int64(cluster.Avoided))
+	r.Endpoint.Hush(now, now+int64(cluster.Avoided))
 	if r.Cluster.Answering(0, now, r.tried) == nil {
 		return
 	}

@@ -112,6 +112,8 @@ type Observer interface {
 type Options struct {
 	Loop     *loop.Loop
 	Observer Observer // nil: none
+	// Totals counts connections, by cluster; nil: nobody wants to know.
+	Totals *cluster.Totals
 	// Socket is where the socket of a connection comes from; nil, or a nil source: the
 	// loop's own kernel.
 	Socket func(c *cluster.Cluster, e *cluster.Endpoint) conn.SocketSource
@@ -142,7 +144,12 @@ type Worker struct {
 }
 
 // NewWorker makes the TCP side of a loop, on which all further calls must happen.
-func NewWorker(o Options) *Worker { return &Worker{o: o, l: o.Loop} }
+func NewWorker(o Options) *Worker {
+	if o.Totals == nil {
+		o.Totals = &cluster.Totals{}
+	}
+	return &Worker{o: o, l: o.Loop}
+}
 
 // Active is the number of connections being relayed.
 func (w *Worker) Active() int { return w.active }

@@ -348,6 +348,7 @@ func TestResponseFlags(t *testing.T) {
 		"refuses.upstream_cx_connect_fail": 3, "refuses.upstream_cx_connect_timeout": 0, "refuses.upstream_rq_retry": 1, "refuses.upstream_rq_retry_limit_exceeded": 1,
 		"ok.upstream_rq_timeout": 1, "ok.upstream_rq_per_try_timeout": 3, "ok.upstream_rq_retry": 2, "ok.upstream_rq_retry_success": 0, "ok.upstream_rq_retry_limit_exceeded": 2,
 		"h2.upstream_rq_rx_reset": 1, "full.upstream_rq_pending_overflow": 1, "full.upstream_cx_overflow": 0, "empty.membership_total": 0, "ok.membership_healthy": 1,
+		"refuses.upstream_rq_total": 3, "refuses.upstream_cx_total": 3, "full.upstream_rq_total": 0, "empty.upstream_rq_total": 0,
 	} {
 		if !strings.Contains(stats, fmt.Sprintf("cluster.%s: %d\n", name, want)) {
 			t.Errorf("/stats has no cluster.%s: %d:\n%s", name, want, stats)
@@ -355,6 +356,14 @@ func TestResponseFlags(t *testing.T) {
 		if cluster, stat, _ := strings.Cut(name, "."); cluster != "empty" && !strings.Contains(prometheus, fmt.Sprintf("envoy_cluster_%s{cluster_name=%q} %d\n", stat, cluster, want)) {
 			t.Errorf("/stats/prometheus has no %s of %s", stat, cluster)
 		}
+	}
+	for _, want := range []string{"cluster.refuses.upstream_rq_5xx: 2\n", "cluster.empty.upstream_rq_5xx: 1\n", "cluster.ok.upstream_rq_2xx: 3\n"} {
+		if !strings.Contains(stats, want) {
+			t.Errorf("/stats has no %s", want)
+		}
+	}
+	if want := `envoy_cluster_upstream_rq_xx{envoy_response_code_class="5",cluster_name="refuses"} 2`; !strings.Contains(prometheus, want+"\n") {
+		t.Errorf("/stats/prometheus has no %s", want)
 	}
 }
 

@@ -113,7 +113,7 @@ func (w *world) serve(at string, handle func(net.Conn)) string {
 	case is(handle, nobody):
 		return at
 	case is(handle, unaccepting):
-		w.fill(netip.MustParseAddrPort(at))
+		mesh.Deaf(w.t, netip.MustParseAddrPort(at))
 		return at
 	}
 	l, err := net.Listen("tcp", at)
@@ -301,26 +301,6 @@ func (w *world) hold(f *fault, h *holder) func() {
 	c := w.send(f, "GET / HTTP/1.1\r\nhost: x\r\n\r\n")
 	<-h.came
 	return func() { _ = c.Close() }
-}
-
-// fill makes an address at which nobody accepts, and the queue is full.
-func (w *world) fill(at netip.AddrPort) {
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
-	if err != nil {
-		w.T.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = syscall.Close(fd) })
-	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}), syscall.Listen(fd, 0)); err != nil {
-		w.T.Fatal(err)
-	}
-	for range 8 {
-		c, err := net.DialTimeout("tcp", at.String(), 100*time.Millisecond)
-		if err != nil {
-			return
-		}
-		w.t.Cleanup(func() { _ = c.Close() })
-	}
-	w.T.Fatal("this kernel accepts more connections than it was told to")
 }
 
 // underWay waits until the client's proxy has a request.

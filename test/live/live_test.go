@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -132,6 +133,37 @@ func TestEjectionsAreTold(t *testing.T) {
 			}
 		}
 		return errors.New("there is no event yet")
+	})
+}
+
+// An endpoint that does not answer to connections is told as set aside by who found out, and its proxy's own page says so.
+func TestSilentEndpointsAreTold(t *testing.T) {
+	t.Parallel()
+	m := mesh.New(t, nil)
+	m.Config("echo.yaml", service)
+	m.Config("rule.yaml", "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: echo}\nspec: {host: echo, trafficPolicy: {connectionPool: {tcp: {connectTimeout: 0.05s}}}}\n")
+	all := m.Workloads(mesh.Spec{Name: "client-0", Owner: "client", ServiceAccount: "client", Labels: map[string]string{"app": "client"}},
+		mesh.Spec{Name: "echo-v1-0", Owner: "echo-v1", ServiceAccount: "echo", Labels: map[string]string{"app": "echo"}, Ports: []mesh.Port{{Name: "http", Number: 8080}}, NoProxy: true})
+	client, at := all[0], all[1].App(8080)
+	mesh.Deaf(t, at)
+	m.Eventually("it is told", func() error {
+		if r := client.Get("http://echo:8080/"); r.Status != 503 {
+			return fmt.Errorf("the answer is %v", r)
+		}
+		all, err := m.API().Ejections(t.Context(), "echo", "default")
+		if err != nil {
+			return err
+		}
+		if len(all.Ejections) != 1 {
+			return fmt.Errorf("%d are set aside", len(all.Ejections))
+		}
+		if e := all.Ejections[0]; e.State != "silent" || e.Endpoint != at.String() || e.Workload != "default/echo-v1" || !strings.HasPrefix(e.Proxy, "default/client") || e.Until == nil || !e.Until.After(e.Since) || e.Reason != "" || e.Times != 0 || !strings.Contains(e.Text, "does not answer to connections") {
+			t.Errorf("%+v", e)
+		}
+		if page := string(client.Admin(http.MethodGet, "/clusters").Body); !strings.Contains(page, "::"+at.String()+"::silent::1\n") {
+			return fmt.Errorf("the proxy's page has nothing of it: %s", page)
+		}
+		return nil
 	})
 }
 

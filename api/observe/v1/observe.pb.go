@@ -191,6 +191,7 @@ const (
 	AsideState_ASIDE_STATE_PROBED      AsideState = 3 // a few requests try it
 	AsideState_ASIDE_STATE_UNHEALTHY   AsideState = 4 // active health checks fail
 	AsideState_ASIDE_STATE_WITHDRAWN   AsideState = 5 // it asked for that, in answer to a check
+	AsideState_ASIDE_STATE_SILENT      AsideState = 6 // it does not answer to connections
 )
 
 // Enum value maps for AsideState.
@@ -202,6 +203,7 @@ var (
 		3: "ASIDE_STATE_PROBED",
 		4: "ASIDE_STATE_UNHEALTHY",
 		5: "ASIDE_STATE_WITHDRAWN",
+		6: "ASIDE_STATE_SILENT",
 	}
 	AsideState_value = map[string]int32{
 		"ASIDE_STATE_UNSPECIFIED": 0,
@@ -210,6 +212,7 @@ var (
 		"ASIDE_STATE_PROBED":      3,
 		"ASIDE_STATE_UNHEALTHY":   4,
 		"ASIDE_STATE_WITHDRAWN":   5,
+		"ASIDE_STATE_SILENT":      6,
 	}
 )
 
@@ -2714,7 +2717,7 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"OUTCOME_OK\x10\x01\x12\x18\n" +
 	"\x14OUTCOME_CLIENT_ERROR\x10\x02\x12\x18\n" +
 	"\x14OUTCOME_SERVER_ERROR\x10\x03\x12\x11\n" +
-	"\rOUTCOME_PROXY\x10\x04*\xaa\x01\n" +
+	"\rOUTCOME_PROXY\x10\x04*\xc2\x01\n" +
 	"\n" +
 	"AsideState\x12\x1b\n" +
 	"\x17ASIDE_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
@@ -2722,7 +2725,8 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\x13ASIDE_STATE_EJECTED\x10\x02\x12\x16\n" +
 	"\x12ASIDE_STATE_PROBED\x10\x03\x12\x19\n" +
 	"\x15ASIDE_STATE_UNHEALTHY\x10\x04\x12\x19\n" +
-	"\x15ASIDE_STATE_WITHDRAWN\x10\x052`\n" +
+	"\x15ASIDE_STATE_WITHDRAWN\x10\x05\x12\x16\n" +
+	"\x12ASIDE_STATE_SILENT\x10\x062`\n" +
 	"\aObserve\x12U\n" +
 	"\aObserve\x12!.weir.dev.observe.v1.ProxyMessage\x1a#.weir.dev.observe.v1.ControlMessage(\x010\x01B3Z1github.com/weirmesh/weir/api/observe/v1;observev1b\x06proto3"
 

@@ -181,6 +181,7 @@ func (h *host) dialMore() {
 		}
 		it := m.Pooled()
 		*it = Item{Endpoint: h.endpoint, host: h, limits: l, member: m, streams: streams}
+		p.o.Totals.Of(h.cluster.ID).Connections++
 		h.connecting++
 		h.promised += uint64(streams)
 		it.Conn = conn.Dial(p.o.Loop, p.o.Target(h.cluster, h.endpoint, h.protocol), m)
@@ -198,8 +199,9 @@ func (h *host) silent() {
 	if it == nil || it.state != dialling || !it.Conn.Unanswered() {
 		return // it is being secured, which may take what it takes
 	}
-	until := h.pool.o.Loop.Now() + int64(cmp.Or(h.cluster.ConnectTimeout, defaultConnect)+cluster.Avoided)
-	h.endpoint.Silent.Store(until)
+	now := h.pool.o.Loop.Now()
+	until := now + int64(cmp.Or(h.cluster.ConnectTimeout, defaultConnect)+cluster.Avoided)
+	h.endpoint.Hush(now, until)
 	for w, last := h.head, h.tail; w != nil; {
 		after := w.next
 		if w == last {
@@ -221,7 +223,8 @@ func (h *host) answered(it *Item, why conn.Why, open bool) {
 	case open || why.Kind == conn.ConnectRefused:
 		h.endpoint.Silent.Store(0)
 	case h.probe == nil:
-		h.endpoint.Silent.Store(h.pool.o.Loop.Now() + int64(cluster.Avoided))
+		now := h.pool.o.Loop.Now()
+		h.endpoint.Hush(now, now+int64(cluster.Avoided))
 	}
 }
 

@@ -44,6 +44,8 @@ type Options struct {
 	Loop *loop.Loop
 	// Group is shared by the pools of all workers; nil means that this is the only one.
 	Group *Group
+	// Totals counts connections; nil: nobody wants to know.
+	Totals *cluster.Totals
 	// Target says how to reach an endpoint.
 	Target func(c *cluster.Cluster, e *cluster.Endpoint, p cluster.Protocol) conn.Target
 	// New makes the handler of a connection about to be dialled. streams is how many requests may wait for it, to be
@@ -82,6 +84,9 @@ func keyOf(c *cluster.Cluster, e *cluster.Endpoint, proto cluster.Protocol) dyna
 func New(o Options) *Pool {
 	if o.Group == nil {
 		o.Group = &Group{}
+	}
+	if o.Totals == nil {
+		o.Totals = &cluster.Totals{}
 	}
 	p := &Pool{o: o, dynamic: map[dynamicKey]*host{}, blocked: map[*cluster.Limits][]*host{}}
 	o.Group.join(p)
