@@ -218,7 +218,7 @@ func New(o Options) (*Plane, error) {
 	}
 	p.id = id
 	p.self = ca.NewServing(p.auth, ca.Grant{ID: id, DNSNames: o.ServerNames}, o.Log)
-	p.keys = keys.New(nil, o.Log)
+	p.keys = keys.New(nil, KeysDir(o.State), o.Log)
 	so := store.Options{Settings: o.Settings, State: o.State, Applied: p.appliedDir(), Facts: cluster.Facts, Keys: p.keys, Publish: p.publish, Log: o.Log}
 	so.Ranges.ByName = o.Cluster != nil // replicas have no state in common
 	if o.Laptop {
@@ -257,6 +257,9 @@ func New(o Options) (*Plane, error) {
 	p.replicas = newReplicas(p)
 	return p, nil
 }
+
+// KeysDir holds keys of token issuers as they were fetched last, below State.
+func KeysDir(state string) string { return filepath.Join(state, "keys") }
 
 func (p *Plane) appliedDir() string { return filepath.Join(p.o.State, appliedDir) }
 

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/control/keys"
 )
 
 // newest answers proxies that met a token which is newer than their keys.
@@ -34,10 +35,14 @@ func (n newest) Newest(ctx context.Context, uri string) (string, error) {
 	return n.p.keys.Newest(ctx, uri)
 }
 
+// KeptKeys are the keys of issuers that are to be kept for control planes that start; changed is closed when they are others.
+func (p *Plane) KeptKeys() (all []*keys.Kept, changed <-chan struct{}) { return p.keys.Kept() }
+
 // issuerFindings name the issuers of tokens whose keys cannot be fetched.
 func (p *Plane) issuerFindings() (out []config.Finding) {
 	for _, x := range p.keys.Problems() {
-		message := fmt.Sprintf("keys at %s cannot be fetched since %s: %v; those that were fetched before stay in force", x.URI, x.Since.UTC().Format(time.RFC3339), x.Err)
+		message := fmt.Sprintf("keys at %s cannot be fetched since %s: %v; those that were fetched before stay in force (last at %s%s)", x.URI, x.Since.UTC().Format(time.RFC3339), x.Err,
+			x.Last.UTC().Format(time.RFC3339), map[bool]string{true: ", before the control plane began anew"}[x.Early])
 		if x.Never {
 			message = fmt.Sprintf("keys at %s could never be fetched, the first time at %s: %v; all tokens that need them are refused", x.URI, x.Since.UTC().Format(time.RFC3339), x.Err)
 		}

@@ -199,6 +199,7 @@ func (p *Plane) ownMetrics(w io.Writer) {
 		{"pilot_info", "gauge", "Version of the control plane.", fmt.Sprintf("{version=%q}", p.o.Version), 1},
 		{"istiod_uptime_seconds", "gauge", "Seconds since the start.", "", time.Since(p.started).Seconds()},
 		{"weir_control_rejected_resources", "gauge", "Resources that proxies refuse now.", "", float64(rejects)},
+		{"weir_control_token_keys_oldest_seconds", "gauge", "How long ago those keys of a token issuer were fetched, of all in force, that are the oldest.", "", p.keys.Oldest().Seconds()},
 		{"weir_control_behind", "gauge", "Connected proxies that do not have the newest configuration yet, or refuse some of it.", "", float64(behind)},
 		{"weir_control_memory_pressure", "gauge", "How near the memory limit is: 1, proxies are sent to other replicas; 2, none are taken.", "", float64(p.pressed())},
 		{"weir_control_sent_bytes", "gauge", "Bytes of configuration sent to the proxies connected now.", "", float64(bytesSent)},

@@ -189,6 +189,9 @@ func (k *cluster) assemble(ctx context.Context, o *control.Options) error {
 	if err := lastgood.Restore(ctx, k.lastGood(), o.State); err != nil {
 		return fmt.Errorf("reading last good versions: %w", err)
 	}
+	if err := lastgood.RestoreKeys(ctx, k.tokenKeys(), control.KeysDir(o.State)); err != nil {
+		return fmt.Errorf("reading keys of tokens: %w", err)
+	}
 	k.runs = registrykube.New(registrykube.Options{Server: k.api, Client: k.client, Heads: k.heads, DomainSuffix: o.Settings.DomainSuffix, Namespace: o.Namespace, Log: o.Log})
 	o.Cluster = &control.Cluster{
 		Objects: sourcekube.New(sourcekube.Options{Server: k.api, Client: k.client, Objects: k.objects, Heads: k.heads, Namespace: o.Namespace, Revision: k.revision, Log: o.Log}),

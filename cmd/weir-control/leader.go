@@ -75,6 +75,13 @@ func (k *cluster) lastGood() lastgood.Options {
 	return lastgood.Options{ConfigMaps: k.client.CoreV1().ConfigMaps(k.options.Namespace), Name: lastgood.Name + k.suffix(), Labels: k.made, Log: k.options.Log}
 }
 
+// tokenKeys is where they find keys of token issuers.
+func (k *cluster) tokenKeys() lastgood.Options {
+	o := k.lastGood()
+	o.Name = lastgood.KeysName + k.suffix()
+	return o
+}
+
 // lead adds what one replica does for all.
 func (k *cluster) lead(g *runner.Group, p *control.Plane) error {
 	o := k.options
@@ -90,6 +97,7 @@ func (k *cluster) lead(g *runner.Group, p *control.Plane) error {
 	election.While("roots", roots.Run)
 	election.While("status", status.Run)
 	own.While("last good versions", lastgood.New(k.lastGood(), p).Run)
+	own.While("keys of tokens", lastgood.NewKeysKeeper(k.tokenKeys(), p).Run)
 	if err := k.webhooks(g, p, own); err != nil {
 		return err
 	}

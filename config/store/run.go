@@ -24,9 +24,10 @@ type Facts interface {
 	Run(ctx context.Context, publish func([]config.Fact)) error
 }
 
-// Keys is where the keys of token issuers come from. Run publishes all there are whenever some are others, until
-// ctx ends.
+// Keys is where the keys of token issuers come from. Known are those that are there at the beginning; Run publishes all there are whenever some
+// are others, until ctx ends.
 type Keys interface {
+	Known() persist.Map[string, *mesh.KeySet]
 	Run(ctx context.Context, publish func(persist.Map[string, *mesh.KeySet])) error
 }
 

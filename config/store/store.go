@@ -159,6 +159,9 @@ func New(o Options) (*Store, error) {
 	}
 	settings := o.Settings
 	s.next.Settings = &settings
+	if o.Keys != nil {
+		s.next.KeySets = o.Keys.Known()
+	}
 	var given map[mesh.Key]registry.Allocation
 	if o.State != "" {
 		var err error

@@ -2,7 +2,8 @@
 //
 // What enters: the RequestAuthentications in force (Want), and addresses for which proxies ask because a token is newer than
 // their keys (Newest). What leaves: key sets, to whoever runs the Fetcher, whenever one is another. A set that was fetched stays until
-// a newer one is: an issuer that is away changes nothing. Every address has a goroutine of its own: one that is
+// a newer one is: an issuer that is away changes nothing, nor does it when the control plane begins anew meanwhile, as sets are kept in a folder
+// (and, by control/lastgood, in the cluster). Every address has a goroutine of its own: one that is
 // slow, or wrong, holds up no other. All methods may be called from any goroutine.
 package keys
 
@@ -51,12 +52,15 @@ type Fetcher struct {
 	client *http.Client
 	log    *slog.Logger
 	wanted chan struct{}
+	shelf  shelf
+	kept   map[string]*Kept // of earlier runs, by address
 
 	mu      sync.Mutex
 	sources map[string]*source
 	refs    map[string]*want
 	sets    persist.Map[string, *mesh.KeySet]
 	changed chan struct{} // has a value when sets changed
+	keeping chan struct{} // closed when what is to be kept changed
 }
 
 // want is what objects say of an address.
@@ -71,16 +75,43 @@ type source struct {
 	wake   chan struct{}
 	asked  []chan error // for the next fetch
 	text   string       // "": never fetched
+	last   time.Time    // of the last fetch that brought it, perhaps in an earlier run
+	stored time.Time    // last, as it is kept
+	early  bool         // text is of an earlier run
 	since  time.Time    // of the first failure in a row
 	err    error        // of the last fetch
 }
 
-// New makes a Fetcher. transport is how addresses are reached; nil: by TCP and TLS, with the system's roots.
-func New(transport http.RoundTripper, log *slog.Logger) *Fetcher {
+// New makes a Fetcher. transport is how addresses are reached; nil: by TCP and TLS, with the system's roots. dir is where sets are
+// kept for the next run; "": they are not.
+func New(transport http.RoundTripper, dir string, log *slog.Logger) *Fetcher {
 	if transport == nil {
 		transport = &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 1}
 	}
-	return &Fetcher{client: &http.Client{Transport: transport, CheckRedirect: redirect}, log: log, wanted: make(chan struct{}, 1), sources: map[string]*source{}, refs: map[string]*want{}, changed: make(chan struct{}, 1)}
+	f := &Fetcher{client: &http.Client{Transport: transport, CheckRedirect: redirect}, log: log, wanted: make(chan struct{}, 1), shelf: shelf{dir, log}, sources: map[string]*source{}, refs: map[string]*want{}, changed: make(chan struct{}, 1), keeping: make(chan struct{})}
+	f.kept = f.shelf.read()
+	for uri, k := range f.kept {
+		f.sets = f.sets.Set(uri, &mesh.KeySet{Text: k.Keys})
+	}
+	return f
+}
+
+// Known are all sets there are now: before Run, those of an earlier run.
+func (f *Fetcher) Known() persist.Map[string, *mesh.KeySet] {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sets
+}
+
+// Kept are the sets that are to be kept, in order of address, without Keys those that never were fetched; changed is closed when others are.
+func (f *Fetcher) Kept() (all []*Kept, changed <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for uri, s := range f.sources {
+		all = append(all, &Kept{uri, s.stored, s.text})
+	}
+	slices.SortFunc(all, func(a, b *Kept) int { return strings.Compare(a.URI, b.URI) })
+	return all, f.keeping
 }
 
 // Want says what is in force.
@@ -130,14 +161,21 @@ func (f *Fetcher) Run(ctx context.Context, publish func(persist.Map[string, *mes
 					s.cancel()
 					delete(f.sources, uri)
 					f.sets = f.sets.Delete(uri)
+					f.shelf.drop((&Kept{URI: uri}).FileName())
+					f.keep()
 				}
 			}
 			for uri := range f.refs {
 				if f.sources[uri] == nil {
 					own, cancel := context.WithCancel(ctx)
 					s := &source{cancel: cancel, wake: make(chan struct{}, 1)}
+					if k := f.kept[uri]; k != nil {
+						s.text, s.last, s.stored, s.early = k.Keys, k.Fetched, k.Fetched, true
+						delete(f.kept, uri)
+						f.keep()
+					}
 					f.sources[uri] = s
-					running.Go(func() { f.keep(own, uri, s) })
+					running.Go(func() { f.tend(own, uri, s) })
 				}
 			}
 			f.mu.Unlock()
@@ -150,8 +188,14 @@ func (f *Fetcher) Run(ctx context.Context, publish func(persist.Map[string, *mes
 	}
 }
 
-// keep fetches one set again and again.
-func (f *Fetcher) keep(ctx context.Context, uri string, s *source) {
+// keep tells whoever keeps sets that others are to be kept; f.mu is held.
+func (f *Fetcher) keep() {
+	close(f.keeping)
+	f.keeping = make(chan struct{})
+}
+
+// tend fetches one set again and again.
+func (f *Fetcher) tend(ctx context.Context, uri string, s *source) {
 	retry, space := time.Duration(0), spacing
 	for {
 		f.mu.Lock()
@@ -250,13 +294,18 @@ func (f *Fetcher) note(uri string, s *source, text string, err error) bool {
 	if s.err != nil {
 		f.log.Info("keys of tokens can be fetched again", "uri", uri, "away", time.Since(s.since))
 	}
-	if s.err = nil; text == s.text {
-		return false
+	s.err, s.last, s.early = nil, time.Now(), false
+	fresh := text != s.text
+	if s.text = text; fresh {
+		f.sets = f.sets.Set(uri, &mesh.KeySet{Text: text})
+		poke(f.changed)
 	}
-	s.text = text
-	f.sets = f.sets.Set(uri, &mesh.KeySet{Text: text})
-	poke(f.changed)
-	return true
+	if fresh || s.last.Sub(s.stored) >= rewriteAfter {
+		s.stored = s.last
+		f.shelf.put(&Kept{uri, s.stored, text})
+		f.keep()
+	}
+	return fresh
 }
 
 // Newest fetches the set at uri once more, and returns the newest there is. It is keys.Server.
@@ -292,6 +341,21 @@ type Problem struct {
 	Since time.Time
 	Err   error
 	Never bool // they never could: no token of it is accepted
+	// Last is when they could; Early says that this was before the control plane began anew.
+	Last  time.Time
+	Early bool
+}
+
+// Oldest is how long ago the set was fetched, of those in force, that is so longest; 0: there is none.
+func (f *Fetcher) Oldest() (age time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.sources {
+		if s.text != "" {
+			age = max(age, time.Since(s.last))
+		}
+	}
+	return age
 }
 
 // Problems are all there are, in order of address.
@@ -301,7 +365,7 @@ func (f *Fetcher) Problems() []Problem {
 	var out []Problem
 	for uri, s := range f.sources {
 		if w := f.refs[uri]; s.err != nil && w != nil {
-			out = append(out, Problem{uri, w.refs, s.since, s.err, s.text == ""})
+			out = append(out, Problem{uri, w.refs, s.since, s.err, s.text == "", s.last, s.early})
 		}
 	}
 	slices.SortFunc(out, func(a, b Problem) int { return strings.Compare(a.URI, b.URI) })

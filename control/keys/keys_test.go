@@ -2,11 +2,14 @@ package keys
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -80,7 +83,13 @@ func (n *internet) RoundTrip(q *http.Request) (*http.Response, error) {
 
 // run runs a Fetcher that wants uris, and returns it with what it published last.
 func run(t *testing.T, n *internet, uris ...string) (f *Fetcher, latest func(uri string) string) {
-	f = New(n, slog.New(slog.DiscardHandler))
+	f, latest, _ = runIn(t, n, "", uris...)
+	return f, latest
+}
+
+// runIn runs one that keeps sets in a folder; end ends it before the test does.
+func runIn(t *testing.T, n *internet, dir string, uris ...string) (f *Fetcher, latest func(uri string) string, end func()) {
+	f = New(n, dir, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	var mu sync.Mutex
 	var sets persist.Map[string, *mesh.KeySet]
@@ -92,13 +101,14 @@ func run(t *testing.T, n *internet, uris ...string) (f *Fetcher, latest func(uri
 			sets = s
 		})
 	}()
-	t.Cleanup(func() {
+	end = sync.OnceFunc(func() {
 		if cancel(); <-done != nil {
 			t.Error("Run failed")
 		}
 	})
+	t.Cleanup(end)
 	f.Want(wants(uris...))
-	return f, func(uri string) string {
+	latest = func(uri string) string {
 		mu.Lock()
 		defer mu.Unlock()
 		if s := sets.At(uri); s != nil {
@@ -106,6 +116,7 @@ func run(t *testing.T, n *internet, uris ...string) (f *Fetcher, latest func(uri
 		}
 		return ""
 	}
+	return f, latest, end
 }
 
 func wants(uris ...string) (all persist.Map[mesh.Key, *mesh.RequestAuthentication]) {
@@ -134,7 +145,7 @@ func TestFetch(t *testing.T) {
 	} {
 		n.put(uri, text)
 	}
-	f := New(n, slog.New(slog.DiscardHandler))
+	f := New(n, "", slog.New(slog.DiscardHandler))
 	for _, c := range []struct{ uri, err string }{
 		{"https://a/jwks", ""}, {"https://b/jwks", ""}, {"https://c" + discovery, ""}, {"http://a/jwks", ""},
 		{"https://down/jwks", "redirected from https to http"}, {"https://d" + discovery, "which is not https"}, {"https://e" + discovery, "names no jwks_uri"}, {"https://f/jwks", "404 Not Found"}, {"https://g/jwks", "is no JSON Web Key Set"},
@@ -219,6 +230,110 @@ func TestAway(t *testing.T) {
 		synctest.Wait()
 		if _, err := f.Newest(t.Context(), here); status.Code(err) != codes.NotFound || latest(here) == "" {
 			t.Errorf("an address that nobody names any more: %v", err)
+		}
+	})
+}
+
+// A control plane that begins anew while an issuer is away has the keys that were fetched last from its first moment, says how old they are, and forgets them when nobody
+// names the address any more. Another issuer is fetched as ever; private keys that one shows by mistake are kept nowhere.
+func TestBegunAnewWhileAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, dir := newInternet(), t.TempDir()
+		const away, there, never = "https://away/jwks", "https://there/jwks", "https://never/jwks"
+		n.put(away, strings.Replace(set("1"), `"kty"`, `"d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","kty"`, 1))
+		n.put(there, set("1"))
+		_, _, end := runIn(t, n, dir, away, there, never)
+		time.Sleep(30 * time.Minute)
+		end()
+		n.put(away, "")
+		n.put(there, set("2"))
+		time.Sleep(2 * time.Hour)
+
+		kept := New(n, dir, slog.New(slog.DiscardHandler)).Known()
+		if a := kept.At(away); a == nil || a.Text != marked(t, "1", away) || kept.At(there).Text != marked(t, "1", there) || kept.At(never) != nil {
+			t.Fatalf("at the first moment there is %v", a)
+		}
+		f, latest, end := runIn(t, n, dir, away, there, never)
+		time.Sleep(10 * time.Second)
+		if latest(away) != marked(t, "1", away) || latest(there) != marked(t, "2", there) {
+			t.Errorf("away %q, there %q", latest(away), latest(there))
+		}
+		if got, err := f.Newest(t.Context(), away); err != nil || got != marked(t, "1", away) {
+			t.Errorf("who asks is told %q, %v", got, err)
+		}
+		p := f.Problems()
+		if len(p) != 2 || p[0].URI != away || p[0].Never || !p[0].Early || time.Since(p[0].Last).Round(time.Hour) != 3*time.Hour || !p[1].Never {
+			t.Errorf("problems %+v", p)
+		}
+		if age := f.Oldest().Round(time.Hour); age != 3*time.Hour {
+			t.Errorf("the oldest set is said to be %v old", age)
+		}
+		end()
+
+		again, _, end := runIn(t, n, dir, away, there) // twice is no other
+		time.Sleep(time.Second)
+		if all, _ := again.Kept(); again.Known().At(away) == nil || len(all) != 2 || time.Since(all[0].Fetched).Round(time.Hour) != 3*time.Hour {
+			t.Errorf("away %q, kept %+v", latest(away), all)
+		}
+		again.Want(wants(there))
+		time.Sleep(time.Second)
+		end()
+		if kept := New(n, dir, slog.New(slog.DiscardHandler)).Known(); kept.At(away) != nil || kept.At(there) == nil {
+			t.Error("what nobody names any more is kept, or the rest is not")
+		}
+	})
+}
+
+// What is in the folder and is no set of public keys from the address that its name says is not used, and taken away.
+func TestKeptNonsense(t *testing.T) {
+	dir, log := t.TempDir(), slog.New(slog.DiscardHandler)
+	const uri = "https://a/jwks"
+	good := &Kept{URI: uri, Fetched: time.Now(), Keys: marked(t, "1", uri)}
+	other := &Kept{URI: uri, Fetched: time.Now(), Keys: marked(t, "1", "https://b/jwks")}
+	text := func(k *Kept) string {
+		b, err := json.Marshal(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	for _, bad := range []string{"", "{", "[]", "null", text(other), text(&Kept{URI: uri, Fetched: time.Now(), Keys: jwt.Placeholder(uri)}), text(&Kept{URI: uri, Keys: good.Keys}), text(good)[:100]} {
+		path := filepath.Join(dir, good.FileName())
+		if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if f := New(nil, dir, log); f.Known().At(uri) != nil {
+			t.Errorf("%q is used", bad)
+		}
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%q stays: %v", bad, err)
+		}
+	}
+	older := *good
+	older.Fetched, older.Keys = good.Fetched.Add(-time.Hour), marked(t, "0", uri)
+	for _, k := range []*Kept{good, &older} { // what is newer stays
+		Restore(dir, []*Kept{k}, log)
+		if s := New(nil, dir, log).Known().At(uri); s == nil || s.Text != good.Keys {
+			t.Errorf("%v", s)
+		}
+	}
+}
+
+func FuzzParseKept(f *testing.F) {
+	k := &Kept{URI: "https://a/jwks", Fetched: time.Unix(1, 0), Keys: set("1")}
+	k.Keys, _ = jwt.Marked(k.Keys, k.URI)
+	b, err := json.Marshal(k)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(k.FileName(), b)
+	f.Fuzz(func(t *testing.T, name string, b []byte) {
+		k, err := ParseKept(name, b)
+		if err != nil {
+			return
+		}
+		if set, err := jwt.ParseKeys(k.Keys); err != nil || set.URI != k.URI || k.FileName() != name || set.Placeholder {
+			t.Fatalf("%q: %+v, %v", b, k, err)
 		}
 	})
 }

@@ -62,20 +62,13 @@ type Options struct {
 
 // Restore puts what is kept into a state folder that does not know better.
 func Restore(ctx context.Context, o Options, state string) error {
-	c, err := o.ConfigMaps.Get(ctx, o.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if apierrors.IsForbidden(err) {
-		o.Log.Warn("last good versions of objects cannot be read: what is invalid now is not in force", "err", err, "remedy", "grant get of ConfigMap "+o.Name)
-		return nil
-	}
+	data, err := o.read(ctx, "last good versions of objects cannot be read: what is invalid now is not in force")
 	if err != nil {
 		return err
 	}
 	var objects []*config.Object
-	for _, key := range slices.Sorted(maps.Keys(c.Data)) {
-		part := document.Part{Text: c.Data[key], Line: 1}
+	for _, key := range slices.Sorted(maps.Keys(data)) {
+		part := document.Part{Text: data[key], Line: 1}
 		root, err := document.Parse(part)
 		if err == nil && root == nil {
 			err = errors.New("there is nothing in it")
@@ -91,6 +84,21 @@ func Restore(ctx context.Context, o Options, state string) error {
 		}
 	}
 	return store.RestoreLastGood(state, objects, o.Log)
+}
+
+// read returns what the ConfigMap has; forbidden is said where that may not be known.
+func (o *Options) read(ctx context.Context, forbidden string) (map[string]string, error) {
+	c, err := o.ConfigMaps.Get(ctx, o.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case apierrors.IsForbidden(err):
+		o.Log.Warn(forbidden, "err", err, "remedy", "grant get of ConfigMap "+o.Name)
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return c.Data, nil
 }
 
 // Keeper writes.
@@ -167,7 +175,20 @@ func collect(all []control.Outcome) kept {
 
 // write makes the ConfigMap say it; left are the keys for which there is no room.
 func (k *Keeper) write(ctx context.Context, now kept) (left []string, err error) {
-	c, err := k.o.ConfigMaps.Get(ctx, k.o.Name, metav1.GetOptions{})
+	return k.o.write(ctx, func(old map[string]string) map[string]string {
+		texts := maps.Clone(now.texts)
+		for key, text := range texts {
+			if text == "" {
+				texts[key] = old[key]
+			}
+		}
+		return texts
+	})
+}
+
+// write makes the ConfigMap have the texts that now makes of those it has, by key; left are those for which there is no room.
+func (o *Options) write(ctx context.Context, now func(old map[string]string) map[string]string) (left []string, err error) {
+	c, err := o.ConfigMaps.Get(ctx, o.Name, metav1.GetOptions{})
 	there := err == nil
 	if apierrors.IsNotFound(err) {
 		err = nil
@@ -176,15 +197,29 @@ func (k *Keeper) write(ctx context.Context, now kept) (left []string, err error)
 		return nil, err
 	}
 	if !there {
-		c = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: k.o.Name, Labels: k.o.Labels}}
+		c = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: o.Name, Labels: o.Labels}}
 	}
-	texts := maps.Clone(now.texts)
-	for key, text := range texts {
-		if text == "" {
-			texts[key] = c.Data[key]
+	data, left := fit(now(c.Data))
+	switch {
+	case there && len(data) == 0:
+		err = o.ConfigMaps.Delete(ctx, o.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &c.ResourceVersion}})
+		if apierrors.IsNotFound(err) {
+			err = nil
 		}
+	case there && maps.Equal(c.Data, data):
+	case there:
+		c.Data = data
+		_, err = o.ConfigMaps.Update(ctx, c, metav1.UpdateOptions{FieldManager: "weir-control"})
+	case len(data) > 0:
+		c.Data = data
+		_, err = o.ConfigMaps.Create(ctx, c, metav1.CreateOptions{FieldManager: "weir-control"})
 	}
-	data := map[string]string{}
+	return left, err
+}
+
+// fit leaves out the largest for which there is no room.
+func fit(texts map[string]string) (data map[string]string, left []string) {
+	data = map[string]string{}
 	size := 0
 	keys := slices.SortedFunc(maps.Keys(texts), func(a, b string) int { return cmp.Or(cmp.Compare(len(texts[a]), len(texts[b])), cmp.Compare(a, b)) })
 	for _, key := range keys {
@@ -197,19 +232,5 @@ func (k *Keeper) write(ctx context.Context, now kept) (left []string, err error)
 			size += n
 		}
 	}
-	switch {
-	case there && len(data) == 0:
-		err = k.o.ConfigMaps.Delete(ctx, k.o.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &c.ResourceVersion}})
-		if apierrors.IsNotFound(err) {
-			err = nil
-		}
-	case there && maps.Equal(c.Data, data):
-	case there:
-		c.Data = data
-		_, err = k.o.ConfigMaps.Update(ctx, c, metav1.UpdateOptions{FieldManager: "weir-control"})
-	case len(data) > 0:
-		c.Data = data
-		_, err = k.o.ConfigMaps.Create(ctx, c, metav1.CreateOptions{FieldManager: "weir-control"})
-	}
-	return left, err
+	return data, left
 }

@@ -194,6 +194,10 @@ func TestKeySets(t *testing.T) {
 	if k.URI != uri || k.Placeholder || k.Len() != 1 {
 		t.Errorf("%+v", k)
 	}
+	secret := strings.Replace(more, `"kty":"EC"`, `"kty":"EC","d":"AQAB","note":"n"`, 1)
+	if out := must(Marked(secret, uri)); strings.Contains(out, `"d"`) || strings.Contains(out, `"k"`) || !strings.Contains(out, `"note"`) || must(ParseKeys(out)).Len() != 1 {
+		t.Errorf("what is not public goes on: %s", out)
+	}
 	if k = must(ParseKeys(Placeholder(uri))); k.URI != uri || !k.Placeholder || k.Len() != 1 {
 		t.Errorf("%+v", k)
 	}

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/go-jose/go-jose/v4"
 )
@@ -87,16 +89,37 @@ func ParseKeys(text string) (*Keys, error) {
 	return out, nil
 }
 
-// Marked is a set, as text, that says where it was fetched.
+// Marked is a set, as text, that says where it was fetched, with public keys only: what an issuer shows of others by mistake goes no further.
 func Marked(text, uri string) (string, error) {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(text), &m); err != nil {
 		return "", fmt.Errorf("is no JSON Web Key Set: %w", err)
 	}
+	var all []json.RawMessage
+	if err := json.Unmarshal(m["keys"], &all); err != nil {
+		return "", fmt.Errorf("is no JSON Web Key Set: %w", err)
+	}
+	public := []map[string]json.RawMessage{}
+	for _, raw := range all {
+		var k map[string]json.RawMessage
+		if json.Unmarshal(raw, &k) != nil || k["k"] != nil { // a shared secret verifies nothing here
+			continue
+		}
+		maps.DeleteFunc(k, func(name string, _ json.RawMessage) bool { return slices.Contains(private, name) })
+		public = append(public, k)
+	}
+	out, err := json.Marshal(public)
+	if err != nil {
+		return "", err
+	}
+	m["keys"] = out
 	m[markName], _ = json.Marshal(mark{URI: uri})
-	out, err := json.Marshal(m)
+	out, err = json.Marshal(m)
 	return string(out), err
 }
+
+// private are the members that only the owner of a key may know (RFC 7518 sections 6.2.2 and 6.3.2).
+var private = []string{"d", "p", "q", "dp", "dq", "qi", "oth"}
 
 // Placeholder is the set that stands for one that was never fetched. Nobody has the private key: x is
 // the SHA-256 hash of a text, and how a point was made of it is in the test.

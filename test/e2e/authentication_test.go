@@ -188,7 +188,7 @@ func (i *issuer) publish(t *testing.T, list ...tokenSigner) {
 	i.text.Store(&s)
 }
 
-// Keys that are fetched: an issuer that comes up late, keys that rotate without overlap under load, an issuer that is down.
+// Keys that are fetched: an issuer that comes up late, keys that rotate without overlap under load, an issuer that is down, and the control plane with it.
 func TestFetchedKeys(t *testing.T) {
 	t.Parallel()
 	m := mesh.New(t, nil)
@@ -265,6 +265,24 @@ func TestFetchedKeys(t *testing.T) {
 	if r := call(newTokenSigner(t, "stranger")); r.Status != 401 || string(r.Body) != "Jwks doesn't have key to match kid or alg from Jwt" {
 		t.Errorf("a stranger: %v", r)
 	}
+
+	// The control plane begins anew meanwhile, and so does a server: who never saw the issuer takes its tokens.
+	m.StopControl()
+	m.StartControl()
+	m.Workload(echoPod("echo-1", "v1"))
+	for n := range 10 {
+		if r := call(key); r.Status != 200 {
+			t.Errorf("call %d with a server that began after the issuer went: %v", n, r)
+		}
+	}
+	m.Eventually("the finding tells how old the keys are", func() error {
+		for _, f := range m.Findings() {
+			if f.Code == "WEIR0116" && strings.Contains(f.Message, ", before the control plane began anew)") {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", m.Findings())
+	})
 }
 
 // At a gateway tokens are checked before a request is let in, and routes ask for what they say.
