@@ -15,7 +15,7 @@ const KeysName = "istio-token-keys"
 
 // RestoreKeys puts the sets that are kept into the folder of a keys.Fetcher, unless that has newer ones.
 func RestoreKeys(ctx context.Context, o Options, dir string) error {
-	data, err := o.read(ctx, "keys of tokens that were kept cannot be read: an issuer that is away has none")
+	data, err := o.read(ctx)
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ type Options struct {
 
 // Restore puts what is kept into a state folder that does not know better.
 func Restore(ctx context.Context, o Options, state string) error {
-	data, err := o.read(ctx, "last good versions of objects cannot be read: what is invalid now is not in force")
+	data, err := o.read(ctx)
 	if err != nil {
 		return err
 	}
@@ -86,14 +86,14 @@ func Restore(ctx context.Context, o Options, state string) error {
 	return store.RestoreLastGood(state, objects, o.Log)
 }
 
-// read returns what the ConfigMap has; forbidden is said where that may not be known.
-func (o *Options) read(ctx context.Context, forbidden string) (map[string]string, error) {
+// read returns what the ConfigMap has; nothing where that may not be known.
+func (o *Options) read(ctx context.Context) (map[string]string, error) {
 	c, err := o.ConfigMaps.Get(ctx, o.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, nil
 	case apierrors.IsForbidden(err):
-		o.Log.Warn(forbidden, "err", err, "remedy", "grant get of ConfigMap "+o.Name)
+		o.Log.Warn("what is kept for new replicas (last good versions of objects, keys of token issuers) cannot be read", "err", err, "remedy", "grant get of ConfigMap "+o.Name)
 		return nil, nil
 	case err != nil:
 		return nil, err
