@@ -582,7 +582,7 @@ func (x *Exchange) again(c causes.Cause, unreached bool) bool {
 		x.retries--
 	}
 	if spared {
-		x.Endpoint.Silent.Store(x.w.loop.Now() + int64(cluster.Absent))
+		x.Endpoint.Hush(x.w.loop.Now(), x.w.loop.Now()+int64(cluster.Absent))
 	}
 	x.tried = append(x.tried, x.Endpoint)
 	x.Response.Reset()
