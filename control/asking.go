@@ -233,7 +233,7 @@ func (p *Plane) handleWhy(w http.ResponseWriter, r *http.Request) {
 	if id != "" {
 		var told []why.Told
 		told, out.Asked, out.Silent = p.recordsOf(r.Context(), id, nil)
-		out.Stories = why.Stories(told, p.lookUp())
+		out.Stories = why.Stories(told, p.lookUp(r.Context()))
 	} else {
 		var all []answered
 		all, out.Asked, out.Silent = p.replicas.ask(r.Context(), question{message: askRecords(&observev1.RecordsRequest{Which: &observev1.RecordsRequest_LastErrors{LastErrors: mostErrors}})})
@@ -285,7 +285,7 @@ func merge(told, more []why.Told) []why.Told {
 
 // failures tells of what failed, with what the proxies on the way know of each; of those that are alike, of one.
 func (p *Plane) failures(ctx context.Context, told []why.Told, wanted func(*apiv1.Story) bool, most int) []apiv1.Story {
-	objects := p.lookUp()
+	objects := p.lookUp(ctx)
 	all := why.Stories(told, objects)
 	all = slices.DeleteFunc(all, func(s apiv1.Story) bool { return !wanted(&s) })
 	all = why.Merge(all)

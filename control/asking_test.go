@@ -53,7 +53,7 @@ func TestWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.until(t, "the policy is known", func() bool {
-		_, ok := p.lookUp().Object("AuthorizationPolicy", "default", "deny")
+		_, ok := p.lookUp(t.Context()).Object("AuthorizationPolicy", "default", "deny")
 		return ok
 	})
 	p.edges.asking.patience = time.Hour // whatever else the machine does

@@ -197,7 +197,7 @@ func (p *Plane) identityFindings(ctx context.Context, now time.Time) (out []conf
 			}
 			out = append(out, config.New(config.IdentityHorizon, mesh.Ref{Kind: "Pod", Namespace: id.Namespace, Name: w.Workload}, "", 0,
 				fmt.Sprintf("the certificate of %s ends %s and was not renewed, though that was due", w.Identity, w.Until.UTC().Format(time.RFC3339)),
-				"look at the workload's certificate (`weir identity`), and whether it reaches the control plane"))
+				"lastError of `weir proxy certs "+w.Workload+"` is what its authority answered, or why it was not reached; `weir identity` shows all certificates"))
 		}
 		if len(out) == 20 {
 			break

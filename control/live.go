@@ -49,7 +49,7 @@ func (p *Plane) handleLimits(w http.ResponseWriter, r *http.Request) {
 		told = append(told, limits.Told{Workload: a.workload, Clusters: clusters[:min(len(clusters), mostLimited)]})
 	}
 	slices.SortStableFunc(told, func(a, b limits.Told) int { return strings.Compare(a.Workload, b.Workload) })
-	out.Limits = limits.Table(told, p.lookUp().Object)
+	out.Limits = limits.Table(told, p.lookUp(r.Context()).Object)
 	answer(w, http.StatusOK, out)
 }
 

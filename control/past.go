@@ -42,8 +42,8 @@ type departure struct {
 // refusal is that a proxy did not take a cluster.
 type refusal struct {
 	node, cluster, message string
-	by                     []why.Ref // DestinationRules
-	from, until            time.Time // until is zero as long as it lasts
+	by                     []why.Pointer // DestinationRules
+	from, until            time.Time     // until is zero as long as it lasts
 }
 
 // note compares two states of the configuration; old is nil of the first.
@@ -100,7 +100,7 @@ func (x *past) departure(service mesh.Key, addr netip.AddrPort) (left, begin tim
 }
 
 // rejected notes what a proxy did not take.
-func (x *past) rejected(node string, clusters []string, by map[string][]why.Ref, message string, now time.Time) {
+func (x *past) rejected(node string, clusters []string, by map[string][]why.Pointer, message string, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, name := range clusters[:min(len(clusters), mostOfResponse)] {

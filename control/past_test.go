@@ -63,7 +63,7 @@ func TestDepartures(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	var x past
 	x.rejected("a", []string{"c"}, nil, "no", second(10))
-	x.rejected("a", []string{"c", "d"}, map[string][]why.Ref{"d": {{Kind: "DestinationRule", Namespace: "default", Name: "d"}}}, "still no", second(11))
+	x.rejected("a", []string{"c", "d"}, map[string][]why.Pointer{"d": {{Ref: why.Ref{Kind: "DestinationRule", Namespace: "default", Name: "d"}}}}, "still no", second(11))
 	x.mended("a", "c", second(20))
 	x.mended("b", "d", second(21))
 	for _, c := range []struct {

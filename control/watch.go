@@ -11,6 +11,7 @@ import (
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/control/field"
 	"github.com/weirmesh/weir/control/why"
 	"github.com/weirmesh/weir/xds/resource"
 	"github.com/weirmesh/weir/xds/server"
@@ -39,22 +40,30 @@ func (o observer) Rejected(node, typeURL string, n *server.NACK, resources []*re
 	}
 	o.p.events.add(now, list...)
 	if typeURL == resource.ClusterType {
-		o.p.past.rejected(node, n.Names, rulesOf(resources, n.Names), clip(n.Message), now)
+		o.p.past.rejected(node, n.Names, o.p.blamed(resources, n), clip(n.Message), now)
 	}
 	o.p.watch.poke()
 }
 
-// rulesOf are the DestinationRules that resources with these names are made by.
-func rulesOf(resources []*resource.Resource, names []string) map[string][]why.Ref {
-	out := map[string][]why.Ref{}
+// blamed are the fields of DestinationRules that resources which were not taken are made by: those whose text the proxy has in its
+// message, if there are such.
+func (p *Plane) blamed(resources []*resource.Resource, n *server.NACK) map[string][]why.Pointer {
+	out := map[string][]why.Pointer{}
+	objects := p.lookUp(context.Background())
 	for _, r := range resources {
-		if !slices.Contains(names, r.Name()) || len(out) == mostOfResponse {
+		if !slices.Contains(n.Names, r.Name()) || len(out) == mostOfResponse {
 			continue
 		}
 		for _, o := range r.Origins() {
-			if p := strings.Split(o.Value(), "/"); len(p) == 3 && p[0] == "DestinationRule" {
-				out[r.Name()] = append(out[r.Name()], why.Ref{Kind: p[0], Namespace: p[1], Name: p[2]})
+			p := strings.Split(o.Value(), "/")
+			if len(p) != 3 || p[0] != "DestinationRule" {
+				continue
 			}
+			x := why.Pointer{Ref: why.Ref{Kind: p[0], Namespace: p[1], Name: p[2]}, Field: "trafficPolicy"}
+			if text, ok := objects.Object(p[0], p[1], p[2]); ok {
+				x.Field = field.Mentioned(text.Root, x.Field, clip(n.Message))
+			}
+			out[r.Name()] = append(out[r.Name()], x)
 		}
 	}
 	return out
@@ -134,6 +143,13 @@ func (w *watch) left(workload string, now time.Time) {
 		clear(w.gone)
 	}
 	w.gone[workload] = now
+}
+
+// last is when the last stream of a workload's proxy ended; zero: none has, that is known.
+func (w *watch) last(workload string) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.gone[workload]
 }
 
 // follow adds changes.

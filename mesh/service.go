@@ -155,6 +155,7 @@ type Workload struct {
 	Annotations    map[string]string
 	ServiceAccount string
 	Ports          map[string]uint16 // named container ports
+	Declared       []uint16          // all at which its containers say that they listen; nil: not all of them say something
 	// Published is where ports are reached that are not reached at Addresses under their
 	// own numbers (env capture).
 	Published map[uint16]netip.AddrPort

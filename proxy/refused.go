@@ -114,6 +114,9 @@ func (r *refusals) keep(info *conn.Info, l *listener.Config, chain *listener.Cha
 		c.Labels.Reporter, c.Labels.Source, c.Labels.Destination = observe.Destination, nil, r.self
 	}
 	c.Client, c.Asked = records.AddrOf(info.Remote), records.AddrOf(info.Asked())
+	if cause == causes.FilterChainNotFound {
+		c.Set(records.Authority, []byte(info.ServerName)) // which nobody has, perhaps
+	}
 	if chain != nil {
 		c.Deciders = decidersOf(chain)[observe.Serving]
 	} else if cause == causes.FilterChainNotFound {

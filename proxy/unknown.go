@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weirmesh/weir/api/causes"
+	"github.com/weirmesh/weir/internal/editdistance"
 	"github.com/weirmesh/weir/proxy/listener"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/route"
@@ -54,7 +55,7 @@ const ofListener = "listener "
 
 // nearestServers are the server names of a listener's chains that are most like one.
 func nearestServers(c *listener.Config, name string) []string {
-	return route.Nearest(name, func(yield func(string) bool) {
+	return editdistance.Hosts(name, func(yield func(string) bool) {
 		for _, ch := range c.Chains {
 			for _, n := range ch.Match.ServerNames {
 				if !yield(n) {

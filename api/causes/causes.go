@@ -37,6 +37,7 @@ const (
 	TokenKeysUnavailable
 	AccessDenied
 	NotAllowed
+	PolicyBroken
 	ExtAuthzDenied
 	ExtAuthzError
 	ExtAuthzTooLarge
@@ -60,6 +61,7 @@ const (
 	UpstreamConnectRefused
 	UpstreamConnectTimeout
 	EndpointGone
+	ProxyGone
 	UpstreamNoSocket
 	UpstreamTLSFailed
 	UpstreamCertificateRefused
@@ -194,6 +196,9 @@ var table = [numCauses]info{
 	NotAllowed: {"not_allowed", 0, "rbac_access_denied_matched_policy[none]", 403, "RBAC: access denied",
 		"there are AuthorizationPolicies that allow something, and none of them allows this request",
 		"compare the caller's identity, method and path with the rules of these policies, or add a rule that allows it; `weir can` tries out a change"},
+	PolicyBroken: {"policy_broken", 0, "rbac_access_denied_matched_policy", 403, "RBAC: access denied",
+		"the AuthorizationPolicy that denies the request has a mistake, and what it is about is denied until that is mended",
+		"correct the field that is named, or remove the policy; `weir status` says what is wrong with it"},
 	ExtAuthzDenied: {"ext_authz_denied", UnauthorizedExternalService, "ext_authz_denied", 403, "",
 		"the service that an AuthorizationPolicy with action CUSTOM asks denies the request",
 		"that service's log says why; which it is says the policy's provider, among extensionProviders of the mesh's configuration"},
@@ -260,6 +265,9 @@ var table = [numCauses]info{
 	EndpointGone: {"endpoint_gone", UpstreamConnectionFailure, "upstream_reset_before_response_started{remote_connection_failure}", 503, resetText + "remote connection failure",
 		"no connection to the endpoint could be made, and it was none of the destination's any more: the proxy had not heard of that yet",
 		"was the proxy cut off from the control plane at that moment (`weir proxy-status`)? else let the application end only after its callers have heard of it, and let the route retry (connect-failure)"},
+	ProxyGone: {"proxy_gone", UpstreamConnectionFailure, "upstream_reset_before_response_started{remote_connection_failure}", 503, resetText + "remote connection failure",
+		"the proxy of the endpoint was not there: it has ended, or not begun, and its workload is an endpoint of the destination still",
+		"why did it end? the last lines of its log, and of the pod's (OOMKilled?); a pod that ends should be no endpoint before its proxy ends (`weir proxy-status` lists the proxies that there are)"},
 	UpstreamNoSocket: {"upstream_no_socket", UpstreamConnectionFailure, "upstream_reset_before_response_started{local_connection_failure}", 503, resetText + "local connection failure",
 		"this machine could not make a socket for the connection: descriptors or local ports are used up, or the bind address is not local",
 		"raise the limit of open files, or lower the number of connections"},

@@ -57,7 +57,7 @@ func TestFind(t *testing.T) {
 		"http1.two_lengths":        {"downstream_protocol_error", "request_head_too_large", "upstream_protocol_error"},
 		"http2.remote_reset":       {"downstream_reset"},
 		"jwt_authn_access_denied{Jwt_is_expired}":                                               {"token_refused", "token_missing", "token_expired", "token_key_unknown", "token_keys_unavailable"},
-		"rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[0]]":                   {"access_denied", "not_allowed"},
+		"rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[0]]":                   {"access_denied", "not_allowed", "policy_broken"},
 		"upstream_reset_before_response_started{connection_timeout|delayed_connect_error:_110}": {"upstream_connect_timeout"},
 	} {
 		var got []string

@@ -36,7 +36,7 @@ func (l *lowerer) pod(p *corev1.Pod) *mesh.Workload {
 	}
 	w := &mesh.Workload{
 		Ref: l.o.Ref, Name: p.Name, Namespace: p.Namespace, Labels: labels(p.Labels), Annotations: p.Annotations,
-		ServiceAccount: p.Spec.ServiceAccountName, Ports: namedPorts(p.Spec.Containers), Health: health(p),
+		ServiceAccount: p.Spec.ServiceAccountName, Ports: namedPorts(p.Spec.Containers), Declared: declared(p.Spec.Containers), Health: health(p),
 		AdminAddr: p.Annotations[annotationAdmin],
 	}
 	if w.ServiceAccount == "" {
@@ -95,6 +95,26 @@ func (l *lowerer) published(w *mesh.Workload, list string) {
 		}
 		w.Published[uint16(port)] = at
 	}
+}
+
+// declared are the ports at which containers of an application say that they listen; nil if one of them says nothing, since it may
+// listen anywhere.
+func declared(containers []corev1.Container) (out []uint16) {
+	for _, c := range containers {
+		if c.Name == proxyContainer {
+			continue
+		}
+		before := len(out)
+		for _, p := range c.Ports {
+			if p.ContainerPort >= 1 && p.ContainerPort <= 65535 && p.Protocol != corev1.ProtocolUDP {
+				out = append(out, uint16(p.ContainerPort))
+			}
+		}
+		if len(out) == before {
+			return nil
+		}
+	}
+	return out
 }
 
 func namedPorts(containers []corev1.Container) map[string]uint16 {

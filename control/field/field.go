@@ -5,6 +5,7 @@
 package field
 
 import (
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,8 @@ type For struct {
 	Subset string
 	Port   uint16
 	Line   int // where the rule begins; 0: not known
+	// Endpoint is the address that was tried.
+	Endpoint string
 }
 
 // Cluster is For of a cluster, by its name (direction|port|subset|host).
@@ -60,7 +63,22 @@ func Find(root *document.Value, path string, f For) (string, int) {
 	case path == "mtls":
 		candidates = []string{"portLevelMtls." + strconv.Itoa(int(f.Port)) + ".mode", "mtls.mode", "peers"}
 	case path == "jwtRules":
+		if len(items(spec.Get(path))) == 1 {
+			candidates = []string{document.Index(path, 0)}
+		}
 		candidates = append(candidates, "origins")
+	case path == "egress":
+		if len(items(spec.Get(path))) == 1 {
+			candidates = []string{document.Index(path, 0) + ".hosts", path}
+		}
+	case path == "targetPort":
+		candidates = target(spec, f)
+	case path == "port's targetPort":
+		candidates = targetOf(spec, f.Port)
+	case path == "endpoint port":
+		candidates = endpoint(spec, f)
+	case path == "endpoint address":
+		candidates = endpointAddress(spec, f)
 	case path == "rules":
 		candidates = append(candidates, "subjects", "mode", "origins", "peers")
 	}
@@ -118,6 +136,68 @@ func protocol(root, spec *document.Value, port uint16) (out []string) {
 			out = append(out, at+".protocol")
 		}
 		out = append(out, at+".name", at+".port")
+	}
+	return out
+}
+
+// target are where it is said which port of its workloads a Service leads to, by that port.
+func target(spec *document.Value, f For) (out []string) {
+	_, number, err := net.SplitHostPort(f.Endpoint)
+	if err != nil {
+		number = strconv.Itoa(int(f.Port))
+	}
+	for i, p := range items(spec.Get("ports")) {
+		at := document.Index("ports", i)
+		switch to := p.Get("targetPort"); {
+		case to != nil && to.Text == number:
+			out = append(out, at+".targetPort")
+		case to == nil && p.Get("port") != nil && p.Get("port").Text == number:
+			out = append(out, at+".port")
+		}
+	}
+	return out
+}
+
+// targetOf is where it is said which port of its workloads a port of a Service leads to.
+func targetOf(spec *document.Value, port uint16) (out []string) {
+	for i, p := range items(spec.Get("ports")) {
+		if n := p.Get("port"); n != nil && n.Text == strconv.Itoa(int(port)) {
+			out = append(out, document.Index("ports", i)+".targetPort")
+		}
+	}
+	return out
+}
+
+// endpointAddress is where a ServiceEntry says where somebody is reached.
+func endpointAddress(spec *document.Value, f For) (out []string) {
+	host, _, _ := net.SplitHostPort(f.Endpoint)
+	for i, e := range items(spec.Get("endpoints")) {
+		if e.Get("address").String() == host {
+			out = append(out, document.Index("endpoints", i)+".address")
+		}
+	}
+	return out
+}
+
+// endpoint are where a ServiceEntry says at which port somebody is reached: of an endpoint, or if that says nothing, of all.
+func endpoint(spec *document.Value, f For) (out []string) {
+	host, number, _ := net.SplitHostPort(f.Endpoint)
+	for i, e := range items(spec.Get("endpoints")) {
+		if e.Get("address").String() != host {
+			continue
+		}
+		for _, p := range fieldsOf(e.Get("ports")) {
+			if p.Value.Text == number {
+				out = append(out, document.Key(document.Index("endpoints", i)+".ports", p.Name))
+			}
+		}
+	}
+	for i, p := range items(spec.Get("ports")) {
+		for _, name := range []string{"targetPort", "number"} {
+			if v := p.Get(name); v != nil && v.Text == number {
+				out = append(out, document.Index("ports", i)+"."+name)
+			}
+		}
 	}
 	return out
 }
@@ -193,6 +273,46 @@ func at(v *document.Value, path string) *document.Value {
 		}
 	}
 	return v
+}
+
+// leastMentioned is the shortest text that is taken to be meant by one that has it.
+const leastMentioned = 4
+
+// Mentioned is the field below one of an object whose text stands in what somebody says of it, the longest of them; the field itself, if
+// there is none.
+func Mentioned(root *document.Value, path, said string) string {
+	best, longest := path, leastMentioned-1
+	var look func(v *document.Value, path string)
+	look = func(v *document.Value, path string) {
+		if len(v.Text) > longest && strings.Contains(said, v.Text) {
+			best, longest = path, len(v.Text)
+		}
+		for i, item := range v.Items {
+			look(item, document.Index(path, i))
+		}
+		for _, f := range v.Fields {
+			if f.Value != nil {
+				look(f.Value, document.Key(path, f.Name))
+			}
+		}
+	}
+	if v := At(root, path); v != nil {
+		look(v, path)
+	}
+	return best
+}
+
+// At is what the path of a field below spec leads to, nil if nothing.
+func At(root *document.Value, path string) *document.Value { return at(root.Get("spec"), path) }
+
+// In is what a path below a field leads to, nil if nothing.
+func In(v *document.Value, path string) *document.Value { return at(v, path) }
+
+func fieldsOf(v *document.Value) []document.Field {
+	if v == nil {
+		return nil
+	}
+	return v.Fields
 }
 
 func items(v *document.Value) []*document.Value {

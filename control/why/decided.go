@@ -11,6 +11,7 @@ import (
 	"github.com/weirmesh/weir/api/causes"
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/config/document"
 	"github.com/weirmesh/weir/control/field"
 )
 
@@ -46,7 +47,6 @@ var fields = map[causes.Cause]decisive{
 	causes.ExtAuthzTooLarge:           {stage: decider, path: "provider"},
 	causes.RouteNotFound:              {stage: decider, path: "http"},
 	causes.DownstreamTLSFailed:        {stage: decider, path: "servers[].tls"},
-	causes.ConfigurationRejected:      {path: "trafficPolicy"},
 	causes.UpstreamProtocolError:      {path: "ports"},
 	causes.NotInRegistry:              {path: "outboundTrafficPolicy"},
 	causes.ChainRemoved:               {path: "mtls"},
@@ -113,8 +113,8 @@ func misunderstood(r *observev1.Record) bool {
 var otherProtocols = []string{"http2.http1_response", "http2.frame_too_large", "http1.invalid_status_line"}
 
 // deciders are the objects that decided about a request, the one that the cause is about first.
-func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
-	r := t.Record
+func deciders(what found, t *Told, objects Objects) []apiv1.Decider {
+	r, c := t.Record, what.cause
 	var out []apiv1.Decider
 	lead := 0 // how many the cause is about
 	add := func(d apiv1.Decider, first bool) {
@@ -140,19 +140,22 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 			add(d, i == 0)
 		}
 	}
+	for _, p := range what.by {
+		add(apiv1.Decider{Kind: p.Kind, Namespace: p.Namespace, Name: p.Name, Field: p.Field}, true)
+	}
 	f := fields[c].of(r)
+	switch {
+	case what.aside:
+		f = decisive{}
+	case c == causes.DownstreamTLSFailed && r.GetEdge().GetSide() == observev1.Side_SIDE_DESTINATION:
+		f = decisive{}
+		if unshown.in(r.GetDetails()) {
+			f.path = "mtls"
+		}
+	}
 	if f.path != "" && f.stage == "" {
 		for _, o := range of(c, t, objects) {
 			add(apiv1.Decider{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Field: f.path}, true)
-		}
-	}
-	if c == causes.NoEndpoints && !slices.ContainsFunc(r.GetDecisions(), func(d *observev1.Decision) bool { return d.GetStage() == "cluster" && ofSubset(d.GetPart()) }) {
-		f = decisive{} // it is not the subset's labels
-		if s := r.GetEdge().GetService(); s.GetHost() != "" {
-			if o, ok := objects.Service(s.GetNamespace(), s.GetHost()); ok {
-				path := map[string]string{"Service": "selector", "ServiceEntry": "endpoints"}[o.Kind]
-				add(apiv1.Decider{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Field: path}, true)
-			}
 		}
 	}
 	several := 0
@@ -177,9 +180,51 @@ func deciders(c causes.Cause, t *Told, objects Objects) []apiv1.Decider {
 		add(x, decides)
 	}
 	for i := range out {
-		find(&out[i], r, objects)
+		find(&out[i], what, r, objects)
 	}
+	if binds := func(d apiv1.Decider) bool { return d.Kind == "ServiceRoleBinding" && d.Field != "" }; c == causes.NotAllowed && slices.ContainsFunc(out, binds) {
+		for i := range out {
+			if out[i].Kind == "ClusterRbacConfig" || out[i].Kind == "RbacConfig" { // it says that roles are needed, they say whose
+				out[i].Field = ""
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b apiv1.Decider) int { return cmp.Compare(min(1, len(b.Field)), min(1, len(a.Field))) })
 	return out
+}
+
+// across adds what the caller's side has to do with a connection that the other one refused: how it secures them.
+func across(c causes.Cause, caller *Told, refused *observev1.Record, decided []apiv1.Decider, objects Objects) []apiv1.Decider {
+	if c != causes.FilterChainNotFound && c != causes.DownstreamTLSFailed {
+		return decided
+	}
+	r := caller.Record
+	for _, d := range r.GetDecisions() {
+		kind, namespace, name, ok := Parse(d.GetObject())
+		if !ok || d.GetStage() != "cluster" || kind != "DestinationRule" {
+			continue
+		}
+		x := apiv1.Decider{Kind: kind, Namespace: namespace, Name: name, Hash: d.GetHash(), File: d.GetFile(), Line: int(d.GetLine()), Field: "trafficPolicy.tls"}
+		if look(&x, r, objects); x.Changed || x.Gone {
+			continue // what it said then nobody knows
+		}
+		if o, ok := objects.Object(kind, namespace, name); !ok || o.Root == nil {
+			continue
+		}
+		aimed(&x, r, objects, func(path string, tls *document.Value) string {
+			switch {
+			case tls == nil || c == causes.FilterChainNotFound && tls.Get("mode").String() == "ISTIO_MUTUAL":
+				return ""
+			case c == causes.FilterChainNotFound:
+				return join(path, tls, "mode")
+			}
+			return ofTLS(causes.UpstreamTLSRefused, path, refused.GetDetails(), tls)
+		})
+		if x.Field != "" {
+			decided = slices.Insert(decided, 0, x)
+		}
+	}
+	return decided
 }
 
 // together are the fields by which several objects decide as one.
@@ -191,23 +236,49 @@ var absent = []string{"rules", "selector", "endpoints"}
 // old are the kinds of Istio before 1.5.
 var old = []string{"ServiceRole", "ServiceRoleBinding", "ClusterRbacConfig", "RbacConfig", "Policy", "MeshPolicy"}
 
-// find finds the field in the object's text, if that is what decided.
-func find(d *apiv1.Decider, r *observev1.Record, objects Objects) {
+// find finds the field in the object's text, if that is what decided, and the part of it that the failure is about.
+func find(d *apiv1.Decider, what found, r *observev1.Record, objects Objects) {
+	if what.cause == causes.DestinationRefused {
+		flawed(d, r, objects)
+	}
+	aimed(d, r, objects, func(path string, v *document.Value) string { return aim(what, path, r, v) })
+}
+
+// flawed is the field of an object that is kept closed because of a mistake, if it has one.
+func flawed(d *apiv1.Decider, r *observev1.Record, objects Objects) {
+	o, ok := objects.Object(d.Kind, d.Namespace, d.Name)
+	if !ok || d.Field == "" || d.Changed {
+		return
+	}
+	i := slices.IndexFunc(o.Flaws, func(f Flaw) bool { return strings.HasPrefix(f.Field, d.Field) })
+	if i >= 0 {
+		d.Field = o.Flaws[i].Field
+	}
+}
+
+// aimed finds the field in the object's text, and narrows it.
+func aimed(d *apiv1.Decider, r *observev1.Record, objects Objects, narrow func(path string, v *document.Value) string) {
 	o, ok := objects.Object(d.Kind, d.Namespace, d.Name)
 	if !ok || d.Field == "" || d.Changed || o.Root == nil {
 		return
 	}
 	f := field.For{Line: d.Line}
-	if i := slices.IndexFunc(r.GetDecisions(), func(x *observev1.Decision) bool { return x.GetStage() == "cluster" }); i >= 0 {
-		f = field.Cluster(r.GetDecisions()[i].GetPart())
+	if name := clusterOf(r); name != "" {
+		f = field.Cluster(name)
 		f.Line = d.Line
 	}
 	if a, err := netip.ParseAddrPort(r.GetAsked()); err == nil && r.GetEdge().GetSide() == observev1.Side_SIDE_DESTINATION {
 		f.Port = a.Port()
 	}
+	if t := r.GetTries(); len(t) > 0 {
+		f.Endpoint = t[len(t)-1].GetEndpoint()
+	}
 	path, line := field.Find(o.Root, d.Field, f)
 	if path == "" && slices.Contains(absent, d.Field) && !slices.Contains(old, d.Kind) {
 		return
+	}
+	if narrower := narrow(path, field.At(o.Root, path)); narrower != path {
+		path, line = narrower, o.Root.LineOf("spec."+narrower)
 	}
 	if d.Field = path; line > 0 && o.File != "" {
 		d.File, d.Line = o.File, line
@@ -223,15 +294,9 @@ func of(c causes.Cause, t *Told, objects Objects) []Ref {
 		if o, ok := objects.Service(s.GetNamespace(), s.GetHost()); ok {
 			return []Ref{o}
 		}
-	case causes.ConfigurationRejected:
-		for _, d := range r.GetDecisions() {
-			if _, by, ok := objects.Rejected(t.Node, d.GetPart(), at(r)); ok && d.GetStage() == "cluster" {
-				return by
-			}
-		}
 	case causes.NotInRegistry:
 		return objects.Applying(Confines, t.Node, 0)
-	case causes.FilterChainNotFound, causes.ChainRemoved:
+	case causes.FilterChainNotFound, causes.ChainRemoved, causes.DownstreamTLSFailed:
 		if a, err := netip.ParseAddrPort(r.GetAsked()); err == nil && r.GetEdge().GetSide() == observev1.Side_SIDE_DESTINATION {
 			return objects.Applying(Secures, t.Node, a.Port())
 		}

@@ -40,7 +40,7 @@ func stopped(r *observev1.Record, objects Objects) *apiv1.Stopped {
 			if look(&x, r, objects); x.Changed && len(end.paths) > 1 { // which of them its text had then nobody knows
 				x.Field, _, _ = strings.Cut(path, ".")
 			}
-			if find(&x, r, objects); x.Field != "" && !x.Gone {
+			if find(&x, found{}, r, objects); x.Field != "" && !x.Gone {
 				out.Decided = &x
 				return out
 			}

@@ -29,10 +29,34 @@ type Object struct {
 	Root  *document.Value // its text; nil: not at hand
 	// Quarantined says that what is written is refused, and its last good version in force.
 	Quarantined bool
+	// Flaws are the mistakes in the version in force: what it is about is kept closed because of them.
+	Flaws []Flaw
+}
+
+// Flaw is a mistake in an object.
+type Flaw struct {
+	Field   string // below spec
+	Line    int    // 0: not known
+	Message string
 }
 
 // Ref names an object.
 type Ref struct{ Kind, Namespace, Name string }
+
+// Pointer is a field of an object.
+type Pointer struct {
+	Ref
+	Field string // below spec
+}
+
+// Endpoint is one of a service.
+type Endpoint struct {
+	Address  string
+	Workload string // namespace/name of its pod; "": it is an address only
+	Ready    bool
+	Proxied  bool     // it has a proxy, which takes all its connections
+	Declared []uint16 // the ports at which its containers say that they listen; nil: they say nothing
+}
 
 // Objects are those of the configuration now in force, which may be another one than that of the moment a story is about; what is asked
 // about a moment is answered from what the control plane remembers.
@@ -44,8 +68,22 @@ type Objects interface {
 	// Serves reports whether an address was that of an endpoint of a service at a moment, where that is known, and when it left
 	// since; zero: it has not.
 	Serves(namespace, host, address string, then time.Time) (serves bool, left time.Time, known bool)
-	// Rejected is why a proxy did not take the configuration of a cluster that it was sent at a moment, and which rules that was made by.
-	Rejected(node, cluster string, then time.Time) (message string, by []Ref, ok bool)
+	// Rejected is why a proxy did not take the configuration of a cluster that it was sent at a moment, and which fields of rules
+	// that was made by.
+	Rejected(node, cluster string, then time.Time) (message string, by []Pointer, ok bool)
+	// Endpoints are those of a service, ready or not.
+	Endpoints(namespace, host string) []Endpoint
+	// Selects reports whether the selector of a service matches a workload, whatever that serves.
+	Selects(namespace, host string) bool
+	// Proxy is since when the proxy of a workload (namespace/name) is connected, and when it was not any more; zero: it is not, and
+	// nobody knows when. ok is false if nobody can tell, as long as a replica is silent.
+	Proxy(workload string) (since, left time.Time, ok bool)
+	// Declares are the ports at which the containers of a proxy's workload say that they listen; nil: they say nothing.
+	Declares(node string) []uint16
+	// Known is the service that has a host or an address, whoever may see it.
+	Known(host, address string) (Ref, bool)
+	// Hosts are the hosts that a proxy may be asked for: those of a gateway's servers and rules.
+	Hosts(node string) []string
 	// Applying are the objects that do something for the workload of a proxy, on a port, the first first.
 	Applying(doing Doing, node string, port uint16) []Ref
 }
@@ -217,7 +255,8 @@ func story(chain []Told, objects Objects) apiv1.Story {
 	r := to.Record
 	s.At = to.Workload
 	c, known := causes.Named(r.GetCause())
-	c, more := truer(c, to, objects)
+	what := truer(c, to, objects)
+	c, more := what.cause, what.more
 	switch {
 	case !known && r.GetCause() != "":
 		s.Cause, s.Text = r.GetCause(), newer
@@ -240,11 +279,14 @@ func story(chain []Told, objects Objects) apiv1.Story {
 	default:
 		s.Cause, s.Text, s.Remedy, s.Docs = c.Name(), c.Sentence(), c.Remedy(), c.Docs()
 		s.Detail = cmp.Or(more, unset(c, r), detail(c, r))
-		if h := &s.Hops[s.Hop]; h.Side == "source" && theirs[c] {
+		if h := &s.Hops[s.Hop]; h.Side == "source" && silentlyTheirs(c, r) {
 			s.Unknown = "why it did so: " + notTold(h)
 		}
 	}
-	s.Decided = deciders(c, to, objects)
+	s.Decided = deciders(what, to, objects)
+	if i := callerOf(chain, s.Hop); i >= 0 {
+		s.Decided = across(c, &chain[i], r, s.Decided, objects)
+	}
 	if fails(first) {
 		s.Stopped = stopped(first, objects)
 	}
@@ -254,49 +296,14 @@ func story(chain []Told, objects Objects) apiv1.Story {
 	return s
 }
 
-// truer is what a cause comes to with what is known besides, and what that adds.
-func truer(c causes.Cause, t *Told, objects Objects) (_ causes.Cause, more string) {
-	r := t.Record
-	switch c {
-	case causes.DownstreamDisconnected, causes.DownstreamReset:
-		if causes.Parse(r.GetFlags())&causes.DelayInjected != 0 {
-			return causes.FaultDelay, "" // its client would not wait for that
-		}
-	case causes.UpstreamConnectRefused, causes.UpstreamConnectFailed, causes.UpstreamConnectTimeout:
-		s, tries := r.GetEdge().GetService(), r.GetTries()
-		if len(tries) == 0 || r.GetEdge().GetSide() != observev1.Side_SIDE_SOURCE {
-			break
-		}
-		last := tries[len(tries)-1]
-		then := at(r).Add(time.Duration(last.GetBeganNano()))
-		switch serves, left, known := objects.Serves(s.GetNamespace(), s.GetHost(), last.GetEndpoint(), then); {
-		case !known || serves && left.IsZero():
-		case serves:
-			return c, last.GetEndpoint() + " was an endpoint of the service still: it left " + left.Sub(then).Round(time.Millisecond).String() + " later"
-		case !left.IsZero():
-			return causes.EndpointGone, last.GetEndpoint() + " had left the service " + then.Sub(left).Round(time.Millisecond).String() + " before"
-		default:
-			return causes.EndpointGone, ""
-		}
-	case causes.ClusterNotFound:
-		for _, d := range r.GetDecisions() {
-			if message, _, ok := objects.Rejected(t.Node, d.GetPart(), at(r)); ok && d.GetStage() == "cluster" {
-				return causes.ConfigurationRejected, message
-			}
-		}
-	case causes.DirectResponse, causes.NoEndpoints:
-		for _, d := range r.GetDecisions() { // what Istio calls what it does about strangers
-			if d.GetStage() == "route" && d.GetPart() == "block_all" || d.GetStage() == "cluster" && d.GetPart() == "BlackHoleCluster" {
-				return causes.NotInRegistry, ""
-			}
-		}
-	}
-	return c, ""
-}
-
 // theirs are the causes by which the other side ended what was asked of it, without a word about why.
 var theirs = map[causes.Cause]bool{causes.UpstreamTerminated: true, causes.UpstreamConnectionReset: true, causes.ResponseCut: true,
 	causes.UpstreamReset: true, causes.UpstreamRefused: true, causes.UpstreamGoingAway: true}
+
+// silentlyTheirs reports whether the other side ended what was asked of it without a word about why, or with a word that says nothing.
+func silentlyTheirs(c causes.Cause, r *observev1.Record) bool {
+	return theirs[c] || (c == causes.UpstreamTLSRefused || c == causes.UpstreamTLSEnded) && (words{`"handshake failure": its log`, `"internal error": its log`}).in(lastFailure(r))
+}
 
 // notTold says who has not told what it knows.
 func notTold(h *apiv1.Hop) string {
@@ -345,6 +352,16 @@ func blame(chain []Told, begin int) int {
 		}
 		i = next
 	}
+}
+
+// callerOf is the hop whose proxy made the connection that another one refused or served; -1: it is not known.
+func callerOf(chain []Told, hop int) int {
+	for i := range hop {
+		if leads(chain[i].Record, chain[hop].Record) {
+			return i
+		}
+	}
+	return -1
 }
 
 // fails reports whether something did not go well.

@@ -61,9 +61,21 @@ func (now) Serves(_, _, address string, then time.Time) (serves bool, left time.
 	return true, left, true
 }
 
-func (now) Rejected(node, cluster string, _ time.Time) (message string, by []Ref, ok bool) {
-	return "no such file", []Ref{{"DestinationRule", "default", "reviews"}}, node == "blind"
+func (now) Rejected(node, cluster string, _ time.Time) (message string, by []Pointer, ok bool) {
+	return "no such file", []Pointer{{Ref{"DestinationRule", "default", "reviews"}, "trafficPolicy"}}, node == "blind"
 }
+
+func (now) Endpoints(_, _ string) []Endpoint { return nil }
+
+func (now) Selects(_, _ string) bool { return false }
+
+func (now) Proxy(string) (since, left time.Time, ok bool) { return since, left, true }
+
+func (now) Declares(string) []uint16 { return nil }
+
+func (now) Known(_, _ string) (Ref, bool) { return Ref{}, false }
+
+func (now) Hosts(string) []string { return nil }
 
 func (now) Applying(doing Doing, _ string, _ uint16) []Ref {
 	return []Ref{{[...]string{Secures: "PeerAuthentication", Confines: "Sidecar"}[doing], "default", "applies"}}
@@ -195,7 +207,7 @@ func TestStories(t *testing.T) {
 			r := served(1, 0, "access_denied", 0, "rbac_access_denied_matched_policy[ns[default]-policy[deny]-rule[0]-deny-due-to-bad-CUSTOM-action]", by("authorization-policy", "deny", "new"))
 			r.Record.Id = ""
 			return r
-		}()}, "0 access_denied at default/reviews-v1; AuthorizationPolicy default/deny rules[0] deny.yaml:9"},
+		}()}, "0 access_denied at default/reviews-v1; AuthorizationPolicy default/deny action deny.yaml:9"},
 		{"an endpoint that is gone", []Told{func() Told {
 			c := called(2000, 5, "upstream_connect_refused", 503)
 			c.Record.Tries[0].Endpoint = "10.0.0.3:9080"

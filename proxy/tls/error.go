@@ -1,6 +1,7 @@
 package tls
 
 import (
+	"cmp"
 	stdtls "crypto/tls"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ type Error struct {
 	// Alert is the peer's reason in the words of the protocol (RFC 8446, section
 	// 6.2) where it sent one: "bad certificate", "unknown certificate authority".
 	Alert string
-	// Offered says what the peer offered or sent instead, where that is known.
+	// Offered says what the peer offered, wanted or sent instead, where that is known.
 	Offered string
 	Err     error
 }
@@ -53,7 +54,7 @@ func (e *Error) Error() string {
 	case PeerRefused:
 		return e.Err.Error()
 	case RefusedByPeer:
-		return fmt.Sprintf("the peer refused the connection with the TLS alert %q: %s", e.Alert, remedy(e.Alert))
+		return fmt.Sprintf("the peer refused the connection with the TLS alert %q: %s", e.Alert, cmp.Or(e.Offered, remedy(e.Alert)))
 	case NoCertificate:
 		return "there is no certificate yet to show to the peer: the proxy's own identity was not obtained"
 	case NotTLS:
@@ -141,6 +142,9 @@ func is[E error](err error) bool {
 // explain adds what the peer offered to an error about parameters.
 func (n *handshake) explain(err error) error {
 	e, ok := err.(*Error) //nolint:errorlint // classify makes nothing else
+	if ok && n.wanted && e.Reason == RefusedByPeer {
+		e.Offered = "it wants a client certificate and got none"
+	}
 	if !ok || n.hello == nil {
 		return err
 	}

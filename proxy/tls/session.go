@@ -45,6 +45,7 @@ type handshake struct {
 	secrets *secrets                // nil: crypto/tls is to keep the records
 	view    *sessionView            // of the client's resumable sessions; nil: none
 	hello   *stdtls.ClientHelloInfo // what our client offered
+	wanted  bool                    // the server asked for a certificate, and there is none to show
 }
 
 // records turns bytes into records and back, once the handshake is done: own or bio.
@@ -102,8 +103,12 @@ func (s *Server) meet(n *handshake, h *stdtls.ClientHelloInfo) (*stdtls.Config, 
 // Session begins a session for a connection dialled to an endpoint.
 func (c *Client) Session(h Host, to Endpoint) *Session {
 	n := &handshake{client: true, w: newWire(h), config: c.config, trust: &c.trust}
-	if !c.std || c.sessions != nil {
+	bare := c.config.GetClientCertificate == nil
+	if !c.std || c.sessions != nil || bare {
 		n.config = c.config.Clone()
+	}
+	if bare {
+		n.config.GetClientCertificate = n.none
 	}
 	if !c.std {
 		n.secrets = &secrets{}
@@ -122,6 +127,12 @@ func (c *Client) Session(h Host, to Endpoint) *Session {
 	}
 	n.tc = stdtls.Client(n.w, n.config)
 	return &Session{gate: c.gate, handshake: n}
+}
+
+// none notes that the server asks for a certificate where there is none: before TLS 1.3 some say no more than "handshake failure" then.
+func (n *handshake) none(*stdtls.CertificateRequestInfo) (*stdtls.Certificate, error) {
+	n.wanted = true
+	return &stdtls.Certificate{}, nil
 }
 
 // Gate is the process's limit that this session counts against, or nil.

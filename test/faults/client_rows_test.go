@@ -38,7 +38,7 @@ func clientRows() []fault {
 		{name: "broken path", how: "a path with half an escape", app: answers(ok), ask: raw("GET /%zz HTTP/1.1\r\nhost: x\r\n\r\n"),
 			cause: "path_normalization_failed", at: "default/client", client: "path_normalization_failed"},
 		{name: "delayed on purpose until the client leaves", how: "fault.delay of a minute, and the client closes its connection", app: answers(ok),
-			config: virtualService("fault: {delay: {fixedDelay: 60s, percentage: {value: 100}}}, ROUTE"),
+			config: virtualService("fault: {!wrong delay: {fixedDelay: 60s, percentage: {value: 100}}}, ROUTE"),
 			ask: func(w *world, f *fault) string {
 				id := "fault-" + f.slug()
 				c := w.send(f, "GET / HTTP/1.1\r\nhost: x\r\nx-request-id: "+id+"\r\n\r\n")

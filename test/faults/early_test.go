@@ -28,7 +28,7 @@ const somebody = "10.96.7.8"
 
 // early is a mesh with one service and a client whose connections are captured; before runs before that is there.
 func early(t *testing.T, f *fault, before func(*world)) *world {
-	w := &world{Mesh: mesh.New(t, nil), t: t, rows: []fault{*f}, texts: map[string]string{}, homes: map[string]*mesh.Workload{}}
+	w := &world{Mesh: mesh.New(t, nil), t: t, rows: []fault{*f}, texts: map[string]string{}, marks: map[string][]place{}, homes: map[string]*mesh.Workload{}}
 	w.Config(f.file(), "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {clusterIP: "+somebody+", selector: {app: x}, ports: [{name: http, port: 8080}]}\n")
 	before(w)
 	w.client = w.Launch(mesh.Spec{Name: "client-0", Owner: "client", ServiceAccount: "client", Labels: map[string]string{"app": "client"}, Captured: true,

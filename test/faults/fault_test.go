@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +20,7 @@ type fault struct {
 	app, far func(net.Conn)
 	on       string // whose program it is; server unless given
 	protocol string // of the service's port; http unless given
+	target   string // what the service says instead of targetPort: PORT
 	// config are objects: NAME is the service, PORT where its endpoints listen.
 	config string
 	// ask makes the request, and says what to ask `weir why` about; nil: a GET by the client.
@@ -29,9 +29,11 @@ type fault struct {
 	// apart injects it in a mesh of its own; nil: all share one.
 	apart func(*testing.T, *fault) (w *world, about string)
 
-	// What is true: the cause that comes first, whose proxy knows it, and which object's field decided (KIND FIELD; it has the
-	// row's name unless it says KIND NAME FIELD).
+	// What is true: the cause that comes first, whose proxy knows it, and which object's field is wrong (KIND FIELD; it has the row's
+	// name unless it says KIND NAME FIELD): the one that is marked in the row's objects, if it is one of those.
 	cause, at, object string
+	// against is the object that it contradicts, at the other hop.
+	against string
 	// version is which version of the object decided: the one in force unless it says changed (another one is in force by now), behind
 	// (another one was in force then) or quarantined (the one in force is not what is written).
 	version string
@@ -95,7 +97,7 @@ func (f *fault) judge(s *apiv1.Story, texts map[string]string) string {
 	if !strings.Contains(s.Detail, f.detail) {
 		is("the detail", s.Detail, f.detail)
 	}
-	is("the object", f.decided(s, texts), f.object)
+	is("who decided", strings.Join(f.named(s, texts), " against "), strings.Join(f.objects(), " against "))
 	is("its version", version(s), f.version)
 	if f.stopped != "" {
 		got := ""
@@ -124,30 +126,6 @@ func (f *fault) judge(s *apiv1.Story, texts map[string]string) string {
 	return strings.Join(wrong, "; ")
 }
 
-// decided is the object that a story names first, as rows do: only if its file and line are right.
-func (f *fault) decided(s *apiv1.Story, texts map[string]string) string {
-	if len(s.Decided) == 0 || s.Decided[0].Field == "" {
-		return ""
-	}
-	d := &s.Decided[0]
-	out := d.Kind + " "
-	if d.Name != f.slug() {
-		out += d.Name + " "
-	}
-	out += d.Field
-	if d.Gone {
-		return out
-	}
-	file := filepath.Base(d.File)
-	if file != f.file() && texts[file] == "" {
-		return out + " in " + d.File
-	}
-	if in := document(texts[file], d.Line); !strings.Contains(in, "kind: "+d.Kind+"\n") || !strings.Contains(in, "name: "+d.Name) {
-		return out + fmt.Sprintf(" in line %d", d.Line)
-	}
-	return out
-}
-
 // version says which version of the object decided that a story names first.
 func version(s *apiv1.Story) string {
 	switch {
@@ -162,28 +140,4 @@ func version(s *apiv1.Story) string {
 		return "quarantined"
 	}
 	return ""
-}
-
-// document is the one that a line of a text is in.
-func document(text string, line int) string {
-	at := 1
-	for doc := range strings.SplitSeq(text, "---\n") {
-		if at += strings.Count(doc, "\n") + 1; line < at {
-			return doc
-		}
-	}
-	return ""
-}
-
-// score counts rows: right ones, and those of which something else was said without a doubt.
-type score struct{ rows, right, confident int }
-
-func (s *score) add(f *fault, got *apiv1.Story, wrong string) {
-	s.rows++
-	if wrong == "" {
-		s.right++
-	}
-	if got != nil && got.Unknown == "" && (got.Cause != f.cause || got.At != f.at || f.unknown != "") {
-		s.confident++
-	}
 }

@@ -16,7 +16,7 @@ spec:
   selector: {istio: ingressgateway}
   servers:
   - {port: {number: 80, name: http, protocol: HTTP}, hosts: ["*.example"]}
-  - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [shown.example], tls: {mode: MUTUAL, credentialName: shown}}
+  - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [shown.example], tls: {!wrong mode: MUTUAL, credentialName: shown}}
 `
 
 const gateway = "istio-system/istio-ingressgateway"
@@ -55,17 +55,17 @@ func gatewayRows(t testing.TB) []fault {
 	}
 	return []fault{
 		{name: "unknown host at the gateway", how: "a host that no VirtualService of the gateway has", ask: toGateway("/"),
-			cause: "host_not_found", at: gateway, client: "host_not_found"},
+			cause: "host_not_found", at: gateway, client: "host_not_found", detail: "the nearest to unknown-host-at-the-gateway.example that there are: unknown-path-at-the-gateway.example"},
 		{name: "unknown path at the gateway", how: "a path that no rule of the host's VirtualService matches", app: answers(ok), config: rule("match: [{uri: {prefix: /known}}], ROUTE"), ask: toGateway("/"),
 			cause: "route_not_found", at: gateway, object: "VirtualService http", client: "route_not_found"},
 		{name: "unknown SNI at the gateway", how: "a name in the TLS handshake that no server of the Gateway has", ask: handshake("else.example"),
-			cause: "filter_chain_not_found", at: gateway, object: "Gateway edge servers", client: "filter_chain_not_found"},
+			cause: "filter_chain_not_found", at: gateway, object: "Gateway edge servers", client: "filter_chain_not_found", detail: "the nearest to else.example that there are: shown.example"},
 		{name: "no certificate at the gateway", how: "TLS without a certificate to a server with tls.mode MUTUAL", ask: handshake("shown.example"), config: secret(t, "shown", ours.issue(t, "shown.example", later), ours) + edge,
-			cause: "downstream_tls_failed", at: gateway, object: "Gateway edge servers[1].tls", client: "downstream_tls_failed"},
+			cause: "downstream_tls_failed", at: gateway, object: "Gateway edge servers[1].tls.mode", client: "downstream_tls_failed"},
 		{name: "refused behind the gateway", how: "a pod behind the gateway whose application is not there", app: nobody, config: rule("retries: {attempts: 0}, ROUTE"), ask: toGateway("/"),
 			cause: "upstream_connect_refused", at: "default/server", client: "-", server: "upstream_connect_refused"},
 		{name: "denied behind the gateway", how: "an AuthorizationPolicy of a workload behind the gateway", app: answers(ok), ask: toGateway("/"),
-			config: documents(rule("ROUTE"), object("security.istio.io/v1", "AuthorizationPolicy", "NAME", "{"+serverOnly+", action: DENY, rules: [{to: [{operation: {ports: ['PORT']}}]}]}")),
+			config: documents(rule("ROUTE"), object("security.istio.io/v1", "AuthorizationPolicy", "NAME", "{"+serverOnly+", action: DENY, rules: [!wrong {to: [{operation: {ports: ['PORT']}}]}]}")),
 			cause:  "access_denied", at: "default/server", object: "AuthorizationPolicy rules[0]", client: "-", server: "access_denied"},
 	}
 }

@@ -12,7 +12,7 @@ func limitRows() []fault {
 	requests, pending, connections, served := newHolder(), newHolder(), newHolder(), newHolder()
 	return []fault{
 		{name: "too many requests under way", how: "http2MaxRequests: 1, and one is under way", app: requests.serve,
-			config: destinationRule("trafficPolicy: {connectionPool: {http: {http2MaxRequests: 1}}}"),
+			config: destinationRule("trafficPolicy: {connectionPool: {http: {!wrong http2MaxRequests: 1}}}"),
 			ask: func(w *world, f *fault) string {
 				defer w.hold(f, requests)()
 				return get(w, f)
@@ -20,14 +20,14 @@ func limitRows() []fault {
 			cause: "upstream_overflow", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.http.http2MaxRequests", client: "upstream_overflow"},
 		{name: "too many requests served", how: "inboundConnectionPool of the server's Sidecar, http2MaxRequests: 1, and one is under way", on: "closing", app: served.serve,
 			config: documents(virtualService("retries: {attempts: 0}, ROUTE"),
-				object("networking.istio.io/v1", "Sidecar", "NAME", "{workloadSelector: {labels: {app: closing}}, inboundConnectionPool: {http: {http2MaxRequests: 1}}}")),
+				object("networking.istio.io/v1", "Sidecar", "NAME", "{workloadSelector: {labels: {app: closing}}, inboundConnectionPool: {http: {!wrong http2MaxRequests: 1}}}")),
 			ask: func(w *world, f *fault) string {
 				defer w.hold(f, served)()
 				return get(w, f)
 			},
 			cause: "upstream_overflow", at: "default/closing", object: "Sidecar inboundConnectionPool.http.http2MaxRequests", client: "-", server: "upstream_overflow"},
 		{name: "too many requests wait", how: "maxConnections: 1, http1MaxPendingRequests: 1, one request has the connection and one waits for it", app: pending.serve,
-			config: destinationRule("trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1}}}"),
+			config: destinationRule("trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}, http: {!wrong http1MaxPendingRequests: 1}}}"),
 			ask: func(w *world, f *fault) string {
 				defer w.hold(f, pending)()
 				c := w.send(f, "GET / HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -43,27 +43,27 @@ func limitRows() []fault {
 			},
 			cause: "pending_overflow", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.http.http1MaxPendingRequests", client: "pending_overflow"},
 		{name: "too many connections", how: "maxConnections: 1 of a TCP service, and there is one", app: connections.serve, protocol: "tcp",
-			config: destinationRule("trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}}"),
+			config: destinationRule("trafficPolicy: {connectionPool: {tcp: {!wrong maxConnections: 1}}}"),
 			ask: func(w *world, f *fault) string {
 				defer w.hold(f, connections)()
 				return w.raw(f, "hello")
 			},
 			cause: "connections_overflow", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.tcp.maxConnections", client: "connections_overflow"},
 		{name: "all ejected", how: "outlierDetection after one answer of 503", app: answers(unavailable),
-			config: destinationRule("trafficPolicy: {outlierDetection: {consecutive5xxErrors: 1, interval: 1s, baseEjectionTime: 600s, maxEjectionPercent: 100}}"),
+			config: destinationRule("trafficPolicy: {!wrong outlierDetection: {consecutive5xxErrors: 1, interval: 1s, baseEjectionTime: 600s, maxEjectionPercent: 100}}"),
 			ask: func(w *world, f *fault) string {
 				w.client.Get("http://" + f.slug() + ":8080/")
 				return get(w, f)
 			},
 			cause: "endpoints_ejected", at: "default/client", object: "DestinationRule trafficPolicy.outlierDetection", client: "endpoints_ejected"},
 		{name: "no pods in the subset", how: "a subset whose labels no pod has", app: answers(ok),
-			config: documents(destinationRule("subsets: [{name: v7, labels: {version: v7}}]"), virtualService("route: [{destination: {host: NAME, subset: v7}}]")),
+			config: documents(destinationRule("subsets: [!wrong {name: v7, labels: {version: v7}}]"), virtualService("route: [{destination: {host: NAME, subset: v7}}]")),
 			cause:  "no_endpoints", at: "default/client", object: "DestinationRule subsets[0]", client: "no_endpoints"},
 		{name: "no name in DNS", how: "a ServiceEntry with resolution DNS whose host does not exist",
 			config: serviceEntry("resolution: DNS"), ask: getExample,
 			cause: "name_not_resolved", at: "default/client", object: "ServiceEntry hosts", client: "name_not_resolved"},
 		{name: "connection not accepted", how: "an endpoint that drops SYN; connectTimeout", far: unaccepting,
-			config: destinationRule("trafficPolicy: {connectionPool: {tcp: {connectTimeout: 0.05s}}}"),
+			config: destinationRule("trafficPolicy: {connectionPool: {tcp: {!wrong connectTimeout: 0.05s}}}"),
 			cause:  "upstream_connect_timeout", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.tcp.connectTimeout", client: "upstream_connect_timeout"},
 		{name: "no route matches", how: "a VirtualService of other paths only", app: answers(ok), config: virtualService("match: [{uri: {prefix: /other}}], ROUTE"),
 			cause: "route_not_found", at: "default/client", object: "VirtualService http", client: "route_not_found"},
@@ -94,13 +94,13 @@ func limitRows() []fault {
 			},
 			cause: "application_answered", at: "default/server", stopped: "budget DestinationRule trafficPolicy.retryBudget", client: "-", server: "-"},
 		{name: "secured by what is broken", how: "a DestinationRule whose tls.mode does not exist", app: answers(ok),
-			config: destinationRule("trafficPolicy: {tls: {mode: SIMPEL}}"),
-			cause:  "destination_refused", at: "default/client", object: "DestinationRule trafficPolicy.tls", client: "destination_refused"},
+			config: destinationRule("trafficPolicy: {tls: {!wrong mode: SIMPEL}}"),
+			cause:  "destination_refused", at: "default/client", object: "DestinationRule trafficPolicy.tls.mode", client: "destination_refused"},
 		{name: "a broad rule before the right one", how: "a rule for all paths stands before the one that was meant", app: answers(ok),
-			config: object("networking.istio.io/v1", "VirtualService", "NAME", "\n  hosts: [NAME]\n  http:\n  - fault: {abort: {httpStatus: 503, percentage: {value: 100}}}\n    ROUTE\n  - match: [{uri: {prefix: /right}}]\n    ROUTE"),
+			config: object("networking.istio.io/v1", "VirtualService", "NAME", "\n  hosts: [NAME]\n  http:\n  - fault: {!wrong abort: {httpStatus: 503, percentage: {value: 100}}}\n    ROUTE\n  - match: [{uri: {prefix: /right}}]\n    ROUTE"),
 			ask:    func(w *world, f *fault) string { return w.call(f, "GET", "/right") },
 			cause:  "fault_abort", at: "default/client", object: "VirtualService http[0].fault.abort", client: "fault_abort"},
-		{name: "rule says 503", how: "directResponse of the VirtualService", app: answers(ok), config: virtualService("directResponse: {status: 503}"),
+		{name: "rule says 503", how: "directResponse of the VirtualService", app: answers(ok), config: virtualService("!wrong directResponse: {status: 503}"),
 			cause: "direct_response", at: "default/client", object: "VirtualService http[0].directResponse", client: "direct_response"},
 	}
 }

@@ -30,16 +30,16 @@ func outageRows() []fault {
 		{name: "endpoint replaced since", how: "nobody listens at the endpoint, and it is replaced before anybody asks", apart: replaced,
 			cause: "upstream_connect_refused", at: "default/client", client: "upstream_connect_refused", detail: "was an endpoint of the service still"},
 		{name: "configuration rejected", how: "the client's proxy does not take the destination's first configuration: caCertificates is a file that is not there", apart: rejected,
-			cause: "configuration_rejected", at: "default/client", object: "DestinationRule x trafficPolicy", client: "cluster_not_found", detail: "/nowhere/ca.pem"},
+			cause: "configuration_rejected", at: "default/client", object: "DestinationRule x trafficPolicy.tls.caCertificates", client: "cluster_not_found", detail: "/nowhere/ca.pem"},
 		{name: "rejected then and mended since", how: "the same, and the DestinationRule is repaired before anybody asks", apart: mended,
-			cause: "configuration_rejected", at: "default/client", object: "DestinationRule x trafficPolicy", version: "gone", client: "cluster_not_found", detail: "/nowhere/ca.pem"},
+			cause: "configuration_rejected", at: "default/client", object: "DestinationRule x trafficPolicy.tls.caCertificates", version: "gone", client: "cluster_not_found", detail: "/nowhere/ca.pem"},
 	}
 }
 
 // apartFrom is a world of a row's own, with a client.
 func apartFrom(t *testing.T, f *fault, text string) *world {
-	w := &world{Mesh: mesh.New(t, nil), t: t, rows: []fault{*f}, texts: map[string]string{}, homes: map[string]*mesh.Workload{}}
-	w.Write(f.file(), text)
+	w := &world{Mesh: mesh.New(t, nil), t: t, rows: []fault{*f}, texts: map[string]string{}, marks: map[string][]place{}, homes: map[string]*mesh.Workload{}}
+	w.write(f, text)
 	w.client = w.Launch(mesh.Spec{Name: "client-0", Owner: "client", ServiceAccount: "client", Labels: map[string]string{"app": "client"}})
 	w.client.AwaitReady()
 	return w
@@ -80,15 +80,14 @@ func mended(t *testing.T, f *fault) (*world, string) {
 }
 
 // aborted is a service whose VirtualService aborts all requests.
-func (f *fault) aborted(status int) string {
+func (f *fault) aborted() string {
 	return strings.ReplaceAll(documents("apiVersion: v1\nkind: Service\nmetadata: {name: NAME}\nspec: {selector: {app: x}, ports: [{name: http, port: 8080}]}\n",
-		virtualService(fmt.Sprintf("fault: {abort: {httpStatus: %d, percentage: {value: 100}}}, ROUTE", status))), "NAME", f.slug())
+		virtualService("fault: {!wrong abort: {httpStatus: 503, percentage: {value: 100}}}, ROUTE")), "NAME", f.slug())
 }
 
 // aborts is a world of such a service.
 func aborts(t *testing.T, f *fault) *world {
-	w := apartFrom(t, f, f.aborted(503))
-	w.texts[f.file()] = f.aborted(503)
+	w := apartFrom(t, f, f.aborted())
 	w.Settle()
 	return w
 }
@@ -104,14 +103,14 @@ func restarted(t *testing.T, f *fault) (*world, string) {
 func changed(t *testing.T, f *fault) (*world, string) {
 	w := aborts(t, f)
 	id := get(w, f)
-	w.Write(f.file(), f.aborted(504))
+	w.Write(f.file(), strings.Replace(w.texts[f.file()], "503", "504", 1))
 	w.Settle()
 	return w, id
 }
 
 func quarantined(t *testing.T, f *fault) (*world, string) {
 	w := aborts(t, f)
-	w.Write(f.file(), strings.Replace(f.aborted(503), "fault:", "fualt:", 1))
+	w.Write(f.file(), strings.Replace(w.texts[f.file()], "fault:", "fualt:", 1))
 	w.Eventually("the mistake is found", func() error {
 		if !slices.ContainsFunc(w.Findings(), func(x apiv1.Finding) bool { return x.Severity == "error" }) {
 			return errors.New("not yet")
@@ -123,7 +122,7 @@ func quarantined(t *testing.T, f *fault) (*world, string) {
 
 func behind(t *testing.T, f *fault) (*world, string) {
 	w := aborts(t, f)
-	w.replaceUnseen(w.client, f.file(), f.aborted(504))
+	w.replaceUnseen(w.client, f.file(), strings.Replace(w.texts[f.file()], "503", "504", 1))
 	id := get(w, f)
 	w.client.Link().Heal()
 	return w, id
@@ -132,13 +131,12 @@ func behind(t *testing.T, f *fault) (*world, string) {
 func policyBehind(t *testing.T, f *fault) (*world, string) {
 	denied := func(path string) string {
 		return strings.ReplaceAll(documents("apiVersion: v1\nkind: Service\nmetadata: {name: NAME}\nspec: {selector: {app: server}, ports: [{name: http, port: 8080, targetPort: 20000}]}\n",
-			object("security.istio.io/v1", "AuthorizationPolicy", "NAME", "{"+serverOnly+", action: DENY, rules: [{to: [{operation: {paths: ["+path+"]}}]}]}")), "NAME", f.slug())
+			object("security.istio.io/v1", "AuthorizationPolicy", "NAME", "{"+serverOnly+", action: DENY, rules: [{to: [{operation: {paths: [/]}}]}]}")), "NAME", f.slug())
 	}
 	w := apartFrom(t, f, denied("/"))
-	w.texts[f.file()] = denied("/")
 	server := w.Workload(mesh.Spec{Name: "server-0", Owner: "server", ServiceAccount: "server", Labels: map[string]string{"app": "server"}, Ports: []mesh.Port{{Name: "http", Number: 20000}}})
 	w.Settle()
-	w.replaceUnseen(server, f.file(), denied("/else"))
+	w.replaceUnseen(server, f.file(), strings.Replace(w.texts[f.file()], "- /\n", "- /else\n", 1))
 	id := get(w, f)
 	server.Link().Heal()
 	return w, id
@@ -161,9 +159,8 @@ func (w *world) replaceUnseen(of *mesh.Workload, file, text string) {
 
 func rejected(t *testing.T, f *fault) (*world, string) {
 	text := documents("apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {selector: {app: x}, ports: [{name: http, port: 8080}]}\n",
-		object("networking.istio.io/v1", "DestinationRule", "x", "{host: x, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: /nowhere/ca.pem}}}"))
+		object("networking.istio.io/v1", "DestinationRule", "x", "{host: x, trafficPolicy: {tls: {mode: SIMPLE, !wrong caCertificates: /nowhere/ca.pem}}}"))
 	w := apartFrom(t, f, text)
-	w.texts[f.file()] = text
 	w.Eventually("it has rejected it", func() error {
 		all, _, err := w.API().Proxies(context.Background())
 		if err != nil || len(all) == 0 || len(all[0].Rejected) == 0 {

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"testing"
 	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
@@ -16,13 +15,22 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
+	localratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	sessionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/stateful_session/v3"
+	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
+	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+	connectionlimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	headerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/stateful_session/header/v3"
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"golang.org/x/net/http2"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/weirmesh/weir/proxy"
 )
@@ -33,6 +41,10 @@ type impatience struct {
 	manager func(*hcmv3.HttpConnectionManager)
 	route   func(*routev3.RouteAction)
 	cluster func(*corev3.HttpProtocolOptions) // of a cluster of the bootstrap's own, instead of the row's service
+
+	own      func(*clusterv3.Cluster) // the same of other settings than those of HTTP
+	listener func(*listenerv3.Listener)
+	filter   *hcmv3.HttpFilter // before the router
 }
 
 // moment is how long it waits.
@@ -53,56 +65,127 @@ var impatiences = []impatience{
 	{row: "connection of a client too old", manager: func(m *hcmv3.HttpConnectionManager) {
 		m.CommonHttpProtocolOptions = &corev3.HttpProtocolOptions{MaxConnectionDuration: moment}
 	}},
+	{row: "header of nonsense", manager: func(m *hcmv3.HttpConnectionManager) {
+		m.HttpFilters = []*hcmv3.HttpFilter{httpFilter("envoy.filters.http.router", &routerv3.Router{StrictCheckHeaders: []string{"x-envoy-upstream-rq-timeout-ms"}})}
+	}},
+	{row: "escaped slash", manager: func(m *hcmv3.HttpConnectionManager) {
+		m.PathWithEscapedSlashesAction = hcmv3.HttpConnectionManager_REJECT_REQUEST
+	}},
+	{row: "underscore", manager: func(m *hcmv3.HttpConnectionManager) {
+		m.CommonHttpProtocolOptions = &corev3.HttpProtocolOptions{HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_REJECT_REQUEST}
+	}},
+	{row: "too often", filter: httpFilter("envoy.filters.http.local_ratelimit", &localratelimitv3.LocalRateLimit{StatPrefix: "x", FilterEnabled: always, FilterEnforced: always,
+		TokenBucket: &typev3.TokenBucket{MaxTokens: 1, FillInterval: durationpb.New(time.Hour)}})},
+	{row: "token missing", filter: httpFilter("envoy.filters.http.jwt_authn", &jwtv3.JwtAuthentication{
+		Providers: map[string]*jwtv3.JwtProvider{"x": {Issuer: "x", JwksSourceSpecifier: &jwtv3.JwtProvider_LocalJwks{LocalJwks: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: `{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`}}}}},
+		Rules: []*jwtv3.RequirementRule{{Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+			RequirementType: &jwtv3.RequirementRule_Requires{Requires: &jwtv3.JwtRequirement{RequiresType: &jwtv3.JwtRequirement_ProviderName{ProviderName: "x"}}}}}})},
+	{row: "session with who is gone", filter: httpFilter("envoy.filters.http.stateful_session", &sessionv3.StatefulSession{Strict: true, SessionState: &corev3.TypedExtensionConfig{
+		Name: "envoy.http.stateful_session.header", TypedConfig: packed(&headerv3.HeaderBasedSessionState{Name: "x-session"})}})},
+	{row: "HTTP10"},
+	{row: "dropped all", own: dropping(100)},
+	{row: "dropped one", own: dropping(99)},
+	{row: "no address to call from", own: func(c *clusterv3.Cluster) {
+		c.UpstreamBindConfig = &corev3.BindConfig{SourceAddress: address(netip.MustParseAddrPort("192.0.2.1:0")).GetSocketAddress()}
+	}},
+	{row: "too many clients", listener: func(l *listenerv3.Listener) {
+		c := l.FilterChains[0]
+		c.Filters = append([]*listenerv3.Filter{{Name: "envoy.filters.network.connection_limit", ConfigType: &listenerv3.Filter_TypedConfig{
+			TypedConfig: packed(&connectionlimitv3.ConnectionLimit{StatPrefix: "x", MaxConnections: wrapperspb.UInt64(1)})}}}, c.Filters...)
+	}},
+	{row: "no PROXY header", listener: inspected("envoy.filters.listener.proxy_protocol", &proxyprotocolv3.ProxyProtocol{})},
+	{row: "silent at first", listener: inspected("envoy.filters.listener.tls_inspector", &tlsinspectorv3.TlsInspector{})},
+}
+
+// always is a share of all.
+var always = &corev3.RuntimeFractionalPercent{DefaultValue: &typev3.FractionalPercent{Numerator: 100}}
+
+func httpFilter(name string, m proto.Message) *hcmv3.HttpFilter {
+	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: packed(m)}}
+}
+
+// dropping has a cluster drop a share of what is sent to it, in per cent.
+func dropping(share uint32) func(*clusterv3.Cluster) {
+	return func(c *clusterv3.Cluster) {
+		c.LoadAssignment.Policy = &endpointv3.ClusterLoadAssignment_Policy{DropOverloads: []*endpointv3.ClusterLoadAssignment_Policy_DropOverload{{
+			Category: "x", DropPercentage: &typev3.FractionalPercent{Numerator: share}}}}
+	}
+}
+
+// inspected gives a listener a filter that waits for what clients say first.
+func inspected(name string, m proto.Message) func(*listenerv3.Listener) {
+	return func(l *listenerv3.Listener) {
+		l.ListenerFiltersTimeout = moment
+		if name == "envoy.filters.listener.tls_inspector" {
+			l.FilterChains[0].FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "tls"}
+		}
+		l.ListenerFilters = []*listenerv3.ListenerFilter{{Name: name, ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: packed(m)}}}
+	}
 }
 
 // impatientPort is where the client's bootstrap listens, of each impatience one further.
 const impatientPort = 19100
 
 // impatient gives the client's proxy a bootstrap.
-func impatient(t testing.TB, silent netip.AddrPort) func(*proxy.Options) {
+func impatient(silent netip.AddrPort) func(*proxy.Options) {
 	return func(o *proxy.Options) {
 		o.Static = &bootstrapv3.Bootstrap{StaticResources: &bootstrapv3.Bootstrap_StaticResources{}}
 		for i := range impatiences {
 			x := &impatiences[i]
 			slug := (&fault{name: x.row}).slug()
 			to := &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: "outbound|8080||" + slug + ".default.svc.cluster.local"}, Timeout: &durationpb.Duration{}}
-			if x.cluster != nil {
+			if x.cluster != nil || x.own != nil {
 				to.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: slug}
-				o.Static.StaticResources.Clusters = append(o.Static.StaticResources.Clusters, ownCluster(t, slug, silent, x.cluster))
+				o.Static.StaticResources.Clusters = append(o.Static.StaticResources.Clusters, ownCluster(slug, silent, x))
 			}
 			if x.route != nil {
 				x.route(to)
 			}
 			m := &hcmv3.HttpConnectionManager{StatPrefix: slug, StreamIdleTimeout: &durationpb.Duration{},
-				HttpFilters: []*hcmv3.HttpFilter{{Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: packed(t, &routerv3.Router{})}}},
+				HttpFilters: []*hcmv3.HttpFilter{httpFilter("envoy.filters.http.router", &routerv3.Router{})},
 				RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{VirtualHosts: []*routev3.VirtualHost{{Name: slug, Domains: []string{"*"}, Routes: []*routev3.Route{{
 					Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}, Action: &routev3.Route_Route{Route: to}}}}}}}}
 			if x.manager != nil {
 				x.manager(m)
 			}
-			o.Static.StaticResources.Listeners = append(o.Static.StaticResources.Listeners, &listenerv3.Listener{Name: slug, TrafficDirection: corev3.TrafficDirection_OUTBOUND,
+			if x.filter != nil {
+				m.HttpFilters = append([]*hcmv3.HttpFilter{x.filter}, m.HttpFilters...)
+			}
+			l := &listenerv3.Listener{Name: slug, TrafficDirection: corev3.TrafficDirection_OUTBOUND,
 				Address: address(netip.AddrPortFrom(o.Source, uint16(impatientPort+i))),
 				FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{Name: "envoy.filters.network.http_connection_manager",
-					ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: packed(t, m)}}}}}})
+					ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: packed(m)}}}}}}
+			if x.listener != nil {
+				x.listener(l)
+			}
+			o.Static.StaticResources.Listeners = append(o.Static.StaticResources.Listeners, l)
 		}
 	}
 }
 
 // ownCluster is one of the bootstrap's.
-func ownCluster(t testing.TB, name string, to netip.AddrPort, set func(*corev3.HttpProtocolOptions)) *clusterv3.Cluster {
+func ownCluster(name string, to netip.AddrPort, x *impatience) *clusterv3.Cluster {
 	o := &corev3.HttpProtocolOptions{}
-	set(o)
-	return &clusterv3.Cluster{Name: name, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+	if x.cluster != nil {
+		x.cluster(o)
+	}
+	c := &clusterv3.Cluster{Name: name, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{{
 			HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(to)}}}}}}},
-		TypedExtensionProtocolOptions: map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": packed(t, &upstreamsv3.HttpProtocolOptions{CommonHttpProtocolOptions: o,
+		TypedExtensionProtocolOptions: map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": packed(&upstreamsv3.HttpProtocolOptions{CommonHttpProtocolOptions: o,
 			UpstreamProtocolOptions: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig{
 				ProtocolConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}}}})}}
+	if x.own != nil {
+		x.own(c)
+	}
+	return c
 }
 
-func packed(t testing.TB, m proto.Message) *anypb.Any {
+func packed(m proto.Message) *anypb.Any {
 	a, err := anypb.New(m)
-	must(t, err)
+	if err != nil {
+		panic(err) // of a message of ours
+	}
 	return a
 }
 
@@ -124,10 +207,15 @@ func hurried(text string) func(*world, *fault) string {
 
 // hurry connects to the listener of the row, and knows from which address.
 func (w *world) hurry(f *fault) (c net.Conn, from string) {
-	i := slices.IndexFunc(impatiences, func(x impatience) bool { return x.row == f.name })
-	c, from, err := w.dialAt(netip.AddrPortFrom(w.client.IP(), uint16(impatientPort+i)))
+	c, from, err := w.hurryTo(f)
 	must(w.T, err)
 	return c, from
+}
+
+// hurryTo is hurry, which may fail.
+func (w *world) hurryTo(f *fault) (c net.Conn, from string, err error) {
+	i := slices.IndexFunc(impatiences, func(x impatience) bool { return x.row == f.name })
+	return w.dialAt(netip.AddrPortFrom(w.client.IP(), uint16(impatientPort+i)))
 }
 
 // Who waits too long for whom, and what ends in good order. Whom the impatient client calls has no proxy: what it would see depends on

@@ -31,8 +31,9 @@ type world struct {
 	rows       []fault
 	homes      map[string]*mesh.Workload // by app
 	client, gw *mesh.Workload
-	memory     atomic.Int64      // in per cent, that a proxy believes to use beside 80
-	texts      map[string]string // configuration by file
+	memory     atomic.Int64       // in per cent, that a proxy believes to use beside 80
+	texts      map[string]string  // configuration by file
+	marks      map[string][]place // of what is wrong in it, by row
 }
 
 // port is where the endpoints of a row listen; callers ask for 8080.
@@ -54,9 +55,9 @@ spec: {selector: {matchLabels: {app: strict}}, mtls: {mode: STRICT}}
 
 // newWorld is a mesh in which all rows are about to go wrong.
 func newWorld(t *testing.T, rows []fault) *world {
-	w := &world{Mesh: mesh.New(t, nil), t: t, texts: map[string]string{}, homes: map[string]*mesh.Workload{}, rows: rows}
+	w := &world{Mesh: mesh.New(t, nil), t: t, texts: map[string]string{}, marks: map[string][]place{}, homes: map[string]*mesh.Workload{}, rows: rows}
 	silent := netip.MustParseAddrPort(w.serve("127.0.0.1:0", silence))
-	specs := []mesh.Spec{{Name: "client-0", Proxy: impatient(t, silent)}, {Name: "server-0"}, {Name: "guarded-0"}, {Name: "strict-0"}, {Name: "far-0", NoProxy: true}}
+	specs := []mesh.Spec{{Name: "client-0", Proxy: impatient(silent)}, {Name: "server-0"}, {Name: "guarded-0"}, {Name: "strict-0"}, {Name: "far-0", NoProxy: true}}
 	specs = append(specs, places(&w.memory)...)
 	for i := range specs {
 		s := &specs[i]
@@ -64,8 +65,7 @@ func newWorld(t *testing.T, rows []fault) *world {
 		s.Owner, s.ServiceAccount, s.Labels = app, app, map[string]string{"app": app}
 	}
 	w.Write("gateway.yaml", mesh.IngressGateway)
-	w.texts[commonFile] = common
-	w.Write(commonFile, common)
+	w.note(commonFile, common)
 	for i := range rows {
 		f := &rows[i]
 		for j := range specs {
@@ -74,11 +74,13 @@ func newWorld(t *testing.T, rows []fault) *world {
 			}
 		}
 		text := service
+		if f.target != "" {
+			text = strings.Replace(text, "targetPort: PORT", f.target, 1)
+		}
 		if f.config != "" {
 			text += "---\n" + f.config
 		}
-		w.texts[f.file()] = strings.NewReplacer("NAME", f.slug(), "APP", cmp.Or(f.home(), "nobody"), "PROTOCOL", cmp.Or(f.protocol, "http"), "PORT", fmt.Sprint(number(i))).Replace(text)
-		w.Write(f.file(), w.texts[f.file()])
+		w.write(f, text)
 	}
 	all := w.Workloads(append(specs, mesh.Gateway())...)
 	for i := range specs {
@@ -101,10 +103,19 @@ func newWorld(t *testing.T, rows []fault) *world {
 // number is the port of a row's endpoints.
 func number(row int) uint16 { return uint16(firstPort + row) }
 
+// row is the place of a row.
+func (w *world) row(f *fault) int {
+	return slices.IndexFunc(w.rows, func(o fault) bool { return o.name == f.name })
+}
+
+// filled is a text of a row's with what it stands for.
+func (w *world) filled(f *fault, text string) string {
+	return strings.NewReplacer("NAME", f.slug(), "APP", cmp.Or(f.home(), "nobody"), "PROTOCOL", cmp.Or(f.protocol, "http"), "PORT", fmt.Sprint(number(w.row(f)))).Replace(text)
+}
+
 // at is where a row's workload is reached, past the client's proxy.
 func (w *world) at(f *fault) netip.AddrPort {
-	i := slices.IndexFunc(w.rows, func(o fault) bool { return o.name == f.name })
-	return netip.AddrPortFrom(w.homes[f.home()].IP(), number(i))
+	return netip.AddrPortFrom(w.homes[f.home()].IP(), number(w.row(f)))
 }
 
 // serve accepts connections at an address, which it returns, until the test ends.
@@ -215,7 +226,8 @@ func (w *world) run(t *testing.T, f *fault, s *score) {
 	} else {
 		wrong = f.judge(got, w.texts)
 	}
-	if s.add(f, got, wrong); wrong != "" {
+	must(t, f.sound(w.marks[f.name]))
+	if s.add(f, got, wrong, w.texts); wrong != "" {
 		t.Errorf("%s\n%s", wrong, tell(got))
 	}
 }
@@ -256,19 +268,26 @@ func (w *world) dial(f *fault) (c net.Conn, from string, err error) {
 }
 
 func (w *world) dialAt(to netip.AddrPort) (c net.Conn, from string, err error) {
+	return w.dialFrom(netip.MustParseAddr("127.0.0.1"), to)
+}
+
+// dialFrom connects from an address. Whatever is never answered ends with the patience.
+func (w *world) dialFrom(source netip.Addr, to netip.AddrPort) (c net.Conn, from string, err error) {
 	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
 		control := raw.Control(func(fd uintptr) {
 			var a syscall.Sockaddr
-			if err = syscall.Bind(int(fd), &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err == nil {
+			if err = syscall.Bind(int(fd), &syscall.SockaddrInet4{Addr: source.As4()}); err == nil {
 				a, err = syscall.Getsockname(int(fd))
 			}
 			if err == nil {
-				from = fmt.Sprintf("127.0.0.1:%d", a.(*syscall.SockaddrInet4).Port)
+				from = netip.AddrPortFrom(source, uint16(a.(*syscall.SockaddrInet4).Port)).String()
 			}
 		})
 		return errors.Join(control, err)
 	}}
-	c, err = d.Dial("tcp", to.String())
+	if c, err = d.Dial("tcp", to.String()); err == nil {
+		err = c.SetDeadline(time.Now().Add(*patience))
+	}
 	return c, from, err
 }
 
