@@ -271,10 +271,11 @@ func (p *pods) label(ctx context.Context, pod *corev1.Pod, why error) {
 	p.event(ctx, pod, "TrafficNotCaptured", "the traffic of this pod is not captured: "+why.Error())
 }
 
+// patch sets the label through the pod's status: who may do that may change what is said of a pod, and not what it runs.
 func (p *pods) patch(ctx context.Context, pod *corev1.Pod, value any) {
 	data, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID, "labels": map[string]any{Unprotected: value}}})
 	if err == nil {
-		_, err = p.o.Client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, data, metav1.PatchOptions{})
+		_, err = p.o.Client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, data, metav1.PatchOptions{}, "status")
 	}
 	if err != nil {
 		p.o.Log.Warn("a pod's label cannot be changed", "pod", pod.Namespace+"/"+pod.Name, "label", Unprotected, "err", err)
