@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -313,15 +314,19 @@ func build(t *testing.T) string {
 	return program
 }
 
-// freePort is a port of 127.0.0.1 that nobody has.
+// freePort is a port of 127.0.0.1 that nobody has, and that no connection gets by chance until it is used: the kernel takes those
+// of clients from above 32,768, and once had given the port away when the proxy started.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 12_000 + rand.IntN(20_000)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("a hundred ports, and none is free")
+	return 0
 }
 
 func decode(t *testing.T, text string, into proto.Message) {
