@@ -14,7 +14,6 @@ import (
 	"math/big"
 	"net/url"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/weirmesh/weir/identity"
@@ -59,8 +58,6 @@ type Authority struct {
 	// distrusted are roots that the operator wants cut off, whoever needs them.
 	distrusted []*x509.Certificate
 	unread     bool // there is a RevokedFile
-	// granted is the longest life of a certificate that was signed, in nanoseconds.
-	granted *atomic.Int64
 }
 
 // Grant is what a certificate is to say.
@@ -101,7 +98,7 @@ func newAuthority(o Options, trustDomain string, key crypto.Signer, cert *x509.C
 	case cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0:
 		return nil, errors.New("the signing certificate may not sign certificates (key usage keyCertSign)")
 	}
-	a := &Authority{o: o, trustDomain: trustDomain, key: key, cert: cert, bundle: bundle, from: cert.NotBefore, until: cert.NotAfter, granted: &atomic.Int64{}}
+	a := &Authority{o: o, trustDomain: trustDomain, key: key, cert: cert, bundle: bundle, from: cert.NotBefore, until: cert.NotAfter}
 	path, err := a.path(others)
 	if err != nil {
 		return nil, err
@@ -126,25 +123,17 @@ func (a *Authority) withBundle(bundle *identity.Bundle) (*Authority, error) {
 	others := slices.Clone(a.above)
 	n, err := newAuthority(a.o, a.trustDomain, a.key, a.cert, others, bundle)
 	if err == nil {
-		n.granted, n.distrusted, n.unread = a.granted, a.distrusted, a.unread
+		n.distrusted, n.unread = a.distrusted, a.unread
 	}
 	return n, err
 }
 
-// longest is the longest life of the certificates that were signed, at least the default.
-func (a *Authority) longest() time.Duration {
-	return max(a.o.DefaultTTL, time.Duration(a.granted.Load()))
-}
-
-// grants is the life that a wish is answered with, and keeps in mind that it was granted.
+// grants is the life that a wish is answered with.
 func (a *Authority) grants(wish time.Duration) time.Duration {
 	if wish <= 0 {
 		wish = a.o.DefaultTTL
 	}
-	ttl := min(wish, a.o.MaxTTL)
-	for old := a.granted.Load(); int64(ttl) > old && !a.granted.CompareAndSwap(old, int64(ttl)); old = a.granted.Load() {
-	}
-	return ttl
+	return min(wish, a.o.MaxTTL)
 }
 
 // path is the way from the signing certificate to a root of the bundle.

@@ -19,7 +19,22 @@ import (
 type handover struct {
 	held    *Authority // in force; nil before the first
 	trusted []trust    // the roots of held, and since when certificates bring them
+	// longest is the longest life that a certificate in use may have been granted, by whichever replica; lapses is when it no longer is,
+	// because nobody gets so much any more. Zero: they do.
 	longest time.Duration
+	lapses  time.Time
+}
+
+// grant takes note of the longest life that is granted now.
+func (h *handover) grant(now time.Time, longest time.Duration) {
+	switch {
+	case longest >= h.longest:
+		h.longest, h.lapses = longest, time.Time{}
+	case h.lapses.IsZero():
+		h.lapses = now.Add(h.longest + settle)
+	case !now.Before(h.lapses):
+		h.longest, h.lapses = longest, time.Time{}
+	}
 }
 
 type trust struct {
@@ -43,7 +58,7 @@ func (h *handover) Step(now time.Time, asked *Authority) (change, error) {
 	}
 	var c change
 	// Of all that were in force: certificates of the first may outlive the second's.
-	h.longest = max(h.longest, h.held.longest())
+	h.grant(now, max(h.held.o.MaxTTL, asked.o.MaxTTL))
 	overlap := h.longest + settle
 	begins := now
 	if !asked.root.Equal(h.held.root) {

@@ -9,11 +9,12 @@ import (
 )
 
 // Headers of a root in what a handover remembers: since when certificates bring it, and until when one may need it. Of the
-// root that signs that is not known before it has ended: Lives is the longest life of what was signed.
+// root that signs that is not known before it has ended: Lives is the longest life that may have been granted, until Lapses if it is less by now.
 const (
 	headerSince  = "Since"
 	headerNeeded = "Needed-Until"
 	headerLives  = "Signs-For"
+	headerLapses = "Signs-For-Until"
 )
 
 // maxRemembered bounds what is read. Each change of root adds one, for a day or as long as certificates live.
@@ -28,7 +29,10 @@ func (h *handover) remember() []byte {
 			headers[headerSince] = t.since.UTC().Format(time.RFC3339)
 		}
 		if t.root.Equal(h.held.root) {
-			headers[headerLives] = max(h.longest, h.held.longest()).String()
+			headers[headerLives] = h.longest.String()
+			if !h.lapses.IsZero() {
+				headers[headerLapses] = h.lapses.UTC().Format(time.RFC3339)
+			}
 		} else if !t.needed.IsZero() {
 			headers[headerNeeded] = t.needed.UTC().Format(time.RFC3339)
 		}
@@ -41,6 +45,7 @@ func (h *handover) remember() []byte {
 func (h *handover) recall(text []byte, now time.Time) error {
 	var before []trust
 	var longest time.Duration
+	var lapses time.Time
 	signs := -1
 	for rest := text; ; {
 		var block *pem.Block
@@ -55,7 +60,7 @@ func (h *handover) recall(text []byte, now time.Time) error {
 			return err
 		}
 		t := trust{root: root}
-		for header, at := range map[string]*time.Time{headerSince: &t.since, headerNeeded: &t.needed} {
+		for header, at := range map[string]*time.Time{headerSince: &t.since, headerNeeded: &t.needed, headerLapses: &lapses} {
 			if v := block.Headers[header]; v != "" {
 				if *at, err = time.Parse(time.RFC3339, v); err != nil {
 					return err
@@ -73,13 +78,14 @@ func (h *handover) recall(text []byte, now time.Time) error {
 	if signs >= 0 { // until a moment ago, for all that is known
 		before[signs].needed = earlier(now.Add(longest+settle), before[signs].root.NotAfter)
 	}
-	h.trusted, h.longest = before, longest
+	h.trusted, h.longest, h.lapses = before, longest, lapses
 	return nil
 }
 
 // begin brings the first authority into force. Roots of before that a certificate may need stay beside its own: whoever made
 // way for this process, by a restart or as another replica, has signed by them.
 func (h *handover) begin(now time.Time, asked *Authority) (c change, err error) {
+	h.grant(now, asked.o.MaxTTL)
 	roots := asked.bundle.Roots()
 	var trusted []trust
 	for _, r := range roots {

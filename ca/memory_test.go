@@ -87,6 +87,34 @@ func TestARootThatIsNeededOutlivesItsControlPlane(t *testing.T) {
 	})
 }
 
+// The operator allows less than before: what was granted until then is waited for, across restarts and by replicas that granted none of it
+// themselves, and not for ever.
+func TestLessIsGrantedThanBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := slog.New(slog.DiscardHandler)
+		long, short, next := selfSigned(t, Options{MaxTTL: 30 * day}), Options{}, selfSigned(t, Options{})
+		memory := NewRolling(long, nil, log).Memory()
+		less, err := newAuthority(short, long.trustDomain, long.key, long.cert, nil, long.bundle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		overlap := func(what string, want time.Duration) {
+			t.Helper()
+			r := NewRolling(less, memory, log)
+			memory = r.Memory()
+			r.Ask(next)
+			if want := "signs from " + time.Now().Add(want).UTC().Format(time.RFC3339); !strings.Contains(strings.Join(r.Notes(), "\n"), want) {
+				t.Errorf("%s: %q, want %q", what, r.Notes(), want)
+			}
+		}
+		overlap("at once", 30*day+settle)
+		time.Sleep(20 * day)
+		overlap("later", 30*day+settle)
+		time.Sleep(11 * day)
+		overlap("when all have ended", day+settle)
+	})
+}
+
 // A stolen root is cut off at once, before and after a restart, whoever needs it; nothing else is.
 func TestADistrustedRootIsCutOff(t *testing.T) {
 	a, b, c := selfSigned(t, Options{}), selfSigned(t, Options{}), selfSigned(t, Options{})
@@ -120,6 +148,7 @@ func TestDamagedMemory(t *testing.T) {
 		"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
 		strings.Replace(string(good), headerLives+": 24h0m0s", headerLives+": long", 1),
 		strings.Replace(string(good), headerLives+": 24h0m0s", headerNeeded+": soon", 1),
+		strings.Replace(string(good), headerLives+": 24h0m0s", headerLapses+": soon", 1),
 		strings.Repeat(string(good), maxRemembered+1),
 	} {
 		var log strings.Builder
