@@ -26,7 +26,7 @@ const (
 // callers is what one control plane knows of calls in plaintext.
 type callers struct {
 	ledger.Told
-	// Reporting are the workloads whose proxies tell this one of their callers (namespace/name), Routers those of gateways among them.
+	// Reporting are the workloads whose proxies tell this one of their callers (namespace/name), Routers those of gateways that are connected.
 	Reporting []string `json:"reporting"`
 	Routers   []string `json:"routers,omitempty"`
 	// Problem is why it does not know what others wrote down.
@@ -48,11 +48,13 @@ func (p *Plane) ownCallers() callers {
 	out.Whole = ledger.Continue(kept, out.Own, now)
 	out.Own.Secured = nil // they are in Whole
 	for _, r := range p.edges.asking.list() {
-		if kind, name, ok := nodeName(r.node); ok {
+		if _, name, ok := nodeName(r.node); ok {
 			out.Reporting = append(out.Reporting, name)
-			if kind == "router" {
-				out.Routers = append(out.Routers, name)
-			}
+		}
+	}
+	for _, c := range p.xds.Clients() {
+		if kind, name, ok := nodeName(c.Node); ok && kind == "router" {
+			out.Routers = append(out.Routers, name)
 		}
 	}
 	return out
@@ -60,10 +62,12 @@ func (p *Plane) ownCallers() callers {
 
 // everyCaller is what all control planes of the mesh know; silent are those that did not say.
 func (p *Plane) everyCaller(ctx context.Context) (told []callers, silent []string) {
+	own := make(chan callers, 1)
+	go func() { own <- p.ownCallers() }() // the API server may be slow
 	silent = page(ctx, p.replicas, &replicasv1.Question{Question: &replicasv1.Question_Ledger{Ledger: &replicasv1.Ledger{}}}, func(c callers) {
 		told = append(told, c)
 	})
-	return append(told, p.ownCallers()), silent
+	return append(told, <-own), silent
 }
 
 // written reads what control planes wrote down. What is damaged is nothing: the observation begins anew.
@@ -125,11 +129,11 @@ func (p *Plane) noteCallers(who *reporter, r *observev1.Report, now time.Time) b
 			for _, o := range e.GetOutcomes() {
 				n += o.GetCount()
 			}
-			if !p.callers.Plain(k, n, now) {
+			if !p.callers.Plain(who.self.Identity, k, n, now) {
 				return false
 			}
 		case e.GetTransport() == observev1.Transport_TRANSPORT_MTLS && server:
-			p.callers.TLS(ledger.Port{Namespace: k.Namespace, Workload: k.Workload, Port: k.Port}, now)
+			p.callers.TLS(who.self.Identity, ledger.Port{Namespace: k.Namespace, Workload: k.Workload, Port: k.Port}, now)
 		}
 	}
 	return true

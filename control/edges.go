@@ -8,12 +8,15 @@ import (
 
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/internal/share"
 )
 
 const (
-	// maxEdges bounds the table: of 5,000 services each with ten callers, as both sides see
-	// them, that is more than half; some 700 bytes each.
-	maxEdges = 60_000
+	// allEdges bounds the table in bytes, to some 60,000 edges: of 5,000 services each with ten callers, as both sides see
+	// them, that is more than half. eachEdges is for what proxies of one identity report, some 10,000: a gateway's.
+	allEdges, eachEdges = 54 << 20, 9 << 20
+	// edgeWeight is what an edge takes without its names, which are some 200 bytes.
+	edgeWeight = 700
 	// edgeAge is how long an edge is remembered after the last that happened on it: a
 	// caller that comes once a day is one still.
 	edgeAge = 25 * time.Hour
@@ -33,6 +36,7 @@ type edgeKey struct {
 }
 
 type edgeCount struct {
+	by             string // the identity that reported it first
 	first, last    time.Time
 	outcomes       [observev1.Outcome_OUTCOME_PROXY + 1]uint64
 	sent, received uint64
@@ -54,25 +58,38 @@ const latencySlots = 7
 type edgeTable struct {
 	mu      sync.Mutex
 	m       map[edgeKey]*edgeCount
+	room    share.Shares[string]
 	dropped uint64
 	lost    uint64
 	swept   time.Time
 }
 
-// add adds what one report says about an edge.
-func (t *edgeTable) add(k edgeKey, e *observev1.Edge, now time.Time) {
+func newEdgeTable() edgeTable {
+	return edgeTable{m: map[edgeKey]*edgeCount{}, room: share.Shares[string]{Each: eachEdges, All: allEdges}}
+}
+
+func (k *edgeKey) weight() int {
+	n := edgeWeight + len(k.host) + len(k.service) + len(k.protocol)
+	for _, e := range []*apiv1.EdgeEnd{&k.source, &k.target} {
+		n += len(e.Workload) + len(e.Namespace) + len(e.Identity) + len(e.Version)
+	}
+	return n
+}
+
+// add adds what one report of an identity's proxies says about an edge.
+func (t *edgeTable) add(by string, k edgeKey, e *observev1.Edge, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := t.m[k]
 	if c == nil {
-		if len(t.m) >= maxEdges {
+		if w := k.weight(); !t.room.Take(by, w) {
 			t.sweep(now, edgeAge)
+			if !t.room.Take(by, w) {
+				t.dropped++
+				return
+			}
 		}
-		if len(t.m) >= maxEdges {
-			t.dropped++
-			return
-		}
-		c = &edgeCount{first: now}
+		c = &edgeCount{by: by, first: now}
 		t.m[k] = c
 	}
 	c.last = now
@@ -107,6 +124,7 @@ func (t *edgeTable) sweep(now time.Time, age time.Duration) {
 	for k, c := range t.m {
 		if now.Sub(c.last) > age {
 			delete(t.m, k)
+			t.room.Give(c.by, k.weight())
 		}
 	}
 }

@@ -113,7 +113,7 @@ func TestEdgesOfSeveralReplicas(t *testing.T) {
 	page := &reporter{self: apiv1.EdgeEnd{Namespace: "default", Workload: "page"}}
 	for at, edges := range map[*replica][]*observev1.Edge{a: {edgeTo("reviews", 2), edgeTo("details", 3)}, b: {edgeTo("reviews", 5), edgeTo("ratings", 7)}} {
 		for _, e := range edges {
-			at.edges.table.add(keyOf(page, e), e, time.Now())
+			at.edges.table.add("page", keyOf(page, e), e, time.Now())
 		}
 	}
 	for query, want := range map[string]string{"": "details 4, ratings 8, reviews 9", "?since=5m&workload=reviews": "reviews 9", "?namespace=else": ""} {

@@ -10,6 +10,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
+	"github.com/weirmesh/weir/internal/share"
 	"github.com/weirmesh/weir/translate"
 	"github.com/weirmesh/weir/xds/resource"
 )
@@ -21,6 +22,7 @@ type learner struct {
 
 	mu        sync.Mutex
 	workloads map[workload]*habits
+	room      share.Shares[string] // of namespaces
 }
 
 // workload is what replicas have in common.
@@ -28,6 +30,8 @@ type workload struct{ namespace, name string }
 
 // habits is what the replicas of a workload ask for by name.
 type habits struct {
+	room    *share.Shares[string] // of its namespace
+	of      string
 	uses    map[use]*askers
 	learned *translate.Learned // of uses; nil when they changed
 	checked time.Time          // when what is too old was dropped last
@@ -48,10 +52,15 @@ const (
 	// maxUses and maxWorkloads bound what is remembered: 100 bytes a use.
 	maxUses      = 1000
 	maxWorkloads = 10_000
+	// allUses bounds the bytes of all uses, eachUses of those of a namespace, whose workloads may be made up; useWeight is what one takes without its name.
+	allUses, eachUses = 64 << 20, 16 << 20
+	useWeight         = 120
 )
 
+func (u *use) weight() int { return useWeight + len(u.name) }
+
 func newLearner(now func() time.Time) *learner {
-	return &learner{now: now, workloads: map[workload]*habits{}}
+	return &learner{now: now, workloads: map[workload]*habits{}, room: share.Shares[string]{Each: eachUses, All: allUses}}
 }
 
 // connect is called for a stream that begins. It returns what its siblings use, what is to be
@@ -97,12 +106,15 @@ func (l *learner) ask(w workload, u use) bool {
 		if len(l.workloads) >= maxWorkloads && !l.sweep() {
 			return false
 		}
-		h = &habits{uses: map[use]*askers{}, checked: l.now()}
+		h = &habits{room: &l.room, of: w.namespace, uses: map[use]*askers{}, checked: l.now()}
 		l.workloads[w] = h
 	}
 	a := h.uses[u]
 	if a == nil {
 		if len(h.uses) >= maxUses && !h.sweep(l.now()) {
+			return false
+		}
+		if !l.room.Take(w.namespace, u.weight()) {
 			return false
 		}
 		a = &askers{}
@@ -133,7 +145,13 @@ func (l *learner) sweep() bool {
 // sweep drops what is too old, and reports whether something was.
 func (h *habits) sweep(now time.Time) bool {
 	before := len(h.uses)
-	maps.DeleteFunc(h.uses, func(_ use, a *askers) bool { return a.now == 0 && now.Sub(a.last) >= keepUses })
+	maps.DeleteFunc(h.uses, func(u use, a *askers) bool {
+		old := a.now == 0 && now.Sub(a.last) >= keepUses
+		if old {
+			h.room.Give(h.of, u.weight())
+		}
+		return old
+	})
 	h.checked = now
 	if len(h.uses) == before {
 		return false

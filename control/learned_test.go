@@ -3,6 +3,7 @@ package control
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,5 +87,33 @@ func TestLearnedIsBounded(t *testing.T) {
 	}
 	if n := len(l.workloads); n != maxWorkloads {
 		t.Errorf("%d workloads are remembered, want %d", n, maxWorkloads)
+	}
+
+	// Long names of many workloads, which may be made up, fill what their namespace may have.
+	l = newLearner(func() time.Time { return now })
+	long := strings.Repeat("x", 10_000)
+	for i := range 100 {
+		_, asks, left := l.connect(&corev3.Node{Id: fmt.Sprint(i)}, "greedy")
+		for j := range 50 {
+			asks(resource.VirtualHostType, fmt.Sprint(long, i, j), true)
+		}
+		left()
+	}
+	bytes := 0
+	for _, h := range l.workloads {
+		for u := range h.uses {
+			bytes += u.weight()
+		}
+	}
+	if bytes > eachUses || bytes < eachUses/10*9 {
+		t.Errorf("%d bytes of a namespace", bytes)
+	}
+	_, asks, _ = l.connect(&corev3.Node{Id: "honest"}, "c")
+	if asks(resource.VirtualHostType, "80/x", true); len(l.workloads[workload{"c", "honest"}].uses) != 1 {
+		t.Error("another namespace finds no room")
+	}
+	now = now.Add(2 * time.Hour)
+	if l.sweep(); len(l.workloads) != 1 || fmt.Sprint(l.room) == fmt.Sprint(newLearner(nil).room) {
+		t.Errorf("%d workloads, room %v", len(l.workloads), l.room)
 	}
 }

@@ -141,6 +141,12 @@ func mtls(snap *mesh.Snapshot, told []callers, away []string, now time.Time, win
 					called = append(called, ports[k])
 				}
 			}
+		case s.Workload == "":
+			for _, x := range ports {
+				if x.Namespace == s.Namespace {
+					called = append(called, x)
+				}
+			}
 		case s.Port == 0:
 			called = of[workload{s.Namespace, s.Workload}]
 		default:

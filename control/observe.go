@@ -64,7 +64,7 @@ type progress struct {
 }
 
 func newEdges(p *Plane) *edges {
-	return &edges{p: p, table: edgeTable{m: map[edgeKey]*edgeCount{}}, asking: asking{patience: askTime, proxies: map[*reporter]bool{}, waiting: map[uint64]waiter{}}, taps: taps{open: map[uint64]*tap{}}, stop: make(chan struct{}), seen: map[string]progress{}}
+	return &edges{p: p, table: newEdgeTable(), asking: asking{patience: askTime, proxies: map[*reporter]bool{}, waiting: map[uint64]waiter{}}, taps: taps{open: map[uint64]*tap{}}, stop: make(chan struct{}), seen: map[string]progress{}}
 }
 
 // close ends all streams.
@@ -175,7 +175,7 @@ func (s *edges) introduce(ctx context.Context, h *observev1.Hello) (*reporter, e
 	namespace, name, _ := strings.Cut(workloadOf(h.GetNodeId()), "/")
 	meta := &structpb.Struct{Fields: map[string]*structpb.Value{"NAMESPACE": structpb.NewStringValue(namespace)}}
 	if err := authorize(who, &corev3.Node{Id: h.GetNodeId(), Metadata: meta}); err != nil {
-		s.p.o.Log.Warn("observe stream refused", "node", h.GetNodeId(), "peer", who.Addr, "id", who.ID, "err", err)
+		s.p.o.Log.Warn("observe stream refused", "node", clip(h.GetNodeId()), "peer", who.Addr, "id", who.ID, "err", err)
 		return nil, status.Error(codes.PermissionDenied, err.Error())
 	}
 	if len(h.GetWorkload()) > maxReportText {
@@ -220,7 +220,7 @@ func (s *edges) report(stream grpc.BidiStreamingServer[observev1.ProxyMessage, o
 		s.table.lost += r.GetLost()
 		s.table.mu.Unlock()
 		for _, e := range r.GetEdges() {
-			s.table.add(keyOf(who, e), e, now)
+			s.table.add(who.self.Identity, keyOf(who, e), e, now)
 		}
 		s.p.events.add(now, asideEvents(who, r.GetEjections())...)
 	}

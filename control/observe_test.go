@@ -110,6 +110,7 @@ func TestEdges(t *testing.T) {
 	}{
 		{"another namespace", "page", "sidecar~10.0.0.9~page-0.shop~shop.svc.cluster.local", &observev1.Report{}, codes.PermissionDenied},
 		{"a workload of another account", "thief", node, &observev1.Report{}, codes.PermissionDenied},
+		{"a node without end", "page", "sidecar~10.0.0.9~" + strings.Repeat("x", 4096) + ".default~default.svc.cluster.local", &observev1.Report{}, codes.PermissionDenied},
 		{"no node", "page", "page-0", &observev1.Report{}, codes.PermissionDenied},
 		{"too many edges", "page", node, many, codes.InvalidArgument},
 		{"a name without end", "page", node, &observev1.Report{Sequence: 2, Edges: []*observev1.Edge{edgeTo(strings.Repeat("x", 600), 1)}}, codes.InvalidArgument},
@@ -135,16 +136,30 @@ func TestEdges(t *testing.T) {
 
 // What is old goes, what has no room is counted, and the last minute is the last minute.
 func TestEdgeTable(t *testing.T) {
-	tab := edgeTable{m: map[edgeKey]*edgeCount{}}
+	tab := newEdgeTable()
 	at := time.Unix(1_800_000_000, 0)
-	for i := range maxEdges + 5 {
-		tab.add(edgeKey{host: fmt.Sprint(i)}, edgeTo("x", 1), at)
+	bytes := func() (n int) {
+		for k := range tab.m {
+			n += k.weight()
+		}
+		return n
 	}
-	if len(tab.m) != maxEdges || tab.dropped != 5 {
-		t.Errorf("%d edges, %d dropped", len(tab.m), tab.dropped)
+	long := strings.Repeat("x", maxReportText)
+	for i := range 80_000 { // who makes up names fills his own share
+		tab.add("liar", edgeKey{host: fmt.Sprint(i), service: long, source: apiv1.EdgeEnd{Workload: long}}, edgeTo("x", 1), at)
+	}
+	if n := bytes(); n > eachEdges || n < eachEdges/10*9 || tab.dropped != uint64(80_000-len(tab.m)) {
+		t.Errorf("%d edges of %d bytes, %d dropped", len(tab.m), n, tab.dropped)
+	}
+	tab.add("page", edgeKey{host: "1"}, edgeTo("x", 1), at)
+	for i := range 80_000 {
+		tab.add(fmt.Sprint(i%20), edgeKey{host: fmt.Sprint("h", i), service: long, source: apiv1.EdgeEnd{Workload: long}}, edgeTo("x", 1), at)
+	}
+	if n := bytes(); n > allEdges {
+		t.Errorf("%d edges of %d bytes", len(tab.m), n)
 	}
 	all := func(*apiv1.Edge) bool { return true }
-	tab.add(edgeKey{host: "1"}, edgeTo("x", 10), at.Add(50*time.Second))
+	tab.add("page", edgeKey{host: "1"}, edgeTo("x", 10), at.Add(50*time.Second))
 	if e := tab.list(at.Add(70*time.Second), at.Add(time.Second), all).Edges; len(e) != 1 || e[0].Requests != 13 || e[0].Recent != 11 || e[0].RecentFailures != 1 || e[0].RecentLatency[0] != 10 || e[0].LatencyCounts[0] != 11 {
 		t.Errorf("got %+v", e)
 	}
@@ -155,7 +170,7 @@ func TestEdgeTable(t *testing.T) {
 
 // What a report costs: of a proxy that talks to ten others.
 func BenchmarkReport(b *testing.B) {
-	tab := edgeTable{m: map[edgeKey]*edgeCount{}}
+	tab := newEdgeTable()
 	who := &reporter{self: apiv1.EdgeEnd{Workload: "page", Namespace: "default"}}
 	var edges []*observev1.Edge
 	for i := range 10 {
@@ -165,7 +180,7 @@ func BenchmarkReport(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		for _, e := range edges {
-			tab.add(keyOf(who, e), e, now)
+			tab.add("page", keyOf(who, e), e, now)
 		}
 	}
 }

@@ -14,7 +14,7 @@ func TestNear(t *testing.T) {
 	now := time.Now()
 	for _, e := range [][2]string{{"gateway", "page"}, {"page", "reviews"}, {"page", "details"}, {"reviews", "ratings"}, {"ratings", "reviews"}, {"shop", "ratings"}, {"shop", "bank"}} {
 		who := &reporter{self: apiv1.EdgeEnd{Workload: e[0], Namespace: "default"}}
-		p.edges.table.add(keyOf(who, edgeTo(e[1], 1)), edgeTo(e[1], 1), now)
+		p.edges.table.add("test", keyOf(who, edgeTo(e[1], 1)), edgeTo(e[1], 1), now)
 	}
 	story := &apiv1.Story{Hops: []apiv1.Hop{{Workload: "default/reviews", Peer: "default/new"}}}
 	if p.near()(story) != nil {

@@ -120,6 +120,7 @@ type Peer struct{ Namespace, ServiceAccount string }
 // Limits on what a node may say about itself: far above anything a workload has.
 const (
 	maxNodeLabels   = 512
+	maxNodeID       = 1024 // bytes; a pod's name and two namespaces are 400 at most
 	maxNodeInbound  = 256
 	maxNodeOutbound = 16 << 10
 	maxNodeIPs      = 64
@@ -129,6 +130,9 @@ const (
 // It fails when the two disagree, because configuration (and what it reveals) follows
 // from namespace and service account.
 func ParseNode(n *corev3.Node, peer Peer) (*Node, error) {
+	if len(n.GetId()) > maxNodeID {
+		return nil, fmt.Errorf("node.id: %d bytes, at most %d", len(n.GetId()), maxNodeID)
+	}
 	parts := strings.Split(n.GetId(), "~")
 	if len(parts) != 4 {
 		return nil, fmt.Errorf("node.id: %q is not of the form type~ip~name.namespace~domain", clip(n.GetId()))

@@ -37,6 +37,7 @@ func TestParseNode(t *testing.T) {
 		err                string
 	}{
 		{name: "the least a node says", id: id, metadata: "{}", want: func(*translate.Node) {}},
+		{name: "an id without end", id: "sidecar~10.1.0.1~" + strings.Repeat("x", 1000) + ".default~d", metadata: "{}", err: "node.id: 1027 bytes, at most 1024"},
 		{name: "an Istio proxy", id: id, peer: translate.Peer{Namespace: "default", ServiceAccount: "reviews"},
 			metadata: `{"NAMESPACE": "default", "SERVICE_ACCOUNT": "reviews", "LABELS": {"app": "reviews"}, "INSTANCE_IPS": "10.1.0.1,fd00::1", "INTERCEPTION_MODE": "TPROXY", "DNS_CAPTURE": "true", "PROXY_CONFIG": {}}`,
 			want: func(n *translate.Node) {

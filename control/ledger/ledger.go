@@ -6,7 +6,7 @@
 // this package does not know where. A Table is safe for concurrent use, a Book is plain data.
 //
 // What there is no room for is never forgotten in silence: a sighting is kept with less detail, or the time from which on all is
-// known moves on.
+// known moves on. Each identity whose proxies report has room of its own, so that none of them fills that of others.
 package ledger
 
 import (
@@ -17,6 +17,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/weirmesh/weir/internal/share"
 )
 
 const (
@@ -25,13 +27,15 @@ const (
 	// Gap is how long nobody may have written for the observation to go on with what was written: a control plane that is replaced,
 	// or started again. While more time passes than this, workloads came and went of which nobody heard.
 	Gap = 10 * time.Minute
-	// perReporter bounds the sightings of one workload, most all of them, some 300 bytes each; coarse ones of servers, which stand for
-	// many, have some room more.
-	perReporter, most, room = 1000, 20_000, 5_000
+	// A sighting takes some 300 bytes with its names. One identity has room for some 400 of them, and for 100 of less detail.
+	eachSeen, allSeen     = 128 << 10, 8 << 20
+	eachCoarse, allCoarse = 16 << 10, 2 << 20
+	eachPorts, allPorts   = 128 << 10, 4 << 20
+	weight                = 200 // without its names
 	// sweepEvery is how often a Table that is full looks for what is old.
 	sweepEvery = time.Minute
 	// maxText bounds the text of a Book: a Secret takes 1 MiB.
-	maxText = 512 << 10
+	maxText = 768 << 10
 )
 
 // Keeper keeps a text for all replicas. change makes of what is kept what is to be kept, nil is nothing yet; it is called again if
@@ -41,7 +45,8 @@ type Keeper func(change func(old []byte) ([]byte, error)) error
 // Key is who called what in plaintext, as the proxy of one side says.
 type Key struct {
 	// ByCaller says that the caller's proxy saw it: then Service is what was called, and Port the service's. Otherwise the server's
-	// did: Namespace and Workload are its own, and Port the workload's; with port 0 it may be any of them.
+	// did: Namespace and Workload are its own, and Port the workload's; with port 0 it may be any of them, without a workload any of the
+	// namespace.
 	ByCaller  bool   `json:"byCaller,omitempty"`
 	Namespace string `json:"namespace,omitempty"`
 	Workload  string `json:"workload,omitempty"`
@@ -52,17 +57,8 @@ type Key struct {
 	Caller          string `json:"caller,omitempty"`
 }
 
-// reporter is whose proxies said so.
-type reporter struct {
-	byCaller            bool
-	namespace, workload string
-}
-
-func (k *Key) reporter() reporter {
-	if k.ByCaller {
-		return reporter{true, k.CallerNamespace, k.Caller}
-	}
-	return reporter{false, k.Namespace, k.Workload}
+func (k *Key) weight() int {
+	return weight + len(k.Namespace) + len(k.Workload) + len(k.Service) + len(k.CallerNamespace) + len(k.Caller)
 }
 
 // Sighting is that somebody called in plaintext, Requests times at least.
@@ -88,9 +84,8 @@ type Secured struct {
 
 // Book is what is known.
 type Book struct {
-	// Since is from when on all that was reported is known. Cut is when the last sighting was that a Table had no room for.
+	// Since is from when on all that was reported is known.
 	Since time.Time `json:"since"`
-	Cut   time.Time `json:"cut,omitzero"`
 	// Saved is when it was written; zero: it was not.
 	Saved     time.Time  `json:"saved,omitzero"`
 	Sightings []Sighting `json:"sightings,omitempty"` // the last ones first
@@ -101,61 +96,104 @@ type Book struct {
 type Table struct {
 	mu      sync.Mutex
 	since   time.Time
-	cut     time.Time
-	seen    map[Key]*Sighting
-	of      map[reporter]int // how many of seen
-	secured map[Port]time.Time
+	seen    map[Key]*entry
+	secured map[Port]*entry
 	swept   time.Time
 	news    bool
 	closed  bool
+	// rooms are for sightings, for those of less detail, and for ports that were called by mutual TLS; by the identity of who reports.
+	rooms [3]share.Shares[string]
 }
+
+// entry is a sighting with who pays for it, in which room how much.
+type entry struct {
+	Sighting
+	by           string
+	room, weight int
+}
+
+const (
+	inDetail = iota
+	coarsely
+	ofPorts
+)
 
 // New begins to observe.
 func New(now time.Time) *Table {
-	return &Table{since: now, seen: map[Key]*Sighting{}, of: map[reporter]int{}, secured: map[Port]time.Time{}}
+	return &Table{since: now, seen: map[Key]*entry{}, secured: map[Port]*entry{},
+		rooms: [3]share.Shares[string]{{Each: eachSeen, All: allSeen}, {Each: eachCoarse, All: allCoarse}, {Each: eachPorts, All: allPorts}}}
 }
 
-// Plain notes that k called n times. It reports whether it did: a Table that was closed takes nothing.
-func (t *Table) Plain(k Key, n uint64, now time.Time) bool {
+// Plain notes that k called n times, as proxies of an identity report. It reports whether it did: a Table that was closed takes nothing.
+func (t *Table) Plain(by string, k Key, n uint64, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return false
 	}
 	s := t.seen[k]
-	if s == nil && (len(t.seen) >= most || t.of[k.reporter()] >= perReporter) {
-		if now.Sub(t.swept) >= sweepEvery {
-			t.forget(now)
-		}
-		if len(t.seen) >= most || t.of[k.reporter()] >= perReporter {
-			if k.ByCaller {
-				return true // the server's proxy sees it, too
-			}
-			k = Key{Namespace: k.Namespace, Workload: k.Workload}
-			s = t.seen[k]
-		}
-	}
 	if s == nil {
-		if len(t.seen) >= most+room {
-			t.evict()
-		}
-		s = &Sighting{Key: k, First: now}
-		t.seen[k] = s
-		t.of[k.reporter()]++
-		t.news = true
+		s = t.enter(by, k, now)
 	}
-	s.Last = now
-	s.Requests += n
+	if s != nil {
+		s.Last = now
+		s.Requests += n
+	}
 	return true
 }
 
-// TLS notes that a port was called by mutual TLS. That is told to people and decides nothing.
-func (t *Table) TLS(p Port, now time.Time) {
+// enter makes an entry of k, or finds one of less detail; nil if that is not needed, because the server's proxy sees the call, too. t.mu
+// is held.
+func (t *Table) enter(by string, k Key, now time.Time) *entry {
+	s := &entry{Sighting: Sighting{Key: k, First: now}, by: by, room: inDetail, weight: k.weight()}
+	ok := t.take(s, now)
+	if !ok && k.ByCaller {
+		return nil
+	}
+	// In the end there is one of each namespace in which somebody has an identity, whatever room there is.
+	for _, coarse := range []Key{{Namespace: k.Namespace, Workload: k.Workload}, {Namespace: k.Namespace}} {
+		if ok {
+			break
+		}
+		if known := t.seen[coarse]; known != nil {
+			return known
+		}
+		s.Key, s.room, s.weight = coarse, coarsely, coarse.weight()
+		if ok = t.take(s, now); !ok && coarse.Workload == "" {
+			ok, s.weight = true, 0
+		}
+	}
+	t.seen[s.Key] = s
+	t.news = true
+	return s
+}
+
+// take reports whether there is room. t.mu is held.
+func (t *Table) take(s *entry, now time.Time) bool {
+	room := &t.rooms[s.room]
+	if room.Take(s.by, s.weight) {
+		return true
+	}
+	if now.Sub(t.swept) < sweepEvery {
+		return false
+	}
+	t.forget(now)
+	return room.Take(s.by, s.weight)
+}
+
+// TLS notes that a port was called by mutual TLS, as proxies of an identity report. That is told to people and decides nothing.
+func (t *Table) TLS(by string, p Port, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, known := t.secured[p]; known || len(t.secured) < most {
-		t.secured[p] = now
+	s := t.secured[p]
+	if s == nil {
+		s = &entry{by: by, room: ofPorts, weight: weight + len(p.Namespace) + len(p.Workload)}
+		if !t.take(s, now) {
+			return
+		}
+		t.secured[p] = s
 	}
+	s.Last = now
 }
 
 // Close has Plain take nothing any more: who is refused tells another control plane.
@@ -179,12 +217,12 @@ func (t *Table) Book(now time.Time) Book {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.forget(now)
-	b := Book{Since: t.since, Cut: t.cut}
+	b := Book{Since: t.since}
 	for _, s := range t.seen {
-		b.Sightings = append(b.Sightings, *s)
+		b.Sightings = append(b.Sightings, s.Sighting)
 	}
-	for p, last := range t.secured {
-		b.Secured = append(b.Secured, Secured{p, last})
+	for p, s := range t.secured {
+		b.Secured = append(b.Secured, Secured{p, s.Last})
 	}
 	b.sort()
 	return b
@@ -193,29 +231,15 @@ func (t *Table) Book(now time.Time) Book {
 // forget drops what is old. t.mu is held.
 func (t *Table) forget(now time.Time) {
 	t.swept = now
-	for k, s := range t.seen {
-		if now.Sub(s.Last) > Age {
-			t.drop(k)
+	drop := func(s *entry) bool {
+		old := now.Sub(s.Last) > Age
+		if old {
+			t.rooms[s.room].Give(s.by, s.weight)
 		}
+		return old
 	}
-	maps.DeleteFunc(t.secured, func(_ Port, last time.Time) bool { return now.Sub(last) > Age })
-}
-
-// evict drops the oldest tenth: not all is known any more of the time before. t.mu is held.
-func (t *Table) evict() {
-	oldest := slices.SortedFunc(maps.Values(t.seen), func(x, y *Sighting) int { return x.Last.Compare(y.Last) })
-	for _, s := range oldest[:len(oldest)/10] {
-		t.cut = later(t.cut, s.Last)
-		t.drop(s.Key)
-	}
-}
-
-func (t *Table) drop(k Key) {
-	delete(t.seen, k)
-	r := k.reporter()
-	if t.of[r]--; t.of[r] == 0 {
-		delete(t.of, r)
-	}
+	maps.DeleteFunc(t.seen, func(_ Key, s *entry) bool { return drop(s) })
+	maps.DeleteFunc(t.secured, func(_ Port, s *entry) bool { return drop(s) })
 }
 
 func (b *Book) sort() {
@@ -267,7 +291,7 @@ func Continue(kept, own Book, now time.Time) Book {
 	if !kept.Saved.IsZero() && own.Since.Sub(kept.Saved) <= Gap {
 		out.Since = kept.Since
 	}
-	out.Since = earlier(later(out.Since, own.Cut), now)
+	out.Since = earlier(out.Since, now)
 	for _, s := range kept.Sightings {
 		s.Last = earlier(s.Last, now) // a clock may have been ahead
 		if now.Sub(s.Last) <= Age {

@@ -40,7 +40,6 @@ func TestContinue(t *testing.T) {
 			"cart:8080 new 1 0..0, cart:8080 both 9 -3..-0.5, cart:8080 old 7 -30..-2"},
 		{"nobody was there for an hour: begun anew, with the callers of before", Book{Since: at(-72), Saved: at(-1), Sightings: kept.Sightings}, Book{Since: at(0)}, 0, "cart:8080 old 7 -30..-2, cart:8080 both 5 -3..-3"},
 		{"nobody could write for an hour, and one saw all of it", Book{Since: at(-3), Saved: at(-1)}, Book{Since: at(-5)}, -3, ""},
-		{"what had no room is not known", kept, Book{Since: at(-70), Cut: at(-4)}, -4, "cart:8080 old 7 -30..-2, cart:8080 both 5 -3..-3"},
 		{"the clock of who wrote was ahead", Book{Since: at(2), Saved: at(3), Sightings: []Sighting{saw("x", 1, 2, 1)}}, Book{Since: at(-1)}, 0, "cart:8080 x 1 1..0"},
 	} {
 		got := Continue(c.kept, c.own, noon)
@@ -70,42 +69,56 @@ func TestJoin(t *testing.T) {
 	}
 }
 
-// Whatever proxies claim, memory is bounded, and what there is no room for is kept with less detail, or said not to be known.
+// Whatever proxies claim, memory is bounded, and what there is no room for is kept with less detail; who takes all his room takes none of
+// others.
 func TestBounds(t *testing.T) {
 	tab := New(at(-50))
-	for i := range uint32(3 * perReporter) {
-		tab.Plain(Key{Namespace: "shop", Workload: "liar", Port: i + 1}, 1, noon)
-		tab.Plain(Key{ByCaller: true, Service: fmt.Sprint("shop/", i), Port: 80, CallerNamespace: "shop", Caller: "talker"}, 1, noon)
-		tab.TLS(Port{"shop", "liar", i}, noon)
+	long := strings.Repeat("x", 500)
+	for i := range uint32(2000) {
+		tab.Plain("talker", Key{ByCaller: true, Service: fmt.Sprint("shop/", i), Port: 80, CallerNamespace: "shop", Caller: "talker"}, 1, noon)
+		tab.Plain("server", Key{Namespace: "shop", Workload: "server", Port: i + 1}, 1, noon)
+		tab.Plain("liar", Key{Namespace: "evil", Workload: long + fmt.Sprint(i), Port: i + 1, Caller: long}, 1, noon)
+		tab.TLS("liar", Port{"evil", long + fmt.Sprint(i), i}, noon)
 	}
+	all := uint64(0)
+	for k, s := range tab.seen {
+		if k.Namespace == "shop" && k.Workload == "server" {
+			all += s.Requests
+		}
+	}
+	if s := tab.seen[Key{Namespace: "shop", Workload: "server"}]; s == nil || all != 2000 {
+		t.Errorf("of a server's 2000 calls %d are known, %+v without their ports", all, s)
+	}
+	if s := tab.seen[Key{Namespace: "evil"}]; s == nil || s.Requests < 1000 {
+		t.Errorf("of a whole namespace: %+v", s)
+	}
+	if n := len(tab.seen); n > 1500 {
+		t.Errorf("%d sightings of three identities", n)
+	}
+	if tab.Plain("batch", called("batch"), 1, noon); tab.seen[called("batch")] == nil {
+		t.Error("there is no room for another identity")
+	}
+	// Many liars together take no more than there is; of a namespace it is known all the same.
+	for i := range uint32(40_000) {
+		by := fmt.Sprint("liar-", i%200)
+		tab.Plain(by, Key{Namespace: fmt.Sprint("evil-", i%200), Workload: long + fmt.Sprint(i), Port: i + 1, Caller: long}, 1, noon)
+		tab.TLS(by, Port{"evil", long + fmt.Sprint(i), i}, noon)
+	}
+	bytes := 0
+	for k := range tab.seen {
+		bytes += k.weight()
+	}
+	for p := range tab.secured {
+		bytes += weight + len(p.Workload)
+	}
+	if bytes > allSeen+allCoarse+allPorts+300*weight {
+		t.Errorf("%d bytes", bytes)
+	}
+	if s := tab.seen[Key{Namespace: "evil-199"}]; s == nil {
+		t.Error("nothing is known of a namespace of liars")
+	}
+	// What is written is bounded, too: then less far back is known to the next one.
 	b := tab.Book(noon)
-	if n := len(b.Sightings); n != 2*perReporter+1 {
-		t.Errorf("%d sightings of two workloads", n)
-	}
-	if s := tab.seen[Key{Namespace: "shop", Workload: "liar"}]; s == nil || s.Requests != 2*perReporter {
-		t.Errorf("what had no room: %+v", s)
-	}
-	if !b.Since.Equal(at(-50)) || !b.Cut.IsZero() {
-		t.Errorf("since %v, cut %v: nothing was forgotten", b.Since, b.Cut)
-	}
-	// One workload in a loop does not take the room of another.
-	if tab.Plain(called("batch"), 1, noon); tab.seen[called("batch")] == nil {
-		t.Error("there is no room for another workload")
-	}
-
-	// So many workloads that some are forgotten: then less far back is known.
-	for i := range most + 2*room {
-		tab.Plain(Key{Namespace: "shop", Workload: fmt.Sprint(i), Port: 80}, 1, noon.Add(time.Duration(i)*time.Second))
-		tab.TLS(Port{"shop", fmt.Sprint(i), 80}, noon)
-	}
-	now := noon.Add(10 * time.Hour)
-	b = tab.Book(now)
-	if len(b.Sightings) > most+room || len(tab.of) > most+room || len(b.Secured) > most || !b.Cut.After(noon) {
-		t.Errorf("%d sightings of %d workloads, %d by mutual TLS, cut %v", len(b.Sightings), len(tab.of), len(b.Secured), b.Cut)
-	}
-	if whole := Continue(Book{Since: at(-90), Saved: now}, b, now); !whole.Since.Equal(b.Cut) {
-		t.Errorf("since %v, want %v", whole.Since, b.Cut)
-	}
 	text, err := b.Marshal()
 	if err != nil || len(text) > maxText+200 {
 		t.Fatalf("%d bytes, %v", len(text), err)
@@ -118,10 +131,13 @@ func TestBounds(t *testing.T) {
 	if len(read.Sightings) == 0 || !read.Since.After(left.Last) || read.Since.After(left.Last.Add(2*time.Second)) {
 		t.Errorf("%d of %d are written, since %v; %v was left out", len(read.Sightings), len(b.Sightings), read.Since, left.Last)
 	}
-
-	// A day later all is forgotten.
-	if b := tab.Book(now.Add(2 * Age)); len(b.Sightings)+len(b.Secured)+len(tab.of) != 0 {
-		t.Errorf("%d sightings of %d workloads, %d by mutual TLS after two days", len(b.Sightings), len(tab.of), len(b.Secured))
+	// A day later all is forgotten, and there is room again.
+	now := noon.Add(Age + time.Hour)
+	if tab.Plain("late", called("late"), 1, now); tab.seen[called("late")] == nil {
+		t.Error("there is no room a day later")
+	}
+	if b := tab.Book(now); len(b.Sightings) != 1 || len(b.Secured) != 0 || fmt.Sprint(tab.rooms[coarsely], tab.rooms[ofPorts]) != fmt.Sprint(New(noon).rooms[coarsely], New(noon).rooms[ofPorts]) {
+		t.Errorf("a day later: %d sightings, rooms %v", len(b.Sightings), tab.rooms[1:])
 	}
 }
 
@@ -134,14 +150,14 @@ func TestParseAndClose(t *testing.T) {
 		t.Errorf("%+v %v", b, err)
 	}
 	tab := New(noon)
-	if !tab.Plain(called("batch"), 1, noon) || !tab.News() || tab.News() {
+	if !tab.Plain("cart", called("batch"), 1, noon) || !tab.News() || tab.News() {
 		t.Error("the first call is news, once")
 	}
-	if tab.Plain(called("batch"), 1, noon); tab.News() {
+	if tab.Plain("cart", called("batch"), 1, noon); tab.News() {
 		t.Error("another call is news")
 	}
 	tab.Close()
-	if tab.Plain(called("late"), 1, noon) || tab.News() {
+	if tab.Plain("cart", called("late"), 1, noon) || tab.News() {
 		t.Error("taken after the end")
 	}
 }

@@ -380,6 +380,9 @@ func (s *subscription) all(base resource.Set, kept []*resource.Resource) []*reso
 	return append(out, kept...)
 }
 
+// maxMessage is what is kept of a client's words about what it rejects, until it takes it: as long as it names what is bad, all of it is read.
+const maxMessage = 8 << 10
+
 // maxRetries bounds the responses by which the bad resources of one type are looked for:
 // eight bad ones among a thousand (2·8·log2 1000) are found.
 const maxRetries = 160
@@ -389,7 +392,7 @@ const maxRetries = 160
 // the rest together, or halves if it names nothing. What is rejected alone is bad, and is
 // not sent again before it changes.
 func (s *subscription) rejected(f *flight, message string, now time.Time, whole bool) {
-	s.lastNACK = &NACK{Names: f.names, Version: f.version, Message: message, Time: now}
+	s.lastNACK = &NACK{Names: f.names, Version: f.version, Message: strings.ToValidUTF8(message[:min(len(message), maxMessage)], "�"), Time: now}
 	var named, rest []string
 	for _, n := range f.names {
 		if mentions(message, n) {

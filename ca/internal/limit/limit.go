@@ -76,7 +76,7 @@ func (l *Limiter[K]) Tell(now time.Time, k K) bool {
 	return true
 }
 
-// forget makes room: full buckets say nothing, and if there are none, any goes.
+// forget makes room: full buckets say nothing, and if there are too few, any go, a tenth of all, so that this is not done for each newcomer.
 func (l *Limiter[K]) forget(now time.Time) {
 	for k, b := range l.buckets {
 		if b.filled(now) == Burst {
@@ -84,7 +84,7 @@ func (l *Limiter[K]) forget(now time.Time) {
 		}
 	}
 	for k := range l.buckets {
-		if len(l.buckets) < maxCallers {
+		if len(l.buckets) < maxCallers/10*9 {
 			return
 		}
 		delete(l.buckets, k)
