@@ -63,8 +63,8 @@ type Ejection struct {
 	Subset   string `json:"subset,omitempty"`
 	Endpoint string `json:"endpoint"`           // address
 	Workload string `json:"workload,omitempty"` // namespace/name
-	// State is ejected, probed (a few requests try it), returned, unhealthy (active health checks fail) or withdrawn (it asked for
-	// that, in answer to a check).
+	// State is ejected, probed (a few requests try it), returned, unhealthy (active health checks fail), withdrawn (it asked for
+	// that, in answer to a check) or silent (it does not answer to connections).
 	State  string     `json:"state"`
 	Reason string     `json:"reason,omitempty"` // errors_in_a_row, gateway_errors_in_a_row, local_failures_in_a_row
 	InARow int        `json:"inARow,omitempty"` // so many
