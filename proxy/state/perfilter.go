@@ -76,7 +76,7 @@ func (p *perFilter) add(name string, a *anypb.Any, at string) error {
 			p.switches = append(p.switches, route.Switch{Filter: name, Off: true})
 			return nil
 		}
-		if w.GetConfig() == nil { // it is on, as it is elsewhere
+		if w.GetConfig().GetTypeUrl() == "" { // it is on (config: {}), as it is elsewhere
 			p.switches = append(p.switches, route.Switch{Filter: name})
 			return nil
 		}

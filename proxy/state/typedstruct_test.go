@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/weirmesh/weir/proxy/http"
+	"github.com/weirmesh/weir/proxy/route"
 	"github.com/weirmesh/weir/xds/resource"
 )
 
@@ -78,6 +79,10 @@ func TestTypedStructs(t *testing.T) {
 		l := s.Table("r").Host([]byte("a")).Entries[0].RateLimit
 		return l != nil && l.Bucket != nil && l.Per1M == 1_000_000 && l.Enforced1M == 1_000_000
 	}
+	switchedOn := func(s *State) bool {
+		e := s.Table("r").Host([]byte("a")).Entries[0]
+		return slices.Equal(e.Switches, []route.Switch{{Filter: "f"}}) && e.RateLimit == nil
+	}
 	const mystery = "mystery.Filter"
 	filter := func(more, config string) string { return `{"name": "f", ` + more + `"typed_config": ` + config + `}` }
 	for _, pkg := range []string{"udpa.type.v1", "xds.type.v3"} {
@@ -91,6 +96,7 @@ func TestTypedStructs(t *testing.T) {
 			{"a limit of a listener", resource.ListenerType, managerJSON(filter("", in(httpLimit, onePerMinute)) + ","), limited, ""},
 			{"a limit of a route", resource.RouteType, hostJSON(in(httpLimit, onePerMinute)), routeLimited, ""},
 			{"a limit of a route, in a FilterConfig", resource.RouteType, hostJSON(filterConfigJSON("", in(httpLimit, onePerMinute))), routeLimited, ""},
+			{"a FilterConfig that switches on what has settings elsewhere", resource.RouteType, hostJSON(filterConfigJSON("", "{}")), switchedOn, ""},
 			{"a FilterConfig in a TypedStruct", resource.RouteType, hostJSON(in("envoy.config.route.v3.FilterConfig", `{"config": `+in(httpLimit, onePerMinute)+`}`)), routeLimited, ""},
 			{"a limit of connections", resource.ListenerType, listenerJSON("", filter("", in(networkLimit, `{"stat_prefix": "x", "token_bucket": {"max_tokens": 1, "fill_interval": "1s"}}`))+","+tcpJSON),
 				func(s *State) bool { return s.listeners["l"].Config.Chains[0].Rate != nil }, ""},
