@@ -84,7 +84,7 @@ func because(e *observev1.Ejection) string {
 	case observev1.AsideState_ASIDE_STATE_WITHDRAWN:
 		return "it asked for that, in answer to a health check"
 	case observev1.AsideState_ASIDE_STATE_SILENT:
-		return "it does not answer to connections: others are called where there are any"
+		return "it does not answer to connections, or refused one just now: others are called where there are any"
 	}
 	return "active health checks pass"
 }
