@@ -348,6 +348,7 @@ func (x *index) swapRule(c *change, old, now *mesh.DestinationRule) {
 		if len(old.WorkloadSelector) > 0 {
 			x.useSelector(canonical(old.WorkloadSelector), old.WorkloadSelector, -1)
 		}
+		x.markSubsets(c, old.Host)
 		x.pattern(c, old.Host, dirtyClusters|dirtyDoors)
 	}
 	if now != nil {
@@ -360,7 +361,28 @@ func (x *index) swapRule(c *change, old, now *mesh.DestinationRule) {
 		if len(now.WorkloadSelector) > 0 {
 			x.useSelector(canonical(now.WorkloadSelector), now.WorkloadSelector, 1)
 		}
+		x.markSubsets(c, now.Host)
 		x.pattern(c, now.Host, dirtyClusters|dirtyDoors)
+	}
+}
+
+// markSubsets has the hosts looked at again from which VirtualServices lead to host: clients without proxy are told to go
+// to no subset that is not there. Nothing that is built of them for others is built again.
+func (x *index) markSubsets(c *change, host string) {
+	mark := func(from map[mesh.Key]bool) {
+		for key := range from {
+			for _, h := range x.virtuals[key].hosts() {
+				x.pattern(c, h, 0)
+			}
+		}
+	}
+	mark(x.byTarget[host])
+	if isWildcard(host) {
+		for to, from := range x.byTarget {
+			if covers(host, to) {
+				mark(from)
+			}
+		}
 	}
 }
 

@@ -47,8 +47,8 @@ var serverPrefixes = []string{"xds.istio.io/grpc/lds/inbound/", "grpc/server?xds
 const provider = "default"
 
 // direct is the tenant of a scope whose viewers have no proxy.
-func (s *scope) direct(b *base, host string, st *service, v *virtual, rules []*mesh.DestinationRule) *tenant {
-	t := &tenant{}
+func (s *scope) direct(c *Cache, host string, st *service, v *virtual, rules []*mesh.DestinationRule) *tenant {
+	t, b := &tenant{}, c.base
 	if isWildcard(host) {
 		return nil // nothing one could dial
 	}
@@ -75,7 +75,7 @@ func (s *scope) direct(b *base, host string, st *service, v *virtual, rules []*m
 	for _, h := range hosts {
 		name := clusterName(h.port, "", host)
 		var k mint
-		routes, listeners := directRoutes(&k, name, h, v, st), directListeners(&k, name, h)
+		routes, listeners := directRoutes(&k, name, h, func(cluster string) bool { return v == nil || s.serves(c, cluster, st, v) }), directListeners(&k, name, h)
 		if k.err != nil {
 			ref := v.ref(st)
 			t.problems = append(t.problems, problem(ref, 0, "gRPC clients without proxy do not reach %s: %v", h.name, k.err))
@@ -137,17 +137,15 @@ func httpFilter(name string, config *anypb.Any) *hcmv3.HttpFilter {
 const routerFilterName = "envoy.filters.http.router"
 
 // directRoutes are the routes of a virtual host as gRPC takes them, for whatever name the
-// client has dialled. st is the service of that host, nil if only v knows it.
-func directRoutes(k *mint, name string, h *vhost, v *virtual, st *service) *resource.Resource {
+// client has dialled. served says which clusters such a client gets.
+func directRoutes(k *mint, name string, h *vhost, served func(cluster string) bool) *resource.Resource {
 	m := &routev3.VirtualHost{}
 	if err := proto.Unmarshal(h.tail, m); err != nil {
 		k.fail(err)
 		return nil
 	}
 	m.Name, m.Domains = h.name, []string{"*"}
-	if v != nil {
-		m.Routes = v.withoutMissing(m.Routes, st)
-	}
+	m.Routes = withoutMissing(m.Routes, served)
 	for _, r := range m.GetRoutes() {
 		if prefix := r.GetMatch().GetPathSeparatedPrefix(); prefix != "" {
 			r.Match.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: regexp.QuoteMeta(prefix) + "(/.*)?"}}
@@ -165,19 +163,31 @@ func directRoutes(k *mint, name string, h *vhost, v *virtual, st *service) *reso
 	return k.resource(name, &routev3.RouteConfiguration{Name: name, ValidateClusters: wrapperspb.Bool(false), VirtualHosts: []*routev3.VirtualHost{m}})
 }
 
-// withoutMissing are routes that name no cluster that clients without proxy do not get: one of a host that nobody has, or
-// of a name that one cannot dial (see scope.direct). gRPC would wait for it, for 15 s, with all calls to this host. What
-// would go there fails, be it a share.
-func (v *virtual) withoutMissing(routes []*routev3.Route, st *service) []*routev3.Route {
-	missing := func(cluster string) bool {
-		host := cluster[strings.LastIndexByte(cluster, '|')+1:]
-		known := v.destinations[host] != nil || st != nil && host == st.Hostname // that is where what v says nothing about goes
-		return !known || isWildcard(host)
+// serves reports whether clients of the scope are given a cluster that routes of v name: that of a port which a service has,
+// and of a subset which its DestinationRules name (see direct). st is the service that v speaks for, nil if there is none.
+func (s *scope) serves(c *Cache, cluster string, st *service, v *virtual) bool {
+	parts := strings.Split(cluster, "|") // as clusterName makes it
+	if len(parts) != 4 || isWildcard(parts[3]) {
+		return false
 	}
+	svc := v.destinations[parts[3]]
+	if svc == nil && st != nil && parts[3] == st.Hostname {
+		svc = st.Service // that is where what v says nothing about goes
+	}
+	if svc == nil || !slices.ContainsFunc(svc.Ports, func(p mesh.Port) bool { return itoa(p.Number) == parts[1] && p.Protocol != mesh.UDP }) {
+		return false
+	}
+	return parts[2] == "" || slices.ContainsFunc(merge(c.index.rulesFor(svc, &s.audience, c.base.settings.RootNamespace)).named(), func(x *mesh.Subset) bool { return x != nil && x.Name == parts[2] })
+}
+
+// withoutMissing are routes that name no cluster that clients without proxy do not get: one of a host that nobody has, or
+// of a name that one cannot dial, of a port that is not served, of a subset that is not there. gRPC would wait for it, for
+// 15 s, with all calls to this host. What would go there fails, be it a share.
+func withoutMissing(routes []*routev3.Route, served func(cluster string) bool) []*routev3.Route {
 	nowhere := &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 503}}
 	var out []*routev3.Route
 	for _, r := range routes {
-		if c := r.GetRoute().GetCluster(); c != "" && missing(c) {
+		if c := r.GetRoute().GetCluster(); c != "" && !served(c) {
 			r.Action = nowhere
 		}
 		if w := r.GetRoute().GetWeightedClusters(); w != nil {
@@ -185,7 +195,7 @@ func (v *virtual) withoutMissing(routes []*routev3.Route, st *service) []*routev
 			w.Clusters = slices.DeleteFunc(w.Clusters, func(c *routev3.WeightedCluster_ClusterWeight) bool {
 				weight := float64(c.GetWeight().GetValue())
 				all += weight
-				if !missing(c.GetName()) {
+				if served(c.GetName()) {
 					return false
 				}
 				lost += weight

@@ -517,9 +517,9 @@ func (s *scope) seen(c *Cache, host string, svc *mesh.Service) *tenant {
 	v, pattern := c.index.virtualFor(host, &s.sight)
 	if s.key.kind == proxyless && (svc != nil || v != nil && pattern == host) {
 		if svc == nil {
-			return s.direct(c.base, host, nil, v, nil)
+			return s.direct(c, host, nil, v, nil)
 		}
-		return s.direct(c.base, host, c.service(svc), v, c.index.rulesFor(svc, &s.audience, c.base.settings.RootNamespace))
+		return s.direct(c, host, c.service(svc), v, c.index.rulesFor(svc, &s.audience, c.base.settings.RootNamespace))
 	}
 	if svc == nil {
 		if v == nil || pattern != host || s.key.kind == gateway || s.key.kind == virtualNet || s.key.kind == proxyless {
