@@ -11,24 +11,29 @@ import (
 )
 
 // naive decides as the documentation says: what a program may read without the parameters of its path has to be allowed so, too.
-func naive(specs []*securityv1beta1.AuthorizationPolicy, namespaces []string, c *call) bool {
+func naive(set []policy, c *call) bool {
 	bare := *c
 	bare.path = parameters.ReplaceAllString(c.path, "")
-	return decided(specs, namespaces, c) && decided(specs, namespaces, &bare)
+	return decided(set, c) && decided(set, &bare)
 }
 
 // parameters are what follows a semicolon in a segment.
 var parameters = regexp.MustCompile(`;[^/]*`)
 
 // decided is what Istio's documentation of AuthorizationPolicy says, rule by rule.
-func decided(specs []*securityv1beta1.AuthorizationPolicy, namespaces []string, c *call) bool {
+func decided(set []policy, c *call) bool {
 	allowing, allowed := false, false
-	for i, p := range specs {
-		if namespaces[i] != "default" && namespaces[i] != "istio-system" || p.Selector != nil && p.Selector.MatchLabels["app"] != "echo" {
+	for _, p := range set {
+		if p.dry || p.namespace != "default" && p.namespace != "istio-system" || p.Selector != nil && p.Selector.MatchLabels["app"] != "echo" {
 			continue
 		}
-		matched := slices.ContainsFunc(p.Rules, func(r *securityv1beta1.Rule) bool { return matches(r, c, p.Action, namespaces[i]) })
+		matched := slices.ContainsFunc(p.Rules, func(r *securityv1beta1.Rule) bool { return matches(r, c, p.Action, p.namespace) })
 		switch p.Action {
+		case securityv1beta1.AuthorizationPolicy_CUSTOM: // who is not there, or knows nothing of connections, says no
+			byGRPC, there := providers[p.GetProvider().GetName()]
+			if matched && !(there && (byGRPC || c.method != "") && c.yes[p.GetProvider().GetName()]) {
+				return false
+			}
 		case securityv1beta1.AuthorizationPolicy_DENY:
 			if matched {
 				return false
@@ -41,7 +46,7 @@ func decided(specs []*securityv1beta1.AuthorizationPolicy, namespaces []string, 
 }
 
 func matches(r *securityv1beta1.Rule, c *call, action securityv1beta1.AuthorizationPolicy_Action, namespace string) bool {
-	j := judge{c: c, deny: action == securityv1beta1.AuthorizationPolicy_DENY, of: namespace}
+	j := judge{c: c, deny: action == securityv1beta1.AuthorizationPolicy_DENY || action == securityv1beta1.AuthorizationPolicy_CUSTOM, of: namespace}
 	from := len(r.From) == 0 || slices.ContainsFunc(r.From, func(f *securityv1beta1.Rule_From) bool { return j.source(f.Source) })
 	to := len(r.To) == 0 || slices.ContainsFunc(r.To, func(o *securityv1beta1.Rule_To) bool { return j.operation(o.Operation) })
 	return from && to && !slices.ContainsFunc(r.When, func(w *securityv1beta1.Condition) bool { return !j.condition(w) })
@@ -53,7 +58,7 @@ type judge struct {
 	of   string // the policy's namespace
 }
 
-// field is one pair of values and notValues. On a connection what asks about requests is left out of a DENY, and fulfilled by nothing in an ALLOW.
+// field is one pair of values and notValues. On a connection what asks about requests is left out of a DENY or CUSTOM, and fulfilled by nothing in an ALLOW.
 func (j judge) field(values, not []string, ofRequests bool, is func(string) bool) bool {
 	if len(values)+len(not) == 0 {
 		return true

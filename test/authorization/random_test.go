@@ -10,15 +10,17 @@ import (
 	"strings"
 	"testing"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
-	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	httpextauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	networkrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	securityv1beta1 "istio.io/api/security/v1beta1"
 	typev1beta1 "istio.io/api/type/v1beta1"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/weirmesh/weir/cli/access"
 	"github.com/weirmesh/weir/config/istio"
@@ -43,6 +45,24 @@ type call struct {
 	id                 string         // SPIFFE ID without its scheme; "" is plaintext
 	claims             map[string]any // of a valid token; nil: there is none
 	sni                string
+	yes                map[string]bool // who says so of those whom CUSTOM asks
+}
+
+// policy is one of a set.
+type policy struct {
+	*securityv1beta1.AuthorizationPolicy
+	namespace string
+	dry       bool // istio.io/dry-run
+}
+
+// providers are those that the mesh has, by name: who is asked about connections, too (gRPC), and who about requests only.
+var providers = map[string]bool{"guard": true, "old": false}
+
+func authorizers() (out []mesh.Authorizer) {
+	for _, name := range slices.Sorted(maps.Keys(providers)) {
+		out = append(out, mesh.Authorizer{Name: name, GRPC: providers[name], Host: name + ".default.svc.cluster.local", Port: 9191})
+	}
+	return out
 }
 
 // The small vocabularies make values meet.
@@ -82,51 +102,51 @@ func issuers() *mesh.RequestAuthentication {
 // 20,000 random pairs of a set of policies and a call are decided alike.
 func TestRandomPoliciesAreDecidedAlike(t *testing.T) {
 	const sets, calls = 400, 50
-	denied := 0
+	denied, questions := 0, 0
 	for seed := range uint64(sets) {
 		r := rand.New(rand.NewPCG(seed, 11))
-		specs := make([]*securityv1beta1.AuthorizationPolicy, 1+r.IntN(3))
-		namespaces := make([]string, len(specs))
-		snap := &mesh.Snapshot{Version: 1, Settings: &mesh.Settings{TrustDomain: "cluster.local", TrustDomainAliases: []string{"old.example"}, RootNamespace: "istio-system"}}
+		set := make([]policy, 1+r.IntN(3))
+		snap := &mesh.Snapshot{Version: 1, Settings: &mesh.Settings{TrustDomain: "cluster.local", TrustDomainAliases: []string{"old.example"}, RootNamespace: "istio-system", Authorizers: authorizers()}}
 		snap.RequestAuths = snap.RequestAuths.Set(mesh.NewKey("default", "all"), issuers())
 		var text []string
-		for i := range specs {
-			specs[i] = randomPolicy(r)
-			namespaces[i] = pick(r, "default", "default", "default", "istio-system", "prod")
-			p, yaml := lower(t, fmt.Sprintf("p%d", i), namespaces[i], specs[i])
+		for i := range set {
+			set[i] = randomPolicy(r)
+			p, yaml := lower(t, fmt.Sprintf("p%d", i), &set[i])
 			text = append(text, yaml)
-			snap.Authorizations = snap.Authorizations.Set(mesh.NewKey(namespaces[i], p.Ref.Name), p)
+			snap.Authorizations = snap.Authorizations.Set(mesh.NewKey(set[i].namespace, p.Ref.Name), p)
 		}
-		rules, listener := compiled(t, snap)
+		chains, listener := compiled(t, snap)
 		for range calls {
 			c := randomCall(r)
-			want := naive(specs, namespaces, c)
-			got := true
-			for _, f := range c.readings() {
-				for _, r := range rules[chainOf(c)] {
-					got = got && r.Decide(f).Allowed
-				}
-			}
+			want := naive(set, c)
+			byRules, asked, said := chains[chainOf(c)].decide(c)
+			got := byRules && said
 			if got != want {
 				t.Fatalf("seed %d: %+v is allowed %v by the proxy, %v by what the policies say:\n%s", seed, c, got, want, strings.Join(text, "\n"))
 			}
 			if !got {
 				denied++
 			}
-			if why := misjudged(listener, c, r, got); why != "" {
+			if asked {
+				questions++
+			}
+			if why := misjudged(listener, c, r, byRules, asked); why != "" {
 				t.Fatalf("seed %d: %+v is allowed %v by the proxy; %s:\n%s", seed, c, got, why, strings.Join(text, "\n"))
 			}
 		}
 	}
+	if questions < sets*calls/50 {
+		t.Errorf("somebody is asked about %d of %d", questions, sets*calls)
+	}
 	if denied < sets*calls/5 || denied > sets*calls*4/5 {
 		t.Errorf("%d of %d are denied: the policies or calls are not random enough", denied, sets*calls)
 	}
-	t.Logf("%d of %d are denied", denied, sets*calls)
+	t.Logf("%d of %d are denied, somebody is asked about %d", denied, sets*calls, questions)
 }
 
 // misjudged holds `weir can` against the proxy: who knows all of a call decides as the proxy does, and who knows a part of
-// it says nothing that is not so.
-func misjudged(l *listenerv3.Listener, c *call, r *rand.Rand, allowed bool) string {
+// it says nothing that is not so. What a provider answers nobody knows: it depends on that, unless rules deny the call anyway.
+func misjudged(l *listenerv3.Listener, c *call, r *rand.Rand, allowed, asked bool) string {
 	full := access.Call{To: netip.AddrPortFrom(c.to, c.port), From: c.source, TLS: c.id != "", SNI: &c.sni, Method: c.method, Host: c.host, Path: c.path + "?q=/admin", Token: access.Token{Given: true, Claims: c.claims}}
 	if c.id != "" {
 		full.ID = "spiffe://" + c.id
@@ -151,6 +171,9 @@ func misjudged(l *listenerv3.Listener, c *call, r *rand.Rand, allowed bool) stri
 		}
 	}
 	want := map[bool]access.Verdict{true: access.Allowed, false: access.Denied}[allowed]
+	if allowed && asked {
+		want = access.Unknown
+	}
 	for _, x := range []access.Call{full, part} {
 		a, err := access.Inbound(l, x)
 		switch {
@@ -158,7 +181,7 @@ func misjudged(l *listenerv3.Listener, c *call, r *rand.Rand, allowed bool) stri
 			return err.Error()
 		case a.Verdict != want && a.Verdict != access.Unknown, a.Verdict == access.Unknown && len(a.Needs) == 0:
 			return fmt.Sprintf("%+v of %+v", a, x)
-		case a.Verdict == access.Unknown && x.From.IsValid() && x.SNI != nil && x.Token.Given && len(x.Headers) == len(full.Headers) && !forwarded:
+		case want != access.Unknown && a.Verdict == access.Unknown && x.From.IsValid() && x.SNI != nil && x.Token.Given && len(x.Headers) == len(full.Headers) && !forwarded:
 			return fmt.Sprintf("all is known, and yet %+v", a)
 		}
 	}
@@ -180,13 +203,18 @@ func some(r *rand.Rand, of []string, patterns ...string) []string {
 	return out
 }
 
-func randomPolicy(r *rand.Rand) *securityv1beta1.AuthorizationPolicy {
+func randomPolicy(r *rand.Rand) policy {
 	p := &securityv1beta1.AuthorizationPolicy{Action: pick(r, securityv1beta1.AuthorizationPolicy_ALLOW, securityv1beta1.AuthorizationPolicy_ALLOW, securityv1beta1.AuthorizationPolicy_ALLOW,
-		securityv1beta1.AuthorizationPolicy_DENY, securityv1beta1.AuthorizationPolicy_DENY, securityv1beta1.AuthorizationPolicy_AUDIT)}
+		securityv1beta1.AuthorizationPolicy_DENY, securityv1beta1.AuthorizationPolicy_DENY, securityv1beta1.AuthorizationPolicy_AUDIT, securityv1beta1.AuthorizationPolicy_CUSTOM)}
+	rules := r.IntN(4)
+	if p.Action == securityv1beta1.AuthorizationPolicy_CUSTOM { // which needs rules
+		rules = max(rules, 1)
+		p.ActionDetail = &securityv1beta1.AuthorizationPolicy_Provider{Provider: &securityv1beta1.AuthorizationPolicy_ExtensionProvider{Name: pick(r, "guard", "guard", "guard", "old", "nobody")}}
+	}
 	if r.IntN(3) == 0 {
 		p.Selector = &typev1beta1.WorkloadSelector{MatchLabels: map[string]string{"app": pick(r, "echo", "echo", "other")}}
 	}
-	for range r.IntN(4) {
+	for range rules {
 		rule := &securityv1beta1.Rule{}
 		for range r.IntN(3) {
 			rule.From = append(rule.From, &securityv1beta1.Rule_From{Source: randomSource(r)})
@@ -199,7 +227,7 @@ func randomPolicy(r *rand.Rand) *securityv1beta1.AuthorizationPolicy {
 		}
 		p.Rules = append(p.Rules, rule)
 	}
-	return p
+	return policy{p, pick(r, "default", "default", "default", "istio-system", "prod"), p.Action != securityv1beta1.AuthorizationPolicy_CUSTOM && r.IntN(6) == 0}
 }
 
 func randomSource(r *rand.Rand) *securityv1beta1.Source {
@@ -309,6 +337,7 @@ func randomCondition(r *rand.Rand) *securityv1beta1.Condition {
 func randomCall(r *rand.Rand) *call {
 	c := &call{to: netip.MustParseAddr("10.9.9.9"), port: pick[uint16](r, 8080, 8080, 9000, 7777), source: netip.MustParseAddr(pick(r, sources...)), sni: pick(r, "", "shop.example", "api.example")}
 	c.remote = c.source
+	c.yes = map[string]bool{"guard": r.IntN(2) == 0, "old": r.IntN(2) == 0}
 	if r.IntN(4) > 0 {
 		c.id = pick(r, ids...)
 	}
@@ -357,13 +386,17 @@ func (c *call) facts() *rbac.Facts {
 }
 
 // lower takes the way of a file.
-func lower(t *testing.T, name, namespace string, spec *securityv1beta1.AuthorizationPolicy) (*mesh.AuthorizationPolicy, string) {
+func lower(t *testing.T, name string, of *policy) (*mesh.AuthorizationPolicy, string) {
 	t.Helper()
-	b, err := protojson.Marshal(spec)
+	b, err := protojson.Marshal(of.AuthorizationPolicy)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := json.Marshal(map[string]any{"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": map[string]string{"name": name, "namespace": namespace}, "spec": json.RawMessage(b)})
+	metadata := map[string]any{"name": name, "namespace": of.namespace}
+	if of.dry {
+		metadata["annotations"] = map[string]string{"istio.io/dry-run": "true"}
+	}
+	text, err := json.Marshal(map[string]any{"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": metadata, "spec": json.RawMessage(b)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -390,14 +423,46 @@ func chainOf(c *call) string {
 	return "rest"
 }
 
+// chain is what decides about calls by one way.
+type chain struct {
+	rules []*rbac.Rules
+	asks  []question
+}
+
+// question is about whom a provider is asked.
+type question struct {
+	provider string
+	about    *rbac.Rules
+}
+
+// decide says whether rules let a call in, whether somebody is asked about it, and whether all who are say yes.
+func (k *chain) decide(c *call) (byRules, asked, said bool) {
+	byRules, said = true, true
+	for _, f := range c.readings() {
+		for _, r := range k.rules {
+			byRules = byRules && r.Decide(f).Allowed
+		}
+		for _, q := range k.asks {
+			named := map[string]bool{}
+			for i := range q.about.Policies {
+				named[q.about.Policies[i].Name] = true
+			}
+			if q.about.Match(f, named) != "" {
+				asked, said = true, said && c.yes[q.provider]
+			}
+		}
+	}
+	return byRules, asked, said
+}
+
 // compiled are the rules of the workload's chains, as its proxy has them.
-func compiled(t *testing.T, snap *mesh.Snapshot) (map[string][]*rbac.Rules, *listenerv3.Listener) {
+func compiled(t *testing.T, snap *mesh.Snapshot) (map[string]*chain, *listenerv3.Listener) {
 	t.Helper()
 	labels := mesh.Labels{"app": "echo"}
 	s := &mesh.Service{Ref: mesh.Ref{Kind: "Service", Namespace: "default", Name: "echo"}, Hostname: "echo.default.svc.cluster.local", Name: "echo", Namespace: "default", Selector: labels,
 		Ports: []mesh.Port{{Number: 8080, Name: "http", Protocol: mesh.HTTP}, {Number: 9000, Name: "tcp", Protocol: mesh.TCP}}}
 	snap.Services = snap.Services.Set(s.Key(), s)
-	v := translate.New().View(snap, &translate.Node{Type: translate.Sidecar, Namespace: "default", Name: "echo-0", Labels: labels, Interception: translate.Redirect})
+	v := translate.New().View(snap, &translate.Node{Type: translate.Sidecar, Namespace: "default", Name: "echo-0", Labels: labels, Interception: translate.Redirect, AsksConnections: true})
 	l := &listenerv3.Listener{}
 	for r := range v.Set(resource.ListenerType).Values() {
 		if r.Name() == "virtualInbound" {
@@ -406,43 +471,70 @@ func compiled(t *testing.T, snap *mesh.Snapshot) (map[string][]*rbac.Rules, *lis
 			}
 		}
 	}
-	out := map[string][]*rbac.Rules{}
-	add := func(chain string, m *rbacv3.RBAC) {
-		r, err := state.CompileRBAC(m, chain)
+	out := map[string]*chain{"http": {}, "tcp": {}, "rest": {}}
+	compile := func(m *rbacv3.RBAC) *rbac.Rules {
+		r, err := state.CompileRBAC(m, "rules")
 		if err != nil {
 			t.Fatal(err)
 		}
-		out[chain] = append(out[chain], r)
+		return r
+	}
+	shadows := map[string]*rbac.Rules{}
+	// add takes the filters of one chain in their order.
+	add := func(to *chain, config *anypb.Any) {
+		m, err := config.UnmarshalNew()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch x := m.(type) {
+		case interface {
+			GetRules() *rbacv3.RBAC
+			GetShadowRules() *rbacv3.RBAC
+			GetShadowRulesStatPrefix() string
+		}:
+			if x.GetRules() != nil {
+				to.rules = append(to.rules, compile(x.GetRules()))
+			}
+			if x.GetShadowRules() != nil {
+				shadows[x.GetShadowRulesStatPrefix()] = compile(x.GetShadowRules())
+			}
+		case interface {
+			GetFilterEnabledMetadata() *matcherv3.MetadataMatcher
+			GetGrpcService() *corev3.GrpcService
+		}:
+			at := x.GetGrpcService().GetEnvoyGrpc().GetClusterName()
+			if h, ok := m.(*httpextauthzv3.ExtAuthz); ok && at == "" {
+				at = h.GetHttpService().GetServerUri().GetCluster()
+			}
+			name, _, _ := strings.Cut(at[strings.LastIndexByte(at, '|')+1:], ".")
+			about := shadows[strings.TrimSuffix(x.GetFilterEnabledMetadata().GetPath()[0].GetKey(), "shadow_effective_policy_id")]
+			if about == nil {
+				t.Fatalf("nobody says about whom %s is asked", at)
+			}
+			to.asks = append(to.asks, question{name, about})
+		}
 	}
 	done := map[string]bool{}
 	for _, c := range l.GetFilterChains() {
-		chain := map[uint32]string{8080: "http", 9000: "tcp", 0: "rest"}[c.GetFilterChainMatch().GetDestinationPort().GetValue()]
+		way := map[uint32]string{8080: "http", 9000: "tcp", 0: "rest"}[c.GetFilterChainMatch().GetDestinationPort().GetValue()]
 		for _, f := range c.GetFilters() {
 			m := &hcmv3.HttpConnectionManager{}
-			n := &networkrbacv3.RBAC{}
 			switch {
-			case f.GetTypedConfig().MessageIs(m) && chain == "http" && !done[chain]:
+			case done[way]:
+			case f.GetTypedConfig().MessageIs(m) && way == "http":
 				if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
 					t.Fatal(err)
 				}
 				for _, hf := range m.GetHttpFilters() {
-					if x := (&httprbacv3.RBAC{}); hf.GetTypedConfig().MessageIs(x) {
-						if err := hf.GetTypedConfig().UnmarshalTo(x); err != nil {
-							t.Fatal(err)
-						}
-						add(chain, x.GetRules())
-					}
+					add(out[way], hf.GetTypedConfig())
 				}
-			case f.GetTypedConfig().MessageIs(n) && chain != "http" && chain != "" && !done[chain]:
-				if err := f.GetTypedConfig().UnmarshalTo(n); err != nil {
-					t.Fatal(err)
-				}
-				add(chain, n.GetRules())
+			case way != "http":
+				add(out[way], f.GetTypedConfig())
 			}
 		}
 		// The chain for the application's own TLS on the HTTP port relays: it is no chain of requests.
 		last := c.GetFilters()[len(c.GetFilters())-1]
-		done[chain] = done[chain] || (chain == "http") == last.GetTypedConfig().MessageIs(&hcmv3.HttpConnectionManager{})
+		done[way] = done[way] || (way == "http") == last.GetTypedConfig().MessageIs(&hcmv3.HttpConnectionManager{})
 	}
 	if len(done) < 3 || slices.Contains([]bool{done["http"], done["tcp"], done["rest"]}, false) {
 		t.Fatalf("chains: %v", done)

@@ -21,11 +21,16 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/go-jose/go-jose/v4"
-	securityv1beta1 "istio.io/api/security/v1beta1"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
 	"github.com/weirmesh/weir/control"
 	testmesh "github.com/weirmesh/weir/test/mesh"
@@ -45,6 +50,45 @@ type real struct {
 	echo   netip.Addr
 	certs  map[string]*tls.Certificate // by identity
 	tokens []string                    // of tokensOf
+	yes    atomic.Pointer[map[string]bool]
+}
+
+// Check is the provider that is asked by gRPC, ServeHTTP the one by HTTP.
+func (x *real) Check(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	if (*x.yes.Load())["guard"] {
+		return &authv3.CheckResponse{Status: &rpcstatus.Status{}}, nil
+	}
+	return &authv3.CheckResponse{Status: &rpcstatus.Status{Code: int32(codes.PermissionDenied)}}, nil
+}
+
+func (x *real) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	if !(*x.yes.Load())["old"] {
+		w.WriteHeader(http.StatusForbidden)
+	}
+}
+
+// provide runs the providers, outside the mesh: no policy is about them.
+func (x *real) provide(t *testing.T) {
+	t.Helper()
+	text := "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    extensionProviders:\n" +
+		"    - {name: guard, envoyExtAuthzGrpc: {service: guard.default.svc.cluster.local, port: 9191}}\n    - {name: old, envoyExtAuthzHttp: {service: old.default.svc.cluster.local, port: 9292}}\n"
+	x.m.Config("providers.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: guard}\nspec: {selector: {app: guard}, ports: [{name: grpc, port: 9191}]}\n"+
+		"---\napiVersion: v1\nkind: Service\nmetadata: {name: old}\nspec: {selector: {app: guard}, ports: [{name: http, port: 9292}]}\n"+text)
+	w := x.m.Workload(testmesh.Spec{Name: "guard-0", NoProxy: true, Labels: map[string]string{"app": "guard"}, Ports: []testmesh.Port{{Name: "grpc", Number: 9191}, {Name: "http", Number: 9292}}})
+	byGRPC, err := net.Listen("tcp", w.App(9191).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	byHTTP, err := net.Listen("tcp", w.App(9292).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, h := grpc.NewServer(), &http.Server{Handler: x, ReadHeaderTimeout: time.Minute}
+	authv3.RegisterAuthorizationServer(g, x)
+	var running sync.WaitGroup
+	running.Go(func() { _ = g.Serve(byGRPC) })
+	running.Go(func() { _ = h.Serve(byHTTP) })
+	t.Cleanup(func() { g.Stop(); _ = h.Close(); running.Wait() })
 }
 
 func newReal(t *testing.T) *real {
@@ -66,6 +110,7 @@ func newReal(t *testing.T) *real {
 		Ports:   []testmesh.Port{{Name: "http", Number: 8080}, {Name: "tcp", Number: 9000}},
 		Program: []string{"echo", "--port", "8080", "--tcp-port", "9000"}})
 	x := &real{m: m, echo: w.IP(), certs: map[string]*tls.Certificate{}}
+	x.provide(t)
 	held := m.Certificate("default", "client")
 	for _, id := range ids {
 		uri, err := url.Parse("spiffe://" + id)
@@ -184,18 +229,18 @@ func TestARunningProxyDecidesAlike(t *testing.T) {
 	denied := 0
 	for seed := range uint64(sets) {
 		r := mathrand.New(mathrand.NewPCG(seed, 12))
-		var texts, namespaces []string
-		var specs []*securityv1beta1.AuthorizationPolicy
+		var texts []string
+		var set []policy
 		for i := range 1 + r.IntN(3) {
-			specs = append(specs, randomPolicy(r))
-			namespaces = append(namespaces, pick(r, "default", "default", "default", "istio-system", "prod"))
-			_, text := lower(t, fmt.Sprintf("p%d", i), namespaces[i], specs[i])
+			set = append(set, randomPolicy(r))
+			_, text := lower(t, fmt.Sprintf("p%d", i), &set[i])
 			texts = append(texts, text)
 		}
 		x.m.Config("set.yaml", strings.Join(texts, "\n---\n")+"\n")
 		for range calls {
 			c, token := x.randomCall(r)
-			want := naive(specs, namespaces, c)
+			x.yes.Store(&c.yes)
+			want := naive(set, c)
 			got, err := x.make(c, token)
 			if err != nil || got != want {
 				t.Fatalf("seed %d: %+v is allowed %v by the proxy (%v), %v by what the policies say:\n%s", seed, c, got, err, want, strings.Join(texts, "\n"))
