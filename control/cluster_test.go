@@ -113,3 +113,18 @@ func TestMeet(t *testing.T) {
 		}
 	})
 }
+
+// An API server that is away or slow is a finding as long as it is so: what people change is not what is in force.
+func TestClusterFindings(t *testing.T) {
+	trouble := ""
+	p := &Plane{o: Options{Settings: mesh.Settings{ClusterID: "Kubernetes"}, Cluster: &Cluster{Trouble: func() string { return trouble }}}}
+	for _, trouble = range []string{"it does not answer since 2026-11-22T18:00:00Z: connection refused", ""} {
+		all := p.clusterFindings(nil)
+		if (len(all) == 1) != (trouble != "") || len(all) > 0 && (all[0].Code != config.ClusterAway || !strings.Contains(all[0].Message, trouble)) {
+			t.Errorf("%q: %+v", trouble, all)
+		}
+	}
+	if all := (&Plane{}).clusterFindings(nil); len(all) > 0 {
+		t.Errorf("without a cluster: %+v", all)
+	}
+}

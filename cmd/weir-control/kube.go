@@ -195,7 +195,7 @@ func (k *cluster) assemble(ctx context.Context, o *control.Options) error {
 	k.runs = registrykube.New(registrykube.Options{Server: k.api, Client: k.client, Heads: k.heads, DomainSuffix: o.Settings.DomainSuffix, Namespace: o.Namespace, Log: o.Log})
 	o.Cluster = &control.Cluster{
 		Objects: sourcekube.New(sourcekube.Options{Server: k.api, Client: k.client, Objects: k.objects, Heads: k.heads, Namespace: o.Namespace, Revision: k.revision, Log: o.Log}),
-		Facts:   k.runs, Why: k.runs.Why, Plaintext: k.plaintext != "", Awaits: k.api.Awaits, Findings: k.findings, Metrics: k.api.Metrics,
+		Facts:   k.runs, Why: k.runs.Why, Plaintext: k.plaintext != "", Awaits: k.api.Awaits, Trouble: k.api.Trouble, Findings: k.findings, Metrics: k.api.Metrics,
 	}
 	if k.plaintext != "" {
 		plain, err := listen("tcp", k.plaintext)

@@ -36,6 +36,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	away    time.Time         // since when; zero: it answers
+	why     string            // what the request came to that found it away
 	waits   map[string]bool   // kinds that were not read yet
 	trouble map[string]string // by kind: why it cannot be watched
 	refused map[string]bool   // kinds of which the log says that they are
@@ -50,6 +51,8 @@ type Server struct {
 	requests map[string]int // by what became of them
 	took     time.Duration  // all together
 	slow     time.Time      // when the log said last that it is slow
+	late     time.Time      // when the last slow request ended, lateness how long it took
+	lateness time.Duration
 }
 
 // slowRequest is how long a request may take before the log says so, once in slowTold. Lists of the largest meshes take a second or two.
@@ -84,6 +87,9 @@ func (s *Server) request(became, path string, took time.Duration) {
 	defer s.mu.Unlock()
 	s.requests[became]++
 	s.took += took
+	if took >= slowRequest {
+		s.late, s.lateness = s.now(), took
+	}
 	if now := s.now(); took >= slowRequest && (s.slow.IsZero() || now.Sub(s.slow) >= slowTold) {
 		s.slow = now
 		s.log.Warn("the API server is slow; what changes in the cluster is seen late, and what is known stays in force", "took", took.Round(time.Millisecond), "path", path)
@@ -127,7 +133,7 @@ func (s *Server) told(ctx context.Context, kind string, optional bool, err error
 	default: // no connection, or 429 and 5xx
 		s.trouble[kind] = err.Error()
 		if s.away.IsZero() {
-			s.away = s.now()
+			s.away, s.why = s.now(), err.Error()
 			s.outages++
 			s.log.Warn("the API server does not answer; what is known stays in force", "err", err)
 		}
@@ -147,6 +153,19 @@ func (s *Server) Away() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.away
+}
+
+// Trouble says for people that the API server does not answer, or was slow within the last minutes; "": it is well.
+func (s *Server) Trouble() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !s.away.IsZero():
+		return fmt.Sprintf("it does not answer since %s: %s", s.away.UTC().Format(time.RFC3339), s.why)
+	case !s.late.IsZero() && s.now().Sub(s.late) < slowTold:
+		return fmt.Sprintf("it is slow: a request took %v, until %s", s.lateness.Round(100*time.Millisecond), s.late.UTC().Format(time.RFC3339))
+	}
+	return ""
 }
 
 // Awaits says which kinds have not been read yet and why, to be put behind a sentence; ""

@@ -25,6 +25,9 @@ func TestTold(t *testing.T) {
 		s.told(ctx, "Pod", false, down)
 		s.told(ctx, "Service", false, down)
 	}
+	if !strings.HasPrefix(s.Trouble(), "it does not answer since ") {
+		t.Errorf("trouble: %q", s.Trouble())
+	}
 	if s.Away().IsZero() || strings.Count(log.String(), "\n") != 1 {
 		t.Errorf("away %v\n%s", s.Away(), &log)
 	}
@@ -33,6 +36,9 @@ func TestTold(t *testing.T) {
 	}
 	s.told(ctx, "Pod", false, nil)
 	s.note("Pod", false, 5)
+	if s.Trouble() != "" {
+		t.Errorf("trouble when it is over: %q", s.Trouble())
+	}
 	if !s.Away().IsZero() || strings.Count(log.String(), "\n") != 2 {
 		t.Errorf("away %v\n%s", s.Away(), &log)
 	}

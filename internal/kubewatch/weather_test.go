@@ -235,6 +235,9 @@ func endure(t *testing.T, w weather) {
 		// Lists are answered in between.
 	} else {
 		x.want("meanwhile", "1", w.down)
+		if got := x.s.Trouble(); w.log != "" && !strings.Contains("the API server "+strings.TrimPrefix(got, "it "), strings.TrimPrefix(w.log, "the API server ")) {
+			t.Errorf("meanwhile people are told: %q", got)
+		}
 	}
 	if x.s.Awaits() != "" {
 		t.Errorf("it waits%s", x.s.Awaits())

@@ -44,7 +44,10 @@ spec:
     spec:
       topologySpreadConstraints: [{maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: web}}}]
       containers: [{name: app, image: "HUB/weir-sample:TAG", args: [echo, --version, web]}]
----
+`
+
+// toWeb has the ingress gateway serve web.
+const toWeb = `
 apiVersion: networking.istio.io/v1
 kind: Gateway
 metadata: {name: edge}
@@ -121,6 +124,7 @@ func TestProduction(t *testing.T) {
 	}
 
 	c.Apply(withImages(t, spread))
+	c.Apply(toWeb)
 	c.Ready("app=web", booting)
 	c.Until("the gateway serves it", booting, func() string {
 		out, err := c.Exec(c.Pod("app=web").Name, "app", "curl", "-sS", "-m", "5", "http://istio-ingressgateway.istio-system/")

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -38,7 +39,7 @@ spec:
 `
 
 // A namespace goes from one revision of the control plane to another beside it and back, by its
-// tag, under a hundred requests a second: none fails. Of a thousand WebSockets in it none is closed, until
+// tag, and the gateway with it, under a hundred requests a second within and fifty through the gateway: none fails. Of a thousand WebSockets in it none is closed, until
 // the pods end that serve them.
 func TestUpgrade(t *testing.T) {
 	c := cluster.Connect(t, "istio.io/rev=weir-e2e")
@@ -73,17 +74,52 @@ func TestUpgrade(t *testing.T) {
 			}
 		}
 	}
+	// edge is the revision of the gateway, whose pods have their proxies from its control plane.
+	edge := func(revision string) {
+		t.Helper()
+		c.Until("the gateway is of revision "+revision, booting, func() string {
+			d, err := c.Client.AppsV1().Deployments("istio-system").Get(t.Context(), "istio-ingressgateway", metav1.GetOptions{})
+			if err != nil {
+				return err.Error()
+			}
+			if !cluster.RolledOut(d) {
+				return fmt.Sprintf("%d of %d pods", d.Status.AvailableReplicas, *d.Spec.Replicas)
+			}
+			want := map[string]string{"default": "istiod.istio-system.svc:15012"}[revision]
+			if want == "" {
+				want = "istiod-" + revision + ".istio-system.svc:15012"
+			}
+			for _, e := range d.Spec.Template.Spec.Containers[0].Env {
+				if e.Name == "CA_ADDR" && e.Value != want {
+					return "it asks " + e.Value
+				}
+			}
+			return ""
+		})
+	}
 	of("default")
+	edge("default")
+	c.Apply(toWeb)
+	c.Until("the gateway serves it", booting, func() string {
+		if out, err := c.Exec(c.Pod("app=web").Name, "app", "curl", "-sSf", "-m", "5", "http://istio-ingressgateway.istio-system/"); err != nil {
+			return fmt.Sprint(out, err)
+		}
+		return ""
+	})
+	outside := calling(t, c, "outside", false, 50, "http://istio-ingressgateway.istio-system/")
 	began := time.Now()
 	install(t, "--revision", "next")
 	for _, revision := range []string{"next", "default"} {
 		must(t, "tag", "set", "weir-e2e", "--revision", revision, "--overwrite")
 		restart(c, c.Namespace)
 		of(revision)
+		install(t, "--revision", revision, "--set", "gateways.istio-ingressgateway.enabled=true")
+		edge(revision)
 	}
 	must(t, "uninstall", "--revision", "next", "--yes")
 	t.Logf("there and back in %v", time.Since(began).Round(time.Second))
 	stopped(t, c, "caller", log)
+	stopped(t, c, "outside", outside)
 	if all := held.All(); strings.Count(all, "\n") > 0 {
 		t.Errorf("WebSockets did not stay: %s", all)
 	}
