@@ -18,10 +18,19 @@ const (
 	// this is not coming.
 	signTimeout = 10 * time.Second
 
-	// wakeEvery is how late a jump of the clock may be noticed. Timers stand
-	// still while a laptop sleeps and do not follow a clock that is set, so a
-	// long one is cut into pieces.
+	// wakeEvery is how late a jump of the clock may be noticed where nobody
+	// calls. Timers stand still while a laptop sleeps and do not follow a clock
+	// that is set, so a long one is cut into pieces.
 	wakeEvery = 30 * time.Second
+
+	// leastJump is how far the clock has to be from where it would be by itself
+	// to be told of: corrections of a clock that runs are smaller.
+	leastJump = 5 * time.Second
+
+	// freshWait is how long handshakes wait for the certificate that takes the
+	// place of one that ended: a request takes 10 ms, and peers would refuse the
+	// old one. An authority that is away holds nobody up for longer.
+	freshWait = time.Second
 )
 
 // Signer turns a request into a certificate.
@@ -59,6 +68,8 @@ type Options struct {
 	// Restored is material of an earlier run, used at once if it is of ID.
 	Restored *Material
 	Log      *slog.Logger
+	// Now is the wall clock; nil: the machine's. Tests set another.
+	Now func() time.Time
 }
 
 // Manager keeps a workload's Material good: it makes a key, has it signed, renews
@@ -68,6 +79,7 @@ type Manager struct {
 	o       Options
 	current atomic.Pointer[published]
 	roots   atomic.Pointer[Bundle] // the newest of Options.Roots
+	look    chan struct{}          // has Run look at the clock
 
 	mu       sync.Mutex
 	rotation Rotation
@@ -78,6 +90,12 @@ type Manager struct {
 type published struct {
 	material *Material
 	changed  chan struct{}
+	ended    sync.Once     // when a handshake found that material has ended:
+	late     chan struct{} // closed freshWait after that
+}
+
+func newPublished(m *Material) *published {
+	return &published{material: m, changed: make(chan struct{}), late: make(chan struct{})}
 }
 
 // Status is what an operator wants to know of an identity.
@@ -93,6 +111,11 @@ type Status struct {
 	Failures    int       `json:"failures,omitempty"`
 	LastError   string    `json:"lastError,omitempty"`
 	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
+	// ClockJump is by how much the clock jumped last, because the machine slept
+	// or the clock was set, and ClockJumpAt when that was noticed: who refused
+	// our certificate about then did so for that.
+	ClockJump   string    `json:"clockJump,omitempty"` // as time.Duration writes it; negative: back
+	ClockJumpAt time.Time `json:"clockJumpAt,omitzero"`
 }
 
 // NewManager makes a manager that holds o.Restored or nothing; Run does the rest.
@@ -103,9 +126,12 @@ func NewManager(o Options) (*Manager, error) {
 	if o.Signer == nil || o.Log == nil {
 		return nil, errors.New("workload identity: a signer and a logger are required")
 	}
-	m := &Manager{o: o, rotation: Rotation{Rand: mathrand.Float64}}
+	if o.Now == nil {
+		o.Now = wallClock
+	}
+	m := &Manager{o: o, rotation: Rotation{Rand: mathrand.Float64}, look: make(chan struct{}, 1)}
 	m.status.ID = o.ID
-	m.current.Store(&published{changed: make(chan struct{})})
+	m.current.Store(newPublished(nil))
 	if r := o.Restored; r != nil && r.ID() != o.ID {
 		o.Log.Warn("stored certificate is somebody else's and is left alone", "id", o.ID, "stored", r.ID())
 	} else if r != nil {
@@ -138,6 +164,35 @@ func (m *Manager) Certificate() *tls.Certificate {
 	return nil
 }
 
+// Fresh is the certificate of a Source for a handshake that has a goroutine of its own. Where that of a Manager has ended, because the
+// machine slept or the clock was set, it waits until there is another one: freshWait at most, and once for each certificate, so that an
+// authority that is away holds up the first ones only.
+func Fresh(s Source) *tls.Certificate {
+	if m, ok := s.(interface{ renewed() }); ok {
+		m.renewed()
+	}
+	return s.Certificate()
+}
+
+// renewed returns when the certificate is good, or is not going to be soon.
+func (m *Manager) renewed() {
+	p := m.current.Load()
+	if p.material == nil || m.o.Now().Before(p.material.NotAfter()) {
+		return
+	}
+	p.ended.Do(func() {
+		time.AfterFunc(freshWait, func() { close(p.late) })
+		select {
+		case m.look <- struct{}{}:
+		default:
+		}
+	})
+	select {
+	case <-p.changed:
+	case <-p.late:
+	}
+}
+
 // Peers is the Source for connections between workloads: they are judged by the
 // mesh's roots of the moment alone, those of Options.Bootstrap left out.
 func (m *Manager) Peers() Source { return peers{m} }
@@ -145,6 +200,8 @@ func (m *Manager) Peers() Source { return peers{m} }
 type peers struct{ m *Manager }
 
 func (p peers) Certificate() *tls.Certificate { return p.m.Certificate() }
+
+func (p peers) renewed() { p.m.renewed() }
 
 func (p peers) Bundle() *Bundle {
 	if held := p.m.Current(); held != nil {
@@ -186,18 +243,24 @@ func (m *Manager) Status() Status {
 
 // Run obtains and renews until ctx ends; it returns nil.
 func (m *Manager) Run(ctx context.Context) error {
+	wall, ran := m.o.Now(), time.Now()
 	for {
+		now := m.o.Now()
+		m.jumped(now, now.Sub(wall)-time.Since(ran))
+		wall, ran = now, time.Now()
 		m.mu.Lock()
-		wait := m.rotation.Wait(wallClock())
+		wait := m.rotation.Wait(now)
 		m.mu.Unlock()
 		if wait > 0 {
 			timer := time.NewTimer(min(wait, wakeEvery))
 			select {
 			case <-timer.C:
+			case <-m.look:
 			case <-ctx.Done():
 				timer.Stop()
 				return nil
 			}
+			timer.Stop()
 			continue
 		}
 		next, err := m.obtain(ctx)
@@ -206,6 +269,18 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 		m.settle(next, err)
 	}
+}
+
+// jumped notes by how much the clock is not where it would be by itself.
+func (m *Manager) jumped(now time.Time, by time.Duration) {
+	if by.Abs() < leastJump {
+		return
+	}
+	m.mu.Lock()
+	m.status.ClockJump, m.status.ClockJumpAt = by.Round(time.Second).String(), now
+	until := m.status.ValidUntil
+	m.mu.Unlock()
+	m.o.Log.Warn("the clock jumped: this machine slept, or its clock was set", "by", by.Round(time.Second), "certificate_until", until)
 }
 
 // obtain makes a key and has it signed. It changes nothing.
@@ -242,7 +317,7 @@ func (m *Manager) obtain(ctx context.Context) (*Material, error) {
 func (m *Manager) settle(next *Material, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := wallClock()
+	now := m.o.Now()
 	if err == nil {
 		use, good := m.rotation.Signed(now, next.NotBefore(), next.NotAfter())
 		if use {
@@ -273,7 +348,7 @@ func (m *Manager) settle(next *Material, err error) {
 func (m *Manager) publish(held *Material) {
 	m.status.ValidFrom, m.status.ValidUntil = held.NotBefore(), held.NotAfter()
 	m.status.Serial = fmt.Sprintf("%x", held.Leaf().SerialNumber)
-	old := m.current.Swap(&published{material: held, changed: make(chan struct{})})
+	old := m.current.Swap(newPublished(held))
 	close(old.changed)
 }
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +23,7 @@ type authority struct {
 	spoil func(*answer) // changes what it is about to answer
 	hang  bool          // answers nothing until the caller gives up
 	asked int
+	now   func() time.Time // nil: time.Now
 	csrs  []*x509.CertificateRequest
 }
 
@@ -64,8 +66,12 @@ func (a *authority) Sign(ctx context.Context, r Request) ([]byte, error) {
 		return nil, err
 	}
 	a.csrs = append(a.csrs, req)
+	now := time.Now()
+	if a.now != nil {
+		now = a.now()
+	}
 	ans := answer{
-		id: req.URIs[0].String(), from: time.Now().Add(-2 * time.Minute), until: time.Now().Add(24 * time.Hour),
+		id: req.URIs[0].String(), from: now.Add(-2 * time.Minute), until: now.Add(24 * time.Hour),
 		chain: func(leaf []byte) []byte { return append(leaf, EncodeCertificates(a.forge.cert)...) },
 	}
 	if a.spoil != nil {
@@ -331,4 +337,77 @@ func TestSplitAnswer(t *testing.T) {
 	if _, _, err := splitAnswer(EncodeCertificates(leaf, leaf)); err == nil {
 		t.Error("a leaf became a root")
 	}
+}
+
+// A machine sleeps for three days: its timers stand still, and its certificate has ended. The first handshake after that gets a new one,
+// and all others with it; they are not shown the old one until somebody looks at the clock. What happened is told.
+func TestManagerRenewsBeforeItServesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var slept atomic.Int64
+		clock := func() time.Time { return time.Now().Round(0).Add(time.Duration(slept.Load())) }
+		a := newAuthority(t)
+		a.now = clock
+		m := run(t, Options{Signer: a, Now: clock})
+		first := m.Current()
+		if Fresh(m) != first.Certificate() || a.times() != 1 {
+			t.Fatal("a good certificate is not shown as it is")
+		}
+		time.Sleep(time.Minute)
+		slept.Store(int64(72 * time.Hour))
+		woke := time.Now()
+		var all sync.WaitGroup
+		for range 10 {
+			all.Go(func() {
+				if got := Fresh(m.Peers()); got == first.Certificate() || got != m.Certificate() {
+					t.Error("a handshake shows the certificate that ended")
+				}
+			})
+		}
+		all.Wait()
+		if waited := time.Since(woke); waited != 0 || a.times() != 2 {
+			t.Errorf("another one after %v and %d requests, want at once and by one", waited, a.times()-1)
+		}
+		if s := m.Status(); s.ClockJump != "72h0m0s" || !s.ClockJumpAt.Equal(clock()) {
+			t.Errorf("what happened is not told: %+v", s)
+		}
+	})
+}
+
+// Where the authority is away, too, a handshake waits for a second, and no other one after it: the old certificate is all there is.
+func TestManagerWaitsOnceForAnAuthorityThatIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var slept atomic.Int64
+		a := newAuthority(t)
+		m := run(t, Options{Signer: a, Now: func() time.Time { return time.Now().Round(0).Add(time.Duration(slept.Load())) }})
+		first := m.Current()
+		a.set(func() { a.away = errors.New("connection refused by 127.0.0.1:15012") })
+		slept.Store(int64(72 * time.Hour))
+		for _, want := range []time.Duration{freshWait, 0, 0} {
+			began := time.Now()
+			if Fresh(m) != first.Certificate() {
+				t.Error("the certificate held is not shown")
+			}
+			if waited := time.Since(began); waited != want {
+				t.Errorf("waited %v, want %v", waited, want)
+			}
+		}
+	})
+}
+
+// A clock that is set back is told of, too; one that is corrected by little is not.
+func TestManagerTellsOfJumpsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var set atomic.Int64
+		m := run(t, Options{Signer: newAuthority(t), Now: func() time.Time { return time.Now().Round(0).Add(time.Duration(set.Load())) }})
+		set.Store(int64(leastJump - 1))
+		time.Sleep(2 * wakeEvery)
+		if s := m.Status(); s.ClockJump != "" {
+			t.Errorf("told of a correction: %+v", s)
+		}
+		set.Store(-int64(time.Hour))
+		time.Sleep(2 * wakeEvery)
+		if s := m.Status(); s.ClockJump != "-1h0m5s" {
+			t.Errorf("told %q", s.ClockJump)
+		}
+	})
 }

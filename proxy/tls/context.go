@@ -165,7 +165,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 	}
 	if o.Identity != nil {
 		c.GetCertificate = func(*stdtls.ClientHelloInfo) (*stdtls.Certificate, error) {
-			if cert := o.Identity.Certificate(); cert != nil {
+			if cert := identity.Fresh(o.Identity); cert != nil {
 				return cert, nil
 			}
 			return nil, errNoCertificate
@@ -260,7 +260,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 	switch {
 	case o.Identity != nil:
 		c.GetClientCertificate = func(*stdtls.CertificateRequestInfo) (*stdtls.Certificate, error) {
-			if cert := o.Identity.Certificate(); cert != nil {
+			if cert := identity.Fresh(o.Identity); cert != nil {
 				return cert, nil
 			}
 			return nil, errNoCertificate
