@@ -22,7 +22,8 @@ is its own has none while everything works: the root is succeeded in time.
 
 All control planes of the mesh are asked. A certificate is the one that its proxy
 says it shows; of proxies that say nothing (Envoy, Istio's), the newest that the
-control planes issued since they started. It is overdue if its workload is
+control planes issued since they started; of which nothing is known are counted.
+It is overdue if its workload is
 connected and should have renewed it. With --check the exit status is 1 if
 something breaks --within a time, or if a control plane does not answer.
 
@@ -116,6 +117,9 @@ func (p *printer) identity(v *apiv1.Identity, wide bool) {
 		}
 	}
 	p.printf("\n%d certificates in use are known, %d overdue\n", v.Certificates, overdue)
+	if len(v.Unknown) > 0 {
+		p.printf("%d connected proxies do not say which certificate they show, and none is remembered\n", len(v.Unknown))
+	}
 	if wide && len(v.Workloads) > 0 || overdue > 0 {
 		p.print(t)
 	}

@@ -90,6 +90,7 @@ type holders struct {
 	Name      string                   `json:"name"`      // its own
 	Authority apiv1.Identity           `json:"authority"` // what signs; without workloads
 	All       []apiv1.IdentityWorkload `json:"all"`
+	Connected []string                 `json:"connected,omitempty"` // namespace/name
 }
 
 // ownHolders are those known here: what proxies say that are connected here, and what was issued here. overdue leaves out all but those
@@ -109,8 +110,9 @@ func (p *Plane) ownHolders(now time.Time, overdue bool) holders {
 	}
 	connected := map[string]bool{}
 	for _, c := range p.xds.Clients() {
-		if _, name, ok := nodeName(c.Node); ok {
+		if _, name, ok := nodeName(c.Node); ok && !connected[name] {
 			connected[name] = true
+			out.Connected = append(out.Connected, name)
 		}
 	}
 	p.issued.mu.Lock()
@@ -133,6 +135,22 @@ func (p *Plane) otherHolders(ctx context.Context, overdue bool) (out []holders, 
 	})
 	slices.SortFunc(out, func(a, b holders) int { return cmp.Compare(a.Name, b.Name) })
 	return out, silent
+}
+
+// unheard are those that are connected and of whom nothing is known.
+func unheard(all []holders, known []apiv1.IdentityWorkload) []string {
+	names := map[string]bool{}
+	for _, h := range all {
+		for _, name := range h.Connected {
+			names[name] = true
+		}
+	}
+	for i := range known {
+		if id, err := identity.Parse(known[i].Identity); err == nil {
+			delete(names, id.Namespace+"/"+known[i].Workload)
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 // merged is each workload once: as its proxy says, which knows; otherwise with the newest that was issued.

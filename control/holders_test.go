@@ -120,6 +120,14 @@ func TestHoldersOfSeveralReplicas(t *testing.T) {
 	if fetch(t, "http://"+a.http+"/api/v1/identity", &v); !slices.Equal(v.Silent, []string{apiv1.SilentReplica + b.grpc}) {
 		t.Errorf("silent %q", v.Silent)
 	}
+	// One of which nothing is known is no less there for that.
+	subscribe(t, a, "quiet-0", nil, nil)
+	eventually(t, "it is counted", func() error {
+		if fetch(t, "http://"+a.http+"/api/v1/identity", &v); !slices.Equal(v.Unknown, []string{"default/quiet-0"}) {
+			return fmt.Errorf("%q", v.Unknown)
+		}
+		return nil
+	})
 	// One that has just started knows at once who is connected to it.
 	third := t.TempDir()
 	copyAuthority(t, first, third)

@@ -67,7 +67,9 @@ func together(now time.Time, own holders, others []holders, partial bool, silent
 	for i := range others {
 		agree(&out, &own.Authority, &others[i])
 	}
-	out.Workloads = append([]apiv1.IdentityWorkload{}, merged(append([]holders{own}, others...))...)
+	all := append([]holders{own}, others...)
+	out.Workloads = append([]apiv1.IdentityWorkload{}, merged(all)...)
+	out.Unknown = unheard(all, out.Workloads)
 	out.Certificates = len(out.Workloads)
 	for i := range out.Workloads {
 		w := &out.Workloads[i]

@@ -24,6 +24,9 @@ type Identity struct {
 	// Certificates are those known that have not ended, Workloads their holders, those that end first first.
 	Certificates int                `json:"certificates"`
 	Workloads    []IdentityWorkload `json:"workloads"`
+	// Unknown are connected workloads (namespace/name) of whose certificates nothing is known: their proxies say nothing, and no control
+	// plane remembers to have issued one.
+	Unknown []string `json:"unknown,omitempty"`
 }
 
 // IdentityRoot is a root that peers are judged by.
