@@ -26,6 +26,8 @@ var roles = map[string]func() error{
 	"confine": confine,
 	// two is two callers at once.
 	"two": two,
+	// brief answers one request a connection, quotes no HTTP/2.
+	"brief": brief, "quotes": quotes,
 	// polite listens where PORT and BIND_ADDRESS say.
 	"polite": func() error {
 		return relay(net.JoinHostPort(os.Getenv("BIND_ADDRESS"), cmp.Or(os.Getenv("PORT"), "9080")))

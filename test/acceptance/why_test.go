@@ -39,14 +39,16 @@ const whyPage = "../../docs/why.md"
 type seed struct {
 	story   string // how it begins, on the page
 	objects func(m *mesh) string
-	mended  string            // what is applied before the second block of the story
-	env     map[string]string // of the user
-	status  string            // what `weir status` says besides
-	settled string            // what is printed by one command of each block once it shows the fault; "": whatever it prints
+	mended  string   // what is applied before the second block of the story
+	env     []string // of the user
+	status  string   // what `weir status` says besides
+	settled string   // what is printed by one command of each block once it shows the fault; "": whatever it prints
 }
 
-var seeds = []seed{
-	{story: "**Jason sees no reviews.**", status: "no workload of reviews.default has the labels of subset v2", settled: "no_endpoints", objects: text(`
+// seeds are all of them, in the order of the page; keys is an issuer's set, and token one of its that has expired.
+func seeds(keys, token string) []seed {
+	return []seed{
+		{story: "**Jason sees no reviews.**", status: "no workload of reviews.default has the labels of subset v2", settled: "no_endpoints", objects: text(`
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: reviews}
@@ -66,7 +68,7 @@ spec:
   - {name: v1, labels: {version: v1}}
   - {name: v2, labels: {version: v2.0}}
 `)},
-	{story: "**The page has no stars.**", status: "all is well", settled: "not_allowed", objects: text(`
+		{story: "**The page has no stars.**", status: "all is well", settled: "not_allowed", objects: text(`
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: reviews}
@@ -97,9 +99,9 @@ spec:
     to:
     - operation: {methods: [GET]}
 `},
-	{story: "**Now and then a POST to details fails**", settled: "upstream_idle_closed", objects: func(m *mesh) string { return deployment(m, "details-v2", "app: details, version: v2", "brief", 9080) }},
-	{story: "**A new service answers nobody.**", settled: "upstream_protocol_error", objects: func(m *mesh) string {
-		return `apiVersion: v1
+		{story: "**Now and then a POST to details fails**", settled: "upstream_idle_closed", objects: func(m *mesh) string { return deployment(m, "details-v2", "app: details, version: v2", "brief", 9080) }},
+		{story: "**A new service answers nobody.**", settled: "upstream_protocol_error", objects: func(m *mesh) string {
+			return `apiVersion: v1
 kind: Service
 metadata: {name: quotes}
 spec:
@@ -108,8 +110,18 @@ spec:
   - {name: http2, port: 8000}
 ---
 ` + deployment(m, "quotes", "app: quotes", "quotes", 8000)
-	}},
-	{story: "**A client that worked yesterday gets 401.**", settled: "token_expired", env: map[string]string{}, objects: nil}, // by TestFiveFaults
+		}},
+		{story: "**A client that worked yesterday gets 401.**", settled: "token_expired", env: []string{"TOKEN=" + token}, objects: text(`
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: login}
+spec:
+  selector: {matchLabels: {app: productpage}}
+  jwtRules:
+  - issuer: https://login.example
+    jwks: '` + keys + `'
+`)},
+	}
 }
 
 func text(s string) func(*mesh) string { return func(*mesh) string { return s } }
@@ -145,17 +157,20 @@ func TestFiveFaults(t *testing.T) {
 	page := strings.Split(string(data), "\n")
 	m := start(t, options{args: []string{"--demo", "bookinfo"}})
 	m.sees()
-	key, token := expired(t)
-	seeds[4].env["TOKEN"] = token
-	seeds[4].objects = text("\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: login}\nspec:\n  selector: {matchLabels: {app: productpage}}\n  jwtRules:\n  - issuer: https://login.example\n    jwks: '" + key + "'\n")
 	var edits []edit
-	for i := range seeds {
-		s := &seeds[i]
+	all := seeds(expired(t))
+	for i := range all {
+		s := &all[i]
 		t.Run(strings.Trim(s.story, "*."), func(t *testing.T) {
 			u := &user{t: t, m: m, seed: s}
 			file := m.file("seed.yaml", strings.TrimPrefix(s.objects(m), "\n"))
 			m.must("apply", "-f", file)
-			for n, b := range blocks(page, s.story) {
+			defer m.must("delete", "-f", file, "--ignore-not-found")
+			told := blocks(page, s.story)
+			if len(told) == 0 {
+				t.Fatalf("%s has no such story", whyPage)
+			}
+			for n, b := range told {
 				if n == 1 { // what was found is corrected, if it is, and tried out
 					if s.mended != "" {
 						m.apply(strings.TrimPrefix(s.mended, "\n"))
@@ -163,12 +178,14 @@ func TestFiveFaults(t *testing.T) {
 					s.settled = ""
 				}
 				u.follow(page, b)
+				wait(t, patience, "weir status", func() error {
+					if status := m.weir("status"); !strings.Contains(status.out+status.err, s.status) {
+						return fmt.Errorf("it does not say %q: %v", s.status, status)
+					}
+					return nil
+				})
 			}
 			edits = append(edits, u.edits...)
-			if status := m.weir("status"); !strings.Contains(status.out+status.err, s.status) {
-				t.Errorf("weir status does not say %q: %v", s.status, status)
-			}
-			m.must("delete", "-f", file, "--ignore-not-found")
 		})
 	}
 	if *update && !t.Failed() {
@@ -287,9 +304,7 @@ func (u *user) run(line string) []string {
 	cmd := exec.CommandContext(ctx, "sh", "-c", "weir() { "+filepath.Join(u.m.bin, "weir")+" --state "+u.m.state+" \"$@\"; }\n"+line)
 	cmd.Dir = u.m.dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + u.m.dir, "NO_COLOR=1"}
-	for k, v := range u.env {
-		cmd.Env = append(cmd.Env, k+"="+v)
-	}
+	cmd.Env = append(cmd.Env, u.env...)
 	cmd.WaitDelay = 2 * time.Second
 	out, err := cmd.CombinedOutput()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
@@ -383,10 +398,6 @@ func expired(t *testing.T) (keys, token string) {
 		t.Fatal(err)
 	}
 	return string(set), token
-}
-
-func init() {
-	roles["brief"], roles["quotes"] = brief, quotes
 }
 
 // brief answers one request a connection and says nothing of it: when another one comes it closes.
