@@ -436,6 +436,44 @@ func TestOurProxyTakesEverything(t *testing.T) {
 	})
 }
 
+// A gRPC client without proxy holds all calls to a host back, for 15 s, while a cluster that its routes name is missing: none is.
+func TestRoutesWithoutProxyLeadSomewhere(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		c := &chaos{T: rt}
+		snap := &mesh.Snapshot{}
+		for range 30 {
+			snap = c.step(snap)
+		}
+		cache := translate.New()
+		for _, n := range chaosNodes() {
+			if !n.Proxyless {
+				continue
+			}
+			view := cache.View(snap, n)
+			for name, r := range view.Set(resource.RouteType).All() {
+				var table routev3.RouteConfiguration
+				if err := r.Unmarshal(&table); err != nil {
+					rt.Fatal(err)
+				}
+				var names []string
+				for _, h := range table.GetVirtualHosts() {
+					for _, x := range h.GetRoutes() {
+						names = append(names, x.GetRoute().GetCluster())
+						for _, w := range x.GetRoute().GetWeightedClusters().GetClusters() {
+							names = append(names, w.GetName())
+						}
+					}
+				}
+				for _, cluster := range names {
+					if cluster != "" && view.Set(resource.ClusterType).At(cluster) == nil {
+						rt.Fatalf("%s: routes %s lead to %s, which is not there", n.Name, name, cluster)
+					}
+				}
+			}
+		}
+	})
+}
+
 func diffViews(t rapid.TB, n *translate.Node, want, got *resource.View) {
 	for _, typ := range slices.Sorted(maps.Keys(want.Sets)) {
 		for name := range got.Set(typ).Diff(want.Set(typ), resource.Equal) {
