@@ -2,11 +2,15 @@ package monitoring
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"flag"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -107,6 +111,49 @@ func TestEveryAlertIsTried(t *testing.T) {
 	for _, r := range alerts(t) {
 		if !fires[r.Alert] || !rests[r.Alert] {
 			t.Errorf("rules_test.yaml does not show when %s fires (%v) and when it does not (%v)", r.Alert, fires[r.Alert], rests[r.Alert])
+		}
+	}
+}
+
+// Every metric that a program says something about, an alert asks for or a dashboard shows, is in docs/metrics.md.
+func TestMetricsAreListed(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := os.ReadFile("rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := map[string]string{}
+	named := regexp.MustCompile(`\b(weir|istio|pilot|citadel|sidecar|galley|mesh_ca)_[a-z_]+\b`)
+	asked := string(rules)
+	for _, q := range Queries() {
+		asked += "\n" + q
+	}
+	for _, name := range named.FindAllString(regexp.MustCompile(`\{[^}]*\}|by \([^)]*\)`).ReplaceAllString(asked, ""), -1) {
+		from[strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_sum")] = "rules or dashboards"
+	}
+	made := regexp.MustCompile(`# HELP ([a-z_]+) |Name: "([a-z_]+)", Help:|(?:metric\{|counter\()"([a-z_]+_[a-z_]+)", "`)
+	err = filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() && slices.Contains([]string{"sample", "test", ".git", "bin", "dist"}, d.Name()) {
+			return cmp.Or(err, fs.SkipDir)
+		}
+		if d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range made.FindAllStringSubmatch(string(text), -1) {
+			from[cmp.Or(m[1], m[2], m[3])] = path
+		}
+		return err
+	})
+	if err != nil || len(from) < 60 {
+		t.Fatal(len(from), err)
+	}
+	for name, where := range from {
+		if !bytes.Contains(doc, []byte("| `"+name+"` |")) {
+			t.Errorf("docs/metrics.md does not list %s (%s)", name, where)
 		}
 	}
 }
