@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -98,7 +99,7 @@ func (a *app) tagList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list [flags]",
 		Short:   "show revisions, the tags that lead to them, and who asks for them",
-		Long:    "Show the revisions that are installed, the tags that lead to them, and the\nnamespaces that ask for either.",
+		Long:    "Show the revisions that are installed, the tags that lead to them, and the\nnamespaces that ask for either; last what namespaces ask for and is not there:\ntheir pods get no proxy.",
 		Example: "  weir tag list\n  weir tag list -o json",
 		Args:    cobra.NoArgs,
 	}
@@ -122,16 +123,15 @@ func (a *app) tagList() *cobra.Command {
 			}
 			t := newTable("REVISION", "TAG", "NAMESPACES")
 			for _, x := range tags {
-				name, namespaces := x.Tag, strings.Join(x.Namespaces, ",")
-				if name == "" {
-					name = "-"
-				}
-				if namespaces == "" {
-					namespaces = "-"
-				}
-				t.add(text(x.Revision), text(name), text(namespaces))
+				t.add(text(cmp.Or(x.Revision, "-")), text(cmp.Or(x.Tag, "-")), text(cmp.Or(strings.Join(x.Namespaces, ","), "-")))
 			}
 			a.out.print(t)
+			for _, x := range tags {
+				if x.Revision == "" {
+					a.errs.printf("%s: nothing is called %s, and pods that start in %s get no proxy: weir tag set %s --revision REVISION, or label them otherwise\n",
+						a.errs.paint(red, "unprotected"), x.Tag, strings.Join(x.Namespaces, ", "), x.Tag)
+				}
+			}
 			return nil
 		})
 	}
@@ -157,7 +157,7 @@ func (a *app) tagRemove() *cobra.Command {
 				return err
 			}
 			for _, t := range tags {
-				if t.Tag == args[0] && len(t.Namespaces) > 0 && !yes {
+				if t.Tag == args[0] && t.Revision != "" && len(t.Namespaces) > 0 && !yes {
 					return hinted("label them otherwise first, or say --yes", "namespaces ask for tag %s: %s; pods that start there would get no proxy", t.Tag, strings.Join(t.Namespaces, ", "))
 				}
 			}

@@ -14,7 +14,7 @@ import (
 
 func (a *app) uninstall() *cobra.Command {
 	var f installation
-	var purge, yes bool
+	var purge, yes, force bool
 	cmd := &cobra.Command{
 		Use:   "uninstall [flags]",
 		Short: "remove Weir from a Kubernetes cluster",
@@ -24,7 +24,8 @@ sidecars, without a control plane, until they are restarted.
 The definitions of Istio's kinds stay as long as there are objects of these kinds
 that somebody made: with the definitions they would be deleted. --purge does that.
 Of several revisions one is removed; what they share (the CA's key, the
-definitions) the others keep.`,
+definitions) the others keep. While namespaces ask for it this is refused without
+--force: pods that start there would get no proxy.`,
 		Example: `  weir uninstall
   weir uninstall --purge --yes
   weir uninstall --revision 1-0`,
@@ -34,6 +35,7 @@ definitions) the others keep.`,
 	f.revisions(cmd)
 	cmd.Flags().BoolVar(&purge, "purge", false, "delete all objects of Istio's kinds, too, with their definitions")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&force, "force", false, "also if namespaces ask for the revision, while another one stays")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return f.visit(a, cmd, func(ctx context.Context, c *cluster.Cluster) error {
 			found, err := c.Find(ctx, f.name(), a.meant.Namespace)
@@ -47,6 +49,10 @@ definitions) the others keep.`,
 			if found.Heir != "" && len(found.Tags) > 0 {
 				name := found.Tags[0].GetLabels()["istio.io/tag"]
 				return hinted("`weir tag set "+name+" --revision OTHER --overwrite` moves it", "tag %s leads to this revision: pods that ask for it could not start", name)
+			}
+			if len(found.Asking) > 0 && found.Heir != "" && !force {
+				return hinted("label them for another revision or tag and restart their pods first (`weir tag list` shows those there are), or say --force",
+					"namespaces ask for this revision: %s; pods that start there would get no proxy", strings.Join(found.Asking, ", "))
 			}
 			definitions := ""
 			if len(found.CRDs) > 0 && (purge || len(found.Others) == 0) {
@@ -73,6 +79,9 @@ definitions) the others keep.`,
 				return err
 			}
 			a.errs.printf("Weir is removed.\n")
+			if len(found.Asking) > 0 {
+				a.errs.printf("%s: pods that start in %s get no proxy any more, though their namespaces ask for one\n", a.errs.paint(yellow, "unprotected"), strings.Join(found.Asking, ", "))
+			}
 			if n := len(found.Pods); n > 0 {
 				a.errs.printf("%s still with a sidecar, %s among them: kubectl rollout restart deployment -n NAMESPACE\n", count(n, "pod"), found.Pods[0])
 			}

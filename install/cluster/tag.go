@@ -7,27 +7,30 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/inject"
 	"github.com/weirmesh/weir/install"
 	"github.com/weirmesh/weir/internal/kubeconfig"
 )
 
-// Tag is a name for a revision. A revision that is installed is one without a tag, too.
+// Tag is a name for a revision. A revision that is installed is one without a tag, too, and a name that
+// namespaces ask for and that leads nowhere one without a revision.
 type Tag struct {
 	Tag        string   `json:"tag,omitempty"`
 	Revision   string   `json:"revision"`
 	Namespaces []string `json:"namespaces"` // that ask for it by their labels
 }
 
-// Tags lists the revisions that are installed, and the tags that lead to them.
+// Tags lists the revisions that are installed, and the tags that lead to them; last the names that lead nowhere.
 func (c *Cluster) Tags(ctx context.Context) ([]Tag, error) {
-	list, err := c.typed.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, metav1.ListOptions{LabelSelector: "app=istiod," + revision})
+	list, err := c.typed.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, metav1.ListOptions{LabelSelector: revision})
 	if err != nil {
 		return nil, fmt.Errorf("listing revisions: %w", err)
 	}
@@ -36,19 +39,46 @@ func (c *Cluster) Tags(ctx context.Context) ([]Tag, error) {
 		return nil, fmt.Errorf("listing namespaces: %w", err)
 	}
 	var out []Tag
+	known := map[string]bool{"": true}
 	for i := range list.Items {
+		known[cmp.Or(list.Items[i].Labels[tag], list.Items[i].Labels[revision])] = true
+		if list.Items[i].Labels["app"] != "istiod" {
+			continue // Istio's own
+		}
 		t := Tag{Tag: list.Items[i].Labels[tag], Revision: list.Items[i].Labels[revision], Namespaces: []string{}}
 		name := cmp.Or(t.Tag, t.Revision)
 		for _, ns := range namespaces.Items {
-			injection, says := ns.Labels["istio-injection"]
-			if says && injection == "enabled" && name == "default" || !says && ns.Labels[revision] == name {
+			if config.AskedBy(ns.Labels) == name {
 				t.Namespaces = append(t.Namespaces, ns.Name)
 			}
 		}
 		out = append(out, t)
 	}
 	slices.SortFunc(out, func(a, b Tag) int { return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.Tag, b.Tag)) })
+	for _, ns := range namespaces.Items {
+		name := config.AskedBy(ns.Labels)
+		if known[name] {
+			continue
+		}
+		i := slices.IndexFunc(out, func(t Tag) bool { return t.Revision == "" && t.Tag == name })
+		if i < 0 {
+			i, out = len(out), append(out, Tag{Tag: name})
+		}
+		out[i].Namespaces = append(out[i].Namespaces, ns.Name)
+	}
 	return out, nil
+}
+
+// nobodys are problems of namespaces that ask for nobody: the API server asks no injector about their pods.
+func (c *Cluster) nobodys(ctx context.Context) (out []Problem, err error) {
+	tags, err := c.Tags(ctx)
+	for _, t := range tags {
+		if t.Revision == "" {
+			out = append(out, Problem{Message: fmt.Sprintf("namespaces ask for revision or tag %s, which is not there: %s; pods that start in them get no proxy", t.Tag, strings.Join(t.Namespaces, ", ")),
+				Hint: "`weir tag set " + t.Tag + " --revision REVISION` makes it, or label them otherwise; then restart their pods"})
+		}
+	}
+	return out, err
 }
 
 // Tagging is what makes a tag, rendered; nothing is changed. An error says why it must not be.
@@ -61,7 +91,7 @@ func (c *Cluster) Tagging(ctx context.Context, s install.Settings, name, to stri
 		switch {
 		case t.Tag == "" && t.Revision == name:
 			return nil, kubeconfig.Hinted("take another name, or `weir uninstall"+revisionFlag(name)+"` first", "%s is a revision that is installed", name)
-		case t.Tag == name && t.Revision != to && !overwrite:
+		case t.Tag == name && t.Revision != "" && t.Revision != to && !overwrite:
 			return nil, kubeconfig.Hinted("--overwrite moves it", "tag %s leads to revision %s", name, t.Revision)
 		}
 	}

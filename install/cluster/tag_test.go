@@ -67,7 +67,7 @@ func namespace(name string, labels map[string]string) *corev1.Namespace {
 func TestTags(t *testing.T) {
 	c := with([]runtime.Object{hooks("istio-sidecar-injector", "default", ""), hooks("istio-sidecar-injector-blue", "blue", ""), hooks("istio-revision-tag-prod", "blue", "prod"),
 		namespace("a", map[string]string{"istio-injection": "enabled"}), namespace("b", map[string]string{revision: "prod"}), namespace("c", map[string]string{revision: "blue", "istio-injection": "disabled"}),
-		namespace("d", map[string]string{revision: "default"}), namespace("e", nil)})
+		namespace("d", map[string]string{revision: "default"}), namespace("e", nil), namespace("f", map[string]string{revision: "gone"})})
 	tags, err := c.Tags(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -76,8 +76,11 @@ func TestTags(t *testing.T) {
 	for _, x := range tags {
 		got = append(got, x.Revision+" "+x.Tag+" "+strings.Join(x.Namespaces, ","))
 	}
-	if want := []string{"blue  ", "blue prod b", "default  a,d"}; !slices.Equal(got, want) {
+	if want := []string{"blue  ", "blue prod b", "default  a,d", " gone f"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
+	}
+	if ps, err := c.nobodys(t.Context()); err != nil || len(ps) != 1 || !strings.Contains(ps[0].Message, "gone, which is not there: f;") {
+		t.Errorf("who asks for nobody: %v, %v", ps, err)
 	}
 }
 
@@ -159,12 +162,13 @@ func TestARevisionGoes(t *testing.T) {
 	sidecar := func(name, rev string) *corev1.Pod {
 		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "shop", Annotations: map[string]string{"sidecar.istio.io/status": "{}", revision: rev}}}
 	}
-	c := with([]runtime.Object{control("istiod", "weir", "default"), control("istiod-blue", "weir-blue", "blue"), ns, sidecar("a", "default"), sidecar("b", "blue")}, append(objects, whose)...)
+	c := with([]runtime.Object{control("istiod", "weir", "default"), control("istiod-blue", "weir-blue", "blue"), ns, sidecar("a", "default"), sidecar("b", "blue"),
+		namespace("old", map[string]string{"istio-injection": "enabled"}), namespace("named", map[string]string{revision: "default"}), namespace("new", map[string]string{revision: "blue"})}, append(objects, whose)...)
 	found, err := c.Find(t.Context(), "weir", "istio-system")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if found.Heir != "weir-blue" || len(found.Tags) != 1 || len(found.Objects) != 2 || len(found.Shared) != 2 || found.Namespace || !slices.Equal(found.Pods, []string{"shop/a"}) {
+	if found.Heir != "weir-blue" || len(found.Tags) != 1 || len(found.Objects) != 2 || len(found.Shared) != 2 || found.Namespace || !slices.Equal(found.Pods, []string{"shop/a"}) || !slices.Equal(found.Asking, []string{"named", "old"}) {
 		t.Errorf("found %+v", found)
 	}
 	if err := c.Uninstall(t.Context(), "weir", "istio-system", found, true); err != nil {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/install"
 )
 
@@ -30,6 +31,8 @@ type Remains struct {
 	Shared         []*unstructured.Unstructured
 	// Tags lead to this revision.
 	Tags []*unstructured.Unstructured
+	// Asking are the namespaces that ask for this revision by its own name.
+	Asking []string
 }
 
 // revision and tag are labels of Istio's.
@@ -144,9 +147,20 @@ func (c *Cluster) revisions(ctx context.Context, release, namespace string, out 
 		})
 	}
 	if out.Revision != "" {
+		namespaces, err := c.typed.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return fmt.Errorf("looking for who asks for the revision: %w", err)
+		}
+		for _, ns := range namespaces.Items {
+			if config.AskedBy(ns.Labels) == out.Revision {
+				out.Asking = append(out.Asking, ns.Name)
+			}
+		}
+		slices.Sort(out.Asking)
 		out.Tags, err = c.labelled(ctx, tag+","+revision+"="+out.Revision, ours)
+		return err
 	}
-	return err
+	return nil
 }
 
 // inherit makes somebody else the owner of objects.

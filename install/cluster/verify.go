@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -46,8 +47,12 @@ func (c *Cluster) Verify(ctx context.Context, r *install.Release) ([]Problem, er
 			}
 		}
 	}
+	nobodys, err := c.nobodys(ctx)
+	if err != nil {
+		return nil, err
+	}
 	unasked, err := c.unasked(ctx, r)
-	return append(out, unasked...), err
+	return slices.Concat(out, nobodys, unasked), err
 }
 
 func unhooked(o *unstructured.Unstructured, namespace string) []Problem {
