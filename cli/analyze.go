@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -35,7 +36,7 @@ func (a *app) analyze() *cobra.Command {
 objects say about each other, and what becomes of them in proxies. The findings
 are those that a running mesh reports; with --local also those of "weir up" about
 Deployments it cannot run. Without files: what the mesh that runs, here or in a
-cluster, says about its objects; in a cluster also annotations of Deployments.
+cluster, says about its objects; in a cluster also annotations of what makes pods.
 
 Give everything that belongs together at once: a route to a service whose file
 is not given is a route to nowhere. Exit status 1 if there are errors, or what
@@ -159,7 +160,7 @@ func (a *app) analyzeMesh(cmd *cobra.Command, r *findingsReport, namespace strin
 	if a.cluster != nil {
 		more, n, err := annotated(cmd.Context(), a.cluster.Client(), namespace)
 		if err != nil {
-			a.errs.printf("annotations of Deployments were not looked at, only those of running pods: %s\n", clean(err.Error()))
+			a.errs.printf("not all annotations of Deployments, StatefulSets, DaemonSets, Jobs and CronJobs were looked at, only those of running pods: %s\n", clean(err.Error()))
 		}
 		for _, f := range more {
 			if !slices.Contains(fs, f) { // else a pod of it says so
@@ -171,24 +172,59 @@ func (a *app) analyzeMesh(cmd *cobra.Command, r *findingsReport, namespace strin
 	return a.report(r, fs, count(looked, "object"))
 }
 
-// annotated finds what is wrong with Istio's annotations of the Deployments of a namespace, or all. A control plane does not watch
+// annotated finds what is wrong with Istio's annotations of what makes pods in a namespace, or all. A control plane does not watch
 // them; of what it sees of their pods, what is written in the wrong place is not there, and what the injector refuses has no pods.
 func annotated(ctx context.Context, k kubernetes.Interface, namespace string) (out []apiv1.Finding, looked int, err error) {
+	examine := func(kind string, own *metav1.ObjectMeta, path string, pods *metav1.ObjectMeta) {
+		looked++
+		ref := mesh.Ref{Kind: kind, Namespace: own.Namespace, Name: own.Name}
+		fs := inject.Examine(inject.Examined{Object: ref, Kind: kind, Meta: own})
+		fs = append(fs, inject.Examine(inject.Examined{Object: ref, Kind: "Pod", Path: path, Meta: pods, Owner: own})...)
+		out = append(out, apiFindings(config.Tidy(fs))...)
+	}
+	const template = "spec.template"
+	apps, batch := k.AppsV1(), k.BatchV1()
+	err = errors.Join(
+		pages(ctx, apps.Deployments(namespace).List, func(l *appsv1.DeploymentList) {
+			for i := range l.Items {
+				examine("Deployment", &l.Items[i].ObjectMeta, template, &l.Items[i].Spec.Template.ObjectMeta)
+			}
+		}),
+		pages(ctx, apps.StatefulSets(namespace).List, func(l *appsv1.StatefulSetList) {
+			for i := range l.Items {
+				examine("StatefulSet", &l.Items[i].ObjectMeta, template, &l.Items[i].Spec.Template.ObjectMeta)
+			}
+		}),
+		pages(ctx, apps.DaemonSets(namespace).List, func(l *appsv1.DaemonSetList) {
+			for i := range l.Items {
+				examine("DaemonSet", &l.Items[i].ObjectMeta, template, &l.Items[i].Spec.Template.ObjectMeta)
+			}
+		}),
+		pages(ctx, batch.Jobs(namespace).List, func(l *batchv1.JobList) {
+			for i := range l.Items {
+				if j := &l.Items[i]; metav1.GetControllerOf(j) == nil { // else its CronJob says so
+					examine("Job", &j.ObjectMeta, template, &j.Spec.Template.ObjectMeta)
+				}
+			}
+		}),
+		pages(ctx, batch.CronJobs(namespace).List, func(l *batchv1.CronJobList) {
+			for i := range l.Items {
+				examine("CronJob", &l.Items[i].ObjectMeta, "spec.jobTemplate."+template, &l.Items[i].Spec.JobTemplate.Spec.Template.ObjectMeta)
+			}
+		}))
+	return out, looked, err
+}
+
+// pages lists all there is, in pieces.
+func pages[L metav1.ListInterface](ctx context.Context, list func(context.Context, metav1.ListOptions) (L, error), each func(L)) error {
 	for o := (metav1.ListOptions{Limit: 500}); ; {
-		l, err := k.AppsV1().Deployments(namespace).List(ctx, o)
+		l, err := list(ctx, o)
 		if err != nil {
-			return out, looked, err
+			return err
 		}
-		looked += len(l.Items)
-		for i := range l.Items {
-			d := &l.Items[i]
-			ref := mesh.Ref{Kind: "Deployment", Namespace: d.Namespace, Name: d.Name}
-			fs := inject.Examine(inject.Examined{Object: ref, Kind: "Deployment", Meta: &d.ObjectMeta})
-			fs = append(fs, inject.Examine(inject.Examined{Object: ref, Kind: "Pod", Path: "spec.template", Meta: &d.Spec.Template.ObjectMeta, Owner: &d.ObjectMeta})...)
-			out = append(out, apiFindings(config.Tidy(fs))...)
-		}
-		if o.Continue = l.Continue; o.Continue == "" {
-			return out, looked, nil
+		each(l)
+		if o.Continue = l.GetContinue(); o.Continue == "" {
+			return nil
 		}
 	}
 }
