@@ -248,10 +248,15 @@ func (l *lowerer) authorizationWhen(at string, w *securityv1beta1.Condition) mes
 	return c.out
 }
 
-// byTarget reports whether an object is for what targetRefs name, of which there is none here, and for no workload.
+// byTarget reports whether an object is for what targetRefs name, of which there is none here, and for no workload. One that
+// says something about workloads beside them is for those, too: which of the two was meant cannot be known.
 func byTarget(spec *document.Value) bool {
+	if s := spec.Get("selector"); s != nil && s.Kind != document.Null {
+		return false
+	}
 	for _, name := range []string{"targetRefs", "targetRef"} {
-		if refs := spec.Get(name); refs != nil && refs.Kind != document.Null {
+		refs := spec.Get(name)
+		if refs != nil && refs.Kind != document.Null && !(refs.Kind == document.List && len(refs.Items) == 0) {
 			return true
 		}
 	}

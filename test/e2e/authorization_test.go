@@ -83,6 +83,8 @@ func TestAuthorization(t *testing.T) {
 		{name: "a claim of a token", policies: authorizationPolicy("jwt", "{"+echoOnly+", rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}"), calls: "client GET / 403"},
 		{name: "no token", policies: authorizationPolicy("nojwt", "{"+echoOnly+", action: DENY, rules: [{from: [{source: {notRequestPrincipals: ['*']}}]}]}"), calls: "client GET / 403"},
 		{name: "a DENY with an error denies everything", policies: authorizationPolicy("bad", "{"+echoOnly+", action: DENY, rules: [{to: [{operation: {path: [/x]}}]}]}"), calls: "client GET / 403; client tcp no"},
+		{name: "a DENY for workloads and for a gateway of the Gateway API denies", policies: authorizationPolicy("both", "{"+echoOnly+", action: DENY, targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: g}], rules: [{to: [{operation: {paths: [/admin]}}]}]}"),
+			calls: "client GET / 200; client GET /admin 403"},
 		{name: "an ALLOW with an error allows what can be read", policies: authorizationPolicy("bad2", "{"+echoOnly+", rules: [{to: [{operation: {methods: [GET]}}]}, {from: [{source: {ipBlocks: [x]}}]}]}"), calls: "client GET / 200; client POST / 403"},
 		{name: "old roles, off", policies: roles("{mode: 'OFF'}", "{services: ['*'], methods: [GET]}", clientSays), calls: "client POST / 200; stranger GET / 200; client tcp yes"},
 		{name: "old roles", policies: roles("{mode: 'ON'}", "{services: ["+echoHost+"], methods: [GET], paths: [/a/*]}", clientSays+", {user: '*', properties: {'request.headers[x-key]': open}}"),
