@@ -10,6 +10,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net"
@@ -74,6 +75,8 @@ type Options struct {
 	// certificates and of xDS.
 	Authority      ca.Source
 	Authenticators []caserver.Authenticator
+	// Renew is why a certificate may not be renewed by itself (ca/server.Certificates); nil: all may.
+	Renew func(ctx context.Context, id identity.ID, held *x509.Certificate) error
 	// ExternalCA signs the certificates of workloads; nil: Authority does, which also has the control plane's own.
 	ExternalCA ca.External
 	// ServerNames are DNS names by which proxies ask for the control plane; nil:
@@ -205,11 +208,15 @@ func New(o Options) (*Plane, error) {
 	}
 	p.tokens = key
 	domains := append([]string{o.TrustDomain}, o.Settings.TrustDomainAliases...)
+	certificates := caserver.Certificates{Authority: p.auth, Accept: identity.TrustDomains(domains)}
 	p.askers = append([]caserver.Authenticator{
-		caserver.Certificates{Authority: p.auth, Accept: identity.TrustDomains(domains)},
+		certificates,
 		caserver.Tokens{Key: key, Uses: token.OpenUses(filepath.Join(o.State, "ca"))},
 	}, o.Authenticators...)
-	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, External: o.ExternalCA, TrustDomains: domains, Issued: p.issued.note, Log: o.Log, Authenticators: p.askers}); err != nil {
+	signing := slices.Clone(p.askers) // who has a certificate is served until that ends
+	certificates.Renew = o.Renew
+	signing[0] = certificates
+	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, External: o.ExternalCA, TrustDomains: domains, Issued: p.issued.note, Log: o.Log, Authenticators: signing}); err != nil {
 		return nil, err
 	}
 	id, err := identity.New(o.TrustDomain, cmp.Or(o.Settings.RootNamespace, "istio-system"), control)

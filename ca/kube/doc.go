@@ -3,7 +3,8 @@
 // An [Authority] takes key and roots from Secrets and is the ca.Source of all replicas; a
 // [Publisher] keeps the roots in a ConfigMap of every namespace, for pods to mount; a
 // [Reviewer] knows callers by the tokens of their service accounts, which it has the API
-// server review ([Uses] remembers those that are good once); a [Signer] has certificates made by a signer of the cluster.
+// server review ([Uses] remembers those that are good once); [Accounts] know
+// whether a service account is still there; a [Signer] has certificates made by a signer of the cluster.
 //
 // In: a Kubernetes client, Secrets, tokens of callers. Out: a ca.Source, a
 // ca/server.Authenticator, ConfigMaps and one Secret. Only cmd/weir-control and tests import

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strings"
@@ -106,7 +107,21 @@ func Bearer(ctx context.Context) (string, bool) {
 type Certificates struct {
 	Authority ca.Source // whose roots judge
 	Accept    identity.Accept
+	// Renew is why a certificate is no credential although it is good: its service account is gone, for instance. Its error
+	// is told to the caller; nil: all are.
+	Renew func(ctx context.Context, id identity.ID, held *x509.Certificate) error
 }
+
+// GoneError is that a good certificate may not be renewed.
+type GoneError struct {
+	ID  identity.ID // whose it is
+	Err error
+}
+
+func (e *GoneError) Error() string { return fmt.Sprintf("%s is not renewed: %v", e.ID, e.Err) }
+
+// Unwrap makes it an error of errors.Is.
+func (e *GoneError) Unwrap() error { return e.Err }
 
 // Authenticate judges the client certificate.
 func (c Certificates) Authenticate(ctx context.Context) (Caller, error) {
@@ -126,6 +141,11 @@ func (c Certificates) Authenticate(ctx context.Context) (Caller, error) {
 	id, err := identity.VerifyPeer(raw, authority.Bundle(), time.Now(), identity.Client, c.Accept)
 	if err != nil {
 		return Caller{}, fmt.Errorf("client certificate: %w", err)
+	}
+	if c.Renew != nil {
+		if err := c.Renew(ctx, id, info.State.PeerCertificates[0]); err != nil {
+			return Caller{}, fmt.Errorf("client certificate: %w", &GoneError{id, err})
+		}
 	}
 	return Caller{ID: id, Proof: "client certificate"}, nil
 }

@@ -31,7 +31,7 @@ import (
 	"github.com/weirmesh/weir/identity"
 )
 
-// Options of a Server. All but Authorize are required.
+// Options of a Server. All but External and Issued are required.
 type Options struct {
 	Authority ca.Source
 	// External signs in the authority's place, which then says what roots there are; nil: nobody does.
@@ -41,9 +41,6 @@ type Options struct {
 	Authenticators []Authenticator
 	// TrustDomains whose identities are certified: the mesh's own and its aliases.
 	TrustDomains []string
-	// Authorize may refuse an authenticated caller, with an error that it may
-	// read: a service account that is gone, for instance. Nil: nobody is refused.
-	Authorize func(context.Context, Caller) error
 	// Issued is told of every certificate; workload is the one that asked, as far as it is
 	// known. Nil: nobody is told.
 	Issued func(id identity.ID, workload, host string, leaf *x509.Certificate)
@@ -109,6 +106,13 @@ func (s *Server) admit(ctx context.Context) (Caller, error) {
 	host := PeerHost(ctx)
 
 	caller, err := Authenticate(ctx, s.o.Authenticators)
+	if gone, ok := errors.AsType[*GoneError](err); ok {
+		s.count.gone.Add(1)
+		if s.limit.Allow(time.Now(), callerKey{gone.ID, host}) {
+			s.o.Log.Warn("certificate request refused", "id", gone.ID, "peer", host, "err", err)
+		}
+		return Caller{}, status.Error(codes.PermissionDenied, err.Error())
+	}
 	if err != nil {
 		s.count.unauthenticated.Add(1)
 		if s.limit.Allow(time.Now(), callerKey{host: host}) { // strangers do not fill the log
@@ -165,12 +169,6 @@ func (s *Server) issue(ctx context.Context, caller Caller, req *securityv1alpha1
 	}
 	if signer := wishes["CertSigner"].GetStringValue(); signer != "" {
 		return nil, status.Error(codes.InvalidArgument, "a signer of its own (CertSigner) is asked for; this authority has one signer for all: leave it out")
-	}
-	if s.o.Authorize != nil {
-		if err := s.o.Authorize(ctx, caller); err != nil {
-			s.count.identity.Add(1)
-			return nil, status.Errorf(codes.PermissionDenied, "%s gets no certificate: %v", caller.ID, err)
-		}
 	}
 	const century = 100 * 365 * 24 * 3600 // seconds; more than any authority grants, and a time.Duration holds it
 	ttl := time.Duration(min(req.GetValidityDuration(), century)) * time.Second

@@ -79,7 +79,7 @@ func (c *controlPlane) start(change func(*Options)) {
 	mesh := identity.TrustDomains{"cluster.local", "old.domain"}
 	o := Options{
 		Authority: authority, TrustDomains: mesh, Log: slog.New(slog.DiscardHandler),
-		Authenticators: []Authenticator{Certificates{authority, mesh}, Tokens{Key: c.key, Uses: token.OpenUses(c.dir)}},
+		Authenticators: []Authenticator{Certificates{Authority: authority, Accept: mesh}, Tokens{Key: c.key, Uses: token.OpenUses(c.dir)}},
 	}
 	if change != nil {
 		change(&o)
@@ -291,12 +291,14 @@ func TestCreateCertificate(t *testing.T) {
 		var log bytes.Buffer
 		c := newControlPlane(t, func(o *Options) {
 			o.Log = slog.New(slog.NewTextHandler(&log, nil))
-			o.Authorize = func(_ context.Context, caller Caller) error {
-				if caller.ID.ServiceAccount == "gone" {
+			certificates := o.Authenticators[0].(Certificates)
+			certificates.Renew = func(_ context.Context, id identity.ID, _ *x509.Certificate) error {
+				if id.ServiceAccount == "gone" {
 					return errors.New("the service account does not exist")
 				}
 				return nil
 			}
+			o.Authenticators[0] = certificates
 		})
 		authority := c.authority()
 		material := func(id identity.ID) *identity.Material {
@@ -345,7 +347,8 @@ func TestCreateCertificate(t *testing.T) {
 			{name: "an expired token", headers: bearer(c.token(cart, -time.Minute)), code: codes.Unauthenticated, text: "expired 1m0s ago", count: "authentication_failure_count"},
 			{name: "another mesh's token", headers: bearer(other.token(cart, time.Hour)), code: codes.Unauthenticated, text: "not made by this mesh's key", count: "authentication_failure_count"},
 			{name: "a token of another trust domain", headers: bearer(c.token(foreign, time.Hour)), code: codes.PermissionDenied, text: "is not of this mesh: its trust domain is cluster.local or old.domain", count: "id_extraction_err_count"},
-			{name: "an account that is gone", headers: bearer(c.token(account("gone"), time.Hour)), code: codes.PermissionDenied, text: "the service account does not exist", count: "id_extraction_err_count"},
+			{name: "a certificate of an account that is gone", held: material(account("gone")), code: codes.PermissionDenied, text: "spiffe://cluster.local/ns/shop/sa/gone is not renewed: the service account does not exist", count: "mesh_ca_renewals_refused_total"},
+			{name: "that and a token, which is another's to judge", held: material(account("gone")), headers: bearer(c.token(account("gone"), time.Hour)), want: account("gone")},
 			{name: "another's identity", headers: good, request: wish("ImpersonatedIdentity", istiod.String()), code: codes.PermissionDenied, text: "lets nobody do so", count: "id_extraction_err_count"},
 			{name: "a signer of its own", headers: good, request: wish("CertSigner", "clusterissuers.example"), code: codes.InvalidArgument, text: "CertSigner"},
 			{name: "no request", headers: good, request: &securityv1alpha1.IstioCertificateRequest{Csr: "none"}, code: codes.InvalidArgument, text: "no PEM block", count: "csr_sign_err_count{CSR_ERROR}"},

@@ -61,6 +61,11 @@ func (k *cluster) certificates(ctx context.Context, o *control.Options) error {
 	if err != nil {
 		return err
 	}
+	accounts, err := cakube.NewAccounts(cakube.AccountsOptions{Accounts: k.client.CoreV1(), Log: o.Log})
+	if err != nil {
+		return err
+	}
+	o.Renew = accounts.Renew
 	o.Authority, o.Authenticators, o.ServerNames = k.authority, []caserver.Authenticator{reviewer}, cakube.ServerNames(o.Namespace, k.revision)
 	o.Callers = kubekeep.Secret(k.client.CoreV1().Secrets(o.Namespace), callersSecret, "callers.json", k.made)
 	if k.signer != "" {
