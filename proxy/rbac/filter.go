@@ -53,10 +53,15 @@ func (f *Filter) Enforce(readings ...*Facts) Decision {
 
 func (r *Rules) decide(readings []*Facts) (d Decision) {
 	for _, f := range readings {
-		f.line, f.lines = 0, 0
-		for ; f.line <= f.lines; f.line++ {
+		for f.reread(); ; {
 			if d = r.Decide(f); !d.Allowed || r.Action == Log && d.Policy != nil {
 				return d
+			}
+			if f.readings.over && r.Action != Log {
+				return Decision{} // there are more ways to read it than are looked at: one of them may be denied
+			}
+			if !f.next() {
+				break
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package rbac
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/weirmesh/weir/proxy/http/message"
@@ -74,6 +75,53 @@ func TestReadings(t *testing.T) {
 				if got := f.Enforce(&Facts{Request: q}).Allowed; got != want {
 					t.Errorf("%s, action %d: allowed is %v", c.name, action, got)
 				}
+			}
+		}
+	}
+}
+
+// Several headers that come several times are read in every combination: who gets the request may take the first line of one and
+// the last of another. What can be read in more ways than are looked at is denied.
+func TestReadingsOfSeveralHeaders(t *testing.T) {
+	is := func(name, value string) Test {
+		return Header(route.ValueMatch{Name: name, ID: message.IDOf(name), Kind: route.ValueExact, Value: value})
+	}
+	both := All([]Test{is("x-a", "x"), is("x-b", "y")})
+	var eight []Test
+	for i := range 8 {
+		eight = append(eight, Not(is(fmt.Sprintf("x-%d", i), "z")))
+	}
+	for _, c := range []struct {
+		name, authority string
+		what            Test
+		headers         []string
+		denied, allowed bool // by a DENY of what; by an ALLOW
+	}{
+		{"first and last", "a", both, []string{"x-a=x", "x-a=z", "x-b=z", "x-b=y"}, true, false},
+		{"last and first", "a", both, []string{"x-a=z", "x-a=x", "x-b=y", "x-b=z"}, true, false},
+		{"the middle of three and the last of two", "a", both, []string{"x-a=1", "x-b=2", "x-a=x", "x-a=3", "x-b=y"}, true, false},
+		{"one alone", "a", both, []string{"x-a=x", "x-a=z", "x-b=z", "x-b=z"}, false, false},
+		{"once each", "a", both, []string{"x-a=x", "x-b=y"}, true, true},
+		{"with a host that ends in a dot", "a.example.", All([]Test{is(":authority", "a.example"), is("x-a", "x")}), []string{"x-a=z", "x-a=x"}, true, false},
+		{"eight that come twice", "a", All(eight), []string{"x-0=1", "x-0=2", "x-1=1", "x-1=2", "x-2=1", "x-2=2", "x-3=1", "x-3=2", "x-4=1", "x-4=2", "x-5=1", "x-5=2", "x-6=1", "x-6=2", "x-7=1", "x-7=2"}, true, false},
+		{"eight of which none is it", "a", One([]Test{is("x-0", "z"), is("x-1", "z"), is("x-2", "z"), is("x-3", "z"), is("x-4", "z"), is("x-5", "z"), is("x-6", "z"), is("x-7", "z")}),
+			[]string{"x-0=1", "x-0=2", "x-1=1", "x-1=2", "x-2=1", "x-2=2", "x-3=1", "x-3=2", "x-4=1", "x-4=2", "x-5=1", "x-5=2", "x-6=1", "x-6=2", "x-7=1", "x-7=2"}, true, false},
+	} {
+		q := &message.Request{Authority: []byte(c.authority)}
+		for _, h := range c.headers {
+			name, value, _ := strings.Cut(h, "=")
+			q.Headers.AddName([]byte(name), []byte(value))
+		}
+		facts := &Facts{Request: q}
+		for action, want := range map[Action]bool{Deny: !c.denied, Allow: c.allowed} {
+			r := &Rules{Action: action, Policies: []Policy{NewPolicy("p", c.what, Any())}}
+			for range 2 { // facts can be looked at again
+				if got := (&Filter{Rules: r, Counts: &Counts{}}).Enforce(facts).Allowed; got != want {
+					t.Errorf("%s, action %d: allowed is %v", c.name, action, got)
+				}
+			}
+			if got := r.Match(facts, map[string]bool{"p": true}) == "p"; got != c.denied {
+				t.Errorf("%s: asked about is %v", c.name, got)
 			}
 		}
 	}

@@ -91,15 +91,17 @@ func (r *Rules) Decide(f *Facts) Decision {
 
 // Match is the name of one of the named policies that matches, by whichever reading of what comes several times; "": none does.
 func (r *Rules) Match(f *Facts, named map[string]bool) string {
-	f.line, f.lines = 0, 0
-	for ; f.line <= f.lines; f.line++ {
+	for f.reread(); ; {
 		for i := range r.Policies {
-			if p := &r.Policies[i]; named[p.Name] && p.What(f) && p.From(f) {
+			// What can be read in too many ways is asked about by the first that may be meant.
+			if p := &r.Policies[i]; named[p.Name] && (p.What(f) && p.From(f) || f.readings.over) {
 				return p.Name
 			}
 		}
+		if !f.next() {
+			return ""
+		}
 	}
-	return ""
 }
 
 // Facts are what is known of a request, or of a connection before there are requests.
@@ -110,9 +112,7 @@ type Facts struct {
 	Request *message.Request // nil: a connection; what asks about requests does not hold then
 	Path    []byte           // another reading of the request's path, with its query; nil: as it is
 
-	// line says how a header is read that comes several times: as one list, or its line-th alone; and an authority that
-	// ends in a dot: with it, or without. lines is how many of the former a test has come upon.
-	line, lines int
+	readings readings
 }
 
 // path is what policies compare.
@@ -178,15 +178,13 @@ func Header(m route.ValueMatch) Test {
 		}
 		switch {
 		case authority:
-			if plain, dotted := undotted(f.Request.Authority); dotted {
-				if f.lines = max(f.lines, 1); f.line > 0 {
-					return m.Holds(plain)
-				}
+			if plain, dotted := undotted(f.Request.Authority); dotted && f.readings.at(":authority", 2) > 0 {
+				return m.Holds(plain)
 			}
 		case m.Name[0] != ':':
 			if n := f.Request.Headers.Count(m.Name); n > 1 {
-				if f.lines = max(f.lines, n); f.line > 0 {
-					return m.Holds(f.Request.Headers.Nth(m.Name, min(f.line, n)-1))
+				if i := f.readings.at(m.Name, n+1); i > 0 {
+					return m.Holds(f.Request.Headers.Nth(m.Name, i-1))
 				}
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -122,10 +123,28 @@ func raw2(t *testing.T, address string, fields ...string) (int, *echo.Report) {
 	}
 }
 
-// However a path, a header or a host is written, in HTTP/1 and HTTP/2: what is denied does not reach the program in a form
-// that it could take for what is denied.
-func TestVariantsDoNotGetAroundPolicies(t *testing.T) {
-	t.Parallel()
+// severalTimes are ways to send x-a: x and x-b: y, each also among others of its name.
+func severalTimes(between string) (out [][]string) {
+	with := func(name, value string) (out [][]string) {
+		for _, values := range [][]string{{value}, {value, "z"}, {"z", value}, {"z", value, "z"}, {"", value}, {value, ""}, {value + ",z", value}} {
+			var lines []string
+			for _, v := range values {
+				lines = append(lines, name+between+v)
+			}
+			out = append(out, lines)
+		}
+		return out
+	}
+	for _, a := range with("x-a", "x") {
+		for _, b := range with("x-b", "y") {
+			out = append(out, slices.Concat(a, b), slices.Concat(b, a), slices.Concat(a[:1], b, a[1:]))
+		}
+	}
+	return out
+}
+
+// variantsMesh has a program that tells what reaches it, behind policies, at an address for HTTP/1 and at one for HTTP/2.
+func variantsMesh(t *testing.T, policies string) (one, two string) {
 	second := echoPod("echo-1", "v1")
 	second.Program = nil // echo speaks no HTTP/2
 	m, _, pods := echoMesh(t, nil, echoPod("echo-0", "v1"), second)
@@ -143,11 +162,20 @@ func TestVariantsDoNotGetAroundPolicies(t *testing.T) {
 	s.Protocols.SetUnencryptedHTTP2(true)
 	go func() { _ = s.Serve(l) }() // ends with Close
 	t.Cleanup(func() { s.Close() })
-	m.Config("authorization.yaml", authorizationPolicy("those", "{"+echoOnly+`, action: DENY, rules: [
+	m.Config("authorization.yaml", policies)
+	// Somebody without a proxy that would tidy up.
+	return strings.TrimPrefix(pods[0].At(8080), "http://"), strings.TrimPrefix(pods[1].At(8080), "http://")
+}
+
+// However a path, a header or a host is written, in HTTP/1 and HTTP/2: what is denied does not reach the program in a form
+// that it could take for what is denied.
+func TestVariantsDoNotGetAroundPolicies(t *testing.T) {
+	t.Parallel()
+	at, at2 := variantsMesh(t, authorizationPolicy("those", "{"+echoOnly+`, action: DENY, rules: [
   {to: [{operation: {paths: [/admin, /admin/*]}}]},
   {when: [{key: 'request.headers[x-role]', values: [admin]}]},
+  {when: [{key: 'request.headers[x-a]', values: [x]}, {key: 'request.headers[x-b]', values: [y]}]},
   {to: [{operation: {hosts: [secret.example, 'secret.example:*']}}]}]}`))
-	at, at2 := strings.TrimPrefix(pods[0].At(8080), "http://"), strings.TrimPrefix(pods[1].At(8080), "http://") // somebody without a proxy that would tidy up
 	seen := map[string]bool{}
 	reached := 0
 	check := func(what string, status int, got *echo.Report) {
@@ -166,10 +194,15 @@ func TestVariantsDoNotGetAroundPolicies(t *testing.T) {
 		if below(got.Target) {
 			t.Errorf("%s reached the program as %s", what, got.Target)
 		}
+		parts := map[string]bool{}
 		for _, h := range got.Headers {
+			parts[strings.ToLower(h.Name)+": "+h.Value] = true
 			if strings.EqualFold(h.Name, "x-role") && strings.TrimSpace(h.Value) == "admin" {
 				t.Errorf("%s reached the program with %s: %s", what, h.Name, h.Value)
 			}
+		}
+		if parts["x-a: x"] && parts["x-b: y"] {
+			t.Errorf("%s reached the program with both headers", what)
 		}
 		host := strings.ToLower(got.Host)
 		if h, _, err := net.SplitHostPort(host); err == nil {
@@ -217,6 +250,12 @@ func TestVariantsDoNotGetAroundPolicies(t *testing.T) {
 	for _, h := range [][]string{{"x-role= admin"}, {"X-Role= admin"}, {"x-role=  admin"}, {"x-role= admin "}, {"x-role= \tadmin"}, {"x-role= user", "x-role= admin"}, {"x-role= admin", "x-role= "}, {"x-role= admin\x00"}, {"x-role= user\r\nx-role: admin"}, {"x-role= user\nx-role: admin"}, {"x-role = admin"}, {"x-role:= admin"}, {"connection= x-role", "x-role= admin"}} {
 		two(append([]string{":method= GET", ":scheme= http", ":authority= echo:8080", ":path= /"}, h...)...)
 	}
+	for _, h := range severalTimes(": ") {
+		one("GET /", append([]string{host}, h...)...)
+	}
+	for _, h := range severalTimes("= ") {
+		two(append([]string{":method= GET", ":scheme= http", ":authority= echo:8080", ":path= /"}, h...)...)
+	}
 	for _, h := range []string{"secret.example", "SECRET.EXAMPLE", "Secret.Example:8080", "secret.example:80", "secret.example:080", "secret.example:", "secret.example.", "secret.example.:8080", "secret.example..", " secret.example", "secret.example ", "secret.example\t", "u@secret.example", "secret.example@u", "u:p@secret.example:80",
 		"secret.example/x", "secret.example\\x", "secret.example,echo", "secret.example#", "secret.example?x", "secret%2eexample", "s%65cret.example", "secret.example\x00", "secret.example\x00.echo", "[secret.example]", "secret.example:x"} {
 		one("GET /", "Host: "+h)
@@ -232,6 +271,68 @@ func TestVariantsDoNotGetAroundPolicies(t *testing.T) {
 		t.Errorf("%d variants, of which %d are served", len(seen), reached)
 	}
 	t.Logf("%d variants, of which %d are served", len(seen), reached)
+}
+
+// However a path or a header is written: what only one form is let in with does not reach the program in another.
+func TestVariantsAreNotLetIn(t *testing.T) {
+	t.Parallel()
+	at, at2 := variantsMesh(t, authorizationPolicy("those", "{"+echoOnly+`, rules: [{to: [{operation: {paths: [/admin, /admin/*], methods: [GET]}}], when: [{key: 'request.headers[x-role]', values: [user]}]}]}`))
+	tried, reached := 0, 0
+	check := func(what string, status int, got *echo.Report) {
+		t.Helper()
+		if tried++; got == nil {
+			if status == http.StatusInternalServerError || status == http.StatusBadGateway {
+				t.Errorf("%s: %d", what, status)
+			}
+			return
+		}
+		reached++
+		p, _, _ := strings.Cut(got.Target, "?")
+		if !isBelow(p) || !isBelow(parameters.ReplaceAllString(p, "")) {
+			t.Errorf("%s reached the program as %s", what, got.Target)
+		}
+		roles := 0
+		for _, h := range got.Headers {
+			if strings.EqualFold(h.Name, "x-role") {
+				if roles++; strings.TrimSpace(h.Value) != "user" {
+					t.Errorf("%s reached the program with %s: %s", what, h.Name, h.Value)
+				}
+			}
+		}
+		if roles == 0 {
+			t.Errorf("%s reached the program without a role", what)
+		}
+	}
+	send := func(method, path string, roles ...string) {
+		t.Helper()
+		text, fields := method+" "+path+" HTTP/1.1\r\nHost: echo:8080\r\nConnection: close\r\n", []string{":method= " + method, ":scheme= http", ":authority= echo:8080", ":path= " + path}
+		for _, r := range roles {
+			text += "x-role: " + r + "\r\n"
+			fields = append(fields, "x-role= "+r)
+		}
+		c, err := net.Dial("tcp", at)
+		must(t, err)
+		status, got := raw(t, c, text+"\r\n")
+		check(fmt.Sprintf("%q", text), status, got)
+		status, got = raw2(t, at2, fields...)
+		check(fmt.Sprintf("HTTP/2 %q", fields), status, got)
+	}
+	for _, v := range pathVariants() {
+		send("GET", v, "user")
+		send("GET", "/admin/.."+v, "user")
+	}
+	for _, out := range []string{"/..", "/../x", "/%2e%2e/x", "/..%2fx", "/..;/x", "/;a/../../x", "/..%5cx", "/..\\x", "/x/../../y", "//../../x", "/%2e%2e;a/x", "/.%2e/x", "/..//x", "s", "%73", ";/../x", "/../ADMIN"} {
+		send("GET", "/admin"+out, "user")
+	}
+	for _, roles := range [][]string{nil, {""}, {"admin"}, {"user", "admin"}, {"admin", "user"}, {"user", ""}, {"user,admin"}, {"user", "user", "admin"}, {"User"}, {"user\x00"}, {"user x"}, {"usera"}, {"user;admin"}, {"user"}} {
+		send("GET", "/admin", roles...)
+		send("POST", "/admin", roles...)
+		send("get", "/admin", roles...)
+	}
+	if tried < 200 || reached == 0 || reached == tried {
+		t.Errorf("%d variants, of which %d are served", tried, reached)
+	}
+	t.Logf("%d variants, of which %d are served", tried, reached)
 }
 
 // Routes, policies and the program see one and the same request: a rule about a path takes what the program takes for it.
