@@ -7,8 +7,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"regexp"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,8 +19,9 @@ import (
 	"github.com/weirmesh/weir/test/mesh"
 )
 
-// S43, the half about policies: policies change while WebSockets and streams of HTTP/2 are open. Those go on whose caller may
-// still call, whatever else changed; the others end after the drain time, not all at once, with the policy's name in the log.
+// S43, the half about policies: policies and the log's format change while WebSockets and streams of HTTP/2 are open. Those go on whose caller may
+// still call, whatever else changed; the others end after the drain time, not all at once, with the policy's name in the log. STREAMS is how many
+// WebSockets (make streams: 10,000); each takes seven descriptors.
 func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 	t.Parallel()
 	m := mesh.New(t, nil)
@@ -49,7 +53,12 @@ func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 		return &stream{w, bufio.NewReader(r.Body)}
 	}
 	var stay, leave []*stream
-	const each = 50
+	each := 50
+	if n, err := strconv.Atoi(os.Getenv("STREAMS")); err == nil {
+		each = n / 2
+		most := uint64(n*7 + 10_000)
+		must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: most, Max: most}))
+	}
 	for range each {
 		stay = append(stay, socket(all[0]))
 		leave = append(leave, socket(all[1]))
@@ -71,6 +80,9 @@ func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 	m.Config("authz.yaml", documents(authorizationPolicy("callers", "{"+of+", rules: ["+both+", {to: [{operation: {paths: [/more]}}]}]}"),
 		authorizationPolicy("else", "{"+of+", action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}")))
 	working("rules that are not about them", append(stay, leave...))
+	m.Config("log.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    accessLogFile: /dev/stdout\n"+
+		`    accessLogFormat: "ended %REQ(X-REQUEST-ID)% %RESPONSE_CODE_DETAILS%\n"`+"\n")
+	working("another format of the log", append(stay, leave...))
 	m.Config("authz.yaml", authorizationPolicy("not-other", "{"+of+", action: DENY, rules: [{from: [{source: {serviceAccounts: [other]}}]}, {when: [{key: 'request.headers[x-request-id]', values: [stream-that-goes]}]}]}"))
 	for i, s := range leave {
 		for s.echo() == nil {
@@ -214,7 +226,7 @@ func (s *stream) echo() error {
 func webSocket(t *testing.T, c net.Conn, host, path string, headers ...string) *stream {
 	t.Helper()
 	t.Cleanup(func() { c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+	must(t, c.SetDeadline(time.Now().Add(10*time.Minute)))
 	_, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nhost: "+host+"\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"+
 		strings.Join(headers, "\r\n")+"\r\n\r\n")
 	must(t, err)
