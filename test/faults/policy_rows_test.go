@@ -20,7 +20,7 @@ data:
     accessLogFile: /dev/stdout
     extensionProviders:
     - name: gone
-      envoyExtAuthzHttp: {service: custom-provider-gone.default.svc.cluster.local, port: 8080, timeout: 5s}
+      envoyExtAuthzHttp: {service: nobody-listens-outside.default.svc.cluster.local, port: 8080, timeout: 5s}
     - name: "no"
       envoyExtAuthzHttp: {service: custom-provider-says-no.default.svc.cluster.local, port: 8080, timeout: 5s, pathPrefix: /check}
     - name: gone-grpc
