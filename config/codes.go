@@ -86,7 +86,8 @@ const (
 	KeysUnreachable         Code = "WEIR0116"
 	ProxyVersion            Code = "WEIR0117"
 	WatchSilent             Code = "WEIR0118"
-	ClusterAway             Code = "WEIR0119"
+	AsksForNobody           Code = "WEIR0119"
+	ClusterAway             Code = "WEIR0120"
 
 	ImageNotRunnable  Code = "WEIR0201"
 	ValueNotAvailable Code = "WEIR0202"
@@ -208,6 +209,7 @@ var codes = []CodeInfo{
 	{KeysUnreachable, Warning, "KeysUnreachable", "The control plane cannot fetch the keys by which tokens of a RequestAuthentication are verified. Keys that were fetched before stay in force; if none ever were, all tokens that need them are refused (401) until they are."},
 	{ProxyVersion, Warning, "ProxyVersion", "Proxies are more than two minor versions older than their control plane, or newer. No version of Weir promises that they understand what they are sent: they may refuse some of it, and go on with what they had."},
 	{WatchSilent, Warning, "WatchSilent", "The API server of Kubernetes answers, but a watch of it says nothing, not even the bookmark that is due every minute. All objects of the kind are read every few minutes instead: nothing is lost, and changes are seen late."},
+	{AsksForNobody, Error, "AsksForNobody", "The label istio.io/rev of an object or a namespace names neither a revision that is installed nor a tag, or istio-injection=enabled is there and no revision or tag is called default. The object is in force at no control plane. Pods that start in the namespace get no proxy: what they send is not encrypted, and no policy is asked. `weir tag list` shows the names there are."},
 	{ClusterAway, Warning, "ClusterAway", "The API server of Kubernetes does not answer, or needs seconds for a request. What is changed in the cluster meanwhile is not seen, or late. What is known stays in force: proxies keep their configuration, certificates are given to pods whose token is known."},
 
 	{ImageNotRunnable, Error, "ImageNotRunnable", "In local mode containers run as processes. The image is none of the built-in samples and the container has no command, so there is nothing to run. Pods that run stay as they are."},

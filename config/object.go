@@ -88,8 +88,9 @@ type Object struct {
 	// Place is still right, lines included.
 	Place string
 
-	root *document.Value // nil: parse text
-	text document.Part
+	root   *document.Value // nil: parse text
+	text   document.Part
+	astray string
 }
 
 // NewObject identifies a document, root, whose text is text. The findings say why there

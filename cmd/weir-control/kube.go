@@ -50,6 +50,7 @@ type cluster struct {
 	heads                     metadata.Interface
 	authority                 *cakube.Authority
 	api                       *kubewatch.Server
+	asked                     *sourcekube.Source
 	runs                      *registrykube.Source
 	injector                  *webhook.Watcher // nil where nothing is injected
 	options                   *control.Options
@@ -193,8 +194,9 @@ func (k *cluster) assemble(ctx context.Context, o *control.Options) error {
 		return fmt.Errorf("reading keys of tokens: %w", err)
 	}
 	k.runs = registrykube.New(registrykube.Options{Server: k.api, Client: k.client, Heads: k.heads, DomainSuffix: o.Settings.DomainSuffix, Namespace: o.Namespace, Log: o.Log})
+	k.asked = sourcekube.New(sourcekube.Options{Server: k.api, Client: k.client, Objects: k.objects, Heads: k.heads, Namespace: o.Namespace, Revision: k.revision, Log: o.Log})
 	o.Cluster = &control.Cluster{
-		Objects: sourcekube.New(sourcekube.Options{Server: k.api, Client: k.client, Objects: k.objects, Heads: k.heads, Namespace: o.Namespace, Revision: k.revision, Log: o.Log}),
+		Objects: k.asked,
 		Facts:   k.runs, Why: k.runs.Why, Plaintext: k.plaintext != "", Awaits: k.api.Awaits, Trouble: k.api.Trouble, Findings: k.findings, Metrics: k.api.Metrics,
 	}
 	if k.plaintext != "" {

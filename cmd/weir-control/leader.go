@@ -94,7 +94,7 @@ func (k *cluster) lead(g *runner.Group, p *control.Plane) error {
 	election, err := leader.New(leader.Options{Leases: k.client.CoordinationV1(), Namespace: o.Namespace, Name: "istio-leader", Identity: o.Name, Labels: k.made, Log: o.Log})
 	own, err3 := leader.New(leader.Options{Leases: k.client.CoordinationV1(), Namespace: o.Namespace, Name: "istio-revision-leader" + k.suffix(), Identity: o.Name, Labels: k.made, Log: o.Log})
 	roots, err1 := cakube.NewPublisher(cakube.PublisherOptions{Client: k.client, Authority: k.authority, Labels: k.made, Log: o.Log})
-	status, err2 := kubestatus.New(kubestatus.Options{Client: k.objects, From: p, Revision: k.revision, Log: o.Log})
+	status, err2 := kubestatus.New(kubestatus.Options{Client: k.objects, From: p, Log: o.Log})
 	if err := errors.Join(err, err1, err2, err3); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 
+	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/control"
 	"github.com/weirmesh/weir/inject"
 	"github.com/weirmesh/weir/inject/webhook"
@@ -19,7 +20,13 @@ func (k *cluster) webhooks(g *runner.Group, p *control.Plane, election *leader.E
 		return err
 	}
 	k.injector = webhook.NewWatcher(k.client, inject.Source{Namespace: o.Namespace, Revision: k.revision, TrustDomain: o.TrustDomain}, version, o.Log)
-	s := webhook.New(webhook.Options{Settings: k.injector.Settings, Labels: k.injector.Labels, Validate: p.Judge, Certificate: p.Certificate, Metrics: p.Metrics(), Log: o.Log})
+	judge := func(o *config.Object) []config.Finding {
+		if k.asked.Place(o) {
+			return nil // its own control plane is asked, too
+		}
+		return p.Judge(o)
+	}
+	s := webhook.New(webhook.Options{Settings: k.injector.Settings, Labels: k.injector.Labels, Validate: judge, Certificate: p.Certificate, Metrics: p.Metrics(), Log: o.Log})
 	g.Go("injector's settings", k.injector.Run)
 	for _, l := range listeners {
 		g.Go("webhooks", func(ctx context.Context) error { return s.Run(ctx, l) })

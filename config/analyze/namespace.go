@@ -22,7 +22,7 @@ const (
 // mostBare is how many workloads of a namespace without a proxy are named.
 const mostBare = 20
 
-// injection finds labels of a namespace that contradict each other, and what runs there without a proxy although it should have
+// injection finds labels of a namespace that contradict each other, or that ask for nobody, and what runs there without a proxy although it should have
 // one, or although nobody has decided. What runs is known in a mesh only; the laptop mesh gives all of its workloads a proxy.
 func (a *analysis) injection(x subject) bool {
 	n := named[*corev1.Namespace](a, "Namespace", "", x.name)
@@ -30,8 +30,9 @@ func (a *analysis) injection(x subject) bool {
 		return false
 	}
 	ref := mesh.Ref{Kind: "Namespace", Name: x.name}
+	astray := ""
 	if o := a.object(config.IDOf(ref).String()); o != nil {
-		ref = o.Ref
+		ref, astray = o.Ref, o.Astray()
 	}
 	says, labelled := n.Labels[labelInjection]
 	revision := n.Labels[labelRevision]
@@ -59,6 +60,17 @@ func (a *analysis) injection(x subject) bool {
 		}
 	}
 	switch {
+	case astray != "":
+		label := labelRevision + "=" + revision
+		if labelled {
+			label = labelInjection + "=" + says
+		}
+		message := fmt.Sprintf("its label %s asks for %q, and no revision or tag has that name: pods that start in it get no proxy", label, astray)
+		if len(bare) > 0 {
+			message += fmt.Sprintf(" (%d run without one now: UNPROTECTED)", len(bare))
+		}
+		a.add(config.AsksForNobody, ref, "metadata.labels", message,
+			"kubectl label namespace "+x.name+" --overwrite "+labelRevision+"=NAME "+labelInjection+"-, with a name that `weir tag list` shows, or weir tag set "+astray+" --revision REVISION; then restart the pods")
 	case injected:
 		a.bare(bare)
 	case !labelled && !proxied && len(bare) > 0:

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"fmt"
+
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/istio"
 	"github.com/weirmesh/weir/config/kube"
@@ -31,6 +33,10 @@ func Lower(o *config.Object, settings *mesh.Settings) (any, State, []config.Find
 	case use == config.NotUsed:
 		message, hint := notUsed(o.ID)
 		return nil, Ignored, []config.Finding{config.New(config.KindNotUsed, o.Ref, "", o.Ref.Line, message, hint)}
+	case o.Astray() != "" && o.ID.Kind != "Namespace": // what that means for pods is told by config/analyze
+		return nil, Unenforced, []config.Finding{config.New(config.AsksForNobody, o.Ref, "metadata.labels", o.LineOf("metadata.labels"),
+			fmt.Sprintf("its label istio.io/rev=%s names no revision and no tag there is: it is in force nowhere", o.Astray()),
+			"take the label away, and it is in force everywhere, or give it a name that `weir tag list` shows")}
 	}
 	var out any
 	var findings []config.Finding

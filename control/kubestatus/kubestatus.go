@@ -4,7 +4,7 @@
 // In: control.Outcomes. Out: status.conditions Accepted and Reconciled in Istio's shape,
 // status.validationMessages with Istio's codes, by patches of the status subresource. Other
 // conditions and fields of a status are left as they are, an object that another revision's
-// control plane serves is left alone, and what somebody else writes over is not written
+// control plane serves is left alone (it is no outcome of this one), and what somebody else writes over is not written
 // again until there is something new to say. Run is for the leader, once more every term;
 // only cmd/weir-control and tests import the package.
 package kubestatus
@@ -49,14 +49,11 @@ type Source interface {
 	Outcomes(want func(config.ID) bool) (all []control.Outcome, changed <-chan struct{})
 }
 
-// Options of a Writer. Revision may be empty.
+// Options of a Writer.
 type Options struct {
 	Client dynamic.Interface
 	From   Source
-	// Revision is that of this control plane: objects with a label istio.io/rev of another are
-	// somebody else's.
-	Revision string
-	Log      *slog.Logger
+	Log    *slog.Logger
 }
 
 // Writer writes.
@@ -83,7 +80,6 @@ type term struct {
 type head struct {
 	raw        *config.Object // that it was read from
 	generation int64
-	ours       bool
 }
 
 // Run writes until ctx ends.
@@ -116,7 +112,7 @@ func (t *term) sweep(ctx context.Context) (changed <-chan struct{}, again bool) 
 		id := o.Object.ID
 		there[id] = true
 		h := t.head(o)
-		if o.Object.Raw == nil || !h.ours {
+		if o.Object.Raw == nil {
 			continue
 		}
 		v, final := judge(o, h.generation, time.Now())
@@ -179,8 +175,6 @@ func (t *term) head(o *control.Outcome) head {
 	if g := meta.Get("generation"); g != nil {
 		h.generation, _ = strconv.ParseInt(g.Text, 10, 64)
 	}
-	rev := meta.Get("labels").Get("istio.io/rev").String()
-	h.ours = rev == "" || rev == t.o.Revision || rev == "default" && t.o.Revision == ""
 	t.heads[id] = h
 	return h
 }

@@ -156,9 +156,9 @@ func (c *cluster) status(gvr schema.GroupVersionResource, name string) map[strin
 	return s
 }
 
-func start(t *testing.T, c *cluster, from Source, revision string) (stop func()) {
+func start(t *testing.T, c *cluster, from Source) (stop func()) {
 	t.Helper()
-	w, err := New(Options{Client: c, From: from, Revision: revision, Log: slog.New(slog.DiscardHandler)})
+	w, err := New(Options{Client: c, From: from, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestConditions(t *testing.T) {
 		} {
 			cl := newCluster(t, text)
 			from := &outcomes{all: []control.Outcome{c.o}, changed: make(chan struct{})}
-			stop := start(t, cl, from, "")
+			stop := start(t, cl, from)
 			pass(time.Minute)
 			s := cl.status(services, "a")
 			if d := cmp.Diff(c.want, conditions(s)); d != "" {
@@ -234,7 +234,7 @@ func TestConditions(t *testing.T) {
 			}
 			stop()
 			// The next leader has nothing to add.
-			stop = start(t, cl, from, "")
+			stop = start(t, cl, from)
 			pass(time.Minute)
 			if len(cl.patches()) != 1 {
 				t.Errorf("%s: written again: %v", c.name, cl.patches())
@@ -249,7 +249,7 @@ func TestNotImplemented(t *testing.T) {
 		text := yaml("EnvoyFilter", "f", 1, "")
 		cl := newCluster(t, text)
 		from := &outcomes{all: []control.Outcome{outcome(t, text, store.Unenforced, finding(config.KindNotEnforced, "", "EnvoyFilter is not enforced"))}, changed: make(chan struct{})}
-		defer start(t, cl, from, "")()
+		defer start(t, cl, from)()
 		pass(time.Second)
 		got := conditions(cl.status(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1alpha3", Resource: "envoyfilters"}, "f"))
 		if len(got) != 1 || !strings.HasPrefix(got[0], "Accepted=False NotImplemented g1: error WEIR0008: EnvoyFilter is not enforced") {
@@ -265,7 +265,7 @@ func TestLifeOfAStatus(t *testing.T) {
 		first := yaml("VirtualService", "a", 1, "")
 		cl := newCluster(t, first+"status: {conditions: [{type: Theirs, status: \"True\"}], other: 5}\n")
 		from := &outcomes{changed: make(chan struct{})}
-		defer start(t, cl, from, "")()
+		defer start(t, cl, from)()
 		pass(time.Second)
 
 		waiting := outcome(t, first, store.Compiled)
@@ -320,28 +320,6 @@ func TestLifeOfAStatus(t *testing.T) {
 	})
 }
 
-// Objects of another revision's control plane are left to it, ours by their label are not.
-func TestRevisions(t *testing.T) {
-	for _, c := range []struct {
-		own, label string
-		ours       bool
-	}{{"", "", true}, {"", "default", true}, {"", "canary", false}, {"canary", "canary", true}, {"canary", "", true}, {"canary", "default", false}} {
-		synctest.Test(t, func(t *testing.T) {
-			more := ""
-			if c.label != "" {
-				more = ", labels: {istio.io/rev: " + c.label + "}"
-			}
-			text := yaml("VirtualService", "a", 1, more)
-			cl := newCluster(t, text)
-			defer start(t, cl, &outcomes{all: []control.Outcome{outcome(t, text, store.Compiled)}, changed: make(chan struct{})}, c.own)()
-			pass(time.Minute)
-			if (len(cl.patches()) == 1) != c.ours {
-				t.Errorf("revision %q, label %q: %v", c.own, c.label, cl.patches())
-			}
-		})
-	}
-}
-
 // Many objects are written at a rate, and what is refused is tried again without haste.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -353,7 +331,7 @@ func TestPace(t *testing.T) {
 		}
 		cl := newCluster(t, texts...)
 		cl.answer(apierrors.NewForbidden(services.GroupResource(), "a", errors.New("no role")))
-		defer start(t, cl, &outcomes{all: all, changed: make(chan struct{})}, "")()
+		defer start(t, cl, &outcomes{all: all, changed: make(chan struct{})})()
 		pass(time.Hour)
 		if n := len(cl.patches()); n < 30 || n > 70 {
 			t.Errorf("%d tries in an hour", n)

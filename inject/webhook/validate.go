@@ -13,7 +13,7 @@ import (
 
 // tolerated codes are errors that do not keep an object out: it may be stored, and who
 // stores it is told that it has no effect.
-var tolerated = map[config.Code]bool{config.KindNotEnforced: true, config.UnknownKind: true, config.KindNotUsed: true}
+var tolerated = map[config.Code]bool{config.KindNotEnforced: true, config.UnknownKind: true, config.KindNotUsed: true, config.AsksForNobody: true}
 
 // validate answers /validate: what is wrong with the object itself refuses it, what is
 // wrong beside other objects is a warning, since those may still come.

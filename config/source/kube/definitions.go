@@ -62,7 +62,7 @@ func (s *Source) definitions(ctx context.Context) {
 	clear := func(name string) {
 		d := running[name]
 		for n := range end(name) {
-			s.put(gone(d.id(n)))
+			s.drop(d.id(n))
 		}
 	}
 	kubewatch.Watch(ctx, s.o.Server, s.o.Heads.Resource(crds), kubewatch.Mirror[*metav1.PartialObjectMetadata]{

@@ -4,7 +4,9 @@
 // Watched are all kinds of API groups that ask for routing or security and whose
 // CustomResourceDefinitions are there, also those this version does not implement, which
 // become findings; a definition that comes later is watched from then on. Beside them the
-// ConfigMap of the mesh, and Namespaces. config.Units leave, one an object, each time its
+// ConfigMap of the mesh, Namespaces, and which revisions and tags there are: an object that asks
+// for another revision does not leave, one that asks for none there is leaves as astray
+// (config.Object.Strand). config.Units leave, one an object, each time its
 // content changes; what the API server says about objects (status, versions, who owns
 // which field) is no content. What runs in the cluster is the business of registry/kube.
 //
@@ -34,9 +36,6 @@ import (
 	"github.com/weirmesh/weir/mesh"
 )
 
-// revisionLabel says which revision an object is for; those without are for all.
-const revisionLabel = "istio.io/rev"
-
 // Options of a Source. All but Revision are required.
 type Options struct {
 	Server  *kubewatch.Server
@@ -53,11 +52,13 @@ type Options struct {
 type Source struct {
 	o     Options
 	units *kubewatch.Batch[string, config.Unit]
+	rev   *revisions
 }
 
 // New makes a Source.
 func New(o Options) *Source {
-	return &Source{o: o, units: kubewatch.NewBatch[string, config.Unit]()}
+	return &Source{o: o, units: kubewatch.NewBatch[string, config.Unit](), rev: &revisions{
+		own: cmp.Or(o.Revision, "default"), leads: map[types.NamespacedName]lead{}, asking: map[config.ID]asking{}}}
 }
 
 // Run publishes everything there is in one call, and then what changes, until ctx ends.
@@ -66,7 +67,8 @@ func (s *Source) Run(ctx context.Context, publish func([]config.Unit)) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop() // first
-	s.units.Await("definitions", "ConfigMap", "Namespace")
+	s.units.Await("definitions", "ConfigMap", "Namespace", "MutatingWebhookConfiguration")
+	running.Go(func() { s.injectors(ctx) })
 	running.Go(func() { s.definitions(ctx) })
 	running.Go(func() { s.configMap(ctx) })
 	running.Go(func() { s.namespaces(ctx) })
@@ -159,9 +161,9 @@ func (s *Source) namespaces(ctx context.Context) {
 					annotations[k] = v
 				}
 			}
-			s.put(unit(id(n.Name), map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": n.Name, "labels": labels, "annotations": annotations}}))
+			s.tell(id(n.Name), config.AskedBy(n.Labels), map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": n.Name, "labels": labels, "annotations": annotations}})
 		},
-		Drop:   func(n types.NamespacedName) { s.put(gone(id(n.Name))) },
+		Drop:   func(n types.NamespacedName) { s.drop(id(n.Name)) },
 		Synced: func() { s.units.Here("Namespace") },
 	})
 }
@@ -178,23 +180,17 @@ func (s *Source) objects(ctx context.Context, d *definition) {
 		Trim:    func(u *unstructured.Unstructured) { delete(u.Object, "status") },
 		Put: func(u *unstructured.Unstructured) {
 			n := types.NamespacedName{Namespace: u.GetNamespace(), Name: u.GetName()}
-			if rev := u.GetLabels()[revisionLabel]; rev != "" && rev != cmp.Or(s.o.Revision, "default") {
-				// Another control plane's business; it may have been ours a moment ago.
-				delete(d.here, n)
-				s.put(gone(d.id(n)))
-				return
-			}
 			d.here[n] = true
-			s.put(unit(d.id(n), u.Object))
+			s.tell(d.id(n), u.GetLabels()[revisionLabel], u.Object)
 		},
 		Drop: func(n types.NamespacedName) {
 			delete(d.here, n)
-			s.put(gone(d.id(n)))
+			s.drop(d.id(n))
 		},
 		Synced: func() {
 			for n := range d.before {
 				if !d.here[n] {
-					s.put(gone(d.id(n)))
+					s.drop(d.id(n))
 				}
 			}
 			d.before = nil

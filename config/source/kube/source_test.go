@@ -25,6 +25,27 @@ import (
 	"github.com/weirmesh/weir/internal/kubewatch"
 )
 
+var injectors = schema.GroupVersionResource{Group: "admissionregistration.k8s.io", Version: "v1", Resource: "mutatingwebhookconfigurations"}
+
+// leads makes a tag lead to a revision, or is the revision's own; "" takes it away.
+func (s *server) leads(name, tag, rev string) {
+	s.t.Helper()
+	if rev == "" {
+		s.must(s.heads.Tracker().Delete(injectors, "", name))
+		return
+	}
+	head := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "admissionregistration.k8s.io/v1", Kind: "MutatingWebhookConfiguration"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": "istiod", revisionLabel: rev}}}
+	if tag != "" {
+		head.Labels[tagLabel] = tag
+	}
+	if _, err := s.heads.Tracker().Get(injectors, "", name); err == nil {
+		s.must(s.heads.Tracker().Update(injectors, head, ""))
+		return
+	}
+	s.must(s.heads.Tracker().Create(injectors, head, ""))
+}
+
 // server is an API server as far as a Source sees it, and the Source.
 type server struct {
 	t       *testing.T
@@ -34,6 +55,7 @@ type server struct {
 	api     *kubewatch.Server
 	units   chan []config.Unit
 	now     map[string]config.Unit // what the units that came say
+	src     *Source
 }
 
 var virtualServices = schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}
@@ -56,10 +78,10 @@ func newServer(t *testing.T) *server {
 func (s *server) run() {
 	s.api.Plain = true
 	ctx, cancel := context.WithCancel(s.t.Context())
-	src := New(Options{Server: s.api, Client: s.client, Objects: s.objects, Heads: s.heads, Namespace: "istio-system", Log: slog.New(slog.DiscardHandler)})
+	s.src = New(Options{Server: s.api, Client: s.client, Objects: s.objects, Heads: s.heads, Namespace: "istio-system", Log: slog.New(slog.DiscardHandler)})
 	ended := make(chan error, 1)
 	go func() {
-		ended <- src.Run(ctx, func(u []config.Unit) {
+		ended <- s.src.Run(ctx, func(u []config.Unit) {
 			select {
 			case s.units <- u:
 			case <-ctx.Done():
@@ -192,16 +214,6 @@ func TestSource(t *testing.T) {
 	s.must(s.objects.Tracker().Update(virtualServices, object("networking.istio.io/v1", "VirtualService", "cart", map[string]any{"hosts": []any{"card"}}), "shop"))
 	s.until("an edit", func() bool { return strings.Contains(s.text(cart), "card") })
 
-	for _, rev := range []struct {
-		label string
-		ours  bool
-	}{{"blue", false}, {"default", true}, {"green", false}, {"", true}} {
-		o := object("networking.istio.io/v1", "VirtualService", "cart", map[string]any{"hosts": []any{"card"}})
-		o.SetLabels(map[string]string{revisionLabel: rev.label})
-		s.must(s.objects.Tracker().Update(virtualServices, o, "shop"))
-		s.until("an object that is said to be for revision "+rev.label, func() bool { return (s.text(cart) != "") == rev.ours })
-	}
-
 	filters := schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1alpha3", Resource: "envoyfilters"}
 	s.watched(s.heads, crds)
 	s.must(s.objects.Tracker().Create(filters, object("networking.istio.io/v1alpha3", "EnvoyFilter", "patch", nil), "shop"))
@@ -232,4 +244,59 @@ func TestVersionOfKind(t *testing.T) {
 	s.watched(s.heads, crds)
 	s.define("VirtualService", "virtualservices", "networking.istio.io", true, "v1beta1", "v1")
 	s.until("the other version", func() bool { return len(s.now) == 1 && strings.Contains(s.text(cart), `"networking.istio.io/v1"`) })
+}
+
+// An object that asks for a tag is in force where the tag leads, wherever that is just now. One that asks for another revision is left to it. One that
+// asks for what is not there is told to be in force nowhere, as is a namespace whose pods ask nobody.
+func TestRevisions(t *testing.T) {
+	s := newServer(t)
+	s.define("VirtualService", "virtualservices", "networking.istio.io", true, "v1")
+	asks := func(rev string) *unstructured.Unstructured {
+		o := object("networking.istio.io/v1", "VirtualService", "cart", map[string]any{"hosts": []any{"cart"}})
+		o.SetLabels(map[string]string{revisionLabel: rev})
+		return o
+	}
+	s.must(s.objects.Tracker().Create(virtualServices, asks("prod"), "shop"))
+	namespaces := corev1.SchemeGroupVersion.WithResource("namespaces")
+	for name, labels := range map[string]map[string]string{"a": {revisionLabel: "prod"}, "b": {config.InjectionLabel: "enabled"}, "c": {revisionLabel: "typo"}, "d": {revisionLabel: "typo", config.InjectionLabel: "disabled"}} {
+		s.must(s.heads.Tracker().Create(namespaces, &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, ""))
+	}
+	s.leads("istio-sidecar-injector", "", "default")
+	s.leads("istio-sidecar-injector-blue", "", "blue")
+	s.leads("istio-revision-tag-prod", "prod", "default")
+	s.run()
+	astray := func(name string) string {
+		if u := s.now[name]; len(u.Objects) == 1 {
+			return u.Objects[0].Astray()
+		}
+		return "not here"
+	}
+	s.until("a tag that leads here", func() bool { return astray(cart) == "" })
+	for name, want := range map[string]string{"a": "", "b": "", "c": "typo", "d": ""} {
+		if got := astray("/Namespace//" + name); got != want {
+			t.Errorf("namespace %s asks for %q that is not there, want %q", name, got, want)
+		}
+	}
+	for _, x := range []struct {
+		rev, astray string
+		elsewhere   bool
+	}{{"", "", false}, {"default", "", false}, {"prod", "", false}, {"blue", "", true}, {"green", "green", false}} {
+		o := unit(config.ID{}, asks(x.rev).Object).Objects[0]
+		if elsewhere := s.src.Place(o); elsewhere != x.elsewhere || o.Astray() != x.astray {
+			t.Errorf("an object that is not stored and asks for %q: elsewhere %v, astray %q", x.rev, elsewhere, o.Astray())
+		}
+	}
+	s.watched(s.heads, injectors)
+	s.watched(s.objects, virtualServices)
+	s.leads("istio-revision-tag-prod", "prod", "blue")
+	s.until("a tag that was moved away", func() bool { return astray(cart) == "not here" })
+	if got := astray("/Namespace//a"); got != "" {
+		t.Errorf("a namespace of another revision is astray: %s", got)
+	}
+	s.leads("istio-revision-tag-prod", "", "")
+	s.until("a tag that is gone", func() bool { return astray(cart) == "prod" && astray("/Namespace//a") == "prod" })
+	for _, x := range []struct{ rev, want string }{{"blue", "not here"}, {"default", ""}, {"green", "green"}, {"", ""}} {
+		s.must(s.objects.Tracker().Update(virtualServices, asks(x.rev), "shop"))
+		s.until("an object that asks for "+x.rev, func() bool { return astray(cart) == x.want })
+	}
 }

@@ -1,0 +1,140 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"sync"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/internal/kubewatch"
+)
+
+// Labels of what asks for a revision, and of what makes one, or a tag.
+const (
+	revisionLabel = config.RevisionLabel // of an object; those without are for all
+	tagLabel      = "istio.io/tag"
+)
+
+// revisions are the names by which control planes are asked for: revisions, and tags that lead to them. They are read from
+// the configurations of injectors, because those decide which pods get a proxy.
+type revisions struct {
+	own    string
+	mu     sync.Mutex
+	read   bool // until then nobody is astray
+	leads  map[types.NamespacedName]lead
+	asking map[config.ID]asking // objects that ask for somebody else than own by its own name
+}
+
+// lead is a configuration of an injector: who asks for name gets rev.
+type lead struct{ name, rev string }
+
+// asking is an object, and whom it asks for.
+type asking struct {
+	name    string
+	content map[string]any
+}
+
+// whose says what asking for name means: it is ours, or nobody's. It needs the lock.
+func (r *revisions) whose(name string) (ours, nobodys bool) {
+	if name == "" || name == r.own {
+		return true, false
+	}
+	nobodys = r.read
+	for _, l := range r.leads {
+		if l.name == name {
+			ours, nobodys = ours || l.rev == r.own, false
+		}
+	}
+	return ours, nobodys
+}
+
+// Place finds out whose an object is that no source has read. If it is another control plane's, which judges it, elsewhere is true.
+func (s *Source) Place(o *config.Object) (elsewhere bool) {
+	name := o.Root().Get("metadata").Get("labels").Get(revisionLabel).String()
+	s.rev.mu.Lock()
+	defer s.rev.mu.Unlock()
+	ours, nobodys := s.rev.whose(name)
+	if nobodys {
+		o.Strand(name)
+	}
+	return !ours && !nobodys
+}
+
+// tell publishes an object as it is now, which asks for name.
+func (s *Source) tell(id config.ID, name string, content map[string]any) {
+	s.rev.mu.Lock()
+	defer s.rev.mu.Unlock()
+	delete(s.rev.asking, id)
+	if a := (asking{name, content}); name != "" {
+		s.rev.asking[id] = a
+		s.retell(id, a)
+		return
+	}
+	s.put(unit(id, content))
+}
+
+// drop publishes that an object is gone.
+func (s *Source) drop(id config.ID) {
+	s.rev.mu.Lock()
+	defer s.rev.mu.Unlock()
+	delete(s.rev.asking, id)
+	s.put(gone(id))
+}
+
+// retell publishes an object by whose it is. It needs the lock.
+func (s *Source) retell(id config.ID, a asking) {
+	ours, nobodys := s.rev.whose(a.name)
+	if !ours && !nobodys && id.Kind != "Namespace" {
+		// Another control plane's business; it may have been ours a moment ago.
+		s.put(gone(id))
+		return
+	}
+	u := unit(id, a.content)
+	if nobodys {
+		for _, o := range u.Objects {
+			o.Strand(a.name)
+		}
+	}
+	s.put(u)
+}
+
+// injectors watches which revisions and tags there are.
+func (s *Source) injectors(ctx context.Context) {
+	changed := func(change func(r *revisions)) {
+		s.rev.mu.Lock()
+		defer s.rev.mu.Unlock()
+		change(s.rev)
+		for id, a := range s.rev.asking {
+			s.retell(id, a)
+		}
+	}
+	kubewatch.Watch(ctx, s.o.Server, s.o.Heads.Resource(admissionregistrationv1.SchemeGroupVersion.WithResource("mutatingwebhookconfigurations")), kubewatch.Mirror[*metav1.PartialObjectMetadata]{
+		Kind: "MutatingWebhookConfiguration",
+		Put: func(m *metav1.PartialObjectMetadata) {
+			n, rev := types.NamespacedName{Name: m.Name}, m.Labels[revisionLabel]
+			now := lead{cmp.Or(m.Labels[tagLabel], rev), rev}
+			if rev == "" {
+				now = lead{}
+			}
+			if s.rev.leads[n] == now { // certificates are changed more often; only this goroutine writes
+				return
+			}
+			changed(func(r *revisions) {
+				if r.leads[n] = now; now == (lead{}) {
+					delete(r.leads, n)
+				}
+			})
+		},
+		Drop: func(n types.NamespacedName) { changed(func(r *revisions) { delete(r.leads, n) }) },
+		Synced: func() {
+			if !s.rev.read {
+				changed(func(r *revisions) { r.read = true })
+			}
+			s.units.Here("MutatingWebhookConfiguration")
+		},
+	})
+}
