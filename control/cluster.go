@@ -2,6 +2,7 @@ package control
 
 import (
 	"io"
+	"net/netip"
 	"slices"
 
 	"github.com/weirmesh/weir/config"
@@ -26,6 +27,8 @@ type Cluster struct {
 	Trouble func() string
 	// Findings are of what runs beside the Plane; nil: there are none.
 	Findings func() []config.Finding
+	// KeysAllowed are addresses at which keys of token issuers may be although they are this machine's or its link's (keys.Fetcher.Guard).
+	KeysAllowed []netip.Prefix
 	// Metrics writes more metrics as Prometheus text; nil: there are none.
 	Metrics func(io.Writer)
 }

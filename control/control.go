@@ -234,6 +234,9 @@ func New(o Options) (*Plane, error) {
 	if p.store, err = store.New(so); err != nil {
 		return nil, err
 	}
+	if o.Cluster != nil { // who writes policies there is not who runs the control plane
+		p.keys.Guard(o.Cluster.KeysAllowed)
+	}
 	paths := append(append([]string(nil), o.Paths...), p.appliedDir())
 	if o.Pods != "" {
 		if err := os.MkdirAll(o.Pods, 0o700); err != nil {

@@ -136,6 +136,7 @@ func TestSettingsOfOldCharts(t *testing.T) {
 		{set: "ca.certTTL=4", refuse: "want a time like 48h"},
 		{set: "ca.serviceAccountTokens=false", object: "Deployment/istiod", text: `"--service-account-tokens=false"`},
 		{set: "ca.serviceAccountTokens=perhaps", refuse: "neither true nor false"},
+		{set: "pilot.keysAllow=169.254.20.10/32", object: "Deployment/istiod", text: `"--keys-allow=169.254.20.10/32"`},
 		{set: "ca.maxCertTTL=48h", object: "Deployment/istiod", text: `"--max-cert-ttl=48h"`},
 		{set: "ca.certTTL=4h,ca.maxCertTTL=5h", object: "Deployment/istiod", text: `"--cert-ttl=4h","--max-cert-ttl=5h"`},
 		{set: "ca.maxCertTTL=4h", refuse: "say a shorter ca.certTTL"},

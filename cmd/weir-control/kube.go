@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -44,6 +46,7 @@ type cluster struct {
 	signer                    string
 	approve                   bool
 	webhook, plaintext, ready string
+	keysAllowed               []netip.Prefix
 	server                    *rest.Config
 	client                    kubernetes.Interface
 	objects                   dynamic.Interface
@@ -68,11 +71,21 @@ func (k *cluster) flags(f *flag.FlagSet) {
 	f.BoolVar(&k.approve, "ca-approve", true, "approve the requests to --ca-signer, which needs the right to; otherwise somebody else has to (Kubernetes)")
 	f.StringVar(&k.webhook, "webhook", "", "where injection and validation are served to the API server (Kubernetes)")
 	f.StringVar(&k.plaintext, "plaintext", "", "where xDS is served without TLS, secrets and certificates to proxies as of Istio 1.0, for example :15010 (Kubernetes, compatibility version 1.0)")
+	f.Func("keys-allow", "`CIDR,CIDR…` where keys of token issuers (jwksUri) may be fetched although they are addresses of this machine or of its link; they are not otherwise (Kubernetes)", func(list string) error {
+		for _, s := range strings.Split(list, ",") {
+			p, err := netip.ParsePrefix(strings.TrimSpace(s))
+			if err != nil {
+				return errors.New("want addresses like 169.254.20.10/32, separated by commas")
+			}
+			k.keysAllowed = append(k.keysAllowed, p)
+		}
+		return nil
+	})
 	f.StringVar(&k.ready, "ready", "", "where GET /ready is served, for example :8080 (Kubernetes)")
 }
 
 // alone are the flags that mean something only where everything comes from Kubernetes.
-var alone = []string{"context", "revision", "cluster-id", "service-account-tokens", "ca-signer", "ca-approve", "webhook", "plaintext"}
+var alone = []string{"context", "revision", "cluster-id", "service-account-tokens", "ca-signer", "ca-approve", "keys-allow", "webhook", "plaintext"}
 
 // check refuses flags that would mean nothing, or two things.
 func (k *cluster) check(f *flag.FlagSet) (err error) {
@@ -196,8 +209,8 @@ func (k *cluster) assemble(ctx context.Context, o *control.Options) error {
 	k.runs = registrykube.New(registrykube.Options{Server: k.api, Client: k.client, Heads: k.heads, DomainSuffix: o.Settings.DomainSuffix, Namespace: o.Namespace, Log: o.Log})
 	k.asked = sourcekube.New(sourcekube.Options{Server: k.api, Client: k.client, Objects: k.objects, Heads: k.heads, Namespace: o.Namespace, Revision: k.revision, Log: o.Log})
 	o.Cluster = &control.Cluster{
-		Objects: k.asked,
-		Facts:   k.runs, Why: k.runs.Why, Plaintext: k.plaintext != "", Awaits: k.api.Awaits, Trouble: k.api.Trouble, Findings: k.findings, Metrics: k.api.Metrics,
+		Objects: k.asked, KeysAllowed: k.keysAllowed,
+		Facts: k.runs, Why: k.runs.Why, Plaintext: k.plaintext != "", Awaits: k.api.Awaits, Trouble: k.api.Trouble, Findings: k.findings, Metrics: k.api.Metrics,
 	}
 	if k.plaintext != "" {
 		plain, err := listen("tcp", k.plaintext)
