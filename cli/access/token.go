@@ -119,6 +119,6 @@ func (e *evaluation) valid(t *jwt.Token, p *jwtauthnv3.JwtProvider) jwt.Status {
 	if err != nil {
 		return jwt.NoKeys
 	}
-	s, _ := keys.Verify(t)
+	s := keys.Verify(t)
 	return s
 }

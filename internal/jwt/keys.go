@@ -130,32 +130,31 @@ func Placeholder(uri string) string {
 
 const nobody = `{"kty":"EC","crv":"P-256","kid":"weir.dev/nobody","use":"sig","alg":"ES256","x":"D3JIKSjA1iFAU8useRtGsRM3ImjA0Cm4Jz0RS6n-0SE","y":"OiXfFLCjjzI42Isy4KTAw-JE41TpZEdCr8bxyrS5HYQ"}`
 
-// Verify verifies the signature. known says whether one of the keys is that which the token names:
-// otherwise the set may be older than the token.
-func (k *Keys) Verify(t *Token) (s Status, known bool) {
-	s = NoMatchingKey
+// Verify verifies the signature. If it fails the set may be older than the token, also where a key of the set has the name that the
+// token gives.
+func (k *Keys) Verify(t *Token) Status {
 	if k.Placeholder {
-		return NoKeys, false
+		return NoKeys
 	}
+	s := NoMatchingKey
 	var signed *jose.JSONWebSignature
 	for i := range k.list {
 		c := &k.list[i]
 		if t.KeyID != "" && c.id != "" && t.KeyID != c.id || c.algorithm != "" && c.algorithm != t.Algorithm || !c.fits(t.Algorithm) {
 			continue
 		}
-		known = known || t.KeyID != "" && t.KeyID == c.id
 		if signed == nil {
 			var err error
 			if signed, err = jose.ParseSignedCompact(t.Text, algorithms); err != nil {
-				return VerificationFails, true
+				return VerificationFails
 			}
 		}
 		if _, err := signed.Verify(c.public); err == nil {
-			return OK, true
+			return OK
 		}
 		s = VerificationFails
 	}
-	return s, known
+	return s
 }
 
 // fits reports whether the key is of the kind that an algorithm needs.

@@ -291,6 +291,61 @@ func TestRotation(t *testing.T) {
 	})
 }
 
+// A new key that has the name of the old one is as good as one with a name of its own, also while tokens of the old one go on
+// coming; forged ones make nobody ask more often than names that do not exist, and nobody else wait.
+func TestRotationUnderOneName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &provider{uri: "p", delay: 20 * time.Millisecond}
+		cur := newSigner("k")
+		p.publishPlain(cur)
+		sets := NewSets(nil, p.fetch)
+		defer sets.Close()
+		src := sets.Remote(at("p"))
+		sets.Keep(uses(src))
+		time.Sleep(time.Second)
+		for i := range 20 {
+			old := parsed(cur.sign(`{}`))
+			cur = newSigner("k")
+			p.publishPlain(cur)
+			began, before := time.Now(), p.asked.Load()
+			results := make(chan jwt.Status, 100)
+			for range cap(results) {
+				tok := parsed(cur.sign(`{}`))
+				go func() { s, _ := src.verify(tok); results <- s }()
+			}
+			for range cap(results) {
+				if s := <-results; s != jwt.OK {
+					t.Fatalf("rotation %d: %v", i, s)
+				}
+			}
+			if n := p.asked.Load() - before; n > 2 || time.Since(began) > Patience {
+				t.Fatalf("rotation %d: asked %d times, waited %v", i, n, time.Since(began))
+			}
+			for range 3 {
+				if s, _ := src.verify(old); s != jwt.VerificationFails {
+					t.Fatalf("the old key: %v", s)
+				}
+			}
+			time.Sleep(time.Second)
+		}
+		good, before, honest := parsed(cur.sign(`{}`)), p.asked.Load(), time.Duration(0)
+		for i := range 600 {
+			tok := parsed(newSigner("k").sign(fmt.Sprintf(`{"n":%d}`, i)))
+			go src.verify(tok)
+			began := time.Now()
+			if s, _ := src.verify(good); s != jwt.OK {
+				t.Fatal(s)
+			}
+			honest = max(honest, time.Since(began))
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := p.asked.Load() - before; n < 25 || n > 40 || honest > 0 {
+			t.Errorf("asked %d times in a minute; a good token waited %v", n, honest)
+		}
+		time.Sleep(calm)
+	})
+}
+
 // A provider that is away changes nothing; keys that never were are looked for now and then only.
 func TestAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

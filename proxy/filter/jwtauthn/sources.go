@@ -2,6 +2,7 @@ package jwtauthn
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,8 +16,8 @@ const (
 	// spacing is the least time between two questions for one set. It leaves room for the second
 	// question within Patience: the answer to the first may be older than the request.
 	spacing = 150 * time.Millisecond
-	// absence is for how long a key that the newest set did not have is taken not to exist: old tokens
-	// go on coming for hours after a rotation.
+	// absence is for how long what the newest set did not verify (wanted) is refused at once: old tokens go on coming for hours
+	// after a rotation.
 	absence = 2 * time.Second
 	// maxAbsent bounds how many of them are remembered.
 	maxAbsent = 256
@@ -107,11 +108,12 @@ type flight struct {
 	done  chan struct{}
 }
 
-// verify verifies a token, if need be with keys that are newer than the token. It may take Patience.
+// verify verifies a token, if need be with keys that are newer than the token: a provider may give a new key the name of an old one,
+// so a signature that is not right asks for them as well as a name that is not known. It may take Patience.
 func (s *Source) verify(t *jwt.Token) (jwt.Status, *jwt.Keys) {
 	keys := s.keys.Load()
-	status, known := keys.Verify(t)
-	if status == jwt.OK || known || s.ask == nil || s.isAbsent(t.KeyID) || !s.sets.hold() {
+	status := keys.Verify(t)
+	if status == jwt.OK || s.ask == nil || s.isAbsent(wanted(t, status)) || !s.sets.hold() {
 		return status, keys
 	}
 	defer s.sets.release()
@@ -127,15 +129,25 @@ func (s *Source) verify(t *jwt.Token) (jwt.Status, *jwt.Keys) {
 		}
 		if now := s.keys.Load(); now != keys {
 			keys = now
-			if status, known = keys.Verify(t); status == jwt.OK || known {
+			if status = keys.Verify(t); status == jwt.OK {
 				return status, keys
 			}
 		}
 		if f.began.Load() >= came.UnixNano() {
-			s.setAbsent(t.KeyID)
+			s.setAbsent(wanted(t, status))
 			return status, keys
 		}
 	}
+}
+
+// wanted is what is remembered of a token that the newest keys did not verify: the name of its key, or where that is there its
+// own signature. Tokens of before a rotation must not keep one of the next from being asked about.
+func wanted(t *jwt.Token, status jwt.Status) string {
+	if status != jwt.VerificationFails {
+		return t.KeyID
+	}
+	const enough = 32 // characters of its end, of 6 bits
+	return "." + strings.Clone(t.Text[max(0, len(t.Text)-enough):])
 }
 
 func (s *Source) isAbsent(kid string) bool {
