@@ -108,6 +108,10 @@ soak: ## large bodies, and every kind of traffic, for SOAK (10m), on CONNECTIONS
 flips: ## FLIPS (100) flips between PERMISSIVE and STRICT in every order proxies can hear of them, under 500 requests a second: half a minute
 	FLIPS=$(FLIPS) $(GO) test -count=1 -v -run '^TestFlippingMutualTLSInEveryOrder' ./test/e2e
 
+.PHONY: streams
+streams: ## policies and the log's format change under STREAMS (10000) open WebSockets: who may stay goes on, the others end with their reason; needs 72,000 descriptors (ulimit -n), fewer STREAMS fewer
+	STREAMS=$(or $(STREAMS),10000) $(GO) test -count=1 -v -timeout 20m -run '^TestPoliciesChangeUnderOpenStreams$$' ./test/e2e
+
 .PHONY: csr-flood
 csr-flood: ## a control plane under as many certificate requests as 24 connections carry: refused how fast, and how soon others are served meanwhile; ten seconds
 	WEIR_KERNEL_TESTS=require $(GO) test -count=1 -v -run '^TestFloodOfCertificateRequests$$' ./test/acceptance
