@@ -59,7 +59,7 @@ func gatewayRows(t testing.TB) []fault {
 		{name: "unknown path at the gateway", how: "a path that no rule of the host's VirtualService matches", app: answers(ok), config: rule("match: [{uri: {prefix: /known}}], ROUTE"), ask: toGateway("/"),
 			cause: "route_not_found", at: gateway, object: "VirtualService http", client: "route_not_found"},
 		{name: "unknown SNI at the gateway", how: "a name in the TLS handshake that no server of the Gateway has", ask: handshake("else.example"),
-			cause: "filter_chain_not_found", at: gateway, object: "Gateway edge servers", client: "filter_chain_not_found", detail: "the nearest to else.example that there are: shown.example"},
+			cause: "filter_chain_not_found", at: gateway, object: "Gateway edge servers", client: "filter_chain_not_found", detail: "the nearest to else.example that there are: *.example, shown.example"},
 		{name: "no certificate at the gateway", how: "TLS without a certificate to a server with tls.mode MUTUAL", ask: handshake("shown.example"), config: secret(t, "shown", ours.issue(t, "shown.example", later), ours) + edge,
 			cause: "downstream_tls_failed", at: gateway, object: "Gateway edge servers[1].tls.mode", client: "downstream_tls_failed"},
 		{name: "refused behind the gateway", how: "a pod behind the gateway whose application is not there", app: nobody, config: rule("retries: {attempts: 0}, ROUTE"), ask: toGateway("/"),
