@@ -104,6 +104,25 @@ func TestDoors(t *testing.T) {
 	}
 }
 
+// A revision or tag without injector is there all the same for objects that ask for it: its mark stays, and takes no pod.
+func TestMarksWithoutInjector(t *testing.T) {
+	r := render(t, Settings{Set: []string{"revision=blue", "revisionTags[0]=prod", "sidecarInjectorWebhook.enabled=false"}})
+	for name, tag := range map[string]string{"istio-sidecar-injector-blue": "", "istio-revision-tag-prod": "prod"} {
+		i := slices.IndexFunc(r.Objects, func(o *unstructured.Unstructured) bool {
+			return o.GetKind() == "MutatingWebhookConfiguration" && o.GetName() == name
+		})
+		if i < 0 {
+			t.Errorf("%s is not rendered: who asks for it would be told that nobody has that name", name)
+			continue
+		}
+		o := r.Objects[i]
+		doors, there, err := unstructured.NestedSlice(o.Object, "webhooks")
+		if l := o.GetLabels(); l["istio.io/rev"] != "blue" || l["istio.io/tag"] != tag || !there || len(doors) > 0 || err != nil {
+			t.Errorf("%s: labels %v, doors %v (%v)", name, l, doors, err)
+		}
+	}
+}
+
 // A revision stands beside another installation: they have no object in common.
 func TestRevisions(t *testing.T) {
 	names := map[string]string{}

@@ -20,7 +20,7 @@ const (
 )
 
 // revisions are the names by which control planes are asked for: revisions, and tags that lead to them. They are read from
-// the configurations of injectors, because those decide which pods get a proxy.
+// the configurations of injectors, because those decide which pods get a proxy; one that is installed without injector has a configuration without webhooks.
 type revisions struct {
 	own    string
 	mu     sync.Mutex
