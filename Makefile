@@ -1,7 +1,10 @@
 # Weir. `make help` lists what can be done.
 
 GO        ?= go
-VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# A release has its tag. What is built between releases has the next one's number (file VERSION), so that proxies and control planes can
+# tell how far they are apart, and its commit; no +, which image tags cannot have.
+COMMIT    := $(shell git describe --always --exclude '*' --dirty 2>/dev/null)
+VERSION   ?= $(or $(shell git describe --exact-match --match 'v*' --dirty 2>/dev/null),$(shell cat VERSION)$(if $(COMMIT),.g$(COMMIT)))
 LDFLAGS   := -s -w -X main.version=$(VERSION)
 # grpcnotrace leaves out golang.org/x/net/trace, whose templates keep every method of every type in the program: weir-proxy
 # has 21.2 MB without, 31.5 MB with it (2026-11).

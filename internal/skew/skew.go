@@ -12,7 +12,7 @@ import (
 // Behind is how many minor versions a proxy may be behind its control plane, as is promised (docs/operations.md).
 const Behind = 2
 
-// release is a version as it is counted: "v1.4.2", "1.4.2-3-gabc". Anything else (of a build between releases) has none.
+// release is a version as it is counted: "v1.4.2", "1.4.2-dev.gabc" (the Makefile's of a build between releases). Anything else (of go build) has none.
 type release struct{ major, minor int }
 
 var releases = regexp.MustCompile(`^v?(\d{1,6})\.(\d{1,6})(?:[.\-+]|$)`)

@@ -1,6 +1,7 @@
 package skew
 
 import (
+	"os"
 	"strings"
 	"testing"
 )
@@ -24,5 +25,26 @@ func TestUnsupported(t *testing.T) {
 		if got := Unsupported(tc.proxy, tc.plane); (got == "") != (tc.want == "") || !strings.HasPrefix(got, tc.want) {
 			t.Errorf("proxy %s, control plane %s: %q, want %q", tc.proxy, tc.plane, got, tc.want)
 		}
+	}
+}
+
+// What is built of this tree has a version that is counted: otherwise nobody is told of proxies that are too old for it.
+func TestVersionOfTree(t *testing.T) {
+	text, err := os.ReadFile("../../VERSION")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := strings.TrimSpace(string(text)) + ".g4ca1ab1e-dirty"
+	r, ok := releaseOf(tree)
+	if !ok || strings.ContainsAny(tree, "+ \n") {
+		t.Fatalf("%q is no version, or none that an image's tag can be", tree)
+	}
+	if r.major > 0 || r.minor > Behind {
+		if Unsupported("0.0.1", tree) == "" {
+			t.Errorf("version 0.0.1 counts as near to %s", tree)
+		}
+	}
+	if why := Unsupported(tree, tree); why != "" {
+		t.Errorf("%s is %s", tree, why)
 	}
 }
