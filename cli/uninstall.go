@@ -46,13 +46,8 @@ definitions) the others keep. While namespaces ask for it this is refused withou
 				a.errs.printf("there is no installation %s in %s: nothing to remove\n", f.name(), c.Context)
 				return nil
 			}
-			if found.Heir != "" && len(found.Tags) > 0 {
-				name := found.Tags[0].GetLabels()["istio.io/tag"]
-				return hinted("`weir tag set "+name+" --revision OTHER --overwrite` moves it", "tag %s leads to this revision: pods that ask for it could not start", name)
-			}
-			if len(found.Asking) > 0 && found.Heir != "" && !force {
-				return hinted("label them for another revision or tag and restart their pods first (`weir tag list` shows those there are), or say --force",
-					"namespaces ask for this revision: %s; pods that start there would get no proxy", strings.Join(found.Asking, ", "))
+			if err := unfit(found, force); err != nil {
+				return err
 			}
 			definitions := ""
 			if len(found.CRDs) > 0 && (purge || len(found.Others) == 0) {
@@ -89,4 +84,18 @@ definitions) the others keep. While namespaces ask for it this is refused withou
 		})
 	}
 	return cmd
+}
+
+// unfit says why a revision must not go while another one stays; nil: it may.
+func unfit(found *cluster.Remains, force bool) error {
+	switch {
+	case found.Heir == "":
+	case len(found.Tags) > 0:
+		name := found.Tags[0].GetLabels()["istio.io/tag"]
+		return hinted("`weir tag set "+name+" --revision OTHER --overwrite` moves it", "tag %s leads to this revision: pods that ask for it could not start", name)
+	case len(found.Asking) > 0 && !force:
+		return hinted("label them for another revision or tag and restart their pods first (`weir tag list` shows those there are), or say --force",
+			"namespaces ask for this revision: %s; pods that start there would get no proxy", strings.Join(found.Asking, ", "))
+	}
+	return nil
 }

@@ -20,13 +20,7 @@ func (k *cluster) webhooks(g *runner.Group, p *control.Plane, election *leader.E
 		return err
 	}
 	k.injector = webhook.NewWatcher(k.client, inject.Source{Namespace: o.Namespace, Revision: k.revision, TrustDomain: o.TrustDomain}, version, o.Log)
-	judge := func(o *config.Object) []config.Finding {
-		if k.asked.Place(o) {
-			return nil // its own control plane is asked, too
-		}
-		return p.Judge(o)
-	}
-	s := webhook.New(webhook.Options{Settings: k.injector.Settings, Labels: k.injector.Labels, Validate: judge, Certificate: p.Certificate, Metrics: p.Metrics(), Log: o.Log})
+	s := webhook.New(webhook.Options{Settings: k.injector.Settings, Labels: k.injector.Labels, Validate: judging(k.asked.Place, p.Judge), Certificate: p.Certificate, Metrics: p.Metrics(), Log: o.Log})
 	g.Go("injector's settings", k.injector.Run)
 	for _, l := range listeners {
 		g.Go("webhooks", func(ctx context.Context) error { return s.Run(ctx, l) })
@@ -41,4 +35,14 @@ func (k *cluster) webhooks(g *runner.Group, p *control.Plane, election *leader.E
 	waker := &webhook.Waker{Client: k.client, Served: served, Log: o.Log}
 	g.Go("who waits for injection", waker.Run)
 	return nil
+}
+
+// judging judges objects that are not stored yet, if they are this control plane's or, as place has noted then, nobody's.
+func judging(place func(*config.Object) bool, judge func(*config.Object) []config.Finding) func(*config.Object) []config.Finding {
+	return func(o *config.Object) []config.Finding {
+		if elsewhere := place(o); elsewhere {
+			return nil // its own control plane is asked, too
+		}
+		return judge(o)
+	}
 }

@@ -206,6 +206,7 @@ func TestValidate(t *testing.T) {
 		{name: "a kind that is not built yet", object: `{"apiVersion":"networking.istio.io/v1alpha3","kind":"EnvoyFilter","metadata":{"name":"a"},"spec":{}}`, warning: "WEIR0008: EnvoyFilter is not enforced in this version"},
 		{name: "a policy that is not built yet", object: `{"apiVersion":"telemetry.istio.io/v1","kind":"Telemetry","metadata":{"name":"a"},"spec":{}}`, warning: "WEIR0008"},
 		{name: "what another object may mend", object: virtualService(good, ""), change: other(config.ReferenceNotFound), warning: "IST0101: spec: beside others (wait)"},
+		{name: "for a revision that nobody has", object: virtualService(good, ""), change: other(config.AsksForNobody), warning: "WEIR0119: spec: beside others (wait)"},
 		{name: "deleted", operation: "DELETE", object: "null"},
 		{name: "no object", object: `"x"`, denied: "not an object"},
 	} {
