@@ -20,6 +20,7 @@ import (
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/internal/jwt"
 	"github.com/weirmesh/weir/mesh"
 	"github.com/weirmesh/weir/translate"
 	"github.com/weirmesh/weir/xds/resource"
@@ -336,8 +337,11 @@ func (p *Plane) handleObjects(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Query().Has("raw") {
-		secret := func(o *config.Object) bool { return o.ID.Group == "" && o.ID.Kind == "Secret" }
-		if slices.ContainsFunc(raw, secret) && !p.holdsToken(w, r, "Secrets are shown with") {
+		secret := func(o *config.Object) bool {
+			keys := o.ID.Kind == "RequestAuthentication" || o.ID.Group == "authentication.istio.io"
+			return o.ID.Group == "" && o.ID.Kind == "Secret" || keys && jwt.Redacted(o.Text()) != o.Text()
+		}
+		if slices.ContainsFunc(raw, secret) && !p.holdsToken(w, r, "Secrets, and objects with secret keys, are shown with") {
 			return
 		}
 		w.Header().Set("Content-Type", "application/yaml")

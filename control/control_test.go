@@ -299,7 +299,11 @@ func TestSecretsNeedTheToken(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, text)
 		}
 	}
-	for _, path := range []string{"/api/v1/objects/secret/default/s?raw", "/api/v1/objects?raw"} {
+	const key = "hunter2hunter2hunter2hunter2hunter2hunter2h"
+	if status, text := p.call(t, "POST", "/api/v1/objects", `{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: r}, spec: {jwtRules: [{issuer: i, jwks: '{"keys":[{"kty":"oct","k":"`+key+`"}]}'}]}}`); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	for _, path := range []string{"/api/v1/objects/secret/default/s?raw", "/api/v1/objects?raw", "/api/v1/objects/requestauthentication/default/r?raw"} {
 		if status, text := p.call(t, "GET", path, ""); status != 401 || strings.Contains(text, "hunter2") {
 			t.Errorf("%s: %d %s", path, status, text)
 		}

@@ -41,6 +41,9 @@ func (e *evaluation) tokens(m *jwtauthnv3.JwtAuthentication) error {
 		if p.GetIssuer() != "" && p.GetIssuer() != read.Issuer {
 			continue
 		}
+		if t.Text != "" && jwt.Hidden(read, p.GetLocalJwks().GetInlineString()) {
+			return fmt.Errorf("the token is signed with a secret (%s), and a proxy does not tell what its secrets are: give what it says with --claims", read.Algorithm)
+		}
 		if status = e.valid(read, p); status != jwt.OK {
 			continue
 		}

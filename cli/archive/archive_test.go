@@ -48,6 +48,8 @@ func TestRedact(t *testing.T) {
 		{"jwt.log", "jwt=" + token + " x", " x"},
 		{"url.log", "dialing postgres://user:" + planted + "@db:5432/x failed", "db:5432/x failed"},
 		{"cookie.log", "Set-Cookie: session=" + planted + "; Path=/", "Path=/"},
+		{"jwks.yaml", "kind: RequestAuthentication\nspec: {jwtRules: [{issuer: kept, jwks: '{\"keys\":[{\"kty\":\"oct\",\"k\":\"" + planted + planted + "\"}]}'}]}\n", "kept"},
+		{"jwks.json", `{"local_jwks":{"inline_string":"{\"keys\":[{\"kty\":\"oct\", \"k\": \"` + planted + planted + `\"}]}"},"issuer":"kept"}`, "kept"},
 		{"stats.txt", `weir_x{api_key="` + planted + `"} 1`, "} 1"},
 	} {
 		got := string(Redact(tc.name, []byte(tc.text)))

@@ -80,6 +80,7 @@ var patterns = sync.OnceValue(func() *looked {
 			{regexp.MustCompile(`(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}`), "$1 " + gone},
 			{regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s:@"']*:[^/\s@"']+@`), "${1}" + gone + "@"},
 			{regexp.MustCompile(`([?&][A-Za-z0-9_.~%\[\]-]+=)[^&\s"'\\<>)]+`), "${1}" + gone},
+			{regexp.MustCompile(`(\\*["'](?:k|d|p|q|dp|dq|qi)\\*["']\s*:\s*\\*["'])[A-Za-z0-9_-]{16,}`), "${1}" + gone}, // of JSON Web Keys
 			{regexp.MustCompile(`(?i)(--?[a-z0-9-]*(?:passw(?:or)?d|secret|token|api-?key)[a-z0-9-]*=)[^\s"',]+`), "${1}" + gone},
 			{regexp.MustCompile(`(?i)\b((?:token|secret)="?)[^\s",;&}]+`), "${1}" + gone},
 			{regexp.MustCompile(`(?i)\b((?:[a-z0-9]+[-_])*(?:passw(?:or)?d|passphrase|client_?secret|secret_?key|access_?token|refresh_?token|id_?token|api[-_]?key|private[-_]?key|set-cookie|cookie|x-api-key)"?\s*[=:]\s*"?)[^\s",;}]+`), "${1}" + gone},

@@ -86,7 +86,10 @@ func (l *lowerer) keys(at string, r *securityv1beta1.JWTRule, out *mesh.JWTRule)
 		case keys.URI != "":
 			l.Invalid(at+".jwks", `has a member "weir.dev"`, "remove the member: proxies would ask for newer keys by it")
 		case keys.Ignored() > 0:
-			l.Add(config.SchemaWarning, at+".jwks", fmt.Sprintf("%d of its keys cannot be used: they are symmetric, for encryption, or of no kind that signs", keys.Ignored()), "tokens that they sign are refused")
+			l.Add(config.SchemaWarning, at+".jwks", fmt.Sprintf("%d of its keys cannot be used: they are for encryption, of no kind that signs, or secrets (oct) shorter than the hash (32 bytes for HS256, 48 for HS384, 64 for HS512)", keys.Ignored()), "tokens that they sign are refused")
+		}
+		if err == nil && keys.Shared() > 0 {
+			l.Add(config.SchemaWarning, at+".jwks", fmt.Sprintf("%d of its keys are secrets (oct): who may read this object, or the configuration of a proxy that has it, can make tokens for anybody", keys.Shared()), "let the issuer sign with a key pair (ES256, RS256), or keep readers of both few")
 		}
 		out.Keys = r.Jwks
 		return

@@ -36,10 +36,14 @@ func (f *Fetcher) fetch(ctx context.Context, uri string) (string, error) {
 			return "", fmt.Errorf("keys of the OpenID configuration there: %w", err)
 		}
 	}
-	if _, err := jwt.ParseKeys(text); err != nil {
+	marked, err := jwt.Marked(text, uri)
+	if err == nil {
+		_, err = jwt.ParseKeys(marked)
+	}
+	if err != nil {
 		return "", fmt.Errorf("what is there %w", err)
 	}
-	return jwt.Marked(text, uri)
+	return marked, nil
 }
 
 func (f *Fetcher) get(ctx context.Context, uri string) (string, error) {

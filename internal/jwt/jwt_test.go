@@ -12,8 +12,11 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"math/big"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -116,7 +119,7 @@ func TestBadTokens(t *testing.T) {
 		{"oversized", p.sign(`{"iss":"` + strings.Repeat("a", MaxToken) + `"}`), BadFormat},
 		{"alg none", b64(`{"alg":"none"}`) + "." + b64(`{"iss":"a"}`) + ".AA", UnknownAlgorithm},
 		{"alg None", with(`{"alg":"None"}`, `{}`), UnknownAlgorithm},
-		{"HS256 with the public key", signed + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil)), UnknownAlgorithm},
+		{"HS256 with the public key", signed + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil)), NoMatchingKey},
 		{"no alg", with(`{"kid":"k"}`, `{}`), HeaderAlgorithm},
 		{"alg twice", with(`{"alg":"RS256","alg":"RS256"}`, `{}`), HeaderJSON},
 		{"kid is a number", with(`{"alg":"RS256","kid":1}`, `{}`), HeaderKeyID},
@@ -174,6 +177,91 @@ func TestTimes(t *testing.T) {
 		if s != c.want {
 			t.Errorf("%s: %v, want %v", c.claims, s, c.want)
 		}
+	}
+}
+
+// A shared secret verifies what was signed with it, by an algorithm whose hash is no longer than it; and nothing that is public is
+// ever taken for one, whatever algorithm a token or a key names.
+func TestSharedSecrets(t *testing.T) {
+	secret := make([]byte, 64)
+	rand.Read(secret)
+	oct := func(n int, alg string) string {
+		return `{"keys":[{"kty":"oct","kid":"s","alg":"` + alg + `","k":"` + base64.RawURLEncoding.EncodeToString(secret[:n]) + `"}]}`
+	}
+	signed := func(alg jose.SignatureAlgorithm, key []byte) *Token {
+		s := must(jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: jose.JSONWebKey{Key: key, KeyID: "s"}}, nil))
+		tok, status := Parse([]byte(must(must(s.Sign([]byte(`{"iss":"a"}`))).CompactSerialize())))
+		if status != OK {
+			t.Fatal(alg, status)
+		}
+		return tok
+	}
+	for _, c := range []struct {
+		alg   jose.SignatureAlgorithm
+		bytes int // of the secret
+		only  string
+		want  Status
+	}{
+		{jose.HS256, 32, "", OK}, {jose.HS384, 48, "", OK}, {jose.HS512, 64, "", OK}, {jose.HS256, 64, "", OK}, {jose.HS256, 64, "HS256", OK},
+		{jose.HS384, 32, "", NoMatchingKey}, {jose.HS512, 63, "", NoMatchingKey}, {jose.HS256, 64, "HS512", NoMatchingKey},
+	} {
+		tok := signed(c.alg, append(slices.Clone(secret[:c.bytes]), make([]byte, 64-c.bytes)...)) // zeros change nothing
+		k := must(ParseKeys(oct(c.bytes, c.only)))
+		if s := k.Verify(tok); s != c.want || k.Shared() != 1 {
+			t.Errorf("%s by %d bytes for %q: %v, want %v", c.alg, c.bytes, c.only, s, c.want)
+		}
+		if c.want != OK {
+			continue
+		}
+		forged := *tok
+		forged.Text = tok.Text[:len(tok.Text)-6] + "AAAAAA"
+		if s := k.Verify(&forged); s != VerificationFails {
+			t.Errorf("%s forged: %v", c.alg, s)
+		}
+	}
+	for _, short := range []string{oct(31, ""), oct(16, "HS256"), oct(47, "HS384"), oct(63, "HS512")} {
+		if k, err := ParseKeys(short); err == nil || !strings.Contains(err.Error(), "32 bytes for HS256, 48 for HS384, 64 for HS512") {
+			t.Errorf("%s: %+v, %v", short, k, err)
+		}
+	}
+	// A secret is no key of another kind, and no other key is a secret: by its modulus, its DER, its PEM or its point.
+	all := pairs()
+	keys := must(ParseKeys(strings.ReplaceAll(setOf(all...), `"kid":"`, `"kid":"s","was":"`)))
+	for _, p := range all {
+		der := must(x509.MarshalPKIXPublicKey(p.private.Public()))
+		public := [][]byte{der, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})}
+		if r, ok := p.private.Public().(*rsa.PublicKey); ok {
+			public = append(public, r.N.Bytes(), x509.MarshalPKCS1PublicKey(r))
+		}
+		for _, secret := range public {
+			secret = append(slices.Clone(secret), make([]byte, max(0, 64-len(secret)))...)
+			for _, alg := range []jose.SignatureAlgorithm{jose.HS256, jose.HS384, jose.HS512} {
+				if s := keys.Verify(signed(alg, secret)); s != NoMatchingKey {
+					t.Errorf("%s with the public key of %s: %v", alg, p.alg, s)
+				}
+			}
+		}
+		p.id = "s"
+		tok, _ := Parse([]byte(p.sign(`{"iss":"a"}`)))
+		if s := must(ParseKeys(oct(64, ""))).Verify(tok); s != NoMatchingKey {
+			t.Errorf("%s by a secret: %v", p.alg, s)
+		}
+		if s := must(ParseKeys(strings.ReplaceAll(setOf(p), `"kty"`, `"alg":"HS256","kty"`))).Verify(signed(jose.HS256, secret)); s != NoMatchingKey {
+			t.Errorf("a key of %s that says it is for HS256: %v", p.alg, s)
+		}
+	}
+	// What is fetched has none; and dumps have none.
+	if m := must(Marked(strings.Replace(setOf(all[0]), `"keys":[`, `"keys":[`+strings.TrimSuffix(strings.TrimPrefix(oct(64, ""), `{"keys":[`), `]}`)+`,`, 1), "https://p")); strings.Contains(m, "oct") || must(ParseKeys(m)).Len() != 1 {
+		t.Error(m)
+	}
+	text := base64.RawURLEncoding.EncodeToString(secret)
+	for _, s := range []string{oct(64, ""), must(strconv.Unquote(`"` + strings.ReplaceAll(oct(64, ""), `"`, `\"`) + `"`)), strconv.Quote(oct(64, "")), strings.ReplaceAll(oct(64, ""), `"k":`, "\"k\" : ")} {
+		if got := Redacted(s); strings.Contains(got, text[:20]) || !strings.Contains(got, "[redacted]") {
+			t.Error(got)
+		}
+	}
+	if s := setOf(all...); Redacted(s) != s {
+		t.Error("public keys are taken out")
 	}
 }
 
@@ -255,13 +343,18 @@ func FuzzParse(f *testing.F) {
 func FuzzParseKeys(f *testing.F) {
 	f.Add(setOf(pair{"k", jose.ES256, must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))}))
 	f.Add(Placeholder("https://x"))
+	f.Add(`{"keys":[{"kty":"oct","k":"AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr8"}]}`)
 	tok, _ := Parse([]byte(b64(`{"alg":"ES256"}`) + "." + b64(`{}`) + ".AA"))
 	f.Fuzz(func(t *testing.T, s string) {
 		if k, err := ParseKeys(s); err == nil {
 			if s := k.Verify(tok); s == OK {
 				t.Fatal("verified")
 			}
-			if m, err := Marked(s, "u"); err != nil || must(ParseKeys(m)).Len() != k.Len() {
+			m, err := Marked(s, "u")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if public, err := ParseKeys(m); (err == nil) != (k.Len() > k.Shared()) || err == nil && (public.Len() != k.Len()-k.Shared() || public.Shared() > 0) {
 				t.Fatal(m, err)
 			}
 		}

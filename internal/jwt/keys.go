@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/go-jose/go-jose/v4"
 )
@@ -20,27 +22,33 @@ const (
 	maxKeys   = 200
 )
 
-// Keys are a set of public keys.
+// Keys are a set of public keys, and of secrets that an issuer shares with who checks its tokens (HS256 to HS512).
 type Keys struct {
 	// URI is where the set was fetched; "": nowhere, it was given.
 	URI string
 	// Placeholder says that nothing was fetched there yet: no token is signed by its key.
 	Placeholder bool
 
-	list    []key
-	ignored int
+	list            []key
+	ignored, shared int
 }
 
 type key struct {
 	id, algorithm string // "": any
-	public        any
+	public        any    // or []byte, which is secret
 }
+
+// shortest are how many bytes a secret has at least, by algorithm (RFC 7518 section 3.2).
+var shortest = map[string]int{string(jose.HS256): 32, string(jose.HS384): 48, string(jose.HS512): 64}
 
 // Len is how many keys can be used, Ignored how many cannot: of another kind, or damaged.
 func (k *Keys) Len() int { return len(k.list) }
 
 // Ignored is described at Len.
 func (k *Keys) Ignored() int { return k.ignored }
+
+// Shared is how many of those that can be used are secrets: who knows one can make tokens.
+func (k *Keys) Shared() int { return k.shared }
 
 // mark is a member that we add to sets. Others ignore it (RFC 7517 section 5).
 type mark struct {
@@ -76,7 +84,17 @@ func ParseKeys(text string) (*Keys, error) {
 			continue
 		}
 		k := key{j.KeyID, j.Algorithm, j.Public().Key}
-		switch k.public.(type) {
+		if secret, ok := j.Key.([]byte); ok {
+			k.public = secret
+		}
+		switch public := k.public.(type) {
+		case []byte:
+			if len(public) < max(shortest[k.algorithm], shortest[string(jose.HS256)]) {
+				out.ignored++
+				continue
+			}
+			out.list = append(out.list, k)
+			out.shared++
 		case *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey:
 			out.list = append(out.list, k)
 		default:
@@ -84,12 +102,13 @@ func ParseKeys(text string) (*Keys, error) {
 		}
 	}
 	if len(out.list) == 0 {
-		return nil, errors.New("has no key that can verify a signature: RSA, EC and OKP (Ed25519) keys can")
+		return nil, errors.New("has no key that can verify a signature: RSA, EC and OKP (Ed25519) keys can, and oct keys as long as the hash: 32 bytes for HS256, 48 for HS384, 64 for HS512")
 	}
 	return out, nil
 }
 
-// Marked is a set, as text, that says where it was fetched, with public keys only: what an issuer shows of others by mistake goes no further.
+// Marked is a set, as text, that says where it was fetched, with public keys only: what an issuer shows of others by mistake goes no further,
+// and what anybody can fetch is no secret to check tokens with.
 func Marked(text, uri string) (string, error) {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(text), &m); err != nil {
@@ -102,7 +121,7 @@ func Marked(text, uri string) (string, error) {
 	public := []map[string]json.RawMessage{}
 	for _, raw := range all {
 		var k map[string]json.RawMessage
-		if json.Unmarshal(raw, &k) != nil || k["k"] != nil { // a shared secret verifies nothing here
+		if json.Unmarshal(raw, &k) != nil || k["k"] != nil {
 			continue
 		}
 		maps.DeleteFunc(k, func(name string, _ json.RawMessage) bool { return slices.Contains(private, name) })
@@ -157,9 +176,26 @@ func (k *Keys) Verify(t *Token) Status {
 	return s
 }
 
-// fits reports whether the key is of the kind that an algorithm needs.
+// secrets are the secret parts of keys in JSON, also where that stands in a string of JSON or YAML.
+var secrets = regexp.MustCompile(`(\\*["'](?:k|d|p|q|dp|dq|qi)\\*["']\s*:\s*\\*["'])[A-Za-z0-9_=+/-]+`)
+
+const hidden = "[redacted]"
+
+// Redacted is a text without the secret parts of the keys in it.
+func Redacted(text string) string { return secrets.ReplaceAllString(text, "${1}"+hidden) }
+
+// Hidden reports whether a token may be signed by a secret that was taken out of a set.
+func Hidden(t *Token, set string) bool {
+	return shortest[t.Algorithm] > 0 && strings.Contains(set, `"`+hidden+`"`)
+}
+
+// fits reports whether the key is of the kind that an algorithm needs: its own kind decides, so that a public key is never
+// taken for a secret.
 func (k *key) fits(algorithm string) bool {
-	switch k.public.(type) {
+	switch public := k.public.(type) {
+	case []byte:
+		n, ok := shortest[algorithm]
+		return ok && len(public) >= n
 	case *rsa.PublicKey:
 		return algorithm[0] == 'R' || algorithm[0] == 'P'
 	case *ecdsa.PublicKey:

@@ -19,8 +19,8 @@ const MaxToken = 16 << 10
 // maxDepth bounds how deep claims are nested.
 const maxDepth = 16
 
-// algorithms are those with a private and a public key (RFC 7518 section 3.1, RFC 8037).
-var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512, jose.ES256, jose.ES384, jose.ES512, jose.EdDSA}
+// algorithms are those of RFC 7518 section 3.1 and RFC 8037, without "none".
+var algorithms = []jose.SignatureAlgorithm{jose.HS256, jose.HS384, jose.HS512, jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512, jose.ES256, jose.ES384, jose.ES512, jose.EdDSA}
 
 // Token is a token that was read. Nothing of it is true before it was verified.
 type Token struct {

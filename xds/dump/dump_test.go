@@ -14,6 +14,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	jwtauthnv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -123,8 +124,10 @@ func TestSecretsStay(t *testing.T) {
 	d := example(t)
 	d.Bootstrap = &bootstrapv3.Bootstrap{StaticResources: &bootstrapv3.Bootstrap_StaticResources{Secrets: []*tlsv3.Secret{{Name: "b",
 		Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{PrivateKey: key("BOOT-KEY")}}}}}}
+	d.Resources = append(d.Resources, res(t, "j", "9", &listenerv3.Listener{Name: "j", ListenerFilters: []*listenerv3.ListenerFilter{{Name: "j", ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: pack(t, &jwtauthnv3.JwtProvider{
+		JwksSourceSpecifier: &jwtauthnv3.JwtProvider_LocalJwks{LocalJwks: key(`{"keys":[{"kty":"oct","k":"SHARED-KEY"}]}`)}})}}}}))
 	text := write(t, d, "include_eds")
-	for _, secret := range []string{"INLINE-KEY", "PASSWORD", "SECRET-KEY", "U0VDUkVULUtFW", "GENERIC\"", "TICKET\"", "BOOT-KEY", "UNREADABLE"} {
+	for _, secret := range []string{"INLINE-KEY", "PASSWORD", "SECRET-KEY", "U0VDUkVULUtFW", "GENERIC\"", "TICKET\"", "BOOT-KEY", "UNREADABLE", "SHARED-KEY"} {
 		if strings.Contains(text, secret) {
 			t.Errorf("%s is shown:\n%s", secret, text)
 		}

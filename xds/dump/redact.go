@@ -3,9 +3,13 @@ package dump
 import (
 	"github.com/cncf/xds/go/udpa/annotations"
 	typev1 "github.com/cncf/xds/go/udpa/type/v1"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	jwtauthnv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/weirmesh/weir/internal/jwt"
 )
 
 // secret stands for what is not shown, as in Envoy.
@@ -25,6 +29,11 @@ func redacted(m proto.Message) (proto.Message, error) {
 func redact(m protoreflect.Message, sensitive bool) error {
 	if a, ok := m.Interface().(*anypb.Any); ok {
 		return redactAny(a, sensitive)
+	}
+	if p, ok := m.Interface().(*jwtauthnv3.JwtProvider); ok {
+		if keys, ok := p.GetLocalJwks().GetSpecifier().(*corev3.DataSource_InlineString); ok {
+			keys.InlineString = jwt.Redacted(keys.InlineString)
+		}
 	}
 	var fail error
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
