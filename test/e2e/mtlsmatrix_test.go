@@ -4,10 +4,14 @@ import (
 	"bufio"
 	"context"
 	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -24,6 +28,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/control"
 	"github.com/weirmesh/weir/identity"
 )
 
@@ -204,8 +209,51 @@ func TestTLSOfApplicationsInEveryCombination(t *testing.T) {
 // client of go-spiffe. What is forged, of another trust domain or for somebody else they refuse.
 func TestOthersAcceptOurCertificates(t *testing.T) {
 	t.Parallel()
-	m, _, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	for name, change := range map[string]func(*control.Options){"ECDSA": nil, "RSA": pluggedRSA(t)} {
+		t.Run(name, func(t *testing.T) { othersAccept(t, change) })
+	}
+}
+
+// pluggedRSA plugs in an authority with an RSA key, below a root with one.
+func pluggedRSA(t *testing.T) func(*control.Options) {
+	t.Helper()
+	key := func() *rsa.PrivateKey {
+		k, err := rsa.GenerateKey(rand.Reader, 2048)
+		must(t, err)
+		return k
+	}
+	signed := func(name string, serial int64, by *x509.Certificate, key, with *rsa.PrivateKey) *x509.Certificate {
+		c := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(5, 0, 0),
+			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
+		if by == nil {
+			by = c
+		}
+		der, err := x509.CreateCertificate(rand.Reader, c, by, key.Public(), with)
+		must(t, err)
+		c, err = x509.ParseCertificate(der)
+		must(t, err)
+		return c
+	}
+	rootKey, caKey := key(), key()
+	root := signed("Root", 1, nil, rootKey, rootKey)
+	authority := signed("Authority", 2, root, caKey, rootKey)
+	private, err := identity.EncodeKey(caKey)
+	must(t, err)
+	return func(o *control.Options) {
+		o.CA = filepath.Join(o.State, "ca") // where a mesh of tests finds its root
+		must(t, os.MkdirAll(o.CA, 0o700))
+		for name, text := range map[string][]byte{"ca-key.pem": private.Reveal(), "ca-cert.pem": identity.EncodeCertificates(authority), "cert-chain.pem": identity.EncodeCertificates(authority), "root-cert.pem": identity.EncodeCertificates(root)} {
+			must(t, os.WriteFile(filepath.Join(o.CA, name), text, 0o600))
+		}
+	}
+}
+
+func othersAccept(t *testing.T, change func(*control.Options)) {
+	m, client, pods := echoMesh(t, change, echoPod("echo-0", "v1"))
 	echo := pods[0]
+	if r := client.Get("http://echo:8080/"); r.Err != nil || r.Status != http.StatusOK {
+		t.Errorf("from proxy to proxy: %v", r)
+	}
 	m.Config("policy.yaml", peerAuthentication("default", "{mtls: {mode: STRICT}}"))
 	ours := m.Certificate("default", "client")
 	roots, err := m.Roots()
@@ -245,12 +293,12 @@ func TestOthersAcceptOurCertificates(t *testing.T) {
 			out, err := cmd.CombinedOutput()
 			return string(out), err
 		}
-		if out, err := run("", "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", ca, chain); err != nil {
+		if out, err := run("", "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", ca, "-untrusted", chain, chain); err != nil {
 			t.Errorf("openssl verify: %v\n%s", err, out)
 		}
 		request := "GET / HTTP/1.1\r\nHost: echo\r\nConnection: close\r\n\r\n"
 		connect := []string{"s_client", "-connect", address, "-CAfile", ca, "-verify_return_error", "-alpn", "istio-http/1.1,istio", "-ign_eof"}
-		out, err := run(request, append(connect, "-cert", chain, "-key", key)...)
+		out, err := run(request, append(connect, "-cert", chain, "-cert_chain", chain, "-key", key)...)
 		if err != nil || !strings.Contains(out, "Verify return code: 0 (ok)") || !strings.Contains(out, "200 OK") {
 			t.Errorf("openssl s_client: %v\n%s", err, out)
 		}
