@@ -72,7 +72,6 @@ func meshFindings(o *unstructured.Unstructured, data map[string]string, r *insta
 	settings.ClusterID, _, _ = unstructured.NestedString(r.Values, "global", "multiCluster", "clusterName")
 	started, _, _ := unstructured.NestedMap(r.Values, "meshConfig")
 	settings.TrustDomain, _, _ = unstructured.NestedString(started, "trustDomain")
-	settings.TrustDomainAliases, _, _ = unstructured.NestedStringSlice(started, "trustDomainAliases")
 	_, findings := istio.LowerMeshConfig(object, "data."+istio.MeshConfigKey, data[istio.MeshConfigKey], settings)
 	return append(findings, istio.CheckMeshNetworks(object, "data."+istio.MeshNetworksKey, data[istio.MeshNetworksKey], settings.ClusterID)...), nil
 }

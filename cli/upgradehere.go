@@ -135,12 +135,9 @@ func planned(r *install.Release) settled {
 		case o.GetKind() == "ConfigMap" && o.GetName() == name:
 			s.config = o
 			text, _, _ := unstructured.NestedString(o.Object, "data", istio.MeshConfigKey)
-			var m struct {
-				TrustDomain        string
-				TrustDomainAliases []string
-			}
+			var m struct{ TrustDomain string }
 			if yaml.Unmarshal([]byte(text), &m) == nil && m.TrustDomain != "" {
-				s.settings.TrustDomain, s.settings.TrustDomainAliases = m.TrustDomain, m.TrustDomainAliases
+				s.settings.TrustDomain = m.TrustDomain
 			}
 		case o.GetKind() == "Deployment" && o.GetLabels()["app"] == "istiod":
 			containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")

@@ -207,8 +207,7 @@ func New(o Options) (*Plane, error) {
 		return nil, fmt.Errorf("opening the token key: %w", err)
 	}
 	p.tokens = key
-	domains := append([]string{o.TrustDomain}, o.Settings.TrustDomainAliases...)
-	certificates := caserver.Certificates{Authority: p.auth, Accept: identity.TrustDomains(domains)}
+	certificates := caserver.Certificates{Authority: p.auth, Accept: members{p}}
 	p.askers = append([]caserver.Authenticator{
 		certificates,
 		caserver.Tokens{Key: key, Uses: token.OpenUses(filepath.Join(o.State, "ca"))},
@@ -216,7 +215,7 @@ func New(o Options) (*Plane, error) {
 	signing := slices.Clone(p.askers) // who has a certificate is served until that ends
 	certificates.Renew = o.Renew
 	signing[0] = certificates
-	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, External: o.ExternalCA, TrustDomains: domains, Issued: p.issued.note, Log: o.Log, Authenticators: signing}); err != nil {
+	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, External: o.ExternalCA, TrustDomains: p.trustDomains, Issued: p.issued.note, Log: o.Log, Authenticators: signing}); err != nil {
 		return nil, err
 	}
 	id, err := identity.New(o.TrustDomain, cmp.Or(o.Settings.RootNamespace, "istio-system"), control)
@@ -371,7 +370,7 @@ func (p *Plane) await(ctx context.Context, ok func(*store.Update) bool) (*store.
 }
 
 func (p *Plane) serveGRPC(ctx, ending context.Context, l net.Listener) error {
-	creds := credentials.NewTLS(identity.ServerTLS(p.self, identity.TrustDomains(append([]string{p.o.TrustDomain}, p.o.Settings.TrustDomainAliases...)), false))
+	creds := credentials.NewTLS(identity.ServerTLS(p.self, members{p}, false))
 	// TLS has a buffer of its own.
 	g := p.newGRPC(newInTurn(creds), grpc.ReadBufferSize(0))
 	p.signer.Register(g)

@@ -29,10 +29,26 @@ const (
 	maxRehearsal = 30
 )
 
+// trustDomains are the mesh's own, first, and its aliases as they are now.
+func (p *Plane) trustDomains() []string {
+	settings := &p.o.Settings
+	if u := p.latest.Load(); u != nil {
+		settings = u.Snapshot.Settings
+	}
+	return append([]string{p.o.TrustDomain}, settings.TrustDomainAliases...)
+}
+
+// members accepts the workloads of the mesh, by the trust domains it has when somebody comes.
+type members struct{ p *Plane }
+
+func (m members) Accepts(id identity.ID) bool { return m.now().Accepts(id) }
+func (m members) String() string              { return m.now().String() }
+func (m members) now() identity.TrustDomains  { return m.p.trustDomains() }
+
 // authorityView is what this control plane says of what signs.
 func (p *Plane) authorityView(now time.Time) apiv1.Identity {
 	held, _ := p.auth.Watch()
-	out := apiv1.Identity{TrustDomain: p.o.TrustDomain, Aliases: p.o.Settings.TrustDomainAliases, Time: now,
+	out := apiv1.Identity{TrustDomain: p.o.TrustDomain, Aliases: p.trustDomains()[1:], Time: now,
 		SigningUntil: held.ChainNotAfter(), CertificateTTL: cmp.Or(p.o.CertTTL, 24*time.Hour).String(), Roots: []apiv1.IdentityRoot{}, Workloads: []apiv1.IdentityWorkload{}}
 	for _, v := range p.views(now) {
 		out.Roots = append(out.Roots, apiv1.IdentityRoot{Name: v.Name, Serial: v.Serial, From: v.From, Until: v.Until, Succeeds: v.Ours, Signs: v.Signs, Begins: v.Begins, Retires: v.Retires})

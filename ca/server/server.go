@@ -39,8 +39,8 @@ type Options struct {
 	// Authenticators are asked in this order; the first that knows the caller
 	// decides who it is.
 	Authenticators []Authenticator
-	// TrustDomains whose identities are certified: the mesh's own and its aliases.
-	TrustDomains []string
+	// TrustDomains whose identities are certified: the mesh's own and its aliases. For any number of goroutines.
+	TrustDomains func() []string
 	// Issued is told of every certificate; workload is the one that asked, as far as it is
 	// known. Nil: nobody is told.
 	Issued func(id identity.ID, workload, host string, leaf *x509.Certificate)
@@ -65,7 +65,7 @@ type Server struct {
 
 // New makes a server.
 func New(o Options) (*Server, error) {
-	if o.Authority == nil || len(o.Authenticators) == 0 || len(o.TrustDomains) == 0 || o.Log == nil {
+	if o.Authority == nil || len(o.Authenticators) == 0 || o.TrustDomains == nil || o.Log == nil {
 		return nil, errors.New("certificate server: an authority, an authenticator, a trust domain and a logger are required")
 	}
 	return &Server{o: o}, nil
@@ -157,9 +157,9 @@ func (s *Server) certify(ctx context.Context, caller Caller, req *securityv1alph
 
 // issue returns only errors with a gRPC status.
 func (s *Server) issue(ctx context.Context, caller Caller, req *securityv1alpha1.IstioCertificateRequest) (*ca.Issued, error) {
-	if !slices.Contains(s.o.TrustDomains, caller.ID.TrustDomain) {
+	if domains := s.o.TrustDomains(); !slices.Contains(domains, caller.ID.TrustDomain) {
 		s.count.identity.Add(1)
-		return nil, status.Errorf(codes.PermissionDenied, "%s is not of this mesh: its trust domain is %s", caller.ID, strings.Join(s.o.TrustDomains, " or "))
+		return nil, status.Errorf(codes.PermissionDenied, "%s is not of this mesh: its trust domain is %s", caller.ID, strings.Join(domains, " or "))
 	}
 	// A wish that is not met must not look as if it were.
 	wishes := req.GetMetadata().GetFields()

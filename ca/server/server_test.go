@@ -78,7 +78,7 @@ func (c *controlPlane) start(change func(*Options)) {
 	}
 	mesh := identity.TrustDomains{"cluster.local", "old.domain"}
 	o := Options{
-		Authority: authority, TrustDomains: mesh, Log: slog.New(slog.DiscardHandler),
+		Authority: authority, TrustDomains: func() []string { return mesh }, Log: slog.New(slog.DiscardHandler),
 		Authenticators: []Authenticator{Certificates{Authority: authority, Accept: mesh}, Tokens{Key: c.key, Uses: token.OpenUses(c.dir)}},
 	}
 	if change != nil {

@@ -157,21 +157,17 @@ func (k *cluster) state() string {
 }
 
 // identities reads from the MeshConfig what cannot change while the mesh runs: in which
-// trust domains identities are.
+// trust domain identities are.
 func (k *cluster) identities(ctx context.Context, o *control.Options) error {
 	name := istio.MeshConfigName + k.suffix()
 	for told := false; ; told = true {
 		c, err := k.client.CoreV1().ConfigMaps(o.Namespace).Get(ctx, name, metav1.GetOptions{})
 		switch {
 		case err == nil:
-			var m struct {
-				TrustDomain        string
-				TrustDomainAliases []string
-			}
+			var m struct{ TrustDomain string }
 			// What is wrong with it is a finding, later.
 			if yaml.Unmarshal([]byte(c.Data[istio.MeshConfigKey]), &m) == nil {
 				o.TrustDomain = cmp.Or(m.TrustDomain, o.TrustDomain)
-				o.Settings.TrustDomainAliases = m.TrustDomainAliases
 			}
 			return nil
 		case apierrors.IsNotFound(err):

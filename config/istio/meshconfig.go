@@ -12,6 +12,7 @@ import (
 
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/document"
+	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/mesh"
 )
 
@@ -28,6 +29,7 @@ type MeshConfig struct {
 	locality                         *mesh.LocalityPolicy
 	authorizers                      []mesh.Authorizer
 	bundles                          []mesh.TrustBundle
+	aliases                          []string
 	paths                            mesh.PathNormalization
 	topology                         mesh.Topology
 }
@@ -167,13 +169,15 @@ func (c *MeshConfig) settings(l *lowerer, path string, read *document.Value, m *
 	default:
 		l.Invalid(path, fmt.Sprintf("pathNormalization.normalization: there is no %v", p), "use NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES")
 	}
-	const restart = "these follow from how weir-control was started: restart it"
 	if d := m.TrustDomain; d != "" && d != started.TrustDomain {
-		l.Add(config.FieldNotEnforced, path+".trustDomain", d+" is not in force: identities are in "+started.TrustDomain, restart)
+		l.Add(config.FieldNotEnforced, path+".trustDomain", d+" is not in force: identities are in "+started.TrustDomain,
+			"it follows from how weir-control was started: in Kubernetes restart it, on files give it --trust-domain, and leave it out here under weir up")
 	}
-	for _, d := range m.TrustDomainAliases {
-		if d != started.TrustDomain && !slices.Contains(started.TrustDomainAliases, d) {
-			l.Add(config.FieldNotEnforced, path+".trustDomainAliases", d+" is not in force", restart)
+	for i, d := range m.TrustDomainAliases {
+		if _, err := identity.New(d, "a", "a"); err != nil {
+			l.Add(config.FieldNotEnforced, document.Index(path+".trustDomainAliases", i), err.Error(), "write the name alone, for example old.example")
+		} else if d != started.TrustDomain && !slices.Contains(c.aliases, d) {
+			c.aliases = append(c.aliases, d)
 		}
 	}
 	c.bundles = trustBundles(l, path+".caCertificates", m.CaCertificates, started)
@@ -184,7 +188,7 @@ func (c *MeshConfig) settings(l *lowerer, path string, read *document.Value, m *
 
 // Settings are those of a mesh that was started with s; s itself if nothing is said.
 func (c *MeshConfig) Settings(s *mesh.Settings) *mesh.Settings {
-	if c.registryOnly == nil && c.accessLog == nil && c.logFormat == "" && !c.logJSON && c.retries == nil && c.locality == nil && c.authorizers == nil && c.bundles == nil && c.paths == mesh.PathsBase && c.topology == (mesh.Topology{}) {
+	if c.registryOnly == nil && c.accessLog == nil && c.logFormat == "" && !c.logJSON && c.retries == nil && c.locality == nil && c.authorizers == nil && c.bundles == nil && c.aliases == nil && c.paths == mesh.PathsBase && c.topology == (mesh.Topology{}) {
 		return s
 	}
 	own := *s
@@ -195,6 +199,9 @@ func (c *MeshConfig) Settings(s *mesh.Settings) *mesh.Settings {
 		own.AccessLog = *c.accessLog
 	}
 	own.Authorizers, own.TrustBundles = c.authorizers, c.bundles
+	if c.aliases != nil {
+		own.TrustDomainAliases = c.aliases
+	}
 	own.AccessLogFormat, own.AccessLogJSON = c.logFormat, c.logJSON
 	own.Paths, own.Topology = c.paths, c.topology
 	if c.retries != nil {

@@ -115,7 +115,7 @@ func TestCertificates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := caserver.New(caserver.Options{Authority: authority, Authenticators: []caserver.Authenticator{reviewer}, TrustDomains: []string{"cluster.local"}, Log: slog.New(slog.DiscardHandler)})
+		s, err := caserver.New(caserver.Options{Authority: authority, Authenticators: []caserver.Authenticator{reviewer}, TrustDomains: func() []string { return []string{"cluster.local"} }, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
