@@ -3,7 +3,6 @@ package kube
 import (
 	"crypto/x509"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -32,7 +31,7 @@ func TestAccounts(t *testing.T) {
 			asked++
 			return away != nil, (*corev1.ServiceAccount)(nil), away
 		})
-		a, err := NewAccounts(AccountsOptions{Accounts: client.CoreV1(), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		a, err := NewAccounts(AccountsOptions{Accounts: client.CoreV1(), Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -72,7 +72,7 @@ func (k *cluster) flags(f *flag.FlagSet) {
 	f.StringVar(&k.webhook, "webhook", "", "where injection and validation are served to the API server (Kubernetes)")
 	f.StringVar(&k.plaintext, "plaintext", "", "where xDS is served without TLS, secrets and certificates to proxies as of Istio 1.0, for example :15010 (Kubernetes, compatibility version 1.0)")
 	f.Func("keys-allow", "`CIDR,CIDR…` where keys of token issuers (jwksUri) may be fetched although they are addresses of this machine or of its link; they are not otherwise (Kubernetes)", func(list string) error {
-		for _, s := range strings.Split(list, ",") {
+		for s := range strings.SplitSeq(list, ",") {
 			p, err := netip.ParsePrefix(strings.TrimSpace(s))
 			if err != nil {
 				return errors.New("want addresses like 169.254.20.10/32, separated by commas")
