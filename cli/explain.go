@@ -22,7 +22,8 @@ func (a *app) explain() *cobra.Command {
 		Long: `Say what a code means and what to do about it, or list all codes: those of
 findings (weir analyze, weir status), the causes of failed requests, the response
 flags and details in access logs (UF, URX, route_not_found), and which causes a
-status can have (503; 0: no answer).`,
+status can have (503; 0: no answer). Who has a symptom and no code finds what to
+ask in docs/troubleshooting.md.`,
 		Example: `  weir explain IST0101
   weir explain upstream_connect_refused
   weir explain UF,URX

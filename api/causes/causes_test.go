@@ -76,7 +76,7 @@ var update = flag.Bool("update", false, "rewrite docs/causes.md")
 func TestCausesAreDocumented(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("# Causes\n\nWhy a proxy answers a request itself, or ends a connection early. `weir why` names one of these, and `weir explain CODE` says here and there\n" +
-		"what it means; it also takes the response flags and details of access logs. (`go test ./api/causes -update` writes this page.)\n")
+		"what it means; it also takes the response flags and details of access logs. Who has a symptom and no cause yet begins with [troubleshooting.md](troubleshooting.md). (`go test ./api/causes -update` writes this page.)\n")
 	for c := range All() {
 		fmt.Fprintf(&b, "\n## %s\n\n", c.Name())
 		if c.Status() != 0 {
