@@ -115,7 +115,8 @@ func TestEveryAlertIsTried(t *testing.T) {
 	}
 }
 
-// Every metric that a program says something about, an alert asks for or a dashboard shows, is in docs/metrics.md.
+// Every metric that a program says something about, an alert asks for or a dashboard shows, is in docs/metrics.md, with the type and the labels that the
+// source says, where it says them in one place.
 func TestMetricsAreListed(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil {
@@ -135,6 +136,9 @@ func TestMetricsAreListed(t *testing.T) {
 		from[strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_sum")] = "rules or dashboards"
 	}
 	made := regexp.MustCompile(`# HELP ([a-z_]+) |Name: "([a-z_]+)", Help:|(?:metric\{|counter\()"([a-z_]+_[a-z_]+)", "`)
+	typed := regexp.MustCompile(`# TYPE ([a-z_]+) (counter|gauge|histogram)\b|prometheus\.(Counter|Gauge|Histogram)Opts\{Name: "([a-z_]+)"|\{"([a-z_]+)", "(counter|gauge|histogram)"`)
+	labelled := regexp.MustCompile(`Opts\{Name: "([a-z_]+)", Help: "[^"]*"[^"]*\},\s*\[\]string\{([^}\n]*)\}`)
+	types, labels := map[string]string{}, map[string]string{}
 	err = filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() && slices.Contains([]string{"sample", "test", ".git", "bin", "dist"}, d.Name()) {
 			return cmp.Or(err, fs.SkipDir)
@@ -146,6 +150,14 @@ func TestMetricsAreListed(t *testing.T) {
 		for _, m := range made.FindAllStringSubmatch(string(text), -1) {
 			from[cmp.Or(m[1], m[2], m[3])] = path
 		}
+		for _, m := range typed.FindAllStringSubmatch(string(text), -1) {
+			types[cmp.Or(m[1], m[4], m[5])] = strings.ToLower(cmp.Or(m[2], m[3], m[6]))
+		}
+		for _, m := range labelled.FindAllStringSubmatch(string(text), -1) {
+			names := strings.Split(strings.ReplaceAll(m[2], `"`, ""), ", ")
+			slices.Sort(names)
+			labels[m[1]] = strings.Join(names, ", ")
+		}
 		return err
 	})
 	if err != nil || len(from) < 60 {
@@ -154,6 +166,24 @@ func TestMetricsAreListed(t *testing.T) {
 	for name, where := range from {
 		if !bytes.Contains(doc, []byte("| `"+name+"` |")) {
 			t.Errorf("docs/metrics.md does not list %s (%s)", name, where)
+		}
+	}
+	if len(types) < 30 || len(labels) < 5 {
+		t.Fatalf("the sources say the types of %d metrics and the labels of %d: they are written otherwise now", len(types), len(labels))
+	}
+	for line := range strings.Lines(string(doc)) {
+		cells := strings.Split(line, " | ")
+		if len(cells) < 5 || !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		name := strings.Trim(cells[0], "| `")
+		if is, ok := types[name]; ok && is != strings.TrimSpace(cells[1]) {
+			t.Errorf("docs/metrics.md: %s is a %s, not a %s", name, is, cells[1])
+		}
+		said := strings.Split(strings.TrimSpace(cells[3]), ", ")
+		slices.Sort(said)
+		if are, ok := labels[name]; ok && are != strings.Join(said, ", ") {
+			t.Errorf("docs/metrics.md: %s has the labels %s, not %s", name, are, cells[3])
 		}
 	}
 }
