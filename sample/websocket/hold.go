@@ -53,7 +53,8 @@ type holder struct {
 	open int
 }
 
-// Hold keeps o.Open connections open until ctx ends: one that ends is opened anew. A line says when all are open, and have been answered; also when they are again.
+// Hold keeps o.Open connections open until ctx ends: one that ends is opened anew. A line says when all are open, and have been answered; also
+// when they are again, after how many ends.
 func Hold(ctx context.Context, o Options) (Summary, error) {
 	u, err := url.Parse(o.URL)
 	if err != nil {
@@ -171,7 +172,7 @@ func (h *holder) talk(ctx context.Context, conn net.Conn, r *bufio.Reader) error
 		h.s.Messages++
 		if n == 0 {
 			if h.open++; h.open == h.o.Open {
-				fmt.Fprintf(h.o.Out, "all %d are open\n", h.open)
+				fmt.Fprintf(h.o.Out, "all %d are open: %d left, %d lost, %d refused before\n", h.open, h.s.Left, h.s.Lost, h.s.Refused)
 			}
 			defer func() { h.mu.Lock(); h.open--; h.mu.Unlock() }()
 		}

@@ -49,7 +49,7 @@ func TestHold(t *testing.T) {
 			ended := 0
 			for lines := bufio.NewScanner(r); lines.Scan(); {
 				switch line := lines.Text(); {
-				case line == "all 10 are open":
+				case strings.HasPrefix(line, "all 10 are open: "):
 					end()
 				case strings.Contains(line, " lost: ") || strings.Contains(line, " left: "):
 					if ended++; ended == n {

@@ -84,18 +84,28 @@ func deployments(c *cluster.Cluster, namespaces []string, do func(*appsv1.Deploy
 // rollout does what kubectl rollout restart does with every Deployment of namespaces.
 func rollout(c *cluster.Cluster, namespaces ...string) {
 	c.T.Helper()
+	deployments(c, namespaces, func(d *appsv1.Deployment) { renew(c, d.Namespace, d.Name) })
+}
+
+// renew does it with one Deployment.
+func renew(c *cluster.Cluster, namespace, name string) {
+	c.T.Helper()
 	patch := []byte(`{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"` + time.Now().Format(time.RFC3339Nano) + `"}}}}}`)
-	deployments(c, namespaces, func(d *appsv1.Deployment) {
-		if _, err := c.Client.AppsV1().Deployments(d.Namespace).Patch(c.T.Context(), d.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
-			c.T.Fatal(err)
-		}
-	})
+	if _, err := c.Client.AppsV1().Deployments(namespace).Patch(c.T.Context(), name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		c.T.Fatal(err)
+	}
 }
 
 // restart is rollout, and waits until all are there again.
 func restart(c *cluster.Cluster, namespaces ...string) {
 	c.T.Helper()
 	rollout(c, namespaces...)
+	rolledOut(c, namespaces...)
+}
+
+// rolledOut waits until every Deployment of namespaces has its pods of its last version.
+func rolledOut(c *cluster.Cluster, namespaces ...string) {
+	c.T.Helper()
 	c.Until("all Deployments are restarted", 2*booting, func() (why string) {
 		deployments(c, namespaces, func(d *appsv1.Deployment) {
 			if !cluster.RolledOut(d) {

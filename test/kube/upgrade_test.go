@@ -1,13 +1,17 @@
 package kube
 
 import (
+	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/weirmesh/weir/sample/websocket"
 	"github.com/weirmesh/weir/test/kube/cluster"
 )
 
@@ -38,9 +42,119 @@ spec:
   containers: [{name: app, image: "HUB/weir-sample:TAG", args: [websocket-client, --open, "1000", --every, 5s, --timeout, 30s, --url, "ws://chat/"]}]
 `
 
-// A namespace goes from one revision of the control plane to another beside it and back, by its
-// tag, and the gateway with it, under a hundred requests a second within and fifty through the gateway: none fails. Of a thousand WebSockets in it none is closed, until
-// the pods end that serve them.
+// sockets is how many WebSockets the holder holds.
+const sockets = 1000
+
+// streams are those WebSockets: a namespace with their pods, and the holder's log.
+type streams struct {
+	c    *cluster.Cluster
+	held *cluster.Lines
+	left int // have been closed by their pods' ends, at least
+}
+
+// opened makes the namespace, and waits until all are open.
+func opened(t *testing.T, c *cluster.Cluster, labels ...string) *streams {
+	t.Helper()
+	s := &streams{c: c.In(t)}
+	s.c.Namespace = c.NewNamespace(labels...)
+	s.c.Apply(withImages(t, chat))
+	s.c.Ready("app", booting)
+	s.c.Apply(withImages(t, holder))
+	s.c.Until("holder is ready", booting, func() string { return cluster.Unready(s.c.MustPod("holder")) })
+	s.held = s.c.Follow("holder", "app")
+	s.settled()
+	return s
+}
+
+// settled waits until all are open (again), and those only were closed whose pods have ended, each of which said so.
+func (s *streams) settled() {
+	s.c.T.Helper()
+	s.c.Until("all WebSockets are open", booting, func() string {
+		all := s.held.All()
+		var left, lost, refused int
+		if _, err := fmt.Sscanf(all[strings.LastIndexByte(all, '\n')+1:], "all 1000 are open: %d left, %d lost, %d refused before", &left, &lost, &refused); err != nil || left < s.left {
+			return fmt.Sprintf("of %d that are to be closed %s", s.left, all)
+		}
+		if lost+refused > 0 || s.left == 0 && left > 0 {
+			s.c.T.Fatalf("WebSockets were closed otherwise than by their pod's end: %s", all)
+		}
+		s.left = left
+		return ""
+	})
+}
+
+// during does something that none of the streams may notice: whichever ended would be opened anew, which the holder says.
+func (s *streams) during(what string, do func()) {
+	s.c.T.Helper()
+	before := s.held.All()
+	do()
+	if all := s.held.All(); all != before {
+		s.c.T.Errorf("%s: WebSockets did not stay: %s", what, strings.TrimPrefix(all, before))
+	}
+}
+
+// at is how many streams the holder's proxy has at each pod, by its address.
+func (s *streams) at() (map[string]int, error) {
+	out, err := s.c.Exec("holder", "istio-proxy", "weir-proxy", "request", "--debug-port=15000", "GET", "/clusters")
+	at := map[string]int{}
+	for line := range strings.Lines(out) {
+		f := strings.Split(strings.TrimSpace(line), "::") // CLUSTER::10.0.0.1:8080::rq_active::500
+		if len(f) != 4 || f[2] != "rq_active" || f[1] == "default_priority" || !strings.HasPrefix(f[0], "outbound|80||chat.") {
+			continue
+		}
+		n, err := strconv.Atoi(f[3])
+		if err != nil {
+			return nil, err
+		}
+		at[strings.TrimSuffix(f[1], ":8080")] += n
+	}
+	return at, err
+}
+
+// replace ends the pods that serve them one by one; those of each are closed, and no others.
+func (s *streams) replace() {
+	s.c.T.Helper()
+	for _, p := range s.c.Pods("app=chat") {
+		of, err := s.at()
+		if err != nil {
+			s.c.T.Fatal(err)
+		}
+		all := 0
+		for _, n := range of {
+			all += n
+		}
+		if all != sockets {
+			s.c.T.Fatalf("the holder's proxy has %v", of)
+		}
+		s.left += of[p.Status.PodIP]
+		if err := s.c.Client.CoreV1().Pods(s.c.Namespace).Delete(s.c.T.Context(), p.Name, metav1.DeleteOptions{}); err != nil {
+			s.c.T.Fatal(err)
+		}
+		s.c.Until(p.Name+" has ended", booting, func() string {
+			if _, err := s.c.Client.CoreV1().Pods(s.c.Namespace).Get(s.c.T.Context(), p.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				return fmt.Sprint("it is there, ", err)
+			}
+			return ""
+		})
+		s.c.Ready("app=chat", booting)
+		s.settled()
+	}
+}
+
+// proxies is the revision whose proxies the pods of a selector must have.
+func proxies(c *cluster.Cluster, selector, revision string) {
+	c.T.Helper()
+	for _, p := range c.Pods(selector) {
+		if got := p.Labels["istio.io/rev"]; got != revision && !strings.Contains(p.Annotations["sidecar.istio.io/status"], `"revision":"`+revision+`"`) {
+			c.T.Errorf("pod %s has a proxy of %q, want %s: %s", p.Name, got, revision, p.Annotations["sidecar.istio.io/status"])
+		}
+	}
+}
+
+// Two namespaces go from one revision of the control plane to another beside it and back, by their tag, and the gateway with
+// them, under a hundred requests a second within and fifty through the gateway: none fails. A thousand WebSockets stay while
+// the control plane of their proxies is replaced and the tag changes; they are closed only by the pods that serve them, as
+// these end to get proxies of the other revision, and are opened again.
 func TestUpgrade(t *testing.T) {
 	c := cluster.Connect(t, "istio.io/rev=weir-e2e")
 	install(t)
@@ -49,31 +163,11 @@ func TestUpgrade(t *testing.T) {
 		must(t, "tag", "remove", "weir-e2e", "--yes")
 		must(t, "uninstall", "--revision", "next", "--yes")
 	})
-	streams := c.In(t)
-	streams.Namespace = c.NewNamespace("istio.io/rev=weir-e2e")
-	streams.Apply(withImages(t, chat))
 	c.Apply(withImages(t, strings.ReplaceAll(pair, "NAME", "web")))
-	streams.Ready("app", booting)
 	c.Ready("app", booting)
-	streams.Apply(withImages(t, holder))
-	streams.Until("holder is ready", booting, func() string { return cluster.Unready(streams.MustPod("holder")) })
-	held := streams.Follow("holder", "app")
-	streams.Until("all WebSockets are open", booting, func() string {
-		if !strings.Contains(held.All(), "all 1000 are open") {
-			return held.All()
-		}
-		return ""
-	})
+	open := opened(t, c, "istio.io/rev=weir-e2e")
 	log := calling(t, c, "caller", true, 100, "http://web/")
 
-	// of is the revision whose proxies the pods of web have.
-	of := func(revision string) {
-		for _, p := range c.Pods("app=web") {
-			if got := p.Labels["istio.io/rev"]; got != revision && !strings.Contains(p.Annotations["sidecar.istio.io/status"], `"revision":"`+revision+`"`) {
-				t.Errorf("pod %s has a proxy of %q, want %s: %s", p.Name, got, revision, p.Annotations["sidecar.istio.io/status"])
-			}
-		}
-	}
 	// edge is the revision of the gateway, whose pods have their proxies from its control plane.
 	edge := func(revision string) {
 		t.Helper()
@@ -97,7 +191,8 @@ func TestUpgrade(t *testing.T) {
 			return ""
 		})
 	}
-	of("default")
+	proxies(c, "app=web", "default")
+	proxies(open.c, "app", "default")
 	edge("default")
 	c.Apply(toWeb)
 	c.Until("the gateway serves it", booting, func() string {
@@ -108,35 +203,55 @@ func TestUpgrade(t *testing.T) {
 	})
 	outside := calling(t, c, "outside", false, 50, "http://istio-ingressgateway.istio-system/")
 	began := time.Now()
+	open.during("a new control plane in the old one's place", func() {
+		renew(c, "istio-system", "istiod")
+		rolledOut(c, "istio-system")
+		c.Until("all proxies have found it, and the old one has ended", booting, func() string {
+			of, err := shares(c)
+			if err != nil {
+				return err.Error()
+			}
+			all := 0
+			for _, n := range of {
+				all += n
+			}
+			if len(of) != 1 || all != 7 { // web, chat, their callers, the gateway
+				return fmt.Sprint(of)
+			}
+			return ""
+		})
+	})
+	t.Logf("the control plane is replaced after %v", time.Since(began).Round(time.Second))
 	install(t, "--revision", "next")
+	before := "default"
 	for _, revision := range []string{"next", "default"} {
-		must(t, "tag", "set", "weir-e2e", "--revision", revision, "--overwrite")
-		restart(c, c.Namespace)
-		of(revision)
-		install(t, "--revision", revision, "--set", "gateways.istio-ingressgateway.enabled=true")
-		edge(revision)
+		open.during("the tag leads to "+revision, func() {
+			must(t, "tag", "set", "weir-e2e", "--revision", revision, "--overwrite")
+			restart(c, c.Namespace)
+			proxies(c, "app=web", revision)
+			install(t, "--revision", revision, "--set", "gateways.istio-ingressgateway.enabled=true")
+			edge(revision)
+			proxies(open.c, "app=chat", before)
+		})
+		open.replace()
+		proxies(open.c, "app=chat", revision)
+		t.Logf("%s after %v: %d WebSockets have been closed by their pods", revision, time.Since(began).Round(time.Second), open.left)
+		before = revision
 	}
-	must(t, "uninstall", "--revision", "next", "--yes")
+	open.during("the other revision goes", func() {
+		must(t, "uninstall", "--revision", "next", "--yes")
+	})
 	t.Logf("there and back in %v", time.Since(began).Round(time.Second))
 	stopped(t, c, "caller", log)
 	stopped(t, c, "outside", outside)
-	if all := held.All(); strings.Count(all, "\n") > 0 {
-		t.Errorf("WebSockets did not stay: %s", all)
-	}
-
-	restart(streams, streams.Namespace)
-	streams.Until("all are open again", booting, func() string {
-		if all := held.All(); strings.Count(all, "all 1000 are open") < 2 {
-			return all
-		}
-		return ""
-	})
-	if err := c.Client.CoreV1().Pods(streams.Namespace).Delete(t.Context(), "holder", metav1.DeleteOptions{}); err != nil {
+	if err := c.Client.CoreV1().Pods(open.c.Namespace).Delete(t.Context(), "holder", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	<-held.Ended()
-	t.Logf("WebSockets: %s", held.All())
-	if all := held.All(); !strings.Contains(all, `"lost":0,"refused":0`) || strings.Contains(all, `"left":0`) {
-		t.Error("not as it should be")
+	<-open.held.Ended()
+	all := open.held.All()
+	var s websocket.Summary
+	if err := json.Unmarshal([]byte(all[strings.LastIndexByte(all, '\n')+1:]), &s); err != nil || s.Lost+s.Refused > 0 || s.Left != open.left || s.Opened != sockets+s.Left {
+		t.Errorf("%+v, want %d closed by their pods and opened anew: %v\n%s", s, open.left, err, all)
 	}
+	t.Logf("WebSockets: %+v", s)
 }
