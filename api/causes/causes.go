@@ -162,7 +162,7 @@ var table = [numCauses]info{
 		"the mesh does not know the address or host, and lets workloads call nothing else (outboundTrafficPolicy REGISTRY_ONLY)",
 		"make it known by a ServiceEntry, show it in egress.hosts of the Sidecar, or let the outboundTrafficPolicy of the Sidecar or MeshConfig be ALLOW_ANY"},
 	DestinationRefused: {"destination_refused", NoHealthyUpstreamFlag, "destination_refused", 503, "destination refused: the object that secures it has errors or is contradicted",
-		"the object that says how to secure connections to the destination has errors, and requests would be less protected than it asks for; or it asks for mesh mTLS where a PeerAuthentication accepts none",
+		"the object that says how to secure connections to the destination has errors, and requests would be less protected than it asks for; or it asks for mesh mTLS of a port without HTTP where a PeerAuthentication accepts none",
 		"the details name the object, and the one that contradicts it: repair or remove it; `weir get` and `weir analyze` say what is wrong with it"},
 	NoConfiguration: {"no_configuration", NoClusterFound, "no_configuration_yet", 503, "",
 		"the proxy has not got any configuration since it began",

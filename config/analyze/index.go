@@ -61,6 +61,17 @@ type instance struct {
 	owner            string
 }
 
+// port is the one of the workload that a service's port leads to.
+func (i *instance) port(p mesh.Port) uint16 {
+	switch {
+	case p.TargetName != "":
+		return i.ports[p.TargetName]
+	case p.Target == 0:
+		return p.Number
+	}
+	return p.Target
+}
+
 // instanceID orders instances: those that run, those assumed, those deployed.
 type instanceID struct {
 	from instanceSource
@@ -126,6 +137,11 @@ func (a *analysis) update(in Input) {
 	each(old.Gateways, now.Gateways, a.tookGateway)
 	each(old.PeerAuths, now.PeerAuths, a.tookPolicy)
 	each(old.RequestAuths, now.RequestAuths, a.tookAuth)
+	each(old.Authorizations, now.Authorizations, func(k mesh.Key, was, now *mesh.AuthorizationPolicy) {
+		if was != nil && was.Action == mesh.AuthorizationCustom || now != nil && now.Action == mesh.AuthorizationCustom {
+			a.again(custom, string(k), "")
+		}
+	})
 	each(old.Sidecars, now.Sidecars, a.tookSidecar)
 	each(old.Workloads, now.Workloads, func(k mesh.Key, _, w *mesh.Workload) {
 		var i *instance

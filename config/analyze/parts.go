@@ -32,6 +32,7 @@ const (
 	sidecar     // by key
 	outsider    // by config.ID.String()
 	injection   // of a namespace
+	custom      // AuthorizationPolicies that ask somebody, by key
 	numSubjects = iota
 )
 
@@ -51,6 +52,7 @@ var checks = [numSubjects]func(*analysis, subject) bool{
 	sidecar:         (*analysis).sidecar,
 	outsider:        (*analysis).outsider,
 	injection:       (*analysis).injection,
+	custom:          (*analysis).custom,
 }
 
 // part is what was found about a subject, and what it depends on.

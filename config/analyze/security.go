@@ -142,13 +142,7 @@ func (a *analysis) contradiction(r *mesh.DestinationRule, tls *mesh.ClientTLS, p
 		return
 	}
 	for _, in := range picked {
-		port := p.Target
-		if p.TargetName != "" {
-			port = in.ports[p.TargetName]
-		} else if port == 0 {
-			port = p.Number
-		}
-		mode, policy := a.mode(in, port)
+		mode, policy := a.mode(in, in.port(p))
 		var accepts string
 		switch {
 		case mode == mesh.MTLSStrict && tls.Mode != "ISTIO_MUTUAL":

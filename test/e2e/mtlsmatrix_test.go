@@ -52,7 +52,8 @@ func serverModes() []serverMode {
 }
 
 // What a server accepts, what a DestinationRule asks of the client, and where in the rule that stands:
-// in no combination does one end speak TLS and the other not, and no call fails.
+// in no combination does one end speak TLS and the other not. No call fails, but for those to a port without HTTP that takes no mTLS
+// (DISABLE) where the rule demands the mesh's (ISTIO_MUTUAL): they are refused (destination_refused).
 func TestNoCombinationOfModesContradictsItself(t *testing.T) {
 	t.Parallel()
 	m, client, _ := echoMesh(t, nil, echoPod("echo-0", "v1"))
