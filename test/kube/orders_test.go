@@ -23,21 +23,26 @@ import (
 )
 
 // part is something of a cluster that can go away and come back. What is frozen answers nobody
-// and closes nothing, which is worse than dead; it comes back as a new process.
+// and closes nothing, which is worse than dead; it comes back as a new process. What goes has to
+// be there to go; what comes may have ended with its node.
 type part struct{ name, goes, comes string }
 
 var parts = []part{
-	{"weir-control", `pkill -STOP -x weir-control || :`, `pkill -KILL -x weir-control || :`},
+	{"weir-control", `pkill -STOP -x weir-control`, `pkill -KILL -x weir-control || :`},
 	{"webhook", // the API server's connections to it are reset
 		`nft -f - <<'N'
 table inet weir-orders { chain out { type filter hook output priority 0; tcp dport 15017 reject with tcp reset; }; }
 N`, `nft delete table inet weir-orders 2>/dev/null || :`},
-	{"node agent", `pkill -STOP -f 'weir-cni agent' || :`, `pkill -KILL -f 'weir-cni agent' || :`},
+	{"node agent", `pkill -STOP -f 'weir-cni agent'`, `pkill -KILL -f 'weir-cni agent' || :`},
 	{"API server", `pkill -STOP -f 'kube-apiserver .*--secure-port'`, `pkill -KILL -f 'kube-apiserver .*--secure-port'`},
-	// A boot: every process of every pod has ended, what is in memory is lost, and the network's
-	// configuration is written anew.
-	{"node", `pkill -STOP -f 'kubelet .*--config'; pkill -STOP -x containerd`, `
-for s in $(pgrep -f containerd-shim); do pkill -KILL -P $s; kill -KILL $s; done
+	// A boot: every process of every pod has ended, what is in memory is lost, volumes too, and the
+	// network's configuration is written anew.
+	{"node", `pkill -STOP -f 'kubelet .*--config' && pkill -STOP -x containerd`, `
+shims=$(pgrep -f containerd-shim) || exit 1
+for s in $shims; do pkill -KILL -P $s; kill -KILL $s; done
+volumes() { awk '$3 == "tmpfs" && index($2, "/var/lib/kubelet/pods/") == 1 { print $2 }' /proc/mounts; }
+volumes | grep -q /kubernetes.io~empty-dir/ || exit 1
+for v in $(volumes); do find $v -mindepth 1 -delete; umount -l $v; done
 rm -rf /run/weir-cni; cp -a /run/weir-orders/. /etc/cni/net.d/
 pkill -KILL -x containerd; pkill -KILL -f 'kubelet .*--config|kube-proxy .*--config|kube-controller-manager|kube-scheduler'`},
 }
@@ -192,7 +197,7 @@ func witnessed(t *testing.T, c *cluster.Cluster) *witness {
 }
 
 // guarded is a pod's specification whose application answers and calls outside.
-const guarded = `{terminationGracePeriodSeconds: 1, containers: [
+const guarded = `{terminationGracePeriodSeconds: 1, nodeSelector: {kubernetes.io/hostname: NODE}, containers: [
     {name: app, image: "HUB/weir-sample:TAG", args: [echo, --version, guarded]},
     {name: out, image: "HUB/weir-sample:TAG", args: [client, --rate, "4", --timeout, 1s, --url, "OUTSIDE"]}]}`
 
@@ -243,10 +248,16 @@ func TestOrders(t *testing.T) {
 		return ""
 	})
 	onNode(t, "rm -rf /run/weir-orders; cp -a /etc/cni/net.d /run/weir-orders")
-	install(t, "--set", "cni.enabled=true", "--set", "cni.cniBinDir="+bin, "--set", "meshConfig.outboundTrafficPolicy.mode=REGISTRY_ONLY")
+	// All that is looked at is on the node that is broken.
+	hostname, err := node(t, "hostname").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := strings.TrimSpace(string(hostname))
+	install(t, "--set", `pilot.nodeSelector.kubernetes\.io/hostname=`+at, "--set", "cni.enabled=true", "--set", "cni.cniBinDir="+bin, "--set", "meshConfig.outboundTrafficPolicy.mode=REGISTRY_ONLY")
 	w := witnessed(t, c)
 	text := func(s string) string {
-		return withImages(t, strings.NewReplacer("GUARDED", strings.ReplaceAll(guarded, "OUTSIDE", w.outside)).Replace(s))
+		return withImages(t, strings.ReplaceAll(s, "GUARDED", strings.NewReplacer("OUTSIDE", w.outside, "NODE", at).Replace(guarded)))
 	}
 	pod := func(name string, inject bool) string {
 		return text(strings.NewReplacer("NAME", name, "INJECT", fmt.Sprint(inject)).Replace(single))
@@ -274,7 +285,7 @@ func TestOrders(t *testing.T) {
 	c.Eventually("its last call has come", w.forget)
 
 	all, few := orders(len(parts))
-	began := time.Now()
+	began, ran, made := time.Now(), 0, 0
 	for i, order := range all {
 		if i >= few && time.Since(began) > d {
 			break
@@ -283,15 +294,20 @@ func TestOrders(t *testing.T) {
 		for _, x := range order {
 			names = append(names, parts[x].name)
 		}
-		if !t.Run(strings.Join(names, ", "), func(t *testing.T) { disorder(c.In(t), w, order, fmt.Sprintf("during-%d-", i), pod) }) {
+		if !t.Run(strings.Join(names, ", "), func(t *testing.T) {
+			made += disorder(c.In(t), w, order, fmt.Sprintf("during-%d-", i), pod)
+			ran++
+		}) {
 			break // what follows would begin with what is broken
 		}
 	}
+	if ran >= few && made == 0 {
+		t.Error("in no order a pod could be made, so that none could have started unprotected")
+	}
 }
 
-// disorder is one order.
-func disorder(c *cluster.Cluster, w *witness, order []int, prefix string, pod func(string, bool) string) {
-	made := 0
+// disorder is one order, and how many pods were made in it.
+func disorder(c *cluster.Cluster, w *witness, order []int, prefix string, pod func(string, bool) string) (made int) {
 	attempt := func() { // all of it may be refused, or not be answered
 		ctx, cancel := context.WithTimeout(c.T.Context(), 2*time.Second)
 		defer cancel()
@@ -334,6 +350,7 @@ func disorder(c *cluster.Cluster, w *witness, order []int, prefix string, pod fu
 		c.T.Fatal(s)
 	}
 	c.Eventually("the witness goes on looking", func() bool { return w.looked() > looked })
+	return made
 }
 
 // unwell says what the mesh and the namespace lack.
