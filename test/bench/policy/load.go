@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -32,6 +33,7 @@ func (m *mesh) rows() []*row {
 	const (
 		saturated, paced, gb = "µs/request, saturated", "µs/request, paced", "ms/GB"
 		posted, large, two   = "µs/POST of 1 KB", "µs/POST of 64 KB", "µs/request of HTTP/2"
+		turn, connection     = "µs/1 KB to and fro", "µs/connection"
 	)
 	return []*row{
 		{name: "plain", service: plain, load: wrk, tokens: 1, unit: saturated},
@@ -54,6 +56,11 @@ func (m *mesh) rows() []*row {
 		{name: "paced-plain", service: plain, load: pace, tokens: 1, unit: paced},
 		{name: "paced-mtls", service: mutual, load: pace, tokens: 1, unit: paced},
 		{name: "paced-mtls-jwt-50", service: all, load: pace, tokens: few, unit: paced},
+		{name: "echo-plain", service: plain, load: echo, unit: turn},
+		{name: "echo-mtls", service: mutual, load: echo, unit: turn},
+		{name: "connect-plain", service: plain, load: connect, unit: connection},
+		{name: "connect-mtls", service: mutual, load: connect, unit: connection},
+		{name: "connect-mtls-50", service: policies, load: connect, unit: connection},
 		{name: "bulk-plain", service: plain, load: bulk, unit: gb},
 		{name: "bulk-mtls", service: mutual, load: bulk, unit: gb},
 	}
@@ -148,6 +155,75 @@ func pace(ctx context.Context, m *mesh, r *row) (float64, error) {
 	r.took = slices.Concat(took...)
 	slices.Sort(r.took)
 	return float64(done.Load()), nil
+}
+
+// echo sends 1 KB on each of as many TCP connections as there are callers, again when it has come back, and returns how often it did.
+func echo(ctx context.Context, m *mesh, r *row) (float64, error) {
+	return m.turns(ctx, func(ctx context.Context, count func()) error {
+		c, err := m.dial(ctx, r)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		for message := make([]byte, 1<<10); ctx.Err() == nil; count() {
+			if err := turn(c, message); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// connect opens a TCP connection for each byte that it has sent back: a handshake each, where there is mutual TLS.
+func connect(ctx context.Context, m *mesh, r *row) (float64, error) {
+	return m.turns(ctx, func(ctx context.Context, count func()) error {
+		for ; ctx.Err() == nil; count() {
+			c, err := m.dial(ctx, r)
+			if err != nil {
+				return err
+			}
+			err = turn(c, make([]byte, 1))
+			if c.Close(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// turns runs do for each caller until the time is over, and returns how often they counted.
+func (m *mesh) turns(ctx context.Context, do func(ctx context.Context, count func()) error) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.o.length)
+	defer cancel()
+	var wg sync.WaitGroup
+	var n atomic.Int64
+	errs := make([]error, callers)
+	for i := range errs {
+		wg.Go(func() {
+			errs[i] = do(ctx, func() { n.Add(1) })
+		})
+	}
+	wg.Wait()
+	return float64(n.Load()), errors.Join(errs...)
+}
+
+// dial is not ended by the end of a round, which is no failure.
+func (m *mesh) dial(ctx context.Context, r *row) (net.Conn, error) {
+	d := net.Dialer{Timeout: patience}
+	c, err := d.DialContext(context.WithoutCancel(ctx), "tcp", m.echo[r.service])
+	if err == nil {
+		err = c.SetDeadline(time.Now().Add(m.o.length + patience))
+	}
+	return c, err
+}
+
+// turn sends a message, and waits until it has come back.
+func turn(c net.Conn, message []byte) error {
+	if _, err := c.Write(message); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(c, message)
+	return err
 }
 
 // bulk writes to four connections as fast as they take it, and returns GB.

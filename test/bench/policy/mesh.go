@@ -34,12 +34,13 @@ type mesh struct {
 	running []*exec.Cmd // in order of their start
 	address map[string]string
 	bulk    map[string]string
+	echo    map[string]string
 	pids    map[string]int // of proxies, by workload
 	client  *http.Client
 }
 
 func start(ctx context.Context, o options) (m *mesh, err error) {
-	m = &mesh{o: o, address: map[string]string{}, bulk: map[string]string{}, pids: map[string]int{},
+	m = &mesh{o: o, address: map[string]string{}, bulk: map[string]string{}, echo: map[string]string{}, pids: map[string]int{},
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: callers}}}
 	if m.dir, err = os.MkdirTemp("", "weir-policy-"); err != nil {
 		return nil, err
@@ -62,8 +63,8 @@ func start(ctx context.Context, o options) (m *mesh, err error) {
 		return nil, err
 	}
 	for _, s := range services {
-		c := m.command(ctx, "run", "--as", "shop/"+s, "-l", "app="+s, "-p", "http=8080", "-p", "tcp-bulk=9000", "--", "sh", "-c",
-			fmt.Sprintf(`taskset -c %d %s $PORT_8080 1024 & exec taskset -c %d %s sink $PORT_9000`, loadCore, m.tool("backend"), loadCore, m.tool("tcpload")))
+		c := m.command(ctx, "run", "--as", "shop/"+s, "-l", "app="+s, "-p", "http=8080", "-p", "tcp-bulk=9000", "-p", "tcp-echo=9001", "--", "taskset", "-c", strconv.Itoa(loadCore), "sh", "-c",
+			fmt.Sprintf(`%[1]s $PORT_8080 1024 & %[2]s echo $PORT_9001 & exec %[2]s sink $PORT_9000`, m.tool("backend"), m.tool("tcpload")))
 		if _, err := m.background(c, "is in the mesh"); err != nil {
 			return nil, err
 		}
@@ -76,7 +77,7 @@ func start(ctx context.Context, o options) (m *mesh, err error) {
 	for line := range strings.Lines(env) {
 		for _, s := range services {
 			if a, ok := strings.CutPrefix(strings.TrimSpace(line), strings.ToUpper(s)+"_SERVICE_HOST="); ok {
-				m.address[s], m.bulk[s] = a+":8080", a+":9000"
+				m.address[s], m.bulk[s], m.echo[s] = a+":8080", a+":9000", a+":9001"
 			}
 		}
 	}

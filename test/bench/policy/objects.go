@@ -39,7 +39,7 @@ func objects(keys string) string {
 		add(`apiVersion: v1
 kind: Service
 metadata: {name: %[1]s, namespace: shop}
-spec: {selector: {app: %[1]s}, ports: [{name: http, port: 8080}, {name: tcp-bulk, port: 9000}]}`, s)
+spec: {selector: {app: %[1]s}, ports: [{name: http, port: 8080}, {name: tcp-bulk, port: 9000}, {name: tcp-echo, port: 9001}]}`, s)
 		mode, tls := "STRICT", "ISTIO_MUTUAL"
 		if s == plain {
 			mode, tls = "DISABLE", "DISABLE"
@@ -67,7 +67,7 @@ spec:
 	return b.String()
 }
 
-// fifty are the policies of one service. The one that lets the client in is the last in the order in which proxies ask:
+// fifty are the policies of one service, beside one for its connections that are not HTTP. The one that lets the client in is the last in the order in which proxies ask:
 // all others are looked at first, two thirds of them know the path, and half of these ask
 // for the caller's namespace.
 func fifty(add func(string, ...any), service string) {
@@ -92,7 +92,8 @@ spec:
 		}
 		policy(fmt.Sprintf("team-%02d", i), "ALLOW", fmt.Sprintf("  - {from: [{source: %s}], to: [{operation: %s}]}", from, to))
 	}
-	policy("no-admin", "DENY", `  - {from: [{source: {notPrincipals: [cluster.local/ns/shop/sa/operator]}}], to: [{operation: {paths: [/admin/*, /debug/*]}}]}`)
+	policy("no-admin", "DENY", `  - {from: [{source: {notPrincipals: [cluster.local/ns/shop/sa/operator]}}], to: [{operation: {ports: ["8080"], paths: [/admin/*, /debug/*]}}]}`)
+	policy("connections", "ALLOW", `  - {from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}], to: [{operation: {ports: ["9001"]}}]}`)
 	when := ""
 	if checked(service) {
 		when = `, when: [{key: "request.auth.claims[groups]", values: [customers]}]`
