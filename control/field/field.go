@@ -15,6 +15,7 @@ import (
 
 // For is what a proxy decided for, as far as it is known.
 type For struct {
+	Host   string // of a cluster, whole
 	Subset string
 	Port   uint16
 	Line   int // where the rule begins; 0: not known
@@ -26,7 +27,7 @@ type For struct {
 func Cluster(name string) (f For) {
 	if p := strings.Split(name, "|"); len(p) == 4 {
 		port, _ := strconv.ParseUint(p[1], 10, 16)
-		f.Port, f.Subset = uint16(port), p[2]
+		f.Port, f.Subset, f.Host = uint16(port), p[2], p[3]
 	}
 	return f
 }
@@ -47,9 +48,9 @@ func Find(root *document.Value, path string, f For) (string, int) {
 	candidates := []string{path} // the last ones are what objects of Istio before 1.5 have
 	switch {
 	case strings.HasPrefix(path, rules):
-		return rule(root, spec, "http", strings.TrimPrefix(path, rules), f.Line)
+		return rule(root, spec, "http", strings.TrimPrefix(path, rules), f)
 	case strings.HasPrefix(path, servers):
-		return rule(root, spec, "servers", strings.TrimPrefix(path, servers), f.Line)
+		return rule(root, spec, "servers", strings.TrimPrefix(path, servers), f)
 	case strings.HasPrefix(path, policy+pool) && root.Get("kind").String() == "Sidecar":
 		candidates = sidecar(spec, strings.TrimPrefix(path, policy), f.Port)
 	case strings.HasPrefix(path, policy):
@@ -91,7 +92,8 @@ func Find(root *document.Value, path string, f For) (string, int) {
 }
 
 // rule finds a field of a rule of a VirtualService, or of a server of a Gateway.
-func rule(root, spec *document.Value, of, name string, line int) (path string, found int) {
+func rule(root, spec *document.Value, of, name string, f For) (path string, found int) {
+	line := f.Line
 	if !slices.ContainsFunc(items(spec.Get(of)), func(r *document.Value) bool { return r.Line == line }) {
 		line = 0 // it stood elsewhere then
 	}
@@ -102,11 +104,12 @@ func rule(root, spec *document.Value, of, name string, line int) (path string, f
 		c := document.Index(of, i) + "." + name
 		if list, in, ok := strings.Cut(c, "[]"); ok {
 			all := items(at(spec, list))
-			switch len(all) {
-			case 0:
+			one := f.among(all)
+			switch {
+			case len(all) == 0:
 				continue
-			case 1:
-				c = document.Index(list, 0) + in
+			case one >= 0:
+				c = document.Index(list, one) + in
 			default: // whose it is nobody says
 				if c = list; line == 0 {
 					return of + "[]." + name, 0
@@ -122,6 +125,26 @@ func rule(root, spec *document.Value, of, name string, line int) (path string, f
 		}
 	}
 	return path, found
+}
+
+// among is which of several destinations a cluster was made for: the only one there is, or the only one that it can be of; -1: nobody knows.
+func (f For) among(routes []*document.Value) int {
+	if len(routes) == 1 {
+		return 0
+	}
+	one := -1
+	for i, r := range routes {
+		d := r.Get("destination")
+		host, port := d.Get("host").String(), d.Get("port").Get("number")
+		if f.Host == "" || host != f.Host && !strings.HasPrefix(f.Host, host+".") || d.Get("subset").String() != f.Subset || port != nil && !numbered(d, f.Port) {
+			continue
+		}
+		if one >= 0 {
+			return -1
+		}
+		one = i
+	}
+	return one
 }
 
 // protocol are where it is said what a port speaks, of a Service or ServiceEntry; the workload's port, or the service's.

@@ -91,6 +91,9 @@ func TestFind(t *testing.T) {
 		{"VirtualService", "http[].fault.abort", For{}, ":0"},
 		{"VirtualService", "http[].route[].destination", For{Line: 6}, "http[1].route[0].destination:7"},
 		{"VirtualService", "http[].route[].destination", For{Line: 9}, "http[2].route:9"}, // of several, any
+		{"VirtualService", "http[].route[].destination", For{Line: 9, Host: "d.default.svc.cluster.local"}, "http[2].route[1].destination:11"},
+		{"VirtualService", "http[].route[].destination", For{Line: 9, Host: "d.default.svc.cluster.local", Subset: "v1"}, "http[2].route:9"},
+		{"VirtualService", "http[].route[].destination", For{Line: 9, Host: "dd.default.svc.cluster.local"}, "http[2].route:9"},
 		{"VirtualService", "http[].route[].destination", For{}, "http[].route[].destination:0"},
 		{"VirtualService", "http", For{}, "http:3"},
 		{"Gateway", "servers", For{}, "servers:3"},

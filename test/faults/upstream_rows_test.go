@@ -34,6 +34,9 @@ func upstreamRows() []fault {
 			cause: "fault_abort", at: "default/client", object: "VirtualService http[0].fault.abort", client: "fault_abort"},
 		{name: "no such subset", how: "a route to a subset that no DestinationRule has", app: answers(ok), config: virtualService("route: [{destination: {host: NAME, !wrong subset: v7}}]"),
 			cause: "cluster_not_found", at: "default/client", object: "VirtualService http[0].route[0].destination.subset", client: "cluster_not_found"},
+		{name: "no such subset of several", how: "the same of the second of two weighted destinations", app: answers(ok),
+			config: virtualService("route: [{destination: {host: NAME}, weight: 0}, {destination: {host: NAME, !wrong subset: v7}, weight: 100}]"),
+			cause:  "cluster_not_found", at: "default/client", object: "VirtualService http[0].route[1].destination.subset", client: "cluster_not_found"},
 		{name: "no pods", how: "a Service whose selector matches no pod",
 			cause: "no_endpoints", at: "default/client", object: "Service selector", client: "no_endpoints"},
 	}
