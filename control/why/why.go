@@ -114,7 +114,7 @@ func Stories(all []Told, objects Objects) []apiv1.Story {
 		// A connection that was refused, or relayed, is of the call that was made on it.
 		first := i
 		for range mostHops {
-			if caller, ok := calls[all[first].Record.GetClient()]; ok && all[first].Record.GetId() == "" {
+			if caller, ok := calls[all[first].Record.GetClient()]; ok && all[first].Record.GetId() == "" && came(all[caller].Record, all[first].Record) {
 				first = caller
 			}
 		}
@@ -200,12 +200,17 @@ func leads(a, b *observev1.Record) bool {
 	if a.GetEdge().GetSide() == b.GetEdge().GetSide() || b.GetEdge().GetSide() != observev1.Side_SIDE_DESTINATION {
 		return false
 	}
-	for _, t := range a.GetTries() {
-		if t.GetLocal() != "" && t.GetLocal() == b.GetClient() {
-			return true
-		}
-	}
-	return false
+	return came(a, b)
+}
+
+// came reports whether b is of a connection that an attempt of a was made on. A client's port is used again as soon as its connection has
+// ended, for one to somebody else: what came elsewhere than where it was sent (an address may be changed on the way) has to be of the same
+// id, or to have been there when a began.
+func came(a, b *observev1.Record) bool {
+	return slices.ContainsFunc(a.GetTries(), func(t *observev1.Attempt) bool {
+		return t.GetLocal() != "" && t.GetLocal() == b.GetClient() && (b.GetAsked() == "" || t.GetEndpoint() == "" || t.GetEndpoint() == b.GetAsked() ||
+			a.GetId() != "" && a.GetId() == b.GetId() || b.GetTimeUnixNano()+b.GetEndedNano() >= a.GetTimeUnixNano())
+	})
 }
 
 // mayLead reports whether b can be the server's record of an attempt that a's record has no room for: it came from the same address.

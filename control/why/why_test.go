@@ -298,3 +298,29 @@ func TestMerge(t *testing.T) {
 		}
 	}
 }
+
+// A client's port is used again as soon as its connection has ended, for one to somebody else: what came elsewhere than where an attempt
+// was sent is another's, unless it has the same id, or was still there when the attempt was made.
+func TestPortsAreUsedAgain(t *testing.T) {
+	const client, sent, elsewhere = "10.0.0.1:40000", "10.0.0.2:8080", "10.0.0.3:9000"
+	for _, c := range []struct {
+		intent       string
+		id, asked    string
+		begin, ended uint64 // s
+		joined       bool
+	}{
+		{"where it was sent", "", sent, 10, 0, true},
+		{"of somebody who does not say where", "", "", 5, 1, true},
+		{"elsewhere, and ended before", "", elsewhere, 5, 1, false},
+		{"elsewhere, while it was made: an address that is changed on the way", "", elsewhere, 10, 1, true},
+		{"elsewhere, by a clock that is late, with its id", "x", elsewhere, 5, 1, true},
+		{"elsewhere, with another's id", "y", elsewhere, 5, 1, false},
+	} {
+		a := &observev1.Record{Id: "x", TimeUnixNano: 10 * 1e9, Attempts: 1, Edge: &observev1.Edge{Side: observev1.Side_SIDE_SOURCE},
+			Tries: []*observev1.Attempt{{Local: client, Endpoint: sent}}}
+		b := &observev1.Record{Id: c.id, Client: client, Asked: c.asked, TimeUnixNano: c.begin * 1e9, EndedNano: c.ended * 1e9, Edge: &observev1.Edge{Side: observev1.Side_SIDE_DESTINATION}}
+		if got := leads(a, b); got != c.joined {
+			t.Errorf("%s: joined is %v", c.intent, got)
+		}
+	}
+}

@@ -346,6 +346,7 @@ var changing = []struct {
 	{regexp.MustCompile(`\b[\d.]+(e-?\d+)? ?(ms|µs|s)\b`), "SPAN"},
 	{regexp.MustCompile(`^x-envoy-upstream-service-time: \d+`), "x-envoy-upstream-service-time: N"},
 	{regexp.MustCompile(` {2,}`), "  "},
+	{regexp.MustCompile(`\S+ \((source|destination), 2\d\d, SPAN\) > `), ""}, // what went well is kept in a sample
 }
 
 // steady are lines as they are each time.
