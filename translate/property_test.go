@@ -419,14 +419,20 @@ func wholeOfPieces(t rapid.TB, cache *translate.Cache, snap *mesh.Snapshot, n *t
 	}
 }
 
+// anyMesh is one that much has happened to.
+func anyMesh(rt *rapid.T) *mesh.Snapshot {
+	c := &chaos{T: rt}
+	snap := &mesh.Snapshot{}
+	for range 30 {
+		snap = c.step(snap)
+	}
+	return snap
+}
+
 // Whatever the mesh, our own proxy takes what it is sent.
 func TestOurProxyTakesEverything(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		c := &chaos{T: rt}
-		snap := &mesh.Snapshot{}
-		for range 30 {
-			snap = c.step(snap)
-		}
+		snap := anyMesh(rt)
 		cache := translate.New()
 		for _, n := range chaosNodes() {
 			if r := refusals(cache.View(snap, n)); r != "" && !n.Proxyless {
@@ -439,11 +445,7 @@ func TestOurProxyTakesEverything(t *testing.T) {
 // A gRPC client without proxy holds all calls to a host back, for 15 s, while a cluster that its routes name is missing: none is.
 func TestRoutesWithoutProxyLeadSomewhere(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		c := &chaos{T: rt}
-		snap := &mesh.Snapshot{}
-		for range 30 {
-			snap = c.step(snap)
-		}
+		snap := anyMesh(rt)
 		cache := translate.New()
 		for _, n := range chaosNodes() {
 			if !n.Proxyless {

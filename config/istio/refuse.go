@@ -76,10 +76,6 @@ func Refuse(o *config.Object, opts Options) (any, []config.Finding) {
 		kept, what := r.legacy()
 		return kept, []config.Finding{config.New(config.FailClosed, o.Ref, "", 0, "until it is repaired "+what, "repair the object, or remove it")}
 	}
-	if g := o.ID.Group; g == "rbac.istio.io" || g == "authentication.istio.io" {
-		kept, what := r.legacy()
-		return kept, []config.Finding{config.New(config.FailClosed, o.Ref, "", 0, "until it is repaired "+what, "repair the object, or remove it")}
-	}
 	return nil, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/weirmesh/weir/control/keys"
 )
@@ -62,18 +61,8 @@ func (k *KeysKeeper) Run(ctx context.Context) error {
 				k.o.Log.Warn("keys of tokens are too large to be kept: a new replica will not have them while their issuer is away", "uris", left)
 			}
 		}
-		select { // not more often than that, whatever happens
-		case <-ctx.Done():
+		if !rest(ctx, pause, changed) {
 			return nil
-		case <-time.After(pause):
-		}
-		if changed == nil {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
 		}
 	}
 }

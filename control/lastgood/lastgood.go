@@ -129,19 +129,28 @@ func (k *Keeper) Run(ctx context.Context) error {
 				}
 			}
 		}
-		select { // not more often than that, whatever happens
-		case <-ctx.Done():
+		if !rest(ctx, pause, changed) {
 			return nil
-		case <-time.After(pause):
 		}
-		if changed == nil {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
-		}
+	}
+}
+
+// rest waits for what is to be written next: pause at least, so that nothing is written more often than that, whatever happens, and then until
+// changed is closed; nil: no longer. It reports whether ctx goes on.
+func rest(ctx context.Context, pause time.Duration, changed <-chan struct{}) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(pause):
+	}
+	if changed == nil {
+		return true
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-changed:
+		return true
 	}
 }
 

@@ -75,16 +75,8 @@ func hopRows(testing.TB) []fault {
 			cause: "cluster_not_found", at: "default/client", object: "VirtualService http[0].route[0].destination.host", client: "cluster_not_found"},
 		{name: "hidden by a Sidecar", how: "outboundTrafficPolicy REGISTRY_ONLY, and a service that egress.hosts of the Sidecar does not have",
 			config: "apiVersion: v1\nkind: Service\nmetadata: {name: NAME, namespace: elsewhere}\nspec: {clusterIP: 10.96.7.9, selector: {app: x}, ports: [{name: http, port: 8080}]}\n",
-			ask: func(w *world, f *fault) string {
-				id := "fault-" + f.slug()
-				c, err := w.homes["captive"].DialAt(context.Background(), netip.MustParseAddrPort("10.96.7.9:8080"))
-				must(w.T, err)
-				defer c.Close()
-				_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nhost: x\r\nx-request-id: "+id+"\r\n\r\n")
-				_, _ = c.Read(make([]byte, 1))
-				return id
-			},
-			cause: "not_in_registry", at: "default/captive", object: "Sidecar captive egress[0].hosts", client: "direct_response", detail: "elsewhere/hidden-by-a-sidecar"},
+			ask:    confined("10.96.7.9:8080", "x"),
+			cause:  "not_in_registry", at: "default/captive", object: "Sidecar captive egress[0].hosts", client: "direct_response", detail: "elsewhere/hidden-by-a-sidecar"},
 		{name: "nobody is asked about TCP", how: "an AuthorizationPolicy with action CUSTOM for a TCP port", on: "plain", app: silence, protocol: "tcp", ask: raw("hello"),
 			config: object("security.istio.io/v1", "AuthorizationPolicy", "NAME", "{selector: {matchLabels: {app: plain}}, !wrong action: CUSTOM, provider: {name: gone}, rules: [{to: [{operation: {ports: ['PORT']}}]}]}"),
 			cause:  "access_denied", at: "default/plain", object: "AuthorizationPolicy action", client: "upstream_connection_reset", server: "access_denied"},

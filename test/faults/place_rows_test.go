@@ -127,15 +127,7 @@ func placeRows() []fault {
 			config: object("security.istio.io/v1", "AuthorizationPolicy", "NAME", "{selector: {matchLabels: {app: broken}}, action: DENY, rules: [{to: [{operation: {!wrong path: [/x]}}]}]}"),
 			cause:  "policy_broken", at: "default/broken", object: "AuthorizationPolicy rules[0].to[0].operation.path", client: "-", server: "access_denied"},
 		{name: "not in the registry", how: "outboundTrafficPolicy REGISTRY_ONLY, and an address that no service has",
-			ask: func(w *world, f *fault) string {
-				id := "fault-" + f.slug()
-				c, err := w.homes["captive"].DialAt(context.Background(), netip.MustParseAddrPort("10.96.7.7:8080"))
-				must(w.T, err)
-				defer c.Close()
-				_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nhost: else.example\r\nx-request-id: "+id+"\r\n\r\n")
-				_, _ = c.Read(make([]byte, 1))
-				return id
-			},
+			ask:   confined("10.96.7.7:8080", "else.example"),
 			cause: "not_in_registry", at: "default/captive", object: "Sidecar captive outboundTrafficPolicy", client: "direct_response"},
 		{name: "TCP not in the registry", how: "the same of TCP",
 			ask: func(w *world, f *fault) string {
@@ -263,4 +255,17 @@ func (o *onward) serve(c net.Conn) {
 	o.call.Load().(func(string))(r.Header.Get("x-request-id"))
 	_, _ = io.WriteString(c, "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")
 	silence(c)
+}
+
+// confined asks from a workload that may not call everybody, for a host at an address.
+func confined(address, host string) func(w *world, f *fault) string {
+	return func(w *world, f *fault) string {
+		id := "fault-" + f.slug()
+		c, err := w.homes["captive"].DialAt(context.Background(), netip.MustParseAddrPort(address))
+		must(w.T, err)
+		defer c.Close()
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nhost: "+host+"\r\nx-request-id: "+id+"\r\n\r\n")
+		_, _ = c.Read(make([]byte, 1))
+		return id
+	}
 }

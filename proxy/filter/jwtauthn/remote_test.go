@@ -157,20 +157,7 @@ func TestRemoteRotation(t *testing.T) {
 		for i := range 20 {
 			cur = newSigner(string(rune('a' + i)))
 			p.publishPlain(cur)
-			began, before := time.Now(), p.asked.Load()
-			results := make(chan jwt.Status, 100)
-			for range cap(results) {
-				tok := parsed(cur.sign(`{}`))
-				go func() { s, _ := src.verify(tok); results <- s }()
-			}
-			for range cap(results) {
-				if s := <-results; s != jwt.OK {
-					t.Fatalf("rotation %d: %v", i, s)
-				}
-			}
-			if n := p.asked.Load() - before; n > 2 || time.Since(began) > Patience {
-				t.Fatalf("rotation %d: asked %d times, waited %v", i, n, time.Since(began))
-			}
+			taken(t, p, src, cur, i)
 			time.Sleep(time.Second)
 		}
 		before := p.asked.Load()
