@@ -98,7 +98,7 @@ func (t *Trust) verifyAt(chain []*x509.Certificate, role identity.Role, now time
 		if err != nil {
 			return identity.ID{}, err
 		}
-		t.seen.remember(key, nil, identity.ID{}, until, chains[0]...)
+		t.seen.remember(key, nil, identity.ID{}, now, until, chains[0]...)
 	}
 	if len(t.Names) == 0 || t.Names.matchCertificate(chain[0]) {
 		return identity.ID{}, nil
@@ -138,7 +138,7 @@ func (t *Trust) verifyMesh(chain []*x509.Certificate, role identity.Role, now ti
 			return identity.ID{}, err
 		}
 	}
-	t.seen.remember(key, held, id, until, append(bundle.Roots(), chain...)...)
+	t.seen.remember(key, held, id, now, until, append(bundle.Roots(), chain...)...)
 	return id, nil
 }
 

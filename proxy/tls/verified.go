@@ -49,12 +49,15 @@ func (v *verified) recall(key chainKey, bundle *identity.Bundle, now time.Time) 
 	return g.id, ok && v.bundle == bundle && now.After(g.from) && now.Before(g.until)
 }
 
-// remember notes a chain that was verified by the given certificates, until the given time
-// at most. Listing some that
-// played no part only makes it forget sooner.
-func (v *verified) remember(key chainKey, bundle *identity.Bundle, id identity.ID, until time.Time, by ...*x509.Certificate) {
+// remember notes a chain that was verified now by the given certificates, until the given time
+// at most. Listing some that played no part only makes it forget sooner; those that are out of
+// time now (a root of yesterday that is still listed, or one of tomorrow) played none.
+func (v *verified) remember(key chainKey, bundle *identity.Bundle, id identity.ID, now, until time.Time, by ...*x509.Certificate) {
 	g := goodChain{id: id, until: until}
 	for _, c := range by {
+		if now.Before(c.NotBefore) || now.After(c.NotAfter) {
+			continue
+		}
 		if c.NotBefore.After(g.from) {
 			g.from = c.NotBefore
 		}

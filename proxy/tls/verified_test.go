@@ -4,6 +4,7 @@ import (
 	stdtls "crypto/tls"
 	"crypto/x509"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/weirmesh/weir/identity"
@@ -73,10 +74,43 @@ func TestVerified(t *testing.T) {
 	for i := range maxVerified {
 		trust.seen.good[chainKey{byte(i), byte(i >> 8), 1}] = goodChain{}
 	}
-	trust.seen.remember(chainKey{}, source.bundle, w.ID(), forever, w.Leaf())
+	trust.seen.remember(chainKey{}, source.bundle, w.ID(), now, forever, w.Leaf())
 	if good() != 1 {
 		t.Errorf("%d chains remembered: the memory grows without end", good())
 	}
+}
+
+// Roots that are out of time are listed beside others while they are exchanged. They vouch for nobody, and are no reason to
+// verify everybody's chain in each handshake.
+func TestVerifiedBesideOtherRoots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gone := tlstest.New(t)
+		time.Sleep(23*time.Hour + 30*time.Minute)
+		ca, vouched := tlstest.New(t), gone.Workload("default", "ratings").Chain() // for an hour, and its root for half of one
+		time.Sleep(45 * time.Minute)
+		source := &roots{ca.Bundle().Union(gone.Bundle())}
+		trust := Trust{Mesh: source}
+		if err := trust.resolve(); err != nil {
+			t.Fatal(err)
+		}
+		chain, now := ca.Workload("default", "ratings").Chain(), time.Now()
+		if _, err := trust.verifyAt(chain, identity.Client, now); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := trust.seen.recall(keyOf(chain, identity.Client), source.bundle, now); !ok {
+			t.Error("a good chain is not remembered")
+		}
+		if _, err := trust.verifyAt(vouched, identity.Client, now); err == nil {
+			t.Error("a root that has ended vouched for somebody")
+		}
+		if _, err := trust.verifyAt(chain, identity.Client, now.Add(2*time.Hour)); err == nil {
+			t.Error("an expired certificate was accepted")
+		}
+		source.bundle = gone.Bundle()
+		if _, err := trust.verifyAt(chain, identity.Client, now); err == nil {
+			t.Error("a root that is no longer listed vouched for somebody")
+		}
+	})
 }
 
 // The same for peers outside the mesh.
