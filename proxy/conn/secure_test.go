@@ -579,6 +579,39 @@ func BenchmarkHandshake(b *testing.B) {
 	}
 }
 
+// Connections that begin together, with sessions as a proxy keeps them: a burst after another, of both sides, a connection.
+func BenchmarkHandshakeBurst(b *testing.B) {
+	const together = 16
+	ca := tlstest.New(b)
+	w := ca.Workload("default", "ratings")
+	server, err := tls.NewServer(tls.ServerOptions{Identity: w, Clients: tls.RequireClientCert, Trust: tls.Trust{Mesh: w}, Tickets: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	client, err := tls.NewClient(tls.ClientOptions{Identity: w, Trust: tls.Trust{Mesh: w}, Sessions: 32})
+	if err != nil {
+		b.Fatal(err)
+	}
+	resumed, all := 0, 0
+	for b.Loop() {
+		n, ends := mem.New(), [together]*owner{}
+		for i := range ends {
+			_, _, ends[i] = tlsPair(b, n, sides{server, client})
+		}
+		n.Step()
+		for _, so := range ends {
+			if so.c.Info().TLS == nil {
+				b.Fatal("no handshake")
+			}
+			if all++; so.c.Info().TLS.Resumed {
+				resumed++
+			}
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(all), "µs/connection")
+	b.ReportMetric(100*float64(resumed)/float64(all), "%resumed")
+}
+
 func BenchmarkTLSEcho(b *testing.B) {
 	for name, std := range records {
 		for _, size := range []int{1 << 10, 64 << 10} {

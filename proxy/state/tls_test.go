@@ -93,7 +93,7 @@ func TestServerOptions(t *testing.T) {
 
 func TestClientOptions(t *testing.T) {
 	b := newBuilder()
-	for text, sessions := range map[string]int{"": 1, "max_session_keys {}": 0, "max_session_keys { value: 3 }": 3} {
+	for text, sessions := range map[string]int{"": sessionsAnEndpoint, "max_session_keys {}": 0, "max_session_keys { value: 3 }": 3} {
 		o, err := b.clientOptions(parse(t, &tlsv3.UpstreamTlsContext{}, text+` common_tls_context { tls_params { cipher_suites: "ECDHE-RSA-AES256-GCM-SHA384" ecdh_curves: "P-384" } }`), "x")
 		if err != nil || o.Sessions != sessions || !o.Trust.SkipVerify || len(o.CipherSuites) != 1 || len(o.Curves) != 1 {
 			t.Errorf("%q: %+v, %v", text, o, err)

@@ -93,7 +93,7 @@ type ClientOptions struct {
 	MinVersion, MaxVersion uint16
 	CipherSuites           []uint16
 	Curves                 []stdtls.CurveID
-	// Sessions is how many resumable sessions are kept for an endpoint; 0: none.
+	// Sessions is how many resumable sessions are kept for an endpoint at most; 0: none.
 	Sessions   int
 	StdRecords bool
 	Gate       *Gate

@@ -26,10 +26,12 @@ type Endpoint struct {
 	Path string // of a Unix socket
 }
 
-// maxEndpoints and maxSessions bound a client's memory of sessions: 2 KB each.
+// What bounds a client's memory of sessions, 2 KB each: an endpoint has room for one ticket, and for more, up to
+// maxSessions, while all endpoints together have less than moreSessions beyond their first.
 const (
 	maxEndpoints = 64
-	maxSessions  = 4
+	maxSessions  = 32
+	moreSessions = 192
 )
 
 // sessions are the resumable sessions of one client context. Safe for concurrent use.
@@ -38,7 +40,17 @@ type sessions struct {
 
 	mu    sync.Mutex
 	under standing
-	of    map[Endpoint][]*stdtls.ClientSessionState
+	of    map[Endpoint]*kept
+	more  int // room of all endpoints beyond their first tickets
+}
+
+// kept are the tickets of one endpoint. Connections that are used again and again leave more tickets than anybody will
+// want; where many short ones begin at once, each can use its own. So an endpoint has room for another ticket only after
+// one was looked for in vain that had been thrown away.
+type kept struct {
+	tickets []*stdtls.ClientSessionState
+	room    int
+	thrown  int // away for want of room, and not missed yet
 }
 
 // standing is who we were and whom we believed when a session was made. Both are
@@ -61,7 +73,7 @@ func (s *sessions) view(to Endpoint, under standing) *sessionView {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.under != under {
-		s.under, s.of = under, nil
+		s.under, s.of, s.more = under, nil, 0
 	}
 	return &sessionView{all: s, to: to, under: under}
 }
@@ -72,14 +84,20 @@ func (v *sessionView) Get(string) (*stdtls.ClientSessionState, bool) {
 	s := v.all
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	held := s.of[v.to]
-	if len(held) == 0 || s.under != v.under {
+	k := s.of[v.to]
+	if k == nil || s.under != v.under {
 		return nil, false
 	}
-	last := len(held) - 1
-	v.taken = held[last]
-	held[last] = nil
-	s.of[v.to] = held[:last]
+	last := len(k.tickets) - 1
+	if last < 0 {
+		if k.thrown > 0 && k.room < s.most && s.more < moreSessions {
+			k.room, k.thrown, s.more = k.room+1, k.thrown-1, s.more+1
+		}
+		return nil, false
+	}
+	v.taken = k.tickets[last]
+	k.tickets[last] = nil
+	k.tickets = k.tickets[:last]
 	return v.taken, true
 }
 
@@ -95,20 +113,26 @@ func (v *sessionView) Put(_ string, cs *stdtls.ClientSessionState) {
 	if s.under != v.under {
 		return
 	}
-	held, known := s.of[v.to]
-	if !known && len(s.of) >= maxEndpoints {
-		for e := range s.of {
-			delete(s.of, e)
-			break
+	k := s.of[v.to]
+	if k == nil {
+		if len(s.of) >= maxEndpoints {
+			for e, other := range s.of {
+				delete(s.of, e)
+				s.more -= other.room - 1
+				break
+			}
 		}
+		if s.of == nil {
+			s.of = map[Endpoint]*kept{}
+		}
+		k = &kept{room: 1}
+		s.of[v.to] = k
 	}
-	if s.of == nil {
-		s.of = map[Endpoint][]*stdtls.ClientSessionState{}
+	if len(k.tickets) >= k.room {
+		k.tickets = append(k.tickets[:0], k.tickets[1:]...) // the oldest
+		k.thrown = min(k.thrown+1, maxSessions)
 	}
-	if len(held) >= s.most {
-		held = append(held[:0], held[1:]...) // the oldest
-	}
-	s.of[v.to] = append(held, cs)
+	k.tickets = append(k.tickets, cs)
 }
 
 // done is told of a handshake that succeeded. TLS 1.2 uses its tickets again and again, and

@@ -5,7 +5,10 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/weirmesh/weir/identity"
@@ -185,6 +188,104 @@ func TestSharedTicketKeys(t *testing.T) {
 	}
 }
 
+// A resumed session is no way around what a full handshake would refuse: time passes, or trust is taken away, between a
+// connection and the next one with its ticket.
+func TestResumptionOutlivesNothing(t *testing.T) {
+	name := func(sa string) Names { return Names{{Exact: "spiffe://cluster.local/ns/default/sa/" + sa}} }
+	for _, tc := range []struct {
+		name         string
+		client       bool // refuses; otherwise the server does
+		old, revoked bool // the refused one's certificate is older by 50 minutes; there are revocation lists
+		change       func(ours, theirs *changing, other *identity.Bundle)
+		want         string
+	}{
+		{name: "the client's certificate expires", old: true, change: func(*changing, *changing, *identity.Bundle) { time.Sleep(15 * time.Minute) }, want: "expired 5m0s ago"},
+		{name: "the server's certificate expires", client: true, old: true, change: func(*changing, *changing, *identity.Bundle) { time.Sleep(15 * time.Minute) }, want: "expired 5m0s ago"},
+		{name: "the server no longer trusts the client's root", change: func(_, theirs *changing, other *identity.Bundle) { theirs.bundle = other }, want: "vouches for its issuer"},
+		{name: "the server trusts nobody any more", change: func(_, theirs *changing, _ *identity.Bundle) { theirs.bundle = nil }, want: "no trust bundle"},
+		{name: "the client no longer trusts the server's root", client: true, change: func(ours, _ *changing, other *identity.Bundle) { ours.bundle = other }, want: "vouches for its issuer"},
+		{name: "the server's list of revoked certificates ends", revoked: true, change: func(*changing, *changing, *identity.Bundle) { time.Sleep(6 * time.Minute) }, want: "revocation list"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ca, other := tlstest.New(t), tlstest.New(t)
+				ours, theirs := &changing{bundle: ca.Bundle()}, &changing{bundle: ca.Bundle()}
+				first, second := ours, theirs
+				if tc.client {
+					first, second = theirs, ours
+				}
+				first.cert = ca.Workload("default", "reviews").Certificate()
+				if tc.old {
+					time.Sleep(50 * time.Minute)
+				}
+				second.cert = ca.Workload("default", "reviews").Certificate()
+				judge := Trust{Mesh: theirs, Names: name("reviews")}
+				if tc.revoked {
+					var err error
+					if judge.Revoked, err = ParseRevoked(ca.Revoke(time.Now().Add(5 * time.Minute))); err != nil {
+						t.Fatal(err)
+					}
+				}
+				s := server(t, ServerOptions{Identity: theirs, Clients: RequireClientCert, Trust: judge, Tickets: true})
+				c := client(t, ClientOptions{Identity: ours, Trust: Trust{Mesh: ours, Names: name("reviews")}, Sessions: 1})
+				if meet(t, s, c); !meet(t, s, c) {
+					t.Fatal("was never resumed")
+				}
+				tc.change(ours, theirs, other.Bundle())
+				for range 2 {
+					_, serr, cerr := join(s, c)
+					err := serr
+					if tc.client {
+						err = cerr
+					}
+					if err == nil || !strings.Contains(err.Error(), tc.want) {
+						t.Errorf("server: %v; client: %v", serr, cerr)
+					}
+				}
+			})
+		})
+	}
+}
+
+// An endpoint has room for one ticket, and for as many as there are connections at once when these come again.
+func TestTicketsOfManyConnections(t *testing.T) {
+	const together, most = 8, 6
+	s := &sessions{most: most}
+	burst := func(to Endpoint) (resumed int) {
+		var views []*sessionView
+		for range together {
+			v := s.view(to, standing{})
+			if _, ok := v.Get(""); ok {
+				resumed++
+			}
+			views = append(views, v)
+		}
+		for _, v := range views {
+			v.Put("", &stdtls.ClientSessionState{})
+		}
+		return resumed
+	}
+	var got []int
+	for range 4 {
+		got = append(got, burst(somewhere))
+	}
+	if want := []int{0, 1, most, most}; !slices.Equal(got, want) {
+		t.Errorf("resumed %v of %d, want %v", got, together, want)
+	}
+	for i := range 10 * maxEndpoints {
+		to := Endpoint{Path: fmt.Sprint(i)}
+		burst(to)
+		burst(to)
+		tickets, room := 0, 0
+		for _, k := range s.of {
+			tickets, room = tickets+len(k.tickets), room+k.room-1
+		}
+		if tickets > maxEndpoints+moreSessions || room != s.more || len(s.of) > maxEndpoints {
+			t.Fatalf("%d tickets of %d endpoints, with room for %d more (counted: %d)", tickets, len(s.of), room, s.more)
+		}
+	}
+}
+
 // A ticket is used once, for the endpoint that gave it, and memory is bounded.
 func TestSessionCache(t *testing.T) {
 	s := &sessions{most: 2}
@@ -193,6 +294,8 @@ func TestSessionCache(t *testing.T) {
 		return Endpoint{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 80)}
 	}
 	tickets := []*stdtls.ClientSessionState{{}, {}, {}}
+	s.of = map[Endpoint]*kept{to(1): {room: 2}}
+	s.under = under
 	for _, x := range tickets {
 		s.view(to(1), under).Put("", x)
 	}
