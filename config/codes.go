@@ -136,7 +136,7 @@ var codes = []CodeInfo{
 	{Deprecated, Warning, "Deprecated", "The field still works but will be removed from Istio's API; the hint names its successor."},
 	{ReferenceNotFound, Error, "ReferencedResourceNotFound", "The object names a host, subset, gateway, selector, Secret, ConfigMap or ServiceAccount that does not exist. Requests that depend on it fail."},
 	{NotInjected, Info, "NamespaceNotInjected", "Nothing that runs in the namespace has a proxy, and no label of it says whether that is meant to be so."},
-	{PodMissingProxy, Warning, "PodMissingProxy", "Pods run without a proxy in a namespace whose pods get one. What they send and receive is not encrypted by the mesh, and no policy is asked."},
+	{PodMissingProxy, Warning, "PodMissingProxy", "Pods run without a proxy in a namespace whose pods get one, or although a label of their own asks for one. What they send and receive is not encrypted by the mesh, and no policy is asked."},
 	{SchemaError, Error, "SchemaValidationError", "A field is unknown, has the wrong type, or its value is not allowed. The object is quarantined: its last good version stays in force."},
 	{MisplacedAnnotation, Warning, "MisplacedAnnotation", "The annotation has an effect on another kind of object, or on a pod template, and none here."},
 	{UnknownAnnotation, Warning, "UnknownAnnotation", "The annotation is in a domain of Istio's, which does not have it. It has no effect."},
@@ -209,7 +209,7 @@ var codes = []CodeInfo{
 	{KeysUnreachable, Warning, "KeysUnreachable", "The control plane cannot fetch the keys by which tokens of a RequestAuthentication are verified. Keys that were fetched before stay in force; if none ever were, all tokens that need them are refused (401) until they are."},
 	{ProxyVersion, Warning, "ProxyVersion", "Proxies are more than two minor versions older than their control plane, or newer. No version of Weir promises that they understand what they are sent: they may refuse some of it, and go on with what they had."},
 	{WatchSilent, Warning, "WatchSilent", "The API server of Kubernetes answers, but a watch of it says nothing, not even the bookmark that is due every minute. All objects of the kind are read every few minutes instead: nothing is lost, and changes are seen late."},
-	{AsksForNobody, Error, "AsksForNobody", "The label istio.io/rev of an object or a namespace names neither a revision that is installed nor a tag, or istio-injection=enabled is there and no revision or tag is called default. The object is in force at no control plane. Pods that start in the namespace get no proxy: what they send is not encrypted, and no policy is asked. `weir tag list` shows the names there are."},
+	{AsksForNobody, Error, "AsksForNobody", "The label istio.io/rev of an object or a namespace, or of pods where their namespace says nothing, names neither a revision that is installed nor a tag; or istio-injection=enabled (of pods: sidecar.istio.io/inject=true) is there and no revision or tag is called default. The object is in force at no control plane. Pods that start in the namespace, or have the label, get no proxy: what they send is not encrypted, and no policy is asked. `weir tag list` shows the names there are."},
 	{ClusterAway, Warning, "ClusterAway", "The API server of Kubernetes does not answer, or needs seconds for a request. What is changed in the cluster meanwhile is not seen, or late. What is known stays in force: proxies keep their configuration, certificates are given to pods whose token is known."},
 
 	{ImageNotRunnable, Error, "ImageNotRunnable", "In local mode containers run as processes. The image is none of the built-in samples and the container has no command, so there is nothing to run. Pods that run stay as they are."},
@@ -217,7 +217,7 @@ var codes = []CodeInfo{
 	{NoLocalEffect, Info, "NoLocalEffect", "In local mode the field has no effect, because containers run as processes of this machine."},
 
 	{InjectionRefused, Error, "InjectionRefused", "The pod should get a proxy, and something it says about the proxy cannot be done. It is not started: without the proxy it would run unprotected."},
-	{NotInjectable, Warning, "NotInjectable", "The pod asks for a proxy and cannot have one. It runs outside the mesh."},
+	{NotInjectable, Warning, "NotInjectable", "The pod asks for a proxy and cannot have one, because of what it is (hostNetwork) or because its namespace says otherwise (istio-injection=disabled). It runs outside the mesh."},
 	{AnnotationNotEnforced, Warning, "AnnotationNotEnforced", "The annotation is Istio's and has no effect here."},
 	{PodSecurityForbids, Warning, "PodSecurityForbids", "The namespace's pod security level forbids what capturing traffic needs (the capability NET_ADMIN in the init container). The API server refuses the pod."},
 	{ProxyPortTaken, Warning, "ProxyPortTaken", "A container listens on a port of the proxy. One of the two cannot start."},

@@ -91,6 +91,7 @@ type Object struct {
 	root   *document.Value // nil: parse text
 	text   document.Part
 	astray string
+	names  []string
 }
 
 // NewObject identifies a document, root, whose text is text. The findings say why there

@@ -160,6 +160,7 @@ type Workload struct {
 	// own numbers (env capture).
 	Published map[uint16]netip.AddrPort
 	Proxied   bool // has a sidecar: speaks mesh mTLS
+	Settled   bool // nobody has to give it a proxy: it has one, says that it wants none, or has the network of its node
 	Health    Health
 	Locality  Locality
 	Weight    uint32 // share of load among its like; 0 means 1

@@ -51,13 +51,12 @@ type (
 
 // instance is a workload that runs or will run.
 type instance struct {
-	id        instanceID
-	namespace string
-	labels    mesh.Labels
-	ports     map[string]uint16 // named; nil of a kind that has no names
-	entry     bool              // a WorkloadEntry
-	// of what runs: has it a proxy, and is it to have none?
-	proxied, without bool
+	id               instanceID
+	namespace        string
+	labels           mesh.Labels
+	ports            map[string]uint16 // named; nil of a kind that has no names
+	entry            bool              // a WorkloadEntry
+	proxied, settled bool              // of what runs, as in mesh.Workload
 	owner            string
 }
 
@@ -334,14 +333,14 @@ func (a *analysis) tookDeployment(id string, lowered any) {
 
 func instanceOf(w *mesh.Workload) *instance {
 	return &instance{namespace: w.Namespace, labels: w.Labels, ports: w.Ports, entry: w.OwnerKind == "WorkloadEntry",
-		proxied: w.Proxied, without: w.Labels[labelInject] == "false" || w.Annotations[labelInject] == "false", owner: w.OwnerKind + "/" + w.Owner}
+		proxied: w.Proxied, settled: w.Settled, owner: w.OwnerKind + "/" + w.Owner}
 }
 
 // instance takes up what runs, or will; nil if it is gone. Most changes of what runs are
 // none here: it became healthy.
 func (a *analysis) instance(id instanceID, now *instance) {
 	was := a.instances[id]
-	if was == now || was != nil && now != nil && was.namespace == now.namespace && was.entry == now.entry && was.proxied == now.proxied && was.without == now.without && was.owner == now.owner && maps.Equal(was.labels, now.labels) && maps.Equal(was.ports, now.ports) {
+	if was == now || was != nil && now != nil && was.namespace == now.namespace && was.entry == now.entry && was.proxied == now.proxied && was.settled == now.settled && was.owner == now.owner && maps.Equal(was.labels, now.labels) && maps.Equal(was.ports, now.ports) {
 		return
 	}
 	one := func(i *instance, was, now *instance) {

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -22,10 +23,8 @@ func (l *lowerer) examine(o inject.Examined) {
 
 // examine says of a pod's owner what is wrong with the pod: all pods of an owner say the same.
 func examine(p *corev1.Pod) []config.Finding {
-	o := inject.Examined{Object: refOf("Pod", p), Kind: "Pod", Meta: &p.ObjectMeta}
-	if name, kind := owner(p); kind != "Pod" {
-		o.Object, o.Path = mesh.Ref{Kind: kind, Namespace: p.Namespace, Name: name}, template
-	}
+	o := inject.Examined{Kind: "Pod", Meta: &p.ObjectMeta}
+	o.Object, o.Path = author(p)
 	proxied := func(c corev1.Container) bool { return c.Name == inject.ProxyContainer }
 	added := func(c corev1.Container) bool {
 		return proxied(c) || c.Name == inject.InitContainer || c.Name == inject.ValidationContainer
@@ -36,4 +35,23 @@ func examine(p *corev1.Pod) []config.Finding {
 		o.Spec = &spec
 	}
 	return inject.Examine(o)
+}
+
+// author is the object in which people say what is in a pod, and the field of it where they do.
+func author(p *corev1.Pod) (mesh.Ref, string) {
+	if name, kind := owner(p); kind != "Pod" {
+		return mesh.Ref{Kind: kind, Namespace: p.Namespace, Name: name}, template
+	}
+	return refOf("Pod", p), ""
+}
+
+// hostNetwork finds a pod that asks for a proxy itself, and cannot have one.
+func hostNetwork(p *corev1.Pod) []config.Finding {
+	_, label := config.AskedByPod(p.Labels)
+	if label == "" || !p.Spec.HostNetwork {
+		return nil
+	}
+	ref, path := author(p)
+	return []config.Finding{config.New(config.NotInjectable, ref, strings.TrimPrefix(path+".spec.hostNetwork", "."), 0,
+		"its label "+label+" asks for a proxy, and it uses the host's network, where capturing traffic would capture that of the whole node: it runs without", "remove hostNetwork, or the label")}
 }

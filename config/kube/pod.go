@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -47,6 +48,8 @@ func (l *lowerer) pod(p *corev1.Pod) *mesh.Workload {
 		_, w.Proxied = p.Annotations[annotationProxied]
 		w.Proxied = w.Proxied || p.Labels[labelTLSMode] == "istio"
 	}
+	w.Settled = p.Spec.HostNetwork || cmp.Or(p.Labels[config.InjectLabel], p.Annotations[config.InjectLabel]) == "false" ||
+		slices.ContainsFunc(slices.Concat(p.Spec.InitContainers, p.Spec.Containers), func(c corev1.Container) bool { return c.Name == proxyContainer })
 	w.Owner, w.OwnerKind = owner(p)
 	w.Locality = dottedLocality(p.Labels[labelLocality])
 	ips := p.Status.PodIPs

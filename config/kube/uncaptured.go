@@ -53,7 +53,7 @@ func CheckPod(p *corev1.Pod) []config.Finding {
 	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 		return nil
 	}
-	out := append(autoImage(p), examine(p)...)
+	out := slices.Concat(autoImage(p), examine(p), hostNetwork(p))
 	labelled := p.Labels[labelUncaptured] == "true"
 	if !labelled && !Uncaptured(p.Status) {
 		return out

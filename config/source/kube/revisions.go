@@ -3,6 +3,7 @@ package kube
 import (
 	"cmp"
 	"context"
+	"slices"
 	"sync"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -26,7 +27,7 @@ type revisions struct {
 	mu     sync.Mutex
 	read   bool // until then nobody is astray
 	leads  map[types.NamespacedName]lead
-	asking map[config.ID]asking // objects that ask for somebody else than own by its own name
+	asking map[config.ID]asking // objects that ask for a name; Namespaces whatever they ask for, as those in them do
 }
 
 // lead is a configuration of an injector: who asks for name gets rev.
@@ -52,6 +53,19 @@ func (r *revisions) whose(name string) (ours, nobodys bool) {
 	return ours, nobodys
 }
 
+// names are those by which somebody is there; nil as long as nobody knows. It needs the lock.
+func (r *revisions) names() []string {
+	if !r.read {
+		return nil
+	}
+	out := []string{r.own}
+	for _, l := range r.leads {
+		out = append(out, l.name)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // Place finds out whose an object is that no source has read. If it is another control plane's, which judges it, elsewhere is true.
 func (s *Source) Place(o *config.Object) (elsewhere bool) {
 	name := o.Root().Get("metadata").Get("labels").Get(revisionLabel).String()
@@ -69,7 +83,7 @@ func (s *Source) tell(id config.ID, name string, content map[string]any) {
 	s.rev.mu.Lock()
 	defer s.rev.mu.Unlock()
 	delete(s.rev.asking, id)
-	if a := (asking{name, content}); name != "" {
+	if a := (asking{name, content}); name != "" || id.Kind == "Namespace" {
 		s.rev.asking[id] = a
 		s.retell(id, a)
 		return
@@ -87,6 +101,7 @@ func (s *Source) drop(id config.ID) {
 
 // retell publishes an object by whose it is. It needs the lock.
 func (s *Source) retell(id config.ID, a asking) {
+	r := s.rev
 	ours, nobodys := s.rev.whose(a.name)
 	if !ours && !nobodys && id.Kind != "Namespace" {
 		// Another control plane's business; it may have been ours a moment ago.
@@ -94,9 +109,13 @@ func (s *Source) retell(id config.ID, a asking) {
 		return
 	}
 	u := unit(id, a.content)
-	if nobodys {
-		for _, o := range u.Objects {
+	names := r.names()
+	for _, o := range u.Objects {
+		if nobodys {
 			o.Strand(a.name)
+		}
+		if id.Kind == "Namespace" && names != nil {
+			o.Know(names)
 		}
 	}
 	s.put(u)

@@ -277,6 +277,12 @@ func TestRevisions(t *testing.T) {
 			t.Errorf("namespace %s asks for %q that is not there, want %q", name, got, want)
 		}
 	}
+	names := func(namespace string) string {
+		return strings.Join(s.now["/Namespace//"+namespace].Objects[0].Names(), " ")
+	}
+	if got := names("d"); got != "blue default prod" {
+		t.Errorf("a namespace that asks for nobody knows the names %s", got)
+	}
 	for _, x := range []struct {
 		rev, astray string
 		elsewhere   bool
@@ -294,7 +300,9 @@ func TestRevisions(t *testing.T) {
 		t.Errorf("a namespace of another revision is astray: %s", got)
 	}
 	s.leads("istio-revision-tag-prod", "", "")
-	s.until("a tag that is gone", func() bool { return astray(cart) == "prod" && astray("/Namespace//a") == "prod" })
+	s.until("a tag that is gone", func() bool {
+		return astray(cart) == "prod" && astray("/Namespace//a") == "prod" && names("d") == "blue default"
+	})
 	for _, x := range []struct{ rev, want string }{{"blue", "not here"}, {"default", ""}, {"green", "green"}, {"", ""}} {
 		s.must(s.objects.Tracker().Update(virtualServices, asks(x.rev), "shop"))
 		s.until("an object that asks for "+x.rev, func() bool { return astray(cart) == x.want })
