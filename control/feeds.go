@@ -85,6 +85,7 @@ func (p *Plane) authenticate(ctx context.Context) (id, workload string, err erro
 		return "", "", status.Error(codes.Unavailable, err.Error())
 	}
 	if err != nil {
+		p.signer.Replayed(caserver.PeerHost(ctx), "token for configuration refused", err)
 		return "", "", err
 	}
 	if caller.Workload != "" {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	authenticationv1client "k8s.io/client-go/kubernetes/typed/authentication/v1"
 
 	"github.com/weirmesh/weir/ca/internal/limit"
@@ -53,9 +55,18 @@ type ReviewerOptions struct {
 	// Mounted accepts also tokens for the API server, as Kubernetes mounts them into every
 	// pod and as sidecars of Istio 1.0 have them.
 	Mounted bool
+	// Pods says where pods are: a token is for its own pod alone; nil: nobody knows, and a token is good from anywhere.
+	Pods Pods
 	// Uses remembers who used tokens for machines (token.MachineAudience); nil: they are refused.
 	Uses *token.Uses
 	Log  *slog.Logger
+}
+
+// Pods knows pods, for any number of goroutines.
+type Pods interface {
+	// Shown is what is known of a pod whose token is shown from an address: whether it is known with its addresses, whether it has ended, and at which other
+	// pod the address is; zero if it is its own, nobody's, or may be that of several.
+	Shown(pod types.NamespacedName, uid types.UID, from netip.Addr) (known, ended bool, at types.NamespacedName)
 }
 
 // Reviewer knows callers by the tokens of their service accounts. While the API server does
@@ -118,8 +129,14 @@ func (r *Reviewer) Review(ctx context.Context, text, host string) (Account, erro
 	}
 	now := time.Now().Round(0)
 	a, err := r.reviewOf(ctx, text, host, c, now)
-	if err != nil || a.Once == "" {
-		return a, err
+	if err == nil {
+		err = r.place(a, host)
+	}
+	if err != nil {
+		return Account{}, err
+	}
+	if a.Once == "" {
+		return a, nil
 	}
 	if err := r.o.Uses.Use(token.Claims{ID: a.ID, Expires: c.expires, Once: a.Once}, host, now); err != nil {
 		if _, ok := errors.AsType[*token.UseError](err); !ok {
@@ -128,6 +145,29 @@ func (r *Reviewer) Review(ctx context.Context, text, host string) (Account, erro
 		return Account{}, err
 	}
 	return a, nil
+}
+
+// place is why a token that is good is not shown by the pod that it is bound to, as far as that can be known.
+func (r *Reviewer) place(a Account, host string) error {
+	known, ended, at := r.shown(a, host)
+	pod := a.ID.Namespace + "/" + a.Pod
+	switch {
+	case ended:
+		return fmt.Errorf("pod %s, that it is bound to, has ended", pod)
+	case at == types.NamespacedName{}:
+		return nil
+	case !known: // it may have got the address of a pod that is gone, which is not known yet either
+		return fmt.Errorf("%w: pod %s, that it is bound to, is not known yet, and its address as that of another; try again", server.ErrUnchecked, pod)
+	}
+	return &server.ReplayError{ID: a.ID, Pod: pod, At: at.String()}
+}
+
+func (r *Reviewer) shown(a Account, host string) (known, ended bool, at types.NamespacedName) {
+	if r.o.Pods == nil || a.Pod == "" {
+		return true, false, at
+	}
+	from, _ := netip.ParseAddr(host) // of a socket there is none, and it is no pod's
+	return r.o.Pods.Shown(types.NamespacedName{Namespace: a.ID.Namespace, Name: a.Pod}, types.UID(a.UID), from.Unmap().WithZone(""))
 }
 
 // reviewOf asks, unless it has lately.
@@ -150,6 +190,9 @@ func (r *Reviewer) reviewOf(ctx context.Context, text, host string, c claims, no
 	}
 	key := sha256.Sum256([]byte(text))
 	known, ok := r.known(key)
+	if there, _, _ := r.shown(known.Account, host); ok && !there {
+		ok = false // the pod is gone, or so new that nobody told of it: the API server says which
+	}
 	if ok && now.Before(known.at.Add(reviewAgain)) && !now.Before(known.at) {
 		return known.Account, nil
 	}

@@ -32,6 +32,17 @@ var ErrAbsent = errors.New("no such credential")
 // is good: the caller is to try again.
 var ErrUnchecked = errors.New("the credential cannot be checked at present")
 
+// ReplayError is that a good token of a pod was shown from another pod's address. Who shows it is not told whose.
+type ReplayError struct {
+	ID  identity.ID // whose the token is
+	Pod string      // that it is bound to: NAMESPACE/NAME
+	At  string      // the pod that showed it
+}
+
+func (e *ReplayError) Error() string {
+	return fmt.Sprintf("it is bound to pod %s, and was shown from the address of another: show the token of the pod itself", e.Pod)
+}
+
 // Authenticator finds out who calls, from the credentials of a gRPC request. Its
 // errors are told to the caller. It is safe for concurrent use.
 type Authenticator interface {

@@ -26,11 +26,12 @@ const (
 	metricChainExpiry     = "citadel_server_cert_chain_expiry_timestamp"
 	metricChainSeconds    = "citadel_server_cert_chain_expiry_seconds"
 	metricLimited         = "mesh_ca_requests_limited_total"
+	metricReplayed        = "mesh_ca_tokens_replayed_total"
 	metricGone            = "mesh_ca_renewals_refused_total"
 )
 
 type counters struct {
-	requests, unauthenticated, identity, limited, gone, malformed, ended, failed, issued atomic.Uint64
+	requests, unauthenticated, identity, limited, gone, replayed, malformed, ended, failed, issued atomic.Uint64
 }
 
 // Metrics is a snapshot of all counters and of the authority's ends.
@@ -52,6 +53,7 @@ func (s *Server) Metrics() []Metric {
 		counter(metricIdentity, "Certificate requests refused because the caller may not have the identity.", &c.identity),
 		counter(metricLimited, "Certificate requests refused because the caller asks too often.", &c.limited),
 		counter(metricGone, "Renewals refused because the service account of the certificate is gone.", &c.gone),
+		counter(metricReplayed, "Tokens of pods, for certificates or configuration, that were refused because another pod showed them.", &c.replayed),
 		counter(metricMalformed, "Certificate requests that are malformed or by too weak a key.", &c.malformed),
 		signError("CSR_ERROR", &c.malformed),
 		signError("CA_NOT_READY", &c.ended),

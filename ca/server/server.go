@@ -115,6 +115,9 @@ func (s *Server) admit(ctx context.Context) (Caller, error) {
 	}
 	if err != nil {
 		s.count.unauthenticated.Add(1)
+		if s.Replayed(host, "certificate request refused", err) {
+			return Caller{}, status.Error(codes.Unauthenticated, err.Error())
+		}
 		if s.limit.Allow(time.Now(), callerKey{host: host}) { // strangers do not fill the log
 			s.o.Log.Warn("certificate request refused", "peer", host, "err", err)
 		}
@@ -133,6 +136,20 @@ func (s *Server) admit(ctx context.Context) (Caller, error) {
 		return Caller{}, status.Error(codes.ResourceExhausted, err.Error())
 	}
 	return caller, nil
+}
+
+// Replayed counts and logs a token that was shown from another pod, if that is what err says. It is also for tokens that
+// open streams of configuration; host is who showed it, what what became of it.
+func (s *Server) Replayed(host, what string, err error) bool {
+	replay, ok := errors.AsType[*ReplayError](err)
+	if !ok {
+		return false
+	}
+	s.count.replayed.Add(1)
+	if s.limit.Allow(time.Now(), callerKey{host: host}) {
+		s.o.Log.Warn(what, "id", replay.ID, "pod", replay.Pod, "peer", host, "at", replay.At, "err", err)
+	}
+	return true
 }
 
 func (s *Server) certify(ctx context.Context, caller Caller, req *securityv1alpha1.IstioCertificateRequest) (*securityv1alpha1.IstioCertificateResponse, error) {

@@ -193,6 +193,7 @@ func (k *cluster) assemble(ctx context.Context, o *control.Options) error {
 		return err
 	}
 	o.Settings.ClusterID, o.Settings.RootNamespace = k.clusterID, o.Namespace
+	k.runs = registrykube.New(registrykube.Options{Server: k.api, Client: k.client, Heads: k.heads, DomainSuffix: o.Settings.DomainSuffix, Namespace: o.Namespace, Log: o.Log})
 	if err := k.certificates(ctx, o); err != nil {
 		return err
 	}
@@ -202,7 +203,6 @@ func (k *cluster) assemble(ctx context.Context, o *control.Options) error {
 	if err := lastgood.RestoreKeys(ctx, k.tokenKeys(), control.KeysDir(o.State)); err != nil {
 		return fmt.Errorf("reading keys of tokens: %w", err)
 	}
-	k.runs = registrykube.New(registrykube.Options{Server: k.api, Client: k.client, Heads: k.heads, DomainSuffix: o.Settings.DomainSuffix, Namespace: o.Namespace, Log: o.Log})
 	k.asked = sourcekube.New(sourcekube.Options{Server: k.api, Client: k.client, Objects: k.objects, Heads: k.heads, Namespace: o.Namespace, Revision: k.revision, Log: o.Log})
 	o.Cluster = &control.Cluster{
 		Objects: k.asked, KeysAllowed: k.keysAllowed,

@@ -57,7 +57,7 @@ func (k *cluster) certificates(ctx context.Context, o *control.Options) error {
 	if err != nil {
 		return err
 	}
-	reviewer, err := cakube.NewReviewer(cakube.ReviewerOptions{Reviews: k.client.AuthenticationV1(), TrustDomain: o.TrustDomain, Mounted: k.mounted, Uses: cakube.Uses(k.client.CoreV1().Secrets(o.Namespace), k.made), Log: o.Log})
+	reviewer, err := cakube.NewReviewer(cakube.ReviewerOptions{Reviews: k.client.AuthenticationV1(), TrustDomain: o.TrustDomain, Mounted: k.mounted, Pods: k.runs, Uses: cakube.Uses(k.client.CoreV1().Secrets(o.Namespace), k.made), Log: o.Log})
 	if err != nil {
 		return err
 	}

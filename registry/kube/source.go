@@ -8,12 +8,13 @@
 //
 // There is no queue: what an event says is published at once, together with what came
 // while the reader was busy. Run calls publish from its own goroutine, one call at a time;
-// Why and OtherImages may be called from any.
+// Why, Shown and OtherImages may be called from any.
 package kube
 
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -143,6 +144,14 @@ func (s *Source) Why(namespace, name string) string {
 		return "the pod has no address yet"
 	}
 	return ""
+}
+
+// Shown is what is known of a pod whose token somebody shows from an address: whether it is known with its addresses, whether it has ended, and at which other
+// pod the address is; zero if it is its own, or may be that of several: what comes from a node or a gateway may be anybody's.
+func (s *Source) Shown(pod types.NamespacedName, uid types.UID, from netip.Addr) (known, ended bool, at types.NamespacedName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.world.shown(pod, uid, from)
 }
 
 // OtherImages finds pods to which the injector of a revision, which gives pods an image, would give another proxy today.

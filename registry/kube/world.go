@@ -39,8 +39,10 @@ type pod struct {
 	workload *mesh.Workload // nil: not part of the mesh (yet)
 	node     string
 	own      mesh.Locality // by a label of its own
+	uid      types.UID
 	ended    bool
 	shared   bool // its addresses are its node's
+	relays   bool // it is a gateway: what comes from its address may be others'
 	proxy    unique.Handle[injected]
 	findings []config.Finding
 }
@@ -137,6 +139,9 @@ func trimPod(p *corev1.Pod) {
 			if c.Image == kube.AutoImage || c.Name == inject.ProxyContainer { // nobody looks at others
 				cs[i].Image = c.Image
 			}
+			if isGateway(&c) {
+				cs[i].Args = []string{gatewayRole}
+			}
 			if s := c.SecurityContext; s != nil && (s.RunAsUser != nil || s.RunAsGroup != nil) {
 				cs[i].SecurityContext = &corev1.SecurityContext{RunAsUser: s.RunAsUser, RunAsGroup: s.RunAsGroup}
 			}
@@ -154,9 +159,16 @@ func trimPod(p *corev1.Pod) {
 	}
 }
 
+// gatewayRole is the argument by which a proxy is a gateway's, as in Istio.
+const gatewayRole = "router"
+
+func isGateway(c *corev1.Container) bool {
+	return c.Name == inject.ProxyContainer && slices.Contains(c.Args, gatewayRole)
+}
+
 func (w *world) pod(p *corev1.Pod) []config.Fact {
 	n := nameOf(p)
-	next := pod{node: p.Spec.NodeName, shared: p.Spec.HostNetwork, ended: p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed}
+	next := pod{node: p.Spec.NodeName, uid: p.UID, shared: p.Spec.HostNetwork, ended: p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed}
 	if next.workload = kube.LowerPod(p); next.workload != nil {
 		next.own = next.workload.Locality
 		if next.own == (mesh.Locality{}) {
@@ -165,6 +177,9 @@ func (w *world) pod(p *corev1.Pod) []config.Fact {
 	}
 	if has := injectedInto(p); has.image != "" {
 		next.proxy = unique.Make(has)
+	}
+	for i := range p.Spec.Containers {
+		next.relays = next.relays || isGateway(&p.Spec.Containers[i])
 	}
 	next.findings = kube.CheckPod(p)
 	return w.setPod(n, next)
@@ -215,6 +230,22 @@ func (p *pod) addresses() []netip.Addr {
 		return nil
 	}
 	return p.workload.Addresses
+}
+
+// shown is described at Source.Shown.
+func (w *world) shown(n types.NamespacedName, uid types.UID, from netip.Addr) (known, ended bool, at types.NamespacedName) {
+	p, ok := w.pods[n]
+	known = ok && (uid == "" || p.uid == uid) && (p.workload != nil || p.ended)
+	if known && p.workload != nil && slices.Contains(p.workload.Addresses, from) {
+		return true, false, at
+	}
+	if key, ok := w.byAddr[from]; ok {
+		namespace, name := key.Split()
+		if other := (types.NamespacedName{Namespace: namespace, Name: name}); other != n && !w.pods[other].relays {
+			at = other
+		}
+	}
+	return known, known && p.ended, at
 }
 
 // node takes the locality of a node, which its pods share.
