@@ -147,7 +147,7 @@ func (s *Server) Replayed(host, what string, err error) bool {
 	}
 	s.count.replayed.Add(1)
 	if s.limit.Allow(time.Now(), callerKey{host: host}) {
-		s.o.Log.Warn(what, "id", replay.ID, "pod", replay.Pod, "peer", host, "at", replay.At, "err", err)
+		s.o.Log.Warn(what, "id", replay.ID, "pod", replay.Pod, "peer", host, "at", replay.At, "err", err) //nolint:sloglint // one of two constants
 	}
 	return true
 }
