@@ -82,6 +82,10 @@ skew: ## proxies and control planes of the last versions, built from the history
 verdicts: ## what is said of every rule against what calls do, for 10,000 random sets of objects (500 more by real proxies): three minutes
 	VERDICT_SETS=10000 $(GO) test -count=1 -v -timeout 30m ./test/verdict
 
+.PHONY: matrix
+matrix: ## rules for clients in every place against what servers take in every place, by four protocols, a sidecar and a gateway: 14,445 combinations, eight minutes
+	WEIR_MATRIX=1 $(GO) test -count=1 -v -timeout 60m -run '^TestNoPlaceOfRulesContradictsItself$$' ./test/e2e
+
 .PHONY: lint
 lint: ## golangci-lint with .golangci.yml, and vet for darwin
 	CGO_ENABLED=0 $(GOLANGCI) run ./...

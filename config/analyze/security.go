@@ -86,21 +86,25 @@ func (a *analysis) contradictingTLS(r *mesh.DestinationRule) {
 }
 
 func asksTLS(r *mesh.DestinationRule) bool {
-	if r.Policy.TLS != nil || slices.ContainsFunc(r.Subsets, func(s mesh.Subset) bool { return s.Policy != nil && s.Policy.TLS != nil }) {
-		return true
-	}
-	for _, p := range r.PortPolicies {
-		if p.TLS != nil {
-			return true
+	onPorts := func(ports map[uint16]mesh.TrafficPolicy) bool {
+		for _, p := range ports {
+			if p.TLS != nil {
+				return true
+			}
 		}
+		return false
 	}
-	return false
+	return r.Policy.TLS != nil || onPorts(r.PortPolicies) || slices.ContainsFunc(r.Subsets, func(s mesh.Subset) bool {
+		return s.Policy != nil && s.Policy.TLS != nil || onPorts(s.PortPolicies)
+	})
 }
 
-// speaksFor reports whether a rule is what some client of a service goes by: one in the rule's own namespace, or one whose own
-// says nothing.
+// speaksFor reports whether a rule is what some client of a service goes by: one in the rule's own namespace, one whose own
+// says nothing, or one in a namespace that it is shown to.
 func (a *analysis) speaksFor(r *mesh.DestinationRule, s *mesh.Service) bool {
-	return slices.Contains(a.rulesIn(r.Ref.Namespace, s), r) || slices.Contains(a.rulesIn("", s), r)
+	return slices.ContainsFunc(append([]string{r.Ref.Namespace, ""}, r.Visible.Namespaces...), func(ns string) bool {
+		return slices.Contains(a.rulesIn(ns, s), r)
+	})
 }
 
 // contradictedBy compares a rule with what the workloads of a service accept. What is in told, which may be nil, is not
@@ -117,11 +121,18 @@ func (a *analysis) contradictedBy(r *mesh.DestinationRule, s *mesh.Service, told
 		}
 		a.contradiction(r, tls, path, s, p, picked, told)
 		for i, sub := range r.Subsets {
-			if sub.Policy == nil || sub.Policy.TLS == nil {
+			tls, path := (*mesh.ClientTLS)(nil), document.Index("spec.subsets", i)+".trafficPolicy.tls.mode"
+			if sub.Policy != nil {
+				tls = sub.Policy.TLS
+			}
+			if pp, ok := sub.PortPolicies[p.Number]; ok {
+				tls, path = pp.TLS, document.Index("spec.subsets", i)+".trafficPolicy.portLevelSettings"
+			}
+			if tls == nil {
 				continue
 			}
 			in := slices.DeleteFunc(slices.Clone(picked), func(in *instance) bool { return !sub.Labels.Selects(in.labels) })
-			a.contradiction(r, sub.Policy.TLS, document.Index("spec.subsets", i)+".trafficPolicy.tls.mode", s, p, in, told)
+			a.contradiction(r, tls, path, s, p, in, told)
 		}
 	}
 }
