@@ -91,6 +91,7 @@ func (o *relays) keep(r *tcp.Relay) {
 	if c.Deciders = r.Decided; c.Deciders == nil {
 		c.Deciders = r.Config().Deciders.Denied(r.Details)
 	}
+	c.RouteOrigin, c.Cluster = r.Config().Source, r.Target
 	if r.Cluster != nil {
 		c.Cluster, c.ClusterOrigin = r.Cluster.Name, r.Cluster.Source
 	}

@@ -34,6 +34,7 @@ func Cluster(name string) (f For) {
 
 const (
 	rules   = "http[]."
+	relayed = "tcp[]."
 	servers = "servers[]."
 	policy  = "trafficPolicy."
 	pool    = "connectionPool."
@@ -41,7 +42,7 @@ const (
 )
 
 // Find is the path of a field below spec, and its line; "": the object has no such field. Of a path that begins with http[] the rule is
-// meant for which a proxy decided, of trafficPolicy what holds of a subset and port. Where it is not clear which of several is meant,
+// meant for which a proxy decided (tcp[]: one of tls or tcp), of trafficPolicy what holds of a subset and port. Where it is not clear which of several is meant,
 // the path stays as it is.
 func Find(root *document.Value, path string, f For) (string, int) {
 	spec := root.Get("spec")
@@ -49,6 +50,12 @@ func Find(root *document.Value, path string, f For) (string, int) {
 	switch {
 	case strings.HasPrefix(path, rules):
 		return rule(root, spec, "http", strings.TrimPrefix(path, rules), f)
+	case strings.HasPrefix(path, relayed):
+		of := f.begins(spec, "tls", "tcp")
+		if of == "" {
+			return "", 0
+		}
+		return rule(root, spec, of, strings.TrimPrefix(path, relayed), f)
 	case strings.HasPrefix(path, servers):
 		return rule(root, spec, "servers", strings.TrimPrefix(path, servers), f)
 	case strings.HasPrefix(path, policy+pool) && root.Get("kind").String() == "Sidecar":
@@ -94,7 +101,7 @@ func Find(root *document.Value, path string, f For) (string, int) {
 // rule finds a field of a rule of a VirtualService, or of a server of a Gateway.
 func rule(root, spec *document.Value, of, name string, f For) (path string, found int) {
 	line := f.Line
-	if !slices.ContainsFunc(items(spec.Get(of)), func(r *document.Value) bool { return r.Line == line }) {
+	if !f.in(spec.Get(of)) {
 		line = 0 // it stood elsewhere then
 	}
 	for i, r := range items(spec.Get(of)) {
@@ -125,6 +132,30 @@ func rule(root, spec *document.Value, of, name string, f For) (path string, foun
 		}
 	}
 	return path, found
+}
+
+// in reports whether the rule is one of a list.
+func (f For) in(list *document.Value) bool {
+	return slices.ContainsFunc(items(list), func(r *document.Value) bool { return r.Line == f.Line })
+}
+
+// begins is which of some lists has the rule: the one where it begins, or the only one that there is; "": nobody knows.
+func (f For) begins(spec *document.Value, lists ...string) (only string) {
+	for _, name := range lists {
+		if f.in(spec.Get(name)) {
+			return name
+		}
+	}
+	for _, name := range lists {
+		switch {
+		case len(items(spec.Get(name))) == 0:
+		case only != "":
+			return ""
+		default:
+			only = name
+		}
+	}
+	return only
 }
 
 // among is which of several destinations a cluster was made for: the only one there is, or the only one that it can be of; -1: nobody knows.

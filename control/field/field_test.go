@@ -20,6 +20,20 @@ spec:
     - destination: {host: c}
     - destination: {host: d}
 `,
+	"Relay": `kind: VirtualService
+spec:
+  http:
+  - route: [{destination: {host: a}}]
+  tls:
+  - match: [{port: 443, sniHosts: [a]}]
+    route: [{destination: {host: b}}] # line 7
+  tcp:
+  - match: [{port: 1}]
+    route: [{destination: {host: c}}] # line 10
+  - route: # line 11
+    - {destination: {host: c}, weight: 1}
+    - {destination: {host: d}, weight: 1} # line 13
+`,
 	"DestinationRule": `kind: DestinationRule
 spec:
   host: a
@@ -95,6 +109,11 @@ func TestFind(t *testing.T) {
 		{"VirtualService", "http[].route[].destination", For{Line: 9, Host: "d.default.svc.cluster.local", Subset: "v1"}, "http[2].route:9"},
 		{"VirtualService", "http[].route[].destination", For{Line: 9, Host: "dd.default.svc.cluster.local"}, "http[2].route:9"},
 		{"VirtualService", "http[].route[].destination", For{}, "http[].route[].destination:0"},
+		{"Relay", "tcp[].route[].destination", For{Line: 6}, "tls[0].route[0].destination:7"},
+		{"Relay", "tcp[].route[].destination", For{Line: 9}, "tcp[0].route[0].destination:10"},
+		{"Relay", "tcp[].route[].destination", For{Line: 11, Host: "d.default.svc.cluster.local"}, "tcp[1].route[1].destination:13"},
+		{"Relay", "tcp[].route[].destination", For{Line: 4}, ":0"}, // of tls or of tcp nobody says
+		{"VirtualService", "tcp[].route[].destination", For{Line: 4}, ":0"},
 		{"VirtualService", "http", For{}, "http:3"},
 		{"Gateway", "servers", For{}, "servers:3"},
 		{"Gateway", "servers[].tls", For{Line: 7}, "servers[2].tls:8"},

@@ -97,6 +97,8 @@ func (f decisive) of(r *observev1.Record) decisive {
 		return decisive{}
 	case f.path == "mtls" && served: // at a gateway: it is not who comes, but what for
 		return decisive{stage: decider, path: "servers"}
+	case strings.HasPrefix(f.path, "http[].") && r.GetProtocol() == "tcp":
+		f.path = "tcp[]." + strings.TrimPrefix(f.path, "http[].")
 	case f.path == "ports" && !misunderstood(r):
 		return decisive{}
 	}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 
 	"github.com/weirmesh/weir/proxy/listener"
+	"github.com/weirmesh/weir/proxy/observe"
 	"github.com/weirmesh/weir/proxy/proxyproto"
 	"github.com/weirmesh/weir/proxy/tcp"
 	"github.com/weirmesh/weir/xds/resource"
@@ -64,10 +65,25 @@ func TestTCPProxy(t *testing.T) {
 		for l := range b.State().Listeners() {
 			got := *l.Config.Chains[0].Filters.(*tcp.Config)
 			got.Chain = nil
-			want.StatPrefix, want.Clusters = "x", []tcp.Weighted{{Weight: 1}}
-			if d := cmp.Diff(want, got); d != "" || !l.Config.Chains[0].ServerFirst {
+			want.StatPrefix, want.Clusters = "x", []tcp.Weighted{{Name: "c", Weight: 1}}
+			if d := cmp.Diff(want, got, cmpopts.EquateComparable(observe.Origin{})); d != "" || !l.Config.Chains[0].ServerFirst {
 				t.Errorf("%s: server first %v, %s", text, l.Config.Chains[0].ServerFirst, d)
 			}
+		}
+	}
+}
+
+// Whose rule chose where a connection goes, its chain says.
+func TestTCPRule(t *testing.T) {
+	b := newBuilder()
+	if _, _, err := b.Apply(update(t, resource.ListenerType, `name: "l" address { socket_address { address: "0.0.0.0" port_value: 1 } } filter_chains {
+		metadata { filter_metadata { key: "istio" value { fields { key: "config" value { string_value: "/x" } } } } filter_metadata { key: "weir" value { fields { key: "line" value { number_value: 7 } } } } }
+		filters { name: "tcp" typed_config { [type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy] { stat_prefix: "x" cluster: "c" } } } }`)); err != nil {
+		t.Fatal(err)
+	}
+	for l := range b.State().Listeners() {
+		if o := l.Config.Chains[0].Filters.(*tcp.Config).Source.Object(); o != (observe.Object{Config: "/x", Line: 7}) {
+			t.Errorf("%+v", o)
 		}
 	}
 }

@@ -230,7 +230,7 @@ func (b *Builder) decodeChain(fc *listenerv3.FilterChain, dir http.Direction, pa
 			if err != nil {
 				return nil, err
 			}
-			p.Chain, p.Exchange, p.ByServerName, p.RBAC, p.Asks, p.Deciders = c, exchange, byServerName, rules, asks, deciders(fc.GetMetadata())
+			p.Chain, p.Exchange, p.ByServerName, p.RBAC, p.Asks, p.Deciders, p.Source = c, exchange, byServerName, rules, asks, deciders(fc.GetMetadata()), origin(fc.GetMetadata())
 			c.Filters, c.ServerFirst = p, true
 		case metadataExchangeURL:
 			exchange = true
@@ -378,7 +378,8 @@ func (b *Builder) decodeTCP(config *anypb.Any, dir http.Direction, path string) 
 		return nil, err
 	}
 	add := func(name string, weight uint32) {
-		c.Clusters = append(c.Clusters, tcp.Weighted{Cluster: b.clusterID(name), Weight: weight})
+		id := b.clusterID(name)
+		c.Clusters = append(c.Clusters, tcp.Weighted{Cluster: id, Name: b.idNames[id], Weight: weight})
 	}
 	if name := p.GetCluster(); name != "" {
 		add(name, 1)

@@ -24,6 +24,7 @@ import (
 type Relay struct {
 	Start    int64 // loop time
 	Cluster  *cluster.Cluster
+	Target   string // the name of the cluster that Config chose, whether or not there is one
 	Endpoint *cluster.Endpoint
 	// Received and Sent count payload bytes from and to the downstream peer, without metadata.
 	Received, Sent uint64
@@ -250,9 +251,10 @@ func (r *Relay) admitted() {
 
 func (r *Relay) choose() {
 	if name := r.down.Info().ServerName; r.config.ByServerName && name != "" {
-		r.Cluster = r.state.ClusterNamed(name)
+		r.Target, r.Cluster = "", r.state.ClusterNamed(name)
 	} else {
-		r.Cluster = r.state.Cluster(r.config.choose(r.w.l.Rand()))
+		to := r.config.choose(r.w.l.Rand())
+		r.Target, r.Cluster = to.Name, r.state.Cluster(to.Cluster)
 	}
 }
 

@@ -53,6 +53,8 @@ type Config struct {
 	RBAC []*rbac.Filter
 	// Asks decide about those whom RBAC lets come, in their order (the filters envoy.filters.network.ext_authz).
 	Asks []*extauthz.Connections
+	// Source is the object whose rule chose Clusters (metadata of the filter chain).
+	Source observe.Origin
 	// Deciders are the objects by which RBAC and Asks decide (metadata weir.deciders of the filter chain).
 	Deciders observe.Deciders
 
@@ -81,6 +83,7 @@ func (c *Config) allows(info *conn.Info) bool {
 // Weighted is a cluster and its share.
 type Weighted struct {
 	Cluster cluster.ID
+	Name    string // of the cluster, whether or not there is one
 	Weight  uint32
 }
 
@@ -211,28 +214,28 @@ func (w *Worker) picker(id cluster.ID) *lb.Picker {
 }
 
 // choose picks a cluster by weight.
-func (c *Config) choose(random uint64) cluster.ID {
+func (c *Config) choose(random uint64) Weighted {
 	switch len(c.Clusters) {
 	case 0:
-		return cluster.NoCluster
+		return Weighted{Cluster: cluster.NoCluster}
 	case 1:
-		return c.Clusters[0].Cluster
+		return c.Clusters[0]
 	}
 	total := uint64(0)
 	for _, x := range c.Clusters {
 		total += uint64(x.Weight)
 	}
 	if total == 0 {
-		return c.Clusters[random%uint64(len(c.Clusters))].Cluster
+		return c.Clusters[random%uint64(len(c.Clusters))]
 	}
 	at := random % total
 	for _, x := range c.Clusters {
 		if at < uint64(x.Weight) {
-			return x.Cluster
+			return x
 		}
 		at -= uint64(x.Weight)
 	}
-	return cluster.NoCluster // not reached: at < total
+	return Weighted{Cluster: cluster.NoCluster} // not reached: at < total
 }
 
 // endpoint chooses where a connection of cluster c goes, nil if nowhere. trial is described at lb.Picker.Choose.

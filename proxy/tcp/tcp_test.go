@@ -361,7 +361,7 @@ func TestConnectAttempts(t *testing.T) {
 
 func TestWeights(t *testing.T) {
 	n := mem.New()
-	config := &tcp.Config{Clusters: []tcp.Weighted{{1, 90}, {2, 10}, {3, 0}}}
+	config := &tcp.Config{Clusters: []tcp.Weighted{{1, "v1", 90}, {2, "v2", 10}, {3, "v3", 0}}}
 	p := start(t, n, at(entry, nil), config, tcp.Options{}, newCluster(1, "v1", "10.0.1.1:1"), newCluster(2, "v2", "10.0.2.1:1"), newCluster(3, "v3", "10.0.3.1:1"))
 	const calls = 2000
 	for range calls {

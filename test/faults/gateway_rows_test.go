@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"cmp"
 	"crypto/tls"
 	"net/netip"
 	"testing"
@@ -38,18 +39,6 @@ func gatewayRows(t testing.TB) []fault {
 			return from
 		}
 	}
-	handshake := func(name string, shows ...tls.Certificate) func(*world, *fault) string {
-		return func(w *world, _ *fault) string {
-			raw, from, err := w.dialAt(netip.AddrPortFrom(w.gw.IP(), 8443))
-			must(w.T, err)
-			defer raw.Close()
-			c := tls.Client(raw, &tls.Config{MinVersion: tls.VersionTLS13, ServerName: name, InsecureSkipVerify: true, Certificates: shows})
-			if c.Handshake() == nil {
-				_, _ = c.Read(make([]byte, 1))
-			}
-			return from
-		}
-	}
 	rule := func(spec string) string {
 		return object("networking.istio.io/v1", "VirtualService", "NAME", "{hosts: [NAME.example], gateways: [edge], http: [{"+spec+"}]}")
 	}
@@ -67,5 +56,19 @@ func gatewayRows(t testing.TB) []fault {
 		{name: "denied behind the gateway", how: "an AuthorizationPolicy of a workload behind the gateway", app: answers(ok), ask: toGateway("/"),
 			config: documents(rule("ROUTE"), object("security.istio.io/v1", "AuthorizationPolicy", "NAME", "{"+serverOnly+", action: DENY, rules: [!wrong {to: [{operation: {ports: ['PORT']}}]}]}")),
 			cause:  "access_denied", at: "default/server", object: "AuthorizationPolicy rules[0]", client: "-", server: "access_denied"},
+	}
+}
+
+// handshake is TLS with the gateway by a name, NAME.example unless it is given.
+func handshake(name string, shows ...tls.Certificate) func(*world, *fault) string {
+	return func(w *world, f *fault) string {
+		raw, from, err := w.dialAt(netip.AddrPortFrom(w.gw.IP(), 8443))
+		must(w.T, err)
+		defer raw.Close()
+		c := tls.Client(raw, &tls.Config{MinVersion: tls.VersionTLS13, ServerName: cmp.Or(name, f.slug()+".example"), InsecureSkipVerify: true, Certificates: shows})
+		if c.Handshake() == nil {
+			_, _ = c.Read(make([]byte, 1))
+		}
+		return from
 	}
 }

@@ -96,7 +96,7 @@ func hopRows(testing.TB) []fault {
 				defer c.Close()
 				_, err = c.Read(make([]byte, 1))
 				must(w.T, err)
-				_, _ = io.WriteString(c, hello(w.T, "istio-peer-exchange", "istio"))
+				_, _ = io.WriteString(c, hello(w.T, "", "istio-peer-exchange", "istio"))
 				_, _ = io.Copy(io.Discard, c)
 				return from
 			},
@@ -122,12 +122,12 @@ func (b *brief) Sign(ctx context.Context, r identity.Request) ([]byte, error) {
 	return chain, err
 }
 
-// hello is how a client begins TLS that offers protocols.
-func hello(t testing.TB, protocols ...string) string {
+// hello is how a client begins TLS with somebody of a name, and offers protocols.
+func hello(t testing.TB, name string, protocols ...string) string {
 	here, there := net.Pipe()
 	defer there.Close()
 	go func() {
-		_ = tls.Client(here, &tls.Config{NextProtos: protocols, InsecureSkipVerify: true}).Handshake()
+		_ = tls.Client(here, &tls.Config{ServerName: name, NextProtos: protocols, InsecureSkipVerify: true}).Handshake()
 		_ = here.Close()
 	}()
 	record := make([]byte, 1<<14)
