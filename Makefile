@@ -132,7 +132,7 @@ bench: build ## CPU per request beside nginx and HAProxy (needs ../shared/bench)
 	@./test/bench.sh $(BENCH)
 
 .PHONY: instructions
-instructions: ## instructions an exchange, a TLS record and a relay cost the proxy, against test/instructions.txt: more than 10 % above fails (needs valgrind)
+instructions: ## instructions that an exchange, a record of a failure, a TLS record and a relay cost the proxy, against test/instructions.txt: more than 10 % above fails (needs valgrind)
 	@./test/instructions.sh
 
 .PHONY: instructions-update
