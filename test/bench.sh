@@ -2,7 +2,7 @@
 # CPU per request, and memory, beside nginx and HAProxy, each row in one run. Usage: test/bench.sh ../shared/bench [rounds [rows]]
 # rows: http1 post large large-post tls tls-large tls-post handshake memory tcp http2 grpc latency records policy; all of them by default. policy is of two
 # sidecars (test/bench/policy): mutual TLS between them, tokens checked, 50 policies in force, beside the same without; GET,
-# POST of 1 and 64 KB, HTTP/2, and how soon paced calls are answered. One of its rows: go run ./test/bench/policy -bin bin -rows NAME (their names: load.go).
+# POST of 1 and 64 KB, HTTP/2, gRPC (calls, streams), TCP, and how soon paced calls are answered. One of its rows: go run ./test/bench/policy -bin bin -rows NAME (their names: load.go).
 # records is what decision records cost (weir why), over HTTP/1.1, TLS and HTTP/2: beside a proxy of the same tree that keeps none.
 # A row with --max-ratio fails above it: the bar of docs/performance.md, and 0.05 to 0.25 more for the noise of a shared machine.
 set -euo pipefail

@@ -34,6 +34,8 @@ func (m *mesh) rows() []*row {
 		saturated, paced, gb = "µs/request, saturated", "µs/request, paced", "ms/GB"
 		posted, large, two   = "µs/POST of 1 KB", "µs/POST of 64 KB", "µs/request of HTTP/2"
 		turn, connection     = "µs/1 KB to and fro", "µs/connection"
+		through, call        = "µs/request of HTTP/2 all the way", "µs/call of gRPC"
+		message              = "µs/1 KB in a stream of gRPC, to and fro"
 	)
 	return []*row{
 		{name: "plain", service: plain, load: wrk, tokens: 1, unit: saturated},
@@ -53,6 +55,15 @@ func (m *mesh) rows() []*row {
 		{name: "http2-plain", service: plain, load: h2load, tokens: 1, unit: two},
 		{name: "http2-mtls", service: mutual, load: h2load, tokens: 1, unit: two},
 		{name: "http2-mtls-jwt-50", service: all, load: h2load, tokens: 1, unit: two},
+		{name: "through-plain", service: plain, load: multiplex, unit: through},
+		{name: "through-mtls", service: mutual, load: multiplex, unit: through},
+		{name: "through-mtls-jwt-50", service: all, load: multiplex, unit: through},
+		{name: "grpc-plain", service: plain, load: unary, unit: call},
+		{name: "grpc-mtls", service: mutual, load: unary, unit: call},
+		{name: "grpc-mtls-jwt-50", service: all, load: unary, unit: call},
+		{name: "stream-plain", service: plain, load: stream, unit: message},
+		{name: "stream-mtls", service: mutual, load: stream, unit: message},
+		{name: "stream-mtls-jwt-50", service: all, load: stream, unit: message},
 		{name: "paced-plain", service: plain, load: pace, tokens: 1, unit: paced},
 		{name: "paced-mtls", service: mutual, load: pace, tokens: 1, unit: paced},
 		{name: "paced-mtls-jwt-50", service: all, load: pace, tokens: few, unit: paced},
@@ -106,18 +117,9 @@ var (
 	requests2 = regexp.MustCompile(`status codes: (\d+) 2xx, 0 3xx, 0 4xx, 0 5xx`)
 )
 
-// h2load asks by HTTP/2, ten streams at a time on each of ten connections. The applications speak HTTP/1.1, and so do the sidecars to each other.
+// h2load asks by HTTP/2, ten streams at a time on each of ten connections. The application speaks HTTP/1.1, and so do the sidecars to each other.
 func h2load(ctx context.Context, m *mesh, r *row) (float64, error) {
-	c := exec.CommandContext(ctx, "taskset", "-c", strconv.Itoa(loadCore), "h2load", "-t", "1", "-c", "10", "-m", "10", "-D", fmt.Sprintf("%.0f", m.o.length.Seconds()),
-		"-H", ":authority: "+r.service+".shop", "-H", "authorization: Bearer "+m.tokens[0], "http://"+m.address[r.service]+path)
-	out, err := c.CombinedOutput()
-	if err != nil {
-		return 0, fmt.Errorf("h2load: %w: %s", err, out)
-	}
-	if found := requests2.FindSubmatch(out); found != nil && succeeded.Match(out) {
-		return strconv.ParseFloat(string(found[1]), 64)
-	}
-	return 0, fmt.Errorf("h2load: %s", out)
+	return m.h2load(ctx, m.address[r.service], path, "-H", ":authority: "+r.service+".shop", "-H", "authorization: Bearer "+m.tokens[0])
 }
 
 // pace sends so many requests a second, at random times, as many callers do.

@@ -1,6 +1,6 @@
 // Command policy is a mesh with everything on that security asks for, and a meter: what a request costs the sidecars of
-// both sides with mutual TLS between them, a token checked and fifty policies in force, beside the same without; and
-// what bulk TCP costs inside mutual TLS.
+// both sides with mutual TLS between them, a token checked and fifty policies in force, beside the same without, by
+// HTTP/1.1, HTTP/2 and gRPC; and what TCP costs inside mutual TLS.
 //
 // Two folders enter (Weir's programs, the bench's tools), a table leaves. The mesh is a real one (`weir up
 // --capture=env`): one client's sidecar, and a service a row, each with a sidecar of its own and the same backend, so
@@ -50,8 +50,12 @@ func run(ctx context.Context, args []string) error {
 	f.IntVar(&o.rate, "rate", 1000, "requests a second of the rows that do not saturate")
 	f.StringVar(&o.only, "rows", "", "rows to measure, by name, separated by spaces; all if empty")
 	f.StringVar(&o.profiles, "profiles", "", "folder for CPU profiles of both proxies, of a round more that is not counted")
+	serve := f.String("serve", "", "be the application behind the rows of gRPC, at this address, and nothing else")
 	if err := f.Parse(args); err != nil {
 		return err
+	}
+	if *serve != "" {
+		return serveEcho(*serve)
 	}
 	m, err := start(ctx, o)
 	if err != nil {

@@ -35,12 +35,14 @@ type mesh struct {
 	address map[string]string
 	bulk    map[string]string
 	echo    map[string]string
+	http2   map[string]string
+	grpc    map[string]string
 	pids    map[string]int // of proxies, by workload
 	client  *http.Client
 }
 
 func start(ctx context.Context, o options) (m *mesh, err error) {
-	m = &mesh{o: o, address: map[string]string{}, bulk: map[string]string{}, echo: map[string]string{}, pids: map[string]int{},
+	m = &mesh{o: o, address: map[string]string{}, bulk: map[string]string{}, echo: map[string]string{}, http2: map[string]string{}, grpc: map[string]string{}, pids: map[string]int{},
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: callers}}}
 	if m.dir, err = os.MkdirTemp("", "weir-policy-"); err != nil {
 		return nil, err
@@ -62,9 +64,19 @@ func start(ctx context.Context, o options) (m *mesh, err error) {
 	if _, err := m.background(up, "The mesh is up"); err != nil {
 		return nil, err
 	}
+	site, err := m.site()
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
 	for _, s := range services {
-		c := m.command(ctx, "run", "--as", "shop/"+s, "-l", "app="+s, "-p", "http=8080", "-p", "tcp-bulk=9000", "-p", "tcp-echo=9001", "--", "taskset", "-c", strconv.Itoa(loadCore), "sh", "-c",
-			fmt.Sprintf(`%[1]s $PORT_8080 1024 & %[2]s echo $PORT_9001 & exec %[2]s sink $PORT_9000`, m.tool("backend"), m.tool("tcpload")))
+		c := m.command(ctx, "run", "--as", "shop/"+s, "-l", "app="+s, "-p", "http=8080", "-p", "tcp-bulk=9000", "-p", "tcp-echo=9001", "-p", "http2-site=7071", "-p", "grpc-echo=7070",
+			"--", "taskset", "-c", strconv.Itoa(loadCore), "sh", "-c",
+			fmt.Sprintf(`%[1]s $PORT_8080 1024 & %[2]s echo $PORT_9001 & nghttpd --no-tls -a 127.0.0.1 -d %[3]s $PORT_7071 & %[4]s -serve 127.0.0.1:$PORT_7070 & exec %[2]s sink $PORT_9000`,
+				m.tool("backend"), m.tool("tcpload"), site, self))
 		if _, err := m.background(c, "is in the mesh"); err != nil {
 			return nil, err
 		}
@@ -77,7 +89,7 @@ func start(ctx context.Context, o options) (m *mesh, err error) {
 	for line := range strings.Lines(env) {
 		for _, s := range services {
 			if a, ok := strings.CutPrefix(strings.TrimSpace(line), strings.ToUpper(s)+"_SERVICE_HOST="); ok {
-				m.address[s], m.bulk[s], m.echo[s] = a+":8080", a+":9000", a+":9001"
+				m.address[s], m.bulk[s], m.echo[s], m.http2[s], m.grpc[s] = a+":8080", a+":9000", a+":9001", a+":7071", a+":7070"
 			}
 		}
 	}
@@ -205,7 +217,7 @@ func (m *mesh) check(ctx context.Context, r *row) error {
 			return err
 		}
 	}
-	return nil
+	return m.checkGRPC(r)
 }
 
 // call makes one call.

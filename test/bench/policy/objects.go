@@ -39,7 +39,7 @@ func objects(keys string) string {
 		add(`apiVersion: v1
 kind: Service
 metadata: {name: %[1]s, namespace: shop}
-spec: {selector: {app: %[1]s}, ports: [{name: http, port: 8080}, {name: tcp-bulk, port: 9000}, {name: tcp-echo, port: 9001}]}`, s)
+spec: {selector: {app: %[1]s}, ports: [{name: http, port: 8080}, {name: tcp-bulk, port: 9000}, {name: tcp-echo, port: 9001}, {name: http2-site, port: 7071}, {name: grpc-echo, port: 7070}]}`, s)
 		mode, tls := "STRICT", "ISTIO_MUTUAL"
 		if s == plain {
 			mode, tls = "DISABLE", "DISABLE"
