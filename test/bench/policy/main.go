@@ -28,6 +28,7 @@ type options struct {
 	rate        int
 	only        string
 	profiles    string
+	idle        int
 }
 
 func main() {
@@ -50,12 +51,16 @@ func run(ctx context.Context, args []string) error {
 	f.IntVar(&o.rate, "rate", 1000, "requests a second of the rows that do not saturate")
 	f.StringVar(&o.only, "rows", "", "rows to measure, by name, separated by spaces; all if empty")
 	f.StringVar(&o.profiles, "profiles", "", "folder for CPU profiles of both proxies, of a round more that is not counted")
+	f.IntVar(&o.idle, "idle", 0, "hold so many connections instead, and say what memory they take")
 	serve := f.String("serve", "", "be the application behind the rows of gRPC, at this address, and nothing else")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
 	if *serve != "" {
 		return serveEcho(*serve)
+	}
+	if o.idle > 0 {
+		return idle(ctx, o)
 	}
 	m, err := start(ctx, o)
 	if err != nil {

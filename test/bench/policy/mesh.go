@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -297,12 +296,8 @@ func (m *mesh) measure(ctx context.Context, r *row) (s sample, err error) {
 func (m *mesh) profile(ctx context.Context, r *row) error {
 	failed := make(chan error, 2)
 	for side, workload := range map[string]string{"client": "web", "server": r.service} {
-		socket := filepath.Join(m.dir, "state", "run", "proxies", "shop_"+workload+"-0", "admin.sock")
-		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		}}}
 		go func() {
-			failed <- save(ctx, client, fmt.Sprintf("http://admin/debug/pprof/profile?seconds=%.0f", m.o.length.Seconds()), filepath.Join(m.o.profiles, r.name+"-"+side+".pprof"))
+			failed <- save(ctx, m.admin(workload), fmt.Sprintf("http://admin/debug/pprof/profile?seconds=%.0f", m.o.length.Seconds()), filepath.Join(m.o.profiles, r.name+"-"+side+".pprof"))
 		}()
 	}
 	_, err := r.load(ctx, m, r)
