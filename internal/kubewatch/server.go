@@ -12,6 +12,7 @@ package kubewatch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -36,6 +37,8 @@ type Server struct {
 
 	mu      sync.Mutex
 	away    time.Time         // since when; zero: it answers
+	back    time.Time         // when it answered again
+	vain    bool              // a request has waited for an answer in vain; any answer ends it
 	why     string            // what the request came to that found it away
 	waits   map[string]bool   // kinds that were not read yet
 	trouble map[string]string // by kind: why it cannot be watched
@@ -61,7 +64,8 @@ const (
 	slowTold    = 5 * time.Minute
 )
 
-// Through measures the requests of a client. Of a watch it is the time until it begins.
+// Through measures the requests of a client. Of a watch it is the time until it begins. One that waited in vain says that the API
+// server is away: who watches learns of that from client-go after ten tries only, if nothing is refused.
 func (s *Server) Through(next http.RoundTripper) http.RoundTripper { return &measured{s, next} }
 
 type measured struct {
@@ -72,25 +76,32 @@ type measured struct {
 func (m *measured) RoundTrip(r *http.Request) (*http.Response, error) {
 	began := m.s.now()
 	resp, err := m.next.RoundTrip(r)
-	if r.Context().Err() == nil {
-		became := "error"
-		if err == nil {
-			became = strconv.Itoa(resp.StatusCode)
-		}
-		m.s.request(became, r.URL.Path, m.s.now().Sub(began))
+	if !errors.Is(r.Context().Err(), context.Canceled) {
+		m.s.request(resp, err, r.URL.Path, began)
 	}
 	return resp, err
 }
 
-func (s *Server) request(became, path string, took time.Duration) {
+func (s *Server) request(resp *http.Response, err error, path string, began time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	took, became := s.now().Sub(began), "error"
+	if err == nil {
+		became = strconv.Itoa(resp.StatusCode)
+		if s.vain {
+			s.answered()
+		}
+	} else if took >= slowRequest {
+		s.vain = true
+		s.ceased(began, err)
+	}
 	s.requests[became]++
 	s.took += took
-	if took >= slowRequest {
+	slow := err == nil && took >= slowRequest && began.After(s.back) // what waited for its return says no more than that
+	if slow {
 		s.late, s.lateness = s.now(), took
 	}
-	if now := s.now(); took >= slowRequest && (s.slow.IsZero() || now.Sub(s.slow) >= slowTold) {
+	if now := s.now(); slow && (s.slow.IsZero() || now.Sub(s.slow) >= slowTold) {
 		s.slow = now
 		s.log.Warn("the API server is slow; what changes in the cluster is seen late, and what is known stays in force", "took", took.Round(time.Millisecond), "path", path)
 	}
@@ -132,19 +143,24 @@ func (s *Server) told(ctx context.Context, kind string, optional bool, err error
 		s.answered() // the next request asks for everything
 	default: // no connection, or 429 and 5xx
 		s.trouble[kind] = err.Error()
-		if s.away.IsZero() {
-			s.away, s.why = s.now(), err.Error()
-			s.outages++
-			s.log.Warn("the API server does not answer; what is known stays in force", "err", err)
-		}
+		s.ceased(s.now(), err)
 	}
 	return false
 }
 
+func (s *Server) ceased(since time.Time, err error) {
+	if s.away.IsZero() {
+		s.away, s.why = since, err.Error()
+		s.outages++
+		s.log.Warn("the API server does not answer; what is known stays in force", "err", err)
+	}
+}
+
 func (s *Server) answered() {
+	s.vain = false
 	if !s.away.IsZero() {
 		s.log.Info("the API server answers again", "after", s.now().Sub(s.away).Round(time.Millisecond))
-		s.away = time.Time{}
+		s.away, s.back = time.Time{}, s.now()
 	}
 }
 

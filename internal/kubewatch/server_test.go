@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -71,3 +74,75 @@ func TestTold(t *testing.T) {
 		}
 	}
 }
+
+// An API server that takes requests and never answers is away from the moment in which the first of them was sent; whatever it answers
+// ends that. Neither requests that fail at once say so, of which others are tried, nor those that were given up.
+func TestWaitedInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		late := errors.New("late")
+		s := New(slog.New(slog.NewTextHandler(&log, nil)))
+		var next error // nil: it answers; context.Canceled: never; late: after six seconds
+		api := s.Through(roundTrip(func(r *http.Request) (*http.Response, error) {
+			if errors.Is(next, context.Canceled) {
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			}
+			if errors.Is(next, late) {
+				time.Sleep(6 * time.Second)
+				return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
+			}
+			return &http.Response{StatusCode: http.StatusServiceUnavailable, Body: http.NoBody}, next
+		}))
+		call := func(within time.Duration, cause error) {
+			ctx, cancel := context.WithTimeout(t.Context(), within)
+			defer cancel()
+			if errors.Is(cause, context.Canceled) {
+				ctx, cancel = context.WithCancel(t.Context())
+				time.AfterFunc(within, cancel)
+			}
+			r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://api/x", http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp, err := api.RoundTrip(r); err == nil {
+				_ = resp.Body.Close()
+			}
+		}
+		began := time.Now()
+		for _, step := range []struct {
+			what   string
+			next   error
+			within time.Duration
+			cause  error
+			away   time.Duration // since when, from the beginning; -1: it is not
+			lines  int
+		}{
+			{"it answers", nil, time.Second, nil, -1, 0},
+			{"a connection breaks", errors.New("reset"), time.Second, nil, -1, 0},
+			{"a request is given up", context.Canceled, 10 * time.Second, context.Canceled, -1, 0},
+			{"a request waits in vain", context.Canceled, 10 * time.Second, nil, 10 * time.Second, 1},
+			{"so does the next", context.Canceled, 10 * time.Second, nil, 10 * time.Second, 1},
+			{"a connection cannot be made", errors.New("refused"), time.Second, nil, 10 * time.Second, 1},
+			{"a request that was sent before has its answer", late, time.Minute, nil, -1, 2},
+			{"it answers, be it an error", nil, time.Second, nil, -1, 2},
+		} {
+			next = step.next
+			call(step.within, step.cause)
+			away := time.Duration(-1)
+			if at := s.Away(); !at.IsZero() {
+				away = at.Sub(began)
+			}
+			if n := strings.Count(log.String(), "\n"); away != step.away || n != step.lines {
+				t.Errorf("%s: away since %v, want %v; the log, want %d lines:\n%s", step.what, away, step.away, step.lines, &log)
+			}
+		}
+		if got := s.Trouble(); got != "" {
+			t.Errorf("afterwards people are told: %s", got)
+		}
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
