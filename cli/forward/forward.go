@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -131,6 +132,43 @@ func (e *Missing) Error() string {
 	return fmt.Sprintf("weir is not installed in namespace %s of %s: there is no pod with label %s", e.Namespace, e.Server, labels)
 }
 
+// answerTime is how long a replica may take to say that it lives, if there are others: kubelet notices only after many seconds that one
+// is frozen.
+const answerTime = 2 * time.Second
+
+// whoAnswers is the first that does; if none does, the first, of which the caller learns why.
+func whoAnswers(ctx context.Context, pods []string, answers func(ctx context.Context, pod string) error) string {
+	if len(pods) == 1 {
+		return pods[0]
+	}
+	for _, pod := range pods {
+		within, cancel := context.WithTimeout(ctx, answerTime)
+		err := answers(within, pod)
+		cancel()
+		if err == nil {
+			return pod
+		}
+	}
+	return pods[0]
+}
+
+// answers asks a pod of weir-control whether it lives.
+func (c *Cluster) answers(ctx context.Context, pod string) error {
+	p := &Pod{c: c, port: port, name: func(context.Context) (string, string, error) { return c.o.Namespace, pod, nil }}
+	defer p.Close()
+	transport := &http.Transport{DialContext: p.Dial}
+	defer transport.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/healthz/live", http.NoBody)
+	if err != nil {
+		return err
+	}
+	resp, err := transport.RoundTrip(r)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
 // pod finds a pod that serves.
 func (c *Cluster) pod(ctx context.Context) (string, error) {
 	list, err := c.client.CoreV1().Pods(c.o.Namespace).List(ctx, metav1.ListOptions{LabelSelector: labels})
@@ -138,16 +176,21 @@ func (c *Cluster) pod(ctx context.Context) (string, error) {
 		return "", c.config.Unreachable("looking for weir-control", err)
 	}
 	missing := &Missing{Server: c.Server(), Namespace: c.o.Namespace, Revision: c.o.Revision}
+	var ready []string
 	for _, p := range list.Items {
 		if c.o.Revision != "" && cmp.Or(p.Labels[revision], "default") != c.o.Revision {
 			continue
 		}
-		for _, cond := range p.Status.Conditions {
-			if cond.Type == corev1.PodReady && cond.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil {
-				return p.Name, nil
-			}
+		if p.DeletionTimestamp == nil && slices.ContainsFunc(p.Status.Conditions, func(cond corev1.PodCondition) bool {
+			return cond.Type == corev1.PodReady && cond.Status == corev1.ConditionTrue
+		}) {
+			ready = append(ready, p.Name)
+			continue
 		}
 		missing.Pods = append(missing.Pods, p.Name)
+	}
+	if len(ready) > 0 {
+		return whoAnswers(ctx, ready, c.answers), nil
 	}
 	if len(missing.Pods) == 0 {
 		missing.Outside = outside(ctx, c.client, c.o.Namespace, c.o.Revision)

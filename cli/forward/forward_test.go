@@ -1,12 +1,51 @@
 package forward
 
 import (
+	"context"
+	"io"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 )
+
+// Of several control planes one is asked that answers: one that is frozen is passed by, in seconds. Where there is no choice nobody is asked twice.
+func TestWhoAnswers(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		pods    string
+		answers map[string]error // those that are not in it answer nobody
+		want    string
+		took    time.Duration
+	}{
+		{"one", "a", nil, "a", 0},
+		{"the first answers", "a b", map[string]error{"a": nil, "b": nil}, "a", 0},
+		{"the first is frozen", "a b", map[string]error{"b": nil}, "b", answerTime},
+		{"the first is gone", "a b", map[string]error{"a": io.EOF, "b": nil}, "b", 0},
+		{"none answers", "a b", nil, "a", 2 * answerTime},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				got := whoAnswers(t.Context(), strings.Fields(c.pods), func(ctx context.Context, pod string) error {
+					err, answers := c.answers[pod]
+					if !answers {
+						<-ctx.Done()
+						err = ctx.Err()
+					}
+					return err
+				})
+				if took := time.Since(began); got != c.want || took != c.took {
+					t.Errorf("%s after %v, want %s after %v", got, took, c.want, c.took)
+				}
+			})
+		})
+	}
+}
 
 // A control plane that serves a cluster from outside is known by the EndpointSlice of its installation, and not by another's.
 func TestOutside(t *testing.T) {
