@@ -28,6 +28,9 @@ func kubeconfig(t *testing.T, server string, ca []byte, token string) string {
 	t.Helper()
 	c := clientcmdapi.NewConfig()
 	c.Clusters["c"] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: ca}
+	if ca != nil { // a name that every API server has, wherever its address leads
+		c.Clusters["c"].TLSServerName = "kubernetes.default.svc"
+	}
 	c.AuthInfos["u"] = &clientcmdapi.AuthInfo{Token: token}
 	c.Contexts["nobody"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
 	c.CurrentContext = "nobody"

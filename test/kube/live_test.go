@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/test/kube/cluster"
@@ -40,7 +41,13 @@ spec:
 // says waits until a command of weir prints JSON in which there is something.
 func says[T any](c *cluster.Cluster, what string, found func(*T) bool, args ...string) {
 	c.T.Helper()
-	c.Until(what, cluster.Patience, func() string {
+	saysWithin(c, what, cluster.Patience, found, args...)
+}
+
+// saysWithin is says with a patience of one's own.
+func saysWithin[T any](c *cluster.Cluster, what string, patience time.Duration, found func(*T) bool, args ...string) {
+	c.T.Helper()
+	c.Until(what, patience, func() string {
 		out, errs, err := weir(c.T, append(args, "-o", "json")...)
 		var v T
 		if err == nil {

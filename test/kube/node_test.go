@@ -36,6 +36,16 @@ func onNode(t *testing.T, script string) {
 	}
 }
 
+// pinned are flags that keep the control plane on the node of WEIR_NODE.
+func pinned(t *testing.T) []string {
+	t.Helper()
+	name, err := node(t, "hostname").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{"--set", `pilot.nodeSelector.kubernetes\.io/hostname=` + strings.TrimSpace(string(name))}
+}
+
 // here is the address at which the cluster reaches this machine, as the API server sees it.
 func here(c *cluster.Cluster) string {
 	c.T.Helper()

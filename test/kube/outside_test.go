@@ -2,17 +2,23 @@ package kube
 
 import (
 	"fmt"
+	"io"
 	"net"
+	"net/url"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
+	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/test/kube/cluster"
+	"github.com/weirmesh/weir/test/link"
 )
 
 // A control plane on another machine serves the cluster, with no more rights than one in it: pods get
@@ -43,8 +49,10 @@ func TestOutside(t *testing.T) {
 		token = r.Status.Token
 		return ""
 	})
-	cmd := exec.CommandContext(t.Context(), "../../bin/weir-control", "--kubeconfig", kubeconfig(t, c.Config.Host, c.Config.CAData, token), "--state", t.TempDir(),
-		"--grpc", net.JoinHostPort(address, "15012"), "--webhook", net.JoinHostPort(address, "15017"), "--http", "127.0.0.1:0")
+	const api = "127.83.0.1:15014"
+	way := relayed(c)
+	cmd := exec.CommandContext(t.Context(), "../../bin/weir-control", "--kubeconfig", kubeconfig(t, way.server, c.Config.CAData, token), "--state", t.TempDir(),
+		"--grpc", net.JoinHostPort(address, "15012"), "--webhook", net.JoinHostPort(address, "15017"), "--http", api)
 	cmd.Stderr = t.Output()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -77,4 +85,122 @@ func TestOutside(t *testing.T) {
 		}
 		return ""
 	})
+
+	log := calling(t, c, "load", true, 50, "http://web/")
+	for _, how := range []struct {
+		name      string
+		cut, mend func()
+	}{
+		{"the API server refuses it", way.refuse, way.mend},
+		{"the API server closes nothing and says nothing", way.link.Partition, way.mend},
+	} {
+		t.Run(how.name, func(t *testing.T) { away(c.In(t), api, how.cut, how.mend) })
+	}
+	stopped(t, c, "load", log)
+}
+
+// away is a time in which the control plane does not reach the API server: it says so, and since when; calls go on, and what was
+// changed meanwhile is in force afterwards.
+func away(c *cluster.Cluster, api string, cut, mend func()) {
+	about := func(s *apiv1.Status) (found *apiv1.Finding) {
+		for i, f := range s.Findings {
+			if f.Code == "WEIR0120" {
+				found = &s.Findings[i]
+			}
+		}
+		return found
+	}
+	well := func(s *apiv1.Status) bool { return about(s) == nil }
+	saysWithin(c, "the API server is not away", cluster.Patience, well, "status", "--api", api)
+	began := time.Now().Truncate(time.Second)
+	cut()
+	saysWithin(c, "the API server is away, and since when", 2*time.Minute, func(s *apiv1.Status) bool {
+		f := about(s)
+		if f == nil {
+			return false
+		}
+		_, after, _ := strings.Cut(f.Message, "the API server: it does not answer since ")
+		when, _, _ := strings.Cut(after, ": ")
+		since, err := time.Parse(time.RFC3339, when)
+		return err == nil && !since.Before(began) && !since.After(time.Now())
+	}, "status", "--api", api)
+	c.T.Logf("it is said %v after it happened", time.Since(began).Round(time.Second))
+	text, _, _ := weir(c.T, "status", "--api", api)
+	if !strings.Contains(text, "WEIR0120") || !strings.Contains(text, "the API server: it does not answer since ") {
+		c.T.Errorf("people are not told:\n%s", text)
+	}
+	if why := denied(c, "200"); why != "" {
+		c.T.Error(why)
+	}
+	c.Apply(denyAway)
+	mend()
+	saysWithin(c, "the API server is back", 2*time.Minute, well, "status", "--api", api)
+	c.Until("what was changed meanwhile is in force", cluster.Patience, func() string { return denied(c, "403") })
+	c.Delete(denyAway)
+	c.Until("so is what was changed since", cluster.Patience, func() string { return denied(c, "200") })
+}
+
+const denyAway = `
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: away}
+spec: {selector: {matchLabels: {app: web}}, action: DENY, rules: [{to: [{operation: {paths: [/away]}}]}]}
+`
+
+// denied says what is wrong if a call that denyAway is about ends otherwise.
+func denied(c *cluster.Cluster, want string) string {
+	out, err := c.Exec("caller", "app", "curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", "http://web/away")
+	if err != nil || out != want {
+		return fmt.Sprintf("%s, want %s: %v", out, want, err)
+	}
+	return ""
+}
+
+// relay is a way to the API server.
+type relay struct {
+	server string // its URL
+	link   *link.Link
+	closed atomic.Bool
+}
+
+// refuse ends its connections, and those that come.
+func (r *relay) refuse() { r.closed.Store(true); r.link.Break() }
+
+// mend lets all through again.
+func (r *relay) mend() { r.closed.Store(false); r.link.Heal() }
+
+func relayed(c *cluster.Cluster) *relay {
+	c.T.Helper()
+	server, err := url.Parse(c.Config.Host)
+	if err != nil {
+		c.T.Fatal(err)
+	}
+	l, err := (&net.ListenConfig{}).Listen(c.T.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		c.T.Fatal(err)
+	}
+	c.T.Cleanup(func() { _ = l.Close() })
+	r := &relay{server: "https://" + l.Addr().String(), link: link.New()}
+	go func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer near.Close()
+				if r.closed.Load() {
+					return
+				}
+				far, err := r.link.Dial(c.T.Context(), server.Host)
+				if err != nil {
+					return
+				}
+				defer far.Close()
+				go func() { defer near.Close(); _, _ = io.Copy(near, far) }()
+				_, _ = io.Copy(far, near)
+			}()
+		}
+	}()
+	return r
 }

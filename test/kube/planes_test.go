@@ -154,6 +154,47 @@ func TestSeveralControlPlanes(t *testing.T) {
 	})
 }
 
+// Of two replicas one freezes, and then the other: whoever asks is told by the one that goes on, at once, and that the other is silent, by
+// its address. No call fails.
+func TestReplicaFrozen(t *testing.T) {
+	onNode(t, "command -v pgrep >/dev/null")
+	c, _ := meshed(t, append(pinned(t), "--set", "pilot.replicaCount=2", "--set", "gateways.istio-ingressgateway.enabled=false")...)
+	t.Cleanup(func() { install(t) })
+	c.Apply(withImages(t, web+"---"+caller))
+	c.Ready("app", booting)
+	log := calling(t, c, "load", true, 50, "http://web/")
+	connected := func(s *apiv1.Status) bool {
+		n := 0
+		for _, p := range s.Proxies {
+			if strings.HasPrefix(p.Name, c.Namespace+"/") {
+				n++
+			}
+		}
+		return n == 3
+	}
+	for _, p := range replicas(c) {
+		t.Run(p.Name, func(t *testing.T) {
+			c := c.In(t)
+			_, id, _ := strings.Cut(p.Status.ContainerStatuses[0].ContainerID, "://")
+			send := func(signal string) {
+				onNode(t, "n=; for p in $(pgrep -x weir-control); do ! grep -q "+id+" /proc/$p/cgroup || { kill -"+signal+" $p; n=1; }; done; [ $n ]")
+			}
+			send("STOP")
+			t.Cleanup(func() { send("CONT") })
+			began := time.Now()
+			who := apiv1.SilentReplica + net.JoinHostPort(p.Status.PodIP, "15012")
+			says(c, "it is silent", func(s *apiv1.Status) bool { return slices.Equal(s.Silent, []string{who}) }, "status")
+			t.Logf("it is said %v after it froze", time.Since(began).Round(100*time.Millisecond))
+			if text := must(t, "status"); !strings.Contains(text, who) {
+				t.Errorf("people are not told:\n%s", text)
+			}
+			send("CONT")
+			says(c, "both answer", func(s *apiv1.Status) bool { return len(s.Silent) == 0 && connected(s) }, "status")
+		})
+	}
+	stopped(t, c, "load", log)
+}
+
 // replicas are the pods of the control plane that are not ending.
 func replicas(c *cluster.Cluster) []corev1.Pod {
 	c.T.Helper()

@@ -41,7 +41,8 @@ func TestReplacedAtOnce(t *testing.T) {
 func TestReplacedWhileFrozen(t *testing.T) {
 	const hold = time.Minute // half a minute more, and kubelet kills it
 	onNode(t, "command -v pkill pgrep >/dev/null")
-	c, _ := meshed(t)
+	c, _ := meshed(t, pinned(t)...)
+	t.Cleanup(func() { install(t) })
 	c.Apply(many(t, "web", 20))
 	c.Ready("app", booting)
 	old := map[types.UID]bool{}
