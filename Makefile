@@ -116,7 +116,7 @@ flips: ## FLIPS (100) flips between PERMISSIVE and STRICT in every order proxies
 	FLIPS=$(FLIPS) $(GO) test -count=1 -v -run '^TestFlippingMutualTLSInEveryOrder' ./test/e2e
 
 .PHONY: streams
-streams: ## policies and the log's format change under STREAMS (10000) open WebSockets: who may stay goes on, the others end with their reason; needs 72,000 descriptors (ulimit -n), fewer STREAMS fewer
+streams: ## policies, certificates and the log's format change under STREAMS (10000) open WebSockets, over six processes: who may stay goes on, the others end with their reason; needs 16,000 descriptors a process (ulimit -n), fewer STREAMS fewer
 	STREAMS=$(or $(STREAMS),10000) $(GO) test -count=1 -v -timeout 20m -run '^TestPoliciesChangeUnderOpenStreams$$' ./test/e2e
 
 .PHONY: csr-flood

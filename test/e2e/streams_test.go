@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -15,22 +17,53 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirmesh/weir/control"
 	"github.com/weirmesh/weir/proxy"
 	"github.com/weirmesh/weir/test/mesh"
 )
 
-// S43, the half about policies: policies and the log's format change while WebSockets and streams of HTTP/2 are open. Those go on whose caller may
-// still call, whatever else changed; the others end after the drain time, not all at once, with the policy's name in the log. STREAMS is how many
-// WebSockets (make streams: 10,000); each takes seven descriptors.
+// S43, the half about policies: policies, certificates and the log's format change while WebSockets and streams of HTTP/2 are open. Those go on
+// whose caller may still call, whatever else changed; the others end after the drain time, not all at once, with the policy's name in the log.
+// STREAMS is how many WebSockets (make streams: 10,000). A relayed one takes two descriptors of each proxy, one of its client and one of the
+// application; so many are spread over processes: this one with the control plane and the clients, the application, and four proxies.
 func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 	t.Parallel()
-	m := mesh.New(t, nil)
-	m.Config("ws.yaml", serviceOf("ws"))
+	each, life := 50, 15*time.Second
 	server := bare("ws")
 	server.NoProxy, server.ServiceAccount = false, "ws"
 	server.Proxy = func(o *proxy.Options) { o.ListenerDrain = 300 * time.Millisecond }
-	all := m.Workloads(caller("client"), caller("other"), server)
-	serveAt(t, all[2], talker())
+	second := server
+	second.Name = "ws-1"
+	specs := []mesh.Spec{caller("client"), caller("other"), server, second}
+	many, _ := strconv.Atoi(os.Getenv("STREAMS"))
+	if many > 0 {
+		each, life = many/2, 40*time.Second
+		var has syscall.Rlimit
+		must(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &has))
+		if most := uint64(many + many/2 + 1000); has.Cur < most { // should one server have three quarters of them
+			if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: most, Max: max(most, has.Max)}); err != nil {
+				t.Fatalf("%d streams need %d descriptors in a process: %v; use fewer STREAMS, or ulimit -n", many, most, err)
+			}
+		}
+		binary := filepath.Join(t.TempDir(), "weir-proxy")
+		if out, err := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "grpcnotrace", "-o", binary, "../../cmd/weir-proxy").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		for i := range specs {
+			specs[i].Binary = binary
+		}
+	}
+	m := mesh.New(t, func(o *control.Options) { o.CertTTL = life })
+	m.Config("ws.yaml", serviceOf("ws"))
+	all := m.Workloads(specs...)
+	servers := all[2:]
+	if many > 0 {
+		talkElsewhere(t, servers)
+	} else {
+		for _, w := range servers {
+			serveAt(t, w, talker())
+		}
+	}
 
 	socket := func(from *mesh.Workload) *stream {
 		c, err := from.Dial(t.Context(), "ws:8080")
@@ -52,18 +85,8 @@ func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 		t.Cleanup(func() { r.Body.Close() })
 		return &stream{w, bufio.NewReader(r.Body)}
 	}
+	begun := time.Now()
 	var stay, leave []*stream
-	each := 50
-	if n, err := strconv.Atoi(os.Getenv("STREAMS")); err == nil {
-		each = n / 2
-		var has syscall.Rlimit
-		must(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &has))
-		if most := uint64(n*7 + 2000); has.Cur < most {
-			if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: most, Max: max(most, has.Max)}); err != nil {
-				t.Fatalf("%d streams need %d descriptors: %v; use fewer STREAMS, or ulimit -n", n, most, err)
-			}
-		}
-	}
 	for range each {
 		stay = append(stay, socket(all[0]))
 		leave = append(leave, socket(all[1]))
@@ -80,6 +103,7 @@ func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 	const of = "selector: {matchLabels: {app: ws}}"
 	both := "{from: [{source: {serviceAccounts: [client, other]}}]}, {from: [{source: {notPrincipals: ['*']}}]}"
 	working("before", append(stay, leave...))
+	t.Logf("%d streams are open after %v", 2*each+2, time.Since(begun).Round(time.Millisecond))
 	m.Config("authz.yaml", authorizationPolicy("callers", "{"+of+", rules: ["+both+"]}"))
 	working("who may call is said", append(stay, leave...))
 	m.Config("authz.yaml", documents(authorizationPolicy("callers", "{"+of+", rules: ["+both+", {to: [{operation: {paths: [/more]}}]}]}"),
@@ -88,20 +112,39 @@ func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 	m.Config("log.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    accessLogFile: /dev/stdout\n"+
 		`    accessLogFormat: "ended %REQ(X-REQUEST-ID)% %RESPONSE_CODE_DETAILS%\n"`+"\n")
 	working("another format of the log", append(stay, leave...))
+	held := map[*mesh.Workload]string{}
+	for _, w := range all {
+		held[w] = serial(t, w)
+	}
+	for _, w := range all {
+		m.Eventually("the certificate is renewed", func() error {
+			if now, err := w.Serial(); err != nil || now == held[w] {
+				return fmt.Errorf("%s has certificate %s: %w", w.Name, now, err)
+			}
+			return nil
+		})
+	}
+	working("other certificates", append(stay, leave...))
+	denied := time.Now()
 	m.Config("authz.yaml", authorizationPolicy("not-other", "{"+of+", action: DENY, rules: [{from: [{source: {serviceAccounts: [other]}}]}, {when: [{key: 'request.headers[x-request-id]', values: [stream-that-goes]}]}]}"))
 	for i, s := range leave {
-		for s.echo() == nil {
-		}
-		if _, err := s.in.ReadByte(); errors.Is(err, net.ErrClosed) || err == nil {
+		if _, err := s.in.ReadByte(); errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
 			t.Errorf("stream %d: %v", i, err)
 		}
 	}
 	working("those who may call", stay)
+	t.Logf("%d streams ended within %v, and %d go on", len(leave), time.Since(denied).Round(time.Millisecond), len(stay))
+	logged := func(id string) (lines []string) {
+		for _, w := range servers {
+			lines = append(lines, w.LoggedWith(id)...)
+		}
+		return lines
+	}
 	for id, n := range map[string]int{"socket-of-other": each, "stream-that-goes": 1} {
 		m.Eventually("the log says why", func() error {
-			lines := all[2].LoggedWith(id)
+			lines := logged(id)
 			if len(lines) != n || !strings.Contains(strings.Join(lines, "\n"), "rbac_access_denied_matched_policy[ns[default]-policy[not-other]-rule[") {
-				return fmt.Errorf("%d lines: %q", len(lines), lines)
+				return fmt.Errorf("%d lines of %d: %.300q", len(lines), n, lines)
 			}
 			return nil
 		})
@@ -113,7 +156,7 @@ func TestPoliciesChangeUnderOpenStreams(t *testing.T) {
 		return nil
 	})
 	for _, id := range []string{"socket-of-client", "stream-that-stays"} {
-		if lines := all[2].LoggedWith(id); len(lines) != 0 {
+		if lines := logged(id); len(lines) != 0 {
 			t.Errorf("%d of those who may call have ended: %q", len(lines), lines)
 		}
 	}
@@ -179,6 +222,42 @@ spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: ht
 			t.Errorf("stream %d: %v", i, err)
 		}
 	}
+}
+
+// talkElsewhere has talkers at port 8080 of workloads, in a process of their own, which ends with the test.
+func talkElsewhere(t *testing.T, all []*mesh.Workload) {
+	t.Helper()
+	var at []string
+	for _, w := range all {
+		at = append(at, w.App(8080).String())
+	}
+	c := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestTalker$")
+	c.Env = append(os.Environ(), "TALK_AT="+strings.Join(at, ","))
+	out, err := c.StdoutPipe()
+	must(t, err)
+	must(t, c.Start())
+	t.Cleanup(func() {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "talking\n" {
+		t.Fatalf("the application says %q: %v", line, err)
+	}
+}
+
+// TestTalker is the application of talkElsewhere.
+func TestTalker(t *testing.T) {
+	at := os.Getenv("TALK_AT")
+	if at == "" {
+		t.Skip("a process of TestPoliciesChangeUnderOpenStreams")
+	}
+	for a := range strings.SplitSeq(at, ",") {
+		l, err := net.Listen("tcp", a)
+		must(t, err)
+		go func() { _ = talker().Serve(l) }()
+	}
+	fmt.Println("talking")
+	select {}
 }
 
 // talker takes WebSockets, and streams of HTTP/2, and says again what it hears.
