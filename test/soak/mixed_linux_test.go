@@ -79,6 +79,56 @@ spec:
   location: MESH_EXTERNAL
   endpoints: [{address: 127.0.0.9}]
 `,
+	// Policies that everybody who behaves meets, and the log in another format each time.
+	rules(`{}`) + logged("TEXT", `"%START_TIME% %REQ(:PATH)% %RESPONSE_CODE%\n"`) + policy("callers", `
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/default/sa/client]}}]
+  - to: [{operation: {ports: ["9443"]}}]
+`),
+	rules(`{}`) + logged("JSON", `'{"path": "%REQ(:PATH)%", "flags": "%RESPONSE_FLAGS%", "id": "%REQ(X-REQUEST-ID)%"}'`) + policy("nobody", `
+  action: DENY
+  rules:
+  - to: [{operation: {ports: ["8080", "8081"], paths: [/admin, /admin/*]}}] # without ports it would deny what is no HTTP
+  - from: [{source: {namespaces: [elsewhere]}}]
+`) + policy("tried", `
+  action: DENY
+  rules: [{to: [{operation: {methods: [GET, POST]}}]}]
+`, "istio.io/dry-run: 'true'"),
+	rules(`{}`) + logged("TEXT", `"%BYTES_SENT% %DURATION% %UPSTREAM_HOST%\n"`) + policy("audited", `
+  action: AUDIT
+  rules: [{}]
+`) + policy("callers", `
+  rules:
+  - from: [{source: {namespaces: [default]}}]
+  - from: [{source: {notNamespaces: [elsewhere]}}]
+    to: [{operation: {ports: ["9000", "9443"]}}]
+`),
+}
+
+// policy is an AuthorizationPolicy of the application.
+func policy(name, spec string, annotations ...string) string {
+	return fmt.Sprintf(`
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: %s, annotations: {%s}}
+spec:
+  selector: {matchLabels: {app: app}}%s`, name, strings.Join(annotations, ", "), spec)
+}
+
+// logged is a mesh whose proxies log.
+func logged(encoding, format string) string {
+	return fmt.Sprintf(`
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    accessLogFile: /dev/stdout
+    accessLogEncoding: %s
+    accessLogFormat: %s
+`, encoding, format)
 }
 
 // rules is a DestinationRule with some trafficPolicy.
@@ -102,7 +152,7 @@ const mixedGrowth, heapGrowth = 2 * 16 << 20, 2 * 3 << 20
 
 // TestMixedTraffic lets HTTP/1.1, HTTP/2, streams like gRPC's, WebSockets, TCP and the application's own TLS, slow readers
 // and writers, requests too large and peers that abort on either side pass sidecars with mTLS between them, while their
-// configuration changes. What behaves is answered, always and with the right bytes; memory stays flat, and what is
+// configuration changes: routes, mutual TLS, policies and the log's format. What behaves is answered, always and with the right bytes; memory stays flat, and what is
 // alive, descriptors and goroutines are afterwards what they were after the first of it.
 func TestMixedTraffic(t *testing.T) {
 	t.Parallel()
