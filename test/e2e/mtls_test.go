@@ -4,6 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -24,6 +30,7 @@ import (
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/ca"
+	"github.com/weirmesh/weir/control"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/test/mesh"
 )
@@ -316,7 +323,14 @@ func TestACertificateOfAnotherAuthorityIsRefusedByName(t *testing.T) {
 // the proxy records the reason, who shows it is told nothing.
 func TestForgedCertificatesAreRefusedWithTheirReason(t *testing.T) {
 	t.Parallel()
-	m, _, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
+	for name, change := range map[string]func(*control.Options){"ECDSA": nil, "RSA": pluggedRSA(t)} {
+		t.Run(name+" authority", func(t *testing.T) { forgedAreRefused(t, change) })
+	}
+}
+
+func forgedAreRefused(t *testing.T, change func(*control.Options)) {
+	t.Parallel()
+	m, _, pods := echoMesh(t, change, echoPod("echo-0", "v1"))
 	good := m.Certificate("default", "anybody")
 	named := func(names ...string) func(*x509.Certificate) {
 		return func(c *x509.Certificate) {
@@ -329,13 +343,11 @@ func TestForgedCertificatesAreRefusedWithTheirReason(t *testing.T) {
 		}
 	}
 	const workload = "spiffe://cluster.local/ns/default/sa/anybody"
-	if err := tryTLS(t, pods[0], m.Forge(good, func(*x509.Certificate) {})); err != nil {
-		t.Fatalf("as the authority would have signed it: %v", err)
-	}
-	for name, c := range map[string]struct {
+	type spoilt struct {
 		spoil  func(*x509.Certificate)
 		reason string
-	}{
+	}
+	forgeries := map[string]spoilt{
 		"expired": {func(c *x509.Certificate) {
 			c.NotBefore, c.NotAfter = c.NotBefore.Add(-48*time.Hour), c.NotAfter.Add(-48*time.Hour)
 		}, "expired"},
@@ -353,12 +365,14 @@ func TestForgedCertificatesAreRefusedWithTheirReason(t *testing.T) {
 		"with an unknown demand": {func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 		}, "unhandled critical extension"},
-	} {
+	}
+	refused := func(good *tls.Certificate, name string, c spoilt) {
+		t.Helper()
 		forged := m.Forge(good, c.spoil)
 		err := tryTLS(t, pods[0], forged)
 		if err == nil {
 			t.Errorf("a certificate %s is accepted", name)
-			continue
+			return
 		}
 		if strings.Contains(err.Error(), c.reason) {
 			t.Errorf("who shows a certificate %s is told: %v", name, err)
@@ -371,6 +385,34 @@ func TestForgedCertificatesAreRefusedWithTheirReason(t *testing.T) {
 			_ = tryTLS(t, pods[0], forged) // a few a second are recorded: strangers do not fill the memory
 			return fmt.Errorf("no %q in %s", c.reason, last)
 		})
+	}
+	// Workloads may show keys of each kind that the authority certifies.
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	must(t, err)
+	_, edKey, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	for kind, key := range map[string]crypto.Signer{"a P-256": good.PrivateKey.(crypto.Signer), "an RSA": rsaKey, "a P-384": p384, "an Ed25519": edKey} {
+		own := *good
+		own.PrivateKey = key
+		if err := tryTLS(t, pods[0], m.Forge(&own, func(*x509.Certificate) {})); err != nil {
+			t.Errorf("as the authority would have signed it for %s key: %v", kind, err)
+		}
+		for _, name := range []string{"expired", "of another domain", "of an authority", "for servers alone"} {
+			refused(&own, name+" for "+kind+" key", forgeries[name])
+		}
+		// Who has a certificate has no key of it.
+		stolen := m.Forge(&own, func(*x509.Certificate) {})
+		if stolen.PrivateKey = good.PrivateKey; kind == "a P-256" {
+			stolen.PrivateKey = p384
+		}
+		if err := tryTLS(t, pods[0], stolen); err == nil {
+			t.Errorf("the certificate for %s key is accepted from who has another", kind)
+		}
+	}
+	for name, c := range forgeries {
+		refused(good, name, c)
 	}
 }
 

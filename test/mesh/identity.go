@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"crypto"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -72,6 +74,9 @@ func (m *Mesh) Certificate(namespace, serviceAccount string) *tls.Certificate {
 func (m *Mesh) Forge(cert *tls.Certificate, spoil func(leaf *x509.Certificate)) *tls.Certificate {
 	m.T.Helper()
 	text, err := os.ReadFile(m.path("state", "ca", "ca.pem"))
+	if errors.Is(err, os.ErrNotExist) { // a plugged-in authority
+		text, err = os.ReadFile(m.path("state", "ca", "ca-key.pem"))
+	}
 	if err != nil {
 		m.T.Fatal(err)
 	}
@@ -83,14 +88,22 @@ func (m *Mesh) Forge(cert *tls.Certificate, spoil func(leaf *x509.Certificate)) 
 	if err != nil {
 		m.T.Fatal(err)
 	}
+	issuer := roots.Roots()[0]
+	if len(cert.Certificate) > 1 {
+		if issuer, err = x509.ParseCertificate(cert.Certificate[1]); err != nil {
+			m.T.Fatal(err)
+		}
+	}
 	leaf := *cert.Leaf
+	leaf.PublicKey = cert.PrivateKey.(crypto.Signer).Public()
 	leaf.ExtraExtensions, leaf.Extensions = nil, nil
 	spoil(&leaf)
-	der, err := x509.CreateCertificate(nil, &leaf, roots.Roots()[0], leaf.PublicKey, key)
+	leaf.SignatureAlgorithm = x509.UnknownSignatureAlgorithm // that of the key
+	der, err := x509.CreateCertificate(rand.Reader, &leaf, issuer, leaf.PublicKey, key)
 	if err != nil {
 		m.T.Fatal(err)
 	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: cert.PrivateKey}
+	return &tls.Certificate{Certificate: append([][]byte{der}, cert.Certificate[1:]...), PrivateKey: cert.PrivateKey}
 }
 
 // Roots vouch for the mesh's certificates.
