@@ -84,6 +84,7 @@ type Manager struct {
 	mu       sync.Mutex
 	rotation Rotation
 	status   Status
+	noted    chan struct{} // closed, and made anew, when an attempt ended or the clock jumped
 }
 
 // published is one state of the world and the signal that it is over.
@@ -129,7 +130,7 @@ func NewManager(o Options) (*Manager, error) {
 	if o.Now == nil {
 		o.Now = wallClock
 	}
-	m := &Manager{o: o, rotation: Rotation{Rand: mathrand.Float64}, look: make(chan struct{}, 1)}
+	m := &Manager{o: o, rotation: Rotation{Rand: mathrand.Float64}, look: make(chan struct{}, 1), noted: make(chan struct{})}
 	m.status.ID = o.ID
 	m.current.Store(newPublished(nil))
 	if r := o.Restored; r != nil && r.ID() != o.ID {
@@ -241,6 +242,19 @@ func (m *Manager) Status() Status {
 	return m.status
 }
 
+// Noted is the present state, and what is closed once an attempt has ended or the clock has jumped.
+func (m *Manager) Noted() (s Status, again <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.status, m.noted
+}
+
+// note says that the status has changed. It is called under mu.
+func (m *Manager) note() {
+	close(m.noted)
+	m.noted = make(chan struct{})
+}
+
 // Run obtains and renews until ctx ends; it returns nil.
 func (m *Manager) Run(ctx context.Context) error {
 	wall, ran := m.o.Now(), time.Now()
@@ -279,6 +293,7 @@ func (m *Manager) jumped(now time.Time, by time.Duration) {
 	m.mu.Lock()
 	m.status.ClockJump, m.status.ClockJumpAt = by.Round(time.Second).String(), now
 	until := m.status.ValidUntil
+	m.note()
 	m.mu.Unlock()
 	m.o.Log.Warn("the clock jumped: this machine slept, or its clock was set", "by", by.Round(time.Second), "certificate_until", until)
 }
@@ -317,6 +332,7 @@ func (m *Manager) obtain(ctx context.Context) (*Material, error) {
 func (m *Manager) settle(next *Material, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	defer m.note()
 	now := m.o.Now()
 	if err == nil {
 		use, good := m.rotation.Signed(now, next.NotBefore(), next.NotAfter())

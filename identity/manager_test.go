@@ -399,15 +399,22 @@ func TestManagerTellsOfJumpsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var set atomic.Int64
 		m := run(t, Options{Signer: newAuthority(t), Now: func() time.Time { return time.Now().Round(0).Add(time.Duration(set.Load())) }})
+		_, noted := m.Noted()
 		set.Store(int64(leastJump - 1))
 		time.Sleep(2 * wakeEvery)
 		if s := m.Status(); s.ClockJump != "" {
 			t.Errorf("told of a correction: %+v", s)
+		}
+		select {
+		case <-noted:
+			t.Error("noted a correction")
+		default:
 		}
 		set.Store(-int64(time.Hour))
 		time.Sleep(2 * wakeEvery)
 		if s := m.Status(); s.ClockJump != "-1h0m5s" {
 			t.Errorf("told %q", s.ClockJump)
 		}
+		<-noted
 	})
 }

@@ -26,7 +26,8 @@ type Material struct {
 	cert   tls.Certificate
 	chain  []*x509.Certificate // leaf first, without the root
 	bundle *Bundle
-	from   time.Time // when all of chain are valid
+	root   *x509.Certificate // of bundle, to which chain leads
+	from   time.Time         // when all of chain are valid
 	until  time.Time
 }
 
@@ -68,10 +69,12 @@ func NewMaterial(key crypto.Signer, chain []*x509.Certificate, bundle *Bundle) (
 	// one. The root may begin later than a backdated leaf or end earlier than it:
 	// one end of the leaf's life is enough.
 	for _, moment := range []time.Time{m.from, m.until} {
-		_, err = leaf.Verify(x509.VerifyOptions{
+		var paths [][]*x509.Certificate
+		paths, err = leaf.Verify(x509.VerifyOptions{
 			Roots: bundle.pool, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, CurrentTime: moment,
 		})
 		if err == nil {
+			m.root = paths[0][len(paths[0])-1]
 			return m, nil
 		}
 	}
@@ -123,6 +126,9 @@ func (m *Material) Certificate() *tls.Certificate { return &m.cert }
 
 // Bundle is what peers are judged by.
 func (m *Material) Bundle() *Bundle { return m.bundle }
+
+// Root is the root of Bundle to which the certificate leads: peers that do not trust it refuse us.
+func (m *Material) Root() *x509.Certificate { return m.root }
 
 // NotBefore is when the last certificate of the chain begins to be valid.
 func (m *Material) NotBefore() time.Time { return m.from }

@@ -110,7 +110,7 @@ func (p *Proxy) subscribe(saved *restore.Saved) {
 			}
 			return conn, err
 		}})
-	p.sender = edges.NewSender(edges.Options{Hello: &observev1.Hello{NodeId: p.o.Node.ID, Workload: p.o.Node.Workload}, Connect: p.observed, Collect: p.collect, Records: p.Records, Limits: p.Limits, Level: p.level.Ask, Certificate: p.certificate, Aside: p.aside.take, Tap: p.tap, Tapped: p.taps.caught, Stirred: p.stirred, Log: p.o.Log})
+	p.sender = edges.NewSender(edges.Options{Hello: &observev1.Hello{NodeId: p.o.Node.ID, Workload: p.o.Node.Workload}, Connect: p.observed, Collect: p.collect, Records: p.Records, Limits: p.Limits, Level: p.level.Ask, Certificate: p.certificate, Condition: p.condition, Aside: p.aside.take, Tap: p.tap, Tapped: p.taps.caught, Stirred: p.stirred, Log: p.o.Log})
 	p.xds.Subscribe(resource.ClusterType)
 	p.xds.Subscribe(resource.ListenerType)
 	if p.demands != nil {
@@ -168,7 +168,23 @@ func (p *Proxy) certificate() (*observev1.Certificate, <-chan struct{}) {
 	if held == nil {
 		return nil, changed
 	}
-	return &observev1.Certificate{FromUnixNano: uint64(held.NotBefore().UnixNano()), UntilUnixNano: uint64(held.NotAfter().UnixNano())}, changed
+	return &observev1.Certificate{FromUnixNano: uint64(held.NotBefore().UnixNano()), UntilUnixNano: uint64(held.NotAfter().UnixNano()), Root: fmt.Sprintf("%x", held.Root().SerialNumber)}, changed
+}
+
+// condition is what the control plane cannot know of our identity: that the clock jumped, and what became of the last attempt to renew.
+func (p *Proxy) condition() (*observev1.Condition, <-chan struct{}) {
+	if p.id == nil {
+		return &observev1.Condition{}, nil
+	}
+	s, again := p.id.Noted()
+	c := &observev1.Condition{RenewalError: s.LastError}
+	if s.LastError != "" {
+		c.RenewalErrorUnixNano = uint64(s.LastErrorAt.UnixNano())
+	}
+	if by, err := time.ParseDuration(s.ClockJump); err == nil {
+		c.ClockJumpNano, c.ClockJumpUnixNano = int64(by), uint64(s.ClockJumpAt.UnixNano())
+	}
+	return c, again
 }
 
 // totals are the counters of all workers.

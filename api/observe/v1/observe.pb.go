@@ -255,6 +255,7 @@ type ProxyMessage struct {
 	//	*ProxyMessage_Tapped
 	//	*ProxyMessage_LogLevel
 	//	*ProxyMessage_Certificate
+	//	*ProxyMessage_Condition
 	Message       isProxyMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -360,6 +361,15 @@ func (x *ProxyMessage) GetCertificate() *Certificate {
 	return nil
 }
 
+func (x *ProxyMessage) GetCondition() *Condition {
+	if x != nil {
+		if x, ok := x.Message.(*ProxyMessage_Condition); ok {
+			return x.Condition
+		}
+	}
+	return nil
+}
+
 type isProxyMessage_Message interface {
 	isProxyMessage_Message()
 }
@@ -392,6 +402,10 @@ type ProxyMessage_Certificate struct {
 	Certificate *Certificate `protobuf:"bytes,7,opt,name=certificate,proto3,oneof"`
 }
 
+type ProxyMessage_Condition struct {
+	Condition *Condition `protobuf:"bytes,8,opt,name=condition,proto3,oneof"`
+}
+
 func (*ProxyMessage_Hello) isProxyMessage_Message() {}
 
 func (*ProxyMessage_Report) isProxyMessage_Message() {}
@@ -405,6 +419,8 @@ func (*ProxyMessage_Tapped) isProxyMessage_Message() {}
 func (*ProxyMessage_LogLevel) isProxyMessage_Message() {}
 
 func (*ProxyMessage_Certificate) isProxyMessage_Message() {}
+
+func (*ProxyMessage_Condition) isProxyMessage_Message() {}
 
 // ControlMessage is what a control plane sends.
 type ControlMessage struct {
@@ -604,6 +620,7 @@ type Certificate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	FromUnixNano  uint64                 `protobuf:"fixed64,1,opt,name=from_unix_nano,json=fromUnixNano,proto3" json:"from_unix_nano,omitempty"`
 	UntilUnixNano uint64                 `protobuf:"fixed64,2,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"`
+	Root          string                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"` // serial number of the root it leads to, hexadecimal
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -652,6 +669,115 @@ func (x *Certificate) GetUntilUnixNano() uint64 {
 	return 0
 }
 
+func (x *Certificate) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+// Condition is what the proxy alone knows of itself and somebody may have to be told: said after the hello, if there is anything, and
+// again when it has changed. The newest one counts. Times are of the proxy's clock.
+type Condition struct {
+	state                protoimpl.MessageState `protogen:"open.v1"`
+	TimeUnixNano         uint64                 `protobuf:"fixed64,1,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`                  // when it is said
+	ClockJumpNano        int64                  `protobuf:"zigzag64,2,opt,name=clock_jump_nano,json=clockJumpNano,proto3" json:"clock_jump_nano,omitempty"`              // by how much the clock jumped last; negative: back. 0: it has not
+	ClockJumpUnixNano    uint64                 `protobuf:"fixed64,3,opt,name=clock_jump_unix_nano,json=clockJumpUnixNano,proto3" json:"clock_jump_unix_nano,omitempty"` // when that was noticed
+	RenewalError         string                 `protobuf:"bytes,4,opt,name=renewal_error,json=renewalError,proto3" json:"renewal_error,omitempty"`                      // why the last attempt at a certificate failed; at most 512 bytes. Empty: it did not
+	RenewalErrorUnixNano uint64                 `protobuf:"fixed64,5,opt,name=renewal_error_unix_nano,json=renewalErrorUnixNano,proto3" json:"renewal_error_unix_nano,omitempty"`
+	Overflow             uint64                 `protobuf:"varint,6,opt,name=overflow,proto3" json:"overflow,omitempty"`                                            // requests and connections that were counted without a series of their own, since the start
+	OverflowUnixNano     uint64                 `protobuf:"fixed64,7,opt,name=overflow_unix_nano,json=overflowUnixNano,proto3" json:"overflow_unix_nano,omitempty"` // when the last one was
+	Crowd                *Edge                  `protobuf:"bytes,8,opt,name=crowd,proto3" json:"crowd,omitempty"`                                                   // where most of them were: side, service and protocol alone; none: not known
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *Condition) Reset() {
+	*x = Condition{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Condition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Condition) ProtoMessage() {}
+
+func (x *Condition) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Condition.ProtoReflect.Descriptor instead.
+func (*Condition) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Condition) GetTimeUnixNano() uint64 {
+	if x != nil {
+		return x.TimeUnixNano
+	}
+	return 0
+}
+
+func (x *Condition) GetClockJumpNano() int64 {
+	if x != nil {
+		return x.ClockJumpNano
+	}
+	return 0
+}
+
+func (x *Condition) GetClockJumpUnixNano() uint64 {
+	if x != nil {
+		return x.ClockJumpUnixNano
+	}
+	return 0
+}
+
+func (x *Condition) GetRenewalError() string {
+	if x != nil {
+		return x.RenewalError
+	}
+	return ""
+}
+
+func (x *Condition) GetRenewalErrorUnixNano() uint64 {
+	if x != nil {
+		return x.RenewalErrorUnixNano
+	}
+	return 0
+}
+
+func (x *Condition) GetOverflow() uint64 {
+	if x != nil {
+		return x.Overflow
+	}
+	return 0
+}
+
+func (x *Condition) GetOverflowUnixNano() uint64 {
+	if x != nil {
+		return x.OverflowUnixNano
+	}
+	return 0
+}
+
+func (x *Condition) GetCrowd() *Edge {
+	if x != nil {
+		return x.Crowd
+	}
+	return nil
+}
+
 // Report is what happened since the last report that was acknowledged.
 type Report struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -669,7 +795,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[4]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -681,7 +807,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[4]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -694,7 +820,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{4}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Report) GetSequence() uint64 {
@@ -747,7 +873,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[5]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +885,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[5]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +898,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{5}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Edge) GetSide() Side {
@@ -858,7 +984,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[6]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +996,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[6]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +1009,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{6}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Peer) GetWorkload() string {
@@ -926,7 +1052,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[7]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1064,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[7]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1077,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{7}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Service) GetHost() string {
@@ -992,7 +1118,7 @@ type OutcomeCount struct {
 
 func (x *OutcomeCount) Reset() {
 	*x = OutcomeCount{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[8]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1130,7 @@ func (x *OutcomeCount) String() string {
 func (*OutcomeCount) ProtoMessage() {}
 
 func (x *OutcomeCount) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[8]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1143,7 @@ func (x *OutcomeCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeCount.ProtoReflect.Descriptor instead.
 func (*OutcomeCount) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{8}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *OutcomeCount) GetOutcome() Outcome {
@@ -1044,7 +1170,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[9]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1182,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[9]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1195,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{9}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Ack) GetSequence() uint64 {
@@ -1094,7 +1220,7 @@ type RecordsRequest struct {
 
 func (x *RecordsRequest) Reset() {
 	*x = RecordsRequest{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[10]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1232,7 @@ func (x *RecordsRequest) String() string {
 func (*RecordsRequest) ProtoMessage() {}
 
 func (x *RecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[10]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1245,7 @@ func (x *RecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsRequest.ProtoReflect.Descriptor instead.
 func (*RecordsRequest) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{10}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RecordsRequest) GetRequest() uint64 {
@@ -1182,7 +1308,7 @@ type Records struct {
 
 func (x *Records) Reset() {
 	*x = Records{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[11]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1320,7 @@ func (x *Records) String() string {
 func (*Records) ProtoMessage() {}
 
 func (x *Records) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[11]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1333,7 @@ func (x *Records) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Records.ProtoReflect.Descriptor instead.
 func (*Records) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{11}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Records) GetRequest() uint64 {
@@ -1271,7 +1397,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[12]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1409,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[12]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1422,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{12}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Record) GetId() string {
@@ -1476,7 +1602,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1614,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1627,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{13}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Decision) GetStage() string {
@@ -1572,7 +1698,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1710,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1723,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{14}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Attempt) GetEndpoint() string {
@@ -1676,7 +1802,7 @@ type LimitsRequest struct {
 
 func (x *LimitsRequest) Reset() {
 	*x = LimitsRequest{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1688,7 +1814,7 @@ func (x *LimitsRequest) String() string {
 func (*LimitsRequest) ProtoMessage() {}
 
 func (x *LimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1701,7 +1827,7 @@ func (x *LimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitsRequest.ProtoReflect.Descriptor instead.
 func (*LimitsRequest) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{15}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LimitsRequest) GetRequest() uint64 {
@@ -1737,7 +1863,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +1875,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +1888,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{16}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Limits) GetRequest() uint64 {
@@ -1801,7 +1927,7 @@ type ClusterLimits struct {
 
 func (x *ClusterLimits) Reset() {
 	*x = ClusterLimits{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +1939,7 @@ func (x *ClusterLimits) String() string {
 func (*ClusterLimits) ProtoMessage() {}
 
 func (x *ClusterLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +1952,7 @@ func (x *ClusterLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterLimits.ProtoReflect.Descriptor instead.
 func (*ClusterLimits) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{17}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ClusterLimits) GetCluster() string {
@@ -1891,7 +2017,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +2029,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +2042,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{18}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Limit) GetKind() string {
@@ -1993,7 +2119,7 @@ type Trip struct {
 
 func (x *Trip) Reset() {
 	*x = Trip{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2005,7 +2131,7 @@ func (x *Trip) String() string {
 func (*Trip) ProtoMessage() {}
 
 func (x *Trip) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2018,7 +2144,7 @@ func (x *Trip) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trip.ProtoReflect.Descriptor instead.
 func (*Trip) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{19}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Trip) GetPeer() *Peer {
@@ -2057,7 +2183,7 @@ type Ejection struct {
 
 func (x *Ejection) Reset() {
 	*x = Ejection{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2195,7 @@ func (x *Ejection) String() string {
 func (*Ejection) ProtoMessage() {}
 
 func (x *Ejection) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2208,7 @@ func (x *Ejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ejection.ProtoReflect.Descriptor instead.
 func (*Ejection) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{20}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Ejection) GetCluster() string {
@@ -2185,7 +2311,7 @@ type TapRequest struct {
 
 func (x *TapRequest) Reset() {
 	*x = TapRequest{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2197,7 +2323,7 @@ func (x *TapRequest) String() string {
 func (*TapRequest) ProtoMessage() {}
 
 func (x *TapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2210,7 +2336,7 @@ func (x *TapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapRequest.ProtoReflect.Descriptor instead.
 func (*TapRequest) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{21}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TapRequest) GetTap() uint64 {
@@ -2316,7 +2442,7 @@ type Tapped struct {
 
 func (x *Tapped) Reset() {
 	*x = Tapped{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2454,7 @@ func (x *Tapped) String() string {
 func (*Tapped) ProtoMessage() {}
 
 func (x *Tapped) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2467,7 @@ func (x *Tapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tapped.ProtoReflect.Descriptor instead.
 func (*Tapped) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{22}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Tapped) GetTap() uint64 {
@@ -2378,7 +2504,7 @@ type LogLevelRequest struct {
 
 func (x *LogLevelRequest) Reset() {
 	*x = LogLevelRequest{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2516,7 @@ func (x *LogLevelRequest) String() string {
 func (*LogLevelRequest) ProtoMessage() {}
 
 func (x *LogLevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2529,7 @@ func (x *LogLevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLevelRequest.ProtoReflect.Descriptor instead.
 func (*LogLevelRequest) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{23}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LogLevelRequest) GetRequest() uint64 {
@@ -2448,7 +2574,7 @@ type LogLevel struct {
 
 func (x *LogLevel) Reset() {
 	*x = LogLevel{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[24]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2460,7 +2586,7 @@ func (x *LogLevel) String() string {
 func (*LogLevel) ProtoMessage() {}
 
 func (x *LogLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[24]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2473,7 +2599,7 @@ func (x *LogLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLevel.ProtoReflect.Descriptor instead.
 func (*LogLevel) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{24}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LogLevel) GetRequest() uint64 {
@@ -2515,7 +2641,7 @@ var File_api_observe_v1_observe_proto protoreflect.FileDescriptor
 
 const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\n" +
-	"\x1capi/observe/v1/observe.proto\x12\x13weir.dev.observe.v1\"\xb0\x03\n" +
+	"\x1capi/observe/v1/observe.proto\x12\x13weir.dev.observe.v1\"\xf0\x03\n" +
 	"\fProxyMessage\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.weir.dev.observe.v1.HelloH\x00R\x05hello\x125\n" +
 	"\x06report\x18\x02 \x01(\v2\x1b.weir.dev.observe.v1.ReportH\x00R\x06report\x128\n" +
@@ -2523,7 +2649,8 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\x06limits\x18\x04 \x01(\v2\x1b.weir.dev.observe.v1.LimitsH\x00R\x06limits\x125\n" +
 	"\x06tapped\x18\x05 \x01(\v2\x1b.weir.dev.observe.v1.TappedH\x00R\x06tapped\x12<\n" +
 	"\tlog_level\x18\x06 \x01(\v2\x1d.weir.dev.observe.v1.LogLevelH\x00R\blogLevel\x12D\n" +
-	"\vcertificate\x18\a \x01(\v2 .weir.dev.observe.v1.CertificateH\x00R\vcertificateB\t\n" +
+	"\vcertificate\x18\a \x01(\v2 .weir.dev.observe.v1.CertificateH\x00R\vcertificate\x12>\n" +
+	"\tcondition\x18\b \x01(\v2\x1e.weir.dev.observe.v1.ConditionH\x00R\tconditionB\t\n" +
 	"\amessage\"\xc2\x02\n" +
 	"\x0eControlMessage\x12,\n" +
 	"\x03ack\x18\x01 \x01(\v2\x18.weir.dev.observe.v1.AckH\x00R\x03ack\x12?\n" +
@@ -2535,10 +2662,20 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\x05Hello\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bworkload\x18\x02 \x01(\tR\bworkload\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x06R\x05epoch\"[\n" +
+	"\x05epoch\x18\x03 \x01(\x06R\x05epoch\"o\n" +
 	"\vCertificate\x12$\n" +
 	"\x0efrom_unix_nano\x18\x01 \x01(\x06R\ffromUnixNano\x12&\n" +
-	"\x0funtil_unix_nano\x18\x02 \x01(\x06R\runtilUnixNano\"\xa6\x01\n" +
+	"\x0funtil_unix_nano\x18\x02 \x01(\x06R\runtilUnixNano\x12\x12\n" +
+	"\x04root\x18\x03 \x01(\tR\x04root\"\xe1\x02\n" +
+	"\tCondition\x12$\n" +
+	"\x0etime_unix_nano\x18\x01 \x01(\x06R\ftimeUnixNano\x12&\n" +
+	"\x0fclock_jump_nano\x18\x02 \x01(\x12R\rclockJumpNano\x12/\n" +
+	"\x14clock_jump_unix_nano\x18\x03 \x01(\x06R\x11clockJumpUnixNano\x12#\n" +
+	"\rrenewal_error\x18\x04 \x01(\tR\frenewalError\x125\n" +
+	"\x17renewal_error_unix_nano\x18\x05 \x01(\x06R\x14renewalErrorUnixNano\x12\x1a\n" +
+	"\boverflow\x18\x06 \x01(\x04R\boverflow\x12,\n" +
+	"\x12overflow_unix_nano\x18\a \x01(\x06R\x10overflowUnixNano\x12/\n" +
+	"\x05crowd\x18\b \x01(\v2\x19.weir.dev.observe.v1.EdgeR\x05crowd\"\xa6\x01\n" +
 	"\x06Report\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12/\n" +
 	"\x05edges\x18\x02 \x03(\v2\x19.weir.dev.observe.v1.EdgeR\x05edges\x12\x12\n" +
@@ -2743,7 +2880,7 @@ func file_api_observe_v1_observe_proto_rawDescGZIP() []byte {
 }
 
 var file_api_observe_v1_observe_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_api_observe_v1_observe_proto_goTypes = []any{
 	(Side)(0),               // 0: weir.dev.observe.v1.Side
 	(Transport)(0),          // 1: weir.dev.observe.v1.Transport
@@ -2753,70 +2890,73 @@ var file_api_observe_v1_observe_proto_goTypes = []any{
 	(*ControlMessage)(nil),  // 5: weir.dev.observe.v1.ControlMessage
 	(*Hello)(nil),           // 6: weir.dev.observe.v1.Hello
 	(*Certificate)(nil),     // 7: weir.dev.observe.v1.Certificate
-	(*Report)(nil),          // 8: weir.dev.observe.v1.Report
-	(*Edge)(nil),            // 9: weir.dev.observe.v1.Edge
-	(*Peer)(nil),            // 10: weir.dev.observe.v1.Peer
-	(*Service)(nil),         // 11: weir.dev.observe.v1.Service
-	(*OutcomeCount)(nil),    // 12: weir.dev.observe.v1.OutcomeCount
-	(*Ack)(nil),             // 13: weir.dev.observe.v1.Ack
-	(*RecordsRequest)(nil),  // 14: weir.dev.observe.v1.RecordsRequest
-	(*Records)(nil),         // 15: weir.dev.observe.v1.Records
-	(*Record)(nil),          // 16: weir.dev.observe.v1.Record
-	(*Decision)(nil),        // 17: weir.dev.observe.v1.Decision
-	(*Attempt)(nil),         // 18: weir.dev.observe.v1.Attempt
-	(*LimitsRequest)(nil),   // 19: weir.dev.observe.v1.LimitsRequest
-	(*Limits)(nil),          // 20: weir.dev.observe.v1.Limits
-	(*ClusterLimits)(nil),   // 21: weir.dev.observe.v1.ClusterLimits
-	(*Limit)(nil),           // 22: weir.dev.observe.v1.Limit
-	(*Trip)(nil),            // 23: weir.dev.observe.v1.Trip
-	(*Ejection)(nil),        // 24: weir.dev.observe.v1.Ejection
-	(*TapRequest)(nil),      // 25: weir.dev.observe.v1.TapRequest
-	(*Tapped)(nil),          // 26: weir.dev.observe.v1.Tapped
-	(*LogLevelRequest)(nil), // 27: weir.dev.observe.v1.LogLevelRequest
-	(*LogLevel)(nil),        // 28: weir.dev.observe.v1.LogLevel
+	(*Condition)(nil),       // 8: weir.dev.observe.v1.Condition
+	(*Report)(nil),          // 9: weir.dev.observe.v1.Report
+	(*Edge)(nil),            // 10: weir.dev.observe.v1.Edge
+	(*Peer)(nil),            // 11: weir.dev.observe.v1.Peer
+	(*Service)(nil),         // 12: weir.dev.observe.v1.Service
+	(*OutcomeCount)(nil),    // 13: weir.dev.observe.v1.OutcomeCount
+	(*Ack)(nil),             // 14: weir.dev.observe.v1.Ack
+	(*RecordsRequest)(nil),  // 15: weir.dev.observe.v1.RecordsRequest
+	(*Records)(nil),         // 16: weir.dev.observe.v1.Records
+	(*Record)(nil),          // 17: weir.dev.observe.v1.Record
+	(*Decision)(nil),        // 18: weir.dev.observe.v1.Decision
+	(*Attempt)(nil),         // 19: weir.dev.observe.v1.Attempt
+	(*LimitsRequest)(nil),   // 20: weir.dev.observe.v1.LimitsRequest
+	(*Limits)(nil),          // 21: weir.dev.observe.v1.Limits
+	(*ClusterLimits)(nil),   // 22: weir.dev.observe.v1.ClusterLimits
+	(*Limit)(nil),           // 23: weir.dev.observe.v1.Limit
+	(*Trip)(nil),            // 24: weir.dev.observe.v1.Trip
+	(*Ejection)(nil),        // 25: weir.dev.observe.v1.Ejection
+	(*TapRequest)(nil),      // 26: weir.dev.observe.v1.TapRequest
+	(*Tapped)(nil),          // 27: weir.dev.observe.v1.Tapped
+	(*LogLevelRequest)(nil), // 28: weir.dev.observe.v1.LogLevelRequest
+	(*LogLevel)(nil),        // 29: weir.dev.observe.v1.LogLevel
 }
 var file_api_observe_v1_observe_proto_depIdxs = []int32{
 	6,  // 0: weir.dev.observe.v1.ProxyMessage.hello:type_name -> weir.dev.observe.v1.Hello
-	8,  // 1: weir.dev.observe.v1.ProxyMessage.report:type_name -> weir.dev.observe.v1.Report
-	15, // 2: weir.dev.observe.v1.ProxyMessage.records:type_name -> weir.dev.observe.v1.Records
-	20, // 3: weir.dev.observe.v1.ProxyMessage.limits:type_name -> weir.dev.observe.v1.Limits
-	26, // 4: weir.dev.observe.v1.ProxyMessage.tapped:type_name -> weir.dev.observe.v1.Tapped
-	28, // 5: weir.dev.observe.v1.ProxyMessage.log_level:type_name -> weir.dev.observe.v1.LogLevel
+	9,  // 1: weir.dev.observe.v1.ProxyMessage.report:type_name -> weir.dev.observe.v1.Report
+	16, // 2: weir.dev.observe.v1.ProxyMessage.records:type_name -> weir.dev.observe.v1.Records
+	21, // 3: weir.dev.observe.v1.ProxyMessage.limits:type_name -> weir.dev.observe.v1.Limits
+	27, // 4: weir.dev.observe.v1.ProxyMessage.tapped:type_name -> weir.dev.observe.v1.Tapped
+	29, // 5: weir.dev.observe.v1.ProxyMessage.log_level:type_name -> weir.dev.observe.v1.LogLevel
 	7,  // 6: weir.dev.observe.v1.ProxyMessage.certificate:type_name -> weir.dev.observe.v1.Certificate
-	13, // 7: weir.dev.observe.v1.ControlMessage.ack:type_name -> weir.dev.observe.v1.Ack
-	14, // 8: weir.dev.observe.v1.ControlMessage.records:type_name -> weir.dev.observe.v1.RecordsRequest
-	19, // 9: weir.dev.observe.v1.ControlMessage.limits:type_name -> weir.dev.observe.v1.LimitsRequest
-	25, // 10: weir.dev.observe.v1.ControlMessage.tap:type_name -> weir.dev.observe.v1.TapRequest
-	27, // 11: weir.dev.observe.v1.ControlMessage.log_level:type_name -> weir.dev.observe.v1.LogLevelRequest
-	9,  // 12: weir.dev.observe.v1.Report.edges:type_name -> weir.dev.observe.v1.Edge
-	24, // 13: weir.dev.observe.v1.Report.ejections:type_name -> weir.dev.observe.v1.Ejection
-	0,  // 14: weir.dev.observe.v1.Edge.side:type_name -> weir.dev.observe.v1.Side
-	10, // 15: weir.dev.observe.v1.Edge.peer:type_name -> weir.dev.observe.v1.Peer
-	11, // 16: weir.dev.observe.v1.Edge.service:type_name -> weir.dev.observe.v1.Service
-	1,  // 17: weir.dev.observe.v1.Edge.transport:type_name -> weir.dev.observe.v1.Transport
-	12, // 18: weir.dev.observe.v1.Edge.outcomes:type_name -> weir.dev.observe.v1.OutcomeCount
-	2,  // 19: weir.dev.observe.v1.OutcomeCount.outcome:type_name -> weir.dev.observe.v1.Outcome
-	16, // 20: weir.dev.observe.v1.Records.records:type_name -> weir.dev.observe.v1.Record
-	9,  // 21: weir.dev.observe.v1.Record.edge:type_name -> weir.dev.observe.v1.Edge
-	17, // 22: weir.dev.observe.v1.Record.decisions:type_name -> weir.dev.observe.v1.Decision
-	18, // 23: weir.dev.observe.v1.Record.tries:type_name -> weir.dev.observe.v1.Attempt
-	21, // 24: weir.dev.observe.v1.Limits.clusters:type_name -> weir.dev.observe.v1.ClusterLimits
-	24, // 25: weir.dev.observe.v1.Limits.ejections:type_name -> weir.dev.observe.v1.Ejection
-	0,  // 26: weir.dev.observe.v1.ClusterLimits.side:type_name -> weir.dev.observe.v1.Side
-	22, // 27: weir.dev.observe.v1.ClusterLimits.limits:type_name -> weir.dev.observe.v1.Limit
-	23, // 28: weir.dev.observe.v1.ClusterLimits.refused:type_name -> weir.dev.observe.v1.Trip
-	10, // 29: weir.dev.observe.v1.Trip.peer:type_name -> weir.dev.observe.v1.Peer
-	11, // 30: weir.dev.observe.v1.Ejection.service:type_name -> weir.dev.observe.v1.Service
-	10, // 31: weir.dev.observe.v1.Ejection.workload:type_name -> weir.dev.observe.v1.Peer
-	3,  // 32: weir.dev.observe.v1.Ejection.state:type_name -> weir.dev.observe.v1.AsideState
-	16, // 33: weir.dev.observe.v1.Tapped.record:type_name -> weir.dev.observe.v1.Record
-	4,  // 34: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
-	5,  // 35: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
-	35, // [35:36] is the sub-list for method output_type
-	34, // [34:35] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	8,  // 7: weir.dev.observe.v1.ProxyMessage.condition:type_name -> weir.dev.observe.v1.Condition
+	14, // 8: weir.dev.observe.v1.ControlMessage.ack:type_name -> weir.dev.observe.v1.Ack
+	15, // 9: weir.dev.observe.v1.ControlMessage.records:type_name -> weir.dev.observe.v1.RecordsRequest
+	20, // 10: weir.dev.observe.v1.ControlMessage.limits:type_name -> weir.dev.observe.v1.LimitsRequest
+	26, // 11: weir.dev.observe.v1.ControlMessage.tap:type_name -> weir.dev.observe.v1.TapRequest
+	28, // 12: weir.dev.observe.v1.ControlMessage.log_level:type_name -> weir.dev.observe.v1.LogLevelRequest
+	10, // 13: weir.dev.observe.v1.Condition.crowd:type_name -> weir.dev.observe.v1.Edge
+	10, // 14: weir.dev.observe.v1.Report.edges:type_name -> weir.dev.observe.v1.Edge
+	25, // 15: weir.dev.observe.v1.Report.ejections:type_name -> weir.dev.observe.v1.Ejection
+	0,  // 16: weir.dev.observe.v1.Edge.side:type_name -> weir.dev.observe.v1.Side
+	11, // 17: weir.dev.observe.v1.Edge.peer:type_name -> weir.dev.observe.v1.Peer
+	12, // 18: weir.dev.observe.v1.Edge.service:type_name -> weir.dev.observe.v1.Service
+	1,  // 19: weir.dev.observe.v1.Edge.transport:type_name -> weir.dev.observe.v1.Transport
+	13, // 20: weir.dev.observe.v1.Edge.outcomes:type_name -> weir.dev.observe.v1.OutcomeCount
+	2,  // 21: weir.dev.observe.v1.OutcomeCount.outcome:type_name -> weir.dev.observe.v1.Outcome
+	17, // 22: weir.dev.observe.v1.Records.records:type_name -> weir.dev.observe.v1.Record
+	10, // 23: weir.dev.observe.v1.Record.edge:type_name -> weir.dev.observe.v1.Edge
+	18, // 24: weir.dev.observe.v1.Record.decisions:type_name -> weir.dev.observe.v1.Decision
+	19, // 25: weir.dev.observe.v1.Record.tries:type_name -> weir.dev.observe.v1.Attempt
+	22, // 26: weir.dev.observe.v1.Limits.clusters:type_name -> weir.dev.observe.v1.ClusterLimits
+	25, // 27: weir.dev.observe.v1.Limits.ejections:type_name -> weir.dev.observe.v1.Ejection
+	0,  // 28: weir.dev.observe.v1.ClusterLimits.side:type_name -> weir.dev.observe.v1.Side
+	23, // 29: weir.dev.observe.v1.ClusterLimits.limits:type_name -> weir.dev.observe.v1.Limit
+	24, // 30: weir.dev.observe.v1.ClusterLimits.refused:type_name -> weir.dev.observe.v1.Trip
+	11, // 31: weir.dev.observe.v1.Trip.peer:type_name -> weir.dev.observe.v1.Peer
+	12, // 32: weir.dev.observe.v1.Ejection.service:type_name -> weir.dev.observe.v1.Service
+	11, // 33: weir.dev.observe.v1.Ejection.workload:type_name -> weir.dev.observe.v1.Peer
+	3,  // 34: weir.dev.observe.v1.Ejection.state:type_name -> weir.dev.observe.v1.AsideState
+	17, // 35: weir.dev.observe.v1.Tapped.record:type_name -> weir.dev.observe.v1.Record
+	4,  // 36: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
+	5,  // 37: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
+	37, // [37:38] is the sub-list for method output_type
+	36, // [36:37] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_api_observe_v1_observe_proto_init() }
@@ -2832,6 +2972,7 @@ func file_api_observe_v1_observe_proto_init() {
 		(*ProxyMessage_Tapped)(nil),
 		(*ProxyMessage_LogLevel)(nil),
 		(*ProxyMessage_Certificate)(nil),
+		(*ProxyMessage_Condition)(nil),
 	}
 	file_api_observe_v1_observe_proto_msgTypes[1].OneofWrappers = []any{
 		(*ControlMessage_Ack)(nil),
@@ -2840,7 +2981,7 @@ func file_api_observe_v1_observe_proto_init() {
 		(*ControlMessage_Tap)(nil),
 		(*ControlMessage_LogLevel)(nil),
 	}
-	file_api_observe_v1_observe_proto_msgTypes[10].OneofWrappers = []any{
+	file_api_observe_v1_observe_proto_msgTypes[11].OneofWrappers = []any{
 		(*RecordsRequest_Id)(nil),
 		(*RecordsRequest_LastErrors)(nil),
 	}
@@ -2850,7 +2991,7 @@ func file_api_observe_v1_observe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_observe_v1_observe_proto_rawDesc), len(file_api_observe_v1_observe_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

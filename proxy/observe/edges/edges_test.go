@@ -204,8 +204,9 @@ func TestSender(t *testing.T) {
 				aside = nil
 				return out
 			},
-			Tap:     func(*observev1.TapRequest) {},
-			Stirred: stirred,
+			Condition: func() (*observev1.Condition, <-chan struct{}) { return &observev1.Condition{}, nil },
+			Tap:       func(*observev1.TapRequest) {},
+			Stirred:   stirred,
 			Records: func(q *observev1.RecordsRequest) *observev1.Records {
 				return &observev1.Records{Request: q.GetRequest(), Records: []*observev1.Record{{Id: q.GetId()}}}
 			},

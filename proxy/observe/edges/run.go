@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	"github.com/weirmesh/weir/internal/backoff"
@@ -52,6 +53,8 @@ type Options struct {
 	Aside func() []*observev1.Ejection
 	// Certificate is the one held, nil if none is, and what is closed when there is another; nil: there will be none.
 	Certificate func() (*observev1.Certificate, <-chan struct{})
+	// Condition is what it knows of its identity, and what is closed when that may have changed; nil: it does not.
+	Condition func() (*observev1.Condition, <-chan struct{})
 	// Tap begins and ends taps, nil ends all; Tapped has what they catch.
 	Tap    func(*observev1.TapRequest)
 	Tapped <-chan func() *observev1.Tapped
@@ -71,6 +74,7 @@ type Sender struct {
 	o     Options
 	hello *observev1.ProxyMessage
 	r     Reporter
+	crowd crowd
 	Stats Stats
 }
 
@@ -125,6 +129,21 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 		return stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Certificate{Certificate: c}})
 	}
 	if err := certificate(); err != nil {
+		return err
+	}
+	told := &observev1.Condition{}
+	var noted <-chan struct{}
+	condition := func() error {
+		var c *observev1.Condition
+		c, noted = s.o.Condition()
+		if c = s.crowd.tell(c); proto.Equal(c, told) {
+			return nil
+		}
+		told = proto.CloneOf(c)
+		c.TimeUnixNano = uint64(time.Now().UnixNano())
+		return stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Condition{Condition: c}})
+	}
+	if err := condition(); err != nil {
 		return err
 	}
 	heard := make(chan *observev1.ControlMessage)
@@ -192,21 +211,33 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 			if err := certificate(); err != nil {
 				return err
 			}
+		case <-noted: // attempts that fail follow one another quickly
+			if noted = nil; stirred != nil {
+				tick.Reset(interval)
+			}
 		case <-stirred:
 			stirred = nil
 			tick.Reset(interval)
 		case <-tick.C:
+			idle := false
 			if s.r.Pending() == nil {
-				r := s.r.Next(s.o.Collect(), s.o.Aside()...)
-				if r == nil {
-					stirred = s.o.Stirred
-					continue
-				}
-				if err := report(r); err != nil {
-					return err
+				t := s.o.Collect()
+				s.crowd.note(t, time.Now())
+				r := s.r.Next(t, s.o.Aside()...)
+				if idle = r == nil; !idle {
+					if err := report(r); err != nil {
+						return err
+					}
 				}
 			} else if time.Since(sent) > patience {
 				return errNoAck
+			}
+			if err := condition(); err != nil {
+				return err
+			}
+			if idle {
+				stirred = s.o.Stirred
+				continue
 			}
 			tick.Reset(interval)
 		}
