@@ -137,7 +137,7 @@ func TestCallersOfSeveralReplicas(t *testing.T) {
 	}
 
 	atA, _ := a.connect(t, "cart", "sidecar~10.0.0.1~cart-0.default~default.svc.cluster.local")
-	await("one proxy reports", b, func(x apiv1.MTLSPort) bool { return len(x.Blockers) == 1 })
+	await("one proxy reports", b, func(x apiv1.MTLSPort) bool { return len(x.Blockers) == 1 && strings.HasPrefix(x.Blockers[0], "1 of") }) // until then: 2
 	blocked(t, a, "1 of its proxies do not report to any control plane")
 	atB, _ := b.connect(t, "cart", "sidecar~10.0.0.2~cart-1.default~default.svc.cluster.local")
 	await("both report", a, func(x apiv1.MTLSPort) bool { return x.Ready })
