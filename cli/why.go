@@ -148,6 +148,9 @@ func (p *printer) story(s *apiv1.Story) {
 		}
 		line(name, decidedBy(&s.Decided[i]))
 	}
+	if l := s.Limit; l != nil {
+		line("limit", fmt.Sprintf("%s: %s per proxy; in this one %d in use now, %d at most so far, reached %s", l.Name, limitValue(l), l.Use, l.Peak, count(int(l.Trips), "time")))
+	}
 	line("unknown", s.Unknown)
 	for i := range s.Hops[s.Hop].Tries {
 		line("attempt", attempt(&s.Hops[s.Hop], i))

@@ -239,6 +239,7 @@ func (p *Plane) handleWhy(w http.ResponseWriter, r *http.Request) {
 		all, out.Asked, out.Silent = p.replicas.ask(r.Context(), question{message: askRecords(&observev1.RecordsRequest{Which: &observev1.RecordsRequest_LastErrors{LastErrors: mostErrors}})})
 		out.Stories = p.failures(r.Context(), recordsIn(all), func(s *apiv1.Story) bool { return why.About(s, from, to) && why.About(s, "", service) }, last)
 	}
+	p.reached(r.Context(), out.Stories)
 	if out.Stories == nil {
 		out.Stories = []apiv1.Story{}
 	}

@@ -38,6 +38,8 @@ type Story struct {
 	Decided []Decider `json:"decided,omitempty"`
 	// Stopped is what ended the attempts of the caller's proxy, nil: nothing did.
 	Stopped *Stopped `json:"stopped,omitempty"`
+	// Limit is the limit that was reached, with how far the proxy that refused uses it by now; nil: it was none, or that proxy says nothing.
+	Limit *Limit `json:"limit,omitempty"`
 	// Unknown is what nobody could say.
 	Unknown string `json:"unknown,omitempty"`
 	// Others is how many more like this there were among those that were looked at.

@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/weirmesh/weir/api/causes"
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/control/field"
@@ -64,6 +65,19 @@ var kinds = []kind{
 	{"gateway_errors_in_a_row", ofEndpoint, "", outliers + "consecutiveGatewayErrors", none},
 	{"local_failures_in_a_row", ofEndpoint, "", outliers + "consecutiveLocalOriginFailures", 5},
 	{"ejected", ofProxy, percent, outliers + "maxEjectionPercent", 10},
+}
+
+// Of is the kind of limit that a proxy refuses by with a cause; "": by none.
+func Of(c causes.Cause) string {
+	switch c {
+	case causes.UpstreamOverflow:
+		return "requests"
+	case causes.PendingOverflow:
+		return "pending"
+	case causes.ConnectionsOverflow:
+		return "connections"
+	}
+	return ""
 }
 
 // row is what makes limits of several proxies one.

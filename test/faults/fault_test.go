@@ -44,6 +44,8 @@ type fault struct {
 	detail string
 	// stopped is what ended the attempts at it, and the field of the row's object that set the limit (BY KIND FIELD); "": not looked at.
 	stopped string
+	// limit is the limit that was reached, and its peak (NAME VALUE PEAK); "": it is none.
+	limit string
 	// unknown is whom to ask for what nobody in the mesh can know.
 	unknown string
 }
@@ -108,6 +110,11 @@ func (f *fault) judge(s *apiv1.Story, texts map[string]string) string {
 		}
 		is("what ended the attempts", got, f.stopped)
 	}
+	limit := ""
+	if l := s.Limit; l != nil && l.Value != nil && l.Trips > 0 {
+		limit = fmt.Sprint(l.Name, " ", *l.Value, " ", l.Peak)
+	}
+	is("the limit", limit, f.limit)
 	for side, want := range f.sides() {
 		got := ""
 		if i := slices.IndexFunc(s.Hops, func(h apiv1.Hop) bool { return h.Side == side }); i >= 0 {

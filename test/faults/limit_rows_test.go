@@ -17,7 +17,7 @@ func limitRows() []fault {
 				defer w.hold(f, requests)()
 				return get(w, f)
 			},
-			cause: "upstream_overflow", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.http.http2MaxRequests", client: "upstream_overflow"},
+			cause: "upstream_overflow", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.http.http2MaxRequests", limit: "requests 1 1", client: "upstream_overflow"},
 		{name: "too many requests served", how: "inboundConnectionPool of the server's Sidecar, http2MaxRequests: 1, and one is under way", on: "closing", app: served.serve,
 			config: documents(virtualService("retries: {attempts: 0}, ROUTE"),
 				object("networking.istio.io/v1", "Sidecar", "NAME", "{workloadSelector: {labels: {app: closing}}, inboundConnectionPool: {http: {!wrong http2MaxRequests: 1}}}")),
@@ -25,7 +25,7 @@ func limitRows() []fault {
 				defer w.hold(f, served)()
 				return get(w, f)
 			},
-			cause: "upstream_overflow", at: "default/closing", object: "Sidecar inboundConnectionPool.http.http2MaxRequests", client: "-", server: "upstream_overflow"},
+			cause: "upstream_overflow", at: "default/closing", object: "Sidecar inboundConnectionPool.http.http2MaxRequests", limit: "requests 1 1", client: "-", server: "upstream_overflow"},
 		{name: "too many requests wait", how: "maxConnections: 1, http1MaxPendingRequests: 1, one request has the connection and one waits for it", app: pending.serve,
 			config: destinationRule("trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}, http: {!wrong http1MaxPendingRequests: 1}}}"),
 			ask: func(w *world, f *fault) string {
@@ -41,14 +41,14 @@ func limitRows() []fault {
 				})
 				return get(w, f)
 			},
-			cause: "pending_overflow", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.http.http1MaxPendingRequests", client: "pending_overflow"},
+			cause: "pending_overflow", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.http.http1MaxPendingRequests", limit: "pending 1 1", client: "pending_overflow"},
 		{name: "too many connections", how: "maxConnections: 1 of a TCP service, and there is one", app: connections.serve, protocol: "tcp",
 			config: destinationRule("trafficPolicy: {connectionPool: {tcp: {!wrong maxConnections: 1}}}"),
 			ask: func(w *world, f *fault) string {
 				defer w.hold(f, connections)()
 				return w.raw(f, "hello")
 			},
-			cause: "connections_overflow", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.tcp.maxConnections", client: "connections_overflow"},
+			cause: "connections_overflow", at: "default/client", object: "DestinationRule trafficPolicy.connectionPool.tcp.maxConnections", limit: "connections 1 1", client: "connections_overflow"},
 		{name: "all ejected", how: "outlierDetection after one answer of 503", app: answers(unavailable),
 			config: destinationRule("trafficPolicy: {!wrong outlierDetection: {consecutive5xxErrors: 1, interval: 1s, baseEjectionTime: 600s, maxEjectionPercent: 100}}"),
 			ask: func(w *world, f *fault) string {
