@@ -78,6 +78,8 @@ func (a *app) judge(err error) *failure {
 		return &failure{err: missing, hint: "name its API: --api HOST:15014, where weir-control was given --http; by default it listens on the machine's own loopback, so run the command there"}
 	case errors.As(err, &missing) && len(missing.Pods) > 0:
 		return &failure{err: missing, hint: "`kubectl -n " + missing.Namespace + " describe pod " + missing.Pods[0] + "` says what it waits for"}
+	case errors.As(err, &missing) && missing.Deployment != "":
+		return &failure{err: missing, hint: "`kubectl -n " + missing.Namespace + " describe deployment " + missing.Deployment + "` says whether any are wanted, and why they cannot be made"}
 	case errors.As(err, &missing):
 		hint := "`weir install` installs it; --istioNamespace names another namespace"
 		if a.meant.Kubeconfig == "" && a.meant.Context == "" {

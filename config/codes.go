@@ -88,6 +88,10 @@ const (
 	WatchSilent             Code = "WEIR0118"
 	AsksForNobody           Code = "WEIR0119"
 	ClusterAway             Code = "WEIR0120"
+	NodeAgentAway           Code = "WEIR0137"
+	ReplicaAway             Code = "WEIR0138"
+	InjectorAway            Code = "WEIR0139"
+	LeaderAway              Code = "WEIR0140"
 
 	ImageNotRunnable  Code = "WEIR0201"
 	ValueNotAvailable Code = "WEIR0202"
@@ -211,6 +215,10 @@ var codes = []CodeInfo{
 	{WatchSilent, Warning, "WatchSilent", "The API server of Kubernetes answers, but a watch of it says nothing, not even the bookmark that is due every minute. All objects of the kind are read every few minutes instead: nothing is lost, and changes are seen late."},
 	{AsksForNobody, Error, "AsksForNobody", "The label istio.io/rev of an object or a namespace, or of pods where their namespace says nothing, names neither a revision that is installed nor a tag; or istio-injection=enabled (of pods: sidecar.istio.io/inject=true) is there and no revision or tag is called default. The object is in force at no control plane. Pods that start in the namespace, or have the label, get no proxy: what they send is not encrypted, and no policy is asked. `weir tag list` shows the names there are."},
 	{ClusterAway, Warning, "ClusterAway", "The API server of Kubernetes does not answer, or needs seconds for a request. What is changed in the cluster meanwhile is not seen, or late. What is known stays in force: proxies keep their configuration, certificates are given to pods whose token is known."},
+	{NodeAgentAway, Warning, "NodeAgentAway", "The node agent of a node (DaemonSet istio-cni-node) is not there or not ready. Pods on the node run on; those that start wait for it, and rules that a running pod loses are not made again. A node that is tainted until its agent is ready takes no pods."},
+	{ReplicaAway, Warning, "ReplicaAway", "A replica of the control plane is not ready, or does not answer the others. They do its work; what is connected to it or known by it alone is not in what is shown."},
+	{InjectorAway, Error, "InjectorAway", "The API server does not reach the webhooks of a revision. Pods that ask for its proxies do not start, and objects of the mesh cannot be changed, until it does: neither runs without having been asked about. Who waits is told to try again as soon as the webhooks answer."},
+	{LeaderAway, Warning, "LeaderAway", "None of the control planes does what one does for all: the one that held the Lease has not renewed it, and none could take it. Proxies and pods are served; roots in namespaces, status of objects, rotation of the authority and caBundles of webhooks stay as they are."},
 
 	{ImageNotRunnable, Error, "ImageNotRunnable", "In local mode containers run as processes. The image is none of the built-in samples and the container has no command, so there is nothing to run. Pods that run stay as they are."},
 	{ValueNotAvailable, Error, "ValueNotAvailable", "In local mode a variable asks for something that only exists in a cluster. Pods that run stay as they are."},

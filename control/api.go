@@ -236,7 +236,7 @@ func (p *Plane) everyFinding(ctx context.Context, u *store.Update) (found []conf
 	asking.Go(func() { overdue = p.identityFindings(ctx, time.Now()) })
 	all, silent = p.everyProxy(ctx)
 	asking.Wait()
-	return config.Tidy(slices.Concat(p.findings(u), versionFindings(all, p.o.Version), overdue)), all, silent
+	return config.Tidy(slices.Concat(p.findings(u), versionFindings(all, p.o.Version), overdue, p.replicas.findings())), all, silent
 }
 
 // findings are those of the configuration, of its translation for the proxies, of the

@@ -21,6 +21,7 @@ import (
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	replicasv1 "github.com/weirmesh/weir/api/replicas/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/mesh"
 )
@@ -81,6 +82,14 @@ func TestProxiesOfSeveralReplicas(t *testing.T) {
 	fetch(t, "http://"+b.http+"/api/v1/status", &s)
 	if len(s.Proxies) != 2 || len(s.Silent) != 1 {
 		t.Errorf("status: %d proxies, silent %q", len(s.Proxies), s.Silent)
+	}
+	if i := slices.IndexFunc(s.Findings, func(f apiv1.Finding) bool { return f.Code == string(config.ReplicaAway) }); i < 0 ||
+		s.Findings[i].Name != "127.0.0.1:1" || !strings.Contains(s.Findings[i].Message, "does not answer the others since 20") {
+		t.Errorf("nothing is said of the one that does not answer, and since when: %+v", s.Findings)
+	}
+	b.replicas.note("127.0.0.1:1", nil)
+	if found := b.replicas.findings(); len(found) > 0 {
+		t.Errorf("it answered, and still: %v", found)
 	}
 
 	connected := &replicasv1.Question{Question: &replicasv1.Question_Connected{Connected: &replicasv1.Connected{}}}

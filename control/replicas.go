@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ import (
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	replicasv1 "github.com/weirmesh/weir/api/replicas/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/mesh"
 )
@@ -52,11 +54,12 @@ type replicas struct {
 
 	mu    sync.Mutex
 	conns map[string]*grpc.ClientConn
-	own   []string // addresses at which this one answers
+	own   []string             // addresses at which this one answers
+	away  map[string]time.Time // those that did not answer when they were asked last, since when
 }
 
 func newReplicas(p *Plane) *replicas {
-	return &replicas{p: p, self: rand.Text(), conns: map[string]*grpc.ClientConn{}}
+	return &replicas{p: p, self: rand.Text(), conns: map[string]*grpc.ClientConn{}, away: map[string]time.Time{}}
 }
 
 // admit refuses callers that are no control plane of this mesh.
@@ -253,6 +256,7 @@ func (x *replicas) others(ctx context.Context, within time.Duration, q *replicas
 				defer mu.Unlock()
 				return take(a)
 			})
+			x.note(addr, err)
 			if err != nil {
 				x.p.o.Log.Warn("another replica of the control plane did not answer", "address", addr, "err", err)
 				mu.Lock()
@@ -264,6 +268,29 @@ func (x *replicas) others(ctx context.Context, within time.Duration, q *replicas
 	wait.Wait()
 	slices.Sort(silent)
 	return silent
+}
+
+// note remembers since when a replica does not answer. One of another version does.
+func (x *replicas) note(addr string, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if c := status.Code(err); err == nil || errors.Is(err, errNewer) || c == codes.Unimplemented || c == codes.InvalidArgument {
+		delete(x.away, addr)
+	} else if c != codes.Canceled && x.away[addr].IsZero() { // who asked may have gone
+		x.away[addr] = time.Now()
+	}
+}
+
+// findings are about replicas that did not answer when they were asked last.
+func (x *replicas) findings() (out []config.Finding) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for addr, since := range x.away {
+		out = append(out, config.New(config.ReplicaAway, mesh.Ref{Kind: "Replica", Name: addr}, "", 0,
+			"a replica of the control plane does not answer the others since "+since.UTC().Format(time.RFC3339)+": proxies connected to it are not in what is shown",
+			"look at its log, and at what stands between the replicas (port "+strconv.Itoa(xdsPort)+")"))
+	}
+	return out
 }
 
 // errNewer is what becomes of an answer that nobody here understands.
@@ -399,6 +426,11 @@ func (x *replicas) addresses() []string {
 	defer x.mu.Unlock()
 	list = slices.DeleteFunc(slices.Clone(list), func(addr string) bool { return slices.Contains(x.own, addr) })
 	list = list[:min(len(list), mostReplicas)]
+	for addr := range x.away {
+		if !slices.Contains(list, addr) {
+			delete(x.away, addr)
+		}
+	}
 	for addr, c := range x.conns {
 		if !slices.Contains(list, addr) && !slices.Contains(x.own, addr) {
 			_ = c.Close() // nothing is lost with it

@@ -16,9 +16,11 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -115,17 +117,29 @@ func (c *Cluster) Namespace() string { return c.config.Namespace }
 // Missing is an installation that is not there, or not ready.
 type Missing struct {
 	Server, Namespace string
-	Revision          string   // "": of whichever
-	Pods              []string // of weir-control, none of which is ready
-	Outside           string   // where the control plane is that serves the cluster from outside; "": none does
+	Revision          string    // "": of whichever
+	Pods              []string  // of weir-control, none of which is ready
+	Since             time.Time // when the last of them was; zero: never, or nobody knows
+	Why               []string  // of each of Pods, what Kubernetes says; may be ""
+	Deployment        string    // of weir-control, which has no pods; ""
+	Outside           string    // where the control plane is that serves the cluster from outside; "": none does
 }
 
 func (e *Missing) Error() string {
 	switch {
 	case e.Outside != "":
 		return fmt.Sprintf("the control plane of namespace %s of %s is outside the cluster, at %s", e.Namespace, e.Server, e.Outside)
+	case e.Deployment != "":
+		return fmt.Sprintf("the control plane is away%s: Deployment %s in namespace %s of %s has no pods. %s", e.since(), e.Deployment, e.Namespace, e.Server, meanwhile)
 	case len(e.Pods) > 0:
-		return fmt.Sprintf("no pod of weir-control is ready in namespace %s of %s (%v)", e.Namespace, e.Server, e.Pods)
+		var pods []string
+		for i, p := range e.Pods {
+			if e.Why[i] != "" {
+				p += ": " + e.Why[i]
+			}
+			pods = append(pods, p)
+		}
+		return fmt.Sprintf("the control plane is away%s: no pod of weir-control is ready in namespace %s of %s (%s). %s", e.since(), e.Namespace, e.Server, strings.Join(pods, ", "), meanwhile)
 	case e.Revision != "":
 		return fmt.Sprintf("there is no revision %s in namespace %s of %s: no pod of weir-control with label %s=%s", e.Revision, e.Namespace, e.Server, revision, e.Revision)
 	}
@@ -169,6 +183,59 @@ func (c *Cluster) answers(ctx context.Context, pod string) error {
 	return resp.Body.Close()
 }
 
+// meanwhile is what a mesh does without its control plane.
+const meanwhile = "Proxies go on with what they have; pods that ask for one do not start, and objects of the mesh cannot be changed"
+
+func (e *Missing) since() string {
+	if e.Since.IsZero() {
+		return ""
+	}
+	return " since " + e.Since.UTC().Format(time.RFC3339)
+}
+
+// unready is since when a pod is not ready, and what Kubernetes says about it.
+func unready(p *corev1.Pod) (since time.Time, why string) {
+	since = p.CreationTimestamp.Time
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady && !c.LastTransitionTime.IsZero() {
+			since = c.LastTransitionTime.Time
+		}
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+			why = c.Message
+		}
+	}
+	for _, s := range p.Status.ContainerStatuses {
+		if s.State.Waiting != nil {
+			why = cmp.Or(why, s.State.Waiting.Reason)
+		}
+	}
+	if p.DeletionTimestamp != nil {
+		why = "it is going"
+	}
+	return since, why
+}
+
+// installed finds the Deployment whose pods are missing.
+func (c *Cluster) installed(ctx context.Context, m *Missing) {
+	list, err := c.client.AppsV1().Deployments(c.o.Namespace).List(ctx, metav1.ListOptions{LabelSelector: labels})
+	if err != nil {
+		return // who may not see it is told the rest
+	}
+	for i := range list.Items {
+		d := &list.Items[i]
+		if c.o.Revision != "" && cmp.Or(d.Labels[revision], "default") != c.o.Revision {
+			continue
+		}
+		m.Deployment = d.Name
+		for _, cond := range d.Status.Conditions {
+			if cond.Type == appsv1.DeploymentAvailable && cond.Status != corev1.ConditionTrue {
+				m.Since = cond.LastTransitionTime.Time
+			}
+		}
+		return
+	}
+}
+
 // pod finds a pod that serves.
 func (c *Cluster) pod(ctx context.Context) (string, error) {
 	list, err := c.client.CoreV1().Pods(c.o.Namespace).List(ctx, metav1.ListOptions{LabelSelector: labels})
@@ -187,13 +254,19 @@ func (c *Cluster) pod(ctx context.Context) (string, error) {
 			ready = append(ready, p.Name)
 			continue
 		}
-		missing.Pods = append(missing.Pods, p.Name)
+		since, why := unready(&p)
+		missing.Pods, missing.Why = append(missing.Pods, p.Name), append(missing.Why, why)
+		if since.After(missing.Since) {
+			missing.Since = since
+		}
 	}
 	if len(ready) > 0 {
 		return whoAnswers(ctx, ready, c.answers), nil
 	}
 	if len(missing.Pods) == 0 {
-		missing.Outside = outside(ctx, c.client, c.o.Namespace, c.o.Revision)
+		if missing.Outside = outside(ctx, c.client, c.o.Namespace, c.o.Revision); missing.Outside == "" {
+			c.installed(ctx, missing)
+		}
 	}
 	return "", missing
 }

@@ -8,9 +8,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
+
+	"github.com/weirmesh/weir/internal/kubeconfig"
 )
 
 // Of several control planes one is asked that answers: one that is frozen is passed by, in seconds. Where there is no choice nobody is asked twice.
@@ -57,6 +63,27 @@ func TestOutside(t *testing.T) {
 	for revision, want := range map[string]string{"": "", "default": "", "next": "192.0.2.10", "other": ""} {
 		if got := outside(t.Context(), k, "istio-system", revision); got != want {
 			t.Errorf("revision %q: %q, want %q", revision, got, want)
+		}
+	}
+}
+
+// Without a control plane it is said which part is away, since when and why, and what that means meanwhile.
+func TestAway(t *testing.T) {
+	noon := metav1.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	labels := map[string]string{"app": "istiod", "istio.io/rev": "default"}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istiod-1", Labels: labels, CreationTimestamp: metav1.NewTime(noon.Add(-time.Hour))},
+		Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse, LastTransitionTime: noon}},
+			ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}}}}}
+	deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istiod", Labels: labels},
+		Status: appsv1.DeploymentStatus{Conditions: []appsv1.DeploymentCondition{{Type: appsv1.DeploymentAvailable, Status: corev1.ConditionFalse, LastTransitionTime: noon}}}}
+	for want, objects := range map[string][]runtime.Object{
+		"the control plane is away since 2026-11-22T12:00:00Z: no pod of weir-control is ready in namespace istio-system of https://k (istiod-1: CrashLoopBackOff). " + meanwhile: {pod, deployment},
+		"the control plane is away since 2026-11-22T12:00:00Z: Deployment istiod in namespace istio-system of https://k has no pods. " + meanwhile:                                {deployment},
+		"weir is not installed in namespace istio-system of https://k: there is no pod with label app=istiod":                                                                     nil,
+	} {
+		c := &Cluster{o: Options{Namespace: "istio-system"}, client: fake.NewClientset(objects...), config: &kubeconfig.Config{REST: &rest.Config{Host: "https://k"}}}
+		if _, err := c.pod(t.Context()); err == nil || err.Error() != want {
+			t.Errorf("got  %v\nwant %s", err, want)
 		}
 	}
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/weirmesh/weir/inject/webhook"
 	"github.com/weirmesh/weir/internal/kubeconfig"
 	"github.com/weirmesh/weir/internal/kubewatch"
+	"github.com/weirmesh/weir/internal/leader"
 	"github.com/weirmesh/weir/internal/runner"
 	"github.com/weirmesh/weir/mesh"
 	registrykube "github.com/weirmesh/weir/registry/kube"
@@ -56,6 +57,8 @@ type cluster struct {
 	asked                     *sourcekube.Source
 	runs                      *registrykube.Source
 	injector                  *webhook.Watcher // nil where nothing is injected
+	waker                     *webhook.Waker   // nil as well
+	elections                 []*leader.Election
 	options                   *control.Options
 	made                      map[string]string // labels of what is made
 }
@@ -218,15 +221,23 @@ func (k *cluster) assemble(ctx context.Context, o *control.Options) error {
 	return nil
 }
 
-// findings are about what the API server does not tell, about the injector, and about pods of which it would make others today.
+// findings are about what the API server does not tell, about parts of the installation that are away, about the injector, and about pods of which it would make others today.
 func (k *cluster) findings() (out []config.Finding) {
 	for kind, since := range k.api.Silent() {
 		out = append(out, config.New(config.WatchSilent, mesh.Ref{Kind: kind}, "", 0, "the API server has told of no object of this kind since "+since.UTC().Format(time.RFC3339)+", and all are read every few minutes instead",
 			"look at its log and its etcd, and at what stands between it and the control plane"))
 	}
+	out = append(out, k.runs.Away()...)
+	for _, e := range k.elections {
+		if since, last := e.Vacant(); !since.IsZero() {
+			out = append(out, config.New(config.LeaderAway, mesh.Ref{Kind: "Lease", Namespace: k.options.Namespace, Name: e.Name()}, "", 0, "the leader: nobody holds the Lease since "+since.UTC().Format(time.RFC3339)+" (last: "+cmp.Or(last, "nobody")+")",
+				"look at the log of the control planes: may they update leases in "+k.options.Namespace+", and do their clocks agree?"))
+		}
+	}
 	if k.injector == nil {
 		return out
 	}
+	out = append(out, k.waker.Findings()...)
 	out = append(out, k.injector.Findings()...)
 	if s, _ := k.injector.Settings(); s != nil {
 		out = append(out, k.runs.OtherImages(s.Gives())...)

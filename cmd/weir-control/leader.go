@@ -103,6 +103,7 @@ func (k *cluster) lead(g *runner.Group, p *control.Plane) error {
 	election.While("status", status.Run)
 	own.While("last good versions", lastgood.New(k.lastGood(), p).Run)
 	own.While("keys of tokens", lastgood.NewKeysKeeper(k.tokenKeys(), p).Run)
+	k.elections = []*leader.Election{election, own}
 	if err := k.webhooks(g, p, own); err != nil {
 		return err
 	}

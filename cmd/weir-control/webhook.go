@@ -9,6 +9,7 @@ import (
 	"github.com/weirmesh/weir/inject/webhook"
 	"github.com/weirmesh/weir/internal/leader"
 	"github.com/weirmesh/weir/internal/runner"
+	"github.com/weirmesh/weir/mesh"
 )
 
 // webhooks serves injection and validation to the API server, and keeps the API server's
@@ -32,8 +33,8 @@ func (k *cluster) webhooks(g *runner.Group, p *control.Plane, election *leader.E
 	served := webhook.Reaching("https://istiod"+k.suffix()+"."+o.Namespace+".svc/ready", at, func() []byte { pem, _ := p.Root(); return pem })
 	keeper := &webhook.Keeper{Client: k.client, Namespace: o.Namespace, Revision: k.revision, Root: p.Root, Served: served, Log: o.Log}
 	election.While("webhook configurations", keeper.Run)
-	waker := &webhook.Waker{Client: k.client, Served: served, Log: o.Log}
-	g.Go("who waits for injection", waker.Run)
+	k.waker = &webhook.Waker{Client: k.client, Object: mesh.Ref{Kind: "Service", Namespace: o.Namespace, Name: "istiod" + k.suffix()}, Served: served, Log: o.Log}
+	g.Go("who waits for injection", k.waker.Run)
 	return nil
 }
 

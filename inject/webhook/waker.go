@@ -1,11 +1,14 @@
 package webhook
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +19,9 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/mesh"
 )
 
 // Waker has controllers try again whose pods the API server could not admit, because it did not reach us. Unasked they wait twice as long
@@ -24,7 +30,74 @@ type Waker struct {
 	Client kubernetes.Interface
 	// Served reports whether the API server's way to us works: nil if it does.
 	Served func(context.Context) error
+	Object mesh.Ref // that findings are about
 	Log    *slog.Logger
+
+	trouble atomic.Pointer[trouble]
+}
+
+// trouble is what is known of the API server's way to us while it does not work.
+type trouble struct {
+	since   time.Time
+	err     error  // of our own try; nil: that works
+	refused string // what an event said, "" if none did
+	waiting []owner
+}
+
+// lookEvery is how often the way is tried, lookGrace how long it may fail before anybody is told.
+const lookEvery, lookGrace = 10 * time.Second, 5 * time.Second
+
+// look notes what has become of the way.
+func (w *Waker) look(err error, waiting wakes, now time.Time) {
+	t := &trouble{since: now, err: err}
+	if was := w.trouble.Load(); was != nil {
+		t.since = was.since
+	}
+	for o, n := range waiting {
+		if t.waiting = append(t.waiting, o); t.refused == "" || n.message < t.refused {
+			t.refused = n.message
+		}
+		if !n.first.IsZero() && n.first.Before(t.since) {
+			t.since = n.first
+		}
+	}
+	slices.SortFunc(t.waiting, func(a, b owner) int {
+		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.kind, b.kind), cmp.Compare(a.name, b.name))
+	})
+	if err == nil && len(t.waiting) == 0 {
+		t = nil
+	}
+	w.trouble.Store(t)
+}
+
+// namedOwners is how many that wait a finding names.
+const namedOwners = 3
+
+// Findings are about webhooks that the API server does not reach, or that this replica does not reach by the same way; since when, and who waits.
+func (w *Waker) Findings() []config.Finding {
+	t := w.trouble.Load()
+	if t == nil || time.Since(t.since) < lookGrace {
+		return nil
+	}
+	text := "the webhooks: the API server does not reach them, since " + t.since.UTC().Format(time.RFC3339) + ": " + t.refused
+	if t.refused == "" {
+		text = "the webhooks: this replica does not reach them by their Service, as the API server would, since " + t.since.UTC().Format(time.RFC3339) + ": " + t.err.Error()
+	}
+	if len(t.waiting) > 0 {
+		var names []string
+		for _, o := range t.waiting[:min(len(t.waiting), namedOwners)] {
+			names = append(names, o.kind+" "+o.namespace+"/"+o.name)
+		}
+		text += "; pods could not be made for " + strings.Join(names, ", ")
+		if more := len(t.waiting) - namedOwners; more > 0 {
+			text += fmt.Sprintf(" and %d more", more)
+		}
+	}
+	f := config.New(config.InjectorAway, w.Object, "", 0, text, "`weir verify` has the API server ask them; look at the Service's endpoints, at NetworkPolicies, and at the caBundle of the webhook configurations")
+	if t.refused == "" { // the API server may still have another way
+		f.Severity = config.Warning
+	}
+	return []config.Finding{f}
 }
 
 // WokenAnnotation says when a ReplicaSet (or StatefulSet, …) was told last that it may try again: that it changes is what tells it.
@@ -64,17 +137,19 @@ type owner struct{ kind, namespace, name string }
 type wakes map[owner]*wake
 
 type wake struct {
-	due  time.Time
-	left int
+	due     time.Time
+	left    int
+	first   time.Time // when it could not, the first time
+	message string
 }
 
 // refused notes that a controller could not make a pod. One that was just told is not told again at once.
-func (w wakes) refused(o owner, now time.Time) {
+func (w wakes) refused(o owner, message string, now time.Time) {
 	if n := w[o]; n != nil {
 		n.left = wakeTimes
 		return
 	}
-	w[o] = &wake{due: now, left: wakeTimes}
+	w[o] = &wake{due: now, left: wakeTimes, first: now, message: message}
 }
 
 // next is when somebody is due; false if nobody will be.
@@ -127,6 +202,8 @@ func (w *Waker) Run(ctx context.Context) error {
 	}
 	factory.Start(ctx.Done())
 	defer factory.Shutdown()
+	lookAgain := time.NewTicker(lookEvery)
+	defer lookAgain.Stop()
 	for waiting := (wakes{}); ; {
 		var due <-chan time.Time
 		if at, any := waiting.next(); any {
@@ -136,18 +213,22 @@ func (w *Waker) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case e := <-events:
-			waiting.refused(owner{e.InvolvedObject.Kind, e.InvolvedObject.Namespace, e.InvolvedObject.Name}, time.Now())
+			waiting.refused(owner{e.InvolvedObject.Kind, e.InvolvedObject.Namespace, e.InvolvedObject.Name}, e.Message, time.Now())
 			continue
+		case <-lookAgain.C:
 		case <-due:
 		}
-		if err := w.Served(ctx); err != nil {
+		err := w.Served(ctx)
+		if w.look(err, waiting, time.Now()); err != nil {
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):
 			}
 			continue
 		}
-		for _, o := range waiting.due(time.Now()) {
+		now := waiting.due(time.Now())
+		w.look(nil, waiting, time.Now())
+		for _, o := range now {
 			if err := w.wake(ctx, o); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 				w.Log.Warn("telling a controller that pods can be made again", "kind", o.kind, "namespace", o.namespace, "name", o.name, "err", err)
 			}

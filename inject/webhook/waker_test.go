@@ -1,15 +1,19 @@
 package webhook
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/fake"
 	kubetesting "k8s.io/client-go/testing"
+
+	"github.com/weirmesh/weir/mesh"
 )
 
 // Who could not make pods is told three times, two seconds apart, then no more; one that fails
@@ -27,13 +31,13 @@ func TestWakes(t *testing.T) {
 		got = append(got, fmt.Sprintf("%d: %s", now.Unix(), strings.Join(names, " ")))
 	}
 	a, b := owner{"ReplicaSet", "shop", "a"}, owner{"Job", "shop", "b"}
-	w.refused(a, now)
+	w.refused(a, "", now)
 	due()
 	now = now.Add(time.Second)
 	due()
-	w.refused(b, now)
+	w.refused(b, "", now)
 	due()
-	w.refused(b, now)
+	w.refused(b, "", now)
 	due()
 	for {
 		at, any := w.next()
@@ -82,4 +86,40 @@ func TestWake(t *testing.T) {
 	if err := (&Waker{Client: fake.NewClientset()}).wake(t.Context(), owner{"Rollout", "shop", "a"}); err == nil {
 		t.Error("a Rollout makes ReplicaSets, not pods")
 	}
+}
+
+// Webhooks that nobody reaches are a finding with since when, why and who waits, as soon as that has lasted, and no longer than it does; where only
+// our own try fails, it is a warning.
+func TestUnreached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &Waker{Object: mesh.Ref{Kind: "Service", Namespace: "istio-system", Name: "istiod"}}
+		want := func(when, want string) {
+			t.Helper()
+			got := ""
+			for _, f := range w.Findings() {
+				got += fmt.Sprintf("%s %s %s", f.Severity, f.Code, f.Message)
+			}
+			if got != want {
+				t.Errorf("%s: %s\nwant %s", when, got, want)
+			}
+		}
+		away := errors.New("connection refused")
+		want("nobody tried", "")
+		w.look(away, nil, time.Now())
+		want("at once", "")
+		time.Sleep(lookEvery)
+		w.look(away, nil, time.Now())
+		want("our own try", "warning WEIR0139 the webhooks: this replica does not reach them by their Service, as the API server would, since 2000-01-01T00:00:00Z: connection refused")
+		waiting := wakes{}
+		for _, name := range []string{"d", "b", "a", "c"} {
+			waiting.refused(owner{"ReplicaSet", "shop", name}, "no endpoints", time.Now())
+		}
+		w.look(away, waiting, time.Now())
+		want("pods wait", "error WEIR0139 the webhooks: the API server does not reach them, since 2000-01-01T00:00:00Z: no endpoints; pods could not be made for ReplicaSet shop/a, ReplicaSet shop/b, ReplicaSet shop/c and 1 more")
+		w.look(nil, nil, time.Now())
+		want("well again", "")
+		w.look(nil, waiting, time.Now())
+		time.Sleep(lookEvery)
+		want("events only", "error WEIR0139 the webhooks: the API server does not reach them, since 2000-01-01T00:00:10Z: no endpoints; pods could not be made for ReplicaSet shop/a, ReplicaSet shop/b, ReplicaSet shop/c and 1 more")
+	})
 }

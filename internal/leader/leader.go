@@ -56,7 +56,66 @@ type Election struct {
 	duties  []duty
 	leading atomic.Bool
 	leader  atomic.Pointer[string]
+	vacant  atomic.Pointer[vacancy]
 }
+
+// vacancy is a Lease that nobody holds any more.
+type vacancy struct {
+	since time.Time
+	last  string // who held it
+}
+
+// watched is the Lease as the election reads it.
+type watched struct {
+	resourcelock.Interface
+	e *Election
+}
+
+// Get is resourcelock.Interface.
+func (w watched) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	r, raw, err := w.Interface.Get(ctx)
+	if err == nil {
+		w.e.saw(r, time.Now())
+	}
+	return r, raw, err
+}
+
+// Update is resourcelock.Interface.
+func (w watched) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	err := w.Interface.Update(ctx, r)
+	if err == nil && r.HolderIdentity != "" {
+		w.e.vacant.Store(nil)
+	}
+	return err
+}
+
+// saw notes whether the Lease has a holder.
+func (e *Election) saw(r *resourcelock.LeaderElectionRecord, now time.Time) {
+	ended := r.RenewTime.Add(time.Duration(r.LeaseDurationSeconds) * time.Second)
+	switch {
+	case r.HolderIdentity != "" && now.Before(ended):
+		e.vacant.Store(nil)
+	case e.vacant.Load() == nil:
+		if r.HolderIdentity == "" || ended.After(now) { // given back
+			ended = now
+		}
+		e.vacant.Store(&vacancy{since: ended, last: r.HolderIdentity})
+	}
+}
+
+// vacantGrace is longer than it takes another replica to follow one that died or went.
+const vacantGrace = leaseDuration
+
+// Vacant says since when nobody leads, and who did last ("" if it went by itself), as far as the Lease can be read; the zero time: somebody does.
+func (e *Election) Vacant() (since time.Time, last string) {
+	if v := e.vacant.Load(); v != nil && time.Since(v.since) > vacantGrace {
+		return v.since, v.last
+	}
+	return time.Time{}, ""
+}
+
+// Name is the Lease's.
+func (e *Election) Name() string { return e.o.Name }
 
 type duty struct {
 	name string
@@ -146,10 +205,10 @@ func (e *Election) term(ctx context.Context) error {
 		e.o.Log.Info("not leading any more", "lease", e.o.Name)
 	}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: &resourcelock.LeaseLock{
+		Lock: watched{&resourcelock.LeaseLock{
 			LeaseMeta: metav1.ObjectMeta{Namespace: e.o.Namespace, Name: e.o.Name}, Client: e.o.Leases, Labels: e.o.Labels,
 			LockConfig: resourcelock.ResourceLockConfig{Identity: e.o.Identity},
-		},
+		}, e},
 		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true, Name: e.o.Name,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: lead,

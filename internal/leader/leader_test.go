@@ -288,3 +288,37 @@ func TestNewWants(t *testing.T) {
 		t.Error("an election of nothing")
 	}
 }
+
+// A Lease that its holder left and nobody may take is vacant, since it ended; until then, and as soon as somebody leads, it is not.
+func TestVacant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, leading := newCluster(), new(atomic.Int32)
+		began := metav1.NewMicroTime(time.Now())
+		holder, seconds := "gone", int32(leaseDuration/time.Second)
+		if _, err := c.CoordinationV1().Leases("istio-system").Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "istio-leader"},
+			Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds, RenewTime: &began}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		var forbidden atomic.Bool
+		forbidden.Store(true)
+		c.Interface.(*fake.Clientset).PrependReactor("update", "leases", func(k8stesting.Action) (bool, runtime.Object, error) {
+			return forbidden.Load(), nil, errors.New("forbidden")
+		})
+		r := c.start(t, "a", leading)
+		defer r.stop()
+		for _, x := range []struct {
+			after time.Duration
+			last  string
+		}{{leaseDuration, ""}, {vacantGrace - time.Second, ""}, {time.Minute, "gone"}} {
+			pass(x.after)
+			if since, last := r.Vacant(); last != x.last || last != "" && !since.Equal(began.Add(leaseDuration)) {
+				t.Errorf("after %v: vacant since %v, last %q, want %q", x.after, since, last, x.last)
+			}
+		}
+		forbidden.Store(false)
+		pass(time.Minute)
+		if since, _ := r.Vacant(); !since.IsZero() || !r.Leading() {
+			t.Errorf("somebody leads: %v; vacant since %v", r.Leading(), since)
+		}
+	})
+}

@@ -15,7 +15,7 @@ import (
 // Who shows a pod's token: the pod itself, another pod, or somebody of whom nothing is known, as all who come through a node, a gateway or
 // from outside. Only another pod that is alive, and alone has its address, counts as one.
 func TestShown(t *testing.T) {
-	w := newWorld(kube.Options{DomainSuffix: "cluster.local"})
+	w := newWorld(kube.Options{DomainSuffix: "cluster.local"}, "istio-system")
 	has := func(uid types.UID, name string, change func(*corev1.Pod), ips ...string) {
 		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: uid}}
 		for _, ip := range ips {
@@ -24,7 +24,7 @@ func TestShown(t *testing.T) {
 		if change != nil {
 			change(p)
 		}
-		trimPod(p)
+		w.trimPod(p)
 		w.pod(p)
 	}
 	ended := func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }

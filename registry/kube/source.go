@@ -8,7 +8,7 @@
 //
 // There is no queue: what an event says is published at once, together with what came
 // while the reader was busy. Run calls publish from its own goroutine, one call at a time;
-// Why, Shown and OtherImages may be called from any.
+// Why, Shown, OtherImages and Away may be called from any.
 package kube
 
 import (
@@ -55,7 +55,7 @@ type Source struct {
 
 // New makes a Source.
 func New(o Options) *Source {
-	return &Source{o: o, facts: kubewatch.NewBatch[config.ID, config.Fact](), world: newWorld(kube.Options{DomainSuffix: o.DomainSuffix})}
+	return &Source{o: o, facts: kubewatch.NewBatch[config.ID, config.Fact](), world: newWorld(kube.Options{DomainSuffix: o.DomainSuffix}, o.Namespace)}
 }
 
 // withoutCertificates are types of Secrets that hold none, of which there may be many:
@@ -77,7 +77,7 @@ func (s *Source) Run(ctx context.Context, publish func([]config.Fact)) error {
 		watch(ctx, s, s.o.Client.DiscoveryV1().EndpointSlices(""), kubewatch.Mirror[*discoveryv1.EndpointSlice]{Kind: "EndpointSlice"}, (*world).slice, (*world).noSlice)
 	})
 	running.Go(func() {
-		watch(ctx, s, core.Pods(""), kubewatch.Mirror[*corev1.Pod]{Kind: "Pod", Trim: trimPod}, (*world).pod, (*world).noPod)
+		watch(ctx, s, core.Pods(""), kubewatch.Mirror[*corev1.Pod]{Kind: "Pod", Trim: s.world.trimPod}, (*world).pod, (*world).noPod)
 	})
 	running.Go(func() {
 		watch(ctx, s, s.o.Heads.Resource(corev1.SchemeGroupVersion.WithResource("nodes")), kubewatch.Mirror[*metav1.PartialObjectMetadata]{Kind: "Node"}, (*world).node, (*world).noNode)
@@ -159,4 +159,11 @@ func (s *Source) OtherImages(revision, image string) []config.Finding {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.world.otherImages(revision, image)
+}
+
+// Away finds parts of the installation that are not there, or not ready: node agents and replicas of control planes.
+func (s *Source) Away() []config.Finding {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.world.away()
 }

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 	"unique"
 
 	corev1 "k8s.io/api/core/v1"
@@ -33,6 +34,10 @@ type world struct {
 	// without saying whose it is.
 	byAddr map[netip.Addr]mesh.Key
 	loose  map[netip.Addr]map[types.NamespacedName]bool
+	// The parts of the installation in namespace are watched, too; onNodes are the nodes on which there is one, or who relies on one.
+	namespace string
+	now       func() time.Time
+	onNodes   map[string]*onNode
 }
 
 type pod struct {
@@ -44,6 +49,8 @@ type pod struct {
 	shared   bool // its addresses are its node's
 	relays   bool // it is a gateway: what comes from its address may be others'
 	proxy    unique.Handle[injected]
+	part     *part // nil: it is none of the installation's
+	relies   bool  // on its node for its rules
 	findings []config.Finding
 }
 
@@ -95,8 +102,8 @@ func (w *world) otherImages(revision, image string) (out []config.Finding) {
 	return out
 }
 
-func newWorld(o kube.Options) *world {
-	return &world{o: o, services: map[types.NamespacedName]config.Fact{}, slices: map[types.NamespacedName]*registry.Slice{}, pods: map[types.NamespacedName]pod{},
+func newWorld(o kube.Options, namespace string) *world {
+	return &world{o: o, namespace: namespace, now: time.Now, onNodes: map[string]*onNode{}, services: map[types.NamespacedName]config.Fact{}, slices: map[types.NamespacedName]*registry.Slice{}, pods: map[types.NamespacedName]pod{},
 		nodes: map[string]mesh.Locality{}, secrets: map[types.NamespacedName]*kube.Secret{}, byAddr: map[netip.Addr]mesh.Key{}, loose: map[netip.Addr]map[types.NamespacedName]bool{}}
 }
 
@@ -132,7 +139,7 @@ func (w *world) noService(n types.NamespacedName) []config.Fact {
 }
 
 // trimPod takes away most of a Pod before it is gathered with thousands of others.
-func trimPod(p *corev1.Pod) {
+func (w *world) trimPod(p *corev1.Pod) {
 	for _, cs := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
 		for i, c := range cs {
 			cs[i] = corev1.Container{Name: c.Name, Ports: c.Ports, RestartPolicy: c.RestartPolicy}
@@ -154,7 +161,7 @@ func trimPod(p *corev1.Pod) {
 	p.Spec = corev1.PodSpec{InitContainers: p.Spec.InitContainers, Containers: p.Spec.Containers, ServiceAccountName: p.Spec.ServiceAccountName, NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork, SecurityContext: as}
 	was := p.Status
 	p.Status = corev1.PodStatus{Phase: was.Phase, Conditions: was.Conditions, PodIP: was.PodIP, PodIPs: was.PodIPs}
-	if kube.Uncaptured(was) { // few, and of others nobody looks at their containers
+	if kube.Uncaptured(was) || isPart(p, w.namespace) { // few, and of others nobody looks at their containers
 		p.Status.InitContainerStatuses, p.Status.ContainerStatuses = was.InitContainerStatuses, was.ContainerStatuses
 	}
 }
@@ -182,6 +189,9 @@ func (w *world) pod(p *corev1.Pod) []config.Fact {
 		next.relays = next.relays || isGateway(&p.Spec.Containers[i])
 	}
 	next.findings = kube.CheckPod(p)
+	if next.relies = relies(p); isPart(p, w.namespace) {
+		next.part = partOf(p)
+	}
 	return w.setPod(n, next)
 }
 
@@ -193,6 +203,10 @@ func (w *world) noPod(n types.NamespacedName) []config.Fact {
 
 func (w *world) setPod(n types.NamespacedName, next pod) []config.Fact {
 	was := w.pods[n]
+	w.count(&was, -1)
+	w.count(&next, +1)
+	w.looked(was.node)
+	w.looked(next.node)
 	told := reflect.DeepEqual(was.findings, next.findings)
 	if was.workload != nil && next.workload != nil && was.shared == next.shared && reflect.DeepEqual(was.workload, next.workload) {
 		next.workload = was.workload // equal pointers say: unchanged

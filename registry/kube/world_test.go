@@ -28,7 +28,7 @@ type cluster struct {
 }
 
 func newCluster() *cluster {
-	return &cluster{world: newWorld(kube.Options{DomainSuffix: "cluster.local"}), r: registry.New("cluster.local", registry.Ranges{}, nil)}
+	return &cluster{world: newWorld(kube.Options{DomainSuffix: "cluster.local"}, "istio-system"), r: registry.New("cluster.local", registry.Ranges{}, nil)}
 }
 
 func (c *cluster) tell(facts []config.Fact) int {
@@ -291,7 +291,7 @@ func TestUncaptured(t *testing.T) {
 	c := newCluster()
 	look := func(p *corev1.Pod) (out []string) {
 		p = p.DeepCopy()
-		trimPod(p)
+		newWorld(kube.Options{}, "").trimPod(p)
 		for _, f := range c.pod(p) {
 			out = append(out, f.ID.Kind)
 			for _, x := range f.Findings {
@@ -320,7 +320,7 @@ func TestPodsOfAnOwner(t *testing.T) {
 	c := newCluster()
 	var said []config.Finding
 	look := func(p *corev1.Pod) {
-		trimPod(p)
+		newWorld(kube.Options{}, "").trimPod(p)
 		for _, f := range c.pod(p) {
 			said = append(said, f.Findings...)
 		}
@@ -364,7 +364,7 @@ func TestOtherImages(t *testing.T) {
 		if revision == "" { // nobody injected anything
 			p.Annotations, p.Spec.InitContainers = nil, nil
 		}
-		trimPod(p)
+		newWorld(kube.Options{}, "").trimPod(p)
 		c.pod(p)
 	}
 	for _, name := range []string{"d", "b", "a", "c"} {

@@ -79,6 +79,9 @@ func TestControlAway(t *testing.T) {
 
 	t.Cleanup(func() { install(t) })
 	scale(c, "istiod", 0)
+	if _, said, err := weir(t, "status"); err == nil || !strings.Contains(said, "the control plane is away since 20") || !strings.Contains(said, "Deployment istiod") {
+		t.Errorf("who asks without a control plane is not told which part is away, and since when: %v %s", err, said)
+	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for _, name := range names {

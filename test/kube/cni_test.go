@@ -130,7 +130,21 @@ func TestCNI(t *testing.T) {
 		if p := c.MustPod("early"); p.Status.Phase != corev1.PodPending {
 			t.Errorf("it runs: %s", p.Status.Phase)
 		}
-		uid := c.MustPod("early").UID
+		uid, node := c.MustPod("early").UID, c.MustPod("early").Spec.NodeName
+		agentAway := func() string {
+			for _, f := range findings(t) {
+				if strings.Contains(f, `"WEIR0137"`) && strings.Contains(f, `"`+node+`"`) {
+					return f
+				}
+			}
+			return ""
+		}
+		c.Until("the node without its agent is named, and since when", cluster.Patience, func() string {
+			if f := agentAway(); !strings.Contains(f, "since 20") {
+				return "nothing is said of " + node + ": " + f
+			}
+			return ""
+		})
 		install(t, enabled("cni.repair.repairPods=false", "cni.repair.labelPods=true")...)
 		c.Until("the pod is labelled", booting, func() string {
 			if p := c.MustPod("early"); p.Labels["cni.istio.io/uninitialized"] != "true" {
@@ -151,6 +165,7 @@ func TestCNI(t *testing.T) {
 		if p := c.MustPod("early"); p.UID != uid || p.Labels["cni.istio.io/uninitialized"] != "" {
 			t.Errorf("uid %s, was %s; labels %v", p.UID, uid, p.Labels)
 		}
+		c.Until("the agent is not away any more", cluster.Patience, agentAway)
 		c.Until("the finding is gone", cluster.Patience, func() string {
 			if all := strings.Join(findings(t), "\n"); strings.Contains(all, `"WEIR0311"`) {
 				return all
