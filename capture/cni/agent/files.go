@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/weirmesh/weir/capture/cni"
 )
@@ -181,12 +182,32 @@ func (f *Files) Remove() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) == ".conflist" {
+			sweep(filepath.Join(f.Net, e.Name()), 0)
+		}
+	}
 	for _, path := range []string{filepath.Join(f.Bin, cni.Type), filepath.Join(f.Run, kubeconfigName), f.socket()} {
+		sweep(path, 0)
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// unfinished is in the names of files that are being written.
+const unfinished = ".weir-new-"
+
+// sweep takes away what agents that were killed had begun to write in a file's place, if it is older than that: megabytes of the plugin.
+// What cannot be taken away does no harm.
+func sweep(path string, older time.Duration) {
+	all, _ := filepath.Glob(path + unfinished + "*") // the pattern is ours
+	for _, name := range all {
+		if i, err := os.Stat(name); err == nil && time.Since(i.ModTime()) >= older {
+			_ = os.Remove(name)
+		}
+	}
 }
 
 // replace writes a file at once, so that nobody reads or runs half of it, unless it is as
@@ -200,7 +221,8 @@ func replace(path string, data io.ReadSeeker, mode fs.FileMode) (changed bool, e
 			return false, err
 		}
 	}
-	t, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".weir-new-*") // no name that a runtime reads
+	sweep(path, time.Minute)
+	t, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+unfinished+"*") // no name that a runtime reads
 	if err != nil {
 		return false, err
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -150,6 +151,43 @@ func TestFiles(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What an agent that was killed had begun to write goes with the next that writes, once it is too old to be another's who writes now, and
+// all of it goes in the end.
+func TestUnfinished(t *testing.T) {
+	f := host(t, map[string]string{"10-a.conflist": list})
+	bin := filepath.Join(f.Bin, cni.Type)
+	for _, path := range []string{bin + ".weir-new-1", bin + ".weir-new-2", bin + "-of-others", filepath.Join(f.Net, "10-a.conflist.weir-new-1"), filepath.Join(f.Run, "kubeconfig.weir-new-1")} {
+		write(t, path, "half")
+	}
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(bin+".weir-new-1", old, old); err != nil {
+		t.Fatal(err)
+	}
+	named := func(dir string) (out []string) {
+		for name := range folder(t, dir) {
+			if strings.HasPrefix(name, cni.Type) || strings.Contains(name, "weir-new") {
+				out = append(out, name)
+			}
+		}
+		slices.Sort(out)
+		return out
+	}
+	check := func(what string, want ...string) {
+		t.Helper()
+		if got := slices.Concat(named(f.Bin), named(f.Net), named(f.Run)); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+	}
+	if _, err := f.WriteProgram(); err != nil {
+		t.Fatal(err)
+	}
+	check("written", "weir-cni", "weir-cni-of-others", "weir-cni.weir-new-2", "10-a.conflist.weir-new-1", "kubeconfig.weir-new-1")
+	if err := f.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	check("removed", "weir-cni-of-others")
 }
 
 // A configuration that says the same in other words is left as it is: two who put things

@@ -173,7 +173,8 @@ func (p *pods) look(ctx context.Context, what need) {
 		if ctx.Err() != nil {
 			return
 		}
-		if (n == runs) != (what == runs) {
+		// One that runs and was never looked at is looked at now: whoever takes its rules away later did so while it ran.
+		if (n == runs) != (what == runs) && (n != runs || p.seen[pod.UID] != 0) {
 			continue
 		}
 		if spaces == nil { // all at once: it reads a file of every process

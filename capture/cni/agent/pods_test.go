@@ -186,7 +186,7 @@ func TestLook(t *testing.T) {
 		want  string // pods with rules, labelled, deleted; bad ones; metrics
 	}{
 		{Repair, false, "rules p1 p2 p3 p4 | labels - | deleted - | unprotected 0 | repair success 3"},
-		{Repair, true, "rules p4 | labels p1 p2 p3 | deleted - | unprotected 3 | repair failure 6"},
+		{Repair, true, "rules p4 | labels p1 p2 p3 | deleted - | unprotected 3 | repair failure 7"},
 		{Delete, false, "rules p4 | labels - | deleted p2 p3 | unprotected 0 | delete success 2"},
 		{Label, false, "rules p4 | labels p2 p3 | deleted - | unprotected 2 |"},
 		{Off, false, "rules p4 | labels - | deleted - | unprotected 2 |"},
@@ -281,6 +281,28 @@ func TestLook(t *testing.T) {
 				t.Errorf("still said to be bad: %v", p.bad)
 			}
 		})
+	}
+}
+
+// A pod that ran with rules when the news of it came loses them before the next look at those that run: that it ran unprotected is said.
+func TestLostSoon(t *testing.T) {
+	n := newNode(t)
+	running := pod(1, ended(0))
+	n.process(100, cgroup(1, "pause"), running.Name)
+	n.spaces[running.Name] = true
+	client := fake.NewClientset(running)
+	p := newPods(&Options{Client: client, Node: "n1", Repair: Repair, Proc: n.proc, Kernel: n.kernel(), Log: slog.New(slog.DiscardHandler)}, newMetrics())
+	p.learn([]change{{nameOf(running), running}})
+	p.look(t.Context(), waiting)
+	n.spaces[running.Name] = false
+	p.look(t.Context(), waiting) // which is not about it any more
+	if n.spaces[running.Name] {
+		t.Error("a pod that runs is looked at all the time")
+	}
+	p.look(t.Context(), runs)
+	events, err := client.CoreV1().Events("shop").List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(events.Items) != 1 || !n.spaces[running.Name] {
+		t.Errorf("events %+v, rules %v, %v", events.Items, n.spaces, err)
 	}
 }
 
