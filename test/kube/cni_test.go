@@ -40,6 +40,16 @@ func TestCNI(t *testing.T) {
 	}
 	c := cluster.Connect(t, "istio-injection=enabled", "pod-security.kubernetes.io/enforce=restricted")
 	t.Cleanup(func() { install(t) }) // without, so that other tests find what they expect
+	before := ""
+	if os.Getenv("WEIR_NODE") != "" {
+		install(t)
+		c.Until("no plugin is there", booting, func() string {
+			if before = networks(t); strings.Contains(before, "weir-cni") {
+				return before
+			}
+			return ""
+		})
+	}
 	install(t, enabled()...)
 
 	named := func(text, name string) string {
@@ -185,6 +195,18 @@ func TestCNI(t *testing.T) {
 		if why := reached(c, "caller"); why != "" { // who was captured stays so
 			t.Error(why)
 		}
+		if before == "" {
+			return // nobody can look at a node
+		}
+		c.Until("the node is as it was, byte for byte", booting, func() string {
+			if now := networks(t); now != before {
+				return now
+			}
+			if out, err := node(t, "ls -d "+bin+"/weir-cni* /var/run/weir-cni/* /run/weir-cni/* 2>/dev/null; true").Output(); err != nil || len(out) > 0 {
+				return fmt.Sprintf("%s %v", out, err)
+			}
+			return ""
+		})
 	})
 }
 

@@ -36,14 +36,29 @@ func onNode(t *testing.T, script string) {
 	}
 }
 
-// pinned are flags that keep the control plane on the node of WEIR_NODE.
-func pinned(t *testing.T) []string {
+// hostname is the name of the node of WEIR_NODE.
+func hostname(t *testing.T) string {
 	t.Helper()
 	name, err := node(t, "hostname").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []string{"--set", `pilot.nodeSelector.kubernetes\.io/hostname=` + strings.TrimSpace(string(name))}
+	return strings.TrimSpace(string(name))
+}
+
+// pinned are flags that keep the control plane there.
+func pinned(t *testing.T) []string {
+	return []string{"--set", `pilot.nodeSelector.kubernetes\.io/hostname=` + hostname(t)}
+}
+
+// networks are the node's network configurations, byte for byte.
+func networks(t *testing.T) string {
+	t.Helper()
+	out, err := node(t, `cd /etc/cni/net.d && for f in $(ls -A); do echo "== $f"; cat "$f"; done`).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
 }
 
 // here is the address at which the cluster reaches this machine, as the API server sees it.

@@ -249,12 +249,8 @@ func TestOrders(t *testing.T) {
 	})
 	onNode(t, "rm -rf /run/weir-orders; cp -a /etc/cni/net.d /run/weir-orders")
 	// All that is looked at is on the node that is broken.
-	hostname, err := node(t, "hostname").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := strings.TrimSpace(string(hostname))
-	install(t, "--set", `pilot.nodeSelector.kubernetes\.io/hostname=`+at, "--set", "cni.enabled=true", "--set", "cni.cniBinDir="+bin, "--set", "meshConfig.outboundTrafficPolicy.mode=REGISTRY_ONLY")
+	at := hostname(t)
+	install(t, append(pinned(t), "--set", "cni.enabled=true", "--set", "cni.cniBinDir="+bin, "--set", "meshConfig.outboundTrafficPolicy.mode=REGISTRY_ONLY")...)
 	w := witnessed(t, c)
 	text := func(s string) string {
 		return withImages(t, strings.ReplaceAll(s, "GUARDED", strings.NewReplacer("OUTSIDE", w.outside, "NODE", at).Replace(guarded)))

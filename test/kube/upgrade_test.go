@@ -3,6 +3,8 @@ package kube
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -141,6 +143,53 @@ func (s *streams) replace() {
 	}
 }
 
+// edition is a version of Weir: its program weir, and its images in the nodes.
+type edition struct{ program, hub, tag string }
+
+// today is the one that is tested.
+func today(t *testing.T) edition {
+	hub, tag := images(t)
+	return edition{program, hub, tag}
+}
+
+// before is the one that is upgraded from: WEIR_KUBE_BEFORE='PROGRAM HUB:TAG', or today's.
+func before(t *testing.T) edition {
+	t.Helper()
+	v := os.Getenv("WEIR_KUBE_BEFORE")
+	if v == "" {
+		return today(t)
+	}
+	program, image, _ := strings.Cut(v, " ")
+	colon := strings.LastIndexByte(image, ':')
+	if colon < 0 {
+		t.Fatalf("WEIR_KUBE_BEFORE=%q is not PROGRAM HUB:TAG", v)
+	}
+	return edition{program, image[:colon], image[colon+1:]}
+}
+
+func (e edition) install(t *testing.T, flags ...string) {
+	t.Helper()
+	args := append([]string{"install"}, flags...)
+	if e.tag != "" {
+		args = append(args, "--hub", e.hub, "--tag", e.tag)
+	}
+	if out, err := exec.CommandContext(t.Context(), e.program, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s install %v: %v\n%s", e.program, flags, err, out)
+	}
+}
+
+// proxies checks that the proxies of pods are of an edition.
+func (e edition) proxies(c *cluster.Cluster, selector string) {
+	c.T.Helper()
+	for _, p := range c.Pods(selector) {
+		for _, x := range append(p.Spec.InitContainers, p.Spec.Containers...) {
+			if x.Name == "istio-proxy" && e.tag != "" && x.Image != e.hub+"/weir-proxy:"+e.tag {
+				c.T.Errorf("pod %s has the proxy %s", p.Name, x.Image)
+			}
+		}
+	}
+}
+
 // proxies is the revision whose proxies the pods of a selector must have.
 func proxies(c *cluster.Cluster, selector, revision string) {
 	c.T.Helper()
@@ -151,13 +200,35 @@ func proxies(c *cluster.Cluster, selector, revision string) {
 	}
 }
 
+// found says what is missing until one control plane has so many proxies.
+func found(c *cluster.Cluster, proxies int) string {
+	of, err := shares(c)
+	if err != nil {
+		return err.Error()
+	}
+	all := 0
+	for _, n := range of {
+		all += n
+	}
+	if len(of) != 1 || all != proxies {
+		return fmt.Sprint(of)
+	}
+	return ""
+}
+
 // Two namespaces go from one revision of the control plane to another beside it and back, by their tag, and the gateway with
 // them, under a hundred requests a second within and fifty through the gateway: none fails. A thousand WebSockets stay while
 // the control plane of their proxies is replaced and the tag changes; they are closed only by the pods that serve them, as
-// these end to get proxies of the other revision, and are opened again.
+// these end to get proxies of the other revision, and are opened again. If the revision that is upgraded from is an earlier version's
+// (WEIR_KUBE_BEFORE), its control plane is replaced by today's in the end, and its proxies go on with that one.
 func TestUpgrade(t *testing.T) {
 	c := cluster.Connect(t, "istio.io/rev=weir-e2e")
-	install(t)
+	now, was := today(t), before(t)
+	of := map[string]edition{"default": was, "next": now}
+	if was != now {
+		bare(t, c) // so that nothing of today's is there
+	}
+	was.install(t)
 	must(t, "tag", "set", "weir-e2e", "--revision", "default", "--overwrite")
 	t.Cleanup(func() {
 		must(t, "tag", "remove", "weir-e2e", "--yes")
@@ -193,6 +264,7 @@ func TestUpgrade(t *testing.T) {
 	}
 	proxies(c, "app=web", "default")
 	proxies(open.c, "app", "default")
+	was.proxies(c, "app=web")
 	edge("default")
 	c.Apply(toWeb)
 	c.Until("the gateway serves it", booting, func() string {
@@ -206,42 +278,39 @@ func TestUpgrade(t *testing.T) {
 	open.during("a new control plane in the old one's place", func() {
 		renew(c, "istio-system", "istiod")
 		rolledOut(c, "istio-system")
-		c.Until("all proxies have found it, and the old one has ended", booting, func() string {
-			of, err := shares(c)
-			if err != nil {
-				return err.Error()
-			}
-			all := 0
-			for _, n := range of {
-				all += n
-			}
-			if len(of) != 1 || all != 7 { // web, chat, their callers, the gateway
-				return fmt.Sprint(of)
-			}
-			return ""
-		})
+		c.Until("all proxies have found it, and the old one has ended", booting, func() string { return found(c, 7) }) // web, chat, their callers, the gateway
 	})
 	t.Logf("the control plane is replaced after %v", time.Since(began).Round(time.Second))
-	install(t, "--revision", "next")
-	before := "default"
+	now.install(t, "--revision", "next")
+	last := "default"
 	for _, revision := range []string{"next", "default"} {
 		open.during("the tag leads to "+revision, func() {
 			must(t, "tag", "set", "weir-e2e", "--revision", revision, "--overwrite")
 			restart(c, c.Namespace)
 			proxies(c, "app=web", revision)
-			install(t, "--revision", revision, "--set", "gateways.istio-ingressgateway.enabled=true")
+			of[revision].proxies(c, "app=web")
+			of[revision].install(t, "--revision", revision, "--set", "gateways.istio-ingressgateway.enabled=true")
 			edge(revision)
-			proxies(open.c, "app=chat", before)
+			proxies(open.c, "app=chat", last)
 		})
 		open.replace()
+		of[revision].proxies(open.c, "app=chat")
 		proxies(open.c, "app=chat", revision)
 		t.Logf("%s after %v: %d WebSockets have been closed by their pods", revision, time.Since(began).Round(time.Second), open.left)
-		before = revision
+		last = revision
 	}
 	open.during("the other revision goes", func() {
 		must(t, "uninstall", "--revision", "next", "--yes")
 	})
 	t.Logf("there and back in %v", time.Since(began).Round(time.Second))
+	if was != now {
+		open.during("today's control plane in the earlier one's place", func() {
+			now.install(t)
+			c.Until("all proxies have found it, and the earlier one has ended", booting, func() string { return found(c, 7) })
+			was.proxies(c, "app=web")
+			was.proxies(open.c, "app")
+		})
+	}
 	stopped(t, c, "caller", log)
 	stopped(t, c, "outside", outside)
 	if err := c.Client.CoreV1().Pods(open.c.Namespace).Delete(t.Context(), "holder", metav1.DeleteOptions{}); err != nil {
