@@ -130,6 +130,17 @@ func TestInNamespace(t *testing.T) {
 		if err := capture.Verify(soon(), 15007, capture.ProbePort); err == nil || !strings.Contains(err.Error(), "not in force") || !strings.Contains(err.Error(), "connection refused") {
 			t.Errorf("no rules: %v", err)
 		}
+		if there, err := capture.InForce(t.Context(), 15007, capture.ProbePort); there || err == nil {
+			t.Errorf("no rules, and no proxy either: %v %v", there, err)
+		}
+		proxy, err := net.Listen("tcp4", "127.0.0.1:15007")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if there, err := capture.InForce(t.Context(), 15007, capture.ProbePort); there || err != nil {
+			t.Errorf("no rules beside a proxy: %v %v", there, err)
+		}
+		_ = proxy.Close()
 		listen(t, nil, "squatter", "tcp", "127.0.0.6:15002")
 		if err := capture.Verify(soon(), 15007, capture.ProbePort); err == nil || !strings.Contains(err.Error(), "not in force") {
 			t.Errorf("no rules, and somebody listens on the probe port: %v", err)
@@ -146,6 +157,16 @@ func TestInNamespace(t *testing.T) {
 		if err := capture.Verify(t.Context(), 15007, capture.ProbePort); err != nil {
 			t.Error(err)
 		}
+		if there, err := capture.InForce(t.Context(), 15007, capture.ProbePort); there || err == nil {
+			t.Errorf("rules that lead to nobody: %v %v", there, err)
+		}
+		if proxy, err = net.Listen("tcp4", "127.0.0.1:15007"); err != nil {
+			t.Fatal(err)
+		}
+		if there, err := capture.InForce(t.Context(), 15007, capture.ProbePort); !there || err != nil {
+			t.Errorf("rules that lead to the proxy: %v %v", there, err)
+		}
+		_ = proxy.Close()
 		if err := nft.Remove(r); err != nil {
 			t.Fatal(err)
 		}

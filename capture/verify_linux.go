@@ -76,3 +76,27 @@ func arrives(ctx context.Context, l net.Listener, target netip.AddrPort) error {
 		}
 	}
 }
+
+// InForce asks the same of a namespace whose proxy runs, by one connection that ends as it begins; the proxy takes no notice of it. An error
+// says that it cannot be told now.
+func InForce(ctx context.Context, inbound, probe uint16) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp4", netip.AddrPortFrom(Passthrough4, probe).String())
+	if err == nil {
+		_ = c.(*net.TCPConn).SetLinger(0) // nothing of it stays behind
+		return true, c.Close()
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return false, err
+	}
+	// Refused by nobody at the probe's port, or, redirected, by nobody at the inbound one?
+	l, busy := (&net.ListenConfig{}).Listen(ctx, "tcp4", netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), inbound).String())
+	switch {
+	case errors.Is(busy, unix.EADDRINUSE):
+		return false, nil
+	case busy == nil:
+		_ = l.Close()
+	}
+	return false, err
+}

@@ -11,3 +11,8 @@ import (
 func Verify(context.Context, uint16, uint16) error {
 	return errors.New("capture rules exist on Linux only; use --capture none")
 }
+
+// InForce is for Linux.
+func InForce(context.Context, uint16, uint16) (bool, error) {
+	return false, errors.New("capture rules exist on Linux only")
+}

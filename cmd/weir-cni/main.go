@@ -67,7 +67,7 @@ func run(args []string) error {
 	f.StringVar(&o.Files.HostRun, "host-run-dir", "/var/run/weir-cni", "the same folder as the host names it")
 	f.StringVar(&o.Files.Conf, "cni-conf-name", "", "file in --cni-net-dir to extend; that in use if empty")
 	exclude := f.String("exclude-namespaces", "kube-system", "namespaces, comma-separated, whose pods start without the plugin's doing; the agent's own is always among them")
-	mode := f.String("repair", string(agent.Repair), "what is done about pods that began without rules: repair (make them), delete, label ("+agent.Unprotected+"=true) or off")
+	mode := f.String("repair", string(agent.Repair), "what is done about pods that began without rules: repair (make them), delete or label ("+agent.Unprotected+"=true, as every mode does while they have none)")
 	f.StringVar(&o.Taint, "taint", "", "taint to remove from the node when the agent is ready, for example cni.istio.io/not-ready")
 	f.StringVar(&o.Proc, "proc", "/host/proc", "/proc of the host")
 	http := f.String("http", ":15014", "where /metrics and /readyz are served; empty for nowhere")
@@ -91,7 +91,7 @@ func run(args []string) error {
 		return fmt.Errorf("unexpected argument %q; weir-cni -h lists what there is", f.Arg(0))
 	case o.Node == "":
 		return errors.New("--node is missing: the chart sets NODE_NAME from spec.nodeName")
-	case o.Repair != agent.Repair && o.Repair != agent.Delete && o.Repair != agent.Label && o.Repair != agent.Off:
+	case o.Repair != agent.Repair && o.Repair != agent.Delete && o.Repair != agent.Label:
 		return fmt.Errorf("--repair %s: use repair, delete, label or off", *mode)
 	case lv.UnmarshalText([]byte(*level)) != nil:
 		return fmt.Errorf("--log-level %q: use debug, info, warn or error", *level)

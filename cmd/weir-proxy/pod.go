@@ -27,6 +27,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/weirmesh/weir/capture"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/identity/istioca"
 	"github.com/weirmesh/weir/internal/cgroup"
@@ -163,6 +164,10 @@ func runPod(ctx context.Context, role string, args []string) error {
 		}
 	}
 	g := runner.New(ctx)
+	capturing := &rules{ready: p.Ready, log: log, inForce: func(ctx context.Context) (bool, error) { return capture.InForce(ctx, inboundPort, capture.ProbePort) }}
+	if !s.Gateway && s.Capture != "none" {
+		g.Go("capture rules", func(ctx context.Context) error { return capturing.watch(ctx, func() { tell(life.Quit) }) })
+	}
 	g.Go("signals", func(ctx context.Context) error {
 		for {
 			select {
@@ -179,7 +184,7 @@ func runPod(ctx context.Context, role string, args []string) error {
 	})
 	if shared != nil {
 		g.Go("status", func(ctx context.Context) error {
-			return admin.ServeHandler(ctx, shared, status.Handler(status.Options{Ready: p.Ready, Stats: p.Stats, Drain: func() { tell(life.Drain) }, Quit: func() { tell(life.Quit) },
+			return admin.ServeHandler(ctx, shared, status.Handler(status.Options{Ready: capturing.Ready, Stats: p.Stats, Drain: func() { tell(life.Drain) }, Quit: func() { tell(life.Quit) },
 				Probes: s.Probes, Scrape: s.Scrape, PodIP: s.IPs[0], Log: log}), log)
 		})
 	}
@@ -195,7 +200,10 @@ func runPod(ctx context.Context, role string, args []string) error {
 		defer cancel() // the admin interface may end it, too
 		return serve(ctx, p)
 	})
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return capturing.verdict()
 }
 
 // farewell is how long connections are closed in good order once nothing is waited for.

@@ -14,9 +14,11 @@ import (
 // istio-iptables.
 const (
 	labelUncaptured  = "cni.istio.io/uninitialized"
+	annotationRan    = "weir.dev/ran-unprotected" // when a pod was found to run without rules that it had had; the node agent takes it away after an hour
 	statusUncaptured = 126
 	proxyContainer   = "istio-proxy"
 	validator        = "istio-validation"
+	maker            = "istio-init"
 )
 
 // Uncaptured reports whether the proxy or the init container of a pod ended because the
@@ -56,6 +58,12 @@ func CheckPod(p *corev1.Pod) []config.Finding {
 	out := slices.Concat(autoImage(p), examine(p), hostNetwork(p))
 	labelled := p.Labels[labelUncaptured] == "true"
 	if !labelled && !Uncaptured(p.Status) {
+		if at := p.Annotations[annotationRan]; at != "" {
+			was := config.New(config.TrafficNotCaptured, refOf("Pod", p), "", 0, "the rules that lead the traffic of this pod through its proxy were gone at "+at+", and were made again: what it sent and received before went past the mesh, UNPROTECTED",
+				"find out who took them away: what it runs may change rules itself (NET_ADMIN), and somebody on the node may; this is said for an hour")
+			was.Severity = config.Warning
+			out = append(out, was)
+		}
 		return out
 	}
 	runs := labelled && p.Status.Phase == corev1.PodRunning || slices.ContainsFunc(p.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool {
@@ -66,7 +74,13 @@ func CheckPod(p *corev1.Pod) []config.Finding {
 		message = "nothing leads the traffic of this pod through its proxy, and its application runs: UNPROTECTED"
 	}
 	hint := "an init container istio-init belongs into it: let the injector add both it and the proxy"
-	if slices.ContainsFunc(p.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == validator }) {
+	has := func(name string) bool {
+		return slices.ContainsFunc(p.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name })
+	}
+	switch {
+	case has(maker):
+		hint = "its init container made the rules, and somebody took them away: delete the pod, and find out who (NET_ADMIN in the pod, or on the node)"
+	case has(validator):
 		hint = "its node makes the rules: see the log of the node agent there (DaemonSet istio-cni-node); kubectl describe pod says why, too"
 	}
 	return append(out, config.New(config.TrafficNotCaptured, refOf("Pod", p), "", 0, message, hint))

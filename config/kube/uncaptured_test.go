@@ -49,6 +49,19 @@ func TestCheckPod(t *testing.T) {
 	}
 }
 
+// That a pod ran without its rules for a while is remembered as a warning, as long as the node agent says so, and as an error while it does.
+func TestRanUnprotected(t *testing.T) {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart", Annotations: map[string]string{"weir.dev/ran-unprotected": "2026-11-22T12:00:00Z"}}, Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+	if got := kube.CheckPod(p); len(got) != 1 || got[0].Code != config.TrafficNotCaptured || got[0].Severity != config.Warning || !strings.Contains(got[0].Message, "were gone at 2026-11-22T12:00:00Z") {
+		t.Errorf("%v", got)
+	}
+	p.Labels = map[string]string{"cni.istio.io/uninitialized": "true"}
+	p.Spec.InitContainers = []corev1.Container{{Name: "istio-init"}}
+	if got := kube.CheckPod(p); len(got) != 1 || got[0].Severity != config.Error || !strings.Contains(got[0].Hint, "delete the pod") {
+		t.Errorf("%v", got)
+	}
+}
+
 // The image auto is the injector's to replace: a pod that still has it was not completed, and cannot start.
 func TestCheckPodAutoImage(t *testing.T) {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "edge", Name: "gateway"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "istio-proxy", Image: "auto"}}}}

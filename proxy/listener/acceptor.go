@@ -299,6 +299,10 @@ func (a *Acceptor) arrive(fd int, remote, at loop.Addr, config *Config, table *T
 			a.refuse(fd, info, config, Looping)
 			return
 		}
+		if info.Original == proof {
+			p.Close(fd)
+			return
+		}
 		if config.HandOff {
 			found, waits := a.handOff(table, info.Original, config)
 			if waits {
@@ -442,6 +446,9 @@ func (refused) Data(_ *conn.Conn, b []byte) int { return len(b) }
 func (refused) EOF(*conn.Conn)                  {}
 func (refused) Drained(*conn.Conn)              {}
 func (refused) Closed(*conn.Conn, conn.Why)     {}
+
+// proof is where nobody listens, and capture rules lead here all the same: who connects proves that they are in force (capture.InForce), and wants nothing else.
+var proof = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 6}), 15002)
 
 // recover finds the original destination; false refuses the connection.
 func (a *Acceptor) recover(fd int, info *conn.Info, at loop.Addr) bool {

@@ -19,9 +19,8 @@ import (
 // Mode is what is done about a pod without the rules it asked for.
 type Mode string
 
-// Modes. All but Off label a pod that stays without rules, and the control plane says so.
+// Modes. All label a pod that stays without rules, and the control plane says so.
 const (
-	Off    Mode = "off"
 	Repair Mode = "repair" // make the rules, in the pod's network namespace
 	Delete Mode = "delete" // let its controller make another
 	Label  Mode = "label"  // leave it to others
@@ -29,6 +28,12 @@ const (
 
 // Unprotected is the label of a pod without the rules it asked for, Istio's.
 const Unprotected = "cni.istio.io/uninitialized"
+
+// RanUnprotected is an annotation of a pod: when it was found to run without rules that it had before. It stays for lostKept after they were
+// made again, because what happened meanwhile nobody else saw.
+const RanUnprotected = "weir.dev/ran-unprotected"
+
+const lostKept = time.Hour
 
 // need is how much a pod needs rules.
 type need uint8
@@ -67,7 +72,12 @@ func trim(p *corev1.Pod) {
 	}
 	p.Spec = corev1.PodSpec{HostNetwork: p.Spec.HostNetwork, InitContainers: init}
 	p.Status = corev1.PodStatus{Phase: p.Status.Phase, InitContainerStatuses: p.Status.InitContainerStatuses}
-	p.Annotations, p.ManagedFields = nil, nil
+	if at, ok := p.Annotations[RanUnprotected]; ok {
+		p.Annotations = map[string]string{RanUnprotected: at}
+	} else {
+		p.Annotations = nil
+	}
+	p.ManagedFields = nil
 }
 
 // pods looks after those of the node.
@@ -213,7 +223,10 @@ func (p *pods) one(ctx context.Context, pod *corev1.Pod, n need, s process) {
 		return
 	}
 	if err == nil && n == runs {
-		p.event(ctx, pod, "TrafficNotCaptured", "the rules that capture this pod's traffic are gone: it ran unprotected")
+		if !p.bad[pod.UID] { // once, not each time it is looked at
+			p.event(ctx, pod, "TrafficNotCaptured", "the rules that capture this pod's traffic are gone: it ran unprotected")
+			p.annotate(ctx, pod, time.Now().UTC().Format(time.RFC3339))
+		}
 		log.Error("a running pod had no capture rules: what it sent and received went past the mesh")
 	}
 	if err == nil {
@@ -254,10 +267,15 @@ func (p *pods) mend(ctx context.Context, k cni.Kernel, pod *corev1.Pod, n need, 
 // good takes back what was said of a pod.
 func (p *pods) good(ctx context.Context, pod *corev1.Pod) {
 	_, labelled := pod.Labels[Unprotected]
-	if (labelled || p.bad[pod.UID]) && p.o.Repair != Off {
-		p.patch(ctx, pod, nil)
+	if labelled || p.bad[pod.UID] {
+		p.patch(ctx, pod, map[string]any{"labels": map[string]any{Unprotected: nil}})
 	}
 	delete(p.bad, pod.UID)
+	if at, ok := pod.Annotations[RanUnprotected]; ok {
+		if when, err := time.Parse(time.RFC3339, at); err != nil || time.Since(when) > lostKept {
+			p.annotate(ctx, pod, nil)
+		}
+	}
 }
 
 // label says that a pod is without rules, for the control plane and people.
@@ -266,20 +284,24 @@ func (p *pods) label(ctx context.Context, pod *corev1.Pod, why error) {
 		return
 	}
 	p.bad[pod.UID] = true
-	if p.o.Repair != Off {
-		p.patch(ctx, pod, "true")
-	}
+	p.patch(ctx, pod, map[string]any{"labels": map[string]any{Unprotected: "true"}})
 	p.event(ctx, pod, "TrafficNotCaptured", "the traffic of this pod is not captured: "+why.Error())
 }
 
-// patch sets the label through the pod's status: who may do that may change what is said of a pod, and not what it runs.
-func (p *pods) patch(ctx context.Context, pod *corev1.Pod, value any) {
-	data, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID, "labels": map[string]any{Unprotected: value}}})
+// annotate says when a pod ran without rules.
+func (p *pods) annotate(ctx context.Context, pod *corev1.Pod, at any) {
+	p.patch(ctx, pod, map[string]any{"annotations": map[string]any{RanUnprotected: at}})
+}
+
+// patch changes what is said of a pod through its status: who may do that may not change what it runs.
+func (p *pods) patch(ctx context.Context, pod *corev1.Pod, meta map[string]any) {
+	meta["uid"] = pod.UID
+	data, err := json.Marshal(map[string]any{"metadata": meta})
 	if err == nil {
 		_, err = p.o.Client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, data, metav1.PatchOptions{}, "status")
 	}
 	if err != nil {
-		p.o.Log.Warn("a pod's label cannot be changed", "pod", pod.Namespace+"/"+pod.Name, "label", Unprotected, "err", err)
+		p.o.Log.Warn("what is said of a pod cannot be changed", "pod", pod.Namespace+"/"+pod.Name, "err", err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -189,7 +190,6 @@ func TestLook(t *testing.T) {
 		{Repair, true, "rules p4 | labels p1 p2 p3 | deleted - | unprotected 3 | repair failure 7"},
 		{Delete, false, "rules p4 | labels - | deleted p2 p3 | unprotected 0 | delete success 2"},
 		{Label, false, "rules p4 | labels p2 p3 | deleted - | unprotected 2 |"},
-		{Off, false, "rules p4 | labels - | deleted - | unprotected 2 |"},
 	} {
 		t.Run(fmt.Sprint(c.mode, c.stuck), func(t *testing.T) {
 			n := newNode(t)
@@ -262,6 +262,25 @@ func TestLook(t *testing.T) {
 				events, err := client.CoreV1().Events("shop").List(t.Context(), metav1.ListOptions{})
 				if err != nil || len(events.Items) != 1 || events.Items[0].InvolvedObject.Name != "p4" || !n.spaces["p4"] || !n.spaces["p3"] {
 					t.Errorf("events %+v, rules %v, %v", events.Items, n.spaces, err)
+				}
+				// It is remembered for a while that it ran without.
+				lost := func() string {
+					now, err := client.CoreV1().Pods("shop").Get(t.Context(), "p4", metav1.GetOptions{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					return now.Annotations[RanUnprotected]
+				}
+				if _, err := time.Parse(time.RFC3339, lost()); err != nil {
+					t.Errorf("p4 ran without rules, and nothing says so: %q", lost())
+				}
+				refresh()
+				if p.look(t.Context(), runs); lost() == "" {
+					t.Error("that p4 ran without rules is forgotten at once")
+				}
+				p.known[types.NamespacedName{Namespace: "shop", Name: "p4"}].Annotations = map[string]string{RanUnprotected: time.Now().Add(-lostKept - time.Minute).Format(time.RFC3339)}
+				if p.look(t.Context(), runs); lost() != "" {
+					t.Errorf("that p4 ran without rules is said for ever: %s", lost())
 				}
 			}
 			if !c.stuck {

@@ -15,10 +15,10 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 install.weir.dev/owner: {{ .Release.Name }}
 {{- end }}
 
-{{- /* What the node agent does about pods without rules. Istio's settings, of which the first counts. */ -}}
+{{- /* What the node agent does about pods without rules: it says so in any case. Istio's settings, of which the first counts. */ -}}
 {{- define "weir.cniRepair" -}}
 {{- with .Values.cni.repair -}}
-{{- if not .enabled }}off{{ else if .repairPods }}repair{{ else if .deletePods }}delete{{ else if .labelPods }}label{{ else }}off{{ end }}
+{{- if not .enabled }}label{{ else if .repairPods }}repair{{ else if .deletePods }}delete{{ else }}label{{ end }}
 {{- end }}
 {{- end }}
 
