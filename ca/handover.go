@@ -192,6 +192,25 @@ func (r *Rolling) Notes() []string {
 	return slices.Clone(r.last.notes)
 }
 
+// Views are the roots in force; of those that are left out it is said until when they stay.
+func (r *Rolling) Views() []View {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	asked := r.asked.bundle.Roots()
+	out := r.last.held.Views()
+	for i, c := range r.last.held.bundle.Roots() {
+		if slices.ContainsFunc(asked, c.Equal) {
+			continue
+		}
+		for _, t := range r.machine.trusted {
+			if t.root.Equal(c) {
+				out[i].Retires = t.needed
+			}
+		}
+	}
+	return out
+}
+
 // step is called under mu.
 func (r *Rolling) step() {
 	before := r.last.held

@@ -106,6 +106,9 @@ func TestHandoverSaysWhatWaits(t *testing.T) {
 				t.Errorf("%q is not in\n%s", want, notes)
 			}
 		}
+		if v := r.Views(); len(v) != 2 || !v[1].Signs || !v[1].Retires.Equal(time.Now().Add(25*time.Hour)) || !v[0].Retires.IsZero() {
+			t.Errorf("the old root retires when nobody needs it, and the new one does not: %+v", v)
+		}
 		time.Sleep(time.Until(a.until))
 		r.Look()
 		r.Ask(selfSigned(t, Options{}))

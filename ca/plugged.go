@@ -71,10 +71,7 @@ func (p *Plugged) Problem() string {
 }
 
 // Views are the roots in force.
-func (p *Plugged) Views(time.Time) []View {
-	held, _ := p.Watch()
-	return held.Views()
-}
+func (p *Plugged) Views(time.Time) []View { return p.Rolling.Views() }
 
 // Run follows the files until ctx ends.
 func (p *Plugged) Run(ctx context.Context) error {

@@ -88,6 +88,9 @@ const (
 	WatchSilent             Code = "WEIR0118"
 	AsksForNobody           Code = "WEIR0119"
 	ClusterAway             Code = "WEIR0120"
+	ClockJumped             Code = "WEIR0121"
+	TooManySeries           Code = "WEIR0122"
+	RootStillNeeded         Code = "WEIR0123"
 	NodeAgentAway           Code = "WEIR0137"
 	ReplicaAway             Code = "WEIR0138"
 	InjectorAway            Code = "WEIR0139"
@@ -215,6 +218,9 @@ var codes = []CodeInfo{
 	{WatchSilent, Warning, "WatchSilent", "The API server of Kubernetes answers, but a watch of it says nothing, not even the bookmark that is due every minute. All objects of the kind are read every few minutes instead: nothing is lost, and changes are seen late."},
 	{AsksForNobody, Error, "AsksForNobody", "The label istio.io/rev of an object or a namespace, or of pods where their namespace says nothing, names neither a revision that is installed nor a tag; or istio-injection=enabled (of pods: sidecar.istio.io/inject=true) is there and no revision or tag is called default. The object is in force at no control plane. Pods that start in the namespace, or have the label, get no proxy: what they send is not encrypted, and no policy is asked. `weir tag list` shows the names there are."},
 	{ClusterAway, Warning, "ClusterAway", "The API server of Kubernetes does not answer, or needs seconds for a request. What is changed in the cluster meanwhile is not seen, or late. What is known stays in force: proxies keep their configuration, certificates are given to pods whose token is known."},
+	{ClockJumped, Warning, "ClockJumped", "The clock of a machine jumped within the last hour, as a proxy on it noticed: the machine slept, or its clock was set. Proxies renew certificates that ended meanwhile before they make calls; a call about that time may have been refused nevertheless, because a certificate seemed ended or not yet begun. A clock that stays wrong has to be set. `weir proxy identity WORKLOAD` tells of it afterwards."},
+	{TooManySeries, Warning, "TooManySeries", "A proxy has more series of metrics than it keeps (20,000 a worker), because peers sent too many names, identities or statuses. No request is lost, and none uncounted: those without a series of their own are counted under the workload __overflow__ (weir_proxy_series_overflow_total). The message says where most of them are. It is said for an hour after the last one."},
+	{RootStillNeeded, Warning, "RootStillNeeded", "A root is to be trusted no longer, and connected workloads show certificates that lead to it. While it is only left out of root-cert.pem it stays trusted until none does, and nobody is refused: wait, and keep what the control plane remembers of it (ca/handover.pem, Secret istio-ca-handover). One that is cut off (distrusted.pem), or that a control plane does not know of any more, is trusted no longer at once: those who have renewed refuse the others. Counted are proxies that say what they show, as Weir's do."},
 	{NodeAgentAway, Warning, "NodeAgentAway", "The node agent of a node (DaemonSet istio-cni-node) is not there or not ready. Pods on the node run on; those that start wait for it, and rules that a running pod loses are not made again. A node that is tainted until its agent is ready takes no pods."},
 	{ReplicaAway, Warning, "ReplicaAway", "A replica of the control plane is not ready, or does not answer the others. They do its work; what is connected to it or known by it alone is not in what is shown."},
 	{InjectorAway, Error, "InjectorAway", "The API server does not reach the webhooks of a revision. Pods that ask for its proxies do not start, and objects of the mesh cannot be changed, until it does: neither runs without having been asked about. Who waits is told to try again as soon as the webhooks answer."},

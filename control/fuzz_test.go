@@ -70,8 +70,21 @@ func FuzzObserve(f *testing.F) {
 	}
 	f.Add(hello, said)
 	f.Add([]byte{}, []byte{8, 1})
+	of, err := proto.Marshal(&observev1.Condition{ClockJumpNano: -5e9, RenewalError: "away", Overflow: 7, Crowd: edgeTo("b", 7)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(hello, of)
 	p := start(f, f.TempDir())
 	f.Fuzz(func(t *testing.T, hello, said []byte) {
+		now, c := time.Now(), &observev1.Condition{}
+		if x := (&reporter{node: "n"}); proto.Unmarshal(said, c) == nil && x.hear(c, now) == nil {
+			for _, f := range conditionFindings([]condition{*x.condition.Load()}, now) {
+				if len(f.Message) > 2000 {
+					t.Errorf("%d bytes: %s", len(f.Message), f.Message)
+				}
+			}
+		}
 		h, r := &observev1.Hello{}, &observev1.Report{}
 		if proto.Unmarshal(hello, h) != nil || proto.Unmarshal(said, r) != nil {
 			return // grpc refuses it

@@ -34,7 +34,10 @@ type holder struct {
 	host     string // it asked from, if it did not
 }
 
-type certificate struct{ from, until time.Time }
+type certificate struct {
+	from, until time.Time
+	root        string // the serial number of that to which it leads, as its holder says
+}
 
 func (i *issued) note(id identity.ID, workload, host string, leaf *x509.Certificate) {
 	k := holder{id: id, workload: workload[:min(len(workload), maxWorkloadName)]}
@@ -49,7 +52,7 @@ func (i *issued) note(id identity.ID, workload, host string, leaf *x509.Certific
 	if _, known := i.m[k]; !known && len(i.m) >= maxIssued {
 		i.makeRoom(time.Now())
 	}
-	i.m[k] = certificate{leaf.NotBefore, leaf.NotAfter}
+	i.m[k] = certificate{from: leaf.NotBefore, until: leaf.NotAfter}
 }
 
 // count is how many are good still.
@@ -91,19 +94,29 @@ type holders struct {
 	Authority apiv1.Identity           `json:"authority"` // what signs; without workloads
 	All       []apiv1.IdentityWorkload `json:"all"`
 	Connected []string                 `json:"connected,omitempty"` // namespace/name
+	// Conditions are what connected proxies said of themselves that somebody has to know, DependOn who leads to which root.
+	Conditions []condition           `json:"conditions,omitempty"`
+	DependOn   map[string]dependants `json:"dependOn,omitempty"`
 }
 
 // ownHolders are those known here: what proxies say that are connected here, and what was issued here. overdue leaves out all but those
 // that say themselves that they should have renewed.
 func (p *Plane) ownHolders(now time.Time, overdue bool) holders {
-	out := holders{Name: p.o.Name, Authority: p.authorityView(now)}
+	out := holders{Name: p.o.Name, Authority: p.authorityView(now), DependOn: p.dependOn(now)}
 	for _, r := range p.edges.asking.list() {
-		c := r.held.Load()
+		c, said := r.held.Load(), r.condition.Load()
+		if said == nil {
+			said = &condition{}
+		}
+		if said.worthTelling(now) {
+			out.Conditions = append(out.Conditions, *said)
+		}
 		_, name, ok := nodeName(r.node)
 		if c == nil || !ok || overdue && !late(now, c.from, c.until, overdueLeft) {
 			continue
 		}
-		out.All = append(out.All, apiv1.IdentityWorkload{Identity: r.self.Identity, Workload: name[len(r.self.Namespace)+1:], From: c.from, Until: c.until, Connected: true, Reported: true})
+		out.All = append(out.All, apiv1.IdentityWorkload{Identity: r.self.Identity, Workload: name[len(r.self.Namespace)+1:], From: c.from, Until: c.until, Connected: true, Reported: true,
+			LastError: said.Error, LastErrorAt: said.Failed})
 	}
 	if overdue {
 		return out

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -207,17 +208,34 @@ func horizon(now time.Time, v *apiv1.Identity) *apiv1.Horizon {
 // identityFindings are what of it somebody has to know without asking: of all control planes that answer.
 func (p *Plane) identityFindings(ctx context.Context, now time.Time) (out []config.Finding) {
 	others, _ := p.otherHolders(ctx, true)
-	for _, w := range together(now, p.ownHolders(now, false), others, !p.replicas.alone(), nil).Workloads {
+	own := p.ownHolders(now, false)
+	conditions, on := own.Conditions, maps.Clone(own.DependOn)
+	for _, o := range others {
+		conditions = append(conditions, o.Conditions...)
+		for serial, d := range o.DependOn {
+			all := on[serial]
+			all.add(d)
+			on[serial] = all
+		}
+	}
+	out = append(conditionFindings(conditions, now), rootFindings(own.Authority.Roots, on, p.o.TrustDomain, now)...)
+	named := 0
+	for _, w := range together(now, own, others, !p.replicas.alone(), nil).Workloads {
 		if w.Overdue && late(now, w.From, w.Until, worriedLeft) {
 			id, err := identity.Parse(w.Identity)
 			if err != nil {
 				continue
 			}
+			failed, hint := "", "lastError of `weir proxy certs "+w.Workload+"` is what its authority answered, or why it was not reached; `weir identity` shows all certificates"
+			if w.LastError != "" {
+				failed, hint = fmt.Sprintf(": at %s its proxy met: %s", w.LastErrorAt.UTC().Format(time.RFC3339), w.LastError), "correct what its authority refuses, or what keeps it from being reached: it asks again by itself; `weir identity` shows all certificates"
+			}
 			out = append(out, config.New(config.IdentityHorizon, mesh.Ref{Kind: "Pod", Namespace: id.Namespace, Name: w.Workload}, "", 0,
-				fmt.Sprintf("the certificate of %s ends %s and was not renewed, though that was due", w.Identity, w.Until.UTC().Format(time.RFC3339)),
-				"lastError of `weir proxy certs "+w.Workload+"` is what its authority answered, or why it was not reached; `weir identity` shows all certificates"))
+				fmt.Sprintf("the certificate of %s ends %s and was not renewed, though that was due%s", w.Identity, w.Until.UTC().Format(time.RFC3339), failed),
+				hint))
+			named++
 		}
-		if len(out) == 20 {
+		if named == maxTold {
 			break
 		}
 	}

@@ -130,7 +130,14 @@ func (s *edges) Observe(stream grpc.BidiStreamingServer[observev1.ProxyMessage, 
 					err = stream.Send(stop)
 				}
 			} else if c := m.GetCertificate(); c != nil {
-				who.held.Store(&certificate{time.Unix(0, int64(c.GetFromUnixNano())), time.Unix(0, int64(c.GetUntilUnixNano()))})
+				if len(c.GetRoot()) > maxRootText {
+					err = status.Error(codes.InvalidArgument, "the serial number of the root is too long")
+				}
+				who.held.Store(&certificate{from: time.Unix(0, int64(c.GetFromUnixNano())), until: time.Unix(0, int64(c.GetUntilUnixNano())), root: c.GetRoot()[:min(len(c.GetRoot()), maxRootText)]})
+			} else if c := m.GetCondition(); c != nil {
+				if bad := who.hear(c, time.Now().Round(0)); bad != nil {
+					err = status.Error(codes.InvalidArgument, bad.Error())
+				}
 			} else if r := m.GetReport(); r != nil {
 				err = s.report(stream, who, r)
 			}
@@ -155,6 +162,8 @@ type reporter struct {
 	epoch uint64
 	last  time.Time
 	held  atomic.Pointer[certificate] // that it said it shows; nil: it has not
+	// condition is what it said of itself; nil: nothing.
+	condition atomic.Pointer[condition]
 	// orders are for it to answer, or to follow.
 	orders chan *observev1.ControlMessage
 	gone   <-chan struct{} // closed when its stream has ended

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,7 +9,6 @@ import (
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/internal/skew"
-	"github.com/weirmesh/weir/mesh"
 )
 
 // versionFindings are about proxies whose version this control plane does not support, one for those of a version.
@@ -25,14 +23,8 @@ func versionFindings(all []apiv1.ProxyStatus, plane string) (out []config.Findin
 		names := byVersion[version]
 		slices.Sort(names)
 		names = slices.Compact(names)
-		namespace, name, _ := strings.Cut(names[0], "/")
 		message := fmt.Sprintf("its proxy has version %s, which is %s (%s)", version, skew.Unsupported(version, plane), plane)
-		if len(names) > 1 {
-			const shown = 3
-			more := names[1:min(len(names), shown)]
-			message += fmt.Sprintf("; so have %d others: %s", len(names)-1, strings.Join(more, ", ")+map[bool]string{true: ", …"}[len(names) > shown])
-		}
-		out = append(out, config.New(config.ProxyVersion, mesh.Ref{Kind: "Pod", Namespace: cmp.Or(namespace, "default"), Name: name}, "", 0, message,
+		out = append(out, config.New(config.ProxyVersion, podRef(names[0]), "", 0, message+besides("so have", names),
 			"restart the workload, so that it gets the proxy of its revision; upgrade the control plane before its proxies"))
 	}
 	return out

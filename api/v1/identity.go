@@ -59,6 +59,9 @@ type IdentityWorkload struct {
 	Connected bool      `json:"connected"`         // its proxy is connected to a control plane
 	Reported  bool      `json:"reported"`          // its proxy said so; otherwise it is the newest that control planes remember to have issued
 	Overdue   bool      `json:"overdue,omitempty"` // it should have renewed by now
+	// LastError is why its last attempt to renew failed, as its proxy says, and when; empty: it did not, or the proxy does not say.
+	LastError   string    `json:"lastError,omitempty"`
+	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
 }
 
 // Rehearsal is GET /api/v1/identity/rehearsal: the machines of the authority and of workloads, run ahead
