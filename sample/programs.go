@@ -184,9 +184,13 @@ func tcpEcho(fs *flag.FlagSet, _ Environment) func() (service, error) {
 func echoing(fs *flag.FlagSet, env Environment) func() (service, error) {
 	v := version(fs, env, "any text")
 	o := tcpFlags(fs, "")
-	var tcpPorts []int
+	var tcpPorts, tlsPorts []int
 	fs.Func("tcp-port", "TCP: `ports` to listen on, comma-separated", func(s string) (err error) {
 		tcpPorts, err = parsePorts(s)
+		return err
+	})
+	fs.Func("tls-port", "HTTPS: `ports` to listen on, comma-separated, with a certificate that nobody signed", func(s string) (err error) {
+		tlsPorts, err = parsePorts(s)
 		return err
 	})
 	return func() (service, error) {
@@ -195,12 +199,19 @@ func echoing(fs *flag.FlagSet, env Environment) func() (service, error) {
 			if err != nil {
 				return err
 			}
+			secure, err := listen(ctx, env, "echo", tlsPorts)
+			if err == nil && len(secure) > 0 {
+				err = server.Secure(secure, env.Host)
+			}
+			if err != nil {
+				return err
+			}
 			return each(func(ctx context.Context, ln net.Listener) error {
 				if slices.Contains(tcp, ln) {
 					return echo.ServeTCP(ctx, ln, o())
 				}
 				return echo.ServeHTTP(ctx, ln, echo.HTTP{Version: *v, Hostname: env.Host, Finish: server.FinishTimeout})
-			})(ctx, slices.Concat(lns, tcp), drain)
+			})(ctx, slices.Concat(lns, tcp, secure), drain)
 		}, nil
 	}
 }
