@@ -48,7 +48,8 @@ Which of its rules have no effect, because of which rule of which object. With
   weir status vs/shop/cart dr/shop/cart --check
   weir status --watch
   weir status --check && echo all is well
-  weir status -o json | jq -r '.proxies[] | select(.behind) | .name'`,
+  weir status -o json | jq -r '.proxies[] | select(.behind) | .name'
+  weir status -o json | jq .busiest         # what changed most in the last minute`,
 		ValidArgsFunction: a.completeObjects(&namespace),
 	}
 	output := outputFlag(cmd)
@@ -165,7 +166,7 @@ func key(s *apiv1.Status, err error) string {
 		return err.Error()
 	}
 	c := *s
-	c.Proxies = slices.Clone(s.Proxies)
+	c.Proxies, c.Busiest = slices.Clone(s.Proxies), nil
 	for i := range c.Proxies {
 		c.Proxies[i].BytesSent = 0
 	}

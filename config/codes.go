@@ -91,6 +91,7 @@ const (
 	ClockJumped             Code = "WEIR0121"
 	TooManySeries           Code = "WEIR0122"
 	RootStillNeeded         Code = "WEIR0123"
+	AlwaysChanging          Code = "WEIR0124"
 	NodeAgentAway           Code = "WEIR0137"
 	ReplicaAway             Code = "WEIR0138"
 	InjectorAway            Code = "WEIR0139"
@@ -225,6 +226,7 @@ var codes = []CodeInfo{
 	{ReplicaAway, Warning, "ReplicaAway", "A replica of the control plane is not ready, or does not answer the others. They do its work; what is connected to it or known by it alone is not in what is shown."},
 	{InjectorAway, Error, "InjectorAway", "The API server does not reach the webhooks of a revision. Pods that ask for its proxies do not start, and objects of the mesh cannot be changed, until it does: neither runs without having been asked about. Who waits is told to try again as soon as the webhooks answer."},
 	{LeaderAway, Warning, "LeaderAway", "None of the control planes does what one does for all: the one that held the Lease has not renewed it, and none could take it. Proxies and pods are served; roots in namespaces, status of objects, rotation of the authority and caBundles of webhooks stay as they are."},
+	{AlwaysChanging, Warning, "AlwaysChanging", "An object, or the endpoints of a service, changed at least six times in each of the last ten minutes: every time what is made of it is made again and sent to the proxies that use it. A rollout is over by then, and a container that ends again and again is restarted less often; so it is an endpoint that becomes ready and unready, or somebody who writes an object again and again, often two controllers that do not agree. The message names the one that changes most."},
 
 	{ImageNotRunnable, Error, "ImageNotRunnable", "In local mode containers run as processes. The image is none of the built-in samples and the container has no command, so there is nothing to run. Pods that run stay as they are."},
 	{ValueNotAvailable, Error, "ValueNotAvailable", "In local mode a variable asks for something that only exists in a cluster. Pods that run stay as they are."},

@@ -160,7 +160,7 @@ func (p *Plane) status(ctx context.Context, u *store.Update) apiv1.Status {
 	for _, x := range all {
 		s.Proxies = append(s.Proxies, x.Proxy)
 	}
-	s.Silent = silent
+	s.Silent, s.Busiest = silent, p.pushers.busiest(time.Now())
 	s.Counts = apiv1.Counts{Services: u.Snapshot.Services.Len(), Workloads: u.Snapshot.Workloads.Len(), Objects: u.Objects.Len()}
 	for _, f := range found {
 		switch f.Severity {
@@ -242,7 +242,7 @@ func (p *Plane) everyFinding(ctx context.Context, u *store.Update) (found []conf
 // findings are those of the configuration, of its translation for the proxies, of the
 // proxies themselves, and of the runtime that keeps the workloads of a laptop mesh.
 func (p *Plane) findings(u *store.Update) []config.Finding {
-	all := slices.Concat(u.Findings, p.runtimeFindings(), p.authorityFindings(time.Now()), p.feeds.plaintextFindings(), p.issuerFindings(), p.clusterFindings(u))
+	all := slices.Concat(u.Findings, p.runtimeFindings(), p.authorityFindings(time.Now()), p.feeds.plaintextFindings(), p.issuerFindings(), p.clusterFindings(u), p.pushers.findings(time.Now()))
 	if problems := p.feeds.problems.Load(); problems != nil {
 		for _, x := range *problems {
 			all = append(all, config.New(config.SetAside, x.Ref, "", cmp.Or(x.Line, x.Ref.Line), x.Text, ""))

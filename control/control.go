@@ -145,6 +145,7 @@ type Plane struct {
 	ready       chan struct{}
 	receipts    *receipts
 	past        past
+	pushers     pushers
 	census      *census
 	watch       *watch
 	events      *events

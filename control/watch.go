@@ -295,4 +295,5 @@ func (p *Plane) note(old, cur *store.Update) {
 	}
 	p.events.add(now, list...)
 	p.watch.follow(fresh)
+	p.pushers.note(old, cur, fresh, removed, now)
 }

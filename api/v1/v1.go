@@ -22,7 +22,16 @@ type Status struct {
 	Proxies     []Proxy    `json:"proxies"`          // of all control planes of the mesh
 	Silent      []string   `json:"silent,omitempty"` // control planes that did not say which proxies are connected to them
 	Findings    []Finding  `json:"findings"`
-	Analyzed    bool       `json:"analyzed"` // findings across objects are about this version
+	Busiest     []Changing `json:"busiest,omitempty"` // what changed most in the last whole minute, five at most
+	Analyzed    bool       `json:"analyzed"`          // findings across objects are about this version
+}
+
+// Changing is what makes the control plane push: an object, or a service by its endpoints.
+type Changing struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	Changes   int    `json:"changes"` // in the last whole minute
 }
 
 // Counts of what is configured.

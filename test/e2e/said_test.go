@@ -78,8 +78,8 @@ func TestStatusSaysIt(t *testing.T) {
 
 // Of whom docs/scenarios.md says that `weir status` says something, it is shown here, or by a test of the control plane.
 func TestScenariosAreSaid(t *testing.T) {
-	// control: TestAuthorityFindings, TestStatusSaysWhoDoesNotRenew, TestStatusSaysWhatProxiesSayOfThemselves
-	shown := map[string]bool{"S39": true, "S40": true, "S41": true, "S42": true, "S46": true}
+	// control: TestWhoPushesMost, TestAuthorityFindings, TestStatusSaysWhoDoesNotRenew, TestStatusSaysWhatProxiesSayOfThemselves
+	shown := map[string]bool{"S23": true, "S39": true, "S40": true, "S41": true, "S42": true, "S46": true}
 	for _, s := range said {
 		shown[s.scenario] = true
 	}
