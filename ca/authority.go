@@ -278,6 +278,20 @@ func (a *Authority) RootNotAfter() time.Time { return a.root.NotAfter }
 // and all above it.
 func (a *Authority) ChainNotAfter() time.Time { return a.until }
 
+// FirstEnd is the certificate with which signing ends, and the file of a plugged-in authority that it is from.
+func (a *Authority) FirstEnd() (c *x509.Certificate, file string) {
+	c, file = a.cert, "ca-cert.pem"
+	for _, above := range a.above {
+		if above.NotAfter.Before(c.NotAfter) {
+			c, file = above, "cert-chain.pem"
+		}
+	}
+	if a.root.NotAfter.Before(c.NotAfter) || a.root.Equal(c) {
+		c, file = a.root, "root-cert.pem"
+	}
+	return c, file
+}
+
 // ChainNotBefore is when signing began: the last beginning of the signing certificate and
 // all above it.
 func (a *Authority) ChainNotBefore() time.Time { return a.from }

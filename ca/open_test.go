@@ -255,6 +255,13 @@ func TestOpenPlugged(t *testing.T) {
 		if !m.NotAfter().Equal(inTwoHours) || !a.ChainNotAfter().Equal(inTwoHours) {
 			t.Errorf("%s: ends %s, the authority %s", c.name, m.NotAfter(), a.ChainNotAfter())
 		}
+		file := "ca-cert.pem"
+		if c.above == 0 {
+			file = "root-cert.pem"
+		}
+		if first, from := a.FirstEnd(); !first.NotAfter.Equal(inTwoHours) || from != file {
+			t.Errorf("%s: %s of %s ends first", c.name, first.Subject, from)
+		}
 		issued, err := a.Sign(request(t, ecKey(t, elliptic.P256()), x509.CertificateRequest{}), Grant{ID: cart})
 		if err != nil || len(issued.Chain) != 1+c.above+1 {
 			t.Errorf("%s: answer of %d, %v", c.name, len(issued.Chain), err)

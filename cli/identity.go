@@ -20,6 +20,11 @@ when, which certificates are in use. The horizon is the time at which the first
 thing breaks if nobody does anything, with what breaks and why; a mesh whose root
 is its own has none while everything works: the root is succeeded in time.
 
+Certificates that people put there, which nobody in the mesh renews, count, too:
+of an authority that is plugged in and of an external one, in Secrets and files of
+Gateways, Sidecars and DestinationRules. Files are those that connected proxies of
+Weir read. Of a chain the first end counts, of authorities the last.
+
 All control planes of the mesh are asked. A certificate is the one that its proxy
 says it shows; of proxies that say nothing (Envoy, Istio's), the newest that the
 control planes issued since they started; of which nothing is known are counted.
@@ -101,6 +106,7 @@ func (p *printer) identity(v *apiv1.Identity, wide bool) {
 		t.add(text(clean(r.Name)), text(clean(r.Serial)), text(day(r.Until)), text(signs), text(day(r.Retires)))
 	}
 	p.print(t)
+	p.given(v, wide)
 	overdue := 0
 	t = newTable("IDENTITY", "WORKLOAD", "VALID UNTIL", "LEFT", "STATE")
 	for _, w := range v.Workloads {
@@ -122,6 +128,32 @@ func (p *printer) identity(v *apiv1.Identity, wide bool) {
 	}
 	if wide && len(v.Workloads) > 0 || overdue > 0 {
 		p.print(t)
+	}
+}
+
+// mostGiven of those that people put there are shown, unless all are asked for.
+const mostGiven = 10
+
+func (p *printer) given(v *apiv1.Identity, wide bool) {
+	if len(v.Given) == 0 {
+		return
+	}
+	t := newTable("NAMED BY", "FIELD", "CERTIFICATE", "VALID UNTIL", "LEFT")
+	list := v.Given
+	if !wide {
+		list = list[:min(len(list), mostGiven)]
+	}
+	for _, g := range list {
+		left := text(span(g.Until.Sub(v.Time)))
+		if g.Until.Sub(v.Time) < 7*24*time.Hour {
+			left.color = red
+		}
+		t.add(text(clean(g.Object)), text(clean(g.Field)), text(clean(g.Source)), text(day(g.Until)), left)
+	}
+	p.printf("\n")
+	p.print(t)
+	if more := len(v.Given) - len(list); more > 0 {
+		p.printf("and %d that end later: -o wide\n", more)
 	}
 }
 

@@ -2,12 +2,18 @@ package control
 
 import (
 	"context"
+	"crypto"
+	"crypto/x509"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"sync/atomic"
 	"time"
 
+	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/ca"
 	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/mesh"
 )
 
@@ -46,6 +52,33 @@ func openAuthority(o Options) (ca.Source, func(context.Context) error, error) {
 		return nil, nil, err
 	}
 	return own, own.Run, nil
+}
+
+// overseen is the external authority, and notes which certificate above those that it signs ends first.
+func (p *Plane) overseen() ca.External {
+	if p.o.ExternalCA == nil {
+		return nil
+	}
+	return overseen{p.o.ExternalCA, &p.above}
+}
+
+type overseen struct {
+	ca.External
+	above *atomic.Pointer[x509.Certificate]
+}
+
+// Certify is described at ca.External.
+func (o overseen) Certify(ctx context.Context, csr []byte, key crypto.PublicKey, ttl time.Duration) ([]byte, error) {
+	text, err := o.External.Certify(ctx, csr, key, ttl)
+	if chain, bad := identity.ParseCertificates(text); err == nil && bad == nil && len(chain) > 1 {
+		o.above.Store(slices.MinFunc(chain[1:], func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) }))
+	}
+	return text, err
+}
+
+// ended is how a certificate is called.
+func ended(c *x509.Certificate, file string) apiv1.IdentityEnd {
+	return apiv1.IdentityEnd{Name: fmt.Sprintf("%s (serial %x)", c.Subject, c.SerialNumber), File: file, Until: c.NotAfter}
 }
 
 // authorityFindings say what people have to do about the certificate authority.

@@ -139,6 +139,8 @@ type Plane struct {
 	feeds   *feeds
 
 	latest atomic.Pointer[store.Update]
+	given  atomic.Pointer[given]            // of latest, or of what was that
+	above  atomic.Pointer[x509.Certificate] // see overseen
 	// changed is closed and made anew with every new latest.
 	changed atomic.Pointer[chan struct{}]
 	// ready is closed when the first configuration is in force.
@@ -216,7 +218,7 @@ func New(o Options) (*Plane, error) {
 	signing := slices.Clone(p.askers) // who has a certificate is served until that ends
 	certificates.Renew = o.Renew
 	signing[0] = certificates
-	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, External: o.ExternalCA, TrustDomains: p.trustDomains, Issued: p.issued.note, Log: o.Log, Authenticators: signing}); err != nil {
+	if p.signer, err = caserver.New(caserver.Options{Authority: p.auth, External: p.overseen(), TrustDomains: p.trustDomains, Issued: p.issued.note, Log: o.Log, Authenticators: signing}); err != nil {
 		return nil, err
 	}
 	id, err := identity.New(o.TrustDomain, cmp.Or(o.Settings.RootNamespace, "istio-system"), control)

@@ -9,9 +9,11 @@ import (
 	"sync"
 	"time"
 
+	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	replicasv1 "github.com/weirmesh/weir/api/replicas/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/identity"
+	"github.com/weirmesh/weir/mesh"
 )
 
 const (
@@ -88,6 +90,37 @@ func (i *issued) makeRoom(now time.Time) {
 	}
 }
 
+// said is what a proxy says that it shows, and reads.
+type said struct {
+	certificate
+	files []heldFile
+}
+
+// heldFile is a file of certificates that a proxy reads.
+type heldFile struct {
+	Workload string    `json:"workload"` // namespace/name
+	Path     string    `json:"path"`
+	Subject  string    `json:"subject"`
+	From     time.Time `json:"from"`
+	Until    time.Time `json:"until"`
+}
+
+const (
+	// maxFiles and maxFileText bound what is kept of what one proxy says of its files.
+	maxFiles    = 100
+	maxFileText = 512
+)
+
+func saidToHold(c *observev1.Certificate) *said {
+	at := func(nano uint64) time.Time { return time.Unix(0, int64(nano)) }
+	out := &said{certificate: certificate{from: at(c.GetFromUnixNano()), until: at(c.GetUntilUnixNano()), root: c.GetRoot()[:min(len(c.GetRoot()), maxRootText)]}}
+	for _, f := range c.GetFiles()[:min(len(c.GetFiles()), maxFiles)] {
+		out.files = append(out.files, heldFile{Path: f.GetPath()[:min(len(f.GetPath()), maxFileText)], Subject: f.GetSubject()[:min(len(f.GetSubject()), maxFileText)],
+			From: at(f.GetFromUnixNano()), Until: at(f.GetUntilUnixNano())})
+	}
+	return out
+}
+
 // holders is what one control plane knows of who holds which certificate.
 type holders struct {
 	Name      string                   `json:"name"`      // its own
@@ -97,12 +130,19 @@ type holders struct {
 	// Conditions are what connected proxies said of themselves that somebody has to know, DependOn who leads to which root.
 	Conditions []condition           `json:"conditions,omitempty"`
 	DependOn   map[string]dependants `json:"dependOn,omitempty"`
+	Files      []heldFile            `json:"files,omitempty"`
+	// Of this one alone, for the others have the same: certificates in Secrets, and what names files.
+	secrets []apiv1.IdentityGiven
+	snap    *mesh.Snapshot
 }
 
 // ownHolders are those known here: what proxies say that are connected here, and what was issued here. overdue leaves out all but those
-// that say themselves that they should have renewed.
+// that say themselves that they should have renewed, and of files all that end soon.
 func (p *Plane) ownHolders(now time.Time, overdue bool) holders {
-	out := holders{Name: p.o.Name, Authority: p.authorityView(now), DependOn: p.dependOn(now)}
+	out := holders{Name: p.o.Name, Authority: p.authorityView(now), DependOn: p.dependOn(now), secrets: p.secretsGiven()}
+	if u := p.latest.Load(); u != nil {
+		out.snap = u.Snapshot
+	}
 	for _, r := range p.edges.asking.list() {
 		c, said := r.held.Load(), r.condition.Load()
 		if said == nil {
@@ -112,7 +152,15 @@ func (p *Plane) ownHolders(now time.Time, overdue bool) holders {
 			out.Conditions = append(out.Conditions, *said)
 		}
 		_, name, ok := nodeName(r.node)
-		if c == nil || !ok || overdue && !late(now, c.from, c.until, overdueLeft) {
+		if c == nil || !ok {
+			continue
+		}
+		for _, f := range c.files {
+			if f.Workload = name; !overdue || endsSoon(now, f.From, f.Until) {
+				out.Files = append(out.Files, f)
+			}
+		}
+		if overdue && !late(now, c.from, c.until, overdueLeft) {
 			continue
 		}
 		out.All = append(out.All, apiv1.IdentityWorkload{Identity: r.self.Identity, Workload: name[len(r.self.Namespace)+1:], From: c.from, Until: c.until, Connected: true, Reported: true,

@@ -55,6 +55,16 @@ func (p *Plane) authorityView(now time.Time) apiv1.Identity {
 		out.Roots = append(out.Roots, apiv1.IdentityRoot{Name: v.Name, Serial: v.Serial, From: v.From, Until: v.Until, Succeeds: v.Ours, Signs: v.Signs, Begins: v.Begins, Retires: v.Retires})
 	}
 	out.Succeeds = slices.ContainsFunc(out.Roots, func(r apiv1.IdentityRoot) bool { return r.Signs && r.Succeeds })
+	out.SigningEnds = ended(held.FirstEnd())
+	if p.o.CA == "" && p.o.Authority == nil {
+		out.SigningEnds.File = "" // the mesh's own
+	}
+	if p.o.ExternalCA != nil {
+		out.External = &apiv1.IdentityEnd{}
+		if c := p.above.Load(); c != nil {
+			*out.External = ended(c, "")
+		}
+	}
 	if x, ok := p.auth.(interface{ Problem() string }); ok {
 		out.Problem = x.Problem()
 	}
@@ -86,6 +96,12 @@ func together(now time.Time, own holders, others []holders, partial bool, silent
 	}
 	all := append([]holders{own}, others...)
 	out.Workloads = append([]apiv1.IdentityWorkload{}, merged(all)...)
+	var files []heldFile
+	for _, h := range all {
+		files = append(files, h.Files...)
+	}
+	out.Given = slices.Concat(own.secrets, inFiles(own.snap, files))
+	slices.SortStableFunc(out.Given, func(a, b apiv1.IdentityGiven) int { return a.Until.Compare(b.Until) })
 	out.Unknown = unheard(all, out.Workloads)
 	out.Certificates = len(out.Workloads)
 	for i := range out.Workloads {
@@ -183,24 +199,48 @@ func horizon(now time.Time, v *apiv1.Identity) *apiv1.Horizon {
 		}
 	}
 	if ended := !now.Before(v.SigningUntil); ended || !v.Succeeds || v.Problem != "" {
-		h := apiv1.Horizon{At: v.SigningUntil, What: "no certificate is made any more, and none in use is accepted",
-			Why: "the signing certificate ends, or one above it", Remedy: "put a new one into the folder of --ca, or into the Secret cacerts"}
-		if v.Succeeds {
+		h := apiv1.Horizon{At: v.SigningUntil, What: "no certificate is made any more, and none in use is accepted", Object: "CertificateAuthority " + v.TrustDomain, Field: v.SigningEnds.File}
+		switch {
+		case v.Succeeds:
 			h.Why, h.Remedy = "the root ends, and its successor cannot be made: "+v.Problem, "correct what is said"
+		case v.SigningEnds.File == "root-cert.pem":
+			h.Why = "the root " + v.SigningEnds.Name + " ends"
+			h.Remedy = "put its successor and what that signed into the folder of --ca, or into Secret cacerts: it is trusted at once, and signs when everybody knows it"
+		case v.SigningEnds.File == "":
+			h.Why, h.Remedy = "the signing certificate "+v.SigningEnds.Name+" ends", "put a new one into the folder of --ca, or into the Secret cacerts"
+		default:
+			h.Why = "the intermediate " + v.SigningEnds.Name + " ends"
+			h.Remedy = "put another one of the same root into " + v.SigningEnds.File + " in the folder of --ca, or in Secret cacerts: it is used at once"
+		}
+		if v.External != nil && !v.Succeeds {
+			h.What = "the control plane has no certificate any more: proxies take no configuration from it, and certificates of workloads, which somebody else signs, end without being renewed"
 		}
 		take(h)
 	}
+	if e := v.External; e != nil && e.Name != "" {
+		take(apiv1.Horizon{At: e.Until, Object: "CertificateAuthority " + v.TrustDomain, What: "what the external certificate authority signed is refused", Why: "its " + e.Name + " ends, unless it signs by another one before",
+			Remedy: "renew it at the external authority; if its root changes, put that into root-cert.pem of the mesh's own authority first"})
+	}
 	for _, r := range v.Roots {
 		if !r.Signs && !r.Succeeds && r.Retires.IsZero() && now.Before(r.Until) {
-			take(apiv1.Horizon{At: r.Until, What: "workloads whose certificates lead to the root " + strconv.Quote(r.Name) + " are refused", Why: "it ends", Remedy: "put its successor beside it in root-cert.pem"})
+			take(apiv1.Horizon{At: r.Until, Object: "CertificateAuthority " + v.TrustDomain, Field: "root-cert.pem",
+				What: "workloads whose certificates lead to the root " + strconv.Quote(r.Name) + " are refused", Why: "it ends", Remedy: "put its successor beside it in root-cert.pem"})
 		}
 	}
 	for _, w := range v.Workloads {
 		if w.Overdue {
-			take(apiv1.Horizon{At: w.Until, What: "workload " + w.Workload + " is refused by all others", Why: "its certificate ends, and it has not renewed it, though that was due: it is connected, and may not be able to reach its certificate authority",
+			take(apiv1.Horizon{At: w.Until, Object: "Pod " + w.Workload, What: "workload " + w.Workload + " is refused by all others", Why: "its certificate ends, and it has not renewed it, though that was due: it is connected, and may not be able to reach its certificate authority",
 				Remedy: "look at lastError of `weir proxy certs " + w.Workload + "`, and at the log of the control plane"})
 			break // sorted by their ends
 		}
+	}
+	if len(v.Given) > 0 { // sorted, too
+		g := &v.Given[0]
+		h := apiv1.Horizon{At: g.Until, Object: g.Object, Field: g.Field, What: g.Breaks, Why: g.Source + " ends", Remedy: remedy(g)}
+		if g.Object != "" {
+			h.Why += ", which " + g.Object + " names in " + g.Field
+		}
+		take(h)
 	}
 	return first
 }
@@ -219,8 +259,15 @@ func (p *Plane) identityFindings(ctx context.Context, now time.Time) (out []conf
 		}
 	}
 	out = append(conditionFindings(conditions, now), rootFindings(own.Authority.Roots, on, p.o.TrustDomain, now)...)
-	named := 0
-	for _, w := range together(now, own, others, !p.replicas.alone(), nil).Workloads {
+	named, given := 0, 0
+	v := together(now, own, others, !p.replicas.alone(), nil)
+	for i := range v.Given {
+		if g := &v.Given[i]; endsSoon(now, g.From, g.Until) && given < maxTold {
+			out = append(out, ending(g))
+			given++
+		}
+	}
+	for _, w := range v.Workloads {
 		if w.Overdue && late(now, w.From, w.Until, worriedLeft) {
 			id, err := identity.Parse(w.Identity)
 			if err != nil {
@@ -270,6 +317,12 @@ func (p *Plane) rehearse(now time.Time, years, away float64) apiv1.Rehearsal {
 		r.Roots = append(r.Roots, ca.Root{From: root.From, Until: root.Until, Ours: root.Succeeds})
 	}
 	done := r.Run()
+	for _, g := range p.identityView(now).Given {
+		if g.Until.Before(r.Until) {
+			done.Events = append(done.Events, ca.Event{At: g.Until, What: fmt.Sprintf("%s: %s, unless somebody puts another there before", g.Source, g.Breaks)})
+		}
+	}
+	slices.SortStableFunc(done.Events, func(a, b ca.Event) int { return a.At.Compare(b.At) })
 	out := apiv1.Rehearsal{From: r.From, Until: r.Until, Away: away, Issued: done.Issued, Refused: done.Refused, Events: []apiv1.RehearsalEvent{}, Breaks: []apiv1.RehearsalEvent{}}
 	for _, e := range done.Events {
 		out.Events = append(out.Events, apiv1.RehearsalEvent{At: e.At, What: e.What})

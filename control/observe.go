@@ -133,7 +133,7 @@ func (s *edges) Observe(stream grpc.BidiStreamingServer[observev1.ProxyMessage, 
 				if len(c.GetRoot()) > maxRootText {
 					err = status.Error(codes.InvalidArgument, "the serial number of the root is too long")
 				}
-				who.held.Store(&certificate{from: time.Unix(0, int64(c.GetFromUnixNano())), until: time.Unix(0, int64(c.GetUntilUnixNano())), root: c.GetRoot()[:min(len(c.GetRoot()), maxRootText)]})
+				who.held.Store(saidToHold(c))
 			} else if c := m.GetCondition(); c != nil {
 				if bad := who.hear(c, time.Now().Round(0)); bad != nil {
 					err = status.Error(codes.InvalidArgument, bad.Error())
@@ -161,7 +161,7 @@ type reporter struct {
 	self  apiv1.EdgeEnd
 	epoch uint64
 	last  time.Time
-	held  atomic.Pointer[certificate] // that it said it shows; nil: it has not
+	held  atomic.Pointer[said] // that it said it shows; nil: it has not
 	// condition is what it said of itself; nil: nothing.
 	condition atomic.Pointer[condition]
 	// orders are for it to answer, or to follow.

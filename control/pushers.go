@@ -133,7 +133,7 @@ func (s *pushers) note(old, cur *store.Update, fresh, removed []*receipt, now ti
 
 // flapped is an endpoint that is in one of two sets only, or not as it was; "" if there is none.
 func flapped(was, is *mesh.EndpointSet) string {
-	before, after := places(was), places(is)
+	before, after := endpointsAt(was), endpointsAt(is)
 	var out []string
 	for at, e := range after {
 		if b := before[at]; b == nil || b.Health != e.Health {
@@ -155,8 +155,8 @@ func flapped(was, is *mesh.EndpointSet) string {
 	return at
 }
 
-// places are the endpoints of a set by where they are reached; it may be nil.
-func places(set *mesh.EndpointSet) map[string]*mesh.Endpoint {
+// endpointsAt are the endpoints of a set by where they are reached; it may be nil.
+func endpointsAt(set *mesh.EndpointSet) map[string]*mesh.Endpoint {
 	out := map[string]*mesh.Endpoint{}
 	if set != nil {
 		for _, list := range set.Ports {

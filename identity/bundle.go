@@ -118,6 +118,26 @@ func ParseCertificates(text []byte) ([]*x509.Certificate, error) {
 	}
 }
 
+// Ends is the certificate with which a PEM text ceases to be of use: of a chain, leaf first, the first that ends; of authorities, by which
+// others are judged, the last. What is in the text beside certificates, a key for example, does not matter. Nil if there is no certificate.
+func Ends(text []byte) *x509.Certificate {
+	var out *x509.Certificate
+	authorities := false
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if block.Type != "CERTIFICATE" || err != nil {
+			continue
+		}
+		if out == nil {
+			authorities = c.IsCA
+		}
+		if out == nil || c.NotAfter.After(out.NotAfter) == authorities {
+			out = c
+		}
+	}
+	return out
+}
+
 // EncodeCertificates is the inverse of ParseCertificates.
 func EncodeCertificates(certs ...*x509.Certificate) []byte {
 	var out []byte

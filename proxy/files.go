@@ -2,8 +2,14 @@ package proxy
 
 import (
 	"context"
+	"maps"
+	"os"
+	"slices"
+	"sync"
 	"time"
 
+	observev1 "github.com/weirmesh/weir/api/observe/v1"
+	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/proxy/state"
 )
 
@@ -47,5 +53,50 @@ func (s *publisher) lookAtFiles() int {
 		s.publish(next, gone)
 		s.follow()
 	}
+	s.noteFiles()
 	return len(names)
+}
+
+// held are the files of certificates in use, for the control plane, and what is closed when they are others.
+type held struct {
+	mu      sync.Mutex
+	names   state.Files
+	files   []*observev1.CertificateFile
+	changed chan struct{}
+}
+
+// maxFiles is what a control plane takes of them.
+const maxFiles = 100
+
+// noteFiles reads until when files of certificates are good, if they are not those that were noted last.
+func (s *publisher) noteFiles() {
+	names, h := s.builder.Files(), &s.p.held
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if names.Equal(h.names) {
+		return
+	}
+	h.names, h.files = names, nil
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		text, err := os.ReadFile(name)
+		if err != nil || len(h.files) == maxFiles {
+			continue // who needs the file says so
+		}
+		if c := identity.Ends(text); c != nil {
+			h.files = append(h.files, &observev1.CertificateFile{Path: name, Subject: c.Subject.String(), FromUnixNano: uint64(c.NotBefore.UnixNano()), UntilUnixNano: uint64(c.NotAfter.UnixNano())})
+		}
+	}
+	if h.changed != nil {
+		close(h.changed)
+		h.changed = nil
+	}
+}
+
+func (h *held) watch() ([]*observev1.CertificateFile, <-chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.changed == nil {
+		h.changed = make(chan struct{})
+	}
+	return h.files, h.changed
 }

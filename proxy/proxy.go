@@ -163,6 +163,7 @@ type Proxy struct {
 	self    *observe.Peer
 	frame   []byte // our metadata for the TCP exchange
 	id      *identity.Manager
+	held    held // files of certificates
 	gate    *tls.Gate
 	level   *admin.Level    // of the log
 	demands *demand.Demands // nil: nothing is ever on demand

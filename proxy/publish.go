@@ -110,7 +110,7 @@ func (p *Proxy) subscribe(saved *restore.Saved) {
 			}
 			return conn, err
 		}})
-	p.sender = edges.NewSender(edges.Options{Hello: &observev1.Hello{NodeId: p.o.Node.ID, Workload: p.o.Node.Workload}, Connect: p.observed, Collect: p.collect, Records: p.Records, Limits: p.Limits, Level: p.level.Ask, Certificate: p.certificate, Condition: p.condition, Aside: p.aside.take, Tap: p.tap, Tapped: p.taps.caught, Stirred: p.stirred, Log: p.o.Log})
+	p.sender = edges.NewSender(edges.Options{Hello: &observev1.Hello{NodeId: p.o.Node.ID, Workload: p.o.Node.Workload}, Connect: p.observed, Collect: p.collect, Records: p.Records, Limits: p.Limits, Level: p.level.Ask, Certificate: p.certificate, Condition: p.condition, Files: p.held.watch, Aside: p.aside.take, Tap: p.tap, Tapped: p.taps.caught, Stirred: p.stirred, Log: p.o.Log})
 	p.xds.Subscribe(resource.ClusterType)
 	p.xds.Subscribe(resource.ListenerType)
 	if p.demands != nil {
@@ -337,6 +337,7 @@ func (s *publisher) update(u state.Update) error {
 	if len(s.builder.Files()) > 0 {
 		signal(s.files)
 	}
+	s.noteFiles()
 	return err
 }
 

@@ -11,6 +11,11 @@ type Identity struct {
 	CertificateTTL string    `json:"certificateTTL"`    // of workloads' certificates: "24h0m0s"
 	// SigningUntil is the end of the signing certificate and of those above it.
 	SigningUntil time.Time `json:"signingUntil"`
+	// SigningEnds is the certificate of which SigningUntil is the end.
+	SigningEnds IdentityEnd `json:"signingEnds"`
+	// External is somebody else's authority, which signs for workloads: the certificate above theirs that ends first, as far as one
+	// was seen since the control plane started. Nil: the mesh's own signs.
+	External *IdentityEnd `json:"external,omitempty"`
 	// Succeeds says that the mesh makes a successor of its root by itself, in time.
 	Succeeds bool `json:"succeeds"`
 	// Problem says what is wrong with the authority's files, Notes what is coming into force.
@@ -24,6 +29,8 @@ type Identity struct {
 	// Certificates are those known that have not ended, Workloads their holders, those that end first first.
 	Certificates int                `json:"certificates"`
 	Workloads    []IdentityWorkload `json:"workloads"`
+	// Given are certificates that people put into the mesh, for gateways and for calls to others: those that end first first.
+	Given []IdentityGiven `json:"given,omitempty"`
 	// Unknown are connected workloads (namespace/name) of whose certificates nothing is known: their proxies say nothing, and no control
 	// plane remembers to have issued one.
 	Unknown []string `json:"unknown,omitempty"`
@@ -42,8 +49,31 @@ type IdentityRoot struct {
 	Retires time.Time `json:"retires,omitzero"`
 }
 
+// IdentityEnd is a certificate that ends.
+type IdentityEnd struct {
+	Name  string    `json:"name,omitempty"` // subject and serial number
+	File  string    `json:"file,omitempty"` // of a plugged-in authority
+	Until time.Time `json:"until,omitzero"`
+}
+
+// IdentityGiven is a certificate that somebody put into the mesh, and who has to put another there.
+type IdentityGiven struct {
+	Object string    `json:"object,omitempty"` // that names it: "Gateway shop/web"; "" if none that is known does
+	Field  string    `json:"field,omitempty"`  // of Object: "spec.servers[0].tls.credentialName"
+	Source string    `json:"source"`           // "Secret istio-system/web: tls.crt", "file /etc/certs/tls.crt"
+	Name   string    `json:"name"`             // the certificate's subject
+	From   time.Time `json:"from"`
+	Until  time.Time `json:"until"`
+	Breaks string    `json:"breaks"` // what does, then
+	// Workloads (namespace/name) read the file: some of Readers.
+	Workloads []string `json:"workloads,omitempty"`
+	Readers   int      `json:"readers,omitempty"`
+}
+
 // Horizon is the first thing that breaks.
 type Horizon struct {
+	Object string    `json:"object,omitempty"` // to be changed, if it is one: "Gateway shop/web"
+	Field  string    `json:"field,omitempty"`
 	At     time.Time `json:"at"`
 	What   string    `json:"what"`
 	Why    string    `json:"why"`

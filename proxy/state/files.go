@@ -39,6 +39,9 @@ func same(a, b os.FileInfo) bool {
 	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
 }
 
+// Equal reports whether all files are as they were.
+func (f Files) Equal(o Files) bool { return maps.EqualFunc(f, o, same) }
+
 // fileSource is dataSource of what is read again when its file changes: certificates, keys, roots and revocations of listeners
 // and clusters.
 func (b *Builder) fileSource(d *corev3.DataSource, path string) ([]byte, error) {
@@ -54,7 +57,24 @@ func (b *Builder) fileSource(d *corev3.DataSource, path string) ([]byte, error) 
 }
 
 // Files are those that configuration in force has been read from, as they were then.
-func (b *Builder) Files() Files { return maps.Clone(b.files) }
+func (b *Builder) Files() Files {
+	if len(b.files) == 0 {
+		return nil
+	}
+	used := map[string]bool{}
+	for _, l := range b.cur.listeners {
+		for _, name := range l.files {
+			used[name] = true
+		}
+	}
+	for _, s := range b.specs {
+		for _, name := range s.files {
+			used[name] = true
+		}
+	}
+	maps.DeleteFunc(b.files, func(name string, _ os.FileInfo) bool { return !used[name] })
+	return maps.Clone(b.files)
+}
 
 // Reread makes what is in files anew that are not what they were. What cannot be read, or does not fit together (half of a certificate and
 // key that are being replaced), stays as it was until its files change again, and is told. next is nil if nothing is new.
@@ -101,18 +121,6 @@ func (b *Builder) Reread(now Files) (next *State, gone []*cluster.Endpoint, read
 		}
 		made = true
 	}
-	used := map[string]bool{}
-	for _, l := range state.listeners {
-		for _, name := range l.files {
-			used[name] = true
-		}
-	}
-	for _, s := range b.specs {
-		for _, name := range s.files {
-			used[name] = true
-		}
-	}
-	maps.DeleteFunc(b.files, func(name string, _ os.FileInfo) bool { return !used[name] })
 	if !made {
 		return nil, nil, read, err
 	}

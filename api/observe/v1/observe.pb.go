@@ -615,12 +615,14 @@ func (x *Hello) GetEpoch() uint64 {
 	return 0
 }
 
-// Certificate is the one that the proxy shows its peers: said after the hello, and again when there is another.
+// Certificate is the one that the proxy shows its peers: said after the hello, and again when there is another, or other files.
 type Certificate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	FromUnixNano  uint64                 `protobuf:"fixed64,1,opt,name=from_unix_nano,json=fromUnixNano,proto3" json:"from_unix_nano,omitempty"`
 	UntilUnixNano uint64                 `protobuf:"fixed64,2,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"`
 	Root          string                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"` // serial number of the root it leads to, hexadecimal
+	// Files of certificates that configuration has it read, at most 100.
+	Files         []*CertificateFile `protobuf:"bytes,4,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -676,6 +678,82 @@ func (x *Certificate) GetRoot() string {
 	return ""
 }
 
+func (x *Certificate) GetFiles() []*CertificateFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// CertificateFile is a file of certificates, and until when it is of use.
+type CertificateFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`       // as the proxy sees it
+	Subject       string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"` // of the certificate that ends it
+	FromUnixNano  uint64                 `protobuf:"fixed64,3,opt,name=from_unix_nano,json=fromUnixNano,proto3" json:"from_unix_nano,omitempty"`
+	UntilUnixNano uint64                 `protobuf:"fixed64,4,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateFile) Reset() {
+	*x = CertificateFile{}
+	mi := &file_api_observe_v1_observe_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateFile) ProtoMessage() {}
+
+func (x *CertificateFile) ProtoReflect() protoreflect.Message {
+	mi := &file_api_observe_v1_observe_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateFile.ProtoReflect.Descriptor instead.
+func (*CertificateFile) Descriptor() ([]byte, []int) {
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CertificateFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *CertificateFile) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *CertificateFile) GetFromUnixNano() uint64 {
+	if x != nil {
+		return x.FromUnixNano
+	}
+	return 0
+}
+
+func (x *CertificateFile) GetUntilUnixNano() uint64 {
+	if x != nil {
+		return x.UntilUnixNano
+	}
+	return 0
+}
+
 // Condition is what the proxy alone knows of itself and somebody may have to be told: said after the hello, if there is anything, and
 // again when it has changed. The newest one counts. Times are of the proxy's clock.
 type Condition struct {
@@ -694,7 +772,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[4]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +784,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[4]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +797,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{4}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Condition) GetTimeUnixNano() uint64 {
@@ -795,7 +873,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[5]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +885,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[5]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +898,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{5}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Report) GetSequence() uint64 {
@@ -873,7 +951,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[6]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +963,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[6]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +976,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{6}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Edge) GetSide() Side {
@@ -984,7 +1062,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[7]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -996,7 +1074,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[7]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1009,7 +1087,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{7}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Peer) GetWorkload() string {
@@ -1052,7 +1130,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[8]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1142,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[8]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1155,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{8}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Service) GetHost() string {
@@ -1118,7 +1196,7 @@ type OutcomeCount struct {
 
 func (x *OutcomeCount) Reset() {
 	*x = OutcomeCount{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[9]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1208,7 @@ func (x *OutcomeCount) String() string {
 func (*OutcomeCount) ProtoMessage() {}
 
 func (x *OutcomeCount) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[9]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1221,7 @@ func (x *OutcomeCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeCount.ProtoReflect.Descriptor instead.
 func (*OutcomeCount) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{9}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *OutcomeCount) GetOutcome() Outcome {
@@ -1170,7 +1248,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[10]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1260,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[10]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1273,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{10}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Ack) GetSequence() uint64 {
@@ -1220,7 +1298,7 @@ type RecordsRequest struct {
 
 func (x *RecordsRequest) Reset() {
 	*x = RecordsRequest{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[11]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1310,7 @@ func (x *RecordsRequest) String() string {
 func (*RecordsRequest) ProtoMessage() {}
 
 func (x *RecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[11]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1323,7 @@ func (x *RecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsRequest.ProtoReflect.Descriptor instead.
 func (*RecordsRequest) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{11}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RecordsRequest) GetRequest() uint64 {
@@ -1308,7 +1386,7 @@ type Records struct {
 
 func (x *Records) Reset() {
 	*x = Records{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[12]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1398,7 @@ func (x *Records) String() string {
 func (*Records) ProtoMessage() {}
 
 func (x *Records) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[12]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1411,7 @@ func (x *Records) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Records.ProtoReflect.Descriptor instead.
 func (*Records) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{12}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Records) GetRequest() uint64 {
@@ -1397,7 +1475,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1487,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[13]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1500,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{13}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Record) GetId() string {
@@ -1602,7 +1680,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1614,7 +1692,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[14]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1627,7 +1705,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{14}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Decision) GetStage() string {
@@ -1698,7 +1776,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1788,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[15]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1801,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{15}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Attempt) GetEndpoint() string {
@@ -1802,7 +1880,7 @@ type LimitsRequest struct {
 
 func (x *LimitsRequest) Reset() {
 	*x = LimitsRequest{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1892,7 @@ func (x *LimitsRequest) String() string {
 func (*LimitsRequest) ProtoMessage() {}
 
 func (x *LimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[16]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1905,7 @@ func (x *LimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitsRequest.ProtoReflect.Descriptor instead.
 func (*LimitsRequest) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{16}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LimitsRequest) GetRequest() uint64 {
@@ -1863,7 +1941,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +1953,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[17]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +1966,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{17}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Limits) GetRequest() uint64 {
@@ -1927,7 +2005,7 @@ type ClusterLimits struct {
 
 func (x *ClusterLimits) Reset() {
 	*x = ClusterLimits{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2017,7 @@ func (x *ClusterLimits) String() string {
 func (*ClusterLimits) ProtoMessage() {}
 
 func (x *ClusterLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[18]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2030,7 @@ func (x *ClusterLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterLimits.ProtoReflect.Descriptor instead.
 func (*ClusterLimits) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{18}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ClusterLimits) GetCluster() string {
@@ -2017,7 +2095,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2029,7 +2107,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[19]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2042,7 +2120,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{19}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Limit) GetKind() string {
@@ -2119,7 +2197,7 @@ type Trip struct {
 
 func (x *Trip) Reset() {
 	*x = Trip{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2209,7 @@ func (x *Trip) String() string {
 func (*Trip) ProtoMessage() {}
 
 func (x *Trip) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[20]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2222,7 @@ func (x *Trip) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trip.ProtoReflect.Descriptor instead.
 func (*Trip) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{20}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Trip) GetPeer() *Peer {
@@ -2183,7 +2261,7 @@ type Ejection struct {
 
 func (x *Ejection) Reset() {
 	*x = Ejection{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2273,7 @@ func (x *Ejection) String() string {
 func (*Ejection) ProtoMessage() {}
 
 func (x *Ejection) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[21]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2286,7 @@ func (x *Ejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ejection.ProtoReflect.Descriptor instead.
 func (*Ejection) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{21}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Ejection) GetCluster() string {
@@ -2311,7 +2389,7 @@ type TapRequest struct {
 
 func (x *TapRequest) Reset() {
 	*x = TapRequest{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2323,7 +2401,7 @@ func (x *TapRequest) String() string {
 func (*TapRequest) ProtoMessage() {}
 
 func (x *TapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[22]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2336,7 +2414,7 @@ func (x *TapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapRequest.ProtoReflect.Descriptor instead.
 func (*TapRequest) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{22}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TapRequest) GetTap() uint64 {
@@ -2442,7 +2520,7 @@ type Tapped struct {
 
 func (x *Tapped) Reset() {
 	*x = Tapped{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2454,7 +2532,7 @@ func (x *Tapped) String() string {
 func (*Tapped) ProtoMessage() {}
 
 func (x *Tapped) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[23]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2467,7 +2545,7 @@ func (x *Tapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tapped.ProtoReflect.Descriptor instead.
 func (*Tapped) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{23}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Tapped) GetTap() uint64 {
@@ -2504,7 +2582,7 @@ type LogLevelRequest struct {
 
 func (x *LogLevelRequest) Reset() {
 	*x = LogLevelRequest{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[24]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2516,7 +2594,7 @@ func (x *LogLevelRequest) String() string {
 func (*LogLevelRequest) ProtoMessage() {}
 
 func (x *LogLevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[24]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2529,7 +2607,7 @@ func (x *LogLevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLevelRequest.ProtoReflect.Descriptor instead.
 func (*LogLevelRequest) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{24}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LogLevelRequest) GetRequest() uint64 {
@@ -2574,7 +2652,7 @@ type LogLevel struct {
 
 func (x *LogLevel) Reset() {
 	*x = LogLevel{}
-	mi := &file_api_observe_v1_observe_proto_msgTypes[25]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2664,7 @@ func (x *LogLevel) String() string {
 func (*LogLevel) ProtoMessage() {}
 
 func (x *LogLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_api_observe_v1_observe_proto_msgTypes[25]
+	mi := &file_api_observe_v1_observe_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2677,7 @@ func (x *LogLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLevel.ProtoReflect.Descriptor instead.
 func (*LogLevel) Descriptor() ([]byte, []int) {
-	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{25}
+	return file_api_observe_v1_observe_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LogLevel) GetRequest() uint64 {
@@ -2662,11 +2740,17 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\x05Hello\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bworkload\x18\x02 \x01(\tR\bworkload\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x06R\x05epoch\"o\n" +
+	"\x05epoch\x18\x03 \x01(\x06R\x05epoch\"\xab\x01\n" +
 	"\vCertificate\x12$\n" +
 	"\x0efrom_unix_nano\x18\x01 \x01(\x06R\ffromUnixNano\x12&\n" +
 	"\x0funtil_unix_nano\x18\x02 \x01(\x06R\runtilUnixNano\x12\x12\n" +
-	"\x04root\x18\x03 \x01(\tR\x04root\"\xe1\x02\n" +
+	"\x04root\x18\x03 \x01(\tR\x04root\x12:\n" +
+	"\x05files\x18\x04 \x03(\v2$.weir.dev.observe.v1.CertificateFileR\x05files\"\x8d\x01\n" +
+	"\x0fCertificateFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12$\n" +
+	"\x0efrom_unix_nano\x18\x03 \x01(\x06R\ffromUnixNano\x12&\n" +
+	"\x0funtil_unix_nano\x18\x04 \x01(\x06R\runtilUnixNano\"\xe1\x02\n" +
 	"\tCondition\x12$\n" +
 	"\x0etime_unix_nano\x18\x01 \x01(\x06R\ftimeUnixNano\x12&\n" +
 	"\x0fclock_jump_nano\x18\x02 \x01(\x12R\rclockJumpNano\x12/\n" +
@@ -2880,7 +2964,7 @@ func file_api_observe_v1_observe_proto_rawDescGZIP() []byte {
 }
 
 var file_api_observe_v1_observe_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_api_observe_v1_observe_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_api_observe_v1_observe_proto_goTypes = []any{
 	(Side)(0),               // 0: weir.dev.observe.v1.Side
 	(Transport)(0),          // 1: weir.dev.observe.v1.Transport
@@ -2890,73 +2974,75 @@ var file_api_observe_v1_observe_proto_goTypes = []any{
 	(*ControlMessage)(nil),  // 5: weir.dev.observe.v1.ControlMessage
 	(*Hello)(nil),           // 6: weir.dev.observe.v1.Hello
 	(*Certificate)(nil),     // 7: weir.dev.observe.v1.Certificate
-	(*Condition)(nil),       // 8: weir.dev.observe.v1.Condition
-	(*Report)(nil),          // 9: weir.dev.observe.v1.Report
-	(*Edge)(nil),            // 10: weir.dev.observe.v1.Edge
-	(*Peer)(nil),            // 11: weir.dev.observe.v1.Peer
-	(*Service)(nil),         // 12: weir.dev.observe.v1.Service
-	(*OutcomeCount)(nil),    // 13: weir.dev.observe.v1.OutcomeCount
-	(*Ack)(nil),             // 14: weir.dev.observe.v1.Ack
-	(*RecordsRequest)(nil),  // 15: weir.dev.observe.v1.RecordsRequest
-	(*Records)(nil),         // 16: weir.dev.observe.v1.Records
-	(*Record)(nil),          // 17: weir.dev.observe.v1.Record
-	(*Decision)(nil),        // 18: weir.dev.observe.v1.Decision
-	(*Attempt)(nil),         // 19: weir.dev.observe.v1.Attempt
-	(*LimitsRequest)(nil),   // 20: weir.dev.observe.v1.LimitsRequest
-	(*Limits)(nil),          // 21: weir.dev.observe.v1.Limits
-	(*ClusterLimits)(nil),   // 22: weir.dev.observe.v1.ClusterLimits
-	(*Limit)(nil),           // 23: weir.dev.observe.v1.Limit
-	(*Trip)(nil),            // 24: weir.dev.observe.v1.Trip
-	(*Ejection)(nil),        // 25: weir.dev.observe.v1.Ejection
-	(*TapRequest)(nil),      // 26: weir.dev.observe.v1.TapRequest
-	(*Tapped)(nil),          // 27: weir.dev.observe.v1.Tapped
-	(*LogLevelRequest)(nil), // 28: weir.dev.observe.v1.LogLevelRequest
-	(*LogLevel)(nil),        // 29: weir.dev.observe.v1.LogLevel
+	(*CertificateFile)(nil), // 8: weir.dev.observe.v1.CertificateFile
+	(*Condition)(nil),       // 9: weir.dev.observe.v1.Condition
+	(*Report)(nil),          // 10: weir.dev.observe.v1.Report
+	(*Edge)(nil),            // 11: weir.dev.observe.v1.Edge
+	(*Peer)(nil),            // 12: weir.dev.observe.v1.Peer
+	(*Service)(nil),         // 13: weir.dev.observe.v1.Service
+	(*OutcomeCount)(nil),    // 14: weir.dev.observe.v1.OutcomeCount
+	(*Ack)(nil),             // 15: weir.dev.observe.v1.Ack
+	(*RecordsRequest)(nil),  // 16: weir.dev.observe.v1.RecordsRequest
+	(*Records)(nil),         // 17: weir.dev.observe.v1.Records
+	(*Record)(nil),          // 18: weir.dev.observe.v1.Record
+	(*Decision)(nil),        // 19: weir.dev.observe.v1.Decision
+	(*Attempt)(nil),         // 20: weir.dev.observe.v1.Attempt
+	(*LimitsRequest)(nil),   // 21: weir.dev.observe.v1.LimitsRequest
+	(*Limits)(nil),          // 22: weir.dev.observe.v1.Limits
+	(*ClusterLimits)(nil),   // 23: weir.dev.observe.v1.ClusterLimits
+	(*Limit)(nil),           // 24: weir.dev.observe.v1.Limit
+	(*Trip)(nil),            // 25: weir.dev.observe.v1.Trip
+	(*Ejection)(nil),        // 26: weir.dev.observe.v1.Ejection
+	(*TapRequest)(nil),      // 27: weir.dev.observe.v1.TapRequest
+	(*Tapped)(nil),          // 28: weir.dev.observe.v1.Tapped
+	(*LogLevelRequest)(nil), // 29: weir.dev.observe.v1.LogLevelRequest
+	(*LogLevel)(nil),        // 30: weir.dev.observe.v1.LogLevel
 }
 var file_api_observe_v1_observe_proto_depIdxs = []int32{
 	6,  // 0: weir.dev.observe.v1.ProxyMessage.hello:type_name -> weir.dev.observe.v1.Hello
-	9,  // 1: weir.dev.observe.v1.ProxyMessage.report:type_name -> weir.dev.observe.v1.Report
-	16, // 2: weir.dev.observe.v1.ProxyMessage.records:type_name -> weir.dev.observe.v1.Records
-	21, // 3: weir.dev.observe.v1.ProxyMessage.limits:type_name -> weir.dev.observe.v1.Limits
-	27, // 4: weir.dev.observe.v1.ProxyMessage.tapped:type_name -> weir.dev.observe.v1.Tapped
-	29, // 5: weir.dev.observe.v1.ProxyMessage.log_level:type_name -> weir.dev.observe.v1.LogLevel
+	10, // 1: weir.dev.observe.v1.ProxyMessage.report:type_name -> weir.dev.observe.v1.Report
+	17, // 2: weir.dev.observe.v1.ProxyMessage.records:type_name -> weir.dev.observe.v1.Records
+	22, // 3: weir.dev.observe.v1.ProxyMessage.limits:type_name -> weir.dev.observe.v1.Limits
+	28, // 4: weir.dev.observe.v1.ProxyMessage.tapped:type_name -> weir.dev.observe.v1.Tapped
+	30, // 5: weir.dev.observe.v1.ProxyMessage.log_level:type_name -> weir.dev.observe.v1.LogLevel
 	7,  // 6: weir.dev.observe.v1.ProxyMessage.certificate:type_name -> weir.dev.observe.v1.Certificate
-	8,  // 7: weir.dev.observe.v1.ProxyMessage.condition:type_name -> weir.dev.observe.v1.Condition
-	14, // 8: weir.dev.observe.v1.ControlMessage.ack:type_name -> weir.dev.observe.v1.Ack
-	15, // 9: weir.dev.observe.v1.ControlMessage.records:type_name -> weir.dev.observe.v1.RecordsRequest
-	20, // 10: weir.dev.observe.v1.ControlMessage.limits:type_name -> weir.dev.observe.v1.LimitsRequest
-	26, // 11: weir.dev.observe.v1.ControlMessage.tap:type_name -> weir.dev.observe.v1.TapRequest
-	28, // 12: weir.dev.observe.v1.ControlMessage.log_level:type_name -> weir.dev.observe.v1.LogLevelRequest
-	10, // 13: weir.dev.observe.v1.Condition.crowd:type_name -> weir.dev.observe.v1.Edge
-	10, // 14: weir.dev.observe.v1.Report.edges:type_name -> weir.dev.observe.v1.Edge
-	25, // 15: weir.dev.observe.v1.Report.ejections:type_name -> weir.dev.observe.v1.Ejection
-	0,  // 16: weir.dev.observe.v1.Edge.side:type_name -> weir.dev.observe.v1.Side
-	11, // 17: weir.dev.observe.v1.Edge.peer:type_name -> weir.dev.observe.v1.Peer
-	12, // 18: weir.dev.observe.v1.Edge.service:type_name -> weir.dev.observe.v1.Service
-	1,  // 19: weir.dev.observe.v1.Edge.transport:type_name -> weir.dev.observe.v1.Transport
-	13, // 20: weir.dev.observe.v1.Edge.outcomes:type_name -> weir.dev.observe.v1.OutcomeCount
-	2,  // 21: weir.dev.observe.v1.OutcomeCount.outcome:type_name -> weir.dev.observe.v1.Outcome
-	17, // 22: weir.dev.observe.v1.Records.records:type_name -> weir.dev.observe.v1.Record
-	10, // 23: weir.dev.observe.v1.Record.edge:type_name -> weir.dev.observe.v1.Edge
-	18, // 24: weir.dev.observe.v1.Record.decisions:type_name -> weir.dev.observe.v1.Decision
-	19, // 25: weir.dev.observe.v1.Record.tries:type_name -> weir.dev.observe.v1.Attempt
-	22, // 26: weir.dev.observe.v1.Limits.clusters:type_name -> weir.dev.observe.v1.ClusterLimits
-	25, // 27: weir.dev.observe.v1.Limits.ejections:type_name -> weir.dev.observe.v1.Ejection
-	0,  // 28: weir.dev.observe.v1.ClusterLimits.side:type_name -> weir.dev.observe.v1.Side
-	23, // 29: weir.dev.observe.v1.ClusterLimits.limits:type_name -> weir.dev.observe.v1.Limit
-	24, // 30: weir.dev.observe.v1.ClusterLimits.refused:type_name -> weir.dev.observe.v1.Trip
-	11, // 31: weir.dev.observe.v1.Trip.peer:type_name -> weir.dev.observe.v1.Peer
-	12, // 32: weir.dev.observe.v1.Ejection.service:type_name -> weir.dev.observe.v1.Service
-	11, // 33: weir.dev.observe.v1.Ejection.workload:type_name -> weir.dev.observe.v1.Peer
-	3,  // 34: weir.dev.observe.v1.Ejection.state:type_name -> weir.dev.observe.v1.AsideState
-	17, // 35: weir.dev.observe.v1.Tapped.record:type_name -> weir.dev.observe.v1.Record
-	4,  // 36: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
-	5,  // 37: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
-	37, // [37:38] is the sub-list for method output_type
-	36, // [36:37] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	9,  // 7: weir.dev.observe.v1.ProxyMessage.condition:type_name -> weir.dev.observe.v1.Condition
+	15, // 8: weir.dev.observe.v1.ControlMessage.ack:type_name -> weir.dev.observe.v1.Ack
+	16, // 9: weir.dev.observe.v1.ControlMessage.records:type_name -> weir.dev.observe.v1.RecordsRequest
+	21, // 10: weir.dev.observe.v1.ControlMessage.limits:type_name -> weir.dev.observe.v1.LimitsRequest
+	27, // 11: weir.dev.observe.v1.ControlMessage.tap:type_name -> weir.dev.observe.v1.TapRequest
+	29, // 12: weir.dev.observe.v1.ControlMessage.log_level:type_name -> weir.dev.observe.v1.LogLevelRequest
+	8,  // 13: weir.dev.observe.v1.Certificate.files:type_name -> weir.dev.observe.v1.CertificateFile
+	11, // 14: weir.dev.observe.v1.Condition.crowd:type_name -> weir.dev.observe.v1.Edge
+	11, // 15: weir.dev.observe.v1.Report.edges:type_name -> weir.dev.observe.v1.Edge
+	26, // 16: weir.dev.observe.v1.Report.ejections:type_name -> weir.dev.observe.v1.Ejection
+	0,  // 17: weir.dev.observe.v1.Edge.side:type_name -> weir.dev.observe.v1.Side
+	12, // 18: weir.dev.observe.v1.Edge.peer:type_name -> weir.dev.observe.v1.Peer
+	13, // 19: weir.dev.observe.v1.Edge.service:type_name -> weir.dev.observe.v1.Service
+	1,  // 20: weir.dev.observe.v1.Edge.transport:type_name -> weir.dev.observe.v1.Transport
+	14, // 21: weir.dev.observe.v1.Edge.outcomes:type_name -> weir.dev.observe.v1.OutcomeCount
+	2,  // 22: weir.dev.observe.v1.OutcomeCount.outcome:type_name -> weir.dev.observe.v1.Outcome
+	18, // 23: weir.dev.observe.v1.Records.records:type_name -> weir.dev.observe.v1.Record
+	11, // 24: weir.dev.observe.v1.Record.edge:type_name -> weir.dev.observe.v1.Edge
+	19, // 25: weir.dev.observe.v1.Record.decisions:type_name -> weir.dev.observe.v1.Decision
+	20, // 26: weir.dev.observe.v1.Record.tries:type_name -> weir.dev.observe.v1.Attempt
+	23, // 27: weir.dev.observe.v1.Limits.clusters:type_name -> weir.dev.observe.v1.ClusterLimits
+	26, // 28: weir.dev.observe.v1.Limits.ejections:type_name -> weir.dev.observe.v1.Ejection
+	0,  // 29: weir.dev.observe.v1.ClusterLimits.side:type_name -> weir.dev.observe.v1.Side
+	24, // 30: weir.dev.observe.v1.ClusterLimits.limits:type_name -> weir.dev.observe.v1.Limit
+	25, // 31: weir.dev.observe.v1.ClusterLimits.refused:type_name -> weir.dev.observe.v1.Trip
+	12, // 32: weir.dev.observe.v1.Trip.peer:type_name -> weir.dev.observe.v1.Peer
+	13, // 33: weir.dev.observe.v1.Ejection.service:type_name -> weir.dev.observe.v1.Service
+	12, // 34: weir.dev.observe.v1.Ejection.workload:type_name -> weir.dev.observe.v1.Peer
+	3,  // 35: weir.dev.observe.v1.Ejection.state:type_name -> weir.dev.observe.v1.AsideState
+	18, // 36: weir.dev.observe.v1.Tapped.record:type_name -> weir.dev.observe.v1.Record
+	4,  // 37: weir.dev.observe.v1.Observe.Observe:input_type -> weir.dev.observe.v1.ProxyMessage
+	5,  // 38: weir.dev.observe.v1.Observe.Observe:output_type -> weir.dev.observe.v1.ControlMessage
+	38, // [38:39] is the sub-list for method output_type
+	37, // [37:38] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_api_observe_v1_observe_proto_init() }
@@ -2981,7 +3067,7 @@ func file_api_observe_v1_observe_proto_init() {
 		(*ControlMessage_Tap)(nil),
 		(*ControlMessage_LogLevel)(nil),
 	}
-	file_api_observe_v1_observe_proto_msgTypes[11].OneofWrappers = []any{
+	file_api_observe_v1_observe_proto_msgTypes[12].OneofWrappers = []any{
 		(*RecordsRequest_Id)(nil),
 		(*RecordsRequest_LastErrors)(nil),
 	}
@@ -2991,7 +3077,7 @@ func file_api_observe_v1_observe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_observe_v1_observe_proto_rawDesc), len(file_api_observe_v1_observe_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -179,7 +179,8 @@ func TestSender(t *testing.T) {
 		var aside []*observev1.Ejection
 		stirred := make(chan struct{}, 1)
 		var until uint64
-		renewed := make(chan struct{})
+		renewed, replaced := make(chan struct{}), make(chan struct{})
+		var files []*observev1.CertificateFile
 		conns := make(chan *conn)
 		s := NewSender(Options{Hello: &observev1.Hello{NodeId: "n", Workload: "w"}, Log: slog.New(slog.DiscardHandler),
 			Collect: func() *observe.Totals {
@@ -196,6 +197,11 @@ func TestSender(t *testing.T) {
 					return nil, renewed
 				}
 				return &observev1.Certificate{UntilUnixNano: until}, renewed
+			},
+			Files: func() ([]*observev1.CertificateFile, <-chan struct{}) {
+				mu.Lock()
+				defer mu.Unlock()
+				return files, replaced
 			},
 			Aside: func() []*observev1.Ejection {
 				mu.Lock()
@@ -272,6 +278,14 @@ func TestSender(t *testing.T) {
 		renew()
 		if c := (<-b.sent).GetCertificate(); c.GetUntilUnixNano() != 2 {
 			t.Errorf("renewed: %v", c)
+		}
+		mu.Lock()
+		files = []*observev1.CertificateFile{{Path: "/etc/tls.crt"}}
+		close(replaced)
+		replaced = make(chan struct{})
+		mu.Unlock()
+		if c := (<-b.sent).GetCertificate(); c.GetUntilUnixNano() != 2 || len(c.GetFiles()) != 1 {
+			t.Errorf("with another file: %v", c)
 		}
 		// Nobody acknowledges the second: the stream is given up.
 		start := time.Now()

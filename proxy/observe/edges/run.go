@@ -55,6 +55,8 @@ type Options struct {
 	Certificate func() (*observev1.Certificate, <-chan struct{})
 	// Condition is what it knows of its identity, and what is closed when that may have changed; nil: it does not.
 	Condition func() (*observev1.Condition, <-chan struct{})
+	// Files are those of certificates in use, and what is closed when they are others; nil: there are none.
+	Files func() ([]*observev1.CertificateFile, <-chan struct{})
 	// Tap begins and ends taps, nil ends all; Tapped has what they catch.
 	Tap    func(*observev1.TapRequest)
 	Tapped <-chan func() *observev1.Tapped
@@ -120,11 +122,14 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 	if err := stream.Send(s.hello); err != nil {
 		return err
 	}
-	var renewed <-chan struct{}
+	var renewed, replaced <-chan struct{}
 	certificate := func() error {
 		var c *observev1.Certificate
 		if c, renewed = s.o.Certificate(); c == nil {
 			return nil
+		}
+		if s.o.Files != nil {
+			c.Files, replaced = s.o.Files()
 		}
 		return stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Certificate{Certificate: c}})
 	}
@@ -208,6 +213,10 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 				return err
 			}
 		case <-renewed:
+			if err := certificate(); err != nil {
+				return err
+			}
+		case <-replaced:
 			if err := certificate(); err != nil {
 				return err
 			}
