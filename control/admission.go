@@ -2,6 +2,7 @@ package control
 
 import (
 	"crypto/tls"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -33,5 +34,6 @@ func (p *Plane) Judge(o *config.Object) []config.Finding {
 	}
 	p.judging.Lock()
 	defer p.judging.Unlock()
-	return p.judge.Of(u, o)
+	lowered, _, _ := store.Lower(o, u.Snapshot.Settings)
+	return append(p.judge.Of(u, o), wouldRefuse(u, o, lowered, p.ownSightings, time.Now().Round(0))...)
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	apiv1 "github.com/weirmesh/weir/api/v1"
@@ -42,7 +43,7 @@ func (p *Plane) handleApply(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	unit := file.Parse(apiv1.GivenFile, body, p.o.Namespace)
-	result, files := p.plan(u, unit)
+	result, files := p.plan(r.Context(), u, unit)
 	result.DryRun = r.URL.Query().Get("dry-run") == "true"
 	switch {
 	case result.Refused:
@@ -83,14 +84,15 @@ func (p *Plane) takenUp(ctx context.Context, ok func(*store.Update) bool) uint64
 }
 
 // plan says what applying a unit would do, and with which files.
-func (p *Plane) plan(u *store.Update, unit config.Unit) (apiv1.ApplyResult, map[string][]byte) {
+func (p *Plane) plan(ctx context.Context, u *store.Update, unit config.Unit) (apiv1.ApplyResult, map[string][]byte) {
 	fs := append([]config.Finding(nil), unit.Findings...)
 	files := map[string][]byte{}
 	var result apiv1.ApplyResult
 	seen := map[config.ID]bool{}
+	told := sync.OnceValue(func() []callers { all, _ := p.everyCaller(ctx); return all })
 	for _, o := range unit.Objects {
 		a := apiv1.Applied{Kind: o.ID.Kind, Namespace: o.ID.Namespace, Name: o.ID.Name, Action: "created", Line: o.TextLine()}
-		_, state, found := store.Lower(o, u.Snapshot.Settings)
+		lowered, state, found := store.Lower(o, u.Snapshot.Settings)
 		if seen[o.ID] {
 			found = append(found, config.New(config.Duplicate, o.Ref, "", o.Ref.Line, o.ID.Kind+" "+o.ID.Namespace+"/"+o.ID.Name+" is given twice", "remove one of the two"))
 		}
@@ -110,6 +112,7 @@ func (p *Plane) plan(u *store.Update, unit config.Unit) (apiv1.ApplyResult, map[
 			}
 		}
 		fs = append(fs, found...)
+		fs = append(fs, wouldRefuse(u, o, lowered, told, time.Now().Round(0))...)
 		if config.Errors(found) > 0 || state == store.Quarantined {
 			a.Action = "refused"
 			result.Refused = true

@@ -13,6 +13,8 @@ import (
 
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/config"
+	"github.com/weirmesh/weir/config/source/file"
 	"github.com/weirmesh/weir/control/ledger"
 )
 
@@ -156,6 +158,32 @@ func TestCallersOfSeveralReplicas(t *testing.T) {
 	tell(atB, 1, inPlaintext("batch", 3))
 	for _, r := range []*replica{a, b} {
 		blocked(t, r, "default/batch called in plaintext, 5 times")
+	}
+
+	// Who is about to demand mutual TLS is told of them, before it is in force: of a port that would, and nothing of one that would not.
+	for mode, want := range map[string]string{"{mode: STRICT}": "spec.mtls.mode", "{mode: STRICT}, portLevelMtls: {8080: {mode: STRICT}}": "spec.portLevelMtls.8080.mode",
+		"{mode: STRICT}, portLevelMtls: {8080: {mode: PERMISSIVE}}": "", "{mode: PERMISSIVE}": ""} {
+		policy := "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: cart, namespace: default}\nspec: {selector: {matchLabels: {app: cart}}, mtls: " + mode + "}\n"
+		got, said := "", ""
+		unit := file.Parse(apiv1.GivenFile, []byte(policy), "default")
+		planned, _ := a.plan(t.Context(), a.latest.Load(), unit)
+		for _, f := range planned.Findings {
+			if f.Code == string(config.WouldRefuse) {
+				got, said = f.Field, f.Message
+			}
+		}
+		if got != want || want != "" && !strings.Contains(said, "default/cart port 8080: default/batch called in plaintext, 5 times") {
+			t.Errorf("%s: %q, %q", mode, got, said)
+		}
+		judged := ""
+		for _, f := range a.Judge(unit.Objects[0]) {
+			if f.Code == config.WouldRefuse {
+				judged = f.FieldPath
+			}
+		}
+		if judged != want {
+			t.Errorf("%s: the webhook says %q", mode, judged)
+		}
 	}
 
 	b.stop()
