@@ -23,6 +23,7 @@ func (r *RequestAuthentication) Home() string { return cmp.Or(r.Namespace, r.Ref
 
 // JWTRule says what a token of one issuer is like.
 type JWTRule struct {
+	Line      int      // where it stands
 	Issuer    string   // "": whoever it is
 	Audiences []string // one of them; none: for whomever it is
 	// URI is where the keys are: a key set, or the issuer's OpenID configuration, which names one. "": Keys are

@@ -68,7 +68,7 @@ func (a *authorization) deciders() deciders {
 		d.add("tokens", &p.Ref, 0)
 	}
 	for i := range a.rules {
-		d.add(tokenName(i), a.rules[i].ref, 0)
+		d.add(tokenName(i), a.rules[i].ref, a.rules[i].Line)
 	}
 	return d
 }

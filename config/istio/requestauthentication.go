@@ -34,7 +34,7 @@ func (l *lowerer) requestAuthentication(spec *securityv1beta1.RequestAuthenticat
 }
 
 func (l *lowerer) jwtRule(at string, r *securityv1beta1.JWTRule) mesh.JWTRule {
-	out := mesh.JWTRule{Issuer: r.Issuer, Audiences: r.Audiences, Params: r.FromParams, Cookies: r.FromCookies, Forward: r.ForwardOriginalToken,
+	out := mesh.JWTRule{Line: l.LineOf(at), Issuer: r.Issuer, Audiences: r.Audiences, Params: r.FromParams, Cookies: r.FromCookies, Forward: r.ForwardOriginalToken,
 		PayloadHeader: strings.ToLower(r.OutputPayloadToHeader), Spaced: r.SpaceDelimitedClaims, Timeout: l.duration(at+".timeout", r.Timeout)}
 	if r.Issuer == "" {
 		l.Invalid(at+".issuer", "is missing", "write the iss claim that the tokens have")
@@ -169,7 +169,7 @@ func (r *refuser) requestAuthentication() *mesh.RequestAuthentication {
 
 // refused is what can be used of a rule with errors: nobody can sign its tokens.
 func refused(r mesh.JWTRule) mesh.JWTRule {
-	out := mesh.JWTRule{Issuer: r.Issuer, Keys: jwt.Placeholder(""), Params: notEmpty(r.Params), Cookies: notEmpty(r.Cookies)}
+	out := mesh.JWTRule{Line: r.Line, Issuer: r.Issuer, Keys: jwt.Placeholder(""), Params: notEmpty(r.Params), Cookies: notEmpty(r.Cookies)}
 	for _, h := range r.Headers {
 		if isToken(h.Name) {
 			out.Headers = append(out.Headers, h)

@@ -71,8 +71,11 @@ func Find(root *document.Value, path string, f For) (string, int) {
 	case path == "mtls":
 		candidates = []string{"portLevelMtls." + strconv.Itoa(int(f.Port)) + ".mode", "mtls.mode", "peers"}
 	case path == "jwtRules":
-		if len(items(spec.Get(path))) == 1 {
-			candidates = []string{document.Index(path, 0)}
+		for i, r := range items(spec.Get(path)) {
+			if len(spec.Get(path).Items) == 1 || r.Line == f.Line {
+				candidates = []string{document.Index(path, i)}
+				break
+			}
 		}
 		candidates = append(candidates, "origins")
 	case path == "egress":

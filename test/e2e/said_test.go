@@ -46,6 +46,8 @@ var said = []struct {
 		want: `error +WEIR0008 +EnvoyFilter default/matches-nothing: EnvoyFilter is not enforced in this version`},
 	{scenario: "S32", name: "keys that cannot be fetched", config: requestAuthentication("login", "{jwtRules: [{issuer: me, jwksUri: 'http://127.0.0.1:1/keys'}]}"),
 		want: `warning +WEIR0116 +RequestAuthentication default/login, spec\.jwtRules: keys at http://127\.0\.0\.1:1/keys could never be fetched, the first time at .*connection refused`},
+	{scenario: "S34", name: "one address of keys of several", config: requestAuthentication("logins", "{jwtRules: [{issuer: me, jwks: '{\"keys\":[]}'}, {issuer: you, jwksUri: 'http://127.0.0.1:1/others'}]}"),
+		want: `warning +WEIR0116 +RequestAuthentication default/logins, spec\.jwtRules(\[1\])?[^ ]*: keys at http://127\.0\.0\.1:1/others could never be fetched`},
 }
 
 func edgeGateway(name, year, port string) string {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -92,36 +91,5 @@ func TestFaults(t *testing.T) {
 	}
 	if t.Logf("%d faults, %d right, %d confident and wrong", s.rows, s.right, s.confident); s.right*100 < s.rows*95 || s.confident*100 > s.rows {
 		t.Errorf("of %d faults %d are told right, and of %d something else without a doubt", s.rows, s.right, s.confident)
-	}
-}
-
-// What docs/scenarios.md says that `weir why` says of a scenario is what it says of a fault.
-func TestScenariosAreTold(t *testing.T) {
-	text, err := os.ReadFile("../../docs/scenarios.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	causeOf := map[string]string{}
-	for _, f := range catalogue(t) {
-		causeOf[f.name] = f.cause
-	}
-	found := 0
-	for line := range strings.Lines(string(text)) {
-		_, says, _ := strings.Cut(line, "`weir why`: ")
-		told := map[string]bool{}
-		for _, m := range regexp.MustCompile(`([a-z_]+) \(([^)]*)\)`).FindAllStringSubmatch(says, -1) {
-			told[m[1]] = true
-			if found++; causeOf[m[2]] != m[1] {
-				t.Errorf("of %q it says %q, not %q", m[2], causeOf[m[2]], m[1])
-			}
-		}
-		for _, word := range regexp.MustCompile(`[a-z_]+`).FindAllString(says, -1) {
-			if c, ok := causes.Named(word); ok && strings.Contains(word, "_") && !told[word] {
-				t.Errorf("%s is told, and no row shows it: %s", c.Name(), line)
-			}
-		}
-	}
-	if found < 20 {
-		t.Errorf("%d are told", found)
 	}
 }

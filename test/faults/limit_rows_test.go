@@ -111,8 +111,11 @@ func serviceEntry(spec string) string {
 }
 
 // getExample is a GET of NAME.example by the client.
-func getExample(w *world, f *fault) string {
+func getExample(w *world, f *fault) string { return w.getHost(f, f.slug()+".example") }
+
+// getHost is a GET of a host by the client.
+func (w *world) getHost(f *fault, host string) string {
 	id := "fault-" + f.slug()
-	w.client.Get("http://"+f.slug()+".example:8080/", "x-request-id: "+id)
+	w.client.Get("http://"+host+":8080/", "x-request-id: "+id)
 	return id
 }

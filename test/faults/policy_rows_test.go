@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -43,6 +44,12 @@ func policyRows(t testing.TB) []fault {
 		return object("security.istio.io/v1", "RequestAuthentication", "NAME", "{"+guardedOnly+", jwtRules: [{issuer: 'https://NAME.example', "+more+"}]}")
 	}
 	own := authentication("jwks: '" + key.keys(t) + "'")
+	var rules []string
+	for i := range 50 {
+		rules = append(rules, fmt.Sprintf("{issuer: 'https://NAME-%d.example', jwks: '%s'}", i, key.keys(t)))
+	}
+	rules[30] = "{issuer: 'https://NAME.example', !wrong jwksUri: 'http://127.0.0.1:1/keys'}"
+	many := object("security.istio.io/v1", "RequestAuthentication", "NAME", "{"+guardedOnly+", jwtRules: ["+strings.Join(rules, ", ")+"]}")
 	policy := func(spec string) string { return object("security.istio.io/v1", "AuthorizationPolicy", "NAME", spec) }
 	return []fault{
 		{name: "denied", how: "an AuthorizationPolicy DENY for the port", app: answers(ok), config: policy("{" + serverOnly + ", action: DENY, rules: [!wrong {to: [{operation: {ports: ['PORT']}}]}]}"),
@@ -87,6 +94,9 @@ func policyRows(t testing.TB) []fault {
 		{name: "token keys unreachable", how: "jwksUri at a port where nobody listens", on: "guarded", app: answers(ok), config: authentication("!wrong jwksUri: 'http://127.0.0.1:1/keys'"),
 			ask:   withToken(func(f *fault) string { return key.token(t, claims(f.slug(), soon)) }),
 			cause: "token_keys_unavailable", at: "default/guarded", object: "RequestAuthentication jwtRules[0].jwksUri", client: "-", server: "token_keys_unavailable"},
+		{name: "token keys unreachable of one of many", how: "a RequestAuthentication with 50 issuers, and nobody listens at the jwksUri of one", on: "guarded", app: answers(ok), config: many,
+			ask:   withToken(func(f *fault) string { return key.token(t, claims(f.slug(), soon)) }),
+			cause: "token_keys_unavailable", at: "default/guarded", object: "RequestAuthentication jwtRules[30].jwksUri", client: "-", server: "token_keys_unavailable"},
 		{name: "old policy wants a token", how: "a Policy of Istio before 1.5 with origins for one service, and a request without a token", on: "server", app: answers(ok),
 			config: object("authentication.istio.io/v1alpha1", "Policy", "NAME", "{targets: [{name: NAME}], !wrong origins: [{jwt: {issuer: 'https://NAME.example', jwks: '"+key.keys(t)+"'}}], principalBinding: USE_ORIGIN}"),
 			cause:  "access_denied", at: "default/server", object: "Policy origins", client: passed /* plaintext: the caller is not told */, server: "access_denied"},

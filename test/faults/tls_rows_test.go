@@ -33,6 +33,8 @@ func tlsRows(t testing.TB) []fault {
 		text := "trafficPolicy: {tls: {mode: SIMPLE, sni: far.example, subjectAltNames: [far.example], caCertificates: " + ours.file + "}}"
 		return destinationRule(strings.Replace(text, wrong+":", mark+" "+wrong+":", min(1, len(wrong))))
 	}
+	plain := wholly("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+	const hosts = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: NAME}\nspec: {hosts: [one.NAME.example, two.NAME.example], ports: [{number: 8080, name: http, protocol: HTTP, targetPort: PORT}], resolution: STATIC, workloadSelector: {labels: {app: APP}}}\n"
 	const tlsField = "DestinationRule trafficPolicy.tls."
 	alerted := func(name string, code byte, what, unknown string) fault {
 		return fault{name: "alert " + name, how: "an endpoint that answers the handshake with this alert", far: alert(code), config: simple(""),
@@ -45,6 +47,19 @@ func tlsRows(t testing.TB) []fault {
 			cause: "upstream_tls_refused", at: "default/client", object: tlsField + "sni", client: "upstream_tls_refused", detail: "unrecognized name"},
 		alerted("no application protocol", 120, "no application protocol", ""),
 		alerted("internal error", 80, "internal error", "default/far"),
+		{name: "TLS by the rule of a port", how: "a DestinationRule whose tls is DISABLE, and SIMPLE for the port (portLevelSettings), towards an endpoint that speaks plaintext", far: plain,
+			config: destinationRule("trafficPolicy: {tls: {mode: DISABLE}, portLevelSettings: [{port: {number: 9}, tls: {mode: DISABLE}}, {port: {number: 8080}, tls: {!wrong mode: SIMPLE, sni: x}}]}"),
+			cause:  "upstream_not_tls", at: "default/client", object: "DestinationRule trafficPolicy.portLevelSettings[1].tls.mode", client: "upstream_not_tls"},
+		{name: "TLS by the rule of a host", how: "a DestinationRule for all hosts of a domain whose tls is DISABLE, and one for the host itself, SIMPLE, towards an endpoint that speaks plaintext", far: plain,
+			config: documents(object("networking.istio.io/v1", "DestinationRule", "all-of-NAME", "{host: '*.NAME.example', trafficPolicy: {tls: {mode: DISABLE}}}"),
+				object("networking.istio.io/v1", "DestinationRule", "NAME", "{host: one.NAME.example, trafficPolicy: {tls: {!wrong mode: SIMPLE, sni: x}}}"), hosts),
+			ask:   func(w *world, f *fault) string { return w.getHost(f, "one."+f.slug()+".example") },
+			cause: "upstream_not_tls", at: "default/client", object: "DestinationRule trafficPolicy.tls.mode", client: "upstream_not_tls"},
+		{name: "TLS by the rule of a domain", how: "a DestinationRule for all hosts of a domain whose tls is SIMPLE, and one for another host of it, DISABLE, towards an endpoint that speaks plaintext", far: plain,
+			config: documents(object("networking.istio.io/v1", "DestinationRule", "one-of-NAME", "{host: one.NAME.example, trafficPolicy: {tls: {mode: DISABLE}}}"),
+				object("networking.istio.io/v1", "DestinationRule", "NAME", "{host: '*.NAME.example', trafficPolicy: {tls: {!wrong mode: SIMPLE, sni: x}}}"), hosts),
+			ask:   func(w *world, f *fault) string { return w.getHost(f, "two."+f.slug()+".example") },
+			cause: "upstream_not_tls", at: "default/client", object: "DestinationRule trafficPolicy.tls.mode", client: "upstream_not_tls"},
 		{name: "certificate wanted", how: "an endpoint that wants a certificate of the client, of which there is none", config: simple("mode"),
 			far:   speaks(&tls.Config{Certificates: []tls.Certificate{good("far.example")}, ClientAuth: tls.RequireAnyClientCert, MaxVersion: tls.VersionTLS12}),
 			cause: "upstream_tls_refused", at: "default/client", object: tlsField + "mode", client: "upstream_tls_refused"},
@@ -60,9 +75,9 @@ func tlsRows(t testing.TB) []fault {
 			cause: "upstream_certificate_refused", at: "default/client", client: "upstream_certificate_refused", detail: "out of time"},
 		{name: "certificate of an unknown authority", how: "an endpoint whose certificate is of an authority that caCertificates does not have", far: with(others.issue(t, "far.example", later)), config: simple("caCertificates"),
 			cause: "upstream_certificate_refused", at: "default/client", object: tlsField + "caCertificates", client: "upstream_certificate_refused", detail: "vouched"},
-		{name: "TLS to plaintext", how: "mode SIMPLE towards an endpoint that speaks plaintext", far: wholly("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"), config: simple("mode"),
+		{name: "TLS to plaintext", how: "mode SIMPLE towards an endpoint that speaks plaintext", far: plain, config: simple("mode"),
 			cause: "upstream_not_tls", at: "default/client", object: tlsField + "mode", client: "upstream_not_tls"},
-		{name: "mesh TLS without a proxy", how: "mode ISTIO_MUTUAL towards an endpoint without a proxy", far: wholly("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"), config: destinationRule("trafficPolicy: {tls: {!wrong mode: ISTIO_MUTUAL}}"),
+		{name: "mesh TLS without a proxy", how: "mode ISTIO_MUTUAL towards an endpoint without a proxy", far: plain, config: destinationRule("trafficPolicy: {tls: {!wrong mode: ISTIO_MUTUAL}}"),
 			cause: "upstream_not_tls", at: "default/client", object: tlsField + "mode", client: "upstream_not_tls"},
 		{name: "TLS to what hangs up", how: "mode SIMPLE towards an endpoint that closes such connections", far: answers(ok), config: simple("mode"),
 			cause: "upstream_tls_failed", at: "default/client", object: tlsField + "mode", client: "upstream_tls_failed"},
