@@ -204,7 +204,7 @@ var table = [numCauses]info{
 		"that service's log says why; which it is says the policy's provider, among extensionProviders of the mesh's configuration"},
 	ExtAuthzError: {"ext_authz_error", UnauthorizedExternalService, "ext_authz_error", 403, "",
 		"the service that decides about the request (AuthorizationPolicy with action CUSTOM) gave no answer, or none that can be used",
-		"does it run, and answer within the provider's timeout? failOpen of the provider lets requests pass meanwhile"},
+		"does it run, and answer within the provider's timeout? failOpen of the provider lets requests pass meanwhile. not_asked: the request began before the policy came into force; whoever makes it again is asked about"},
 	ExtAuthzTooLarge: {"ext_authz_too_large", 0, "request_payload_too_large", 413, "Payload Too Large",
 		"the request body is larger than what is to be shown to the service that decides about the request",
 		"raise includeRequestBodyInCheck.maxRequestBytes of the provider, or set allowPartialMessage"},

@@ -4,16 +4,13 @@ import (
 	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/loop"
-	"github.com/weirmesh/weir/proxy/observe"
 )
 
 // revoked is an exchange that the rules of now would not let in.
 type revoked struct {
-	x       *Exchange
-	cause   causes.Cause
-	details string
-	decided []observe.Origin
-	timer   loop.Timer
+	x     *Exchange
+	no    Refusal
+	timer loop.Timer
 }
 
 // came is a request as it was when it was judged.
@@ -56,24 +53,24 @@ func (x *Exchange) judgeAgain(now *Config, grace int64) {
 	if x.Config.Direction != Inbound && !x.Config.gateway() || x.stage < len(x.Config.Stages) || x.is(responded) {
 		return // the configuration it began with still has to judge it, or nobody has
 	}
-	cause, details := causes.NoCause, ""
+	var no Refusal
 	x.swap()
 	for i := range now.Stages {
 		if s := &now.Stages[i]; s.Again != nil && !x.skips(s) {
-			if cause, details = s.Again(x); cause != causes.NoCause {
+			if no = s.Again(x, now); no.Cause != causes.NoCause {
 				break
 			}
 		}
 	}
 	x.swap()
 	switch r := x.revoked; {
-	case cause == causes.NoCause && r != nil:
+	case no.Cause == causes.NoCause && r != nil:
 		r.timer.Stop()
 		x.revoked = nil
-	case cause != causes.NoCause && r != nil: // the next change gives it no more time
-		r.cause, r.details, r.decided = cause, details, now.Deciders.Denied(details)
-	case cause != causes.NoCause:
-		r = &revoked{x: x, cause: cause, details: details, decided: now.Deciders.Denied(details)}
+	case no.Cause != causes.NoCause && r != nil: // the next change gives it no more time
+		r.no = no
+	case no.Cause != causes.NoCause:
+		r = &revoked{x: x, no: no}
 		r.timer.Fire = r.end
 		half := grace / 2
 		x.revoked = r
@@ -84,14 +81,14 @@ func (x *Exchange) judgeAgain(now *Config, grace int64) {
 func (r *revoked) end() {
 	x := r.x
 	x.down.blame()
-	x.Decided = r.decided
+	x.Decided = r.no.Decided
 	if !x.is(headSent) {
-		x.Details = r.details
-		x.Reply(r.cause)
+		x.Details = r.no.Details
+		x.Reply(r.no.Cause)
 		return
 	}
 	x.endAttempt()
-	x.Cause, x.Details = r.cause, r.details
-	x.Flags |= r.cause.Flag()
+	x.Cause, x.Details = r.no.Cause, r.no.Details
+	x.Flags |= r.no.Cause.Flag()
 	x.giveUp()
 }

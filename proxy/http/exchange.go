@@ -29,13 +29,32 @@ type Stage struct {
 	Request func(x *Exchange) Verdict
 	// Response sees the response head, of the upstream or of a local reply; nil: nothing to do.
 	Response func(x *Exchange)
-	// Again says whether the request of an exchange that is under way, and began under another configuration, would be let in by
-	// this one; if not, why. Nil: it would.
-	Again func(x *Exchange) (causes.Cause, string)
+	// Again says why the request of an exchange that is under way, and began under another configuration, would not be let in by
+	// now, whose stage this is; zero: it would. Nil: it would.
+	Again func(x *Exchange, now *Config) Refusal
+	// Of is what the stage is made of, for those of the same kind in later configurations (Exchange.Passed).
+	Of any
 	// Filter is the name of the filter it is of, by which routes switch that on or off; "": they do not. Off: it is, but for routes that
 	// switch it on.
 	Filter string
 	Off    bool
+}
+
+// Refusal is why a request is not let in.
+type Refusal struct {
+	Cause   causes.Cause // NoCause: it is
+	Details string
+	Decided []observe.Origin
+}
+
+// Passed reports whether a stage saw the request whose Of is as asked.
+func (x *Exchange) Passed(of func(any) bool) bool {
+	for i := range x.Config.Stages {
+		if s := &x.Config.Stages[i]; s.Of != nil && !x.skips(s) && of(s.Of) {
+			return true
+		}
+	}
+	return false
 }
 
 // OfFilter are stages of a filter that routes may switch.

@@ -26,7 +26,7 @@ const customPolicy = "istio-ext-authz-"
 
 // Stages are the filter: the body is waited for, then the question asked.
 func (c *Config) Stages() []http.Stage {
-	ask := http.Stage{Name: "ext_authz", Request: c.ask}
+	ask := http.Stage{Name: "ext_authz", Request: c.ask, Again: c.again, Of: c}
 	if c.Body == nil {
 		return []http.Stage{ask}
 	}
@@ -48,6 +48,23 @@ func (c *Config) applies(x *http.Exchange) bool {
 	}
 	_, ok := c.When(x)
 	return ok
+}
+
+// again refuses a request under way that would be asked about now, and that nobody at the same place was asked about when it began: whoever
+// makes it again is asked. Who was let in is not asked about again.
+func (c *Config) again(x *http.Exchange, now *http.Config) http.Refusal {
+	if c.Per1M < perMillion || !c.applies(x) || x.Passed(func(of any) bool {
+		was, ok := of.(*Config)
+		return ok && was.Cluster == c.Cluster && was.applies(x)
+	}) {
+		return http.Refusal{}
+	}
+	no := http.Refusal{Cause: causes.ExtAuthzError, Details: causes.ExtAuthzError.Details() + "{not_asked}"}
+	if c.When != nil {
+		policy, _ := c.When(x)
+		no.Decided = now.Deciders.Policy(strings.TrimPrefix(policy, customPolicy))
+	}
+	return no
 }
 
 // decided notes the object because of which somebody was asked, now that the request is not let in.

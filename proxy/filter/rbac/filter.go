@@ -9,7 +9,6 @@ package rbac
 import (
 	"bytes"
 
-	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/message"
 	"github.com/weirmesh/weir/proxy/rbac"
@@ -33,11 +32,12 @@ func Stages(filters []*rbac.Filter) []http.Stage {
 		}
 		x.Details = d.Details()
 		return x.Reply(d.Cause())
-	}, Again: func(x *http.Exchange) (causes.Cause, string) {
-		if d := decide(filters, x, true); !d.Allowed {
-			return d.Cause(), d.Details()
+	}, Again: func(x *http.Exchange, now *http.Config) http.Refusal {
+		d := decide(filters, x, true)
+		if d.Allowed {
+			return http.Refusal{}
 		}
-		return causes.NoCause, ""
+		return http.Refusal{Cause: d.Cause(), Details: d.Details(), Decided: now.Deciders.Denied(d.Details())}
 	}}}
 }
 
