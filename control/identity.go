@@ -229,7 +229,8 @@ func horizon(now time.Time, v *apiv1.Identity) *apiv1.Horizon {
 	}
 	for _, w := range v.Workloads {
 		if w.Overdue {
-			take(apiv1.Horizon{At: w.Until, Object: "Pod " + w.Workload, What: "workload " + w.Workload + " is refused by all others", Why: "its certificate ends, and it has not renewed it, though that was due: it is connected, and may not be able to reach its certificate authority",
+			take(apiv1.Horizon{At: w.Until, Object: "Pod " + w.Workload, What: "workload " + w.Workload + " is refused by all others",
+				Why:    "its certificate ends, and it has not renewed it, though that was due: " + cmp.Or(w.LastError, "it is connected, and may not be able to reach its certificate authority"),
 				Remedy: "look at lastError of `weir proxy certs " + w.Workload + "`, and at the log of the control plane"})
 			break // sorted by their ends
 		}

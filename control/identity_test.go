@@ -40,6 +40,7 @@ func TestHorizon(t *testing.T) {
 		{"a federated root ends first", apiv1.Identity{SigningUntil: in(90), Roots: []apiv1.IdentityRoot{{Name: "CN=other", Until: in(30)}}}, in(30), `"CN=other" are refused`, "it ends"},
 		{"a root that is given up is nobody's concern", apiv1.Identity{SigningUntil: in(90), Roots: []apiv1.IdentityRoot{{Until: in(30), Retires: in(2)}}}, in(90), "", ""},
 		{"a workload that does not renew", apiv1.Identity{SigningUntil: in(3000), Succeeds: true, Workloads: []apiv1.IdentityWorkload{{Workload: "fine", Until: in(0)}, {Workload: "cart-1", Until: in(1), Overdue: true}}}, in(1), "cart-1", "not renewed"},
+		{"whose authority answered", apiv1.Identity{SigningUntil: in(3000), Succeeds: true, Workloads: []apiv1.IdentityWorkload{{Workload: "cart-1", Until: in(1), Overdue: true, LastError: "the account is gone"}}}, in(1), "cart-1", "though that was due: the account is gone"},
 	} {
 		h := horizon(now, &c.v)
 		if (h == nil) != c.at.IsZero() {
