@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
 )
 
 func render(t *testing.T, s Settings) *Release {
@@ -326,5 +327,24 @@ func TestWhatWins(t *testing.T) {
 	}
 	if _, err := Render(Settings{Profile: "big"}); err == nil || !strings.Contains(err.Error(), "default, demo, minimal") {
 		t.Errorf("a profile that is not there: %v", err)
+	}
+}
+
+// The chart is of the version that builds have: who installs it with Helm, and names no tag, gets the images of that version.
+func TestVersionOfTheChart(t *testing.T) {
+	version, err := os.ReadFile("../VERSION")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chart, err := os.ReadFile("chart/Chart.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c struct{ Version, AppVersion string }
+	if err := yaml.Unmarshal(chart, &c); err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.TrimSpace(string(version)); c.Version != want || c.AppVersion != want {
+		t.Errorf("chart/Chart.yaml: version %s, appVersion %s; VERSION says %s", c.Version, c.AppVersion, want)
 	}
 }

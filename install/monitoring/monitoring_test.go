@@ -5,7 +5,9 @@ import (
 	"cmp"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,10 +16,11 @@ import (
 	"strings"
 	"testing"
 
+	gocmp "github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 )
 
-var update = flag.Bool("update", false, "write dashboards/*.json")
+var update = flag.Bool("update", false, "write dashboards/*.json and docs/metrics.md")
 
 // The files people load are the tables of this package.
 func TestDashboards(t *testing.T) {
@@ -138,7 +141,8 @@ func TestMetricsAreListed(t *testing.T) {
 	made := regexp.MustCompile(`# HELP ([a-z_]+) |Name: "([a-z_]+)", Help:|(?:metric\{|counter\()"([a-z_]+_[a-z_]+)", "`)
 	typed := regexp.MustCompile(`# TYPE ([a-z_]+) (counter|gauge|histogram)\b|prometheus\.(Counter|Gauge|Histogram)Opts\{Name: "([a-z_]+)"|\{"([a-z_]+)", "(counter|gauge|histogram)"`)
 	labelled := regexp.MustCompile(`Opts\{Name: "([a-z_]+)", Help: "[^"]*"[^"]*\},\s*\[\]string\{([^}\n]*)\}`)
-	types, labels := map[string]string{}, map[string]string{}
+	told := regexp.MustCompile(`# HELP ([a-z_]+) ([^\\\n"]+)|Name: "([a-z_]+)", Help: "([^"]*)"|(?:\{|counter\()"([a-z_]+_[a-z_]+)", (?:"(?:counter|gauge|histogram)", )?"([^"]*)"`)
+	types, labels, helps := map[string]string{}, map[string]string{}, map[string]string{}
 	err = filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() && slices.Contains([]string{"sample", "test", ".git", "bin", "dist"}, d.Name()) {
 			return cmp.Or(err, fs.SkipDir)
@@ -149,6 +153,9 @@ func TestMetricsAreListed(t *testing.T) {
 		text, err := os.ReadFile(path)
 		for _, m := range made.FindAllStringSubmatch(string(text), -1) {
 			from[cmp.Or(m[1], m[2], m[3])] = path
+		}
+		for _, m := range told.FindAllStringSubmatch(string(text), -1) {
+			helps[cmp.Or(m[1], m[3], m[5])] = cmp.Or(m[2], m[4], m[6])
 		}
 		for _, m := range typed.FindAllStringSubmatch(string(text), -1) {
 			types[cmp.Or(m[1], m[4], m[5])] = strings.ToLower(cmp.Or(m[2], m[3], m[6]))
@@ -163,29 +170,73 @@ func TestMetricsAreListed(t *testing.T) {
 	if err != nil || len(from) < 60 {
 		t.Fatal(len(from), err)
 	}
-	for name, where := range from {
-		if !bytes.Contains(doc, []byte("| `"+name+"` |")) {
-			t.Errorf("docs/metrics.md does not list %s (%s)", name, where)
-		}
-	}
 	if len(types) < 30 || len(labels) < 5 {
 		t.Fatalf("the sources say the types of %d metrics and the labels of %d: they are written otherwise now", len(types), len(labels))
 	}
-	for line := range strings.Lines(string(doc)) {
-		cells := strings.Split(line, " | ")
-		if len(cells) < 5 || !strings.HasPrefix(line, "| `") {
-			continue
+	want := listed(string(doc), from, types, labels, helps)
+	if *update {
+		if err := os.WriteFile("../../docs/metrics.md", []byte(want), 0o644); err != nil {
+			t.Fatal(err)
 		}
-		name := strings.Trim(cells[0], "| `")
-		if is, ok := types[name]; ok && is != strings.TrimSpace(cells[1]) {
-			t.Errorf("docs/metrics.md: %s is a %s, not a %s", name, is, cells[1])
-		}
-		said := strings.Split(strings.TrimSpace(cells[3]), ", ")
-		slices.Sort(said)
-		if are, ok := labels[name]; ok && are != strings.Join(said, ", ") {
-			t.Errorf("docs/metrics.md: %s has the labels %s, not %s", name, are, cells[3])
+		doc = []byte(want)
+	}
+	if d := gocmp.Diff(string(doc), want); d != "" {
+		t.Errorf("docs/metrics.md is not what the sources say; go test ./install/monitoring -update writes it: (-it +they)\n%s", d)
+	}
+	for line := range strings.Lines(want) {
+		if cells := strings.Split(line, " | "); strings.HasPrefix(line, "| `") && (len(cells) != 5 || strings.Trim(cells[4], " |\n") == "") {
+			t.Errorf("docs/metrics.md does not say what this means: %s", line)
 		}
 	}
+}
+
+// listed is the page with a row for each metric, of the type and with the labels that the sources say, where they say them. Units and words are people's:
+// a new row has the HELP of the source.
+func listed(doc string, from, types, labels, helps map[string]string) string {
+	var out []string
+	section, sections := "", map[string]int{} // where the rows of each begin
+	for line := range strings.SplitSeq(doc, "\n") {
+		cells := strings.Split(line, " | ")
+		if len(cells) == 5 && strings.HasPrefix(line, "| `") {
+			name := strings.Trim(cells[0], "| `")
+			delete(from, name)
+			if is, ok := types[name]; ok {
+				cells[1] = is
+			}
+			said := strings.Split(cells[3], ", ")
+			if slices.Sort(said); strings.Join(said, ", ") != cmp.Or(labels[name], strings.Join(said, ", ")) {
+				cells[3] = labels[name]
+			}
+			line = strings.Join(cells, " | ")
+		}
+		out = append(out, line)
+		switch {
+		case strings.HasPrefix(line, "## "):
+			section = strings.TrimPrefix(line, "## ")
+		case strings.HasPrefix(line, "|---"):
+			sections[section] = len(out)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(from)) {
+		section = "The control plane"
+		for folder, of := range map[string]string{"../../proxy/": "Proxies", "../../cmd/weir-proxy/": "Proxies", "../../capture/cni/": "The node agent", "../../ca/": "The certificate authority (in the control plane)"} {
+			if strings.HasPrefix(from[name], folder) {
+				section = of
+			}
+		}
+		unit := map[bool]string{true: "s"}[strings.Contains(name, "_seconds")] + map[bool]string{true: "bytes"}[strings.Contains(name, "_bytes")]
+		at := sections[section]
+		for at < len(out) && strings.HasPrefix(out[at], "| `") && out[at] < "| `"+name+"`" {
+			at++
+		}
+		out = slices.Insert(out, at, fmt.Sprintf("| `%s` | %s | %s | %s | %s |", name, types[name], unit, labels[name], helps[name]))
+		for s, begins := range sections {
+			if begins > sections[section] {
+				sections[s]++
+			}
+		}
+	}
+	return strings.Join(out, "\n")
 }
 
 // Rules fire when they should, and Prometheus reads them.
