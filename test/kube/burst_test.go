@@ -104,8 +104,8 @@ func answered(c *cluster.Cluster) string {
 	var out []string
 	for _, text := range texts {
 		for line := range strings.Lines(text) {
-			if strings.HasPrefix(line, "sidecar_injection_time_seconds") {
-				out = append(out, strings.TrimSpace(strings.TrimPrefix(line, "sidecar_injection_time_seconds")))
+			if rest, ok := strings.CutPrefix(line, "sidecar_injection_time_seconds"); ok {
+				out = append(out, strings.TrimSpace(rest))
 			}
 		}
 	}

@@ -88,15 +88,16 @@ func TestCNIModes(t *testing.T) {
 	patch(`{"spec":{"taints":[{"key":"` + tainted + `","effect":"NoSchedule"}]}}`)
 	c.Apply(withImages(t, strings.ReplaceAll(victim, "NODE", at)))
 	c.Until("the node takes no pod", booting, func() string {
-		for _, p := range c.Pods("app=victim") {
-			for _, x := range p.Status.Conditions {
-				if x.Type == corev1.PodScheduled && x.Reason == corev1.PodReasonUnschedulable && strings.Contains(x.Message, "untolerated taint") {
-					return ""
-				}
-			}
-			return fmt.Sprint(p.Status.Conditions)
+		ps := c.Pods("app=victim")
+		if len(ps) == 0 {
+			return "it is not there"
 		}
-		return "it is not there"
+		for _, x := range ps[0].Status.Conditions {
+			if x.Type == corev1.PodScheduled && x.Reason == corev1.PodReasonUnschedulable && strings.Contains(x.Message, "untolerated taint") {
+				return ""
+			}
+		}
+		return fmt.Sprint(ps[0].Status.Conditions)
 	})
 	mode("repair")
 	c.Ready("app=victim", booting)
