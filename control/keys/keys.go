@@ -39,9 +39,11 @@ const (
 	timeout = 5 * time.Second
 	// spacing is the least time between fetches that proxies ask for. It doubles with each that brings nothing new, to
 	// spacingMax, and is forgotten after calm without one: tokens that name keys which do not exist must not make an
-	// issuer fend us off, and a rotation must be seen at once.
+	// issuer fend us off, and a rotation must be seen at once. A request waits half a second for keys: two fetches are nearer to
+	// each other than that by what an issuer takes to answer, or whoever tries names of keys all the time would have the first
+	// tokens of a new one refused.
 	spacing    = 100 * time.Millisecond
-	spacingMax = 2 * time.Second
+	spacingMax = 300 * time.Millisecond
 	calm       = 10 * time.Second
 	// maxSources bounds the addresses: each has a goroutine.
 	maxSources = 2000

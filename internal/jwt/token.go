@@ -29,8 +29,8 @@ type Token struct {
 	Algorithm, KeyID string
 	Issuer, Subject  string
 	Audiences        []string
-	// Expires and NotBefore are in seconds of Unix time; 0: not said.
-	Expires, NotBefore int64
+	// Expires, NotBefore and IssuedAt are in seconds of Unix time; 0: not said.
+	Expires, NotBefore, IssuedAt int64
 	// Claims are all: values are string, bool, json.Number, nil, []any and map[string]any.
 	Claims map[string]any
 }
@@ -93,7 +93,7 @@ func (t *Token) registered() Status {
 	if t.Subject, ok = optional(t.Claims, "sub"); !ok {
 		return ClaimSubject
 	}
-	if _, ok = seconds(t.Claims, "iat"); !ok {
+	if t.IssuedAt, ok = seconds(t.Claims, "iat"); !ok {
 		return ClaimIssuedAt
 	}
 	if t.NotBefore, ok = seconds(t.Claims, "nbf"); !ok {

@@ -63,7 +63,7 @@ func (s *Sets) Remote(r Remote) *Source {
 	if src := s.remote[r]; src != nil {
 		return src
 	}
-	src := &Source{sets: s, absent: map[string]time.Time{}, remote: &remote{Remote: r, space: spacing}}
+	src := &Source{sets: s, absent: map[string]lack{}, remote: &remote{Remote: r, space: spacing}}
 	src.keys.Store(&jwt.Keys{Placeholder: true})
 	if s.fetch != nil {
 		src.ask = func(ctx context.Context) (string, error) { return s.fetch(ctx, &r) }

@@ -19,6 +19,9 @@ const (
 	// absence is for how long what the newest set did not verify (wanted) is refused at once: old tokens go on coming for hours
 	// after a rotation.
 	absence = 2 * time.Second
+	// clocks is by how much an issuer's clock may be behind: a token that says that it was made after the question for which its key was not
+	// there may be of a key that somebody tried before it was made, and is asked about again.
+	clocks = time.Minute
 	// maxAbsent bounds how many of them are remembered.
 	maxAbsent = 256
 	// maxHeld bounds the requests of a process that wait for keys: who would be one more is refused.
@@ -61,7 +64,7 @@ func (s *Sets) Given(text string) (*Source, error) {
 	defer s.mu.Unlock()
 	src := s.m[keys.URI]
 	if src == nil {
-		src = &Source{sets: s, absent: map[string]time.Time{}}
+		src = &Source{sets: s, absent: map[string]lack{}}
 		if uri := keys.URI; s.ask != nil {
 			src.ask = func(ctx context.Context) (string, error) { return s.ask(ctx, uri) }
 		}
@@ -97,11 +100,14 @@ type Source struct {
 	given   string // the text that came last by configuration
 	last    time.Time
 	flight  *flight // the question under way, or waiting for its time
-	absent  map[string]time.Time
+	absent  map[string]lack
 	problem error // of the last answer
 
 	remote *remote // nil: the proxy does not fetch it itself
 }
+
+// lack is that a key was not in the newest set.
+type lack struct{ asked, until time.Time }
 
 type flight struct {
 	began atomic.Int64 // Unix nanoseconds; 0: it waits
@@ -113,7 +119,7 @@ type flight struct {
 func (s *Source) verify(t *jwt.Token) (jwt.Status, *jwt.Keys) {
 	keys := s.keys.Load()
 	status := keys.Verify(t)
-	if status == jwt.OK || s.ask == nil || s.isAbsent(wanted(t, status)) || !s.sets.hold() {
+	if status == jwt.OK || s.ask == nil || s.isAbsent(wanted(t, status), t.IssuedAt) || !s.sets.hold() {
 		return status, keys
 	}
 	defer s.sets.release()
@@ -134,7 +140,7 @@ func (s *Source) verify(t *jwt.Token) (jwt.Status, *jwt.Keys) {
 			}
 		}
 		if f.began.Load() >= came.UnixNano() {
-			s.setAbsent(wanted(t, status))
+			s.setAbsent(wanted(t, status), time.Unix(0, f.began.Load()))
 			return status, keys
 		}
 	}
@@ -150,24 +156,25 @@ func wanted(t *jwt.Token, status jwt.Status) string {
 	return "." + strings.Clone(t.Text[max(0, len(t.Text)-enough):])
 }
 
-func (s *Source) isAbsent(kid string) bool {
+// isAbsent reports whether a token is refused at once; issued is when it says that it was made, 0 if it does not.
+func (s *Source) isAbsent(kid string, issued int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	until, ok := s.absent[kid]
-	if ok && time.Now().After(until) {
+	l, ok := s.absent[kid]
+	if ok && time.Now().After(l.until) {
 		delete(s.absent, kid)
 		ok = false
 	}
-	return ok
+	return ok && (issued == 0 || time.Unix(issued, 0).Add(clocks).Before(l.asked))
 }
 
-func (s *Source) setAbsent(kid string) {
+func (s *Source) setAbsent(kid string, asked time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.absent) >= maxAbsent {
 		clear(s.absent)
 	}
-	s.absent[kid] = time.Now().Add(absence)
+	s.absent[kid] = lack{asked, time.Now().Add(absence)}
 }
 
 // asked is the question under way, or a new one.
