@@ -18,7 +18,7 @@ spec:
   servers:
   - {port: {number: 80, name: http, protocol: HTTP}, hosts: ["*.example"]}
   - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [shown.example], tls: {!wrong mode: MUTUAL, credentialName: shown}}
-  - {port: {number: 443, name: through, protocol: TLS}, hosts: [tls-through-the-gateway-to-nobody.example], tls: {mode: PASSTHROUGH}}
+  - {port: {number: 443, name: tls, protocol: TLS}, hosts: [tls-through-the-gateway-to-nobody.example, "*.rule-for-another-server-name.example"], tls: {mode: PASSTHROUGH}}
 `
 
 const gateway = "istio-system/istio-ingressgateway"

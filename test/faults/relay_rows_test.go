@@ -37,7 +37,7 @@ func relayRows() []fault {
 		{name: "TLS rule to no such subset", how: "a rule for TLS to a subset that no DestinationRule has", app: silence, protocol: "tls", ask: secured,
 			config: tls("{destination: {host: NAME, !wrong subset: v7}}"),
 			cause:  "cluster_not_found", at: "default/client", object: "VirtualService tls[1].route[0].destination.subset", client: "cluster_not_found"},
-		{name: "TLS through the gateway to nobody", how: "a server of a Gateway with tls.mode PASSTHROUGH, and a rule for TLS to a host that there is not",
+		{name: "TLS through the gateway to nobody", how: "a Gateway with tls.mode PASSTHROUGH, and a rule for TLS to a host that there is not",
 			ask:    handshake(""),
 			config: object("networking.istio.io/v1", "VirtualService", "NAME", "{hosts: [NAME.example], gateways: [edge], tls: [{match: [{port: 443, sniHosts: [NAME.example]}], route: [{destination: {!wrong host: NAME-x, port: {number: 8080}}}]}]}"),
 			cause:  "cluster_not_found", at: gateway, object: "VirtualService tls[0].route[0].destination.host", client: "cluster_not_found"},
