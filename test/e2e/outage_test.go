@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -340,4 +342,71 @@ func TestOutageGarbage(t *testing.T) {
 		t.Error(lines)
 	}
 	o.load.stop(t)
+}
+
+// Half of fifty replicas go while there is no control plane, which is half of a rollout; the others after it has come back, one by one, each for one
+// that is new. No request fails, although callers are not told who went.
+func TestFiftyReplicasAreReplacedAroundAnOutage(t *testing.T) {
+	t.Parallel()
+	const replicas = 50
+	m, client, _ := echoMesh(t, nil)
+	var running []*httptest.Server // by address, all of one workload's network: there are not networks enough for fifty
+	start := func() *httptest.Server {
+		s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		t.Cleanup(s.Close)
+		return s
+	}
+	entry := func() string {
+		var b strings.Builder
+		b.WriteString("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: many}\nspec:\n  hosts: [many.example]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: STATIC\n  endpoints:\n")
+		for _, s := range running {
+			at := netip.MustParseAddrPort(s.Listener.Addr().String())
+			fmt.Fprintf(&b, "  - {address: %s, ports: {http: %d}}\n", at.Addr(), at.Port())
+		}
+		return b.String()
+	}
+	for range replicas {
+		running = append(running, start())
+	}
+	known := func(when string) {
+		t.Helper()
+		var want []string
+		for _, s := range running {
+			want = append(want, s.Listener.Addr().String())
+		}
+		slices.Sort(want)
+		m.Eventually(when, func() error {
+			all := client.Endpoints("outbound|80||many.example")
+			if slices.Sort(all); !slices.Equal(all, want) {
+				return fmt.Errorf("it knows %v", all)
+			}
+			return nil
+		})
+	}
+	m.Config("many.yaml", entry())
+	known("the client's proxy knows all")
+	load := startLoad(client, 4, "http://many.example/")
+	load.noneFailed(t, "before")
+	m.KillControl()
+	for _, s := range running[:replicas/2] {
+		s.Close()
+		load.await(20)
+	}
+	known("nobody has told it who went")
+	load.noneFailed(t, "half of them are gone, and nobody said so")
+	for i := range replicas / 2 {
+		running[i] = start()
+	}
+	m.WriteRaw("many.yaml", []byte(entry()))
+	m.StartControl()
+	known("the control plane has come back")
+	for i := replicas / 2; i < replicas; i++ {
+		old := running[i]
+		running[i] = start()
+		m.Write("many.yaml", entry())
+		old.Close() // the proxy may not have heard yet
+		load.await(20)
+	}
+	known("all are new")
+	load.stop(t)
 }
