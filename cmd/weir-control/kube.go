@@ -230,8 +230,7 @@ func (k *cluster) findings() (out []config.Finding) {
 	out = append(out, k.runs.Away()...)
 	for _, e := range k.elections {
 		if since, last := e.Vacant(); !since.IsZero() {
-			out = append(out, config.New(config.LeaderAway, mesh.Ref{Kind: "Lease", Namespace: k.options.Namespace, Name: e.Name()}, "", 0, "the leader: nobody holds the Lease since "+since.UTC().Format(time.RFC3339)+" (last: "+cmp.Or(last, "nobody")+")",
-				"look at the log of the control planes: may they update leases in "+k.options.Namespace+", and do their clocks agree?"))
+			out = append(out, nobodyLeads(k.options.Namespace, e.Name(), last, since))
 		}
 	}
 	if k.injector == nil {
@@ -243,6 +242,13 @@ func (k *cluster) findings() (out []config.Finding) {
 		out = append(out, k.runs.OtherImages(s.Gives())...)
 	}
 	return out
+}
+
+// nobodyLeads is what there is to say of a Lease that nobody has renewed since it ended; last: who had it.
+func nobodyLeads(namespace, lease, last string, since time.Time) config.Finding {
+	return config.New(config.LeaderAway, mesh.Ref{Kind: "Lease", Namespace: namespace, Name: lease}, "", 0,
+		"the leader: nobody holds the Lease since "+since.UTC().Format(time.RFC3339)+" (last: "+cmp.Or(last, "nobody")+")",
+		"look at the log of the control planes: may they update leases in "+namespace+", and do their clocks agree?")
 }
 
 // serve adds what runs beside the Plane once it is made.
