@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"net/netip"
 	"slices"
+	"strings"
 	"unsafe"
 
 	"github.com/weirmesh/weir/api/causes"
@@ -172,6 +173,7 @@ func Not(t Test) Test { return func(f *Facts) bool { return !t(f) } }
 // Header holds for requests with such a header, or pseudo-header, by the reading that is looked at.
 func Header(m route.ValueMatch) Test {
 	authority := m.Name == ":authority" || m.ID == message.Host
+	spelled := strings.ContainsAny(m.Name, "-_")
 	return func(f *Facts) bool {
 		if f.Request == nil {
 			return false
@@ -182,10 +184,19 @@ func Header(m route.ValueMatch) Test {
 				return m.Holds(plain)
 			}
 		case m.Name[0] != ':':
-			if n := f.Request.Headers.Count(m.Name); n > 1 {
-				if i := f.readings.at(m.Name, n+1); i > 0 {
-					return m.Holds(f.Request.Headers.Nth(m.Name, i-1))
-				}
+			n, others := f.Request.Headers.Count(m.Name), 0
+			if spelled {
+				_, others = f.Request.Headers.Alike(m.Name, 0)
+			}
+			if n <= 1 && others == 0 {
+				break
+			}
+			switch i := f.readings.at(m.Name, n+1+others); {
+			case i > n:
+				other, _ := f.Request.Headers.Alike(m.Name, i-n-1)
+				return m.Holds(other)
+			case i > 0:
+				return m.Holds(f.Request.Headers.Nth(m.Name, i-1))
 			}
 		}
 		return m.HoldsFor(f.Request)

@@ -3,7 +3,7 @@ package rbac
 // maxReadings bounds in how many ways a request is read: each costs a look at all policies.
 const maxReadings = 256
 
-// readings are the ways to read what comes several times: a header as one list, or by one of its lines alone; and an authority
+// readings are the ways to read what comes several times: a header as one list, or by one of its lines alone, also one with an underscore for a hyphen in its name; and an authority
 // that ends in a dot: with it, or without. Who gets the request may read the first line of one header and the last of
 // another, so all of them are combined, as tests come upon them. The zero value has come upon none.
 type readings struct {

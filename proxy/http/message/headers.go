@@ -158,6 +158,31 @@ func (h *Headers) Nth(name string, n int) []byte {
 	return nil
 }
 
+// Alike counts the fields whose names are another way to write name, with underscores for hyphens or the other way round, and gives the value of one
+// of them, from 0. Programs behind CGI, WSGI and their like cannot tell them from it. Names with a number of their own are not among them.
+func (h *Headers) Alike(name string, nth int) (value []byte, n int) {
+	for i := range h.fields {
+		f := &h.fields[i]
+		if f.ID != OtherHeader || len(f.Name) != len(name) || string(f.Name) == name || !alike(f.Name, name) {
+			continue
+		}
+		if n == nth {
+			value = f.Value
+		}
+		n++
+	}
+	return value, n
+}
+
+func alike(a []byte, b string) bool {
+	for i, c := range a {
+		if c != b[i] && (c != '-' && c != '_' || b[i] != '-' && b[i] != '_') {
+			return false
+		}
+	}
+	return true
+}
+
 // Set replaces all fields of a well-known header by one.
 func (h *Headers) Set(id ID, value []byte) {
 	if h.may(id) {
