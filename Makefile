@@ -82,6 +82,10 @@ skew: ## proxies and control planes of the last versions, built from the history
 verdicts: ## what is said of every rule against what calls do, for 10,000 random sets of objects (500 more by real proxies): three minutes
 	VERDICT_SETS=10000 $(GO) test -count=1 -v -timeout 30m ./test/verdict
 
+.PHONY: authorization
+authorization: ## 20,000 random calls against 1,000 random sets of policies, decided by real proxies and by an evaluator of the tests' own: two minutes
+	AUTHORIZATION_SETS=1000 $(GO) test -count=1 -v -timeout 40m -run '^TestARunningProxyDecidesAlike$$' ./test/authorization
+
 .PHONY: matrix
 matrix: ## rules for clients in every place against what servers take in every place, by four protocols, a sidecar and a gateway: 14,445 combinations, eight minutes
 	WEIR_MATRIX=1 $(GO) test -count=1 -v -timeout 60m -run '^TestNoPlaceOfRulesContradictsItself$$' ./test/e2e
@@ -122,6 +126,13 @@ streams: ## policies, certificates and the log's format change under STREAMS (10
 .PHONY: csr-flood
 csr-flood: ## a control plane under as many certificate requests as 24 connections carry: refused how fast, and how soon others are served meanwhile; ten seconds
 	WEIR_KERNEL_TESTS=require $(GO) test -count=1 -v -run '^TestFloodOfCertificateRequests$$' ./test/acceptance
+
+# What a change need not pass, but a night should: each says by itself what it found, and all of them are run.
+.PHONY: nightly
+nightly: ## the long runs without a cluster, one after the other, two hours: authorization, verdicts, matrix, flips, csr-flood, skew, differential, conformance, acceptance, fuzz-long, soak
+	@failed=; for run in authorization verdicts matrix flips csr-flood skew differential conformance acceptance fuzz-long soak; do \
+	  echo "=== $$run"; $(MAKE) --no-print-directory $$run || failed="$$failed $$run"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 .PHONY: latency
 latency: ## how soon a busy proxy answers, twenty in one process, from exec to ready, and what an idle one costs, against their bars (a machine with nothing else to do)
