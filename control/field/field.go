@@ -78,6 +78,8 @@ func Find(root *document.Value, path string, f For) (string, int) {
 			}
 		}
 		candidates = append(candidates, "origins")
+	case path == "endpoints":
+		candidates = append(candidates, "workloadSelector")
 	case path == "egress":
 		if len(items(spec.Get(path))) == 1 {
 			candidates = []string{document.Index(path, 0) + ".hosts", path}
@@ -114,12 +116,14 @@ func rule(root, spec *document.Value, of, name string, f For) (path string, foun
 		c := document.Index(of, i) + "." + name
 		if list, in, ok := strings.Cut(c, "[]"); ok {
 			all := items(at(spec, list))
-			one := f.among(all)
+			one, several := f.among(all, line != 0 || len(items(spec.Get(of))) == 1)
 			switch {
 			case len(all) == 0:
 				continue
 			case one >= 0:
 				c = document.Index(list, one) + in
+			case line == 0 && !several && f.Host != "": // it is another rule's
+				continue
 			default: // whose it is nobody says
 				if c = list; line == 0 {
 					return of + "[]." + name, 0
@@ -161,12 +165,13 @@ func (f For) begins(spec *document.Value, lists ...string) (only string) {
 	return only
 }
 
-// among is which of several destinations a cluster was made for: the only one there is, or the only one that it can be of; -1: nobody knows.
-func (f For) among(routes []*document.Value) int {
-	if len(routes) == 1 {
-		return 0
+// among is which of several destinations of a rule a cluster was made for: the only one there is, if it is of that rule, or the only one
+// that it can be of; -1: none, or of several nobody knows which.
+func (f For) among(routes []*document.Value, ofRule bool) (one int, several bool) {
+	if len(routes) == 1 && ofRule {
+		return 0, false
 	}
-	one := -1
+	one = -1
 	for i, r := range routes {
 		d := r.Get("destination")
 		host, port := d.Get("host").String(), d.Get("port").Get("number")
@@ -174,11 +179,11 @@ func (f For) among(routes []*document.Value) int {
 			continue
 		}
 		if one >= 0 {
-			return -1
+			return -1, true
 		}
 		one = i
 	}
-	return one
+	return one, false
 }
 
 // protocol are where it is said what a port speaks, of a Service or ServiceEntry; the workload's port, or the service's.

@@ -114,6 +114,12 @@ func TestFind(t *testing.T) {
 		{"Relay", "tcp[].route[].destination", For{Line: 11, Host: "d.default.svc.cluster.local"}, "tcp[1].route[1].destination:13"},
 		{"Relay", "tcp[].route[].destination", For{Line: 4}, ":0"}, // of tls or of tcp nobody says
 		{"VirtualService", "tcp[].route[].destination", For{Line: 4}, ":0"},
+		// Whose text has no lines, as on Kubernetes: the only rule that leads there.
+		{"VirtualService", "http[].route[].destination", For{Host: "b.default.svc.cluster.local"}, "http[0].route[0].destination:5"},
+		{"VirtualService", "http[].route[].destination", For{Host: "d.default.svc.cluster.local"}, "http[2].route[1].destination:11"},
+		{"VirtualService", "http[].route[].destination", For{Host: "c.default.svc.cluster.local"}, "http[].route[].destination:0"}, // two do
+		{"VirtualService", "http[].route[].destination", For{Host: "e.default.svc.cluster.local"}, ":0"},
+		{"ServiceEntry", "endpoints", For{}, ":0"},
 		{"VirtualService", "http", For{}, "http:3"},
 		{"Gateway", "servers", For{}, "servers:3"},
 		{"Gateway", "servers[].tls", For{Line: 7}, "servers[2].tls:8"},

@@ -3,6 +3,7 @@ package why
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -53,10 +54,13 @@ func truer(c causes.Cause, t *Told, objects Objects) found {
 	case causes.AccessDenied:
 		return denied(r, objects)
 	case causes.HostNotFound:
-		return found{cause: c, more: nearest(r.GetAuthority(), t.Node, objects)}
+		return unoffered(c, t, objects)
 	case causes.FilterChainNotFound:
-		if r.GetAuthority() != "" { // the server name of TLS
-			return found{cause: c, more: nearest(r.GetAuthority(), t.Node, objects)}
+		switch {
+		case r.GetAuthority() != "": // the server name of TLS
+			return unoffered(c, t, objects)
+		case strings.Contains(r.GetDetails(), "{plaintext ") && slices.ContainsFunc(r.GetDecisions(), func(d *observev1.Decision) bool { return d.GetStage() == decider }):
+			return found{cause: c, more: "the client speaks plaintext at a port where the Gateway wants TLS", aside: true}
 		}
 	case causes.DirectResponse, causes.NoEndpoints:
 		for _, d := range r.GetDecisions() { // what Istio calls what it does about strangers
@@ -223,6 +227,20 @@ func upgraded(r *observev1.Record, objects Objects) found {
 		}
 	}
 	return out
+}
+
+// unoffered is why a gateway does not serve a host.
+func unoffered(c causes.Cause, t *Told, objects Objects) found {
+	host := t.Record.GetAuthority()
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	if objects.Hosts(t.Node) != nil {
+		if by := objects.Amiss(host); len(by) == 1 { // of several nobody knows which was meant
+			return found{cause: c, more: "what is there for " + host + " is not in force because of this", by: by, aside: true}
+		}
+	}
+	return found{cause: c, more: nearest(t.Record.GetAuthority(), t.Node, objects)}
 }
 
 // nearest says which hosts a proxy has that are most like one that it does not have.

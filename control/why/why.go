@@ -84,6 +84,9 @@ type Objects interface {
 	Known(host, address string) (Ref, bool)
 	// Hosts are the hosts that a proxy may be asked for: those of a gateway's servers and rules.
 	Hosts(node string) []string
+	// Amiss are the fields because of which a host is not served at gateways whose objects speak of it: a Gateway that there is not, a
+	// credential, a server name that no rule has.
+	Amiss(host string) []Pointer
 	// Applying are the objects that do something for the workload of a proxy, on a port, the first first.
 	Applying(doing Doing, node string, port uint16) []Ref
 }

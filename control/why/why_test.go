@@ -77,6 +77,8 @@ func (now) Known(_, _ string) (Ref, bool) { return Ref{}, false }
 
 func (now) Hosts(string) []string { return nil }
 
+func (now) Amiss(string) []Pointer { return nil }
+
 func (now) Applying(doing Doing, _ string, _ uint16) []Ref {
 	return []Ref{{[...]string{Secures: "PeerAuthentication", Confines: "Sidecar"}[doing], "default", "applies"}}
 }

@@ -17,7 +17,7 @@ var update = flag.Bool("update", false, "rewrite docs/faults.md")
 
 // catalogue is all of it: what one mesh can show, then what takes another.
 func catalogue(t testing.TB) []fault {
-	return slices.Concat(upstreamRows(), h2Rows(), limitRows(), tlsRows(t), policyRows(t), placeRows(), patienceRows(), sidesRows(t), clientRows(), gatewayRows(t), relayRows(), hopRows(t), strictRows(), outageRows(), earlyRows())
+	return slices.Concat(upstreamRows(), h2Rows(), limitRows(), tlsRows(t), policyRows(t), placeRows(), patienceRows(), sidesRows(t), clientRows(), gatewayRows(t), relayRows(), tiredRows(), hopRows(t), strictRows(), outageRows(), earlyRows())
 }
 
 // docs/faults.md is the catalogue.

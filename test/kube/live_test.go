@@ -132,7 +132,7 @@ func TestLiveView(t *testing.T) {
 	})
 	says(c, "what failed is told with the object that decided", func(w *apiv1.Why) bool {
 		return slices.ContainsFunc(w.Stories, func(s apiv1.Story) bool {
-			return s.Cause == "cluster_not_found" && s.At == source && len(s.Decided) > 0 && s.Decided[0].Kind == "VirtualService" && s.Decided[0].Namespace == c.Namespace && s.Decided[0].Field != ""
+			return s.Cause == "cluster_not_found" && s.At == source && len(s.Decided) > 0 && s.Decided[0].Kind == "VirtualService" && s.Decided[0].Namespace == c.Namespace && s.Decided[0].Field == "http[0].route[0].destination.subset"
 		})
 	}, "why", "--last-errors", c.Namespace+"/web")
 	for range 2 {
