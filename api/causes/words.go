@@ -13,7 +13,7 @@ const (
 var wordTable = map[Word]struct{ sentence, remedy string }{
 	Denied: {"a policy of the destination does not let the request pass; callers are told no more than that (x-weir-why, google.rpc.ErrorInfo)",
 		"whoever runs the mesh is told by `weir why` which policy it was, and why: give the request's id"},
-	Answered: {"the application itself answered with an error (5xx, or a gRPC status that means the same), and no proxy had a part in it",
+	Answered: {"the application itself answered with an error (5xx, or a gRPC status that means the same), and no proxy did",
 		"look into the application's log of that moment"},
 	OK: {"the request went well", "nothing; `weir why --last-errors` tells of requests that did not"},
 }

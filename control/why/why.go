@@ -295,6 +295,9 @@ func story(chain []Told, objects Objects) apiv1.Story {
 	if i := callerOf(chain, s.Hop); i >= 0 {
 		s.Decided = across(c, &chain[i], r, s.Decided, objects)
 	}
+	if !known && (s.Cause == string(causes.Answered) || s.Cause == string(causes.OK)) {
+		tellAltered(&s, chain, objects)
+	}
 	if fails(first) {
 		s.Stopped = stopped(first, objects)
 	}

@@ -280,6 +280,25 @@ func say(s *apiv1.Story) string {
 	return out
 }
 
+// Of a route whose object has changed since, nothing is said but what the proxies recorded: which path the application got.
+func TestAlteredByWhatHasChanged(t *testing.T) {
+	for _, c := range []struct{ got, detail, by string }{
+		{"/v9/0", "the application got the path /v9/0, and /reviews/0 was asked for: VirtualService default/reviews routed it", "VirtualService"},
+		{"/reviews/0", "", ""},
+	} {
+		caller, server := called(0, 5, "", 500), served(1, 3, "", 500, "via_upstream")
+		caller.Record.Decisions[1].Hash, server.Record.Path = "old", c.got
+		s := Stories([]Told{caller, server}, objects)[0]
+		by := ""
+		if len(s.Decided) > 0 {
+			by = strings.TrimSpace(s.Decided[0].Kind + " " + s.Decided[0].Field)
+		}
+		if s.Cause != "application_answered" || s.Detail != c.detail || by != c.by {
+			t.Errorf("%s: %s, %q by %q, want %q by %q", c.got, s.Cause, s.Detail, by, c.detail, c.by)
+		}
+	}
+}
+
 // What is alike is told once, and only what was asked for.
 func TestMerge(t *testing.T) {
 	one := func(id, cause string) Told {

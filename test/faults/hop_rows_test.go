@@ -69,6 +69,27 @@ func hopRows(testing.TB) []fault {
 				return id
 			},
 			cause: "upstream_connect_refused", at: "default/client", object: "ServiceEntry ports[0].targetPort", client: "upstream_connect_refused"},
+		{name: "rewritten path", how: "rewrite.uri makes a path that the application answers with 500", app: answers(failed), ask: below("/shop/7"),
+			config: virtualService("match: [{uri: {prefix: /shop}}], !wrong rewrite: {uri: /v9}, ROUTE"),
+			cause:  "application_answered", at: "default/server", object: "VirtualService http[0].rewrite", client: "-", server: "-", detail: "got the path /v9/7: http[0].rewrite of VirtualService default/rewritten-path changed /shop/7"},
+		{name: "rewritten path of an application without a proxy", how: "the same, where only the caller's proxy can tell", far: wholly(failed), ask: below("/shop/7"),
+			config: virtualService("match: [{uri: {prefix: /shop}}], !wrong rewrite: {uri: /v9}, ROUTE"),
+			cause:  "application_answered", at: "default/far", object: "VirtualService http[0].rewrite", client: "-", unknown: "default/far", detail: "changes the path /shop/7, by its text in force"},
+		{name: "rewritten authority", how: "rewrite.authority makes a Host that the application answers with 500", app: answers(failed), config: virtualService("!wrong rewrite: {authority: shop.example}, ROUTE"),
+			cause: "application_answered", at: "default/server", object: "VirtualService http[0].rewrite", client: "-", server: "-", detail: "got the authority shop.example"},
+		{name: "rewritten path is not found", how: "rewrite.uri makes a path that the application answers with 404, which is no failure to a proxy, and found in the sample only", app: answers("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"),
+			config: virtualService("!wrong rewrite: {uri: /v9}, ROUTE"),
+			ask: func(w *world, f *fault) string {
+				for range sample {
+					get(w, f)
+				}
+				return "fault-" + f.slug()
+			},
+			cause: "ok", at: "default/client", object: "VirtualService http[0].rewrite", client: "-", server: passed, detail: "http[0].rewrite"},
+		{name: "rewritten to the same", how: "a rewrite.uri that changes nothing, and an application that answers 500", app: answers(failed), config: virtualService("match: [{uri: {prefix: /shop}}], rewrite: {uri: /shop}, ROUTE"), ask: below("/shop/7"),
+			cause: "application_answered", at: "default/server", client: "-", server: "-"},
+		{name: "header taken away", how: "headers.request.remove takes what the application needs, which answers 500", app: answers(failed), config: virtualService("headers: {request: {remove: [x-tenant], set: {x-stage: test}}}, ROUTE"),
+			cause: "application_answered", at: "default/server", client: "-", server: "-", detail: "http[0].headers.request of VirtualService default/header-taken-away changes headers"},
 		{name: "no such port", how: "a route to a port that the destination does not have", app: answers(ok), config: virtualService("route: [{destination: {host: NAME, port: {!wrong number: 9}}}]"),
 			cause: "cluster_not_found", at: "default/client", object: "VirtualService http[0].route[0].destination.port.number", client: "cluster_not_found"},
 		{name: "no such host", how: "a route to a host that there is not", app: answers(ok), config: virtualService("route: [{destination: {!wrong host: NAME-x}}]"),
@@ -102,6 +123,14 @@ func hopRows(testing.TB) []fault {
 			},
 			cause: "downstream_misjudged", at: "default/server", server: "downstream_misjudged"},
 	}
+}
+
+// failed is an answer of an application that does not know what to do.
+const failed = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"
+
+// below asks for a path.
+func below(path string) func(*world, *fault) string {
+	return func(w *world, f *fault) string { return w.call(f, "GET", path) }
 }
 
 // briefly signs once, for some seconds.
