@@ -232,8 +232,20 @@ func (c *Cluster) installed(ctx context.Context, m *Missing) {
 				m.Since = cond.LastTransitionTime.Time
 			}
 		}
+		if m.Since.IsZero() { // a Deployment that is to have no pods is said to have all of them
+			m.Since = c.lastSign(ctx, strings.TrimPrefix(d.Name, "istiod"))
+		}
 		return
 	}
+}
+
+// lastSign is when a control plane of a revision last said that it leads; zero: nobody knows.
+func (c *Cluster) lastSign(ctx context.Context, suffix string) time.Time {
+	lease, err := c.client.CoordinationV1().Leases(c.o.Namespace).Get(ctx, "istio-revision-leader"+suffix, metav1.GetOptions{})
+	if err != nil || lease.Spec.RenewTime == nil {
+		return time.Time{}
+	}
+	return lease.Spec.RenewTime.Time
 }
 
 // pod finds a pod that serves.

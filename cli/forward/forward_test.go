@@ -9,6 +9,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,7 +77,12 @@ func TestAway(t *testing.T) {
 			ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}}}}}
 	deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istiod", Labels: labels},
 		Status: appsv1.DeploymentStatus{Conditions: []appsv1.DeploymentCondition{{Type: appsv1.DeploymentAvailable, Status: corev1.ConditionFalse, LastTransitionTime: noon}}}}
+	scaled := deployment.DeepCopy() // to none, of which all are there
+	scaled.Name, scaled.Status.Conditions[0].Status = "istiod-none", corev1.ConditionTrue
+	leads := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istio-revision-leader-none"}, Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: noon.Time}}}
 	for want, objects := range map[string][]runtime.Object{
+		"the control plane is away since 2026-11-22T12:00:00Z: Deployment istiod-none in namespace istio-system of https://k has no pods. " + meanwhile:                           {scaled, leads},
+		"the control plane is away: Deployment istiod-none in namespace istio-system of https://k has no pods. " + meanwhile:                                                      {scaled},
 		"the control plane is away since 2026-11-22T12:00:00Z: no pod of weir-control is ready in namespace istio-system of https://k (istiod-1: CrashLoopBackOff). " + meanwhile: {pod, deployment},
 		"the control plane is away since 2026-11-22T12:00:00Z: Deployment istiod in namespace istio-system of https://k has no pods. " + meanwhile:                                {deployment},
 		"weir is not installed in namespace istio-system of https://k: there is no pod with label app=istiod":                                                                     nil,
