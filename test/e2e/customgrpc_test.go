@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -230,7 +231,11 @@ func TestCustomOfConnections(t *testing.T) {
 		if c.saw != "" {
 			want = []string{c.saw}
 		}
-		if got := g.saw(); fmt.Sprint(got) != fmt.Sprint(want) {
+		got := g.saw()
+		if c.dial != nil { // may speak TLS, as long as it says nothing: asked about as the stranger that it seems to be, and, if that was refused, when it speaks
+			got = slices.Compact(slices.Clone(got))
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%s: the provider saw %q, want %q", c.name, got, want)
 		}
 		if c.log != "" {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/sample/echo"
 	"github.com/weirmesh/weir/test/mesh"
 )
@@ -51,9 +52,19 @@ func (s *stage) address(name string) string {
 func (s *stage) set(r *round) {
 	s.T.Helper()
 	s.Config("script.yaml", s.vault.fill(r.objects, s.certs, s.address))
-	var unlisted []string
-	left := slices.Clone(r.findings)
-	for _, f := range s.Findings() {
+	s.Eventually("findings are those of the script", func() error { // about objects together they come a moment later
+		unlisted, left := compared(r.findings, s.Findings())
+		if len(unlisted)+len(left) > 0 {
+			return fmt.Errorf("findings that the script does not list: %q; that it lists and nobody makes: %q", unlisted, left)
+		}
+		return nil
+	})
+}
+
+// compared are findings that are not listed, and those listed that there are not.
+func compared(listed []string, found []apiv1.Finding) (unlisted, left []string) {
+	left = slices.Clone(listed)
+	for _, f := range found {
 		if f.Severity != "error" && f.Severity != "warning" {
 			continue
 		}
@@ -73,9 +84,7 @@ func (s *stage) set(r *round) {
 		}
 		left = slices.Delete(left, i, i+1)
 	}
-	if len(unlisted)+len(left) > 0 {
-		s.T.Errorf("findings that the script does not list: %q; that it lists and nobody makes: %q", unlisted, left)
-	}
+	return unlisted, left
 }
 
 // line is what the caller's proxy logged of a call.
