@@ -264,6 +264,13 @@ func story(chain []Told, objects Objects) apiv1.Story {
 	s.At = to.Workload
 	c, known := causes.Named(r.GetCause())
 	what := truer(c, to, objects)
+	waiting := -1 // the hop that did not wait for the end of a delay further on
+	if j := delayed(chain, s.Hop); j >= 0 {
+		c, known, waiting = causes.FaultDelay, true, s.Hop
+		what = found{cause: c, more: waited(to)}
+		s.Hop, to, r = j, &chain[j], chain[j].Record
+		s.At = to.Workload
+	}
 	c, more := what.cause, what.more
 	switch {
 	case !known && r.GetCause() != "":
@@ -292,6 +299,9 @@ func story(chain []Told, objects Objects) apiv1.Story {
 		}
 	}
 	s.Decided = deciders(what, to, objects)
+	if waiting >= 0 {
+		s.Decided = append(s.Decided, onTheWay(&chain[waiting], objects)...)
+	}
 	if i := callerOf(chain, s.Hop); i >= 0 {
 		s.Decided = across(c, &chain[i], r, s.Decided, objects)
 	}

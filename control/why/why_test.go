@@ -106,6 +106,14 @@ func TestStories(t *testing.T) {
 		c.Record.Tries = nil
 		return c
 	}
+	delaying := func(began, took int, cause string, status uint32) Told {
+		c := upstream(began, took, cause, status)
+		if c.Record.Attempts = 0; status == 200 {
+			c.Record.Attempts, c.Record.Tries = 1, []*observev1.Attempt{{BeganNano: uint64(took-1) * 1e6}}
+		}
+		c.Record.Flags, c.Record.Decisions[1] = "DI", &observev1.Decision{Stage: "route", Object: "/apis/x/v1/namespaces/default/virtual-service/ratings", Hash: "new", File: "ratings.yaml", Line: 5}
+		return c
+	}
 	for _, c := range []struct {
 		name string
 		told []Told
@@ -238,6 +246,12 @@ func TestStories(t *testing.T) {
 		{"delayed on purpose, until the client left", []Told{{Node: "page", Workload: "default/page", Record: record(observev1.Side_SIDE_SOURCE, 0, 900, "downstream_disconnected", 0, func(r *observev1.Record) {
 			r.Flags = "DI,DC"
 		})}}, "0 fault_delay at default/page; VirtualService default/reviews http[].fault.delay vs.yaml:7"},
+		{"a time-out, because of a delay on purpose further on", []Told{called(0, 1000, "upstream_timeout", 504), served(1, 999, "downstream_disconnected", 0, ""), delaying(10, 900, "downstream_disconnected", 0)},
+			"504 fault_delay at default/reviews-v1; VirtualService default/ratings http[].fault.delay ratings.yaml:5"},
+		{"the same, and the application did not give up", []Told{called(0, 1000, "upstream_timeout", 504), served(1, 999, "downstream_disconnected", 0, ""), delaying(10, 4900, "", 200)},
+			"504 fault_delay at default/reviews-v1; VirtualService default/ratings http[].fault.delay ratings.yaml:5"},
+		{"a time-out, and a delay that took little of it", []Told{called(0, 1000, "upstream_timeout", 504), served(1, 999, "downstream_disconnected", 0, ""), delaying(10, 300, "", 200)},
+			"504 upstream_timeout at default/page; VirtualService default/reviews http[].timeout vs.yaml:7"},
 		{"calls with one id that have nothing to do with each other", []Told{called(0, 5, "host_not_found", 404), upstream(90, 5, "fault_abort", 503)},
 			"503 fault_abort at default/reviews-v1; VirtualService default/reviews http[].fault.abort vs.yaml:7\n404 host_not_found at default/page"},
 		{"a destination that is kept closed", []Told{{Node: "page", Workload: "default/page", Record: record(observev1.Side_SIDE_SOURCE, 0, 0, "destination_refused", 503, func(r *observev1.Record) {

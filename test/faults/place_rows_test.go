@@ -35,7 +35,7 @@ func places(memory *atomic.Int64) []mesh.Spec {
 const placesConfig = `apiVersion: networking.istio.io/v1
 kind: Sidecar
 metadata: {name: default}
-spec: {egress: [{hosts: ["./aborted-on-purpose.default.svc.cluster.local", "./custom-provider-gone.default.svc.cluster.local", "./custom-provider-says-no.default.svc.cluster.local"]}]}
+spec: {egress: [{hosts: ["./aborted-on-purpose.default.svc.cluster.local", "./delayed-further-on-deeper.default.svc.cluster.local", "./custom-provider-gone.default.svc.cluster.local", "./custom-provider-says-no.default.svc.cluster.local"]}]}
 ---
 apiVersion: networking.istio.io/v1
 kind: Sidecar
@@ -50,7 +50,7 @@ spec: {workloadSelector: {labels: {app: captive}}, outboundTrafficPolicy: {mode:
 
 // What is wrong with a place: its pods, its proxy, what it may call.
 func placeRows() []fault {
-	leaving, closing, denied, further := newHolder(), newHolder(), newHolder(), &onward{}
+	leaving, closing, denied, waiting, further := newHolder(), newHolder(), newHolder(), newHolder(), &onward{}
 	mirrored := "route: [{destination: {host: NAME}}], mirror: {host: no-pods}, mirrorPercentage: {value: 100}"
 	return []fault{
 		// Four that one pod goes through, in this order.
@@ -152,6 +152,34 @@ func placeRows() []fault {
 				return get(w, f)
 			},
 			cause: "fault_abort", at: "default/server", object: "VirtualService aborted-on-purpose http[0].fault.abort", client: "-", server: "-"},
+		{name: "delayed further on", how: "fault.delay of a minute where the application calls, and a timeout of the VirtualService where it is called", app: waiting.serve,
+			config: documents(virtualService("timeout: 2s, retries: {attempts: 0}, ROUTE"),
+				"apiVersion: v1\nkind: Service\nmetadata: {name: NAME-deeper}\nspec: {selector: {app: far}, ports: [{name: http, port: 8080}]}\n",
+				object("networking.istio.io/v1", "VirtualService", "NAME-deeper", "{hosts: [NAME-deeper], http: [{fault: {!wrong delay: {fixedDelay: 60s, percentage: {value: 100}}}, route: [{destination: {host: NAME-deeper}}]}]}")),
+			ask: func(w *world, f *fault) string {
+				id, server := "fault-"+f.slug(), w.homes["server"]
+				request := "GET / HTTP/1.1\r\nhost: " + f.slug() + "-deeper:8080\r\nx-request-id: " + id + "\r\n\r\n"
+				to, err := server.Virtual(f.slug() + "-deeper")
+				must(w.T, err)
+				deeper, _, err := w.dialAt(netip.AddrPortFrom(to, 8080))
+				must(w.T, err)
+				c := w.send(f, "GET / HTTP/1.1\r\nhost: "+f.slug()+":8080\r\nx-request-id: "+id+"\r\n\r\n")
+				defer c.Close()
+				<-waiting.came
+				_, err = io.WriteString(deeper, request)
+				must(w.T, err)
+				_, _ = c.Read(make([]byte, 1))
+				_ = deeper.Close() // its caller has given up
+				w.Eventually("the delay is over", func() error {
+					if told := server.Admin(http.MethodGet, "/why?id="+id).Body; !strings.Contains(string(told), "DI") {
+						return fmt.Errorf("%s", told)
+					}
+					return nil
+				})
+				return id
+			},
+			cause: "fault_delay", at: "default/server", object: "VirtualService delayed-further-on-deeper http[0].fault.delay", client: "upstream_timeout", server: "downstream_disconnected",
+			detail: "upstream_timeout", stopped: "deadline VirtualService http[0].timeout"},
 		{name: "answer head too large", how: "the application answers with a header of 200 KB", app: answers("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-large: " + strings.Repeat("x", 200<<10) + "\r\n\r\n"),
 			cause: "upstream_protocol_error", at: "default/server", client: "-", server: "upstream_protocol_error", detail: "large"},
 		{name: "closed while idle", how: "an endpoint that closes its connection as the next request comes (keep-alive race)", far: second(reset),
