@@ -195,7 +195,7 @@ var table = [numCauses]info{
 		"the details name the policy and its rule: change it, or the request; `weir can` says who may call what"},
 	NotAllowed: {"not_allowed", 0, "rbac_access_denied_matched_policy[none]", 403, "RBAC: access denied",
 		"there are AuthorizationPolicies that allow something, and none of them allows this request",
-		"compare the caller's identity, method and path with the rules of these policies, or add a rule that allows it; `weir can` tries out a change"},
+		"compare the caller's identity, and the request's method, path and headers, with the rules of these policies, their `when` included, or add a rule that allows it; `weir can` tries out a change"},
 	PolicyBroken: {"policy_broken", 0, "rbac_access_denied_matched_policy", 403, "RBAC: access denied",
 		"the AuthorizationPolicy that denies the request has a mistake, and what it is about is denied until that is mended",
 		"correct the field that is named, or remove the policy; `weir status` says what is wrong with it"},

@@ -53,6 +53,8 @@ func truer(c causes.Cause, t *Told, objects Objects) found {
 		return found{cause: c, part: absentPart(clusterOf(r), objects)}
 	case causes.AccessDenied:
 		return denied(r, objects)
+	case causes.NotAllowed:
+		return found{cause: c, more: unruled(r, objects)}
 	case causes.HostNotFound:
 		return unoffered(c, t, objects)
 	case causes.FilterChainNotFound:
@@ -194,6 +196,25 @@ func denied(r *observev1.Record, objects Objects) found {
 		}
 	}
 	return found{cause: causes.AccessDenied}
+}
+
+// unruled says which policies have no rules, by which they let nobody in.
+func unruled(r *observev1.Record, objects Objects) string {
+	var all []string
+	for _, d := range r.GetDecisions() {
+		kind, namespace, name, ok := Parse(d.GetObject())
+		if !ok || kind != "AuthorizationPolicy" || d.GetStage() != decider {
+			continue
+		}
+		o, ok := objects.Object(kind, namespace, name)
+		if !ok || o.Root == nil || d.GetHash() != "" && o.Hash != "" && d.GetHash() != o.Hash {
+			continue
+		}
+		if v := field.At(o.Root, "rules"); v == nil || len(v.Items) == 0 {
+			all = append(all, kind+" "+namespace+"/"+name+" has no rules: an ALLOW without rules lets nobody in, and so denies all that no other one allows")
+		}
+	}
+	return strings.Join(all, "; ")
 }
 
 // absentPart is the part of a destination that there is not, by the name of its cluster (direction|port|subset|host).

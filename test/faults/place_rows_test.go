@@ -27,7 +27,7 @@ func places(memory *atomic.Int64) []mesh.Spec {
 			o.DrainTime, o.Memory = 10*time.Millisecond, func() (used, limit int64) { return 80 + memory.Load(), 100 }
 		}},
 		{Name: "closing-0", Proxy: func(o *proxy.Options) { o.ListenerDrain = 10 * time.Millisecond }},
-		{Name: "broken-0"}, {Name: "leaving-0"}, {Name: "leaving2-0"}, {Name: "plain-0"}, {Name: "expiring-0", Proxy: func(o *proxy.Options) { o.Control.Signer = briefly(o.Control.Signer) }},
+		{Name: "broken-0"}, {Name: "shut-0"}, {Name: "leaving-0"}, {Name: "leaving2-0"}, {Name: "plain-0"}, {Name: "expiring-0", Proxy: func(o *proxy.Options) { o.Control.Signer = briefly(o.Control.Signer) }},
 	}
 }
 
