@@ -39,6 +39,8 @@ const (
 	policy  = "trafficPolicy."
 	pool    = "connectionPool."
 	budget  = "retryBudget"
+	// of a Sidecar
+	listeners = "ingress[]."
 )
 
 // Find is the path of a field below spec, and its line; "": the object has no such field. Of a path that begins with http[] the rule is
@@ -83,6 +85,12 @@ func Find(root *document.Value, path string, f For) (string, int) {
 	case path == "egress":
 		if len(items(spec.Get(path))) == 1 {
 			candidates = []string{document.Index(path, 0) + ".hosts", path}
+		}
+	case strings.HasPrefix(path, listeners):
+		for i, in := range items(spec.Get("ingress")) {
+			if numbered(in, f.Port) {
+				candidates = []string{document.Index("ingress", i) + "." + strings.TrimPrefix(path, listeners)}
+			}
 		}
 	case path == "targetPort":
 		candidates = target(spec, f)

@@ -23,6 +23,8 @@ type found struct {
 	by    []Pointer
 	aside bool
 	part  string // of the field that decided
+	// remedy is what to do, where the cause's own would lead elsewhere; "": that.
+	remedy string
 }
 
 // soonAfter is how long after a request its other side may be seen to leave for that to be the reason.
@@ -82,6 +84,9 @@ func unreached(c causes.Cause, t *Told, objects Objects) found {
 	r := t.Record
 	s, tries := r.GetEdge().GetService(), r.GetTries()
 	if r.GetEdge().GetSide() != observev1.Side_SIDE_SOURCE {
+		if f := placed(c, t, objects); f.by != nil {
+			return f
+		}
 		return misdirected(c, r.GetAsked(), t.Workload, objects.Declares(t.Node), r, objects)
 	}
 	if len(tries) == 0 {
@@ -163,6 +168,25 @@ func misdirected(c causes.Cause, address, workload string, declared []uint16, r 
 	}
 	return found{cause: c, more: fmt.Sprintf("nobody listens at port %d, and the containers of %s declare others: %s", a.Port(), workload, listed(declared)),
 		by: []Pointer{{o, "targetPort"}}}
+}
+
+// placed is whether a Sidecar says where a proxy looks for its application, so that it does not look where the Service leads.
+func placed(c causes.Cause, t *Told, objects Objects) found {
+	const elsewhere = "ingress[].defaultEndpoint"
+	a, err := netip.ParseAddrPort(t.Record.GetAsked())
+	if err != nil {
+		return found{cause: c}
+	}
+	out := found{cause: c}
+	for _, by := range objects.Applying(Confines, t.Node, 0) {
+		if o, ok := objects.Object(by.Kind, by.Namespace, by.Name); !ok || o.Root == nil {
+			continue
+		} else if path, _ := field.Find(o.Root, elsewhere, field.For{Port: a.Port()}); path != "" {
+			out.by, out.aside = []Pointer{{by, elsewhere}}, true
+			out.remedy = "does the application listen at the defaultEndpoint of the Sidecar's ingress? its proxy looks for it there, and not at the service's targetPort"
+		}
+	}
+	return out
 }
 
 // listed are the first of some ports.

@@ -292,7 +292,7 @@ func story(chain []Told, objects Objects) apiv1.Story {
 	case !known:
 		s.Cause, s.Text = string(causes.OK), causes.OK.Sentence()
 	default:
-		s.Cause, s.Text, s.Remedy, s.Docs = c.Name(), c.Sentence(), c.Remedy(), c.Docs()
+		s.Cause, s.Text, s.Remedy, s.Docs = c.Name(), c.Sentence(), cmp.Or(what.remedy, c.Remedy()), c.Docs()
 		s.Detail = cmp.Or(more, unset(c, r), detail(c, r))
 		if h := &s.Hops[s.Hop]; h.Side == "source" && silentlyTheirs(c, r) {
 			s.Unknown = "why it did so: " + notTold(h)

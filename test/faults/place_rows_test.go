@@ -27,7 +27,7 @@ func places(memory *atomic.Int64) []mesh.Spec {
 			o.DrainTime, o.Memory = 10*time.Millisecond, func() (used, limit int64) { return 80 + memory.Load(), 100 }
 		}},
 		{Name: "closing-0", Proxy: func(o *proxy.Options) { o.ListenerDrain = 10 * time.Millisecond }},
-		{Name: "broken-0"}, {Name: "shut-0"}, {Name: "leaving-0"}, {Name: "leaving2-0"}, {Name: "plain-0"}, {Name: "expiring-0", Proxy: func(o *proxy.Options) { o.Control.Signer = briefly(o.Control.Signer) }},
+		{Name: "broken-0"}, {Name: "shut-0"}, {Name: "leaving-0"}, {Name: "leaving2-0"}, {Name: "plain-0"}, {Name: "misled-0"}, {Name: "expiring-0", Proxy: func(o *proxy.Options) { o.Control.Signer = briefly(o.Control.Signer) }},
 	}
 }
 
@@ -138,6 +138,9 @@ func placeRows() []fault {
 				return lastOf + "captive"
 			},
 			cause: "not_in_registry", at: "default/captive", object: "Sidecar captive outboundTrafficPolicy", client: "no_endpoints"},
+		{name: "nobody at defaultEndpoint", how: "a Sidecar whose ingress leads to a port of the pod at which nobody listens", app: answers(ok), on: "misled",
+			config: object("networking.istio.io/v1", "Sidecar", "NAME", "{workloadSelector: {labels: {app: misled}}, ingress: [{port: {number: PORT, protocol: HTTP, name: http}, !wrong defaultEndpoint: '127.0.0.1:1'}], egress: [{hosts: ['./*']}]}"),
+			cause:  "upstream_connect_refused", at: "default/misled", object: "Sidecar ingress[0].defaultEndpoint", client: "-", server: "upstream_connect_refused"},
 		{name: "mirror without pods", how: "a mirror that nobody serves; the request is answered", app: answers(ok), config: virtualService(mirrored),
 			ask: func(w *world, f *fault) string {
 				for range sample {
