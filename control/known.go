@@ -85,7 +85,9 @@ func (k *inForce) Endpoints(namespace, host string) (out []why.Endpoint) {
 			for i := range set.Ports[port] {
 				e := &set.Ports[port][i]
 				x := why.Endpoint{Address: e.Addr.String(), Ready: e.Health == mesh.Healthy}
-				if w := e.Workload; w != nil && w.OwnerKind != "WorkloadEntry" {
+				if w := e.Workload; w != nil && w.OwnerKind == "WorkloadEntry" {
+					x.Entry = refOf(&w.Ref)
+				} else if w != nil {
 					x.Workload, x.Proxied, x.Declared = w.Namespace+"/"+w.Name, w.Proxied, w.Declared
 				}
 				out = append(out, x)

@@ -238,9 +238,12 @@ func targetOf(spec *document.Value, port uint16) (out []string) {
 	return out
 }
 
-// endpointAddress is where a ServiceEntry says where somebody is reached.
+// endpointAddress is where a ServiceEntry or WorkloadEntry says where somebody is reached.
 func endpointAddress(spec *document.Value, f For) (out []string) {
 	host, _, _ := net.SplitHostPort(f.Endpoint)
+	if spec.Get("address").String() == host {
+		out = append(out, "address")
+	}
 	for i, e := range items(spec.Get("endpoints")) {
 		if e.Get("address").String() == host {
 			out = append(out, document.Index("endpoints", i)+".address")
@@ -249,9 +252,14 @@ func endpointAddress(spec *document.Value, f For) (out []string) {
 	return out
 }
 
-// endpoint are where a ServiceEntry says at which port somebody is reached: of an endpoint, or if that says nothing, of all.
+// endpoint are where a ServiceEntry or WorkloadEntry says at which port somebody is reached: of an endpoint, or if that says nothing, of all.
 func endpoint(spec *document.Value, f For) (out []string) {
 	host, number, _ := net.SplitHostPort(f.Endpoint)
+	for _, p := range fieldsOf(spec.Get("ports")) { // a WorkloadEntry's; those of others are a list
+		if p.Value.Text == number {
+			out = append(out, document.Key("ports", p.Name))
+		}
+	}
 	for i, e := range items(spec.Get("endpoints")) {
 		if e.Get("address").String() != host {
 			continue

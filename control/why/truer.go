@@ -111,13 +111,17 @@ func unreached(c causes.Cause, t *Told, objects Objects) found {
 			return found{cause: causes.ProxyGone, more: cmp.Or(last.GetFailure(), "no connection") + ": the proxy of " + e.Workload + " is not there"}
 		}
 	}
-	if o, ok := objects.Service(s.GetNamespace(), s.GetHost()); ok && o.Kind == "ServiceEntry" && e.Workload == "" {
-		switch c {
-		case causes.UpstreamConnectRefused:
-			return found{cause: c, by: []Pointer{{o, "endpoint port"}}}
-		case causes.UpstreamConnectFailed:
-			return found{cause: c, by: []Pointer{{o, "endpoint address"}}}
+	what, stated := map[causes.Cause]string{causes.UpstreamConnectRefused: "endpoint port", causes.UpstreamConnectFailed: "endpoint address"}[c]
+	if !stated || e.Workload != "" {
+		return found{cause: c}
+	}
+	if o, ok := objects.Object(e.Entry.Kind, e.Entry.Namespace, e.Entry.Name); ok && o.Root != nil {
+		if path, _ := field.Find(o.Root, what, field.For{Endpoint: last.GetEndpoint()}); path != "" {
+			return found{cause: c, by: []Pointer{{e.Entry, what}}}
 		}
+	}
+	if o, ok := objects.Service(s.GetNamespace(), s.GetHost()); ok && o.Kind == "ServiceEntry" {
+		return found{cause: c, by: []Pointer{{o, what}}}
 	}
 	return found{cause: c}
 }

@@ -56,6 +56,7 @@ type Endpoint struct {
 	Ready    bool
 	Proxied  bool     // it has a proxy, which takes all its connections
 	Declared []uint16 // the ports at which its containers say that they listen; nil: they say nothing
+	Entry    Ref      // the WorkloadEntry that says where it is; empty: it is of no such
 }
 
 // Objects are those of the configuration now in force, which may be another one than that of the moment a story is about; what is asked
