@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,9 @@ import (
 	"github.com/weirmesh/weir/api/causes"
 	apiv1 "github.com/weirmesh/weir/api/v1"
 )
+
+// statusFilter is what --status takes: a status, or a class of them.
+var statusFilter = regexp.MustCompile(`^[1-5](\d\d|[xX]{2})$`)
 
 func (a *app) tap() *cobra.Command {
 	var namespace, from, to, method, path, status, flag, header string
@@ -61,6 +65,12 @@ and counted. Nothing is sent, and nothing costs anything, while nobody taps.
 		}
 		if flag != "" && causes.Parse(flag) == 0 {
 			return usage("for example --flag UO; `weir explain` lists them", "--flag %q is no response flag", flag)
+		}
+		if status != "" && !statusFilter.MatchString(status) {
+			return usage("for example --status 503, or --status 5xx", "--status %q is no status", status)
+		}
+		if name, _, ok := strings.Cut(header, "="); header != "" && (!ok || name == "") {
+			return usage("for example --header end-user=jason", "--header %q is not NAME=VALUE", header)
 		}
 		c, err := a.mesh()
 		if err != nil {

@@ -149,15 +149,25 @@ func (p *Plane) handleTap(w http.ResponseWriter, r *http.Request) {
 	}
 	v := r.URL.Query()
 	q := &observev1.TapRequest{Host: host, From: v.Get("from"), To: v.Get("to"), Method: v.Get("method"), PathPrefix: v.Get("path"), Flag: v.Get("flag"), MostASecond: tapRate}
-	for name, into := range map[string]*uint32{"status": &q.Status, "rate": &q.MostASecond} {
-		if s := v.Get(name); s != "" {
-			n, err := strconv.ParseUint(strings.TrimSuffix(s, "xx"), 10, 32)
-			if err != nil || n == 0 || n > 999 {
-				fail(w, http.StatusBadRequest, name+" "+quote(s)+" is not a number from 1 to 999", "for example status=503, status=5xx, rate=100")
-				return
-			}
-			*into = uint32(n)
+	if s := v.Get("status"); s != "" {
+		n, err := strconv.ParseUint(strings.TrimSuffix(s, "xx"), 10, 32)
+		class := n
+		if !strings.HasSuffix(s, "xx") {
+			class = n / 100
 		}
+		if err != nil || class < 1 || class > 5 {
+			fail(w, http.StatusBadRequest, "status "+quote(s)+" is none", "for example status=503, status=5xx")
+			return
+		}
+		q.Status = uint32(n)
+	}
+	if s := v.Get("rate"); s != "" {
+		n, err := strconv.ParseUint(s, 10, 32)
+		if err != nil || n == 0 || n > 999 {
+			fail(w, http.StatusBadRequest, "rate "+quote(s)+" is not a number from 1 to 999", "for example rate=100")
+			return
+		}
+		q.MostASecond = uint32(n)
 	}
 	if s := v.Get("min"); s != "" {
 		d, err := time.ParseDuration(s)

@@ -15,7 +15,7 @@ import (
 func TestTap(t *testing.T) {
 	p := start(t, t.TempDir())
 	const node = "sidecar~10.0.0.9~page-0.default~default.svc.cluster.local"
-	for _, bad := range []string{"status=abc", "min=soon", "header=x", "rate=0", "service=nosuch"} {
+	for _, bad := range []string{"status=abc", "status=6xx", "status=5", "status=600", "min=soon", "header=x", "rate=0", "service=nosuch"} {
 		if code, body := p.call(t, "GET", "/api/v1/tap?"+bad, ""); code != 400 && code != 404 {
 			t.Errorf("%s: %d %s", bad, code, body)
 		}
