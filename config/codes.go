@@ -203,7 +203,7 @@ var codes = []CodeInfo{
 
 	{ServiceWithoutEndpoints, Warning, "ServiceWithoutEndpoints", "Nothing serves the Service: no workload has the labels of its selector, or none has the port. Requests to it fail."},
 	{DefaultServiceAccount, Info, "DefaultServiceAccount", "The Deployment runs as the service account 'default' and so shares its identity with every other such workload in the namespace."},
-	{ContradictingTLS, Error, "ContradictingTLS", "Clients are told to speak one thing (DestinationRule) and servers to accept only another (PeerAuthentication). Requests fail."},
+	{ContradictingTLS, Error, "ContradictingTLS", "Clients are told to speak one thing (DestinationRule) and servers to accept only another (PeerAuthentication). Requests fail, but where the message says otherwise."},
 	{AddressTaken, Error, "AddressTaken", "The virtual address a Service asks for belongs to another Service. It gets another one."},
 	{HostDefinedTwice, Warning, "HostDefinedTwice", "Two objects in one namespace define the same host name, and the older one is used; a Kubernetes Service before any ServiceEntry. ServiceEntries that agree on resolution, location, workloadSelector and exportTo are joined instead: their ports, addresses and endpoints add up, and only of a port that they define differently the older definition is used."},
 	{RuleIgnored, Warning, "RuleIgnored", "Another object of the same kind and scope is older and wins; this one has no effect there."},

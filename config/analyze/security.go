@@ -158,6 +158,9 @@ func (a *analysis) contradiction(r *mesh.DestinationRule, tls *mesh.ClientTLS, p
 		switch {
 		case mode == mesh.MTLSStrict && tls.Mode != "ISTIO_MUTUAL":
 			accepts = "accepts only mesh mTLS (STRICT)"
+			if tls.Mode == "DISABLE" {
+				accepts += ": Weir's proxies set the mode aside and speak that (WEIR0108), other clients are refused"
+			}
 		case mode == mesh.MTLSDisable && tls.Mode == "ISTIO_MUTUAL":
 			accepts = "accepts no mesh mTLS (DISABLE)"
 			if !p.Protocol.IsHTTP() {
