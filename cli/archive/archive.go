@@ -103,7 +103,7 @@ func (b *Archive) Add(ctx context.Context, pieces []Piece, said func(done, all i
 
 // Miss notes that something is not in the archive, or not whole.
 func (b *Archive) Miss(name string, why error) {
-	text := strings.ReplaceAll(string(words([]byte(why.Error()))), "\n", " ")
+	text := strings.ReplaceAll(words(why.Error()), "\n", " ")
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.missing = append(b.missing, name+": "+text)

@@ -6,11 +6,14 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"io"
 	"strings"
 	"testing"
 	"time"
+
+	"sigs.k8s.io/yaml"
 )
 
 // The planted secret is in every place where a secret may be, and stays in none; what is beside it does.
@@ -51,6 +54,37 @@ func TestRedact(t *testing.T) {
 		{"jwks.yaml", "kind: RequestAuthentication\nspec: {jwtRules: [{issuer: kept, jwks: '{\"keys\":[{\"kty\":\"oct\",\"k\":\"" + planted + planted + "\"}]}'}]}\n", "kept"},
 		{"jwks.json", `{"local_jwks":{"inline_string":"{\"keys\":[{\"kty\":\"oct\", \"k\": \"` + planted + planted + `\"}]}"},"issuer":"kept"}`, "kept"},
 		{"stats.txt", `weir_x{api_key="` + planted + `"} 1`, "} 1"},
+		{"match.json", `{"http":[{"match":[{"headers":{"x-api-key":{"exact":"` + planted + `"},"x-a":{"exact":"kept"}}}]}]}`, "kept"},
+		{"match.yaml", "kind: VirtualService\nspec: {http: [{match: [{headers: {x-api-key: {exact: " + planted + "}, x-a: {exact: kept}}}]}]}\n", "kept"},
+		{"matcher.json", `{"headers":[{"name":"x-api-key","string_match":{"exact":"` + planted + `"}},{"name":"x-a","string_match":{"exact":"kept"}}]}`, "kept"},
+		{"when.yaml", "kind: AuthorizationPolicy\nspec: {rules: [{when: [{key: 'request.headers[x-auth]', values: [" + planted + "]}]}]}\n", "request.headers[x-auth]"},
+		{"headers.json", `{"headers":{"Authorization":["Token ` + planted + `"],"x-a":["kept"]}}`, "kept"},
+		{"lines.json", `{"a":"kept"}` + "\n" + `{"password":"` + planted + `"}`, "kept"},
+		{"secret.json", `{"secret":"` + planted + `","a":"kept"}`, "kept"},
+		{"secretlist.json", `{"kind":"SecretList","items":[{"metadata":{"name":"db"},"data":{"x":"` + encoded + `"}}]}`, `"db"`},
+		{"args.json", `{"args":["--password","` + planted + `","--port","80"]}`, `"80"`},
+		{"user.json", `{"command":["curl","-u","me:` + planted + `","http://kept"]}`, "http://kept"},
+		{"shell.json", `{"command":["sh","-c","mysql --password ` + planted + ` -h kept"]}`, "-h kept"},
+		{"enable.json", `{"env":[{"name":"ENABLE_X","value":"` + planted + `"},{"name":"HOST_X","value":"` + planted + `"},{"name":"POD_NAME","value":"kept"}]}`, "kept"},
+		{"probe.yaml", "kind: Pod\nspec: {containers: [{livenessProbe: {httpGet: {path: /kept, httpHeaders: [{name: X-Auth, value: " + planted + "}]}}}]}\n", "/kept"},
+		{"set.yaml", "kind: VirtualService\nspec: {http: [{headers: {request: {set: {x-internal-auth: " + planted + ", x-a: kept}}}}]}\n", "kept"},
+		{"dsn.json", `{"a":"user:` + planted + `@tcp(db:3306)/x"}`, "tcp(db:3306)/x"},
+		{"scheme.log", "amqp://user:a@" + planted + "@mq:5672/x", "mq:5672/x"},
+		{"token.log", "Authorization: Token " + planted + " was refused", "was refused"},
+		{"digest.log", `Authorization: Digest username="a", response="` + planted + `" was refused`, "was refused"},
+		{"scheme.log", `"authorization": "Custom a b ` + planted + `", "x": "kept"`, "kept"},
+		{"escaped.log", `body {\"authorization\":\"Token ` + planted + `\",\"a\":\"kept\"}`, "kept"},
+		{"cookies.log", "Cookie: a=b; c=" + planted + "\nkept", "kept"},
+		{"pwd.log", "pwd=" + planted + " kept", "kept"},
+		{"aws.log", "aws_secret=" + planted + " kept", "kept"},
+		{"auth.log", "auth=" + planted + " kept", "kept"},
+		{"amz.log", "X-Amz-Signature=" + planted + " kept", "kept"},
+		{"quoted.log", "passwd: 'with space " + planted + "' kept", "kept"},
+		{"quoted2.log", `db_password="with \" ` + planted + `" kept`, "kept"},
+		{"pg.log", "PGPASSWORD=" + planted + " kept", "kept"},
+		{"pgpass.log", "PGPASS=" + planted + " kept", "kept"},
+		{"pair.log", `exec ["--password","` + planted + `","kept"]`, "kept"},
+		{"object.log", `{"x-api-key":{"exact":"` + planted + `"},"a":"kept"}`, `"a":"kept"}`},
 	} {
 		got := string(Redact(tc.name, []byte(tc.text)))
 		if strings.Contains(got, planted) || strings.Contains(got, encoded) || strings.Contains(got, strings.TrimRight(encoded, "=")) {
@@ -59,11 +93,19 @@ func TestRedact(t *testing.T) {
 		if !strings.Contains(got, tc.stays) {
 			t.Errorf("%s: %q is not there:\n%s", tc.name, tc.stays, got)
 		}
+		if json := strings.HasSuffix(tc.name, ".json"); json && tc.name != "lines.json" && !isJSON(got) || strings.HasSuffix(tc.name, ".yaml") && !isYAML(got) {
+			t.Errorf("%s: it is not what its name says any more:\n%s", tc.name, got)
+		}
 	}
 	for name, text := range map[string]string{
 		"gateway.yaml": "kind: Gateway\nspec:\n  servers:\n  - tls:\n      credentialName: bookinfo\n",
 		"stats.txt":    "istio_requests_total{source=\"a\"} 3\n",
 		"state.json":   "{\n \"secretName\": \"a\"\n}\n",
+		"bucket.json":  "{\n \"token_bucket\": {\n  \"max_tokens\": 10\n }\n}\n",
+		"hosts.json":   "{\n \"outbound|80||token.shop.svc.cluster.local\": {\n  \"a\": \"b\"\n }\n}\n",
+		"hash.yaml":    "httpCookie:\n  name: user\n  ttl: 0s\n",
+		"volume.yaml":  "volumes:\n- secret:\n    secretName: a\n- projected:\n    sources:\n    - serviceAccountToken:\n        path: token\n",
+		"a.log":        "GET http://auth.shop:80/a 200 host=auth.shop image=weir/proxy:v1@sha256:ab bypass=1 author=b",
 	} {
 		if got := string(Redact(name, []byte(text))); got != text {
 			t.Errorf("%s: %q, want what it was", name, got)
@@ -71,11 +113,35 @@ func TestRedact(t *testing.T) {
 	}
 }
 
+// Each key is what services call by its form, wherever it stands.
+func TestKeysAreKnownByTheirForm(t *testing.T) {
+	for _, key := range []string{"AKIA" + "IOSFODNN7EXAMPLE", "ghp_" + "abcdefghijklmnopqrst0123456789abcdef"} {
+		for _, name := range []string{"a.log", "a.json", "a.yaml"} {
+			text := `{"a": "it is ` + key + ` here"}`
+			if got := string(Redact(name, []byte(text))); strings.Contains(got, key) || !strings.Contains(got, " here") {
+				t.Errorf("%s: %s", name, got)
+			}
+		}
+	}
+}
+
+func isJSON(s string) bool { return json.Valid([]byte(s)) }
+
+func isYAML(s string) bool {
+	_, err := yaml.YAMLToJSON([]byte(strings.ReplaceAll(s, "---\n", "")))
+	return err == nil || strings.Contains(s, "---")
+}
+
 func FuzzRedact(f *testing.F) {
 	f.Add("a.yaml", "kind: Secret\ndata: {a: b}\n---\n{")
 	f.Add("a.json", `{"kind":"Secret","data":{"a":[1,{"b":null}]}}`)
+	f.Add("match.json", `{"headers":{"x-api-key":{"exact":"a"}},"args":["--password","b"],"when":[{"key":"x-auth","values":["c"]}]}`)
+	f.Add("a.log", `Authorization: Token a, password='b c' {"x-api-key":{"exact":"d"}} \"auth\":\"e\" u:p@tcp(db)`)
 	f.Fuzz(func(t *testing.T, name, text string) {
-		Redact(name, []byte(text))
+		got := Redact(name, []byte(text))
+		if strings.HasSuffix(name, ".json") && json.Valid([]byte(text)) && !json.Valid(got) {
+			t.Errorf("it was JSON:\n%s", got)
+		}
 		if got := Redact("x.txt", []byte("password="+gone+" "+text)); len(got) == 0 {
 			t.Error("all is gone")
 		}

@@ -3,8 +3,11 @@ package archive
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -12,35 +15,42 @@ import (
 )
 
 // Redact takes out of a text what nobody but its owner should read: values of Secrets, keys, tokens, passwords, values of environment
-// variables that are not the mesh's. JSON and YAML are gone through by their structure, and whatever it is by its words. It rather
-// takes too much.
+// variables that are not the mesh's. JSON and YAML are gone through by their structure and stay what they are; each text in them, and
+// whatever is neither, by its words. It rather takes too much.
 func Redact(name string, data []byte) []byte {
 	switch {
 	case strings.HasSuffix(name, ".json"):
 		if out, err := structured(data); err == nil {
-			data = out
+			return out
 		}
 	case strings.HasSuffix(name, ".yaml"):
-		data = documents(data)
+		return documents(data)
 	}
-	return words(data)
+	return []byte(words(string(data)))
 }
 
 const gone = "REDACTED"
 
+// structured goes through values of JSON, one behind the other.
 func structured(data []byte) ([]byte, error) {
-	var v any
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber() // numbers stay as they are written
-	if err := d.Decode(&v); err != nil {
-		return nil, err
-	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", " ")
-	err := e.Encode(walk(v, ""))
-	return b.Bytes(), err
+	for {
+		var v any
+		switch err := d.Decode(&v); {
+		case errors.Is(err, io.EOF) && b.Len() > 0:
+			return b.Bytes(), nil
+		case err != nil:
+			return nil, err
+		}
+		if err := e.Encode(walk(v, "")); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // documents goes through each document of YAML. What cannot be read may be anything.
@@ -67,23 +77,37 @@ func documents(data []byte) []byte {
 
 // patterns are what is looked for. They are made when they are first needed: most commands never do.
 var patterns = sync.OnceValue(func() *looked {
+	const (
+		core = `passw(?:or)?d|passphrase|passwd|pwd|pgpass|(?:db|pg|user|smtp|redis|admin)pass\b|secret|token|(?:api|private|access|signing|encryption|master|shared|account|ticket|session|hmac)[-_]?key|credential|signature`
+		// A quoted value is taken whole, however it is quoted, and so is an object or a list.
+		value = `\\+["'][^"'\\]*|"(?:[^"\\]|\\.)*|'(?:[^'\\]|\\.)*|\{[^{}]*\}|\[[^\[\]]*\]`
+	)
 	return &looked{
 		separator: regexp.MustCompile(`(?m)^---.*$`),
-		sensitive: regexp.MustCompile(`(?i)(passw(or)?d|passphrase|secret|token|api[-_]?key|private[-_]?key|authorization|cookie|credential|signature|session[-_]?key)`),
-		harmless:  regexp.MustCompile(`(?i)(secret|token|credential|key)s?[-_]?(name|ref|type|id|path|file|location|audiences?|ttl|expir\w*|present|count|bytes)$|^(credentialName|secretName|imagePullSecrets|secrets|automountServiceAccountToken|forwardOriginalToken|fromHeaders|outputPayloadToHeader|dynamic_active_secrets|sdsConfig|sds_config|tls_certificate_sds_secret_configs|validation_context_sds_secret_config|sds_secret_config|secret)$`),
-		ours:      regexp.MustCompile(`^(ISTIO_|PILOT_|WEIR_|POD_|PROXY_|INSTANCE_|HOST_|GOMEM|GOMAX|GODEBUG|TRUST_DOMAIN|CA_ADDR|SERVICE_ACCOUNT|JWT_POLICY|CLUSTER_ID|REVISION|EXIT_ON_|MINIMUM_DRAIN|TERMINATION_DRAIN|LOCAL_CLUSTER|ENABLE_)`),
+		sensitive: regexp.MustCompile(`(?i)(` + core + `|authorization|cookie|(^|[-_.\[])auth([-_\]]|$)|(^|[-_])pass$)`),
+		harmless: regexp.MustCompile(`(?i)(secret|token|credential|key)s?[-_]?(name|ref|type|id|path|file|location|audiences?|ttl|expir\w*|present|count|bytes|bucket|requests)$|^(credentialName|secretName|imagePullSecrets|automountServiceAccountToken|serviceAccountToken|forwardOriginalToken|fromHeaders|fromCookies|from_cookies|httpCookie|outputPayloadToHeader|dynamic_active_secrets|sdsConfig|sds_config|tls_certificate_sds_secret_configs|validation_context_sds_secret_config|sds_secret_config|max_?tokens|tokens_?per_?fill|signature_?algorithm)$` +
+			`|\.svc\b|\||^type\.googleapis\.com/|^envoy\.`), // names of clusters, hosts, types and filters
+		ours: regexp.MustCompile(`^(ISTIO_\w+|PILOT_\w+|WEIR_\w+|POD_(NAME|NAMESPACE|IP|UID)|NODE_NAME|PROXY_CONFIG|INSTANCE_IPS?|HOST_IP|GOMEMLIMIT|GOMAXPROCS|GODEBUG|TRUST_DOMAIN|CA_ADDR|CA_PROVIDER|SERVICE_ACCOUNT|JWT_POLICY|CLUSTER_ID|REVISION|EXIT_ON_ZERO_ACTIVE_CONNECTIONS|MINIMUM_DRAIN_DURATION|TERMINATION_DRAIN_DURATION_SECONDS|LOCAL_CLUSTER_SECRET_WATCHER)$`),
+		flag: regexp.MustCompile(`^--?[A-Za-z][\w.-]*$`),
+		jwk:  regexp.MustCompile(`^[A-Za-z0-9_-]{16,}$`),
 		words: []word{
 			{regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----[\s\S]*?(-----END [A-Z0-9 ]*PRIVATE KEY-----|$)`), "PRIVATE KEY " + gone},
 			{regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----`), "PRIVATE KEY " + gone},
 			{regexp.MustCompile(`LS0tLS1CRUdJTi[A-Za-z0-9+/]*(UFJJVkFURSBLRVkt|BSSVZBVEUgS0VZ|QUklWQVRFIEtFW)[A-Za-z0-9+/=]*`), "PRIVATE KEY " + gone},
 			{regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*`), "TOKEN " + gone},
+			{regexp.MustCompile(`\b((?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,}|gh[pousr]_[A-Za-z0-9]{10,}|github_pat_\w{10,}|glpat-[\w-]{10,}|xox[abeprs]-[\w-]{10,}|[sr]k_(?:live|test)_\w{10,}|AIza[\w-]{30,})`), "KEY " + gone},
 			{regexp.MustCompile(`(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}`), "$1 " + gone},
-			{regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s:@"']*:[^/\s@"']+@`), "${1}" + gone + "@"},
+			{regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s"']*@`), "${1}" + gone + "@"},
+			{regexp.MustCompile(`[^\s:@/"'=]*:[^\s"']*@((?:tcp|udp|unix|cloudsql)\w*\()`), gone + "@$1"},
 			{regexp.MustCompile(`([?&][A-Za-z0-9_.~%\[\]-]+=)[^&\s"'\\<>)]+`), "${1}" + gone},
 			{regexp.MustCompile(`(\\*["'](?:k|d|p|q|dp|dq|qi)\\*["']\s*:\s*\\*["'])[A-Za-z0-9_-]{16,}`), "${1}" + gone}, // of JSON Web Keys
-			{regexp.MustCompile(`(?i)(--?[a-z0-9-]*(?:passw(?:or)?d|secret|token|api-?key)[a-z0-9-]*=)[^\s"',]+`), "${1}" + gone},
-			{regexp.MustCompile(`(?i)\b((?:token|secret)="?)[^\s",;&}]+`), "${1}" + gone},
-			{regexp.MustCompile(`(?i)\b((?:[a-z0-9]+[-_])*(?:passw(?:or)?d|passphrase|client_?secret|secret_?key|access_?token|refresh_?token|id_?token|api[-_]?key|private[-_]?key|set-cookie|cookie|x-api-key)"?\s*[=:]\s*"?)[^\s",;}]+`), "${1}" + gone},
+		},
+		// In each: the name, what is between, the value.
+		named: []*regexp.Regexp{
+			regexp.MustCompile(`(?i)([\w.-]*authorization)(\\*["']?\s*[=:]\s*)(` + value + `|(?:[a-z][\w-]*[ \t]+)?(?:\w+="[^"]*"|[^\s"',;}]+)(?:,[ \t]*\w+=(?:"[^"]*"|[^\s",]+))*)`),
+			regexp.MustCompile(`(?i)((?:^|[^\w-])cookies?)(\\*["']?\s*[=:]\s*)(` + value + `|[^\r\n"}]+)`),
+			regexp.MustCompile(`(?i)(--?[\w.-]*(?:` + core + `)[\w-]*)(\\*["']?(?:\s*[=,]\s*|[ \t]+))(` + value + `|[^\s"',\]]+)`), // of command lines
+			regexp.MustCompile(`(?i)([\w.-]*(?:` + core + `|cookie|\bauth|[-_]auth|\bpass|[-_]pass)[\w-]*)(\\*["']?\s*[=:]\s*)(` + value + `|[^\s",;&}]+)`),
 		},
 	}
 })
@@ -93,7 +117,10 @@ type looked struct {
 	sensitive *regexp.Regexp // names of fields, variables and headers whose values are secrets
 	harmless  *regexp.Regexp // those of them that only say where a secret is, or are about it
 	ours      *regexp.Regexp // environment variables that the mesh reads
+	flag      *regexp.Regexp // of a command line, with its value behind it
+	jwk       *regexp.Regexp // the value of a field of a JSON Web Key
 	words     []word
+	named     []*regexp.Regexp
 }
 
 // word is a secret as it stands in any text.
@@ -107,44 +134,87 @@ func isSecret(name string) bool {
 	return patterns().sensitive.MatchString(name) && !patterns().harmless.MatchString(name)
 }
 
+// carriers are the fields in which an object with a name (a variable, a header, a matcher, a condition) has what belongs to the name.
+var carriers = []string{"value", "values", "notValues", "raw_value", "rawValue", "exact", "prefix", "suffix", "regex", "string_match", "exact_match", "prefix_match",
+	"suffix_match", "contains_match", "safe_regex_match"}
+
 // walk returns v without secrets; under is the field that it is the value of.
 func walk(v any, under string) any {
 	switch x := v.(type) {
+	case string:
+		if nested(x) { // JSON or YAML in a ConfigMap, an annotation or a variable
+			return inside(x)
+		}
+		return words(x)
 	case map[string]any:
-		if kind, _ := x["kind"].(string); kind == "Secret" {
-			hide(x, "data", "stringData")
-		}
-		named, _ := x["name"].(string)
-		if named == "" {
-			named, _ = x["key"].(string)
-		}
-		for _, field := range []string{"value", "raw_value", "rawValue"} { // of variables and headers
-			if s, ok := x[field].(string); ok && (isSecret(named) || under == "env" && !patterns().ours.MatchString(named)) {
-				x[field] = bytesOf(s)
-			}
-		}
-		if a, ok := x["annotations"].(map[string]any); ok {
-			delete(a, "kubectl.kubernetes.io/last-applied-configuration") // the object once more, as a text
-		}
-		delete(x, "managedFields")
-		for k, inner := range x {
-			switch s, text := inner.(string); {
-			case text && isSecret(k):
-				x[k] = bytesOf(s)
-			case k == "private_key", k == "privateKey", k == "password", isSecret(k) && !text && under == "data":
-				x[k] = hidden(inner)
-			case text && nested(s): // JSON or YAML in a ConfigMap, an annotation or a variable
-				x[k] = inside(s)
-			default:
-				x[k] = walk(inner, k)
-			}
-		}
+		return fields(x, under)
 	case []any:
+		for i := range x {
+			if i > 0 && valueOfFlag(x[i-1], x[i]) {
+				x[i] = hidden(x[i])
+			}
+		}
 		for i := range x {
 			x[i] = walk(x[i], under)
 		}
 	}
 	return v
+}
+
+func fields(x map[string]any, under string) map[string]any {
+	switch x["kind"] {
+	case "Secret":
+		hide(x, "data", "stringData")
+	case "SecretList": // whose items do not say what they are
+		items, _ := x["items"].([]any)
+		for _, item := range items {
+			if m, ok := item.(map[string]any); ok {
+				hide(m, "data", "stringData")
+			}
+		}
+	}
+	named, _ := x["name"].(string)
+	if named == "" {
+		named, _ = x["key"].(string)
+	}
+	if isSecret(named) {
+		hide(x, carriers...)
+	} else if under == "env" && !patterns().ours.MatchString(named) {
+		hide(x, "value")
+	}
+	if a, ok := x["annotations"].(map[string]any); ok {
+		delete(a, "kubectl.kubernetes.io/last-applied-configuration") // the object once more, as a text
+	}
+	delete(x, "managedFields")
+	out := make(map[string]any, len(x))
+	for k, inner := range x {
+		s, text := inner.(string)
+		switch {
+		case text && strings.HasPrefix(s, gone+", "): // already
+		case isSecret(k) && !(holder(k) && !text), text && slices.Contains(keyFields, k) && patterns().jwk.MatchString(s):
+			inner = hidden(inner)
+		default:
+			inner = walk(inner, k)
+		}
+		out[words(k)] = inner
+	}
+	return out
+}
+
+// keyFields are the secret ones of a JSON Web Key.
+var keyFields = []string{"k", "d", "p", "q", "dp", "dq", "qi"}
+
+// holder reports whether a field holds more than a secret when it is an object or a list: a volume says which Secret, a dump of Envoy names its parts.
+func holder(field string) bool { return field == "secret" || field == "secrets" }
+
+// valueOfFlag reports whether the second of two neighbours in a list is the secret that the first, a flag of a command line, announces.
+func valueOfFlag(flag, v any) bool {
+	f, _ := flag.(string)
+	s, _ := v.(string)
+	if !patterns().flag.MatchString(f) {
+		return false
+	}
+	return isSecret(strings.TrimLeft(f, "-")) || (f == "-u" || f == "--user") && strings.Contains(s, ":")
 }
 
 func bytesOf(s string) string { return fmt.Sprintf("%s, %d bytes", gone, len(s)) }
@@ -161,7 +231,12 @@ func hide(x map[string]any, fields ...string) {
 func hidden(v any) any {
 	switch x := v.(type) {
 	case string:
+		if strings.HasPrefix(x, gone+", ") {
+			return x // already
+		}
 		return bytesOf(x)
+	case json.Number:
+		return bytesOf(x.String())
 	case map[string]any:
 		for k := range x {
 			x[k] = hidden(x[k])
@@ -185,21 +260,53 @@ func inside(s string) string {
 		return strings.TrimSpace(string(out))
 	}
 	j, err := yaml.YAMLToJSON([]byte(s))
-	if err != nil || !bytes.HasPrefix(j, []byte("{")) {
-		return s // words goes through it
+	if err != nil || !bytes.HasPrefix(j, []byte("{")) && !bytes.HasPrefix(j, []byte("[")) {
+		return words(s)
 	}
 	if j, err = structured(j); err == nil {
 		j, err = yaml.JSONToYAML(j)
 	}
 	if err != nil {
-		return s
+		return words(s)
 	}
 	return string(j)
 }
 
-func words(data []byte) []byte {
+func words(s string) string {
 	for _, w := range patterns().words {
-		data = w.is.ReplaceAll(data, []byte(w.by))
+		s = w.is.ReplaceAllString(s, w.by)
 	}
-	return data
+	for _, is := range patterns().named {
+		s = replaceNamed(is, s)
+	}
+	return s
+}
+
+// replaceNamed takes out the values behind names that are secret; quotes stay, so that a line of JSON is one afterwards.
+func replaceNamed(is *regexp.Regexp, s string) string {
+	found := is.FindAllStringSubmatchIndex(s, -1)
+	if found == nil {
+		return s
+	}
+	var b strings.Builder
+	last := 0
+	for _, m := range found {
+		name, between, value := s[m[2]:m[3]], s[m[4]:m[5]], s[m[6]:m[7]]
+		if name = strings.TrimLeft(name, "- \"'"); !isSecret(name) {
+			continue
+		}
+		b.WriteString(s[last:m[6]])
+		rest := strings.TrimLeft(value, `\`)
+		switch {
+		case strings.HasPrefix(rest, `"`), strings.HasPrefix(rest, "'"):
+			b.WriteString(value[:len(value)-len(rest)+1] + gone)
+		case strings.HasPrefix(between, `"`): // the field of an object
+			b.WriteString(`"` + gone + `"`)
+		default:
+			b.WriteString(gone)
+		}
+		last = m[7]
+	}
+	b.WriteString(s[last:])
+	return b.String()
 }
