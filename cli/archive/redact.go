@@ -91,16 +91,16 @@ var patterns = sync.OnceValue(func() *looked {
 		flag: regexp.MustCompile(`^--?[A-Za-z][\w.-]*$`),
 		jwk:  regexp.MustCompile(`^[A-Za-z0-9_-]{16,}$`),
 		words: []word{
-			{regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----[\s\S]*?(-----END [A-Z0-9 ]*PRIVATE KEY-----|$)`), "PRIVATE KEY " + gone},
-			{regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----`), "PRIVATE KEY " + gone},
-			{regexp.MustCompile(`LS0tLS1CRUdJTi[A-Za-z0-9+/]*(UFJJVkFURSBLRVkt|BSSVZBVEUgS0VZ|QUklWQVRFIEtFW)[A-Za-z0-9+/=]*`), "PRIVATE KEY " + gone},
-			{regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*`), "TOKEN " + gone},
-			{regexp.MustCompile(`\b((?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,}|gh[pousr]_[A-Za-z0-9]{10,}|github_pat_\w{10,}|glpat-[\w-]{10,}|xox[abeprs]-[\w-]{10,}|[sr]k_(?:live|test)_\w{10,}|AIza[\w-]{30,})`), "KEY " + gone},
-			{regexp.MustCompile(`(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}`), "$1 " + gone},
-			{regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s"']*@`), "${1}" + gone + "@"},
-			{regexp.MustCompile(`[^\s:@/"'=]*:[^\s"']*@((?:tcp|udp|unix|cloudsql)\w*\()`), gone + "@$1"},
-			{regexp.MustCompile(`([?&][A-Za-z0-9_.~%\[\]-]+=)[^&\s"'\\<>)]+`), "${1}" + gone},
-			{regexp.MustCompile(`(\\*["'](?:k|d|p|q|dp|dq|qi)\\*["']\s*:\s*\\*["'])[A-Za-z0-9_-]{16,}`), "${1}" + gone}, // of JSON Web Keys
+			{`-----BEGIN`, regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----[\s\S]*?(-----END [A-Z0-9 ]*PRIVATE KEY-----|$)`), "PRIVATE KEY " + gone},
+			{`-----BEGIN`, regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----`), "PRIVATE KEY " + gone},
+			{`LS0tLS1CRUdJTi`, regexp.MustCompile(`LS0tLS1CRUdJTi[A-Za-z0-9+/]*(UFJJVkFURSBLRVkt|BSSVZBVEUgS0VZ|QUklWQVRFIEtFW)[A-Za-z0-9+/=]*`), "PRIVATE KEY " + gone},
+			{`eyJ`, regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*`), "TOKEN " + gone},
+			{``, regexp.MustCompile(`\b((?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,}|gh[pousr]_[A-Za-z0-9]{10,}|github_pat_\w{10,}|glpat-[\w-]{10,}|xox[abeprs]-[\w-]{10,}|[sr]k_(?:live|test)_\w{10,}|AIza[\w-]{30,})`), "KEY " + gone},
+			{``, regexp.MustCompile(`(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}`), "$1 " + gone},
+			{`@`, regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s"']*@`), "${1}" + gone + "@"},
+			{`@`, regexp.MustCompile(`[^\s:@/"'=]*:[^\s"']*@((?:tcp|udp|unix|cloudsql)\w*\()`), gone + "@$1"},
+			{`=`, regexp.MustCompile(`([?&][A-Za-z0-9_.~%\[\]-]+=)[^&\s"'\\<>)]+`), "${1}" + gone},
+			{``, regexp.MustCompile(`(\\*["'](?:k|d|p|q|dp|dq|qi)\\*["']\s*:\s*\\*["'])[A-Za-z0-9_-]{16,}`), "${1}" + gone}, // of JSON Web Keys
 		},
 		// In each: the name, what is between, the value.
 		named: []*regexp.Regexp{
@@ -125,9 +125,13 @@ type looked struct {
 
 // word is a secret as it stands in any text.
 type word struct {
-	is *regexp.Regexp
-	by string
+	needs string // what a text has that it is in; to look for this costs little
+	is    *regexp.Regexp
+	by    string
 }
+
+// hints are, in small letters, what a text has that names a secret.
+var hints = []string{"pass", "pwd", "secret", "token", "key", "credential", "signature", "auth", "cookie"}
 
 // isSecret reports whether the value of a field, or of what is called so, is to go.
 func isSecret(name string) bool {
@@ -274,7 +278,13 @@ func inside(s string) string {
 
 func words(s string) string {
 	for _, w := range patterns().words {
-		s = w.is.ReplaceAllString(s, w.by)
+		if strings.Contains(s, w.needs) {
+			s = w.is.ReplaceAllString(s, w.by)
+		}
+	}
+	small := strings.ToLower(s)
+	if !slices.ContainsFunc(hints, func(h string) bool { return strings.Contains(small, h) }) {
+		return s
 	}
 	for _, is := range patterns().named {
 		s = replaceNamed(is, s)
