@@ -96,7 +96,7 @@ func Render(s Settings) (*Release, error) {
 	merge(r.Values, profile)
 	merge(r.Values, asked)
 	withoutNulls(r.Values)
-	if err := combined(r.Values); err != nil {
+	if err := cmp.Or(check(r.Values), combined(r.Values)); err != nil {
 		return nil, err
 	}
 	if err := r.revise(s, asked); err != nil {
