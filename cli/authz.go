@@ -58,7 +58,7 @@ comments.`,
 		if err != nil {
 			return err
 		}
-		served, err := c.MTLS(cmd.Context(), namespace, workload, window)
+		served, err := c.MTLS(cmd.Context(), namespace, workload, window, false)
 		if err != nil {
 			return err
 		}

@@ -70,7 +70,7 @@ func (a *app) world(ctx context.Context, files []string, namespace string) (*wor
 	}
 	w.strict = func(ctx context.Context, workload string, port uint16) string {
 		ns, name, _ := strings.Cut(workload, "/")
-		v, err := c.MTLS(ctx, ns, name, 0)
+		v, err := c.MTLS(ctx, ns, name, 0, false)
 		if err != nil {
 			return ""
 		}

@@ -75,7 +75,7 @@ control plane that does not answer, which is named.`,
 		if err != nil {
 			return err
 		}
-		v, err := c.MTLS(cmd.Context(), namespace, workload, window)
+		v, err := c.MTLS(cmd.Context(), namespace, workload, window, false)
 		if err != nil {
 			return err
 		}
@@ -121,6 +121,9 @@ func callers(all []apiv1.MTLSCaller, now time.Time) string {
 	return strings.Join(out, ", ")
 }
 
+// leastWindow is how far back callers count at least where it is decided by that: three times as long as proxies keep what they have seen.
+const leastWindow = 15 * time.Second
+
 func (a *app) mtlsEnforce() *cobra.Command {
 	var window time.Duration
 	var accept, printed bool
@@ -134,6 +137,10 @@ Otherwise what stands against it is shown, nothing is changed, and the exit
 status is 1; so it is if that is not known, because a control plane does not
 answer or callers are observed for less than the window. With --accept-loss it is
 applied all the same.
+
+The proxies of the workloads are asked first to report what they have seen until
+now: one that does not stands against it. Those of versions that know no such
+question are waited for instead, for ten seconds.
 
 --print writes the object instead: in Kubernetes, for kubectl apply.`,
 		Example: `  weir mtls enforce shop
@@ -156,13 +163,19 @@ applied all the same.
 		if err != nil {
 			return err
 		}
+		if window < leastWindow {
+			return usage("for example --window 2h: longer than the pauses between the calls of whoever calls", "--window %v is too short to see who calls in plaintext, the least is %v", window, leastWindow)
+		}
 		c, err := a.mesh()
 		if err != nil {
 			return err
 		}
-		v, err := c.MTLS(cmd.Context(), namespace, workload, window)
+		v, err := c.MTLS(cmd.Context(), namespace, workload, window, true)
 		if err != nil {
 			return err
+		}
+		if v.Waited != "" {
+			a.errs.printf("%s\n", clean(v.Waited))
 		}
 		if len(v.Ports) == 0 {
 			return hinted("`weir mtls status` lists those there are", "no workload with a proxy serves anything in %s", args[0])

@@ -48,7 +48,7 @@ type waiter struct {
 // question is what proxies are asked.
 type question struct {
 	message  *observev1.ControlMessage
-	workload string               // only its proxies: namespace/name of a pod, or of what owns it; "": all
+	workload string               // only its proxies: namespace/name of a pod, or of what owns it; namespace/: of all there; "": all
 	near     func(*reporter) bool // of those connected here only these; nil: all
 }
 
@@ -57,8 +57,10 @@ func (q *question) asks(r *reporter) bool {
 	return (q.workload == "" || isWorkload(workloadOf(r.node), workloadName(&r.self), q.workload)) && (q.near == nil || q.near(r))
 }
 
-// isWorkload reports whether a pod, or what owns it, is the one asked for as NAMESPACE/NAME.
-func isWorkload(pod, owner, asked string) bool { return asked == pod || asked == owner }
+// isWorkload reports whether a pod, or what owns it, is the one asked for as NAMESPACE/NAME, or in NAMESPACE/.
+func isWorkload(pod, owner, asked string) bool {
+	return asked == pod || asked == owner || strings.HasSuffix(asked, "/") && strings.HasPrefix(pod, asked)
+}
 
 // askOwn asks the proxies that are connected here.
 func (p *Plane) askOwn(ctx context.Context, q question) (told []answered, asked int, silent []string) {
@@ -92,7 +94,7 @@ type answered struct {
 // numbered is a question with a number for its answer.
 func numbered(q *observev1.ControlMessage, n uint64) *observev1.ControlMessage {
 	if l := q.GetLimits(); l != nil {
-		return askLimits(&observev1.LimitsRequest{Request: n, Host: l.GetHost(), Ejections: l.GetEjections()})
+		return askLimits(&observev1.LimitsRequest{Request: n, Host: l.GetHost(), Ejections: l.GetEjections(), Report: l.GetReport()})
 	}
 	if l := q.GetLogLevel(); l != nil {
 		return askLevel(&observev1.LogLevelRequest{Request: n, Level: l.GetLevel(), ForNano: l.GetForNano(), Usual: l.GetUsual()})

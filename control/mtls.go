@@ -2,6 +2,7 @@ package control
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"math"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
 	"github.com/weirmesh/weir/config/store"
 	"github.com/weirmesh/weir/control/ledger"
@@ -22,13 +24,16 @@ const mtlsWindow = 24 * time.Hour
 
 var mtlsModes = map[mesh.MTLSMode]string{mesh.MTLSDisable: "DISABLE", mesh.MTLSPermissive: "PERMISSIVE", mesh.MTLSStrict: "STRICT"}
 
+// olderReports is how long it takes until proxies that do not report when they are asked have: twice as long as they are silent.
+const olderReports = 10 * time.Second
+
 // workloadPort is a port of all replicas of a workload.
 type workloadPort struct {
 	namespace, owner string
 	port             uint16
 }
 
-// handleMTLS is GET /api/v1/mtls?namespace=shop&workload=cart&window=24h.
+// handleMTLS is GET /api/v1/mtls?namespace=shop&workload=cart&window=24h&now=true. With now the proxies report before it is answered.
 func (p *Plane) handleMTLS(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	window := mtlsWindow
@@ -41,13 +46,51 @@ func (p *Plane) handleMTLS(w http.ResponseWriter, r *http.Request) {
 		window = d
 	}
 	p.known(func(u *store.Update) any {
+		var reported map[string]bool
+		waited := ""
+		if q.Get("now") == "true" {
+			older := 0
+			if reported, older = p.reportNow(r.Context(), q.Get("namespace"), q.Get("workload")); older > 0 {
+				waited = fmt.Sprintf("%d proxies, or the control planes that they report to, are older than reports on demand: %s were waited for theirs", older, olderReports)
+			}
+		}
 		told, silent := p.everyCaller(r.Context())
+		if reported != nil {
+			for i := range told {
+				told[i].Reporting = slices.DeleteFunc(told[i].Reporting, func(name string) bool { return !reported[name] })
+			}
+		}
 		out := mtls(u.Snapshot, told, silent, time.Now().Round(0), window)
+		out.Waited = waited
 		out.Ports = slices.DeleteFunc(out.Ports, func(x apiv1.MTLSPort) bool {
 			return q.Get("namespace") != "" && x.Namespace != q.Get("namespace") || q.Get("workload") != "" && x.Workload != q.Get("workload")
 		})
 		return out
 	})(w, r)
+}
+
+// reportNow has the proxies of a workload, or of all of a namespace (or mesh), report what they have counted. reported are those that did, namespace/name;
+// for the older ones, which do so every few seconds only, it has waited.
+func (p *Plane) reportNow(ctx context.Context, namespace, workload string) (reported map[string]bool, older int) {
+	asked := ""
+	if namespace != "" {
+		asked = namespace + "/" + workload
+	}
+	all, _, _ := p.replicas.ask(ctx, question{message: askLimits(&observev1.LimitsRequest{Report: true}), workload: asked})
+	reported = map[string]bool{}
+	for _, a := range all {
+		reported[workloadOf(a.node)] = true
+		if !a.message.GetLimits().GetReported() {
+			older++
+		}
+	}
+	if older > 0 {
+		select {
+		case <-time.After(olderReports):
+		case <-ctx.Done():
+		}
+	}
+	return reported, older
 }
 
 // mtls is who calls whom in plaintext: modes of the configuration in force, callers as proxies saw them and all control planes told;
@@ -202,7 +245,7 @@ func blockers(x *apiv1.MTLSPort, now time.Time, silent int) (out []string) {
 		out = append(out, fmt.Sprintf("%s called in plaintext, %d times, last %s ago (%s)", who, c.Requests, since(now, c.Last), c.Last.UTC().Format(time.RFC3339)))
 	}
 	if silent > 0 {
-		out = append(out, fmt.Sprintf("%d of its proxies do not report to any control plane: who calls them is not known", silent))
+		out = append(out, fmt.Sprintf("%d of its proxies do not report to any control plane, or did not when they were asked to: who calls them is not known", silent))
 	}
 	return out
 }

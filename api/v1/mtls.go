@@ -11,6 +11,8 @@ type MTLS struct {
 	Window string    `json:"window"` // "24h0m0s"
 	// Silent are control planes of the mesh that did not say what they know.
 	Silent []string `json:"silent,omitempty"`
+	// Waited says that proxies were waited for that do not report on demand.
+	Waited string `json:"waited,omitempty"`
 	// Blockers stand against STRICT at every port, and are among those of each.
 	Blockers []string   `json:"blockers,omitempty"`
 	Ports    []MTLSPort `json:"ports"`

@@ -104,9 +104,9 @@ func (c *Client) Rehearsal(ctx context.Context, years, away float64) (*apiv1.Reh
 }
 
 // MTLS asks what ports of workloads accept and who calls them in plaintext; namespace and workload may
-// be empty.
-func (c *Client) MTLS(ctx context.Context, namespace, workload string, window time.Duration) (*apiv1.MTLS, error) {
-	return get[*apiv1.MTLS](ctx, c, "/api/v1/mtls?"+url.Values{"namespace": {namespace}, "workload": {workload}, "window": {window.String()}}.Encode())
+// be empty. now: proxies report first what they have seen until it was asked, else they have every few seconds.
+func (c *Client) MTLS(ctx context.Context, namespace, workload string, window time.Duration, now bool) (*apiv1.MTLS, error) {
+	return get[*apiv1.MTLS](ctx, c, "/api/v1/mtls?"+url.Values{"namespace": {namespace}, "workload": {workload}, "window": {window.String()}, "now": {strconv.FormatBool(now)}}.Encode())
 }
 
 // Edges asks who called whom within a time; namespace and workload, of either end, may be empty.

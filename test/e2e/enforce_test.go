@@ -59,7 +59,6 @@ func TestEnforceWithoutLosingACall(t *testing.T) {
 	refused := func(when string) {
 		t.Helper()
 		m.Eventually("who calls in plaintext is named", func() error {
-			// Proxies report every few seconds: nobody enforces within them.
 			if text, _ := command(t, m, "mtls", "status", "default"); !strings.Contains(text, "without a proxy (") || !strings.Contains(text, "not yet") || strings.Contains(text, "in force") {
 				return errors.New(text)
 			}
@@ -81,14 +80,14 @@ func TestEnforceWithoutLosingACall(t *testing.T) {
 
 	// From now on he calls by a proxy. (Who waits a day does not shorten the window.)
 	m.Eventually("nothing stands against it", func() error {
-		text, status := command(t, m, "mtls", "enforce", "default", "--window", "1s", "--print")
+		text, status := command(t, m, "mtls", "enforce", "default", "--window", "15s", "--print")
 		if status != 0 || !strings.Contains(text, "mode: STRICT") {
 			return fmt.Errorf("status %d: %s", status, text)
 		}
 		return nil
 	})
 	m.Eventually("it is enforced", func() error {
-		text, status := command(t, m, "mtls", "enforce", "default", "--window", "1s", "--wait", "--timeout", "30s")
+		text, status := command(t, m, "mtls", "enforce", "default", "--window", "15s", "--wait", "--timeout", "30s")
 		if status != 0 || !strings.Contains(text, "PeerAuthentication default/default created") {
 			return fmt.Errorf("status %d: %s", status, text)
 		}
@@ -102,6 +101,37 @@ func TestEnforceWithoutLosingACall(t *testing.T) {
 	}
 	calls.awaitNew(20)
 	calls.stop(t)
+}
+
+// Nobody waits for the reports of proxies: who called once, just before it is asked to demand mutual TLS, is known.
+func TestEnforceKnowsTheLastCall(t *testing.T) {
+	t.Parallel()
+	m, client, pods := echoMesh(t, func(o *control.Options) {
+		b := callers.Book{Since: time.Now().Add(-72 * time.Hour), Saved: time.Now()}
+		kept, err := b.Marshal()
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(o.State, "plaintext-callers.json"), kept, 0o600))
+	}, echoPod("echo-0", "v1"))
+	m.Eventually("nothing stands against it", func() error {
+		if text, status := command(t, m, "mtls", "enforce", "default", "--print"); status != 0 {
+			return fmt.Errorf("status %d: %s", status, text)
+		}
+		return nil
+	})
+	must(t, mesh.Do(client.Outside(), http.MethodGet, pods[0].At(8080), nil).Err)
+	text, status := command(t, m, "mtls", "enforce", "default", "--print")
+	if status != 1 {
+		t.Fatalf("status %d: %s", status, text)
+	}
+	m.Eventually("the caller is named", func() error { // a proxy that was too slow to report stood against it, too
+		if text, _ := command(t, m, "mtls", "enforce", "default", "--print"); !strings.Contains(text, "port 8080: somebody without a proxy called in plaintext, 1 times") {
+			return errors.New(text)
+		}
+		return nil
+	})
+	if text, status := command(t, m, "mtls", "enforce", "default", "--window", "1s"); status != 2 || !strings.Contains(text, "--window 1s is too short") {
+		t.Errorf("status %d: %s", status, text)
+	}
 }
 
 // Who holds which certificate is what the proxies say, also to a control plane that has just started and issued none.

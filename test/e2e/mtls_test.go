@@ -261,7 +261,7 @@ func TestPlaintextCallersAreKnown(t *testing.T) {
 	t.Parallel()
 	m, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
 	port := func(number uint16) (x apiv1.MTLSPort, err error) {
-		v, err := m.API().MTLS(t.Context(), "default", "", 24*time.Hour)
+		v, err := m.API().MTLS(t.Context(), "default", "", 24*time.Hour, false)
 		if err != nil {
 			return x, err
 		}

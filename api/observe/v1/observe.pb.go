@@ -1873,7 +1873,9 @@ type LimitsRequest struct {
 	Request uint64                 `protobuf:"varint,1,opt,name=request,proto3" json:"request,omitempty"` // for the answer
 	Host    string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`        // of the service
 	// Endpoints that are set aside, or were, are asked for instead; of all services if host is empty.
-	Ejections     bool `protobuf:"varint,3,opt,name=ejections,proto3" json:"ejections,omitempty"`
+	Ejections bool `protobuf:"varint,3,opt,name=ejections,proto3" json:"ejections,omitempty"`
+	// Nothing is asked for but that all that was counted so far is reported before the answer.
+	Report        bool `protobuf:"varint,4,opt,name=report,proto3" json:"report,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1929,12 +1931,20 @@ func (x *LimitsRequest) GetEjections() bool {
 	return false
 }
 
+func (x *LimitsRequest) GetReport() bool {
+	if x != nil {
+		return x.Report
+	}
+	return false
+}
+
 // Limits answers a LimitsRequest: of what the proxy calls at that host, and of what it serves by that name.
 type Limits struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Request       uint64                 `protobuf:"varint,1,opt,name=request,proto3" json:"request,omitempty"`
 	Clusters      []*ClusterLimits       `protobuf:"bytes,2,rep,name=clusters,proto3" json:"clusters,omitempty"`   // at most 100
 	Ejections     []*Ejection            `protobuf:"bytes,3,rep,name=ejections,proto3" json:"ejections,omitempty"` // at most 200
+	Reported      bool                   `protobuf:"varint,4,opt,name=reported,proto3" json:"reported,omitempty"`  // what was counted when it was asked is in reports before this
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1988,6 +1998,13 @@ func (x *Limits) GetEjections() []*Ejection {
 		return x.Ejections
 	}
 	return nil
+}
+
+func (x *Limits) GetReported() bool {
+	if x != nil {
+		return x.Reported
+	}
+	return false
 }
 
 // ClusterLimits are the limits of one cluster in one proxy.
@@ -2849,15 +2866,17 @@ const file_api_observe_v1_observe_proto_rawDesc = "" +
 	"\n" +
 	"began_nano\x18\b \x01(\x04R\tbeganNano\x12\x1d\n" +
 	"\n" +
-	"ended_nano\x18\t \x01(\x04R\tendedNano\"[\n" +
+	"ended_nano\x18\t \x01(\x04R\tendedNano\"s\n" +
 	"\rLimitsRequest\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x1c\n" +
-	"\tejections\x18\x03 \x01(\bR\tejections\"\x9f\x01\n" +
+	"\tejections\x18\x03 \x01(\bR\tejections\x12\x16\n" +
+	"\x06report\x18\x04 \x01(\bR\x06report\"\xbb\x01\n" +
 	"\x06Limits\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x12>\n" +
 	"\bclusters\x18\x02 \x03(\v2\".weir.dev.observe.v1.ClusterLimitsR\bclusters\x12;\n" +
-	"\tejections\x18\x03 \x03(\v2\x1d.weir.dev.observe.v1.EjectionR\tejections\"\xf3\x01\n" +
+	"\tejections\x18\x03 \x03(\v2\x1d.weir.dev.observe.v1.EjectionR\tejections\x12\x1a\n" +
+	"\breported\x18\x04 \x01(\bR\breported\"\xf3\x01\n" +
 	"\rClusterLimits\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12-\n" +
 	"\x04side\x18\x02 \x01(\x0e2\x19.weir.dev.observe.v1.SideR\x04side\x12\x12\n" +

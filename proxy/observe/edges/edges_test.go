@@ -313,6 +313,33 @@ func TestSender(t *testing.T) {
 		if r := (<-c.sent).GetReport(); r.GetSequence() != 3 || time.Since(start) > interval {
 			t.Errorf("%v after something happened came %v", time.Since(start), r)
 		}
+		// Who asks for it is told at once: first what was reported and not acknowledged, then what happened since, then that this was all.
+		ask := func(n uint64) {
+			c.heard <- &observev1.ControlMessage{Message: &observev1.ControlMessage_Limits{Limits: &observev1.LimitsRequest{Request: n, Report: true}}}
+		}
+		ack := func(n uint64) {
+			c.heard <- &observev1.ControlMessage{Message: &observev1.ControlMessage_Ack{Ack: &observev1.Ack{Sequence: n}}}
+		}
+		start = time.Now()
+		request()
+		ask(9)
+		ack(3)
+		if r := (<-c.sent).GetReport(); r.GetSequence() != 4 || r.Edges[0].Outcomes[0].Count != 1 {
+			t.Errorf("asked for a report: %v", r)
+		}
+		if l := (<-c.sent).GetLimits(); l.GetRequest() != 9 || !l.GetReported() {
+			t.Errorf("after it: %v", l)
+		}
+		ack(4)
+		synctest.Wait()
+		time.Sleep(time.Hour) // it is idle
+		ask(10)
+		if l := (<-c.sent).GetLimits(); l.GetRequest() != 10 || !l.GetReported() {
+			t.Errorf("with nothing to report: %v", l)
+		}
+		if d := time.Since(start) - time.Hour; d > 2*spacing {
+			t.Errorf("that took %v", d)
+		}
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)

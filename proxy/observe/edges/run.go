@@ -33,6 +33,10 @@ const (
 	interval = 5 * time.Second
 	// patience is how long an acknowledgement may take; then the stream is of no use.
 	patience = 30 * time.Second
+	// spacing is how soon a report that is asked for follows another: a control plane takes no more than one every 100 ms.
+	spacing = 200 * time.Millisecond
+	// mostDue are the reports that may be asked for at a time.
+	mostDue = 100
 )
 
 // Options of Run. All are required.
@@ -180,6 +184,8 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 	// Proxies that came back together do not report together.
 	tick := time.NewTimer(rand.N(interval))
 	defer tick.Stop()
+	var due []uint64 // who asked for a report, and is answered after it
+	soon := func() { tick.Reset(max(0, spacing-time.Since(sent))) }
 	var stirred <-chan struct{} // waited for while there is nothing to do: an idle proxy sleeps
 	for {
 		select {
@@ -189,13 +195,22 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 			if a := m.GetAck(); a != nil && s.r.Pending().GetSequence() == a.GetSequence() {
 				s.r.Acked(a.GetSequence())
 				s.Stats.Reports.Add(1)
+				if len(due) > 0 {
+					soon()
+				}
 			}
 			if q := m.GetRecords(); q != nil {
 				if err := stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Records{Records: s.o.Records(q)}}); err != nil {
 					return err
 				}
 			}
-			if q := m.GetLimits(); q != nil {
+			if q := m.GetLimits(); q.GetReport() {
+				if due = append(due, q.GetRequest()); len(due) > mostDue {
+					due = due[1:]
+				}
+				stirred = nil
+				soon()
+			} else if q != nil {
 				if err := stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Limits{Limits: s.o.Limits(q)}}); err != nil {
 					return err
 				}
@@ -237,6 +252,14 @@ func (s *Sender) stream(ctx context.Context, conn grpc.ClientConnInterface) erro
 					if err := report(r); err != nil {
 						return err
 					}
+				}
+				if len(r.GetEdges()) < maxReport { // else there may be more
+					for _, n := range due {
+						if err := stream.Send(&observev1.ProxyMessage{Message: &observev1.ProxyMessage_Limits{Limits: &observev1.Limits{Request: n, Reported: true}}}); err != nil {
+							return err
+						}
+					}
+					due = nil
 				}
 			} else if time.Since(sent) > patience {
 				return errNoAck
