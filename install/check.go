@@ -90,8 +90,8 @@ func checkResources(key string, of map[string]any) error {
 			if !slices.Contains([]string{"cpu", "memory", "ephemeral-storage"}, name) && !strings.Contains(name, "/") && !strings.HasPrefix(name, "hugepages-") {
 				return refused(at, "Kubernetes knows no such resource: cpu, memory or ephemeral-storage")
 			}
-			if err := typed[corev1.ResourceList](at, map[string]any{name: list[name]}, "a quantity, for example 100m of cpu or 128Mi of memory"); err != nil {
-				return err
+			if _, err := decode[corev1.ResourceList](map[string]any{name: list[name]}); err != nil {
+				return refused(fmt.Sprintf("%s=%v", at, list[name]), "want a quantity, for example 100m of cpu or 128Mi of memory")
 			}
 		}
 	}
