@@ -22,4 +22,14 @@ func atMostOne(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// one wants what, one argument, and shows an example.
+func one(what, example string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 1 && args[0] != "" {
+			return nil
+		}
+		return usage("for example `"+example+"`", "%s needs %s", cmd.CommandPath(), what)
+	}
+}
+
 func joined(words []string) string { return strings.Join(words, ", ") }

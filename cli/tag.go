@@ -40,10 +40,18 @@ func (a *app) tagging(cmd *cobra.Command, do func(ctx context.Context, c *cluste
 	var overwrite bool
 	f.flags(a, cmd)
 	cmd.Flags().StringVarP(&revision, "revision", "r", "", "`revision` the tag is to lead to; \"default\" is the one installed without a name")
-	_ = cmd.MarkFlagRequired("revision")
 	_ = cmd.RegisterFlagCompletionFunc("revision", cobra.NoFileCompletions)
 	cmd.Flags().BoolVar(&overwrite, "overwrite", false, "also if the tag leads to another revision now")
-	cmd.Args = cobra.ExactArgs(1)
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		example := cmd.CommandPath() + " prod --revision 1-1"
+		if err := one("the name of one tag", example)(cmd, args); err != nil {
+			return err
+		}
+		if revision == "" {
+			return usage("for example `"+example+"`; `weir tag list` shows the revisions there are", "%s needs the revision that the tag is to lead to", cmd.CommandPath())
+		}
+		return nil
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return f.visit(a, cmd, func(ctx context.Context, c *cluster.Cluster) error {
 			s := install.Settings{Namespace: a.meant.Namespace, Version: a.Version, Set: []string{"managedBy=weir"}}
@@ -146,7 +154,7 @@ func (a *app) tagRemove() *cobra.Command {
 		Short:   "remove a tag",
 		Long:    "Remove a tag. While namespaces ask for it this is refused without --yes: pods that\nstart there would get no proxy.",
 		Example: "  weir tag remove prod",
-		Args:    cobra.ExactArgs(1),
+		Args:    one("the name of one tag", "weir tag remove prod"),
 	}
 	f.flags(a, cmd)
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "also if namespaces ask for it")
