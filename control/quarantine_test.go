@@ -255,7 +255,7 @@ func (v *village) suffer(t testing.TB, seed uint64, all []*resource.View, restar
 		// What is in force of it may decide of its own host what is made of others: a Service without endpoints, a subset that nobody leads to.
 		host := id.Name + "." + id.Namespace + ".svc."
 		differences(t, what+"is made of others", before, after, func(n *translate.Node, typeURL, name string, origins []resource.Origin) bool {
-			return ofIt(n, typeURL, name, origins) || strings.Contains(name, host) || typeURL == resource.RouteType // which has all hosts of a port
+			return ofIt(n, typeURL, name, origins) || strings.Contains(name, host) || id.Kind == "Service" && typeURL == resource.RouteType // whose tables have all hosts of a port
 		})
 	}
 	if restart {
