@@ -384,18 +384,19 @@ func (b *Builder) applyClusters(next *State, u Update) error {
 		}
 		b.specs[name] = specs[name]
 		b.publish(next, specs[name])
+		next.byName[name] = b.clusterID(name)
 	}
 	return nil
 }
 
-// publish puts the Cluster of a spec, with the endpoints known now, into next.
+// publish puts the Cluster of a spec, with the endpoints known now, into next, whose slice of clusters is its own. Its map
+// of names is not, but where clusters come and go: workers read that of the State before.
 func (b *Builder) publish(next *State, s *clusterSpec) {
 	id := b.clusterID(s.Name)
 	for int(id) >= len(next.clusters) {
 		next.clusters = append(next.clusters, nil)
 	}
 	next.clusters[id] = b.assemble(s, b.endpointsOf(s), next.clusters[id])
-	next.byName[s.Name] = id
 }
 
 func (b *Builder) endpointsOf(s *clusterSpec) *assignment {

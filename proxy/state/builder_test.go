@@ -422,6 +422,66 @@ func TestResolved(t *testing.T) {
 	}
 }
 
+// Workers and the admin server read a State while the next one is made: what is published is never written again, not
+// even with what it holds already (the runtime ends a program that reads a map while somebody writes it).
+func TestPublishedStatesAreNotWritten(t *testing.T) {
+	const api = "outbound|443||api.example.com"
+	updates := map[string]func(b *Builder) (*State, []*cluster.Endpoint){
+		"clusters": func(b *Builder) (*State, []*cluster.Endpoint) {
+			return apply(t, b, update(t, resource.ClusterType, reviewsCluster))
+		},
+		"endpoints": func(b *Builder) (*State, []*cluster.Endpoint) {
+			return apply(t, b, update(t, resource.EndpointType, reviewsEndpoints(fmt.Sprintf("10.0.0.%d:9080 istio", 1+b.State().Generation%200))))
+		},
+		"addresses of names": func(b *Builder) (*State, []*cluster.Endpoint) {
+			return b.Resolved(api, []cluster.Found{{AddrPort: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(b.State().Generation)}), 443)}})
+		},
+		"virtual hosts and clusters of routes": func(b *Builder) (*State, []*cluster.Endpoint) {
+			return apply(t, b, update(t, resource.RouteType, `name: "443" virtual_hosts { name: "v" domains: "*" routes { match { prefix: "/" } route { cluster: "`+api+`" } } }`))
+		},
+		"listeners": func(b *Builder) (*State, []*cluster.Endpoint) {
+			return apply(t, b, update(t, resource.ListenerType, httpsListener))
+		},
+	}
+	for name, next := range updates {
+		t.Run(name, func(t *testing.T) {
+			b := newBuilder()
+			s, _ := apply(t, b, update(t, resource.ClusterType, reviewsCluster, `name: "`+api+`" type: STRICT_DNS
+				load_assignment { endpoints { lb_endpoints { endpoint { address { socket_address { address: "api.example.com" port_value: 443 } } } } } }`))
+			states, read := make(chan *State, 1), make(chan int)
+			go func() {
+				found := 0
+				for s := range states {
+					for c := range s.Clusters() {
+						if s.ClusterNamed(c.Name) == c {
+							found++
+						}
+					}
+					for range s.Tables() {
+						found++
+					}
+					for range s.Listeners() {
+						found++
+					}
+					for range s.Unheeded() {
+						found++
+					}
+				}
+				read <- found
+			}()
+			const rounds = 50
+			for range rounds {
+				states <- s
+				s, _ = next(b)
+			}
+			close(states)
+			if n := <-read; n < 2*rounds {
+				t.Errorf("%d found in %d states of two clusters", n, rounds)
+			}
+		})
+	}
+}
+
 // Addresses stand where the name does that they were resolved from.
 func TestResolvedByPriority(t *testing.T) {
 	b := newBuilder()

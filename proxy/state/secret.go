@@ -209,7 +209,7 @@ func (b *Builder) clustersAgain(next *State, concerned func(*clusterSpec) bool) 
 		made[name] = now
 	}
 	if len(made) > 0 {
-		next.clusters, next.byName = slices.Clone(next.clusters), maps.Clone(next.byName)
+		next.clusters = slices.Clone(next.clusters)
 	}
 	for _, name := range slices.Sorted(maps.Keys(made)) {
 		b.specs[name] = made[name]
