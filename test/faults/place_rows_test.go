@@ -160,22 +160,37 @@ func placeRows() []fault {
 				"apiVersion: v1\nkind: Service\nmetadata: {name: NAME-deeper}\nspec: {selector: {app: far}, ports: [{name: http, port: 8080}]}\n",
 				object("networking.istio.io/v1", "VirtualService", "NAME-deeper", "{hosts: [NAME-deeper], http: [{fault: {!wrong delay: {fixedDelay: 60s, percentage: {value: 100}}}, route: [{destination: {host: NAME-deeper}}]}]}")),
 			ask: func(w *world, f *fault) string {
-				id, server := "fault-"+f.slug(), w.homes["server"]
-				request := "GET / HTTP/1.1\r\nhost: " + f.slug() + "-deeper:8080\r\nx-request-id: " + id + "\r\n\r\n"
+				server := w.homes["server"]
 				to, err := server.Virtual(f.slug() + "-deeper")
 				must(w.T, err)
-				deeper, _, err := w.dialAt(netip.AddrPortFrom(to, 8080))
-				must(w.T, err)
-				c := w.send(f, "GET / HTTP/1.1\r\nhost: "+f.slug()+":8080\r\nx-request-id: "+id+"\r\n\r\n")
-				defer c.Close()
-				<-waiting.came
-				_, err = io.WriteString(deeper, request)
-				must(w.T, err)
-				_, _ = c.Read(make([]byte, 1))
-				_ = deeper.Close() // its caller has given up
-				w.Eventually("the delay is over", func() error {
-					if told := server.Admin(http.MethodGet, "/why?id="+id).Body; !strings.Contains(string(told), "DI") {
-						return fmt.Errorf("%s", told)
+				id, n := "", 0
+				w.Eventually("the application calls before its caller's time is over", func() error { // this machine may stand still for longer
+					n++
+					id = fmt.Sprintf("fault-%s-%d", f.slug(), n)
+					request := "GET / HTTP/1.1\r\nhost: %s:8080\r\nx-request-id: " + id + "\r\n\r\n"
+					deeper, _, err := w.dialAt(netip.AddrPortFrom(to, 8080))
+					must(w.T, err)
+					c := w.send(f, fmt.Sprintf(request, f.slug()))
+					defer c.Close()
+					<-waiting.came
+					_, err = fmt.Fprintf(deeper, request, f.slug()+"-deeper")
+					must(w.T, err)
+					_, _ = c.Read(make([]byte, 1))
+					_ = deeper.Close() // its caller has given up
+					told := &observev1.Records{}
+					w.Eventually("the delay is over", func() error {
+						must(w.T, protojson.Unmarshal(server.Admin(http.MethodGet, "/why?id="+id).Body, told))
+						if len(told.GetRecords()) < 2 {
+							return fmt.Errorf("%v", told)
+						}
+						return nil
+					})
+					in, out := told.GetRecords()[0], told.GetRecords()[1]
+					if in.GetEdge().GetSide() != observev1.Side_SIDE_DESTINATION {
+						in, out = out, in
+					}
+					if out.GetTimeUnixNano() > in.GetTimeUnixNano()+in.GetEndedNano() {
+						return fmt.Errorf("%v", told)
 					}
 					return nil
 				})
