@@ -23,9 +23,9 @@ import (
 	"github.com/weirmesh/weir/config/istio"
 	"github.com/weirmesh/weir/control"
 	"github.com/weirmesh/weir/identity"
-	"github.com/weirmesh/weir/internal/cgroup"
 	"github.com/weirmesh/weir/internal/giveback"
 	"github.com/weirmesh/weir/internal/kubeconfig"
+	"github.com/weirmesh/weir/internal/memory"
 	"github.com/weirmesh/weir/internal/redact"
 	"github.com/weirmesh/weir/internal/runner"
 	"github.com/weirmesh/weir/mesh"
@@ -136,12 +136,9 @@ func run(args []string) error {
 
 	// A control plane works in bursts; between them it should hold little.
 	debug.SetGCPercent(50)
-	if limit, ok := cgroup.Memory(os.DirFS("/")); ok && os.Getenv("GOMEMLIMIT") == "" {
-		// The rest is for what the collector does not count: stacks of the kernel, pages of
-		// files. Without this a burst ends in the kernel's hands before the collector runs.
-		soft := limit / 10 * 9
-		debug.SetMemoryLimit(soft)
-		log.Info("memory is limited", "limit", limit, "aim", soft)
+	said := os.Getenv("GOMEMLIMIT") != ""
+	if limit := memory.Obey(os.DirFS("/"), said); limit > 0 && !said {
+		log.Info("memory is limited", "limit", limit, "aim", debug.SetMemoryLimit(-1))
 	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -15,7 +14,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -30,7 +28,7 @@ import (
 	"github.com/weirmesh/weir/capture"
 	"github.com/weirmesh/weir/identity"
 	"github.com/weirmesh/weir/identity/istioca"
-	"github.com/weirmesh/weir/internal/cgroup"
+	"github.com/weirmesh/weir/internal/memory"
 	"github.com/weirmesh/weir/internal/redact"
 	"github.com/weirmesh/weir/internal/runner"
 	"github.com/weirmesh/weir/proxy"
@@ -116,7 +114,7 @@ func runPod(ctx context.Context, role string, args []string) error {
 		}
 		log.Log(ctx, level, "setting", "name", n.Name, "value", n.Value, "note", n.Says)
 	}
-	limitMemory(root)
+	memory.Obey(root, os.Getenv("GOMEMLIMIT") != "")
 	proxy.SetThreads(s.Workers)
 
 	o := proxy.Options{Version: version, Workers: s.Workers, MaxConnections: s.MaxConnections, OnDemand: s.OnDemand, Node: s.Node(), Metadata: s.Metadata,
@@ -346,14 +344,4 @@ func podDNS(a netip.AddrPort, log *slog.Logger) (*proxy.DNS, error) {
 		d.Resolvers = append(d.Resolvers, net.JoinHostPort(server, c.Port))
 	}
 	return d, nil
-}
-
-// limitMemory makes the control group's limit the collector's, and the one near which the proxy gives things up (proxy/overload). It
-// returns what the group permits, 0 without a limit.
-func limitMemory(root fs.FS) int64 {
-	limit, ok := cgroup.Memory(root)
-	if ok && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(limit / 10 * 9) // the rest is for stacks of the kernel, and for buffers of sockets
-	}
-	return limit
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/weirmesh/weir/internal/memory"
 	"github.com/weirmesh/weir/proxy"
 	"github.com/weirmesh/weir/proxy/observe"
 )
@@ -43,7 +44,7 @@ func runStatic(ctx context.Context, args []string) error {
 	if *workers <= 0 {
 		*workers = runtime.GOMAXPROCS(0) // as many as the control group has processors
 	}
-	group := limitMemory(os.DirFS("/"))
+	group := memory.Obey(os.DirFS("/"), os.Getenv("GOMEMLIMIT") != "")
 	proxy.SetThreads(*workers)
 	o := proxy.Options{Version: version, Static: b, Workers: *workers, GroupMemory: group, Log: log, Level: lv, DrainTime: *drain, AccessLog: os.Stdout,
 		Node: observe.Node{ID: b.GetNode().GetId(), Name: b.GetNode().GetId(), Cluster: b.GetNode().GetCluster()}}

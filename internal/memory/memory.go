@@ -2,14 +2,17 @@
 //
 // How much memory is in use and how much there may be enters (a Meter, of the Go runtime by Runtime, of a test
 // by the test); a Level leaves, for the program to act on. Gauge is a machine without clock and lock: one goroutine steps it.
-// Proxy and control plane have it; what each gives up at a level is theirs.
+// Proxy and control plane have it; what each gives up at a level is theirs. Obey changes the process: it is for a program's main.
 package memory
 
 import (
+	"io/fs"
 	"math"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
+
+	"github.com/weirmesh/weir/internal/cgroup"
 )
 
 // Level is how much is given up: each level includes those before.
@@ -86,4 +89,15 @@ func Runtime() Meter {
 		}
 		return v(0) - v(1) - v(2) - max(0, v(3)-v(4)), limit
 	}
+}
+
+// Obey makes what the control group permits the collector's limit, unless said: then the environment has (GOMEMLIMIT). root is the file
+// system of /proc and /sys; group is what the group permits, 0 without a limit. Without a limit of the collector a burst ends in the kernel's
+// hands before it runs.
+func Obey(root fs.FS, said bool) (group int64) {
+	group, ok := cgroup.Memory(root)
+	if ok && !said {
+		debug.SetMemoryLimit(group / 10 * 9) // the rest is what it does not count: stacks of the kernel, buffers of sockets, pages of files
+	}
+	return group
 }

@@ -1,8 +1,10 @@
 package memory
 
 import (
+	"math"
 	"runtime/debug"
 	"testing"
+	"testing/fstest"
 )
 
 // A level begins at its share of the limit and ends somewhat below it, whichever way one comes.
@@ -59,5 +61,32 @@ func TestRuntime(t *testing.T) {
 	debug.FreeOSMemory()
 	if n, _ := meter(); n > before+much/2 {
 		t.Errorf("%d bytes in use before and %d after %d were let go", before, n, len(kept))
+	}
+}
+
+// The collector keeps nine tenths of what the control group permits, unless the environment says what it is to keep. What the group
+// permits is told either way.
+func TestObey(t *testing.T) {
+	const group = 512 << 20
+	limited := fstest.MapFS{"proc/self/cgroup": {Data: []byte("0::/\n")}, "sys/fs/cgroup/memory.max": {Data: []byte("536870912\n")}}
+	old := debug.SetMemoryLimit(-1)
+	t.Cleanup(func() { debug.SetMemoryLimit(old) })
+	for _, c := range []struct {
+		name       string
+		root       fstest.MapFS
+		said       bool
+		told, kept int64
+	}{
+		{"a limit", limited, false, group, group / 10 * 9},
+		{"a limit, and GOMEMLIMIT", limited, true, group, math.MaxInt64},
+		{"no limit", fstest.MapFS{}, false, 0, math.MaxInt64},
+	} {
+		debug.SetMemoryLimit(math.MaxInt64)
+		if told := Obey(c.root, c.said); told != c.told {
+			t.Errorf("%s: the group permits %d, want %d", c.name, told, c.told)
+		}
+		if kept := debug.SetMemoryLimit(-1); kept != c.kept {
+			t.Errorf("%s: the collector's limit is %d, want %d", c.name, kept, c.kept)
+		}
 	}
 }
