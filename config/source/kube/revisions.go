@@ -28,6 +28,7 @@ type revisions struct {
 	read   bool // until then nobody is astray
 	leads  map[types.NamespacedName]lead
 	asking map[config.ID]asking // objects that ask for a name; Namespaces whatever they ask for, as those in them do
+	told   map[config.ID]string // texts of the objects published that ask for none: who writes a status, we first of all, changes nothing here
 }
 
 // lead is a configuration of an injector: who asks for name gets rev.
@@ -83,12 +84,23 @@ func (s *Source) tell(id config.ID, name string, content map[string]any) {
 	s.rev.mu.Lock()
 	defer s.rev.mu.Unlock()
 	delete(s.rev.asking, id)
+	was := s.rev.told[id]
+	delete(s.rev.told, id)
 	if a := (asking{name, content}); name != "" || id.Kind == "Namespace" {
 		s.rev.asking[id] = a
 		s.retell(id, a)
 		return
 	}
-	s.put(unit(id, content))
+	u := unit(id, content)
+	if len(u.Objects) == 1 {
+		text := u.Objects[0].Text()
+		if text == was {
+			s.rev.told[id] = was // the very string that the published object holds
+			return
+		}
+		s.rev.told[id] = text
+	}
+	s.put(u)
 }
 
 // drop publishes that an object is gone.
@@ -96,6 +108,7 @@ func (s *Source) drop(id config.ID) {
 	s.rev.mu.Lock()
 	defer s.rev.mu.Unlock()
 	delete(s.rev.asking, id)
+	delete(s.rev.told, id)
 	s.put(gone(id))
 }
 

@@ -58,7 +58,7 @@ type Source struct {
 // New makes a Source.
 func New(o Options) *Source {
 	return &Source{o: o, units: kubewatch.NewBatch[string, config.Unit](), rev: &revisions{
-		own: cmp.Or(o.Revision, "default"), leads: map[types.NamespacedName]lead{}, asking: map[config.ID]asking{}}}
+		own: cmp.Or(o.Revision, "default"), leads: map[types.NamespacedName]lead{}, asking: map[config.ID]asking{}, told: map[config.ID]string{}}}
 }
 
 // Run publishes everything there is in one call, and then what changes, until ctx ends.

@@ -214,6 +214,22 @@ func TestSource(t *testing.T) {
 	s.must(s.objects.Tracker().Update(virtualServices, object("networking.istio.io/v1", "VirtualService", "cart", map[string]any{"hosts": []any{"card"}}), "shop"))
 	s.until("an edit", func() bool { return strings.Contains(s.text(cart), "card") })
 
+	before := s.now[cart].Objects[0]
+	written := object("networking.istio.io/v1", "VirtualService", "cart", map[string]any{"hosts": []any{"card"}})
+	written.SetResourceVersion("8")
+	written.Object["status"] = map[string]any{"conditions": []any{map[string]any{"type": "Accepted"}}}
+	s.must(s.objects.Tracker().Update(virtualServices, written, "shop"))
+	const next = "networking.istio.io/VirtualService/shop/next"
+	s.must(s.objects.Tracker().Create(virtualServices, object("networking.istio.io/v1", "VirtualService", "next", nil), "shop"))
+	s.until("what comes after a status", func() bool { return s.text(next) != "" })
+	if s.now[cart].Objects[0] != before {
+		t.Error("an object was published again because its status was written")
+	}
+	s.must(s.objects.Tracker().Delete(virtualServices, "shop", "cart"))
+	s.until("an object that is gone", func() bool { return s.text(cart) == "" })
+	s.must(s.objects.Tracker().Create(virtualServices, written, "shop"))
+	s.until("and there again, the same", func() bool { return s.text(cart) != "" })
+
 	filters := schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1alpha3", Resource: "envoyfilters"}
 	s.watched(s.heads, crds)
 	s.must(s.objects.Tracker().Create(filters, object("networking.istio.io/v1alpha3", "EnvoyFilter", "patch", nil), "shop"))
