@@ -1,10 +1,12 @@
 package control
 
 import (
+	"slices"
 	"time"
 
 	"github.com/weirmesh/weir/config"
 	"github.com/weirmesh/weir/config/store"
+	"github.com/weirmesh/weir/internal/persist"
 )
 
 // Outcome is what became of one object: what a status written back to it says.
@@ -25,17 +27,30 @@ type Outcome struct {
 // maxExplained bounds what is asked of the streams at a time.
 const maxExplained = 32
 
+// Told is what a caller of Outcomes was told last; the zero value is nothing.
+type Told struct {
+	something bool
+	objects   persist.Map[string, *store.Object]
+	findings  []config.Finding
+}
+
 // Outcomes are those of all objects that want accepts, and changed is closed when some may
-// be another; what is not settled may settle without that.
-func (p *Plane) Outcomes(want func(config.ID) bool) (all []Outcome, changed <-chan struct{}) {
+// be another; what is not settled may settle without that. Of what was told already nothing is worked out again: then same is true, and
+// there are none. Mostly it is endpoints that change.
+func (p *Plane) Outcomes(want func(config.ID) bool, last *Told) (all []Outcome, same bool, changed <-chan struct{}) {
 	changed = *p.changed.Load()
 	u := p.latest.Load()
 	if u == nil {
-		return nil, changed
+		return nil, false, changed
 	}
+	now := Told{true, u.Objects, p.findings(u)}
+	if last.something && now.objects.Same(last.objects) && slices.Equal(now.findings, last.findings) {
+		return nil, true, changed
+	}
+	*last = now
 	type about struct{ kind, namespace, name string }
 	findings := map[about][]config.Finding{}
-	for _, f := range p.findings(u) {
+	for _, f := range now.findings {
 		k := about{f.Object.Kind, f.Object.Namespace, f.Object.Name}
 		findings[k] = append(findings[k], f)
 	}
@@ -71,5 +86,5 @@ func (p *Plane) Outcomes(want func(config.ID) bool) (all []Outcome, changed <-ch
 			}
 		}
 	}
-	return all, changed
+	return all, false, changed
 }

@@ -21,6 +21,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
@@ -32,8 +33,10 @@ import (
 
 const (
 	// A reading and mostly a writing: 20 objects a second are little for an API server, and
-	// a mesh of 5,000 objects has its status 4 minutes after a new leader began.
+	// a new mesh of 5,000 objects has its status after 4 minutes. What says it already takes none of them.
 	perSecond, burst = 20, 40
+	// pageSize is how many objects of a kind are read at once.
+	pageSize = 50
 	// sweepEvery bounds how often one object is written while it changes all the time, and
 	// is how late a change is told.
 	sweepEvery = time.Second
@@ -46,7 +49,7 @@ const (
 
 // Source says what became of objects; a *control.Plane does.
 type Source interface {
-	Outcomes(want func(config.ID) bool) (all []control.Outcome, changed <-chan struct{})
+	Outcomes(want func(config.ID) bool, last *control.Told) (all []control.Outcome, same bool, changed <-chan struct{})
 }
 
 // Options of a Writer.
@@ -71,8 +74,10 @@ func New(o Options) (*Writer, error) {
 type term struct {
 	*Writer
 	limit   flowcontrol.RateLimiter
+	told    control.Told
 	written map[config.ID]verdict
 	heads   map[config.ID]head
+	read    map[config.ID]live   // as they were when the term began, until something is told of them; nil: not looked yet
 	failing map[string]time.Time // kinds that cannot be written, and when to try again
 }
 
@@ -88,6 +93,9 @@ func (w *Writer) Run(ctx context.Context) error {
 	defer t.limit.Stop()
 	for {
 		changed, again := t.sweep(ctx)
+		if again {
+			t.told = control.Told{} // what is to come may come without news
+		}
 		select { // not more often than that, whatever happens
 		case <-ctx.Done():
 			return nil
@@ -105,7 +113,13 @@ func (w *Writer) Run(ctx context.Context) error {
 
 // sweep writes what is not written yet; again says that there is more to come.
 func (t *term) sweep(ctx context.Context) (changed <-chan struct{}, again bool) {
-	all, changed := t.o.From.Outcomes(hasStatus)
+	all, same, changed := t.o.From.Outcomes(hasStatus, &t.told)
+	if same {
+		return changed, false
+	}
+	if t.read == nil && len(all) > 0 {
+		t.read = t.list(ctx, all)
+	}
 	there := make(map[config.ID]bool, len(all))
 	for i := range all {
 		o := &all[i]
@@ -120,6 +134,13 @@ func (t *term) sweep(ctx context.Context) (changed <-chan struct{}, again bool) 
 		if v.accepted.status == "" || t.written[id] == v {
 			continue
 		}
+		was, known := t.read[id]
+		known = known && was.generation == v.generation
+		if known && !was.lacks(v) { // the leader before wrote it
+			delete(t.read, id)
+			t.written[id] = v
+			continue
+		}
 		if time.Now().Before(t.failing[id.Kind]) {
 			again = true
 			continue
@@ -127,7 +148,11 @@ func (t *term) sweep(ctx context.Context) (changed <-chan struct{}, again bool) 
 		if t.limit.Wait(ctx) != nil {
 			return changed, false
 		}
-		switch err := t.write(ctx, o.Object.Raw, v); {
+		delete(t.read, id) // once: a conflict says that it is old
+		if !known {
+			was = live{}
+		}
+		switch err := t.write(ctx, o.Object.Raw, was, v); {
 		case ctx.Err() != nil:
 			return changed, false
 		case err == nil:
@@ -150,6 +175,7 @@ func (t *term) sweep(ctx context.Context) (changed <-chan struct{}, again bool) 
 	for id := range t.heads {
 		if !there[id] {
 			delete(t.heads, id)
+			delete(t.read, id)
 		}
 	}
 	return changed, again
@@ -179,27 +205,89 @@ func (t *term) head(o *control.Outcome) head {
 	return h
 }
 
-// write brings the status of an object up to date, if it says anything else.
-func (t *term) write(ctx context.Context, o *config.Object, v verdict) error {
+// live is an object as the API server has it; without version it is not known.
+type live struct {
+	version    string // to be written over
+	generation int64
+	status     map[string]any
+}
+
+func liveOf(u *unstructured.Unstructured) live {
+	status, _ := u.Object["status"].(map[string]any)
+	return live{u.GetResourceVersion(), u.GetGeneration(), status}
+}
+
+// lacks reports whether v is not said yet.
+func (l live) lacks(v verdict) bool {
+	_, changed := v.into(l.status, time.Time{})
+	return changed
+}
+
+// list reads the objects that outcomes are about, page by page: a request for each of them cost as much as writing it, and what the leader
+// before wrote is found without any. A kind that cannot be listed is read object by object.
+func (t *term) list(ctx context.Context, all []control.Outcome) map[config.ID]live {
+	wanted := map[config.ID]bool{}
+	kinds := map[schema.GroupVersionResource]config.ID{}
+	for i := range all {
+		if raw := all[i].Object.Raw; raw != nil {
+			if gvr, err := resource(raw); err == nil {
+				wanted[raw.ID], kinds[gvr] = true, raw.ID
+			}
+		}
+	}
+	out := map[config.ID]live{}
+	for gvr, id := range kinds {
+		for o := (metav1.ListOptions{Limit: pageSize}); ; {
+			if t.limit.Wait(ctx) != nil {
+				return out
+			}
+			page, err := t.o.Client.Resource(gvr).List(ctx, o)
+			if err != nil {
+				break
+			}
+			for i := range page.Items {
+				u := &page.Items[i]
+				if id.Namespace, id.Name = u.GetNamespace(), u.GetName(); wanted[id] {
+					out[id] = liveOf(u)
+				}
+			}
+			if o.Continue = page.GetContinue(); o.Continue == "" {
+				break
+			}
+		}
+	}
+	return out
+}
+
+// resource is where an object is, as its own version.
+func resource(o *config.Object) (schema.GroupVersionResource, error) {
 	gv, err := schema.ParseGroupVersion(o.APIVersion)
+	return gv.WithResource(plural(o.ID.Kind)), err
+}
+
+// write makes the status of an object say v, unless it says so already. was is how the object is, if that is known.
+func (t *term) write(ctx context.Context, o *config.Object, was live, v verdict) error {
+	gvr, err := resource(o)
 	if err != nil {
 		return err
 	}
-	client := t.o.Client.Resource(gv.WithResource(plural(o.ID.Kind))).Namespace(o.ID.Namespace)
-	live, err := client.Get(ctx, o.ID.Name, metav1.GetOptions{})
-	if err != nil {
-		return err
+	client := t.o.Client.Resource(gvr).Namespace(o.ID.Namespace)
+	if was.version == "" {
+		u, err := client.Get(ctx, o.ID.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		was = liveOf(u)
 	}
-	if live.GetGeneration() != v.generation {
+	if was.generation != v.generation {
 		return nil // this is about a version that is no more; the new one is on its way
 	}
-	status, _ := live.Object["status"].(map[string]any)
-	next, changed := v.into(status, time.Now())
+	next, changed := v.into(was.status, time.Now())
 	if !changed {
 		return nil
 	}
 	// Of the version read: what others wrote since then is not lost.
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": live.GetResourceVersion()}, "status": next})
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": was.version}, "status": next})
 	if err != nil {
 		return fmt.Errorf("status of %s: %w", o.ID, err)
 	}

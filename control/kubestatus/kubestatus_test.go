@@ -38,7 +38,7 @@ type outcomes struct {
 	asked   int
 }
 
-func (o *outcomes) Outcomes(want func(config.ID) bool) ([]control.Outcome, <-chan struct{}) {
+func (o *outcomes) Outcomes(want func(config.ID) bool, _ *control.Told) ([]control.Outcome, bool, <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.asked++
@@ -48,7 +48,7 @@ func (o *outcomes) Outcomes(want func(config.ID) bool) ([]control.Outcome, <-cha
 			out = append(out, x)
 		}
 	}
-	return out, o.changed
+	return out, false, o.changed
 }
 
 func (o *outcomes) times() int {
@@ -320,15 +320,19 @@ func TestLifeOfAStatus(t *testing.T) {
 	})
 }
 
+// many are n objects in force: a0, a1 and so on.
+func many(t *testing.T, n int) (texts []string, all []control.Outcome) {
+	for i := range n {
+		text := yaml("VirtualService", fmt.Sprint("a", i), 1, "")
+		texts, all = append(texts, text), append(all, outcome(t, text, store.Compiled))
+	}
+	return texts, all
+}
+
 // Many objects are written at a rate, and what is refused is tried again without haste.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var texts []string
-		var all []control.Outcome
-		for i := range 200 {
-			text := yaml("VirtualService", fmt.Sprint("a", i), 1, "")
-			texts, all = append(texts, text), append(all, outcome(t, text, store.Compiled))
-		}
+		texts, all := many(t, 200)
 		cl := newCluster(t, texts...)
 		cl.answer(apierrors.NewForbidden(services.GroupResource(), "a", errors.New("no role")))
 		defer start(t, cl, &outcomes{all: all, changed: make(chan struct{})})()
@@ -351,4 +355,68 @@ func TestPlural(t *testing.T) {
 			t.Errorf("%s: %s, want %s", kind, got, want)
 		}
 	}
+}
+
+// What is there is read in pages when a term begins: no request of its own for an object, but where what was read is old.
+func TestReadsInPages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		texts, all := many(t, 60)
+		cl := newCluster(t, texts...)
+		from := &outcomes{all: all, changed: make(chan struct{})}
+		expect := func(when string, list, get, patch int) {
+			t.Helper()
+			got := map[string]int{}
+			for _, a := range cl.Actions() {
+				got[a.GetVerb()]++
+			}
+			cl.ClearActions()
+			if got["list"] != list || got["get"] != get || got["patch"] != patch {
+				t.Errorf("%s: %v", when, got)
+			}
+		}
+		stop := start(t, cl, from)
+		pass(time.Minute)
+		expect("nobody has told of them", 1, 0, 60)
+		from.set(append([]control.Outcome{outcome(t, texts[0], store.Compiled, finding(config.UnreachableRule, "", "x"))}, all[1:]...)...)
+		pass(time.Minute)
+		expect("there is news of one", 0, 1, 1)
+		from.set(all...)
+		pass(time.Minute)
+		expect("no more", 0, 1, 1)
+		stop()
+
+		stop = start(t, cl, from)
+		pass(time.Minute)
+		expect("the next leader", 1, 0, 0)
+		stop()
+
+		pending := func(text string) control.Outcome {
+			o := outcome(t, text, store.Compiled, finding(config.UnreachableRule, "", "x"))
+			o.Settled = false
+			return o
+		}
+		late, old := pending(texts[1]), pending(texts[2])
+		changed := outcome(t, yaml("VirtualService", "a2", 2, ""), store.Compiled)
+		u := object(t, yaml("VirtualService", "a2", 2, ""))
+		u.Object["status"] = cl.status(services, "a2")
+		from.set(slices.Concat(all[:1], []control.Outcome{late, old}, all[3:])...)
+		cl.ClearActions()
+		stop = start(t, cl, from)
+		pass(time.Second)
+		expect("the one after it", 1, 0, 0)
+		if _, err := cl.Resource(services).Namespace("shop").Update(t.Context(), u, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		cl.answer(apierrors.NewConflict(services.GroupResource(), "a1", errors.New("written meanwhile")))
+		late.Settled = true
+		from.set(slices.Concat(all[:1], []control.Outcome{late, old}, all[3:])...)
+		pass(1500 * time.Millisecond)
+		cl.answer(nil)
+		pass(3 * time.Second)
+		expect("somebody else wrote it", 0, 1, 2)
+		from.set(slices.Concat(all[:1], []control.Outcome{late, changed}, all[3:])...)
+		pass(time.Minute)
+		expect("a version that was not there yet", 0, 1, 1)
+		stop()
+	})
 }

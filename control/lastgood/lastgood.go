@@ -49,7 +49,7 @@ const (
 
 // Source says what became of objects; a *control.Plane does.
 type Source interface {
-	Outcomes(want func(config.ID) bool) (all []control.Outcome, changed <-chan struct{})
+	Outcomes(want func(config.ID) bool, last *control.Told) (all []control.Outcome, same bool, changed <-chan struct{})
 }
 
 // Options of both sides. All are required but Labels.
@@ -113,15 +113,16 @@ func New(o Options, from Source) *Keeper { return &Keeper{o, from} }
 // Run writes until ctx ends.
 func (k *Keeper) Run(ctx context.Context) error {
 	var kept kept
+	var told control.Told
 	for {
-		all, changed := k.from.Outcomes(func(id config.ID) bool { return id.Group != "" || id.Kind != "Pod" })
+		all, same, changed := k.from.Outcomes(func(id config.ID) bool { return id.Group != "" || id.Kind != "Pod" }, &told)
 		pause := sweepEvery
-		if len(all) == 0 { // nothing is read yet: there are always namespaces
+		if same || len(all) == 0 { // nothing is read yet: there are always namespaces
 		} else if now := collect(all); !now.equal(kept) {
 			switch left, err := k.write(ctx, now); {
 			case err != nil && ctx.Err() == nil:
 				k.o.Log.Warn("last good versions are not kept for new replicas", "next_attempt", retryAfter, "err", err)
-				pause, changed = retryAfter, nil
+				pause, changed, told = retryAfter, nil, control.Told{}
 			case err == nil:
 				kept = now
 				if len(left) > 0 {

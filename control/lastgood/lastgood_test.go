@@ -34,7 +34,7 @@ type plane struct {
 
 func newPlane() *plane { return &plane{changed: make(chan struct{})} }
 
-func (p *plane) Outcomes(want func(config.ID) bool) (all []control.Outcome, changed <-chan struct{}) {
+func (p *plane) Outcomes(want func(config.ID) bool, _ *control.Told) (all []control.Outcome, same bool, changed <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, o := range p.all {
@@ -42,7 +42,7 @@ func (p *plane) Outcomes(want func(config.ID) bool) (all []control.Outcome, chan
 			all = append(all, o)
 		}
 	}
-	return all, p.changed
+	return all, false, p.changed
 }
 
 func (p *plane) say(objects ...*store.Object) {

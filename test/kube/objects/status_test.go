@@ -23,11 +23,11 @@ type compiled struct {
 	changed chan struct{}
 }
 
-func (c compiled) Outcomes(want func(config.ID) bool) ([]control.Outcome, <-chan struct{}) {
+func (c compiled) Outcomes(want func(config.ID) bool, _ *control.Told) ([]control.Outcome, bool, <-chan struct{}) {
 	if !want(c.o.ID) {
-		return nil, c.changed
+		return nil, false, c.changed
 	}
-	return []control.Outcome{{Object: &store.Object{ID: c.o.ID, Raw: c.o, State: store.Compiled}, Settled: true, Proxies: 1, Since: time.Now()}}, c.changed
+	return []control.Outcome{{Object: &store.Object{ID: c.o.ID, Raw: c.o, State: store.Compiled}, Settled: true, Proxies: 1, Since: time.Now()}}, false, c.changed
 }
 
 // What Istio's definitions accept of a status is what is written, and it is written once.
