@@ -39,8 +39,9 @@ func (e *events) add(now time.Time, list ...apiv1.Event) {
 		x.Count = 1
 		e.ring = append(e.ring, x)
 	}
-	if over := len(e.ring) - maxEvents; over > 0 {
-		e.ring = slices.Clone(e.ring[over:])
+	if over := len(e.ring) - maxEvents; over > 0 { // readers copy: to move all that stays is left to append, once in hundreds
+		clear(e.ring[:over])
+		e.ring = e.ring[over:]
 	}
 	close(e.changed)
 	e.changed = make(chan struct{})
