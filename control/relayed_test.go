@@ -149,7 +149,8 @@ func TestWhyOfSeveralReplicas(t *testing.T) {
 // A tap reaches replicas that come when it is open, and says which ones do not answer.
 func TestTapOfALaterReplica(t *testing.T) {
 	folder, first, second := t.TempDir(), t.TempDir(), t.TempDir()
-	later, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts yet
+	// Nobody accepts yet. It is an address that no connection begins at: its port stays free.
+	later, err := net.Listen("tcp", "127.83.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
