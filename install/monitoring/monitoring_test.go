@@ -76,17 +76,31 @@ func read(t *testing.T, name string, to any) {
 
 // Whom an alert wakes finds what to do.
 func TestEveryAlertIsExplained(t *testing.T) {
-	doc, err := os.ReadFile("../../docs/operations.md")
+	doc, err := os.ReadFile("../../docs/alerts.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	said := map[string]string{}
+	for _, entry := range strings.Split(string(doc), "\n### ")[1:] {
+		name, text, _ := strings.Cut(entry, "\n")
+		text, _, _ = strings.Cut(text, "\n## ")
+		said[name] = text
+	}
+	command := regexp.MustCompile("`(weir|kubectl) [^`]+`")
 	for _, r := range alerts(t) {
-		if !bytes.Contains(doc, []byte("\n### "+r.Alert+"\n")) {
-			t.Errorf("docs/operations.md does not explain %s", r.Alert)
+		_, means, _ := strings.Cut(said[r.Alert], "\n- **Means**: ")
+		means, do, _ := strings.Cut(means, "\n- **Do**: ")
+		do, otherwise, _ := strings.Cut(do, "\n- **If nothing is done**: ")
+		if means == "" || otherwise == "" || !command.MatchString(do) {
+			t.Errorf("docs/alerts.md does not say of %s what it means (%q), a command (%q) and what follows if nobody gives it (%q)", r.Alert, means, do, otherwise)
 		}
+		delete(said, r.Alert)
 		if r.Labels["severity"] == "" || r.Annotations["summary"] == "" {
 			t.Errorf("%s has no severity or summary", r.Alert)
 		}
+	}
+	for name := range said {
+		t.Errorf("docs/alerts.md explains %s, which is no alert", name)
 	}
 }
 
