@@ -43,7 +43,8 @@ is not given is a route to nowhere. Exit status 1 if there are errors, or what
 --failure-threshold says. "weir explain CODE" says more about a finding. What is
 meant to be so is left out by --suppress, or for good by an annotation of the
 object: galley.istio.io/analyze-suppress: "CODE,CODE" (errors of the object
-itself are always told).`,
+itself are always told). In -o sarif names of files are relative to the working
+directory, or to the one folder that is given.`,
 		Example: `  weir analyze -f deploy/
   weir analyze --context staging
   weir analyze -f bookinfo.yaml -f networking/ --severity error
@@ -72,7 +73,7 @@ itself are always told).`,
 			return a.codes(output.value)
 		}
 		paths = append(paths, args...)
-		r.format, r.severity, r.threshold = output.value, severity.value, threshold.value
+		r.format, r.severity, r.threshold, r.paths = output.value, severity.value, threshold.value, paths
 		if err := r.without.check(); err != nil {
 			return err
 		}
@@ -104,6 +105,7 @@ itself are always told).`,
 // findingsReport is how findings are shown.
 type findingsReport struct {
 	format, severity, threshold string
+	paths                       []string // that were given
 	without                     suppressions
 }
 
@@ -122,7 +124,7 @@ func (a *app) report(r *findingsReport, fs []apiv1.Finding, of string) error {
 		}
 		a.out.printf("\n")
 	case asSARIF:
-		if err := a.out.emit(asJSON, sarif(a.Version, shown)); err != nil {
+		if err := a.out.emit(asJSON, sarif(a.Version, checkedFolder(r.paths), shown)); err != nil {
 			return err
 		}
 	default:
