@@ -23,6 +23,7 @@ import (
 
 	"github.com/weirmesh/weir/capture/cni"
 	"github.com/weirmesh/weir/capture/cni/agent"
+	"github.com/weirmesh/weir/internal/kubelog"
 )
 
 var version = "dev" // set by the linker
@@ -97,6 +98,7 @@ func run(args []string) error {
 		return fmt.Errorf("--log-level %q: use debug, info, warn or error", *level)
 	}
 	o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: lv}))
+	kubelog.Route(o.Log)
 	o.Exclude = append(strings.FieldsFunc(*exclude, func(r rune) bool { return r == ',' || r == ' ' }), o.Namespace)
 
 	server, err := rest.InClusterConfig()

@@ -26,6 +26,7 @@ import (
 	"github.com/weirmesh/weir/internal/giveback"
 	"github.com/weirmesh/weir/internal/kubeconfig"
 	"github.com/weirmesh/weir/internal/memory"
+	"github.com/weirmesh/weir/internal/kubelog"
 	"github.com/weirmesh/weir/internal/redact"
 	"github.com/weirmesh/weir/internal/runner"
 	"github.com/weirmesh/weir/mesh"
@@ -133,6 +134,7 @@ func run(args []string) error {
 		return fmt.Errorf("--log-level %q: use debug, info, warn or error", *level)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: lv}))
+	kubelog.Route(log)
 
 	// A control plane works in bursts; between them it should hold little.
 	debug.SetGCPercent(50)
