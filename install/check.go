@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
@@ -30,11 +31,15 @@ func check(values map[string]any) error {
 		key := "gateways." + name
 		err = cmp.Or(err,
 			checkComponent(key, g, 0),
-			oneOf(key+".type", g["type"], "ClusterIP", "NodePort", "LoadBalancer"),
-			oneOf(key+".externalTrafficPolicy", g["externalTrafficPolicy"], "Cluster", "Local"),
+			typed[[]corev1.ServicePort](key+".ports", g["ports"], "a list of what `kubectl explain service.spec.ports` shows"),
 		)
 	}
-	return err
+	injector := table(values, "sidecarInjectorWebhook")
+	for _, name := range []string{"neverInjectSelector", "alwaysInjectSelector"} {
+		key := "sidecarInjectorWebhook." + name
+		err = cmp.Or(err, typed[[]metav1.LabelSelector](key, injector[name], "a list of selectors, for example "+key+"[0].matchLabels.app=legacy"))
+	}
+	return cmp.Or(err, checkClosed(values))
 }
 
 func checkGlobal(global map[string]any) error {
@@ -44,7 +49,6 @@ func checkGlobal(global map[string]any) error {
 		}
 	}
 	return cmp.Or(
-		oneOf("global.imagePullPolicy", global["imagePullPolicy"], "Always", "IfNotPresent", "Never"),
 		typed[[]string]("global.imagePullSecrets", global["imagePullSecrets"], `a list of names, for example global.imagePullSecrets[0]=mine`),
 		typed[[]corev1.Toleration]("global.defaultTolerations", global["defaultTolerations"], tolerations("global.defaultTolerations")),
 		checkResources("global.proxy", table(global, "proxy")),
@@ -151,13 +155,6 @@ func whole(key string, v any, least, most int) error {
 		want = fmt.Sprintf("a whole number, at least %d", least)
 	}
 	return refused(fmt.Sprintf("%s=%v", key, v), "want "+want)
-}
-
-func oneOf(key string, v any, these ...string) error {
-	if s, text := v.(string); v == nil || text && (s == "" || slices.Contains(these, s)) {
-		return nil
-	}
-	return refused(fmt.Sprintf("%s=%v", key, v), "want one of "+strings.Join(these, ", "))
 }
 
 func table(of map[string]any, key string) map[string]any {

@@ -85,7 +85,7 @@ func Render(s Settings) (*Release, error) {
 	if r.Notices, err = translate(asked); err != nil {
 		return nil, err
 	}
-	if err = unknown(chart.Values, asked, ""); err != nil {
+	if err = unknown(chart.Values, chart.Values, asked, ""); err != nil {
 		return nil, err
 	}
 	profile, err := readProfile(cmp.Or(s.Profile, "default"))

@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/weirmesh/weir/config/document"
 )
 
 // open are values that take any keys; everything else has the keys of the chart's
@@ -16,7 +14,7 @@ import (
 var open = []string{"meshConfig", "global.meshNetworks"}
 
 // words are old settings that are not true or false.
-var words = []string{"global.trustDomain", "global.pilotCertProvider"}
+var words = []string{"global.trustDomain", "global.pilotCertProvider", "global.logging"}
 
 // old says what became of a setting of Istio's charts.
 type old struct {
@@ -94,6 +92,13 @@ var olds = []old{
 			return "", nil
 		}
 		return "", refused("cni.chained=false", "the plugin makes no network: it comes behind the one that does; leave it out")
+	}},
+	{"global.logging", func(_ map[string]any, v any) (string, error) {
+		m, _ := v.(map[string]any)
+		if len(m) == 1 && (m["level"] == "" || m["level"] == "default:info" || m["level"] == "info") {
+			return "", nil
+		}
+		return "", refused("global.logging", "the control plane logs from info on; say global.proxy.logLevel for proxies, cni.logging.level for the node agent")
 	}},
 	{"global.logAsJson", notYet("global.logAsJson", "logs in JSON")},
 	{"istiodRemote", notYet("istiodRemote", "a control plane in another cluster")},
@@ -224,16 +229,13 @@ func combined(values map[string]any) error {
 	return nil
 }
 
-// unknown refuses keys that the chart does not read.
-func unknown(known, asked map[string]any, at string) error {
+// unknown refuses keys that the chart does not read. known is what the chart has at at.
+func unknown(chart, known, asked map[string]any, at string) error {
 	for _, k := range slices.Sorted(maps.Keys(asked)) {
 		p := strings.TrimPrefix(at+"."+k, ".")
 		def, ok := known[k]
 		if !ok {
-			if s := document.Suggest(k, slices.Sorted(maps.Keys(known))); s != "" {
-				return fmt.Errorf("--set %s: the chart has no such value; did you mean %s?", p, strings.TrimPrefix(at+"."+s, "."))
-			}
-			return fmt.Errorf("--set %s: the chart has no such value; `helm show values` of install/chart lists them", p)
+			return nowhere(chart, known, at, k, asked[k])
 		}
 		d, isMap := def.(map[string]any)
 		a, asMap := asked[k].(map[string]any)
@@ -250,7 +252,7 @@ func unknown(known, asked map[string]any, at string) error {
 		case boolean(def) && !boolean(asked[k]) && asked[k] != nil:
 			return fmt.Errorf("--set %s: %v is neither true nor false", p, asked[k])
 		case isMap && len(d) > 0 && !freeForm(k):
-			if err := unknown(d, a, p); err != nil {
+			if err := unknown(chart, d, a, p); err != nil {
 				return err
 			}
 		}
