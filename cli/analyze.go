@@ -36,7 +36,8 @@ func (a *app) analyze() *cobra.Command {
 objects say about each other, and what becomes of them in proxies. The findings
 are those that a running mesh reports; with --local also those of "weir up" about
 Deployments it cannot run. Without files: what the mesh that runs, here or in a
-cluster, says about its objects; in a cluster also annotations of what makes pods.
+cluster, says about its objects; in a cluster also annotations of what makes pods,
+and (without -n) webhooks of the mesh.
 
 Give everything that belongs together at once: a route to a service whose file
 is not given is a route to nowhere. Exit status 1 if there are errors, or what
@@ -88,7 +89,7 @@ directory, or to the one folder that is given.`,
 		if err != nil {
 			return err
 		}
-		fs := apiFindings(found(u, local))
+		fs := apiFindings(config.Tidy(append(found(u, local), webhooksOf(units)...)))
 		if u.Objects.Len() == 0 && len(fs) == 0 {
 			return hinted("an object has apiVersion and kind; files are named *.yaml, *.yml or *.json", "there is no object in %s", joined(paths))
 		}
@@ -170,6 +171,14 @@ func (a *app) analyzeMesh(cmd *cobra.Command, r *findingsReport, namespace strin
 			}
 		}
 		looked += n
+		if namespace == "" {
+			hooks, n, err := webhooksIn(cmd.Context(), a.cluster.Client())
+			if err != nil {
+				a.errs.printf("not all configurations of webhooks were looked at: %s\n", clean(err.Error()))
+			}
+			fs = append(fs, apiFindings(hooks)...)
+			looked += n
+		}
 	}
 	return a.report(r, fs, count(looked, "object"))
 }

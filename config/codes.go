@@ -39,6 +39,7 @@ const (
 	AddressesRequired       Code = "IST0134"
 	DeploymentPortConflict  Code = "IST0137"
 	DuplicateCertificate    Code = "IST0138"
+	InvalidWebhook          Code = "IST0139"
 	ConflictingGateways     Code = "IST0145"
 	AutoImageWarning        Code = "IST0146"
 	AutoImageError          Code = "IST0147"
@@ -170,6 +171,7 @@ var codes = []CodeInfo{
 	{DeprecatedAnnotation, Info, "DeprecatedAnnotation", "The annotation still works but will be removed by Istio; the hint names its successor."},
 	{DeploymentPortConflict, Warning, "DeploymentConflictingPorts", "Two Services map the same service port number to different target ports of one Deployment."},
 	{DuplicateCertificate, Warning, "GatewayDuplicateCertificate", "Two Gateways for the same proxies use one certificate for different hosts. Browsers send requests for all hosts of a certificate on one HTTP/2 connection, which belongs to the Gateway whose host it was opened for: those for hosts of the other get a 404."},
+	{InvalidWebhook, Error, "InvalidWebhook", "A webhook of the mesh leads to a Service that there is not, as of a revision that was taken away; or the API server has nothing to know by who answers; or two that lead to different control planes are asked about the same pods, which get two proxies. Pods that nobody answers for are refused, or start without a proxy where failurePolicy is Ignore."},
 	{InvalidApplicationUID, Warning, "InvalidApplicationUID", "A container runs as the user or group of the proxy (1337), whose traffic is not captured: what it sends goes past the mesh."},
 	{ConflictingGateways, Error, "ConflictingGateways", "Two Gateways for the same proxies open one port with overlapping hosts; only the oldest is used."},
 	{AutoImageWarning, Warning, "ImageAutoWithoutInjectionWarning", "A container has the image 'auto', which the injector would replace, and no injector is asked about these pods: they will not start."},

@@ -102,7 +102,7 @@ func TestCases(t *testing.T) {
 			}
 		})
 	}
-	injector := []config.Code{"IST0147", "IST0158"} // about Pods of a cluster: config/kube, registry/kube
+	injector := []config.Code{"IST0139", "IST0147", "IST0158"} // about webhooks (inject) and Pods of a cluster (config/kube, registry/kube)
 	for _, c := range config.Codes() {
 		if c.Code > config.AddressesExhausted {
 			break // those after it are made elsewhere (control, local)
