@@ -370,12 +370,23 @@ func (w *world) service(t callee, home string) (*apiv1.Service, *apiv1.ServicePo
 			return nil, nil, hinted("its ports are "+joined(ports), "%s has no port %d", s.Hostname, t.port)
 		}
 	}
+	meant := map[string]string{} // by what somebody may have written
 	for i := range w.services {
-		known = append(known, w.services[i].Name)
+		s := &w.services[i]
+		full := s.Hostname
+		if s.Kind == "Service" {
+			full = s.Name + "." + s.Namespace
+		}
+		known = append(known, s.Name, full)
+		if meant[full] = full; s.Namespace == home && s.Kind == "Service" {
+			meant[s.Name] = s.Name
+		} else if meant[s.Name] == "" {
+			meant[s.Name] = full // a short name means a service of one's own namespace
+		}
 	}
 	hint := "`weir get services -A` lists those there are"
 	if near := document.Suggest(t.name, known); near != "" {
-		hint = "did you mean " + near + "?"
+		hint = "did you mean " + meant[near] + "?"
 	}
 	return nil, nil, hinted(hint, "%s is no service of the mesh: what leaves the mesh no policy of a workload is about", t.name)
 }

@@ -53,6 +53,11 @@ apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: default}
 spec: {mtls: {mode: STRICT}}
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: users}
+spec: {selector: {matchLabels: {app: api}}, jwtRules: [{issuer: me, jwks: '{"keys":[]}'}]}
 `
 	path := filepath.Join(t.TempDir(), "all.yaml")
 	write(t, path, objects)
@@ -65,6 +70,9 @@ spec: {mtls: {mode: STRICT}}
 		{"web-0 tcp://api:5432", "AuthorizationPolicy default/ask rules[0]"},
 		{"outside tcp://api:5432", "(PeerAuthentication default/default)"},
 		{"web-0 tcp://api:5433", "denied: a CUSTOM policy matches, and there is nobody to ask"},
+		{"cluster.local/ns/other/sa/web GET http://api:8080/", "did you mean api.default?"},
+		{"web-0 GET http://apo:8080/", "did you mean api?"},
+		{"web-0 GET http://api:8080/ --token x", "error: default/api-0 port 80, where a RequestAuthentication asks for tokens: the token cannot be read: "},
 		{"outside GET http://api.default:8080/", "(PeerAuthentication default/default)"},
 	} {
 		args := append([]string{"can"}, strings.Fields(x.call)...)

@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -117,6 +118,9 @@ func (w *world) arrive(ctx context.Context, x arrival, address string, c access.
 	x.Answer, err = access.Inbound(l, c)
 	if err == nil && x.Why == access.Refused {
 		x.Why += w.strict(ctx, x.Workload, x.Port)
+	}
+	if bad := (access.TokenError{}); errors.As(err, &bad) {
+		err = fmt.Errorf("%s port %d, where a RequestAuthentication asks for tokens: %w", x.Workload, x.Port, err)
 	}
 	return []arrival{x}, err
 }

@@ -184,8 +184,8 @@ something does. Nothing is signed and nothing changed.
 	cmd.Flags().Float64Var(&years, "years", 3, "how many, up to 30")
 	cmd.Flags().Float64Var(&away, "away", 0, "`part` of the time without an authority, 0 to 0.9")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if years <= 0 || years > 30 || away < 0 || away > 0.9 {
-			return usage("for example `weir identity rehearse --years 3 --away 0.4`", "--years is from 0 to 30, --away from 0 to 0.9")
+		if !(years > 0 && years <= 30) || !(away >= 0 && away <= 0.9) { // NaN is neither
+			return usage("for example `weir identity rehearse --years 3 --away 0.4`", "--years is more than 0 and at most 30, --away from 0 to 0.9")
 		}
 		c, err := a.mesh()
 		if err != nil {

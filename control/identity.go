@@ -304,7 +304,7 @@ func (p *Plane) handleRehearsal(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if !(years > 0 && years <= maxRehearsal) || !(away >= 0 && away <= 0.9) {
-		fail(w, http.StatusBadRequest, "years is from 0 to "+strconv.Itoa(maxRehearsal)+", away (a part of the time) from 0 to 0.9", "for example years=3&away=0.4")
+		fail(w, http.StatusBadRequest, "years is more than 0 and at most "+strconv.Itoa(maxRehearsal)+", away (a part of the time) from 0 to 0.9", "for example years=3&away=0.4")
 		return
 	}
 	answer(w, http.StatusOK, p.rehearse(time.Now().Round(0), years, away))

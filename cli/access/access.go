@@ -10,6 +10,7 @@ package access
 import (
 	"cmp"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -103,6 +104,9 @@ func Inbound(l *listenerv3.Listener, c Call) (Answer, error) {
 			e.asks(m, "", asked)
 		case *hcmv3.HttpConnectionManager:
 			err = e.requests(m)
+		}
+		if bad := (TokenError{}); errors.As(err, &bad) {
+			return Answer{}, bad // of what was asked, not of the configuration
 		}
 		if err != nil {
 			return Answer{}, fmt.Errorf("%s.filters[%d]: %w", chain.GetName(), i, err)

@@ -21,6 +21,11 @@ type Token struct {
 	Claims map[string]any
 }
 
+// TokenError is why nothing can be said of a caller's token.
+type TokenError struct{ Why string }
+
+func (e TokenError) Error() string { return e.Why }
+
 // tokens is a filter that checks them.
 func (e *evaluation) tokens(m *jwtauthnv3.JwtAuthentication) error {
 	t := e.call.Token
@@ -42,7 +47,7 @@ func (e *evaluation) tokens(m *jwtauthnv3.JwtAuthentication) error {
 			continue
 		}
 		if t.Text != "" && jwt.Hidden(read, p.GetLocalJwks().GetInlineString()) {
-			return fmt.Errorf("the token is signed with a secret (%s), and a proxy does not tell what its secrets are: give what it says with --claims", read.Algorithm)
+			return TokenError{fmt.Sprintf("the token is signed with a secret (%s), and a proxy does not tell what its secrets are: give what it says with --claims", read.Algorithm)}
 		}
 		if status = e.valid(read, p); status != jwt.OK {
 			continue
@@ -77,7 +82,7 @@ func (t *Token) read() (*jwt.Token, error) {
 	if t.Text != "" {
 		read, status := jwt.Parse([]byte(t.Text))
 		if status != jwt.OK {
-			return nil, fmt.Errorf("the token: %s", status)
+			return nil, TokenError{"the token cannot be read: " + status.String()}
 		}
 		return read, nil
 	}
