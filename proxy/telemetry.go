@@ -88,10 +88,7 @@ func (o *relays) keep(r *tcp.Relay) {
 	c.Start, c.Ended = o.loop.Wall().Add(-took), took
 	c.Labels, c.Cause, c.Details, c.Listener = o.labels(r), cause, cmp.Or(r.Details, r.Cause.Details()), r.Config().StatPrefix
 	c.Client, c.Asked = records.AddrOf(down.Remote), records.AddrOf(down.Asked())
-	if c.Deciders = r.Decided; c.Deciders == nil {
-		c.Deciders = r.Config().Deciders.Denied(r.Details)
-	}
-	c.RouteOrigin, c.Cluster = r.Config().Source, r.Target
+	c.Deciders, c.RouteOrigin, c.Cluster = r.Deciders(), r.Config().Source, r.Target
 	if r.Cluster != nil {
 		c.Cluster, c.ClusterOrigin = r.Cluster.Name, r.Cluster.Source
 	}

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/demand"
@@ -126,13 +127,15 @@ func (w *worker) adopt(t *listener.Table) {
 		}
 		return nil
 	}, w.grace)
-	w.tcp.Adopt(func(f *tcp.Config, info *conn.Info) bool {
+	w.tcp.Adopt(func(f *tcp.Config, info *conn.Info) http.Refusal {
 		c := t.Again(f.Chain.(*listener.Chain), info)
 		if c == nil {
-			return false
+			return http.Refusal{Cause: causes.ChainRemoved}
 		}
-		now, ok := c.Filters.(*tcp.Config)
-		return !ok || now.Keeps(f, info)
+		if now, ok := c.Filters.(*tcp.Config); ok {
+			return now.Again(f, info)
+		}
+		return http.Refusal{}
 	}, w.grace)
 }
 

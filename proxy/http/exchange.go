@@ -40,7 +40,7 @@ type Stage struct {
 	Off    bool
 }
 
-// Refusal is why a request is not let in.
+// Refusal is why a request or a connection is not let in.
 type Refusal struct {
 	Cause   causes.Cause // NoCause: it is
 	Details string

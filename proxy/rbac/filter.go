@@ -91,16 +91,6 @@ func Enforce(filters []*Filter, again bool, readings ...*Facts) Decision {
 	return d
 }
 
-// Allows is Enforce that counts nothing, for who only wants to know.
-func Allows(filters []*Filter, facts *Facts) bool {
-	for _, f := range filters {
-		if f.Rules != nil && !f.Rules.Decide(facts).Allowed {
-			return false
-		}
-	}
-	return true
-}
-
 // Ledger has the Counts of all filters there ever were. Its methods may be called from any goroutine.
 type Ledger struct {
 	mu sync.Mutex

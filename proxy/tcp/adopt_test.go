@@ -1,14 +1,22 @@
 package tcp_test
 
 import (
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/conn"
+	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/loop/mem"
+	"github.com/weirmesh/weir/proxy/observe"
+	"github.com/weirmesh/weir/proxy/rbac"
 	"github.com/weirmesh/weir/proxy/tcp"
 )
+
+// gone is a filter chain that there is no more.
+func gone(*tcp.Config, *conn.Info) http.Refusal { return http.Refusal{Cause: causes.ChainRemoved} }
 
 // A relay whose filter chain is gone has its time to end, and no more, unless the chain comes back; a maximum duration
 // that ends sooner stays in force, and other relays are left alone.
@@ -18,7 +26,7 @@ func TestAdopt(t *testing.T) {
 	config.IdleTimeout = -1
 	p := start(t, n, at(entry, nil), config, tcp.Options{}, newCluster(1, "db", "10.0.0.9:3306"))
 	b := backend(t, n, "10.0.0.9:3306")
-	there, gone := func(*tcp.Config, *conn.Info) bool { return true }, func(*tcp.Config, *conn.Info) bool { return false }
+	there := func(*tcp.Config, *conn.Info) http.Refusal { return http.Refusal{} }
 
 	c := dial(t, n, entry)
 	n.Step()
@@ -65,13 +73,32 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// A relay ends because of what would not let it in last, by the objects that say so, and not because of what was taken back before.
+func TestAdoptSaysWhy(t *testing.T) {
+	n := mem.New()
+	p := start(t, n, at(entry, nil), to(1), tcp.Options{}, newCluster(1, "db", "10.0.0.9:3306"))
+	backend(t, n, "10.0.0.9:3306")
+	dial(t, n, entry)
+	n.Step()
+	deny := rbac.NewPolicy("ns[default]-policy[no]-rule[1]", rbac.Any(), rbac.Any())
+	by := []observe.Origin{observe.OriginOf(observe.Object{Config: "no"})}
+	now := &tcp.Config{RBAC: []*rbac.Filter{{Rules: &rbac.Rules{Action: rbac.Deny, Policies: []rbac.Policy{deny}}, Counts: &rbac.Counts{}}},
+		Deciders: observe.Deciders{"ns[default]-policy[no]": by}}
+	p.w.Adopt(gone, 45*time.Second)
+	n.Advance(44 * time.Second)
+	p.w.Adopt(now.Again, 45*time.Second) // the next change gives it no more time
+	n.Advance(time.Second)
+	p.want("rbac_access_denied_matched_policy received 0 sent 0 db 10.0.0.9:3306")
+	if got := &p.ended; got.Termination != deny.Details || !slices.Equal(got.Deciders, by) || now.RBAC[0].Counts.Denied.Load() != 0 {
+		t.Errorf("the log gets %q by %v; counted %d times", got.Termination, got.Deciders, now.RBAC[0].Counts.Denied.Load())
+	}
+}
+
 // Who had not shown yet whether it is one that may come in, and then is not, is not relayed; and the others are.
 func TestAdoptBeforeTheFirstWord(t *testing.T) {
 	n := mem.New()
 	m := startPermissive(t, n, false)
 	m.app = backend(t, n, appAt)
-	gone := func(*tcp.Config, *conn.Info) bool { return false }
-
 	c := m.dial(unknown)
 	s := m.accept("tentative")
 	m.w.Adopt(gone, 45*time.Second)

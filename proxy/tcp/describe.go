@@ -13,7 +13,7 @@ func (r *Relay) Describe(rec *observe.Record) {
 	down, since := r.Downstream(), time.Duration(r.w.l.Now()-r.Start)
 	*rec = observe.Record{Start: r.w.l.Wall().Add(-since), Duration: since,
 		Flags: r.Flags(), Audit: r.Audit, Termination: cmp.Or(r.Details, r.Cause.Details()), UpstreamFailure: r.Failure, Received: int64(r.Received), Sent: int64(r.Sent),
-		UpstreamLocal: r.Upstream.Local, UpstreamTLS: r.Upstream.TLS, DownstreamLocal: down.Asked(), DownstreamRemote: down.Remote, DownstreamTLS: down.TLS, Hostname: r.w.o.Hostname, Cause: r.Cause, RouteOrigin: r.Config().Source, Deciders: r.Config().Deciders.Denied(r.Details)}
+		UpstreamLocal: r.Upstream.Local, UpstreamTLS: r.Upstream.TLS, DownstreamLocal: down.Asked(), DownstreamRemote: down.Remote, DownstreamTLS: down.TLS, Hostname: r.w.o.Hostname, Cause: r.Cause, RouteOrigin: r.Config().Source, Deciders: r.Deciders()}
 	if r.Cause == causes.NoCause || r.Cause.Flag() == causes.UpstreamConnectionFailure { // the latter is told by the failure
 		rec.Termination = ""
 	}

@@ -12,10 +12,10 @@ import (
 	"github.com/weirmesh/weir/proxy/conn"
 	"github.com/weirmesh/weir/proxy/demand"
 	"github.com/weirmesh/weir/proxy/filter/extauthz"
+	"github.com/weirmesh/weir/proxy/http"
 	"github.com/weirmesh/weir/proxy/http/h1"
 	"github.com/weirmesh/weir/proxy/loop"
 	"github.com/weirmesh/weir/proxy/observe"
-	"github.com/weirmesh/weir/proxy/rbac"
 	"github.com/weirmesh/weir/proxy/tls"
 )
 
@@ -36,7 +36,7 @@ type Relay struct {
 	Details string
 	// Audit is the policy that wants the connection logged; nil: none.
 	Audit *string
-	// Decided are the objects because of which Config.Asks did not let the connection come.
+	// Decided are the objects because of which Config.Asks did not let the connection come, or a later Config did not let it stay.
 	Decided []observe.Origin
 	// Broken is how the upstream connection ended that was open, other than in good order. It is no Cause: Envoy has no flag for it.
 	Broken causes.Cause
@@ -63,6 +63,7 @@ type Relay struct {
 	spoke    func()          // of a tentative relay
 	withdraw func()          // the question under way, if there is one
 	passage  *passage        // through a forward proxy; nil: there is none
+	revoked  *http.Refusal   // why the client would not be let in now; nil: it would
 	flags    flags
 	// Full reads in a row, by direction.
 	bulkDown, bulkUp uint8
@@ -78,14 +79,21 @@ const (
 	ended
 	tentative // see Begin
 	withdrawn
-	told      // the Observer knows of it
-	chainless // no chain would let the client in now
+	told // the Observer knows of it
 )
 
 func (r *Relay) is(f flags) bool { return r.flags&f != 0 }
 
 // Downstream describes the accepted connection.
 func (r *Relay) Downstream() *conn.Info { return r.down.Info() }
+
+// Deciders are the objects because of which the proxy ended the relay.
+func (r *Relay) Deciders() []observe.Origin {
+	if r.Decided != nil {
+		return r.Decided
+	}
+	return r.config.Deciders.Denied(r.Details)
+}
 
 // Config is what the relay runs by.
 func (r *Relay) Config() *Config { return r.config }
@@ -113,8 +121,8 @@ func (d *downstream) Open(c *conn.Conn) {
 		c.Write(w.o.Metadata)
 	}
 	if r.up != nil { // the service was begun before
-		if r.is(chainless) {
-			r.fail(causes.ChainRemoved) // until now the client could turn out to be one that may come in
+		if r.revoked != nil {
+			r.revoke() // until now the client could turn out to be one that may come in
 			return
 		}
 		if r.begun(); !r.is(upOpen) {
@@ -186,13 +194,13 @@ func (r *Relay) start() {
 	if r.idleTimeout() > 0 {
 		w.l.Arm(&r.idle, r.moved+r.idleTimeout())
 	}
-	if !r.is(chainless) {
+	if r.revoked == nil {
 		r.endBy(math.MaxInt64)
 	}
-	if r.is(tentative) && !r.config.allows(r.down.Info()) {
+	if r.is(tentative) && !r.config.enforce(r.down.Info(), true).Allowed {
 		return // whoever it turns out to be, it is decided again in Open
 	}
-	d := r.enforce()
+	d := r.config.enforce(r.down.Info(), false)
 	if d.Marked != nil {
 		r.Audit = &d.Marked.Name
 	}
@@ -302,13 +310,6 @@ func (r *Relay) reach() {
 		return
 	}
 	r.connect()
-}
-
-func (r *Relay) enforce() rbac.Decision {
-	if len(r.config.RBAC) == 0 {
-		return rbac.Decision{Allowed: true}
-	}
-	return rbac.Enforce(r.config.RBAC, false, &rbac.Facts{Conn: r.down.Info()})
 }
 
 func (d *downstream) Data(c *conn.Conn, b []byte) int {
@@ -710,11 +711,17 @@ func (r *Relay) endBy(until int64) {
 }
 
 func (r *Relay) onLimit() {
-	if r.is(chainless) {
-		r.fail(causes.ChainRemoved)
+	if r.revoked != nil {
+		r.revoke()
 		return
 	}
 	r.fail(causes.ConnectionDurationReached)
+}
+
+// revoke ends a relay that may not stay.
+func (r *Relay) revoke() {
+	r.Details, r.Decided = r.revoked.Details, r.revoked.Decided
+	r.fail(r.revoked.Cause)
 }
 
 func (r *Relay) idleTimeout() int64 {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/weirmesh/weir/api/causes"
 	"github.com/weirmesh/weir/proxy/cluster"
 	"github.com/weirmesh/weir/proxy/cluster/lb"
 	"github.com/weirmesh/weir/proxy/conn"
@@ -67,17 +68,26 @@ type Config struct {
 	Logs     []observe.AccessLog // access_log
 }
 
-// Keeps reports whether a connection may stay that came by was: rules let it, and nobody would be asked about it who was not asked then. Who
-// said yes once is not asked again.
-func (c *Config) Keeps(was *Config, info *conn.Info) bool {
-	return c.allows(info) && !slices.ContainsFunc(c.Asks, func(k *extauthz.Connections) bool {
-		return k.Applies(info) && !slices.ContainsFunc(was.Asks, func(old *extauthz.Connections) bool { return old.Cluster == k.Cluster && old.Applies(info) })
-	})
+// Again says why a connection may not stay that came by was, if it may not: rules deny it, or somebody would be asked about it who was not
+// asked then. Who said yes once is not asked again.
+func (c *Config) Again(was *Config, info *conn.Info) http.Refusal {
+	if d := c.enforce(info, true); !d.Allowed {
+		return http.Refusal{Cause: d.Cause(), Details: d.Details(), Decided: c.Deciders.Denied(d.Details())}
+	}
+	for _, k := range c.Asks {
+		if no := k.Again(info, was.Asks, c.Deciders); no.Cause != causes.NoCause {
+			return no
+		}
+	}
+	return http.Refusal{}
 }
 
-// allows reports whether rules let a connection come.
-func (c *Config) allows(info *conn.Info) bool {
-	return rbac.Allows(c.RBAC, &rbac.Facts{Conn: info})
+// enforce decides by rules. again: of a connection that is counted already, or will be.
+func (c *Config) enforce(info *conn.Info, again bool) rbac.Decision {
+	if len(c.RBAC) == 0 {
+		return rbac.Decision{Allowed: true}
+	}
+	return rbac.Enforce(c.RBAC, again, &rbac.Facts{Conn: info})
 }
 
 // Weighted is a cluster and its share.
@@ -167,21 +177,24 @@ func (w *Worker) CloseAll() {
 	}
 }
 
-// Adopt asks of every relay whether it may stay, now that filter chains have changed. One that may not is cut off after
+// Adopt asks of every relay why it may not stay, now that filter chains have changed. One that may not is cut off after
 // grace, unless a later change lets it stay.
-func (w *Worker) Adopt(stays func(*Config, *conn.Info) bool, grace time.Duration) {
+func (w *Worker) Adopt(again func(*Config, *conn.Info) http.Refusal, grace time.Duration) {
 	until := w.l.Now() + int64(grace)
 	for r := w.relays; r != nil; r = r.next {
-		gone := !stays(r.config, r.down.Info())
-		if gone == r.is(chainless) {
-			continue
-		}
-		if r.flags ^= chainless; !gone {
+		no := again(r.config, r.down.Info())
+		switch stays := no.Cause == causes.NoCause; {
+		case stays && r.revoked != nil:
+			r.revoked = nil
 			r.endBy(math.MaxInt64)
-			continue
+		case stays:
+		case r.revoked != nil: // the next change gives it no more time
+			*r.revoked = no
+		default:
+			r.revoked = new(no)
+			r.endBy(until)
+			until += cutEvery
 		}
-		r.endBy(until)
-		until += cutEvery
 	}
 }
 

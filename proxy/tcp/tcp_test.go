@@ -40,6 +40,7 @@ type proxy struct {
 	clusters map[cluster.ID]*cluster.Cluster
 	began    weak.Pointer[state] // what the newest connection began with
 	log      []string
+	ended    observe.Record // of the last
 	reports  int
 }
 
@@ -58,6 +59,7 @@ func (p *proxy) ClusterNamed(name string) *cluster.Cluster {
 func (p *proxy) Begin(*tcp.Relay)    {}
 func (p *proxy) Progress(*tcp.Relay) { p.reports++ }
 func (p *proxy) End(r *tcp.Relay) {
+	r.Describe(&p.ended)
 	s := fmt.Sprintf("%s received %d sent %d", r.Cause.Details(), r.Received, r.Sent)
 	if r.Cluster != nil {
 		s += " " + r.Cluster.Name

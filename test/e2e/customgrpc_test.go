@@ -302,6 +302,12 @@ func TestCustomOfConnections(t *testing.T) {
 	if _, err := free.r.ReadString('\n'); err == nil {
 		t.Error("a connection goes on that nobody has been asked about")
 	}
+	m.Eventually("the log says why", func() error {
+		if len(echo.LoggedWith("ext_authz_error{not_asked}")) != 1 {
+			return fmt.Errorf("%q", echo.AccessLog())
+		}
+		return nil
+	})
 }
 
 // steady is a connection that stays.

@@ -320,3 +320,43 @@ func webSocket(t *testing.T, c net.Conn, host, path string, headers ...string) *
 	}
 	return s
 }
+
+// A TCP connection that a policy ends while it is open is told of like one that is denied when it comes: the server's log and `weir why` name
+// the policy, and its rule. Who may stay goes on.
+func TestPoliciesEndOpenConnections(t *testing.T) {
+	t.Parallel()
+	pod := echoPod("echo-0", "v1")
+	pod.Proxy = func(o *proxy.Options) { o.ListenerDrain = 300 * time.Millisecond }
+	m, client, all := echoMesh(t, nil, caller("other"), pod)
+	m.Config("log.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: \"accessLogFile: /dev/stdout\"\n")
+	other, echo := all[0], all[1]
+	stays := open(t, client)
+	for _, c := range []struct{ name, spec, log, why string }{
+		{name: "no", spec: "action: DENY, rules: [{to: [{operation: {ports: ['1']}}]}, {from: [{source: {serviceAccounts: [other]}}]}]",
+			log: "rbac_access_denied_matched_policy[ns[default]-policy[no]-rule[1]]", why: `access_denied: [^\0]*decided +AuthorizationPolicy default/no, rules\[1\], `},
+		{name: "only", spec: "rules: [{from: [{source: {serviceAccounts: [client]}}]}]",
+			log: "rbac_access_denied_matched_policy[none]", why: `not_allowed: [^\0]*decided +AuthorizationPolicy default/only, rules, `},
+	} {
+		goes := open(t, other)
+		goes.says(t, "before "+c.name)
+		m.Config("authz.yaml", authorizationPolicy(c.name, "{"+echoOnly+", "+c.spec+"}"))
+		if _, err := goes.r.ReadByte(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: the connection goes on: %v", c.name, err)
+		}
+		m.Eventually(c.name+" is in the log", func() error {
+			if n := len(echo.LoggedWith(c.log)); n != 1 {
+				return fmt.Errorf("%d lines of %q", n, echo.Logged())
+			}
+			return nil
+		})
+		m.Eventually("weir why names "+c.name, func() error {
+			if text := weir(t, m, "why", "--from", "other", "--to", "echo"); !regexp.MustCompile(c.why).MatchString(text) {
+				return errors.New(text)
+			}
+			return nil
+		})
+		stays.says(t, "after "+c.name)
+		m.Remove("authz.yaml")
+		m.Settle()
+	}
+}

@@ -50,7 +50,7 @@ spec: {workloadSelector: {labels: {app: captive}}, outboundTrafficPolicy: {mode:
 
 // What is wrong with a place: its pods, its proxy, what it may call.
 func placeRows() []fault {
-	leaving, closing, denied, waiting, further := newHolder(), newHolder(), newHolder(), newHolder(), &onward{}
+	leaving, closing, denied, opened, waiting, further := newHolder(), newHolder(), newHolder(), newHolder(), newHolder(), &onward{}
 	mirrored := "route: [{destination: {host: NAME}}], mirror: {host: no-pods}, mirrorPercentage: {value: 100}"
 	return []fault{
 		// Four that one pod goes through, in this order.
@@ -110,6 +110,19 @@ func placeRows() []fault {
 				return id
 			},
 			cause: "access_denied", at: "default/closing", object: "AuthorizationPolicy rules[0]", client: "-", server: "access_denied"},
+		{name: "TCP denied from now on", how: "an AuthorizationPolicy DENY comes while a TCP connection is open", on: "closing", app: opened.serve, protocol: "tcp",
+			ask: func(w *world, f *fault) string {
+				c, from, err := w.dialAt(w.at(f))
+				must(w.T, err)
+				defer c.Close()
+				_, err = io.WriteString(c, "hello")
+				must(w.T, err)
+				<-opened.came
+				w.add(f, object("security.istio.io/v1", "AuthorizationPolicy", "NAME", "{selector: {matchLabels: {app: closing}}, action: DENY, rules: [{to: [{operation: {ports: ['1']}}]}, !wrong {to: [{operation: {ports: ['PORT']}}]}]}"))
+				_, _ = c.Read(make([]byte, 1))
+				return from
+			},
+			cause: "access_denied", at: "default/closing", object: "AuthorizationPolicy rules[1]", server: "access_denied"},
 		{name: "plaintext refused from now on", how: "a PeerAuthentication STRICT comes while a request in plaintext is under way", on: "closing", app: closing.serve,
 			ask: func(w *world, f *fault) string {
 				c, from, err := w.dialAt(w.at(f))

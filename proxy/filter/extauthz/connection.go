@@ -1,6 +1,7 @@
 package extauthz
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -54,12 +55,29 @@ func (c *Connections) Ask(w *http.Worker, info *conn.Info, start time.Time, who 
 	}}
 	return w.Call(k, func(a *http.Answer) {
 		r := c.rule(a)
-		if r.Cause != causes.NoCause && c.When != nil {
-			policy, _ := c.When(info)
-			r.Decided = who.Policy(strings.TrimPrefix(policy, customPolicy))
+		if r.Cause != causes.NoCause {
+			r.Decided = c.decided(info, who)
 		}
 		told(r)
 	})
+}
+
+// Again refuses a connection under way that would be asked about now, and that nobody at the same place was asked about by was when it
+// came: whoever comes again is asked about. Who was let in is not asked about again.
+func (c *Connections) Again(info *conn.Info, was []*Connections, now observe.Deciders) http.Refusal {
+	if !c.Applies(info) || slices.ContainsFunc(was, func(old *Connections) bool { return old.Cluster == c.Cluster && old.Applies(info) }) {
+		return http.Refusal{}
+	}
+	return http.Refusal{Cause: causes.ExtAuthzError, Details: notAsked, Decided: c.decided(info, now)}
+}
+
+// decided is the object because of which somebody is asked about a connection.
+func (c *Connections) decided(info *conn.Info, who observe.Deciders) []observe.Origin {
+	if c.When == nil {
+		return nil
+	}
+	policy, _ := c.When(info)
+	return who.Policy(strings.TrimPrefix(policy, customPolicy))
 }
 
 // about describes a connection (AttributeContext).

@@ -50,6 +50,9 @@ func (c *Config) applies(x *http.Exchange) bool {
 	return ok
 }
 
+// notAsked says of what was under way that nobody was asked.
+var notAsked = causes.ExtAuthzError.Details() + "{not_asked}"
+
 // again refuses a request under way that would be asked about now, and that nobody at the same place was asked about when it began: whoever
 // makes it again is asked. Who was let in is not asked about again.
 func (c *Config) again(x *http.Exchange, now *http.Config) http.Refusal {
@@ -59,7 +62,7 @@ func (c *Config) again(x *http.Exchange, now *http.Config) http.Refusal {
 	}) {
 		return http.Refusal{}
 	}
-	no := http.Refusal{Cause: causes.ExtAuthzError, Details: causes.ExtAuthzError.Details() + "{not_asked}"}
+	no := http.Refusal{Cause: causes.ExtAuthzError, Details: notAsked}
 	if c.When != nil {
 		policy, _ := c.When(x)
 		no.Decided = now.Deciders.Policy(strings.TrimPrefix(policy, customPolicy))
