@@ -77,8 +77,14 @@ type term struct {
 	told    control.Told
 	written map[config.ID]verdict
 	heads   map[config.ID]head
-	read    map[config.ID]live   // as they were when the term began, until something is told of them; nil: not looked yet
-	failing map[string]time.Time // kinds that cannot be written, and when to try again
+	read    map[config.ID]live // as they were when the term began, until something is told of them; nil: not looked yet
+	failing map[string]failure // kinds that cannot be written
+}
+
+// failure is why a kind cannot be written, as it was told, and when to try again.
+type failure struct {
+	reason metav1.StatusReason
+	next   time.Time
 }
 
 // head is what of an object's metadata matters here.
@@ -89,7 +95,7 @@ type head struct {
 
 // Run writes until ctx ends.
 func (w *Writer) Run(ctx context.Context) error {
-	t := &term{Writer: w, limit: flowcontrol.NewTokenBucketRateLimiter(perSecond, burst), written: map[config.ID]verdict{}, heads: map[config.ID]head{}, failing: map[string]time.Time{}}
+	t := &term{Writer: w, limit: flowcontrol.NewTokenBucketRateLimiter(perSecond, burst), written: map[config.ID]verdict{}, heads: map[config.ID]head{}, failing: map[string]failure{}}
 	defer t.limit.Stop()
 	for {
 		changed, again := t.sweep(ctx)
@@ -141,7 +147,7 @@ func (t *term) sweep(ctx context.Context) (changed <-chan struct{}, again bool) 
 			t.written[id] = v
 			continue
 		}
-		if time.Now().Before(t.failing[id.Kind]) {
+		if time.Now().Before(t.failing[id.Kind].next) {
 			again = true
 			continue
 		}
@@ -152,19 +158,27 @@ func (t *term) sweep(ctx context.Context) (changed <-chan struct{}, again bool) 
 		if !known {
 			was = live{}
 		}
-		switch err := t.write(ctx, o.Object.Raw, was, v); {
+		wrote, err := t.write(ctx, o.Object.Raw, was, v)
+		switch {
 		case ctx.Err() != nil:
 			return changed, false
 		case err == nil:
 			t.written[id] = v
+			if _, failed := t.failing[id.Kind]; failed && wrote {
+				delete(t.failing, id.Kind)
+				t.o.Log.Info("status is written again", "kind", id.Kind)
+			}
 		case apierrors.IsNotFound(err):
 			t.written[id] = v // it is gone, which is news that is on its way
 		case apierrors.IsConflict(err):
 			again = true
 		default:
 			again = true
-			t.failing[id.Kind] = time.Now().Add(pauseMost)
-			t.o.Log.Warn("status cannot be written", "kind", id.Kind, "object", id.Namespace+"/"+id.Name, "next_attempt", pauseMost, "err", err)
+			before, failed := t.failing[id.Kind]
+			t.failing[id.Kind] = failure{apierrors.ReasonForError(err), time.Now().Add(pauseMost)}
+			if !failed || before.reason != t.failing[id.Kind].reason { // a right that is missing may be missing for years
+				t.o.Log.Warn("status cannot be written: it is tried again, and this is not said again", "kind", id.Kind, "object", id.Namespace+"/"+id.Name, "every", pauseMost, "err", err)
+			}
 		}
 	}
 	for id := range t.written {
@@ -265,34 +279,34 @@ func resource(o *config.Object) (schema.GroupVersionResource, error) {
 	return gv.WithResource(plural(o.ID.Kind)), err
 }
 
-// write makes the status of an object say v, unless it says so already. was is how the object is, if that is known.
-func (t *term) write(ctx context.Context, o *config.Object, was live, v verdict) error {
+// write makes the status of an object say v; wrote is false if it says so already. was is how the object is, if that is known.
+func (t *term) write(ctx context.Context, o *config.Object, was live, v verdict) (wrote bool, err error) {
 	gvr, err := resource(o)
 	if err != nil {
-		return err
+		return false, err
 	}
 	client := t.o.Client.Resource(gvr).Namespace(o.ID.Namespace)
 	if was.version == "" {
 		u, err := client.Get(ctx, o.ID.Name, metav1.GetOptions{})
 		if err != nil {
-			return err
+			return false, err
 		}
 		was = liveOf(u)
 	}
 	if was.generation != v.generation {
-		return nil // this is about a version that is no more; the new one is on its way
+		return false, nil // this is about a version that is no more; the new one is on its way
 	}
 	next, changed := v.into(was.status, time.Now())
 	if !changed {
-		return nil
+		return false, nil
 	}
 	// Of the version read: what others wrote since then is not lost.
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": was.version}, "status": next})
 	if err != nil {
-		return fmt.Errorf("status of %s: %w", o.ID, err)
+		return false, fmt.Errorf("status of %s: %w", o.ID, err)
 	}
 	_, err = client.Patch(ctx, o.ID.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "weir-control"}, "status")
-	return err
+	return err == nil, err
 }
 
 // plural is the resource of one of Istio's kinds.

@@ -158,7 +158,12 @@ func (c *cluster) status(gvr schema.GroupVersionResource, name string) map[strin
 
 func start(t *testing.T, c *cluster, from Source) (stop func()) {
 	t.Helper()
-	w, err := New(Options{Client: c, From: from, Log: slog.New(slog.DiscardHandler)})
+	return startLogged(t, c, from, slog.DiscardHandler)
+}
+
+func startLogged(t *testing.T, c *cluster, from Source, log slog.Handler) (stop func()) {
+	t.Helper()
+	w, err := New(Options{Client: c, From: from, Log: slog.New(log)})
 	if err != nil {
 		t.Fatal(err)
 	}
