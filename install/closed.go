@@ -113,13 +113,14 @@ func nowhere(chart, beside map[string]any, at, key string, asked any) error {
 	if s := document.Suggest(key, siblings); s != "" {
 		return fmt.Errorf("--set %s: the chart has no such value; did you mean %s?", p, strings.TrimPrefix(at+"."+s, "."))
 	}
-	name := key
+	parts := []string{key}
 	for m, is := asked.(map[string]any); is && len(m) == 1; {
 		for k, v := range m {
-			name += "." + k
+			parts = append(parts, k)
 			m, is = v.(map[string]any)
 		}
 	}
+	name := strings.Join(parts, ".")
 	var found []string
 	for _, path := range paths(chart, "") {
 		if path == name || strings.HasSuffix(path, "."+name) {

@@ -30,7 +30,7 @@ func Route(log *slog.Logger) {
 	h := &handler{to: log.With("room", "client-go").Handler(), said: &said{last: map[string]*sentence{}}}
 	klog.SetLoggerWithOptions(logr.FromSlogHandler(h), klog.ContextualLogger(true), klog.WriteKlogBuffer(func(line []byte) {
 		level, text := read(line)
-		slog.New(h).Log(context.Background(), level, text)
+		slog.New(h).Log(context.Background(), level, text) //nolint:sloglint // the text is klog's
 	}))
 }
 
