@@ -151,6 +151,42 @@ func (k *inForce) Known(host, address string) (why.Ref, bool) {
 	return why.Ref{}, false
 }
 
+// Hidden is described at why.Objects.
+func (k *inForce) Hidden(node, host, subset string) (by []why.Pointer, uncounted []why.Ref) {
+	namespace, _, ok := k.workload(node)
+	if !ok {
+		return nil, nil
+	}
+	var refs []mesh.Ref
+	counts := []string{namespace, k.u.Snapshot.Settings.RootNamespace}
+	for s := range k.u.Snapshot.Services.Values() {
+		switch {
+		case s.Hostname != host:
+		case subset != "":
+			counts = append(counts, s.Namespace)
+		case s.Visible.VisibleTo(namespace):
+			return nil, nil
+		default:
+			refs = append(refs, s.Ref)
+		}
+	}
+	for r := range k.u.Snapshot.DestinationRules.Values() {
+		switch {
+		case !mesh.Covers(r.Host, host) || !slices.ContainsFunc(r.Subsets, func(x mesh.Subset) bool { return x.Name == subset }):
+		case slices.Contains(counts, r.Ref.Namespace) && !r.Visible.VisibleTo(namespace):
+			refs = append(refs, r.Ref)
+		default:
+			uncounted = append(uncounted, refOf(&r.Ref))
+		}
+	}
+	slices.SortFunc(refs, func(a, b mesh.Ref) int { return mesh.Older(&a, &b) })
+	for _, r := range refsOf(refs) {
+		by = append(by, why.Pointer{Ref: r, Field: "exportTo"})
+	}
+	slices.SortFunc(uncounted, func(a, b why.Ref) int { return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name) })
+	return by, uncounted
+}
+
 // Hosts is described at why.Objects.
 func (k *inForce) Hosts(node string) (out []string) {
 	if k.u == nil || !strings.HasPrefix(node, "router~") {

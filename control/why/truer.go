@@ -52,7 +52,7 @@ func truer(c causes.Cause, t *Told, objects Objects) found {
 				return found{cause: causes.ConfigurationRejected, more: message, by: by}
 			}
 		}
-		return found{cause: c, part: absentPart(clusterOf(r), objects)}
+		return unseen(t, objects)
 	case causes.AccessDenied:
 		return denied(r, objects)
 	case causes.NotAllowed:
@@ -245,19 +245,37 @@ func unruled(r *observev1.Record, objects Objects) string {
 	return strings.Join(all, "; ")
 }
 
-// absentPart is the part of a destination that there is not, by the name of its cluster (direction|port|subset|host).
-func absentPart(cluster string, objects Objects) string {
-	p := strings.Split(cluster, "|")
+// unseen is the part of a destination that there is not, or that its caller is not shown, by the name of its cluster
+// (direction|port|subset|host).
+func unseen(t *Told, objects Objects) found {
+	out := found{cause: causes.ClusterNotFound}
+	p := strings.Split(clusterOf(t.Record), "|")
 	if len(p) != 4 {
-		return ""
+		return out
 	}
-	if _, ok := objects.Known(p[3], ""); !ok {
-		return "host"
+	subset, host := p[2], p[3]
+	if _, ok := objects.Known(host, ""); !ok {
+		out.part = "host"
+		return out
 	}
-	if p[2] != "" {
-		return "subset"
+	var uncounted []Ref
+	if out.by, _ = objects.Hidden(t.Node, host, ""); out.by == nil && subset != "" {
+		out.by, uncounted = objects.Hidden(t.Node, host, subset)
 	}
-	return "port.number"
+	switch {
+	case len(out.by) > 0:
+		o := out.by[0]
+		out.aside, out.more = true, fmt.Sprintf("%s %s/%s has it, and its exportTo does not show it to the namespace of %s", o.Kind, o.Namespace, o.Name, t.Workload)
+		out.remedy = "name the caller's namespace in that exportTo, or define it where the caller sees it"
+	case subset != "":
+		if out.part = "subset"; len(uncounted) > 0 {
+			o := uncounted[0]
+			out.more = fmt.Sprintf("%s %s/%s defines it, and does not count for this caller: another one comes first, or it is neither of the caller's namespace, nor of the service's, nor of the root namespace", o.Kind, o.Namespace, o.Name)
+		}
+	default:
+		out.part = "port.number"
+	}
+	return out
 }
 
 // upgraded is whether it is a DestinationRule's doing that HTTP/2 is spoken to somebody who does not.

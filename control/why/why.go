@@ -88,6 +88,9 @@ type Objects interface {
 	// Amiss are the fields because of which a host is not served at gateways whose objects speak of it: a Gateway that there is not, a
 	// credential, a server name that no rule has.
 	Amiss(host string) []Pointer
+	// Hidden are the exportTo fields because of which a proxy's namespace sees no service of a host, or, of a subset, no rule that
+	// defines it; beside those the rules that define it and do not count there, whoever sees them.
+	Hidden(node, host, subset string) (by []Pointer, uncounted []Ref)
 	// Applying are the objects that do something for the workload of a proxy, on a port, the first first.
 	Applying(doing Doing, node string, port uint16) []Ref
 }

@@ -65,9 +65,17 @@ func tiredRows() []fault {
 			return plainly(8080, func(f *fault) string { return hello(w.T, f.slug()+".example") })(w, f)
 		},
 			cause: "downstream_protocol_error", at: gateway, client: "downstream_protocol_error"},
-		{name: "subset that a caller may not see", how: "a DestinationRule of another namespace, exportTo only there, has the subset of a route", app: answers(ok),
+		{name: "subset that a caller may not see", how: "a DestinationRule of the root namespace, exportTo only there, has the subset of a route", app: answers(ok),
+			config: documents("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: NAME, namespace: istio-system}\nspec: {host: NAME.default.svc.cluster.local, !wrong exportTo: ['.'], subsets: [{name: v1, labels: {app: APP}}]}\n",
+				virtualService("route: [{destination: {host: NAME, subset: v1}}]")),
+			cause: "cluster_not_found", at: "default/client", object: "DestinationRule exportTo", client: "cluster_not_found", detail: "does not show it to the namespace of default/client"},
+		{name: "host that a caller may not see", how: "a route to the host of another namespace's ServiceEntry with exportTo only there", app: answers(ok),
+			config: documents("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: NAME, namespace: elsewhere}\nspec: {hosts: [NAME.example], !wrong exportTo: ['.'], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, endpoints: [{address: 127.0.0.1}]}\n",
+				virtualService("route: [{destination: {host: NAME.example}}]")),
+			cause: "cluster_not_found", at: "default/client", object: "ServiceEntry exportTo", client: "cluster_not_found"},
+		{name: "subset of a namespace that does not count", how: "a DestinationRule of another namespace, exportTo only there, has the subset of a route; rules of there count for nobody else", app: answers(ok),
 			config: documents("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: NAME, namespace: elsewhere}\nspec: {host: NAME.default.svc.cluster.local, exportTo: ['.'], subsets: [{name: v1, labels: {app: APP}}]}\n",
 				virtualService("route: [{destination: {host: NAME, !wrong subset: v1}}]")),
-			cause: "cluster_not_found", at: "default/client", object: "VirtualService http[0].route[0].destination.subset", client: "cluster_not_found"},
+			cause: "cluster_not_found", at: "default/client", object: "VirtualService http[0].route[0].destination.subset", client: "cluster_not_found", detail: "DestinationRule elsewhere/subset-of-a-namespace-that-does-not-count defines it"},
 	}
 }
