@@ -117,7 +117,11 @@ func edgeText(c *call) string {
 	if l := latencyText(c.P99); l != "" {
 		parts = append(parts, "p99 "+l)
 	}
-	return strings.Join(append(parts, c.Protocol+" over "+c.Transport), ", ")
+	how := c.Protocol
+	if c.Transport != "" {
+		how += " over " + c.Transport
+	}
+	return strings.Join(append(parts, how), ", ")
 }
 
 func edgeColor(c *call) color {

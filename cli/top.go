@@ -127,7 +127,7 @@ func (a *app) topTable(list []call, most int, namespace string) {
 	t := newTable("FROM", "TO", "SERVICE", "RATE", "ERRORS", "P50", "P99", "PROTOCOL", "TRANSPORT")
 	for i := range list[:min(len(list), most)] {
 		c := &list[i]
-		t.add(text(c.Source), text(c.Destination), text(c.Service), text(rateText(c.Rate)), errorText(c), text(latencyText(c.P50)), text(latencyText(c.P99)), text(c.Protocol), text(c.Transport))
+		t.add(text(c.Source), text(c.Destination), text(c.Service), text(rateText(c.Rate)), errorText(c), text(latencyText(c.P50)), text(latencyText(c.P99)), text(c.Protocol), text(cmp.Or(c.Transport, "-")))
 	}
 	a.out.print(t)
 	if len(list) > most {

@@ -18,10 +18,10 @@ type call struct {
 	Service     string  `json:"service,omitempty"`
 	Port        uint32  `json:"port,omitempty"`
 	Protocol    string  `json:"protocol"`
-	Transport   string  `json:"transport"`
-	Requests    uint64  `json:"requests"` // of the last minute; of tcp, connections
-	Failures    uint64  `json:"failures"` // of those: 5xx, or an answer of a proxy
-	Rate        float64 `json:"rate"`     // requests a second
+	Transport   string  `json:"transport,omitempty"` // empty: nothing was sent
+	Requests    uint64  `json:"requests"`            // of the last minute; of tcp, connections
+	Failures    uint64  `json:"failures"`            // of those: 5xx, or an answer of a proxy
+	Rate        float64 `json:"rate"`                // requests a second
 	// Milliseconds, estimated from a coarse histogram; -1: longer than its last bound, 2,500. Nil where nothing was measured.
 	P50  *float64  `json:"p50,omitempty"`
 	P99  *float64  `json:"p99,omitempty"`

@@ -85,13 +85,13 @@ type Tapped struct {
 	Service      string    `json:"service,omitempty"`
 	Port         int       `json:"port,omitempty"`
 	Protocol     string    `json:"protocol"`
-	Transport    string    `json:"transport"`
+	Transport    string    `json:"transport,omitempty"` // empty: nothing was sent
 	Method       string    `json:"method"`
 	Authority    string    `json:"authority"`
 	Path         string    `json:"path"` // without its query
 	Status       int       `json:"status"`
 	Flags        string    `json:"flags,omitempty"`
-	Cause        string    `json:"cause,omitempty"`
+	Cause        string    `json:"cause,omitempty"` // of a failure, as far as this proxy knows it: its own, or that of the proxy whose answer it passed on
 	Milliseconds float64   `json:"milliseconds"`
 	Dropped      uint64    `json:"dropped,omitempty"` // of this proxy, for want of room, so far
 	// Silent is a replica of the control plane (see SilentReplica) whose proxies cannot be asked, for now: nothing else is said then.

@@ -344,8 +344,8 @@ type Edge struct {
 	Service     string  `json:"service,omitempty"` // namespace/name; of a cluster without a service: the cluster
 	// Port is the service's if the source reports, the workload's if the destination does.
 	Port      uint32 `json:"port,omitempty"`
-	Transport string `json:"transport"` // plaintext, mtls, tls (any other that a proxy speaks)
-	Protocol  string `json:"protocol"`  // http, grpc, tcp
+	Transport string `json:"transport,omitempty"` // plaintext, mtls, tls (any other that a proxy speaks); empty where nothing was sent
+	Protocol  string `json:"protocol"`            // http, grpc, tcp
 
 	First time.Time `json:"first"`
 	Last  time.Time `json:"last"`

@@ -78,7 +78,7 @@ func (Side) EnumDescriptor() ([]byte, []int) {
 type Transport int32
 
 const (
-	Transport_TRANSPORT_UNSPECIFIED Transport = 0
+	Transport_TRANSPORT_UNSPECIFIED Transport = 0 // of a source: nothing was sent
 	Transport_TRANSPORT_PLAINTEXT   Transport = 1
 	Transport_TRANSPORT_MTLS        Transport = 2 // of the mesh
 	Transport_TRANSPORT_TLS         Transport = 3 // any other TLS that a proxy speaks

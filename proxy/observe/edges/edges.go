@@ -90,9 +90,15 @@ func edgeOf(l *observe.Labels) key {
 		k.transport = observev1.Transport_TRANSPORT_MTLS
 	case l.Encrypted:
 		k.transport = observev1.Transport_TRANSPORT_TLS
+	case l.Reporter == observe.Source && (l.Flags&unsent != 0 || l.Service == observe.Service{}):
+		k.transport = observev1.Transport_TRANSPORT_UNSPECIFIED
 	}
 	return k
 }
+
+// unsent are the flags of what a client's proxy sent to nobody, so that nobody can say how it would have been secured.
+const unsent = causes.NoRouteFound | causes.NoClusterFound | causes.NoHealthyUpstreamFlag | causes.UpstreamConnectionFailure | causes.UpstreamOverflowFlag | causes.FaultInjected |
+	causes.RateLimited | causes.UnauthorizedExternalService | causes.DNSResolutionFailed | causes.DropOverload | causes.UnconditionalDropOverload | causes.OverloadManagerTerminated
 
 func outcome(l *observe.Labels) observev1.Outcome {
 	switch {

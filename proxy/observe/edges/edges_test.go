@@ -92,6 +92,35 @@ func TestReports(t *testing.T) {
 	}
 }
 
+// How a call was secured is known where something was sent only.
+func TestTransports(t *testing.T) {
+	unsecured := func(l *observe.Labels, change func(*observe.Labels)) *observe.Labels {
+		l.SourcePrincipal, l.DestPrincipal, l.Encrypted = "", "", false
+		if change != nil {
+			change(l)
+		}
+		return l
+	}
+	for _, c := range []struct {
+		name   string
+		labels *observe.Labels
+		want   observev1.Transport
+	}{
+		{"mutual TLS", called(200, 0), observev1.Transport_TRANSPORT_MTLS},
+		{"mutual TLS, and no connection at the last attempt", called(503, causes.UpstreamConnectionFailure), observev1.Transport_TRANSPORT_MTLS},
+		{"plaintext", unsecured(called(200, 0), nil), observev1.Transport_TRANSPORT_PLAINTEXT},
+		{"plaintext that was reset", unsecured(called(503, causes.UpstreamConnectionTermination), nil), observev1.Transport_TRANSPORT_PLAINTEXT},
+		{"no connection", unsecured(called(503, causes.UpstreamConnectionFailure|causes.UpstreamRetryLimitExceeded), nil), observev1.Transport_TRANSPORT_UNSPECIFIED},
+		{"nobody to connect to", unsecured(called(503, causes.NoHealthyUpstreamFlag), nil), observev1.Transport_TRANSPORT_UNSPECIFIED},
+		{"answered by the proxy", unsecured(called(301, 0), func(l *observe.Labels) { l.Service, l.Port = observe.Service{}, 0 }), observev1.Transport_TRANSPORT_UNSPECIFIED},
+		{"refused by a server that was asked in plaintext", unsecured(called(429, causes.RateLimited), func(l *observe.Labels) { l.Reporter = observe.Destination }), observev1.Transport_TRANSPORT_PLAINTEXT},
+	} {
+		if k := edgeOf(c.labels); k.transport != c.want {
+			t.Errorf("%s: %v, want %v", c.name, k.transport, c.want)
+		}
+	}
+}
+
 // A report is bounded; what has no room comes with the next. What had no series is lost,
 // and that is said.
 func TestReportsAreBounded(t *testing.T) {
