@@ -113,7 +113,7 @@ and counted. Nothing is sent, and nothing costs anything, while nobody taps.
 func (p *printer) tapped(t *apiv1.Tapped) {
 	line := fmt.Sprintf("%s %s %s  %s  %s > %s", t.Time.Local().Format("15:04:05.000"), p.paint(statusColor(t.Status), statusText(t.Status)), clean(t.Method+" "+t.Authority+t.Path), milliseconds(t.Milliseconds),
 		clean(firstOf(t.Source, unknown)), clean(firstOf(t.Destination, t.Service, "nowhere")))
-	if t.Flags != "" {
+	if t.Flags != "" || t.Cause != "" {
 		line += "  " + p.paint(red, clean(strings.TrimSpace(t.Flags+" "+t.Cause)))
 	}
 	if t.ID != "" {

@@ -12,6 +12,7 @@ import (
 
 	observev1 "github.com/weirmesh/weir/api/observe/v1"
 	apiv1 "github.com/weirmesh/weir/api/v1"
+	"github.com/weirmesh/weir/control/why"
 )
 
 const (
@@ -108,7 +109,7 @@ func tapped(x told) apiv1.Tapped {
 		peer = qualified(e.GetPeer().GetNamespace(), peer)
 	}
 	out := apiv1.Tapped{Time: time.Unix(0, int64(r.GetTimeUnixNano())), ID: r.GetId(), Proxy: workloadOf(x.node), Source: self, Destination: peer, Service: e.GetService().GetHost(), Port: int(e.GetService().GetPort()), Protocol: r.GetProtocol(),
-		Transport: transports[e.GetTransport()], Method: r.GetMethod(), Authority: r.GetAuthority(), Path: r.GetPath(), Status: int(r.GetStatus()), Flags: r.GetFlags(), Cause: r.GetCause(), Milliseconds: float64(r.GetEndedNano()) / 1e6, Dropped: m.GetDropped()}
+		Transport: transports[e.GetTransport()], Method: r.GetMethod(), Authority: r.GetAuthority(), Path: r.GetPath(), Status: int(r.GetStatus()), Flags: r.GetFlags(), Cause: why.Cause(r), Milliseconds: float64(r.GetEndedNano()) / 1e6, Dropped: m.GetDropped()}
 	if e.GetSide() == observev1.Side_SIDE_DESTINATION {
 		out.Source, out.Destination = peer, self
 	}

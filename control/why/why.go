@@ -2,6 +2,7 @@ package why
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -313,7 +314,9 @@ func story(chain []Told, objects Objects) apiv1.Story {
 		tellAltered(&s, chain, objects)
 	}
 	if fails(first) {
-		s.Stopped = stopped(first, objects)
+		if s.Stopped = stopped(first, objects); s.Stopped != nil && s.Hop != begin && first.GetAttempts() > 1 { // the attempts that are shown are another one's
+			s.Stopped.Text = fmt.Sprintf("the proxy of %s tried %d times: %s", chain[begin].Workload, first.GetAttempts(), s.Stopped.Text)
+		}
 	}
 	if f := fields[c].of(r); strings.Contains(f.path, ".connectionPool.") && s.Detail == "" && !slices.ContainsFunc(s.Decided, func(d apiv1.Decider) bool { return d.Field != "" }) {
 		s.Detail = "no object sets " + f.path + ": the default holds"
@@ -412,6 +415,15 @@ func blames(r, next *observev1.Record) bool {
 		return true
 	}
 	return false
+}
+
+// Cause is what a record alone says of a failure: the cause of the proxy's own answer, or of the answer that it passed on; "": nothing
+// failed, or it was not a proxy's doing that one of them knew to name.
+func Cause(r *observev1.Record) string {
+	if c := cmp.Or(r.GetCause(), r.GetSaid()); c != "" || !fails(r) {
+		return c
+	}
+	return string(causes.Answered)
 }
 
 func at(r *observev1.Record) time.Time { return time.Unix(0, int64(r.GetTimeUnixNano())).UTC() }
