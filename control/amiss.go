@@ -1,6 +1,7 @@
 package control
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -50,6 +51,41 @@ func (k *inForce) Amiss(host string) (out []why.Pointer) {
 		}
 	}
 	return out
+}
+
+// Elsewhere is described at why.Objects.
+func (k *inForce) Elsewhere(node, host string) (fields []why.Pointer, by why.Ref) {
+	namespace, labels, ok := k.workload(node)
+	if !ok || host == "" {
+		return nil, by
+	}
+	s := k.u.Snapshot
+	serving := map[string]*mesh.Gateway{}
+	for g := range s.Gateways.Values() {
+		if g.Selector.Selects(labels) && slices.ContainsFunc(g.Servers, func(x mesh.Server) bool {
+			return slices.ContainsFunc(x.Hosts, func(h mesh.GatewayHost) bool { return mesh.Covers(h.Host, host) })
+		}) {
+			serving[g.Ref.Namespace+"/"+g.Ref.Name] = g
+		}
+	}
+	if len(serving) == 0 {
+		return nil, by
+	}
+	by = refOf(&serving[slices.Min(slices.Collect(maps.Keys(serving)))].Ref)
+	for v := range s.VirtualServices.Values() {
+		if !slices.ContainsFunc(v.Hosts, func(h string) bool { return mesh.Covers(h, host) }) {
+			continue
+		}
+		i := slices.IndexFunc(v.Gateways, func(g string) bool { return serving[g] != nil })
+		switch {
+		case !v.Visible.VisibleTo(namespace):
+			fields = append(fields, why.Pointer{Ref: refOf(&v.Ref), Field: "exportTo"})
+		case i < 0 && slices.ContainsFunc(v.Gateways, func(g string) bool { return g != mesh.Mesh }):
+			fields = append(fields, why.Pointer{Ref: refOf(&v.Ref), Field: "gateways"})
+		}
+	}
+	slices.SortFunc(fields, func(a, b why.Pointer) int { return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name) })
+	return fields, by
 }
 
 // routes reports whether a rule for TLS is for a server name.

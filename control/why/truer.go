@@ -306,6 +306,11 @@ func unoffered(c causes.Cause, t *Told, objects Objects) found {
 		if by := objects.Amiss(host); len(by) == 1 { // of several nobody knows which was meant
 			return found{cause: c, more: "what is there for " + host + " is not in force because of this", by: by, aside: true}
 		}
+		if all, by := objects.Elsewhere(t.Node, host); len(all) > 0 {
+			o := all[0]
+			return found{cause: c, more: fmt.Sprintf("%s is served here by Gateway %s/%s, and %s %s/%s, whose host it is, does not count for that", host, by.Namespace, by.Name, o.Kind, o.Namespace, o.Name),
+				by: all[:1], aside: true, remedy: "let the VirtualService name that Gateway, and its exportTo the gateway's namespace"}
+		}
 	}
 	return found{cause: c, more: nearest(t.Record.GetAuthority(), t.Node, objects)}
 }

@@ -89,6 +89,9 @@ type Objects interface {
 	// Amiss are the fields because of which a host is not served at gateways whose objects speak of it: a Gateway that there is not, a
 	// credential, a server name that no rule has.
 	Amiss(host string) []Pointer
+	// Elsewhere are the fields by which rules for a host are not for the gateway of a proxy that serves it: of other Gateways, or not
+	// shown to its namespace. by is a Gateway of that proxy that serves the host.
+	Elsewhere(node, host string) (fields []Pointer, by Ref)
 	// Hidden are the exportTo fields because of which a proxy's namespace sees no service of a host, or, of a subset, no rule that
 	// defines it; beside those the rules that define it and do not count there, whoever sees them.
 	Hidden(node, host, subset string) (by []Pointer, uncounted []Ref)

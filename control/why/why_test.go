@@ -79,6 +79,8 @@ func (now) Hosts(string) []string { return nil }
 
 func (now) Amiss(string) []Pointer { return nil }
 
+func (now) Elsewhere(_, _ string) (fields []Pointer, by Ref) { return nil, by }
+
 func (now) Hidden(_, _, _ string) (by []Pointer, uncounted []Ref) { return nil, nil }
 
 func (now) Applying(doing Doing, _ string, _ uint16) []Ref {
