@@ -35,7 +35,7 @@ func places(memory *atomic.Int64) []mesh.Spec {
 const placesConfig = `apiVersion: networking.istio.io/v1
 kind: Sidecar
 metadata: {name: default}
-spec: {egress: [{hosts: ["./aborted-on-purpose.default.svc.cluster.local", "./delayed-further-on-deeper.default.svc.cluster.local", "./custom-provider-gone.default.svc.cluster.local", "./custom-provider-says-no.default.svc.cluster.local"]}]}
+spec: {egress: [{hosts: ["./aborted-on-purpose.default.svc.cluster.local", "./delayed-further-on-deeper.default.svc.cluster.local", "./custom-provider-gone.default.svc.cluster.local", "./custom-provider-says-no.default.svc.cluster.local", "./custom-provider-says-nothing.default.svc.cluster.local"]}]}
 ---
 apiVersion: networking.istio.io/v1
 kind: Sidecar

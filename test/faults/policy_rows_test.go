@@ -26,6 +26,8 @@ data:
       envoyExtAuthzHttp: {service: custom-provider-says-no.default.svc.cluster.local, port: 8080, timeout: 5s, pathPrefix: /check}
     - name: gone-grpc
       envoyExtAuthzGrpc: {service: custom-provider-of-connections-gone.default.svc.cluster.local, port: 8080, timeout: 5s}
+    - name: mute
+      envoyExtAuthzHttp: {service: custom-provider-says-nothing.default.svc.cluster.local, port: 8080, timeout: 0.2s}
     - name: narrow
       envoyExtAuthzHttp: {service: custom-provider-says-no.default.svc.cluster.local, port: 8080, includeRequestBodyInCheck: {maxRequestBytes: 10}}
 `
@@ -76,6 +78,10 @@ func policyRows(t testing.TB) []fault {
 			config: policy("{" + guardedOnly + ", action: CUSTOM, !wrong provider: {name: 'no'}, rules: [{to: [{operation: {paths: [/asked]}}]}]}"),
 			ask:    func(w *world, f *fault) string { return w.call(f, "GET", "/asked") },
 			cause:  "ext_authz_denied", at: "default/guarded", object: "AuthorizationPolicy provider", client: "-", server: "ext_authz_denied"},
+		{name: "custom provider says nothing", how: "action CUSTOM, and a provider that takes connections and says nothing within its timeout", on: "guarded", app: silence,
+			config: policy("{" + guardedOnly + ", action: CUSTOM, !wrong provider: {name: mute}, rules: [{to: [{operation: {paths: [/mute]}}]}]}"),
+			ask:    func(w *world, f *fault) string { return w.call(f, "GET", "/mute") },
+			cause:  "ext_authz_error", at: "default/guarded", object: "AuthorizationPolicy provider", client: "-", server: "ext_authz_error"},
 		{name: "custom provider unknown", how: "action CUSTOM with a provider that MeshConfig does not have", on: "strict", app: answers(ok),
 			config: policy("{selector: {matchLabels: {app: strict}}, action: CUSTOM, provider: {!wrong name: who}, rules: [{to: [{operation: {ports: ['PORT']}}]}]}"),
 			cause:  "policy_broken", at: "default/strict", object: "AuthorizationPolicy provider.name", client: "-", server: "access_denied"},
