@@ -169,8 +169,8 @@ func TestFlippingAuthorizationUnderLoadDecidesNothingWrongly(t *testing.T) {
 	allow, deny := []string{allowPath, allowMost, allowAll}, []string{denyPath, denyMost}
 	m.Config("allow.yaml", authorizationPolicy("allow", allow[0]))
 	m.Config("deny.yaml", authorizationPolicy("deny", deny[0]))
-	open := startLoad(client, 3, "http://echo:8080/open")
-	shut := startLoadOf(3, 0, func() *mesh.Response { return client.Get("http://echo:8080/shut") }, func(r *mesh.Response) error {
+	open := startLoad(t, client, 3, "http://echo:8080/open")
+	shut := startLoadOf(t, 3, 0, func() *mesh.Response { return client.Get("http://echo:8080/shut") }, func(r *mesh.Response) error {
 		if r.Err != nil || r.Status != http.StatusForbidden {
 			return fmt.Errorf("%v", r)
 		}

@@ -32,7 +32,7 @@ spec:
 func TestBadInputIsNamedAndHarmsNothing(t *testing.T) {
 	t.Parallel()
 	m, client, _ := echoMesh(t, nil, echoPod("echo-0", "v1"))
-	load := startLoadOf(2, 5*time.Millisecond, func() *mesh.Response { return client.Get("http://echo:8080/") }, func(r *mesh.Response) error {
+	load := startLoadOf(t, 2, 5*time.Millisecond, func() *mesh.Response { return client.Get("http://echo:8080/") }, func(r *mesh.Response) error {
 		if r.Status != 200 {
 			return fmt.Errorf("%v", r)
 		}

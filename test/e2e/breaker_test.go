@@ -35,7 +35,7 @@ func TestCircuitBreaker(t *testing.T) {
 	m.Config("notifications.yaml", strings.NewReplacer("name: echo}", "name: notifications}").Replace(echoService))
 	m.Config("circuit-breaker.yaml", rule)
 	var ok, refused, unmarked atomic.Int64
-	l := startLoadOf(2, 0, func() *mesh.Response { return client.Get("http://notifications:8080/?delay=2ms") }, func(r *mesh.Response) error {
+	l := startLoadOf(t, 2, 0, func() *mesh.Response { return client.Get("http://notifications:8080/?delay=2ms") }, func(r *mesh.Response) error {
 		switch {
 		case r.Err == nil && r.Status == http.StatusOK:
 			ok.Add(1)
@@ -164,7 +164,7 @@ func TestRequestLimitNamesItsWorkload(t *testing.T) {
 	t.Parallel()
 	m, client, _ := echoMesh(t, nil, echoPod("echo-v1-0", "v1"))
 	m.Config("rule.yaml", destinationRule("echo", "{host: echo, trafficPolicy: {connectionPool: {http: {http2MaxRequests: 1}}}}"))
-	l := startLoadOf(2, 0, func() *mesh.Response { return client.Get("http://echo:8080/?delay=2ms") }, func(*mesh.Response) error { return nil })
+	l := startLoadOf(t, 2, 0, func() *mesh.Response { return client.Get("http://echo:8080/?delay=2ms") }, func(*mesh.Response) error { return nil })
 	refused := 0.0
 	m.Eventually("a request is refused for being too many", func() error {
 		for _, s := range client.Metrics()["istio_requests_total"] {

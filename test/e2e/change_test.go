@@ -34,7 +34,7 @@ func TestNothingFailsWhateverHappensToTheMesh(t *testing.T) {
 	}
 	b.Config("networking.yaml", variants[0])
 	outside := b.gateway.OutsideKept()
-	pages := startLoadOf(4, 20*time.Millisecond, func() *mesh.Response {
+	pages := startLoadOf(t, 4, 20*time.Millisecond, func() *mesh.Response {
 		return mesh.Do(outside, http.MethodGet, "http://gateway:8080/productpage", nil)
 	}, whole)
 
@@ -92,7 +92,7 @@ func whole(r *mesh.Response) error {
 func TestEndpointsComeAndGoUnderLoad(t *testing.T) {
 	t.Parallel()
 	m, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"), echoPod("echo-1", "v1"))
-	load := startLoad(client, 4, "http://echo:8080/")
+	load := startLoad(t, client, 4, "http://echo:8080/")
 	for i := range 6 {
 		added := m.Workload(echoPod(fmt.Sprintf("echo-new-%d", i), "v1"))
 		load.await(20)
@@ -115,7 +115,7 @@ func TestEndpointsComeAndGoUnderLoad(t *testing.T) {
 func TestAProgramThatRestartsIsNotNoticed(t *testing.T) {
 	t.Parallel()
 	_, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"), echoPod("echo-1", "v1"))
-	load := startLoad(client, 4, "http://echo:8080/")
+	load := startLoad(t, client, 4, "http://echo:8080/")
 	for i := range 8 {
 		pods[i%2].StopApp()
 		load.await(20)
@@ -132,7 +132,7 @@ func TestNothingIsDoneTwice(t *testing.T) {
 	var mu sync.Mutex
 	answered := map[string]int{}
 	n := 0
-	load := startLoadOf(4, 0, func() *mesh.Response {
+	load := startLoadOf(t, 4, 0, func() *mesh.Response {
 		mu.Lock()
 		n++
 		id := fmt.Sprintf("once-%d-", n)
@@ -237,7 +237,7 @@ func TestCertificatesAreRenewedUnderConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := serial(t, pods[0])
-	load := startLoadOf(1, 10*time.Millisecond, func() *mesh.Response { return client.Get("http://echo:8080/") }, func(r *mesh.Response) error {
+	load := startLoadOf(t, 1, 10*time.Millisecond, func() *mesh.Response { return client.Get("http://echo:8080/") }, func(r *mesh.Response) error {
 		if r.Status != http.StatusOK {
 			return fmt.Errorf("%v", r)
 		}

@@ -45,7 +45,7 @@ func TestEnforceWithoutLosingACall(t *testing.T) {
 		}
 	}, echoPod("echo-0", "v1"))
 	echo := pods[0]
-	calls := startLoadOf(2, 0, func() *mesh.Response { return client.Get("http://echo:8080/") }, func(r *mesh.Response) error {
+	calls := startLoadOf(t, 2, 0, func() *mesh.Response { return client.Get("http://echo:8080/") }, func(r *mesh.Response) error {
 		if r.Err != nil || r.Status != http.StatusOK {
 			return fmt.Errorf("%v", r)
 		}

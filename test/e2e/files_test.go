@@ -66,7 +66,7 @@ func markedHosts(m *mesh.Mesh, client *mesh.Workload, hosts ...string) (is func(
 	}
 	n := 0
 	return is, func() *load {
-		return startLoadOf(1, time.Millisecond, func() *mesh.Response { n++; return ask(hosts[n%len(hosts)]) }, func(r *mesh.Response) error {
+		return startLoadOf(m.T, 1, time.Millisecond, func() *mesh.Response { n++; return ask(hosts[n%len(hosts)]) }, func(r *mesh.Response) error {
 			if r.Status <= 200 || r.Status >= 300 {
 				return fmt.Errorf("%v", r)
 			}
@@ -306,7 +306,7 @@ func TestAFileUnderTheWritersHandsShowsNoHalves(t *testing.T) {
 		})
 	}
 	live(-1)
-	load := startLoadOf(2, 0, func() *mesh.Response { return client.Get("http://echo:8080/mark") }, func(r *mesh.Response) error {
+	load := startLoadOf(t, 2, 0, func() *mesh.Response { return client.Get("http://echo:8080/mark") }, func(r *mesh.Response) error {
 		if r.Status != 210 {
 			return fmt.Errorf("%v", r)
 		}

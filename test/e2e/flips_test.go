@@ -181,9 +181,9 @@ func TestFlippingMutualTLSInEveryOrderFailsNothing(t *testing.T) {
 	}
 	failed := func(r *mesh.Response) error { return r.Err }
 	loads := []*load{
-		startPaced(kept, func() *mesh.Response { return client.Get("http://echo:8080/") }, mutual),
-		startPaced(fresh, func() *mesh.Response { return mesh.Do(once, http.MethodGet, "http://echo:8080/", nil) }, mutual),
-		startPaced(tcp, func() *mesh.Response {
+		startPaced(t, kept, func() *mesh.Response { return client.Get("http://echo:8080/") }, mutual),
+		startPaced(t, fresh, func() *mesh.Response { return mesh.Do(once, http.MethodGet, "http://echo:8080/", nil) }, mutual),
+		startPaced(t, tcp, func() *mesh.Response {
 			got, err := exchangeWith(dialer(client, "echo:9000"), "hi\n")
 			if err == nil && got != "hi\n" {
 				err = fmt.Errorf("TCP answered %q", got)
@@ -196,7 +196,7 @@ func TestFlippingMutualTLSInEveryOrderFailsNothing(t *testing.T) {
 		must(t, err)
 		t.Cleanup(func() { _ = c.Close() })
 		k := &talk{c: c, r: bufio.NewReader(c)}
-		loads = append(loads, startLoadOf(1, 20*time.Millisecond, k.say, failed))
+		loads = append(loads, startLoadOf(t, 1, 20*time.Millisecond, k.say, failed))
 	}
 	begin, before := time.Now(), loads[0].sent.Load()+loads[1].sent.Load()
 	for i := 0; f.flips < flips; i++ {

@@ -85,7 +85,7 @@ func TestStrictIsForConnectionsFromBefore(t *testing.T) {
 	t.Parallel()
 	m, client, pods := echoMesh(t, nil, echoPod("echo-0", "v1"))
 	echo := pods[0]
-	traffic := startLoad(client, 2, "http://echo:8080/")
+	traffic := startLoad(t, client, 2, "http://echo:8080/")
 	c, err := client.Dial(t.Context(), "echo:9000")
 	inside := keeping(t, c, err)
 	inside.echoes(t, "before")

@@ -47,7 +47,7 @@ func TestLimitsHoldWhateverTheNumberOfWorkers(t *testing.T) {
 			go func() { _ = srv.Serve(l) }()
 			t.Cleanup(func() { _ = srv.Close() })
 
-			load := startLoadOf(callers, 0, func() *mesh.Response {
+			load := startLoadOf(t, callers, 0, func() *mesh.Response {
 				c := &http.Client{Transport: &http.Transport{DialContext: w.Client().Transport.(*http.Transport).DialContext, DisableKeepAlives: true}, Timeout: time.Minute} // another worker each time
 				return mesh.Do(c, http.MethodGet, "http://limited:8080/", nil)
 			}, func(r *mesh.Response) error {

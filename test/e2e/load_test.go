@@ -28,10 +28,21 @@ type load struct {
 	slowest time.Duration
 }
 
+// newLoad is a load that ends with its test, however that ends: the addresses it asks belong to another one's mesh afterwards.
+func newLoad(t testing.TB, check func(*mesh.Response) error) (*load, context.Context) {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &load{cancel: cancel, begin: time.Now(), check: check}
+	t.Cleanup(func() {
+		cancel()
+		l.wg.Wait()
+	})
+	return l, ctx
+}
+
 // startLoad has callers ask for a URL, each with its next request as soon as it has an
 // answer; anything but 200 is a failure.
-func startLoad(w *mesh.Workload, callers int, url string) *load {
-	return startLoadOf(callers, 0, func() *mesh.Response { return w.Get(url) }, func(r *mesh.Response) error {
+func startLoad(t *testing.T, w *mesh.Workload, callers int, url string) *load {
+	return startLoadOf(t, callers, 0, func() *mesh.Response { return w.Get(url) }, func(r *mesh.Response) error {
 		if r.Err != nil || r.Status != http.StatusOK {
 			return fmt.Errorf("%v", r)
 		}
@@ -40,9 +51,8 @@ func startLoad(w *mesh.Workload, callers int, url string) *load {
 }
 
 // startLoadOf has callers make calls, with a pause of each between two.
-func startLoadOf(callers int, pause time.Duration, call func() *mesh.Response, check func(*mesh.Response) error) *load {
-	ctx, cancel := context.WithCancel(context.Background())
-	l := &load{cancel: cancel, begin: time.Now(), check: check}
+func startLoadOf(t testing.TB, callers int, pause time.Duration, call func() *mesh.Response, check func(*mesh.Response) error) *load {
+	l, ctx := newLoad(t, check)
 	for range callers {
 		l.wg.Go(func() {
 			tick := time.NewTicker(max(pause, 1))
@@ -60,9 +70,8 @@ func startLoadOf(callers int, pause time.Duration, call func() *mesh.Response, c
 
 // startPaced has calls begin at a rate, so many a second, whether those before have been answered or not; unless so many are
 // under way that what answers has fallen behind by a good part of a second.
-func startPaced(rate int, call func() *mesh.Response, check func(*mesh.Response) error) *load {
-	ctx, cancel := context.WithCancel(context.Background())
-	l := &load{cancel: cancel, begin: time.Now(), check: check}
+func startPaced(t *testing.T, rate int, call func() *mesh.Response, check func(*mesh.Response) error) *load {
+	l, ctx := newLoad(t, check)
 	l.wg.Go(func() {
 		room := make(chan struct{}, max(rate/4, 1))
 		tick := time.NewTicker(time.Millisecond)

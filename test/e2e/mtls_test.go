@@ -234,7 +234,7 @@ func TestAWorkloadWithoutProxyIsCalledInPlaintextUnlessMutualTLSIsDemanded(t *te
 func TestFlippingPoliciesUnderLoadFailsNothing(t *testing.T) {
 	t.Parallel()
 	m, client, _ := echoMesh(t, nil, echoPod("echo-0", "v1"), echoPod("echo-1", "v1"))
-	load := startLoad(client, 4, "http://echo:8080/")
+	load := startLoad(t, client, 4, "http://echo:8080/")
 	for i := range 12 {
 		mode := []string{"STRICT", "PERMISSIVE", "DISABLE"}[i%3]
 		m.Config("policy.yaml", peerAuthentication("default", "{mtls: {mode: "+mode+"}}"))

@@ -108,7 +108,7 @@ func TestPaymentsAreMadeOnce(t *testing.T) {
 		payments = 2_000
 	}
 	var next, ok, lost, other atomic.Int64
-	l := startLoadOf(8, 0, func() *mesh.Response {
+	l := startLoadOf(t, 8, 0, func() *mesh.Response {
 		n := next.Add(1)
 		if n > int64(payments) {
 			return &mesh.Response{Err: errors.New("enough")}

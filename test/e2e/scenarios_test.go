@@ -79,7 +79,7 @@ func TestKeepAliveRacesFailNothing(t *testing.T) {
 	all := m.Workloads(caller("client"), bare("short"))
 	const idle = 20 * time.Millisecond
 	serveAt(t, all[1], &http.Server{IdleTimeout: idle, ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})})
-	l := startLoadOf(20, idle, func() *mesh.Response { return all[0].Get("http://short:8080/") }, func(r *mesh.Response) error {
+	l := startLoadOf(t, 20, idle, func() *mesh.Response { return all[0].Get("http://short:8080/") }, func(r *mesh.Response) error {
 		if r.Err != nil || r.Status != http.StatusOK {
 			return fmt.Errorf("%v", r)
 		}

@@ -67,7 +67,7 @@ func TestAMissingFileOfCertificatesIsOneDestinationsTrouble(t *testing.T) {
 	t.Parallel()
 	m, client, _ := echoMesh(t, nil, echoPod("echo-0", "v1"))
 	m.Config("second.yaml", second)
-	l := startLoad(client, 2, "http://echo:8080/")
+	l := startLoad(t, client, 2, "http://echo:8080/")
 	m.Write("rule.yaml", destinationRule("second", "{host: second, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: /no/such/ca.pem}}}"))
 	m.Eventually("the proxy says which file is missing", func() error {
 		if s := string(client.Admin(http.MethodGet, "/server_info").Body); !strings.Contains(s, "/no/such/ca.pem") {

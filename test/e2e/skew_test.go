@@ -204,7 +204,7 @@ func TestEarlierVersions(t *testing.T) {
 			s := &skewed{Mesh: m, t: t, all: m.Workloads(both("old", proxy), both("new", ""))}
 			for _, from := range s.all {
 				for _, to := range s.all {
-					s.loads = append(s.loads, startLoadOf(1, 5*time.Millisecond, func() *mesh.Response { return from.Get("http://" + to.Owner + ":8080/") }, func(r *mesh.Response) error {
+					s.loads = append(s.loads, startLoadOf(t, 1, 5*time.Millisecond, func() *mesh.Response { return from.Get("http://" + to.Owner + ":8080/") }, func(r *mesh.Response) error {
 						if r.Status != http.StatusOK {
 							return fmt.Errorf("%v", r)
 						}
